@@ -14,18 +14,25 @@ first {baseline} studies are the baseline. Outcomes arrive for 30 % of the studi
 
 ## Without a change
 
-{weeks} weeks. A false alarm is a finding that the page would report; several series that change together are one.
-Intervals: 95 % (Poisson). Nightly: every series of the studies of the day against the baseline by Kolmogorov and
-Smirnov at 5 %, in nights with at least one significant difference.
+{weeks} weeks. A false alarm is a finding that the page would report; several series that change together are one. An
+alarm depends on the studies before it only, and stays, so that the last page has those of all nights. Intervals: 95 %
+(Poisson). Nightly: every series of the studies of the day against the baseline by Kolmogorov and Smirnov at 5 %, in
+nights with at least one significant difference.
 
 {quiet}
+
+Outcomes that become known later, with a page every night: the share of nodes in which some page of {weeks} weeks says
+that outcomes changed, of {delayed_nodes} nodes with {outcomes_per_day} studies a day. At most {bound} are allowed. Days
+until an outcome is known are exponential, with the stated means.
+
+{delayed}
 
 ## With a change
 
 {nodes} nodes each. The share of nodes in which the change is noticed within {within} days, and the median number of
 studies from the change to the night of the alarm (–: fewer than half notice it). In brackets the same of windows: the
-last {window} studies against the baseline by Kolmogorov and Smirnov, every night, at one false alarm a year by
-Bonferroni over nights, series and scopes; they do not read outcomes. A new scanner with a name of its own is reported
+last {window} studies against the baseline by Kolmogorov and Smirnov, every night, at {rate} false alarms a year by
+Bonferroni over nights and series; they do not read outcomes. A new scanner with a name of its own is reported
 with its third study, and is not in the table.
 
 {shifts}
@@ -35,7 +42,8 @@ with its third study, and is not in the table.
 - Other view: one in five studies is of a film cut to the middle three fifths of its width.
 - Prevalence doubled: 30 % of the subjects have the finding instead of 15 %.
 - Slow drift: the processing of scanner A changes step by step, and has the gamma 0.9 and the noise after 90 days.
-- Calibration: the odds of the finding are twice those predicted; noticed by the outcomes of 30 % of the studies.
+- Calibration: the odds of the finding are twice those predicted; noticed by the outcomes of 30 % of the studies, which
+  are known at once here; with `outcomes_after: 90` it is noticed 90 days later.
 
 At most one false alarm a year is a bound for exchangeable studies and is not fitted to these simulations, so the rate
 is lower. Differences below 0.1 (Kolmogorov and Smirnov) are not reported. Seasons are not simulated, nor subjects who
@@ -56,10 +64,10 @@ from scipy.stats import chi2
 
 from casewise.inference.input_checks import BLACK, WHITE, Measures, gridded, numbers_of_batch
 from casewise.inference.look import Look
-from casewise.plugins.node.monitoring.outcomes import Outcomes, outcome_changes
+from casewise.plugins.node.monitoring.outcomes import Outcomes, Window, outcome_changes
 from casewise.plugins.node.monitoring.sequential import DAYS_OF_YEAR, Floats
 from casewise.plugins.node.monitoring.series import DAY, Kind, Quantity, Studies
-from casewise.plugins.node.monitoring.shift import ALARMS_A_YEAR, Change, Plan, changes
+from casewise.plugins.node.monitoring.shift import ALARMS_A_YEAR, OF_OUTCOMES, Change, changes
 from casewise.plugins.node.monitoring.summary import groups
 from casewise.plugins.phantoms.chest import FINDINGS, draw_film
 
@@ -67,6 +75,8 @@ FILMS, SIDE = 300, 96
 BASELINE, DAYS, WITHIN, WINDOW = 200, 350, 60, 100
 PER_DAY = (20, 60, 200)
 PREVALENCE, OF_SCANNER_A, WITH_OUTCOME, DRIFT_DAYS = 0.15, 0.6, 0.3, 90
+# Mean days until a positive and a negative outcome is known, and the age of studies whose outcomes are tested.
+DELAYS, AFTER, OUTCOMES_PER_DAY = ((30.0, 30.0), (7.5, 30.0)), 90, 20
 FINDING, SCORE = "finding", "score"
 PROBABILITY = Quantity(Kind.PROBABILITY, FINDING, "yes")
 
@@ -178,7 +188,7 @@ def node(pools: Pools, rng: np.random.Generator, days: int, per_day: int, shift:
     series[calibration] = np.where(known_later, outcome, np.nan).astype(float)
     series[Quantity(Kind.WRONG, FINDING)] = np.where(known_later, outcome != (p > 0.5), np.nan).astype(float)
     at = (of_day + (np.arange(n) % per_day + 0.5) / per_day) * DAY
-    names, sites = np.arange(n).astype(str), np.full(n, "one site")
+    names, sites = rng.integers(2**60, size=n).astype(str), np.full(n, "one site")
     return Outcomes(
         Studies(names, at, scanners, sites, np.ones(n, dtype=bool), series), {calibration: p.clip(0.001, 0.999)}
     )
@@ -251,6 +261,37 @@ def quiet_rows(pools: Pools, nodes: int) -> list[list[object]]:
     return rows
 
 
+def is_alarmed(outcomes: Outcomes, rng: np.random.Generator, delays: tuple[float, float], after: int) -> bool:
+    """Whether some nightly page says that outcomes changed, which become known after their delays."""
+    studies, (calibration,) = outcomes.studies, outcomes.expected
+    positive = studies.series[calibration]
+    at = studies.at / DAY + rng.exponential(np.where(positive == 1, *delays))
+    for night in range(after, DAYS + 1):
+        rows = np.isfinite(positive) & (at <= night)
+        expected = {quantity: values[rows] for quantity, values in outcomes.expected.items()}
+        own = Outcomes(studies.subset(rows), expected, window=Window(0, night * DAY, after))
+        if outcome_changes(own):
+            return True
+    return False
+
+
+def delayed_rows(pools: Pools, nodes: int) -> list[list[object]]:
+    """Nodes with a false alarm of outcomes that become known later."""
+    rows: list[list[object]] = []
+    for delays in DELAYS:
+        shares = []
+        for after in (0, AFTER):
+            count = 0
+            for number in range(nodes):
+                rng = np.random.default_rng([int(delays[0]), number])
+                outcomes = divided(node(pools, rng, DAYS, OUTCOMES_PER_DAY, Shift(), DAYS))[1]
+                count += is_alarmed(outcomes, rng, delays, after)
+            shares.append(f"{count / nodes:.0%}")
+        rows.append([*(f"{mean:g}" for mean in delays), *shares])
+        print(*rows[-1], flush=True)
+    return rows
+
+
 def detection(pools: Pools, name: str, per_day: int, nodes: int) -> str:
     """The share of nodes that notice a shift, the median number of studies until then, and those of the windows."""
     shift, day = SHIFTS[name], max(20, -(-2 * BASELINE // per_day))
@@ -262,7 +303,7 @@ def detection(pools: Pools, name: str, per_day: int, nodes: int) -> str:
         days = [int(change.detected or 0) // DAY for change in changes_in(outcomes)]
         waits.append(min((each - day + 1 for each in days if each >= day), default=np.inf))
         studies = divided(outcomes)[0]
-        level = ALARMS_A_YEAR / DAYS_OF_YEAR / len(studies.series) / len(Plan.of(studies, BASELINE).scopes)
+        level = ALARMS_A_YEAR / DAYS_OF_YEAR / len(studies.series)
         windows = nights_with_difference(studies, level, WINDOW)
         window_waits.append(min((each - day + 1 for each in windows if each >= day), default=np.inf))
     texts = []
@@ -277,7 +318,8 @@ def main() -> None:
     parser = simulation_parser(__doc__, 100)
     settings, start = parser.parse_args(), time.perf_counter()
     pools = Pools.drawn()
-    quiet = quiet_rows(pools, settings.studies)
+    quiet, delayed_nodes = quiet_rows(pools, settings.studies), max(settings.studies // 2, 2)
+    delayed = delayed_rows(pools, delayed_nodes)
     shift_rows = []
     for name in SHIFTS:
         cells = [detection(pools, name, per_day, max(settings.studies // 4, 2)) for per_day in PER_DAY]
@@ -295,6 +337,16 @@ def main() -> None:
         window=WINDOW,
         finding=finding(quiet),
         nodes=max(settings.studies // 4, 2),
+        delayed_nodes=delayed_nodes,
+        outcomes_per_day=OUTCOMES_PER_DAY,
+        bound=f"{OF_OUTCOMES * DAYS / DAYS_OF_YEAR:.0%}",
+        rate=ALARMS_A_YEAR,
+        delayed="\n".join(
+            table(
+                ["positive: days", "negative: days", "all studies tested", f"tested after {AFTER} days"],
+                delayed,
+            )
+        ),
         quiet="\n".join(
             table(["studies a day", "nodes", "false alarms a year", "nightly at 5 %: nights a year"], quiet)
         ),

@@ -212,7 +212,8 @@ def _keys(model: type[StudyModel], schema: dict[str, Any], section: str, link: C
 
 def node_page() -> str:
     """Keys of the file of a node; the same settings of several sections are described once."""
-    from casewise.plugins.node.settings import NodeSettings, Tls
+    from casewise.plugins.node.credentials import Tls
+    from casewise.plugins.node.settings import NodeSettings
 
     def link(section: str) -> str:
         section = "tls" if section.endswith("tls") else section

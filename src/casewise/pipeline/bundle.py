@@ -94,6 +94,7 @@ def _fill(target: BundleFolder, run: FinishedRun, members: Sequence[JobFolder]) 
     # a run that keeps its bundle loads no network library
     from casewise.inference.bundle import Bundle
     from casewise.inference.ensemble import Combination
+    from casewise.report.caveats import result_line
     from casewise.report.formatting import display_name
     from casewise.report.model_card import model_card
 
@@ -120,6 +121,7 @@ def _fill(target: BundleFolder, run: FinishedRun, members: Sequence[JobFolder]) 
         "combination": asdict(combination),
         "settings": reader.settings,
         "display": {name: display_name(study, name) for name in (*study.outputs, *study.scores)},
+        "result": result_line(study, run.results),
         "bands": study.evaluation.bands,
         "response": _response(run),
         "visits": bool((run.predictions.groupby("subject")["visit"].nunique() > 1).any()),

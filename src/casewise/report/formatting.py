@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -138,6 +139,34 @@ def capital(text: str) -> str:
     ('AUROC of iOS', 'A case', '')
     """
     return text[:1].upper() + text[1:]
+
+
+def target_title(name: str) -> str:
+    """The name of a target, with its region in brackets, within a sentence.
+
+    >>> target_title("lung_score[left]")
+    'lung score (left)'
+    """
+    return plain(name).replace("[", " (").replace("]", ")")
+
+
+def date(at: float) -> str:
+    """The day of a time in seconds (UTC).
+
+    >>> date(86400.0 * 365)
+    '1 January 1971'
+    """
+    day = datetime.fromtimestamp(at, UTC)
+    return f"{day.day} {day:%B %Y}"
+
+
+def iso_date(at: float) -> str:
+    """The day of a time in seconds (UTC), for a table.
+
+    >>> iso_date(86400.0 * 365)
+    '1971-01-01'
+    """
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d}"
 
 
 def percent(share: Any, digits: int = 0) -> str:

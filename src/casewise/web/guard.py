@@ -44,10 +44,12 @@ class Guard:
 
     Args:
         paths: paths that are logged, and beginnings of such paths that end with a slash; others may contain anything.
+        public: beginnings of paths that need no token, such as those of the files of a page.
     """
 
-    def __init__(self, app: ASGIApp, settings: WebSettings, paths: Sequence[str]) -> None:
-        self._app, self._settings, self._paths = app, settings, ("/", "/health", *paths)
+    def __init__(self, app: ASGIApp, settings: WebSettings, paths: Sequence[str], public: tuple[str, ...] = ()) -> None:
+        self._app, self._settings, self._public = app, settings, public
+        self._paths = (*OPEN_WITHOUT_TOKEN, *public, *paths)
         self._clients = {_digest(token): name for name, token in settings.tokens.items()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -67,7 +69,7 @@ class Guard:
             fault = f"This request could not be answered because of a fault of casewise. Its number is {exchange.name}."
             await exchange.refuse(ServiceError(500, "fault", fault))
         seconds = time.monotonic() - start
-        beginnings = (each for each in ("/page/", *self._paths[1:]) if each.endswith("/") and path.startswith(each))
+        beginnings = (each for each in self._paths[1:] if each.endswith("/") and path.startswith(each))
         label = path if path in self._paths else next(beginnings, "other")
         log.info("%s %s %s %d %.2f s", exchange.name, scope["method"], label, exchange.status, seconds)
 
@@ -81,7 +83,7 @@ class Guard:
         origin = headers.get("origin", "")
         if origin and _part(origin, "netloc") != host:
             raise ServiceError(403, "other_site", "Pages of other sites cannot use this service.")
-        if not self._clients or path in OPEN_WITHOUT_TOKEN or path.startswith("/page/"):
+        if not self._clients or path in OPEN_WITHOUT_TOKEN or path.startswith(self._public):
             return
         scheme, _, token = headers.get("authorization", "").partition(" ")
         own = _digest(token.strip() if scheme.casefold() == "bearer" else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import socket
 import sys
@@ -76,14 +77,23 @@ def protocol(idle_seconds: float) -> type[H11Protocol]:
     return ImpatientProtocol
 
 
-def bound(settings: WebSettings) -> socket.socket:
-    """A listening socket."""
+def bound(host: str, port: int, key: str = "--port") -> socket.socket:
+    """A listening socket.
+
+    Args:
+        key: where the port is stated, for messages.
+
+    Raises:
+        CasewiseError: the port cannot be used.
+    """
     try:
-        family = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((settings.host, settings.port), family=family, backlog=CONNECTIONS)
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=CONNECTIONS)
     except OSError as error:
-        reason = f"{settings.host} port {settings.port} cannot be used ({error.strerror or error})"
-        raise CasewiseError(f"--port: {reason}. Choose another port, or 0 for a free one.") from error
+        remedy = "Choose another port." if error.errno == errno.EADDRINUSE else "State an address of this computer."
+        raise CasewiseError(
+            f"{key}: {host} port {port} cannot be used ({error.strerror or error}). {remedy}"
+        ) from error
 
 
 def address_of(listening: socket.socket, host: str) -> str:

@@ -18,7 +18,7 @@ from casewise.inference.new_cases import CasePicture
 from casewise.plugins.hospital.case_results import CaseResult, ModelFacts, Value
 from casewise.plugins.hospital.formats import FORMATS
 from casewise.plugins.hospital.imaging_study import ImagingStudy
-from casewise.plugins.hospital.summary_page import SIDE, SMALLEST, Box, Text, drawn, page
+from casewise.plugins.hospital.summary_page import NOTICE, SIDE, SMALLEST, Box, Text, drawn, page
 from tests.plugins.hospital.test_hospital import FACTS, STATED, VALUES, film, result
 
 pydicom = pytest.importorskip("pydicom", reason="the extra `hospital` is not installed")
@@ -92,6 +92,7 @@ class TestObjects:
             "stated": STATED | {"RequestAttributesSequence": [item]},
             "bare": dict.fromkeys(["PatientName", "PatientID", "PatientBirthDate", "StudyDate"]),
             "damaged": {"StudyDate": "gestern", "StudyTime": "25:99", "PatientSex": "W", "PatientBirthDate": "1950"},
+            "no image": {"Rows": None, "Columns": None},
         }
         images = {f"{kind}": film(tmp_path / f"{kind}.dcm", **tags) for kind, tags in headers.items()}
         for kind, (values, shown) in ((k, v) for k in images for v in ((VALUES, pictures(2)), (REFUSED, ()))):
@@ -119,6 +120,10 @@ def test_a_refused_study_has_a_report_with_the_reason(tmp_path: Path) -> None:
     assert evidence == ["1.2.3.4", "1.2.3.1.9"]
     groups = [each for each in report.iterall() if each.keyword == "ReferencedSOPInstanceUID"]
     assert [each.value for each in groups].count("1.2.3.1.9") == 1  # evidence, and no image of a measurement
+    for name, sources in (("summary-sc", "SourceImageSequence"), ("summary-pdf", "SourceInstanceSequence")):
+        shown = written(name, result(document, film(tmp_path / "a.dcm"), values=REFUSED))[sources]
+        assert [item.ReferencedSOPInstanceUID for item in shown] == ["1.2.3.4"]
+        assert sources not in written(name, result(document, values=REFUSED))
 
 
 def test_what_the_first_header_states(tmp_path: Path) -> None:
@@ -129,6 +134,35 @@ def test_what_the_first_header_states(tmp_path: Path) -> None:
     assert (empty.started, empty.timezone, empty.accession, empty.requests) == ("", None, "", ())
     old = ImagingStudy.of([film(tmp_path / "c.dcm", StudyDate="1999.01.31", StudyTime="10:15:30")])
     assert (old.headers[0].StudyDate, old.headers[0].StudyTime, old.started) == ("19990131", "101530", "1999-01-31")
+
+
+@pytest.mark.parametrize(
+    ("day", "clock", "offset", "copied"),
+    [
+        ("20200131", "10:15", "+0100", ("20200131", "1015", "2020-01-31T10:15:00+01:00")),
+        ("20200131", "101530Z", "+0100", ("20200131", "", "2020-01-31")),
+        ("2020-W05-5", "10", "Z", ("", "10", "")),
+        ("2020-01-31", "235959.123456", "Z", ("20200131", "235959.123456", "2020-01-31")),
+        ("20200230", "240000", "+0100", ("", "", "")),
+    ],
+)
+def test_dates_and_times_have_the_form_of_the_standard(
+    tmp_path: Path, day: str, clock: str, offset: str, copied: tuple[str, str, str]
+) -> None:
+    image = film(tmp_path / "a.dcm", StudyDate=day, StudyTime=clock, TimezoneOffsetFromUTC=offset)
+    for name in OBJECTS:
+        dataset = written(name, result(image))
+        assert (dataset.StudyDate, dataset.StudyTime, result(image).study.started) == copied
+        assert dataset.get("TimezoneOffsetFromUTC", "+0100") == "+0100"
+
+
+def test_people_with_names_of_two_spellings_and_of_two_issuers(tmp_path: Path) -> None:
+    first = film(tmp_path / "a.dcm", PatientName="Doe^Jane", PatientID="7", IssuerOfPatientID="A")
+    spelt = film(tmp_path / "b.dcm", PatientName="Doe^Jane^^", PatientID="7", SOPInstanceUID="1.9")
+    other = film(tmp_path / "c.dcm", PatientName="Doe^Jane", PatientID="7", SOPInstanceUID="1.8", IssuerOfPatientID="B")
+    assert len(ImagingStudy.of([first, spelt]).headers) == 2
+    with pytest.raises(CasewiseError):
+        ImagingStudy.of([first, other])
 
 
 def texts(case: CaseResult, facts: ModelFacts = FACTS) -> str:
@@ -172,9 +206,13 @@ class TestPage:
     def test_what_the_page_states(self, tmp_path: Path) -> None:
         case = replace(result(film(tmp_path / "a.dcm", **STATED)), at=AT)
         shown = texts(case)
-        assert all(text in shown for text in ("Research software, not a medical device", "Schöne Studie", "5.25"))
+        assert all(text in shown for text in (NOTICE, "Schöne Studie", "5.25"))
         assert all(text in shown for text in ("90% prediction interval 4 to 6.5", "75%", "No prediction", "ab" * 6))
         assert "Study of 2020-01-31 10:15" in shown
+        shares = {"0": 0.004, "1": 0.996, "2": 0.0}
+        sure = replace(case, values=(Value("net", "grade", prediction="1", probabilities=shares),))
+        percents = [item.text for item in page(sure, FACTS).items if isinstance(item, Text) and item.text[-1] == "%"]
+        assert percents == ["<1%", ">99%", "0%"]
         flagged = (Value("net", "age", prediction=2.0, flags="x.dcm: upside down"),)
         assert "unlike the training cases: upside down." in texts(
             replace(case, values=flagged), replace(FACTS, flags=("upside down",))

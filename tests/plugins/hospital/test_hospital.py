@@ -208,6 +208,37 @@ class TestFhir:
         assert report["effectiveDateTime"] == "2020-01-31"
         assert report["subject"]["identifier"] == {"value": "Jörg Müller"}  # not an identifier of this system
 
+    @pytest.mark.parametrize("named", [True, False])
+    def test_images_of_two_patients_or_damaged_are_refused(self, tmp_path: Path, named: bool) -> None:
+        first, other = film(tmp_path / "a.dcm"), film(tmp_path / "b.dcm", PatientID="8", SOPInstanceUID="1.9")
+        (tmp_path / "empty.dcm").write_bytes(b"")
+        (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\xff photograph")
+        photo = tmp_path / "photo.jpg"
+        for sources in ([first, other], [tmp_path / "empty.dcm"], [tmp_path / "nowhere.dcm"], [photo, first]):
+            with pytest.raises(CasewiseError):
+                transaction(replace(result(*sources), named=named))
+        (report,) = transaction(replace(result(photo), named=named))["DiagnosticReport"]
+        assert "study" not in report
+
+    def test_an_answer_replaces_an_earlier_one_of_the_study(self, tmp_path: Path) -> None:
+        images = [film(tmp_path / f"{n}.dcm", SOPInstanceUID=f"1.9.{n}") for n in range(3)]
+
+        def urls(*values: Value) -> list[str]:
+            shown = case_results.with_uncomputed(values, FACTS)
+            return [each["fullUrl"] for each in transaction(result(*images, values=shown))["Observation"]]
+
+        targets = ("redness", "befund", "grade", "age")
+        refusal = urls(*(Value("net", name, problem="No image suits the model.") for name in targets))
+        assert len(refusal) == 5  # two scores and the targets that none uses
+        assert urls(*VALUES[:2], *VALUES[2:4], *VALUES[5:]) == refusal
+        assert set(refusal) < set(urls(*VALUES))
+        ages = [Value("net", "age", image=str(path), prediction=1.0, source=path) for path in images]
+        of_age = [urls(*ages[:1]), urls(ages[2]), urls(*ages), urls(*ages[::-1])]
+        assert of_age[0] == of_age[1]
+        assert set(of_age[0]) < set(of_age[2])
+        assert of_age[2] == of_age[3]
+        assert len(set(of_age[2])) == 5
+
     def test_texts_that_fhir_does_not_allow(self) -> None:
         strange = Value("net", " a \x00 \n b ", prediction=1.0)
         assert list(observations((strange, *VALUES[:5])))[-1] == "a \\x00 b"
@@ -320,6 +351,10 @@ def test_rows_become_cases(tmp_path: Path) -> None:
     assert first.values[1].probabilities == {"gesund": 0.25, "krank": 0.75}
     assert [value.prediction for value in third.values] == [None, None]
     assert [quantity.main.target for quantity in case_results.quantities(first, NUMBERS)] == ["number", "befund"]
+    chunk = chunk_of(tmp_path)
+    chunk.table.loc[0, ["prediction low", "prediction high"]] = (-np.inf, np.inf)
+    endless = next(results_of(chunk, NUMBERS)).values[0]
+    assert (endless.prediction, endless.low, endless.high) == (1.5, None, None)
 
 
 def test_files_appear_together_and_only_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -442,7 +477,8 @@ def test_the_command_writes_both_formats(tmp_path: Path) -> None:
     os.makedirs(tmp_path / "made")
     bundle, archive = make_bundle(tmp_path / "made")
     film(tmp_path / "new.dcm")
-    (tmp_path / "cases.csv").write_text("path,subject,visit\nnew.dcm,Jörg-7,w4-\nnowhere.dcm,Änne,w4-\n")
+    (tmp_path / "cases.csv").write_text("path,subject,visit\nnew.dcm,Jörg-7,w4-\nnowhere.png,Änne,w4-\n")
+    (tmp_path / "nowhere.png").write_bytes(b"\x89PNG")
     words = ["predict", str(bundle), str(tmp_path / "cases.csv"), "--output", str(tmp_path / "new.csv")]
     refused = casewise(*words, "--also", f"fihr={tmp_path / 'fhir'}")
     assert refused.returncode == 2
@@ -458,7 +494,7 @@ def test_the_command_writes_both_formats(tmp_path: Path) -> None:
     words += ["--subject-system", "urn:oid:1.2"]
     done = casewise(*words, "--names", "--also", f"fhir={tmp_path / 'fhir'}", "--also", f"sr={tmp_path / 'sr'}")
     assert done.returncode == 0, done.stderr
-    assert "nowhere.dcm" in done.stderr
+    assert "nowhere.png" in done.stderr
     bundles = [json.loads(path.read_bytes()) for path in (tmp_path / "fhir").iterdir()]
     made = [e["resource"] for b in bundles for e in b["entry"] if e["resource"]["resourceType"] == "Observation"]
     # the patient of the images, and where there are none that of the table

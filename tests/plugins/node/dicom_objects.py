@@ -49,6 +49,11 @@ def file_bytes(dataset: Dataset, syntax: str = ExplicitVRLittleEndian, **meta: A
     return stream.getvalue()
 
 
+def file_of(dataset: Dataset, syntax: str = ExplicitVRLittleEndian, **meta: Any) -> io.BytesIO:
+    """A file of a data set that is open."""
+    return io.BytesIO(file_bytes(dataset, syntax, **meta))
+
+
 def free_port() -> int:
     """A port that nobody uses at this moment."""
     with socket.create_server(("127.0.0.1", 0)) as listening:

@@ -51,7 +51,7 @@ def observed(node: Node, seed: int = 0) -> list[tuple[str, Observation]]:
             START + DAY * (day + (number % node.per_day + 0.5) / node.per_day),
             scanner,
             "North, CR 1" if scanner == "Acme X1" else "South, CR 2",
-            numbers,
+            (numbers,),
             float(rng.gamma(9, 0.06)),
             (FLAG,) if rng.random() < 0.04 else (),
             "",

@@ -1,13 +1,16 @@
 """The commands of a node."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from casewise.plugins.node.monitoring.observation import Observation
+from casewise.inference.model import load_bundle
+from casewise.plugins.node.audit_trail import AuditTrail
+from casewise.plugins.node.monitoring.observation import Observation, identifier_hash, salt_of
 from casewise.plugins.node.queue.study_queue import StudyQueue, StudyState, study_label
 from casewise.plugins.node.settings import Retry
 from casewise.run import Run
@@ -31,17 +34,17 @@ def node_file(folder: Path, bundle: Path, /, **changes: Any) -> str:
 @pytest.fixture
 def file(tmp_path: Path) -> str:
     """The file of a node with three studies."""
-    queue = StudyQueue(tmp_path / "node")
+    queue = StudyQueue(tmp_path / "node", retry=Retry(first=1000))
     for uid in UIDS:
         queue.add_instance(uid, "s", f"{uid}.1", queue.folder / "a.dcm", "ab", "test")
     queue.complete_ready(0, 1, time.time())
-    while study := queue.claim(StudyState.COMPLETE, time.time()):
+    while study := queue.claim(time.time()):
         if UIDS[study.uid] == StudyState.SENT:
             queue.predicted(study, [], OBSERVATION)
         elif UIDS[study.uid] == StudyState.QUARANTINED:
             queue.quarantine(study, "two patients")
         else:
-            queue.failed(study, "no memory", Retry(first=1000))
+            queue.failed(study, "no memory")
     queue.close()
     return node_file(tmp_path, tmp_path / "bundle")
 
@@ -61,9 +64,34 @@ def test_a_study_is_put_back(file: str) -> None:
     for name in ("1.2.2", study_label("1.2.3")):
         done = casewise("node", "retry", file, name)
         assert (done.returncode, done.stdout.split()[-1]) == (0, "complete")
-    assert casewise("node", "retry", file, "1.2.1").returncode == 2
     assert casewise("node", "retry", file, "9.9").returncode == 2
+    assert casewise("node", "retry", file).returncode == 2
     assert casewise("node", "status", file).returncode == 0
+
+
+def test_all_studies_are_put_back(file: str) -> None:
+    done = casewise("node", "retry", file, "--all")
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 2)
+    assert casewise("node", "retry", file, "--all").stdout == ""
+
+
+def test_studies_are_discarded(file: str) -> None:
+    assert casewise("node", "discard", file).returncode == 2
+    assert casewise("node", "discard", file, "1.2.1").returncode == 2
+    assert casewise("node", "discard", file, "1.2.2", study_label("1.2.3")).returncode == 0
+    done = casewise("node", "status", file)
+    assert (done.returncode, "2 discarded" in done.stdout) == (0, True)
+
+
+def test_status_compares_the_audit_trail_with_the_queue(file: str, tmp_path: Path) -> None:
+    casewise("node", "retry", file, "1.2.2")
+    queue = StudyQueue(tmp_path / "node")
+    trail = AuditTrail(queue)
+    trail.write()
+    queue.close()
+    assert casewise("node", "status", file).returncode == 0
+    trail.path.write_bytes(trail.path.read_bytes().replace(b"memory", b"money"))
+    assert casewise("node", "status", file).returncode == 1
 
 
 def test_a_node_that_never_ran(tmp_path: Path) -> None:
@@ -102,28 +130,40 @@ def test_check(tmp_path: Path, chest_run: Run) -> None:
 
 def test_monitor(file: str, tmp_path: Path, chest_run: Run) -> None:
     pytest.importorskip("pydicom", reason="the extra `node` is not installed")
-    bundle = chest_run.folder / "bundle"
-    done = casewise("monitor", node_file(tmp_path, bundle))
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "node" / "monitoring.html").exists()
-    (tmp_path / "outcomes.csv").write_text("study,target,value\n1.2.1,label,pneumonia\n")
-    words = ["--page", str(tmp_path / "page.html"), "--quiet"]
-    done = casewise("monitor", node_file(tmp_path, bundle, monitor={"outcomes": "outcomes.csv"}), *words)
-    assert (done.returncode, len(done.stdout.splitlines())) == (0, 1), done.stderr
-    assert "pneumonia" in (tmp_path / "page.html").read_text()
-    done = casewise("monitor", node_file(tmp_path, bundle, monitor={"since": "2026-03-01"}))
-    assert (done.returncode, "1 March 2026" in done.stdout) == (0, True), done.stderr
+    bundle, page = chest_run.folder / "bundle", tmp_path / "page.html"
     queue = StudyQueue(tmp_path / "node")
-    queue.note("accession", study_label("A1"), "1.2.1")
+    queue.add_instance("1.2.4", "s", "1.2.4.1", queue.folder / "a.dcm", "ab", "test")
+    queue.complete_ready(0, 1, time.time())
+    while (study := queue.claim(time.time())) and study.uid != "1.2.4":
+        queue.release(study)
+    assert study is not None
+    own = replace(OBSERVATION, bundle=load_bundle(bundle).checksum)
+    queue.predicted(study, [], own, accession=identifier_hash(salt_of(tmp_path / "node"), "A4"))
     queue.close()
-    (tmp_path / "outcomes.csv").write_text("accession,target,value\nA1,label,pneumonia\n")
-    assert casewise("monitor", node_file(tmp_path, bundle, monitor={"outcomes": "outcomes.csv"})).returncode == 0
-    (tmp_path / "outcomes.csv").write_text("study,target,value\n9.9,label,pneumonia\n")
-    assert casewise("monitor", node_file(tmp_path, bundle, monitor={"outcomes": "outcomes.csv"})).returncode == 2
+
+    def monitored(*words: str, **monitor: str) -> str:
+        done = casewise("monitor", node_file(tmp_path, bundle, monitor=monitor), *words)
+        assert done.returncode == 0, done.stderr
+        return str(done.stdout)
+
+    assert "1 study that another bundle predicted" in " ".join(monitored().split()).replace(
+        "before 1 January 1970 ", ""
+    )
+    assert (tmp_path / "node" / "monitoring.html").exists()
+    assert "Outcomes" in monitored(outcomes="later.csv")
+    table = tmp_path / "outcomes.csv"
+    table.write_text("study,target,value\n1.2.4,label,pneumonia\n")
+    words = ["--page", str(page), "--quiet"]
+    assert len(monitored(*words, outcomes=table.name).splitlines()) == 1
+    assert "Wrong label" in page.read_text()
+    assert "1 March 2026" in monitored(since="2026-03-01")
+    for head, cell, used in (("accession", "A4", True), ("accession", "A1", False), ("study", "1.2.1", False)):
+        table.write_text(f"{head},target,value\n{cell},label,pneumonia\n")
+        monitored(*words, outcomes=table.name)
+        assert ("Wrong label" in page.read_text(), "Not used" in page.read_text()) == (used, not used)
 
 
 def test_errors_of_a_bundle_are_those_out_of_fold(chest_run: Run) -> None:
-    from casewise.inference.model import load_bundle
     from casewise.plugins.node.monitoring.of_node import errors_of
 
     model = load_bundle(chest_run.folder / "bundle")
@@ -137,7 +177,7 @@ def test_status_names_a_format_that_could_not_be_written(tmp_path: Path) -> None
     queue = StudyQueue(tmp_path / "node")
     queue.add_instance("1.2.1", "s", "1", queue.folder / "a.dcm", "ab", "test")
     queue.complete_ready(0, 1, time.time())
-    study = queue.claim(StudyState.COMPLETE, time.time())
+    study = queue.claim(time.time())
     assert study is not None
     queue.predicted(study, [], OBSERVATION, unwritten={"summary-sc": "A fault."})
     queue.close()

@@ -12,12 +12,15 @@ import pytest
 from PIL import Image
 
 from casewise.errors import CasewiseError
+from casewise.plugins.node.monitoring.figures import _most_frequent
 from casewise.plugins.node.monitoring.observation import Observation
-from casewise.plugins.node.monitoring.outcomes import compared_outcomes
-from casewise.plugins.node.monitoring.page import MOST_UNLIKE, Watched, WrittenMonitoring, write_monitoring
-from casewise.plugins.node.monitoring.series import Kind, Quantity, date, studies_of
+from casewise.plugins.node.monitoring.outcomes import Outcome, OutcomeTable, Window, compared_outcomes
+from casewise.plugins.node.monitoring.page import MOST_UNLIKE, WrittenMonitoring, write_monitoring
+from casewise.plugins.node.monitoring.series import Kind, Quantity, studies_of
 from casewise.plugins.node.monitoring.shift import Change, Scope
-from casewise.plugins.node.monitoring.summary import MOST_GROUPS, groups, sentence
+from casewise.plugins.node.monitoring.summary import FOLLOW_UP, MOST_GROUPS, Watched, groups, sentence
+from casewise.report.figures.drawing import SERIES
+from casewise.report.formatting import date
 from tests.browsing import chromium, needs_chromium
 from tests.plugins.node.observed import DAY, START, Node, limits, observed
 from tests.plugins.node.test_outcomes import outcomes_of, recorded
@@ -59,7 +62,7 @@ def test_weeks_without_a_change(tmp_path: Path) -> None:
     result, html = written(tmp_path, Node(60, 20))
     assert result.changes == ()
     assert result.sentence.startswith("Nothing changed.")
-    assert "1,200 studies since 1 January 2026" in result.sentence
+    assert "1,200 studies since 1 January 2026, the last on 1 March 2026; 1,000 tested" in result.sentence
     assert "one false alarm a year" in result.sentence
     assert rows(html, "result") == 0
 
@@ -92,7 +95,7 @@ def test_one_scanner_has_no_other_to_compare_with(tmp_path: Path) -> None:
 
 def test_another_hospital_differs_from_the_training(tmp_path: Path) -> None:
     result, html = written(tmp_path, Node(12, 40, change=0, lighter=2.0))
-    assert result.sentence.startswith("Nothing changed.")
+    assert result.sentence.startswith("Nothing changed since the first studies.")
     assert "lighter images" in result.sentence
     assert [each.from_start for each in result.changes] == [True]
     assert rows(html, "result") == 1
@@ -130,17 +133,59 @@ def test_names_from_headers_are_text(tmp_path: Path) -> None:
     assert "<script>" not in page_of(tmp_path, own)[1]
 
 
+@pytest.mark.parametrize("change", [{}, {"subject": "x"}, {"scanner": "S{}", "site": ""}])
+def test_a_node_that_cannot_be_tested_says_so(tmp_path: Path, change: dict[str, str]) -> None:
+    own = [
+        (name, replace(each, **{key: text.format(number % 30) for key, text in change.items()}))
+        for number, (name, each) in enumerate(observed(Node(10, 40))[: None if change else 201])
+    ]
+    result, _ = page_of(tmp_path, own)
+    assert result.changes == ()
+    assert "Nothing changed" not in result.sentence
+    assert date(own[-1][1].at) in result.sentence
+
+
+def test_intervals_count_studies_of_a_subject_once(tmp_path: Path) -> None:
+    studies = [(name, replace(each, subject="x")) for name, each in recorded(400)]
+    outcomes = OutcomeTable([Outcome(name, "finding", "yes") for name, _ in studies])
+    _, html = page_of(tmp_path, studies, outcomes=compared_outcomes(outcomes, studies))
+    own = html.split('<section id="outcomes"')[1]
+    assert ">1<" in own
+    assert ">400<" not in own
+
+
 def test_outcomes_are_a_section(tmp_path: Path) -> None:
     studies = recorded(900)
     outcomes = [*outcomes_of(studies[:500], 1, 1), *outcomes_of(studies[500:], 4, 2.5)]
-    own = compared_outcomes(outcomes, studies, {"score": 0.8})
+    own = compared_outcomes(OutcomeTable(outcomes, {"No such study.": [3, 4]}), studies, {"score": 0.8})
     result, html = page_of(tmp_path, studies, outcomes=own)
     assert {change.what.kind for change in result.changes if change.what} >= {Kind.ERROR, Kind.CALIBRATION}
-    assert rows(html, "outcomes") == 4
+    assert rows(html, "outcomes") == 5
     assert ">0.800<" in html
-    few = compared_outcomes(outcomes[:2], studies)
-    assert rows(page_of(tmp_path, studies, outcomes=few)[1], "outcomes") == 4
-    assert "outcomes" not in sections(page_of(tmp_path, studies, outcomes=compared_outcomes([], studies))[1])
+    assert "among 900 of 900 studies with an outcome" in result.sentence
+    assert (result.sentence.count(FOLLOW_UP), result.sentence.count("2 rows")) == (1, 1)
+    few = compared_outcomes(OutcomeTable(outcomes[:2]), studies, window=Window(0, START + 40 * DAY, 5))
+    result, html = page_of(tmp_path, studies, outcomes=few)
+    assert rows(html, "outcomes") == 4
+    assert "1 of 700 studies" in result.sentence
+    none = compared_outcomes(OutcomeTable(), studies)
+    assert "outcomes" not in sections(page_of(tmp_path, studies, outcomes=none)[1])
+    unused = compared_outcomes(OutcomeTable((), {"No such study.": [3]}), studies)
+    assert rows(page_of(tmp_path, studies, outcomes=unused)[1], "outcomes") == 1
+
+
+def test_studies_of_another_bundle_are_counted(tmp_path: Path) -> None:
+    result, _ = page_of(tmp_path, observed(Node(20, 20)), watched=Watched("Films", 200, 0.0, 1234))
+    assert "1,234 studies before 1 January 2026" in result.sentence
+    assert "1,234" in page_of(tmp_path, [], watched=Watched("Films", 200, 0.0, 1234))[0].sentence
+
+
+@pytest.mark.parametrize("count", [2, len(SERIES), len(SERIES) + 3])
+def test_no_class_is_left_out_of_the_figure(count: int) -> None:
+    shares = {str(number): np.array([number + 1.0, 2.0]) for number in range(count)}
+    shown = _most_frequent(shares)
+    assert len(shown) == min(count, len(SERIES))
+    assert sum(values[0] for values in shown.values()) == sum(values[0] for values in shares.values())
 
 
 def change(day: float, what: str = "brightness", scope: Scope | None = None, size: float = 0.3) -> Change:
@@ -154,22 +199,22 @@ class TestSentence:
     def test_changes_of_one_place_and_week_are_one(self) -> None:
         changes = [change(1), change(3, "contrast"), change(4, scope=Scope("A")), change(20)]
         assert [len(group) for group in groups(changes)] == [2, 1, 1]
-        text = sentence(self.studies, changes, 200)
+        text = sentence(self.studies, changes, Watched())
         assert text.count("Since") == 3
         assert "on scanner A" in text
 
     def test_the_date_is_that_of_the_largest_change(self) -> None:
-        text = sentence(self.studies, [change(1, size=0.2), change(3, "contrast", size=0.6)], 200)
+        text = sentence(self.studies, [change(1, size=0.2), change(3, "contrast", size=0.6)], Watched())
         assert "Since 4 January 2026" in text
 
     def test_many_changes_are_counted(self) -> None:
-        text = sentence(self.studies, [change(10 * number) for number in range(MOST_GROUPS + 2)], 200)
+        text = sentence(self.studies, [change(10 * number) for number in range(MOST_GROUPS + 2)], Watched())
         assert text.count("Since") == MOST_GROUPS
         assert "2 earlier changes" in text
 
     def test_shares_are_stated(self) -> None:
         flagged = Change(Quantity(Kind.FLAGGED), Scope(), START, 0.17, "more flagged studies", 0.04, 0.21)
-        assert "(4.0 % → 21 %)" in sentence(self.studies, [flagged], 200)
+        assert "(4.0 % → 21 %)" in sentence(self.studies, [flagged], Watched())
 
 
 @needs_chromium

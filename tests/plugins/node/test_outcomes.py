@@ -11,9 +11,12 @@ from scipy.special import expit
 from scipy.stats import ttest_1samp
 
 from casewise.errors import CohortError
-from casewise.plugins.node.monitoring.observation import Observation
+from casewise.plugins.node.monitoring.observation import Observation, identifier_hash
 from casewise.plugins.node.monitoring.outcomes import (
     Outcome,
+    Outcomes,
+    OutcomeTable,
+    Window,
     compared_outcomes,
     mean_interval,
     outcome_changes,
@@ -57,6 +60,10 @@ def outcomes_of(studies: Recorded, odds: float, error: float, seed: int = 1) -> 
     return outcomes
 
 
+def compared(outcomes: list[Outcome], studies: Recorded, window: Window | None = None) -> Outcomes:
+    return compared_outcomes(OutcomeTable(outcomes), studies, window=window)
+
+
 class TestTable:
     def write(self, folder: Path, text: str) -> Path:
         path = folder / "outcomes.csv"
@@ -68,7 +75,7 @@ class TestTable:
         path = self.write(
             tmp_path, f"study,target,value\n1.2.0,finding,yes\n{studies[2][0]},score,3.5\n1.2.0,score,-1\n"
         )
-        assert read_outcomes(path, studies) == [
+        assert read_outcomes(path, studies).outcomes == [
             Outcome(studies[0][0], "finding", "yes"),
             Outcome(studies[2][0], "score", 3.5),
             Outcome(studies[0][0], "score", -1.0),
@@ -77,26 +84,40 @@ class TestTable:
     def test_studies_are_named_by_accession_number(self, tmp_path: Path) -> None:
         studies = recorded(3)
         path = self.write(tmp_path, "value;accession;target\nno;A-7;finding\n")
-        assert read_outcomes(path, studies, {label("A-7"): studies[1][0]}) == [Outcome(studies[1][0], "finding", "no")]
+        own = {identifier_hash("salt", "A-7"): {studies[1][0]}}
+        assert read_outcomes(path, studies, own, "salt").outcomes == [Outcome(studies[1][0], "finding", "no")]
+        assert read_outcomes(path, studies, own, "other").outcomes == []
 
-    @pytest.mark.parametrize(
-        ("rows", "words"),
-        [
-            (["1.2.9,finding,yes"], ["row 2", "1.2.9"]),
-            (["1.2.0,grade,yes"], ["row 2", "grade", "finding"]),
-            (["1.2.0,finding,maybe"], ["row 2", "maybe", "no, yes"]),
-            (["1.2.0,score,high"], ["row 2", "high"]),
-            (["1.2.0,score,nan"], ["row 2"]),
-            (["1.2.0,score,"], ["row 2"]),
-            (["1.2.0,score,1", "1.2.0,score,2"], ["row 3"]),
-            (["1.2.9,finding,yes", "1.2.0,score,x", "1.2.8,finding,no"], ["3 problems", "row 2", "row 3", "row 4"]),
-        ],
-    )
-    def test_every_row_that_fits_nothing_is_named(self, tmp_path: Path, rows: list[str], words: list[str]) -> None:
+    def test_an_accession_number_of_several_studies_names_none_of_them(self, tmp_path: Path) -> None:
+        studies = recorded(3)
+        text = "study,accession,target,value\n,A-7,finding,yes\n1.2.1,A-7,finding,no\n,A-8,finding,no\n"
+        own = {identifier_hash("salt", "A-7"): {studies[0][0], studies[1][0]}}
+        own[identifier_hash("salt", "A-8")] = {"of a study without a prediction"}
+        table = read_outcomes(self.write(tmp_path, text), studies, own, "salt")
+        assert table.outcomes == [Outcome(studies[1][0], "finding", "no")]
+        assert list(table.unused.values()) == [[2], [4]]
+
+    def test_rows_that_fit_nothing_are_counted(self, tmp_path: Path) -> None:
+        rows = ["1.2.9,finding,yes", "1.2.0,grade,yes", "1.2.0,finding,maybe", "1.2.0,score,high", "1.2.0,score,nan"]
+        rows += ["1.2.0,score,", "1.2.8,finding,no", "1.2.3,finding,no", "1.2.4,score,1", "1.2.1,score,1"]
         path = self.write(tmp_path, "\n".join(["study,target,value", *rows]))
-        with pytest.raises(CohortError) as error:
+        studies = recorded(2)
+        studies.append((label("1.2.3"), Observation(1.0, refused="unreadable")))
+        studies.append((label("1.2.4"), Observation(1.0, predictions={"score": 1.0}, by_image=("score",))))
+        table = read_outcomes(path, studies)
+        assert table.outcomes == [Outcome(studies[1][0], "score", 1.0)]
+        assert sorted(table.unused.values()) == [[2, 8], [3], [4], [5, 6, 7], [9], [10]]
+        assert not any("1.2" in reason for reason in table.unused)
+
+    def test_whole_numbers_name_classes(self, tmp_path: Path) -> None:
+        studies = [(label("1.2.0"), Observation(1.0, predictions={"grade": "1"}))]
+        path = self.write(tmp_path, "study,target,value\n1.2.0,grade,1.0\n")
+        assert read_outcomes(path, studies).outcomes == [Outcome(studies[0][0], "grade", "1")]
+
+    def test_two_values_of_a_study_are_an_error(self, tmp_path: Path) -> None:
+        path = self.write(tmp_path, "study,target,value\n1.2.0,score,1\n1.2.0,score,2\n")
+        with pytest.raises(CohortError, match="row 3"):
             read_outcomes(path, recorded(2))
-        assert all(word in str(error.value) for word in words)
 
     @pytest.mark.parametrize("head", ["target,value", "study,value", "study,target,result"])
     def test_a_missing_column_is_named(self, tmp_path: Path, head: str) -> None:
@@ -105,24 +126,19 @@ class TestTable:
             read_outcomes(path, recorded(2))
         assert str(path) in str(error.value)
 
-    def test_a_study_without_a_prediction_has_no_outcome(self, tmp_path: Path) -> None:
-        path = self.write(tmp_path, "study,target,value\n1.2.0,finding,yes\n")
-        with pytest.raises(CohortError):
-            read_outcomes(path, [(label("1.2.0"), Observation(1.0, refused="unreadable"))])
-        with pytest.raises(CohortError):
-            read_outcomes(path, [])
+    def test_a_table_that_cannot_be_read_is_an_error(self, tmp_path: Path) -> None:
         with pytest.raises(CohortError):
             read_outcomes(tmp_path / "none.csv", recorded(1))
 
     def test_a_repeated_row_counts_once(self, tmp_path: Path) -> None:
         path = self.write(tmp_path, "study,target,value\n1.2.0,score,1.0\n1.2.0,score,1\n")
-        assert len(read_outcomes(path, recorded(1))) == 1
+        assert len(read_outcomes(path, recorded(1)).outcomes) == 1
 
 
 class TestErrors:
     def test_errors_and_outcomes_are_series(self) -> None:
         studies = recorded(30)
-        own = compared_outcomes(outcomes_of(studies[:20], 1, 0.5), studies)
+        own = compared(outcomes_of(studies[:20], 1, 0.5), studies)
         assert len(own.studies) == 20
         assert set(own.studies.series) == {
             *(CALIBRATION, ERROR, Quantity(Kind.BIAS, "score"), Quantity(Kind.WRONG, "finding"))
@@ -133,7 +149,7 @@ class TestErrors:
 
     def test_classes_without_probabilities_have_errors_only(self) -> None:
         studies = [(str(n), Observation(float(n), predictions={"grade": "12"[n % 2]})) for n in range(9)]
-        own = compared_outcomes([Outcome(name, "grade", "1") for name, _ in studies], studies)
+        own = compared([Outcome(name, "grade", "1") for name, _ in studies], studies)
         assert own.studies.series[Quantity(Kind.WRONG, "grade")].mean() == pytest.approx(4 / 9)
         assert own.expected == {}
 
@@ -154,7 +170,7 @@ class TestChanges:
         alarms = 0
         for seed in range(10):
             studies = recorded(1500, seed)
-            alarms += len(outcome_changes(compared_outcomes(outcomes_of(studies, 1, 1, seed), studies)))
+            alarms += len(outcome_changes(compared(outcomes_of(studies, 1, 1, seed), studies)))
         # 75 days each, at most one false alarm in four years: 0.5 expected
         assert alarms <= 2
 
@@ -162,7 +178,7 @@ class TestChanges:
     def test_calibration_that_is_lost_is_noticed_and_reported_once(self, odds: float) -> None:
         studies = recorded(1500)
         outcomes = [*outcomes_of(studies[:700], 1, 1), *outcomes_of(studies[700:], odds, 1)]
-        changed = [each for each in outcome_changes(compared_outcomes(outcomes, studies)) if each.what == CALIBRATION]
+        changed = [each for each in outcome_changes(compared(outcomes, studies)) if each.what == CALIBRATION]
         (change,) = changed
         assert (change.since - START) / DAY * 20 == pytest.approx(700, abs=80)
         assert change.before is not None
@@ -171,14 +187,14 @@ class TestChanges:
 
     def test_a_model_that_was_never_calibrated_is_noticed_without_a_baseline(self) -> None:
         studies = recorded(300)
-        changed = outcome_changes(compared_outcomes(outcomes_of(studies, 4, 1), studies))
+        changed = outcome_changes(compared(outcomes_of(studies, 4, 1), studies))
         (change,) = [each for each in changed if each.what == CALIBRATION]
         assert (change.since - START) / DAY * 20 < 40
 
     def test_larger_errors_are_noticed(self) -> None:
         studies = recorded(900)
         outcomes = [*outcomes_of(studies[:500], 1, 1), *outcomes_of(studies[500:], 1, 2.5)]
-        changed = {each.what: each for each in outcome_changes(compared_outcomes(outcomes, studies))}
+        changed = {each.what: each for each in outcome_changes(compared(outcomes, studies))}
         change = changed[ERROR]
         assert (change.since - START) / DAY * 20 == pytest.approx(500, abs=40)
         assert change.after == pytest.approx(2.5 * 0.674, rel=0.3)
@@ -187,10 +203,36 @@ class TestChanges:
     @pytest.mark.parametrize("count", [0, 1, 10])
     def test_few_outcomes(self, count: int) -> None:
         studies = recorded(20)
-        own = compared_outcomes(outcomes_of(studies[:count], 1, 1), studies)
+        own = compared(outcomes_of(studies[:count], 1, 1), studies)
         assert outcome_changes(own) == []
 
     def test_outcomes_of_earlier_studies_are_left_out(self) -> None:
         studies = recorded(40)
-        own = compared_outcomes(outcomes_of(studies, 1, 1), studies, since=START + DAY)
+        own = compared(outcomes_of(studies, 1, 1), studies, Window(START + DAY))
         assert len(own.studies) == 20
+
+    @pytest.mark.parametrize("after", [0, 30])
+    def test_outcomes_that_are_known_sooner_than_others_are_no_change(self, after: int) -> None:
+        alarms = 0
+        for seed in range(6):
+            rng, studies = np.random.default_rng(seed), recorded(1200, seed)
+            outcomes = [each for each in outcomes_of(studies, 1, 1, seed) if each.target == "finding"]
+            days = dict(zip([name for name, _ in studies], np.arange(1200) / 20, strict=True))
+            waits = rng.exponential([2.5 if each.value == "yes" else 10 for each in outcomes])
+            noticed = False
+            for night in range(10, 60, 5):
+                rows = zip(outcomes, waits, strict=True)
+                own = [each for each, wait in rows if days[each.study] + wait <= night]
+                window = Window(0, START + night * DAY, after)
+                noticed |= bool(outcome_changes(compared(own, studies, window)))
+            alarms += noticed
+        assert alarms == 0 if after else alarms >= 4
+
+    def test_outcomes_of_young_studies_are_shown_and_not_tested(self) -> None:
+        studies = recorded(400)
+        own = compared(outcomes_of(studies, 4, 1)[:700], studies, Window(0, START + 20 * DAY, 15))
+        assert len(own.studies) == 350
+        assert own.tested.tested.sum() == own.predicted == 100
+        assert own.why_untested == ""
+        assert compared([], studies).why_untested
+        assert compared(outcomes_of(studies, 4, 1), studies, Window(0, START + 20 * DAY, 20)).why_untested

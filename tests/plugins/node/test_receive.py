@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import signal
@@ -9,12 +10,14 @@ import socket
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 pynetdicom = pytest.importorskip("pynetdicom", reason="the extra `node` is not installed")
@@ -24,12 +27,14 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 
 from casewise.errors import CasewiseError  # noqa: E402
 from casewise.files import TEMPORARY, checksum  # noqa: E402
+from casewise.plugins.node.credentials import Tls  # noqa: E402
 from casewise.plugins.node.queue.study_queue import StudyQueue, StudyState  # noqa: E402
 from casewise.plugins.node.receive import inbox as inbox_module  # noqa: E402
+from casewise.plugins.node.receive.data_set import RefusedError  # noqa: E402
 from casewise.plugins.node.receive.dicom import SYNTAXES, DicomReceiver  # noqa: E402
-from casewise.plugins.node.receive.inbox import FullError, Inbox, RefusedError  # noqa: E402
-from casewise.plugins.node.settings import DicomReceive, Tls  # noqa: E402
-from tests.plugins.node.dicom_objects import DX, SR, certificate, client_context, file_bytes, free_port, image  # noqa: E402
+from casewise.plugins.node.receive.inbox import FullError, Inbox  # noqa: E402
+from casewise.plugins.node.settings import DicomReceive  # noqa: E402
+from tests.plugins.node.dicom_objects import DX, SR, certificate, client_context, file_bytes, file_of, free_port, image  # noqa: E402
 
 # Softcopy presentation state, key object selection, encapsulated PDF, segmentation.
 OTHERS = tuple(f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("11.1", "88.59", "104.1", "66.4"))
@@ -39,6 +44,7 @@ from pathlib import Path
 from casewise.plugins.node.receive.dicom import DicomReceiver
 from casewise.plugins.node.receive.inbox import Inbox
 from casewise.plugins.node.queue.study_queue import StudyQueue
+from casewise.plugins.node.credentials import Tls  # noqa: E402
 from casewise.plugins.node.settings import DicomReceive
 inbox = Inbox(StudyQueue(Path(sys.argv[1])))
 inbox.sweep()
@@ -130,10 +136,10 @@ def test_classes_and_syntaxes_of_images_are_accepted(tmp_path: Path) -> None:
 def test_repeats_by_another_way_change_nothing_but_other_content_needs_a_person(tmp_path: Path) -> None:
     queue = StudyQueue(tmp_path)
     inbox = Inbox(queue)
-    first = inbox.receive_file(file_bytes(image()), "folder")
-    again = inbox.receive_file(file_bytes(image(), SourceApplicationEntityTitle="MR1"), "web")
+    first = inbox.receive_file(file_of(image()), "folder")
+    again = inbox.receive_file(file_of(image(), SourceApplicationEntityTitle="MR1"), "web")
     assert (first.is_new, again.is_new) == (True, False)
-    other = inbox.receive_file(file_bytes(image(PatientID="other")), "folder")
+    other = inbox.receive_file(file_of(image(PatientID="other")), "folder")
     assert other.is_new
     study = queue.studies()[0]
     assert (study.state, study.instances) == (StudyState.QUARANTINED, 1)
@@ -141,6 +147,85 @@ def test_repeats_by_another_way_change_nothing_but_other_content_needs_a_person(
     assert len(list((tmp_path / "received").rglob("*.dcm"))) == 2
     assert queue.retry(study.uid).state == StudyState.COMPLETE
     assert inbox_module.quiet_pydicom().dcmread(queue.files(study.uid)[0].path).PatientID == "other"
+
+
+def described(number: int = 1, **tags: object) -> Dataset:
+    """A film with a sequence, values of ambiguous type, and those of a manufacturer."""
+    item = Dataset()
+    item.CodeValue, item.CodeMeaning = "1", "postero-anterior"
+    dataset = image(
+        number=number, ViewCodeSequence=[item], SmallestImagePixelValue=1, SpecificCharacterSet="ISO_IR 100"
+    )
+    dataset.PatientName = "Müller^Jörg"
+    dataset.private_block(0x0029, "MAKER", create=True).add_new(1, "DS", "1.5")
+    for name, value in tags.items():
+        setattr(dataset, name, value)
+    return dataset
+
+
+def test_a_repeat_in_another_encoding_changes_nothing(tmp_path: Path) -> None:
+    queue = StudyQueue(tmp_path)
+    inbox = Inbox(queue)
+    large = {"Rows": 100, "Columns": 100, "PixelData": np.arange(10_000, dtype=np.uint16).tobytes()}
+    for number, tags in ((1, {}), (2, large)):
+        assert inbox.receive_file(file_of(described(number, **tags)), "folder").is_new
+        assert not inbox.receive_file(file_of(described(number, **tags), ImplicitVRLittleEndian), "web").is_new
+    assert inbox.receive_file(file_of(described(3), ImplicitVRLittleEndian), "folder").is_new
+    assert not inbox.receive_file(file_of(described(3)), "web").is_new
+    assert (queue.studies()[0].state, queue.studies()[0].instances) == (StudyState.RECEIVED, 3)
+    pixels = bytes([1]) + large["PixelData"][1:]
+    other = {"pixels": large | {"PixelData": pixels}, "header": {**large, "PatientID": "9"}, "sequence": {**large}}
+    for change, tags in other.items():
+        dataset = described(2, **tags)
+        if change == "sequence":
+            dataset.ViewCodeSequence[0].CodeValue = "2"
+        assert inbox.receive_file(file_of(dataset, ImplicitVRLittleEndian), "web").is_new, change
+    assert queue.studies()[0].state == StudyState.QUARANTINED
+
+
+def test_images_of_classes_that_the_standard_does_not_have_are_kept(tmp_path: Path) -> None:
+    queue = StudyQueue(tmp_path)
+    inbox, ultrasound, segmentation = Inbox(queue), "1.2.840.10008.5.1.4.1.1.6.2", OTHERS[-1]
+    for number, each in enumerate(("1.3.12.2.1107.5.9.1", ultrasound), 1):
+        assert inbox.receive_file(file_of(image(number=number, SOPClassUID=each)), "folder").is_new
+    assert not inbox.receive_file(file_of(image(number=3, SOPClassUID=segmentation)), "folder").is_new
+    assert not inbox.receive_file(file_of(image(number=4, SOPClassUID="1.3.1", PixelData=None)), "folder").is_new
+    assert queue.studies()[0].instances == 2
+    assert not any("1.3.1" in detail for *_, detail in queue.events("1.2.1"))
+    cut = file_bytes(image(number=5, SOPClassUID="1.3.1"))
+    for length in range(200, len(cut), 7):
+        with suppress(RefusedError):  # a cut between two elements cannot be recognised
+            assert not inbox.receive_file(io.BytesIO(cut[:length]), "folder").is_new
+
+
+def test_an_image_is_not_copied_in_memory(tmp_path: Path) -> None:
+    inbox, size = Inbox(StudyQueue(tmp_path)), 32 * 2**20
+    files = [file_of(image(Rows=4096, Columns=4096, PixelData=bytes(size)), each) for each in SYNTAXES[:2]]
+    tracemalloc.start()
+    try:
+        assert [inbox.receive_file(file, "web").is_new for file in files] == [True, False]
+        assert tracemalloc.get_traced_memory()[1] < size / 4
+    finally:
+        tracemalloc.stop()
+
+
+def test_larger_objects_are_refused(tmp_path: Path) -> None:
+    queue = StudyQueue(tmp_path)
+    inbox = Inbox(queue, largest=1_000_000)
+    large = image(Rows=1024, Columns=1024, PixelData=bytes(2**21))
+    with pytest.raises(RefusedError):
+        inbox.receive_file(file_of(large), "folder")
+    receiver = DicomReceiver(DicomReceive(port=0), inbox)
+    receiver.start()
+    try:
+        with connected(receiver.port) as association:
+            assert send(association, image()) == 0
+            assert send(association, large) is None
+        with connected(receiver.port) as association:
+            assert send(association, image(number=2)) == 0
+    finally:
+        receiver.stop()
+    assert queue.studies()[0].instances == 2
 
 
 HOSTILE = {
@@ -162,7 +247,7 @@ def test_objects_that_are_no_image_of_a_study_are_refused(tmp_path: Path, tags: 
         data = file_bytes(image(**tags))
     inbox = Inbox(StudyQueue(tmp_path / "node"))
     with pytest.raises(RefusedError):
-        inbox.receive_file(data, "folder")
+        inbox.receive_file(io.BytesIO(data), "folder")
     assert not list((tmp_path / "node" / "received").iterdir())
 
 
@@ -180,26 +265,26 @@ def test_damaged_bytes_are_refused(tmp_path: Path) -> None:
     deflated = file_bytes(image(), "1.2.840.10008.1.2.1.99")
     for hostile in (b"", b"text", bytes(200), bytes(128) + b"DICM", deflated, bytes(128) + b"DICM" + os.urandom(5000)):
         with pytest.raises(RefusedError):
-            inbox.receive_file(hostile, "folder")
+            inbox.receive_file(io.BytesIO(hostile), "folder")
     for length in range(0, len(data), 7):
         with pytest.raises(RefusedError):
-            inbox.receive_file(data[:length], "folder")
+            inbox.receive_file(io.BytesIO(data[:length]), "folder")
     nested = b"\x08\x00\x15\x11SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff" * 3000
     with pytest.raises(RefusedError):
-        inbox.receive(nested, ExplicitVRLittleEndian, "folder")
-    assert inbox.receive_file(data, "folder").is_new
+        inbox.receive(io.BytesIO(nested), ExplicitVRLittleEndian, "folder")
+    assert inbox.receive_file(io.BytesIO(data), "folder").is_new
 
 
 def test_own_answers_and_other_objects_are_not_kept(tmp_path: Path) -> None:
     queue = StudyQueue(tmp_path)
     for tags in ({"Manufacturer": "casewise"}, {"SOPClassUID": SR, "PixelData": None}):
         for _ in range(2):
-            assert not Inbox(queue).receive_file(file_bytes(image(**tags)), "folder").is_new
+            assert not Inbox(queue).receive_file(file_of(image(**tags)), "folder").is_new
     assert queue.studies() == []
     assert [event for _, _, event, _ in queue.events("1.2.1")] == ["not kept"] * 2
     assert not any(path.is_file() for path in (tmp_path / "received").rglob("*"))
     with pytest.raises(RefusedError):
-        Inbox(queue).receive_file(file_bytes(image(SOPClassUID=SR, StudyInstanceUID="../../x")), "folder")
+        Inbox(queue).receive_file(file_of(image(SOPClassUID=SR, StudyInstanceUID="../../x")), "folder")
 
 
 def test_hostile_objects_do_not_end_the_connection(tmp_path: Path) -> None:
@@ -271,7 +356,7 @@ def test_on_a_full_disk_images_are_refused_and_nothing_is_half_written(
             patch.setattr(inbox_module.shutil, "disk_usage", full)
             assert send(association, image()) == 0xA700
         with monkeypatch.context() as patch:
-            patch.setattr(inbox_module, "write_atomic", lambda *_: (_ for _ in ()).throw(OSError(28, "No space")))
+            patch.setattr(inbox_module, "replacing", lambda *_: (_ for _ in ()).throw(OSError(28, "No space")))
             assert send(association, image()) == 0xA700
         assert node.queue.studies() == []
         assert not list(tmp_path.rglob("*.dcm"))
@@ -280,7 +365,7 @@ def test_on_a_full_disk_images_are_refused_and_nothing_is_half_written(
 
 def _fill(inbox: Inbox) -> None:
     for number in range(2000):
-        inbox.receive_file(file_bytes(image(f"1.2.{number + 1}")), "folder")
+        inbox.receive_file(file_of(image(f"1.2.{number + 1}")), "folder")
 
 
 def test_with_no_room_for_the_queue_an_image_is_refused(tmp_path: Path) -> None:
@@ -292,7 +377,7 @@ def test_with_no_room_for_the_queue_an_image_is_refused(tmp_path: Path) -> None:
         _fill(inbox)
     kept = len(queue.studies())
     queue._rows("PRAGMA max_page_count = 1000000")
-    assert inbox.receive_file(file_bytes(image("1.3")), "folder").is_new
+    assert inbox.receive_file(file_of(image("1.3")), "folder").is_new
     assert len(queue.studies()) == kept + 1
 
 
@@ -304,7 +389,7 @@ def test_a_limit_on_files_leaves_nothing_half_written(tmp_path: Path) -> None:
         "inbox = Inbox(StudyQueue(Path(sys.argv[1])))\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (400, 400))\n"
-        "try: inbox.receive_file(Path(sys.argv[2]).read_bytes(), 'folder')\n"
+        "try: inbox.receive_file(open(sys.argv[2], 'rb'), 'folder')\n"
         "except FullError: print('full')\n"
     )
     (tmp_path / "a.dcm").write_bytes(file_bytes(image()))

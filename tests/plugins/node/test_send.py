@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ pynetdicom = pytest.importorskip("pynetdicom", reason="the extra `node` is not i
 
 from pynetdicom import evt  # noqa: E402
 
+from casewise.files import checksum  # noqa: E402
 from casewise.plugins.node.queue.study_queue import Answer, StudyQueue, StudyState  # noqa: E402
 from casewise.plugins.node.receive.dicom import DicomReceiver  # noqa: E402
 from casewise.plugins.node.receive.inbox import Inbox  # noqa: E402
@@ -100,7 +102,6 @@ def test_answers_arrive_in_orthanc(tmp_path: Path) -> None:
         partner.check()
         for path in [*paths, paths[0]]:
             partner.deliver(path)
-        assert partner.problem == ""
         instances = server.ask("/instances")
         assert {server.tags(each)["SOPClassUID"] for each in instances} == {SR, SC, PDF}
         assert {server.tags(each)["StudyInstanceUID"] for each in instances} == {"1.2.1"}
@@ -120,7 +121,7 @@ def test_answers_arrive_in_orthanc_by_dicomweb(tmp_path: Path) -> None:
             partner.deliver(answer(tmp_path, number, kind))
         assert {server.tags(each)["SOPInstanceUID"] for each in server.ask("/instances")} == {"1.2.1.9.0", "1.2.1.9.1"}
         wrong = SendRule(stow=f"http://127.0.0.1:{server.web}/nothing")
-        assert not failure(StowPartner("web", ["sr"], wrong), answer(tmp_path)).retryable
+        assert failure(StowPartner("web", ["sr"], wrong), answer(tmp_path)).gone
 
 
 def test_orthanc_sends_to_the_node(tmp_path: Path) -> None:
@@ -177,7 +178,7 @@ def test_statuses_of_success() -> None:
     for status, retryable in ((None, True), (0x0122, False), (0x0124, False), (0x0111, False)):
         with pytest.raises(DeliveryError) as raised:
             check_store_status(status)
-        assert raised.value.retryable is retryable
+        assert (raised.value.retryable, raised.value.gone) == (retryable, False)
         assert raised.value.duplicate is (status == 0x0111)
 
 
@@ -191,7 +192,6 @@ def test_partners_that_reject_or_are_gone(tmp_path: Path) -> None:
         assert (error.retryable, error.gone) == (False, False)
     partner = store_partner(free_port())
     assert failure(partner, path).gone
-    assert partner.problem
     with pytest.raises(DeliveryError):
         partner.check()
     assert failure(store_partner(104, host="no-such-host.invalid"), path).gone
@@ -228,6 +228,25 @@ def web_server(status: int = 200, body: object = None) -> Iterator[tuple[int, li
         server.server_close()
 
 
+@contextmanager
+def ending_server() -> Iterator[int]:
+    """A server that ends every connection without an answer; its port."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def end() -> None:
+            with suppress(OSError):
+                while True:
+                    listening.accept()[0].close()
+
+        thread = threading.Thread(target=end, daemon=True)
+        thread.start()
+        try:
+            yield listening.getsockname()[1]
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            thread.join(10)
+
+
 def test_a_request_of_stow(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("a-token\n")
     path = answer(tmp_path)
@@ -249,7 +268,9 @@ def test_answers_of_stow(tmp_path: Path) -> None:
         (500, {}, True),
         (429, {}, True),
         (400, {}, False),
-        (401, {}, False),
+        (401, {}, True),
+        (403, {}, True),
+        (404, {}, True),
         (302, {}, False),
         (409, {"00081198": {"vr": "SQ", "Value": [item]}}, True),
         (409, {"00081198": {"vr": "SQ", "Value": [{}]}}, False),
@@ -257,9 +278,14 @@ def test_answers_of_stow(tmp_path: Path) -> None:
     ):
         with web_server(status, body) as (port, _):
             partner = StowPartner("web", ["sr"], SendRule(stow=f"http://127.0.0.1:{port}/studies"))
-            assert failure(partner, path).retryable is retryable, status
+            error = failure(partner, path)
+            assert (error.retryable, error.gone) == (retryable, status in (401, 403, 404, 429)), status
     gone = StowPartner("web", ["sr"], SendRule(stow=f"http://127.0.0.1:{free_port()}/studies"))
     assert failure(gone, path).gone
+    with ending_server() as port:
+        ending = StowPartner("web", ["sr"], SendRule(stow=f"http://127.0.0.1:{port}/studies"))
+        error = failure(ending, path)
+        assert (error.retryable, error.gone) == (True, False)
     check_stow_answer(202, b"")
     xml = b'<DicomAttribute tag="00081197" vr="US"><Value number="1">272</Value></DicomAttribute>'
     with pytest.raises(DeliveryError) as raised:
@@ -282,6 +308,20 @@ def test_a_folder(tmp_path: Path) -> None:
     assert failure(blocked, path).gone
 
 
+def test_a_folder_has_the_present_answers_of_a_study(tmp_path: Path) -> None:
+    partner = FolderPartner("folder", ["sr", "summary-sc"], tmp_path / "out")
+    names = ["sr.dcm", "summary-sc-1.dcm", "summary-sc-2.dcm"]
+    (tmp_path / "study").mkdir()
+    for name in names:
+        (tmp_path / "study" / name).write_text(name)
+        partner.deliver(tmp_path / "study" / name)
+    (tmp_path / "out" / "study" / "read.txt").write_text("of another program")
+    for name in names[1:]:
+        (tmp_path / "study" / name).unlink()
+    partner.deliver(tmp_path / "study" / "sr.dcm")
+    assert {path.name for path in (tmp_path / "out" / "study").iterdir()} == {"sr.dcm", "read.txt"}
+
+
 def settings(folder: Path, send: list[dict[str, Any]]) -> NodeSettings:
     values = {"bundle": "b.zip", "receive": {"folder": "in"}, "answer": {"formats": ["sr", "fhir"]}, "send": send}
     return NodeSettings.model_validate(values, context={"folder": folder})
@@ -292,7 +332,7 @@ def predicted(queue: StudyQueue, folder: Path, count: int, kind: str = "sr") -> 
         queue.add_instance(f"1.2.{number}", "1.3", "1.4", folder / "x", "c", "test")
     queue.complete_ready(0, None, time.time() + 1)
     for number in range(count):
-        study = queue.claim(S.COMPLETE, time.time())
+        study = queue.claim(time.time())
         assert study is not None
         path = answer(folder / "answers" / str(number), number + 1)
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -306,52 +346,116 @@ def test_a_partner_that_comes_back_receives_everything_once(tmp_path: Path) -> N
     )
     receivers = partners(stated)
     assert routes(receivers) == {f"ORTHANC@127.0.0.1:{port}": ("sr",), f"folder {tmp_path / 'o'}": ("sr", "fhir")}
-    queue = StudyQueue(tmp_path / "node", routes(receivers))
+    queue = StudyQueue(tmp_path / "node", routes(receivers), RETRY)
     predicted(queue, tmp_path, 5)
-    noted: list[str] = []
-    assert send_due(queue, receivers[1], RETRY, time.time()) == 5
-    assert send_due(queue, receivers[0], RETRY, time.time()) == 0
-    assert queue.deliveries(time.time()) == []  # all wait, not only the first
+    assert send_due(queue, receivers[1], time.time()) == 5
+    assert send_due(queue, receivers[0], time.time()) == 0
+    assert queue.deliveries(receivers[0].name, time.time()) == []  # all wait, not only the first
     assert queue.counts()[S.PREDICTED] == 5
     with pacs(0, port=port) as (_, received):
         later = time.time() + RETRY.first + 1
-        assert send_due(queue, receivers[0], RETRY, later, lambda each: noted.append(each.study)) == 5
-        assert send_due(queue, receivers[0], RETRY, later) == 0
+        assert send_due(queue, receivers[0], later) == 5
+        assert send_due(queue, receivers[0], later) == 0
     assert sorted(received) == [f"1.2.1.9.{number}" for number in range(1, 6)]
-    assert len(set(noted)) == 5
     assert queue.counts()[S.SENT] == 5
 
 
 def test_refused_answers_wait_for_a_person(tmp_path: Path) -> None:
     port = free_port()
     receivers = partners(settings(tmp_path, [{"dicom": {"host": "127.0.0.1", "port": port, "ae_title": "ORTHANC"}}]))
-    queue = StudyQueue(tmp_path / "node", routes(receivers))
+    queue = StudyQueue(tmp_path / "node", routes(receivers), RETRY)
     predicted(queue, tmp_path, 3)
     with pacs([0xC001, 0xA700, 0x0000], port=port):
-        assert send_due(queue, receivers[0], RETRY, time.time()) == 1
+        assert send_due(queue, receivers[0], time.time()) == 1
     assert queue.counts() == {state: int(state in (S.SENT, S.PREDICTED, S.QUARANTINED)) for state in S}
     assert "0xc001" in next(study.reason for study in queue.studies() if study.state == S.QUARANTINED)
+
+
+class Choosy(Partner):
+    """A partner that meets an error with some answers; in `tries` their numbers."""
+
+    def __init__(self, errors: dict[int, Exception]) -> None:
+        super().__init__("pacs", ["sr"])
+        self.errors, self.tries = errors, list[int]()
+
+    def deliver(self, path: Path) -> None:
+        self.tries.append(number := int(path.parent.name))
+        if number in self.errors:
+            raise self.errors[number]
+
+    def check(self) -> None:
+        pass
+
+
+def test_an_answer_that_a_partner_fails_to_take_keeps_back_no_other(tmp_path: Path) -> None:
+    partner = Choosy({1: DeliveryError("500", retryable=True)})
+    queue = StudyQueue(tmp_path / "node", routes([partner]), RETRY)
+    predicted(queue, tmp_path, 5)
+    assert send_due(queue, partner, time.time()) == 4
+    for number in range(20):  # what the partner takes meanwhile does not shorten the waits of what it does not take
+        queue.add_instance(f"1.3.{number}", "1.3", "1.4", tmp_path / "x", "c", "test")
+        predicted(queue, tmp_path, 0)
+        study = queue.claim(time.time())
+        assert study is not None
+        path = answer(tmp_path / "answers" / str(100 + number))
+        assert queue.predicted(study, [Answer("sr.dcm", "sr", path, checksum(path))], None)
+        assert send_due(queue, partner, time.time() + 9) == 1
+    assert partner.tries.count(1) == 1
+    assert send_due(queue, partner, time.time() + 11) == 0
+    assert partner.tries.count(1) == 2
+
+
+def test_a_partner_that_takes_nothing_pauses(tmp_path: Path) -> None:
+    partner = Choosy({number: DeliveryError("500", retryable=True) for number in range(5)})
+    queue = StudyQueue(tmp_path / "node", routes([partner]), RETRY)
+    predicted(queue, tmp_path, 8)
+    assert send_due(queue, partner, time.time()) == 0
+    assert partner.tries == [0, 1, 2]
+    assert send_due(queue, partner, time.time() + 9) == 0
+    assert partner.tries == [0, 1, 2]
+    assert send_due(queue, partner, time.time() + 11) == 3
+    assert partner.tries[3:8] == [3, 4, 5, 6, 7]  # others first
+
+
+def test_an_unexpected_error_is_an_attempt(tmp_path: Path) -> None:
+    partner = Choosy({0: ValueError("Doe^Jane")})
+    queue = StudyQueue(tmp_path / "node", routes([partner]), RETRY)
+    predicted(queue, tmp_path, 2)
+    assert send_due(queue, partner, time.time()) == 1
+    reason = next(study.reason for study in queue.studies() if study.state == S.PREDICTED)
+    assert "ValueError" in reason
+    assert "Doe" not in reason
+    assert queue.deliveries("pacs", time.time() + 9) == []
+
+
+def test_a_wrong_token_is_no_fault_of_an_answer(tmp_path: Path) -> None:
+    with web_server(401) as (port, requests):
+        partner = StowPartner("web", ["sr"], SendRule(stow=f"http://127.0.0.1:{port}/studies"))
+        queue = StudyQueue(tmp_path / "node", routes([partner]), RETRY)
+        predicted(queue, tmp_path, 5)
+        assert send_due(queue, partner, time.time()) == 0
+        assert (queue.counts()[S.PREDICTED], len(requests)) == (5, 1)
 
 
 def test_a_duplicate_is_a_repeat_only_of_the_first_answer(tmp_path: Path) -> None:
     port = free_port()
     receivers = partners(settings(tmp_path, [{"dicom": {"host": "127.0.0.1", "port": port, "ae_title": "ORTHANC"}}]))
-    queue = StudyQueue(tmp_path / "node", routes(receivers))
+    queue = StudyQueue(tmp_path / "node", routes(receivers), RETRY)
     with pacs(0x0111, port=port):
         predicted(queue, tmp_path, 1)
-        assert send_due(queue, receivers[0], RETRY, time.time()) == 1
+        assert send_due(queue, receivers[0], time.time()) == 1
         queue.add_instance("1.2.0", "1.3", "1.5", tmp_path / "y", "d", "test")
         predicted(queue, tmp_path, 1)
-        assert send_due(queue, receivers[0], RETRY, time.time()) == 0
+        assert send_due(queue, receivers[0], time.time()) == 0
     assert queue.counts()[S.QUARANTINED] == 1
 
 
 def test_a_changed_answer_is_not_sent(tmp_path: Path) -> None:
     receivers = partners(settings(tmp_path, [{"folder": "out"}]))
-    queue = StudyQueue(tmp_path / "node", routes(receivers))
+    queue = StudyQueue(tmp_path / "node", routes(receivers), RETRY)
     predicted(queue, tmp_path, 2)
     (tmp_path / "answers" / "0" / "1.dcm").write_bytes(b"changed")
     (tmp_path / "answers" / "1" / "2.dcm").unlink()
-    assert send_due(queue, receivers[0], RETRY, time.time()) == 0
+    assert send_due(queue, receivers[0], time.time()) == 0
     assert queue.counts()[S.QUARANTINED] == 2
     assert not (tmp_path / "out").exists()

@@ -8,28 +8,32 @@ import signal
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from casewise.console import Silent
 from casewise.errors import CasewiseError
 from casewise.plugins.node import service
 from casewise.plugins.node.audit_trail import AuditTrail
+from casewise.plugins.node.monitoring.observation import salt_of
 from casewise.plugins.node.queue.records import study_folder
 from casewise.plugins.node.queue.study_queue import StudyQueue, StudyState, study_label
-from casewise.plugins.node.service import Node, salt_of
-from casewise.plugins.node.settings import NodeSettings
+from casewise.plugins.node.service import Node, run_node
+from casewise.plugins.node.settings import NodeSettings, read_settings
 from casewise.run import Run
 from tests.film_files import PEOPLE
 from tests.plugins.node.dicom_objects import certificate, client_context
 from tests.plugins.node.films import RULE, node_settings, studies
-from tests.plugins.node.toy import toy
+from tests.plugins.node.toy import dies_of_sigterm, loads_for_ever, toy
 
 pydicom = pytest.importorskip("pydicom", reason="the extra `node` is not installed")
 pytest.importorskip("highdicom", reason="the extra `node` is not installed")
@@ -75,6 +79,17 @@ def answered(folder: Path) -> dict[str, Any]:
     return by_study
 
 
+def trail_of(settings: NodeSettings) -> list[dict[str, Any]]:
+    """The lines of the audit trail, which are the events of the queue."""
+    queue = StudyQueue(settings.folder)
+    trail = AuditTrail(queue)
+    lines = [json.loads(line) for line in trail.path.read_text().splitlines()]
+    assert trail.verify() == []
+    assert len(lines) == len(queue.events())
+    queue.close()
+    return lines
+
+
 def check_answers(folder: Path, count: int, unfit: list[int]) -> None:
     """Check that each study has an answer about its patient, and that those of `unfit` state why there is none."""
     reports = answered(folder / "outgoing")
@@ -118,11 +133,11 @@ class TestWithAToy:
             wait(lambda: ended(node.queue, len(names)))
             assert {study.uid: study.state for study in node.queue.studies()} == names
             assert not any(node.readiness().values())
-        trail = [json.loads(line) for line in (settings.folder / "audit.jsonl").read_text().splitlines()]
-        events = [(line["event"], line["study"]) for line in trail]
-        assert events[0] == ("started", "")
-        assert {study for event, study in events if event == "predicted"} == {*map(study_label, ("well", "die once"))}
-        assert not AuditTrail(settings.folder).verify()
+        trail = trail_of(settings)
+        assert (trail[0]["event"], trail[0]["bundle"]) == ("started", "abc")
+        for event, uids in (("predicted", ("well", "die once")), ("quarantined", ("person", "fault", "die"))):
+            assert {line["study"] for line in trail if line["event"] == event} == {*map(study_label, uids)}
+        assert {line["bundle"] for line in trail if line["event"] == "predicted"} == {"abc"}
 
     def test_one_node_works_in_a_folder(self, settings: NodeSettings) -> None:
         with running(settings, target=toy), pytest.raises(CasewiseError, match="Another node"):
@@ -149,8 +164,9 @@ class TestWithAToy:
         queue = StudyQueue(settings.folder)
         queue.add_instance("well", "s", "1", queue.folder / "a.dcm", "ab", "test")
         queue.complete_ready(0, 1, time.time())
-        for number in range(service.MOST_ENDS):
-            queue.note("released", f"The process {number} that worked on it ended.", "well")
+        for _ in range(service.MOST_ENDS):
+            queue.claim(time.time())
+            queue.start("abc", "1")
         queue.close()
         with running(settings, target=toy) as node:
             wait(lambda: ended(node.queue, 1))
@@ -159,11 +175,75 @@ class TestWithAToy:
             wait(lambda: node.queue.studies()[0].state == StudyState.SENT)
 
     def test_a_changed_bundle_is_stated(self, settings: NodeSettings) -> None:
-        for before in ("", "abc", "abc"):
+        for count, before in enumerate(("", "abc", "abc"), 1):
             with running(settings, target=toy):
                 pass
-            last = json.loads((settings.folder / "audit.jsonl").read_text().splitlines()[-1])
-            assert (last["bundle"], last["bundle_before"]) == ("abc", before)
+            started = [line for line in trail_of(settings) if line["event"] == "started"]
+            assert (len(started), started[-1]["bundle"], started[-1]["bundle_before"]) == (count, "abc", before)
+
+    def test_processes_that_are_ended_with_the_node(self, settings: NodeSettings) -> None:
+        with running(settings, target=dies_of_sigterm) as node:
+            node.queue.add_instance("hang", "s", "1", node.queue.folder / "a.dcm", "ab", "test")
+            wait(lambda: (settings.folder / "work" / "hangs").exists())
+            os.kill(node.worker._worker._process.pid, signal.SIGTERM)
+        queue = StudyQueue(settings.folder)
+        (study,) = queue.studies()
+        assert (study.state, study.lease, study.attempts) == (StudyState.COMPLETE, "", 0)
+        queue.close()
+
+    def test_a_node_ends_while_its_model_loads(self, settings: NodeSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+        mark = settings.folder / "work" / "loads"
+
+        def end() -> None:
+            wait(mark.exists)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        monkeypatch.setattr(service, "Node", partial(Node, target=loads_for_ever))
+        thread = threading.Thread(target=end)
+        thread.start()
+        try:
+            run_node(settings, Silent())
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        thread.join()
+        with running(settings, target=toy):  # its lock is free
+            pass
+
+    def test_folders_that_cannot_be_used_are_named(self, settings: NodeSettings, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        for folder in (tmp_path / "file", tmp_path / "file" / "node"):
+            with pytest.raises(CasewiseError, match="folder"):
+                run_node(settings.model_copy(update={"folder": folder}), Silent())
+        (settings.folder / "node.log").mkdir(parents=True)
+        with pytest.raises(CasewiseError, match=r"folder.*node\.log"):
+            run_node(settings, Silent())
+        (tmp_path / "incoming").write_text("")
+        with pytest.raises(CasewiseError, match=r"receive\.folder"), running(settings, target=toy):
+            pass
+
+    def test_the_folder_is_private(self, settings: NodeSettings) -> None:
+        with running(settings, target=toy):
+            assert settings.folder.stat().st_mode & 0o77 == 0
+
+    def test_old_refused_files_are_removed(self, settings: NodeSettings) -> None:
+        refused = settings.folder / "refused"
+        with running(settings, target=toy) as node:
+            refused.mkdir()
+            for name, days in (("new", 1), ("old", settings.keep + 1)):
+                (refused / name).touch()
+                os.utime(refused / name, (time.time() - days * 86_400,) * 2)
+            node._remove()
+        assert [path.name for path in refused.iterdir()] == ["new"]
+
+    def test_files_of_no_study_are_removed_at_the_start(self, settings: NodeSettings) -> None:
+        files = [settings.folder / name / "a" / "b.dcm" for name in ("received", "answers")]
+        for path in files:
+            path.parent.mkdir(parents=True)
+            path.touch()
+        with running(settings, target=toy):
+            assert not any(path.exists() for path in files)
 
     def test_an_error_of_a_loop_is_stated_and_ends(
         self, settings: NodeSettings, monkeypatch: pytest.MonkeyPatch
@@ -231,9 +311,7 @@ def test_studies_are_answered(chest_run: Run, chests: Path, tmp_path: Path) -> N
     refused = {study_label(f"1.2.826.{number}") for number in unfit}
     assert {name for name, each in observations.items() if each.refused} == refused
     assert len(observations) == 7
-    trail = AuditTrail(settings.folder)
-    assert not trail.verify()
-    events = [json.loads(line)["event"] for line in trail.path.read_text().splitlines()]
+    events = [line["event"] for line in trail_of(settings)]
     assert (events.count("predicted"), events.count("delivered")) == (7, 7)
     names = [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")]
     assert not any(person in name for person in ("P1", *PEOPLE) for name in names)
@@ -307,7 +385,9 @@ def test_killed_nodes_lose_nothing_and_answer_nothing_twice(chest_run: Run, ches
     assert queue.counts()[StudyState.SENT] == count
     queue.close()
     check_answers(tmp_path, count, unfit)
-    assert not AuditTrail(tmp_path / "node").verify()
+    lines = trail_of(read_settings(tmp_path / "node.yaml"))
+    delivered = [(line["study"], line["answer"]) for line in lines if line["event"] == "delivered"]
+    assert (len(delivered), len(set(delivered))) == (count, count)
     assert not any(person in log.read_text() for person in ("P1", *PEOPLE))
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
 from casewise.errors import StudyError
-from casewise.plugins.node.settings import NodeSettings, read_settings, read_token
+from casewise.plugins.node.credentials import read_token
+from casewise.plugins.node.settings import NodeSettings, read_settings
 from tests.plugins.node.dicom_objects import certificate
 
 FULL = """
@@ -43,12 +46,13 @@ def test_a_full_file(tmp_path: Path) -> None:
     assert settings.bundle == tmp_path / "grades.zip"
     assert settings.receive.folder == tmp_path / "incoming"
     assert settings.receive.web is not None
-    assert settings.receive.web.web_settings().tokens == {"pacs": "a-long-token"}
+    assert settings.receive.web.web_settings(1).tokens == {"pacs": "a-long-token"}
     assert [settings.formats_for(rule) for rule in settings.send] == [["sr", "summary-sc"], ["sr"], ["fhir-r4"]]
     assert settings.send[0].name == "ORTHANC@127.0.0.1:4242"
     assert len({rule.name for rule in settings.send}) == 3
     settings.check_files()
-    assert len(settings.remarks()) == 1
+    assert len(settings.remarks()) == 2
+    assert [settings.receive.web.web_settings(n * 2**20).upload_seconds for n in (1, 4096)] == [300, 4096]
 
 
 def test_defaults(tmp_path: Path) -> None:
@@ -72,7 +76,23 @@ REFUSED = {
     "TLS without key": ("receive: {dicom: {tls: {certificate: a.pem}}}", "receive.dicom.tls"),
     "TLS of a receiver": ("receive: {dicom: {tls: {ca: a.pem}}}", "receive.dicom"),
     "folder in folder": ("receive: {folder: node/in}", "receive.folder"),
+    "folder with the node": ("receive: {folder: a}\nfolder: a/b", "is folder"),
     "folder sent into": ("receive: {folder: a}\nsend: [{folder: a/b}]", "send.0.folder"),
+    "folder of a partner": ("receive: {folder: a/b}\nsend: [{folder: a}]", "send.0.folder"),
+    "folder with the file": ("receive: {folder: .}\nfolder: ../a\nbundle: ../b.zip", "this file"),
+    "folder with the bundle": ("receive: {folder: in}\nbundle: in/b.zip", "bundle"),
+    "folder in the bundle": ("receive: {folder: b/in}\nbundle: b", "bundle"),
+    "folder with the key": ("receive: {folder: in}\ntrust: in/a.pub", "trust"),
+    "folder with a token": ("receive: {folder: in, web: {tokens: {a: in/a}}}", "receive.web.tokens.a"),
+    "folder with a certificate": (
+        "receive: {folder: in, dicom: {tls: {certificate: in/a, key: k}}}",
+        "receive.dicom.tls.certificate",
+    ),
+    "folder with the token of a partner": (
+        "receive: {folder: in}\nsend: [{stow: 'https://a', token: in/x/a}]",
+        "send.0.token",
+    ),
+    "folder with the outcomes": ("receive: {folder: in}\nmonitor: {outcomes: in/a.csv}", "monitor.outcomes"),
     "no partner": ("send: [{formats: [sr]}]", "send.0"),
     "two partners": ("send: [{folder: a, stow: 'http://a'}]", "send.0"),
     "FHIR to a PACS": ("answer: {formats: [fhir]}\nsend: [{stow: 'http://a'}]", "send.0"),
@@ -146,3 +166,47 @@ def test_certificates(tmp_path: Path) -> None:
     ):
         with pytest.raises(StudyError, match=key):
             written(tmp_path, text % (first, second)).check_files()
+
+
+def test_a_folder_of_incoming_files_by_another_name(tmp_path: Path) -> None:
+    (tmp_path / "alias").symlink_to(tmp_path)
+    with pytest.raises(StudyError, match=r"receive\.folder"):
+        written(tmp_path, "bundle: b.zip\nfolder: ../a\nreceive: {folder: alias}")
+
+
+@pytest.mark.parametrize("key", ["folder", "receive.folder"])
+def test_folders_that_cannot_be_used(tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "file/in" if key == "folder" else "file"
+    inner = f"folder: {name}\nreceive: {{folder: in}}" if key == "folder" else f"receive: {{folder: {name}}}"
+    settings = written(tmp_path, f"bundle: b.zip\n{inner}")
+    settings.check_files()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StudyError, match=f"^{re.escape(key)}: .*file"):
+        settings.check_files()
+    (tmp_path / "file").unlink()
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(StudyError, match=r"folder: "):
+        settings.check_files()
+    assert not (tmp_path / "node").exists()
+
+
+def test_a_secret_in_an_address_is_no_name(tmp_path: Path) -> None:
+    settings = written(
+        tmp_path, "bundle: b.zip\nreceive: {folder: in}\nsend: [{stow: 'http://pacs/studies?apikey=SECRET#x'}]"
+    )
+    assert settings.send[0].name == "http://pacs/studies"
+    assert "SECRET" not in " ".join(settings.remarks())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"retry": {"first": 7200, "longest": 60}},
+        {"select": [{"modality": ["Xray"]}]},
+        {"monitor": {"at": "2am"}},
+    ],
+)
+def test_settings_that_cannot_be_meant(tmp_path: Path, changes: dict[str, object]) -> None:
+    values = {"bundle": "a.zip", "receive": {"folder": "incoming"}, **changes}
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        NodeSettings.model_validate(values, context={"folder": tmp_path})

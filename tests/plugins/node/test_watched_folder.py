@@ -19,9 +19,10 @@ from casewise.plugins.node.receive.watched_folder import WatchedFolder
 from tests.plugins.node.dicom_objects import SR, file_bytes, image
 
 
-def watched(tmp_path: Path, settled: float = 0.0) -> tuple[WatchedFolder, StudyQueue]:
+def watched(tmp_path: Path, settled: float = 0.0, patience: float = 0.0) -> tuple[WatchedFolder, StudyQueue]:
     queue = StudyQueue(tmp_path / "node")
-    return WatchedFolder(tmp_path / "incoming", Inbox(queue), queue, settled=settled), queue
+    incoming = tmp_path / "incoming"
+    return WatchedFolder(incoming, Inbox(queue), queue, settled=settled, patience=patience), queue
 
 
 def test_files_and_subfolders_are_taken(tmp_path: Path) -> None:
@@ -56,15 +57,47 @@ def test_a_file_that_is_written_to_is_not_taken(tmp_path: Path) -> None:
     assert len(queue.studies()) == 1
 
 
+def test_a_copy_that_pauses_is_taken_when_it_goes_on(tmp_path: Path) -> None:
+    folder, queue = watched(tmp_path, patience=60)
+    (tmp_path / "incoming" / "first.dcm").write_bytes(file_bytes(image()))
+    data = file_bytes(image(number=2))
+    with (tmp_path / "incoming" / "a.dcm").open("wb", buffering=0) as copy:
+        for end in (0, 100, 400, len(data) - 40, len(data)):
+            copy.write(data[copy.tell() : end])
+            assert folder.scan() == (end == len(data)) + (end == 0)
+            assert folder.scan() == 0
+    assert not list((tmp_path / "incoming").iterdir())
+    assert queue.studies()[0].instances == 2
+
+
+def test_a_study_waits_for_a_copy_that_pauses(tmp_path: Path) -> None:
+    folder, queue = watched(tmp_path, patience=60)
+    data, path = file_bytes(image(number=2)), tmp_path / "incoming" / "a.dcm"
+    (tmp_path / "incoming" / "first.dcm").write_bytes(file_bytes(image()))
+    path.write_bytes(data[:-40])
+    folder.scan()
+    arrived = time.time()
+    while time.time() < arrived + 0.2:
+        folder.scan()
+    assert queue.complete_ready(0.2, None, time.time()) == []
+    path.write_bytes(data)
+    assert folder.scan() == 1
+    assert queue.complete_ready(0.2, None, time.time() + 0.2) == ["1.2.1"]
+
+
 def test_what_is_no_image_is_moved_with_a_reason(tmp_path: Path) -> None:
     folder, queue = watched(tmp_path)
     files = {"Name of a patient.txt": b"text", "empty": b"", "cut.dcm": file_bytes(image())[:400]}
     for name, data in files.items():
         (tmp_path / "incoming" / name).write_bytes(data)
+        os.utime(tmp_path / "incoming" / name, (1, 1))
+    assert folder.scan() == 0
+    assert len(list((tmp_path / "incoming").iterdir())) == 3
     assert folder.scan() == 0
     assert not list((tmp_path / "incoming").iterdir())
     refused = list((tmp_path / "node" / "refused").iterdir())
     assert {path.read_bytes() for path in refused} == set(files.values())
+    assert min(path.stat().st_mtime for path in refused) > 1
     assert not any("patient" in path.name for path in refused)
     assert [event for _, _, event, _ in queue.events()] == ["refused"] * 3
 

@@ -20,21 +20,22 @@ pytest.importorskip("python_multipart", reason="the extra `node` is not installe
 pytest.importorskip("pydicom", reason="the extra `node` is not installed")
 
 from casewise.errors import CasewiseError
-from casewise.plugins.node.queue.study_queue import Answer, StudyQueue, StudyState
+from casewise.plugins.node.credentials import Tls
+from casewise.plugins.node.queue.study_queue import Answer, StudyQueue
 from casewise.plugins.node.receive import inbox as inbox_module
-from casewise.plugins.node.receive.inbox import Inbox
+from casewise.plugins.node.receive.inbox import LARGEST, Inbox
 from casewise.plugins.node.receive.web import WebServer, metrics
-from casewise.plugins.node.settings import Tls, WebReceive
+from casewise.plugins.node.settings import WebReceive
 from tests.plugins.node.dicom_objects import DX, SR, certificate, client_context, file_bytes, image
 
 KIND = 'multipart/related; type="application/dicom"; boundary=border'
 
 
 @contextmanager
-def running(folder: Path, **settings: object) -> Iterator[SimpleNamespace]:
+def running(folder: Path, largest: int = LARGEST, **settings: object) -> Iterator[SimpleNamespace]:
     queue = StudyQueue(folder)
     problems: dict[str, str] = {"bundle": ""}
-    inbox = Inbox(queue)
+    inbox = Inbox(queue, largest)
     server = WebServer(WebReceive(port=0, **settings), inbox, queue, lambda: problems | {"disk": inbox.problem()})  # type: ignore[arg-type]
     server.start()
     try:
@@ -81,7 +82,7 @@ def test_images_are_stored(tmp_path: Path) -> None:
 
 
 def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with running(tmp_path, largest=0.01) as node:
+    with running(tmp_path, largest=10_000) as node:
         status, answer = store(node.port, file_bytes(image()), b"text", file_bytes(image(PixelData=None)))
         assert status == 202
         assert len(answer["0008119A"]["Value"]) == 2
@@ -111,7 +112,7 @@ def test_tokens(tmp_path: Path) -> None:
         assert store(node.port, data)[0] == 401
         assert store(node.port, data, Authorization="Bearer wrong-token")[0] == 401
         assert node.queue.studies() == []
-        assert ask(node.port, "/metrics")[0] == 401
+        assert [ask(node.port, path)[0] for path in ("/metrics", "/page/a", "/page/")] == [401, 401, 401]
         assert ask(node.port, "/health")[0] == 200
         assert store(node.port, data, Authorization="Bearer token-of-the-pacs")[0] == 200
         assert node.queue.events()[0][3] == "web pacs"
@@ -131,7 +132,7 @@ def test_metrics(tmp_path: Path) -> None:
     for study in ("1.2.1", "1.2.2"):
         queue.add_instance(study, "1", "2", tmp_path / "a", "b", "test")
     queue.complete_ready(0, None, time.time() + 1)
-    claimed = queue.claim(StudyState.COMPLETE, time.time())
+    claimed = queue.claim(time.time())
     assert claimed is not None
     queue.predicted(claimed, [Answer("a", "sr", tmp_path / "a", "b")], None, seconds=1.25, unwritten={"fhir": "x"})
     lines = dict(line.rsplit(" ", 1) for line in metrics(queue, {}).splitlines() if not line.startswith("#"))

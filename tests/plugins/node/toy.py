@@ -29,3 +29,19 @@ def toy(connection: Connection, plan: NodePlan) -> None:
         answer |= {"accession": "c47f5b18b8a4", "unwritten": {}}
         replies = {"fault": {"failed": "x", "fault": True}, "person": {"unanswerable": "y"}}
         connection.send_bytes(json.dumps(replies.get(job["uid"], answer)).encode())
+
+
+def dies_of_sigterm(connection: Connection, plan: NodePlan) -> None:
+    """Hang with the first study; another process would load its model for a long time."""
+    if (plan.folder.parent / "hangs").exists():
+        time.sleep(600)
+    connection.send_bytes(b'{"ready": {"title": "toy", "checksum": "abc"}}')
+    connection.recv_bytes()
+    (plan.folder.parent / "hangs").touch()
+    time.sleep(600)
+
+
+def loads_for_ever(_: Connection, plan: NodePlan) -> None:
+    """Load a model for a long time."""
+    (plan.folder.parent / "loads").touch()
+    time.sleep(600)

@@ -115,7 +115,7 @@ class Reading:
     _stop: Any = None
 
     def start(self) -> "Reading":
-        listening = bound(self.settings)
+        listening = bound(self.settings.host, self.settings.port)
         port = listening.getsockname()[1]
         self.settings, self.url = replace(self.settings, port=port), f"http://127.0.0.1:{port}/"
         server = server_of(application(self.session, self.store, self.settings), self.settings)

@@ -7,7 +7,7 @@ import os
 import re
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -24,6 +24,8 @@ HEAD = 1024
 LARGEST_SHIFT = 2.0**24
 # More files than any scan has.
 MOST_FILES = 20_000
+# What identifies a patient.
+PERSON = ("PatientID", "PatientName", "PatientBirthDate", "IssuerOfPatientID")
 
 
 def is_dicom(head: bytes) -> bool:
@@ -198,3 +200,20 @@ def whole_number(header: Any, tag: str, default: int) -> int:
         return int(float(text_of(header, tag)))
     except (ValueError, OverflowError):
         return default
+
+
+def same_patient(people: Iterable[Sequence[str]]) -> bool:
+    """Whether headers with these values of `PERSON` are of one patient. Empty components at the end of a name do not
+    count, and the issuer only where it is stated.
+
+    >>> same_patient([("7", "Doe^Jane", "", "A"), ("7", "Doe^Jane^^", "", "")])
+    True
+    >>> same_patient([("7", "Doe^Jane", "", "A"), ("7", "Doe^Jane", "", "B")])
+    False
+    """
+    identities, issuers = set(), set()
+    for number, name, day, issuer in people:
+        groups = "=".join(group.rstrip("^ ") for group in name.split("="))
+        identities.add((number, groups.rstrip("="), day))
+        issuers |= {issuer} - {""}
+    return max(len(identities), len(issuers)) <= 1

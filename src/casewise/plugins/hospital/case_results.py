@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -12,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from casewise.errors import CasewiseError, RunError
+from casewise.errors import RunError
 from casewise.inference.input_checks import joined, possible_reasons, reasons_of
 from casewise.inference.new_cases import LEFT_OUT, CasePicture, PredictedChunk
 from casewise.inference.output_table import FAR, FLAGGED, NOT_FINITE
-from casewise.plugins.hospital.imaging_study import ImagingStudy
+from casewise.plugins.hospital.imaging_study import ImagingStudy, NoStudyError
+from casewise.report.formatting import plain
 from casewise.run_folder import RunFolder
 from casewise.study.model import parse_range
 from casewise.study.scores import Score
@@ -46,6 +48,8 @@ class ModelFacts:
         coverage: the share of cases that intervals and sets are meant to contain; None if nothing was calibrated.
         synthetic: whether the model was trained on synthetic images.
         flags: every reason by which it flags cases.
+        result: the main figures of its study, in one line; empty if nothing was evaluated.
+        titles: of targets and scores, for people.
     """
 
     name: str
@@ -55,6 +59,8 @@ class ModelFacts:
     coverage: float | None = None
     synthetic: bool = False
     flags: tuple[str, ...] = ()
+    result: str = ""
+    titles: Mapping[str, str] = field(default_factory=dict)
     version: str = __version__
 
     @classmethod
@@ -85,6 +91,8 @@ class ModelFacts:
             coverage=None if level is None else float(level),
             synthetic=bool(model.about.get("synthetic")),
             flags=possible_reasons(model.limits) if model.limits else (),
+            result=str(model.about.get("result", "")),
+            titles={name: str(title) for name, title in model.about.get("display", {}).items()},
         )
 
 
@@ -162,7 +170,8 @@ class CaseResult:
         """The study of its images, read once.
 
         Raises:
-            CasewiseError: an image is not DICOM, cannot be read, lacks an identifier, or shows another patient.
+            NoStudyError: no image is DICOM.
+            CasewiseError: one is not DICOM, cannot be read, lacks an identifier, or is of another patient.
         """
         return ImagingStudy.of(self.sources)
 
@@ -176,7 +185,7 @@ class CaseResult:
             return ""
         try:
             headers = self.study.of_file(value.source)
-        except CasewiseError:
+        except NoStudyError:
             headers = []
         return str(headers[0].SOPInstanceUID) if headers else str(value.source)
 
@@ -274,7 +283,7 @@ def _value(row: Mapping[Any, Any], facts: ModelFacts) -> Value:
 
 
 def _number(value: Any) -> float | None:
-    return None if value is None or value != value else float(value)
+    return None if value is None or not math.isfinite(value) else float(value)
 
 
 def with_uncomputed(values: Sequence[Value], facts: ModelFacts) -> tuple[Value, ...]:
@@ -322,7 +331,7 @@ def _uncomputed(score: Score, learner: str, values: Sequence[Value]) -> Value:
 
 def remarks(values: Sequence[Value], facts: ModelFacts) -> list[str]:
     """Sentences for a person who reads the results: what they are, their intervals, and what limits them."""
-    sentences = [RESEARCH]
+    sentences = [RESEARCH, *([f"In its study: {facts.result}."] if facts.result else [])]
     several = len({value.learner for value in values}) > 1
     for value in values:
         title = f"{value.title}, {value.learner}" if several else value.title
@@ -335,11 +344,11 @@ def remarks(values: Sequence[Value], facts: ModelFacts) -> list[str]:
 
 def uncertainty(value: Value, facts: ModelFacts) -> Iterator[str]:
     """The interval or set of a prediction in words, and the note about it."""
-    share = f"{facts.coverage:.0%} " if facts.coverage is not None else ""
+    share = f"{100 * facts.coverage:g}% " if facts.coverage is not None else ""
     if value.low is not None and value.high is not None:
         yield f"{share}prediction interval {value.low:.4g} to {value.high:.4g}"
     if value.members:
-        yield f"{share}prediction set: {', '.join(value.members)}"
+        yield f"{share}prediction set: {', '.join(map(plain, value.members))}"
     if value.note:
         yield value.note
 

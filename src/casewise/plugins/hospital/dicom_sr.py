@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from casewise.errors import printable
 from casewise.modalities.store.dicom_file import damage_named
 from casewise.plugins.hospital.case_results import CaseResult, ModelFacts, Value, remarks
-from casewise.plugins.hospital.imaging_study import as_file, one_line, own_series, uid
+from casewise.plugins.hospital.dicom_objects import as_file, one_line, own_series, uid
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -85,9 +85,6 @@ def _group(values: Sequence[Value], result: CaseResult, facts: ModelFacts) -> An
     from highdicom import UID, sr
 
     first, study = values[0], result.study
-    # values of one image refer to that image alone; a refused study may contain objects that are no images
-    headers = (first.source and study.of_file(first.source)) or study.headers
-    images = [header for header in headers if header.get("Rows")]
     code = _Codes(facts)
     measurements, evaluations = [], []
     for value in values:
@@ -124,7 +121,10 @@ def _group(values: Sequence[Value], result: CaseResult, facts: ModelFacts) -> An
         finding_sites=[sr.FindingSite(code("R", first.region))] if first.region else None,
         measurements=measurements or None,
         qualitative_evaluations=evaluations or None,
-        source_images=[sr.SourceImageForMeasurementGroup(each.SOPClassUID, each.SOPInstanceUID) for each in images],
+        source_images=[
+            sr.SourceImageForMeasurementGroup(image.SOPClassUID, image.SOPInstanceUID)
+            for image in study.images(first.source)
+        ],
     )
 
 

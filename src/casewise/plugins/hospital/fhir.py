@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Any, Literal, TypeAlias
 from urllib.parse import quote
 
-from casewise.errors import CasewiseError, printable
+from casewise.errors import printable
 from casewise.files import json_text
 from casewise.plugins.hospital.case_results import (
     RESEARCH,
@@ -25,7 +25,7 @@ from casewise.plugins.hospital.case_results import (
     remarks,
     unique,
 )
-from casewise.plugins.hospital.imaging_study import ImagingStudy
+from casewise.plugins.hospital.imaging_study import ImagingStudy, NoStudyError
 
 # Everything that casewise names itself is below this URI: targets, classes, extensions and identifiers.
 OWN = "urn:casewise"
@@ -64,8 +64,8 @@ def transaction(result: CaseResult, facts: ModelFacts, release: Release) -> Reso
     context = _context(result)
     model = {"reference": device["fullUrl"]}
     observations = [
-        _entry(_observation(result, quantity, facts) | context | {"device": model})
-        for quantity in quantities(result, facts)
+        _entry(_observation(quantity, key, facts) | context | {"device": model})
+        for quantity, key in _identified(result, facts)
     ]
     report = {
         "resourceType": "DiagnosticReport",
@@ -120,17 +120,34 @@ def _context(result: CaseResult) -> Resource:
 
 
 def _study(result: CaseResult) -> ImagingStudy | None:
-    """The study of the images, if it may be named and they are DICOM files of one patient."""
+    """The study of the images; None if it may not be named, or none of them is DICOM.
+
+    Raises:
+        CasewiseError: they are damaged, or of several patients.
+    """
     try:
-        return result.study if result.named else None
-    except CasewiseError:
+        study = result.study
+    except NoStudyError:
         return None
+    return study if result.named else None
 
 
-def _observation(result: CaseResult, quantity: Quantity, facts: ModelFacts) -> Resource:
+def _identified(result: CaseResult, facts: ModelFacts) -> Iterator[tuple[Quantity, str]]:
+    """The quantities of a case, each with what identifies it: its number among those of its learner and target.
+
+    A region or image does not, so that a value is written in place of the refusal of the same study.
+    """
+    groups: dict[tuple[str, str], list[Quantity]] = {}
+    for quantity in quantities(result, facts):
+        groups.setdefault((quantity.main.learner, quantity.main.target), []).append(quantity)
+    for names, group in groups.items():
+        group.sort(key=lambda quantity: (quantity.main.region, result.image_key(quantity.main)))
+        yield from ((each, digest(result.key, *names, str(number))) for number, each in enumerate(group))
+
+
+def _observation(quantity: Quantity, key: str, facts: ModelFacts) -> Resource:
     """The Observation of one quantity as JSON, without its context."""
     main = quantity.main
-    key = digest(result.key, main.learner, main.region, result.image_key(main), main.target)
     resource = {
         "resourceType": "Observation",
         "identifier": [_identifier("result", key)],

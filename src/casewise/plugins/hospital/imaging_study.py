@@ -1,29 +1,32 @@
-"""The study that the images of a case belong to, as their DICOM headers state it, and objects that join this study."""
+"""The study that the images of a case belong to, as their DICOM headers state it."""
 
 from __future__ import annotations
 
-import io
 import os
 import re
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, time, tzinfo
+from datetime import date, datetime, tzinfo
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from casewise.errors import CasewiseError, printable, shortened
-from casewise.modalities.store.dicom_file import damage_named, dicom_files, head_of, is_dicom, quiet_pydicom, text_of
+from casewise.cohort.folder_layout import DICOM_SUFFIXES
+from casewise.errors import CasewiseError
+from casewise.modalities.store.dicom_file import (
+    PERSON,
+    damage_named,
+    dicom_files,
+    head_of,
+    is_dicom,
+    quiet_pydicom,
+    same_patient,
+    text_of,
+)
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-    from casewise.plugins.hospital.case_results import CaseResult, ModelFacts
-
-LONGEST_NAME = 64
 NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID")
-# What the images of one person have in common.
-PATIENT = ("PatientID", "PatientName", "PatientBirthDate")
 # What an object copies from the images, and may be empty in them.
 COPIED = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "AccessionNumber"),
@@ -35,12 +38,16 @@ REQUEST = (
 )
 
 
+class NoStudyError(CasewiseError):
+    """The case belongs to no study, because none of its images is DICOM."""
+
+
 @dataclass(frozen=True, eq=False)
 class ImagingStudy:
-    """The images of a case and what the header of the first states; texts are empty where it states nothing.
+    """The files of a case and what the header of the first states; texts are empty where it states nothing.
 
     Attributes:
-        headers: each image once, all of one patient, with texts in UTF-8.
+        headers: each instance once, images first, all of one patient, with texts in UTF-8.
         started: date and time of the study with its offset from UTC, as ISO 8601; the date alone if one is missing.
         timezone: of all times in the headers; None if it is not stated.
         issuer: who assigned the patient's identifier.
@@ -62,11 +69,13 @@ class ImagingStudy:
         """The study of these files and folders of series.
 
         Raises:
-            CasewiseError: an image is not DICOM, cannot be read, lacks an identifier, or shows another patient.
+            NoStudyError: none is DICOM.
+            CasewiseError: one is not DICOM, cannot be read, lacks an identifier, or is of another patient.
         """
         headers = _headers(sources)
         first = headers[0]
         offset = text_of(first, "TimezoneOffsetFromUTC")
+        offset = offset if re.fullmatch(r"[+-][0-9]{4}", offset) else ""
         return cls(
             headers=headers,
             uid=str(first.StudyInstanceUID),
@@ -83,13 +92,16 @@ class ImagingStudy:
         """The header of one image."""
         return [header for header in self.headers if Path(header.filename) == path]
 
+    def images(self, path: Path | None = None) -> list[Dataset]:
+        """The headers of the image of a file, or of all images; a refused study may contain objects that are none."""
+        headers = (path and self.of_file(path)) or self.headers
+        return [header for header in headers if _is_image(header)]
+
 
 def _headers(sources: Sequence[Path]) -> tuple[Dataset, ...]:
     pydicom = quiet_pydicom()
     headers: dict[str, Dataset] = {}
-    for path in _files(sources):
-        if not is_dicom(head_of(path)):
-            raise CasewiseError(f"{path.name} is not a DICOM file, and a report belongs to the study of its images.")
+    for path in _dicom_of(list(_files(sources))):
         with damage_named(path):
             header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
             if lacking := next((name for name in NEEDED if not header.get(name)), None):
@@ -100,14 +112,26 @@ def _headers(sources: Sequence[Path]) -> tuple[Dataset, ...]:
                 setattr(header, name, _allowed(name, str(header.get(name) or "")))
             header.SpecificCharacterSet = "ISO_IR 192"
             headers.setdefault(str(header.SOPInstanceUID), header)
-    if not headers:
-        raise CasewiseError("No image of the case is named, and a report belongs to the study of its images.")
-    people = {tuple(str(header.get(name) or "").strip() for name in PATIENT) for header in headers.values()}
-    if len(people) > 1:
+    if not same_patient([text_of(header, name) for name in PERSON] for header in headers.values()):
         raise CasewiseError(
             "Its images have several patient identifiers, names or dates of birth. A report is about one patient."
         )
-    return tuple(headers.values())
+    return tuple(sorted(headers.values(), key=_is_image, reverse=True))
+
+
+def _is_image(header: Dataset) -> bool:
+    return bool(header.get("Rows"))
+
+
+def _dicom_of(files: Sequence[Path]) -> Sequence[Path]:
+    """These files, if all are DICOM; one with the suffix that is not DICOM is a broken copy."""
+    if not files:
+        raise NoStudyError("No image of the case is named, and a report belongs to the study of its images.")
+    others = [path for path in files if path.suffix.lower() not in DICOM_SUFFIXES and not is_dicom(head_of(path))]
+    if others:
+        kind = NoStudyError if len(others) == len(files) else CasewiseError
+        raise kind(f"{others[0].name} is not a DICOM file, and a report belongs to the study of its images.")
+    return files
 
 
 def _files(sources: Sequence[Path]) -> Iterator[Path]:
@@ -121,12 +145,14 @@ def _allowed(name: str, text: str) -> str:
         return text if text in ("M", "F", "O") else ""
     if not name.endswith(("Date", "Time")):
         return text
-    text = re.sub(r"[.:-]", "", text, count=2) if re.match(r"\d+[.:-]\d\d[.:-]", text) else text.strip()
+    is_date = name.endswith("Date")
+    text = re.sub("[.-]" if is_date else ":", "", text.strip())  # as the predecessor of DICOM divided them
+    form = "[0-9]{8}" if is_date else r"[0-9]{2}([0-9]{2}([0-9]{2}(\.[0-9]{1,6})?)?)?"
     try:
-        (date if name.endswith("Date") else time).fromisoformat(text)
+        datetime.fromisoformat(f"{text}T00" if is_date else f"20000101T{text}")
     except ValueError:
         return ""
-    return text
+    return text if re.fullmatch(form, text) else ""
 
 
 def started(day: str, clock: str, offset: str) -> str:
@@ -165,59 +191,3 @@ def _requests(header: Dataset) -> Iterator[Dataset]:
             item.StudyInstanceUID = stated.get("StudyInstanceUID") or header.StudyInstanceUID
             item.ReferencedStudySequence = []
             yield item
-
-
-def own_series(result: CaseResult, facts: ModelFacts, kind: str, number: int) -> dict[str, Any]:
-    """Arguments of `highdicom.base.SOPClass` for the one object of a kind, in a series of its own of the case's study.
-
-    Its identifiers are those of every object that the same bundle and learners make of this kind, case and study, so
-    that a repetition replaces it. Its dates are those of the prediction, as the standard defines them: a report dated
-    like its images would seem to have existed before it was made.
-
-    Raises:
-        CasewiseError: the case has no DICOM study.
-    """
-    study = result.study
-    names = (kind, study.uid, *sorted({value.learner for value in result.values}))
-    at = result.at.astimezone(study.timezone)
-    return {
-        "series_instance_uid": uid(result, "series", *names),
-        "series_number": number,
-        "sop_instance_uid": uid(result, "object", *names),
-        "instance_number": 1,
-        "manufacturer": "casewise",
-        "manufacturer_model_name": "casewise",
-        "device_serial_number": facts.checksum,
-        "series_description": one_line(f"casewise: {facts.name}"),
-        "software_versions": f"casewise {facts.version}",
-        "institution_name": one_line(study.institution) if study.institution else None,
-        "content_date": at.date(),
-        "content_time": at.time().replace(microsecond=0),
-    }
-
-
-def uid(result: CaseResult, *names: str) -> str:
-    """A UID of something of a case that is the same in every repetition."""
-    return f"2.25.{result.unique(*names).int}"
-
-
-def as_file(result: CaseResult, dataset: Dataset) -> bytes:
-    """An object as a file, with its time zone and the time of the prediction."""
-    import pydicom
-
-    study = result.study
-    if study.timezone:
-        dataset.TimezoneOffsetFromUTC = study.headers[0].TimezoneOffsetFromUTC
-    dataset.InstanceCreationDate, dataset.InstanceCreationTime = dataset.ContentDate, dataset.ContentTime
-    for item in dataset.get("ContributingEquipmentSequence", []):
-        item.ContributionDateTime = f"{dataset.ContentDate}{dataset.ContentTime}"
-    stream = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the images may violate the standard
-        pydicom.dcmwrite(stream, dataset, enforce_file_format=True)
-    return stream.getvalue()
-
-
-def one_line(text: str, limit: int = LONGEST_NAME) -> str:
-    """Text as one value of DICOM: printable, without the sign that divides values, and never empty."""
-    return shortened(" ".join(printable(text).replace("\\", "/").split()), limit) or "-"

@@ -20,6 +20,7 @@ from PIL import Image
 
 from casewise.errors import ImageError, counted, printable, shortened
 from casewise.inference.new_cases import CasePicture
+from casewise.inference.output_table import FAR
 from casewise.modalities.store.dicom_file import dicom_files, text_of
 from casewise.modalities.store.readers import read_image
 from casewise.plugins.hospital.case_results import (
@@ -33,12 +34,13 @@ from casewise.plugins.hospital.case_results import (
     quantities,
     uncertainty,
 )
+from casewise.report.formatting import plain, probability
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Pixels: TypeAlias = NDArray[np.uint8]
-NOTICE = "Research software, not a medical device. No person has checked this result."
+NOTICE = "Preliminary result of research software, which no person has checked. Not for diagnosis."
 # Pixels of the page, of its margin, between its columns, and of its smallest type.
 SIDE, MARGIN, GAP, SMALLEST = 1024, 24, 20, 11
 INK, GREY, PALE, BLUE = "#16202c", "#5b6675", "#dfe4ea", "#2563a8"
@@ -237,11 +239,11 @@ class _Column:
             self.items.append(Text(0, self.y, line, size, bold, colour))
             self.y += LINE * size
 
-    def write_large(self, text: str, size: float) -> None:
+    def write_large(self, text: str, size: float, colour: str = INK) -> None:
         """Add a paragraph in bold type that becomes smaller until two lines hold it."""
         while size > 16 and len(wrapped(text, self.width, self.size(size), bold=True)) > (1 if size > 24 else 2):
             size -= 2
-        self.write(text, size, bold=True)
+        self.write(text, size, bold=True, colour=colour)
 
     def bars(self, shares: Mapping[str, float], chosen: str) -> None:
         """Add classes with their probabilities."""
@@ -255,7 +257,8 @@ class _Column:
             top = self.y + (LINE * size - thick) / 2
             self.items.append(Box(left, top, (longest, thick), PALE))
             self.items.append(Box(left, top, (longest * share, thick), BLUE if name == chosen else GREY))
-            self.items.append(Text(left + longest + 6, self.y, f"{share:.0%}", size, name == chosen))
+            percent = probability(share).replace(" ", "")
+            self.items.append(Text(left + longest + 6, self.y, percent, size, name == chosen))
             self.y += LINE * size * max(1, len(lines))
 
     def space(self, height: float) -> None:
@@ -271,6 +274,8 @@ def _head(result: CaseResult, facts: ModelFacts) -> Block:
     column = _Column(SIDE - 2 * MARGIN)
     column.write(shortened(facts.name, LONGEST), 22, bold=True)
     column.write(f"Study of {result.study.started[:16].replace('T', ' ') or 'an unknown date'}", 13, colour=GREY)
+    if facts.result:
+        column.write(f"The model in its study: {shortened(facts.result, 300)}", 13, colour=GREY)
     items, y = list(column.block().moved(MARGIN, MARGIN)), MARGIN + column.y + 8
     of_limits = " ".join(limits([nameless(value, facts) for value in result.values], facts))
     for kind, text in (("notice", NOTICE), ("limits", shortened(of_limits, 400))):
@@ -304,7 +309,7 @@ def _prediction(
     score = facts.scores.get(value.target)
     title = ", ".join(
         (
-            shortened(_title(value, result), LONGEST),
+            shortened(_title(value, facts, result), LONGEST),
             *([f"{score.low:g} to {score.high:g}"] if score else []),
             *([value.learner] if several else []),
         )
@@ -314,36 +319,59 @@ def _prediction(
         column.write_large("No prediction", 22)
         column.write(shortened(_without_people(value.problem, result, UNREADABLE), 300), 13)
     else:
-        column.write_large(_shown(value), 32)
+        unlike = value.flags or (value.distance or 0) > FAR
+        headline = headline_of(value, facts)
+        column.write_large(headline, 32, colour=GREY if unlike else INK)
+        if headline != _shown(value):
+            column.write(f"most probable: {_shown(value)}", 14)
         for text in uncertainty(value, facts):
             column.write(shortened(text, 300), 13)
     if bars and value.probabilities:
         column.space(4)
         ranked = sorted(value.probabilities.items(), key=lambda each: (each[0] != value.prediction, -each[1]))[:bars]
-        shares = {name: share for name, share in value.probabilities.items() if (name, share) in ranked}
-        column.bars(shares, str(value.prediction))
+        shares = {plain(name): share for name, share in value.probabilities.items() if (name, share) in ranked}
+        column.bars(shares, plain(value.prediction))
         if hidden := len(value.probabilities) - len(shares):
             column.write(f"and {counted(hidden, 'other class', 'other classes')}", 12, colour=GREY)
     if quantity.inputs:
-        inputs = [f"{_title(each, result)} {_shown(each)}" for each in quantity.inputs[:MOST_INPUTS]]
+        inputs = [f"{_title(each, facts, result)} {_shown(each)}" for each in quantity.inputs[:MOST_INPUTS]]
         hidden = len(quantity.inputs) - len(inputs)
         column.write(f"From {', '.join(inputs)}{f' and {hidden} more' if hidden else ''}", 12, colour=GREY)
     column.space(16)
     return column.block()
 
 
-def _title(value: Value, result: CaseResult) -> str:
+def headline_of(value: Value, facts: ModelFacts) -> str:
+    """A prediction in the largest type: a number, or the classes of its set; undecided if these are all.
+
+    >>> facts = ModelFacts("films", "ab", {"label": ("covid", "no_finding")}, {})
+    >>> headline_of(Value("cnn", "label", prediction="covid", members=("covid",)), facts)
+    'covid'
+    >>> headline_of(Value("cnn", "label", prediction="covid", members=("covid", "no_finding")), facts)
+    'undecided'
+    """
+    if not value.members or isinstance(value.prediction, float):
+        return _shown(value)
+    if len(value.members) == len(facts.classes.get(value.target, ())) > 1:
+        return "undecided"
+    return " or ".join(plain(name) for name in value.members)
+
+
+def _title(value: Value, facts: ModelFacts, result: CaseResult) -> str:
     """The target with its region, and the number of its image in place of its name."""
     images = list(dict.fromkeys(each.source for each in result.values if each.source))
     image = f"image {images.index(value.source) + 1}" if value.source else ""
     location = ", ".join(filter(None, (value.region, image)))
-    return f"{value.target} ({location})" if location else value.target
+    title = facts.titles.get(value.target, plain(value.target))
+    return f"{title} ({location})" if location else title
 
 
 def _shown(value: Value) -> str:
     if value.prediction is None:
         return "without prediction"
-    return shortened(value.prediction, LONGEST) if isinstance(value.prediction, str) else f"{value.prediction:.4g}"
+    return (
+        shortened(plain(value.prediction), LONGEST) if isinstance(value.prediction, str) else f"{value.prediction:.4g}"
+    )
 
 
 def _without_people(text: str, result: CaseResult, otherwise: str) -> str:

@@ -1,7 +1,8 @@
 """The audit trail of a node: what was predicted by which bundle for which study, in lines that nobody changes unseen.
 
-Each line is a JSON object with the SHA-256 of the line before it, so that a line that is changed, removed or inserted
-breaks the chain. Lines removed at the end are missing only in comparison with a `head` that was noted elsewhere.
+Each line is an event of the queue as a JSON object, with its number and the SHA-256 of the line before, so that a line
+that is changed, removed or inserted breaks the chain. The queue is complete after any kill; the node appends what the
+file lacks, and nothing else writes to it. A line names a study by the hash of its UID.
 """
 
 from __future__ import annotations
@@ -9,70 +10,77 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import BinaryIO, TypeAlias
-
-from filelock import FileLock, Timeout
+from typing import TYPE_CHECKING, BinaryIO
 
 from casewise.errors import CasewiseError
-from casewise.files import make_folder, storage_message, sync_folder
+from casewise.files import storage_message, sync_folder
+from casewise.web.settings import Json
+
+if TYPE_CHECKING:
+    from casewise.plugins.node.queue.study_queue import StudyQueue
 
 NAME = "audit.jsonl"
 # Of the line before the first.
 NONE = "0" * 64
-# Seconds to wait for another process that writes a line, and bytes that are read at a time.
-WAIT, BLOCK = 30, 65_536
-NOT_A_LINE = "is not a line of the audit trail"
-# What is recorded: hashes, labels, names of partners, and versions; never a name or identifier of a patient.
-Fact: TypeAlias = str | int | float | bool | list[str] | Mapping[str, str] | None
+# Bytes that are read at a time.
+BLOCK = 65_536
 
 
 @dataclass(frozen=True)
 class Break:
-    """A line, counted from 1, that does not follow from the one before."""
+    """A line, counted from 1, that is not what the node wrote."""
 
     line: int
     reason: str
 
 
 class AuditTrail:
-    """The audit trail in the folder of a node. Several threads and processes may write to it."""
+    """The audit trail in the folder of a queue."""
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / NAME
-        self._lock = FileLock(folder / f".{NAME}.lock", timeout=WAIT)
+    def __init__(self, queue: StudyQueue) -> None:
+        self._queue, self.path = queue, queue.folder / NAME
 
-    def append(self, event: str, study: str = "", **facts: Fact) -> None:
-        """Write a line, which is on the disk when this returns.
+    def write(self) -> None:
+        """Append the events that are not in the file; they are on the disk when this returns. Only the node calls it.
 
-        A line that a killed process left incomplete is kept, and the next one states it as `after_incomplete_line`.
-
-        Args:
-            study: the label of the study.
+        A line that a killed process left incomplete is written anew.
 
         Raises:
-            CasewiseError: it cannot be written.
+            CasewiseError: it cannot be written, or its last line is no event of the queue.
         """
         new = not self.path.exists()
         try:
-            make_folder(self.path.parent)
-            with self._lock, self.path.open("ab+") as file:
-                last, complete = _last_line(file)
-                repaired = {} if complete else {"after_incomplete_line": True}
-                content = {"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, "study": study}
-                line = json.dumps({**content, **facts, **repaired, "previous": _digest(last)}, ensure_ascii=False)
-                file.write(b"\n" * (not complete) + line.encode(errors="backslashreplace") + b"\n")
+            with self.path.open("ab+") as file:
+                last, end = _last_line(file)
+                number = self._check(last)
+                file.truncate(end)
+                while events := self._queue.recorded(number):
+                    for event in events:
+                        last = json.dumps(event | {"previous": _digest(last)}).encode()
+                        file.write(last + b"\n")
+                    number = events[-1]["id"]
                 file.flush()
                 os.fsync(file.fileno())
             if new:
                 sync_folder(self.path.parent)
-        except Timeout as error:
-            raise CasewiseError(f"{self.path} is locked by another program. End it.") from error
         except OSError as error:
             raise CasewiseError(storage_message(error, self.path)) from error
+
+    def _check(self, line: bytes) -> int:
+        """The number of the event that a line states; 0 for none.
+
+        Raises:
+            CasewiseError: the queue has no such event.
+        """
+        content = _content(line)
+        number = _number(content)
+        content.pop("previous", None)
+        if line and content not in self._queue.recorded(number - 1, 1):
+            text = "Its last line is no event of the queue: it was changed, or belongs to another queue."
+            raise CasewiseError(f"{self.path}: {text} Move it elsewhere; the node then writes it anew.")
+        return number
 
     def head(self) -> str:
         """The SHA-256 of the last line, by which lines that are removed at the end can be noticed later."""
@@ -82,52 +90,64 @@ class AuditTrail:
             return _digest(_last_line(file)[0])
 
     def verify(self) -> list[Break]:
-        """The lines that do not follow from the one before; none if nothing was changed.
+        """The lines that do not follow from the one before, or differ from the queue; none if nothing was changed.
 
         Raises:
             CasewiseError: it cannot be read.
         """
-        breaks, previous, torn = [], NONE, 0
+        breaks, previous, events = [], NONE, self._events(0)
         try:
-            with self._lock, self.path.open("rb") as file:
+            with self.path.open("rb") as file:
                 for number, raw in enumerate(file, 1):
-                    line = raw.removesuffix(b"\n")
-                    content = _content(line)
-                    if torn and (content is None or content.get("after_incomplete_line") is not True):
-                        breaks.append(Break(torn, NOT_A_LINE))
-                    if content is not None and content.get("previous") != previous:
-                        breaks.append(Break(number, "does not follow from the line before"))
-                    previous, torn = _digest(line), number if content is None else 0
-                if torn and raw.endswith(b"\n"):  # without an end, a killed process left it
-                    breaks.append(Break(torn, NOT_A_LINE))
+                    if not raw.endswith(b"\n"):  # it is being written, or a killed process left it
+                        break
+                    content = _content(line := raw.removesuffix(b"\n"))
+                    follows = content.pop("previous", None) == previous
+                    if content != next(events, None) or not follows:
+                        problem = (
+                            "is not this event of the queue" if follows else "does not follow from the line before"
+                        )
+                        breaks.append(Break(number, problem))
+                        events = self._events(_number(content))
+                    previous = _digest(line)
         except FileNotFoundError:
             return []
-        except (OSError, Timeout) as error:
-            raise CasewiseError(f"{self.path} cannot be read: {error}.") from error
+        except OSError as error:
+            raise CasewiseError(f"{self.path} cannot be read: {error.strerror}.") from error
         return breaks
+
+    def _events(self, number: int) -> Iterator[Json]:
+        """The events after one."""
+        while events := self._queue.recorded(number):
+            yield from events
+            number = events[-1]["id"]
 
 
 def _digest(line: bytes) -> str:
     return hashlib.sha256(line).hexdigest() if line else NONE
 
 
-def _content(line: bytes) -> dict[str, object] | None:
-    """The object of a line; None for a line that is incomplete."""
+def _content(line: bytes) -> Json:
+    """The object of a line; an empty one if there is none."""
     try:
         content = json.loads(line)
     except ValueError:
-        return None
-    return content if isinstance(content, dict) else None
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
-def _last_line(file: BinaryIO) -> tuple[bytes, bool]:
-    """The last line of a file, without its end, and whether it is complete; an empty file has an empty one."""
-    position = file.seek(0, os.SEEK_END)
-    data = b""
-    while position and b"\n" not in data[:-1]:
+def _number(content: Json) -> int:
+    number = content.get("id")
+    return number if isinstance(number, int) else 0
+
+
+def _last_line(file: BinaryIO) -> tuple[bytes, int]:
+    """The last line that is complete, without its end, and the position at which it ends; empty if there is none."""
+    position, data = file.seek(0, os.SEEK_END), b""
+    while position and data.count(b"\n") < 2:
         start = max(position - BLOCK, 0)
         file.seek(start)
         data = file.read(position - start) + data
         position = start
-    complete = not data or data.endswith(b"\n")
-    return data.removesuffix(b"\n").rpartition(b"\n")[2], complete
+    complete = data[: data.rfind(b"\n") + 1]
+    return complete[:-1].rpartition(b"\n")[2], position + len(complete)

@@ -1,4 +1,4 @@
-"""The commands of a node: check its file, run it, look at its studies, put one back, and monitor it."""
+"""The commands of a node: check its file, run it, look at its studies, retry or discard them, and monitor it."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ def check(
             import casewise.plugins.node.receive.dicom
         if settings.receive.web:
             import casewise.plugins.node.receive.web  # noqa: F401 (their packages may be missing)
+        _check_ports(settings)
         receivers = partners_of(settings)
         bar(0, 0, "loading the model")
         from casewise.inference.model import load_bundle
@@ -106,16 +107,17 @@ def status(
     from casewise.plugins.node.queue.records import StudyState
 
     settings = _settings(file)
-    queue, trail = _queue(settings), AuditTrail(settings.folder)
-    breaks, head = trail.verify(), trail.head()
+    queue = _queue(settings)
+    trail = AuditTrail(queue)
     try:
+        breaks, head = trail.verify(), trail.head()
         counts, deliveries = queue.counts(), queue.delivery_counts()
         unfinished = queue.studies(unfinished=True)
     finally:
         queue.close()
     print(", ".join(f"{count:,} {state}" for state, count in counts.items()))
     for (partner, state), count in deliveries.items():
-        print(f"{partner}: {count:,} answers {state}")
+        print(f"{partner}: {counted(count, 'answer')} {state}")
     for each in breaks:
         print(f"audit trail: line {each.line:,} {each.reason}")
     if not breaks:
@@ -132,18 +134,52 @@ def status(
         raise typer.Exit(1)
 
 
+Studies = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="STUDY", help="Study Instance UIDs, or the names of the studies in `status`."),
+]
+
+
 @node.command()
 def retry(
     file: NodeFile,
-    study: Annotated[str, typer.Argument(metavar="STUDY", help="Its Study Instance UID, or its name in `status`.")],
+    studies: Studies = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="All studies that failed, are in quarantine, or wait for a partner.")
+    ] = False,
 ) -> None:
-    """Put a study back into the queue that failed, is in quarantine, lacks a format, or waits for a partner."""
-    queue = _queue(_settings(file))
+    """Put studies back to work that failed, are in quarantine, lack a format, wait for a partner, or were discarded.
+
+    The answers of a study that was sent are sent once more.
+    """
+    from casewise.plugins.node.queue.records import StudyState
+
+    queue, states = _queue(_settings(file)), (StudyState.FAILED, StudyState.QUARANTINED, StudyState.PREDICTED)
     try:
-        put_back = queue.retry(study)
+        names = [study.uid for study in queue.studies(unfinished=True) if study.state in states] if everything else []
+        if not names and not studies and not everything:
+            raise typer.BadParameter("State studies, or --all.")
+        for name in [*names, *(studies or ())]:
+            study = queue.retry(name)
+            print(f"{study.label} is {study.state}")
     finally:
         queue.close()
-    print(f"{put_back.label} is {put_back.state}")
+
+
+@node.command()
+def discard(file: NodeFile, studies: Studies) -> None:
+    """Dismiss studies that are in quarantine, failed, or wait for a partner: they need no answer.
+
+    A study of which images arrive later begins anew with these; `retry` puts it back as it was.
+    """
+    if not studies:
+        raise typer.BadParameter("State studies.")
+    queue = _queue(_settings(file))
+    try:
+        for name in studies or ():
+            print(f"{queue.discard(name).label} is discarded")
+    finally:
+        queue.close()
 
 
 def monitor(
@@ -170,6 +206,30 @@ def _settings(file: Path) -> NodeSettings:
     from casewise.plugins.node.settings import read_settings
 
     return read_settings(file)
+
+
+def _check_ports(settings: NodeSettings) -> None:
+    """Try the ports on which the node is going to listen, unless it does so now.
+
+    Raises:
+        CasewiseError: one cannot be used; the message names the key.
+    """
+    from contextlib import ExitStack
+
+    from filelock import FileLock, Timeout
+
+    from casewise.plugins.node.service import LOCK
+    from casewise.web.server import bound
+
+    with ExitStack() as stack:
+        if settings.folder.exists():
+            try:
+                stack.enter_context(FileLock(settings.folder / LOCK).acquire(timeout=0))
+            except Timeout:
+                return
+        for key, receiver in {"receive.dicom": settings.receive.dicom, "receive.web": settings.receive.web}.items():
+            if receiver:
+                stack.enter_context(bound(receiver.host, receiver.port, key))
 
 
 def _queue(settings: NodeSettings) -> StudyQueue:

@@ -7,14 +7,11 @@ of two patients or a damaged file, needs a person.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import io
 import multiprocessing
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -27,24 +24,15 @@ from PIL import Image
 
 from casewise.errors import CasewiseError, RunError, none_of
 from casewise.files import checksum, make_folder, sync_folder, write_atomic
-from casewise.inference.input_checks import reasons_of
 from casewise.inference.new_cases import CasePicture, NewCases, PredictedChunk, RawCase
-from casewise.inference.output_table import FAR
 from casewise.inference.resident import ResidentModel, pictured, slot_column
 from casewise.plugin import Plugin, plugins
-from casewise.plugins.node.monitoring.observation import PICTURES, Observation
+from casewise.plugins.node.headers import InstanceHeader, UnanswerableError, patient_of, read_header
+from casewise.plugins.node.monitoring.observation import PICTURES, identifier_hash, observed
 from casewise.plugins.node.queue.records import Answer, StoredInstance, StudyAnswer, StudyTask, study_label
-from casewise.plugins.node.selection import (
-    InstanceHeader,
-    Row,
-    SelectionError,
-    Slots,
-    UnanswerableError,
-    patient_of,
-    read_header,
-    select,
-)
+from casewise.plugins.node.selection import Row, SelectionError, Slots, select
 from casewise.plugins.node.settings import NodeSettings
+from casewise.report.formatting import plain
 from casewise.run_folder.folder import HEADLINE
 from casewise.study.learners import learner_name
 from casewise.web.settings import Json, location_of
@@ -95,7 +83,7 @@ class StudyPredictor:
 
     def reply(self, job: Json) -> Json:
         """The answer to a job as plain values, or why there is none; no content of files is quoted."""
-        files = [StoredInstance(Path(path), "", "", "") for path in job["files"]]
+        files = [StoredInstance(Path(path), "", "") for path in job["files"]]
         try:
             answer = self.answer(StudyTask(job["uid"], files, Path(job["folder"])))
         except UnanswerableError as error:
@@ -118,7 +106,7 @@ class StudyPredictor:
             CasewiseError: it cannot be answered.
         """
         headers = [read_header(file.path) for file in task.files]
-        patient, unwritten = patient_of(headers), dict[str, str]()
+        patient, unwritten, refused = patient_of(headers), dict[str, str](), ""
         with tempfile.TemporaryDirectory() as name:
             work = Path(name)
             try:
@@ -126,13 +114,20 @@ class StudyPredictor:
                 chunk = self._predicted(task, selection.rows, work, unwritten)
                 chosen = selection.headers
             except SelectionError as error:
-                chunk, chosen = self._refused(task, headers, str(error)), headers
+                chunk, chosen, refused = self._refused(task, headers, error.report), headers, str(error)
             chunk = replace(chunk, table=chunk.table.assign(case=task.uid, subject=patient, visit=""))
             answers = self._written(chunk, task, unwritten)
-        subject = f"{next((header.issuer for header in headers if header.issuer), '')}\\{patient}".encode()
-        subject_hash = hmac.new(self._salt.encode(), subject, hashlib.sha256).hexdigest()[:16] if self._salt else ""
-        accession = next((study_label(header.accession) for header in headers if header.accession), "")
-        return StudyAnswer(answers, observed(chunk, chosen[0], subject_hash), accession, unwritten)
+        issuer = next((header.issuer for header in headers if header.issuer), "")
+        accession = next((header.accession for header in headers if header.accession), "")
+        observation = observed(
+            chunk,
+            refused=refused,
+            scanner=chosen[0].scanner,
+            site=chosen[0].site,
+            subject=identifier_hash(self._salt, issuer, patient),
+            bundle=self.description["checksum"],
+        )
+        return StudyAnswer(answers, observation, identifier_hash(self._salt, accession), unwritten)
 
     def _predicted(self, task: StudyTask, rows: Sequence[Row], work: Path, unwritten: dict[str, str]) -> PredictedChunk:
         """The predictions of the chosen images, which are linked into `work` under names that say nothing."""
@@ -152,23 +147,20 @@ class StudyPredictor:
         )
         predicted = predicted.assign(problem=[str(text).replace(f"{work}/", "") for text in predicted["problem"]])
         slots = {path.name: row.slot for path, row in zip(sources, rows, strict=True)}
-        pictures: list[CasePicture] = []
+        chunk, pictures = PredictedChunk(predicted, {task.uid: tuple(sources)}, False, batch), list[CasePicture]()
         with _noted(unwritten, "pictures"):
-            self._keep_picture(task.uid, predicted, prepared)
+            if prepared and observed(chunk).is_unlike:
+                self._keep_picture(task.uid, prepared[0])
             pictures = self._pictures(table.study, prepared, predicted, slots)
-        return PredictedChunk(
-            predicted, {task.uid: tuple(sources)}, False, batch, {task.uid: pictures} if pictures else {}
-        )
+        return replace(chunk, pictures={task.uid: pictures} if pictures else {})
 
-    def _keep_picture(self, uid: str, predicted: pd.DataFrame, prepared: Sequence[NewCases]) -> None:
+    def _keep_picture(self, uid: str, prepared: NewCases) -> None:
         """Keep a picture of a study that is unlike the training, for the page of monitoring."""
-        unlike = (predicted["flags"] != "").any() or bool((predicted["distance"] > FAR).any())
-        if unlike and prepared:
-            picture = np.asarray(prepared[0].store.tiles[0])  # (C, H, W)
-            image = Image.fromarray(picture[0] if len(picture) != 3 else picture.transpose(1, 2, 0))
-            image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
-            image.save(content := io.BytesIO(), "PNG")
-            write_atomic(self._settings.folder / PICTURES / f"{study_label(uid)}.png", content.getvalue())
+        picture = np.asarray(prepared.store.tiles[0])  # (C, H, W)
+        image = Image.fromarray(picture[0] if len(picture) != 3 else picture.transpose(1, 2, 0))
+        image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+        image.save(content := io.BytesIO(), "PNG")
+        write_atomic(self._settings.folder / PICTURES / f"{study_label(uid)}.png", content.getvalue())
 
     def _refused(self, task: StudyTask, headers: Sequence[InstanceHeader], reason: str) -> PredictedChunk:
         """A row without prediction for each target; its sources are the first instance of each series."""
@@ -201,11 +193,14 @@ class StudyPredictor:
         explainer, learner = self.resident.explainer, self.resident.explained[0]
         assert explainer is not None
         pictures: list[CasePicture] = []
+        classes = predicted.loc[predicted["target"] == self._target.output.name, "prediction"].unique()
+        of_class = f" for {plain(classes[0])}" if self._target.output.classes and len(classes) == 1 else ""
         for shown in self.resident.maps(study, prepared, predicted, target=self._target, learner=learner):
             image, values, note = pictured(shown.native)
-            meaning = self.resident.meaning(learner, signed=shown.signed, classes=bool(self._target.output.classes))
             where = shown.channel or slots.get(Path(shown.native.name).name, "")
-            title = ", ".join(filter(None, (where, f"{learner_name(learner)}: {meaning}", note)))
+            how = "red raises and blue lowers" if shown.signed else "the more colour, the more influence on"
+            meaning = f"{learner_name(learner)}: {how} its output{of_class}"
+            title = ", ".join(filter(None, (where, meaning, note)))
             overlay = explainer.overlay(image, values, signed=shown.signed)
             colour = image if image.ndim == 3 else np.repeat(image[:, :, None], 3, axis=2)
             pictures.append(CasePicture(title, colour, overlay))
@@ -301,43 +296,3 @@ def _linked(files: Sequence[Path], path: Path, scan: bool) -> Path:
     for number, file in enumerate(files, 1):
         os.symlink(file, path / f"{number:05}.dcm")
     return path
-
-
-def observed(chunk: PredictedChunk, header: InstanceHeader, subject: str = "") -> Observation:
-    """What is recorded of the predictions of a study, without names."""
-    numbers = pd.concat(chunk.batch).drop(columns=["case", "subject"]).mean() if chunk.batch else pd.Series(dtype=float)
-    predictions: dict[str, float | str] = {}
-    widths: dict[str, float] = {}
-    probabilities: dict[str, dict[str, float]] = {}
-    for row in chunk.table.to_dict("records"):
-        if row["prediction"] is None or pd.isna(row["prediction"]):
-            continue
-        name = f"{row['target']}[{row['region']}]" if row["region"] else str(row["target"])
-        own = {
-            str(key).removeprefix("probability of "): float(value)
-            for key, value in row.items()
-            if str(key).startswith("probability of ") and not pd.isna(value)
-        }
-        value, members = row["prediction"], [text for text in str(row["prediction set"]).split(" | ") if text]
-        width = len(members) if members else row["prediction high"] - row["prediction low"]
-        predictions.setdefault(name, str(value) if own else float(value))
-        if not pd.isna(width) and (members or not own):
-            widths.setdefault(name, float(width))
-        if own:
-            probabilities.setdefault(name, own)
-    distances = pd.to_numeric(chunk.table["distance"]).dropna()
-    flags = [reason.rpartition(": ")[2] for text in chunk.table["flags"] for reason in reasons_of(str(text))]
-    problems = [str(text) for text in chunk.table["problem"] if text]
-    return Observation(
-        at=time.time(),
-        scanner=header.scanner,
-        site=header.site,
-        numbers={str(name): float(value) for name, value in numbers.items()},
-        distance=float(distances.max()) if len(distances) else None,
-        flags=tuple(dict.fromkeys(flags)),
-        refused=problems[0] if problems and not predictions else "",
-        predictions=predictions,
-        widths=widths,
-        probabilities=probabilities,
-        subject=subject,
-    )

@@ -8,9 +8,8 @@ import logging
 import re
 import secrets
 import ssl
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,10 @@ from urllib.parse import urlsplit
 from casewise.errors import CasewiseError, cut, printable
 from casewise.files import checksum, make_folder, write_atomic
 from casewise.modalities.store.dicom_file import damage, quiet_pydicom
-from casewise.plugins.node.settings import NodeSettings, Retry, read_token
+from casewise.plugins.node.credentials import read_token
+from casewise.plugins.node.queue.records import study_label
+from casewise.plugins.node.settings import NodeSettings
+from casewise.web.settings import location_of
 
 if TYPE_CHECKING:
     from casewise.plugins.node.queue.records import Delivery
@@ -32,10 +34,13 @@ TIMEOUT = 30
 # Status of C-STORE: PS3.7, annex C, and PS3.4, table B.2-1. These may succeed later.
 DUPLICATE, PROCESSING_FAILURE, OUT_OF_RESOURCES = 0x0111, 0x0110, 0xA700
 EXPLICIT, IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
-# Status of HTTP that may be another one later: a time-out, too early, too many requests.
-RETRYABLE_STATUS = (408, 425, 429)
+# Status of HTTP that may be another one later: a time-out, too early, and those that concern every answer, such as a
+# wrong token, a server at work or too many requests.
+RETRYABLE_STATUS, GONE_STATUS = (408, 425), (401, 403, 404, 429)
 # Bytes of an answer of a server that are read.
 LONGEST_ANSWER = 2**20
+# So many answers in a row that a partner fails to take are a fault of the partner.
+MOST_FAILURES = 3
 
 
 class DeliveryError(CasewiseError):
@@ -43,7 +48,7 @@ class DeliveryError(CasewiseError):
 
     Attributes:
         retryable: whether a later attempt may succeed.
-        gone: whether the partner could not be reached at all, so that other answers for it can wait as well.
+        gone: whether the partner takes nothing now, such as without a connection, so that all answers for it can wait.
         duplicate: whether the partner has an object with this UID, and does not replace it.
     """
 
@@ -58,41 +63,26 @@ class Partner(ABC):
     Attributes:
         name: for messages, and in the queue.
         formats: of the answers that it receives.
-        problem: why it could not be reached the last time; empty if it was, or was never tried.
     """
 
     def __init__(self, name: str, formats: Sequence[str]) -> None:
-        self.name, self.formats, self.problem = name, tuple(formats), ""
+        self.name, self.formats = name, tuple(formats)
 
+    @abstractmethod
     def deliver(self, path: Path) -> None:
         """Send a file; a repeat replaces what the partner has.
 
         Raises:
             DeliveryError: it was not taken.
         """
-        self._contact(lambda: self._deliver(path))
 
+    @abstractmethod
     def check(self) -> None:
         """Reach the partner without sending anything.
 
         Raises:
             DeliveryError: it cannot be reached.
         """
-        self._contact(self._check)
-
-    def _contact(self, action: Callable[[], None]) -> None:
-        try:
-            action()
-        except DeliveryError as error:
-            self.problem = str(error) if error.gone else ""
-            raise
-        self.problem = ""
-
-    @abstractmethod
-    def _deliver(self, path: Path) -> None: ...
-
-    @abstractmethod
-    def _check(self) -> None: ...
 
 
 class StorePartner(Partner):
@@ -136,7 +126,7 @@ class StorePartner(Partner):
         problem = f"{settings.host} port {settings.port} cannot be reached{' with TLS' if tls else ''}."
         raise DeliveryError(problem, retryable=True, gone=True)
 
-    def _deliver(self, path: Path) -> None:
+    def deliver(self, path: Path) -> None:
         dataset = _read(path)
         syntax = str(dataset.file_meta.TransferSyntaxUID)
         syntaxes = [EXPLICIT, IMPLICIT] if syntax in (EXPLICIT, IMPLICIT) else [syntax]
@@ -151,7 +141,7 @@ class StorePartner(Partner):
                 connection.release()
         check_store_status(status)
 
-    def _check(self) -> None:
+    def check(self) -> None:
         connection = self._associate("1.2.840.10008.1.1", [IMPLICIT])
         status = connection.send_c_echo().get("Status")
         connection.release()
@@ -168,7 +158,7 @@ def check_store_status(status: int | None) -> None:
         DeliveryError: for any other; None is a connection that ended.
     """
     if status is None:
-        raise DeliveryError("The connection ended before an answer.", retryable=True, gone=True)
+        raise DeliveryError("The connection ended before an answer.", retryable=True)
     if status in (0x0000, 0x0001) or 0xB000 <= status <= 0xBFFF or status in (0x0107, 0x0116):
         return
     later = status == PROCESSING_FAILURE or OUT_OF_RESOURCES <= status <= OUT_OF_RESOURCES + 0xFF
@@ -198,17 +188,21 @@ class StowPartner(Partner):
 
     def _request(self, method: str, body: bytes | None, headers: dict[str, str]) -> tuple[int, bytes]:
         target = (self._address.path or "/") + (f"?{self._address.query}" if self._address.query else "")
+        connected = False
         try:
             with closing(self._connection()) as connection:
+                connection.connect()
+                connected = True
                 connection.request(method, target, body, self._headers | headers)
                 answer = connection.getresponse()
                 return answer.status, answer.read(LONGEST_ANSWER)
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "strerror", None) or getattr(error, "reason", None) or type(error).__name__
-            text = f"{self._address.netloc} cannot be reached ({cut(printable(str(reason)))})."
-            raise DeliveryError(text, retryable=True, gone=True) from error
+            problem = "ends the connection" if connected else "cannot be reached"
+            text = f"{self._address.netloc} {problem} ({cut(printable(str(reason)))})."
+            raise DeliveryError(text, retryable=True, gone=not connected) from error
 
-    def _deliver(self, path: Path) -> None:
+    def deliver(self, path: Path) -> None:
         _read(path)
         boundary = secrets.token_hex(16)
         head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
@@ -216,7 +210,7 @@ class StowPartner(Partner):
         kind = f'multipart/related; type="application/dicom"; boundary={boundary}'
         check_stow_answer(*self._request("POST", body, {"Content-Type": kind}))
 
-    def _check(self) -> None:
+    def check(self) -> None:
         status, _ = self._request("OPTIONS", None, {})
         if status >= 500 or status in (401, 403):
             raise DeliveryError(f"The server answers status {status}.", retryable=True, gone=True)
@@ -236,8 +230,8 @@ def check_stow_answer(status: int, body: bytes) -> None:
             check_store_status(reason)
         if status == 202:
             return
-    later = status >= 500 or status in RETRYABLE_STATUS
-    gone = status >= 500 or status == 429
+    gone = status in GONE_STATUS
+    later = gone or status >= 500 or status in RETRYABLE_STATUS
     text = " The token is missing or wrong." if status in (401, 403) else ""
     raise DeliveryError(f"The server answers status {status}.{text}", retryable=later, gone=gone)
 
@@ -255,23 +249,30 @@ def _failure(body: bytes) -> int | None:
 
 
 class FolderPartner(Partner):
-    """A folder: each study has a subfolder, in which a file appears complete."""
+    """A folder: each study has a subfolder with its present answers; a file appears complete."""
 
     def __init__(self, name: str, formats: Sequence[str], folder: Path) -> None:
         super().__init__(name, formats)
         self._folder = folder
 
-    def _deliver(self, path: Path) -> None:
+    def deliver(self, path: Path) -> None:
         try:
             content = path.read_bytes()
         except OSError as error:
             raise DeliveryError(f"The answer {path} cannot be read: {error.strerror}.", retryable=False) from error
+        folder = self._folder / path.parent.name
         try:
-            write_atomic(self._folder / path.parent.name / path.name, content)
-        except CasewiseError as error:
-            raise DeliveryError(str(error), retryable=True, gone=True) from error
+            write_atomic(folder / path.name, content)
+            for other in folder.iterdir():
+                # names are such as sr.dcm and summary-sc-2.dcm; whatever else is there is not of the node
+                style = re.sub(r"-\d+$", "", other.stem)
+                if style in self.formats and not (path.parent / other.name).exists():
+                    other.unlink(missing_ok=True)
+        except (CasewiseError, OSError) as error:
+            text = str(error) if isinstance(error, CasewiseError) else f"{folder} cannot be changed: {error.strerror}."
+            raise DeliveryError(text, retryable=True, gone=True) from error
 
-    def _check(self) -> None:
+    def check(self) -> None:
         try:
             make_folder(self._folder)
         except OSError as error:
@@ -315,32 +316,27 @@ def routes(receivers: Sequence[Partner]) -> dict[str, Sequence[str]]:
     return {partner.name: partner.formats for partner in receivers}
 
 
-def send_due(
-    queue: StudyQueue,
-    partner: Partner,
-    retry: Retry,
-    now: float,
-    on_delivered: Callable[[Delivery], None] = lambda _: None,
-) -> int:
-    """Send a partner the answers that are due, until it cannot be reached; how many it received.
+def send_due(queue: StudyQueue, partner: Partner, now: float) -> int:
+    """Send a partner the answers that are due; how many it received.
 
-    Args:
-        on_delivered: called after each that it received, such as to write the audit trail.
+    An answer that the partner fails to take keeps back no other. If it takes nothing, all wait.
     """
-    count = 0
-    for delivery in queue.deliveries(now, partner.name):
+    count = failures = 0
+    for delivery in queue.deliveries(partner.name, now):
+        label, name = study_label(delivery.study), delivery.answer.name
         try:
             _send(partner, delivery)
         except DeliveryError as error:
-            log.warning("%s was not delivered to %s: %s", delivery.answer.name, partner.name, error)
-            queue.not_delivered(delivery, str(error), retry, final=not error.retryable)
-            if error.gone:
-                queue.postpone(partner.name, time.time() + retry.wait(delivery.attempts + 1))
+            log.warning("study %s: %s was not delivered to %s: %s", label, name, partner.name, error)
+            queue.not_delivered(delivery, str(error), final=not error.retryable, gone=error.gone)
+            failures = failures + 1 if error.retryable else 0
+            if error.gone or failures == MOST_FAILURES:
+                queue.pause(partner.name)
                 break
         else:
             queue.delivered(delivery)
-            on_delivered(delivery)
-            count += 1
+            log.info("study %s: %s delivered to %s", label, name, partner.name)
+            count, failures = count + 1, 0
     return count
 
 
@@ -357,3 +353,6 @@ def _send(partner: Partner, delivery: Delivery) -> None:
         # of a study that was answered once, it is this answer, sent by a process that was killed before it noted so
         if not (error.duplicate and delivery.version == 1):
             raise
+    except Exception as error:  # its message may quote data of a patient
+        text = f"A fault of casewise ({location_of(error)}). Please report it."
+        raise DeliveryError(text, retryable=True) from error

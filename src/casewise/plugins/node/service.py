@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import secrets
 import shutil
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from functools import partial
 from logging.handlers import RotatingFileHandler
@@ -26,14 +26,14 @@ from filelock import FileLock, Timeout
 
 from casewise.console import Show
 from casewise.errors import CasewiseError, counted
-from casewise.files import make_folder, write_atomic
+from casewise.files import make_folder
 from casewise.plugins.node.audit_trail import AuditTrail
-from casewise.plugins.node.monitoring.observation import PAGE, PICTURES
-from casewise.plugins.node.queue.records import Delivery, QueuedStudy, StudyState, StudyTask, study_folder, study_label
+from casewise.plugins.node.headers import UnanswerableError
+from casewise.plugins.node.monitoring.observation import PAGE, PICTURES, salt_of
+from casewise.plugins.node.queue.records import QueuedStudy, StudyTask, study_folder, study_label
 from casewise.plugins.node.queue.study_queue import StudyQueue
 from casewise.plugins.node.receive.inbox import Inbox
-from casewise.plugins.node.receive.watched_folder import WatchedFolder
-from casewise.plugins.node.selection import UnanswerableError
+from casewise.plugins.node.receive.watched_folder import REFUSED, WatchedFolder
 from casewise.plugins.node.send import partners, routes, send_due
 from casewise.plugins.node.settings import NodeSettings
 from casewise.plugins.node.worker import FailedError, NodePlan, StoppedError, StudyWorker, work
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from casewise.plugins.node.send import Partner
 
 log = logging.getLogger("casewise.node")
-ANSWERS, WORK, LOCK, SALT, MODEL, LOGGED = "answers", "work", ".node.lock", ".salt", "model.txt", "node.log"
+ANSWERS, WORK, LOCK, LOGGED = "answers", "work", ".node.lock", "node.log"
 # Seconds between two looks of a loop that found nothing to do, and for the study at work when the node ends.
 PAUSE, GRACE = 0.5, 8.0
 # A fault of casewise is not met a third time, and a study with which so many nodes ended needs a person.
@@ -71,22 +71,22 @@ class Node:
         target: Callable[[Connection, NodePlan], None] = work,
         clock: Callable[[], datetime] = datetime.now,
     ) -> None:
-        self.settings, self._clock, folder = settings, clock, settings.folder
-        make_folder(folder)
+        self.settings, self._clock, folder = settings, clock, make_node_folder(settings.folder)
         self._lock = _locked(folder)
         self.partners = partners(settings)
-        self.queue = StudyQueue(folder, routes(self.partners))
-        self.trail, self.inbox = AuditTrail(folder), Inbox(self.queue)
+        self.queue = StudyQueue(folder, routes(self.partners), settings.retry)
+        self.trail, self.inbox = AuditTrail(self.queue), Inbox(self.queue, settings.receive.largest_bytes)
         shutil.rmtree(folder / WORK, ignore_errors=True)
         self.worker = StudyWorker(settings, make_folder(folder / WORK), salt_of(folder), target)
         self.description: Json = {}
         self.dicom: DicomReceiver | None = None
         self.web: WebServer | None = None
-        self._stopping, self._threads = threading.Event(), list[threading.Thread]()
+        self._stopping, self._threads = self.worker.stopping, list[threading.Thread]()
         self._problems: dict[str, str] = {}
         self._claimed: QueuedStudy | None = None
         page = folder / PAGE
         self._monitored = datetime.fromtimestamp(page.stat().st_mtime) if page.exists() else clock()
+        self._unwritten = ""
 
     def start(self) -> None:
         """Load the model, then receive, predict and send, in threads.
@@ -98,6 +98,7 @@ class Node:
         self.description = self.worker.start()
         self._state_model(str(self.description["checksum"]))
         self.inbox.sweep()
+        self.queue.sweep(settings.folder / ANSWERS)
         if settings.receive.dicom:
             from casewise.plugins.node.receive.dicom import DicomReceiver
 
@@ -109,12 +110,14 @@ class Node:
             self.web = WebServer(settings.receive.web, self.inbox, self.queue, self.readiness)
             self.web.start()
         if settings.receive.folder:
-            watched = WatchedFolder(settings.receive.folder, self.inbox, self.queue)
+            with _naming("receive.folder", settings.receive.folder):
+                watched = WatchedFolder(settings.receive.folder, self.inbox, self.queue)
             self._loop("receive.folder", lambda: bool(watched.scan()))
         self._loop("complete", self._complete)
         self._loop("predict", self._predict)
         for partner in self.partners:
             self._loop(f"send to {partner.name}", partial(self._send, partner))
+        self._loop("audit trail", self._audit, pause=1)
         self._loop("monitor", self._monitor, pause=20)
         self._loop("keep", self._remove, pause=3600)
 
@@ -127,10 +130,14 @@ class Node:
         for thread in self._threads:
             if thread.name == "predict":
                 thread.join(GRACE)
-        self.worker.stop()
         end = time.monotonic() + GRACE
         for thread in self._threads:
-            thread.join(max(0.0, end - time.monotonic()))
+            while thread.is_alive() and time.monotonic() < end:
+                self.worker.stop()  # again: it may be starting
+                thread.join(PAUSE)
+        self.worker.stop()
+        with suppress(CasewiseError):  # of a full disk: the next start writes what is missing
+            self.trail.write()
         self.queue.close()
         self._lock.release()
 
@@ -172,7 +179,7 @@ class Node:
         """Answer the next study."""
         if self._claimed:  # of a step that failed, such as on a full disk
             self.queue.release(self._claimed)
-        self._claimed = study = self.queue.claim(StudyState.COMPLETE, time.time())
+        self._claimed = study = self.queue.claim(time.time())
         if study is None:
             return False
         begun, files = time.monotonic(), self.queue.files(study.uid)
@@ -191,31 +198,25 @@ class Node:
                 self._quarantine(study, str(error))
             else:
                 log.warning("study %s: not predicted: %s", study.label, error)
-                self.queue.failed(study, str(error), self.settings.retry)
+                self.queue.failed(study, str(error))
         else:
             self._problems["model"] = ""
             seconds, refused = time.monotonic() - begun, answer.observation.refused
-            self.trail.append(
-                "predicted",
-                study.label,
-                version=study.version,
-                bundle=str(self.description["checksum"]),
-                files=sorted(file.sha256 for file in files),
-                answers={each.name: each.sha256 for each in answer.answers},
-                refused=bool(refused),
-                unwritten=dict(answer.unwritten),
-            )
             for name, reason in answer.unwritten.items():
                 log.warning("study %s: answered without %s: %s", study.label, name, reason)
-            if answer.accession:
-                self.queue.note("accession", answer.accession, study.uid)
             if self.queue.predicted(
-                study, answer.answers, answer.observation, seconds=seconds, unwritten=answer.unwritten
+                study,
+                answer.answers,
+                answer.observation,
+                seconds=seconds,
+                unwritten=answer.unwritten,
+                bundle=str(self.description["checksum"]),
+                accession=answer.accession,
             ):
                 count, result = len(answer.answers), f"no prediction: {refused}" if refused else "predicted"
                 log.info("study %s: %s (%.1f s, %s)", study.label, result, seconds, counted(count, "answer"))
             else:
-                log.info("study %s: images arrived meanwhile; it is predicted again", study.label)
+                log.info("study %s: changed meanwhile; the prediction is dropped", study.label)
         self._claimed = None
         return True
 
@@ -229,17 +230,15 @@ class Node:
         return count
 
     def _quarantine(self, study: QueuedStudy, reason: str) -> None:
-        log.warning("study %s: in quarantine: %s", study.label, reason)
-        self.trail.append("quarantined", study.label, version=study.version, reason=reason)
-        self.queue.quarantine(study, reason)
+        if self.queue.quarantine(study, reason):
+            log.warning("study %s: in quarantine: %s", study.label, reason)
 
     def _send(self, partner: Partner) -> bool:
-        def record(delivery: Delivery) -> None:
-            label, answer = study_label(delivery.study), delivery.answer
-            log.info("study %s: %s delivered to %s", label, answer.name, partner.name)
-            self.trail.append("delivered", label, answer=answer.name, sha256=answer.sha256, partner=partner.name)
+        return bool(send_due(self.queue, partner, time.time()))
 
-        return bool(send_due(self.queue, partner, self.settings.retry, time.time(), record))
+    def _audit(self) -> bool:
+        self.trail.write()
+        return False
 
     def _monitor(self) -> bool:
         """Write the page of monitoring once a day, in a process of its own, whose memory is free again afterwards.
@@ -249,8 +248,10 @@ class Node:
         now, at = self._clock(), self.settings.monitor.at
         due = now.replace(hour=int(at[:2]), minute=int(at[3:]), second=0, microsecond=0)
         if self._monitored >= (due if due <= now else due - timedelta(days=1)):
+            if self._unwritten:  # remains the problem until a page is written
+                raise CasewiseError(self._unwritten)
             return False
-        self._monitored = now
+        self._monitored, self._unwritten = now, ""
         process = multiprocessing.get_context("spawn").Process(target=_write_page, args=(self.settings,), daemon=True)
         process.start()
         while process.is_alive() and not self._stopping.wait(1):
@@ -258,25 +259,23 @@ class Node:
         if process.is_alive():
             process.kill()
         elif process.exitcode:
-            raise CasewiseError("The page of monitoring could not be written; `casewise monitor` says why.")
+            self._unwritten = "The page of monitoring could not be written; `casewise monitor` says why."
+            raise CasewiseError(self._unwritten)
         return False
 
     def _remove(self) -> bool:
-        """Remove images and answers of studies that were sent long ago, and pictures of unlike ones."""
-        before = time.time() - self.settings.keep * 86_400
-        for picture in (self.settings.folder / PICTURES).glob("*.png"):
-            if picture.stat().st_mtime < before:
-                picture.unlink()
+        """Remove images and answers of studies that were sent long ago, pictures of unlike ones, and refused files."""
+        before, folder = time.time() - self.settings.keep * 86_400, self.settings.folder
+        for path in [*(folder / PICTURES).glob("*.png"), *(folder / REFUSED).glob("*")]:
+            if path.stat().st_mtime < before:
+                path.unlink()
         return bool(self.queue.remove_sent(before))
 
     def _state_model(self, checksum: str) -> None:
         """Record by which bundle studies are predicted from now on."""
-        path = self.settings.folder / MODEL
-        before = path.read_text().strip() if path.is_file() else ""
+        before = self.queue.start(checksum, __version__)
         if before and before != checksum:
             log.warning("the bundle has changed since the node ran last: %s, before %s", checksum[:12], before[:12])
-        self.trail.append("started", bundle=checksum, bundle_before=before, casewise=__version__)
-        write_atomic(path, checksum + "\n")
 
 
 def run_node(settings: NodeSettings, show: Show) -> None:
@@ -285,29 +284,33 @@ def run_node(settings: NodeSettings, show: Show) -> None:
     Raises:
         CasewiseError: it cannot be started.
     """
-    make_folder(settings.folder)
+    make_node_folder(settings.folder)
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
     with _logging(settings.folder / LOGGED):
-        with show.bar("node") as bar:
-            bar(0, 0, "loading the model")
-            node = Node(settings)
-            try:
-                node.start()
-            except BaseException:
-                node.stop()
-                raise
-        show.line("model", f"{node.description['title']}, checksum {node.description['checksum'][:12]}")
-        for line in receiving(node):
-            show.line("receive", line)
-        for remark in settings.remarks():
-            show.line("remark", remark)
-        log.info("the node is ready")
-        ended.wait()
-        show.line("node", "ending")
-        node.stop()
-        log.info("the node ended")
+        node = Node(settings)
+        try:
+            with show.bar("node") as bar, ThreadPoolExecutor(1) as pool:
+                bar(0, 0, "loading the model")
+                starting = pool.submit(node.start)
+                while wait([starting], PAUSE).not_done:
+                    if ended.is_set():
+                        node.worker.stop()  # again: it may be starting
+            if not ended.is_set():
+                starting.result()
+                about = node.description
+                show.line("model", f"{about['title']}, checksum {about['checksum'][:12]}")
+                for line in receiving(node):
+                    show.line("receive", line)
+                for remark in settings.remarks():
+                    show.line("remark", remark)
+                log.info("the node is ready")
+                ended.wait()
+            show.line("node", "ending")
+        finally:
+            node.stop()
+            log.info("the node ended")
 
 
 def receiving(node: Node) -> Iterator[str]:
@@ -325,7 +328,8 @@ def receiving(node: Node) -> Iterator[str]:
 @contextmanager
 def _logging(path: Path) -> Iterator[None]:
     """Write what the node does into a file of bounded size, without names of patients."""
-    handler = RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8")
+    with _naming("folder", path):
+        handler = RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)
@@ -336,6 +340,28 @@ def _logging(path: Path) -> Iterator[None]:
         handler.close()
 
 
+@contextmanager
+def _naming(key: str, path: Path) -> Iterator[None]:
+    """Report a path that cannot be used as an error that names its key."""
+    try:
+        yield
+    except OSError as error:
+        text = f"{key}: {path} cannot be used ({error.strerror or type(error).__name__})."
+        raise CasewiseError(f"{text} Check the path and its permissions, or state another.") from error
+
+
+def make_node_folder(folder: Path) -> Path:
+    """The folder of a node; only its owner may read one that is made.
+
+    Raises:
+        CasewiseError: it cannot be made.
+    """
+    with _naming("folder", folder):
+        if not folder.is_dir():
+            make_folder(folder).chmod(0o700)
+    return folder
+
+
 def _locked(folder: Path) -> FileLock:
     """The lock of a folder, which ends with the process.
 
@@ -343,20 +369,12 @@ def _locked(folder: Path) -> FileLock:
         CasewiseError: another node has it.
     """
     lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise CasewiseError(f"Another node works in {folder}. End it, or state another `folder`.") from None
+    with _naming("folder", folder):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise CasewiseError(f"Another node works in {folder}. End it, or state another `folder`.") from None
     return lock
-
-
-def salt_of(folder: Path) -> str:
-    """The secret of a node, with which it hashes identifiers of patients; made at its first start."""
-    path = folder / SALT
-    if not path.exists():
-        write_atomic(path, secrets.token_hex(32))
-    path.chmod(0o600)
-    return path.read_text()
 
 
 def _write_page(settings: NodeSettings) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import ssl
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -15,20 +15,21 @@ from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, fie
 
 from casewise.errors import CasewiseError, StudyError, cut, nearest
 from casewise.files import read_regular
+from casewise.plugins.node.credentials import NodePath, Tls, read_token
 from casewise.study.messages import sentences
 from casewise.study.model import StudyModel, refuse
 from casewise.study.yaml_text import mapping
 from casewise.web.settings import WebSettings, is_local
 
-# The largest file of a node, and of a token, that is read, in bytes.
-LARGEST, LARGEST_TOKEN = 1_000_000, 10_000
+# The largest file of a node that is read, in bytes.
+LARGEST = 1_000_000
+# Modalities of images: PS3.3, C.7.3.1.1.1. Whatever else stands there is not quoted in logs.
+MODALITIES = re.compile(
+    "BI|BMD|CR|CT|DG|DX|EPS|ES|GM|IO|IVOCT|IVUS|LS|MG|MR|NM|OAM|OCT|OPM?|OPT|OPTBSV|OPTENF|OT|PT|PX|RF|RG|RTIMAGE|SEG|SM|"
+    "TG|US|VA|XA|XC"
+)
 # How the names of formats begin that are no DICOM objects, which PACS do not take.
 NOT_DICOM = "fhir"
-
-
-def _absolute(path: Path, info: ValidationInfo) -> Path:
-    """A path that starts at the folder of the file."""
-    return Path(os.path.abspath(Path((info.context or {}).get("folder", ".")) / path))
 
 
 def _title(value: str) -> str:
@@ -39,61 +40,8 @@ def _title(value: str) -> str:
     return title
 
 
-NodePath = Annotated[Path, AfterValidator(_absolute)]
 AeTitle = Annotated[str, AfterValidator(_title)]
 Port = Annotated[int, Field(ge=0, le=65535)]
-
-
-class Tls(StudyModel):
-    """Encryption of connections; files in PEM format."""
-
-    certificate: NodePath | None = None
-    """The certificate of this node, with those that signed it. A receiver needs it; a sender where the partner asks."""
-    key: NodePath | None = None
-    """The private key of `certificate`, without a password."""
-    ca: NodePath | None = None
-    """The certificates that are trusted. A receiver then accepts only partners that have a certificate signed by one of
-    them. A sender without it trusts those of the system."""
-
-    @model_validator(mode="after")
-    def _both(self) -> Tls:
-        refuse(
-            {"certificate and key belong together: state both, or neither": bool(self.certificate) != bool(self.key)}
-        )
-        return self
-
-    def server(self) -> ssl.SSLContext:
-        """For a receiver.
-
-        Raises:
-            StudyError: a file cannot be used.
-        """
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        if self.ca:
-            context.verify_mode = ssl.CERT_REQUIRED
-        return self._load(context)
-
-    def client(self) -> ssl.SSLContext:
-        """For a sender; the name of the partner's certificate must be its host.
-
-        Raises:
-            StudyError: a file cannot be used.
-        """
-        return self._load(ssl.create_default_context() if not self.ca else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
-
-    def _load(self, context: ssl.SSLContext) -> ssl.SSLContext:
-        for key, path in (("ca", self.ca), ("certificate", self.certificate)):
-            try:
-                if path and key == "ca":
-                    context.load_verify_locations(path)
-                elif path:
-                    context.load_cert_chain(path, self.key, password="")  # no prompt for the password of a key
-            except (OSError, ssl.SSLError) as error:
-                text = error.strerror if isinstance(error, OSError) and error.strerror else error
-                file = f"{path} with its key {self.key}" if key == "certificate" else str(path)
-                problem = f"tls.{key}: {file} cannot be used ({cut(str(text))})."
-                raise StudyError(f"{problem} State files in PEM format, and a key without a password.") from error
-        return context
 
 
 class DicomReceive(StudyModel):
@@ -142,22 +90,31 @@ class WebReceive(StudyModel):
     is of this computer."""
     tls: Tls | None = None
     """Encryption; without it, others on the network can read tokens and images."""
-    largest: float = Field(512, gt=0)
-    """The largest request, in MiB."""
 
     @model_validator(mode="after")
     def _closed(self) -> WebReceive:
         _refuse_open(self, "`tokens` a file for each client that may", self.tokens)
         return self
 
-    def web_settings(self) -> NodeWebSettings:
+    def web_settings(self, largest: int) -> NodeWebSettings:
         """The settings of the server.
+
+        Args:
+            largest: bytes of a request, for which there is time at 1 MiB a second.
 
         Raises:
             CasewiseError: a token cannot be read, or is too short.
         """
         secrets = {name: read_token(path, f"receive.web.tokens.{name}") for name, path in self.tokens.items()}
-        settings = NodeWebSettings(host=self.host, port=self.port, max_bytes=int(self.largest * 2**20), secrets=secrets)
+        if len(set(secrets.values())) < len(secrets):
+            raise StudyError("receive.web.tokens: two clients have the same token. Give each one of its own.")
+        settings = NodeWebSettings(
+            host=self.host,
+            port=self.port,
+            max_bytes=largest,
+            upload_seconds=max(WebSettings.upload_seconds, largest / 2**20),
+            secrets=secrets,
+        )
         try:
             settings.check()
         except CasewiseError as error:
@@ -179,10 +136,19 @@ class Receive(StudyModel):
     dicom: DicomReceive | None = None
     """C-STORE."""
     folder: NodePath | None = None
-    """A folder for files of images, or subfolders of them; they are removed from it when they are in the queue. DICOM
-    objects without an image, such as reports, are removed as well; what is no DICOM file is moved to `refused`."""
+    """A folder for files of images, or subfolders of them. A file that did not change for 2 seconds is taken into the
+    queue and removed, also a DICOM object without an image, such as a report. What is no image, or only the beginning
+    of one, stays until it did not change for 10 minutes; then it is moved to `refused`."""
     web: WebReceive | None = None
     """STOW-RS at `/studies`, and `/health`, `/ready` and `/metrics`."""
+    largest: float = Field(512, gt=0)
+    """The largest image, and the largest request of STOW-RS, in MiB. A connection may need so much memory, and a
+    request may take a second for each MiB, at least 300."""
+
+    @property
+    def largest_bytes(self) -> int:
+        """The limit in bytes."""
+        return int(self.largest * 2**20)
 
     @model_validator(mode="after")
     def _any(self) -> Receive:
@@ -208,6 +174,8 @@ class SelectRule(StudyModel):
     """Of Body Part Examined, such as `[CHEST]`."""
     view: list[str] = []
     """Of View Position, such as `[PA, AP]`."""
+    laterality: list[str] = []
+    """Of Image Laterality, else of Laterality, such as `[L]`."""
     description: str = ""
     """A regular expression that occurs in the Series Description, in upper or lower case."""
     spacing: tuple[float, float] | None = None
@@ -216,6 +184,13 @@ class SelectRule(StudyModel):
     """The smallest and largest number of slices or images of a series."""
     slot: str = ""
     """The slot of the model, where it reads several images of a case, such as `frontal`."""
+
+    @field_validator("modality")
+    @classmethod
+    def _modalities(cls, values: list[str]) -> list[str]:
+        wrong = [value for value in values if not MODALITIES.fullmatch(value)]
+        refuse({f"{cut(wrong[:1])} is no modality of DICOM, such as DX, CR, CT or MR": wrong})
+        return values
 
     @field_validator("description")
     @classmethod
@@ -284,10 +259,10 @@ class SendRule(StudyModel):
 
     @property
     def name(self) -> str:
-        """For messages, and to recognise the partner after a restart."""
+        """For messages, and to recognise the partner after a restart; the query of an address may be a secret."""
         if self.dicom:
             return f"{self.dicom.ae_title}@{self.dicom.host}:{self.dicom.port}"
-        return self.stow or f"folder {self.folder}"
+        return urlsplit(self.stow)._replace(query="", fragment="").geturl() if self.stow else f"folder {self.folder}"
 
     @model_validator(mode="after")
     def _single(self) -> SendRule:
@@ -324,6 +299,11 @@ class Retry(StudyModel):
     give_up: float = Field(604_800, gt=0)
     """Seconds since the first failure after which a study is put in quarantine, where a person decides."""
 
+    @model_validator(mode="after")
+    def _increasing(self) -> Retry:
+        refuse({"first: is longer than longest": self.first > self.longest})
+        return self
+
     def wait(self, attempts: int) -> float:
         """Seconds to wait after so many attempts.
 
@@ -343,9 +323,18 @@ class Monitor(StudyModel):
     ones from this day on (UTC) are the new baseline."""
     outcomes: NodePath | None = None
     """A table of outcomes that arrive later: the columns `study` or `accession`, `target` and `value`."""
-    at: str = Field("02:00", pattern=r"^([01]\d|2[0-3]):[0-5]\d$")
+    outcomes_after: int = Field(90, ge=0)
+    """The age in days from which on a study is tested by its outcome: when nearly all outcomes are known. Some kinds of
+    outcomes are known sooner than others, which would look like a change."""
+    at: str = "02:00"
     """The time of day, on the clock of this computer, at which the page is written; if the node does not run then, it
     is written at its next start."""
+
+    @field_validator("at")
+    @classmethod
+    def _time(cls, value: str) -> str:
+        refuse({"write a time such as 02:00 or 23:30": not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", value)})
+        return value
 
 
 class NodeSettings(StudyModel):
@@ -375,7 +364,7 @@ class NodeSettings(StudyModel):
     """How the node watches itself."""
 
     @model_validator(mode="after")
-    def _agree(self) -> NodeSettings:
+    def _agree(self, info: ValidationInfo) -> NodeSettings:
         for number, rule in enumerate(self.send):
             unknown = [name for name in rule.formats if name not in self.answer.formats]
             hint = nearest(unknown[0], self.answer.formats) if unknown else ""
@@ -386,14 +375,22 @@ class NodeSettings(StudyModel):
         refuse({f"send: {cut(name)} is stated twice": names.count(name) > 1 for name in names})
         slots = [rule.slot for rule in self.select]
         refuse({"select: with several rules, each needs a slot of its own": len(set(slots)) < len(slots)})
-        folders = {"folder": self.folder, "receive.folder": self.receive.folder}
-        folders |= {f"send.{number}.folder": rule.folder for number, rule in enumerate(self.send)}
-        stated = [(key, path) for key, path in folders.items() if path is not None]
-        for key, path in stated:
-            for other, above in stated:
-                same = key != other and path.is_relative_to(above) and "receive.folder" in (key, other)
-                refuse({f"{key}: {path} is in the folder of {other}; choose another one": same})
+        self._check_incoming((info.context or {}).get("file"))
         return self
+
+    def _check_incoming(self, file: Path | None) -> None:
+        """Refuse a folder of incoming files with what the node needs in it, or in what the node or a partner writes."""
+        incoming = self.receive.folder
+        if incoming is None:
+            return
+        real = Path(os.path.realpath(incoming))
+        for key, path in [("this file", file), *_paths(self)]:
+            if key == "receive.folder" or path is None:
+                continue
+            other = Path(os.path.realpath(path))
+            taken = f"receive.folder: {incoming} contains {path}, which is {key}, and files in it are taken away"
+            refuse({f"{taken}; choose another folder": other.is_relative_to(real)})
+            refuse({f"receive.folder: {incoming} is in {key}; choose another folder": real.is_relative_to(other)})
 
     def formats_for(self, rule: SendRule) -> list[str]:
         """The formats that a partner receives."""
@@ -401,13 +398,16 @@ class NodeSettings(StudyModel):
         return rule.formats or suitable
 
     def check_files(self) -> None:
-        """Check tokens and certificates.
+        """Check tokens, certificates and folders.
 
         Raises:
             StudyError: one cannot be used; the message begins with its key.
         """
+        for key, path in (("folder", self.folder), ("receive.folder", self.receive.folder)):
+            if path and (problem := _folder_problem(path)):
+                raise StudyError(f"{key}: {problem}")
         if self.receive.web:
-            self.receive.web.web_settings()
+            self.receive.web.web_settings(self.receive.largest_bytes)
         receivers = {"receive.dicom": self.receive.dicom, "receive.web": self.receive.web}
         tls = [(key, each.tls, True) for key, each in receivers.items() if each and each.tls]
         for number, rule in enumerate(self.send):
@@ -423,8 +423,10 @@ class NodeSettings(StudyModel):
                 raise StudyError(f"{key}: {error}") from None
 
     def remarks(self) -> list[str]:
-        """What another computer on the network could read, in sentences."""
+        """What another computer on the network could read, and what is not there yet, in sentences."""
         lines = []
+        if (outcomes := self.monitor.outcomes) and not outcomes.exists():
+            lines.append(f"monitor.outcomes: {outcomes} does not exist yet.")
         for key, each in {"receive.dicom": self.receive.dicom, "receive.web": self.receive.web}.items():
             if each and not each.tls and not is_local(each.host):
                 lines.append(f"{key}: images are received without encryption. State `tls`.")
@@ -436,20 +438,23 @@ class NodeSettings(StudyModel):
         return lines
 
 
-def read_token(path: Path, key: str) -> str:
-    """The token in a file, without blanks around it.
+def _paths(value: object, key: str = "") -> Iterator[tuple[str, Path]]:
+    """The paths in settings, by key."""
+    if isinstance(value, Path):
+        yield key, value
+    entries = dict(enumerate(value)) if isinstance(value, list) else value
+    for name, each in dict(entries).items() if isinstance(entries, (StudyModel, dict)) else ():
+        yield from _paths(each, f"{key}.{name}" if key else str(name))
 
-    Raises:
-        StudyError: the file cannot be read, or has no token.
-    """
-    try:
-        token = read_regular(path, LARGEST_TOKEN).decode("ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        text = error.strerror if isinstance(error, OSError) else "it has characters that no token has"
-        raise StudyError(f"{key}: {path} cannot be read: {text}. Put the token into it, in one line.") from None
-    if not token or any(c.isspace() or not c.isprintable() for c in token):
-        raise StudyError(f"{key}: {path} must have one line, the token.")
-    return token
+
+def _folder_problem(path: Path) -> str:
+    """Why files cannot be written into a folder, which may be missing yet; empty if they can."""
+    while not os.path.lexists(path):
+        path = path.parent
+    if not path.is_dir():
+        return f"{path} is no folder. State another one."
+    usable = os.access(path, os.R_OK | os.W_OK | os.X_OK)
+    return "" if usable else f"{path} cannot be read and written. Check its permissions, and who runs the node."
 
 
 def read_settings(path: Path | str) -> NodeSettings:
@@ -468,7 +473,7 @@ def read_settings(path: Path | str) -> NodeSettings:
         raise StudyError(f"The file of a node {path} cannot be read: {error.strerror or error}.{hint}") from None
     values: dict[str, Any] = mapping(text, str(path))
     try:
-        return NodeSettings.model_validate(values, context={"folder": path.parent})
+        return NodeSettings.model_validate(values, context={"folder": path.parent, "file": path})
     except ValidationError as error:
         lines = sentences(error.errors(include_url=False, include_context=False), values, NodeSettings)
         raise StudyError(f"{path} cannot be used:\n  " + "\n  ".join(lines)) from None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -12,9 +14,9 @@ import joblib
 
 from casewise.errors import CasewiseError, RunError
 from casewise.inference.worker_process import Worker, WorkerPlan, answer_jobs
+from casewise.plugins.node.headers import UnanswerableError
 from casewise.plugins.node.monitoring.observation import Observation
 from casewise.plugins.node.queue.records import Answer, StudyAnswer, StudyTask
-from casewise.plugins.node.selection import UnanswerableError
 from casewise.plugins.node.settings import NodeSettings
 from casewise.web.settings import Json
 
@@ -47,6 +49,7 @@ class NodePlan(WorkerPlan):
 
 def work(connection: Connection, plan: NodePlan) -> None:
     """Load the model, and answer studies until the other end of the pipe is closed."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it may reach all processes of a service; the node ends this one
     answer_jobs(connection, plan, _predictor)
 
 
@@ -65,6 +68,9 @@ class StudyWorker:
     Args:
         folder: for its temporary files.
         target: the function of the process.
+
+    Attributes:
+        stopping: whether the node ends, so that a process that ends is not started again.
     """
 
     def __init__(
@@ -72,7 +78,8 @@ class StudyWorker:
     ) -> None:
         threads = settings.answer.threads or int(joblib.cpu_count())
         plan = NodePlan(settings.bundle, folder, threads, settings.trust, settings, salt)
-        self._worker, self._timeout, self._stopped = Worker(plan, target), settings.answer.timeout, False
+        self._worker, self._timeout = Worker(plan, target), settings.answer.timeout
+        self.stopping = threading.Event()
 
     def start(self) -> Json:
         """Start the process; the title and the checksum of the model.
@@ -89,20 +96,20 @@ class StudyWorker:
         Raises:
             UnanswerableError: a person must decide.
             FailedError: another attempt may succeed.
-            StoppedError: `stop` was called.
+            StoppedError: the node ends.
         """
         job = {"uid": task.uid, "files": [str(file.path) for file in task.files], "folder": str(task.folder)}
         for _ in range(2):
             try:
                 message = self._worker.call(job, self._timeout)
                 break
-            except (EOFError, TimeoutError) as error:
-                if self._stopped:
+            except (EOFError, TimeoutError, RunError) as error:
+                if self.stopping.is_set():
                     raise StoppedError("The node ends.") from None
+                if isinstance(error, RunError):
+                    raise FailedError(f"The process that predicts cannot be started: {error}") from error
                 slow = f"took more than {self._timeout:g} seconds" if isinstance(error, TimeoutError) else "ended"
                 log.warning("the process that predicts %s; it is started again", slow)
-            except RunError as error:
-                raise FailedError(f"The process that predicts cannot be started: {error}") from error
         else:
             raise UnanswerableError(f"The process that predicts {slow} twice with this study. Is there enough memory?")
         if "unanswerable" in message:
@@ -115,5 +122,5 @@ class StudyWorker:
 
     def stop(self) -> None:
         """End the process at once; a call of `answer` in another thread ends with StoppedError."""
-        self._stopped = True
+        self.stopping.set()
         self._worker.kill()

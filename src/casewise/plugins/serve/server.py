@@ -128,7 +128,11 @@ def service(
         pool = WorkerPool(plan, settings, target)
         try:
             description = pool.start()
-            yield Guard(create_app(settings, pool, description, Path(name)), settings, PATHS), pool, description
+            yield (
+                Guard(create_app(settings, pool, description, Path(name)), settings, PATHS, ("/page/",)),
+                pool,
+                description,
+            )
         finally:
             pool.stop()
 
@@ -143,7 +147,7 @@ def run_service(settings: ServiceSettings, show: Show) -> None:
     check_learner(settings.learner, check_model_path(settings.bundle, settings.trust).get("learners", ()))
     # a stop from outside must end the workers and remove their files, as Ctrl-C does
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    with bound(settings) as listening, ExitStack() as stack, suppress(KeyboardInterrupt):
+    with bound(settings.host, settings.port) as listening, ExitStack() as stack, suppress(KeyboardInterrupt):
         with show.bar("load"):
             app, _, description = stack.enter_context(service(settings))
         address = address_of(listening, settings.host)

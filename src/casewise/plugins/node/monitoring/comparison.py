@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,7 @@ class Comparison:
         psi: the population stability index.
         by_chance: the index that one in twenty samples of the same distribution exceeds.
         distance: that of Kolmogorov and Smirnov; for classes None.
-        p: of Kolmogorov and Smirnov, or of the G-test of classes; for one look, not for many.
+        p: of the G-test of classes, for one look, not for many; for numbers None.
     """
 
     psi: float
@@ -60,9 +60,9 @@ def compared(first: Floats, second: Floats) -> Comparison | None:
         return None
     edges = np.unique(np.quantile(first, np.linspace(0.1, 0.9, 9)))
     counts = [_binned(values, edges) for values in (first, second)]
-    result = ks_2samp(first, second, method="asymp")
+    distance = float(ks_2samp(first, second, method="asymp").statistic)
     chance = index_by_chance(len(edges) + 1, len(first), len(second))
-    return Comparison(stability_index(*counts), chance, float(result.statistic), float(result.pvalue))
+    return Comparison(stability_index(*counts), chance, distance, None)
 
 
 def _binned(values: Floats, edges: Floats) -> Floats:
@@ -84,15 +84,19 @@ def compared_classes(first: Mapping[str, int], second: Mapping[str, int]) -> Com
     return Comparison(stability_index(*counts), chance, None, p)
 
 
-def compared_with_quantiles(quantiles: Quantiles, subjects: int, values: Floats) -> Comparison | None:
-    """A sample of numbers against the quantiles of the training; p is not computed, as `drift` tests it."""
-    values = values[np.isfinite(values)]
+def compared_with_quantiles(
+    quantiles: Quantiles, subjects: int, values: Floats, cases: Sequence[str]
+) -> Comparison | None:
+    """The numbers of images (M,) against the quantiles of the training, each of the cases (M,) weighing the same."""
+    finite = np.isfinite(values)
+    values, own = values[finite], np.asarray(cases)[finite]
     if not len(values):
         return None
     points, shares = (np.array(each, dtype=float) for each in quantiles)
+    below, count = shares_below(values, own, points), len(np.unique(own))
     chosen = np.unique(np.searchsorted(shares, np.linspace(0.1, 0.9, 9)).clip(0, len(points) - 1))
-    expected = np.diff(shares[chosen], prepend=0, append=1) * subjects
-    observed = _binned(values, points[chosen])
-    gaps = shares_below(values, np.arange(len(values)), points) - shares
-    chance = index_by_chance(len(expected), subjects, len(values))
-    return Comparison(stability_index(expected, observed), chance, float(np.abs(gaps).max()), None)
+    expected, observed = (
+        np.diff(each[chosen], prepend=0, append=1) * n for each, n in ((shares, subjects), (below, count))
+    )
+    chance = index_by_chance(len(expected), subjects, count)
+    return Comparison(stability_index(expected, observed), chance, float(np.abs(below - shares).max()), None)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from casewise.plugins.node.monitoring.sequential import Floats, Integers
-from casewise.plugins.node.monitoring.series import DAY, Studies, iso_date, target_title
+from casewise.plugins.node.monitoring.series import DAY, Studies
 from casewise.report.figures.drawing import (
     ACCENT,
     FAINT,
@@ -29,7 +29,7 @@ from casewise.report.figures.drawing import (
     position_axes,
     svg,
 )
-from casewise.report.formatting import shortened
+from casewise.report.formatting import iso_date, shortened, target_title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -143,7 +143,7 @@ def time_figure(
 def class_figure(target: str, shares: Mapping[str, Floats], periods: Periods, since: Sequence[float]) -> Drawing:
     """The share of the predictions of each class, by period (P,)."""
     with _dated(f"Predicted {target_title(target)}", periods) as (figure, axes):
-        for number, (name, values) in enumerate(list(shares.items())[: len(SERIES)]):
+        for number, (name, values) in enumerate(_most_frequent(shares).items()):
             marker = f"{MARKERS[number]}-"
             axes.plot(periods.middles, values, marker, color=SERIES[number], markersize=3.5, linewidth=1, label=name)
         in_percent(axes.yaxis)
@@ -151,6 +151,19 @@ def class_figure(target: str, shares: Mapping[str, Floats], periods: Periods, si
         _mark(axes, since)
         _key(figure, axes)
         return svg(figure, re.sub(r"\W+", "-", f"classes-{target}"))
+
+
+def _most_frequent(shares: Mapping[str, Floats]) -> dict[str, Floats]:
+    """The classes with a colour of their own, and the shares of all others together.
+
+    >>> list(_most_frequent({f"{n}": np.array([n]) for n in range(10)}))
+    ['3', '4', '5', '6', '7', '8', '9', 'other classes']
+    """
+    if len(shares) <= len(SERIES):
+        return dict(shares)
+    others = sorted(shares, key=lambda name: -np.nansum(shares[name]))[len(SERIES) - 1 :]
+    shown = {name: values for name, values in shares.items() if name not in others}
+    return shown | {"other classes": np.sum([shares[name] for name in others], axis=0)}
 
 
 @contextmanager

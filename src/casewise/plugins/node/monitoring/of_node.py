@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, time
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from casewise.cohort.table import Problems, read_text_table
 from casewise.errors import CasewiseError
 from casewise.inference.model import load_bundle
-from casewise.plugins.node.monitoring.observation import PAGE, PICTURES
-from casewise.plugins.node.monitoring.outcomes import compared_outcomes, read_outcomes
-from casewise.plugins.node.monitoring.page import Watched, WrittenMonitoring, write_monitoring
+from casewise.plugins.node.monitoring.observation import PAGE, PICTURES, salt_of
+from casewise.plugins.node.monitoring.outcomes import OutcomeTable, Window, compared_outcomes, read_outcomes
+from casewise.plugins.node.monitoring.page import WrittenMonitoring, write_monitoring
+from casewise.plugins.node.monitoring.summary import Watched
 from casewise.plugins.node.queue.study_queue import StudyQueue
 from casewise.run_folder import BundleFolder
 
@@ -21,33 +22,33 @@ if TYPE_CHECKING:
 
 
 def monitor_node(settings: NodeSettings, path: Path | None = None) -> WrittenMonitoring:
-    """Write the page of monitoring of a node, by default into its folder.
+    """Write the page of monitoring of a node, by default into its folder; studies of other bundles are left out.
 
     Raises:
         CasewiseError: nothing was received yet, the bundle or the table of outcomes cannot be read, or the page cannot
             be written.
     """
-    folder, outcomes, accepted = settings.folder, settings.monitor.outcomes, settings.monitor.since
-    since = datetime.combine(accepted, time(), UTC).timestamp() if accepted else 0.0
+    folder, monitor = settings.folder, settings.monitor
+    since = datetime.combine(monitor.since, datetime.min.time(), UTC).timestamp() if monitor.since else 0.0
     if not (folder / "queue.sqlite").exists():
         raise CasewiseError(f"{folder} has no queue. Start the node first: `casewise node start`.")
     model = load_bundle(settings.bundle, trust=settings.trust)
     queue = StudyQueue(folder)
     try:
-        observations = queue.observations()
-        compared = None
-        if outcomes and outcomes.exists():
-            cells, _ = read_text_table(outcomes, Problems())
-            accessions = queue.accessions() if "accession" in cells else None
-            rows = read_outcomes(outcomes, observations, accessions)
-            compared = compared_outcomes(rows, observations, errors_of(model), since)
+        recorded, accessions = dict(queue.observations()), queue.accessions()
     finally:
         queue.close()
+    own = [(name, each) for name, each in recorded.items() if each.bundle == model.checksum]
+    outcomes = None
+    if monitor.outcomes:
+        exists = monitor.outcomes.exists()  # a table that is still to come has no rows
+        table = read_outcomes(monitor.outcomes, own, accessions, salt_of(folder)) if exists else OutcomeTable()
+        outcomes = compared_outcomes(table, own, errors_of(model), Window(since, time.time(), monitor.outcomes_after))
     title = str(model.about.get("title") or model.about.get("name") or "the model")
-    watched = Watched(title, settings.monitor.baseline, since)
+    watched = Watched(title, monitor.baseline, since, len(recorded) - len(own))
     pictures = {picture.stem: picture for picture in (folder / PICTURES).glob("*.png")}
     return write_monitoring(
-        path or folder / PAGE, observations, model.limits, watched=watched, outcomes=compared, pictures=pictures
+        path or folder / PAGE, own, model.limits, watched=watched, outcomes=outcomes, pictures=pictures
     )
 
 

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
+from casewise.cohort.table import rows_text
 from casewise.errors import CasewiseError, counted
 from casewise.files import write_atomic
+from casewise.inference.output_table import FAR
 from casewise.plugins.node.monitoring.comparison import Comparison, compared, compared_classes, compared_with_quantiles
 from casewise.plugins.node.monitoring.figures import Expected, Periods, class_figure, count_figure, time_figure
 from casewise.plugins.node.monitoring.observation import Observation
@@ -22,12 +25,11 @@ from casewise.plugins.node.monitoring.series import (
     Quantity,
     Studies,
     classes_of,
-    iso_date,
+    images_of,
     studies_of,
-    target_title,
 )
 from casewise.plugins.node.monitoring.shift import EXPECTED_FLAGGED, Change, against_training, changes
-from casewise.plugins.node.monitoring.summary import sentence
+from casewise.plugins.node.monitoring.summary import Watched, sentence
 from casewise.report.blocks import (
     FOLDER,
     Block,
@@ -45,7 +47,17 @@ from casewise.report.blocks import (
     plain_page,
 )
 from casewise.report.figures.pictures import data_uri
-from casewise.report.formatting import MISSING, capital, is_number, number, p_value, percent, plain
+from casewise.report.formatting import (
+    MISSING,
+    capital,
+    is_number,
+    iso_date,
+    number,
+    p_value,
+    percent,
+    plain,
+    target_title,
+)
 
 if TYPE_CHECKING:
     from casewise.inference.input_checks import Limits
@@ -59,31 +71,22 @@ CHANGES = (
     "Since: the first changed study, an estimate. Noticed: the day on which the evidence sufficed. Before and after:"
     " medians, or shares. Difference: of the distributions (Kolmogorov and Smirnov, 0 to 1), or of the shares."
 )
-OVER_TIME = "Dots: by {period} {of}. {band}Orange: something changed here."
+OVER_TIME = (
+    "Dots: by {period} {of}. {band}Orange: something changed here. Studies of a subject within 30 days count once."
+)
 COMPARED = (
-    "The first {baseline:,} studies, and the last {recent:,} of those after them. PSI: population stability index;"
-    " in brackets what one in twenty equal samples exceeds. D: the largest distance of the two distributions"
-    " (Kolmogorov and Smirnov), of shares the p value of one G-test. Descriptions: a difference here is no change"
-    " unless it is in the first table."
+    "The first {baseline:,} studies, and the last {recent:,} of those after them; studies of a subject within 30 days"
+    " count once. PSI: population stability index; in brackets what one in twenty equal samples exceeds. D: the largest"
+    " distance of the two distributions (Kolmogorov and Smirnov), of shares the p value of one G-test. The training is"
+    " compared by image. Descriptions: a difference here is no change unless it is in the first table."
 )
 GROUPS = "Distance: median. PSI: the largest of all numbers, against the other studies of the node."
 UNLIKE = "The largest distance from the training first."
-OUTCOMES = "All outcomes. Intervals: 95 %, by study. Out of fold: on subjects of the study that the model had not seen."
-
-
-@dataclass(frozen=True)
-class Watched:
-    """How a node is watched.
-
-    Attributes:
-        title: of the model.
-        baseline: the number of first studies with which later ones are compared.
-        since: studies before this time, in seconds, are left out, as after a change that was accepted.
-    """
-
-    title: str = "the node"
-    baseline: int = 200
-    since: float = 0.0
+OUTCOMES = (
+    "Of {share} older than {after} days an outcome is known; these are tested. Those of younger studies are only in the"
+    " figures: {younger:,}. Intervals: 95 %, by study. Out of fold: on subjects that the model had not seen."
+)
+UNUSED = "Rows of the table of outcomes that are not used."
 
 
 @dataclass(frozen=True)
@@ -117,15 +120,16 @@ def write_monitoring(
     """
     watched = watched or Watched()
     studies = studies_of(observations, watched.since)
-    differences = (*against_training(studies, limits, watched.baseline), *changes(studies, watched.baseline))
+    recorded, baseline = dict(observations), watched.baseline
+    differences = (*against_training(studies, recorded, limits, baseline), *changes(studies, baseline))
     if outcomes is not None:
         differences += tuple(outcome_changes(outcomes))
-    text = sentence(studies, differences, watched.baseline, watched.since)
-    page = Page(studies, dict(observations), limits, watched.baseline, differences)
+    text = sentence(studies, differences, watched, outcomes)
+    page = Page(studies, recorded, limits, baseline, differences)
     sections = [page.result(text)]
     if len(studies):
         sections += [page.over_time(), *page.compared(), page.groups(), *page.unlike(pictures or {})]
-    if outcomes is not None and len(outcomes.studies):
+    if outcomes is not None and (len(outcomes.studies) or outcomes.unused):
         sections.append(page.outcomes(outcomes))
     style = (FOLDER / "report.css").read_text() + STYLE
     html = plain_page(f"Monitoring of {watched.title}", sections, kind="Monitoring", style=style, footer=FOOTER)
@@ -183,7 +187,7 @@ class Page:
         band = "Grey: nine in ten training images. " if self.limits and self.limits.quantiles else ""
         note = OVER_TIME.format(
             period=periods.name,
-            of="the median with nine in ten studies, or the share with its interval",
+            of="the median with nine in ten studies (numbers: means over their images), or the share with its interval",
             band=f"Dashed: what is expected. {band}",
         )
         blocks: list[Block] = [Plots(plots, note)]
@@ -197,7 +201,7 @@ class Page:
         return quantity.kind is Kind.FLAGGED or bool(np.nansum(self.studies.series[quantity]))
 
     def _plot(self, quantity: Quantity, periods: Periods) -> Plot:
-        values = self.studies.series[quantity]
+        values = np.where(self.studies.tested, self.studies.series[quantity], np.nan)
         if quantity.is_share:
             ends = periods.reduced(values, share_interval)
             expected = Expected(line=EXPECTED_FLAGGED if quantity.kind is Kind.FLAGGED else None)
@@ -208,7 +212,7 @@ class Page:
             if quantity.kind is Kind.NUMBER and training:
                 low, high = np.interp([0.05, 0.95], training[1], training[0]).tolist()
                 band = (low, high)
-            expected = Expected(band, 1.0 if quantity.kind is Kind.DISTANCE else None)
+            expected = Expected(band, FAR if quantity.kind is Kind.DISTANCE else None)
         drawing = time_figure(quantity.title, ends, periods, self._since(quantity), expected, share=quantity.is_share)
         return Plot(drawing, f"{quantity.title} by {periods.name}.")
 
@@ -228,18 +232,19 @@ class Page:
 
     def compared(self) -> Iterator[Section]:
         """Every number and prediction of the last studies against the first ones and the training."""
-        first = np.arange(len(self.studies)) < self.baseline
-        recent = ~first & (np.arange(len(self.studies)) >= len(self.studies) - self.baseline)
+        number, tested = np.arange(len(self.studies)), self.studies.tested
+        first = tested & (number < self.baseline)
+        recent = tested & (number >= max(self.baseline, len(self.studies) - self.baseline))
         if not recent.any():
             return
-        rows = []
+        rows, images = [], images_of(self.studies.names[recent].tolist(), self.recorded)
         for quantity, values in self.studies.series.items():
             if quantity.is_share:
                 yes, no = ([int(np.nansum(v)), int(np.nansum(1 - v))] for v in (values[first], values[recent]))
                 both = compared_classes(*({"yes": count[0], "no": count[1]} for count in (yes, no)))
             else:
                 both = compared(values[first], values[recent])
-            training = self._with_training(quantity, values[recent])
+            training = self._with_training(quantity, images)
             ends = [_middle(quantity, values[own]) for own in (first, recent)]
             cells = [Cell(_value(quantity, end)) for end in ends]
             rows.append(Row(quantity.title, [*cells, *_cells(both), *_cells(training)]))
@@ -253,11 +258,12 @@ class Page:
             "compared", "Against the first studies and the training", [Table(heads, rows, caption, wide=True)]
         )
 
-    def _with_training(self, quantity: Quantity, values: Floats) -> Comparison | None:
+    def _with_training(self, quantity: Quantity, images: pd.DataFrame) -> Comparison | None:
         training = self.limits.quantiles.get(quantity.name) if self.limits else None
-        if quantity.kind is not Kind.NUMBER or training is None or self.limits is None:
+        if quantity.kind is not Kind.NUMBER or training is None or self.limits is None or quantity.name not in images:
             return None
-        return compared_with_quantiles(training, self.limits.subjects, values)
+        values = images[quantity.name].to_numpy(dtype=float)
+        return compared_with_quantiles(training, self.limits.subjects, values, images["case"].tolist())
 
     def _of_classes(self, first: np.ndarray, recent: np.ndarray) -> Iterator[tuple[str, Comparison | None]]:
         names = self.studies.names
@@ -307,7 +313,8 @@ class Page:
             each = self.recorded[str(self.studies.names[row])]
             return -(each.distance or 0.0), -len(each.flags), -each.numbers.get("look", 0.0)
 
-        candidates = [row for row in range(len(self.studies)) if self._is_unlike(row)]
+        names = self.studies.names.tolist()
+        candidates = [row for row in range(len(names)) if self.recorded[names[row]].is_unlike]
         chosen = sorted(candidates, key=order)[:MOST_UNLIKE]
         if not chosen:
             return
@@ -330,35 +337,43 @@ class Page:
             blocks.append(Table(heads, rows, "" if cards else UNLIKE))
         yield Section("unlike", "Most unlike the training", blocks)
 
-    def _is_unlike(self, row: int) -> bool:
-        each = self.recorded[str(self.studies.names[row])]
-        return bool(each.flags) or (each.distance or 0) > 1
-
     def outcomes(self, outcomes: Outcomes) -> Section:
-        """Errors and calibration of all outcomes, and over time."""
-        studies, plots, rows = outcomes.studies, [], []
-        periods = Periods.of(studies)
+        """Errors and calibration of all outcomes, and over time; and the rows of the table that are not used."""
+        blocks = list(self._outcome_blocks(outcomes)) if len(outcomes.studies) else []
+        rows = [
+            Row(reason, [Cell(f"{len(own):,}"), Cell(rows_text(own).partition(" ")[2])])
+            for reason, own in outcomes.unused.items()
+        ]
+        if rows:
+            blocks.append(Table(["", "Rows", "Numbers"], rows, UNUSED))
+        return Section("outcomes", "Outcomes", blocks)
+
+    def _outcome_blocks(self, outcomes: Outcomes) -> Iterator[Block]:
+        studies, tested = outcomes.studies, outcomes.tested.tested
+        plots, rows, periods = [], [], Periods.of(studies)
         for quantity, values in studies.series.items():
-            own = values[np.isfinite(values)]
-            ends = (share_interval if quantity.is_share else mean_interval)(own)
+            interval = share_interval if quantity.is_share else mean_interval
+            own = values[np.isfinite(values) & tested]
             cell = Cell(MISSING)
-            if ends:
+            if ends := interval(own):
                 middle, low, high = map(quantity.value, ends)
                 cell = Cell(middle, f"[{low}, {high}]")
             predicted = outcomes.expected.get(quantity)
             compared_to = outcomes.out_of_fold.get(quantity.name) if quantity.kind in (Kind.ERROR, Kind.WRONG) else None
             line: float | Floats | None = compared_to
             if predicted is not None:
-                compared_to = float(predicted[np.isfinite(predicted)].mean())
+                compared_to = float(predicted[np.isfinite(predicted) & tested].mean()) if len(own) else None
                 line = periods.means(predicted)
             rows.append(Row(quantity.title, [Cell(f"{len(own):,}"), cell, Cell(_value(quantity, compared_to))]))
-            summary = periods.reduced(values, share_interval if quantity.is_share else mean_interval)
+            summary = periods.reduced(np.where(studies.tested, values, np.nan), interval)
             since = self._since(quantity)
             drawing = time_figure(quantity.title, summary, periods, since, Expected(line=line), share=quantity.is_share)
             plots.append(Plot(drawing, f"{quantity.title} by {periods.name}."))
-        heads = ["", "Outcomes", "Here", "Out of fold, or predicted"]
+        after, younger = outcomes.window.after, int((studies.at >= outcomes.window.until).sum())
+        caption = OUTCOMES.format(share=outcomes.share, after=after, younger=younger)
+        yield Table(["", "Outcomes", "Here", "Out of fold, or predicted"], rows, caption)
         note = OVER_TIME.format(period=periods.name, of="with its interval", band="Dashed: out of fold, or predicted. ")
-        return Section("outcomes", "Outcomes", [Table(heads, rows, OUTCOMES), Plots(plots, note)])
+        yield Plots(plots, note)
 
 
 def _middle(quantity: Quantity, values: Floats) -> float | None:

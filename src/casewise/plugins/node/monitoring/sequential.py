@@ -50,21 +50,20 @@ def threshold(series: int, alarms_a_year: float = 1.0) -> float:
     return math.log(DAYS_OF_YEAR * max(series, 1) / alarms_a_year)
 
 
-def sequential_scores(values: Floats, groups: Integers, rng: np.random.Generator) -> Floats:
+def sequential_scores(values: Floats, groups: Integers, uniforms: Floats) -> Floats:
     """(N,) normal scores of the rank of each value (N,) among those before it and itself in its group (N,).
 
-    Ties are broken at random. The first `FEWEST_BEFORE` of a group are NaN: no evidence.
+    Ties are broken by `uniforms` (N,). The first `FEWEST_BEFORE` of a group are NaN: no evidence.
 
-    >>> scores = sequential_scores(np.arange(100.0), np.zeros(100, dtype=int), np.random.default_rng(0))
+    >>> scores = sequential_scores(np.arange(100.0), np.zeros(100, dtype=int), np.full(100, 0.5))
     >>> bool(np.isnan(scores[:20]).all()), bool((scores[20:] > 1.5).all())
     (True, True)
     """
     scores = np.full(len(values), np.nan)
-    random = rng.random(len(values))
     for group in np.unique(groups):
         rows = np.flatnonzero(groups == group)
         below, equal = _before(values[rows])
-        ranks = (below + random[rows] * (equal + 1)) / (np.arange(len(rows)) + 1)
+        ranks = (below + uniforms[rows] * (equal + 1)) / (np.arange(len(rows)) + 1)
         scores[rows[FEWEST_BEFORE:]] = ndtri(ranks.clip(1e-12, 1 - 1e-12))[FEWEST_BEFORE:]
     return scores
 

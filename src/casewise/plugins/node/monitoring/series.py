@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from enum import StrEnum
+from functools import cached_property
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from casewise.errors import counted
 from casewise.inference.drift import WORDS
 from casewise.plugins.node.monitoring.observation import Observation
 from casewise.plugins.node.monitoring.sequential import Floats, Integers
-from casewise.report.formatting import number, percent, plain
+from casewise.report.formatting import number, percent, plain, target_title
 
 DAY = 86_400
 # A subject counts again in the tests after so many days: studies of one subject are more alike than others.
@@ -153,6 +154,16 @@ class Studies:
         """(N,) the number of the scanner, within which values are ranked."""
         return np.asarray(np.unique(self.scanners, return_inverse=True)[1], dtype=np.intp)
 
+    def uniforms(self, quantity: Quantity) -> Floats:
+        """(N,) numbers between 0 and 1, by which ties of a series are broken: always the same one for a study."""
+        (salt,) = pd.util.hash_array(np.array([repr(quantity)], dtype=object))
+        mixed = pd.util.hash_array(self._hashes ^ salt)
+        return np.asarray((mixed >> np.uint64(11)) / 2**53)
+
+    @cached_property
+    def _hashes(self) -> NDArray[np.uint64]:
+        return pd.util.hash_array(self.names.astype(object))
+
     def subset(self, rows: NDArray[np.bool_] | Integers) -> Studies:
         """Some of the studies."""
         series = {quantity: values[rows] for quantity, values in self.series.items()}
@@ -196,9 +207,9 @@ def _tested(at: Floats, subjects: Sequence[str]) -> NDArray[np.bool_]:
 
 
 def _series(recorded: Sequence[Observation]) -> dict[Quantity, Floats]:
+    numbers = [each.numbers for each in recorded]
     columns: dict[Quantity, list[float | None]] = {
-        Quantity(Kind.NUMBER, name): [each.numbers.get(name) for each in recorded]
-        for name in _keys(each.numbers for each in recorded)
+        Quantity(Kind.NUMBER, name): [each.get(name) for each in numbers] for name in _keys(numbers)
     }
     columns[Quantity(Kind.DISTANCE)] = [each.distance for each in recorded]
     columns[Quantity(Kind.FLAGGED)] = [bool(each.flags) for each in recorded]
@@ -220,6 +231,13 @@ def _series(recorded: Sequence[Observation]) -> dict[Quantity, Floats]:
         columns[quantity] = [each.widths.get(target) for each in recorded]
     series = {quantity: np.array(column, dtype=float) for quantity, column in columns.items()}
     return {quantity: values for quantity, values in series.items() if np.isfinite(values).any()}
+
+
+def images_of(names: Iterable[str], recorded: Mapping[str, Observation]) -> pd.DataFrame:
+    """A row for each image of studies: `case`, `subject` (the study) and its numbers, as `drift` reads them."""
+    return pd.DataFrame(
+        [{"case": name, "subject": name} | dict(image) for name in names for image in recorded[name].images]
+    )
 
 
 def classes_of(recorded: Iterable[Observation]) -> dict[str, list[str]]:
@@ -245,31 +263,3 @@ def tested_classes(names: Sequence[str]) -> Sequence[str]:
 
 def _keys(mappings: Iterable[Mapping[str, object]]) -> list[str]:
     return list(dict.fromkeys(key for mapping in mappings for key in mapping))
-
-
-def target_title(name: str) -> str:
-    """The name of a target within a sentence.
-
-    >>> target_title("lung_score[left]")
-    'lung score (left)'
-    """
-    return plain(name).replace("[", " (").replace("]", ")")
-
-
-def date(at: float) -> str:
-    """The day of a time in seconds (UTC).
-
-    >>> date(86400.0 * 365)
-    '1 January 1971'
-    """
-    day = datetime.fromtimestamp(at, UTC)
-    return f"{day.day} {day:%B %Y}"
-
-
-def iso_date(at: float) -> str:
-    """The day of a time in seconds (UTC), for a table.
-
-    >>> iso_date(86400.0 * 365)
-    '1971-01-01'
-    """
-    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d}"

@@ -7,25 +7,32 @@ seasons.
 Differences too small to matter are not reported (`LEAST_DIFFERENCE`). After an alarm a series starts anew, with the
 studies after the alarm as its baseline.
 
+An alarm at the end of a day depends on the studies until then only, so that later pages report it as well; since when
+and where is estimated with the studies after it, too.
+
 The first studies are compared with the training once, by `casewise.inference.drift`.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import binomtest, ks_2samp
+from scipy.stats import betabinom, ks_2samp
 
 from casewise.inference.drift import LEAST_DIFFERENCE as LARGE_DIFFERENCE
 from casewise.inference.drift import LEVEL, drift
+from casewise.inference.output_table import FAR
+from casewise.plugins.node.monitoring.observation import Observation
 from casewise.plugins.node.monitoring.sequential import (
     ALTERNATIVES,
+    FEWEST_BEFORE,
     Floats,
     evidence,
     full_scores,
@@ -38,7 +45,7 @@ from casewise.plugins.node.monitoring.sequential import (
     start_of_change,
     threshold,
 )
-from casewise.plugins.node.monitoring.series import Kind, Quantity, Studies
+from casewise.plugins.node.monitoring.series import DAYS_BETWEEN, Kind, Quantity, Studies, images_of
 from casewise.report.formatting import listed
 
 if TYPE_CHECKING:
@@ -52,13 +59,14 @@ LEAST_DIFFERENCE = 0.1
 FEWEST_OF_SCOPE = 40
 # A scanner or site that the baseline lacks is reported once it has so many studies.
 NEW = 3
-# A change is one of a scanner or site if no more than this share of the evidence is from others, of so many studies.
-OUTSIDE, FEWEST_OTHERS = 0.1, 10
+# A change is one of a scanner or site if the studies of others are so much more likely without it (logarithm).
+AGAINST = np.log(20)
+# With fewer studies that are evidence, nothing is said about a change.
+FEWEST_TESTED = 20
 # So many studies after an alarm help to estimate since when, and on which scanner or site.
 AFTERWARDS = 200
 # The share of studies that may be flagged, as in `casewise.inference.input_checks`, and that exceed a distance of 1.
 EXPECTED_FLAGGED = 0.05
-_SEED = 20_240_501
 
 
 @dataclass(frozen=True)
@@ -127,6 +135,30 @@ class Plan:
         return cls(tuple(scopes), threshold(len(studies.series) * len(scopes), ALARMS_A_YEAR))
 
 
+def evidence_of(studies: Studies, baseline: int) -> NDArray[np.bool_]:
+    """(N,) whether a study is evidence: after the baseline, with enough of its scanner before it, not a repeat."""
+    tested = studies.strata[studies.tested]
+    enough = studies.tested.copy()
+    enough[enough] = pd.Series(tested).groupby(tested).cumcount() >= FEWEST_BEFORE
+    return enough & (np.arange(len(studies)) >= baseline)
+
+
+def why_untested(studies: Studies, baseline: int) -> str:
+    """Why it cannot be said whether the studies changed; empty if it can."""
+    later, is_evidence = np.arange(len(studies)) >= baseline, evidence_of(studies, baseline)
+    if is_evidence.sum() >= FEWEST_TESTED:
+        return ""
+    if not later.any():
+        return f"the first {baseline:,} are the baseline"
+    others = {
+        f"of subjects with another study within {DAYS_BETWEEN} days": later & ~studies.tested,
+        f"of scanners with fewer than {FEWEST_BEFORE} studies before": later & studies.tested & ~is_evidence,
+    }
+    reasons = listed([f"{rows.sum():,} {text}" for text, rows in others.items() if rows.any()])
+    count = f"{is_evidence.sum():,} of the {later.sum():,} after the baseline can be tested, of {FEWEST_TESTED} needed"
+    return f"{count}; {reasons} cannot" if reasons else count
+
+
 def changes(studies: Studies, baseline: int) -> list[Change]:
     """What changed after the first `baseline` studies, in the order of time."""
     if len(studies) <= baseline:
@@ -148,7 +180,6 @@ def changes_of(
     values = studies.series[quantity]
     rows = np.flatnonzero(np.isfinite(values) & studies.tested)
     first = int(np.searchsorted(rows, baseline)) if expected is None else 0
-    rng = np.random.default_rng(_SEED)
     directions: list[bool] = []
     while first < len(rows):
         own = replace(studies, series={quantity: values}).subset(rows)
@@ -158,7 +189,7 @@ def changes_of(
         elif quantity.is_share:
             ratios = share_ratios(own_values, own.strata)
         else:
-            ratios = score_ratios(sequential_scores(own_values, own.strata, rng))
+            ratios = score_ratios(sequential_scores(own_values, own.strata, studies.uniforms(quantity)[rows]))
         if quantity.kind is Kind.BIAS:  # that it varies more is a larger error, another series
             ratios = ratios[:, ALTERNATIVES[:, 0] != 0]
         ratios[:first] = 0
@@ -189,29 +220,22 @@ def _first_change(
             total = mixture(grown)
             alarms += [(int(rows[last[day]]), -total[day], scope) for day in np.flatnonzero(total >= plan.threshold)]
     for row, _, scope in sorted(alarms, key=lambda alarm: alarm[:2]):
-        change = _change(own, quantity, plan, ratios, (scope, row, first))
-        if change.size >= (0 if quantity.is_share else LEAST_DIFFERENCE):
-            return change, row
+        # decided by the studies until the alarm: a change that was reported does not vanish
+        start, _ = _start(own, quantity, ratios, (scope, row, first), row)
+        if quantity.is_share or _sizes(own, quantity, scope, start, row)[0] >= LEAST_DIFFERENCE:
+            return _change(own, quantity, ratios, (scope, row, first)), row
     return None, 0
 
 
-def _change(own: Studies, quantity: Quantity, plan: Plan, ratios: Floats, alarm: tuple[Scope, int, int]) -> Change:
+def _change(own: Studies, quantity: Quantity, ratios: Floats, alarm: tuple[Scope, int, int]) -> Change:
     """The change of an alarm: its scope, the row of the alarm, and the first row after the baseline."""
-    scope, row, first = alarm
+    scope, row, _ = alarm
     last = min(row + AFTERWARDS, len(own) - 1)
-    values = own.series[quantity]
-    rows = np.flatnonzero(scope.rows(own)[: last + 1])
-    number, alternative = start_of_change(ratios[rows], int(np.searchsorted(rows, row)))
-    if quantity.kind is not Kind.CALIBRATION:
-        sample = values[rows] if quantity.is_share else full_scores(values[rows], own.strata[rows])
-        ends = max(int(np.searchsorted(rows, first)), 1), int(np.searchsorted(rows, row))
-        number = split(sample, *ends, share=quantity.is_share)
-    start = int(rows[number])
-    scope = _located(own, ratios[:, alternative], scope, (start, row, last))
+    start, alternative = _start(own, quantity, ratios, alarm, last)
+    scope = _located(own, ratios[:, alternative], (start, row, last))
     rows = np.flatnonzero(scope.rows(own))
     start = int(rows[np.searchsorted(rows, start)])
-    before, after = values[rows[rows < start]], values[rows[(rows >= start) & (rows <= row)]]
-    size, low, high = difference(quantity, before, after)
+    size, low, high = _sizes(own, quantity, scope, start, row)
     text = quantity.words(higher=high > low)
     if not quantity.is_share and not ALTERNATIVES[alternative, 0]:
         more = "less" if ALTERNATIVES[alternative, 1] < 1 else "more"
@@ -219,22 +243,41 @@ def _change(own: Studies, quantity: Quantity, plan: Plan, ratios: Floats, alarm:
     return Change(quantity, scope, float(own.at[start]), size, text, low, high, float(own.at[row]))
 
 
-def _located(own: Studies, ratios: Floats, scope: Scope, span: tuple[int, int, int]) -> Scope:
-    """The scanner or site outside which there is hardly any evidence of the change, else all studies.
+def _start(
+    own: Studies, quantity: Quantity, ratios: Floats, alarm: tuple[Scope, int, int], last: int
+) -> tuple[int, int]:
+    """The row of the first changed study of an alarm and the alternative, estimated with the studies until `last`."""
+    scope, row, first = alarm
+    rows = np.flatnonzero(scope.rows(own)[: last + 1])
+    number, alternative = start_of_change(ratios[rows], int(np.searchsorted(rows, row)))
+    if quantity.kind is not Kind.CALIBRATION:
+        values = own.series[quantity][rows]
+        sample = values if quantity.is_share else full_scores(values, own.strata[rows])
+        ends = max(int(np.searchsorted(rows, first)), 1), int(np.searchsorted(rows, row))
+        number = split(sample, *ends, share=quantity.is_share)
+    return int(rows[number]), alternative
+
+
+def _sizes(own: Studies, quantity: Quantity, scope: Scope, start: int, row: int) -> tuple[float, float, float]:
+    """The `difference` between the studies of a scope before a row and from it to another one."""
+    rows = np.flatnonzero(scope.rows(own))
+    values = own.series[quantity]
+    return difference(quantity, values[rows[rows < start]], values[rows[(rows >= start) & (rows <= row)]])
+
+
+def _located(own: Studies, ratios: Floats, span: tuple[int, int, int]) -> Scope:
+    """The scanner or site with the change, if the studies of all others clearly speak against one there.
 
     Args:
         span: the rows of the start, of the alarm, and of the last study that is evidence.
     """
     start, alarm, last = span
     inside = np.arange(start, last + 1)
-    total, best, gain = float(ratios[inside].sum()), Scope(), -np.inf
-    names = [*map(Scope, np.unique(own.scanners[inside])), *(Scope(site=name) for name in np.unique(own.sites[inside]))]
-    for each in names:
+    best, gain = Scope(), -np.inf
+    for each in (*map(Scope, np.unique(own.scanners[inside])), *(Scope(site=n) for n in np.unique(own.sites[inside]))):
         rows = each.rows(own)[inside]
-        own_gain, others = float(ratios[inside][rows].sum()), int((~rows).sum())
-        if each == Scope() or (others < FEWEST_OTHERS and each != scope) or not rows[: alarm - start + 1].any():
-            continue
-        if total - own_gain <= max(OUTSIDE * total, 1) and own_gain > gain:
+        own_gain, others = float(ratios[inside][rows].sum()), float(ratios[inside][~rows].sum())
+        if others <= -AGAINST and own_gain > gain and rows[: alarm - start + 1].any():
             best, gain = each, own_gain
     return best
 
@@ -283,33 +326,36 @@ def _unlike_others(studies: Studies, own: NDArray[np.bool_], first: NDArray[np.b
 # ------------------------------------------------------------------------------------------ against the training
 
 
-def against_training(studies: Studies, limits: Limits | None, baseline: int) -> list[Change]:
-    """How the first studies differ from the training: numbers by `drift`, and the shares that were expected.
+def against_training(
+    studies: Studies, recorded: Mapping[str, Observation], limits: Limits | None, baseline: int
+) -> list[Change]:
+    """How the first studies differ from the training: numbers of images by `drift`, and the shares that were expected.
 
-    The shares of flagged studies and of those beyond a distance of 1 are tested by the binomial distribution, one-sided
-    at 5 % divided by two.
+    The shares of flagged studies and of those that are far from the training are tested one-sided at 5 % divided by
+    two. Their limits are quantiles of the training subjects, so that even equal studies exceed them with a share that
+    varies around 5 %: the numbers have a beta-binomial distribution.
     """
     first = studies.subset(np.flatnonzero(studies.tested)[:baseline])
-    if len(first) < baseline or not len(first):
+    if len(first) < baseline or not len(first) or limits is None:
         return []
     start, differences = float(first.at[0]), []
-    numbers = {quantity.name: values for quantity, values in first.series.items() if quantity.kind is Kind.NUMBER}
-    if limits and numbers:
-        table = pd.DataFrame({"case": first.names, "subject": first.names, **numbers}).dropna()
-        for name, each in drift([table], limits.quantiles, limits.subjects).differences.items():
+    if len(images := images_of(first.names.tolist(), recorded)):
+        for name, each in drift([images.dropna()], limits.quantiles, limits.subjects).differences.items():
             quantity, gap = Quantity(Kind.NUMBER, name), each["difference"]
             text = quantity.words(higher=gap < 0)
             differences.append(Change(quantity, Scope(), start, abs(gap), text, from_start=True))
+    n = limits.subjects
+    rank = min(math.ceil((1 - EXPECTED_FLAGGED) * (n + 1)), n)  # that of the limit, as in `held_out_quantile`
     for quantity, yes in _expected_shares(first):
         count, share = int(yes.sum()), float(yes.mean())
-        if binomtest(count, len(yes), EXPECTED_FLAGGED, alternative="greater").pvalue < LEVEL / 2:
+        if betabinom.sf(count - 1, len(yes), n + 1 - rank, rank) < LEVEL / 2:
             size, text = share - EXPECTED_FLAGGED, quantity.words(higher=True)
             differences.append(Change(quantity, Scope(), start, size, text, EXPECTED_FLAGGED, share, from_start=True))
     return differences
 
 
 def _expected_shares(studies: Studies) -> Iterator[tuple[Quantity, Floats]]:
-    for quantity, limit in ((Quantity(Kind.FLAGGED), 0.5), (Quantity(Kind.DISTANCE), 1.0)):
+    for quantity, limit in ((Quantity(Kind.FLAGGED), 0.5), (Quantity(Kind.DISTANCE), FAR)):
         values = studies.series.get(quantity, np.zeros(0))
         if len(values := values[np.isfinite(values)]):
             yield quantity, (values > limit).astype(float)

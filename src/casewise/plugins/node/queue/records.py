@@ -18,7 +18,7 @@ class StudyState(StrEnum):
 
     `RECEIVED`: images arrive. `COMPLETE`: it waits for its prediction. `PREDICTED`: answers are being delivered.
     `SENT`: every partner has its answers, but for formats that could not be written. `FAILED`: its prediction failed,
-    and will be repeated. `QUARANTINED`: a person must decide.
+    and will be repeated. `QUARANTINED`: a person must decide. `DISCARDED`: a person decided that it needs no answer.
     """
 
     RECEIVED = "received"
@@ -27,6 +27,7 @@ class StudyState(StrEnum):
     SENT = "sent"
     FAILED = "failed"
     QUARANTINED = "quarantined"
+    DISCARDED = "discarded"
 
 
 @dataclass(frozen=True)
@@ -36,20 +37,18 @@ class QueuedStudy:
     Attributes:
         uid: its Study Instance UID; label: for logs (see `study_label`).
         instances: how many are stored; version: 1, and one more each time that images arrived after a prediction.
-        first_at: when its first image arrived; changed_at: the last change of state; both in ISO 8601, UTC.
-        reason: of a failure or quarantine; attempts: that failed; next_at: the next one, in seconds since 1970.
-        lease: of the process that works on it; empty if none does.
+        changed_at: the last change of state, in ISO 8601, UTC.
+        reason: of a failure or quarantine; attempts: that failed.
+        lease: of the node that works on it; empty if none does.
         unwritten: which formats of its answer could not be written, with the reasons.
     """
 
     uid: str
     state: StudyState
     instances: int
-    first_at: str
     changed_at: str
     reason: str
     attempts: int
-    next_at: float
     version: int
     lease: str = ""
     unwritten: str = ""
@@ -65,7 +64,6 @@ class StoredInstance:
     """An image of a study, as received."""
 
     path: Path
-    series: str
     instance: str
     sha256: str
 

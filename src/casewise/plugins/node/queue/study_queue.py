@@ -7,33 +7,25 @@ nothing.
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from casewise.errors import CasewiseError, cut
-from casewise.plugins.node.queue.database import cut_text, owner_of
-from casewise.plugins.node.queue.deliveries import DeliveryQueue
+from casewise.plugins.node.queue.database import DUE, SETTLED, QueueDatabase, cut_text, marks
 from casewise.plugins.node.queue.records import Answer, QueuedStudy, StoredInstance, StudyState, study_label
 
 if TYPE_CHECKING:
     from casewise.plugins.node.monitoring.observation import Observation
-    from casewise.plugins.node.settings import Retry
 
 
-class StudyQueue(DeliveryQueue):
-    """The studies of a node, in its folder. It may be used by several threads and processes of one computer.
-
-    Args:
-        routes: as in `DeliveryQueue`, for what delivers answers.
-
-    Raises:
-        CasewiseError: the file is damaged, of a newer casewise, or cannot be written.
-    """
+class StudyQueue(QueueDatabase):
+    """The studies of a node, in its folder; see `QueueDatabase`."""
 
     # ------------------------------------------------------------------------------------------------------- arrival
 
@@ -53,10 +45,14 @@ class StudyQueue(DeliveryQueue):
             row = db.execute("SELECT state, version FROM studies WHERE uid = ?", [study]).fetchone()
             if row is None:
                 query = (
-                    "INSERT INTO studies (uid, label, state, first_at, last_at, changed_at) VALUES (?, ?, ?, ?, ?, ?)"
+                    "INSERT INTO studies (uid, label, state, waiting_since, last_at, changed_at) "
+                    "VALUES (?, ?, ?, ?, ?, ?)"
                 )
                 db.execute(query, [study, study_label(study), StudyState.RECEIVED, now, now, now])
                 self._event(study, StudyState.RECEIVED, source)
+            elif row[0] == StudyState.DISCARDED:  # it begins anew, without the images that it had
+                db.execute("DELETE FROM instances WHERE study = ?", [study])
+                db.execute("UPDATE studies SET removed = 0 WHERE uid = ?", [study])
             other = db.execute("SELECT 1 FROM instances WHERE study = ? AND instance = ?", [study, instance]).fetchone()
             query = (
                 "INSERT INTO instances (study, series, instance, path, sha256, source, at) VALUES (?, ?, ?, ?, ?, ?, ?)"
@@ -64,25 +60,26 @@ class StudyQueue(DeliveryQueue):
             db.execute(query, [study, series, instance, os.path.relpath(path, self.folder), sha256, source, now])
             db.execute("UPDATE studies SET last_at = ? WHERE uid = ?", [now, study])
             state, version = row or (StudyState.RECEIVED, 1)
-            if state in (StudyState.PREDICTED, StudyState.SENT, StudyState.QUARANTINED):
-                self._drop_pending(study)  # what was predicted without this image
+            self._drop_pending(study)  # what was predicted without this image
             if other:
                 reason = f"An image ({study_label(instance)}) came again with other content, from {source}."
                 self._change(study, StudyState.QUARANTINED, reason)
-            elif state in (StudyState.COMPLETE, StudyState.FAILED, StudyState.PREDICTED, StudyState.SENT):
-                version += state in (StudyState.PREDICTED, StudyState.SENT)
-                values: dict[str, Any] = {"version": version, "attempts": 0, "next_at": 0, "failing_since": None}
-                self._change(study, StudyState.RECEIVED, **values)
+            elif state not in (StudyState.RECEIVED, StudyState.QUARANTINED):
+                version += state in (StudyState.PREDICTED, StudyState.SENT, StudyState.DISCARDED)
+                self._change(study, StudyState.RECEIVED, version=version, attempts=0, next_at=0, failing_since=None)
         return True
 
     def has_instance(self, study: str, instance: str, sha256: str) -> bool:
-        """Whether an image is recorded, with the same bytes."""
+        """Whether an image is recorded, with the same bytes; not of a study that was discarded."""
         with self._lock, self._failures():
             return self._has(study, instance, sha256)
 
     def _has(self, study: str, instance: str, sha256: str) -> bool:
-        query = "SELECT 1 FROM instances WHERE study = ? AND instance = ? AND sha256 = ?"
-        return self._db.execute(query, [study, instance, sha256]).fetchone() is not None
+        query = (
+            "SELECT 1 FROM instances JOIN studies ON uid = study "
+            "WHERE study = ? AND instance = ? AND sha256 = ? AND state != ?"
+        )
+        return self._db.execute(query, [study, instance, sha256, StudyState.DISCARDED]).fetchone() is not None
 
     def note(self, event: str, detail: str, study: str = "") -> None:
         """Record an event, such as a file that was refused, once; without names of patients."""
@@ -91,6 +88,12 @@ class StudyQueue(DeliveryQueue):
             if not db.execute(query, [study, event, cut_text(detail)]).fetchone():
                 self._event(study, event, detail)
 
+    def keep_waiting(self, studies: Iterable[str]) -> None:
+        """Let studies become complete as late as if an image had arrived now, because one of theirs still arrives."""
+        query = "UPDATE studies SET last_at = ? WHERE uid = ? AND state = ?"
+        with self._writing() as db:
+            db.executemany(query, [(time.time(), study, StudyState.RECEIVED) for study in studies])
+
     def complete_ready(self, quiet: float, instances: int | None, now: float) -> list[str]:
         """Let each study become COMPLETE that has enough images, or none new since `quiet` seconds; their UIDs.
 
@@ -98,7 +101,7 @@ class StudyQueue(DeliveryQueue):
         """
         query = (
             "SELECT uid FROM studies WHERE state = ? AND (abs(? - last_at) >= ? OR (? IS NOT NULL AND "
-            "(SELECT count(DISTINCT instance) FROM instances WHERE study = uid) >= ?)) ORDER BY first_at"
+            "(SELECT count(DISTINCT instance) FROM instances WHERE study = uid) >= ?)) ORDER BY waiting_since"
         )  # abs: the clock may be set back
         values = [StudyState.RECEIVED, now, quiet, instances, instances]
         if not self._rows(query, values):
@@ -122,25 +125,32 @@ class StudyQueue(DeliveryQueue):
 
     # ---------------------------------------------------------------------------------------------------- prediction
 
-    def claim(self, state: StudyState, now: float) -> QueuedStudy | None:
-        """The next study in a state to work on, for this process alone; None if there is none.
+    def start(self, bundle: str, casewise: str) -> str:
+        """Record that the node starts, with the checksum of its bundle; the one with which it started last, or nothing.
 
-        `COMPLETE` includes FAILED ones that are due. What a killed process worked on is free again.
+        What a node worked on when it was killed is free again; the caller knows that no other one works in the folder.
         """
-        states = [state, StudyState.FAILED if state == StudyState.COMPLETE else state]
-        query = "SELECT uid, owner FROM studies WHERE state IN (?, ?) AND next_at <= ? ORDER BY changed_at, uid"
+        query = "SELECT facts FROM events WHERE study = '' AND event = 'started' ORDER BY id DESC LIMIT 1"
         with self._writing() as db:
-            gone: dict[str, bool] = {"": True}
-            for uid, owner in db.execute(query, [*states, now]):
-                if owner not in gone:
-                    gone[owner] = owner != self.own_process and owner != owner_of(int(owner.partition(" ")[0]))
-                if gone[owner]:
-                    lease = secrets.token_hex(8)
-                    db.execute("UPDATE studies SET lease = ?, owner = ? WHERE uid = ?", [lease, self.own_process, uid])
-                    if owner:
-                        self._event(uid, "released", "The process that worked on it ended.")
-                    return self._studies("uid = ?", [uid])[0]
-        return None
+            row = db.execute(query).fetchone()
+            before = str(json.loads(row[0])["bundle"]) if row else ""
+            self._event("", "started", bundle=bundle, bundle_before=before, casewise=casewise)
+            for (uid,) in db.execute("SELECT uid FROM studies WHERE lease != ''").fetchall():
+                self._event(uid, "released", "The node ended while it worked on it.")
+            db.execute("UPDATE studies SET lease = '' WHERE lease != ''")
+        return before
+
+    def claim(self, now: float) -> QueuedStudy | None:
+        """The next study to predict, COMPLETE or FAILED and due, for the caller alone; None if there is none."""
+        states = [StudyState.COMPLETE, StudyState.FAILED]
+        query = f"state IN (?, ?) AND lease = '' AND {DUE.format('next_at')}"
+        with self._writing() as db:
+            query = f"SELECT uid FROM studies WHERE {query} ORDER BY changed_at, uid LIMIT 1"  # noqa: S608
+            row = db.execute(query, [*states, *self._span(now)]).fetchone()
+            if row is None:
+                return None
+            db.execute("UPDATE studies SET lease = ? WHERE uid = ?", [secrets.token_hex(8), row[0]])
+            return self._studies("uid = ?", row)[0]
 
     def _holds(self, study: QueuedStudy) -> bool:
         row = self._db.execute("SELECT lease FROM studies WHERE uid = ?", [study.uid]).fetchone()
@@ -149,8 +159,7 @@ class StudyQueue(DeliveryQueue):
     def release(self, study: QueuedStudy) -> None:
         """Give a claimed study back unchanged, such as when the node stops."""
         with self._writing() as db:
-            values = [study.uid, study.lease]
-            db.execute("UPDATE studies SET lease = '', owner = '' WHERE uid = ? AND lease = ?", values)
+            db.execute("UPDATE studies SET lease = '' WHERE uid = ? AND lease = ?", [study.uid, study.lease])
 
     def predicted(
         self,
@@ -160,12 +169,15 @@ class StudyQueue(DeliveryQueue):
         *,
         seconds: float = 0.0,
         unwritten: Mapping[str, str] | None = None,
+        bundle: str = "",
+        accession: str = "",
     ) -> bool:
         """Record the answers of a claimed study, which lie durably at their paths, and what was observed.
 
         Args:
             seconds: that the prediction took.
             unwritten: by format the reason why it could not be written.
+            bundle: the checksum of the bundle; accession: a hash of the accession number.
 
         Returns:
             False, and nothing is recorded, if images arrived meanwhile: the study will be predicted again.
@@ -176,19 +188,31 @@ class StudyQueue(DeliveryQueue):
             db.execute("DELETE FROM answers WHERE study = ?", [study.uid])  # with their deliveries
             for answer in answers:
                 path = os.path.relpath(answer.path.absolute(), self.folder)
-                values = [study.uid, answer.name, answer.format, path, answer.sha256]
+                values: list[Any] = [study.uid, answer.name, answer.format, path, answer.sha256]
                 db.execute("INSERT INTO answers VALUES (?, ?, ?, ?, ?)", values)
-            content, lacking = None if observation is None else observation.as_json(), unwritten or {}
-            query = "INSERT INTO predictions (study, version, at, seconds, unwritten, observation) VALUES (?,?,?,?,?,?)"
-            db.execute(query, [study.uid, study.version, time.time(), seconds, len(lacking), content])
+            content, lacking = None if observation is None else observation.as_json(), dict(unwritten or {})
+            query = (
+                "INSERT INTO predictions (study, version, at, seconds, unwritten, observation, accession) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?)"
+            )
+            values = [study.uid, study.version, time.time(), seconds, len(lacking), content, accession]
+            db.execute(query, values)
             text = cut_text(" ".join(f"Without {name}: {reason}" for name, reason in lacking.items()))
-            state = StudyState.PREDICTED
-            self._change(study.uid, state, text, attempts=0, next_at=0, failing_since=None, unwritten=text)
+            facts = {
+                "version": study.version,
+                "bundle": bundle,
+                "files": sorted(file.sha256 for file in self.files(study.uid)),
+                "answers": {answer.name: answer.sha256 for answer in answers},
+                "refused": bool(observation and observation.refused),
+                "unwritten": lacking,
+            }
+            own: dict[str, Any] = {"attempts": 0, "next_at": 0, "failing_since": None, "unwritten": text}
+            self._change(study.uid, StudyState.PREDICTED, text, facts=facts, **own)
             self._add_deliveries(study.uid)
             self._finish(study.uid)
         return True
 
-    def failed(self, study: QueuedStudy, reason: str, retry: Retry) -> bool:
+    def failed(self, study: QueuedStudy, reason: str) -> bool:
         """Record that a claimed study could not be predicted: it is tried again, or put in quarantine at last.
 
         Returns:
@@ -200,9 +224,10 @@ class StudyQueue(DeliveryQueue):
                 return False
             since = db.execute("SELECT failing_since FROM studies WHERE uid = ?", [study.uid]).fetchone()[0] or now
             attempts = study.attempts + 1
-            state = StudyState.QUARANTINED if now - since >= retry.give_up else StudyState.FAILED
-            values = {"attempts": attempts, "next_at": now + retry.wait(attempts), "failing_since": since}
-            self._change(study.uid, state, reason, **values)
+            state = StudyState.QUARANTINED if now - since >= self._retry.give_up else StudyState.FAILED
+            values: dict[str, Any] = {"attempts": attempts, "failing_since": since}
+            values["next_at"] = now + self._retry.wait(attempts)
+            self._change(study.uid, state, reason, facts={"version": study.version}, **values)
         return True
 
     def quarantine(self, study: QueuedStudy, reason: str) -> bool:
@@ -213,14 +238,43 @@ class StudyQueue(DeliveryQueue):
         """
         with self._writing():
             if current := self._holds(study):
-                self._change(study.uid, StudyState.QUARANTINED, reason)
+                self._change(study.uid, StudyState.QUARANTINED, reason, facts={"version": study.version})
         return current
 
-    def retry(self, study: str) -> QueuedStudy:
-        """Put a study back to work that failed, is in quarantine, lacks a format, or whose answers wait for a partner.
+    # ------------------------------------------------------------------------------------------- decisions of a person
 
-        Answers that were given up are delivered again. Any other study is predicted again, with the newer of two files
-        that have one SOP Instance UID.
+    def _named(self, study: str) -> QueuedStudy:
+        own = self._studies("uid = ? OR label = ?", [study, study])
+        if not own:
+            raise CasewiseError(
+                f"There is no study {cut(study)}. `casewise node status` lists those that wait, node.log all."
+            )
+        return own[0]
+
+    def discard(self, study: str) -> QueuedStudy:
+        """Dismiss a study in quarantine, or one that failed or waits for a partner; it waits for nothing any more.
+
+        If images of it arrive later, it begins anew with these.
+
+        Args:
+            study: its UID or label.
+
+        Raises:
+            CasewiseError: there is no such study, or it is in another state.
+        """
+        with self._writing():
+            own = self._named(study)
+            if own.state not in (StudyState.QUARANTINED, StudyState.FAILED, StudyState.PREDICTED):
+                raise CasewiseError(f"The study {own.label} is {own.state}: there is nothing to discard.")
+            self._drop_pending(own.uid)
+            self._change(own.uid, StudyState.DISCARDED, attempts=0, unwritten="")
+            return self._named(own.uid)
+
+    def retry(self, study: str) -> QueuedStudy:
+        """Put a study back to work that is not answered, lacks a format, or was discarded and still has its images.
+
+        Answers that were given up, and those of a study that was sent, are delivered again. Any other study is
+        predicted again, with the newer of two files that have one SOP Instance UID.
 
         Args:
             study: its UID or label.
@@ -229,71 +283,90 @@ class StudyQueue(DeliveryQueue):
             CasewiseError: there is no such study, or it needs no retry.
         """
         with self._writing() as db:
-            own = self._studies("uid = ? OR label = ?", [study, study])
-            if not own:
-                raise CasewiseError(f"There is no study {cut(study)}. `casewise node status` lists the studies.")
-            uid, state = own[0].uid, own[0].state
-            if state in (StudyState.RECEIVED, StudyState.COMPLETE) or (
-                state == StudyState.SENT and not own[0].unwritten
-            ):
-                raise CasewiseError(f"The study {own[0].label} is {state}: there is nothing to try again.")
+            own = self._named(study)
+            uid, state = own.uid, own.state
+            if state in (StudyState.RECEIVED, StudyState.COMPLETE):
+                raise CasewiseError(f"The study {own.label} is {state}: there is nothing to try again.")
+            if state in (StudyState.SENT, StudyState.DISCARDED) and not own.instances:
+                raise CasewiseError(f"The images and answers of {own.label} were removed. Send its images again.")
             values: dict[str, Any] = {"attempts": 0, "next_at": 0, "failing_since": None}
-            undelivered = "study = ? AND state != 'delivered'"
+            again = state == StudyState.SENT and not own.unwritten
+            undelivered = "study = ?" if again else "study = ? AND state != 'delivered'"
             if db.execute(f"SELECT 1 FROM deliveries WHERE {undelivered}", [uid]).fetchone():  # noqa: S608
+                query = f"DELETE FROM pauses WHERE partner IN (SELECT partner FROM deliveries WHERE {undelivered})"  # noqa: S608
+                db.execute(query, [uid])
                 query = "UPDATE deliveries SET state = 'pending', attempts = 0, next_at = 0, failing_since = NULL"
                 db.execute(f"{query} WHERE {undelivered}", [uid])
-                self._change(uid, StudyState.PREDICTED, "", **values)
+                self._change(uid, StudyState.PREDICTED, event="retry", **values)
             else:
                 answered = db.execute("SELECT 1 FROM answers WHERE study = ?", [uid]).fetchone() is not None
-                self._change(uid, StudyState.COMPLETE, "", **values, version=own[0].version + answered)
-            self._event(uid, "retry", "A person put it back.")
-            return self._studies("uid = ?", [uid])[0]
+                values["version"] = own.version + answered
+                self._change(uid, StudyState.COMPLETE, event="retry", **values)
+            return self._named(uid)
+
+    # ------------------------------------------------------------------------------------------------------- removal
+
+    def sweep(self, folder: Path) -> None:
+        """Remove files below a folder of images or answers that no study names, such as those that a kill left.
+
+        The caller knows that nothing is received or predicted meanwhile.
+        """
+        paths = {
+            str(self.folder / row[0]) for row in self._rows("SELECT path FROM instances UNION SELECT path FROM answers")
+        }
+        folder = folder.absolute()
+        with self._failures():
+            for parent, _, names in os.walk(folder, topdown=False):
+                for path in {os.path.join(parent, name) for name in names} - paths:
+                    os.unlink(path)
+                if parent != str(folder):
+                    with suppress(OSError):  # it is not empty
+                        os.rmdir(parent)
 
     def remove_sent(self, before: float, most: int = 100) -> int:
-        """Remove images and answers of studies that were SENT before a time, in seconds since 1970; their number.
+        """Remove images and answers of studies that were SENT or DISCARDED before a time, in seconds since 1970.
 
         The studies stay in the queue. If such a study comes again, it is predicted again.
 
         Args:
             most: studies at a time, so that nobody waits long.
+
+        Returns:
+            The number of these studies.
         """
-        query = (
-            "SELECT uid FROM studies WHERE state = ? AND changed_at < ? AND EXISTS "
-            "(SELECT 1 FROM instances WHERE study = uid) ORDER BY changed_at LIMIT ?"
-        )
-        studies = self._rows(query, [StudyState.SENT, before, most])
+        done = "state IN (?, ?) AND changed_at < ? AND EXISTS (SELECT 1 FROM instances WHERE study = uid)"
+        values = [StudyState.SENT, StudyState.DISCARDED, before]
+        studies = self._rows(f"SELECT uid FROM studies WHERE {done} ORDER BY changed_at LIMIT ?", [*values, most])  # noqa: S608
         for (uid,) in studies:
             with self._writing() as db:
-                if self._studies("uid = ?", [uid])[0].state != StudyState.SENT:  # images arrived meanwhile
+                own = self._studies(f"uid = ? AND {done}", [uid, *values])
+                if not own:  # images arrived meanwhile
                     continue
-                paths = db.execute(
-                    "SELECT path FROM instances WHERE study = ? UNION SELECT path FROM answers WHERE study = ?",
-                    [uid, uid],
-                )
-                for path in [self.folder / name for (name,) in paths.fetchall()]:
-                    path.unlink(missing_ok=True)
-                    for folder in path.parents[:2]:  # of a series and its study, or of the answers
-                        if folder.parent != self.folder:
-                            with suppress(OSError):  # it is not empty
-                                folder.rmdir()
-                query = "SELECT count(DISTINCT instance) FROM instances WHERE study = ?"
-                (count,) = db.execute(query, [uid]).fetchone()
+                query = "SELECT path FROM instances WHERE study = ? UNION SELECT path FROM answers WHERE study = ?"
+                paths = [self.folder / name for (name,) in db.execute(query, [uid, uid]).fetchall()]
                 db.execute("DELETE FROM instances WHERE study = ?", [uid])
                 db.execute("DELETE FROM answers WHERE study = ?", [uid])
-                db.execute("UPDATE studies SET removed = ?, unwritten = '' WHERE uid = ?", [count, uid])
-                self._event(uid, "removed", f"{count} images")
+                db.execute("UPDATE studies SET removed = ?, unwritten = '' WHERE uid = ?", [own[0].instances, uid])
+                self._event(uid, "removed", f"{own[0].instances} images")
+            for path in paths:  # what a kill leaves here, `sweep` removes
+                path.unlink(missing_ok=True)
+                for folder in path.parents[:2]:  # of a series and its study, or of the answers
+                    if folder.parent != self.folder:
+                        with suppress(OSError):  # it is not empty
+                            folder.rmdir()
         return len(studies)
 
     # ------------------------------------------------------------------------------------------------------- reading
 
     def studies(self, *, unfinished: bool = False) -> list[QueuedStudy]:
-        """All studies, or those that are not SENT or lack a format; those that changed first come first."""
-        return self._studies("NOT ? OR state != ? OR unwritten != ''", [unfinished, StudyState.SENT])
+        """All studies, or those that wait for something or lack a format; those that changed first come first."""
+        condition = "NOT ? OR state NOT IN (?, ?) OR unwritten != ''"
+        return self._studies(condition, [unfinished, StudyState.SENT, StudyState.DISCARDED])
 
     def files(self, study: str) -> list[StoredInstance]:
         """The images of a study in the order of their arrival; of two with one SOP Instance UID, the newer."""
-        query = "SELECT path, series, instance, sha256 FROM instances WHERE study = ? ORDER BY id"
-        newest = {row[2]: StoredInstance(self.folder / row[0], *row[1:]) for row in self._rows(query, [study])}
+        query = "SELECT path, instance, sha256 FROM instances WHERE study = ? ORDER BY id"
+        newest = {row[1]: StoredInstance(self.folder / row[0], *row[1:]) for row in self._rows(query, [study])}
         return list(newest.values())
 
     def counts(self) -> dict[StudyState, int]:
@@ -313,10 +386,9 @@ class StudyQueue(DeliveryQueue):
         return count, seconds, unwritten
 
     def oldest_waiting(self) -> float | None:
-        """When the first image arrived of the study that waits longest for its answer, in seconds since 1970."""
-        states = [StudyState.RECEIVED, StudyState.COMPLETE, StudyState.PREDICTED, StudyState.FAILED]
-        query = "SELECT min(first_at) FROM studies WHERE state IN (?, ?, ?, ?)"
-        oldest: float | None = self._rows(query, states)[0][0]
+        """Since when the study waits that waits longest for its answer, in seconds since 1970."""
+        query = f"SELECT min(waiting_since) FROM studies WHERE state NOT IN ({marks(SETTLED)})"  # noqa: S608
+        oldest: float | None = self._rows(query, SETTLED)[0][0]
         return oldest
 
     def observations(self) -> list[tuple[str, Observation]]:
@@ -326,12 +398,10 @@ class StudyQueue(DeliveryQueue):
         query = "SELECT study, observation FROM predictions WHERE observation IS NOT NULL ORDER BY id"
         return [(study_label(study), Observation.from_json(text)) for study, text in self._rows(query)]
 
-    def accessions(self) -> dict[str, str]:
-        """The label of each study by the hash of its accession number."""
-        rows = self._rows("SELECT detail, study FROM events WHERE event = 'accession' ORDER BY id")
-        return {accession: study_label(study) for accession, study in rows}
-
-    def events(self, study: str = "") -> list[tuple[float, str, str, str]]:
-        """What happened, in its order: seconds since 1970, UID, event and detail; of one study if stated."""
-        query = "SELECT at, study, event, detail FROM events WHERE ? = '' OR study = ? ORDER BY id"
-        return [(at, uid, event, detail) for at, uid, event, detail in self._rows(query, [study, study])]
+    def accessions(self) -> dict[str, set[str]]:
+        """The labels of the studies by the hash of their accession number, which is not always one of one study."""
+        rows = self._rows("SELECT accession, study FROM predictions WHERE accession != '' ORDER BY id")
+        studies: dict[str, set[str]] = {}
+        for accession, study in rows:
+            studies.setdefault(accession, set()).add(study_label(study))
+        return studies

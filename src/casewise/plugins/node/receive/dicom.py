@@ -5,7 +5,9 @@ Objects that are no images are accepted as well (see `inbox`).
 
 from __future__ import annotations
 
+import io
 import logging
+import os
 import socket
 import ssl
 import threading
@@ -13,7 +15,8 @@ from socketserver import BaseServer
 from typing import TYPE_CHECKING, Any
 
 from casewise.errors import CasewiseError, cut, printable
-from casewise.plugins.node.receive.inbox import FullError, Inbox, RefusedError
+from casewise.plugins.node.receive.data_set import RefusedError
+from casewise.plugins.node.receive.inbox import FullError, Inbox
 from casewise.web.settings import location_of
 
 try:
@@ -76,6 +79,7 @@ class DicomReceiver:
         entity.add_supported_context(VERIFICATION)
         context = settings.tls.server() if settings.tls else None
         handlers: list[Any] = [(evt.EVT_C_STORE, self._store), (evt.EVT_REJECTED, _log_rejected)]
+        handlers.append((evt.EVT_PDU_RECV, self._check_size))
         try:
             address = (settings.host, settings.port)
             server = entity.make_server(address, ssl_context=context, evt_handlers=handlers, server_class=_Server)
@@ -98,7 +102,8 @@ class DicomReceiver:
         """Answer a C-STORE with its status."""
         partner = printable(str(event.assoc.requestor.ae_title)).strip()
         try:
-            data = event.request.DataSet.getvalue() if event.request.DataSet else b""
+            data = event.request.DataSet or io.BytesIO()
+            data.seek(0)
             stated = (str(event.request.AffectedSOPClassUID), str(event.request.AffectedSOPInstanceUID))
             self._inbox.receive(data, str(event.context.transfer_syntax), f"dicom {partner}", stated)
         except RefusedError as error:
@@ -111,6 +116,14 @@ class DicomReceiver:
             log.error("from %s, an image could not be stored: %s", partner, location_of(error))
             return FULL
         return SUCCESS
+
+    def _check_size(self, event: Any) -> None:
+        """End a connection whose object is larger than any that is accepted, before memory is full."""
+        message = event.assoc.dimse.message
+        if message and message.data_set.seek(0, os.SEEK_END) > self._inbox.largest:
+            partner = printable(str(event.assoc.requestor.ae_title)).strip()
+            log.warning("from %s, an object was refused: it is larger than the limit `receive.largest`", partner)
+            event.assoc.abort()
 
 
 class _Server(ThreadedAssociationServer):
@@ -150,5 +163,6 @@ class _Server(ThreadedAssociationServer):
 
 
 def _log_rejected(event: Any) -> None:
-    caller = cut(printable(str(event.assoc.requestor.ae_title)))
-    log.warning("a connection of %s was rejected", caller)
+    request = event.assoc.requestor.primitive
+    titles = [cut(printable(str(title))) for title in (request.calling_ae_title, request.called_ae_title)]
+    log.warning("a connection of %s, which calls %s, was rejected", *titles)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import logging
-import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from email.message import Message
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from casewise.errors import CasewiseError
-from casewise.plugins.node.receive.inbox import FullError, Inbox, ReceivedImage, RefusedError
+from casewise.plugins.node.receive.data_set import RefusedError
+from casewise.plugins.node.receive.inbox import FullError, Inbox, ReceivedImage
 from casewise.web.settings import LOG, Json, ServiceError
 
 try:
@@ -27,7 +28,7 @@ try:
     from starlette.types import ASGIApp
 
     from casewise.web.guard import CLIENT, Guard, response_to
-    from casewise.web.server import server_of
+    from casewise.web.server import bound, server_of
 except ImportError as error:
     raise CasewiseError("receive.web needs starlette and uvicorn: pip install 'casewise[node]'") from error
 
@@ -101,7 +102,7 @@ class StoreAnswer:
     failed: list[ReceivedImage] = field(default_factory=list)
     refused: int = 0
 
-    def add(self, inbox: Inbox, data: bytes, source: str) -> None:
+    def add(self, inbox: Inbox, data: BinaryIO, source: str) -> None:
         """Receive a file."""
         try:
             self.stored.append(inbox.receive_file(data, source))
@@ -138,7 +139,7 @@ def _element(kind: str, *values: object) -> Json:
     return {"vr": kind, "Value": list(values)}
 
 
-async def instances(request: Request) -> AsyncIterator[bytes]:
+async def instances(request: Request) -> AsyncIterator[BinaryIO]:
     """The files in the body of a request, one after another.
 
     Raises:
@@ -170,15 +171,15 @@ class _Parts:
 
     def __init__(self) -> None:
         self.ended = False
-        self._complete: list[bytes] = []
-        self._content, self._name, self._value = bytearray(), bytearray(), bytearray()
+        self._complete: list[BinaryIO] = []
+        self._content, self._name, self._value = io.BytesIO(), bytearray(), bytearray()
 
     def callbacks(self) -> Any:
         """For the parser."""
         return {
-            "on_part_begin": self._content.clear,
-            "on_part_data": lambda data, start, end: self._content.extend(data[start:end]),
-            "on_part_end": lambda: self._complete.append(bytes(self._content)),
+            "on_part_begin": self._begin,
+            "on_part_data": lambda data, start, end: self._content.write(memoryview(data)[start:end]),
+            "on_part_end": self._add,
             "on_header_begin": self._begin_header,
             "on_header_field": lambda data, start, end: self._name.extend(data[start:end]),
             "on_header_value": lambda data, start, end: self._value.extend(data[start:end]),
@@ -186,10 +187,17 @@ class _Parts:
             "on_end": self._end,
         }
 
-    def take(self) -> list[bytes]:
+    def take(self) -> list[BinaryIO]:
         """The parts that are complete since the last call."""
         complete, self._complete = self._complete, []
         return complete
+
+    def _begin(self) -> None:
+        self._content = io.BytesIO()
+
+    def _add(self) -> None:
+        self._content.seek(0)
+        self._complete.append(self._content)
 
     def _begin_header(self) -> None:
         self._name.clear()
@@ -248,7 +256,7 @@ class WebServer:
     """
 
     def __init__(self, settings: WebReceive, inbox: Inbox, queue: StudyQueue, readiness: Readiness) -> None:
-        self._settings, self._web = settings, settings.web_settings()
+        self._settings, self._web = settings, settings.web_settings(inbox.largest)
         self.app: ASGIApp = Guard(create_app(inbox, queue, readiness), self._web, PATHS)
         self._server = server_of(self.app, self._web)
         self._thread: threading.Thread | None = None
@@ -264,13 +272,7 @@ class WebServer:
         self._server.config.load()
         if self._settings.tls:
             self._server.config.ssl = self._settings.tls.server()
-        host, port = self._web.host, self._web.port
-        try:
-            family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-            listening = socket.create_server((host, port), family=family, backlog=100)
-        except OSError as error:
-            reason = f"{host} port {port} cannot be used ({error.strerror or error})"
-            raise CasewiseError(f"receive.web: {reason}. Choose another port, or 0 for a free one.") from error
+        listening = bound(self._web.host, self._web.port, "receive.web")
         self.port = listening.getsockname()[1]
         run = self._server.run
         self._thread = threading.Thread(target=run, args=([listening],), name="web", daemon=True)

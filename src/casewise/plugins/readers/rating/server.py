@@ -324,7 +324,7 @@ def application(session: Session, store: ReadingStore, settings: RateSettings) -
     """The application with its guard."""
     settings = settings.with_tokens(store)
     sole = "" if settings.tokens else settings.readers[0]
-    return Guard(create_app(Desk(session, store), sole), settings, PATHS)
+    return Guard(create_app(Desk(session, store), sole), settings, PATHS, ("/page/",))
 
 
 def run_rating(session: Session, store: ReadingStore, settings: RateSettings, show: Show) -> None:
@@ -336,7 +336,7 @@ def run_rating(session: Session, store: ReadingStore, settings: RateSettings, sh
     settings.check()
     settings = settings.with_tokens(store)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    with bound(settings) as listening, suppress(KeyboardInterrupt, SystemExit):
+    with bound(settings.host, settings.port) as listening, suppress(KeyboardInterrupt, SystemExit):
         address = address_of(listening, settings.host)
         for reader in settings.readers:
             # what follows # stays in the browser
