@@ -1,0 +1,145 @@
+"""Makes every page of docs/results on one commit, in an order that may be interrupted, and the index of them.
+
+    python benchmarks/evidence.py [--list] [--only PAGE ...] [--data FOLDER] [--weights FOLDER]
+
+`evidence.yaml` states each page: its claim, the commands that make it, and where its figure stands on it. A page is
+made again unless its last line states this version and a commit with the same code. What fails is named at the end; the
+others are made nevertheless. Runs lie in `runs` and continue where they were interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import yaml
+from pages import parser_of, table
+
+from casewise.console import duration
+from casewise.files import write_atomic
+from casewise.version import __version__
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+RESULTS, INDEX = ROOT / "docs" / "results", ROOT / "docs" / "evidence.md"
+# What decides whether a page must be made again.
+CODE = ("src", "studies")
+STAMP = re.compile(r"\n\*Made with casewise (\S+), commit ([0-9a-f]{8,40}), on (\d+ \w+ \d{4}): `(.*)`\.\*\n$")
+HEAD = """# Evidence
+
+What casewise claims, the figure, the page with its details, and the command that makes it. `make evidence` makes all pages,
+which takes about a day on two cores, and may be interrupted. Pages on real images need their packs.
+
+"""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A page of results.
+
+    Attributes:
+        claim: what it is about, in a sentence; figure: a regular expression, whose groups are the figure on the page.
+        commands: that make it, the last of which writes it.
+    """
+
+    page: str
+    claim: str
+    figure: str
+    commands: tuple[str, ...]
+
+    @property
+    def path(self) -> Path:
+        """The page."""
+        return RESULTS / f"{self.page}.md"
+
+    def text(self) -> str:
+        """The page; empty if it is missing."""
+        return self.path.read_text() if self.path.exists() else ""
+
+    def found(self) -> str:
+        """Its figure, for the index; empty if the page lacks it."""
+        match = re.search(self.figure, self.text(), re.DOTALL)
+        return " ".join(" ".join(filter(None, match.groups())).split()) if match else ""
+
+    def is_current(self) -> bool:
+        """Whether it was made by this version and this code."""
+        stamp = STAMP.search(self.text())
+        return stamp is not None and stamp[1] == __version__ and same_code(stamp[2])
+
+
+def read_evidence() -> list[Evidence]:
+    """The pages, in the order in which they are made."""
+    entries = yaml.safe_load((HERE / "evidence.yaml").read_text())
+    return [
+        Evidence(name, entry["claim"], entry["figure"], tuple(entry["commands"])) for name, entry in entries.items()
+    ]
+
+
+def git(*words: str) -> subprocess.CompletedProcess[str]:
+    """What git answers."""
+    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def same_code(commit: str) -> bool:
+    """Whether the code of a commit is that of the folder."""
+    return git("diff", "--quiet", commit, "--", *CODE).returncode == 0
+
+
+def make(evidence: Evidence, options: dict[str, str]) -> bool:
+    """Make a page; whether it could be made."""
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"} | options
+    for command in evidence.commands:
+        print(f"{evidence.page}: {command}", flush=True)
+        if subprocess.run(["bash", "-euc", command], cwd=ROOT, env=environment, check=False).returncode:
+            return False
+    commit, now = git("rev-parse", "--short=8", "HEAD").stdout.strip(), datetime.now(UTC)
+    stamp = (
+        f"\n*Made with casewise {__version__}, commit {commit}, on {now.day} {now:%B %Y}: `{evidence.commands[-1]}`.*\n"
+    )
+    write_atomic(evidence.path, STAMP.sub("", evidence.text()).rstrip() + "\n" + stamp)
+    return True
+
+
+def index(pages: list[Evidence]) -> str:
+    """The page of all claims."""
+    rows = [
+        (each.claim, each.found() or "–", f"[{each.page}](results/{each.page}.md)", f"`{each.commands[-1]}`")
+        for each in pages
+    ]
+    return HEAD + "\n".join(table(("claim", "figure", "page", "command"), rows)) + "\n"
+
+
+def main() -> None:
+    """Make what is not current, then the index."""
+    parser = parser_of(__doc__)
+    parser.add_argument("--list", action="store_true", help="name the pages that are not current, and make none")
+    parser.add_argument("--only", nargs="+", metavar="PAGE", help="make these pages only")
+    parser.add_argument("--data", default="../shared/data", help="the folder of the packs")
+    parser.add_argument("--weights", default="../shared/weights", help="the folder of the first weights")
+    options = parser.parse_args()
+    pages, failed = read_evidence(), list[str]()
+    outdated = [each for each in pages if not each.is_current() and each.page in (options.only or (each.page,))]
+    if options.list:
+        print("\n".join(each.page for each in outdated) or "All pages are current.")
+        return
+    if git("status", "--porcelain", "--", *CODE).stdout:
+        sys.exit(f"{' and '.join(CODE)} have changes that are not committed. A page states the commit of its code.")
+    for each in outdated:
+        begun = time.monotonic()
+        if make(each, {"DATA": options.data, "WEIGHTS": options.weights}):
+            print(f"{each.page}: made in {duration(time.monotonic() - begun)}", flush=True)
+        else:
+            failed.append(each.page)
+        write_atomic(INDEX, index(pages))
+    if failed:
+        sys.exit(f"Not made: {', '.join(failed)}.")
+
+
+if __name__ == "__main__":
+    main()
