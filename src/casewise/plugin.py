@@ -147,7 +147,8 @@ class Plugin:
 
         Args:
             images: their folder; None: that of the table.
-            target, subject: columns; empty: the likeliest ones.
+            target: the column to predict; empty: the likeliest one.
+            subject: the column that identifies people; empty: the likeliest one.
             folder: where the study is going to be.
 
         Raises:

@@ -681,6 +681,7 @@ class Results(Record):
         external_by: by column, group, learner and metric.
         counterfactuals: by learner and alteration.
         made_from: the checksums of the parts of the run by name.
+        format: of `metrics.json`; another one would be misunderstood by programs that read this one.
     """
 
     metrics: Metrics
@@ -711,6 +712,7 @@ class Results(Record):
     seeds: Seeds | None = None
     image_split: ImageSplit | None = None
     made_from: dict[str, str] = field(default_factory=dict)
+    format: Literal[1] = 1
 
     def figures(self, stage: str, learner: str, key: str) -> Figures:
         """The figures of a learner for one target key, by metric; empty where it was not evaluated."""

@@ -34,7 +34,10 @@ if TYPE_CHECKING:
 
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "pandas")
 # The parts of the results that contain figures only, and no names of cases.
-FIGURES = ("metrics", "main", "calibration", "prediction_sets", "classes", "over_folds", "against_baselines", "seeds")
+FIGURES = (
+    *("format", "metrics", "main", "calibration", "prediction_sets", "classes", "over_folds", "against_baselines"),
+    "seeds",
+)
 
 
 @shown("bundle")

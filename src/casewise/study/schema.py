@@ -70,6 +70,8 @@ def _stopped_on_validation(values: Values) -> Values:
 class Study(StudyModel):
     """A whole study, as its file states it. Paths are absolute after `casewise.study.loading.read_study`."""
 
+    format: Literal[1] = 1
+    """The format of the file. Every version 1 of casewise reads it."""
     name: Annotated[str, Field(pattern=r"^[^/\\\\]*[^/\\\\.][^/\\\\]*$")]
     """Name of the study and of its run folder, `runs/NAME`."""
     title: str = ""
