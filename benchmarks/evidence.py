@@ -33,8 +33,8 @@ CODE = ("src", "studies")
 STAMP = re.compile(r"\n\*Made with casewise (\S+), commit ([0-9a-f]{8,40}), on (\d+ \w+ \d{4}): `(.*)`\.\*\n$")
 HEAD = """# Evidence
 
-What casewise claims, the figure, the page with its details, and the command that makes it. `make evidence` makes all pages,
-which takes about a day on two cores, and may be interrupted. Pages on real images need their packs.
+What casewise claims, the figure, the page with its details, and the command that makes it. `make evidence` makes all
+pages, which takes about a day on two cores, and may be interrupted. Pages on real images need their packs.
 
 """
 

@@ -1,11 +1,13 @@
-"""Reading new cases: chunks, layouts of folders, and cases that lack what others have. No network is trained."""
+"""Reading new cases: chunks, layouts of folders, and cases that lack what others have. Images in memory."""
 
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from casewise.cohort.cohort import read_cohort
 from casewise.cohort.folder_layout import read_new_layout, stated_pattern
@@ -13,6 +15,7 @@ from casewise.errors import CasewiseError, CohortError
 from casewise.inference.new_cases import NewTable, cases_of, in_chunks, reason_of
 from casewise.inference.output_table import OutputTable, write_table
 from casewise.modalities.registry import modality_of
+from casewise.run import Run
 from casewise.study.loading import build_study
 from casewise.study.schema import Study
 from tests.combinations import settings
@@ -165,3 +168,19 @@ def test_a_table_is_written_and_read(tmp_path: Path, ending: str) -> None:
     read = pd.read_csv(path) if ending == ".csv" else pd.read_parquet(path)
     assert (len(read), list(read)) == (2, table.columns)
     assert [path.name for path in tmp_path.iterdir()] == [path.name]
+
+
+def test_images_in_memory_are_predicted_like_their_files(chest_run: Run, chests: Path, tmp_path: Path) -> None:
+    files = []
+    for number, path in enumerate(pd.read_csv(chests)["path"][:2]):
+        files.append(tmp_path / f"{number}.png")
+        Image.open(chests.parent / path).convert("L").save(files[-1])
+    pictures = [Image.open(file) for file in files]
+    expected = chest_run.predict(files).drop(columns=["case", "subject", "image"])
+    for cases in (pictures, [np.asarray(picture) for picture in pictures], [[picture] for picture in pictures]):
+        predicted = chest_run.predict(cases).drop(columns=["case", "subject", "image"])
+        pd.testing.assert_frame_equal(predicted, expected)
+    assert len(chest_run.predict(pictures[0])) * 2 == len(expected)
+    for wrong in (np.zeros((4, 4)), np.zeros((4, 4, 2), np.uint8), np.zeros((0, 4), np.uint8), [pictures[0], 3]):
+        with pytest.raises(CasewiseError, match=r"^cases: "):
+            chest_run.predict(wrong)  # type: ignore[arg-type]

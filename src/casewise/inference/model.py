@@ -135,7 +135,7 @@ class TrainedModel:
         Args:
             cases: a table (CSV, Parquet or a data frame) with the columns of the training table other than the
                 labels, an image, a folder of images, a list of images and folders, or a list of lists, each of the
-                files of one case.
+                images of one case. An image is a file, an array, (H, W) or (H, W, 3) uint8, or an image of Pillow.
             learner: the name of a learner; `headline`, the one that the report is about; `networks`, every network and
                 baseline; `all`, these and the stackers.
             columns: standard name -> the table's column, such as `{"path": "file", "subject": "patient"}`; the others

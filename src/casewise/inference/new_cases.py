@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -21,17 +21,21 @@ from casewise.cohort.identity import alike
 from casewise.cohort.table import Problems, natural, read_text_table
 from casewise.console import Show, Silent
 from casewise.errors import CasewiseError, CohortError, ImageError, counted, nearest, nearest_folder, none_of
-from casewise.files import PICTURES
+from casewise.files import PICTURES, make_folder
 from casewise.inference.drift import Batch
 from casewise.modalities.base import ImageFolder, ImageStore
 from casewise.modalities.registry import modality_of
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from casewise.inference.bundle import Bundle
     from casewise.study.schema import Study
 
-# A table, an image, a folder of images, several of them, or lists of the files of one case each.
-NewInput: TypeAlias = Path | str | Sequence[Path | str | Sequence[Path | str]] | pd.DataFrame
+# An image: a file, or in memory, (H, W) or (H, W, 3) uint8.
+OneImage: TypeAlias = "Path | str | NDArray[np.uint8] | Image.Image"
+# A table, an image, a folder of images, several of them, or lists of the images of one case each.
+NewInput: TypeAlias = "OneImage | Sequence[OneImage | Sequence[OneImage]] | pd.DataFrame"
 
 # What the errors of a study advise: a line of the study file, which says nothing to a person with new cases.
 IN_STUDY = re.compile(r", or write `[^`]*` in the study")
@@ -143,6 +147,7 @@ def new_table(
             )
         table = cases
     else:
+        cases = written_images(cases, folder / "images")
         groups = _groups(cases)
         paths = [path for group in groups for path in group]
         if _is_table(paths, pattern):
@@ -159,6 +164,29 @@ def new_table(
         bundle = replace(bundle, settings={**bundle.settings, "columns": dict.fromkeys(own_columns, "") | stated})
     table.to_csv(written, index=False)
     return NewTable(bundle.study(written, Path(root or Path.cwd()).absolute()), own=False, reading=reading)
+
+
+def written_images(cases: Any, folder: Path) -> Any:
+    """Cases with files in place of images in memory, which are written into a folder without a loss, numbered.
+
+    Raises:
+        CasewiseError: an array is no image.
+    """
+    if isinstance(cases, (list, tuple)):
+        return [written_images(each, folder) for each in cases]
+    if isinstance(cases, np.ndarray):
+        if cases.dtype != np.uint8 or cases.ndim not in (2, 3) or cases.shape[2:] not in ((), (3,)) or not cases.size:
+            stated = f"{cases.shape} {cases.dtype}"
+            raise CasewiseError(f"cases: an array must be an image, (H, W) or (H, W, 3) uint8, and one is {stated}.")
+    elif not hasattr(cases, "getbands"):  # an image of Pillow has them
+        return cases
+    from PIL import Image
+
+    image = Image.fromarray(cases) if isinstance(cases, np.ndarray) else cases
+    image = image.convert("RGB") if image.mode in ("CMYK", "YCbCr", "LAB", "HSV") else image
+    path = make_folder(folder) / f"image-{len(os.listdir(folder)) + 1}.png"
+    image.save(path)
+    return path
 
 
 def existing_paths(cases: object) -> list[Path]:
@@ -208,7 +236,7 @@ def _groups(cases: object) -> list[list[Path]]:
     if not lists or not all(group and all(isinstance(path, (str, Path)) for path in group) for group in lists):
         raise CasewiseError(
             "cases: must be the path of a table, of an image or of a folder of images, a list of such paths or of "
-            f"lists of the files of one case each, or a data frame, not a {type(cases).__name__}."
+            f"lists of the images of one case each, an image in memory, or a data frame, not a {type(cases).__name__}."
         )
     groups = [[Path(path).absolute() for path in group] for group in lists]
     for path in [path for group in groups for path in group]:
