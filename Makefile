@@ -1,11 +1,11 @@
-# Everything a person needs: make setup | tools | demo | test | test-all | fuzz | durability | lint | docs | pictures | bench | auto | budget | sweep
+# Everything a person needs: make setup | tools | demo | test | test-all | fuzz | durability | lint | docs | pictures | bench | evidence | auto | budget | sweep
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 export MPLBACKEND = Agg
 export CASEWISE_CACHE ?= $(CURDIR)/.cache
 
-.PHONY: golden setup tools demo test test-all fuzz durability lint docs pictures bench auto budget results sweep clean
+.PHONY: golden setup tools demo test test-all fuzz durability lint docs pictures bench evidence auto budget results sweep clean
 
 # The core alone, which draws phantoms, too: what `make demo` needs
 setup: $(VENV)/.done
@@ -63,6 +63,10 @@ bench: $(VENV)/.bench
 		set -- $$each; name=$$1; shift; echo; echo "== $$name $$*"; \
 		$(BIN)/python benchmarks/$$name.py "$$@" || failed="$$failed $$name"; \
 	done; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
+
+# Every page of docs/results on the present commit, and their index; may be interrupted and continued
+evidence: $(VENV)/.bench
+	$(BIN)/python benchmarks/evidence.py $(EVIDENCE) $(if $(DATA),--data $(DATA)) $(if $(WEIGHTS),--weights $(WEIGHTS))
 
 # Planned recipes on the packs of studies/auto; DATA and WEIGHTS: their folders, if not ../shared/data and ../shared/weights
 auto: tools
