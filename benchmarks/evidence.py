@@ -62,7 +62,7 @@ class Evidence:
         """The page; empty if it is missing."""
         return self.path.read_text() if self.path.exists() else ""
 
-    def found(self) -> str:
+    def figure_text(self) -> str:
         """Its figure, for the index; empty if the page lacks it."""
         match = re.search(self.figure, self.text(), re.DOTALL)
         return " ".join(" ".join(filter(None, match.groups())).split()) if match else ""
@@ -109,7 +109,7 @@ def make(evidence: Evidence, options: dict[str, str]) -> bool:
 def index(pages: list[Evidence]) -> str:
     """The page of all claims."""
     rows = [
-        (each.claim, each.found() or "–", f"[{each.page}](results/{each.page}.md)", f"`{each.commands[-1]}`")
+        (each.claim, each.figure_text() or "–", f"[{each.page}](results/{each.page}.md)", f"`{each.commands[-1]}`")
         for each in pages
     ]
     return HEAD + "\n".join(table(("claim", "figure", "page", "command"), rows)) + "\n"

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 from casewise.analysis.comparison import compare
 from casewise.analysis.run import Run
 from casewise.errors import CasewiseError
-from casewise.run import fit, reproduce, run
+from casewise.fit import fit
+from casewise.run import reproduce, run
 from casewise.version import __version__
 
 if TYPE_CHECKING:

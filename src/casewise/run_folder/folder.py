@@ -295,7 +295,7 @@ class RunFolder:
         """The names of the parts that metrics were computed from and that are missing by now, or have changed."""
         recorded = {file.path.name: "" for file in (self.study, self.predictions)} | (results.get("made_from") or {})
         parts = {name: Artefact(self.path / name) for name in recorded}
-        kept = {name for name, part in parts.items() if part.exists() and part.matches([recorded[name]])}
+        kept = {name for name, artefact in parts.items() if artefact.exists() and artefact.matches([recorded[name]])}
         return [name for name in parts if name not in kept]
 
     @property

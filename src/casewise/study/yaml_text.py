@@ -103,8 +103,8 @@ def mapping(text: str, source: str) -> Values:
         problem = str(getattr(error, "problem", None) or getattr(error, "reason", None) or "it cannot be read")
         raise StudyError(f"{source}{where}: {_remedy(text, mark) or f'not valid YAML: {problem}.'}") from None
     if not isinstance(values, dict):
-        found = "and this one is empty" if values is None else f"found {type(values).__name__}"
-        raise StudyError(f"{source}: a study file is a list of 'key: value' lines, {found}.")
+        mismatch = "and this one is empty" if values is None else f"found {type(values).__name__}"
+        raise StudyError(f"{source}: a study file is a list of 'key: value' lines, {mismatch}.")
     for path, value in _leaves(values, ""):
         if isinstance(value, str) and re.search("[\0\ud800-\udfff]", value):
             raise StudyError(f"{source}: {path}: {cut(value)} contains a character that text cannot have.")

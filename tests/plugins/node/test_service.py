@@ -208,8 +208,8 @@ class TestWithAToy:
             for number, handler in before.items():
                 signal.signal(number, handler)
         thread.join()
-        with running(settings, target=toy):  # its lock is free
-            pass
+        with running(settings, target=toy) as node:  # its lock is free
+            assert node.description["title"] == "toy"
 
     def test_folders_that_cannot_be_used_are_named(self, settings: NodeSettings, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")

@@ -102,10 +102,10 @@ def left_out_section(context: ReportContext) -> Section | None:
     site, write = context.site, context.write
     name = learner_name(context.learner)
     heads = [capital(site), "n", *map(write.title, metrics)]
-    known = KNOWN.format(site=site) if context.metrics.known_sources else ""
+    note = KNOWN.format(site=site) if context.metrics.known_sources else ""
     blocks: list[Block] = [
         Text(" ".join([LEFT_OUT.format(site=site), *for_other_sources(context)]), note=True),
-        Table(heads, source_rows(context), f"{name}.{known}", wide=True),
+        Table(heads, source_rows(context), f"{name}.{note}", wide=True),
     ]
     if len(context.learners) > 1 and context.by_site:
         caption = f"{write.title(context.merit)} within each {site}, and the mean."
@@ -124,19 +124,19 @@ def source_metrics(context: ReportContext) -> list[str]:
 def source_rows(context: ReportContext) -> list[Row]:
     """The reported learner's mean over the sources, if there is one, and a line for each source."""
     write, metrics = context.write, source_metrics(context)
-    learner, known = context.learner, context.metrics.known_sources
+    learner, beside = context.learner, context.metrics.known_sources
     means = (context.metrics.site_means or {}).get(learner, {})
 
     def row(name: str, count: str, figures: Mapping[str, Any], *, inner: bool = False) -> Row:
         return Row(name, [Cell(count), *(write.cell(metric, figures.get(metric)) for metric in metrics)], inner=inner)
 
     rows = [row("mean", "", means)] if means else []
-    rows += [row("known", "", known.site_means.get(learner, {}), inner=True)] if means and known else []
+    rows += [row("known", "", beside.site_means.get(learner, {}), inner=True)] if means and beside else []
     for source, by_learner in (context.metrics.by_site or {}).items():
         figures = by_learner.get(learner, {})
         count = next((figure.n_cases for figure in figures.values()), None)
         rows.append(row(source, number(count, 0), figures))
-        rows += [row("known", "", known.by_site.get(source, {}).get(learner, {}), inner=True)] if known else []
+        rows += [row("known", "", beside.by_site.get(source, {}).get(learner, {}), inner=True)] if beside else []
     return rows
 
 
