@@ -156,7 +156,7 @@ class Page:
         blocks: list[Block] = [Text(text)]
         rows = [
             Row(
-                capital(change.text),
+                _what_changed(change),
                 [
                     Cell(change.scope.text or "everywhere"),
                     Cell("first study" if change.from_start else iso_date(change.since), value=change.since),
@@ -380,6 +380,12 @@ def _middle(quantity: Quantity, values: Floats) -> float | None:
     """The median of the finite values, of shares the mean; None without any."""
     own = values[np.isfinite(values)]
     return float(own.mean() if quantity.is_share else np.median(own)) if len(own) else None
+
+
+def _what_changed(change: Change) -> str:
+    """What changed, with the name of a number of which there are several, such as `texture 3`."""
+    name = change.what.name if change.what else ""
+    return capital(change.text) + (f" ({name})" if name[-1:].isdigit() else "")
 
 
 def _value(quantity: Quantity | None, value: float | None) -> str:
