@@ -1,11 +1,11 @@
-# Everything a person needs: make setup | tools | demo | test | test-all | fuzz | durability | lint | docs | pictures | bench | evidence | auto | budget | sweep
+# Everything a person needs: make setup | tools | demo | test | test-all | fuzz | durability | lint | docs | pictures | lock | install | bench | evidence | auto | budget | sweep
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 export MPLBACKEND = Agg
 export CASEWISE_CACHE ?= $(CURDIR)/.cache
 
-.PHONY: golden setup tools demo test test-all fuzz durability lint docs pictures bench evidence auto budget results sweep clean
+.PHONY: golden setup tools demo test test-all fuzz durability lint docs pictures bench evidence auto budget sweep lock install clean
 
 # The core alone, which draws phantoms, too: what `make demo` needs
 setup: $(VENV)/.done
@@ -98,65 +98,20 @@ fuzz: tools
 durability: tools
 	$(BIN)/python -m tests.durability $(DURABILITY)
 
-results: $(VENV)/.bench
-	$(BIN)/casewise run studies/covid-cxr.yaml
-	$(BIN)/casewise run studies/covid-cxr-hold-out.yaml
-	$(BIN)/casewise results runs/covid-cxr-hold-out --output docs/results/covid-cxr-hold-out.md
-	$(BIN)/casewise run studies/covid-in-cohen.yaml
-	$(BIN)/casewise run studies/covid-cxr-by-source.yaml
-	$(BIN)/casewise run studies/idrid.yaml
-	$(BIN)/casewise results runs/covid-cxr --output docs/results/covid-cxr.md
-	$(BIN)/casewise results runs/covid-in-cohen --output docs/results/covid-in-cohen.md
-	$(BIN)/casewise results runs/covid-cxr-by-source --output docs/results/covid-cxr-by-source.md
-	$(BIN)/casewise results runs/idrid --output docs/results/idrid.md
-	$(BIN)/casewise run studies/covid-severity.yaml
-	$(BIN)/casewise run studies/covid-severity-pretrained.yaml
-	$(BIN)/casewise results runs/covid-severity --compare runs/covid-severity-pretrained --output docs/results/covid-severity.md
-	$(BIN)/casewise phantom runs/skin-cohort --kind slides --subjects 40 --seed 4
-	for study in hpylori hpylori-cnn hpylori-unet hpylori-patient hpylori-mean hpylori-attention oral skin-phantom \
-		skin-phantom-three; do \
-		$(BIN)/casewise run studies/$$study.yaml || exit; done
-	$(BIN)/casewise results runs/hpylori --compare runs/hpylori-cnn --compare runs/hpylori-unet \
-		--output docs/results/hpylori.md
-	$(BIN)/casewise results runs/hpylori-patient --compare runs/hpylori-mean --compare runs/hpylori-attention \
-		--output docs/results/hpylori-patient.md
-	$(BIN)/casewise results runs/oral --output docs/results/oral.md
-	$(BIN)/casewise results runs/skin-phantom --output docs/results/skin-phantom.md
-	$(BIN)/casewise results runs/skin-phantom-three --output docs/results/skin-phantom-three.md
-	$(BIN)/python benchmarks/imitations.py --output docs/results/imitations.md
-	$(BIN)/python benchmarks/coverage.py --output docs/results/coverage.md
-	$(BIN)/python benchmarks/overlays.py --data ../shared/data --output docs/results/overlays.md
-	$(BIN)/python benchmarks/patients.py --data ../shared/data --weights ../shared/weights --output docs/results/patients.md
-	$(BIN)/python benchmarks/conformal.py --output docs/results/prediction-coverage.md
-	$(BIN)/casewise phantom runs/pancreas-cohort --kind pancreas --subjects 60 --seed 6
-	$(BIN)/casewise phantom runs/planted-cohort --kind pancreas --subjects 120 --classes normal,high \
-		--lesion planted --seed 7
-	for study in ipmn-phantom ipmn-six pancreas-planted pancreas-planted-fine lgg lgg-tumour lgg-histology lgg-grade lgg-missing-mask; do \
-		$(BIN)/casewise run studies/$$study.yaml || exit; done
-	$(BIN)/casewise explain runs/ipmn-phantom --measure --map-size 12
-	$(BIN)/casewise explain runs/pancreas-planted --measure --map-size 24
-	$(BIN)/casewise explain runs/pancreas-planted-fine --measure --map-size 36
-	$(BIN)/casewise explain runs/lgg-tumour --measure --map-size 6
-	$(BIN)/casewise results runs/ipmn-phantom --output docs/results/ipmn-phantom.md
-	$(BIN)/casewise results runs/pancreas-planted --output docs/results/pancreas-planted.md
-	$(BIN)/casewise results runs/pancreas-planted-fine --output docs/results/pancreas-planted-fine.md
-	$(BIN)/casewise results runs/lgg --output docs/results/lgg.md
-	for study in lgg-tumour lgg-histology lgg-grade lgg-missing-mask; do \
-		$(BIN)/casewise results runs/$$study --output docs/results/$$study.md || exit; done
-	$(BIN)/casewise phantom runs/chest-cohort --kind chest --subjects 700 --size 192x192 --seed 5
-	$(BIN)/casewise run studies/chest-phantom.yaml
-	$(BIN)/casewise run studies/chest-eight.yaml
-	$(BIN)/casewise results runs/chest-phantom --output docs/results/chest-phantom.md
-	$(BIN)/casewise phantom runs/phantom-cohort --subjects 30 --size 320x212 --seed 2
-	$(BIN)/casewise phantom runs/phantom-shuffled-cohort --subjects 30 --size 320x212 --seed 2 --labels shuffled
-	$(BIN)/casewise run studies/phantom.yaml
-	$(BIN)/casewise run studies/phantom-shuffled.yaml
-	$(BIN)/casewise results runs/phantom --compare runs/phantom-shuffled --output docs/results/phantom.md
+# The versions and hashes of everything that an installation with all extras needs. Needs uv
+LOCKED = heic dicom slides volumes explain export hospital sign trials serve node ray track
+lock:
+	uv pip compile pyproject.toml $(addprefix --extra ,$(LOCKED)) --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-header --no-annotate --constraint constraints.txt --output-file requirements.lock
+
+# The wheel in fresh environments, with each extra alone and all together, in several versions of Python and of packages:
+# INSTALL_OPTIONS="--python 3.11 3.12 3.13 --versions pinned lowest newest". Needs uv; an hour for each
+install: tools
+	$(BIN)/python -m tests.install $(INSTALL_OPTIONS)
 
 # All 145 networks of One-Step PASI on a synthetic cohort, ended by SIGKILL three times: half an hour to hours, and 40 GB of disk
 sweep: tools
 	$(BIN)/python benchmarks/sweep.py --output docs/results/sweep.md
-	$(BIN)/python benchmarks/travelling.py --output docs/results/travelling.md
 
 clean:
 	rm -rf runs .cache .mypy_cache .ruff_cache .import_linter_cache

@@ -128,7 +128,7 @@ CHOSEN_HERE = ", with a rule chosen on these cases"
 
 BUDGET = """# Time used by planned runs
 
-Runs of `studies/budget`, by `make budget`. Requested is the `budget`, expected what the run says before its networks
+Runs of `studies/budget`. Requested is the `budget`, expected what the run says before its networks
 begin, used the time of the whole command, load that of the machine before it.
 
 """
@@ -439,7 +439,7 @@ def page(runs: dict[str, Run], failed: dict[str, str], handwritten: Path | None,
     text += table(head, cost_rows(runs))
     if failed:
         text += "\n## Not finished\n\n" + "".join(f"- {name}: {reason}\n" for name, reason in failed.items())
-    return text + "\nMade by `make auto`.\n"
+    return text
 
 
 def is_finished(folder: Path, study: Path) -> bool:

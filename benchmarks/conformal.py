@@ -7,7 +7,7 @@ The page follows, with its figures in braces. The models are those of a run with
 # Coverage of prediction intervals and sets
 
 How often the [prediction intervals and sets](../explanation-intervals.md) at 90 % contain the reference of cases of new
-subjects. By `python benchmarks/conformal.py --output docs/results/prediction-coverage.md`.
+subjects.
 
 Two populations are drawn by casewise's phantoms: trunk photographs of {psoriasis} subjects under treatment
 (`severity`, a number from 0 to 72, and `redness`, three grades), and chest films of {chest} subjects (`finding`, three

@@ -4,21 +4,15 @@ A study has subjects with one to six cases each. Part of every error is the subj
 alike. Classes have unequal size. The true value of a figure is that of 200,000 subjects of the same kind. Intervals
 come from the code that evaluates a run; studies take the place of learners in it, so that they are judged at once.
 
-    python benchmarks/coverage.py [--studies 1000] [--output docs/results/coverage.md] [--trial]
-
-`--trial` prints another table instead: how often the interval of a treatment's effect contains it, in trials of several
-sizes and visits (400 of each). Subjects have levels and trends of their own, errors are normal or skewed, and visits
-are missing at random.
+    python benchmarks/coverage.py [--studies 1000] [--output docs/results/coverage.md]
 
 The page follows, with its figures in braces.
 
 # How often intervals contain the true value
 
-`python benchmarks/coverage.py --output docs/results/coverage.md` makes this page: {studies:,} simulated studies for
-each model and number of subjects. A subject has one to six cases; part of every error is the subject's own. A cell
-shows the share of nominal 95 % intervals, in percent, that contain the true value: first percentiles of resamples
-of subjects, as
-casewise gave formerly, then in bold the intervals that it gives now ([how](../explanation-figures.md)). A dash
+{studies:,} simulated studies for each model and number of subjects. A subject has one to six cases; part of every error
+is the subject's own. A cell shows the share of nominal 95 % intervals, in percent, that contain the true value: first
+plain percentiles of resamples of subjects, then in bold casewise's intervals ([how](../explanation-figures.md)). A dash
 means that fewer than a fifth of the studies have such an interval; a dagger (†), that at least half of the intervals
 are marked as rough, because they rest on too few subjects.
 
@@ -42,6 +36,14 @@ The same studies, by the number of subjects of the class that a figure is of; fo
 smallest class. Whether a figure is marked as rough depends on this number.
 
 {rests_on}
+
+## The effect of a treatment
+
+{trials} simulated trials for each row. Subjects have levels and trends of their own, errors are normal or skewed, and
+visits are missing at random. A cell shows the share of intervals of the mixed model that contain the true effect, which
+for the difference between model and physician is 0; the last column counts fits without an interval.
+
+{effects}
 """
 
 from __future__ import annotations
@@ -314,23 +316,18 @@ def trial_coverage(studies: int, **design: Any) -> dict[str, tuple[float, int]]:
     return {outcome: (float(np.mean(hits)), studies - len(hits)) for outcome, hits in inside.items()}
 
 
-def print_trials(studies: int) -> None:
-    """Print the coverage of each design."""
+def trials_table(studies: int) -> str:
+    """The coverage of each design, for the page."""
     rows = []
     for subjects, visits, skewed in ((20, 2, False), (40, 2, False), (40, 4, False), (40, 4, True), (100, 4, False)):
         shares = trial_coverage(studies, subjects=subjects, visits=visits, skewed=skewed).values()
         cells = [f"{share:.1%}" for share, _ in shares]
         rows.append([subjects, visits, "skewed" if skewed else "normal", *cells, sum(count for _, count in shares)])
-    print("\n".join(table_of(["subjects", "visits", "errors", "physician", "model", "difference", "without"], rows)))
+    return "\n".join(table_of(["subjects", "visits", "errors", "physician", "model", "difference", "without"], rows))
 
 
 def main() -> None:
-    parser = simulation_parser(__doc__, 1000)
-    parser.add_argument("--trial", action="store_true", help="the intervals of a treatment's effect")
-    settings = parser.parse_args()
-    if settings.trial:
-        print_trials(min(settings.studies, TRIALS))
-        return
+    settings = simulation_parser(__doc__, 1000).parse_args()
     start = time.perf_counter()
     show = partial(print, flush=True)
     coverage_of = {model.title: coverage(model, SUBJECTS, settings.studies, show) for model in (*NUMBERS, *CLASSES)}
@@ -351,6 +348,8 @@ def main() -> None:
         numbers=section(NUMBERS, 0, every),
         classes=section(CLASSES, 0, every),
         rests_on=section(CLASSES, 1, bins),
+        trials=min(settings.studies, TRIALS),
+        effects=trials_table(min(settings.studies, TRIALS)),
     )
     publish(page, settings.output)
     print(f"{time.perf_counter() - start:.0f} s")

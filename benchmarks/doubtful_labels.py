@@ -17,8 +17,7 @@ can reach 100 %.
 
 Of casewise: the logarithm of the odds of the most probable other label (classes and grades), and the distance in robust
 standard deviations of cases with similar predictions (numbers), once with the error of the two readers. Of cleanlab
-{version}: its scores of label quality, and the labels that `find_label_issues` finds first. By `python
-benchmarks/doubtful_labels.py --output docs/results/doubtful-labels.md`.
+{version}: its scores of label quality, and the labels that `find_label_issues` finds first.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@
 
 `evidence.yaml` states each page: its claim, the commands that make it, and where its figure stands on it. A page is
 made again unless its last line states this version and a commit with the same code. What fails is named at the end; the
-others are made nevertheless. Runs lie in `runs` and continue where they were interrupted.
+others are made nevertheless. Runs lie in `runs`, which must have none of other code, and continue where they were
+interrupted.
 """
 
 from __future__ import annotations
@@ -28,8 +29,11 @@ from casewise.version import __version__
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 RESULTS, INDEX = ROOT / "docs" / "results", ROOT / "docs" / "evidence.md"
-# What decides whether a page must be made again.
+# What decides whether a page must be made again, and the commit of the runs in `runs`.
 CODE = ("src", "studies")
+RUNS = ROOT / "runs" / "evidence.txt"
+# The first figure of a page by `casewise results`.
+RESULT = (r"## Result.*?\n\| [^|\n]+ \| ([^|\n]+) \| (95 % interval [^|\n]+) \|", "{}, {}")
 STAMP = re.compile(r"\n\*Made with casewise (\S+), commit ([0-9a-f]{8,40}), on (\d+ \w+ \d{4}): `(.*)`\.\*\n$")
 HEAD = """# Evidence
 
@@ -44,14 +48,18 @@ class Evidence:
     """A page of results.
 
     Attributes:
-        claim: what it is about, in a sentence; figure: a regular expression, whose groups are the figure on the page.
+        claim: what it is about, in a sentence.
+        figure: a regular expression, whose groups are figures on the page; said: how they are said, by `str.format`.
         commands: that make it, the last of which writes it.
+        title: of a page that is what the commands print; empty for other pages.
     """
 
     page: str
     claim: str
     figure: str
+    said: str
     commands: tuple[str, ...]
+    title: str
 
     @property
     def path(self) -> Path:
@@ -64,8 +72,8 @@ class Evidence:
 
     def figure_text(self) -> str:
         """Its figure, for the index; empty if the page lacks it."""
-        match = re.search(self.figure, self.text(), re.DOTALL)
-        return " ".join(" ".join(filter(None, match.groups())).split()) if match else ""
+        found = (self.said.format(*match.groups()) for match in re.finditer(self.figure, self.text(), re.DOTALL))
+        return "; ".join(dict.fromkeys(" ".join(text.split()) for text in found))
 
     def is_current(self) -> bool:
         """Whether it was made by this version and this code."""
@@ -77,7 +85,8 @@ def read_evidence() -> list[Evidence]:
     """The pages, in the order in which they are made."""
     entries = yaml.safe_load((HERE / "evidence.yaml").read_text())
     return [
-        Evidence(name, entry["claim"], entry["figure"], tuple(entry["commands"])) for name, entry in entries.items()
+        Evidence(name, entry["claim"], *entry.get("figure", RESULT), tuple(entry["commands"]), entry.get("title", ""))
+        for name, entry in entries.items()
     ]
 
 
@@ -94,10 +103,18 @@ def same_code(commit: str) -> bool:
 def make(evidence: Evidence, options: dict[str, str]) -> bool:
     """Make a page; whether it could be made."""
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"} | options
+    printed = []
     for command in evidence.commands:
         print(f"{evidence.page}: {command}", flush=True)
-        if subprocess.run(["bash", "-euc", command], cwd=ROOT, env=environment, check=False).returncode:
+        stdout = subprocess.PIPE if evidence.title else None
+        done = subprocess.run(
+            ["bash", "-euc", command], cwd=ROOT, env=environment, stdout=stdout, text=True, check=False
+        )
+        if done.returncode:
             return False
+        printed.append(f"$ {command}\n{done.stdout}")
+    if evidence.title:
+        write_atomic(evidence.path, f"# {evidence.title}\n\n```text\n{''.join(printed)}```\n")
     commit, now = git("rev-parse", "--short=8", "HEAD").stdout.strip(), datetime.now(UTC)
     stamp = (
         f"\n*Made with casewise {__version__}, commit {commit}, on {now.day} {now:%B %Y}: `{evidence.commands[-1]}`.*\n"
@@ -111,6 +128,7 @@ def index(pages: list[Evidence]) -> str:
     rows = [
         (each.claim, each.figure_text() or "–", f"[{each.page}](results/{each.page}.md)", f"`{each.commands[-1]}`")
         for each in pages
+        if each.path.exists()
     ]
     return HEAD + "\n".join(table(("claim", "figure", "page", "command"), rows)) + "\n"
 
@@ -125,11 +143,15 @@ def main() -> None:
     options = parser.parse_args()
     pages, failed = read_evidence(), list[str]()
     outdated = [each for each in pages if not each.is_current() and each.page in (options.only or (each.page,))]
+    write_atomic(INDEX, index(pages))
     if options.list:
         print("\n".join(each.page for each in outdated) or "All pages are current.")
         return
     if git("status", "--porcelain", "--", *CODE).stdout:
         sys.exit(f"{' and '.join(CODE)} have changes that are not committed. A page states the commit of its code.")
+    if RUNS.parent.exists() and not (RUNS.exists() and same_code(RUNS.read_text())):
+        sys.exit(f"{RUNS.parent} has runs of other code. Rename it: a page must not show them as those of this commit.")
+    write_atomic(RUNS, git("rev-parse", "HEAD").stdout.strip())
     for each in outdated:
         begun = time.monotonic()
         if make(each, {"DATA": options.data, "WEIGHTS": options.weights}):

@@ -225,7 +225,7 @@ def page(errors: dict[str, dict[int, dict]], alarms: dict[int, dict], studies: i
         f"{studies:,} simulated studies for each number of subjects, with {max(LEARNERS)} learners of the same "
         f"expected error, one to four cases a subject and {RESAMPLES} resamples. For three and seven learners, each "
         f"study gives {GROUPS[3]} and {GROUPS[7]} comparisons. Nominal: {1 - CONFIDENCE:.0%}. "
-        "By `python benchmarks/multiplicity.py --output docs/results/multiplicity.md`; the method is described in "
+        "The method is described in "
         "[How figures are computed and compared](../explanation-figures.md#no-winner-within-the-uncertainty).",
         "",
         "## Differences from the best learner",

@@ -4,7 +4,7 @@
 
 # Monitoring of a node, simulated
 
-Simulated nodes by `python benchmarks/node_monitoring.py --output docs/results/node-monitoring.md`. Images are {films}
+Images of the simulated nodes are {films}
 films of the chest phantom, measured as by the input checks ({numbers} numbers with the look and its directions);
 scanner A makes 60 % of the studies, and scanner B shows the films with more contrast. A study also has a distance,
 flags, a probability, a score and widths: {series} series, each tested over all studies, by scanner and by site. The

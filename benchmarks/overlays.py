@@ -67,9 +67,8 @@ def main() -> None:
     options = page_parser(__doc__, data=True).parse_args()
     rows = [row for pack, column in PACKS.items() for row in rows_of(options.data / pack, column)]
     lines = table(list(rows[0]), (list(row.values()) for row in rows))
-    made = "Made by `python benchmarks/overlays.py --output docs/results/overlays.md`."
     head = head_of(__doc__, side=SIDE, most=MOST_IMAGES)
-    publish("\n".join([head, *lines, "", made]) + "\n", options.output)
+    publish("\n".join([head, *lines]) + "\n", options.output)
 
 
 if __name__ == "__main__":

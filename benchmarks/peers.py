@@ -451,7 +451,6 @@ def main() -> None:
     page += "" if options.autogluon else "\nAutoGluon was not trained.\n"
     if left := [name for name in PACKS if name not in {spec.partition(":")[0] for spec in options.names or PACKS}]:
         page += f"\nNot compared: {', '.join(left)}.\n"
-    page += "\nMade by `python benchmarks/peers.py --output docs/results/auto-peers.md`.\n"
     publish(page, options.output)
     if options.part:
         write_atomic(options.part, part)

@@ -4,10 +4,9 @@
 
 # Reader studies, simulated
 
-{studies:,} simulated reader studies of each design by `python benchmarks/reader_studies.py --output
-docs/results/reader-studies.md`: {readers} readers score {cases} cases, each in another order, and read half of them
-twice. A reading is the true value (standard deviation {spread:g}) plus the reader's bias ({bias}), a drift over the
-session ({drift}) and noise (standard deviation {noise}), all in points. The readings are analysed by
+{studies:,} simulated reader studies of each design: {readers} readers score {cases} cases, each in another order, and
+read half of them twice. A reading is the true value (standard deviation {spread:g}) plus the reader's bias ({bias}), a
+drift over the session ({drift}) and noise (standard deviation {noise}), all in points. The readings are analysed by
 `casewise.plugins.readers.statistics.agreement`.
 
 The readers are fixed: the planted value is that of these readers and their orders in other subjects. It follows from

@@ -4,7 +4,7 @@
 
 # Readers and modalities, simulated
 
-{studies:,} simulated studies of each design by `python benchmarks/roe_metz.py --output docs/results/roe-metz.md`, after
+{studies:,} simulated studies of each design, after
 the model of Roe and Metz (1997) with its published variances: scores of two modalities are sums of normal effects of
 reader, case, and their interactions with each other and with the modality. H and L are a high or low correlation of
 cases (first letter) and a high or low variance of readers (second letter). The area under the ROC curve (AUROC) is

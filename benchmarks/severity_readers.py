@@ -95,8 +95,7 @@ def main() -> None:
     parser = page_parser(__doc__)
     parser.add_argument("--run", type=Path, default=Path("runs/auto/severity"), help="the finished run")
     options = parser.parse_args()
-    end = "\nMade by `python benchmarks/severity_readers.py --output docs/results/severity-readers.md`.\n"
-    publish(head_of(__doc__) + "\n" + page_of(Run.open(options.run)) + end, options.output)
+    publish(head_of(__doc__) + "\n" + page_of(Run.open(options.run)), options.output)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,7 @@ directions are a test, but the number of directions in which batches are compare
 severity are from the sources of films cohen. Where all cases are flagged, resampling gives no interval.
 
 Where the training cases differ much among themselves, single cases of another source are hardly flagged: films cohen
-are from publications of many hospitals, and films nih lie within what they show. As a batch, they differ. By `python
-benchmarks/sources.py DATA --output docs/results/other-sources.md`.
+are from publications of many hospitals, and films nih lie within what they show. As a batch, they differ.
 """
 
 from __future__ import annotations

@@ -158,7 +158,7 @@ def page(folder: RunFolder, study: Study, stretches: Sequence[dict[str, Any]]) -
     lines = [
         f"# The sweep: {planned} networks of One-Step PASI",
         "",
-        "Made by `make sweep`. Synthetic photographs, the recipe of the preset for 12 epochs, random first weights: "
+        "Synthetic photographs, the recipe of the preset for 12 epochs, random first weights: "
         "the page is about the engine, and its networks say nothing about patients.",
         "",
         f"- **{planned} networks** ({len(study.networks)} backbones × {study.split.folds} folds) in the study file; "

@@ -25,8 +25,6 @@ of its preparation for {epoch:,} images (last column, extrapolated) come once a 
 and are not part of the ratios.
 
 {lines}
-
-Made by `python benchmarks/training.py images --output docs/results/epoch-ratios.md`.
 """
 
 from __future__ import annotations

@@ -522,7 +522,7 @@ def fidelity_page() -> str:
         paper = yaml.safe_load(path.read_text(encoding="utf-8"))
         states = Counter(row["state"] for rows in paper["statements"].values() for row in rows)
         counts = ", ".join(f"{count} {state}" for state, count in states.most_common())
-        lines += [f"## {paper['title']}", "", f"{paper['source']}. [The preset](../{paper['page']}).", ""]
+        lines += [f"## {paper['title']}", "", f"{paper['source']}. [The preset]({paper['page']}).", ""]
         lines += [f"{states.total()} statements: {counts}.", ""]
         for section, rows in paper["statements"].items():
             lines += [f"### {paper['title']}: {section[0].lower()}{section[1:]}", ""]
@@ -561,7 +561,7 @@ PAGES = {
     "reference-metrics.md": metrics_page,
     "reference-commands.md": commands_page,
     LICENCES_PAGE: licences_page,
-    "results/fidelity.md": fidelity_page,
+    "reference-fidelity.md": fidelity_page,
 }
 
 

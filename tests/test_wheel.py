@@ -1,7 +1,7 @@
 """The wheel: it has every file of the package, and works where the repository is not."""
 
 import os
-import shutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,18 +9,15 @@ from zipfile import ZipFile
 
 import pytest
 
+from tests.install import copy_of_source
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """It is built from a copy, because building writes into the folder."""
     pytest.importorskip("setuptools", reason="setuptools, which builds the wheel, is not installed")
-    source, target = tmp_path_factory.mktemp("source") / "casewise", tmp_path_factory.mktemp("wheel")
-    source.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    shutil.copytree(ROOT / "src", source / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    source, target = copy_of_source(tmp_path_factory.mktemp("source") / "casewise"), tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     subprocess.run([*command, "--wheel-dir", target, source], check=True)
     (file,) = target.glob("*.whl")
@@ -62,3 +59,13 @@ def test_it_works_without_the_repository(wheel: Path, tmp_path: Path) -> None:
     casewise("predict", "run", "films/images", "--output", "new.csv")
     assert (tmp_path / "run" / "report.html").stat().st_size > 100_000
     assert len((tmp_path / "new.csv").read_text().splitlines()) > 40
+
+
+def test_the_lock_file_has_the_pinned_versions_with_hashes() -> None:
+    stated = dict(re.findall(r"^([\w.-]+)==([\w.]+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
+    entries = re.split(r"\n(?=\S)", (ROOT / "requirements.lock").read_text().strip())
+    assert len(entries) > 100
+    for entry in entries:
+        name, version = re.match(r"([\w.-]+)(?:\[[^]]*\])?==([\w.+]+)", entry).groups()  # type: ignore[union-attr]
+        assert stated.get(name, version) == version
+        assert "--hash=sha256:" in entry, name

@@ -68,8 +68,8 @@ class FoldingSequential(nn.Sequential):
 
     With fixed statistics a batch norm scales and shifts each channel. The same follows from a convolution whose weights
     and bias are scaled and shifted, so that the map between both is neither computed nor kept for the backward pass. A
-    step of MobileNetV2 takes a quarter less time, and half of the memory that is kept for its backward pass
-    (`docs/performance.md`). The parameters and their gradients stay those of both layers, equal up to rounding.
+    step of MobileNetV2 takes a quarter less time, and half of the memory that is kept for its backward pass.
+    The parameters and their gradients stay those of both layers, equal up to rounding.
 
     Nothing changes for batch norms that update their statistics, and for convolutions in eval mode: in prediction, in
     explanations, and in layers that a phase freezes. Hooks of the two layers are not called in a step that folds them.
