@@ -101,7 +101,7 @@ def study(rng: np.random.Generator, design: Design) -> pd.DataFrame:
                 if rows.any():
                     values = _fitted(design, features[training], truth[training], features[rows])
                     tables.append(
-                        _table(f"net{network}", stage, left_out, subject[rows], truth[rows], design.kind, values)
+                        network_rows(f"net{network}", stage, left_out, subject[rows], truth[rows], design.kind, values)
                     )
     return check(pd.concat(tables, ignore_index=True))
 
@@ -121,7 +121,7 @@ def _fitted(design: Design, training: np.ndarray, truth: np.ndarray, features: n
     return probabilities
 
 
-def _table(
+def network_rows(
     model: str, stage: str, fold: Any, subject: np.ndarray, truth: np.ndarray, kind: str, values: np.ndarray
 ) -> pd.DataFrame:
     """Rows of a network; a subject has at most `VISITS` cases, one after another."""
@@ -168,7 +168,7 @@ def called_better(studies: int, *, subjects: int, networks: int, baselines: int 
         predicted = truth[:, None] + 0.35 * shared + 0.35 * own
         fold = 1 + subject % 5
         tables = [
-            _table(name, "oof", number, subject[fold == number], truth[fold == number], "regression", values)
+            network_rows(name, "oof", number, subject[fold == number], truth[fold == number], "regression", values)
             for name, column in zip(names, predicted.T, strict=True)
             for number in range(1, 6)
             for values in [column[fold == number][:, None]]
@@ -196,7 +196,7 @@ def with_covariates(
     else:
         positive = 1 / (1 + np.exp(-(np.log(learned / (1 - learned)) + seen)))
         values = np.column_stack([1 - positive, positive])
-    rows = check(_table("network", "oof", folds, np.arange(subjects), truth, kind, values))
+    rows = check(network_rows("network", "oof", folds, np.arange(subjects), truth, kind, values))
     cells = pd.DataFrame({"age": [f"{value:.1f}" for value in ages], "sex": sexes}, index=rows["case"].tolist())
     cells.loc[rng.random(subjects) < 0.1, "age"] = ""
     return rows, cells
@@ -251,7 +251,8 @@ def page(
         "",
         f"{studies:,} simulated studies of each design, without any relation of labels and images. Each cell is "
         "the share of studies in which the lower end of the 95 % interval of a learner lies above chance; `networks` "
-        f"is the mean over the networks. The aim is at most {NOMINAL:.0%}, and chance moves a share of {NOMINAL:.0%} by ± {error:.1%}. Without a test set, "
+        f"is the mean over the networks. The aim is at most {NOMINAL:.0%}, and chance moves a share of {NOMINAL:.0%} "
+        f"by ± {error:.1%}. Without a test set, "
         "combinations with weights of either sign are not judged, so they have no cell; with one, all figures are "
         "those of the test set. The headline is the learner that the report is about. Out of fold, intervals take the "
         "trained networks as given, although the networks of all folds share most of their training cases: the shares "

@@ -118,7 +118,7 @@ def test_a_third_kind_of_learner_is_one_file(tmp_path: Path, chests: Path) -> No
     rows = run.rows[run.rows["model"] == "mean_colour"]
     assert np.allclose(rows[["p0", "p1", "p2"]].sum(axis=1), 1)
     assert run.results["metrics"]["oof"]["mean_colour"]["label"]["auroc"]["value"] is not None
-    new = load_bundle(run.folder).predict(chests)
+    new = load_bundle(run.folder).predict(chests, learner="networks")
     assert set(new["learner"]) == {"linear_pixels", "mean_colour"}
     assert learner_named("mean_colour").is_baseline
     assert "mean_colour" in run.report.read_text()

@@ -144,6 +144,18 @@ class Run:
 
         return metrics_table(self.results)
 
+    def table(self, *, target: str | None = None, stage: str | None = None) -> pd.DataFrame:
+        """The metrics of all learners with their intervals, as the report writes them: a row for each learner.
+
+        `target` and `stage` are those of the headline unless they are named; `metrics` has the numbers.
+
+        Raises:
+            CasewiseError: there is no target or stage of this name.
+        """
+        from casewise.analysis.tables import written_table
+
+        return written_table(self, target, stage)
+
     @property
     def cohort(self) -> pd.DataFrame:
         """The cohort as read: one row for each image, with its case and every column of the table."""
@@ -198,12 +210,12 @@ class Run:
         self,
         cases: NewInput,
         *,
-        learner: str = "networks",
+        learner: str = "headline",
         columns: Mapping[str, str] | None = None,
         root: Path | str | None = None,
         pattern: str = "",
     ) -> pd.DataFrame:
-        """Predict new cases with the run's networks; labels are neither needed nor read.
+        """Predict new cases with the reported model; labels are neither needed nor read.
 
         The arguments and the columns are those of `load_bundle(run.folder).predict`.
 
@@ -215,6 +227,24 @@ class Run:
 
         model, show = load_bundle(self.folder), default_show()
         return model.predict(cases, learner=learner, columns=columns, root=root, pattern=pattern, show=show)
+
+    def bundle(self, output: Path | str, *, key: Path | str | None = None) -> Path:
+        """Write the trained model as one zip file, which `load_bundle`, `casewise predict` and `casewise serve` take.
+
+        Args:
+            output: the file, ending in `.zip`.
+            key: the file of a private key (OpenSSH, ed25519) by which it is signed; needs the extra `sign`.
+
+        Returns:
+            The path of the file.
+
+        Raises:
+            CasewiseError: the file cannot be written, or the key cannot be used.
+        """
+        from casewise.console import default_show
+        from casewise.pipeline.bundle import archive_run
+
+        return archive_run(self.folder, Path(output), default_show(), key=Path(key) if key else None)
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r}): {self.headline or 'nothing was evaluated'}"

@@ -714,6 +714,12 @@ class Results(Record):
     made_from: dict[str, str] = field(default_factory=dict)
     format: Literal[1] = 1
 
+    def __repr__(self) -> str:
+        learners = sorted({learner for by_learner in self.metrics.values() for learner in by_learner})
+        return (
+            f"Results of {', '.join(self.metrics)}: {self.main.target} by {self.main.learner}; {len(learners)} learners"
+        )
+
     def figures(self, stage: str, learner: str, key: str) -> Figures:
         """The figures of a learner for one target key, by metric; empty where it was not evaluated."""
         return self.metrics.get(stage, {}).get(learner, {}).get(key, {})

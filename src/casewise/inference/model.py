@@ -42,7 +42,7 @@ from casewise.inference.output_table import OutputTable
 from casewise.predictions.covariates import flags_of
 from casewise.run_folder import BundleFolder, JobFolder, JsonFile, RunFolder
 from casewise.run_folder.bundle_folder import check_signature, extract, is_archive
-from casewise.run_folder.folder import HEADLINE, NETWORKS, check_model_path
+from casewise.run_folder.folder import HEADLINE, check_model_path
 from casewise.study.learners import learner_named
 from casewise.study.schema import Study
 
@@ -72,6 +72,10 @@ class TrainedModel:
     look: Look | None = None
     # The folder of an unpacked zip file, which is removed with this object.
     unpacked: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        targets = ", ".join([*self.table.classes, *self.table.scores])
+        return f"TrainedModel({str(self.folder)!r}): {targets} by {self.headline or ', '.join(self.learners)}"
 
     @property
     def learners(self) -> list[str]:
@@ -121,7 +125,7 @@ class TrainedModel:
         self,
         cases: NewInput,
         *,
-        learner: str = NETWORKS,
+        learner: str = HEADLINE,
         columns: Mapping[str, str] | None = None,
         root: Path | str | None = None,
         pattern: str = "",

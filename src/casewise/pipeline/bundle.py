@@ -72,9 +72,9 @@ def archive_run(folder: Path, output: Path, show: Show, *, key: Path | None = No
         CasewiseError: the file of the key holds no private key.
     """
     if output.suffix.casefold() != ".zip":
-        raise RunError(f"--output: {output} must end in .zip.")
+        raise RunError(f"output: {output} must end in .zip.")
     if output.exists() and not output.is_file():
-        raise RunError(f"--output: {output} is a folder. Give the name of a file.")
+        raise RunError(f"output: {output} is a folder. Give the name of a file.")
     finished = FinishedRun.open(folder)
     with finished.files.lock():
         write_bundle(finished, show)

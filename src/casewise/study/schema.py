@@ -223,6 +223,9 @@ class Study(StudyModel):
             return super().__reduce__()
         return _rebuilt, (self.modality, self.model_dump())
 
+    def __repr__(self) -> str:
+        return f"Study({self.name!r}): {', '.join(self.targets)} of {self.cohort}, by {', '.join(self.learners)}"
+
     def key(self, name: str) -> Any:
         """The value of a key that a plugin adds to study files; None without the plugin."""
         return getattr(self, name, None)

@@ -255,7 +255,10 @@ def test_every_learner_of_a_run_gives_the_predictions_of_casewise(modality: str,
     values = settings(modality, "classes", table, way)
     done = run(build_study(values, source="the test's study", folder=tmp_path), tmp_path / "run")
     written = export(done.folder, tmp_path / "out", to="torchscript")
-    prepared, predicted = FinishedRun.open(RunFolder(done.folder)).prepared, load_bundle(done.folder).predict(table)
+    prepared, predicted = (
+        FinishedRun.open(RunFolder(done.folder)).prepared,
+        load_bundle(done.folder).predict(table, learner="networks"),
+    )
     description = json.loads((written.folder / "preprocessing.json").read_text())
     assert len(description["learners"]) == (3 if modality == "volumes" else 2)
     for entry in description["learners"]:
