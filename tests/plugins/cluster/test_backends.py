@@ -1,5 +1,6 @@
 """The choice of a back end, what a cluster's machines must share, and the leases of their jobs."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -71,6 +72,25 @@ def test_an_address_without_a_cluster_is_refused() -> None:
     for wrong, message in ((closed, "was reached: Connection refused"), ("head:99999", "HOST:PORT")):
         with pytest.raises(CasewiseError, match=message), casewise.executing_on("ray", wrong):
             pass
+
+
+@pytest.mark.slow
+def test_ray_of_this_machine_is_closed_to_others_and_starts(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    script = (
+        "import casewise, os\n"
+        "with casewise.executing_on('ray'):\n"
+        "    import ray\n"
+        "    print(os.environ['RAY_AUTH_MODE'], ray.get(ray.remote(lambda: 6 * 7).remote()))\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    words = [sys.executable, "-c", script]
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["token", "42"], done.stderr
+    done = subprocess.run(
+        [*words[:2], f"import ray\n{script}"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert "Import it later" in done.stderr
 
 
 def test_machines_that_do_not_share_the_folder_are_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

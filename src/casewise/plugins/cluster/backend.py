@@ -7,7 +7,6 @@ last state on another machine, once its process on the lost one has certainly en
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +25,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from casewise.errors import CasewiseError, RunError, counted
 from casewise.jobs.backends import Backend, Failure, Plans, Registrations, lost
-from casewise.plugins.cluster import machines
+from casewise.plugins.cluster import LOCAL, machines
 from casewise.plugins.cluster.leases import LEASES, SAFE, LeaseError, Lessor, break_lock, end_earlier
 from casewise.plugins.cluster.machines import NodeReport, Task
 from casewise.run_folder import JobFolder, RunFolder
@@ -84,12 +83,12 @@ class RayBackend(Backend):
     """Executes jobs on a Ray cluster, or on a Ray of its own on this machine.
 
     Args:
-        address: `host:port`, or `auto` for a cluster that this machine belongs to; by default that of the environment
-            variable RAY_ADDRESS, else Ray is started on this machine and ends with the run.
+        address: `host:port`, `auto` for a cluster that this machine belongs to, or `local`: Ray is started on this
+            machine and ends with the run.
     """
 
-    def __init__(self, address: str | None = None) -> None:
-        self._address = address or os.environ.get("RAY_ADDRESS") or "local"
+    def __init__(self, address: str) -> None:
+        self._address = address
         self._session: Session | None = None
         self._own, self._losses = False, 0
 
@@ -168,7 +167,7 @@ class RayBackend(Backend):
         """See `Backend.spread`; without other machines, or if one does not see the images, nothing is done."""
         nodes, folder = machines.nodes_alive(), work.folder.absolute()
         cores = int(sum(node.get("CPU", 0) for node in nodes.values()))
-        if self._address == "local" or not cores:
+        if self._address == LOCAL or not cores:
             return False
         try:
             with FileLock(folder / f"{LEASES}.lock", timeout=0):

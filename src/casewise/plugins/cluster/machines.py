@@ -25,6 +25,7 @@ import ray.cloudpickle
 
 from casewise.errors import CasewiseError, RunError, counted
 from casewise.jobs.backends import Failure, attempt
+from casewise.plugins.cluster import LOCAL
 from casewise.plugins.cluster.leases import locked, reads
 from casewise.training.cost import keep_memory
 from casewise.version import __version__
@@ -60,11 +61,9 @@ def connect(address: str) -> None:
         CasewiseError: there is none, or it cannot be joined.
     """
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address == "local":
+    if address == LOCAL:
         import joblib
 
-        # Ray listens on all interfaces: without a token, others on the network could start programs
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
         options |= {"num_cpus": joblib.cpu_count(), "include_dashboard": False, "object_store_memory": OBJECTS}
     elif address != "auto":
         reach(address)
