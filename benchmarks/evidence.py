@@ -37,7 +37,7 @@ RESULT = (r"## Result.*?\n\| [^|\n]+ \| ([^|\n]+) \| (95 % interval [^|\n]+) \|"
 STAMP = re.compile(r"\n\*Made with casewise (\S+), commit ([0-9a-f]{8,40}), on (\d+ \w+ \d{4}): `(.*)`\.\*\n$")
 HEAD = """# Evidence
 
-What casewise claims, the figure, the page with its details, and the command that makes it. `make evidence` makes all
+What was measured, the figure, the page with its details, and the command that makes it. `make evidence` makes all
 pages, which takes about a day on two cores, and may be interrupted. Pages on real images need their packs.
 
 """
@@ -130,7 +130,7 @@ def index(pages: list[Evidence]) -> str:
         for each in pages
         if each.path.exists()
     ]
-    return HEAD + "\n".join(table(("claim", "figure", "page", "command"), rows)) + "\n"
+    return HEAD + "\n".join(table(("what", "figure", "page", "command"), rows)) + "\n"
 
 
 def main() -> None:
