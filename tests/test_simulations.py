@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+import casewise
+
 SCRIPTS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
@@ -90,3 +92,15 @@ def test_no_combination_finds_signal_where_there_is_none(benchmark: Any) -> None
     null = benchmark("null")
     shares = null.found_signal(null.DESIGNS[2], studies=12)
     assert shares["headline"] <= 1 / 12
+
+
+def test_pages_of_results_are_of_this_version_and_made_by_a_command(benchmark: Callable[[str], ModuleType]) -> None:
+    evidence = benchmark("evidence")
+    pages = {entry.page: entry for entry in evidence.read_evidence()}
+    on_disk = {path.stem for path in evidence.RESULTS.glob("*.md")}
+    assert on_disk <= set(pages)
+    for name in on_disk:
+        if stamp := evidence.STAMP.search(pages[name].text()):
+            assert stamp[1] == casewise.__version__, name
+            assert stamp[4] == pages[name].commands[-1], name
+            assert pages[name].figure_text(), name

@@ -454,12 +454,21 @@ class Subgroups(Record):
 
 
 class ColumnGroup(Record):
-    """One value of a column: numbers of subjects and cases, also of each class, and the AUROC within it."""
+    """One value of a column: numbers of subjects and cases, also of each class, and the AUROC within it.
+
+    Attributes:
+        right: how many of its `rows` predictions are right; commonest: its most frequent class, which is that of
+            `of_commonest` rows, so that always naming it would be right as often.
+    """
 
     n_subjects: int
     n_cases: int
     classes: dict[str, dict[str, int]]
     metrics: Figures
+    rows: int = 0
+    right: int = 0
+    commonest: str = ""
+    of_commonest: int = 0
 
 
 class GroupMean(Record):

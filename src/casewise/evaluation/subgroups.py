@@ -212,8 +212,13 @@ def within_column(
         if group_rows.empty:
             continue
         (figures,) = judge.judge(group_rows, judged["plan"], whole=False).metrics.values()
+        recorded = group_rows["y_true"].value_counts()
         by_group[group] = stored.ColumnGroup(
             **_counts(group_rows),
+            rows=len(group_rows),
+            right=int((group_rows["y_pred"] == group_rows["y_true"]).sum()),
+            commonest=classes[int(recorded.idxmax())],
+            of_commonest=int(recorded.max()),
             classes={label: _counts(group_rows[group_rows["y_true"] == n]) for n, label in enumerate(classes)},
             metrics={name: figures[name] for name in names if name in figures},
         )

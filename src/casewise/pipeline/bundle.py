@@ -125,6 +125,7 @@ def _fill(target: BundleFolder, run: FinishedRun, members: Sequence[JobFolder]) 
         "settings": reader.settings,
         "display": {name: display_name(study, name) for name in (*study.outputs, *study.scores)},
         "result": result_line(study, run.results),
+        "audited": _warnings(run),
         "bands": study.evaluation.bands,
         "response": _response(run),
         "visits": bool((run.predictions.groupby("subject")["visit"].nunique() > 1).any()),
@@ -163,6 +164,18 @@ def _verdict(audit: Mapping[str, Any], study: Study) -> dict[str, object]:
     accepted = {f["id"]: study.accept[f["id"]] for f in findings if f["id"] in study.accept}
     record = {"audited": bool(audit), "levels": levels, "findings": findings, "accepted": accepted}
     return record | {"untested": untested(audit.get("facts", {}))}
+
+
+def _warnings(run: FinishedRun) -> str:
+    """What stands beside every prediction: errors of the audit, and that there was no external cohort."""
+    errors = sum(finding["level"] == "error" for finding in run.audit.get("findings", []))
+    texts = []
+    if errors:
+        found = f"The audit of its study found {counted(errors, 'error')}"
+        texts.append(f"{found}: the result may rest on something other than the disease.")
+    if "external" not in run.results.metrics and run.results.by_site is None:
+        texts.append(f"Not tested on {run.study.unit}s of another hospital or source.")
+    return " ".join(texts)
 
 
 def _provenance(run: FinishedRun, bundles: list[Bundle]) -> dict[str, object]:

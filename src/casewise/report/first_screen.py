@@ -6,6 +6,7 @@ used. Cells are numbers; headings and captions are fixed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,7 +22,7 @@ from casewise.report.statements import Statement, statements
 from casewise.report.tables import VERDICTS, MetricFormat, kind_report, verdict, verdict_beside
 from casewise.study.learners import is_baseline, learner_name
 
-MOST_CLASSES = 8
+MOST_CLASSES, MOST_COLUMNS = 8, 3
 ROUGH = (" Rough: from too few {unit}s.", " Rough: few {unit}s, or few of a class.")
 
 
@@ -110,7 +111,7 @@ def screen(context: ReportContext) -> Screen:
         spread=quantiles,
         failure_heads=heads,
         failures=rows,
-        more_failures=f"{counted(more, 'more class', 'more classes')} in the table of classes." if more > 0 else "",
+        more_failures=_beside_failures(context, rows, more),
         rival_heads=["Model", compared + own_side(context), interval, "The reported model is"],
         rivals=beside,
         flags=[each for each in holding if each.level == "flag" and each is not external],
@@ -263,6 +264,16 @@ def failures(context: ReportContext) -> tuple[list[str], list[Failure]]:
     return _failing_classes(context) if context.classes else _failing_ranges(context)
 
 
+def _beside_failures(context: ReportContext, rows: Sequence[Failure], more: int) -> str:
+    """What the bold row is, and what the table does not show."""
+    worst = "least often found" if context.classes else "largest average error"
+    texts = [f"Bold: {worst}."] if any(row.worst for row in rows) else []
+    if rows and not context.classes:
+        texts.append("Rows are by the reference, which a new case lacks: do not correct a prediction by its leaning.")
+    texts += [f"{counted(more, 'more class', 'more classes')} in the table of classes."] if more > 0 else []
+    return " ".join(texts)
+
+
 def _failing_ranges(context: ReportContext) -> tuple[list[str], list[Failure]]:
     write, ranges = context.write, score_ranges(context)
     if len(ranges) < 2:
@@ -303,7 +314,7 @@ def _failing_classes(context: ReportContext) -> tuple[list[str], list[Failure]]:
 
 def _share(counts: np.ndarray, i: int, rate: str) -> str:
     """Count `i` of all, such as those of a class that are predicted as it, or those predicted as it that are of it."""
-    share = f" ({rate} {100 * counts[i] / counts.sum():.0f} %)" if rate and counts.any() else ""
+    share = f" ({f'{rate} ' if rate else ''}{100 * counts[i] / counts.sum():.0f} %)" if counts.any() else ""
     return f"{counts[i]:,} of {counts.sum():,}{share}" if counts.any() else "no case"
 
 
@@ -337,8 +348,9 @@ def rivals(context: ReportContext) -> list[Rival]:
         rows.append(Rival("a guess without images", write.text(metric, chance, short=True), "", code))
     if metric == "auroc" and (column := beside_column(context)):
         several = context.study.positive_of(context.outcome) is None
-        for row in [row for row in column.rows if row.alone is not None][:2]:
-            name = f"column “{column.name}” alone, no image{f' ({row.name})' if several else ''}"
+        for row in [row for row in column.rows if row.alone is not None][:MOST_COLUMNS]:
+            own = f" ({row.name}, where the model has {write.text(metric, row.figure.value, short=True)})"
+            name = f"column “{column.name}” alone, no image{own if several else ''}"
             rows.append(Rival(name, number(row.alone, 2), "", row.verdict))
     return rows
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from casewise.evaluation.results import Results
+from casewise.modalities.registry import modality_of
 from casewise.report.blocks import Block, Cell, Code, Facts, Items, Row, Section, Table, Text, markdown_page
 from casewise.report.context import SIDES, report_title
 from casewise.report.formatting import capital, escaped
@@ -118,7 +119,7 @@ def _outputs(study: Study, about: Mapping[str, Any]) -> Table:
         rows.append(Row(output["name"], [Cell(KINDS.get(output["kind"], output["kind"])), Cell(values)]))
     for name in about["scores"]:
         rows.append(Row(name, [Cell("score, a formula over targets"), Cell("{} to {}".format(*study.range_of(name)))]))
-    images = f"Images: {about['modality']}, prepared as in training."
+    images = f"Images: {modality_of(study).noun(study).plural}, prepared as in training."
     caption = f"The primary outcome is {about['primary_outcome']}. {images}"
     return Table(["Target", "Kind", "Values"], rows, caption)
 

@@ -16,9 +16,10 @@ from casewise.evaluation.results import AlteredAnswers, Note
 from casewise.evaluation.robustness import affects
 from casewise.report.caveats import external_result
 from casewise.report.context import EXTERNAL, SIDES, ReportContext, counted_cases, terms_of, unlearned
-from casewise.report.formatting import MISSING, capital, counted, listed, number, plain
+from casewise.report.formatting import MISSING, capital, class_name, counted, listed, number, plain
 from casewise.report.sections import audit as audit_section
 from casewise.report.sections.counterfactuals import alteration
+from casewise.report.sections.learners import beside_column
 from casewise.splits.learnable import missing_classes
 from casewise.study.learners import learner_name, the_learner
 
@@ -54,6 +55,8 @@ class Statement:
         return f"{self.mark} {MEANINGS[self.level]}" if self.mark else ""
 
 
+# Values of a column whose figures are stated, those first in which the model does no better than the commonest class.
+MOST_VALUES = 3
 # The level of a statement, its sentence, and its link; None where it does not hold.
 Found = tuple[str, str, str] | None
 
@@ -165,6 +168,24 @@ def audited(context: ReportContext) -> Found:
     return "bad" if errors else "warning", f"{text}.", "audit"
 
 
+def within_values(context: ReportContext) -> Found:
+    """How often it is right within the values of a column that predicts the classes, beside naming the commonest."""
+    column, within = beside_column(context), context.metrics.within_column
+    if column is None or within is None or not column.values:
+        return None
+    groups = sorted(within.groups.items(), key=lambda item: (item[1].right > item[1].of_commonest, -item[1].rows))
+    shown = [(name, group) for name, group in groups if group.rows][:MOST_VALUES]
+    if not shown:
+        return None
+    texts = [
+        f"{plain(name)}: {group.right:,} of {group.rows:,} right, and {group.of_commonest:,} by always naming "
+        f"{class_name(context.study, context.outcome, group.commonest)}"
+        for name, group in shown
+    ]
+    missed = any(group.right <= group.of_commonest for _, group in shown)
+    return "bad" if missed else "warning", f"Within {column.name}, {'; '.join(texts)}.", "learners"
+
+
 def altered(context: ReportContext) -> Found:
     """The largest effect on the reported model of alterations that should not matter."""
     figures = context.metrics.counterfactuals or {}
@@ -250,6 +271,7 @@ KINDS: dict[str, Callable[[ReportContext], Found]] = {
         classes_missing,
         networks_left_out,
         audited,
+        within_values,
         altered,
         few_subjects,
         chosen,

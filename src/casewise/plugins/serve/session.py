@@ -67,6 +67,8 @@ def describe(model: TrainedModel, study: Study, learner: str, networks: list[str
         "targets_by_name": {target["name"]: target for target in targets},
         "titles": titles,
         "coverage": level,
+        "result": str(about.get("result") or ""),
+        "audited": str(about.get("audited") or ""),
         "unit": study.unit,
         "response": about.get("response"),
         "slots": slots_of(study),

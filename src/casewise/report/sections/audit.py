@@ -52,8 +52,9 @@ FINDINGS = (
     "AUROC (0.50 is chance) and r (of predicted and reference values) say how well the evidence alone predicts the"
     " label, or the source where it is named, in subjects not used for fitting. p: adjusted for the number of tests."
 )
+ALL = "All tests, with and without a finding."
 TESTS = (
-    "All tests, with and without a finding; with few subjects, only a strong shortcut is found. Where the border is"
+    "With few subjects, only a strong shortcut is found. Where the border is"
     " tested without what the appearance of the whole image explains, p is not adjusted."
 )
 MARKS = (
@@ -213,11 +214,15 @@ def all_tests(audit: Audit) -> list[Block]:
     """All tests for shortcuts with their figures, and what could not be tested."""
     noun, nouns = noun_of(audit.facts)
     rows = []
-    for test in (audit.facts.get("tests") or [])[:MOST_TESTS]:
+    tests = audit.facts.get("tests") or []
+    for test in tests[:MOST_TESTS]:
         counts = [Cell(number(test.get(name), 0)) for name in ("images", "subjects", "subjects_of_smallest")]
         rows.append(Row(capital(_tested(test, noun)), [Cell(_value(test) or MISSING), _p(test), *counts]))
     columns = ["Test", "Size", "p", capital(nouns), "Subjects", "Of the smallest class or source"]
-    shown: list[Block] = [Table(columns, rows, TESTS)] if rows else []
+    which = (
+        f"The first {MOST_TESTS} of {len(tests):,} tests; all are in audit.json." if len(tests) > MOST_TESTS else ALL
+    )
+    shown: list[Block] = [Table(columns, rows, f"{which} {TESTS}")] if rows else []
     return [*shown, *([Facts(lacking)] if (lacking := _lacking(audit)) else [])]
 
 

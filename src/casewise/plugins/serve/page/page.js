@@ -81,7 +81,7 @@ function describeModel() {
   get("hint").textContent = [`Choose or drop ${images} of one ${model.visits ? "subject" : "case"}.${all}`, model.several, kept].filter(Boolean).join(" ");
   get("add-visit").hidden = !model.visits;
   get("footer").textContent = `${model.notice} ${kept}`;
-  const coverage = model.coverage ? `hold the true value in ${Math.round(100 * model.coverage)} % of cases of new ${model.unit}s` : "not calibrated";
+  const coverage = model.coverage ? `meant to hold the true value in ${Math.round(100 * model.coverage)} % of new ${model.unit}s like those of the study` : "not calibrated";
   const facts = [
     ["Model", model.name], ["Predicted by", `${model.learner_title} (${model.networks} trained ${model.networks === 1 ? "model" : "models"})`],
     ["Targets", listed(model.targets.map((t) => t.title))], ["Intervals and sets", coverage],
@@ -348,6 +348,7 @@ function predict() {
   return ask(get("predict"), "Predicting …", "api/predict", sent.form, (answer) => {
     current = { ...sent, answer };
     showRecord();
+    get("known").textContent = [model.result && `In its study: ${model.result}.`, model.audited].filter(Boolean).join(" ");
     get("answers").replaceChildren(...answer.visits.map((visit) => showVisit(visit, model, answer.visits.length > 1)));
     get("results").hidden = get("save").disabled = get("print").disabled = false;
     drawTrajectory(get("trajectory"), answer.trajectory, model);
