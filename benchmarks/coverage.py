@@ -278,12 +278,13 @@ def finding(tables: Sequence[Table]) -> str:
     """The range of the new shares from ten subjects on, and the low ones that are not marked as rough."""
     cells = [cell for table in tables for name, row in table.items() if shown(name) for cell in row[2:]]
     defined = [(share, cell.marked) for cell in cells if (share := cell.shares[1]) is not None]
-    low = [marked for share, marked in defined if share < LEAST - 0.5]
-    high = sum(share > MOST + 0.5 for share, _ in defined)
+    printed = [(int(f"{share:.0f}"), marked) for share, marked in defined]
+    low = [marked for share, marked in printed if share < LEAST]
+    high = sum(share > MOST for share, _ in printed)
     return (
         f"From 10 subjects on, {len(defined) - len(low) - high} of {len(defined)} shares lie between {LEAST} and "
-        f"{MOST} %, {len(low)} below and {high} above. Of those below, {sum(low)} are marked as rough and "
-        f"{len(low) - sum(low)} are not."
+        f"{MOST} %, {len(low)} below and {high} above, wider than needed. Of those below, {sum(low)} are marked as "
+        f"rough and {len(low) - sum(low)} are not."
     )
 
 

@@ -212,6 +212,20 @@ def _plan(rng: np.random.Generator) -> Plan:
     return Plan(RESAMPLES, CONFIDENCE, int(rng.integers(2**31)))
 
 
+def _largest(errors: dict[str, dict[int, dict]], studies: int) -> str:
+    """How large the shares with allowance are, and how much of that is chance."""
+    shares = [
+        with_allowance for rates in errors.values() for row in rates.values() for with_allowance, _ in row.values()
+    ]
+    nominal = 1 - CONFIDENCE
+    chance = 1.96 * np.sqrt(nominal * CONFIDENCE / (studies // 2))
+    above = sum(share > nominal for share in shares)
+    return (
+        f"Of {len(shares)} shares {above} are above {nominal:.0%}, the largest is {max(shares):.1%}; with one "
+        f"comparison a study, chance moves a share of {nominal:.0%} by up to ± {chance:.1%}."
+    )
+
+
 def page(errors: dict[str, dict[int, dict]], alarms: dict[int, dict], studies: int) -> str:
     """The Markdown page; `errors` by the title of a population, the normal one first."""
     tables = [
@@ -234,6 +248,8 @@ def page(errors: dict[str, dict[int, dict]], alarms: dict[int, dict], studies: i
         "intervals as casewise computes them. In brackets: with one percentile interval for each learner, without "
         f"allowance for their number. Of log-normal scores there are {studies // 2:,} studies for each number. "
         "Many visits of some: a third of the subjects have ten more on average.",
+        "",
+        _largest(errors, studies),
         *tables,
         "",
         "## A test set below the out-of-fold figure",

@@ -38,7 +38,9 @@ def compare(
     Returns:
         One row for each metric: `metric`, `first`, `second`, `difference` (second − first) with its interval `low` to
         `high`, `n_subjects`, `n_cases` and `distinguishable`, which is false where the interval includes 0 or there
-        are fewer than ten subjects. Both runs are evaluated on the same resamples of subjects.
+        are fewer than ten subjects. Both runs are evaluated on the same resamples of subjects. The intervals are of
+        this pair alone, so state it before looking: those of a report hold for all pairs of its learners at once, and
+        may include 0 where these do not.
 
     Raises:
         CasewiseError: a name does not exist in a run, or the runs have no case in common or other reference values.

@@ -153,7 +153,7 @@ def main() -> None:
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
         if isinstance(end, _Stopped):
-            print("\nstopped; run again to continue", file=sys.stderr)
+            print("\nstopped", file=sys.stderr)
         raise
     if code:
         sys.exit(code)

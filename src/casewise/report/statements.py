@@ -165,25 +165,7 @@ def audited(context: ReportContext) -> Found:
     counts = [counted(len(each), noun) for each, noun in ((errors, "error"), (warnings, "warning")) if each]
     text = f"Audit: {listed(counts)}. First: {about}{f' ({size})' if size != MISSING else ''}"
     text += f", accepted by the study: {accepted[first.id].rstrip('.')}" if first.id in accepted else ""
-    return "bad" if errors else "warning", f"{text}.", "audit"
-
-
-def within_values(context: ReportContext) -> Found:
-    """How often it is right within the values of a column that predicts the classes, beside naming the commonest."""
-    column, within = beside_column(context), context.metrics.within_column
-    if column is None or within is None or not column.values:
-        return None
-    groups = sorted(within.groups.items(), key=lambda item: (item[1].right > item[1].of_commonest, -item[1].rows))
-    shown = [(name, group) for name, group in groups if group.rows][:MOST_VALUES]
-    if not shown:
-        return None
-    texts = [
-        f"{plain(name)}: {group.right:,} of {group.rows:,} right, and {group.of_commonest:,} by always naming "
-        f"{class_name(context.study, context.outcome, group.commonest)}"
-        for name, group in shown
-    ]
-    missed = any(group.right <= group.of_commonest for _, group in shown)
-    return "bad" if missed else "warning", f"Within {column.name}, {'; '.join(texts)}.", "learners"
+    return "bad" if errors else "warning", f"{text}.{_within_values(context)}", "audit"
 
 
 def altered(context: ReportContext) -> Found:
@@ -253,6 +235,21 @@ def chosen(context: ReportContext) -> Found:
     return "note", words[how], "learners"
 
 
+def _within_values(context: ReportContext) -> str:
+    """How often it is right within the values of a column that predicts the classes, beside naming the commonest."""
+    column, within = beside_column(context), context.metrics.within_column
+    if column is None or within is None or not column.values:
+        return ""
+    groups = [(name, group) for name, group in within.groups.items() if group.rows]
+    groups.sort(key=lambda item: (item[1].right > item[1].of_commonest, -item[1].rows))
+    texts = [
+        f"{plain(name)}: {group.right:,} of {group.rows:,} right, and {group.of_commonest:,} by always naming "
+        f"{class_name(context.study, context.outcome, group.commonest)}"
+        for name, group in groups[:MOST_VALUES]
+    ]
+    return f" Within {column.name}, {'; '.join(texts)}." if texts else ""
+
+
 def _note(context: ReportContext, code: str) -> Note | None:
     return next((note for note in context.metrics.notes if note["code"] == code), None)
 
@@ -271,7 +268,6 @@ KINDS: dict[str, Callable[[ReportContext], Found]] = {
         classes_missing,
         networks_left_out,
         audited,
-        within_values,
         altered,
         few_subjects,
         chosen,

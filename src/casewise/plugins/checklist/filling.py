@@ -256,7 +256,8 @@ def training(context: ReportContext) -> str:
     }[context.stopped_on]
     nested = " Inner folds of the training subjects chose settings." if context.study.nested_cv is not None else ""
     folds = "" if context.holdout else f" in each of {counted(int(context.splits['folds']), 'fold')}"
-    trained = f"{listed(list(context.study.networks))}{folds}"
+    models = [*context.study.networks, *map(learner_name, baselines_among(context.learners))]
+    trained = f"{listed(models)}{folds}; the networks"
     settings = f"{recipe.optimizer}, batches of {recipe.batch_size}, {epochs} epochs, {stopping}"
     return f"{trained}: {settings}.{nested} The report lists all further settings."
 
@@ -300,12 +301,22 @@ def prediction(context: ReportContext) -> str:
     text += "; a case of the test set by the networks of all folds together." if _subjects(context)[0] else "."
     if context.holdout:
         text = "A case is predicted by one network for each backbone, which was fitted on the training set."
+    if parts := [learner_name(name) for entry in _combination(context) for name in entry]:
+        text = text.replace("the network that was", "models that were").replace("the networks of", "the models of")
+        text += f" {the_learner(context.learner, start=True)} combines them: {listed(list(dict.fromkeys(parts)))}."
+        text += " Its weights for a fold were fitted on the out-of-fold predictions of the other folds."
     if not context.study.test_time_augmentation:
         return text
     baselines = baselines_among(context.metrics.metrics.get(context.stage, {}))
     whose = " of a network" if baselines else ""
     others = "; maps of the frozen networks of baselines are averaged over its flips" if baselines else ""
     return f"{text} Each prediction{whose} is the mean over the image and its mirror image{others}."
+
+
+def _combination(context: ReportContext) -> list[dict[str, float]]:
+    """The weights by learner of each output, if the reported model combines learners."""
+    entries = (context.stackers.get(context.learner) or {}).values()
+    return [entry["weights"] for entry in entries if isinstance(entry, dict) and entry.get("weights")]
 
 
 def output(context: ReportContext) -> str:

@@ -56,7 +56,7 @@ def reference_panel(learner: TrainedLearner, image: bytes) -> Tensor:
         return torch.rand(shape, generator=torch.Generator().manual_seed(0))
     tile = open_source(Path(REFERENCE), image).tile(Preparation.of(study.images))
     slots = [0] if learner.bags else [0] + [EMPTY] * (study.panels.slots - 1)
-    return plain(three_channels(tile[None]), torch.tensor([slots]), study.panels).contiguous()
+    return plain(three_channels(tile[None].copy()), torch.tensor([slots]), study.panels).contiguous()
 
 
 def complete_for(learner: TrainedLearner) -> list[str]:

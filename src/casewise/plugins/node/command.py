@@ -115,6 +115,8 @@ def status(
         unfinished = queue.studies(unfinished=True)
     finally:
         queue.close()
+    if not _works(settings):
+        print("no node works in this folder: `casewise node start` begins one")
     print(", ".join(f"{count:,} {state}" for state, count in counts.items()))
     for (partner, state), count in deliveries.items():
         print(f"{partner}: {counted(count, 'answer')} {state}")
@@ -208,6 +210,21 @@ def _settings(file: Path) -> NodeSettings:
     return read_settings(file)
 
 
+def _works(settings: NodeSettings) -> bool:
+    """Whether a node works in the folder."""
+    from filelock import FileLock, Timeout
+
+    from casewise.plugins.node.service import LOCK
+
+    if not settings.folder.exists():
+        return False
+    try:
+        with FileLock(settings.folder / LOCK).acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
 def _check_ports(settings: NodeSettings) -> None:
     """Try the ports on which the node is going to listen, unless it does so now.
 
@@ -216,17 +233,11 @@ def _check_ports(settings: NodeSettings) -> None:
     """
     from contextlib import ExitStack
 
-    from filelock import FileLock, Timeout
-
-    from casewise.plugins.node.service import LOCK
     from casewise.web.server import bound
 
+    if _works(settings):
+        return
     with ExitStack() as stack:
-        if settings.folder.exists():
-            try:
-                stack.enter_context(FileLock(settings.folder / LOCK).acquire(timeout=0))
-            except Timeout:
-                return
         for key, receiver in {"receive.dicom": settings.receive.dicom, "receive.web": settings.receive.web}.items():
             if receiver:
                 stack.enter_context(bound(receiver.host, receiver.port, key))

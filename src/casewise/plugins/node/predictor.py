@@ -22,16 +22,15 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from casewise.errors import CasewiseError, RunError, none_of
+from casewise.errors import CasewiseError, RunError
 from casewise.files import checksum, make_folder, sync_folder, write_atomic
 from casewise.inference.new_cases import CasePicture, NewCases, PredictedChunk, RawCase
 from casewise.inference.resident import ResidentModel, pictured, slot_column
-from casewise.plugin import Plugin, plugins
 from casewise.plugins.node.headers import InstanceHeader, UnanswerableError, patient_of, read_header
 from casewise.plugins.node.monitoring.observation import PICTURES, identifier_hash, observed
 from casewise.plugins.node.queue.records import Answer, StoredInstance, StudyAnswer, StudyTask, study_label
 from casewise.plugins.node.selection import Row, SelectionError, Slots, select
-from casewise.plugins.node.settings import NodeSettings
+from casewise.plugins.node.settings import NodeSettings, format_owners
 from casewise.report.formatting import plain
 from casewise.run_folder.folder import HEADLINE
 from casewise.study.learners import learner_name
@@ -68,7 +67,6 @@ class StudyPredictor:
             raise RunError(f"bundle: {model.folder} predicts from {', '.join(columns)}, which images do not state.")
         self._slots = Slots.of(self.resident.study)
         self._slots.check(settings.select)
-        check_formats(settings.answer.formats)
         if settings.answer.abstain:
             model.check_abstaining()
         self._target, self.without_maps = None, ""
@@ -266,24 +264,6 @@ def _noted(unwritten: dict[str, str], name: str) -> Iterator[None]:
 def fault_text(error: Exception) -> str:
     """A fault in words, without the message of the error, which may quote data of a patient."""
     return f"A fault of casewise ({location_of(error)}). Please report it."
-
-
-def format_owners() -> dict[str, Plugin]:
-    """By format the plugin that writes it."""
-    return {name: plugin for plugin in plugins() for name in plugin.result_formats()}
-
-
-def check_formats(names: Sequence[str]) -> None:
-    """Check that every format can be written.
-
-    Raises:
-        CasewiseError: a format is unknown, or a package is missing.
-    """
-    owners = format_owners()
-    for name in names:
-        if name not in owners:
-            raise CasewiseError(f"answer.formats: {none_of(name, owners)}")
-        owners[name].check_result_format(name)
 
 
 def _linked(files: Sequence[Path], path: Path, scan: bool) -> Path:

@@ -136,6 +136,7 @@ class Node:
                 self.worker.stop()  # again: it may be starting
                 thread.join(PAUSE)
         self.worker.stop()
+        shutil.rmtree(self.settings.folder / WORK, ignore_errors=True)
         with suppress(CasewiseError):  # of a full disk: the next start writes what is missing
             self.trail.write()
         self.queue.close()

@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from casewise.errors import CasewiseError, StudyError, cut, nearest
+from casewise.errors import CasewiseError, StudyError, cut, nearest, none_of
 from casewise.files import read_regular
+from casewise.plugin import Plugin, plugins
 from casewise.plugins.node.credentials import NodePath, Tls, read_token
 from casewise.study.messages import sentences
 from casewise.study.model import StudyModel, refuse
@@ -398,11 +399,18 @@ class NodeSettings(StudyModel):
         return rule.formats or suitable
 
     def check_files(self) -> None:
-        """Check tokens, certificates and folders.
+        """Check the bundle's file, formats, tokens, certificates and folders; no model is loaded.
 
         Raises:
             StudyError: one cannot be used; the message begins with its key.
         """
+        if not self.bundle.exists():
+            raise StudyError(f"bundle: there is no {self.bundle}. `casewise bundle` writes one.")
+        owners = format_owners()
+        for name in self.answer.formats:
+            if name not in owners:
+                raise StudyError(f"answer.formats: {none_of(name, owners)}")
+            owners[name].check_result_format(name)
         for key, path in (("folder", self.folder), ("receive.folder", self.receive.folder)):
             if path and (problem := _folder_problem(path)):
                 raise StudyError(f"{key}: {problem}")
@@ -477,3 +485,8 @@ def read_settings(path: Path | str) -> NodeSettings:
     except ValidationError as error:
         lines = sentences(error.errors(include_url=False, include_context=False), values, NodeSettings)
         raise StudyError(f"{path} cannot be used:\n  " + "\n  ".join(lines)) from None
+
+
+def format_owners() -> dict[str, Plugin]:
+    """By format the plugin that writes it."""
+    return {name: plugin for plugin in plugins() for name in plugin.result_formats()}
