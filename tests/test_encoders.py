@@ -202,12 +202,11 @@ def offline(*args: Any, **kwargs: Any) -> None:
 def test_a_missing_download_names_each_way(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And the encoder keeps no random weights in silence."""
     import huggingface_hub
-    import torchvision
 
     facts: dict[str, Any] = {"name": name, "architecture": "test_vit"} if name == HUB else {"name": name}
     network = build_linear("linear_features", 1, {"encoders": [facts], "channels": 3, "specs": None}, {"side": 64})
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
-    monkeypatch.setattr(torchvision.models._api.WeightsEnum, "get_state_dict", offline)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
     cache = "TORCH_HOME" if name == "mobilenet_v2" else "HF_HOME"
     bank: Any = network.body
     with pytest.raises(WeightsError) as error:

@@ -96,7 +96,6 @@ def test_damaged_weights_stop_a_run_before_it_prepares_images(study: Study, tmp_
 
 def test_missing_weights_stop_a_run_before_all(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import timm
-    import torchvision
 
     def offline(*_: object, **__: object) -> None:
         tried.append(len(tried))
@@ -106,7 +105,7 @@ def test_missing_weights_stop_a_run_before_all(study: Study, tmp_path: Path, mon
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
     monkeypatch.delenv("CASEWISE_WEIGHTS", raising=False)
-    monkeypatch.setattr(torchvision.models._api.WeightsEnum, "get_state_dict", offline)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
     monkeypatch.setattr(timm, "create_model", offline)
     changes = {"weights": "pretrained", "backbones": ["resnet18", "resnet34"], "encoders": ["timm:test_vit"]}
     pretrained = Study.model_validate({**study.model_dump(exclude_unset=True), **changes})

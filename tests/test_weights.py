@@ -19,7 +19,7 @@ from casewise.jobs.plan import Job, Progress
 from casewise.modalities.base import StoreAddress
 from casewise.models.backbones import build_network
 from casewise.models.encoders import embedder
-from casewise.models.weights import download_of, load_weights
+from casewise.models.weights import download_of, download_weights, load_weights, read_tensors, torchvision_file
 from casewise.pipeline.read import read, split
 from casewise.run_folder import RunFolder
 from casewise.training.compute_plan import ComputePlan
@@ -90,13 +90,33 @@ def test_a_pickle_with_code_in_it_is_not_opened(tmp_path: Path) -> None:
         load_weights(build_network(NAME, 1), str(tmp_path / "w.pth"))
 
 
+def test_a_planted_file_in_the_cache_of_pytorch_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import hashlib
+
+    class Planted:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (tmp_path / "ran",)
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.delenv("CASEWISE_WEIGHTS", raising=False)
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    torch.save({"conv1.weight": Planted()}, folder / "resnet18-f37072fd.pth")
+    with pytest.raises(WeightsError, match=r"was changed: its SHA-256 does not begin with f37072fd"):
+        download_weights("resnet18", None)
+    digits = hashlib.sha256((folder / "resnet18-f37072fd.pth").read_bytes()).hexdigest()[:8]
+    (folder / "resnet18-f37072fd.pth").rename(folder / f"resnet18-{digits}.pth")
+    with pytest.raises(WeightsError, match="more than tensors"):
+        read_tensors(torchvision_file(f"https://example.org/resnet18-{digits}.pth"))
+    assert not (tmp_path / "ran").exists()
+
+
 def test_nothing_found_names_all_four_ways(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import torchvision
 
     def offline(*args: object, **kwargs: object) -> None:
         raise OSError("Name or service not known")
 
-    monkeypatch.setattr(torchvision.models._api.WeightsEnum, "get_state_dict", offline)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
     with pytest.raises(WeightsError) as error:
         load_weights(build_network(NAME, 1), "pretrained", folder=tmp_path)
     for way in (f"{NAME}.safetensors", "CASEWISE_WEIGHTS", "bundle:PATH", "download", "weights: random", str(tmp_path)):

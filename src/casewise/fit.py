@@ -45,7 +45,7 @@ def fit(
 
     Raises:
         CasewiseError: something in the table, the images or the folder must be corrected first; `output` has the study
-            of other arguments.
+            of another table, target or subject. Other `changes` are those of a new run while nothing was trained.
     """
     import yaml
 
@@ -73,15 +73,22 @@ def fit(
     files = dict(new.files)
     if changes:
         files["fit.yaml"] = yaml.safe_dump({"extends": "study.yaml", **changes}, sort_keys=False).encode()
-    present = [name for name in {*files, "fit.yaml"} if (folder / name).exists()]
-    if any((folder / name).read_bytes() != files.get(name) for name in present):
+    before = [name for name in new.files if (folder / name).exists()]
+    if any((folder / name).read_bytes() != files[name] for name in before):
         raise CasewiseError(
             f"{folder} has a study of other arguments, or one that was changed. Run it with `casewise.run`, or name "
             "another folder as `output`."
         )
+    (folder / "fit.yaml").unlink(missing_ok=True)
     for name, file in files.items():
         write_atomic(folder / name, file)
-    return run(read_study(folder / ("fit.yaml" if changes else "study.yaml")), folder / "run", show=show)
+    try:
+        study = read_study(folder / ("fit.yaml" if changes else "study.yaml"))
+    except CasewiseError:  # so that the corrected call finds nothing of this one
+        for name in set(files) - set(before):
+            (folder / name).unlink()
+        raise
+    return run(study, folder / "run", show=show)
 
 
 def table_bytes(table: pd.DataFrame) -> bytes:

@@ -281,6 +281,12 @@ def plugins() -> tuple[Plugin, ...]:
     loaded = [_object(f"casewise.plugins.{name}", "plugin", "casewise") for name in sorted(own)]
     others = sorted(entry_points(group=GROUP), key=lambda entry: entry.name)
     loaded += [_object(entry.module, entry.attr, entry.dist.name if entry.dist else entry.name) for entry in others]
+    for number, plugin in enumerate(loaded):
+        name = getattr(plugin, "name", "")
+        if not name or name in [each.name for each in loaded[:number]]:
+            of = type(plugin).__module__
+            problem = f"has the name {name!r} of another one" if name else "has no `name`"
+            raise CasewiseError(f"The plugin of {of} {problem}. Remove one of the packages.")
     return tuple(loaded)
 
 
@@ -301,6 +307,8 @@ def _object(module: str, attribute: str, package: str) -> Plugin:
         plugin = getattr(import_module(module), attribute or "plugin")
     except Exception as error:  # whatever a package of somebody else raises  # noqa: BLE001
         problem = f"{type(error).__name__}: {error}"
+        if "partially initialized" in problem or "circular import" in problem:
+            problem = f"{module} imports a module of casewise that asks for its plugins; import it inside of a method"
     else:
         if isinstance(plugin, Plugin):
             return plugin

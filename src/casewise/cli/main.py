@@ -6,6 +6,7 @@ import atexit
 import errno
 import signal
 import sys
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +17,7 @@ import typer.core
 from casewise.cli.predict import bundle, predict
 from casewise.cli.run import audit, backbones, reproduce, results, run, status, validate
 from casewise.errors import CasewiseError
-from casewise.plugin import plugins
+from casewise.plugin import Command, Plugin, plugins
 from casewise.version import __version__
 
 _TRAINED = "Networks are trained by `casewise run STUDY`."
@@ -105,17 +106,45 @@ def command_line() -> typer.Typer:
         CasewiseError: a plugin cannot be loaded.
     """
     for plugin in plugins():
-        for command in plugin.commands():
+        for command in _commands(plugin):
             if isinstance(command.run, typer.Typer):
                 app.add_typer(command.run, name=command.name, short_help=command.help)
             else:
                 extra = {"allow_extra_args": command.reads_extra}
                 app.command(command.name, short_help=command.help, context_settings=extra)(command.run)
-            if command.after:
+            if command.after in _names()[:-1]:
                 listed = app.registered_commands
-                names = [entry.name or getattr(entry.callback, "__name__", "") for entry in listed]
-                listed.insert(names.index(command.after) + 1, listed.pop())
+                listed.insert(_names().index(command.after) + 1, listed.pop())
     return app
+
+
+def _names() -> list[str]:
+    """The names of the commands that were added so far."""
+    return [str(entry.name or getattr(entry.callback, "__name__", "")) for entry in app.registered_commands]
+
+
+def _commands(plugin: Plugin) -> Sequence[Command]:
+    """The commands of a plugin.
+
+    Raises:
+        CasewiseError: it fails, or a command has the name of another one.
+    """
+    try:
+        commands = plugin.commands()
+    except Exception as error:  # whatever a package of somebody else raises
+        if plugin.is_own:
+            raise
+        raise CasewiseError(
+            f"The plugin {plugin.name} of {type(plugin).__module__} has no commands ({type(error).__name__}: {error}). "
+            "Remove its package, or install a version for this casewise."
+        ) from error
+    taken = {*_names(), *(str(group.name) for group in app.registered_groups)} & {command.name for command in commands}
+    if taken:
+        raise CasewiseError(
+            f"The plugin {plugin.name} of {type(plugin).__module__} has a command that is there already: "
+            f"{', '.join(sorted(taken))}. Remove its package."
+        )
+    return commands
 
 
 def main() -> None:

@@ -144,13 +144,15 @@ def predict(
         print(f"wrote {written.path}: {counted(written.cases, 'case')}")
     unlike = "flags: they are unlike the training cases, so that the prediction may not apply"
     for count, what, first in (
-        (written.without, "no prediction; the column problem says why", written.first_reason),
+        (written.without, "no prediction; the column problem says why", written.reasons),
         (written.flagged, unlike, written.first_flags),
     ):
         if count:
             have = "has" if count == 1 else "have"
             counts = f"{count:,} of {counted(written.cases, 'case')} {have}"
-            print_error(f"{counts} {what}. The first: {shortened(first, LINE)}")
+            print_error(f"{counts} {what}. For example: {shortened(first, LINE)}")
+    if "there is no file" in written.reasons and root is None:
+        print_error("Paths of a table are relative to its folder; --root names another one.")
     if written.drift.text:
         print_error(f"{written.drift.text} The model's figures may not apply to them. Details: {written.record}")
     if model.limits is None and not quiet:

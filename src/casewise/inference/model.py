@@ -43,7 +43,7 @@ from casewise.predictions.covariates import flags_of
 from casewise.run_folder import BundleFolder, JobFolder, JsonFile, RunFolder
 from casewise.run_folder.bundle_folder import check_signature, extract, is_archive
 from casewise.run_folder.folder import HEADLINE, check_model_path
-from casewise.study.learners import learner_named
+from casewise.study.learners import is_registered, learner_named
 from casewise.study.schema import Study
 
 log = logging.getLogger("casewise")
@@ -72,6 +72,14 @@ class TrainedModel:
     look: Look | None = None
     # The folder of an unpacked zip file, which is removed with this object.
     unpacked: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for member in self.members:
+            if "bank" in member.network and not is_registered(member.model):
+                raise RunError(
+                    f"{self.folder}: the learner {member.model} belongs to a package that is not installed or not "
+                    "imported here. Import the module that registers it."
+                )
 
     def __repr__(self) -> str:
         targets = ", ".join([*self.table.classes, *self.table.scores])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -137,18 +138,23 @@ class OutputTable:
 ENDINGS = (".csv", ".parquet")
 
 
+# Kinds of reasons of which an example is shown.
+MOST_KINDS = 3
+
+
 @dataclass(frozen=True)
 class Written:
     """What was written: the file, the number of cases, those without a prediction and flagged ones with a prediction.
 
-    The first reason and flags are those of the first case of each. `drift`, whether all cases together differ from
+    `reasons` has an example of each kind of reason, the most frequent first, with their numbers where there are
+    several; the first flags are those of the first flagged case. `drift`, whether all cases together differ from
     those of the training, is also in the file `record`.
     """
 
     path: Path
     cases: int
     without: int
-    first_reason: str
+    reasons: str
     flagged: int
     first_flags: str
     drift: Drift
@@ -194,9 +200,27 @@ def predict_to_file(
     without = rows[rows["problem"] != ""].drop_duplicates("key")
     flagged = rows[(rows["problem"] == "") & (rows["flags"] != "")].drop_duplicates("key")
     first_flags = [f"{case} ({flags})" for case, flags in zip(flagged["case"][:1], flagged["flags"][:1], strict=True)]
-    reasons = without["problem"].tolist()
-    counts = rows["key"].nunique(), len(without), "".join(reasons[:1]), len(flagged), "".join(first_flags)
+    counts = (
+        rows["key"].nunique(),
+        len(without),
+        _kinds(without["problem"].tolist()),
+        len(flagged),
+        "".join(first_flags),
+    )
     return Written(output, *counts, drift, record)
+
+
+def _kinds(reasons: Sequence[str]) -> str:
+    """An example of each kind of reason; kinds differ in more than names and numbers.
+
+    >>> _kinds(["row 1: there is no file a/1.png.", "row 2: there is no file b/2.png.", "row 3, visit: is empty."])
+    '2: row 1: there is no file a/1.png. 1: row 3, visit: is empty.'
+    """
+    kinds: dict[str, list[str]] = {}
+    for reason in reasons:
+        kinds.setdefault(re.sub(r"\S*[/\\]\S*|'[^']*'|\d+", "", reason), []).append(reason)
+    several = sorted(kinds.values(), key=len, reverse=True)[:MOST_KINDS]
+    return " ".join(f"{len(each)}: {each[0]}" if len(several) > 1 else each[0] for each in several)
 
 
 def check_output(path: Path) -> None:

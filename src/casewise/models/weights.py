@@ -14,6 +14,7 @@ from torch import Tensor
 
 from casewise.cohort.identity import REFUSE, Declared, same_subjects, spelling_pairs
 from casewise.errors import CasewiseError, RunError, SplitError, WeightsError, counted, nearest
+from casewise.files import checksum
 from casewise.modalities.base import Facts
 from casewise.models.backbones import Network
 from casewise.models.fusion import Fused, adapted, first_layer
@@ -294,7 +295,7 @@ def download_weights(name: str, folder: Path | None) -> tuple[str, dict[str, Ten
             from torchvision.models import get_model_weights
 
             choice = get_model_weights(name)["IMAGENET1K_V1"]
-            return f"torchvision {choice}", dict(choice.get_state_dict(progress=False, check_hash=True))
+            return f"torchvision {choice}", read_tensors(torchvision_file(choice.url))
         if name.startswith(HUB):
             path = hub_file(name, "model.safetensors")
             return f"{name}, {path.name}", read_tensors(path)
@@ -302,6 +303,22 @@ def download_weights(name: str, folder: Path | None) -> tuple[str, dict[str, Ten
 
         model: Any = timm.create_model(name.removeprefix("timm:"), pretrained=True, num_classes=0)
         return f"timm {model.pretrained_cfg.get('hf_hub_id') or name}", dict(model.state_dict())
+
+
+def torchvision_file(url: str) -> Path:
+    """A file of weights in PyTorch's cache, downloaded if it is missing there; its name ends with its first digits.
+
+    Raises:
+        WeightsError: its SHA-256 does not begin with them.
+    """
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path), progress=False)
+    digits = path.stem.rpartition("-")[2]
+    if not checksum(path).startswith(digits):
+        raise WeightsError(f"weights: {path} was changed: its SHA-256 does not begin with {digits}. Delete the file.")
+    return path
 
 
 @contextmanager

@@ -225,6 +225,11 @@ def added_learners() -> list[Learner]:
     return [learner for name, learner in _REGISTERED.items() if learner not in _OWN]
 
 
+def is_registered(name: str) -> bool:
+    """Whether it is a learner by its name, not a network."""
+    return name in _REGISTERED
+
+
 def learner_named(name: str) -> Learner:
     """The record of a learner; a name that is not registered is that of a network."""
     return _REGISTERED.get(name) or Learner(name)

@@ -150,12 +150,18 @@ def saved_study(values: Values, *, source: str = "The saved study") -> Study:
     """
     model = study_model(str(values.get("modality", "")))
     # a key of a plugin that is not installed and that the study does not use
-    values = {name: value for name, value in values.items() if value or name in model.model_fields}
+    absent = {name for name in values if name not in model.model_fields}
+    values = {name: value for name, value in values.items() if name not in absent or (value and name != "reading")}
     try:
         return model.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         location = ".".join(map(str, first["loc"])) or "the file"
+        if first["type"] == "extra_forbidden" and location in absent:
+            raise RunError(
+                f"{source} has the key {cut(location)} of a plugin that is not installed here, or of another version "
+                "of casewise. Install the package of the plugin, or use the version that wrote it."
+            ) from None
         raise RunError(
             f"{source} cannot be read by this version of casewise: {location}: {first['msg']}. Use the version that "
             "wrote it, or run the study again."

@@ -42,6 +42,7 @@ def written(folder: Path, text: str) -> NodeSettings:
 
 def test_a_full_file(tmp_path: Path) -> None:
     (tmp_path / "token-file").write_text("a-long-token\n")
+    (tmp_path / "token-file").chmod(0o600)
     settings = written(tmp_path, FULL)
     assert settings.bundle == tmp_path / "grades.zip"
     assert settings.receive.folder == tmp_path / "incoming"

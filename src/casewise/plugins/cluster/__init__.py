@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from casewise.jobs.backends import Backend
     from casewise.jobs.plan import Job
 
-LOCAL = "local"
-
 
 class _Cluster(Plugin):
     name = "cluster"
@@ -33,6 +31,8 @@ class _Cluster(Plugin):
 
 
 def _ray(address: str | None) -> Backend:
+    from casewise.plugins.cluster.leases import LOCAL
+
     address = address or os.environ.get("RAY_ADDRESS") or LOCAL
     if address == LOCAL:
         # Ray listens on all interfaces: without a token, others on the network could start programs. Ray reads these

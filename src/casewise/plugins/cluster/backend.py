@@ -25,8 +25,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from casewise.errors import CasewiseError, RunError, counted
 from casewise.jobs.backends import Backend, Failure, Plans, Registrations, lost
-from casewise.plugins.cluster import LOCAL, machines
-from casewise.plugins.cluster.leases import LEASES, SAFE, LeaseError, Lessor, break_lock, end_earlier
+from casewise.plugins.cluster import machines
+from casewise.plugins.cluster.leases import LEASES, LOCAL, SAFE, LeaseError, Lessor, break_lock, end_earlier
 from casewise.plugins.cluster.machines import NodeReport, Task
 from casewise.run_folder import JobFolder, RunFolder
 

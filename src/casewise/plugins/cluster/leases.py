@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("casewise")
 
+# The address of a Ray of this machine's own.
+LOCAL = "local"
 LEASES = ".leases"
 # Seconds between two renewals of the leases, and between two looks of a process at its own.
 BEAT = 2.0

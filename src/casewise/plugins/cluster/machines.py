@@ -25,8 +25,7 @@ import ray.cloudpickle
 
 from casewise.errors import CasewiseError, RunError, counted
 from casewise.jobs.backends import Failure, attempt
-from casewise.plugins.cluster import LOCAL
-from casewise.plugins.cluster.leases import locked, reads
+from casewise.plugins.cluster.leases import LOCAL, locked, reads
 from casewise.training.cost import keep_memory
 from casewise.version import __version__
 

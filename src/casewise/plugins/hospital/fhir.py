@@ -99,6 +99,8 @@ def _context(result: CaseResult) -> Resource:
     if result.subject_system and (study is None or study.patient_id):
         patient["system"] = result.subject_system
     context: Resource = {"subject": {"type": "Patient", "identifier": patient}}
+    if study and not study.patient_id and result.subject in {path.name for path in result.sources}:
+        context = {"subject": {"type": "Patient", "display": "not stated by the images"}}
     if result.visit:
         context["encounter"] = {"type": "Encounter", "identifier": {"value": _text(result.visit)}}
     if result.named:

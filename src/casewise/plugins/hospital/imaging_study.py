@@ -74,8 +74,6 @@ class ImagingStudy:
         """
         headers = _headers(sources)
         first = headers[0]
-        if not first.PatientID.strip():
-            raise CasewiseError("Its images state no PatientID, so nobody is known whom a report is about.")
         offset = text_of(first, "TimezoneOffsetFromUTC")
         offset = offset if re.fullmatch(r"[+-][0-9]{4}", offset) else ""
         return cls(

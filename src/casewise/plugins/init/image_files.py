@@ -16,6 +16,7 @@ from casewise.modalities.store.dicom_file import damage, quiet_pydicom, text_of
 # DICOM modalities whose files are single pictures; all others are slices of a scan.
 PLANAR = ("CR", "DX", "DR", "MG", "RG", "IO", "PX", "XC", "OP", "ES", "GM", "SM", "DMS")
 MASK_WORDS = ("mask", "seg", "segmentation", "lesion", "roi")
+MASK_FOLDERS = ("mask", "masks", "seg", "segmentation", "segmentations", "annotations")
 # Pictures whose colours are looked at.
 _SAMPLE = 20
 
@@ -65,9 +66,30 @@ def find_images(folder: Path) -> ImageFiles:
         raise CasewiseError(
             f"{folder} contains no images ({', '.join(dict.fromkeys([*ENDINGS, *VOLUME_FILES]))}).{names}"
         )
+    masks = _beside(images)
+    images, others = [path for path in images if path not in masks], [*others, *masks]
     volumes = len(scans) > len(images)
     paths, rest = (scans, images) if volumes else (images, scans)
     return ImageFiles(folder, sorted(paths, key=natural), sorted([*others, *rest]), volumes)
+
+
+def _beside(images: Sequence[str]) -> set[str]:
+    """The image files in folders of masks that have the names of files in a folder beside it.
+
+    >>> sorted(_beside(["images/P1/1.png", "masks/P1/1.png", "masks/P2/7.png"]))
+    ['masks/P1/1.png']
+    """
+
+    def without(path: str, place: int) -> str:
+        parts = path.split("/")
+        return "/".join([*parts[:place], "", *parts[place + 1 :]])
+
+    folders = {path: path.casefold().split("/")[:-1] for path in images}
+    masks = {path: place for path, names in folders.items() for place, name in enumerate(names) if name in MASK_FOLDERS}
+    others = {
+        without(path, place) for path, names in folders.items() if path not in masks for place in range(len(names))
+    }
+    return {path for path, place in masks.items() if without(path, place) in others}
 
 
 def words_of(text: str) -> list[str]:

@@ -41,6 +41,7 @@ def check(
         from casewise.plugins.node.send import partners as partners_of
 
         settings.check_files()
+        _check_answers(settings)
         if settings.receive.dicom:
             import casewise.plugins.node.receive.dicom
         if settings.receive.web:
@@ -85,9 +86,10 @@ def start(file: NodeFile, quiet: Quiet = False) -> None:
     from casewise.console import Silent, Terminal
 
     settings = _settings(file)
+    settings.check_files()
+    _check_answers(settings)
     from casewise.plugins.node.service import run_node
 
-    settings.check_files()
     run_node(settings, Silent() if quiet else Terminal())
 
 
@@ -208,6 +210,20 @@ def _settings(file: Path) -> NodeSettings:
     from casewise.plugins.node.settings import read_settings
 
     return read_settings(file)
+
+
+def _check_answers(settings: NodeSettings) -> None:
+    """Check that the bundle is there, and that every format can be written; no model is loaded.
+
+    Raises:
+        CasewiseError: it is not; a format is unknown, or a package is missing.
+    """
+    from casewise.errors import CasewiseError
+    from casewise.plugins.node.send import check_formats
+
+    if not settings.bundle.exists():
+        raise CasewiseError(f"bundle: there is no {settings.bundle}. `casewise bundle` writes one.")
+    check_formats(settings.answer.formats)
 
 
 def _works(settings: NodeSettings) -> bool:

@@ -30,7 +30,8 @@ from casewise.plugins.node.headers import InstanceHeader, UnanswerableError, pat
 from casewise.plugins.node.monitoring.observation import PICTURES, identifier_hash, observed
 from casewise.plugins.node.queue.records import Answer, StoredInstance, StudyAnswer, StudyTask, study_label
 from casewise.plugins.node.selection import Row, SelectionError, Slots, select
-from casewise.plugins.node.settings import NodeSettings, format_owners
+from casewise.plugins.node.send import check_formats, format_owners
+from casewise.plugins.node.settings import NodeSettings
 from casewise.report.formatting import plain
 from casewise.run_folder.folder import HEADLINE
 from casewise.study.learners import learner_name
@@ -67,6 +68,7 @@ class StudyPredictor:
             raise RunError(f"bundle: {model.folder} predicts from {', '.join(columns)}, which images do not state.")
         self._slots = Slots.of(self.resident.study)
         self._slots.check(settings.select)
+        check_formats(settings.answer.formats)
         if settings.answer.abstain:
             model.check_abstaining()
         self._target, self.without_maps = None, ""

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from casewise.errors import CasewiseError, cut, printable
+from casewise.errors import CasewiseError, cut, none_of, printable
 from casewise.files import checksum, make_folder, write_atomic
 from casewise.modalities.store.dicom_file import damage, quiet_pydicom
+from casewise.plugin import Plugin, plugins
 from casewise.plugins.node.credentials import read_token
 from casewise.plugins.node.queue.records import study_label
 from casewise.plugins.node.settings import NodeSettings
@@ -356,3 +357,21 @@ def _send(partner: Partner, delivery: Delivery) -> None:
     except Exception as error:  # its message may quote data of a patient
         text = f"A fault of casewise ({location_of(error)}). Please report it."
         raise DeliveryError(text, retryable=True) from error
+
+
+def format_owners() -> dict[str, Plugin]:
+    """By format the plugin that writes it."""
+    return {name: plugin for plugin in plugins() for name in plugin.result_formats()}
+
+
+def check_formats(names: Sequence[str]) -> None:
+    """Check that every format can be written.
+
+    Raises:
+        CasewiseError: a format is unknown, or a package is missing.
+    """
+    owners = format_owners()
+    for name in names:
+        if name not in owners:
+            raise CasewiseError(f"answer.formats: {none_of(name, owners)}")
+        owners[name].check_result_format(name)

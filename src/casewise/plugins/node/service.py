@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import shutil
 import signal
 import threading
@@ -285,6 +286,7 @@ def run_node(settings: NodeSettings, show: Show) -> None:
     Raises:
         CasewiseError: it cannot be started.
     """
+    os.umask(os.umask(0) | 0o027)  # images and answers are not for everybody on this computer
     make_node_folder(settings.folder)
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

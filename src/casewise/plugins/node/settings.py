@@ -13,9 +13,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from casewise.errors import CasewiseError, StudyError, cut, nearest, none_of
+from casewise.errors import CasewiseError, StudyError, cut, nearest
 from casewise.files import read_regular
-from casewise.plugin import Plugin, plugins
 from casewise.plugins.node.credentials import NodePath, Tls, read_token
 from casewise.study.messages import sentences
 from casewise.study.model import StudyModel, refuse
@@ -399,18 +398,11 @@ class NodeSettings(StudyModel):
         return rule.formats or suitable
 
     def check_files(self) -> None:
-        """Check the bundle's file, formats, tokens, certificates and folders; no model is loaded.
+        """Check tokens, certificates and folders.
 
         Raises:
             StudyError: one cannot be used; the message begins with its key.
         """
-        if not self.bundle.exists():
-            raise StudyError(f"bundle: there is no {self.bundle}. `casewise bundle` writes one.")
-        owners = format_owners()
-        for name in self.answer.formats:
-            if name not in owners:
-                raise StudyError(f"answer.formats: {none_of(name, owners)}")
-            owners[name].check_result_format(name)
         for key, path in (("folder", self.folder), ("receive.folder", self.receive.folder)):
             if path and (problem := _folder_problem(path)):
                 raise StudyError(f"{key}: {problem}")
@@ -443,6 +435,9 @@ class NodeSettings(StudyModel):
             encrypted = rule.dicom.tls is not None if rule.dicom else rule.stow.startswith("https:")
             if not encrypted and not is_local(host):
                 lines.append(f"send: answers go to {rule.name} without encryption.")
+        secrets = {path for key, path in _paths(self.model_dump()) if "token" in key or key.endswith("tls.key")}
+        readable = [str(path) for path in sorted(secrets) if path.exists() and path.stat().st_mode & 0o004]
+        lines += [f"{path} can be read by everybody on this computer: `chmod o-rwx` it." for path in readable]
         return lines
 
 
@@ -485,8 +480,3 @@ def read_settings(path: Path | str) -> NodeSettings:
     except ValidationError as error:
         lines = sentences(error.errors(include_url=False, include_context=False), values, NodeSettings)
         raise StudyError(f"{path} cannot be used:\n  " + "\n  ".join(lines)) from None
-
-
-def format_owners() -> dict[str, Plugin]:
-    """By format the plugin that writes it."""
-    return {name: plugin for plugin in plugins() for name in plugin.result_formats()}
