@@ -208,6 +208,28 @@ def coverage(
     return stored.PredictionSets(record["level"], learner, record["fewest"], targets)
 
 
+def holding(rows: pd.DataFrame, record: Mapping[str, Any], learner: str, target: str) -> pd.Series:
+    """Whether the set of each row of classes holds its reference, out of fold as calibrated on the other folds.
+
+    Args:
+        rows: of one learner, target and stage, with a reference and a prediction.
+        record: that of `casewise.predictions.conformal.fit`.
+
+    Returns:
+        By the index of the rows; empty where nothing was calibrated.
+    """
+    entry = record.get("learners", {}).get(learner, {}).get(target)
+    if entry is None or rows.empty:
+        return pd.Series(dtype=bool)
+    crossed = (rows["stage"] == "oof").all()
+    pairs = _of_other_folds(rows, entry, float(record["level"])) if crossed else [(rows, entry)]
+    held = [
+        pd.Series(members(own, each)[np.arange(len(own)), own["y_true"].to_numpy(dtype=int)], index=own.index)
+        for own, each in pairs
+    ]
+    return pd.concat(held).reindex(rows.index) if held else pd.Series(dtype=bool)
+
+
 def _of_other_folds(rows: pd.DataFrame, entry: Entry, level: float) -> list[tuple[pd.DataFrame, Entry]]:
     """The rows of each fold, with the entry of a calibration on the other folds; none for a single fold."""
     limits, fold_of = entry.get("range", ()), rows["outer_fold"]  # classes have no range

@@ -190,7 +190,7 @@ def from_normal_scale(statistic: float, freedom: int) -> float:
 
 
 def within_column(
-    rows: pd.DataFrame, group_of: pd.Series, groups: Sequence[str], **judged: Unpack[Judged]
+    rows: pd.DataFrame, group_of: pd.Series, groups: Sequence[str], held: pd.Series, **judged: Unpack[Judged]
 ) -> tuple[dict[str, stored.ColumnGroup], dict[str, stored.GroupMean]]:
     """The AUROC, also of each class against the others, of one learner within each group of cases, and its means.
 
@@ -200,6 +200,7 @@ def within_column(
     Args:
         rows: the scored rows of one learner, stage and target.
         group_of: the group of each row.
+        held: whether the prediction set of each row holds its reference; empty where nothing was calibrated.
 
     Returns:
         The groups by name, and the means by metric. Every group has the same weight.
@@ -219,7 +220,10 @@ def within_column(
             right=int((group_rows["y_pred"] == group_rows["y_true"]).sum()),
             commonest=classes[int(recorded.idxmax())],
             of_commonest=int(recorded.max()),
-            classes={label: _counts(group_rows[group_rows["y_true"] == n]) for n, label in enumerate(classes)},
+            classes={
+                label: _of_class(group_rows[group_rows["y_true"] == number], held)
+                for number, label in enumerate(classes)
+            },
             metrics={name: figures[name] for name in names if name in figures},
         )
     means = {}
@@ -233,6 +237,12 @@ def within_column(
         value = float(np.mean(list(defined.values()))) if defined else None
         means[name] = stored.GroupMean(value, list(defined), [group for group in estimates if group not in defined])
     return by_group, means
+
+
+def _of_class(rows: pd.DataFrame, held: pd.Series) -> dict[str, int]:
+    """The numbers of a class, also of its rows and of those whose prediction set holds it."""
+    counts = {**_counts(rows), "rows": len(rows)}
+    return counts | ({"held": int(held[rows.index].sum())} if len(held) else {})
 
 
 def _few(name: str, rows: pd.DataFrame, classes: Sequence[str]) -> bool:

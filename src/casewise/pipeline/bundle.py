@@ -168,14 +168,17 @@ def _verdict(audit: Mapping[str, Any], study: Study) -> dict[str, object]:
 
 def _warnings(run: FinishedRun) -> str:
     """What stands beside every prediction: errors of the audit, and that there was no external cohort."""
+    from casewise.report.caveats import within_values
+
     errors = sum(finding["level"] == "error" for finding in run.audit.get("findings", []))
     texts = []
     if errors:
         found = f"The audit of its study found {counted(errors, 'error')}"
         texts.append(f"{found}: the result may rest on something other than the disease.")
+    texts += [within_values(run.study, run.results).strip()]
     if "external" not in run.results.metrics and run.results.by_site is None:
         texts.append(f"Not tested on {run.study.unit}s of another hospital or source.")
-    return " ".join(texts)
+    return " ".join(filter(None, texts))
 
 
 def _provenance(run: FinishedRun, bundles: list[Bundle]) -> dict[str, object]:

@@ -18,7 +18,7 @@ from casewise.console import Show, shown
 from casewise.errors import counted
 from casewise.evaluation import results as stored
 from casewise.evaluation.bootstrap import Plan
-from casewise.evaluation.calibration import class_calibration, coverage, decision_curve, number_calibration
+from casewise.evaluation.calibration import class_calibration, coverage, decision_curve, holding, number_calibration
 from casewise.evaluation.caveats import caveat, guess
 from casewise.evaluation.evaluate import WHOLE, FollowUp, Outcomes, one_row_a_case
 from casewise.evaluation.evaluate import evaluate as evaluate_predictions
@@ -367,7 +367,8 @@ def within_shortcut_column(
     group_of, groups = groups_of_rows(rows, cohort.images, heading)
     if len(groups) < 2 or OTHER_VALUES in groups:  # a column of many values, such as dates, is not a grouping
         return None
-    by_group, means = within_column(rows, group_of, groups, **_judged(study, target))
+    held = holding(rows, folder.conformal.read_if_exists() or {}, str(main.learner), target)
+    by_group, means = within_column(rows, group_of, groups, held, **_judged(study, target))
     return stored.WithinColumn(column["name"], main.target, str(main.stage), str(main.learner), by_group, means)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from casewise.evaluation.results import Estimate, Results, SourceMean
 from casewise.metrics.registry import columns, metric_of
 from casewise.report.context import EXTERNAL, SIDES, defined, quoted_figures
-from casewise.report.formatting import capital, class_name, counted, listed
+from casewise.report.formatting import capital, class_name, counted, listed, plain
 from casewise.report.tables import MetricFormat, hardly_varies, metric_format, verdict
 from casewise.study.learners import learner_name, the_learner
 from casewise.study.schema import Study
@@ -23,6 +23,10 @@ NO_RESPONSE = {
     "baseline_not_scored": "a baseline without a reference value",
     "no_baseline": "no scored baseline visit",
 }
+
+# Values of a column whose figures are stated, those first in which the model does no better than the commonest class;
+# rows of a class from which the share of sets that hold it is stated, if it is so much below the level.
+MOST_VALUES, FEWEST_ROWS, MISSED = 3, 10, 0.1
 
 
 def _side(c: Values) -> str:
@@ -141,6 +145,32 @@ def external_result(study: Study, results: Results, learner: str, stage: str) ->
 
 
 # ------------------------------------------------------------------------------------------------ the line of results
+
+
+def within_values(study: Study, results: Results) -> str:
+    """How often the reported model is right within the values of a column that predicts the classes; empty without one.
+
+    Beside it stands how often naming the commonest class would be right, and where sets of classes seldom hold theirs.
+    """
+    within, level = results.within_column, results.prediction_sets.level if results.prediction_sets else None
+    main = results.main
+    if within is None or (within.target, within.stage, within.learner) != (main.target, main.stage, main.learner):
+        return ""
+    groups = [(name, group) for name, group in within.groups.items() if group.rows]
+    groups.sort(key=lambda item: (item[1].right > item[1].of_commonest, -item[1].rows))
+    texts, missed = [], []
+    for name, group in groups[:MOST_VALUES]:
+        better = group.right > group.of_commonest
+        texts.append(
+            f"{plain(name)}: {group.right:,} of {group.rows:,} right, {'more' if better else 'no more'} than the "
+            f"{group.of_commonest:,} of always naming {class_name(study, main.target, group.commonest)}"
+        )
+        for label, counts in group.classes.items():
+            held, rows = counts.get("held"), counts.get("rows", 0)
+            if level is not None and held is not None and rows >= FEWEST_ROWS and held < (level - MISSED) * rows:
+                missed.append(f"{held:,} of {rows:,} in {plain(name)} that are {class_name(study, main.target, label)}")
+    sets = f" Sets of classes hold only {'; '.join(missed)}." if missed else ""
+    return f" Within {plain(within.column)}, {'; '.join(texts)}.{sets}" if texts else ""
 
 
 def result_line(study: Study, results: Results) -> str:

@@ -14,9 +14,9 @@ from casewise.audit.sentences import untested
 from casewise.evaluation.intervals import ROUGH_BELOW
 from casewise.evaluation.results import AlteredAnswers, Note
 from casewise.evaluation.robustness import affects
-from casewise.report.caveats import external_result
+from casewise.report.caveats import external_result, within_values
 from casewise.report.context import EXTERNAL, SIDES, ReportContext, counted_cases, terms_of, unlearned
-from casewise.report.formatting import MISSING, capital, class_name, counted, listed, number, plain
+from casewise.report.formatting import MISSING, capital, counted, listed, number, plain
 from casewise.report.sections import audit as audit_section
 from casewise.report.sections.counterfactuals import alteration
 from casewise.report.sections.learners import beside_column
@@ -55,8 +55,6 @@ class Statement:
         return f"{self.mark} {MEANINGS[self.level]}" if self.mark else ""
 
 
-# Values of a column whose figures are stated, those first in which the model does no better than the commonest class.
-MOST_VALUES = 3
 # The level of a statement, its sentence, and its link; None where it does not hold.
 Found = tuple[str, str, str] | None
 
@@ -165,7 +163,12 @@ def audited(context: ReportContext) -> Found:
     counts = [counted(len(each), noun) for each, noun in ((errors, "error"), (warnings, "warning")) if each]
     text = f"Audit: {listed(counts)}. First: {about}{f' ({size})' if size != MISSING else ''}"
     text += f", accepted by the study: {accepted[first.id].rstrip('.')}" if first.id in accepted else ""
-    return "bad" if errors else "warning", f"{text}.{_within_values(context)}", "audit"
+    return "bad" if errors else "warning", f"{text}.{_within(context)}", "audit"
+
+
+def _within(context: ReportContext) -> str:
+    """How often it is right within the values of the column that predicts the classes; empty without one."""
+    return within_values(context.study, context.metrics) if beside_column(context) else ""
 
 
 def altered(context: ReportContext) -> Found:
@@ -232,22 +235,7 @@ def chosen(context: ReportContext) -> Found:
     }
     if count < 2 or context.metrics.main.learner != context.learner or how not in words:
         return None
-    return "note", words[how], "learners"
-
-
-def _within_values(context: ReportContext) -> str:
-    """How often it is right within the values of a column that predicts the classes, beside naming the commonest."""
-    column, within = beside_column(context), context.metrics.within_column
-    if column is None or within is None or not column.values:
-        return ""
-    groups = [(name, group) for name, group in within.groups.items() if group.rows]
-    groups.sort(key=lambda item: (item[1].right > item[1].of_commonest, -item[1].rows))
-    texts = [
-        f"{plain(name)}: {group.right:,} of {group.rows:,} right, and {group.of_commonest:,} by always naming "
-        f"{class_name(context.study, context.outcome, group.commonest)}"
-        for name, group in groups[:MOST_VALUES]
-    ]
-    return f" Within {column.name}, {'; '.join(texts)}." if texts else ""
+    return "note", words[how], ""
 
 
 def _note(context: ReportContext, code: str) -> Note | None:

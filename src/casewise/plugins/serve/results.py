@@ -63,7 +63,7 @@ def flags_of(results: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
         flags.append({"code": "beyond", "message": message})
     unlike = dict.fromkeys(reason for result in results for reason in result["flags"])
     if unlike:
-        message = f"Unlike the training cases: {SEPARATOR.join(unlike)}. The results may not apply."
+        message = f"The results may not apply. Unlike the training cases: {SEPARATOR.join(unlike)}"
         flags.append({"code": "unlike", "message": message})
     problems = dict.fromkeys(result["problem"] for result in results if result["problem"])
     return flags + [{"code": "problem", "message": problem} for problem in problems]

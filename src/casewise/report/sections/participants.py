@@ -19,11 +19,12 @@ from casewise.report.formatting import (
     number,
     percent,
     plain,
+    shortened,
 )
 from casewise.report.tables import metric_format
 from casewise.study.schema import Study
 
-MOST_VALUES = 6
+MOST_VALUES, LONGEST = 4, 24
 SIZES = ("subjects", "cases", "images")
 STEPS = {
     "read": "Rows of the table",
@@ -93,7 +94,7 @@ def flow_rows(flow: Flow, entry: Participants) -> list[Row]:
 
 def _first(values: Sequence[str]) -> list[str]:
     """Values as text, the first ones if there are many; an empty cell has no text."""
-    shown = [str(value) or "empty" for value in values[:MOST_VALUES]]
+    shown = [shortened(value, LONGEST) or "empty" for value in values[:MOST_VALUES]]
     return shown if len(values) <= MOST_VALUES else [*shown, f"{len(values) - MOST_VALUES} more"]
 
 

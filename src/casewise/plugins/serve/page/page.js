@@ -361,7 +361,7 @@ function showRecord() {
   const { label, answer } = current;
   const date = current.date.toLocaleString("en-GB", { dateStyle: "long", timeStyle: "long" });
   listFacts("record", [
-    ["Label", label || "none"], ["Date", date],
+    ["Name", label || "none"], ["Date", date],
     ...answer.visits.map((visit) => [`Images${model.visits ? `, ${visit.visit}` : ""}${visit.day === null ? "" : ` (day ${visit.day})`}`, filesOf(visit)]),
     ["Model", `${model.title}, ${model.learner_title}`], ["Checksum of the bundle", answer.model.checksum || "none: the model is a run folder"],
   ]);
