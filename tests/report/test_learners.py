@@ -12,6 +12,7 @@ from casewise.audit.columns import leading_column
 from casewise.evaluation.results import Comparison, Difference
 from casewise.pipeline.evaluate import within_shortcut_column
 from casewise.report.blocks import Cell, Facts, Heading, Matrix, Table
+from casewise.report.caveats import within_values
 from casewise.report.context import ReportContext
 from casewise.report.sections import learners
 from casewise.report.sections.designs import validation
@@ -94,6 +95,17 @@ def test_the_run_evaluates_within_the_column_that_its_audit_found(three: ReportC
     folder.audit.write(three.audit or {})
     entry = within_shortcut_column(*arguments)
     assert (entry.column, set(entry.groups)) == ("source", {"cohen", "nih"})
+    rows = three.headline_rows
+    for name, group in entry.groups.items():
+        own = rows[rows["case"].map(three.cohort_images.groupby("case")["source"].first()) == name]
+        right = int((own["y_true"] == own["y_pred"]).sum())
+        assert (group.rows, group.right) == (len(own), right)
+        assert group.of_commonest == own["y_true"].value_counts().max()
+        assert sum(counts["rows"] for counts in group.classes.values()) == len(own)
+        assert f"{name}: {right} of {len(own)} right" in within_values(
+            three.study, dataclasses.replace(three.metrics, within_column=entry)
+        )
+    assert within_values(three.study, three.metrics) == ""
     by_site = dataclasses.replace(three.metrics, by_site={})
     assert within_shortcut_column(*arguments[:3], by_site, folder) is None
     dates: Any = SimpleNamespace(images=cohort.images.assign(source=[f"2020-{n}" for n in range(len(cohort.images))]))

@@ -19,7 +19,7 @@ from casewise.metrics.registry import columns
 from casewise.modalities.registry import modality_of
 from casewise.plugin import explainer
 from casewise.predictions.table import INTERNAL
-from casewise.report.formatting import capital, class_name, counted, display_name, is_number, listed, plain
+from casewise.report.formatting import capital, class_name, counted, display_name, is_number, outcome_words, plain
 from casewise.report.tables import MetricFormat, metric_format
 from casewise.run_folder import RunFolder
 from casewise.study.learners import in_order, learner_name, without_baselines
@@ -360,19 +360,12 @@ def terms_of(context: ReportContext) -> Terms:
     return Terms(label, capital(label), noun, case, modality_of(study).picture_noun(study).singular, digits, confidence)
 
 
-# Names of a target that do not say what is predicted, and the most classes that a title names instead.
-NO_OUTCOMES, MOST_IN_TITLE = ("label", "class", "target", "outcome", "diagnosis"), 3
-
-
 def report_title(study: Study) -> str:
     """The study's title; without one, what is predicted from which images, after a name that says something."""
     if study.title.strip():
         return study.title.strip()
     images = modality_of(study).picture_noun(study).plural
-    classes = study.classes_of(study.primary_outcome)
-    names = listed([class_name(study, study.primary_outcome, label) for label in classes], "or")
-    says_nothing = study.primary_outcome.lower() in NO_OUTCOMES and 0 < len(classes) <= MOST_IN_TITLE
-    what = f"{names if says_nothing else display_name(study, study.primary_outcome)} predicted from {images}"
+    what = f"{outcome_words(study, study.primary_outcome)} predicted from {images}"
     name = plain(study.name).replace("-", " ").strip()
     return f"{capital(name)}: {what}" if len(name) > SHORTEST_NAME and name.lower() not in NO_NAMES else capital(what)
 

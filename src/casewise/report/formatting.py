@@ -92,6 +92,10 @@ def interval(figure: Mapping[str, Any] | None, digits: int, *, words: bool = Fal
     return f"{low} to {high}{' %' if percent else ''}" if words else f"[{low}, {high}]"
 
 
+# Names of a target that do not say what is predicted, and the most classes that a title names instead.
+NO_OUTCOMES, MOST_IN_TITLE = ("label", "class", "target", "outcome", "diagnosis"), 3
+
+
 def display_name(study: Study, name: str) -> str:
     """A target's or score's name as spelt in the study's title and description, else with blanks for underscores.
 
@@ -107,6 +111,14 @@ def display_name(study: Study, name: str) -> str:
             if not re.search(r"(^|[.:!?]\s+)$", text[: match.start()]) or match[0][1:] != match[0][1:].lower():
                 return match[0]
     return plain_name
+
+
+def outcome_words(study: Study, name: str) -> str:
+    """A target by its name, or by its classes where the name says nothing and there are few."""
+    classes = study.classes_of(name)
+    if name.lower() in NO_OUTCOMES and 0 < len(classes) <= MOST_IN_TITLE:
+        return listed([class_name(study, name, label) for label in classes], "or")
+    return display_name(study, name)
 
 
 def own_heading(study: Study, name: str) -> str:

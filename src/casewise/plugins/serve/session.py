@@ -23,7 +23,7 @@ from casewise.plugins.serve.results import explained_class, flags_of, map_pictur
 from casewise.plugins.serve.settings import check_learner
 from casewise.plugins.serve.submission import SUBJECT, Submission, check_pixels, check_slots, into_series
 from casewise.predictions.covariates import encodings_of
-from casewise.report.formatting import display_name
+from casewise.report.formatting import display_name, outcome_words
 from casewise.study.images import POOLINGS
 from casewise.study.learners import learner_name
 from casewise.study.schema import Study
@@ -126,6 +126,7 @@ def _target(study: Study, name: str, title: str, bands: dict[str, float]) -> Jso
     return {
         "name": name,
         "title": title,
+        "says": outcome_words(study, name) if title == name else title,
         "kind": kind,
         "score": score,
         "primary": name == study.primary_outcome,

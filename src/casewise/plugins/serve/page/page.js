@@ -73,7 +73,7 @@ function describeModel() {
   get("title").textContent = model.title;
   get("version").textContent = model.casewise;
   const images = model.sequences.length ? "scans" : model.noun.plural;
-  get("lead").textContent = `Predicts ${listed(model.targets.filter((t) => t.primary || !model.targets.some((o) => o.primary)).map((t) => t.title))} from ${images}.` +
+  get("lead").textContent = `Predicts ${listed(model.targets.filter((t) => t.primary || !model.targets.some((o) => o.primary)).map((t) => t.says))} from ${images}.` +
     (model.synthetic ? " The model was trained on synthetic images." : "");
   get("notice").textContent = model.notice;
   const kept = "Images are removed as soon as the answer is there; nothing is kept.";
