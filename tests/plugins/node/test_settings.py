@@ -98,7 +98,7 @@ REFUSED = {
     "two partners": ("send: [{folder: a, stow: 'http://a'}]", "send.0"),
     "FHIR to a PACS": ("answer: {formats: [fhir]}\nsend: [{stow: 'http://a'}]", "send.0"),
     "FHIR stated for a PACS": ("answer: {formats: [fhir]}\nsend: [{stow: 'http://a', formats: [fhir]}]", "send.0"),
-    "unknown format": ("send: [{folder: a, formats: [srr]}]", "'sr'"),
+    "unknown format": ("send: [{folder: a, formats: [srr]}]", "srr"),
     "same partner": ("send: [{folder: a}, {folder: a}]", "send"),
     "address": ("send: [{stow: 'ftp://a'}]", "send.0"),
     "password in address": ("send: [{stow: 'https://a:b@c/d'}]", "send.0"),

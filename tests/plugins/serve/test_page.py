@@ -139,7 +139,7 @@ def test_the_clinicians_path(page: Page, rows: pd.DataFrame, tmp_path: Path) -> 
     assert "not a medical device" in notice.inner_text()
     assert accessibility_problems(page) == ""
     visits = fill(page, rows)
-    page.get_by_label("Label for the print-out").fill("A label")
+    page.get_by_label("Name for the print-out").fill("A label")
     page.get_by_role("button", name="Predict").click()
     page.get_by_role("heading", name="Results").wait_for()
     assert page.evaluate("document.activeElement.id") == "results-title"

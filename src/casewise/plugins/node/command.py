@@ -38,10 +38,10 @@ def check(
     settings = _settings(file)
     with show.bar("check") as bar:
         bar(0, 0, "reading the settings")
-        from casewise.plugins.node.send import partners as partners_of
-
         settings.check_files()
         _check_answers(settings)
+        from casewise.plugins.node.send import partners as partners_of
+
         if settings.receive.dicom:
             import casewise.plugins.node.receive.dicom
         if settings.receive.web:
@@ -118,7 +118,7 @@ def status(
     finally:
         queue.close()
     if not _works(settings):
-        print("no node works in this folder: `casewise node start` begins one")
+        print(f"no node works in this folder: `casewise node start {file}` begins one")
     print(", ".join(f"{count:,} {state}" for state, count in counts.items()))
     for (partner, state), count in deliveries.items():
         print(f"{partner}: {counted(count, 'answer')} {state}")
@@ -220,9 +220,12 @@ def _check_answers(settings: NodeSettings) -> None:
     """
     from casewise.errors import CasewiseError
     from casewise.plugins.node.send import check_formats
+    from casewise.run_folder.bundle_folder import public_key
 
     if not settings.bundle.exists():
         raise CasewiseError(f"bundle: there is no {settings.bundle}. `casewise bundle` writes one.")
+    if settings.trust:
+        public_key(settings.trust)
     check_formats(settings.answer.formats)
 
 
@@ -252,6 +255,9 @@ def _check_ports(settings: NodeSettings) -> None:
     from casewise.web.server import bound
 
     if _works(settings):
+        from casewise.console import print_error
+
+        print_error("A node works in this folder, so its ports were not tried.")
         return
     with ExitStack() as stack:
         for key, receiver in {"receive.dicom": settings.receive.dicom, "receive.web": settings.receive.web}.items():
@@ -269,5 +275,7 @@ def _queue(settings: NodeSettings) -> StudyQueue:
     from casewise.plugins.node.queue.study_queue import StudyQueue
 
     if not (settings.folder / "queue.sqlite").exists():
-        raise CasewiseError(f"{settings.folder} has no queue: the node has not run. Start it: `casewise node start`.")
+        raise CasewiseError(
+            f"{settings.folder} has no queue: the node has not run. Start it: `casewise node start NODE`."
+        )
     return StudyQueue(settings.folder)

@@ -371,7 +371,7 @@ def check_formats(names: Sequence[str]) -> None:
         CasewiseError: a format is unknown, or a package is missing.
     """
     owners = format_owners()
+    if unknown := [name for name in names if name not in owners]:
+        raise CasewiseError(f"answer.formats: {none_of(unknown[0], owners)}")
     for name in names:
-        if name not in owners:
-            raise CasewiseError(f"answer.formats: {none_of(name, owners)}")
         owners[name].check_result_format(name)

@@ -367,16 +367,24 @@ class NodeSettings(StudyModel):
     def _agree(self, info: ValidationInfo) -> NodeSettings:
         for number, rule in enumerate(self.send):
             unknown = [name for name in rule.formats if name not in self.answer.formats]
-            hint = nearest(unknown[0], self.answer.formats) if unknown else ""
-            problem = f"send.{number}.formats: {cut(unknown[:1])} is not in answer.formats.{hint}"
-            refuse({problem: unknown})
+            there = ", ".join(self.answer.formats)
+            refuse({f"send.{number}.formats: {cut(name)} is not in answer.formats: {there}": True for name in unknown})
+            refuse({f"send.{number}.dicom: is this node's own port, receive.dicom": self._is_own(rule)})
             refuse({f"send.{number}: no format of answer.formats suits it": not self.formats_for(rule)})
+        receivers = (self.receive.dicom, self.receive.web)
+        ports = [each.port for each in receivers if each]
+        refuse({"receive: dicom and web need ports of their own": len(set(ports)) < len(ports)})
         names = [rule.name for rule in self.send]
         refuse({f"send: {cut(name)} is stated twice": names.count(name) > 1 for name in names})
         slots = [rule.slot for rule in self.select]
         refuse({"select: with several rules, each needs a slot of its own": len(set(slots)) < len(slots)})
         self._check_incoming((info.context or {}).get("file"))
         return self
+
+    def _is_own(self, rule: SendRule) -> bool:
+        """Whether answers would come back to this node."""
+        own = self.receive.dicom
+        return bool(own and rule.dicom and rule.dicom.port == own.port and is_local(rule.dicom.host))
 
     def _check_incoming(self, file: Path | None) -> None:
         """Refuse a folder of incoming files with what the node needs in it, or in what the node or a partner writes."""
