@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,10 @@ if TYPE_CHECKING:
 
     from casewise.analysis.run import Run
     from casewise.console import Show
+    from casewise.plugin import NewStudy
+
+# The files of a study that this function writes.
+FILES = ("study.yaml", "init.yaml", "cohort.csv")
 
 
 def fit(
@@ -27,8 +33,9 @@ def fit(
 ) -> Run:
     """Make a study of a table and its images, as `casewise init`, and run it.
 
-    Everything is in the folder `output`: `table.csv` (of a data frame), `study.yaml`, `fit.yaml`, which has
-    `changes`, and the run folder `run`. Called again with the same arguments, it continues.
+    Everything is in the folder `output`: `study.yaml` with the settings, `table.csv` (of a data frame), and the run folder
+    `run`. With `changes`, what was understood of the table is in `init.yaml`, which `study.yaml` extends. Called again
+    with the same table, target, subject and images, it continues, with other `changes` as long as the run accepts them.
 
     Args:
         table: a row for each image or case, with the files of the images; a data frame or the path of a file.
@@ -45,50 +52,64 @@ def fit(
 
     Raises:
         CasewiseError: something in the table, the images or the folder must be corrected first; `output` has the study
-            of another table, target or subject. Other `changes` are those of a new run while nothing was trained.
+            of other arguments. The folder's study is then as it was.
     """
     import yaml
 
     from casewise.console import shown_at
-    from casewise.files import write_atomic
-    from casewise.plugin import plugins
+    from casewise.files import write_atomic, write_json
+    from casewise.report.formatting import listed
     from casewise.run import run
     from casewise.study.loading import read_study
 
     folder, show = Path(output), shown_at(show)
     path, content = (Path(table), b"") if isinstance(table, (str, Path)) else (folder / "table.csv", table_bytes(table))
-    if content and path.exists() and path.read_bytes() != content:
-        raise CasewiseError(f"{path} is of another table. Name another folder as `output`.")
-    if content:
-        write_atomic(path, content)
-        images = images or image_folder(table)
-    planned = (
-        plugin.new_study(path, Path(images) if images else None, target, subject, folder) for plugin in plugins()
-    )
+    images = images or (image_folder(table) if content else None)
+    stated = {"table": sha256(content).hexdigest() if content else str(path), "target": target, "subject": subject}
+    stated["images"] = str(images) if images else ""
+    record = folder / "fit.json"
+    earlier = json.loads(record.read_text()) if record.exists() else {}
+    before = {name: (folder / name).read_bytes() for name in FILES if (folder / name).exists()}
+    if (earlier or before) and earlier != stated and ((folder / "run").exists() or not earlier):
+        other = listed([name for name in stated if stated[name] != earlier.get(name)])
+        raise CasewiseError(f"{folder} has a study of another {other}. Name another folder as `output`.")
+    files = {name: text for name, text in before.items() if name != "init.yaml"}
+    if earlier == stated and before:
+        planned = before.get("init.yaml") or before["study.yaml"]
+    else:
+        if content:
+            write_atomic(path, content)
+        new = _planned(path, Path(images) if images else None, target, subject, folder)
+        for line in (*new.understood, *new.doubts):
+            show.line("study", line)
+        planned, files = new.files["study.yaml"], dict(new.files)
+    extending = yaml.safe_dump({"extends": "init.yaml", **changes}, sort_keys=False).encode()
+    files |= {"init.yaml": planned, "study.yaml": extending} if changes else {"study.yaml": planned}
+    try:
+        (folder / "init.yaml").unlink(missing_ok=True)
+        for name, text in files.items():
+            write_atomic(folder / name, text)
+        study = read_study(folder / "study.yaml")
+        write_json(record, stated)
+        return run(study, folder / "run", show=show)
+    except CasewiseError:
+        if before or not record.exists():  # a corrected call finds nothing of this one
+            for name in {*files, *before}:
+                if name in before:
+                    write_atomic(folder / name, before[name])
+                else:
+                    (folder / name).unlink(missing_ok=True)
+        raise
+
+
+def _planned(path: Path, images: Path | None, target: str, subject: str, folder: Path) -> NewStudy:
+    from casewise.plugin import plugins
+
+    planned = (plugin.new_study(path, images, target, subject, folder) for plugin in plugins())
     new = next((study for study in planned if study is not None), None)
     if new is None:
         raise CasewiseError("casewise.fit needs the plugin `init`, which is not there. Install casewise again.")
-    for line in (*new.understood, *new.doubts):
-        show.line("study", line)
-    files = dict(new.files)
-    if changes:
-        files["fit.yaml"] = yaml.safe_dump({"extends": "study.yaml", **changes}, sort_keys=False).encode()
-    before = [name for name in new.files if (folder / name).exists()]
-    if any((folder / name).read_bytes() != files[name] for name in before):
-        raise CasewiseError(
-            f"{folder} has a study of other arguments, or one that was changed. Run it with `casewise.run`, or name "
-            "another folder as `output`."
-        )
-    (folder / "fit.yaml").unlink(missing_ok=True)
-    for name, file in files.items():
-        write_atomic(folder / name, file)
-    try:
-        study = read_study(folder / ("fit.yaml" if changes else "study.yaml"))
-    except CasewiseError:  # so that the corrected call finds nothing of this one
-        for name in set(files) - set(before):
-            (folder / name).unlink()
-        raise
-    return run(study, folder / "run", show=show)
+    return new
 
 
 def table_bytes(table: pd.DataFrame) -> bytes:

@@ -20,16 +20,36 @@ def test_a_data_frame_is_fitted_and_continued(chests: Path, tmp_path: Path) -> N
     run = casewise.fit(frame, tmp_path / "study", target="label", **changes)
     assert len(run.cohort) == len(frame)
     assert run.report.is_file()
+    (tmp_path / "roc.png").write_bytes((chests.parent / pd.read_csv(chests)["path"][0]).read_bytes())
     again = casewise.fit(frame, tmp_path / "study", target="label", **changes)
     pd.testing.assert_frame_equal(again.metrics, run.metrics)
-    assert casewise.read_study(tmp_path / "study" / "fit.yaml").budget == 60
+    written = (tmp_path / "study" / "study.yaml").read_text()
+    assert casewise.read_study(tmp_path / "study" / "study.yaml").budget == 60
     for other in ({"target": "subject"}, {"target": "label", "subject": "label"}):
-        with pytest.raises(CasewiseError):
+        with pytest.raises(CasewiseError, match="study of another"):
             casewise.fit(frame, tmp_path / "study", **other, **changes)
-    with pytest.raises(CasewiseError):
-        casewise.fit(frame, tmp_path / "study", target="label")
-    with pytest.raises(CasewiseError, match=r"table\.csv"):
+    with pytest.raises(CasewiseError, match="another table"):
         casewise.fit(frame[:-1], tmp_path / "study", target="label", **changes)
+    for wrong in ({"budgte": 60}, {"budget": "soon"}):
+        with pytest.raises(CasewiseError):
+            casewise.fit(frame, tmp_path / "study", target="label", **wrong)
+    assert (tmp_path / "study" / "study.yaml").read_text() == written
+
+
+def test_a_corrected_call_finds_nothing_of_the_wrong_one(chests: Path, tmp_path: Path) -> None:
+    frame = frame_of(chests)
+    with pytest.raises(CasewiseError, match="budget"):
+        casewise.fit(frame, tmp_path / "study", target="label", budgte=60)
+    assert not (tmp_path / "study" / "study.yaml").exists()
+    run = casewise.fit(frame, tmp_path / "study", target="label", subject="subject", backbones=[], budget=60)
+    assert run.report.is_file()
+
+
+def test_a_study_of_somebody_is_not_replaced(chests: Path, tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text("name: mine\n")
+    with pytest.raises(CasewiseError, match="another folder"):
+        casewise.fit(frame_of(chests), tmp_path, target="label")
+    assert (tmp_path / "study.yaml").read_text() == "name: mine\n"
 
 
 def test_an_empty_data_frame_is_refused(tmp_path: Path) -> None:

@@ -123,6 +123,8 @@ def roc(curves: list[Curve]) -> Drawing:
             x, y = [x for x, _ in curve.points], [y for _, y in curve.points]
             edge: Look = {"markeredgecolor": "white", "markeredgewidth": 1, "zorder": 5}
             axes.plot(x, y, "o", color=SERIES[i], markersize=6.5, gid=f"operating{i}", **edge)
+        if any(curve.points for curve in curves):
+            axes.plot([], [], "o", color=SOFT, markersize=6.5, label="operating points, chosen on other cases")
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         _key(axes)
         return svg(figure, "roc", titles)
