@@ -33,9 +33,10 @@ def fit(
 ) -> Run:
     """Make a study of a table and its images, as `casewise init`, and run it.
 
-    Everything is in the folder `output`: `study.yaml` with the settings, `table.csv` (of a data frame), and the run folder
-    `run`. With `changes`, what was understood of the table is in `init.yaml`, which `study.yaml` extends. Called again
-    with the same table, target, subject and images, it continues, with other `changes` as long as the run accepts them.
+    Everything is in the folder `output`: `study.yaml` with the settings, `table.csv` (of a data frame), and the run
+    folder `run`. With `changes`, what was understood of the table is in `init.yaml`, which `study.yaml` extends. Called
+    again with the same table, target, subject and images, it continues, with other `changes` as long as the run accepts
+    them.
 
     Args:
         table: a row for each image or case, with the files of the images; a data frame or the path of a file.
