@@ -6,11 +6,13 @@ used. Cells are numbers; headings and captions are fixed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from casewise.cohort.targets import target_columns
 from casewise.evaluation.results import Estimate, Note, SourceMean
 from casewise.metrics.registry import metric_of
 from casewise.modalities.registry import modality_of
@@ -131,7 +133,21 @@ def lead(context: ReportContext) -> str:
     source = modality_of(study).described(study, context.cohort_images)
     source += f" of {counted(context.cases['subject'].nunique(), 'subject')}" if study.subjects_known else ""
     source += f" at {counted(len(context.cases), 'visit')}" if context.repeated else ""
-    return f"{terms.heading}{values}, predicted from {source}."
+    return f"{terms.heading}{values}, predicted from {source}.{_recorded(context)}"
+
+
+def _recorded(context: ReportContext) -> str:
+    """That the reference is a mean of several columns, such as of readers; else empty."""
+    study, outcome = context.study, context.outcome
+    names = [outcome] if outcome in study.targets else []
+    if outcome in study.scores:
+        words = set(re.findall(r"\w+", study.scores[outcome].formula))
+        names = [name for name in study.targets if name in words]
+    columns = [target_columns(name, study) for name in names]
+    if not columns or min(map(len, columns)) < 2:
+        return ""
+    what = "It was" if outcome in study.targets else "Each part of it was"
+    return f" {what} recorded as the mean of several columns, such as {listed(columns[0])}."
 
 
 # ---------------------------------------------------------------------------------------------------- how far off is it
