@@ -425,6 +425,15 @@ def test_identical_images_with_two_labels_are_an_error_and_remedies_write_paths_
     assert '`where_not: {file: ["three 3.png"]}`' in found["twins-within-subject"].remedy
 
 
+def test_a_pair_that_differs_in_several_targets_is_one_finding():
+    images = table(["a", "b", "c"], score=[1.0, 2.0, 2.0], extent=[0.0, 3.0, 1.0], zone=[1.0, 1.0, 2.0])
+    study = study_of(targets={name: {"range": (0, 4)} for name in ("score", "extent", "zone")})
+    found = twin_findings([Twin(0, 1, "near")], images, study)
+    (labels,) = [each for each in found if each.id == "twins-across-labels"]
+    assert "two values of score, extent" in labels.sentence
+    assert (labels.figures["target"], labels.figures["targets"]) == ("score", ["score", "extent"])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("pack", "known"), [("covid-cxr", 11), ("severity-idrid", 6)])
 def test_every_known_duplicate_of_the_real_data_is_found(shared: Path, tmp_path: Path, pack: str, known: int):

@@ -70,15 +70,28 @@ def twin_findings(
     # each pair once, and an accepted likeness of subjects does not accept test images in the training data
     finding("twins-across-subjects", "error", [twin for twin in across if twin not in separated])
     finding("twins-across-splits", "error", separated)
+    targets_of: dict[tuple[tuple[int, int], ...], list[tuple[str, list[Twin], list[str]]]] = {}
     for target in (name for name in study.outputs if name in study.targets):
         values = images[target].astype(object)
         recorded = (values.notna() & (values != "")).tolist()
         labels = [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
         differing = [t for t in twins if recorded[t.i] and recorded[t.j] and labels[t.i] != labels[t.j]]
-        certain = any(twin.kind != "near" for twin in differing)
         names = dict(enumerate(study.classes_of(target)))
         named = [names.get(int(label), label) if label.isdecimal() else label for label in labels]
-        finding("twins-across-labels", "error" if certain else "warning", differing, target, named)
+        targets_of.setdefault(tuple((t.i, t.j) for t in differing), []).append((target, differing, named))
+    # the same pairs of several targets are one finding, with the values of the first
+    for entries in targets_of.values():
+        target, differing, named = entries[0]
+        certain = any(twin.kind != "near" for twin in differing)
+        finding(
+            "twins-across-labels",
+            "error" if certain else "warning",
+            differing,
+            ", ".join(name for name, *_ in entries),
+            named,
+        )
+        if differing:
+            findings[-1].figures.update(target=target, targets=[name for name, *_ in entries])
     # sequences of one case show the same places; a sequence stored under another name is refused at preparation
     sequences = images["sequence"].astype(str).tolist() if "sequence" in images else [""] * len(images)
     within = [t for t in twins if subjects[t.i] == subjects[t.j] and sequences[t.i] == sequences[t.j]]
