@@ -158,7 +158,7 @@ def audited(context: ReportContext) -> Found:
         notes = f", and {counted(len(audit.of('note')), 'note')}" if audit.of("note") else ""
         text = f"The audit found no error and no warning{notes}; it cannot show that there is no shortcut."
         return "good", text, "audit"
-    found = [*errors, *warnings]
+    found = errors or warnings
     first = next((each for each in found if each.figures.get("target") in (None, context.outcome)), found[0])
     about, size = audit_section.about(first, audit), audit_section.size(first)
     counts = [counted(len(each), noun) for each, noun in ((errors, "error"), (warnings, "warning")) if each]
