@@ -10,12 +10,12 @@ The head of the page follows.
 
 # Planned recipes on real packs
 
-Each study is at most eleven lines long and states no recipe, no network and no size of images, except that of the planes
-of scans ([planned recipes](../explanation-plan.md)). Figures are from cases that no model was trained on: out of fold,
-or from the test set where the pack has an official one. In brackets 95 % intervals by subject. The reported learner was
-stated in advance. The best baseline and the best network were chosen by their figures out of fold, which is to their
-advantage. Differences are paired: both learners on the same cases and resamples of subjects. Intervals of differences
-from a baseline hold for all pairs of learners of the study at once.
+Each study is at most eleven lines long. It states no recipe, no network and no size of images, except that of the
+planes of scans ([planned recipes](../explanation-plan.md)). Figures are from cases that no model was trained on: out of
+fold, or from the test set where the pack has an official one. In brackets 95 % intervals by subject. The reported
+learner was stated in advance. The best baseline and the best network were chosen by their figures out of fold, which is
+to their advantage. Differences are paired: both learners on the same cases and resamples of subjects. Intervals of
+differences from a baseline hold for all pairs of learners of the study at once.
 
 ## What was chosen on these packs
 

@@ -288,7 +288,7 @@ def test_a_stop_from_outside_releases_locks_and_leaves_nothing_unfinished(tiny: 
         while "begun" not in process.stdout.readline():
             assert process.poll() is None
         process.terminate()
-        assert process.stderr.read().split("\n")[-2] == "stopped"
+        assert process.stderr.read().split("\n")[-2] == "stopped; run again to continue"
     assert process.returncode == 128 + signal.SIGTERM
     assert not run.at_work()
     assert [path.name for path in run.path.iterdir()] == [LOCK]

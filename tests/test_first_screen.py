@@ -41,7 +41,7 @@ def test_five_questions_in_the_same_order(context: ReportContext) -> None:
     places = [page.index(f"<h3>{question}</h3>") for question in (first, *QUESTIONS)]
     assert places == sorted(places)
     summary = page.partition('id="summary"')[2].partition('<section id="')[0]
-    assert len(re.sub(r"<[^>]*>", " ", summary).split()) < 380
+    assert len(re.sub(r"<[^>]*>", " ", summary).split()) < 350
 
 
 def test_figures_are_those_of_the_results(context: ReportContext) -> None:

@@ -40,9 +40,7 @@ def test_rows_become_cases_by_subject_and_visit() -> None:
     assert [bool(case.problem) for case in cases] == [True, True, False, False]
     assert [case.name for case in cases_of(cells.drop(columns="visit"), study)][2:] == ["P1/1", "P2/1"]
     partly = cases_of(cells.assign(visit=["1", "", "1", "1", "1"]), study)
-    assert (partly[2].name, partly[2].problem) == ("P1/1", "")
-    partly = cases_of(cells.assign(visit=["", " 2", "1 ", "1", "1"]), study)
-    assert [case.problem[:12] for case in partly if case.subject == "P2"] == ["row 2, visit", ""]
+    assert "row 3, visit" in partly[2].problem
 
 
 def test_the_visits_of_a_subject_stay_together() -> None:

@@ -182,7 +182,8 @@ def main() -> None:
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
         if isinstance(end, _Stopped):
-            print("\nstopped", file=sys.stderr)
+            how = "; run again to continue" if sys.argv[1:2] == ["run"] else ""
+            print(f"\nstopped{how}", file=sys.stderr)
         raise
     if code:
         sys.exit(code)

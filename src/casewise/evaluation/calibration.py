@@ -209,25 +209,26 @@ def coverage(
 
 
 def holding(rows: pd.DataFrame, record: Mapping[str, Any], learner: str, target: str) -> pd.Series:
-    """Whether the set of each row of classes holds its reference, out of fold as calibrated on the other folds.
+    """Whether the set of each row of classes holds its reference, calibrated on other cases: out of fold, other folds.
 
     Args:
         rows: of one learner, target and stage, with a reference and a prediction.
         record: that of `casewise.predictions.conformal.fit`.
 
     Returns:
-        By the index of the rows; empty where nothing was calibrated.
+        By the index of the rows; empty where nothing was calibrated on other cases.
     """
     entry = record.get("learners", {}).get(learner, {}).get(target)
-    if entry is None or rows.empty:
-        return pd.Series(dtype=bool)
-    crossed = (rows["stage"] == "oof").all()
-    pairs = _of_other_folds(rows, entry, float(record["level"])) if crossed else [(rows, entry)]
-    held = [
+    pairs: list[tuple[pd.DataFrame, Entry]] = []
+    if entry is not None and (rows["stage"] == "oof").all():
+        pairs = _of_other_folds(rows, entry, float(record["level"]))
+    elif entry is not None and rows["stage"].isin(["test", "external"]).all():
+        pairs = [(rows, entry)]
+    holds = [
         pd.Series(members(own, each)[np.arange(len(own)), own["y_true"].to_numpy(dtype=int)], index=own.index)
         for own, each in pairs
     ]
-    return pd.concat(held).reindex(rows.index) if held else pd.Series(dtype=bool)
+    return pd.concat(holds).reindex(rows.index) if holds else pd.Series(dtype=bool)
 
 
 def _of_other_folds(rows: pd.DataFrame, entry: Entry, level: float) -> list[tuple[pd.DataFrame, Entry]]:

@@ -190,7 +190,7 @@ def from_normal_scale(statistic: float, freedom: int) -> float:
 
 
 def within_column(
-    rows: pd.DataFrame, group_of: pd.Series, groups: Sequence[str], held: pd.Series, **judged: Unpack[Judged]
+    rows: pd.DataFrame, group_of: pd.Series, groups: Sequence[str], set_holds: pd.Series, **judged: Unpack[Judged]
 ) -> tuple[dict[str, stored.ColumnGroup], dict[str, stored.GroupMean]]:
     """The AUROC, also of each class against the others, of one learner within each group of cases, and its means.
 
@@ -200,7 +200,7 @@ def within_column(
     Args:
         rows: the scored rows of one learner, stage and target.
         group_of: the group of each row.
-        held: whether the prediction set of each row holds its reference; empty where nothing was calibrated.
+        set_holds: whether the prediction set of each row holds its reference; empty where nothing was calibrated.
 
     Returns:
         The groups by name, and the means by metric. Every group has the same weight.
@@ -221,7 +221,7 @@ def within_column(
             commonest=classes[int(recorded.idxmax())],
             of_commonest=int(recorded.max()),
             classes={
-                label: _of_class(group_rows[group_rows["y_true"] == number], held)
+                label: _of_class(group_rows[group_rows["y_true"] == number], set_holds)
                 for number, label in enumerate(classes)
             },
             metrics={name: figures[name] for name in names if name in figures},
@@ -239,10 +239,10 @@ def within_column(
     return by_group, means
 
 
-def _of_class(rows: pd.DataFrame, held: pd.Series) -> dict[str, int]:
+def _of_class(rows: pd.DataFrame, set_holds: pd.Series) -> dict[str, int]:
     """The numbers of a class, also of its rows and of those whose prediction set holds it."""
     counts = {**_counts(rows), "rows": len(rows)}
-    return counts | ({"held": int(held[rows.index].sum())} if len(held) else {})
+    return counts | ({"held": int(set_holds[rows.index].sum())} if len(set_holds) else {})
 
 
 def _few(name: str, rows: pd.DataFrame, classes: Sequence[str]) -> bool:

@@ -396,15 +396,11 @@ def ignores_visits(cells: pd.DataFrame, study: Study) -> bool:
 
 
 def cases_of(cells: pd.DataFrame, study: Study) -> list[RawCase]:
-    """The cases of a table, by subject and visit, however its rows are ordered; a row without subject is a case.
-
-    The only row of a subject needs no visit.
-    """
+    """The cases of a table, by subject and visit, however its rows are ordered; a row without subject is a case."""
     subjects = cells[study.columns.get("subject") or "subject"].str.strip()
     column = study.columns.get("visit", "visit")
     has_visits = names_visits(cells, study)
     visits = cells[column].str.strip() if has_visits else pd.Series("1", index=cells.index, dtype="str")
-    rows_of = subjects.value_counts()
     grouped: dict[tuple[str, str, int], list[int]] = {}
     for row, subject, visit in zip(cells.index.tolist(), subjects, visits, strict=True):
         grouped.setdefault((subject, visit, 0 if subject and visit else row), []).append(row)
@@ -413,10 +409,8 @@ def cases_of(cells: pd.DataFrame, study: Study) -> list[RawCase]:
         problem = ""
         if not subject:
             problem = f"row {rows[0]}, subject: is empty. Fill in who is on the image."
-        elif not visit and rows_of[subject] > 1:
-            problem = f"row {rows[0]}, visit: is empty, and other rows have a visit. Fill it in."
         elif not visit:
-            visit = "1"
+            problem = f"row {rows[0]}, visit: is empty, and other rows have a visit. Fill it in."
         cases.append(RawCase(f"{subject}/{visit}" if subject else "", subject, visit, tuple(rows), problem))
     return sorted(cases, key=lambda case: (natural(case.subject), natural(case.visit)))
 

@@ -173,8 +173,10 @@ def _warnings(run: FinishedRun) -> str:
     errors = sum(finding["level"] == "error" for finding in run.audit.get("findings", []))
     texts = []
     if errors:
-        found = f"The audit of its study found {counted(errors, 'error')}"
-        texts.append(f"{found}: the result may rest on something other than the disease.")
+        texts.append(
+            f"The audit of its study found {counted(errors, 'error')}: the result may rest on something other than the "
+            "disease."
+        )
     texts += [within_values(run.study, run.results).strip()]
     if "external" not in run.results.metrics and run.results.by_site is None:
         texts.append(f"Not tested on {run.study.unit}s of another hospital or source.")

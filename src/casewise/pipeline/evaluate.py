@@ -367,8 +367,8 @@ def within_shortcut_column(
     group_of, groups = groups_of_rows(rows, cohort.images, heading)
     if len(groups) < 2 or OTHER_VALUES in groups:  # a column of many values, such as dates, is not a grouping
         return None
-    held = holding(rows, folder.conformal.read_if_exists() or {}, str(main.learner), target)
-    by_group, means = within_column(rows, group_of, groups, held, **_judged(study, target))
+    set_holds = holding(rows, folder.conformal.read_if_exists() or {}, str(main.learner), target)
+    by_group, means = within_column(rows, group_of, groups, set_holds, **_judged(study, target))
     return stored.WithinColumn(column["name"], main.target, str(main.stage), str(main.learner), by_group, means)
 
 

@@ -25,7 +25,7 @@ NO_RESPONSE = {
 }
 
 # Values of a column whose figures are stated, those first in which the model does no better than the commonest class;
-# rows of a class from which the share of sets that hold it is stated, if it is so much below the level.
+# predictions from which a value or a class counts; how far below the level the share of sets must be to be stated.
 MOST_VALUES, FEWEST_ROWS, MISSED = 3, 10, 0.1
 
 
@@ -150,27 +150,32 @@ def external_result(study: Study, results: Results, learner: str, stage: str) ->
 def within_values(study: Study, results: Results) -> str:
     """How often the reported model is right within the values of a column that predicts the classes; empty without one.
 
-    Beside it stands how often naming the commonest class would be right, and where sets of classes seldom hold theirs.
+    Beside it stands how often naming the commonest class would be right, and where prediction sets seldom hold the true
+    class. Values with one class, where naming it is always right, and those with few cases are left out.
     """
-    within, level = results.within_column, results.prediction_sets.level if results.prediction_sets else None
-    main = results.main
+    within, main, sets = results.within_column, results.main, results.prediction_sets
     if within is None or (within.target, within.stage, within.learner) != (main.target, main.stage, main.learner):
         return ""
-    groups = [(name, group) for name, group in within.groups.items() if group.rows]
+    groups = [
+        (plain(name), group)
+        for name, group in within.groups.items()
+        if group.rows >= FEWEST_ROWS and group.of_commonest < group.rows
+    ]
     groups.sort(key=lambda item: (item[1].right > item[1].of_commonest, -item[1].rows))
-    texts, missed = [], []
+    right, missed = [], []
     for name, group in groups[:MOST_VALUES]:
-        better = group.right > group.of_commonest
-        texts.append(
-            f"{plain(name)}: {group.right:,} of {group.rows:,} right, {'more' if better else 'no more'} than the "
-            f"{group.of_commonest:,} of always naming {class_name(study, main.target, group.commonest)}"
+        more = "more" if group.right > group.of_commonest else "no more"
+        commonest = class_name(study, main.target, group.commonest)
+        right.append(
+            f"{name}: {group.right:,} of {group.rows:,} right, {more} than the {group.of_commonest:,} of always naming "
+            f"{commonest}"
         )
         for label, counts in group.classes.items():
-            held, rows = counts.get("held"), counts.get("rows", 0)
-            if level is not None and held is not None and rows >= FEWEST_ROWS and held < (level - MISSED) * rows:
-                missed.append(f"{held:,} of {rows:,} in {plain(name)} that are {class_name(study, main.target, label)}")
-    sets = f" Sets of classes hold only {'; '.join(missed)}." if missed else ""
-    return f" Within {plain(within.column)}, {'; '.join(texts)}.{sets}" if texts else ""
+            n_held, n_rows = counts.get("held"), counts.get("rows", 0)
+            if sets and n_held is not None and n_rows >= FEWEST_ROWS and n_held < (sets.level - MISSED) * n_rows:
+                missed.append(f"{n_held:,} of {n_rows:,} ({class_name(study, main.target, label)}, {name})")
+    text = f" Within {plain(within.column)}, {'; '.join(right)}." if right else ""
+    return text + (f" Prediction sets hold the true class of only {'; '.join(missed)}." if missed else "")
 
 
 def result_line(study: Study, results: Results) -> str:

@@ -281,13 +281,12 @@ def failures(context: ReportContext) -> tuple[list[str], list[Failure]]:
 
 
 def _beside_failures(context: ReportContext, rows: Sequence[Failure], more: int) -> str:
-    """What the bold row is, and what the table does not show."""
-    worst = "least often found" if context.classes else "largest average error"
-    texts = [f"Bold: {worst}."] if any(row.worst for row in rows) else []
-    if rows and not context.classes:
-        texts.append("Rows are by the reference, which a new case lacks: do not correct a prediction by its leaning.")
-    texts += [f"{counted(more, 'more class', 'more classes')} in the table of classes."] if more > 0 else []
-    return " ".join(texts)
+    """What the table does not show; of numbers, what its bold row is."""
+    if context.classes:
+        return f"{counted(more, 'more class', 'more classes')} in the table of classes." if more > 0 else ""
+    bold = "Bold: largest average error. " if any(row.worst for row in rows) else ""
+    lacked = "Rows are by the reference, which a new case lacks: do not correct a prediction by its leaning."
+    return bold + lacked if rows else ""
 
 
 def _failing_ranges(context: ReportContext) -> tuple[list[str], list[Failure]]:
@@ -330,7 +329,7 @@ def _failing_classes(context: ReportContext) -> tuple[list[str], list[Failure]]:
 
 def _share(counts: np.ndarray, i: int, rate: str) -> str:
     """Count `i` of all, such as those of a class that are predicted as it, or those predicted as it that are of it."""
-    share = f" ({f'{rate} ' if rate else ''}{100 * counts[i] / counts.sum():.0f} %)" if counts.any() else ""
+    share = f" ({rate} {100 * counts[i] / counts.sum():.0f} %)" if rate and counts.any() else ""
     return f"{counts[i]:,} of {counts.sum():,}{share}" if counts.any() else "no case"
 
 
@@ -365,8 +364,8 @@ def rivals(context: ReportContext) -> list[Rival]:
     if metric == "auroc" and (column := beside_column(context)):
         several = context.study.positive_of(context.outcome) is None
         for row in [row for row in column.rows if row.alone is not None][:MOST_COLUMNS]:
-            own = f" ({row.name}, where the model has {write.text(metric, row.figure.value, short=True)})"
-            name = f"column “{column.name}” alone, no image{own if several else ''}"
+            own = f" ({row.name}; model {write.text(metric, row.figure.value, short=True)})"
+            name = f"column “{column.name}” alone{own if several else ', no image'}"
             rows.append(Rival(name, number(row.alone, 2), "", row.verdict))
     return rows
 

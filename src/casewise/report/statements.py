@@ -19,7 +19,6 @@ from casewise.report.context import EXTERNAL, SIDES, ReportContext, counted_case
 from casewise.report.formatting import MISSING, capital, counted, listed, number, plain
 from casewise.report.sections import audit as audit_section
 from casewise.report.sections.counterfactuals import alteration
-from casewise.report.sections.learners import beside_column
 from casewise.splits.learnable import missing_classes
 from casewise.study.learners import learner_name, the_learner
 
@@ -164,12 +163,7 @@ def audited(context: ReportContext) -> Found:
     counts = [counted(len(each), noun) for each, noun in ((errors, "error"), (warnings, "warning")) if each]
     text = f"Audit: {listed(counts)}. First: {about}{f' ({size})' if size != MISSING else ''}"
     text += f", accepted by the study: {accepted[first.id].rstrip('.')}" if first.id in accepted else ""
-    return "bad" if errors else "warning", f"{text}.{_within(context)}", "audit"
-
-
-def _within(context: ReportContext) -> str:
-    """How often it is right within the values of the column that predicts the classes; empty without one."""
-    return within_values(context.study, context.metrics) if beside_column(context) else ""
+    return "bad" if errors else "warning", f"{text}.{within_values(context.study, context.metrics)}", "audit"
 
 
 def altered(context: ReportContext) -> Found:

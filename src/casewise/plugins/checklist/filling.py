@@ -297,14 +297,16 @@ def imbalance(context: ReportContext) -> str:
 
 
 def prediction(context: ReportContext) -> str:
-    text = f"Out of fold, a case is predicted by the network that was not trained on its {_site(context) or 'subject'}"
-    text += "; a case of the test set by the networks of all folds together." if _subjects(context)[0] else "."
+    parts = list(dict.fromkeys(learner_name(name) for weights in _combination(context) for name in weights))
+    own, of_all = ("models that were", "the models") if parts else ("the network that was", "the networks")
+    text = f"Out of fold, a case is predicted by {own} not trained on its {_site(context) or 'subject'}"
+    text += f"; a case of the test set by {of_all} of all folds together." if _subjects(context)[0] else "."
     if context.holdout:
         text = "A case is predicted by one network for each backbone, which was fitted on the training set."
-    if parts := [learner_name(name) for entry in _combination(context) for name in entry]:
-        text = text.replace("the network that was", "models that were").replace("the networks of", "the models of")
-        text += f" {the_learner(context.learner, start=True)} combines them: {listed(list(dict.fromkeys(parts)))}."
-        text += " Its weights for a fold were fitted on the out-of-fold predictions of the other folds."
+    if parts:
+        text += f" {the_learner(context.learner, start=True)} combines {listed(parts)}"
+        crossed = ", for a fold those of the other folds" if context.stage == "oof" else ""
+        text += f"; its weights rest on their predictions out of fold{crossed}."
     if not context.study.test_time_augmentation:
         return text
     baselines = baselines_among(context.metrics.metrics.get(context.stage, {}))

@@ -80,16 +80,16 @@ def _beside(images: Sequence[str]) -> set[str]:
     ['masks/P1/1.png']
     """
 
-    def without(path: str, place: int) -> str:
+    def without(path: str, depth: int) -> str:
         parts = path.split("/")
-        return "/".join([*parts[:place], "", *parts[place + 1 :]])
+        return "/".join([*parts[:depth], "", *parts[depth + 1 :]])
 
     folders = {path: path.casefold().split("/")[:-1] for path in images}
-    masks = {path: place for path, names in folders.items() for place, name in enumerate(names) if name in MASK_FOLDERS}
+    masks = {path: depth for path, names in folders.items() for depth, name in enumerate(names) if name in MASK_FOLDERS}
     others = {
-        without(path, place) for path, names in folders.items() if path not in masks for place in range(len(names))
+        without(path, depth) for path, names in folders.items() if path not in masks for depth in range(len(names))
     }
-    return {path for path, place in masks.items() if without(path, place) in others}
+    return {path for path, depth in masks.items() if without(path, depth) in others}
 
 
 def words_of(text: str) -> list[str]:

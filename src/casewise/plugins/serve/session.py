@@ -34,6 +34,10 @@ from casewise.web.settings import Json, ServiceError
 NOTICE = "Research software, not a medical device. The results must not be used to diagnose, treat or monitor anyone."
 
 
+# In place of the figures of the reported model.
+OTHER_LEARNER = "This is not the learner that the report of the study is about: its figures are not shown here."
+
+
 def describe(model: TrainedModel, study: Study, learner: str, networks: list[str], explained: list[str]) -> Json:
     """The facts of a model as plain values.
 
@@ -67,8 +71,7 @@ def describe(model: TrainedModel, study: Study, learner: str, networks: list[str
         "targets_by_name": {target["name"]: target for target in targets},
         "titles": titles,
         "coverage": level,
-        "result": str(about.get("result") or ""),
-        "audited": str(about.get("audited") or ""),
+        "known": _known(about) if learner == model.headline else OTHER_LEARNER,
         "unit": study.unit,
         "response": about.get("response"),
         "slots": slots_of(study),
@@ -82,6 +85,12 @@ def describe(model: TrainedModel, study: Study, learner: str, networks: list[str
         "explained_targets": list(study.outputs),
         "card": model.card,
     }
+
+
+def _known(about: Mapping[str, Any]) -> str:
+    """The figures of the study, and what its audit found, in sentences; empty for a study without results."""
+    result = f"In its study: {about['result']}." if about.get("result") else ""
+    return " ".join(filter(None, [result, str(about.get("audited") or "")]))
 
 
 def covariate_fields(record: Mapping[str, Any]) -> list[Json]:

@@ -348,7 +348,7 @@ function predict() {
   return ask(get("predict"), "Predicting …", "api/predict", sent.form, (answer) => {
     current = { ...sent, answer };
     showRecord();
-    get("known").textContent = [model.result && `In its study: ${model.result}.`, model.audited].filter(Boolean).join(" ");
+    get("known").textContent = model.known;
     get("answers").replaceChildren(...answer.visits.map((visit) => showVisit(visit, model, answer.visits.length > 1)));
     get("results").hidden = get("save").disabled = get("print").disabled = false;
     drawTrajectory(get("trajectory"), answer.trajectory, model);
