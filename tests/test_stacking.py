@@ -85,6 +85,23 @@ def test_no_row_out_of_fold_comes_from_a_stacker_that_saw_its_subject() -> None:
     assert (before.loc[~same, "y_pred"] != after.loc[~same, "y_pred"]).all()
 
 
+def test_altered_images_are_combined_as_their_cases_were() -> None:
+    table = cohort(subjects=30, noise=1.0)
+    held_out = table[table["stage"] == "oof"]
+    stacked = stack(table, ["mean", "weighted", "linear"], ranges=RANGES)
+    altered = [
+        held_out.assign(alteration="unaltered"),
+        held_out.assign(alteration="half", y_pred=held_out["y_pred"] / 2),
+    ]
+    rows = stacked.of_altered(pd.concat(altered))
+    assert set(rows["model"]) == {"mean_of_learners", "meta_learner_weighted"}
+    for name in ("mean", "weighted"):
+        same, half = (learned(part, name, "oof")["y_pred"] for _, part in rows.groupby("alteration", sort=False))
+        known = learned(stacked.rows, name, "oof")["y_pred"]
+        np.testing.assert_allclose(same.loc[known.index], known, rtol=1e-12)
+        np.testing.assert_allclose(half.loc[known.index], known / 2, rtol=1e-12)  # weights only, and no intercept
+
+
 @pytest.mark.parametrize("name", FITTED)
 def test_weights_of_either_sign_are_not_judged_out_of_fold(name: str) -> None:
     rows = stack(cohort(), [name], ranges=RANGES).rows

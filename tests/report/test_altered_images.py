@@ -43,7 +43,7 @@ def test_changed_answers_are_counted_among_those_of_other_classes(report_of_clas
     assert [cell.text for cell in table.rows[0].cells] == ["3 of 10, 3 of 7 to covid", "6 of 10, 6 of 7 to covid"]
     assert table.rows[0].cells[0].small == "30 % [0, 60]; correct 8, then 6"
     assert table.rows[1].cells[0].text == "0 of 10"
-    assert facts["Cases"] == "10 of 10 subjects, drawn by the seed"
+    assert facts["Cases"] == "10, from 10 subjects, drawn by the seed"
     assert facts["Hardly varies, altered or not"] == f"{second} in 1 of 5 folds"
     assert set(facts["Not tested"].split(", ")).isdisjoint(figures)
     assert statement_of(context) == ("warning", "Made darker: 3 of 10 predictions change.")
@@ -64,7 +64,7 @@ def test_numbers_move_and_the_most_affected_network_is_first(report_of_classes: 
     assert (list(table.columns), table.rows[0].cells[0].value) == (["Image", "c", "a"], 0.9)
     assert table.rows[0].cells[0].small == "−0.90"
     assert facts_of(section)["Not tested"].startswith(learner_name(context.learner))
-    # a combination is not tested itself
+    # it was not tested
     assert statement_of(context)[0] == "open"
 
 

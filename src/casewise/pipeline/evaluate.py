@@ -35,7 +35,7 @@ from casewise.predictions.covariates import fit_covariates, image_model
 from casewise.predictions.decisions import ALL, decide_grades
 from casewise.predictions.nested_cv import NESTED, chosen_networks, nested_rows
 from casewise.predictions.scores import cases_with_missing_regions, scored
-from casewise.predictions.stacking import STACKERS
+from casewise.predictions.stacking import STACKERS, StackingResult
 from casewise.predictions.stacking import stack as fit_stackers
 from casewise.predictions.table import INTERNAL, final_rows, with_mean_distances
 from casewise.run_folder import RunFolder
@@ -49,11 +49,10 @@ def stack(study: Study, predictions: pd.DataFrame, folder: RunFolder, show: Show
     """Add the rows of the study's stackers, and those of the network chosen within each fold."""
     tables, combined, coefficients = [predictions], combined_learners(study), {}
     if study.stack and len(combined) > 1:
-        single = predictions[predictions["model"].isin(combined)]
-        stacked = fit_stackers(single, study.stack, ranges={name: study.range_of(name) for name in study.outputs})
+        stacked = stackers(study, predictions)
         coefficients = stacked.coefficients
         show.line("stack", ", ".join(learner_name(STACKERS[name].learner) for name in study.stack))
-        tables.append(with_mean_distances(stacked.rows, single))
+        tables.append(with_mean_distances(stacked.rows, predictions[predictions["model"].isin(combined)]))
     elif study.stack:
         show.line("stack", "omitted: a single network is not combined")
     folder.stackers.write(coefficients)
@@ -70,6 +69,12 @@ def stack(study: Study, predictions: pd.DataFrame, folder: RunFolder, show: Show
     else:
         folder.covariates.remove()
     return pd.concat(tables, ignore_index=True)
+
+
+def stackers(study: Study, predictions: pd.DataFrame) -> StackingResult:
+    """The study's stackers, fitted on the predictions of its learners."""
+    single = predictions[predictions["model"].isin(combined_learners(study))]
+    return fit_stackers(single, study.stack, ranges={name: study.range_of(name) for name in study.outputs})
 
 
 def _with_covariates(study: Study, predictions: pd.DataFrame, folder: RunFolder, show: Show) -> pd.DataFrame:

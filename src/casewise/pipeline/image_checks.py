@@ -19,6 +19,7 @@ from casewise.modalities.alterations import UNALTERED, VERSION
 from casewise.modalities.registry import modality_of
 from casewise.predictions import table as predicted
 from casewise.predictions.decisions import apply_thresholds, decide_grades
+from casewise.predictions.nested_cv import nested_rows
 from casewise.predictions.scores import scored
 from casewise.splits.predefined import TEST
 from casewise.study.scores import study_scores
@@ -31,16 +32,17 @@ if TYPE_CHECKING:
 
 
 def counterfactuals(inputs: RunInputs, predictions: pd.DataFrame, show: Show) -> None:
-    """Predict altered images of some held-out cases of each network, and write all predictions; stored ones are kept.
+    """Predict altered images of some held-out cases by every learner, and write all predictions; stored ones are kept.
 
     Args:
-        predictions: of the unaltered images, by which the thresholds of grades are tuned.
+        predictions: of the unaltered images, by which stackers are fitted and the thresholds of grades tuned.
 
     Raises:
         ImageError: an image cannot be read.
     """
     from casewise.jobs.plan import expand, table_hash
     from casewise.jobs.predict import chosen_panels, predict_altered
+    from casewise.pipeline.evaluate import stackers
 
     study, cohort, splits, folder = inputs.study, inputs.cohort, inputs.splits, inputs.folder
     table, mark = folder.counterfactuals, folder.counterfactuals_mark
@@ -63,6 +65,7 @@ def counterfactuals(inputs: RunInputs, predictions: pd.DataFrame, show: Show) ->
         "scores": [str(score) for score in study_scores(study)],
         "networks": [[job.model, job.fold, job.folder.weights_sha256()] for job in jobs],
         "decisions": decisions,  # new rules decide again
+        "combined": [folder.stackers.read_if_exists(), folder.nested.read_if_exists()],
     }
     made_from = json_hash(settings)
     if mark.read_or_none() == made_from and table.intact():
@@ -78,7 +81,12 @@ def counterfactuals(inputs: RunInputs, predictions: pd.DataFrame, show: Show) ->
                 done, len(jobs), f"altered images predicted by {done:,.0f} of {counted(len(jobs), 'model')}"
             ),
         )
-    rows = apply_thresholds(rows, decisions)
+    tables = [rows]
+    if folder.stackers.read_if_exists():
+        tables.append(stackers(study, predictions).of_altered(rows))
+    if nested := folder.nested.read_if_exists():
+        tables.append(nested_rows(rows, nested))
+    rows = apply_thresholds(pd.concat(tables, ignore_index=True), decisions)
     table.write(pd.concat([_with_scores(study, rows, name) for name in (UNALTERED, *alterations)], ignore_index=True))
     mark.write(made_from)
     cases = counted(rows["case"].nunique(), "held-out case")

@@ -78,10 +78,25 @@ _SAMPLE = ["case", "region", "image"]
 
 @dataclass(frozen=True)
 class StackingResult:
-    """The meta learners' rows, and their coefficients by meta learner and target (plain values for JSON)."""
+    """The meta learners' rows, and their coefficients by meta learner and target (plain values for JSON).
+
+    `crossed` are the coefficients without the cases of a fold, by its number in `outer_fold`; -1 for a validation set.
+    """
 
     rows: pd.DataFrame
     coefficients: dict[str, dict[str, Fitted]] = field(default_factory=dict)
+    crossed: dict[int, dict[str, dict[str, Fitted]]] = field(default_factory=dict)
+
+    def of_altered(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """The meta learners' rows for altered images of held-out cases, which their coefficients have not seen.
+
+        Args:
+            rows: of the base learners, with the column `alteration`.
+        """
+        parts = rows.groupby([rows["outer_fold"].fillna(-1), "alteration"], sort=False)
+        tables = [with_combined(part, self.crossed.get(int(fold), {})) for (fold, _), part in parts]
+        combined = pd.concat(tables, ignore_index=True)
+        return combined[combined["model"].isin(META_LEARNERS)]
 
 
 def stack(
@@ -111,6 +126,7 @@ def stack(
     means = final_rows(fresh)
     tables: list[pd.DataFrame] = [predictions.iloc[:0][list(COLUMNS)]]
     coefficients: dict[str, dict[str, Fitted]] = {STACKERS[name].learner: {} for name in names}
+    without: dict[int, dict[str, dict[str, Fitted]]] = {}
     for target, limits in ranges.items():
         of_target = oof[oof["target"] == target]
         if of_target.empty:
@@ -120,23 +136,28 @@ def stack(
         unseen = [sample_values(of_stage, learners) for _, of_stage in of_stages]
         for name in names:
             stacker = STACKERS[name]
-            crossed, entry = _stacked(stacker, rows, values, learners, limits)
+            crossed, entry, by_fold = _stacked(stacker, rows, values, learners, limits)
             coefficients[stacker.learner][target] = entry
+            for fold, of_fold in by_fold.items():
+                without.setdefault(fold, {}).setdefault(stacker.learner, {})[target] = of_fold
             combined = [] if crossed is None else [(rows, crossed)]
             combined += [(new_rows, _combine(entry, new_values)) for new_rows, new_values, _ in unseen]
             tables += [decided(own, stacker.learner, columns, outputs) for own, outputs in combined]
-    return StackingResult(pd.concat(tables[1:] or tables, ignore_index=True), coefficients)
+    return StackingResult(pd.concat(tables[1:] or tables, ignore_index=True), coefficients, without)
 
 
 def _stacked(
     stacker: Stacker, rows: pd.DataFrame, values: np.ndarray, learners: list[str], limits: Sequence[float]
-) -> tuple[np.ndarray | None, Fitted]:
-    """The cross-fitted predictions (N, K), None with weights of either sign, and the coefficients of all rows."""
+) -> tuple[np.ndarray | None, Fitted, dict[int, Fitted]]:
+    """The cross-fitted predictions (N, K), the coefficients of all rows, and those without each fold.
+
+    With weights of either sign there are no such predictions, and only the coefficients of all rows.
+    """
     truth, folds = rows["y_true"].to_numpy(dtype=float), rows["outer_fold"].to_numpy()
     scored = np.isfinite(truth)
     if stacker.equal and pd.isna(folds).all():  # nothing is fitted on a validation set
         entry = _fitted(stacker, rows[scored], values[scored], learners, limits)
-        return _combine(entry, values), entry
+        return _combine(entry, values), entry, {-1: entry}
     if len(set(folds[scored])) < 2:
         target = rows["target"].iloc[0]
         raise CasewiseError(f"stack: the scored rows of '{target}' are in fewer than two folds; a stacker needs two.")
@@ -145,13 +166,15 @@ def _stacked(
         return _fitted(stacker, rows[train], values[train], learners, limits)
 
     if stacker.either_sign:
-        return None, fitted(scored)
+        return None, fitted(scored), {}
     if stacker.equal and values.shape[2] > 1:
-        return values.mean(axis=1), fitted(scored)
+        entry = fitted(scored)
+        return values.mean(axis=1), entry, {int(fold): entry for fold in set(folds)}
+    by_fold = {int(fold): fitted(scored & (folds != fold)) for fold in set(folds)}
     crossed = np.empty(values.shape[::2])
-    for fold in set(folds):
-        crossed[folds == fold] = _combine(fitted(scored & (folds != fold)), values[folds == fold])
-    return crossed, fitted(scored)
+    for fold, entry in by_fold.items():
+        crossed[folds == fold] = _combine(entry, values[folds == fold])
+    return crossed, fitted(scored), by_fold
 
 
 def _fitted(

@@ -171,7 +171,7 @@ def altered(context: ReportContext) -> Found:
     figures = context.metrics.counterfactuals or {}
     own = figures.get(context.learner)
     if figures and own is None:
-        return "open", "Altered images were tested for single learners, not for this model.", "altered-images"
+        return "open", "Altered images were tested for other learners, not for this model.", "altered-images"
     if not own:
         return None
     name, entry = max(own.items(), key=lambda item: item[1].effect)

@@ -11,7 +11,7 @@ from casewise.report.formatting import capital, counted, plain, signed
 from casewise.report.tables import figure_cell, percent_cell
 from casewise.study.learners import learner_name
 
-MOST_NETWORKS = 6
+MOST_LEARNERS = 6
 # Of each alteration its name after "when the image is", and how it is made, in the row of the table.
 ALTERATIONS = {
     "cropped_rows": ("cropped above and below", "by a tenth of the height"),
@@ -24,7 +24,7 @@ ALTERATIONS = {
     "darker": ("made darker", "grey values to the power of 1.25"),
 }
 METHOD = (
-    "Cases are predicted again, with altered images, by networks that were not trained on them. The alterations are"
+    "Cases are predicted again, with altered images, by models that were not trained on them. The alterations are"
     " meant to leave the disease visible; this was not checked, and a crop can cut off a finding at the edge."
 )
 ANSWERS = (
@@ -35,44 +35,47 @@ NUMBERS = "Mean absolute change of the prediction in points with its interval, t
 
 
 def section(context: ReportContext) -> Section | None:
-    """The effect of each alteration on the networks; None if no altered image was predicted.
+    """The effect of each alteration on the learners; None if no altered image was predicted.
 
-    The shown learner is first, if it is a network, then the most affected ones.
+    The shown learner is first, if it was tested, then the most affected ones.
     """
     figures = context.metrics.counterfactuals or {}
     effects = {name: max((entry.effect for entry in of.values()), default=0.0) for name, of in figures.items()}
-    networks = sorted(figures, key=lambda name: (name != context.learner, -effects[name]))
-    if not networks or not figures[networks[0]]:
+    learners = sorted(figures, key=lambda name: (name != context.learner, -effects[name]))
+    if not learners or not figures[learners[0]]:
         return None
-    shown, first, terms = networks[:MOST_NETWORKS], figures[networks[0]], terms_of(context)
-    rows = [Row(row_name(name), [cell(figures[network][name], terms.digits) for network in shown]) for name in first]
+    shown, first, terms = learners[:MOST_LEARNERS], figures[learners[0]], terms_of(context)
+    rows = [Row(row_name(name), [cell(figures[learner][name], terms.digits) for learner in shown]) for name in first]
     caption = ANSWERS if any(isinstance(entry, AlteredAnswers) for entry in first.values()) else NUMBERS
     table = Table(["Image", *map(learner_name, shown)], rows, caption, wide=True)
     blocks: list[Block] = [
         Text(METHOD, note=True),
-        Facts(_facts(context, networks)),
-        Fold("The effect of each alteration on each network", [table]),
+        Facts(_facts(context, learners)),
+        Fold("The effect of each alteration on each learner", [table]),
     ]
     return Section("altered-images", "Altered images", blocks)
 
 
-def _facts(context: ReportContext, networks: list[str]) -> list[tuple[str, str]]:
-    """The cases, the learners that were not tested, and networks that predict nearly the same for every case."""
+def _facts(context: ReportContext, learners: list[str]) -> list[tuple[str, str]]:
+    """The cases, the learners that were not tested, and those that predict nearly the same for every case."""
     figures = context.metrics.counterfactuals or {}
-    entries = figures[networks[0]].values()
-    cases, subjects = (max(getattr(entry, name) for entry in entries) for name in ("cases", "subjects"))
-    facts = [("Cases", f"{cases:,} of {counted(subjects, context.study.unit)}, drawn by the seed")]
+    entries = figures[learners[0]].values()
+    cases, subjects, answers = (
+        max(getattr(entry, name) for entry in entries) for name in ("cases", "subjects", "answers")
+    )
+    several = f", with {counted(answers, terms_of(context).noun)} in all" if answers > cases else ""
+    facts = [("Cases", f"{cases:,}, from {counted(subjects, context.study.unit)}, drawn by the seed{several}")]
     apart = {*context.learners, context.learner} - set(figures)
     if apart:
         names = sorted(apart, key=lambda name: (name != context.learner, name))
         facts.append(("Not tested", ", ".join(map(learner_name, names))))
-    for network in networks:
-        constant, folds = constant_folds(context.predictions, context.outcome, network)
+    for learner in learners:
+        constant, folds = constant_folds(context.predictions, context.outcome, learner)
         if constant:
             where = "the validation set" if context.holdout else f"{constant} of {counted(folds, 'fold')}"
-            facts.append(("Hardly varies, altered or not", f"{learner_name(network)} in {where}"))
-    if len(networks) > MOST_NETWORKS:
-        facts.append(("Further networks", f"{len(networks) - MOST_NETWORKS}, in `metrics.json`"))
+            facts.append(("Hardly varies, altered or not", f"{learner_name(learner)} in {where}"))
+    if len(learners) > MOST_LEARNERS:
+        facts.append(("Further learners", f"{len(learners) - MOST_LEARNERS}, in `metrics.json`"))
     return facts
 
 
