@@ -178,6 +178,9 @@ class Plugin:
     def before_jobs(self, folder: Path, jobs: Sequence[Job]) -> None:
         """Called before this machine begins jobs of a run folder, which an earlier run may still execute elsewhere."""
 
+    def register(self) -> None:
+        """Register kinds of targets, learners and metrics; called once, before the first study is read."""
+
     def planned_defaults(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Further defaults of a planned recipe, for the values of a study file."""
         return {}
@@ -288,6 +291,21 @@ def plugins() -> tuple[Plugin, ...]:
             problem = f"has the name {name!r} of another one" if name else "has no `name`"
             raise CasewiseError(f"The plugin of {of} {problem}. Remove one of the packages.")
     return tuple(loaded)
+
+
+@lru_cache
+def register_additions() -> None:
+    """Let every plugin register what it adds.
+
+    Raises:
+        CasewiseError: a plugin cannot, such as because a name is taken.
+    """
+    for plugin in plugins():
+        try:
+            plugin.register()
+        except Exception as error:  # whatever a package of somebody else raises
+            problem = f"The plugin {plugin.name} cannot register its additions ({type(error).__name__}: {error})."
+            raise CasewiseError(f"{problem} Install a version for this casewise, or remove it.") from error
 
 
 def modality_sections() -> dict[str, str]:

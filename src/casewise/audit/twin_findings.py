@@ -52,15 +52,13 @@ def twin_findings(
 
     def finding(code: str, level: Level, twins: Sequence[Twin], target: str = "", labels: Sequence[str] = ()) -> None:
         if twins:
-            # both images of a pair with two labels, else the second; one list serves both findings across subjects
-            listed = across if twins[0] in across and not target else twins
-            rows = [row for twin in listed for row in ((twin.i, twin.j) if target else (twin.j,))]
-            written = as_in_table([paths[row] for row in rows], root)
-            excluded = exclusion(written, column=column)
-            findings.append(_finding(code, level, twins, paths, subjects, labels, target=target, exclusion=excluded))
-            findings[-1].figures["where_not"] = {column: written}
+            # both images of a pair with two labels, else the second
+            rows = [row for twin in twins for row in ((twin.i, twin.j) if target else (twin.j,))]
+            findings.append(_finding(code, level, twins, paths, subjects, labels, target=target))
+            remedies.append({"target": target, "written": as_in_table([paths[row] for row in rows], root)})
 
     findings: list[Finding] = []
+    remedies: list[dict[str, Any]] = []
     # an image without a side is on the same side as all others; an impossible split has sides of images only
     side: list[object] = [(sides or {}).get(subject) for subject in subjects]
     if sides is None and study.split.column in images:
@@ -96,6 +94,18 @@ def twin_findings(
     sequences = images["sequence"].astype(str).tolist() if "sequence" in images else [""] * len(images)
     within = [t for t in twins if subjects[t.i] == subjects[t.j] and sequences[t.i] == sequences[t.j]]
     finding("twins-within-subject", "note", within)
+    # pasting one list must not undo another one
+    stated = study.where_not.get(column, [])
+    kept = [stated] if isinstance(stated, str) else [str(value) for value in stated]
+    errors = [each["written"] for found, each in zip(findings, remedies, strict=True) if found.level == "error"]
+    for number, (found, remedy) in enumerate(zip(findings, remedies, strict=True)):
+        lists = errors if found.level == "error" else [remedy["written"]]
+        written = list(dict.fromkeys([*kept, *(path for paths in lists for path in paths)]))
+        also = " (with what the study and the other errors leave out)" if len(written) > len(remedy["written"]) else ""
+        excluded = exclusion(written, column=column) + also
+        found.figures["where_not"] = {column: written}
+        text = fill(f"{found.id} remedy", target=remedy["target"], exclusion=excluded)
+        findings[number] = dataclasses.replace(found, remedy=text)
     return findings
 
 
@@ -149,7 +159,7 @@ def _finding(
         **({"target": target} if (target := values.get("target")) else {}),
     }
     pairs = [(paths[twin.i], paths[twin.j]) for twin in twins]
-    return Finding(code, level, sentence, figures, pairs, fill(f"{code} remedy", **values))
+    return Finding(code, level, sentence, figures, pairs)
 
 
 # ------------------------------------------------------------------------------------------------- two cohorts

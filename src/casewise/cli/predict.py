@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from casewise.inference.model import TrainedModel
     from casewise.inference.new_cases import PredictedChunk
 
+Trust = Annotated[
+    Path | None,
+    typer.Option(metavar="KEY", help="A public key; refuse a bundle that is not signed with its private key."),
+]
+
 
 def predict(
     bundle: Annotated[Path, typer.Argument(help="The trained model: a bundle (folder or .zip), or a run folder.")],
@@ -74,10 +79,7 @@ def predict(
     abstain: Annotated[
         bool, typer.Option("--abstain", help="Do not predict flagged cases; their flags are the reason.")
     ] = False,
-    trust: Annotated[
-        Path | None,
-        typer.Option(metavar="KEY", help="A public key; refuse a bundle that is not signed with its private key."),
-    ] = None,
+    trust: Trust = None,
     quiet: Quiet = False,
 ) -> None:
     """Predict new cases; labels are not needed.

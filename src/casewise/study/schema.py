@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, create_model, model_validator
 
 from casewise.errors import cut
-from casewise.plugin import modality_sections, plugins
+from casewise.plugin import modality_sections, plugins, register_additions
 from casewise.study.checks import check_study
 from casewise.study.evaluation import Audit, Evaluation
 from casewise.study.images import Images, ModalitySettings, Panels
@@ -401,6 +401,7 @@ def settings_marked(study: Study, mark: str) -> list[str]:
 @lru_cache
 def study_model(modality: str = "") -> type[Study]:
     """The class of studies of a modality: `Study`, or with the section that the modality registered."""
+    register_additions()
     settings = _SETTINGS.get(modality)
     if settings is None:
         return Study

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from casewise.cli.predict import Trust
 from casewise.cli.run import Quiet
 from casewise.plugins.export import check_names
 
@@ -27,6 +28,7 @@ def export(
     learner: Annotated[
         list[str] | None, typer.Option(help="Name of a network or baseline; repeat for more [default: all].")
     ] = None,
+    trust: Trust = None,
     quiet: Quiet = False,
 ) -> None:
     """Write each learner as one graph, from prepared panels to the mean over its folds, and check it."""
@@ -34,18 +36,27 @@ def export(
 
     show = Silent() if quiet else Terminal()
     with show.bar("export"):
-        written = export_run(model, output, to=to, learners=learner or [], show=show)
+        written = export_run(model, output, to=to, learners=learner or [], trust=trust, show=show)
     if not quiet:
         print(f"wrote {written.folder}")
 
 
 def export_run(
-    path: Path, output: Path, *, to: str = "onnx", learners: Sequence[str] = (), show: Show | None = None
+    path: Path,
+    output: Path,
+    *,
+    to: str = "onnx",
+    learners: Sequence[str] = (),
+    trust: Path | None = None,
+    show: Show | None = None,
 ) -> Export:
     """Export the learners of a run folder or a bundle; arguments as of `casewise.plugins.export.write.export_model`.
 
+    Args:
+        trust: the file of a public key, with whose private key a bundle must be signed.
+
     Raises:
-        CasewiseError: there is no trained model, or it cannot be exported.
+        CasewiseError: there is no trained model, it is not signed with the trusted key, or it cannot be exported.
     """
     from contextlib import nullcontext
 
@@ -53,7 +64,7 @@ def export_run(
     from casewise.files import check_folder
     from casewise.run_folder.folder import check_model_path
 
-    facts = check_model_path(path)
+    facts = check_model_path(path, trust)
     check_folder(output, ["preprocessing.json"], "an export")  # before torch is loaded
     if facts:
         check_names(learners, list(dict.fromkeys(entry["learner"] for entry in facts["members"])))
@@ -65,7 +76,7 @@ def export_run(
     from casewise.run_folder import RunFolder
 
     show = show or Silent()
-    model = load_bundle(path)
+    model = load_bundle(path, trust=trust)
     folder = RunFolder(path)
     is_run = path.is_dir() and folder.study.exists() and folder.splits.exists()
     with folder.lock() if is_run else nullcontext():

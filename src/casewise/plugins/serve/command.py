@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from casewise.cli.predict import Trust
 from casewise.cli.run import Quiet
 
 
@@ -31,10 +32,7 @@ def serve(
     workers: Annotated[int, typer.Option(min=1, help="Processes that predict, each with the model in memory.")] = 1,
     queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; further ones get 503.")] = 8,
     timeout: Annotated[int, typer.Option(min=1, help="Seconds until a prediction is stopped.")] = 300,
-    trust: Annotated[
-        Path | None,
-        typer.Option(metavar="KEY", help="A public key; refuse a bundle that is not signed with its private key."),
-    ] = None,
+    trust: Trust = None,
     quiet: Quiet = False,
 ) -> None:
     """Offer a trained model as a page and a JSON interface on this computer."""
