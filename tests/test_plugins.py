@@ -13,7 +13,8 @@ import pytest
 
 from casewise import plugin as plugin_file
 from casewise.errors import CasewiseError
-from casewise.plugin import KEYS, plugins
+from casewise.plugin import KEYS, plugins, register_additions
+from casewise.study.schema import study_model
 from tests.conftest import TINY
 
 SOURCE = Path(plugin_file.__file__).resolve().parents[1]
@@ -42,6 +43,45 @@ def test_a_plugin_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch, 
         plugins()
     monkeypatch.undo()
     plugins.cache_clear()
+
+
+@pytest.mark.parametrize(("result", "problem"), [("[]", ""), ("[][0]", "IndexError")])
+def test_a_plugin_registers_once_before_the_first_study(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, result: str, problem: str
+) -> None:
+    code = f"""
+from casewise.plugin import Plugin
+
+calls = []
+
+class Adding(Plugin):
+    name = "adding"
+
+    def register(self):
+        from casewise.targets import register_kind
+        calls.append(register_kind)
+        return {result}
+
+plugin = Adding()
+"""
+    (tmp_path / "casewise_adding.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(plugin_file, "entry_points", lambda group: [EntryPoint("a", "casewise_adding:plugin", group)])
+    caches = (plugins, register_additions, study_model)
+    for each in caches:
+        each.cache_clear()
+    try:
+        if problem:
+            with pytest.raises(CasewiseError, match=f"plugin adding cannot register .*{problem}"):
+                study_model()
+        else:
+            assert study_model() is study_model("unknown")
+            assert len(sys.modules["casewise_adding"].calls) == 1
+    finally:
+        monkeypatch.undo()
+        sys.modules.pop("casewise_adding", None)
+        for each in caches:
+            each.cache_clear()
 
 
 def call(source: Path, *words: str, python: str = sys.executable) -> subprocess.CompletedProcess[str]:

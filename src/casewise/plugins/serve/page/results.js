@@ -11,6 +11,7 @@ export function showVisit(visit, model, several) {
     flags.setAttribute("aria-label", "Flags");
     flags.append(...visit.flags.map((flag) => element("li", flag.message)));
     node.append(flags);
+    if (visit.flags.some((flag) => flag.code !== "problem")) node.classList.add("unlike");
   }
   const targetOf = (result) => model.targets.find((target) => target.name === result.target);
   const first = visit.results.filter((result) => targetOf(result).primary);
