@@ -154,3 +154,16 @@ def test_the_interval_of_an_absolute_change_lies_above_zero() -> None:
     found = counterfactual_figures(pd.concat([rows, moved]), "score", classes=(), plan=Plan())["net"]["darker"]
     assert 0 < found["moved"]["low"] < found["moved"]["value"] < found["moved"]["high"]
     assert found["shift"]["low"] < 0
+
+
+def test_combined_learners_are_tested_as_they_predicted_the_same_cases(tmp_path: Path) -> None:
+    study = small_study(films(tmp_path / "films", shortcut=False), stack=["mean", "weighted"])
+    changes = {"recipe": study.recipe.model_copy(update={"epochs": 1}), "backbones": [NETWORK, "test_efficientnet"]}
+    finished = run(study.model_copy(update=changes), tmp_path / "run")
+    table, names = finished.files.counterfactuals.read(), ["mean_of_learners", "meta_learner_weighted"]
+    assert set(finished.results.counterfactuals or {}) == {NETWORK, "test_efficientnet", *names}
+    rows = finished.rows[finished.rows["stage"] == "oof"].set_index(["model", "case"])
+    for name in names:
+        own = table[(table["model"] == name) & (table["alteration"] == UNALTERED)].set_index(["model", "case"])
+        np.testing.assert_allclose(own[["p0", "p1"]], rows.loc[own.index, ["p0", "p1"]], atol=1e-5)
+        assert set(table.loc[table["model"] == name, "alteration"]) == {UNALTERED, *ALTERATIONS}
