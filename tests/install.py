@@ -38,8 +38,12 @@ def uv(*words: str | Path) -> None:
 def copy_of_source(folder: Path) -> Path:
     """A copy of what is packed, because building writes into the folder."""
     folder.mkdir(parents=True)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"):
         shutil.copy(ROOT / name, folder)
+    for line in (ROOT / "MANIFEST.in").read_text().splitlines():
+        for name in line.split()[1:]:
+            (folder / name).parent.mkdir(exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
     shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     return folder
 

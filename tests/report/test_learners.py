@@ -11,6 +11,7 @@ import pytest
 from casewise.audit.columns import leading_column
 from casewise.evaluation.results import Comparison, Difference
 from casewise.pipeline.evaluate import within_shortcut_column
+from casewise.report import beside_column
 from casewise.report.blocks import Cell, Facts, Heading, Matrix, Table
 from casewise.report.caveats import within_values
 from casewise.report.context import ReportContext
@@ -119,7 +120,7 @@ def test_the_auroc_stands_beside_that_of_the_column_and_within_it(three: ReportC
     cohort: Any = SimpleNamespace(images=three.cohort_images)
     within = within_shortcut_column(three.study, cohort, three.predictions, three.metrics, folder)
     context = with_results(dataclasses.replace(three, audit=audit), within_column=within)
-    column = learners.beside_column(context)
+    column = beside_column.beside_column(context)
     by_name = {row.name: row for row in column.rows}
     assert (by_name["covid"].alone, by_name["covid"].verdict) == (0.97, "open")
     # one source has no other class than a single subject's: its area says nothing
@@ -132,11 +133,11 @@ def test_the_auroc_stands_beside_that_of_the_column_and_within_it(three: ReportC
     figures = dict(context.figures(context.stage, context.learner))
     for label, value, low in (("covid", 0.98, 0.975), ("no_finding", 0.78, 0.76), ("pneumonia", 0.8, None)):
         figures[f"auroc[{label}]"] = dataclasses.replace(figures[f"auroc[{label}]"], value=value, low=low)
-    beside = learners.beside_column(with_own(context, figures))
-    other = learners.beside_column(with_results(context, within_column=dataclasses.replace(within, learner="x")))
+    beside = beside_column.beside_column(with_own(context, figures))
+    other = beside_column.beside_column(with_results(context, within_column=dataclasses.replace(within, learner="x")))
     assert [row.verdict for row in beside.rows] == ["better", "better", "untested"]
     assert other.values == []
-    assert learners.beside_column_blocks(dataclasses.replace(context, audit=None)) == []
+    assert beside_column.beside_column_blocks(dataclasses.replace(context, audit=None)) == []
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from casewise.cli.run import Quiet
-from casewise.plugin import ResultFolders, plugins
+from casewise.plugin import Plugin, ResultFolders, plugins
 
 if TYPE_CHECKING:
     from casewise.inference.model import TrainedModel
@@ -180,7 +180,13 @@ def parsed_folders(options: Sequence[str]) -> dict[str, Path]:
     """
     from casewise.errors import CasewiseError, cut, nearest
 
-    owners = {name: plugin for plugin in plugins() for name in plugin.result_formats()} if options else {}
+    owners: dict[str, Plugin] = {}
+    for plugin in plugins() if options else ():
+        for name in plugin.result_formats():
+            if name in owners:
+                others = f"the plugins {owners[name].name} and {plugin.name}"
+                raise CasewiseError(f"--also: {name} is a format of {others}. Remove one of them.")
+            owners[name] = plugin
     folders: dict[str, Path] = {}
     for text in options:
         name, separator, folder = text.partition("=")

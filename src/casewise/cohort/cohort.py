@@ -144,7 +144,7 @@ def _standard_columns(
         visits = checks.read_names(raw, "visit", problems, notes)
         checks.check_alike(raw, "visit", problems, within=subjects)
     else:
-        lacking = f"The column {columns['visit']} is empty" if "visit" in columns else "There is no visit column"
+        lacking = f"The column {columns['visit']} is empty" if "visit" in columns else "No column is read as the visit"
         notes.append(f"{lacking}: every subject is one case, at visit 1.")
     if "region" in columns:
         regions = checks.read_names(cells[columns["region"]], "region", problems, notes)

@@ -459,6 +459,8 @@ class ColumnGroup(Record):
     Attributes:
         right: how many of its `rows` predictions are right; commonest: its most frequent class, which is that of
             `of_commonest` rows, so that always naming it would be right as often.
+        classes: by class its subjects, cases and `rows`, how many of these were predicted as it (`found`) and how many
+            of other classes (`mistaken`), and whose prediction set holds it (`held`).
     """
 
     n_subjects: int

@@ -13,7 +13,7 @@ from casewise.modalities.registry import modality_of
 from casewise.models.build_model import backbone_of, network_from
 from casewise.models.outputs import Output, raw_columns, width_of
 from casewise.models.weights import FORMAT, read_checked
-from casewise.plugin import modality_sections
+from casewise.plugin import modality_sections, register_additions
 from casewise.run_folder import JobFolder
 from casewise.study.loading import saved_study
 from casewise.study.schema import BUNDLE, settings_marked
@@ -89,6 +89,7 @@ class Bundle:
         Raises:
             RunError: a file is missing or damaged, or of another format.
         """
+        register_additions()
         files = JobFolder(Path(folder))
         if not (files.facts.exists() and files.weights.exists()):
             lacking = files.weights if files.facts.exists() else files.facts
@@ -198,7 +199,10 @@ def _check_types(facts: Mapping[str, Any]) -> None:
     if not isinstance(facts.get("distance"), (dict, NoneType)):
         raise ValueError("distance is neither an object nor null")
     if unknown := next((o["kind"] for o in facts["outputs"] if o["kind"] not in kind_names()), None):
-        raise ValueError(f"there is no kind of target {cut(unknown)}")
+        raise RunError(
+            f"The network predicts a target of the kind {cut(unknown)}, which no package here adds. Install the one "
+            "that does; if the file is damaged, train the network again."
+        )
     names = [*facts["subjects"], *(name for output in facts["outputs"] for name in output["classes"])]
     if not facts["outputs"] or not all(isinstance(name, str) for name in names):
         raise ValueError("there are no outputs, or a name is no text")

@@ -357,5 +357,6 @@ def check_classes(study: Study, labels: torch.Tensor, *, where: str) -> None:
             raise SplitError(
                 f"{where}: no training subject has {output.name} {study.classes_of(output.name)[counts.index(0)]!r}; "
                 "all who have it are held out or decide when to stop. Add subjects, merge the class with another, "
-                "hold out fewer subjects (`split`), or write `recipe: {early_stopping: {monitor: none}}`."
+                "hold out fewer subjects (`split`), or write `recipe: {schedule: constant, early_stopping: {monitor: "
+                "none}}`."
             )

@@ -43,6 +43,8 @@ def modality_of(study: Study) -> Modality:
         if name == "photographs":
             register(import_module("casewise.modalities.photographs.modality").MODALITY)
         elif name in of_plugins and (modality := of_plugins[name].modality()):
+            if modality.name != name:
+                raise StudyError(f"modality: that of the plugin {name} is named {modality.name!r}; both need one name.")
             register(modality)
         else:
             names = list(dict.fromkeys(["photographs", *of_plugins, *_REGISTERED]))
@@ -52,4 +54,4 @@ def modality_of(study: Study) -> Modality:
 
 
 def _of_plugins() -> dict[str, Plugin]:
-    return {plugin.name: plugin for plugin in plugins() if type(plugin).modality is not Plugin.modality}
+    return {plugin.name: plugin for plugin in plugins() if plugin.brings_modality}

@@ -164,10 +164,11 @@ def within_values(study: Study, results: Results) -> str:
     groups.sort(key=lambda item: (item[1].right > item[1].of_commonest, -item[1].rows))
     right, missed = [], []
     for name, group in groups[:MOST_VALUES]:
-        more = "more" if group.right > group.of_commonest else "no more"
+        gap = group.right - group.of_commonest
+        beside = "as many as" if gap == 0 else f"{'more' if gap > 0 else 'fewer'} than"
         commonest = class_name(study, main.target, group.commonest)
         right.append(
-            f"{name}: {group.right:,} of {group.rows:,} right, {more} than the {group.of_commonest:,} of always naming "
+            f"{name}: {group.right:,} of {group.rows:,} right, {beside} the {group.of_commonest:,} of always naming "
             f"{commonest}"
         )
         for label, counts in group.classes.items():

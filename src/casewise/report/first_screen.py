@@ -16,10 +16,11 @@ from casewise.cohort.targets import target_columns
 from casewise.evaluation.results import Estimate, Note, SourceMean
 from casewise.metrics.registry import metric_of
 from casewise.modalities.registry import modality_of
+from casewise.report.beside_column import beside_column
 from casewise.report.context import EXTERNAL, ReportContext, counted_cases, defined, evaluated_on, terms_of
 from casewise.report.formatting import MISSING, class_name, counted, is_number, listed, number, percent, plain, signed
 from casewise.report.sections.agreement import score_ranges
-from casewise.report.sections.learners import beside_column
+from casewise.report.sections.learners import comparison_of, gap_between
 from casewise.report.statements import Statement, statements
 from casewise.report.tables import VERDICTS, MetricFormat, kind_report, verdict, verdict_beside
 from casewise.study.learners import is_baseline, learner_name
@@ -283,8 +284,10 @@ def failures(context: ReportContext) -> tuple[list[str], list[Failure]]:
 def _beside_failures(context: ReportContext, rows: Sequence[Failure], more: int) -> str:
     """What the table does not show; of numbers, what its bold row is."""
     if context.classes:
-        return f"{counted(more, 'more class', 'more classes')} in the table of classes." if more > 0 else ""
-    bold = "Bold: largest average error. " if any(row.worst for row in rows) else ""
+        bold = "Bold: clearly found least often." if any(row.worst for row in rows) else ""
+        further = f"{counted(more, 'more class', 'more classes')} in the table of classes." if more > 0 else ""
+        return " ".join(filter(None, [bold, further]))
+    bold = "Bold: clearly the largest average error. " if any(row.worst for row in rows) else ""
     lacked = "Rows are by the reference, which a new case lacks: do not correct a prediction by its leaning."
     return bold + lacked if rows else ""
 
@@ -299,7 +302,9 @@ def _failing_ranges(context: ReportContext) -> tuple[list[str], list[Failure]]:
         leaning = signed(bias.value, write.digits("bias")) if is_number(bias.value) else ""
         bounds = _bounds(write, "bias", bias, short=False)
         cells = [f"{each.count:,}", write.text("mae", each.error), f"{leaning} ({bounds})" if bounds else leaning]
-        rows.append(Failure(each.name, cells, each.error == worst, round(40 * each.error / worst) if worst else 0))
+        low = each.figures["mae"].low
+        clearly = low is not None and all(low > other.error for other in ranges if other is not each)
+        rows.append(Failure(each.name, cells, clearly, round(40 * each.error / worst) if worst else 0))
     return ["Reference", f"{terms_of(context).noun}s".capitalize(), "Average error", "Leaning"], rows
 
 
@@ -323,7 +328,10 @@ def _failing_classes(context: ReportContext) -> tuple[list[str], list[Failure]]:
         outer = [_share(np.asarray(outside.confusion[i]), i, rates[0])] if outside else []
         cells = [_share(counts[i], i, rates[0]), *outer, _share(counts[:, i], i, rates[1])]
         cells.append(names[int(wrong[i].argmax())] if wrong[i].any() else MISSING)
-        rows.append(Failure(names[i], cells, bool(recall[i] == recall.min() < 1)))
+        found = context.metric(context.stage, context.learner, f"recall[{here.names[i]}]")
+        high = found.high if found else None
+        clearly = high is not None and bool((high < np.delete(recall, i)).all())
+        rows.append(Failure(names[i], cells, clearly))
     return ["Reference", *heads, f"Mostly taken for{own_side(context)}"], rows
 
 
@@ -337,7 +345,7 @@ def _share(counts: np.ndarray, i: int, rate: str) -> str:
 
 
 def rivals(context: ReportContext) -> list[Rival]:
-    """The reported model, the best baseline, a guess, and the column of the table that predicts the classes."""
+    """The reported model, the best baseline, a better part of a combined model, a guess, and a column that predicts."""
     write, metric = context.write, kind_report(context.kind).compared
     figure = defined(context.quoted.get(metric))
     if figure is None:
@@ -353,6 +361,13 @@ def rivals(context: ReportContext) -> list[Rival]:
         code = verdict(gap.low, gap.high, metric) if gap else "untested"
         note = f"the best of {compared.chosen} on these cases" if compared.chosen > 1 else ""
         rows.append(replace(rival(learner_name(compared.baseline), best, code), note=note))
+    entry = comparison_of(context, context.stage) if context.learner in context.stackers else None
+    combined = {*context.stackers, *([compared.baseline] if compared else [])}
+    if entry and entry.best not in combined and (best := context.metric(context.stage, entry.best, metric)):
+        gap = gap_between(entry, context.learner, entry.best)
+        code = verdict(gap.low, gap.high, metric) if gap else "untested"
+        note = f"the best of all {len(context.learners)} on these cases"
+        rows.append(replace(rival(learner_name(entry.best), best, code), note=note))
     guessed, chance = guessed_median(context), metric_of(metric).chance if context.classes else None
     if guessed and metric == "mae":
         low, high, rough = guessed["gaps"].get(context.learner, (None, None, True))
@@ -420,7 +435,7 @@ def coverage(context: ReportContext) -> str:
         unit = f"{context.study.unit}s"
         if len(few) == len(context.classes):
             return f"Too few {unit} to calibrate sets of classes: the set of a prediction names every class."
-        text = f"Each prediction is a set of classes that should hold the true one in {level} of new cases"
+        text = f"Each prediction is a set of classes that should hold the true one in {level} of cases like these"
         text += f" ({here})" if here else ""
         if figures and figures.size and figures.size.value is not None:
             text += f", on average {number(figures.size.value, 1)} of {len(context.classes)}"

@@ -68,7 +68,7 @@ def sections(context: ReportContext) -> list[Section]:
     listed = {make.__module__ for make in SECTIONS}
     modules = pkgutil.iter_modules(folder.__path__, f"{folder.__name__}.")
     names = [module.name for module in modules if module.name not in listed and not module.ispkg]
-    names += [plugin.report for plugin in plugins() if plugin.report and not plugin.section]
+    names += [plugin.report for plugin in plugins() if plugin.report and not plugin.brings_modality]
     further = [importlib.import_module(name).section for name in names]
     makers = [*SECTIONS[:first_case], *further, *SECTIONS[first_case:]]
     return [section for make in makers if (section := make(context)) is not None]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from casewise.audit.findings import Audit
 from casewise.audit.sentences import untested
+from casewise.evaluation.headline import FITTED
 from casewise.evaluation.intervals import ROUGH_BELOW
 from casewise.evaluation.results import AlteredAnswers, Note
 from casewise.evaluation.robustness import affects
@@ -230,7 +231,13 @@ def chosen(context: ReportContext) -> Found:
     }
     if count < 2 or context.metrics.main.learner != context.learner or how not in words:
         return None
-    return "note", words[how], ""
+    fitted = " Its weights may make these figures a little too good." if _fitted_out_of_fold(context) else ""
+    return "note", words[how] + fitted, "learners" if fitted else ""
+
+
+def _fitted_out_of_fold(context: ReportContext) -> bool:
+    """Whether the networks behind the weights for a fold were trained on its cases."""
+    return context.stage == "oof" and context.learner.startswith(FITTED)
 
 
 def _note(context: ReportContext, code: str) -> Note | None:

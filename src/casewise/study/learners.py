@@ -210,8 +210,13 @@ def register_learner(learner: Learner) -> None:
     """Let every study fit this learner to which it belongs (`Learner.belongs_to`).
 
     Its kind needs an entry in `casewise.models.build_model.BUILDERS` and one in `casewise.jobs.fitting.FITTERS`. A
-    learner of the same name is replaced.
+    learner of the same name is replaced, but those of casewise cannot be.
+
+    Raises:
+        ValueError: casewise has a learner of this name.
     """
+    if learner.name in [own.name for own in _OWN]:
+        raise ValueError(f"casewise has a learner named {learner.name!r}; name this one otherwise.")
     _REGISTERED[learner.name] = learner
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, create_model, model_validator
 
-from casewise.errors import cut
+from casewise.errors import CasewiseError, cut
 from casewise.plugin import modality_sections, plugins, register_additions
 from casewise.study.checks import check_study
 from casewise.study.evaluation import Audit, Evaluation
@@ -369,11 +369,28 @@ class Study(StudyModel):
         return self.scores[name].level if name in self.scores else (self.targets[name].level or self.target_level)
 
 
+def _keys_of_plugins(core: type[Study]) -> list[type[StudyModel]]:
+    """The classes of the keys that plugins bring, the last plugin first: fields of later bases come first.
+
+    Raises:
+        CasewiseError: a key is there already.
+    """
+    owners = dict.fromkeys(core.model_fields, "casewise")
+    classes: list[type[StudyModel]] = []
+    for plugin in plugins():
+        if keys := plugin.study_keys():
+            if taken := [name for name in keys.model_fields if name in owners]:
+                of = owners[taken[0]]
+                raise CasewiseError(f"The plugin {plugin.name} has the key {taken[0]!r} of {of}. Remove the plugin.")
+            owners |= dict.fromkeys(keys.model_fields, f"the plugin {plugin.name}")
+            classes.insert(0, keys)
+    return classes
+
+
 if not TYPE_CHECKING:  # type checkers see the keys of the core
     Study = create_model(
         "Study",
-        # fields of later bases come first
-        __base__=(*(keys for plugin in reversed(plugins()) if (keys := plugin.study_keys())), Study),
+        __base__=(*_keys_of_plugins(Study), Study),
         __module__=__name__,
         __doc__=Study.__doc__,
     )

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Protocol
 
 from casewise.errors import CasewiseError, RunError, cut, nearest
 from casewise.files import make_folder, staging_folder, sync_folder, write_atomic
@@ -26,9 +26,35 @@ if TYPE_CHECKING:
     from casewise.inference.new_cases import PredictedChunk
 
 
-# A class with `name` (on the command line), `title` (for people), `ending` (of its files), `packages` (the modules that
-# it needs beyond those of casewise) and `files`.
-ResultFormat: TypeAlias = Fhir | DicomSr | SummaryImage | SummaryPdf
+class ResultFormat(Protocol):
+    """How a case is written.
+
+    Attributes:
+        name: on the command line; title: for people; ending: of its files.
+        packages: the modules that it needs beyond those of casewise.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def title(self) -> str: ...
+
+    @property
+    def ending(self) -> str: ...
+
+    @property
+    def packages(self) -> tuple[str, ...]: ...
+
+    def files(self, result: CaseResult, facts: ModelFacts) -> Iterator[tuple[str, bytes]]:
+        """The files of a case: a name that tells them from the case's others, and their bytes.
+
+        Raises:
+            CasewiseError: the case cannot be written in this format; the message is the reason.
+        """
+        ...
+
+
 FORMATS: dict[str, ResultFormat] = {
     each.name: each for each in (Fhir("fhir", "R5"), Fhir("fhir-r4", "R4"), DicomSr(), SummaryImage(), SummaryPdf())
 }

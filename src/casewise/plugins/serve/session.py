@@ -88,9 +88,9 @@ def describe(model: TrainedModel, study: Study, learner: str, networks: list[str
 
 
 def _known(about: Mapping[str, Any]) -> str:
-    """The figures of the study, and what its audit found, in sentences; empty for a study without results."""
+    """What the study's audit found, and its figures, in sentences; empty for a study without results."""
     result = f"In its study: {about['result']}." if about.get("result") else ""
-    return " ".join(filter(None, [result, str(about.get("audited") or "")]))
+    return " ".join(filter(None, [str(about.get("audited") or ""), result]))
 
 
 def covariate_fields(record: Mapping[str, Any]) -> list[Json]:

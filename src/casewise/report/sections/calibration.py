@@ -54,9 +54,10 @@ def of_stage(context: ReportContext, stage: str) -> list[Block]:
     by_fold = BY_FOLD if any(entry.slope_by_fold for entry in by_name.values()) else ""
     columns += ["Slope by fold"] if by_fold else []
     rows = [row(name, entry, DIGITS if points is None else max(points, DIGITS)) for name, entry in by_name.items()]
+    rough = any(entry.slope.rough or entry.intercept.rough for entry in by_name.values())
     slopes: list[Block] = [
         Table(columns, rows, f"{capital(SIDES[stage])}; intervals by resampling {unit}s."),
-        Text(HOW + (ROUGH.format(few=FEW_OF_CLASS, unit=unit) if classes else "") + by_fold, note=True),
+        Text(HOW + (ROUGH.format(few=FEW_OF_CLASS, unit=unit) if classes and rough else "") + by_fold, note=True),
     ]
     decided = (context.metrics.decision_curves or {}).get(stage, {})
     all_points = [(name, point) for name, points_of in decided.items() for point in points_of]

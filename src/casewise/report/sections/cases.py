@@ -82,9 +82,9 @@ def high_confidence_errors(context: ReportContext) -> list[Card]:
 
 
 def _card(context: ReportContext, row: Mapping[str, Any], blocks: list[Block]) -> Card:
+    shown = getattr(preparation.module_of(context.study), "case_pictures", preparation.case_pictures)
     pictures = [
-        Picture(uri, "Input of the model" + (f": {name}" if name else ""), name)
-        for name, uri in preparation.module_of(context.study).case_pictures(context, row)
+        Picture(uri, "Input of the model" + (f": {name}" if name else ""), name) for name, uri in shown(context, row)
     ]
     return Card(capital(case_label(row)), pictures, blocks)
 

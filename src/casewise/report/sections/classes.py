@@ -9,6 +9,7 @@ from casewise.evaluation.classification import temperatures_at_bound
 from casewise.evaluation.results import ClassFigures, Figures, OperatingPoint, ReliabilityBin
 from casewise.evaluation.thresholds import by_fold_text
 from casewise.metrics.registry import metric_of
+from casewise.report.beside_column import beside_column_blocks
 from casewise.report.blocks import Block, Cell, Facts, Fold, Matrix, Plot, Plots, Row, Section, Table, Text
 from casewise.report.context import ReportContext, defined, evaluated, evaluated_on, terms_of
 from casewise.report.figures import classes as draw
@@ -46,7 +47,14 @@ POINTS = (
     " thresholds were chosen on {chosen}; where they differ by fold, their range is shown."
 )
 CHOSEN_ON = {"out of fold": "the cases of the folds"}
-PREDICTIVE = "Precision (PPV) and NPV hold for the share of the class among these {noun}s; likelihood ratios do not."
+PREDICTIVE = (
+    "Precision (PPV) and NPV change with the share of the class among the {noun}s. Likelihood ratios do not, but all"
+    " figures change with the kind of {unit}s and sources."
+)
+BESIDE = (
+    "A column of the table predicts the classes: a sensitivity and specificity over all its values can come from"
+    " recognising the value. See the table of found and mistaken above."
+)
 AT_STATED = (
     "Figures at {prevalence} are computed from sensitivity and specificity for this prevalence, which the study states;"
     " its uncertainty is not in the intervals."
@@ -68,13 +76,17 @@ def section(context: ReportContext) -> Section | None:
     blocks: list[Block] = [Matrix(counts, evaluated(context), "reference", "predicted"), *pooled(context)]
     if plots := _plots(context, entry, figures):
         blocks.append(Plots(plots))
+    blocks += (beside := beside_column_blocks(context))
     if worse := worse_scaled(figures):
         names = listed([metric_of(name).phrase for name in worse])
         blocks.append(Text(WORSE_SCALED.format(place=where, names=names)))
     table = class_table(context, context.stage, context.learner)
     blocks.append(Fold("Class by class: precision, recall, F1 and areas", [table] if table else []))
     if entry.operating:
-        blocks.append(Fold("Operating points", point_blocks(context, entry, context.stage)))
+        points = point_blocks(context, entry, context.stage)
+        if beside:
+            points.append(Text(BESIDE, note=True))
+        blocks.append(Fold("Operating points", points))
     if scores := probability_rows(entry, figures):
         caption = PROBABILITIES.format(place=capital(where))
         facts = temperature(entry)
@@ -159,7 +171,7 @@ def point_blocks(context: ReportContext, entry: ClassFigures, stage: str) -> lis
     chosen, prevalence = points[0].chosen_on, points[0].prevalence
     where = capital(evaluated_on(context, stage))
     caption = POINTS.format(place=where, noun=noun, chosen=CHOSEN_ON.get(chosen, chosen))
-    keys, note = {name: name for name in FURTHER_FIGURES}, PREDICTIVE.format(noun=noun)
+    keys, note = {name: name for name in FURTHER_FIGURES}, PREDICTIVE.format(noun=noun, unit=context.study.unit)
     heads = [WRITE.title(metric) for metric in FURTHER_FIGURES]
     if prevalence is not None:
         keys |= AT_PREVALENCE

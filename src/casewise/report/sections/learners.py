@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
 import numpy as np
 
-from casewise.audit.columns import leading_column
 from casewise.evaluation.headline import FITTED
-from casewise.evaluation.results import ColumnGroup, Comparison, Difference, Estimate, GroupMean, OverFolds
+from casewise.evaluation.results import Comparison, Difference, OverFolds
 from casewise.metrics.registry import metric_of
 from casewise.predictions.nested_cv import NESTED
 from casewise.predictions.table import INTERNAL
@@ -19,20 +16,18 @@ from casewise.report.figures.drawing import MODEL, SOFT
 from casewise.report.formatting import (
     MISSING,
     capital,
-    class_name,
     display_name,
     is_number,
     listed,
-    number,
     plain,
     signed,
 )
 from casewise.report.sections.classes import class_table
-from casewise.report.tables import VERDICTS, MetricFormat, confusion, kind_report, verdict, verdict_beside
+from casewise.report.tables import VERDICTS, MetricFormat, confusion, kind_report, verdict
 from casewise.study.learners import is_baseline, learner_name, learner_named
 from casewise.study.presets.published import published_lines
 
-MOST_REPORTS, MOST_SHOWN = 16, 4
+MOST_REPORTS = 16
 
 ORDER = "{stage}, the best {order} first; marked: the reported learner."
 AGAINST = (
@@ -72,7 +67,7 @@ def section(context: ReportContext) -> Section | None:
         texts = {"stages": stages, "order": order, "confidence": terms.confidence}
         blocks.append(Plots(plots, FOREST.format(merit=merit, **texts)))
     whole: list[Block] = [tables[0][1]]
-    if any(_comparison(context, stage) for stage, _ in tables):
+    if any(comparison_of(context, stage) for stage, _ in tables):
         baselines = " and with a baseline" if any(map(is_baseline, context.learners)) else ""
         note = AGAINST.format(metric=context.write.phrase(kind_report(context.kind).compared), baselines=baselines)
         whole.append(Text(note, note=True))
@@ -95,7 +90,7 @@ def section(context: ReportContext) -> Section | None:
         ("Class by class and confusion matrix of each other learner", others),
     ]
     blocks += [Fold(summary, inside) for summary, inside in folds if inside]
-    return Section("learners", "All learners", [*blocks, *beside_column_blocks(context)])
+    return Section("learners", "All learners", blocks)
 
 
 # ------------------------------------------------------------------------------------------------------------ tables
@@ -107,7 +102,7 @@ def learner_table(context: ReportContext, stage: str) -> Table | None:
     published = published_lines(study, context.outcome, context.learners) if stage == context.stage else {}
     stated = [metric for figures in published.values() for metric in figures]
     metrics = list(dict.fromkeys([*context.columns("learners", stage), *map(str, stated)]))
-    entry = _comparison(context, stage)
+    entry = comparison_of(context, stage)
     baseline = context.metrics.against_baselines
     best = [context.learner, entry.best, *([baseline.baseline] if baseline else [])] if entry else []
     others = [name for name in dict.fromkeys(best) if entry and _is_tested(context, stage, entry, name)]
@@ -156,7 +151,7 @@ def _noun(context: ReportContext, learner: str) -> str:
     return "network" if learner in context.study.networks else "nested choice" if learner == NESTED else "combined"
 
 
-def _comparison(context: ReportContext, stage: str) -> Comparison | None:
+def comparison_of(context: ReportContext, stage: str) -> Comparison | None:
     """The comparison of the learners of a stage; None where sources were left out, or without one."""
     if stage == "oof" and context.metrics.site_means:
         return None
@@ -279,96 +274,3 @@ def _forest(context: ReportContext, metric: str) -> Plot | None:
 def _merit(context: ReportContext, learner: str) -> float:
     figures = [context.metric(stage, learner, context.merit) for stage in (context.choosing, context.stage)]
     return next((figure.value for figure in figures if figure and figure.value is not None), -np.inf)
-
-
-# ---------------------------------------------------------------------------------------------- beside a column alone
-
-
-COLUMN = (
-    "Alone: a linear model on the column, without an image, for subjects not used for fitting it. The model counts as"
-    " better than the column if the interval of its AUROC lies above; otherwise its AUROC is no evidence that it uses"
-    " the disease. Within: the same predictions of the model among the cases with one value of the column, where"
-    " recognising the column does not help; below, the subjects with the class. The mean is over the values with an"
-    " interval, each with the same weight."
-)
-
-
-@dataclass(frozen=True)
-class ClassBesideColumn:
-    """The AUROC of a class: of the model, of the column alone, and within the values of the column.
-
-    `within` has a figure and the subjects with the class for each shown value, `mean` is over all values.
-    """
-
-    name: str
-    figure: Estimate
-    alone: float | None
-    mean: GroupMean | None
-    within: list[tuple[Estimate | None, str]]
-
-    @property
-    def verdict(self) -> str:
-        """The verdict on the model beside the column alone."""
-        return "untested" if self.alone is None else verdict_beside(self.figure, self.alone, "auroc")
-
-
-@dataclass(frozen=True)
-class BesideColumn:
-    """The column, its shown values and the number of all, and a row for each class (of two the positive one)."""
-
-    name: str
-    values: list[str]
-    count: int
-    rows: list[ClassBesideColumn]
-
-
-def beside_column(context: ReportContext) -> BesideColumn | None:
-    """The reported model beside the column; None without such a column, or where sources were left out in turn."""
-    study, target = context.study, context.outcome
-    column = leading_column(context.audit, target, study.audit.columns)
-    figures = context.figures(context.stage, context.learner)
-    if column is None or context.by_site:
-        return None
-    within, of = context.metrics.within_column, (column["name"], target, context.stage, context.learner)
-    if within and (within.column, within.target, within.stage, within.learner) != of:
-        within = None
-    groups, means = (within.groups, within.means) if within else ({}, {})
-    shown, positive = list(groups)[:MOST_SHOWN], study.positive_of(target)
-    rows = []
-    for label in map(str, [positive] if positive is not None else context.classes):
-        key = "auroc" if positive is not None else f"auroc[{label}]"
-        if figure := defined(figures.get(key)):
-            each = [(groups[group].metrics.get(key), _subjects(groups[group], label)) for group in shown]
-            name, alone = class_name(study, target, label), column["by_class"].get(label)
-            rows.append(ClassBesideColumn(name, figure, alone, means.get(key), each))
-    if all(row.alone is None for row in rows):
-        return None
-    return BesideColumn(plain(column["name"]), [plain(group) for group in shown], len(groups), rows)
-
-
-def _subjects(group: ColumnGroup, label: str) -> str:
-    of_class = group.classes.get(label)
-    return f"{of_class['n_subjects']:,} of {group.n_subjects:,} subjects" if of_class else ""
-
-
-def beside_column_blocks(context: ReportContext) -> list[Block]:
-    """The table, folded; none without such a column."""
-    column = beside_column(context)
-    if column is None:
-        return []
-    write, name = context.write, capital(column.name)
-    rows = []
-    for row in column.rows:
-        cells = [write.cell("auroc", row.figure), Cell(number(row.alone, 2)), Cell(VERDICTS[row.verdict])]
-        if column.values:
-            averaged = row.mean.groups if row.mean else []
-            count = f"{len(averaged)} of {column.count} values" if averaged else "too few subjects"
-            cells.append(Cell(number(row.mean.value if row.mean else None, 3), count))
-        for figure, subjects in row.within:
-            cell = write.cell("auroc", figure)
-            cells.append(replace(cell, small="; ".join(filter(None, (cell.small, subjects)))))
-        rows.append(Row(row.name, cells))
-    means = ["Within, mean", *(f"{name} {value}" for value in column.values)] if column.values else []
-    title = f"AUROC beside the column {column.name}"
-    table = Table(["Class", "Model", f"{name} alone", "Model is", *means], rows, f"{title}.")
-    return [Fold(f"{title}, by class", [table, Text(COLUMN, note=True)])]

@@ -56,10 +56,12 @@ def section(context: ReportContext) -> Section | None:
     entry, study = context.metrics.participants, context.study
     if entry is None:
         return None
-    flows: list[Block] = [Table(["Step", "Left out", "Remaining"], flow_rows(entry.flow, entry), FLOW)]
+    flows: list[Block] = [Table(["Step", "Left out", "Remaining"], flow_rows(entry.flow, entry), FLOW, wide=True)]
     if entry.flow.external:
         rows = flow_rows(entry.flow.external, entry)
-        flows.append(Table(["Step", "Left out", "Remaining"], rows, f"External cohort: {entry.flow.external.name}."))
+        flows.append(
+            Table(["Step", "Left out", "Remaining"], rows, f"External cohort: {entry.flow.external.name}.", wide=True)
+        )
     heads = ["Characteristic", *(SIDE_NAMES[side.code].format(name=side.name) for side in entry.sides)]
     described = Table(heads, characteristic_rows(study, entry), without_folds(context, CHARACTERISTICS), wide=True)
     blocks: list[Block] = [Fold("Flow of participants, step by step", [*flows, Text(FLOW_NOTE, note=True)])]

@@ -57,9 +57,10 @@ TUNING = {
 }
 MOST_CURVES, MOST_FINDERS = 12, 12
 CURVES = (
-    "Loss, and accuracy if recorded, by epoch; one line per network. Blue: subjects that decide when to stop, with a"
-    " dot at the epoch kept, else the last; grey: training, with augmentation and dropout. Dashed: a further phase."
+    "Loss, and accuracy if recorded, by epoch; one line per network. Grey: training, with augmentation and dropout."
+    "{stopping} Dashed: a further phase."
 )
+STOPPING = " Blue: subjects that decide when to stop, with a dot at the epoch kept, else the last."
 FINDERS = (
     "Before training, the learning rate rises from batch to batch; the rate at which the loss falls fastest is chosen."
     " Grey: loss of each batch; blue: smoothed, one line per network; dot: the rate chosen."
@@ -157,7 +158,9 @@ def curves(context: ReportContext) -> list[Block]:
         )
         for i, name in enumerate(drawn)
     ]
-    blocks: list[Block] = [Heading("Training curves"), Plots(plots, CURVES, "multiples")] if plots else []
+    stopping = STOPPING if any(job.get("stopped_on") != "none" for name in drawn for job in by_model[name]) else ""
+    caption = CURVES.format(stopping=stopping)
+    blocks: list[Block] = [Heading("Training curves"), Plots(plots, caption, "multiples")] if plots else []
     if searches := finders(context):
         blocks += [Heading("Search for the learning rate"), Plots(searches, FINDERS, "multiples")]
     if table := unfreezing(context):

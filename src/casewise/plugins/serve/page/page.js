@@ -348,7 +348,8 @@ function predict() {
   return ask(get("predict"), "Predicting …", "api/predict", sent.form, (answer) => {
     current = { ...sent, answer };
     showRecord();
-    get("known").textContent = model.known;
+    const [first, ...others] = model.known.split(/(?<=\.) (?=[A-Z])/);
+    get("known").replaceChildren(element("strong", first), [" ", ...others].join(" "));
     get("answers").replaceChildren(...answer.visits.map((visit) => showVisit(visit, model, answer.visits.length > 1)));
     get("results").hidden = get("save").disabled = get("print").disabled = false;
     drawTrajectory(get("trajectory"), answer.trajectory, model);

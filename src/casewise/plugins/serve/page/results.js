@@ -6,24 +6,34 @@ export function showVisit(visit, model, several) {
   node.append(element("h3", several ? visit.visit : "Prediction"));
   const facts = Object.entries(visit.covariates || {}).map(([name, value]) => `${name} ${value || "missing"}`);
   if (facts.length) node.append(element("p", `With ${facts.join(", ")}.`, "note"));
+  const unlike = visit.flags.some((flag) => flag.code !== "problem");
   if (visit.flags.length) {
     const flags = element("ul", "", "flags");
     flags.setAttribute("aria-label", "Flags");
     flags.append(...visit.flags.map((flag) => element("li", flag.message)));
     node.append(flags);
-    if (visit.flags.some((flag) => flag.code !== "problem")) node.classList.add("unlike");
+    if (unlike) node.classList.add("unlike");
   }
+  // what holds for nine of ten cases like the training does not hold for one that is unlike them
+  const results = unlike ? visit.results.map((result) => withoutInterval(result, model)) : visit.results;
   const targetOf = (result) => model.targets.find((target) => target.name === result.target);
-  const first = visit.results.filter((result) => targetOf(result).primary);
+  const first = results.filter((result) => targetOf(result).primary);
   const headline = first.length === 1 ? first : [];
   for (const result of headline) node.append(...outcome(result, targetOf(result), model));
-  const rest = visit.results.filter((result) => !headline.includes(result));
+  const rest = results.filter((result) => !headline.includes(result));
   const numbers = rest.filter((result) => targetOf(result).range);
   if (numbers.length) node.append(components(numbers, targetOf, model, headline.length > 0));
   for (const result of rest.filter((other) => !targetOf(other).range)) {
     node.append(element("h4", [result.title, result.region, result.image].filter(Boolean).join(", ")), ...classes(result, model));
   }
   return node;
+}
+
+function withoutInterval(result, model) {
+  if (result.prediction_low === null && !(result.prediction_set || []).length) return result;
+  const note = `no ${percent(model)} ${result.prediction_low === null ? "set" : "interval"}: the images are unlike the training`;
+  const bands = result.band ? [result.band] : [];
+  return { ...result, prediction_low: null, prediction_high: null, prediction_set: [], bands, interval_note: note };
 }
 
 function outcome(result, target, model) {
@@ -113,7 +123,7 @@ function components(results, targetOf, model, below) {
   const cell = (result) => (result ? [shown(result.prediction, decimals(result)), interval(result, decimals(result))] : "");
   const columns = [...new Set(results.map((result) => result.image || result.region))];
   const titles = [...new Set(results.map((result) => result.title))];
-  const small = results.some((result) => result.prediction_low !== null) ? `below: the ${percent(model)} interval` : "no intervals were calibrated";
+  const small = results.some((result) => result.prediction_low !== null) ? `below: the ${percent(model)} interval` : "no intervals";
   const rows = titles.map((title) => {
     const own = results.filter((result) => result.title === title);
     const [low, high] = targetOf(own[0]).range;

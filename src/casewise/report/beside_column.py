@@ -1,0 +1,141 @@
+"""The reported model beside the column of the table that predicts the classes, and within each value of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from casewise.audit.columns import leading_column
+from casewise.evaluation.results import ColumnGroup, Estimate, GroupMean, WithinColumn
+from casewise.report.blocks import Block, Cell, Fold, Row, Table, Text
+from casewise.report.context import ReportContext, defined, evaluated_on, terms_of
+from casewise.report.formatting import MISSING, capital, class_name, number, plain
+from casewise.report.tables import VERDICTS, verdict_beside
+
+MOST_SHOWN = 4
+WITHIN = (
+    "{place}, by the {column} of each {noun}. Found: {noun}s of the class that are predicted as it. Mistaken for it:"
+    " {noun}s of other classes that are predicted as it.{sets}"
+)
+SETS = " Set holds it: {noun}s of the class whose prediction set holds it."
+COLUMN = (
+    "Alone: a linear model on the column, without an image, for subjects not used for fitting it. The model counts as"
+    " better than the column if the interval of its AUROC lies above; otherwise its AUROC is no evidence that it uses"
+    " the disease. Within: the same predictions of the model among the cases with one value of the column, where"
+    " recognising the column does not help; below, the subjects with the class. The mean is over the values with an"
+    " interval, each with the same weight."
+)
+
+
+@dataclass(frozen=True)
+class ClassBesideColumn:
+    """The AUROC of a class: of the model, of the column alone, and within the values of the column.
+
+    `within` has a figure and the subjects with the class for each shown value, `mean` is over all values.
+    """
+
+    name: str
+    figure: Estimate
+    alone: float | None
+    mean: GroupMean | None
+    within: list[tuple[Estimate | None, str]]
+
+    @property
+    def verdict(self) -> str:
+        """The verdict on the model beside the column alone."""
+        return "untested" if self.alone is None else verdict_beside(self.figure, self.alone, "auroc")
+
+
+@dataclass(frozen=True)
+class BesideColumn:
+    """The column, its shown values and the number of all, and a row for each class (of two the positive one)."""
+
+    name: str
+    values: list[str]
+    count: int
+    rows: list[ClassBesideColumn]
+
+
+def beside_column(context: ReportContext) -> BesideColumn | None:
+    """The reported model beside the column; None without such a column, or where sources were left out in turn."""
+    study, target = context.study, context.outcome
+    column = leading_column(context.audit, target, study.audit.columns)
+    figures = context.figures(context.stage, context.learner)
+    if column is None or context.by_site:
+        return None
+    within = _within(context)
+    if within and within.column != column["name"]:
+        within = None
+    groups, means = (within.groups, within.means) if within else ({}, {})
+    shown, positive = list(groups)[:MOST_SHOWN], study.positive_of(target)
+    rows = []
+    for label in map(str, [positive] if positive is not None else context.classes):
+        key = "auroc" if positive is not None else f"auroc[{label}]"
+        if figure := defined(figures.get(key)):
+            each = [(groups[group].metrics.get(key), _subjects(groups[group], label)) for group in shown]
+            name, alone = class_name(study, target, label), column["by_class"].get(label)
+            rows.append(ClassBesideColumn(name, figure, alone, means.get(key), each))
+    if all(row.alone is None for row in rows):
+        return None
+    return BesideColumn(plain(column["name"]), [plain(group) for group in shown], len(groups), rows)
+
+
+def _subjects(group: ColumnGroup, label: str) -> str:
+    of_class = group.classes.get(label)
+    return f"{of_class['n_subjects']:,} of {group.n_subjects:,} subjects" if of_class else ""
+
+
+def beside_column_blocks(context: ReportContext) -> list[Block]:
+    """The counts within each value of the column, and the areas, folded; none without such a column."""
+    column, counts = beside_column(context), counts_table(context)
+    if column is None:
+        return []
+    write, name = context.write, capital(column.name)
+    rows = []
+    for row in column.rows:
+        cells = [write.cell("auroc", row.figure), Cell(number(row.alone, 2)), Cell(VERDICTS[row.verdict])]
+        if column.values:
+            averaged = row.mean.groups if row.mean else []
+            count = f"{len(averaged)} of {column.count} values" if averaged else "too few subjects"
+            cells.append(Cell(number(row.mean.value if row.mean else None, 3), count))
+        for figure, subjects in row.within:
+            cell = write.cell("auroc", figure)
+            cells.append(replace(cell, small="; ".join(filter(None, (cell.small, subjects)))))
+        rows.append(Row(row.name, cells))
+    means = ["Within, mean", *(f"{name} {value}" for value in column.values)] if column.values else []
+    title = f"AUROC beside the column {column.name}"
+    table = Table(
+        ["Class", "Model", f"{name} alone", "Model is", *means],
+        rows,
+        f"{title}, {evaluated_on(context, context.stage)}.",
+    )
+    fold = Fold(f"{title}, by class", [table, Text(COLUMN, note=True)])
+    return [counts, fold] if counts else [fold]
+
+
+def counts_table(context: ReportContext) -> Table | None:
+    """How often each class is found, and mistaken for, within each value of the column; None without figures."""
+    within = _within(context)
+    if within is None or context.by_site:
+        return None
+    noun, rows, held = terms_of(context).noun, [], context.metrics.prediction_sets is not None
+    for value, group in list(within.groups.items())[:MOST_SHOWN]:
+        for label, counts in group.classes.items():
+            own = counts["rows"]
+            pairs = [("found", own), ("mistaken", group.rows - own), *([("held", own)] if held else [])]
+            cells = [Cell(f"{counts[key]:,} of {of:,}" if of and key in counts else MISSING) for key, of in pairs]
+            rows.append(Row(f"{plain(value)}: {class_name(context.study, context.outcome, label)}", cells))
+    texts = {"place": capital(evaluated_on(context, context.stage)), "noun": noun, "column": plain(within.column)}
+    caption = WITHIN.format(**texts, sets=SETS.format(noun=noun) if held else "")
+    heads = [
+        f"{capital(plain(within.column))} and class",
+        "Found",
+        "Mistaken for it",
+        *(["Set holds it"] if held else []),
+    ]
+    return Table(heads, rows, caption)
+
+
+def _within(context: ReportContext) -> WithinColumn | None:
+    """The figures of the reported model within the values of the column."""
+    within, of = context.metrics.within_column, (context.outcome, context.stage, context.learner)
+    return within if within and (within.target, within.stage, within.learner) == of else None
