@@ -157,6 +157,17 @@ class OctPlugin(Plugin):
     def modality(self):
         return Oct()
 
+    def register(self):
+        from casewise.models.outputs import NETWORK_KINDS
+        from casewise.targets import Number, register_kind
+
+        class Thickness(Number):
+            name = "thickness"
+
+        register_kind(Thickness())
+        NETWORK_KINDS["thickness"] = NETWORK_KINDS["regression"]
+
+
 
 plugin = OctPlugin()
 """
@@ -187,3 +198,15 @@ def test_a_package_of_somebody_else_brings_a_command_and_a_modality(phantom: Pat
     environment = os.environ | {"PYTHONPATH": str(SOURCE)}
     done = subprocess.run([python, "-c", code, str(study)], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout == "layer maps 4 ['photographs', 'slides', 'volumes']\n"
+    # its kind of target is known to every process that trains, reports and predicts
+    text = STUDY.format(cohort=phantom).replace("extends: onestep-pasi\n", "panels: {by: image}\n")
+    study.write_text(f"{text}targets: {{area: {{kind: thickness, range: 0..6, level: image}}}}\nscores: {{}}\n")
+    run, predicted = str(tmp_path / "run"), tmp_path / "predicted.csv"
+    for words in (["run", str(study), "--output", run], ["predict", run, str(phantom), "--output", str(predicted)]):
+        done = call(SOURCE, *words, python=python)
+        assert done.returncode == 0, done.stderr
+    assert predicted.is_file()
+    without = call(SOURCE, "predict", run, str(phantom), "--output", str(predicted))
+    assert without.returncode == 2
+    assert "'thickness'" in without.stderr
+    assert "damaged" not in without.stderr.partition("if ")[0]
