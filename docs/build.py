@@ -120,9 +120,9 @@ COMMANDS_TAIL = """`casewise --version` shows the version.
 | code | meaning |
 |---|---|
 | 0 | done |
-| 1 | `run`: a network could not be trained and is left out of the report; `reproduce`: predictions differ; `predict`: no case was predicted; `node check`, `node status`: a partner cannot be reached, or a study is in quarantine. Any other command, or with a traceback: a fault of casewise, please report it |
+| 1 | `run`: a network could not be trained and is left out of the report; `reproduce`: predictions differ; `predict`: no case was predicted, or a format of `--also` has no file; `node check`, `node status`: a partner cannot be reached, or a study is in quarantine. Any other command, or with a traceback: a fault of casewise, please report it |
 | 2 | an error in the input; the message states what it is, where, and how to correct it |
-| 130, 143 | stopped by Ctrl-C or SIGTERM; the same command continues |
+| 130, 143 | stopped by Ctrl-C or SIGTERM; the same command continues. `serve`, `rate` and `node start`, which end so, give 0 |
 
 ## Environment
 

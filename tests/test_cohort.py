@@ -112,7 +112,7 @@ class TestWhatIsRead:
         folder = write("path,subject,visit,grade", "a.jpg,A,x,1", "b.jpg,A,,1")
         cohort = read_cohort(study(folder, columns={"visit": ""}))
         assert cohort.cases["case"].tolist() == ["A/1"]
-        assert any("no visit column" in note for note in cohort.notes)
+        assert any("No column is read as the visit" in note for note in cohort.notes)
 
     def test_where_keeps_rows(self, write: Callable[..., Path]) -> None:
         folder = write("path,subject,twin,view,grade", "a.jpg,A,,PA,1", "b.jpg,B,a.jpg,PA,1", "c.jpg,C,,L,1", ",,,X,1")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from casewise.console import Show
     from casewise.plugin import NewStudy
 
+OPTION = re.compile(r"--(target|subject|images)\b")
 # The files of a study that this function writes.
 FILES = ("study.yaml", "init.yaml", "cohort.csv")
 
@@ -107,7 +109,10 @@ def _planned(path: Path, images: Path | None, target: str, subject: str, folder:
     from casewise.plugin import plugins
 
     planned = (plugin.new_study(path, images, target, subject, folder) for plugin in plugins())
-    new = next((study for study in planned if study is not None), None)
+    try:
+        new = next((study for study in planned if study is not None), None)
+    except CasewiseError as error:  # which names the options of `casewise init`
+        raise type(error)(OPTION.sub(r"`\1=`", str(error))) from error
     if new is None:
         raise CasewiseError("casewise.fit needs the plugin `init`, which is not there. Install casewise again.")
     return new

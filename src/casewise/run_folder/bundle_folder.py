@@ -469,7 +469,7 @@ def _key(path: Path, option: str, side: str) -> Any:
         key = None
     if not isinstance(key, ed25519.Ed25519PrivateKey if side == "private" else ed25519.Ed25519PublicKey):
         raise CasewiseError(
-            f"{option}: {path} is not a {side} key of the kind ed25519 without a passphrase. `ssh-keygen -t ed25519 -N "
-            "'' -f KEY` writes the private one as KEY and the public one as KEY.pub."
+            f"{option}: {path} is not a {side} key of the kind ed25519{' without a passphrase' * (side == 'private')}. "
+            "`ssh-keygen -t ed25519 -N '' -f KEY` writes the private one as KEY and the public one as KEY.pub."
         )
     return key

@@ -84,9 +84,11 @@ def origin_of_weights(name: str, weights: str, folder: Path | None) -> str:
     library = "torchvision" if name in TORCHVISION else "timm"
     if _is_cached(name):
         return f"on this computer, downloaded earlier by {library}"
+    stated = environment_folder()
+    missing = f"; CASEWISE_WEIGHTS names {stated}, which does not exist" if stated and not stated.is_dir() else ""
     return (
-        f"NOT on this computer; a run first downloads them by {library}, which needs a connection (or name a folder "
-        "with them by --weights-dir or CASEWISE_WEIGHTS)"
+        f"NOT on this computer{missing}; a run first downloads them by {library}, which needs a connection (or name a "
+        "folder with them by --weights-dir or CASEWISE_WEIGHTS)"
     )
 
 

@@ -290,6 +290,9 @@ def test_all_learners_are_exported_and_the_coefficients_of_those_that_combine_th
     assert set(written.graphs) == {"test_resnet", "cnn"}
     description = json.loads((written.folder / "preprocessing.json").read_text())
     assert description["stackers"]["mean_of_learners"]["label"]["weights"] == {"test_resnet": 0.5, "cnn": 0.5}
+    of_bundle = export(done.folder / "bundle", tmp_path / "bundle", to="torchscript", learners=["cnn"])
+    again = json.loads((of_bundle.folder / "preprocessing.json").read_text())
+    assert (again["stackers"], again["headline"]) == (description["stackers"], done.results.main.learner)
     # again, into the same folder
     assert set(export(done.folder, tmp_path / "all", to="torchscript").graphs) == {"test_resnet", "cnn"}
 

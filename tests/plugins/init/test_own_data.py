@@ -356,11 +356,11 @@ class TestTargets:
         doubts = plan_study(**arranged(tmp_path, "image|patient|grade", rows)).doubts
         assert any(doubt.startswith(f"grade: {code} in row 5 ") for doubt in doubts) == doubted
 
-    def test_a_stated_subject_is_taken_and_its_visits_follow(self, tmp_path: Path) -> None:
+    def test_a_stated_subject_is_taken(self, tmp_path: Path) -> None:
         rows = [[f"{i}.png", f"A{i}", f"B{i // 2}", str(i % 2)] for i in range(8)]
         start(tmp_path, "image|patient|proband|grade", rows, subject="proband")
         cohort = cohort_in(tmp_path)
-        assert (set(cohort.cases["subject"]), len(cohort.cases)) == ({"B0", "B1", "B2", "B3"}, 8)
+        assert (set(cohort.cases["subject"]), len(cohort.cases)) == ({"B0", "B1", "B2", "B3"}, 4)
         with pytest.raises(CasewiseError, match=r"--subject 'probant': .*Did you mean 'proband'"):
             start(tmp_path, "image|patient|proband|grade", rows, subject="probant")
 
@@ -381,11 +381,13 @@ class TestTargets:
         plan = start(tmp_path, "image|number|grade", rows, subject="number")
         assert any("ANOTHER SUBJECT, as 'number'" in doubt for doubt in plan.doubts)
 
-    def test_images_of_a_visit_with_other_labels_are_visits(self, tmp_path: Path) -> None:
+    def test_images_of_a_subject_with_other_labels_are_predicted_one_by_one(self, tmp_path: Path) -> None:
         rows = [[f"{i}{side}.png", f"P{i}", "ab"[(i + n) % 2]] for i in range(8) for n, side in enumerate("lr")]
-        start(tmp_path, "image|patient|grade", rows)
+        plan = start(tmp_path, "image|patient|grade", rows)
+        assert yaml.safe_load(plan.text)["panels"] == {"by": "image"}
+        assert any("8 subjects have images with different values of the target" in doubt for doubt in plan.doubts)
         cohort = cohort_in(tmp_path)
-        assert (len(cohort.cases), cohort.cases["subject"].nunique()) == (16, 8)
+        assert (len(cohort.panels), len(cohort.cases)) == (16, 8)
 
 
 class TestTheRecipe:

@@ -227,6 +227,6 @@ def test_files_are_stored_by_name_and_content_however_they_were_sent(tmp_path: P
     sent = [("b10.jpg", b"b"), ("b9.jpg", b"a"), ("image.jpg", b"y"), ("image.jpg", b"x")]
     form = FormData([("upper", UploadFile(BytesIO(content), filename=name)) for name, content in sent])
     files = _stored(form, tmp_path, {"slots": ["upper"], "covariates": []}).files
-    assert [file.name for file in files] == ["b9.jpg", "b10.jpg", "image.jpg", "image.jpg"]
+    assert [file.name for file in files] == ["b9.jpg", "b10.jpg", "image.jpg (2)", "image.jpg (1)"]
     # the hash of x is before that of y
     assert [(tmp_path / file.stored).read_bytes() for file in files] == [b"a", b"b", b"x", b"y"]

@@ -93,12 +93,11 @@ def _run_facts(folder: RunFolder) -> RunFacts:
     from casewise.pipeline.finished import FinishedRun
     from casewise.plugins.export.write import MOST_PANELS, RunFacts
 
-    stackers = folder.stackers.read()
     try:
         prepared = FinishedRun.open(folder).prepared
     except CasewiseError as error:
         reason = str(error).splitlines()[0].rstrip(".")
-        return RunFacts(why_random=f"the cases of the run cannot be read ({reason})", stackers=stackers)
+        return RunFacts(why_random=f"the cases of the run cannot be read ({reason})")
     panels = prepared.cohort.panels
     rows = np.unique(np.linspace(0, len(panels) - 1, min(MOST_PANELS, len(panels))).round().astype(int))
 
@@ -106,4 +105,4 @@ def _run_facts(folder: RunFolder) -> RunFacts:
         study = prepared.study.of_learner(learner.name)
         return modality_of(study).dataset(prepared.store, study, panels.iloc[rows], None, fitted)
 
-    return RunFacts(cases, stackers=stackers)
+    return RunFacts(cases)

@@ -9,7 +9,7 @@ import glob
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -51,12 +51,10 @@ class RunFacts:
     Attributes:
         cases: panels of some cases of the run, on which graphs are checked; None: on random panels.
         why_random: why there are none.
-        stackers: the coefficients of learners that combine others, by name and target.
     """
 
     cases: Cases | None = None
     why_random: str = ""
-    stackers: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -87,9 +85,10 @@ def export_model(
     graph_format = format_named(to)
     members = selected_members(model.members, learners)
     records, parity, image = [], {}, b""
-    with staging_folder(output) as temporary:
-        for folds in members:
+    with staging_folder(output) as temporary, show.bar("export") as bar:
+        for number, folds in enumerate(members):
             learner = TrainedLearner.of(folds)
+            bar(number, len(members), f"{learner.name}, {number + 1} of {counted(len(members), 'learner')}")
             path = temporary / f"{learner.file_stem}{graph_format.ending}"
             result = _write_graph(learner, path, graph_format, facts)
             parity[learner.name] = result
@@ -110,7 +109,8 @@ def export_model(
             "graphs": graph_format.name,
             "learners": records,
             "decisions": dict(model.combination.decisions),
-            "stackers": dict(facts.stackers),
+            "stackers": dict(model.combination.stackers),
+            "headline": model.headline,
         }
         make_folder(output)
         for file in sorted(temporary.iterdir()):

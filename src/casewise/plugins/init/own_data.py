@@ -173,7 +173,8 @@ def _planned(data: OwnData, folder: Path, stated: Pattern | None = None) -> NewS
     resolve_subjects(rows, cells, roles, labels, stated)
     guess_people(rows, files, use=data.guess)
     sequences = resolve_sequences(rows) if files.scans else []
-    resolve_visits(rows, labels, day=roles.day, days=rows.of(cells[roles.day]) if roles.day else ())
+    days = rows.of(cells[roles.day]) if roles.day else ()
+    resolve_visits(rows, labels, single=not (files.scans or _are_slides(data)), day=roles.day, days=days)
     present = rows.present
     rows.doubts += roles.doubts
     doubt_counts(rows, roles.subject)
@@ -247,6 +248,13 @@ def _planned(data: OwnData, folder: Path, stated: Pattern | None = None) -> NewS
     return study
 
 
+def _are_slides(data: OwnData) -> bool:
+    """Whether the images are of a modality that cuts them, so that their labels are of cases."""
+    draft = Study.model_validate({"name": "draft", "cohort": TABLE, "targets": {"label": {"range": "0..1"}}})
+    images = [data.files.folder / path for path in data.rows.paths if path]
+    return bool(modality_of(draft).start(images, draft).lines)
+
+
 def _named_files(data: OwnData) -> list[str]:
     """A doubt if names of people are part of paths, which stand in the table, the log and the report."""
     long_words = r"[^\W\d_]{4,}"
@@ -291,6 +299,8 @@ def _head(data: OwnData, plan: TargetPlan, root: Path | None, folder: Path) -> l
     stated = f", column: {quoted(heading)}" if heading != plan.name else ""
     comment = f"  # {plan.comment}" if plan.comment else ""
     lines.append(f"targets: {{{quoted(plan.name)}: {{{plan.setting}{stated}}}}}{comment}")
+    if rows.by_image:
+        lines.append("panels: {by: image}")
     if rows.has("split"):
         lines.append(f"split: {{column: {quoted(data.roles.split if table else 'split')}}}  # the given split")
     return [*lines, f"sheet: {quoted(data.sheet)}"] if table and data.sheet else lines

@@ -52,6 +52,7 @@ class ImageRows:
         origins: the column of the table, `the folder` or `file names` that a field comes from.
         subjects_known: every image of a person has the same subject.
         files: the columns of the table that name images.
+        by_image: whether each image is predicted by itself.
         notes: sentences on how the table was read.
         stated_fields: the fields of a pattern that the user states.
     """
@@ -63,6 +64,7 @@ class ImageRows:
     origins: dict[str, str] = field(default_factory=dict)
     subjects_known: bool = True
     files: list[image_files.FileColumn] = field(default_factory=list)
+    by_image: bool = False
     notes: list[str] = field(default_factory=list)
     understood: list[str] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
@@ -451,10 +453,16 @@ def cohort_table(
     return table_bytes(list(columns), zip(*columns.values(), strict=True))
 
 
-def resolve_visits(rows: ImageRows, labels: Sequence[str], *, day: str = "", days: Sequence[str] = ()) -> None:
-    """Visits from dates or days where no column states them; one for each image if a visit's images differ in labels.
+def resolve_visits(
+    rows: ImageRows, labels: Sequence[str], *, single: bool, day: str = "", days: Sequence[str] = ()
+) -> None:
+    """Visits from dates or days where no column states them; whether each image is predicted by itself.
 
-    `days` are the cells of the column `day`, image by image.
+    Each is if photographs of a visit differ in labels; scans and slides that do are visits of their own.
+
+    Args:
+        single: whether single images can be predicted, which scans and slides cannot.
+        days: the cells of the column `day`, image by image.
     """
     for noun, times, origin in (("date", rows["date"], rows.origins.get("date", "")), ("day", days, day)):
         by_subject: dict[str, set[str]] = defaultdict(set)
@@ -469,7 +477,15 @@ def resolve_visits(rows: ImageRows, labels: Sequence[str], *, day: str = "", day
     differing = [case for case, of_case in rows.by_case(values).items() if len(of_case - {None}) > 1]
     images = Counter(zip(rows["subject"], rows["visit"], rows["sequence"], strict=True))
     repeated = [(subject, visit) for (subject, visit, name), times in images.items() if name and times > 1]
-    if differing or repeated:
+    rows.by_image = bool(differing) and single
+    if rows.by_image:
+        unit = "visit" if rows.has("visit") else "subject"
+        rows.doubts.append(
+            f"Images: {counted(len(differing), f'{unit} has', f'{unit}s have')} images with different values of the "
+            f"target, such as {' '.join(differing[0]).strip()}. Every image is therefore predicted by itself "
+            "(`panels: {by: image}`); the split is still by subject."
+        )
+    elif differing or repeated:
         counts: Counter[tuple[str, str]] = Counter()
         visits = []
         for case in zip(rows["subject"], rows["visit"], strict=True):
@@ -483,7 +499,8 @@ def resolve_visits(rows: ImageRows, labels: Sequence[str], *, day: str = "", day
             f"{' '.join((differing or repeated)[0]).strip()}. Every image therefore counts as a visit of its own; the "
             "split is still by subject."
         )
-    elif any(len(dates) > 1 for dates in rows.by_case(rows["date"]).values()):
+    elsewhere = any(len(dates) > 1 for dates in rows.by_case(rows["date"]).values())
+    if elsewhere and (rows.by_image or not (differing or repeated)):
         rows.doubts.append(
             f"Date: {rows.origins.pop('date')!r} is not used, because images of one visit have different dates."
         )

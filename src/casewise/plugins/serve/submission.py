@@ -221,10 +221,13 @@ def _stored(form: FormData, folder: Path, description: Mapping[str, Any]) -> Sub
     given: dict[tuple[int, str], str] = {}
     options = {"target": "", "learner": ""}
     files: list[UploadedFile] = []
+    places: list[int] = []
+    place_of = {id(value): place for place, (_, value) in enumerate(form.multi_items())}
     for named, value in sorted(form.multi_items(), key=_order):
         number, name = _numbered(named, description)
         if not isinstance(value, str):
             files.append(_file(value, named, number, name, len(files), folder, description))
+            places.append(place_of[id(value)])
         elif name in fields:
             given[number, name] = _covariate(value, number, fields[name])
         elif name == "visit":
@@ -257,8 +260,26 @@ def _stored(form: FormData, folder: Path, description: Mapping[str, Any]) -> Sub
         lacking = next(visit.name for visit in visits if visit.day is None)
         message = f"{lacking} has no day, and another visit has one. State the day of every visit, or none."
         raise ServiceError(422, "day_missing", message)
-    stored = [UploadedFile(file.name, file.stored, file.slot, positions[file.visit]) for file in files]
+    stored = [
+        UploadedFile(name, file.stored, file.slot, positions[file.visit])
+        for name, file in zip(_distinct([file.name for file in files], places), files, strict=True)
+    ]
     return Submission(visits, stored, **options)
+
+
+def _distinct(names: Sequence[str], places: Sequence[int]) -> list[str]:
+    """Names of files, equal ones numbered by their places in the form.
+
+    >>> _distinct(["a.jpg", "b.jpg", "a.jpg"], [2, 1, 0])
+    ['a.jpg (2)', 'b.jpg', 'a.jpg (1)']
+    """
+    of_name: dict[str, list[int]] = {}
+    for name, place in zip(names, places, strict=True):
+        of_name.setdefault(name, []).append(place)
+    return [
+        name if len(of_name[name]) == 1 else f"{name} ({1 + sorted(of_name[name]).index(place)})"
+        for name, place in zip(names, places, strict=True)
+    ]
 
 
 def _order(item: tuple[str, UploadFile | str]) -> tuple[tuple[object, ...], bytes]:
@@ -305,7 +326,7 @@ def _unknown(field: str, description: Mapping[str, Any], *, is_file: bool, file:
         if is_file
         else ["visit", "day", *(each["name"] for each in description["covariates"]), "target", "learner"]
     )
-    noun = "a file" if is_file else "a text field"
+    noun = "a field for files" if is_file else "a text field"
     allowed = f"There are {', '.join(options)}, for further visits with their number: 2.{options[0]}."
     message = f"{f'{file}: ' if file else ''}{cut(field)} is not the name of {noun}. {allowed}{nearest(field, options)}"
     return ServiceError(422, "unknown_field", message, [file] if file else [])

@@ -84,7 +84,7 @@ def section(context: ReportContext) -> Section | None:
     blocks.append(Fold("Class by class: precision, recall, F1 and areas", [table] if table else []))
     if entry.operating:
         points = point_blocks(context, entry, context.stage)
-        if beside:
+        if any(isinstance(block, Table) for block in beside):
             points.append(Text(BESIDE, note=True))
         blocks.append(Fold("Operating points", points))
     if scores := probability_rows(entry, figures):
