@@ -111,7 +111,7 @@ the class in brackets, such as `recall[covid]`; without it, the metric is the pl
 """
 COMMANDS_HEAD = """# The command line
 
-`casewise COMMAND -h` shows the same text. With `--quiet`, commands that have it print nothing but errors.
+`casewise COMMAND -h` shows the same text. With `--quiet`, commands that have it print nothing but errors and warnings, which may name files and cases.
 """
 COMMANDS_TAIL = """`casewise --version` shows the version.
 

@@ -422,11 +422,17 @@ def test_identical_images_with_two_labels_are_an_error_and_remedies_write_paths_
     assert "one.png (a, 1) and two.png (b, 2)" in found["twins-across-labels"].sentence
     every = '`where_not: {file: [deep/two.png, one.png, "three 3.png"]}`'
     assert {every in found[f"twins-across-{of}"].remedy for of in ("subjects", "labels")} == {True}
-    assert "(with what the study and the other errors leave out)" in found["twins-across-subjects"].remedy
-    assert '`where_not: {file: ["three 3.png"]}`' in found["twins-within-subject"].remedy
+    assert "(with what the errors leave out)" in found["twins-across-subjects"].remedy
+    assert every in found["twins-within-subject"].remedy
     left_out = study.model_copy(update={"where_not": {"file": ["four.png"]}})
     found = {f.id: f for f in twin_findings([Twin(1, 2, "near")], images, left_out)}
-    assert '`where_not: {file: [four.png, "three 3.png"]}`' in found["twins-within-subject"].remedy
+    assert (
+        '`where_not: {file: [four.png, "three 3.png"]}` (with what the study leave'
+        in found["twins-within-subject"].remedy
+    )
+    accepting = study.model_copy(update={"accept": {"twins-across-subjects": "twins", "twins-across-labels": "doubt"}})
+    found = {f.id: f for f in twin_findings([Twin(0, 1, "bytes"), Twin(1, 2, "near")], images, accepting)}
+    assert '`where_not: {file: ["three 3.png"]}`.' in found["twins-within-subject"].remedy
 
 
 def test_a_pair_that_differs_in_several_targets_is_one_finding():

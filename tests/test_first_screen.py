@@ -14,7 +14,7 @@ from casewise.report.context import EXTERNAL, ReportContext
 from casewise.report.first_screen import rivals_line, screen
 from casewise.report.page import render
 from casewise.report.statements import KINDS, MARKS, Statement, statements
-from tests.report_contexts import films, numbers, with_results
+from tests.report_contexts import classes, films, numbers, with_own, with_results
 
 QUESTIONS = ["Where does it fail?", "Does something simpler do as well?", "Can it be trusted?"]
 QUESTIONS += ["What the model is, and how to use it"]
@@ -51,7 +51,8 @@ def test_figures_are_those_of_the_results(context: ReportContext) -> None:
     if entry := context.class_figures(context.stage, context.learner):
         found = [f"{entry.confusion[i][i]} of {total}" for i, total in enumerate(entry.support)]
         assert [row.cells[0].partition(" (")[0] for row in shown.failures] == found
-        counts, precise = np.array(entry.confusion), [row.cells[-2].partition(" (")[0] for row in shown.failures]
+        counts = np.array(entry.confusion)
+        precise = [row.cells[-1 - (len(counts) > 2)].partition(" (")[0] for row in shown.failures]
         right = zip(np.diag(counts), counts.sum(axis=0), strict=True)
         assert precise == [f"{of_class} of {total}" if total else "no case" for of_class, total in right]
     else:
@@ -103,12 +104,31 @@ def test_a_level_that_is_not_reached_stands_beside_the_observed_share(
     for context in (report_of_classes, report_of_numbers):
         sets, stage = context.metrics.prediction_sets, context.stage
         entry = sets.targets[context.outcome]
-        for high, shown in ((0.8, True), (0.95, False)):
+        for value, shown in ((0.67, True), (0.93, False)):
             figures = entry.stages[stage]
-            low = dataclasses.replace(figures.coverage, value=0.67, low=0.5, high=high)
+            low = dataclasses.replace(figures.coverage, value=value)
             stages = {**entry.stages, stage: dataclasses.replace(figures, coverage=low)}
             record = dataclasses.replace(sets, targets={context.outcome: dataclasses.replace(entry, stages=stages)})
-            assert ("67 %" in screen(with_results(context, prediction_sets=record)).model) == shown
+            assert (f"{100 * value:.0f} %" in screen(with_results(context, prediction_sets=record)).model) == shown
+
+
+def test_a_class_is_bold_only_where_it_is_clearly_found_least_often() -> None:
+    def bold(confusion: list[list[int]], **recalls: tuple[float, float, float]) -> list[bool]:
+        context = classes("binary")
+        figures = dict(context.figures(context.stage, context.learner))
+        for name, (value, low, high) in recalls.items():
+            figures[f"recall[{name}]"] = dataclasses.replace(figures["accuracy"], value=value, low=low, high=high)
+        support = [sum(row) for row in confusion]
+        shown = screen(with_own(context, figures, confusion=confusion, support=support))
+        assert ("Bold" in shown.more_failures) == any(row.worst for row in shown.failures)
+        return [row.worst for row in shown.failures]
+
+    clear = {"covid": (0.5, 0.4, 0.6), "no_finding": (0.9, 0.8, 0.95)}
+    assert bold([[50, 50], [10, 90]], **clear) == [True, False]
+    assert bold([[80, 20], [10, 90]], covid=(0.8, 0.7, 0.9), no_finding=(0.9, 0.85, 0.95)) == [False, False]
+    # of a class without cases nothing is known, and of one with one case hardly anything
+    assert bold([[50, 50], [0, 0]], covid=(0.5, 0.4, 0.6)) == [False, False]
+    assert bold([[50, 50], [0, 1]], covid=(0.5, 0.4, 0.6), no_finding=(1.0, 0.03, 1.0)) == [False, False]
 
 
 def test_classes_that_are_in_every_set_are_named(report_of_classes: ReportContext) -> None:

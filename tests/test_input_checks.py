@@ -323,9 +323,9 @@ def test_abstaining_leaves_out_flagged_cases(images: Path, tmp_path: Path, basel
     flagged = table.drop("film.png")
     assert flagged[["prediction", "spread", *[c for c in table if c.startswith("probability")]]].isna().all(axis=None)
     assert all(flags in problem for flags, problem in zip(flagged["flags"], flagged["problem"], strict=True))
-    assert finished.stderr.count("4 of 5 cases") == 1
+    assert finished.stderr.count("4 of 5 images") == 1
     plain = casewise("predict", str(bundle), str(images), "--output", str(tmp_path / "plain.csv"))
-    assert "4 of 5 cases have flags: they are unlike the training cases" in plain.stderr.replace("\n", " ")
+    assert "4 of 5 images have flags: they are unlike the training cases" in plain.stderr.replace("\n", " ")
     assert "no prediction" not in plain.stderr
 
 

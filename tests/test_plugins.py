@@ -13,7 +13,7 @@ import pytest
 
 from casewise import plugin as plugin_file
 from casewise.errors import CasewiseError
-from casewise.plugin import KEYS, plugins, register_additions
+from casewise.plugin import KEYS, plugins
 from casewise.study.schema import study_model
 from tests.conftest import TINY
 
@@ -67,19 +67,24 @@ plugin = Adding()
     (tmp_path / "casewise_adding.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(plugin_file, "entry_points", lambda group: [EntryPoint("a", "casewise_adding:plugin", group)])
-    caches = (plugins, register_additions, study_model)
+    caches = (plugins, study_model)
     for each in caches:
         each.cache_clear()
     try:
         if problem:
             with pytest.raises(CasewiseError, match=f"plugin adding cannot register .*{problem}"):
                 study_model()
+            # a second call does not register the others again, which would blame them
+            with pytest.raises(CasewiseError, match=f"plugin adding cannot register .*{problem}"):
+                study_model("unknown")
+            assert len(sys.modules["casewise_adding"].calls) == 1
         else:
             assert study_model() is study_model("unknown")
             assert len(sys.modules["casewise_adding"].calls) == 1
     finally:
         monkeypatch.undo()
         sys.modules.pop("casewise_adding", None)
+        plugin_file._registered.pop("adding", None)
         for each in caches:
             each.cache_clear()
 

@@ -87,6 +87,7 @@ def test_no_row_out_of_fold_comes_from_a_stacker_that_saw_its_subject() -> None:
 
 def test_altered_images_are_combined_as_their_cases_were() -> None:
     table = cohort(subjects=30, noise=1.0)
+    table.loc[table["model"] != "net0", "y_pred"] = 3.0  # so that weights are fitted
     held_out = table[table["stage"] == "oof"]
     stacked = stack(table, ["mean", "weighted", "linear"], ranges=RANGES)
     altered = [
@@ -95,6 +96,10 @@ def test_altered_images_are_combined_as_their_cases_were() -> None:
     ]
     rows = stacked.of_altered(pd.concat(altered))
     assert set(rows["model"]) == {"mean_of_learners", "meta_learner_weighted"}
+    fitted = [
+        entry["meta_learner_weighted"]["area"]["weights"] for entry in (*stacked.crossed.values(), stacked.coefficients)
+    ]
+    assert len({tuple(weights.values()) for weights in fitted}) == len(stacked.crossed) + 1
     for name in ("mean", "weighted"):
         same, half = (learned(part, name, "oof")["y_pred"] for _, part in rows.groupby("alteration", sort=False))
         known = learned(stacked.rows, name, "oof")["y_pred"]

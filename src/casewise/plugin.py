@@ -299,19 +299,28 @@ def plugins() -> tuple[Plugin, ...]:
     return tuple(loaded)
 
 
-@lru_cache
+# By name of a plugin what went wrong when it registered its additions; empty if nothing did.
+_registered: dict[str, str] = {}
+
+
 def register_additions() -> None:
-    """Let every plugin register what it adds.
+    """Let every plugin register what it adds, once.
 
     Raises:
-        CasewiseError: a plugin cannot, such as because a name is taken.
+        CasewiseError: a plugin could not, such as because a name is taken.
     """
     for plugin in plugins():
-        try:
-            plugin.register()
-        except Exception as error:  # whatever a package of somebody else raises
-            problem = f"The plugin {plugin.name} cannot register its additions ({type(error).__name__}: {error})."
-            raise CasewiseError(f"{problem} Install a version for this casewise, or remove it.") from error
+        if plugin.name not in _registered:
+            _registered[plugin.name] = ""  # it may read a study itself
+            try:
+                plugin.register()
+            except Exception as error:  # whatever a package of somebody else raises  # noqa: BLE001
+                _registered[plugin.name] = f"{type(error).__name__}: {error}"
+        if problem := _registered[plugin.name]:
+            raise CasewiseError(
+                f"The plugin {plugin.name} cannot register its additions ({problem}). Install a version for this "
+                "casewise, or remove it."
+            )
 
 
 def modality_sections() -> dict[str, str]:

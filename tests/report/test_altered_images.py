@@ -43,10 +43,10 @@ def test_changed_answers_are_counted_among_those_of_other_classes(report_of_clas
     assert [cell.text for cell in table.rows[0].cells] == ["3 of 10, 3 of 7 to covid", "6 of 10, 6 of 7 to covid"]
     assert table.rows[0].cells[0].small == "30 % [0, 60]; correct 8, then 6"
     assert table.rows[1].cells[0].text == "0 of 10"
-    assert facts["Cases"] == "10, from 10 subjects, drawn by the seed"
+    assert facts["Cases"] == "10 out of fold, from 10 subjects, drawn by the seed"
     assert facts["Hardly varies, altered or not"] == f"{second} in 1 of 5 folds"
     assert set(facts["Not tested"].split(", ")).isdisjoint(figures)
-    assert statement_of(context) == ("warning", "Made darker: 3 of 10 predictions change.")
+    assert statement_of(context) == ("warning", "Made darker: 3 of 10 predictions change, 8 right before, 6 after.")
     for rough, level in ((True, "open"), (False, "good")):
         few = of_ten(1)
         few = dataclasses.replace(few, share=dataclasses.replace(few.share, rough=rough))

@@ -103,6 +103,9 @@ def test_the_run_evaluates_within_the_column_that_its_audit_found(three: ReportC
         assert (group.rows, group.right) == (len(own), right)
         assert group.of_commonest == own["y_true"].value_counts().max()
         assert sum(counts["rows"] for counts in group.classes.values()) == len(own)
+        for number, counts in enumerate(group.classes.values()):
+            called, is_of = own["y_pred"] == number, own["y_true"] == number
+            assert (counts["found"], counts["mistaken"]) == ((called & is_of).sum(), (called & ~is_of).sum())
         assert f"{name}: {right} of {len(own)} right" in within_values(
             three.study, dataclasses.replace(three.metrics, within_column=entry)
         )
@@ -127,7 +130,12 @@ def test_the_auroc_stands_beside_that_of_the_column_and_within_it(three: ReportC
     means = {name: row.mean.value if row.mean else None for name, row in by_name.items()}
     assert means["covid"] is None
     assert means["pneumonia"] == pytest.approx(within.groups["nih"].metrics["auroc[pneumonia]"].value)
+    counted, _ = beside_column.beside_column_blocks(context)
+    assert len(counted.rows) == sum(len(group.classes) for group in within.groups.values())
     group = within.groups[column.values[0]]
+    found = group.classes["covid"]
+    cells = [f"{found['found']} of {found['rows']}", f"{found['mistaken']} of {group.rows - found['rows']}"]
+    assert [cell.text for cell in counted.rows[0].cells][:2] == cells
     count = f"{group.classes['covid']['n_subjects']} of {group.n_subjects} subjects"
     assert by_name["covid"].within[0][1] == count
     figures = dict(context.figures(context.stage, context.learner))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,10 @@ def twin_findings(
     finding("twins-across-subjects", "error", [twin for twin in across if twin not in separated])
     finding("twins-across-splits", "error", separated)
     targets_of: dict[tuple[tuple[int, int], ...], list[tuple[str, list[Twin], list[str]]]] = {}
-    for target in (name for name in study.outputs if name in study.targets):
+    score = study.scores.get(study.primary_outcome)
+    primary = {study.primary_outcome, *re.findall(r"\w+", score.formula if score else "")}
+    named_targets = [name for name in study.outputs if name in study.targets]
+    for target in sorted(named_targets, key=lambda name: name not in primary):
         values = images[target].astype(object)
         recorded = (values.notna() & (values != "")).tolist()
         labels = [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
@@ -97,11 +101,14 @@ def twin_findings(
     # pasting one list must not undo another one
     stated = study.where_not.get(column, [])
     kept = [stated] if isinstance(stated, str) else [str(value) for value in stated]
-    errors = [each["written"] for found, each in zip(findings, remedies, strict=True) if found.level == "error"]
+    stopping = [found.level == "error" and found.id not in study.accept for found in findings]
     for number, (found, remedy) in enumerate(zip(findings, remedies, strict=True)):
-        lists = errors if found.level == "error" else [remedy["written"]]
-        written = list(dict.fromkeys([*kept, *(path for paths in lists for path in paths)]))
-        also = " (with what the study and the other errors leave out)" if len(written) > len(remedy["written"]) else ""
+        others = [path for other, stops in zip(remedies, stopping, strict=True) if stops for path in other["written"]]
+        written = list(dict.fromkeys([*kept, *others, *remedy["written"]]))
+        whose = [
+            who for who, paths in (("the study", kept), ("the errors", others)) if set(paths) - set(remedy["written"])
+        ]
+        also = f" (with what {' and '.join(whose)} leave out)" if whose else ""
         excluded = exclusion(written, column=column) + also
         found.figures["where_not"] = {column: written}
         text = fill(f"{found.id} remedy", target=remedy["target"], exclusion=excluded)

@@ -143,7 +143,11 @@ def predict(
             options["pattern"] = pattern
             written = predict_to_file(model, list(cases), output, receive=receive, show=show, **options)
     if not quiet:
-        print(f"wrote {written.path}: {counted(written.cases, 'case')}")
+        print(f"wrote {written.path}: {counted(written.cases, written.unit)}")
+    if "there is no file" in written.reasons and root is None:
+        print_error(
+            "Paths of a table are relative to its folder; --root names another one, such as that of the training."
+        )
     unlike = "flags: they are unlike the training cases, so that the prediction may not apply"
     for count, what, first in (
         (written.without, "no prediction; the column problem says why", written.reasons),
@@ -151,10 +155,8 @@ def predict(
     ):
         if count:
             have = "has" if count == 1 else "have"
-            counts = f"{count:,} of {counted(written.cases, 'case')} {have}"
+            counts = f"{count:,} of {counted(written.cases, written.unit)} {have}"
             print_error(f"{counts} {what}. For example: {shortened(first, LINE)}")
-    if "there is no file" in written.reasons and root is None:
-        print_error("Paths of a table are relative to its folder; --root names another one.")
     if written.drift.text:
         print_error(f"{written.drift.text} The model's figures may not apply to them. Details: {written.record}")
     if model.limits is None and not quiet:

@@ -648,28 +648,31 @@ def _out_of_range(limits: Limits, numbers: list[float]) -> list[str]:
     return reasons
 
 
-def case_flags(limits: Limits, new: NewCases, look: Look | None = None, batch: Batch | None = None) -> dict[str, str]:
+def case_flags(
+    limits: Limits, new: NewCases, look: Look | None = None, batch: Batch | None = None, *, by: str = "case"
+) -> dict[str, str]:
     """By case the reasons of its images, those of one image after its file's name where a case has several.
 
     Args:
+        by: `path` for the reasons by image, where each is predicted by itself.
         batch: where the numbers of the images are added, if there is a look.
     """
     images = new.cohort.images
-    by_case = images.assign(row=np.arange(len(images))).groupby("case", sort=False)["row"]
+    by_case = images.assign(row=np.arange(len(images))).groupby(by, sort=False)["row"]
     chosen = np.sort(np.concatenate([_evenly(rows.to_numpy()) for _, rows in by_case]))
     measures = measure(new.store, chosen.tolist(), look.maps if look else None)
     by_image = image_flags(limits, measures, images["region"].iloc[chosen].astype(str).tolist(), look)
-    counts = images["case"].value_counts()
-    reasons: dict[str, list[str]] = {str(case): [] for case in images["case"].unique()}
+    counts = images[by].value_counts()
+    reasons: dict[str, list[str]] = {str(case): [] for case in images[by].unique()}
     examined = images.iloc[chosen]
     if batch is not None and look:
         numbers = numbers_of_batch(measures, look)
         batch.append(examined[["case", "subject"]].astype(str).reset_index(drop=True).assign(**numbers))
-    for case, path, of_image in zip(examined["case"].astype(str), examined["path"], by_image, strict=True):
+    for case, path, of_image in zip(examined[by].astype(str), examined["path"], by_image, strict=True):
         name = f"{Path(str(path)).name}: " if counts[case] > 1 else ""
         reasons[case] += [name + reason for reason in of_image]
     for column, expected in (("region", limits.regions), ("sequence", limits.sequences)):
-        if expected:
+        if expected and by == "case":
             names = images.groupby(images["case"].astype(str), sort=False)[column].agg(set)
             for case, present in names.items():
                 reasons[str(case)] += [f"{MISSING[column]} {name}" for name in expected if name not in present]

@@ -35,6 +35,7 @@ from casewise.inference.new_cases import (
     in_chunks,
     names_visits,
     new_table,
+    of_images,
     prepare_together,
     sources_of,
 )
@@ -182,7 +183,7 @@ class TrainedModel:
         ensemble = Ensemble(self.members, self.combination, learner)
         with tempfile.TemporaryDirectory() as temporary:
             table, cells = self._table(ensemble, cases, Path(temporary), columns, root, pattern, show or Silent())
-            named, folder = cases_of(cells, table.study), Path(temporary) / "prepared"
+            named, folder = cases_of(cells, table.study, single=of_images(table.study)), Path(temporary) / "prepared"
             batch: Batch = []
             rows, _ = self.predict_together(ensemble, table, cells, named, folder, batch, abstain=abstain, show=show)
         if text := self.drift(batch).text:
@@ -222,8 +223,9 @@ class TrainedModel:
         paths = images.set_index(images["image"].astype(str))["path"].astype(str)
         rows = rows.assign(image=rows["image"].where(rows["image"] == "", rows["image"].map(paths)))
         if self.limits:
-            of_cases = case_flags(self.limits, new, self.look, batch)
-            rows = rows.assign(flags=rows["case"].astype(str).map(of_cases).fillna(""))
+            unit = "image" if of_images(study) else "case"
+            flags = case_flags(self.limits, new, self.look, batch, by="path" if unit == "image" else "case")
+            rows = rows.assign(flags=rows[unit].astype(str).map(flags).fillna(""))
         if record := ensemble.covariates:
             reasons = flags_of(record, covariates_by_case(images, list(record["columns"])))
             flags = rows["flags"] if "flags" in rows else pd.Series("", index=rows.index)
@@ -265,15 +267,17 @@ class TrainedModel:
         ensemble = Ensemble(self.members, self.combination, learner)
         with tempfile.TemporaryDirectory() as temporary, (show or Silent()).bar("predict") as bar:
             table, cells = self._table(ensemble, cases, Path(temporary), columns, root, pattern, show or Silent())
-            raw_cases, has_visits = cases_of(cells, table.study), names_visits(cells, table.study)
+            single = of_images(table.study)
+            raw_cases, has_visits = cases_of(cells, table.study, single=single), names_visits(cells, table.study)
+            unit = "images" if single else "cases"
             done, batch = 0, Batch()
             for chunk in in_chunks(raw_cases, size):
-                bar(done, len(raw_cases), f"{done:,} of {len(raw_cases):,} cases")
+                bar(done, len(raw_cases), f"{done:,} of {len(raw_cases):,} {unit}")
                 with tempfile.TemporaryDirectory(dir=temporary) as folder:
                     rows, _ = self.predict_together(ensemble, table, cells, chunk, Path(folder), batch, abstain=abstain)
                 done += len(chunk)
                 yield PredictedChunk(rows, sources_of(chunk, cells, table.study), has_visits, batch)
-            bar(done, len(raw_cases), f"{done:,} of {len(raw_cases):,} cases")
+            bar(done, len(raw_cases), f"{done:,} of {len(raw_cases):,} {unit}")
 
     def predict_together(
         self,

@@ -323,6 +323,7 @@ class RawCase:
 
     Attributes:
         rows: the numbers of its rows.
+        image: of a single image (see `cases_of`), its path.
         problem: why it cannot be read; empty if nothing is known against it.
     """
 
@@ -331,6 +332,7 @@ class RawCase:
     visit: str
     rows: tuple[int, ...]
     problem: str = ""
+    image: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -377,7 +379,7 @@ def sources_of(cases: Sequence[RawCase], cells: pd.DataFrame, study: Study) -> d
     for case in cases:
         paths = [os.path.join(folder, texts[row]) for row in case.rows if texts[row]]
         paths = [path if os.path.exists(path) else path.replace("\\", "/") for path in paths]
-        sources[case.name] = tuple(map(Path, dict.fromkeys(paths)))
+        sources[case.name] = tuple(dict.fromkeys((*sources.get(case.name, ()), *map(Path, paths))))
     return sources
 
 
@@ -395,15 +397,25 @@ def ignores_visits(cells: pd.DataFrame, study: Study) -> bool:
     return bool((cells.groupby(subject)["visit"].nunique() > 1).any())
 
 
-def cases_of(cells: pd.DataFrame, study: Study) -> list[RawCase]:
-    """The cases of a table, by subject and visit, however its rows are ordered; a row without subject is a case."""
+def of_images(study: Study) -> bool:
+    """Whether everything is predicted for single images, so that one says nothing about the others of its case."""
+    return study.panels.by == "image" and all(study.level_of(n) == "image" for n in (*study.outputs, *study.scores))
+
+
+def cases_of(cells: pd.DataFrame, study: Study, *, single: bool = False) -> list[RawCase]:
+    """The cases of a table, by subject and visit, however its rows are ordered; a row without subject is a case.
+
+    Args:
+        single: whether each image stands for itself, so that one that cannot be read costs no other one.
+    """
+    folder, path = (study.root or study.cohort.parent).absolute(), study.columns.get("path") or "path"
     subjects = cells[study.columns.get("subject") or "subject"].str.strip()
     column = study.columns.get("visit", "visit")
     has_visits = names_visits(cells, study)
     visits = cells[column].str.strip() if has_visits else pd.Series("1", index=cells.index, dtype="str")
     grouped: dict[tuple[str, str, int], list[int]] = {}
     for row, subject, visit in zip(cells.index.tolist(), subjects, visits, strict=True):
-        grouped.setdefault((subject, visit, 0 if subject and visit else row), []).append(row)
+        grouped.setdefault((subject, visit, 0 if subject and visit and not single else row), []).append(row)
     cases = []
     for (subject, visit, _), rows in grouped.items():
         problem = ""
@@ -411,7 +423,8 @@ def cases_of(cells: pd.DataFrame, study: Study) -> list[RawCase]:
             problem = f"row {rows[0]}, subject: is empty. Fill in who is on the image."
         elif not visit:
             problem = f"row {rows[0]}, visit: is empty, and other rows have a visit. Fill it in."
-        cases.append(RawCase(f"{subject}/{visit}" if subject else "", subject, visit, tuple(rows), problem))
+        image = os.path.join(folder, str(cells.loc[rows[0], path]).strip()) if single and path in cells else ""
+        cases.append(RawCase(f"{subject}/{visit}" if subject else "", subject, visit, tuple(rows), problem, image))
     return sorted(cases, key=lambda case: (natural(case.subject), natural(case.visit)))
 
 

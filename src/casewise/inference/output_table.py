@@ -122,7 +122,7 @@ class OutputTable:
         """A row for each learner, case and target of cases without a prediction, with the reason."""
         rows = [
             {"learner": learner, "case": case.name, "subject": case.subject, "visit": case.visit, "target": target}
-            | {"region": "", "image": "", "problem": reason}
+            | {"region": "", "image": case.image, "problem": reason}
             for learner in learners
             for case, reason in cases
             for target in self.targets
@@ -146,12 +146,15 @@ MOST_KINDS = 3
 class Written:
     """What was written: the file, the number of cases, those without a prediction and flagged ones with a prediction.
 
+    Each counts as a `unit`: a case, or an image where single images are predicted.
+
     `reasons` has an example of each kind of reason, the most frequent first, with their numbers where there are
     several; the first flags are those of the first flagged case. `drift`, whether all cases together differ from
     those of the training, is also in the file `record`.
     """
 
     path: Path
+    unit: str
     cases: int
     without: int
     reasons: str
@@ -196,7 +199,8 @@ def predict_to_file(
     record = output.with_name(f"{output.name}.json")
     write_json(record, {"drift": asdict(drift)})
     # rows without a subject have no name, and differ in their reason
-    rows = table.assign(key=np.where(table["case"] == "", table["problem"], table["case"]))
+    unit = "image" if len(table) and (table["image"] != "").all() else "case"
+    rows = table.assign(key=np.where(table["case"] == "", table["problem"], table[unit]))
     without = rows[rows["problem"] != ""].drop_duplicates("key")
     flagged = rows[(rows["problem"] == "") & (rows["flags"] != "")].drop_duplicates("key")
     first_flags = [f"{case} ({flags})" for case, flags in zip(flagged["case"][:1], flagged["flags"][:1], strict=True)]
@@ -207,7 +211,7 @@ def predict_to_file(
         len(flagged),
         "".join(first_flags),
     )
-    return Written(output, *counts, drift, record)
+    return Written(output, unit, *counts, drift, record)
 
 
 def _kinds(reasons: Sequence[str]) -> str:

@@ -63,15 +63,13 @@ def beside_column(context: ReportContext) -> BesideColumn | None:
     if column is None or context.by_site:
         return None
     within = _within(context)
-    if within and within.column != column["name"]:
-        within = None
     groups, means = (within.groups, within.means) if within else ({}, {})
     shown, positive = list(groups)[:MOST_SHOWN], study.positive_of(target)
     rows = []
     for label in map(str, [positive] if positive is not None else context.classes):
         key = "auroc" if positive is not None else f"auroc[{label}]"
         if figure := defined(figures.get(key)):
-            each = [(groups[group].metrics.get(key), _subjects(groups[group], label)) for group in shown]
+            each = [(groups[group].metrics.get(key), _subjects(groups[group], label, study.unit)) for group in shown]
             name, alone = class_name(study, target, label), column["by_class"].get(label)
             rows.append(ClassBesideColumn(name, figure, alone, means.get(key), each))
     if all(row.alone is None for row in rows):
@@ -79,16 +77,16 @@ def beside_column(context: ReportContext) -> BesideColumn | None:
     return BesideColumn(plain(column["name"]), [plain(group) for group in shown], len(groups), rows)
 
 
-def _subjects(group: ColumnGroup, label: str) -> str:
+def _subjects(group: ColumnGroup, label: str, unit: str) -> str:
     of_class = group.classes.get(label)
-    return f"{of_class['n_subjects']:,} of {group.n_subjects:,} subjects" if of_class else ""
+    return f"{of_class['n_subjects']:,} of {group.n_subjects:,} {unit}s" if of_class else ""
 
 
 def beside_column_blocks(context: ReportContext) -> list[Block]:
     """The counts within each value of the column, and the areas, folded; none without such a column."""
     column, counts = beside_column(context), counts_table(context)
     if column is None:
-        return []
+        return [counts] if counts else []
     write, name = context.write, capital(column.name)
     rows = []
     for row in column.rows:
@@ -117,7 +115,7 @@ def counts_table(context: ReportContext) -> Table | None:
     within = _within(context)
     if within is None or context.by_site:
         return None
-    noun, rows, held = terms_of(context).noun, [], context.metrics.prediction_sets is not None
+    noun, rows, held = terms_of(context).noun, [], _has_sets(within)
     for value, group in list(within.groups.items())[:MOST_SHOWN]:
         for label, counts in group.classes.items():
             own = counts["rows"]
@@ -135,7 +133,14 @@ def counts_table(context: ReportContext) -> Table | None:
     return Table(heads, rows, caption)
 
 
+def _has_sets(within: WithinColumn) -> bool:
+    return any("held" in counts for group in within.groups.values() for counts in group.classes.values())
+
+
 def _within(context: ReportContext) -> WithinColumn | None:
-    """The figures of the reported model within the values of the column."""
+    """The figures of the reported model within the values of the column that the audit names."""
+    column = leading_column(context.audit, context.outcome, context.study.audit.columns)
     within, of = context.metrics.within_column, (context.outcome, context.stage, context.learner)
-    return within if within and (within.target, within.stage, within.learner) == of else None
+    if within is None or column is None or within.column != column["name"]:
+        return None
+    return within if (within.target, within.stage, within.learner) == of else None

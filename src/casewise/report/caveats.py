@@ -175,7 +175,7 @@ def within_values(study: Study, results: Results) -> str:
             n_held, n_rows = counts.get("held"), counts.get("rows", 0)
             if sets and n_held is not None and n_rows >= FEWEST_ROWS and n_held < (sets.level - MISSED) * n_rows:
                 missed.append(f"{n_held:,} of {n_rows:,} ({class_name(study, main.target, label)}, {name})")
-    text = f" Within {plain(within.column)}, {'; '.join(right)}." if right else ""
+    text = f" By {plain(within.column)}, which predicts the label, {'; '.join(right)}." if right else ""
     return text + (f" Prediction sets hold the true class of only {'; '.join(missed)}." if missed else "")
 
 

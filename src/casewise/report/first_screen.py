@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -20,13 +21,14 @@ from casewise.report.beside_column import beside_column
 from casewise.report.context import EXTERNAL, ReportContext, counted_cases, defined, evaluated_on, terms_of
 from casewise.report.formatting import MISSING, class_name, counted, is_number, listed, number, percent, plain, signed
 from casewise.report.sections.agreement import score_ranges
+from casewise.report.sections.classes import DECISIONS
 from casewise.report.sections.learners import comparison_of, gap_between
 from casewise.report.statements import Statement, statements
 from casewise.report.tables import VERDICTS, MetricFormat, kind_report, verdict, verdict_beside
 from casewise.study.learners import is_baseline, learner_name
 
 MOST_CLASSES, MOST_COLUMNS = 8, 3
-ROUGH = (" Rough: from too few {unit}s.", " Rough: few {unit}s, or few of a class.")
+ROUGH = (" Rough: from too few {unit}s.", " Rough: few {unit}s, or of a class.")
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,9 @@ def screen(context: ReportContext) -> Screen:
         rivals=beside,
         flags=[each for each in holding if each.level == "flag" and each is not external],
         trust=[each for each in holding if each.level != "flag" and each is not external],
-        model=" ".join(filter(None, [model(context), parts and f"Weights: {parts}.", coverage(context)])),
+        model=" ".join(
+            filter(None, [model(context), parts and f"Weights: {parts}.", decided(context), coverage(context)])
+        ),
     )
 
 
@@ -148,7 +152,10 @@ def _recorded(context: ReportContext) -> str:
     if not columns or min(map(len, columns)) < 2:
         return ""
     what = "It was" if outcome in study.targets else "Each part of it was"
-    return f" {what} recorded as the mean of several columns, such as {listed(columns[0])}."
+    counts = {len(own) for own in columns}
+    several = "two columns" if counts == {2} else "several columns"
+    such = listed(columns[0]) if len(columns) == 1 else f"such as {listed(columns[0])}"
+    return f" {what} recorded as the mean of {several}, {such}."
 
 
 # ---------------------------------------------------------------------------------------------------- how far off is it
@@ -164,6 +171,9 @@ def evaluated(context: ReportContext) -> str:
     if held_out and context.study.subjects_known:
         text = f"{count}. No model was trained on these subjects"
         return text + (", but their loss stopped the training." if context.stopped_on_validation else ".")
+    whole = len(context.cases) if terms_of(context).noun in ("case", "visit") and not context.by_site else 0
+    if (lacking := whole - len(rows)) > 0:
+        count += f", and {lacking:,} without a reference value"
     whose, what = f" {context.site}" * context.by_site, "it" if context.by_site else f"the {context.study.unit}"
     return f"{count}. Each{whose} was predicted by models that were not trained on {what}."
 
@@ -302,8 +312,8 @@ def _failing_ranges(context: ReportContext) -> tuple[list[str], list[Failure]]:
         leaning = signed(bias.value, write.digits("bias")) if is_number(bias.value) else ""
         bounds = _bounds(write, "bias", bias, short=False)
         cells = [f"{each.count:,}", write.text("mae", each.error), f"{leaning} ({bounds})" if bounds else leaning]
-        low = each.figures["mae"].low
-        clearly = low is not None and all(low > other.error for other in ranges if other is not each)
+        others = [other.figures["mae"] for other in ranges if other is not each]
+        clearly = _clearly_above(each.figures["mae"], others)
         rows.append(Failure(each.name, cells, clearly, round(40 * each.error / worst) if worst else 0))
     return ["Reference", f"{terms_of(context).noun}s".capitalize(), "Average error", "Leaning"], rows
 
@@ -327,12 +337,20 @@ def _failing_classes(context: ReportContext) -> tuple[list[str], list[Failure]]:
             rates = ("sensitivity", "PPV") if here.names[i] == positive else ("specificity", "NPV")
         outer = [_share(np.asarray(outside.confusion[i]), i, rates[0])] if outside else []
         cells = [_share(counts[i], i, rates[0]), *outer, _share(counts[:, i], i, rates[1])]
-        cells.append(names[int(wrong[i].argmax())] if wrong[i].any() else MISSING)
-        found = context.metric(context.stage, context.learner, f"recall[{here.names[i]}]")
-        high = found.high if found else None
-        clearly = high is not None and bool((high < np.delete(recall, i)).all())
+        if len(names) > 2:
+            most = [name for name, count in zip(names, wrong[i], strict=True) if count == wrong[i].max() > 0]
+            cells.append(listed(most, "or") or MISSING)
+        found = [context.metric(context.stage, context.learner, f"recall[{name}]") for name in here.names]
+        others = [figure for j, figure in enumerate(found) if j != i and totals[j]]
+        clearly = bool(others) and all(_clearly_above(other, [found[i]]) for other in others)
         rows.append(Failure(names[i], cells, clearly))
-    return ["Reference", *heads, f"Mostly taken for{own_side(context)}"], rows
+    return ["Reference", *heads, *([f"Mostly taken for{own_side(context)}"] if len(names) > 2 else [])], rows
+
+
+def _clearly_above(figure: Estimate | None, others: Sequence[Estimate | None]) -> bool:
+    """Whether the interval of a figure lies above those of all others, of which there are some."""
+    low, highs = figure.low if figure else None, [other.high if other else None for other in others]
+    return low is not None and bool(highs) and all(high is not None and low > high for high in highs)
 
 
 def _share(counts: np.ndarray, i: int, rate: str) -> str:
@@ -361,13 +379,12 @@ def rivals(context: ReportContext) -> list[Rival]:
         code = verdict(gap.low, gap.high, metric) if gap else "untested"
         note = f"the best of {compared.chosen} on these cases" if compared.chosen > 1 else ""
         rows.append(replace(rival(learner_name(compared.baseline), best, code), note=note))
-    entry = comparison_of(context, context.stage) if context.learner in context.stackers else None
-    combined = {*context.stackers, *([compared.baseline] if compared else [])}
-    if entry and entry.best not in combined and (best := context.metric(context.stage, entry.best, metric)):
-        gap = gap_between(entry, context.learner, entry.best)
-        code = verdict(gap.low, gap.high, metric) if gap else "untested"
-        note = f"the best of all {len(context.learners)} on these cases"
-        rows.append(replace(rival(learner_name(entry.best), best, code), note=note))
+    if part := _better_part(context, metric, figure, compared.baseline if compared else ""):
+        entry = comparison_of(context, context.stage)
+        gap = gap_between(entry, context.learner, part) if entry else None
+        code, of_part = verdict(gap.low, gap.high, metric) if gap else "untested", context.figures(context.stage, part)
+        shown = rival(learner_name(part), of_part[metric], code)
+        rows.append(replace(shown, note="the best part of it on these cases"))
     guessed, chance = guessed_median(context), metric_of(metric).chance if context.classes else None
     if guessed and metric == "mae":
         low, high, rough = guessed["gaps"].get(context.learner, (None, None, True))
@@ -383,6 +400,23 @@ def rivals(context: ReportContext) -> list[Rival]:
             name = f"column “{column.name}” alone{own if several else ', no image'}"
             rows.append(Rival(name, number(row.alone, 2), "", row.verdict))
     return rows
+
+
+def _better_part(context: ReportContext, metric: str, figure: Estimate | SourceMean, baseline: str) -> str:
+    """The best part of a combined model, by figures on the judged cases, if it is better and no row yet; else empty."""
+    larger = metric_of(metric).larger_is_better
+    values: dict[str, float] = {}
+    for name in dict.fromkeys(part for entry in _entries(context) for part in entry.get("weights") or {}):
+        own = context.metric(context.stage, name, metric)
+        if own and own.value is not None and figure.value is not None:
+            values[name] = own.value - figure.value if larger else figure.value - own.value
+    best = max((name for name in values if values[name] > 0), key=lambda name: values[name], default="")
+    return best if best != baseline and not context.by_site else ""
+
+
+def _entries(context: ReportContext) -> list[dict[str, Any]]:
+    """The coefficients of the reported model by output, if it combines others."""
+    return [each for each in (context.stackers.get(context.learner) or {}).values() if isinstance(each, dict)]
 
 
 def rivals_line(context: ReportContext) -> str:
@@ -409,11 +443,17 @@ def model(context: ReportContext) -> str:
     return f"The {name}."
 
 
+def decided(context: ReportContext) -> str:
+    """How a grade is decided; empty for other targets."""
+    rule = DECISIONS.get(str(context.study.decisions.get(context.outcome)))
+    return f"Predicted grade: {rule}." if rule and context.classes else ""
+
+
 def weights(context: ReportContext) -> list[tuple[str, str]]:
     """The weight of each part of a combined model, its range over the outputs; empty for other models."""
     parts: dict[str, list[float]] = {}
-    for entry in (context.stackers.get(context.learner) or {}).values():
-        for name, weight in (entry.get("weights") or {}).items() if isinstance(entry, dict) else ():
+    for entry in _entries(context):
+        for name, weight in (entry.get("weights") or {}).items():
             parts.setdefault(str(name), []).append(float(weight))
     ends = {name: dict.fromkeys(number(end, 2) for end in (min(own), max(own))) for name, own in parts.items()}
     return [(learner_name(name), " to ".join(of)) for name, of in ends.items()]
@@ -427,7 +467,7 @@ def coverage(context: ReportContext) -> str:
         return ""
     level, figures = f"{100 * record.level:g} %", entry.stages.get(context.stage)
     observed = figures.coverage if figures else None
-    missed = observed is not None and observed.high is not None and observed.high < record.level
+    missed = observed is not None and observed.value is not None and observed.value < record.level
     here = f"{evaluated_on(context, context.stage)} in {percent(observed.value)}" if observed and missed else ""
     if context.classes:
         by_class = zip(context.classes, entry.calibration["classes"], strict=True)
@@ -435,7 +475,7 @@ def coverage(context: ReportContext) -> str:
         unit = f"{context.study.unit}s"
         if len(few) == len(context.classes):
             return f"Too few {unit} to calibrate sets of classes: the set of a prediction names every class."
-        text = f"Each prediction is a set of classes that should hold the true one in {level} of cases like these"
+        text = f"Each prediction is a set of classes, meant to hold the true one in {level} of such cases"
         text += f" ({here})" if here else ""
         if figures and figures.size and figures.size.value is not None:
             text += f", on average {number(figures.size.value, 1)} of {len(context.classes)}"

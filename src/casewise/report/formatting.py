@@ -280,12 +280,14 @@ def shortened(text: Any, length: int) -> str:
     return whole if len(whole) <= length else whole[: length - 1] + "…"
 
 
-def case_label(row: Mapping[str, Any]) -> str:
-    """The case of a row within a sentence.
+def case_label(row: Mapping[str, Any], *, known: bool = True) -> str:
+    """The case of a row within a sentence; where subjects are not known, their names and visits say nothing.
 
     >>> case_label({"subject": "S1", "visit": "2", "region": "trunk"}), case_label({"subject": "S1", "visit": "week 4"})
     ('subject S1, visit 2, trunk', 'subject S1, week 4')
     """
+    if not known:
+        return f"{shortened(row['subject'], 40)}"
     names = [f"subject {shortened(row['subject'], 40)}"]
     visit, region = shortened(row.get("visit", ""), 30), str(row.get("region", ""))
     if visit not in ("", "nan"):

@@ -143,7 +143,7 @@ def subjects_apart(context: ReportContext) -> Found:
     codes = {finding["id"] for finding in context.audit.get("findings", [])}
     if codes & {"twins-across-subjects", "twins-across-splits", "subjects-across-splits"}:
         return None  # an error of the audit says so
-    return "good", "No subject is on both sides of the split, and no picture was found on both.", "audit"
+    return "good", "No subject, and no picture found, is on both sides of the split.", "audit"
 
 
 def audited(context: ReportContext) -> Found:
@@ -178,6 +178,8 @@ def altered(context: ReportContext) -> Found:
     name, entry = max(own.items(), key=lambda item: item[1].effect)
     if isinstance(entry, AlteredAnswers):
         effect = f"{entry.changed} of {counted(entry.answers, 'prediction')} change."
+        if entry.correct.of:
+            effect = f"{effect[:-1]}, {entry.correct.before} right before, {entry.correct.after} after."
     else:
         effect = f"its predictions move by {number(entry.moved.value, terms_of(context).digits)} points on average."
     text = f"{capital(alteration(name))}: {effect}"
@@ -231,13 +233,15 @@ def chosen(context: ReportContext) -> Found:
     }
     if count < 2 or context.metrics.main.learner != context.learner or how not in words:
         return None
-    fitted = " Its weights may make these figures a little too good." if _fitted_out_of_fold(context) else ""
+    fitted = " Its weights may make these figures a little too good." if _weights_fitted(context) else ""
     return "note", words[how] + fitted, "learners" if fitted else ""
 
 
-def _fitted_out_of_fold(context: ReportContext) -> bool:
-    """Whether the networks behind the weights for a fold were trained on its cases."""
-    return context.stage == "oof" and context.learner.startswith(FITTED)
+def _weights_fitted(context: ReportContext) -> bool:
+    """Whether the networks behind unequal weights for a fold were trained on its cases."""
+    entries = [each for each in (context.stackers.get(context.learner) or {}).values() if isinstance(each, dict)]
+    unequal = any(len(set((each.get("weights") or {}).values())) > 1 for each in entries)
+    return context.stage == "oof" and context.learner.startswith(FITTED) and unequal
 
 
 def _note(context: ReportContext, code: str) -> Note | None:

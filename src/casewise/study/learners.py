@@ -215,7 +215,7 @@ def register_learner(learner: Learner) -> None:
     Raises:
         ValueError: casewise has a learner of this name.
     """
-    if learner.name in [own.name for own in _OWN]:
+    if learner.name in COMBINED or learner.name in [own.name for own in _OWN]:
         raise ValueError(f"casewise has a learner named {learner.name!r}; name this one otherwise.")
     _REGISTERED[learner.name] = learner
 

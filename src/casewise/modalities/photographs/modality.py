@@ -140,9 +140,6 @@ class Photographs(base.Modality):
             plugin.refuse(study, cohort)
         return cohort
 
-    def picture_noun(self, study: Study) -> base.Noun:
-        return base.Noun("photograph", "photographs") if study.images.channels == "rgb" else self.noun(study)
-
     def check_files(self, study: Study, cohort: Cohort, show: Show) -> None:
         """Decode every image once, at a reduced size, and the masks for training.
 

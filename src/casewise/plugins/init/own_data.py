@@ -174,7 +174,7 @@ def _planned(data: OwnData, folder: Path, stated: Pattern | None = None) -> NewS
     guess_people(rows, files, use=data.guess)
     sequences = resolve_sequences(rows) if files.scans else []
     days = rows.of(cells[roles.day]) if roles.day else ()
-    resolve_visits(rows, labels, single=not (files.scans or _are_slides(data)), day=roles.day, days=days)
+    resolve_visits(rows, labels, single=lambda: not (files.scans or _are_slides(data)), day=roles.day, days=days)
     present = rows.present
     rows.doubts += roles.doubts
     doubt_counts(rows, roles.subject)

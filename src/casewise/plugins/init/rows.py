@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -454,7 +454,7 @@ def cohort_table(
 
 
 def resolve_visits(
-    rows: ImageRows, labels: Sequence[str], *, single: bool, day: str = "", days: Sequence[str] = ()
+    rows: ImageRows, labels: Sequence[str], *, single: Callable[[], bool], day: str = "", days: Sequence[str] = ()
 ) -> None:
     """Visits from dates or days where no column states them; whether each image is predicted by itself.
 
@@ -477,7 +477,7 @@ def resolve_visits(
     differing = [case for case, of_case in rows.by_case(values).items() if len(of_case - {None}) > 1]
     images = Counter(zip(rows["subject"], rows["visit"], rows["sequence"], strict=True))
     repeated = [(subject, visit) for (subject, visit, name), times in images.items() if name and times > 1]
-    rows.by_image = bool(differing) and single
+    rows.by_image = bool(differing) and single()
     if rows.by_image:
         unit = "visit" if rows.has("visit") else "subject"
         rows.doubts.append(

@@ -71,6 +71,7 @@ def describe(model: TrainedModel, study: Study, learner: str, networks: list[str
         "targets_by_name": {target["name"]: target for target in targets},
         "titles": titles,
         "coverage": level,
+        "audited": _first_sentence(str(about.get("audited") or "")) if learner == model.headline else "",
         "known": _known(about) if learner == model.headline else OTHER_LEARNER,
         "unit": study.unit,
         "response": about.get("response"),
@@ -85,6 +86,11 @@ def describe(model: TrainedModel, study: Study, learner: str, networks: list[str
         "explained_targets": list(study.outputs),
         "card": model.card,
     }
+
+
+def _first_sentence(text: str) -> str:
+    first, mark, _ = text.partition(". ")
+    return first + mark.strip()
 
 
 def _known(about: Mapping[str, Any]) -> str:

@@ -110,7 +110,8 @@ def recall_curves(rows: pd.DataFrame, names: Sequence[str], entry: ClassFigures,
 
 def roc(curves: list[Curve]) -> Drawing:
     """One curve a class against the others, its AUROC and interval in the key, dots at the operating points."""
-    with _square(len(curves), "False positive rate (1 − specificity)", "True positive rate (sensitivity)") as drawn:
+    lines = len(curves) + any(curve.points for curve in curves)
+    with _square(lines, "False positive rate (1 − specificity)", "True positive rate (sensitivity)") as drawn:
         figure, axes = drawn
         axes.plot([0, 1], [0, 1], color=PALE, linewidth=1)
         titles: dict[str, list[str]] = {}
@@ -158,7 +159,7 @@ def reliability(
     most = max((b.n for bins in drawn for b in bins), default=1)
     low = min((b.confidence for bins in drawn for b in bins), default=0.0)
     lines = sum(map(bool, drawn))
-    with _square(lines, "Probability of the predicted class", "Share that is correct") as (figure, axes):
+    with _square(lines, "Probability of the likeliest class", "Share that is correct") as (figure, axes):
         axes.plot([0, 1], [0, 1], color=INK, linewidth=1.1)
         for (title, colour, dash, marker), bins, error in zip(looks, drawn, ece, strict=True):
             if not bins:

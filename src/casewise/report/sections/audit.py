@@ -150,6 +150,8 @@ def about(finding: Finding, audit: Audit) -> str:
     'the source from the image, within no finding'
     """
     figures, (noun, _) = finding.figures, noun_of(audit.facts)
+    if finding.id == "subjects-across-splits" and "where" in figures and "subjects" not in figures:
+        return f"unknown subjects in the split in {figures['where']}"
     if finding.id in NAMES:
         return NAMES[finding.id] + (f" of {plain(figures['target'])}" if figures.get("target") else "")
     if finding.id.startswith(WITHIN):
@@ -201,7 +203,8 @@ def _meanings(shown: Sequence[Finding], accepted: Mapping[str, str]) -> list[str
     for finding in shown:
         reason = accepted.get(finding.id)
         remedy = f"Accepted by the study: {reason}" if reason else finding.remedy if finding.level != "note" else ""
-        key = (finding.sentence.partition(". ")[2] or finding.sentence, remedy)
+        rest = finding.sentence.partition(". ")[2] if finding.level != "note" else ""
+        key = (rest or finding.sentence, remedy)
         whole[key] = f"{finding.sentence} {remedy}".strip()
         codes.setdefault(key, []).append(finding.id)
     return [

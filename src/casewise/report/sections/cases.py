@@ -86,7 +86,7 @@ def _card(context: ReportContext, row: Mapping[str, Any], blocks: list[Block]) -
     pictures = [
         Picture(uri, "Input of the model" + (f": {name}" if name else ""), name) for name, uri in shown(context, row)
     ]
-    return Card(capital(case_label(row)), pictures, blocks)
+    return Card(capital(case_label(row, known=context.study.subjects_known)), pictures, blocks)
 
 
 def _parts(context: ReportContext, row: Mapping[str, Any]) -> list[Block]:

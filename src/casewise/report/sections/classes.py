@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from casewise.evaluation.bootstrap import Plan, mean_by_subject
 from casewise.evaluation.classification import temperatures_at_bound
 from casewise.evaluation.results import ClassFigures, Figures, OperatingPoint, ReliabilityBin
 from casewise.evaluation.thresholds import by_fold_text
@@ -13,8 +14,18 @@ from casewise.report.beside_column import beside_column_blocks
 from casewise.report.blocks import Block, Cell, Facts, Fold, Matrix, Plot, Plots, Row, Section, Table, Text
 from casewise.report.context import ReportContext, defined, evaluated, evaluated_on, terms_of
 from casewise.report.figures import classes as draw
-from casewise.report.formatting import MISSING, capital, display_name, listed, number, percent, plain, plural
-from casewise.report.tables import MetricFormat, confusion, split_key
+from casewise.report.formatting import (
+    MISSING,
+    capital,
+    class_name,
+    display_name,
+    listed,
+    number,
+    percent,
+    plain,
+    plural,
+)
+from casewise.report.tables import MetricFormat, confusion, kind_report, percent_cell, split_key
 from casewise.targets import kind_named
 
 POINT_FIGURES = ("sensitivity", "specificity", "precision")
@@ -51,6 +62,10 @@ PREDICTIVE = (
     "Precision (PPV) and NPV change with the share of the class among the {noun}s. Likelihood ratios do not, but all"
     " figures change with the kind of {unit}s and sources."
 )
+CUTS = (
+    "{place}, by predicted grades. Found: of the cases with this grade or a higher one, those predicted so; others: of"
+    " the cases with a lower grade, those predicted so."
+)
 BESIDE = (
     "A column of the table predicts the classes: a sensitivity and specificity over all its values can come from"
     " recognising the value. See the table of found and mistaken above."
@@ -74,6 +89,8 @@ def section(context: ReportContext) -> Section | None:
     figures, where = context.figures(context.stage, context.learner), evaluated_on(context, context.stage)
     counts = confusion(entry.names, entry.confusion)
     blocks: list[Block] = [Matrix(counts, evaluated(context), "reference", "predicted"), *pooled(context)]
+    if kind_report(context.kind).ordered and len(entry.names) > 2:
+        blocks.append(cuts(context))
     if plots := _plots(context, entry, figures):
         blocks.append(Plots(plots))
     blocks += (beside := beside_column_blocks(context))
@@ -98,6 +115,26 @@ def section(context: ReportContext) -> Section | None:
     if others := further_tables(context):
         blocks.append(Fold("Further targets with classes, and regions", others))
     return Section("classes", "Classes", blocks)
+
+
+def cuts(context: ReportContext) -> Table:
+    """Sensitivity and specificity of each grade or a higher one, by the predicted grades, with intervals."""
+    rows, study, plotted = context.headline_rows, context.study, []
+    truth, predicted = (rows[name].to_numpy(float) for name in ("y_true", "y_pred"))
+    plan = Plan(confidence=study.evaluation.confidence, seed=study.seed, unit=study.unit)
+    for grade, name in list(enumerate(context.classes))[1:]:
+        cells = []
+        for side, right in ((truth >= grade, predicted >= grade), (truth < grade, predicted < grade)):
+            share = (
+                mean_by_subject(right[side], rows["subject"].to_numpy()[side], plan, name="share")
+                if side.any()
+                else None
+            )
+            count = Cell(f"{int(right[side].sum()):,} of {int(side.sum()):,}", value=int(right[side].sum()))
+            cells += [count, percent_cell(share)]
+        plotted.append(Row(f"{class_name(study, context.outcome, name)} or higher", cells))
+    heads = ["Grade", "Found", "Sensitivity", "Others", "Specificity"]
+    return Table(heads, plotted, CUTS.format(place=capital(evaluated_on(context, context.stage))))
 
 
 def pooled(context: ReportContext) -> list[Text]:

@@ -63,8 +63,9 @@ def _facts(context: ReportContext, learners: list[str]) -> list[tuple[str, str]]
     cases, subjects, answers = (
         max(getattr(entry, name) for entry in entries) for name in ("cases", "subjects", "answers")
     )
+    where = "of the validation set" if context.holdout else "out of fold"
     several = f", with {counted(answers, terms_of(context).noun)} in all" if answers > cases else ""
-    facts = [("Cases", f"{cases:,}, from {counted(subjects, context.study.unit)}, drawn by the seed{several}")]
+    facts = [("Cases", f"{cases:,} {where}, from {counted(subjects, context.study.unit)}, drawn by the seed{several}")]
     apart = {*context.learners, context.learner} - set(figures)
     if apart:
         names = sorted(apart, key=lambda name: (name != context.learner, name))

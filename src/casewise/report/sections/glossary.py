@@ -67,14 +67,14 @@ def section(context: ReportContext) -> Section:
     facts = [(metric_of(name).title, metric_of(name).glossary) for name in glossary_names(context)]
     facts += OF_CLASSES if context.classes else [AGREEMENT]
     facts += [AUDIT] if context.audit else []
-    confidence = terms_of(context).confidence
+    confidence, unit = terms_of(context).confidence, context.study.unit
     facts += [
         (f"{confidence} interval" if name == "Interval" else name, text)
         for name, text in TERMS
         if not (context.holdout and name == OUT_OF_FOLD)
     ]
     facts += [HELD_OUT] if context.holdout else []
-    facts = [(name, without_folds(context, text)) for name, text in facts]
+    facts = [(name, without_folds(context, text).replace("subject", unit)) for name, text in facts]
     blocks = [Fold("Figures and terms of this page", [Facts(facts)])]
     return Section("glossary", "How to read this report", blocks, page_only=True)
 

@@ -56,9 +56,11 @@ def section(context: ReportContext) -> Section | None:
     entry, study = context.metrics.participants, context.study
     if entry is None:
         return None
-    flows: list[Block] = [Table(["Step", "Left out", "Remaining"], flow_rows(entry.flow, entry), FLOW, wide=True)]
+    flows: list[Block] = [
+        Table(["Step", "Left out", "Remaining"], flow_rows(entry.flow, entry, study.unit), FLOW, wide=True)
+    ]
     if entry.flow.external:
-        rows = flow_rows(entry.flow.external, entry)
+        rows = flow_rows(entry.flow.external, entry, study.unit)
         flows.append(
             Table(["Step", "Left out", "Remaining"], rows, f"External cohort: {entry.flow.external.name}.", wide=True)
         )
@@ -72,24 +74,24 @@ def section(context: ReportContext) -> Section | None:
 # -------------------------------------------------------------------------------------------------------------- flow
 
 
-def flow_rows(flow: Flow, entry: Participants) -> list[Row]:
-    """The steps from the table to the cohort, and what of it was predicted and evaluated."""
+def flow_rows(flow: Flow, entry: Participants, unit: str = "subject") -> list[Row]:
+    """The steps from the table to the cohort, and what of it was predicted and evaluated; subjects are a `unit`."""
     rows = []
     for index, step in enumerate(flow.steps):
         values = listed(_first(step.get("values") or []), "or")
         name = STEPS.get(step["code"], step["code"]).format(column=step.get("column"), values=values)
-        rows.append(Row(name, [_rows(step) if index else Cell(""), _rows(step["left"])]))
+        rows.append(Row(name, [_rows(step, unit) if index else Cell(""), _rows(step["left"], unit)]))
     cohort, external = flow.cohort, flow is entry.flow.external
-    size = f"{counted(cohort['subjects'], 'subject')}, {counted(cohort['images'], 'file')}"
+    size = f"{counted(cohort['subjects'], unit)}, {counted(cohort['images'], 'file')}"
     rows.append(Row("Cohort", [Cell(""), Cell(counted(cohort["cases"], "case"), size)]))
     for stage, counts in entry.evaluated.items():
         if (stage == EXTERNAL) != external:
             continue
         scored = counts["cases_with_reference"]
         lost = counted(counts["cases"] - scored, "case")
-        everyone = Cell(counted(counts["cases"], "case"), counted(counts["subjects"], "subject"))
+        everyone = Cell(counted(counts["cases"], "case"), counted(counts["subjects"], unit))
         rows += [] if external else [Row(f"Predicted {SIDES[stage]}", [Cell(""), everyone])]
-        cell = Cell(counted(scored, "case"), counted(counts["subjects_with_reference"], "subject"))
+        cell = Cell(counted(scored, "case"), counted(counts["subjects_with_reference"], unit))
         rows.append(Row("with a reference value, evaluated", [Cell(lost), cell], inner=True))
     return rows
 
@@ -100,10 +102,9 @@ def _first(values: Sequence[str]) -> list[str]:
     return shown if len(values) <= MOST_VALUES else [*shown, f"{len(values) - MOST_VALUES} more"]
 
 
-def _rows(counts: Mapping[str, Any]) -> Cell:
-    unit = "row" if "rows" in counts else "case"
-    subjects = counts["subjects"]
-    return Cell(counted(counts[f"{unit}s"], unit), "" if subjects is None else counted(subjects, "subject"))
+def _rows(counts: Mapping[str, Any], unit: str) -> Cell:
+    what, subjects = "row" if "rows" in counts else "case", counts["subjects"]
+    return Cell(counted(counts[f"{what}s"], what), "" if subjects is None else counted(subjects, unit))
 
 
 # --------------------------------------------------------------------------------------------------- characteristics

@@ -76,7 +76,7 @@ PHASES = (
 )
 PERFORMANCE = (
     "Performance on training cases says nothing about new patients. It is the mean over the networks of the folds, with"
-    " the lowest and the highest; brackets of held-out cases are {confidence} intervals of subjects."
+    " the lowest and the highest; brackets of held-out cases are {confidence} intervals by {unit}."
 )
 SEEDS = (
     "{side}: lowest and highest value over trainings with the seeds {seeds} on the same split, and their standard"
@@ -257,7 +257,7 @@ def train_and_held_out(context: ReportContext) -> list[Block]:
             if entry and stage in context.stages:
                 cells = [Cell(f"{sum(entry.support):,}"), *(write.cell(m, figures.get(m)) for m in columns)]
                 rows.append(Row(name, cells, inner=True))
-    caption = PERFORMANCE.format(confidence=terms_of(context).confidence)
+    caption = PERFORMANCE.format(confidence=terms_of(context).confidence, unit=context.study.unit)
     table = Table(["Network, evaluated on", "n", *map(write.title, columns)], rows, caption, wide=True)
     return [Heading("Training and held-out performance"), table]
 

@@ -1,7 +1,7 @@
 // The page of a model: images in, results out. Nothing is stored but the token, until this tab is closed.
 import { drawTrajectory } from "./trajectory.js";
 import { element, figure, get } from "./elements.js";
-import { showVisit } from "./results.js";
+import { courseOf, showVisit } from "./results.js";
 
 const TOKEN = "casewise-token";
 const VIEWABLE = ["image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp"];
@@ -348,11 +348,10 @@ function predict() {
   return ask(get("predict"), "Predicting …", "api/predict", sent.form, (answer) => {
     current = { ...sent, answer };
     showRecord();
-    const [first, ...others] = model.known.split(/(?<=\.) (?=[A-Z])/);
-    get("known").replaceChildren(element("strong", first), [" ", ...others].join(" "));
+    get("known").replaceChildren(element("strong", model.audited), model.known.slice(model.audited.length));
     get("answers").replaceChildren(...answer.visits.map((visit) => showVisit(visit, model, answer.visits.length > 1)));
     get("results").hidden = get("save").disabled = get("print").disabled = false;
-    drawTrajectory(get("trajectory"), answer.trajectory, model);
+    drawTrajectory(get("trajectory"), courseOf(answer), model);
     status(model.visits ? `Results for ${answer.visits.length} ${answer.visits.length === 1 ? "visit" : "visits"}.` : "The results are below.");
     get("results-title").focus();
   });
@@ -442,6 +441,6 @@ get("clear").addEventListener("click", () => {
 });
 get("images").addEventListener("input", invalidate);
 get("saliency-choice").addEventListener("input", stop);
-window.addEventListener("resize", () => current && drawTrajectory(get("trajectory"), current.answer.trajectory, model));
+window.addEventListener("resize", () => current && drawTrajectory(get("trajectory"), courseOf(current.answer), model));
 window.addEventListener("pageshow", (event) => event.persisted && location.reload());
 start();

@@ -1,12 +1,21 @@
 // The results of one visit: the primary outcome on its scale, the components, classes with probabilities, flags.
 import { digits, element, shown, table } from "./elements.js";
 
+const isUnlike = (visit) => visit.flags.some((flag) => flag.code !== "problem");
+
+// The course over the visits, without the intervals of those whose images are unlike the training.
+export function courseOf(answer) {
+  const unlike = new Set(answer.visits.filter(isUnlike).map((visit) => visit.visit));
+  const shownAt = (visit) => (unlike.has(visit.visit) ? { ...visit, low: null, high: null } : visit);
+  return answer.trajectory && { ...answer.trajectory, visits: answer.trajectory.visits.map(shownAt) };
+}
+
 export function showVisit(visit, model, several) {
   const node = element("article", "", "answer");
   node.append(element("h3", several ? visit.visit : "Prediction"));
   const facts = Object.entries(visit.covariates || {}).map(([name, value]) => `${name} ${value || "missing"}`);
   if (facts.length) node.append(element("p", `With ${facts.join(", ")}.`, "note"));
-  const unlike = visit.flags.some((flag) => flag.code !== "problem");
+  const unlike = isUnlike(visit);
   if (visit.flags.length) {
     const flags = element("ul", "", "flags");
     flags.setAttribute("aria-label", "Flags");
