@@ -329,6 +329,17 @@ def test_abstaining_leaves_out_flagged_cases(images: Path, tmp_path: Path, basel
     assert "no prediction" not in plain.stderr
 
 
+def test_an_image_of_a_person_costs_no_other_one_a_prediction(images: Path, baseline_run: Run) -> None:
+    names = ["film.png", "negative.png", "none.png"]
+    frame = pd.DataFrame({"path": names, "subject": "A"})
+    table = load_bundle(baseline_run.folder / "bundle").predict(frame, root=images, abstain=True)
+    rows = table.assign(image=table["image"].map(lambda path: Path(path).name)).set_index("image")
+    assert rows.index.tolist() == names
+    assert rows["prediction"].notna().tolist() == [True, False, False]
+    assert rows["flags"].eq("").tolist() == [True, False, True]
+    assert "there is no file" in rows.loc["none.png", "problem"]
+
+
 def test_limits_depend_on_training_images_alone(baseline_run: Run) -> None:
     record, sides = baseline_run.files.input_checks.read(), baseline_run.files.splits.read()["subjects"]
     assert record["subjects"] == sum(side != "test" for side in sides.values()) < len(sides)

@@ -150,3 +150,20 @@ def test_the_share_of_correct_predictions_is_the_accuracy() -> None:
     shares = [(7, 0.285714), (41, 0.512195), (32, 0.46875)]
     bins = [ReliabilityBin(0.0, 1.0, n, 0.5, share) for n, share in shares]
     assert classes.mean_confidence(bins) == (0.5, 38 / 80)
+
+
+def test_grades_have_a_sensitivity_and_specificity_at_every_cut(report_of_grades: ReportContext) -> None:
+    table, rows = classes.cuts(report_of_grades), report_of_grades.headline_rows
+    truth, predicted = rows["y_true"], rows["y_pred"]
+    assert len(table.rows) == len(report_of_grades.classes) - 1
+    for grade, row in enumerate(table.rows, start=1):
+        higher, found = truth >= grade, (truth >= grade) & (predicted >= grade)
+        others = (truth < grade) & (predicted < grade)
+        assert [row.cells[i].text for i in (0, 2)] == [
+            f"{found.sum()} of {higher.sum()}",
+            f"{others.sum()} of {(~higher).sum()}",
+        ]
+        assert row.cells[1].text == f"{100 * found.sum() / higher.sum():.0f} %"
+    empty = dataclasses.replace(report_of_grades)
+    none = dataclasses.replace(empty, predictions=report_of_grades.predictions.assign(y_true=0.0))
+    assert {row.cells[0].text for row in classes.cuts(none).rows} == {"0 of 0"}

@@ -119,7 +119,7 @@ def section(context: ReportContext) -> Section | None:
 
 def cuts(context: ReportContext) -> Table:
     """Sensitivity and specificity of each grade or a higher one, by the predicted grades, with intervals."""
-    rows, study, plotted = context.headline_rows, context.study, []
+    rows, study, lines = context.headline_rows, context.study, []
     truth, predicted = (rows[name].to_numpy(float) for name in ("y_true", "y_pred"))
     plan = Plan(confidence=study.evaluation.confidence, seed=study.seed, unit=study.unit)
     for grade, name in list(enumerate(context.classes))[1:]:
@@ -132,9 +132,10 @@ def cuts(context: ReportContext) -> Table:
             )
             count = Cell(f"{int(right[side].sum()):,} of {int(side.sum()):,}", value=int(right[side].sum()))
             cells += [count, percent_cell(share)]
-        plotted.append(Row(f"{class_name(study, context.outcome, name)} or higher", cells))
+        higher = " or higher" if grade + 1 < len(context.classes) else ""
+        lines.append(Row(class_name(study, context.outcome, name) + higher, cells))
     heads = ["Grade", "Found", "Sensitivity", "Others", "Specificity"]
-    return Table(heads, plotted, CUTS.format(place=capital(evaluated_on(context, context.stage))))
+    return Table(heads, lines, CUTS.format(place=capital(evaluated_on(context, context.stage))))
 
 
 def pooled(context: ReportContext) -> list[Text]:
