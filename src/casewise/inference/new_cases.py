@@ -399,7 +399,8 @@ def ignores_visits(cells: pd.DataFrame, study: Study) -> bool:
 
 def of_images(study: Study) -> bool:
     """Whether everything is predicted for single images, so that one says nothing about the others of its case."""
-    return study.panels.by == "image" and all(study.level_of(n) == "image" for n in (*study.outputs, *study.scores))
+    names = (*study.outputs, *study.scores)
+    return study.panels.by == "image" and not study.covariates and all(study.level_of(n) == "image" for n in names)
 
 
 def cases_of(cells: pd.DataFrame, study: Study, *, single: bool = False) -> list[RawCase]:
