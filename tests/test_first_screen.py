@@ -95,7 +95,22 @@ def test_of_many_classes_the_worst_are_shown(report_of_classes: ReportContext, m
 
 
 def test_a_test_set_of_unknown_subjects_is_named() -> None:
-    assert "test set" in screen(films(subjects_known=False, test=10)).evaluated
+    evaluated = screen(films(subjects_known=False, test=10)).evaluated
+    assert "test set" in evaluated
+    assert "without a reference" not in evaluated  # the others were trained on
+
+
+def test_cases_without_a_reference_are_counted_out_of_fold() -> None:
+    context = numbers()
+    if context.stage != "oof":
+        context = films()
+    known = context.predictions["case"].unique()[:-2]
+    lacking = context.predictions.assign(
+        y_true=context.predictions["y_true"].where(context.predictions["case"].isin(known))
+    )
+    whole, less = screen(context).evaluated, screen(dataclasses.replace(context, predictions=lacking)).evaluated
+    assert "without a reference" not in whole
+    assert "and 2 without a reference value" in less
 
 
 def test_a_level_that_is_not_reached_stands_beside_the_observed_share(

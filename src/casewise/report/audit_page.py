@@ -74,7 +74,9 @@ def write_audit_page(
     sections = [Section("findings", "Findings", shown), Section("pairs", "Pairs", _pictures(audit, images, store))]
     style = (FOLDER / "report.css").read_text() + STYLE
     kind = "Audit before training"
-    return write_atomic(path, plain_page(f"Audit: {title}", sections, kind=kind, style=style, footer=FOOTER))
+    pictures = any(isinstance(block, Pictures) for each in sections for block in each.blocks)
+    footer = FOOTER if pictures else ""
+    return write_atomic(path, plain_page(f"Audit: {title}", sections, kind=kind, style=style, footer=footer))
 
 
 def _pictures(audit: Audit, images: pd.DataFrame, store: TileStore) -> list[Block]:

@@ -28,7 +28,7 @@ from casewise.report.tables import VERDICTS, MetricFormat, kind_report, verdict,
 from casewise.study.learners import is_baseline, learner_name
 
 MOST_CLASSES, MOST_COLUMNS = 8, 3
-ROUGH = (" Rough: from too few {unit}s.", " Rough: few {unit}s, or of a class.")
+ROUGH = (" Rough: from too few {unit}s.", " Rough: too few {unit}s, overall or of a class.")
 
 
 @dataclass(frozen=True)
@@ -171,8 +171,8 @@ def evaluated(context: ReportContext) -> str:
     if held_out and context.study.subjects_known:
         text = f"{count}. No model was trained on these subjects"
         return text + (", but their loss stopped the training." if context.stopped_on_validation else ".")
-    whole = len(context.cases) if terms_of(context).noun in ("case", "visit") and not context.by_site else 0
-    if (lacking := whole - len(rows)) > 0:
+    countable = terms_of(context).noun in ("case", "visit") and context.stage == "oof" and not context.by_site
+    if countable and (lacking := len(context.cases) - len(rows)) > 0:
         count += f", and {lacking:,} without a reference value"
     whose, what = f" {context.site}" * context.by_site, "it" if context.by_site else f"the {context.study.unit}"
     return f"{count}. Each{whose} was predicted by models that were not trained on {what}."
@@ -194,8 +194,10 @@ def sizes(context: ReportContext) -> list[Size]:
         shown.append(_size(context, metric, outside, context.study.external_name, external_recalls(context)))
     if here:
         over = counted(len(getattr(here, "sources", [])), context.site) if context.by_site else ""
+        inside = context.metric("oof", context.learner, metric) if context.stage == "test" and not outside else None
+        held = f"out of fold {context.write.text(metric, inside.value, short=True)}" if inside else ""
         cohort = f"{context.site}s left out" if of_known else own_side(context)[2:]
-        shown.append(_size(context, metric, here, cohort, over and f"mean over {over}"))
+        shown.append(_size(context, metric, here, cohort, f"mean over {over}" if over else held))
     if of_known:
         names = f"known {context.site}s", f"in folds of {context.study.unit}s"
         shown.append(_size(context, metric, of_known, *names))
@@ -446,7 +448,14 @@ def model(context: ReportContext) -> str:
 def decided(context: ReportContext) -> str:
     """How a grade is decided; empty for other targets."""
     rule = DECISIONS.get(str(context.study.decisions.get(context.outcome)))
-    return f"Predicted grade: {rule}." if rule and context.classes else ""
+    if not (rule and context.classes):
+        return ""
+    rows, columns = context.headline_rows, [f"p{number}" for number in range(len(context.classes))]
+    likeliest = (
+        (rows[columns].to_numpy(float).argmax(axis=1) == rows["y_true"].to_numpy(float)).mean() if len(rows) else 0
+    )
+    beside = f" (the likeliest one would be right in {percent(likeliest)})" if len(rows) else ""
+    return f"Predicted grade: {rule}{beside}."
 
 
 def weights(context: ReportContext) -> list[tuple[str, str]]:

@@ -177,9 +177,13 @@ def altered(context: ReportContext) -> Found:
         return None
     name, entry = max(own.items(), key=lambda item: item[1].effect)
     if isinstance(entry, AlteredAnswers):
-        effect = f"{entry.changed} of {counted(entry.answers, 'prediction')} change."
+        where = " out of fold" if context.stage == "test" else ""
+        effect = f"{entry.changed} of {counted(entry.answers, 'prediction')}{where} change"
         if entry.correct.of:
-            effect = f"{effect[:-1]}, {entry.correct.before} right before, {entry.correct.after} after."
+            effect += f", {entry.correct.before} right before, {entry.correct.after} after"
+        if isinstance(same := own.get(f"{name}_stretched"), AlteredAnswers) and same.changed < entry.changed:
+            effect += f" ({same.changed} change if it is stretched back to its shape)"
+        effect += "."
     else:
         effect = f"its predictions move by {number(entry.moved.value, terms_of(context).digits)} points on average."
     text = f"{capital(alteration(name))}: {effect}"

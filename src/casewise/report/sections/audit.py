@@ -237,7 +237,9 @@ def _lacking(audit: Audit) -> list[tuple[str, str]]:
 def _limits(context: ReportContext, audit: Audit) -> list[tuple[str, str]]:
     """What the audit examined, how, and how long it took."""
     facts, permutations = audit.facts, context.study.audit.permutations
-    nouns = {"subjects": ("subject", "subjects"), "images": noun_of(facts)}
+    unit = context.study.unit
+    nouns = {"subjects": (unit, f"{unit}s"), "images": noun_of(facts)}
+    facts = {name: value for name, value in facts.items() if name != "subjects" or unit != "image"}
     sizes = [counted(int(facts[name]), *words) for name, words in nouns.items() if name in facts]
     smallest = p_value(1 / (permutations + 1))
     examined = [("Examined", ", ".join(sizes))] if sizes else []
@@ -247,7 +249,7 @@ def _limits(context: ReportContext, audit: Audit) -> list[tuple[str, str]]:
         examined.append(("Part of each slide", "the slide as a whole, not its tiles"))
     return [
         *examined,
-        ("A test is a finding", f"if its adjusted p is at most {ALPHA:g}"),
+        ("A test is a finding", f"if its adjusted p is at most {ALPHA:g}, unless the whole image explains it"),
         ("Permutations", f"{permutations:,}, so that p is at least {smallest}"),
         ("Time", duration(sum(value for value in audit.seconds.values() if is_number(value)))),
     ]

@@ -267,7 +267,7 @@ def probability_rows(entry: ClassFigures, figures: Figures) -> list[Row]:
     if not rows:
         return []
     shares = [mean_confidence(bins) for bins in (entry.reliability, entry.reliability_calibrated)]
-    names = ("Mean probability of the likeliest class", "Share in which it is correct")
+    names = ("Mean probability of the likeliest class", "Share in which that class is correct")
     return [*rows, *(Row(name, [Cell(percent(pair[i])) for pair in shares]) for i, name in enumerate(names))]
 
 

@@ -25,7 +25,8 @@ ALTERATIONS = {
 }
 METHOD = (
     "Cases are predicted again, with altered images, by models that were not trained on them. The alterations are"
-    " meant to leave the disease visible; this was not checked, and a crop can cut off a finding at the edge."
+    " meant to leave the disease visible; this was not checked, and a crop can cut off a finding at the edge. A crop"
+    " also changes the shape of the image; stretched back, it only lacks what was cut off."
 )
 ANSWERS = (
     "Changed answers, of all, and of the answers of other classes those that become the class named. Correct: answers"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from casewise.metrics.registry import columns, metric_of
 from casewise.report.blocks import Facts, Fold, Section
 from casewise.report.context import ReportContext, terms_of, without_folds
+from casewise.report.formatting import capital
 
 OUT_OF_FOLD = "Out of fold, test set"
 TERMS: tuple[tuple[str, str], ...] = (
@@ -74,7 +75,10 @@ def section(context: ReportContext) -> Section:
         if not (context.holdout and name == OUT_OF_FOLD)
     ]
     facts += [HELD_OUT] if context.holdout else []
-    facts = [(name, without_folds(context, text).replace("subject", unit)) for name, text in facts]
+    facts = [
+        (name, without_folds(context, text).replace("subject", unit).replace("Subject", capital(unit)))
+        for name, text in facts
+    ]
     blocks = [Fold("Figures and terms of this page", [Facts(facts)])]
     return Section("glossary", "How to read this report", blocks, page_only=True)
 

@@ -65,7 +65,8 @@ def section(context: ReportContext) -> Section | None:
             Table(["Step", "Left out", "Remaining"], rows, f"External cohort: {entry.flow.external.name}.", wide=True)
         )
     heads = ["Characteristic", *(SIDE_NAMES[side.code].format(name=side.name) for side in entry.sides)]
-    described = Table(heads, characteristic_rows(study, entry), without_folds(context, CHARACTERISTICS), wide=True)
+    caption = without_folds(context, CHARACTERISTICS).replace("subject", study.unit)
+    described = Table(heads, characteristic_rows(study, entry), caption, wide=True)
     blocks: list[Block] = [Fold("Flow of participants, step by step", [*flows, Text(FLOW_NOTE, note=True)])]
     blocks.append(Fold("Characteristics by side of the split", [described, Text(COLUMNS_NOTE, note=True)]))
     return Section("participants", "Participants", blocks)
@@ -113,7 +114,8 @@ def _rows(counts: Mapping[str, Any], unit: str) -> Cell:
 def characteristic_rows(study: Study, entry: Participants) -> list[Row]:
     """A line for each number, and for each class of a characteristic; shares are of those recorded."""
     sides = [str(position) for position in range(len(entry.sides))]
-    rows = [Row(capital(name), [Cell(f"{side[name]:,}") for side in entry.sides]) for name in SIZES]
+    sizes = [name for name in SIZES if name != "subjects" or study.unit != "image"]
+    rows = [Row(capital(name), [Cell(f"{side[name]:,}") for side in entry.sides]) for name in sizes]
     for item in entry.characteristics:
         target = item.what == "target"
         name = display_name(study, item.name) if target else plain(item.name)
