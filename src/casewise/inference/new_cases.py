@@ -95,7 +95,7 @@ class NewTable:
                     )
         except CasewiseError as error:
             raise self.corrected(error) from error
-        return cells
+        return with_endings(cells, self.study)
 
     def prepared(self, folder: Path, show: Show, cells: pd.DataFrame | None = None) -> NewCases:
         """Read the table, or these rows of it, without labels, and prepare the images in `folder`.
@@ -111,6 +111,28 @@ class NewTable:
             return NewCases(cohort, modality.prepare(study, cohort, image_folder, show), image_folder)
         except CasewiseError as error:
             raise self.corrected(error) from error
+
+
+def with_endings(cells: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """The table with the endings of files that it names without one, where one image of this name is there."""
+    folder, column = (study.root or study.cohort.parent).absolute(), study.columns.get("path") or "path"
+    if column not in cells:
+        return cells
+    files_of: dict[str, dict[str, list[str]]] = {}
+
+    def completed(text: str) -> str:
+        path = folder / text.strip().replace("\\", "/")
+        if not text.strip() or path.suffix.casefold() in ENDINGS or path.exists():
+            return text
+        if str(path.parent) not in files_of:
+            stems = files_of.setdefault(str(path.parent), {})
+            for name in os.listdir(path.parent) if path.parent.is_dir() else ():
+                if name.casefold().endswith(ENDINGS):
+                    stems.setdefault(name.rpartition(".")[0], []).append(name)
+        found = files_of[str(path.parent)].get(path.name, [])
+        return text.strip() + found[0][len(path.name) :] if len(found) == 1 else text
+
+    return cells.assign(**{column: cells[column].map(completed)})
 
 
 def new_table(

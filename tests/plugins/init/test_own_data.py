@@ -356,6 +356,12 @@ class TestTargets:
         doubts = plan_study(**arranged(tmp_path, "image|patient|grade", rows)).doubts
         assert any(doubt.startswith(f"grade: {code} in row 5 ") for doubt in doubts) == doubted
 
+    def test_cells_that_say_not_gradable_are_no_grade(self, tmp_path: Path) -> None:
+        rows = [[f"{i}.png", f"P{i}", "not gradable" if i in (3, 20) else str(i % 4)] for i in range(40)]
+        plan = yaml.safe_load(start(tmp_path, "image|patient|grade", rows).text)
+        assert plan["targets"]["grade"]["kind"] == "ordinal"
+        assert plan["where_not"] == {"grade": ["not gradable"]}
+
     def test_a_stated_subject_is_taken(self, tmp_path: Path) -> None:
         rows = [[f"{i}.png", f"A{i}", f"B{i // 2}", str(i % 2)] for i in range(8)]
         start(tmp_path, "image|patient|proband|grade", rows, subject="proband")

@@ -53,6 +53,8 @@ _NAME_VALUE = re.compile(
 EMPTY = NO_VALUE | {
     *("k.a.", "k. a.", "k.a", "keine angabe", "keine angaben", "n.a.", "n. a.", "n.d.", "not available", "not done"),
     *("not known", "unbekannt", "nicht erhoben", "entfällt", "--", "–", "—", "."),
+    *("not gradable", "ungradable", "not gradeable", "ungradeable", "not assessable", "not evaluable", "not readable"),
+    *("nicht beurteilbar", "nicht auswertbar", "nicht bewertbar"),
 }
 # `none` is a finding, too; among numbers it means no value.
 NO_TEXT = EMPTY - {"none"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import tempfile
 import textwrap
 from collections import defaultdict
@@ -233,6 +234,14 @@ def _planned(data: OwnData, folder: Path, stated: Pattern | None = None) -> NewS
         if plan.cells is not None:
             labels = list(map(point_number, labels))
         study.files[TABLE] = cohort_table(rows, cells, roles, plan, labels)
+        if data.table and rows.files and rows.has("subject") and not roles.people:
+            named = {"path": rows.files[0].name, "subject": rows.origins.get("subject", "")}
+            options = " ".join(
+                f"--column {shlex.quote(f'{role}={name}')}" for role, name in named.items() if name != role
+            )
+            study.understood.append(
+                f"New rows of {data.table.name} are predicted with {options} --root FOLDER, the folder of their images."
+            )
     if files.scans:
         lines += _scan_lines(sequences, rows)
     weights = available_weights()

@@ -73,7 +73,11 @@ class Slots:
         names = ", ".join(filter(None, self.names))
         for rule in rules:
             if rule.slot not in self.names:
-                allowed = f"is none of {names}.{nearest(rule.slot, self.names)}" if names else "is none of the model's."
+                allowed = (
+                    f"is none of {names}.{nearest(rule.slot, self.names)}"
+                    if names
+                    else "is given, and the model has none. Leave `slot` out."
+                )
                 raise CasewiseError(f"select: the slot {cut(rule.slot)} {allowed}")
         if lacking := [name for name in filter(None, self.names) if name not in {rule.slot for rule in rules}]:
             raise CasewiseError(f"select: no rule has the slot {cut(lacking[0])}. Slots of the model: {names}.")
@@ -151,7 +155,9 @@ def _mismatch(group: Sequence[InstanceHeader], rule: SelectRule, quotes: bool) -
     """
     images = [header for header in group if header.is_image]
     if not images:
-        return "not of an acquisition"
+        return (
+            "a secondary capture, a report or another image that is none of an acquisition, which a node never chooses"
+        )
     return _count_mismatch(images, rule) or next(
         filter(None, (_header_mismatch(each, rule, quotes) for each in images)), ""
     )
