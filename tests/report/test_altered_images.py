@@ -46,7 +46,10 @@ def test_changed_answers_are_counted_among_those_of_other_classes(report_of_clas
     assert facts["Cases"] == "10 out of fold, from 10 subjects, drawn by the seed"
     assert facts["Hardly varies, altered or not"] == f"{second} in 1 of 5 folds"
     assert set(facts["Not tested"].split(", ")).isdisjoint(figures)
-    assert statement_of(context) == ("warning", "Made darker: 3 of 10 predictions change, 8 right before, 6 after.")
+    assert statement_of(context) == (
+        "warning",
+        "Made darker: 3 of 10 predictions out of fold change, 8 right before, 6 after.",
+    )
     for rough, level in ((True, "open"), (False, "good")):
         few = of_ten(1)
         few = dataclasses.replace(few, share=dataclasses.replace(few.share, rough=rough))

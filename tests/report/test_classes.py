@@ -121,7 +121,7 @@ def test_probabilities_stand_beside_the_share_that_is_correct(three: ReportConte
     changed = with_own(three, reliability=bins, reliability_calibrated=[])
     rows = texts_of(first_table(fold_of(classes.section(changed), "Scores of the probabilities").blocks))
     assert rows["Mean probability of the likeliest class"] == ["90 %", "–"]
-    assert rows["Share in which it is correct"] == ["70 %", "–"]
+    assert rows["Share in which that class is correct"] == ["70 %", "–"]
     ece = three.figures(three.stage, three.learner)["ece"].value
     assert rows["Calibration error (ECE)"][0] == f"{ece:.3f}"
 
