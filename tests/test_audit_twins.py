@@ -427,7 +427,7 @@ def test_identical_images_with_two_labels_are_an_error_and_remedies_write_paths_
     left_out = study.model_copy(update={"where_not": {"file": ["four.png"]}})
     found = {f.id: f for f in twin_findings([Twin(1, 2, "near")], images, left_out)}
     assert (
-        '`where_not: {file: [four.png, "three 3.png"]}` (with what the study leave'
+        '`where_not: {file: [four.png, "three 3.png"]}` (with what the study leaves out)'
         in found["twins-within-subject"].remedy
     )
     accepting = study.model_copy(update={"accept": {"twins-across-subjects": "twins", "twins-across-labels": "doubt"}})

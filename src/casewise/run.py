@@ -47,9 +47,9 @@ def run(study: Study | Path | str, output: Path | str | None = None, *, show: Sh
         inputs = _prepare_run(study, folder, show)
         inputs, predictions = train(inputs, show)
         study = inputs.study  # planned, and without networks that could not be trained
-        predictions = stack(study, predictions, folder, show)
-        counterfactuals(inputs, predictions, show)
-        predictions = decide(study, predictions, folder)
+        stacked = stack(study, predictions, folder, show)
+        counterfactuals(inputs, stacked, show)
+        predictions = decide(study, stacked.rows, folder)
         predictions = score(study, predictions, folder)
         folder.conformal.write(calibrated(study, predictions))
         input_checks(inputs, show)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,10 +55,10 @@ def twin_findings(
             # both images of a pair with two labels, else the second
             rows = [row for twin in twins for row in ((twin.i, twin.j) if target else (twin.j,))]
             findings.append(_finding(code, level, twins, paths, subjects, labels, target=target))
-            remedies.append({"target": target, "written": as_in_table([paths[row] for row in rows], root)})
+            left_out.append((target, as_in_table([paths[row] for row in rows], root)))
 
     findings: list[Finding] = []
-    remedies: list[dict[str, Any]] = []
+    left_out: list[tuple[str, list[str]]] = []
     # an image without a side is on the same side as all others; an impossible split has sides of images only
     side: list[object] = [(sides or {}).get(subject) for subject in subjects]
     if sides is None and study.split.column in images:
@@ -70,10 +69,8 @@ def twin_findings(
     finding("twins-across-subjects", "error", [twin for twin in across if twin not in separated])
     finding("twins-across-splits", "error", separated)
     targets_of: dict[tuple[tuple[int, int], ...], list[tuple[str, list[Twin], list[str]]]] = {}
-    score = study.scores.get(study.primary_outcome)
-    primary = {study.primary_outcome, *re.findall(r"\w+", score.formula if score else "")}
-    named_targets = [name for name in study.outputs if name in study.targets]
-    for target in sorted(named_targets, key=lambda name: name not in primary):
+    primary = study.parts_of(study.primary_outcome)
+    for target in sorted((n for n in study.outputs if n in study.targets), key=lambda name: name not in primary):
         values = images[target].astype(object)
         recorded = (values.notna() & (values != "")).tolist()
         labels = [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
@@ -98,22 +95,35 @@ def twin_findings(
     sequences = images["sequence"].astype(str).tolist() if "sequence" in images else [""] * len(images)
     within = [t for t in twins if subjects[t.i] == subjects[t.j] and sequences[t.i] == sequences[t.j]]
     finding("twins-within-subject", "note", within)
-    # pasting one list must not undo another one
+    return _with_remedies(findings, left_out, study, column)
+
+
+def _with_remedies(
+    findings: Sequence[Finding], left_out: Sequence[tuple[str, list[str]]], study: Study, column: str
+) -> list[Finding]:
+    """The findings with their remedies: each lists what the study and the errors leave out, too.
+
+    So the list of one finding can replace that of another in the study file.
+
+    Args:
+        left_out: for each finding its targets and the images that it would leave out, as the table names them.
+    """
     stated = study.where_not.get(column, [])
-    kept = [stated] if isinstance(stated, str) else [str(value) for value in stated]
-    stopping = [found.level == "error" and found.id not in study.accept for found in findings]
-    for number, (found, remedy) in enumerate(zip(findings, remedies, strict=True)):
-        others = [path for other, stops in zip(remedies, stopping, strict=True) if stops for path in other["written"]]
-        written = list(dict.fromkeys([*kept, *others, *remedy["written"]]))
-        whose = [
-            who for who, paths in (("the study", kept), ("the errors", others)) if set(paths) - set(remedy["written"])
-        ]
-        also = f" (with what {' and '.join(whose)} leave out)" if whose else ""
-        excluded = exclusion(written, column=column) + also
-        found.figures["where_not"] = {column: written}
-        text = fill(f"{found.id} remedy", target=remedy["target"], exclusion=excluded)
-        findings[number] = dataclasses.replace(found, remedy=text)
-    return findings
+    of_study = [stated] if isinstance(stated, str) else list(map(str, stated))
+    stops = [finding.level == "error" and finding.id not in study.accept for finding in findings]
+    of_errors = [path for (_, paths), stopping in zip(left_out, stops, strict=True) if stopping for path in paths]
+    result = []
+    for finding, (target, own) in zip(findings, left_out, strict=True):
+        written = list(dict.fromkeys([*of_study, *of_errors, *own]))
+        others = ["the study"] * bool(set(of_study) - set(own)) + ["the errors"] * bool(set(of_errors) - set(own))
+        verb = "leaves" if others == ["the study"] else "leave"
+        excluded = exclusion(written, column=column) + (
+            f" (with what {' and '.join(others)} {verb} out)" if others else ""
+        )
+        finding.figures["where_not"] = {column: written}
+        text = fill(f"{finding.id} remedy", target=target, exclusion=excluded)
+        result.append(dataclasses.replace(finding, remedy=text))
+    return result
 
 
 def registrations(twins: Sequence[Twin]) -> list[dict[str, object]]:

@@ -35,7 +35,7 @@ from casewise.inference.new_cases import (
     in_chunks,
     names_visits,
     new_table,
-    of_images,
+    predicts_single_images,
     prepare_together,
     sources_of,
 )
@@ -183,7 +183,10 @@ class TrainedModel:
         ensemble = Ensemble(self.members, self.combination, learner)
         with tempfile.TemporaryDirectory() as temporary:
             table, cells = self._table(ensemble, cases, Path(temporary), columns, root, pattern, show or Silent())
-            named, folder = cases_of(cells, table.study, single=of_images(table.study)), Path(temporary) / "prepared"
+            named, folder = (
+                cases_of(cells, table.study, single=predicts_single_images(table.study)),
+                Path(temporary) / "prepared",
+            )
             batch: Batch = []
             rows, _ = self.predict_together(ensemble, table, cells, named, folder, batch, abstain=abstain, show=show)
         if text := self.drift(batch).text:
@@ -223,7 +226,7 @@ class TrainedModel:
         paths = images.set_index(images["image"].astype(str))["path"].astype(str)
         rows = rows.assign(image=rows["image"].where(rows["image"] == "", rows["image"].map(paths)))
         if self.limits:
-            unit = "image" if of_images(study) else "case"
+            unit = "image" if predicts_single_images(study) else "case"
             flags = case_flags(self.limits, new, self.look, batch, by="path" if unit == "image" else "case")
             rows = rows.assign(flags=rows[unit].astype(str).map(flags).fillna(""))
         if record := ensemble.covariates:
@@ -267,7 +270,7 @@ class TrainedModel:
         ensemble = Ensemble(self.members, self.combination, learner)
         with tempfile.TemporaryDirectory() as temporary, (show or Silent()).bar("predict") as bar:
             table, cells = self._table(ensemble, cases, Path(temporary), columns, root, pattern, show or Silent())
-            single = of_images(table.study)
+            single = predicts_single_images(table.study)
             raw_cases, has_visits = cases_of(cells, table.study, single=single), names_visits(cells, table.study)
             unit = "images" if single else "cases"
             done, batch = 0, Batch()

@@ -129,8 +129,8 @@ def with_endings(cells: pd.DataFrame, study: Study) -> pd.DataFrame:
             for name in os.listdir(path.parent) if path.parent.is_dir() else ():
                 if name.casefold().endswith(ENDINGS):
                     stems.setdefault(name.rpartition(".")[0], []).append(name)
-        found = files_of[str(path.parent)].get(path.name, [])
-        return text.strip() + found[0][len(path.name) :] if len(found) == 1 else text
+        names = files_of[str(path.parent)].get(path.name, [])
+        return text.strip() + names[0][len(path.name) :] if len(names) == 1 else text
 
     return cells.assign(**{column: cells[column].map(completed)})
 
@@ -419,7 +419,7 @@ def ignores_visits(cells: pd.DataFrame, study: Study) -> bool:
     return bool((cells.groupby(subject)["visit"].nunique() > 1).any())
 
 
-def of_images(study: Study) -> bool:
+def predicts_single_images(study: Study) -> bool:
     """Whether everything is predicted for single images, so that one says nothing about the others of its case."""
     names = (*study.outputs, *study.scores)
     return study.panels.by == "image" and not study.covariates and all(study.level_of(n) == "image" for n in names)

@@ -45,17 +45,17 @@ from casewise.study.scores import study_scores
 
 
 @shown("stack")
-def stack(study: Study, predictions: pd.DataFrame, folder: RunFolder, show: Show) -> pd.DataFrame:
-    """Add the rows of the study's stackers, and those of the network chosen within each fold."""
-    tables, combined, coefficients = [predictions], combined_learners(study), {}
+def stack(study: Study, predictions: pd.DataFrame, folder: RunFolder, show: Show) -> StackingResult:
+    """The stackers; their `rows` are all predictions, also of the network chosen within each fold and of covariates."""
+    tables, combined, stacked = [predictions], combined_learners(study), StackingResult(predictions.iloc[:0])
     if study.stack and len(combined) > 1:
-        stacked = stackers(study, predictions)
-        coefficients = stacked.coefficients
+        single = predictions[predictions["model"].isin(combined)]
+        stacked = fit_stackers(single, study.stack, ranges={name: study.range_of(name) for name in study.outputs})
         show.line("stack", ", ".join(learner_name(STACKERS[name].learner) for name in study.stack))
-        tables.append(with_mean_distances(stacked.rows, predictions[predictions["model"].isin(combined)]))
+        tables.append(with_mean_distances(stacked.rows, single))
     elif study.stack:
         show.line("stack", "omitted: a single network is not combined")
-    folder.stackers.write(coefficients)
+    folder.stackers.write(stacked.coefficients)
     if study.nested_cv and study.nested_cv.among and len(study.networks) > 1:
         choice = chosen_networks(folder.job_records(study.networks), study.networks)
         folder.nested.write(choice)
@@ -68,13 +68,7 @@ def stack(study: Study, predictions: pd.DataFrame, folder: RunFolder, show: Show
         tables.append(_with_covariates(study, pd.concat(tables, ignore_index=True), folder, show))
     else:
         folder.covariates.remove()
-    return pd.concat(tables, ignore_index=True)
-
-
-def stackers(study: Study, predictions: pd.DataFrame) -> StackingResult:
-    """The study's stackers, fitted on the predictions of its learners."""
-    single = predictions[predictions["model"].isin(combined_learners(study))]
-    return fit_stackers(single, study.stack, ranges={name: study.range_of(name) for name in study.outputs})
+    return replace(stacked, rows=pd.concat(tables, ignore_index=True))
 
 
 def _with_covariates(study: Study, predictions: pd.DataFrame, folder: RunFolder, show: Show) -> pd.DataFrame:

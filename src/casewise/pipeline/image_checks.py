@@ -28,21 +28,21 @@ from casewise.training.checkpoint import write_tensors
 if TYPE_CHECKING:
     from casewise.console import Show
     from casewise.pipeline.read import RunInputs
+    from casewise.predictions.stacking import StackingResult
     from casewise.study.schema import Study
 
 
-def counterfactuals(inputs: RunInputs, predictions: pd.DataFrame, show: Show) -> None:
+def counterfactuals(inputs: RunInputs, stacked: StackingResult, show: Show) -> None:
     """Predict altered images of some held-out cases by every learner, and write all predictions; stored ones are kept.
 
     Args:
-        predictions: of the unaltered images, by which stackers are fitted and the thresholds of grades tuned.
+        stacked: the stackers, with the predictions of unaltered images, on which the thresholds of grades are tuned.
 
     Raises:
         ImageError: an image cannot be read.
     """
     from casewise.jobs.plan import expand, table_hash
     from casewise.jobs.predict import chosen_panels, predict_altered
-    from casewise.pipeline.evaluate import stackers
 
     study, cohort, splits, folder = inputs.study, inputs.cohort, inputs.splits, inputs.folder
     table, mark = folder.counterfactuals, folder.counterfactuals_mark
@@ -54,7 +54,7 @@ def counterfactuals(inputs: RunInputs, predictions: pd.DataFrame, show: Show) ->
         return
     jobs = expand(study, splits, folder, str(folder.fingerprint.read()["fingerprint"]))
     jobs = [job for job in jobs if job.fold in rows_by_fold]
-    records = decide_grades(predictions, study.decisions).records
+    records = decide_grades(stacked.rows, study.decisions).records
     decisions = {target: record for target, record in records.items() if "thresholds" in record}
     settings = {
         "alterations": [VERSION, *alterations],
@@ -65,7 +65,7 @@ def counterfactuals(inputs: RunInputs, predictions: pd.DataFrame, show: Show) ->
         "scores": [str(score) for score in study_scores(study)],
         "networks": [[job.model, job.fold, job.folder.weights_sha256()] for job in jobs],
         "decisions": decisions,  # new rules decide again
-        "combined": [folder.stackers.read_if_exists(), folder.nested.read_if_exists()],
+        "combined": [stacked.coefficients, folder.nested.read_if_exists()],
     }
     made_from = json_hash(settings)
     if mark.read_or_none() == made_from and table.intact():
@@ -81,9 +81,7 @@ def counterfactuals(inputs: RunInputs, predictions: pd.DataFrame, show: Show) ->
                 done, len(jobs), f"altered images predicted by {done:,.0f} of {counted(len(jobs), 'model')}"
             ),
         )
-    tables = [rows]
-    if folder.stackers.read_if_exists():
-        tables.append(stackers(study, predictions).of_altered(rows))
+    tables = [rows, stacked.of_altered(rows)]
     if nested := folder.nested.read_if_exists():
         tables.append(nested_rows(rows, nested))
     rows = apply_thresholds(pd.concat(tables, ignore_index=True), decisions)

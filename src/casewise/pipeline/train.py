@@ -261,7 +261,7 @@ def train_again(inputs: RunInputs, show: Show) -> pd.DataFrame:
             f"{folder.path}: {lacking[0]} could not be trained, so that there is nothing to compare: "
             f"{next(iter(reasons.values()))}"
         )
-    return score(study, decide(study, stack(study, predictions, folder, show), folder), folder)
+    return score(study, decide(study, stack(study, predictions, folder, show).rows, folder), folder)
 
 
 def _write_tile_predictions(

@@ -93,8 +93,8 @@ class StackingResult:
         Args:
             rows: of the base learners, with the column `alteration`.
         """
-        parts = rows.groupby([rows["outer_fold"].fillna(-1), "alteration"], sort=False)
-        tables = [with_combined(part, self.crossed.get(int(fold), {})) for (fold, _), part in parts]
+        by_fold = rows.groupby([rows["outer_fold"].fillna(-1), "alteration"], sort=False)
+        tables = [with_combined(altered, self.crossed.get(int(fold), {})) for (fold, _), altered in by_fold]
         combined = pd.concat(tables, ignore_index=True)
         return combined[combined["model"].isin(META_LEARNERS)]
 

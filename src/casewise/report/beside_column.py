@@ -115,20 +115,20 @@ def counts_table(context: ReportContext) -> Table | None:
     within = _within(context)
     if within is None or context.by_site:
         return None
-    noun, rows, held = terms_of(context).noun, [], _has_sets(within)
+    noun, rows, has_sets = terms_of(context).noun, [], _has_sets(within)
     for value, group in list(within.groups.items())[:MOST_SHOWN]:
         for label, counts in group.classes.items():
             own = counts["rows"]
-            pairs = [("found", own), ("mistaken", group.rows - own), *([("held", own)] if held else [])]
+            pairs = [("found", own), ("mistaken", group.rows - own), *([("held", own)] if has_sets else [])]
             cells = [Cell(f"{counts[key]:,} of {of:,}" if of and key in counts else MISSING) for key, of in pairs]
             rows.append(Row(f"{plain(value)}: {class_name(context.study, context.outcome, label)}", cells))
     texts = {"place": capital(evaluated_on(context, context.stage)), "noun": noun, "column": plain(within.column)}
-    caption = WITHIN.format(**texts, sets=SETS.format(noun=noun) if held else "")
+    caption = WITHIN.format(**texts, sets=SETS.format(noun=noun) if has_sets else "")
     heads = [
         f"{capital(plain(within.column))} and class",
         "Found",
         "Mistaken for it",
-        *(["Set holds it"] if held else []),
+        *(["Set holds it"] if has_sets else []),
     ]
     return Table(heads, rows, caption)
 

@@ -6,10 +6,8 @@ used. Cells are numbers; headings and captions are fixed.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -23,7 +21,7 @@ from casewise.report.formatting import MISSING, class_name, counted, is_number, 
 from casewise.report.sections.agreement import score_ranges
 from casewise.report.sections.classes import DECISIONS
 from casewise.report.sections.learners import comparison_of, gap_between
-from casewise.report.statements import Statement, statements
+from casewise.report.statements import Statement, statements, weights_of
 from casewise.report.tables import VERDICTS, MetricFormat, kind_report, verdict, verdict_beside
 from casewise.study.learners import is_baseline, learner_name
 
@@ -102,7 +100,7 @@ def screen(context: ReportContext) -> Screen:
     more = len(context.classes) - MOST_CLASSES
     compared = context.write.title(kind_report(context.kind).compared)
     interval = f"{terms_of(context).confidence} interval"
-    parts = ", ".join(f"{name} {weight}" for name, weight in weights(context))
+    combined = ", ".join(f"{name} {weight}" for name, weight in weights(context))
     measured, quantiles, beside = sizes(context), spread(context), rivals(context)
     rough = ROUGH[bool(context.classes)].format(unit=context.study.unit)
     any_rough = "rough" in f"{measured} {quantiles} {rows} {beside}"
@@ -122,7 +120,7 @@ def screen(context: ReportContext) -> Screen:
         flags=[each for each in holding if each.level == "flag" and each is not external],
         trust=[each for each in holding if each.level != "flag" and each is not external],
         model=" ".join(
-            filter(None, [model(context), parts and f"Weights: {parts}.", decided(context), coverage(context)])
+            filter(None, [model(context), combined and f"Weights: {combined}.", decided(context), coverage(context)])
         ),
     )
 
@@ -144,11 +142,7 @@ def lead(context: ReportContext) -> str:
 def _recorded(context: ReportContext) -> str:
     """That the reference is a mean of several columns, such as of readers; else empty."""
     study, outcome = context.study, context.outcome
-    names = [outcome] if outcome in study.targets else []
-    if outcome in study.scores:
-        words = set(re.findall(r"\w+", study.scores[outcome].formula))
-        names = [name for name in study.targets if name in words]
-    columns = [target_columns(name, study) for name in names]
+    columns = [target_columns(name, study) for name in study.parts_of(outcome)]
     if not columns or min(map(len, columns)) < 2:
         return ""
     what = "It was" if outcome in study.targets else "Each part of it was"
@@ -195,9 +189,9 @@ def sizes(context: ReportContext) -> list[Size]:
     if here:
         over = counted(len(getattr(here, "sources", [])), context.site) if context.by_site else ""
         inside = context.metric("oof", context.learner, metric) if context.stage == "test" and not outside else None
-        held = f"out of fold {context.write.text(metric, inside.value, short=True)}" if inside else ""
+        beside = f"out of fold {context.write.text(metric, inside.value, short=True)}" if inside else ""
         cohort = f"{context.site}s left out" if of_known else own_side(context)[2:]
-        shown.append(_size(context, metric, here, cohort, f"mean over {over}" if over else held))
+        shown.append(_size(context, metric, here, cohort, f"mean over {over}" if over else beside))
     if of_known:
         names = f"known {context.site}s", f"in folds of {context.study.unit}s"
         shown.append(_size(context, metric, of_known, *names))
@@ -342,9 +336,9 @@ def _failing_classes(context: ReportContext) -> tuple[list[str], list[Failure]]:
         if len(names) > 2:
             most = [name for name, count in zip(names, wrong[i], strict=True) if count == wrong[i].max() > 0]
             cells.append(listed(most, "or") or MISSING)
-        found = [context.metric(context.stage, context.learner, f"recall[{name}]") for name in here.names]
-        others = [figure for j, figure in enumerate(found) if j != i and totals[j]]
-        clearly = bool(others) and all(_clearly_above(other, [found[i]]) for other in others)
+        recalls = [context.metric(context.stage, context.learner, f"recall[{name}]") for name in here.names]
+        others = [figure for j, figure in enumerate(recalls) if j != i and totals[j]]
+        clearly = bool(others) and all(_clearly_above(other, [recalls[i]]) for other in others)
         rows.append(Failure(names[i], cells, clearly))
     return ["Reference", *heads, *([f"Mostly taken for{own_side(context)}"] if len(names) > 2 else [])], rows
 
@@ -381,11 +375,11 @@ def rivals(context: ReportContext) -> list[Rival]:
         code = verdict(gap.low, gap.high, metric) if gap else "untested"
         note = f"the best of {compared.chosen} on these cases" if compared.chosen > 1 else ""
         rows.append(replace(rival(learner_name(compared.baseline), best, code), note=note))
-    if part := _better_part(context, metric, figure, compared.baseline if compared else ""):
+    if better := _better_part(context, metric, figure, compared.baseline if compared else ""):
         entry = comparison_of(context, context.stage)
-        gap = gap_between(entry, context.learner, part) if entry else None
-        code, of_part = verdict(gap.low, gap.high, metric) if gap else "untested", context.figures(context.stage, part)
-        shown = rival(learner_name(part), of_part[metric], code)
+        gap = gap_between(entry, context.learner, better) if entry else None
+        code = verdict(gap.low, gap.high, metric) if gap else "untested"
+        shown = rival(learner_name(better), context.figures(context.stage, better)[metric], code)
         rows.append(replace(shown, note="the best part of it on these cases"))
     guessed, chance = guessed_median(context), metric_of(metric).chance if context.classes else None
     if guessed and metric == "mae":
@@ -408,17 +402,12 @@ def _better_part(context: ReportContext, metric: str, figure: Estimate | SourceM
     """The best part of a combined model, by figures on the judged cases, if it is better and no row yet; else empty."""
     larger = metric_of(metric).larger_is_better
     values: dict[str, float] = {}
-    for name in dict.fromkeys(part for entry in _entries(context) for part in entry.get("weights") or {}):
+    for name in dict.fromkeys(name for output in weights_of(context) for name in output):
         own = context.metric(context.stage, name, metric)
         if own and own.value is not None and figure.value is not None:
             values[name] = own.value - figure.value if larger else figure.value - own.value
     best = max((name for name in values if values[name] > 0), key=lambda name: values[name], default="")
     return best if best != baseline and not context.by_site else ""
-
-
-def _entries(context: ReportContext) -> list[dict[str, Any]]:
-    """The coefficients of the reported model by output, if it combines others."""
-    return [each for each in (context.stackers.get(context.learner) or {}).values() if isinstance(each, dict)]
 
 
 def rivals_line(context: ReportContext) -> str:
@@ -460,11 +449,11 @@ def decided(context: ReportContext) -> str:
 
 def weights(context: ReportContext) -> list[tuple[str, str]]:
     """The weight of each part of a combined model, its range over the outputs; empty for other models."""
-    parts: dict[str, list[float]] = {}
-    for entry in _entries(context):
-        for name, weight in (entry.get("weights") or {}).items():
-            parts.setdefault(str(name), []).append(float(weight))
-    ends = {name: dict.fromkeys(number(end, 2) for end in (min(own), max(own))) for name, own in parts.items()}
+    by_learner: dict[str, list[float]] = {}
+    for output in weights_of(context):
+        for name, weight in output.items():
+            by_learner.setdefault(name, []).append(weight)
+    ends = {name: dict.fromkeys(number(end, 2) for end in (min(own), max(own))) for name, own in by_learner.items()}
     return [(learner_name(name), " to ".join(of)) for name, of in ends.items()]
 
 

@@ -158,8 +158,8 @@ def audited(context: ReportContext) -> Found:
         notes = f", and {counted(len(audit.of('note')), 'note')}" if audit.of("note") else ""
         text = f"The audit found no error and no warning{notes}; it cannot show that there is no shortcut."
         return "good", text, "audit"
-    found = errors or warnings
-    first = next((each for each in found if each.figures.get("target") in (None, context.outcome)), found[0])
+    gravest = errors or warnings
+    first = next((each for each in gravest if each.figures.get("target") in (None, context.outcome)), gravest[0])
     about, size = audit_section.about(first, audit), audit_section.size(first)
     counts = [counted(len(each), noun) for each, noun in ((errors, "error"), (warnings, "warning")) if each]
     text = f"Audit: {listed(counts)}. First: {about}{f' ({size})' if size != MISSING else ''}"
@@ -177,7 +177,8 @@ def altered(context: ReportContext) -> Found:
         return None
     name, entry = max(own.items(), key=lambda item: item[1].effect)
     if isinstance(entry, AlteredAnswers):
-        where = " out of fold" if context.stage == "test" else ""
+        where = " of the validation set" if context.holdout else " out of fold"
+        where = where if context.stage == "test" else ""
         effect = f"{entry.changed} of {counted(entry.answers, 'prediction')}{where} change"
         if entry.correct.of:
             effect += f", {entry.correct.before} right before, {entry.correct.after} after"
@@ -241,10 +242,15 @@ def chosen(context: ReportContext) -> Found:
     return "note", words[how] + fitted, "learners" if fitted else ""
 
 
+def weights_of(context: ReportContext) -> list[dict[str, float]]:
+    """The weights of the learners that the reported model combines, for each output; empty for other models."""
+    entries = (context.stackers.get(context.learner) or {}).values()
+    return [dict(entry.get("weights") or {}) for entry in entries if isinstance(entry, dict)]
+
+
 def _weights_fitted(context: ReportContext) -> bool:
     """Whether the networks behind unequal weights for a fold were trained on its cases."""
-    entries = [each for each in (context.stackers.get(context.learner) or {}).values() if isinstance(each, dict)]
-    unequal = any(len(set((each.get("weights") or {}).values())) > 1 for each in entries)
+    unequal = any(len(set(weights.values())) > 1 for weights in weights_of(context))
     return context.stage == "oof" and context.learner.startswith(FITTED) and unequal
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -334,6 +335,11 @@ class Study(StudyModel):
         """The name of the external cohort: as stated, else its folder's name; empty where there is none."""
         stated = self.external
         return (stated.name or stated.cohort.parent.name or "external") if stated else ""
+
+    def parts_of(self, outcome: str) -> list[str]:
+        """The targets that an outcome is made of: itself, or those that the formula of a score names."""
+        words = re.findall(r"\w+", self.scores[outcome].formula) if outcome in self.scores else [outcome]
+        return [name for name in self.targets if name in words]
 
     def classes_of(self, name: str) -> list[str]:
         """The classes of a target in their order; empty for numbers and scores."""

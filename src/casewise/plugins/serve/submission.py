@@ -221,13 +221,13 @@ def _stored(form: FormData, folder: Path, description: Mapping[str, Any]) -> Sub
     given: dict[tuple[int, str], str] = {}
     options = {"target": "", "learner": ""}
     files: list[UploadedFile] = []
-    places: list[int] = []
-    place_of = {id(value): place for place, (_, value) in enumerate(form.multi_items())}
+    positions_in_form: list[int] = []
+    position_of = {id(value): position for position, (_, value) in enumerate(form.multi_items())}
     for named, value in sorted(form.multi_items(), key=_order):
         number, name = _numbered(named, description)
         if not isinstance(value, str):
             files.append(_file(value, named, number, name, len(files), folder, description))
-            places.append(place_of[id(value)])
+            positions_in_form.append(position_of[id(value)])
         elif name in fields:
             given[number, name] = _covariate(value, number, fields[name])
         elif name == "visit":
@@ -262,23 +262,23 @@ def _stored(form: FormData, folder: Path, description: Mapping[str, Any]) -> Sub
         raise ServiceError(422, "day_missing", message)
     stored = [
         UploadedFile(name, file.stored, file.slot, positions[file.visit])
-        for name, file in zip(_distinct([file.name for file in files], places), files, strict=True)
+        for name, file in zip(_distinct([file.name for file in files], positions_in_form), files, strict=True)
     ]
     return Submission(visits, stored, **options)
 
 
-def _distinct(names: Sequence[str], places: Sequence[int]) -> list[str]:
-    """Names of files, equal ones numbered by their places in the form.
+def _distinct(names: Sequence[str], positions: Sequence[int]) -> list[str]:
+    """Names of files, equal ones numbered by their positions in the form.
 
     >>> _distinct(["a.jpg", "b.jpg", "a.jpg"], [2, 1, 0])
     ['a.jpg (2)', 'b.jpg', 'a.jpg (1)']
     """
     of_name: dict[str, list[int]] = {}
-    for name, place in zip(names, places, strict=True):
-        of_name.setdefault(name, []).append(place)
+    for name, position in zip(names, positions, strict=True):
+        of_name.setdefault(name, []).append(position)
     return [
-        name if len(of_name[name]) == 1 else f"{name} ({1 + sorted(of_name[name]).index(place)})"
-        for name, place in zip(names, places, strict=True)
+        name if len(of_name[name]) == 1 else f"{name} ({1 + sorted(of_name[name]).index(position)})"
+        for name, position in zip(names, positions, strict=True)
     ]
 
 
