@@ -23,6 +23,7 @@ from casewise.inference.model import load_bundle
 from casewise.inference.output_table import NOT_FINITE, UNITS, predict_to_file
 from casewise.inference.predictor import Predictor
 from casewise.models.weights import check_bundle_subjects
+from casewise.pipeline import bundle as bundle_step
 from casewise.pipeline.bundle import archive_run, write_bundle
 from casewise.report.blocks import Text
 from casewise.report.model_card import _audited
@@ -314,3 +315,9 @@ def test_the_card_says_what_the_audit_could_not_test() -> None:
     assert [block.text for block in _audited(few) if isinstance(block, Text)] == [
         "The audit found no duplicates or leaks; shortcuts were not tested: too few subjects (20 are needed)."
     ]
+
+
+def test_what_stands_beside_a_prediction_begins_with_what_limits_it_most(chest_run: Run) -> None:
+    first = bundle_step._warnings(chest_run.finished).split(". ")[0]
+    errors = sum(finding["level"] == "error" for finding in chest_run.finished.audit.get("findings", []))
+    assert first.startswith(f"The audit of its study found {errors} " if errors else "Not tested on ")

@@ -177,9 +177,9 @@ def _warnings(run: FinishedRun) -> str:
             f"The audit of its study found {counted(errors, 'error')}: the result may rest on something other than the "
             "disease."
         )
-    texts += [within_values(run.study, run.results).strip()]
     if "external" not in run.results.metrics and run.results.by_site is None:
         texts.append(f"Not tested on {run.study.unit}s of another hospital or source.")
+    texts += [within_values(run.study, run.results).strip()]
     return " ".join(filter(None, texts))
 
 
