@@ -1,6 +1,7 @@
 """Plugins: what is found, a core without each of them, and a plugin of somebody else in an environment of its own."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import zipfile
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from casewise import plugin as plugin_file
@@ -215,3 +217,32 @@ def test_a_package_of_somebody_else_brings_a_command_and_a_modality(phantom: Pat
     assert without.returncode == 2
     assert "'thickness'" in without.stderr
     assert "damaged" not in without.stderr.partition("if ")[0]
+
+
+@pytest.mark.slow
+def test_the_package_of_the_how_to_works(chests: Path, tmp_path: Path) -> None:
+    page = (SOURCE.parent / "docs" / "howto-extend.md").read_text(encoding="utf-8")
+    for name, code in re.findall(r"```python\n# (casewise_tiny/\w+\.py)\n(.*?)```", page, re.DOTALL):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(code)
+    facts = tmp_path / "casewise_tiny-1.0.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text(WHEEL["METADATA"].replace("oct", "tiny"))
+    (facts / "entry_points.txt").write_text(WHEEL["entry_points.txt"].replace("oct", "tiny"))
+    study, run, predicted = tmp_path / "study.yaml", tmp_path / "run", tmp_path / "predicted.csv"
+    text = STUDY.replace("extends: onestep-pasi\n", "").replace("[test_resnet]", "[]")
+    study.write_text(text.format(cohort=chests) + "targets: {label: {classes: [no_finding, pneumonia, covid]}}\n")
+    both = Path(os.pathsep.join(map(str, (SOURCE, tmp_path))))
+    done = call(both, "validate", str(study))
+    assert "1 learner × 2 folds = 2 networks" in " ".join(done.stdout.split()), done.stderr
+    words = ["predict", str(run), str(chests), "--output", str(predicted)]
+    for command in (["run", str(study), "--output", str(run)], words):
+        done = call(both, *command)
+        assert done.returncode == 0, done.stderr
+    report = (run / "report.html").read_text()
+    assert all(text in report for text in ("small network", "Lowest recall", "Cases by learner", "2 networks, "))
+    assert set(pd.read_csv(predicted)["learner"]) == {"tiny"}
+    predicted.unlink()
+    without = call(SOURCE, *words)
+    assert without.returncode == 2
+    assert "tiny" in without.stderr

@@ -48,7 +48,7 @@ class Command:
     Attributes:
         run: the function, or a `typer.Typer`.
         help: one line for the list of commands.
-        after: the command that it follows in this list; empty: the last one.
+        after: the command that it follows in this list; without one of this name it follows all but groups.
         reads_extra: whether it answers words that are no argument of it, in `typer.Context.args`.
     """
 
@@ -295,7 +295,7 @@ def plugins() -> tuple[Plugin, ...]:
         if not name or name in [each.name for each in loaded[:number]]:
             of = type(plugin).__module__
             problem = f"has the name {name!r} of another one" if name else "has no `name`"
-            raise CasewiseError(f"The plugin of {of} {problem}. Remove one of the packages.")
+            raise CasewiseError(f"The plugin of {of} {problem}. Name it otherwise, or remove its package.")
     return tuple(loaded)
 
 

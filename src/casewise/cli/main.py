@@ -130,7 +130,9 @@ def _commands(plugin: Plugin) -> Sequence[Command]:
         CasewiseError: it fails, or a command has the name of another one.
     """
     try:
-        commands = plugin.commands()
+        commands = list(plugin.commands())
+        if unsuitable := [each for each in commands if not isinstance(each, Command)]:
+            raise TypeError(f"{unsuitable[0]!r} is no casewise.plugin.Command")
     except Exception as error:  # whatever a package of somebody else raises
         if plugin.is_own:
             raise

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from casewise.cohort.groups import check_columns, covariates_by_case
+from casewise.cohort.table import names_text
 from casewise.console import Show, Silent
 from casewise.errors import RunError, shortened
 from casewise.evaluation.results import from_json
@@ -75,12 +76,12 @@ class TrainedModel:
     unpacked: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        for member in self.members:
-            if "bank" in member.network and not is_registered(member.model):
-                raise RunError(
-                    f"{self.folder}: the learner {member.model} belongs to a package that is not installed or not "
-                    "imported here. Import the module that registers it."
-                )
+        unknown = {each.model for each in self.members if "bank" in each.network and not is_registered(each.model)}
+        if unknown:
+            raise RunError(
+                f"{self.folder}: casewise has no learner named {names_text(sorted(unknown))}. Install the package that "
+                "brings it; in Python, import the module that registers it first."
+            )
 
     def __repr__(self) -> str:
         targets = ", ".join([*self.table.classes, *self.table.scores])

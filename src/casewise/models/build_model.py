@@ -13,7 +13,7 @@ from casewise.models.encoders import encoder_facts
 from casewise.models.linear import LinearBuilder
 from casewise.models.outputs import outputs_of, width_of
 from casewise.models.weights import load_weights
-from casewise.study.learners import learner_named
+from casewise.study.learners import is_registered, learner_named
 from casewise.study.schema import Study
 
 
@@ -42,8 +42,8 @@ class NetworkBuilder:
         return build_network(**facts)
 
     def backbone(self, facts: Facts) -> str:
-        """The backbone that a study names which only reads new cases."""
-        return str(facts["name"])
+        """The backbone that a study names which only reads new cases; for a learner of a plugin, any name will do."""
+        return "cnn" if is_registered(str(facts["name"])) else str(facts["name"])
 
     def load(self, network: Network, study: Study, model: str, held_out: Sequence[str]) -> tuple[str, list[str]]:
         """Fill it with its first weights (`load_weights`); return their origin and the subjects behind them."""

@@ -103,7 +103,7 @@ def forecast_of(
         paces, workers = measured_paces(jobs, job_inputs, inputs.folder)
         slow = slowness()
     before = clock() - inputs.began
-    if set(paces) != set(study.networks):
+    if set(paces) != set(study.trained):
         return Forecast(before, 0.0, 0.0, 0.0, FEWEST_EPOCHS, "fewest")
     trained = facts.trained
     predicted = len(inputs.cohort.panels) - trained + min(trained, DISTANCE_PANELS)

@@ -97,7 +97,7 @@ class FinishedRun:
     @cached_property
     def jobs(self) -> list[dict[str, Any]]:
         """The records of the trained networks."""
-        return self.files.job_records(self.study.networks)
+        return self.files.job_records(self.study.trained)
 
     @cached_property
     def fingerprint(self) -> str:

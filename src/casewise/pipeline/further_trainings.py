@@ -67,7 +67,7 @@ def _as_trained(inputs: RunInputs) -> Study:
 
     study = inputs.study
     any_machine = dict.fromkeys(("device", "precision", "memory_format", "threads"), "auto")
-    plan = {"plan": recorded_plans(inputs.folder, study.networks), **any_machine}
+    plan = {"plan": recorded_plans(inputs.folder, study.trained), **any_machine}
     return study.model_copy(update={"external": None, "compute": study.compute.model_copy(update=plan)})
 
 

@@ -256,10 +256,10 @@ def validate(study: Study, show: Show) -> list[str]:
     lines += [*weight_lines(study), *encoder_lines(study)]
     if study.networks:
         lines.append(f"{'recipe':<10} {stated_in_words(study)}")
-    networks = len(study.networks) * splits.folds
+    networks = len(study.trained) * splits.folds
     inner = networks * study.nested_cv.folds * len(study.rates) if study.nested_cv else 0
     total = f", after {counted(inner, 'inner training')}: {counted(inner + networks, 'training')} in all"
-    of = counted(len(study.networks), study.network_noun)
+    of = counted(len(study.trained), study.network_noun)
     of += "" if splits.holdout else f" × {counted(splits.folds, 'fold')}"
     return [*lines, f"jobs       {of} = {counted(networks, 'network')}" + (total if inner else "")]
 

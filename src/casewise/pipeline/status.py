@@ -173,7 +173,7 @@ def _spent(folder: JobFolder) -> float:
 def _command() -> str:
     """The command line, with the study file and options."""
     program, *words = sys.argv or [""]
-    by_command = Path(program).stem in ("casewise", "main") and words[:1] == ["run"]
+    by_command = Path(program).stem in ("casewise", "main", "__main__") and words[:1] == ["run"]
     return shlex.join(["casewise", *words]) if by_command else "casewise.run, from Python"
 
 

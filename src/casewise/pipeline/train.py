@@ -75,7 +75,7 @@ def train(inputs: RunInputs, show: Show) -> tuple[RunInputs, pd.DataFrame]:
         jobs = [job for job in jobs if job.model in study.learners]
         nested = study.nested_cv
         inner = f"each after {nested.folds * len(study.rates)} inner trainings, " if nested else ""
-        names = counted(len(study.networks), study.network_noun)
+        names = counted(len(study.trained), study.network_noun)
         folds = "" if splits.holdout else f" × {counted(splits.folds, 'fold')}"
         count, seconds = counted(len(_by_steps(jobs)[1]), "network"), time.monotonic() - start
         show.line("networks", f"{count} ({names}{folds}), {inner}{seconds:.0f} s")
@@ -365,7 +365,7 @@ def following(study: Study, folder: RunFolder, tell: Callable[[float, str], None
 
     def follow(done: float, text: str) -> None:
         tell(done, text)
-        count = sum(len(folder.finished_jobs(name)) for name in study.networks)
+        count = sum(len(folder.finished_jobs(name)) for name in study.trained)
         if count > written[0]:
             written[0] = count
             with suppress(CasewiseError, OSError):

@@ -284,7 +284,7 @@ def read_context(folder: Path) -> ReportContext:
         splits=files.splits.read(),
         predictions=files.predictions.read(),
         metrics=metrics,
-        jobs=files.job_records(study.networks),
+        jobs=files.job_records(study.trained),
         notes=metrics.notes,
         stackers=files.stackers.read_if_exists() or {},
         environment=files.environment.read_if_exists() or {},

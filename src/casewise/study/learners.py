@@ -71,17 +71,19 @@ class Learner:
         return self.name
 
     def encoders(self, study: Study) -> list[str]:
-        """The networks whose first weights it uses."""
-        return [self.name.partition("@")[0]]
+        """The networks whose first weights it uses; a learner of a plugin has none."""
+        return [self.name.partition("@")[0]] if self.name in study.networks else []
 
     def weights(self, study: Study) -> str:
-        """Its initial weights: those of the study, or those stated for its backbone."""
+        """Its initial weights: those of the study, or those stated for its backbone; a learner of a plugin has none."""
+        if not self.encoders(study):
+            return "random"
         return study.weights if isinstance(study.weights, str) else study.weights[self.encoders(study)[0]]
 
     def weight_files(self, study: Study) -> list[Path]:
         """The files of these weights that are there."""
-        file = weights_file(self.encoders(study)[0], self.weights(study), study.weights_dir)
-        return [file] if file and file.is_file() else []
+        files = [weights_file(name, self.weights(study), study.weights_dir) for name in self.encoders(study)]
+        return [file for file in files if file and file.is_file()]
 
     def fusion(self, study: Study) -> str | None:
         """How it combines the sequences: a fusion, or one sequence alone; None without volumes."""
@@ -209,14 +211,17 @@ _REGISTERED: dict[str, Learner] = {learner.name: learner for learner in _OWN}
 def register_learner(learner: Learner) -> None:
     """Let every study fit this learner to which it belongs (`Learner.belongs_to`).
 
-    Its kind needs an entry in `casewise.models.build_model.BUILDERS` and one in `casewise.jobs.fitting.FITTERS`. A
-    learner of the same name is replaced, but those of casewise cannot be.
+    Its kind needs an entry in `casewise.models.build_model.BUILDERS` and one in `casewise.jobs.fitting.FITTERS`. A class
+    that is defined again, as in a notebook, replaces itself.
 
     Raises:
-        ValueError: casewise has a learner of this name.
+        ValueError: casewise, or another package, has a learner of this name.
     """
-    if learner.name in COMBINED or learner.name in [own.name for own in _OWN]:
-        raise ValueError(f"casewise has a learner named {learner.name!r}; name this one otherwise.")
+    there, cls = _REGISTERED.get(learner.name), type(learner)
+    same = there and (type(there).__module__, type(there).__qualname__) == (cls.__module__, cls.__qualname__)
+    if learner.name in COMBINED or there in _OWN or (there and not same):
+        of = type(there).__module__.partition(".")[0] if there else "casewise"
+        raise ValueError(f"{of} has a learner named {learner.name!r}; name this one otherwise.")
     _REGISTERED[learner.name] = learner
 
 

@@ -278,6 +278,11 @@ class Study(StudyModel):
         """The baselines, then the networks: everything that is fitted on every fold."""
         return [*learners_beside(self), *self.networks]
 
+    @property
+    def trained(self) -> list[str]:
+        """The learners that are trained by gradient steps: the networks, and such learners of plugins."""
+        return [name for name in self.learners if learner_named(name).by_steps]
+
     def of_learner(self, name: str) -> Study:
         """The study as a learner sees it."""
         return learner_named(name).view(self)
@@ -317,7 +322,9 @@ class Study(StudyModel):
 
     @property
     def network_noun(self) -> str:
-        """What one of `networks` is called."""
+        """What one of `trained` is called."""
+        if self.trained != self.networks:
+            return "learner"
         return "backbone" if self.networks == self.backbones else "pairing"
 
     def fusion_of(self, network: str) -> str | None:
@@ -385,6 +392,10 @@ def _keys_of_plugins(core: type[Study]) -> list[type[StudyModel]]:
     classes: list[type[StudyModel]] = []
     for plugin in plugins():
         if keys := plugin.study_keys():
+            if not (isinstance(keys, type) and issubclass(keys, StudyModel)):
+                raise CasewiseError(f"The plugin {plugin.name} must return a subclass of StudyModel as its `study_keys`.")
+            if needed := [name for name, field in keys.model_fields.items() if field.is_required()]:
+                raise CasewiseError(f"The plugin {plugin.name} must give its key {needed[0]!r} a default.")
             if taken := [name for name in keys.model_fields if name in owners]:
                 of = owners[taken[0]]
                 raise CasewiseError(f"The plugin {plugin.name} has the key {taken[0]!r} of {of}. Remove the plugin.")

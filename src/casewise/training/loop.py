@@ -23,6 +23,7 @@ from casewise.models.backbones import Network, keep_statistics, set_momentum
 from casewise.models.outputs import Output, hits, raw_columns
 from casewise.models.shared_parts import forward, mean_over_views
 from casewise.run_folder import TrainingFolder
+from casewise.study.learners import is_registered
 from casewise.study.model import mixed_seed
 from casewise.study.schema import Recipe
 from casewise.training.checkpoint import load_state, save_state
@@ -307,9 +308,10 @@ def fit(network: Learner, recipe: Recipe, train: Batches, stop: Batches, context
                 context.tell(len(training.history), training.history[-1]["train_loss"])
         history, best = training.history, context.keep == "best"
         if not all(math.isfinite(h["train_loss"] + h["stop_loss"]) for h in history) or (best and not training.best):
+            in_training = not best or not all(math.isfinite(h["train_loss"]) for h in history)
             raise TrainingError(
-                "the loss on subjects that are not trained on is no longer a number after "
-                f"{len(history)} epochs. Lower recipe.lr (now {recipe.lr:g})"
+                f"the loss {'in training' if in_training else 'on subjects that are not trained on'} is no longer a "
+                f"number after {len(history)} epochs. Lower recipe.lr (now {recipe.lr:g})"
             )
     if best:
         network.load_state_dict(training.best)
@@ -322,7 +324,8 @@ def naming(network: nn.Module) -> Iterator[None]:
     try:
         yield
     except TrainingError as error:
-        raise TrainingError(f"{network.name}: {error}, or take {network.name} out of `backbones`.") from None
+        remedy = "" if is_registered(str(network.name)) else f", or take {network.name} out of `backbones`"
+        raise TrainingError(f"{network.name}: {error}{remedy}.") from None
 
 
 def _is_linear(network: nn.Module) -> bool:

@@ -228,7 +228,7 @@ def disjointness(context: ReportContext) -> str:
 def networks(context: ReportContext) -> str:
     parameters = {job["model"]: job.get("parameters") for job in context.jobs}
     sizes = {name: f" ({count:,} parameters)" for name, count in parameters.items() if count}
-    return ", ".join(f"{name}{sizes.get(name, '')}" for name in context.study.networks) + "."
+    return ", ".join(f"{name}{sizes.get(name, '')}" for name in context.study.trained) + "."
 
 
 def software(context: ReportContext) -> str:

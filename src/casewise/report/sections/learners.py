@@ -24,7 +24,7 @@ from casewise.report.formatting import (
 )
 from casewise.report.sections.classes import class_table
 from casewise.report.tables import VERDICTS, MetricFormat, confusion, kind_report, verdict
-from casewise.study.learners import is_baseline, learner_name, learner_named
+from casewise.study.learners import is_baseline, is_registered, learner_name, learner_named
 from casewise.study.presets.published import published_lines
 
 MOST_REPORTS = 16
@@ -146,7 +146,7 @@ def _rank(context: ReportContext, stage: str, learner: str, metric: str) -> floa
 
 def _noun(context: ReportContext, learner: str) -> str:
     """What kind of learner this is."""
-    if is_baseline(learner):
+    if is_registered(learner):
         return learner_named(learner).noun
     return "network" if learner in context.study.networks else "nested choice" if learner == NESTED else "combined"
 
