@@ -25,7 +25,7 @@ Settings = Annotated[
         "relative to the study file. May be repeated.",
     ),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors and warnings.")]
 Jobs = Annotated[
     int | None,
     typer.Option(

@@ -289,6 +289,9 @@ def fit_limits(training: Training, regions: Sequence[str] = (), sequences: Seque
     slack = tolerance * spans(low, high)
     lows, highs = (low - slack).tolist(), (high + slack).tolist()
     lows[NAMES.index("contrast")] = max(lows[NAMES.index("contrast")], UNIFORM)
+    colour = NAMES.index("colour")
+    if low[colour] > 2 * IN_GREY:  # whatever the tolerance is, a grey image is unlike these
+        lows[colour] = max(lows[colour], IN_GREY)
     ranges = {
         name: (None if ONE_SIDED.get(name) == "high" else lowest, None if ONE_SIDED.get(name) == "low" else highest)
         for name, lowest, highest in zip(NAMES, lows, highs, strict=True)

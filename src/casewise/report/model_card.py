@@ -42,10 +42,11 @@ REFITTED = (
     " 1 are those of the networks of the folds.",
 )
 LIMITS = (
-    "A case far from the training cases is flagged (`beyond`): its distance is above 1, the distance that one in twenty"
-    " held-out cases of the study exceeds. The flag does not find every unsuitable image.",
-    "`flags` says why a case is unlike the training cases, such as dark, upside down, or far away (`casewise predict"
-    " --abstain` leaves out its prediction). With few training subjects there are no such limits.",
+    "`beyond` says that a case is far from the training cases: its distance is above 1, the distance that one in twenty"
+    " held-out cases of the study exceeds. It does not find every unsuitable image.",
+    "`flags` says why a case is unlike the training cases, such as dark, upside down, or of another texture (`casewise"
+    " predict --abstain` leaves out its prediction; `beyond` alone does not). With few training subjects there are no"
+    " such limits.",
     "Probabilities are those of the networks; they are not recalibrated. Prediction intervals and sets are meant for"
     " cases like those of the study.",
     "The model knows only the targets, classes and kinds of images above.",

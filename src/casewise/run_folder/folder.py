@@ -368,7 +368,7 @@ class RunFolder:
             if not self.is_own():
                 remedy = "Give the folder that `casewise run` wrote."
             if inside and not self.is_own():
-                remedy = f"It contains the run folders {', '.join(inside[:12])}{', …' if len(inside) > 12 else ''}."
+                remedy = f"Name one of the folders in it: {', '.join(inside[:12])}{', …' if len(inside) > 12 else ''}."
             raise RunError(f"{self.path} holds no finished run: {missing} is missing. {remedy}")
         results = self.metrics.read()
         changed = self.changed_parts(results)
