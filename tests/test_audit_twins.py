@@ -422,12 +422,12 @@ def test_identical_images_with_two_labels_are_an_error_and_remedies_write_paths_
     assert "one.png (a, 1) and two.png (b, 2)" in found["twins-across-labels"].sentence
     every = '`where_not: {file: [deep/two.png, one.png, "three 3.png"]}`'
     assert {every in found[f"twins-across-{of}"].remedy for of in ("subjects", "labels")} == {True}
-    assert "(with what the errors leave out)" in found["twins-across-subjects"].remedy
+    assert "with what the errors leave out: one list for all" in found["twins-across-subjects"].remedy
     assert every in found["twins-within-subject"].remedy
     left_out = study.model_copy(update={"where_not": {"file": ["four.png"]}})
     found = {f.id: f for f in twin_findings([Twin(1, 2, "near")], images, left_out)}
     assert (
-        '`where_not: {file: [four.png, "three 3.png"]}` (with what the study leaves out)'
+        '`where_not: {file: [four.png, "three 3.png"]}` (with what the study leaves out: one list for all)'
         in found["twins-within-subject"].remedy
     )
     accepting = study.model_copy(update={"accept": {"twins-across-subjects": "twins", "twins-across-labels": "doubt"}})

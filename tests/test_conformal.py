@@ -160,6 +160,15 @@ class TestSets:
         assert rows["y_pred"].tolist()[:2] == [2.0, 0.0]
         assert set_names("0 2", ["a", "b", "c"]) == "a | c"
 
+    def test_a_case_that_no_class_fits_is_doubtful(self) -> None:
+        rows = rows_of("classification", np.arange(20), np.zeros(20, int), np.tile([0.1, 0.6, 0.3], (20, 1)))
+        classes = [{"quantile": q, "subjects": 20, "rows": 20} for q in (0.85, 0.1, 0.6)]
+        record = {"level": 0.9, "fewest": 9, "learners": {"net": {"outcome": {"classes": classes}}}}
+        # the two that come closest, and the prediction
+        assert set(with_sets(as_test(rows), record)["set"]) == {"0 1 2"}
+        record["learners"]["net"]["outcome"]["classes"][1]["quantile"] = 0.5  # fits
+        assert set(with_sets(as_test(rows), record)["set"]) == {"1"}
+
     def test_a_case_without_a_finite_prediction_has_no_set(self) -> None:
         rows = drawn_classes(np.random.default_rng(1), 60)
         new = as_test(rows)

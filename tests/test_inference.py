@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from casewise import open_run
 from casewise.console import Silent
-from casewise.errors import CasewiseError, RunError, WeightsError
+from casewise.errors import CasewiseError, RunError, WeightsError, counted
 from casewise.files import checksum
 from casewise.inference.model import load_bundle
 from casewise.inference.new_cases import ignores_visits, new_table
@@ -32,12 +32,20 @@ def new(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_chest(tmp_path_factory.mktemp("new"), subjects=3, images=2, size=(64, 64), seed=5)
 
 
-def test_the_recorded_predictions_come_back_to_the_bit(chest_run: Run, chests: Path) -> None:
+def test_the_recorded_predictions_come_back_to_the_bit(
+    chest_run: Run, chests: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = chest_run.folder / "jobs" / "test_resnet" / "fold1"
     recorded, rows = pd.read_parquet(folder / "predictions.parquet").query("stage == 'oof'"), pd.read_csv(chests)
     # the same images in the same batches
     held_out = rows[rows["subject"].astype(str).isin(set(recorded["subject"]))]
     table = load_bundle(folder).predict(held_out, root=chests.parent)
+    assert not caplog.text  # held out of this fold
+    load_bundle(chest_run.folder).predict(held_out, root=chests.parent)
+    assert (
+        f"{held_out['subject'].nunique()} of {counted(held_out['subject'].nunique(), 'subject')}: a name of"
+        in caplog.text
+    )
     assert table["case"].tolist() == recorded["case"].tolist()
     for code, name in enumerate(THREE):
         assert table[f"probability of {name}"].tolist() == recorded[f"p{code}"].tolist()

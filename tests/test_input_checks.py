@@ -95,6 +95,10 @@ def test_images_of_training_in_colour_flag_grey_ones() -> None:
     coloured = replace(measured, measures=changed(measured.measures, colour=0.4))
     flags = image_flags(fit_limits(coloured), changed(drawn(3, 1), colour=0.0))
     assert all(any("grey" in text for text in texts) for texts in flags)
+    varied = replace(measured, measures=changed(measured.measures, colour=np.linspace(0.1, 0.6, len(measured.folds))))
+    limits = fit_limits(varied)
+    assert limits.ranges["colour"][0] == checks.IN_GREY  # without it the tolerance would reach below 0
+    assert all(any("grey" in text for text in texts) for texts in image_flags(limits, changed(drawn(3, 1), colour=0.0)))
 
 
 def test_few_subjects_give_no_limits() -> None:

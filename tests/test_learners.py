@@ -17,7 +17,14 @@ from casewise.jobs import fitting
 from casewise.models import build_model
 from casewise.models.linear import LinearBuilder
 from casewise.run_folder import RunFolder
-from casewise.study.learners import LinearLearner, is_baseline, learner_named, register_learner, unregister_learner
+from casewise.study.learners import (
+    KernelLearner,
+    LinearLearner,
+    is_baseline,
+    learner_named,
+    register_learner,
+    unregister_learner,
+)
 from casewise.study.loading import read_study
 from casewise.study.schema import Study
 from casewise.training.stages import Learned
@@ -121,6 +128,9 @@ def test_a_third_kind_of_learner_is_one_file(tmp_path: Path, chests: Path) -> No
     new = load_bundle(run.folder).predict(chests, learner="networks")
     assert set(new["learner"]) == {"linear_pixels", "mean_colour"}
     assert learner_named("mean_colour").is_baseline
+    register_learner(MeanColour("mean_colour"))  # the same class again
+    with pytest.raises(ValueError, match="tests has a learner named 'mean_colour'"):
+        register_learner(KernelLearner("mean_colour"))
     assert "mean_colour" in run.report.read_text()
     facts = json.loads(RunFolder(run.folder).job("mean_colour", 0).facts.path.read_text())
     assert len(facts["network"]["bank"]["specs"]) == 1

@@ -9,13 +9,17 @@ import venv
 import zipfile
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
 from casewise import plugin as plugin_file
+from casewise.cli import main
 from casewise.errors import CasewiseError
-from casewise.plugin import KEYS, plugins
+from casewise.plugin import KEYS, Plugin, plugins
+from casewise.study import schema
+from casewise.study.model import StudyModel
 from casewise.study.schema import study_model
 from tests.conftest import TINY
 
@@ -45,6 +49,35 @@ def test_a_plugin_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch, 
         plugins()
     monkeypatch.undo()
     plugins.cache_clear()
+
+
+@pytest.mark.parametrize(("commands", "problem"), [(None, "NoneType"), (["layers"], "'layers' is no casewise.plugin")])
+def test_commands_of_a_wrong_type_name_the_plugin(commands: Any, problem: str) -> None:
+    class Wrong(Plugin):
+        name = "wrong"
+
+        def commands(self) -> Any:
+            return commands
+
+    with pytest.raises(CasewiseError, match=f"plugin wrong of tests.test_plugins has no commands .*{problem}"):
+        main._commands(Wrong())
+
+
+class Needed(StudyModel):
+    zap: int
+
+
+@pytest.mark.parametrize(("keys", "problem"), [(Needed, "'zap' a default"), ({"zap": 1}, "a subclass of StudyModel")])
+def test_keys_that_no_study_can_have_name_the_plugin(monkeypatch: pytest.MonkeyPatch, keys: Any, problem: str) -> None:
+    class Wrong(Plugin):
+        name = "wrong"
+
+        def study_keys(self) -> Any:
+            return keys
+
+    monkeypatch.setattr(schema, "plugins", lambda: (Wrong(),))
+    with pytest.raises(CasewiseError, match=f"plugin wrong must .*{problem}"):
+        schema._keys_of_plugins(schema.Study)
 
 
 @pytest.mark.parametrize(("result", "problem"), [("[]", ""), ("[][0]", "IndexError")])

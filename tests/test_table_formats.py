@@ -105,6 +105,21 @@ class TestText:
         assert len(str(caught.value)) <= MESSAGE
 
     @pytest.mark.parametrize(
+        ("data", "message"),
+        [
+            (
+                b"path;subject;score\na.jpg,P1,2\nb.jpg,P2,3\n",
+                "has 3 cells, separated by ';', and every row is a single",
+            ),
+            (b"path|subject|score\na.jpg|P1|2\n", "cells are separated by '[|]'. Separate them by commas"),
+        ],
+    )
+    def test_separators_that_do_not_fit_are_named_once(self, tmp_path: Path, data: bytes, message: str) -> None:
+        (tmp_path / "cohort.csv").write_bytes(data)
+        with pytest.raises(CohortError, match=message):
+            cohort(tmp_path)
+
+    @pytest.mark.parametrize(
         ("cells", "read"),
         [
             (["1,5", "2", "NA", ""], ["1.5", "2", "NA", ""]),

@@ -100,7 +100,9 @@ def remedy(
             "test it)"
         )
     elif not column:
-        leave_out = "cross-validate with `split.leave_out` on the column of the source"
+        leave_out = (
+            "write the source, if there are several, into a column and cross-validate with `split.leave_out` on it"
+        )
     text = _wording()["evidence"][kind]["remedy"]
     text = text[reading] if isinstance(text, Mapping) else text
     text = text.format(name=name, mask=mask, source=source, leave_out=leave_out)

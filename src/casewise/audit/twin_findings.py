@@ -118,7 +118,7 @@ def _with_remedies(
         others = ["the study"] * bool(set(of_study) - set(own)) + ["the errors"] * bool(set(of_errors) - set(own))
         verb = "leaves" if others == ["the study"] else "leave"
         excluded = exclusion(written, column=column) + (
-            f" (with what {' and '.join(others)} {verb} out)" if others else ""
+            f" (with what {' and '.join(others)} {verb} out: one list for all)" if others else ""
         )
         finding.figures["where_not"] = {column: written}
         text = fill(f"{finding.id} remedy", target=target, exclusion=excluded)

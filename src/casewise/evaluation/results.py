@@ -616,6 +616,10 @@ class CorrectAnswers(Record):
     of: int
 
 
+# From so few answers that change, nothing is concluded.
+FEWEST_CHANGED = 3
+
+
 class AlteredAnswers(Record):
     """An alteration's effect on classes: changed answers, most common change first.
 
@@ -634,9 +638,18 @@ class AlteredAnswers(Record):
     confidence: float
 
     @property
+    def lost(self) -> tuple[str, int]:
+        """The class that loses the largest share of its answers, of those that lose a few, and how many."""
+        counts = {name: sum(each.answers for each in self.changes if each.before == name) for name in self.before}
+        shares = {name: n / self.before[name] for name, n in counts.items() if n >= FEWEST_CHANGED}
+        name = max(shares, key=lambda each: shares[each], default="")
+        return name, counts.get(name, 0)
+
+    @property
     def effect(self) -> float:
-        """The share of changed answers."""
-        return self.share.value or 0.0
+        """The share of changed answers, of all or of the class that loses the largest share of its answers."""
+        name, count = self.lost
+        return max(self.share.value or 0.0, count / self.before[name] if name else 0.0)
 
 
 class AlteredNumbers(Record):

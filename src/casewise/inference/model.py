@@ -13,9 +13,10 @@ from typing import Any
 import pandas as pd
 
 from casewise.cohort.groups import check_columns, covariates_by_case
+from casewise.cohort.identity import AS_WRITTEN, same_subjects
 from casewise.cohort.table import names_text
 from casewise.console import Show, Silent
-from casewise.errors import RunError, shortened
+from casewise.errors import RunError, counted, shortened
 from casewise.evaluation.results import from_json
 from casewise.files import checksum
 from casewise.inference.bundle import Bundle
@@ -213,6 +214,16 @@ class TrainedModel:
         table = with_columns(table, cells, ensemble)
         if table.reading:
             show.line("cases", table.reading)
+        heading = table.study.columns.get("subject") or "subject"
+        names = [name for name in dict.fromkeys(cells[heading].astype(str)) if name] if heading in cells else []
+        trained_on = frozenset[str]().union(*(member.subjects for member in self.members))
+        if known := same_subjects(names, trained_on, AS_WRITTEN):
+            log.warning(
+                "%s of %s: a name of the training, whose images the model may have learned. For cases of the study, "
+                "predictions.parquet of its run has predictions by models that were not trained on them.",
+                f"{len(known):,}",
+                counted(len(names), "subject"),
+            )
         if ignores_visits(cells, table.study):
             log.warning("The study of this model has no visits: those of the new cases are not used.")
         return table, cells

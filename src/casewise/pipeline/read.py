@@ -309,7 +309,7 @@ def side_lines(study: Study, splits: Splits, rows: pd.DataFrame, *, panels: bool
         if not n["subjects"]:
             continue
         number = grouped.side_number(side)
-        counts = [counted(n["subjects"], "subject"), counted(n["cases"], "case")]
+        counts = [counted(n["subjects"], study.unit)] * (study.unit != "image") + [counted(n["cases"], "case")]
         counts += [counted(n["panels"], "panel")] if panels else []
         source = f"{study.split.leave_out} {sources[number]}: " if sources and number != TEST else ""
         lines.append(f"{side:<10} {source}{', '.join(counts)}")
@@ -318,7 +318,8 @@ def side_lines(study: Study, splits: Splits, rows: pd.DataFrame, *, panels: bool
             for code, label in enumerate(study.classes_of(name)):
                 of_class = side_rows[panel_values(side_rows, study, name) == code]
                 subjects, cases = of_class["subject"].nunique(), of_class["case"].nunique()
-                text = f"{counted(subjects, 'subject')}, {counted(cases, 'case')}" if subjects else "none"
+                text = f"{counted(subjects, study.unit)}, " * (study.unit != "image") + counted(cases, "case")
+                text = text if subjects else "none"
                 lines.append(f"{'':<10}   {name} {label}: {text}")
             classes = pd.Series(panel_values(side_rows, study, name)).groupby(side_rows["subject"].to_numpy()).nunique()
             if study.classes_of(name) and (several := int((classes > 1).sum())):

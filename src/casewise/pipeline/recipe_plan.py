@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 # The most epochs, of most networks twice as many; how many fit into the budget is measured before they are trained.
 MOST_EPOCHS = 12
+# So many changed settings are named.
+MOST_NAMED = 4
 # How images vary in the training of pretrained networks for classes and numbers, besides flips.
 VARIED = {"zoom_in": 0.4, "translate": 0.1, "brightness": 0.2, "contrast": 0.2, "padding_mode": "reflect"}
 VARIED_WORDS = {"zoom_in": "enlargement", "translate": "shifts", "brightness": "brightness", "contrast": "contrast"}
@@ -200,8 +202,14 @@ def _refuse_other(folder: RunFolder, before: Mapping[str, object], stated: Mappi
         if before.get(name) != stated.get(name)
     ]
     if changed:
+        more = len(changed) - MOST_NAMED
+        named = "; ".join(changed[:MOST_NAMED]) + (
+            f"; and {more} more. With `study.json` of a run, give the study file that it was started with instead"
+            if more > 0
+            else ""
+        )
         raise RunError(
-            f"{folder.path} holds networks of another study: {'; '.join(changed)}. Results of both must not be mixed. "
+            f"{folder.path} holds networks of another study: {named}. Results of both must not be mixed. "
             "Choose another folder with --output, or undo the change."
         )
 

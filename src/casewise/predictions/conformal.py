@@ -14,8 +14,9 @@ one of both quantiles is taken.
 
 Classes and grades have a quantile each, from the rows that truly belong to the class (Vovk, Lindsay, Nouretdinov and
 Gammerman 2003, "Mondrian confidence machine"; the score is that of Sadinle, Lei and Wasserman 2019), so that the level
-holds in each class. A class without a quantile is in every set. A set always contains the prediction, and a set of
-grades has no gaps; both only make it larger.
+holds in each class. A class without a quantile is in every set. Where no class fits, the case is doubtful, and the set
+has the two classes that come closest. A set always contains the prediction, and a set of grades has no gaps. All of
+this only makes it larger.
 
 Out-of-fold rows are predicted by networks of single folds, and new cases by their mean. The level is proven for a
 single network, and not for the mean.
@@ -121,7 +122,10 @@ def members(rows: pd.DataFrame, entry: Entry) -> NDArray[np.bool_]:
     """Whether each class belongs to the set of each row, (N, C)."""
     limits = [np.inf if each["quantile"] is None else each["quantile"] + ROUNDING for each in entry["classes"]]
     p = rows[[f"p{number}" for number in range(len(limits))]].to_numpy(dtype=np.float64)
-    inside = 1 - p <= np.array(limits)
+    missing = 1 - p - np.array(limits)  # above 0 where a class does not fit
+    inside = missing <= 0
+    none = np.flatnonzero(~inside.any(axis=1))
+    inside[none[:, None], np.argsort(missing[none], axis=1, kind="stable")[:, :2]] = True
     number = np.arange(len(limits))
     inside |= number == rows["y_pred"].to_numpy(dtype=float)[:, None]
     if by_form(str(rows["kind"].iloc[0]), {"number": False, "classes": False, "ordinal": True}):

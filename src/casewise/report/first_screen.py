@@ -7,12 +7,12 @@ used. Cells are numbers; headings and captions are fixed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from casewise.cohort.targets import target_columns
-from casewise.evaluation.results import Estimate, Note, SourceMean
+from casewise.evaluation.results import Difference, Estimate, Note, SourceMean
 from casewise.metrics.registry import metric_of
 from casewise.modalities.registry import modality_of
 from casewise.report.beside_column import beside_column
@@ -64,11 +64,13 @@ class Rival:
     verdict: str = ""
     reported: bool = False
     note: str = ""
+    by: str = ""
 
     @property
     def verdict_text(self) -> str:
-        """The verdict in words."""
-        return VERDICTS[self.verdict] if self.verdict else ""
+        """The verdict in words, with the difference where figures that are written alike differ."""
+        by = f" by {self.by}" if self.by and self.verdict in ("better", "worse") else ""
+        return VERDICTS[self.verdict] + by if self.verdict else ""
 
 
 @dataclass(frozen=True)
@@ -328,7 +330,7 @@ def _failing_classes(context: ReportContext) -> tuple[list[str], list[Failure]]:
     recall = np.divide(np.diag(counts), totals, out=np.ones(len(names)), where=totals > 0)
     rows, positive = [], context.study.positive_of(context.outcome)
     for i in sorted(np.argsort(recall, kind="stable")[:MOST_CLASSES]):  # of many classes the worst
-        rates = ("", "")
+        rates: tuple[str | None, str | None] = (None if outside else "", None)
         if positive is not None:
             rates = ("sensitivity", "PPV") if here.names[i] == positive else ("specificity", "NPV")
         outer = [_share(np.asarray(outside.confusion[i]), i, rates[0])] if outside else []
@@ -349,9 +351,9 @@ def _clearly_above(figure: Estimate | None, others: Sequence[Estimate | None]) -
     return low is not None and bool(highs) and all(high is not None and low > high for high in highs)
 
 
-def _share(counts: np.ndarray, i: int, rate: str) -> str:
-    """Count `i` of all, such as those of a class that are predicted as it, or those predicted as it that are of it."""
-    share = f" ({rate} {100 * counts[i] / counts.sum():.0f} %)" if rate and counts.any() else ""
+def _share(counts: np.ndarray, i: int, rate: str | None) -> str:
+    """Count `i` of all, such as those of a class that are predicted as it, and its share, if it has a `rate`."""
+    share = f" ({f'{rate} '.lstrip()}{percent(counts[i] / max(counts.sum(), 1))})" if rate is not None else ""
     return f"{counts[i]:,} of {counts.sum():,}{share}" if counts.any() else "no case"
 
 
@@ -365,22 +367,24 @@ def rivals(context: ReportContext) -> list[Rival]:
     if figure is None:
         return []
 
-    def rival(name: str, own: Estimate | SourceMean, code: str = "", *, reported: bool = False) -> Rival:
-        return Rival(name, write.text(metric, own.value, short=True), _bounds(write, metric, own), code, reported)
+    def rival(name: str, own: Estimate | SourceMean, gap: Difference | None, note: str = "") -> Rival:
+        text = write.text(metric, own.value, short=True)
+        code = verdict(gap.low, gap.high, metric) if gap else "untested"
+        by = number(abs(gap.difference), 3) if gap and text == rows[0].text else ""
+        return Rival(name, text, _bounds(write, metric, own), code, note=note, by=by)
 
-    rows = [rival(f"reported: {learner_name(context.learner)}", figure, reported=True)]
+    reported = write.text(metric, figure.value, short=True), _bounds(write, metric, figure)
+    rows = [Rival(f"reported: {learner_name(context.learner)}", *reported, reported=True)]
     compared = context.metrics.against_baselines
     if compared and not context.by_site and (best := context.metric(compared.stage, compared.baseline, metric)):
         gap = compared.differences.get(metric)
-        code = verdict(gap.low, gap.high, metric) if gap else "untested"
         note = f"the best of {compared.chosen} on these cases" if compared.chosen > 1 else ""
-        rows.append(replace(rival(learner_name(compared.baseline), best, code), note=note))
+        rows.append(rival(learner_name(compared.baseline), best, gap, note))
     if better := _better_part(context, metric, figure, compared.baseline if compared else ""):
         entry = comparison_of(context, context.stage)
         gap = gap_between(entry, context.learner, better) if entry else None
-        code = verdict(gap.low, gap.high, metric) if gap else "untested"
-        shown = rival(learner_name(better), context.figures(context.stage, better)[metric], code)
-        rows.append(replace(shown, note="the best part of it on these cases"))
+        part = context.figures(context.stage, better)[metric]
+        rows.append(rival(learner_name(better), part, gap, "the best part of it on these cases"))
     guessed, chance = guessed_median(context), metric_of(metric).chance if context.classes else None
     if guessed and metric == "mae":
         low, high, rough = guessed["gaps"].get(context.learner, (None, None, True))
@@ -465,7 +469,7 @@ def coverage(context: ReportContext) -> str:
         return ""
     level, figures = f"{100 * record.level:g} %", entry.stages.get(context.stage)
     observed = figures.coverage if figures else None
-    missed = observed is not None and observed.value is not None and observed.value < record.level
+    missed = observed is not None and observed.value is not None and observed.value < record.level - 0.005
     here = f"{evaluated_on(context, context.stage)} in {percent(observed.value)}" if observed and missed else ""
     if context.classes:
         by_class = zip(context.classes, entry.calibration["classes"], strict=True)
@@ -473,7 +477,7 @@ def coverage(context: ReportContext) -> str:
         unit = f"{context.study.unit}s"
         if len(few) == len(context.classes):
             return f"Too few {unit} to calibrate sets of classes: the set of a prediction names every class."
-        text = f"Each prediction is a set of classes, meant to hold the true one in {level} of such cases"
+        text = f"Predictions come with sets of classes, meant to hold the true one in {level} of such cases"
         text += f" ({here})" if here else ""
         if figures and figures.size and figures.size.value is not None:
             text += f", on average {number(figures.size.value, 1)} of {len(context.classes)}"

@@ -14,10 +14,10 @@ from casewise.audit.sentences import untested
 from casewise.evaluation.headline import FITTED
 from casewise.evaluation.intervals import ROUGH_BELOW
 from casewise.evaluation.results import AlteredAnswers, Note
-from casewise.evaluation.robustness import affects
+from casewise.evaluation.robustness import MOST_CHANGED, affects
 from casewise.report.caveats import external_result, within_values
 from casewise.report.context import EXTERNAL, SIDES, ReportContext, counted_cases, terms_of, unlearned
-from casewise.report.formatting import MISSING, capital, counted, listed, number, plain
+from casewise.report.formatting import MISSING, capital, class_name, counted, listed, number, plain
 from casewise.report.sections import audit as audit_section
 from casewise.report.sections.counterfactuals import alteration
 from casewise.splits.learnable import missing_classes
@@ -182,6 +182,9 @@ def altered(context: ReportContext) -> Found:
         effect = f"{entry.changed} of {counted(entry.answers, 'prediction')}{where} change"
         if entry.correct.of:
             effect += f", {entry.correct.before} right before, {entry.correct.after} after"
+        lost, count = entry.lost
+        if lost and count / entry.before[lost] > MOST_CHANGED >= (entry.share.value or 0.0):
+            effect += f"; {count} of {entry.before[lost]} lost for {class_name(context.study, context.outcome, lost)}"
         if isinstance(same := own.get(f"{name}_stretched"), AlteredAnswers) and same.changed < entry.changed:
             effect += f" ({same.changed} change if it is stretched back to its shape)"
         effect += "."

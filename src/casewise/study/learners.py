@@ -71,8 +71,8 @@ class Learner:
         return self.name
 
     def encoders(self, study: Study) -> list[str]:
-        """The networks whose first weights it uses; a learner of a plugin has none."""
-        return [self.name.partition("@")[0]] if self.name in study.networks else []
+        """The networks whose first weights it uses; a learner of a plugin has none by default."""
+        return [] if is_registered(self.name) else [self.name.partition("@")[0]]
 
     def weights(self, study: Study) -> str:
         """Its initial weights: those of the study, or those stated for its backbone; a learner of a plugin has none."""
@@ -211,8 +211,8 @@ _REGISTERED: dict[str, Learner] = {learner.name: learner for learner in _OWN}
 def register_learner(learner: Learner) -> None:
     """Let every study fit this learner to which it belongs (`Learner.belongs_to`).
 
-    Its kind needs an entry in `casewise.models.build_model.BUILDERS` and one in `casewise.jobs.fitting.FITTERS`. A class
-    that is defined again, as in a notebook, replaces itself.
+    Its kind needs an entry in `casewise.models.build_model.BUILDERS` and one in `casewise.jobs.fitting.FITTERS`. A
+    class that is defined again, as in a notebook, replaces itself.
 
     Raises:
         ValueError: casewise, or another package, has a learner of this name.

@@ -393,7 +393,9 @@ def _keys_of_plugins(core: type[Study]) -> list[type[StudyModel]]:
     for plugin in plugins():
         if keys := plugin.study_keys():
             if not (isinstance(keys, type) and issubclass(keys, StudyModel)):
-                raise CasewiseError(f"The plugin {plugin.name} must return a subclass of StudyModel as its `study_keys`.")
+                raise CasewiseError(
+                    f"The plugin {plugin.name} must return a subclass of StudyModel as its `study_keys`."
+                )
             if needed := [name for name, field in keys.model_fields.items() if field.is_required()]:
                 raise CasewiseError(f"The plugin {plugin.name} must give its key {needed[0]!r} a default.")
             if taken := [name for name in keys.model_fields if name in owners]:

@@ -349,7 +349,8 @@ class TestTargets:
         assert any(f"{rare!r} ({count} row" in d and f"{frequent!r} (10 rows)" in d for d in plan.doubts) == doubted
 
     @pytest.mark.parametrize(
-        ("code", "doubted"), [("99", True), ("-1", True), ("9", True), ("4", False), ("7", True), ("", False)]
+        ("code", "doubted"),
+        [("99", True), ("-1", True), ("9", True), ("4", False), ("7", True), ("44", True), ("", False)],
     )
     def test_a_number_that_may_mean_no_value_is_doubted_by_row(self, code: str, doubted: bool, tmp_path: Path) -> None:
         rows = [[f"{i}.png", f"P{i}", code if i == 3 else str(i % 4)] for i in range(12)]

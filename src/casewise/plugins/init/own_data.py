@@ -374,8 +374,9 @@ def _read_back(study: NewStudy, data: OwnData) -> None:
                 study.files[STUDY] += _wrapped([f"# {sentence}"]).encode("utf-8")
                 study.doubts.append(sentence)
         except CasewiseError as error:
+            refused = f"{TABLE}, whose rows these are," if TABLE in study.files else "this table"
             study.doubts.append(
-                "`casewise validate` will refuse this table until it is corrected: "
+                f"`casewise validate` will refuse {refused} until it is corrected: "
                 + str(error).replace(temporary + os.sep, "").partition(": ")[2]
             )
 

@@ -39,6 +39,8 @@ _TAKEN = (
     r"version|thickness|spacing|pixels?|bits?|depth|tesla|field|focal|aperture|temperature|counts?|total"
 )
 _FEWEST_OF_RESULT = 3
+# Up to so many different whole numbers, one of a single row beside them may be an error.
+_FEW = 10
 _KEY = r"ids?|uid|guid|uuid|identifier|accession|accession (no|number)|mrn|pid|pseudonym"
 # Words in rising order; a column with three of them or more has grades.
 _ROMAN = "i ii iii iv v"
@@ -474,7 +476,8 @@ def check_numbers(name: str, cells: Sequence[str], rows: Sequence[int]) -> None:
 
 
 def doubtful_codes(name: str, cells: Sequence[str], rows: Sequence[int]) -> list[str]:
-    """Doubts on numbers such as 99 and -1 that are far from all others or the only negative ones.
+    """Doubts on numbers that are far from all others or the only negative ones: codes such as 99 and -1, and any number
+    of a single row beside a few repeated whole ones.
 
     >>> doubtful_codes("grade", [*"0123", "99"], range(1, 6))[0].partition(" may ")[0]
     'grade: 99 in row 5'
@@ -482,13 +485,18 @@ def doubtful_codes(name: str, cells: Sequence[str], rows: Sequence[int]) -> list
     ([], [])
     """
     numbers = {row: value for row, cell in zip(rows, cells, strict=True) if (value := decimal(cell)) is not None}
-    others = set(numbers.values()) - _CODES
+    counts = Counter(numbers.values())
+    repeated = [value for value, count in counts.items() if count > 1]
+    few = len(repeated) <= _FEW and all(value == int(value) for value in repeated)
+    codes = _CODES | ({value for value, count in counts.items() if count == 1} if few else set())
+    others = set(numbers.values()) - codes
     if len(others) < 2:
         return []
     low, high = min(others), max(others)
-    far = {code for code in numbers.values() if code in _CODES and (code < 0 <= low or code - high > (high - low) / 2)}
+    far = {code for code in counts if code in codes and (code < 0 <= low or code - high > (high - low) / 2)}
     return [
-        f"{name}: {code:g} in {rows_text(row for row, value in numbers.items() if value == code)} may mean no value, "
-        f"because the others are {low:g} to {high:g}. If so, empty the cell, and repeat `casewise init`."
+        f"{name}: {code:g} in {rows_text(row for row, value in numbers.items() if value == code)} may be an error or "
+        f"mean no value, because the others are {low:g} to {high:g}. If so, correct or empty the cell, and repeat "
+        "`casewise init`."
         for code in sorted(far)
     ]

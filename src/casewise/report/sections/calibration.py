@@ -103,19 +103,19 @@ def decision_row(name: str, point: NetBenefit, *, several: bool) -> Row:
 
 NUMBERS = (
     "The interval of a new case is its prediction plus and minus the half width, within the range of the target. It was"
-    " calibrated on the errors of out-of-fold predictions, and suffices whether each {unit} or each case counts"
-    " equally."
+    " calibrated on the errors of out-of-fold predictions{whether}."
 )
 CLASSES = (
-    "The set of a new case holds the classes that its probabilities do not exclude. It was calibrated for each class on"
-    " out-of-fold predictions, and suffices whether each {unit} with the class or each of its cases counts equally. A"
-    " class with too few of them is in every set."
+    "The set of a new case holds the classes that its probabilities do not exclude, or the two closest where they"
+    " exclude all. It was calibrated for each class on out-of-fold predictions{whether}. A class with too few"
+    " {unit}s is in every set."
 )
+WHETHER = ", and suffices whether each {unit}{of_class} or each case counts equally"
 READING = (
-    "Coverage: the share of the cases of each {unit} whose interval or set contains the reference, averaged over"
-    " {unit}s. Out of fold, coverage and size are those of the networks of single folds, calibrated on the other folds."
-    " New cases are predicted by the mean over the folds or by networks of all {unit}s, for which the level is not"
-    " proven, and it is meant for cases like those of the calibration."
+    "Coverage: the share of {cases} whose interval or set contains the reference. Out of fold, coverage and size are"
+    " those of the networks of single folds, calibrated on the other folds. New cases are predicted by the mean over"
+    " the folds or by networks trained on all {unit}s, for which the level is not proven, and it is meant for cases"
+    " like those of the calibration."
 )
 
 
@@ -127,12 +127,14 @@ def prediction_sets(context: ReportContext) -> Section | None:
         return None
     classes, unit = bool(context.classes), study.unit
     blocks: list[Block] = [Facts(facts)]
-    meaning: list[Block] = [Text((CLASSES if classes else NUMBERS).format(unit=unit), note=True)]
+    whether = WHETHER.format(unit=unit, of_class=" with the class" * classes) if unit != "image" else ""
+    meaning: list[Block] = [Text((CLASSES if classes else NUMBERS).format(unit=unit, whether=whether), note=True)]
     if rows:
         sizes = ["Mean size", "One class"] if classes else ["Mean width"]
         columns = ["Cases", f"{capital(unit)}s", "Coverage", *sizes]
         blocks.append(Table(columns, rows, f"Learner: {learner_name(context.learner)}."))
-        meaning.append(Text(READING.format(unit=unit), note=True))
+        cases = f"the cases of each {unit}, averaged over {unit}s," if unit != "image" else "cases"
+        meaning.append(Text(READING.format(unit=unit, cases=cases), note=True))
     blocks.append(Fold("What the level means, and for which cases", meaning))
     return Section("prediction-sets", f"Prediction {'sets' if classes else 'intervals'}", blocks)
 

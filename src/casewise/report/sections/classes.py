@@ -60,7 +60,7 @@ POINTS = (
 CHOSEN_ON = {"out of fold": "the cases of the folds"}
 PREDICTIVE = (
     "Precision (PPV) and NPV change with the share of the class among the {noun}s. Likelihood ratios do not, but all"
-    " figures change with the kind of {unit}s and sources."
+    " figures change with the kind of cases and sources."
 )
 CUTS = (
     "{place}, by predicted grades. Found: of the cases with this grade or a higher one, those predicted so; others: of"
