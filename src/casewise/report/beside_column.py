@@ -18,7 +18,8 @@ WITHIN = (
 )
 SETS = " Set holds it: {noun}s of the class whose prediction set holds it."
 COLUMN = (
-    "Alone: a linear model on the column, without an image, for subjects not used for fitting it. The model counts as"
+    "Alone: a linear model on the column, without an image, for subjects not used for fitting it; with one image of"
+    " each, if they differ in their number of images. The model counts as"
     " better than the column if the interval of its AUROC lies above; otherwise its AUROC is no evidence that it uses"
     " the disease. Within: the same predictions of the model among the cases with one value of the column, where"
     " recognising the column does not help; below, the subjects with the class. The mean is over the values with an"
@@ -47,12 +48,16 @@ class ClassBesideColumn:
 
 @dataclass(frozen=True)
 class BesideColumn:
-    """The column, its shown values and the number of all, and a row for each class (of two the positive one)."""
+    """The column, its shown values and the number of all, and a row for each class (of two the positive one).
+
+    `note` says on which images the column alone was judged, if these are not all.
+    """
 
     name: str
     values: list[str]
     count: int
     rows: list[ClassBesideColumn]
+    note: str = ""
 
 
 def beside_column(context: ReportContext) -> BesideColumn | None:
@@ -74,7 +79,9 @@ def beside_column(context: ReportContext) -> BesideColumn | None:
             rows.append(ClassBesideColumn(name, figure, alone, means.get(key), each))
     if all(row.alone is None for row in rows):
         return None
-    return BesideColumn(plain(column["name"]), [plain(group) for group in shown], len(groups), rows)
+    differ = context.cohort_images.groupby("subject").size().nunique() > 1
+    note = f"one image a {study.unit}" if differ else ""
+    return BesideColumn(plain(column["name"]), [plain(group) for group in shown], len(groups), rows, note)
 
 
 def _subjects(group: ColumnGroup, label: str, unit: str) -> str:

@@ -26,7 +26,7 @@ from casewise.report.tables import VERDICTS, MetricFormat, kind_report, verdict,
 from casewise.study.learners import is_baseline, learner_name
 
 MOST_CLASSES, MOST_COLUMNS = 8, 3
-ROUGH = (" Rough: from too few {unit}s.", " Rough: too few {unit}s, overall or of a class.")
+ROUGH = (" Rough: few {unit}s.", " Rough: few {unit}s, overall or of a class.")
 
 
 @dataclass(frozen=True)
@@ -398,7 +398,7 @@ def rivals(context: ReportContext) -> list[Rival]:
         for row in [row for row in column.rows if row.alone is not None][:MOST_COLUMNS]:
             own = f" ({row.name}; model {write.text(metric, row.figure.value, short=True)})"
             name = f"column “{column.name}” alone{own if several else ', no image'}"
-            rows.append(Rival(name, number(row.alone, 2), "", row.verdict))
+            rows.append(Rival(name, number(row.alone, 2), "", row.verdict, note=column.note))
     return rows
 
 

@@ -235,8 +235,8 @@ def chosen(context: ReportContext) -> Found:
     count, how = len(context.candidates), str(context.metrics.main.chosen_on)
     words = {
         "stated": "The reported model was stated before any result, not chosen among the learners.",
-        "oof": f"The reported model was chosen among {count} out of fold; the test set took no part.",
-        "validation": f"The reported model was chosen among {count} on the validation set; the test set took no part.",
+        "oof": f"The model was chosen among {count} out of fold, without the test set.",
+        "validation": f"The model was chosen among {count} on the validation set, without the test set.",
         "inner folds": "The reported model was chosen in inner folds, on training subjects only.",
     }
     if count < 2 or context.metrics.main.learner != context.learner or how not in words:

@@ -112,7 +112,7 @@ CLASSES = (
 )
 WHETHER = ", and suffices whether each {unit}{of_class} or each case counts equally"
 READING = (
-    "Coverage: the share of {cases} whose interval or set contains the reference. Out of fold, coverage and size are"
+    "Coverage: {share}. Out of fold, coverage and size are"
     " those of the networks of single folds, calibrated on the other folds. New cases are predicted by the mean over"
     " the folds or by networks trained on all {unit}s, for which the level is not proven, and it is meant for cases"
     " like those of the calibration."
@@ -133,8 +133,9 @@ def prediction_sets(context: ReportContext) -> Section | None:
         sizes = ["Mean size", "One class"] if classes else ["Mean width"]
         columns = ["Cases", f"{capital(unit)}s", "Coverage", *sizes]
         blocks.append(Table(columns, rows, f"Learner: {learner_name(context.learner)}."))
-        cases = f"the cases of each {unit}, averaged over {unit}s," if unit != "image" else "cases"
-        meaning.append(Text(READING.format(unit=unit, cases=cases), note=True))
+        of_each = (f" of each {unit}", f", averaged over {unit}s") if unit != "image" else ("", "")
+        share = f"the share of the cases{of_each[0]} whose interval or set contains the reference{of_each[1]}"
+        meaning.append(Text(READING.format(unit=unit, share=share), note=True))
     blocks.append(Fold("What the level means, and for which cases", meaning))
     return Section("prediction-sets", f"Prediction {'sets' if classes else 'intervals'}", blocks)
 
