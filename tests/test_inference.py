@@ -43,7 +43,7 @@ def test_the_recorded_predictions_come_back_to_the_bit(
     assert not caplog.text  # held out of this fold
     load_bundle(chest_run.folder).predict(held_out, root=chests.parent)
     assert (
-        f"{held_out['subject'].nunique()} of {counted(held_out['subject'].nunique(), 'subject')}: a name of"
+        f"{held_out['subject'].nunique()} of {counted(held_out['subject'].nunique(), 'subject')} are named as in the training"
         in caplog.text
     )
     assert table["case"].tolist() == recorded["case"].tolist()

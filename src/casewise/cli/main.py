@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import errno
+import logging
 import signal
 import sys
 from collections.abc import Sequence
@@ -50,6 +51,15 @@ TOO_LITTLE_MEMORY = (
     "There is not enough memory. Close other programs, or lift the limit of this process (`ulimit -v`). Then "
     "give the same command again; what is finished is kept."
 )
+
+
+class _Warnings(logging.Handler):
+    """Prints the warnings of libraries and of casewise as its other messages."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from casewise.console import print_error
+
+        print_error(record.getMessage())
 
 
 class _Stopped(SystemExit):
@@ -158,6 +168,7 @@ def main() -> None:
     if getattr(sys.modules["__main__"], "main", None) is main:  # not where another program calls it
         atexit.register(lambda: end_process(code))  # the last of all that is done at the exit
         signal.signal(signal.SIGTERM, _stop)
+        logging.lastResort = _Warnings(logging.WARNING)
     try:
         command_line()()
         code = 0

@@ -219,10 +219,10 @@ class TrainedModel:
         trained_on = frozenset[str]().union(*(member.subjects for member in self.members))
         if known := same_subjects(names, trained_on, AS_WRITTEN):
             log.warning(
-                "%s of %s: a name of the training, whose images the model may have learned. For cases of the study, "
+                "%s of %s named as in the training, which the model may know by heart. Of the study's own cases, "
                 "predictions.parquet of its run has predictions by models that were not trained on them.",
                 f"{len(known):,}",
-                counted(len(names), "subject"),
+                counted(len(names), "subject") + (" is" if len(known) == 1 else " are"),
             )
         if ignores_visits(cells, table.study):
             log.warning("The study of this model has no visits: those of the new cases are not used.")
