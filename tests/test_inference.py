@@ -42,10 +42,8 @@ def test_the_recorded_predictions_come_back_to_the_bit(
     table = load_bundle(folder).predict(held_out, root=chests.parent)
     assert not caplog.text  # held out of this fold
     load_bundle(chest_run.folder).predict(held_out, root=chests.parent)
-    assert (
-        f"{held_out['subject'].nunique()} of {counted(held_out['subject'].nunique(), 'subject')} are named as in the training"
-        in caplog.text
-    )
+    count = held_out["subject"].nunique()
+    assert f"{count} of {counted(count, 'subject')} are named as in the training" in caplog.text
     assert table["case"].tolist() == recorded["case"].tolist()
     for code, name in enumerate(THREE):
         assert table[f"probability of {name}"].tolist() == recorded[f"p{code}"].tolist()

@@ -25,6 +25,7 @@ from casewise.inference.model import load_bundle
 from casewise.modalities.dataset import FeatureData
 from casewise.modalities.registry import modality_of
 from casewise.models.build_model import network_of, scaled_facts
+from casewise.models.linear import bank_of
 from casewise.models.outputs import outputs_of
 from casewise.pipeline.finished import FinishedRun
 from casewise.plugins.export import formats
@@ -99,7 +100,7 @@ class UntrainedBundle(Bundle):
 
     network_now: Any = None
 
-    def load(self, into: Any = None) -> Any:
+    def load(self, **_: Any) -> Any:
         return self.network_now.eval()
 
 
@@ -110,7 +111,7 @@ def learner_of(kind: str, folds: int = 0) -> TrainedLearner:
     It has two folds where they differ in kind, and one elsewhere, which takes half the time to record.
     """
     model, changes = KINDS[kind]
-    folds = folds or (2 if kind == "cnn" or "volumes" in changes else 1)
+    folds = folds or (2 if kind == "cnn" or "volumes" in changes or "encoders" in changes else 1)
     values: dict[str, Any] = {"name": "export", "cohort": "cases.csv", "images": {"size": SIDE}, "weights": "random"}
     values |= {"panels": {"by": "case"}, "targets": TARGETS, "evaluation": {"response": False}}
     values |= {"backbones": [] if model.endswith(("_pixels", "_features")) else [model.partition("@")[0]]}
@@ -123,6 +124,8 @@ def learner_of(kind: str, folds: int = 0) -> TrainedLearner:
     for fold in range(folds):
         torch.manual_seed(fold)
         network = network_of(view, model)
+        if members and "encoders" in changes:  # one encoder for all folds, as in a run
+            bank_of(network).keep_encoders(bank_of(members[0].load()).encoders)
         network.target_mean += torch.rand(len(network.target_mean)) * 5
         network.target_std *= 1 + torch.rand(len(network.target_std))
         for name, parameter in network.named_parameters():

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from casewise.modalities.registry import modality_of
 from casewise.models.backbones import Network
 from casewise.models.fusion import Fused
-from casewise.models.linear import FeatureBank
+from casewise.models.linear import FeatureBank, bank_of
 from casewise.models.outputs import Output, split_raw
+from casewise.models.shared_parts import SharedParts, groups_of, joint, named
 from casewise.plugins.export import check_names
 from casewise.plugins.export.formats import Names
 from casewise.targets import by_form
@@ -60,28 +61,43 @@ class LearnerGraph(nn.Module):
         for network in networks:
             network.head.float()  # graphs compute in single precision, also the heads of models on fixed features
         self.reads, self.outputs, self.ranges, self.flips = tuple(reads), tuple(outputs), tuple(ranges), flips
+        of_banks = all(isinstance(network.body, FeatureBank) for network in networks)
+        # the encoder that all folds share is once in the graph
+        self.together = joint(networks) if of_banks and len(set(reads)) == len(groups_of(networks)) == 1 else None
 
     def forward(self, *panels: Tensor) -> tuple[Tensor, ...]:
         """Panels (B, C, H, W), or bags (B, K, C, H, W), for each input → (B, V) of each target."""
-        by_fold = [
-            self._values(network, panels[number]) for network, number in zip(self.networks, self.reads, strict=True)
-        ]
+        every: list[Any] = list(self.networks)
+        if self.together is not None:
+            by_fold = self._values(every, panels[0])
+        else:
+            pairs = zip(every, self.reads, strict=True)
+            by_fold = [values for network, number in pairs for values in self._values([network], panels[number])]
         return tuple(torch.stack(values).mean(dim=0) for values in zip(*by_fold, strict=True))
 
-    def _values(self, network: Any, panels: Tensor) -> list[Tensor]:
-        values = self._decoded(network, panels)
+    def _values(self, networks: list[Network], panels: Tensor) -> list[list[Tensor]]:
+        """For each network the values (B, V) of each target."""
+        by_network = self._decoded(networks, panels)
         if self.flips:
-            mirrored = self._decoded(network, panels.flip(-1))
-            values = [(plain + other) / 2 for plain, other in zip(values, mirrored, strict=True)]
+            mirrored = self._decoded(networks, panels.flip(-1))
+            by_network = [
+                [(plain + other) / 2 for plain, other in zip(*pair, strict=True)]
+                for pair in zip(by_network, mirrored, strict=True)
+            ]
         return [
-            by_form(output.kind, LIMITS)(value, low, high)
-            for value, output, (low, high) in zip(values, self.outputs, self.ranges, strict=True)
+            [
+                by_form(output.kind, LIMITS)(value, low, high)
+                for value, output, (low, high) in zip(values, self.outputs, self.ranges, strict=True)
+            ]
+            for values in by_network
         ]
 
-    def _decoded(self, network: Network, panels: Tensor) -> list[Tensor]:
-        raw = raw_outputs(network, panels)
-        targets = zip(split_raw(raw, self.outputs), self.outputs, strict=True)
-        return [output.network_kind.decode(target_raw) for target_raw, output in targets]
+    def _decoded(self, networks: list[Network], panels: Tensor) -> list[list[Tensor]]:
+        raws = [split_raw(raw, self.outputs) for raw in raw_outputs(networks, panels, self.together)]
+        return [
+            [output.network_kind.decode(raw) for raw, output in zip(of_network, self.outputs, strict=True)]
+            for of_network in raws
+        ]
 
 
 def _clipped(values: Tensor, low: float, high: float) -> Tensor:
@@ -96,25 +112,43 @@ def _shares(values: Tensor, low: float, high: float) -> Tensor:
 LIMITS: dict[str, Callable[[Tensor, float, float], Tensor]] = {"number": _clipped, "classes": _shares}
 
 
-def raw_outputs(network: Network, panels: Tensor) -> Tensor:
-    """The raw outputs of a network in evaluation mode, as `Network.forward`, for a graph: (B, outputs)."""
+def raw_outputs(networks: Sequence[Network], panels: Tensor, together: Network | None = None) -> list[Tensor]:
+    """The raw outputs (B, outputs) of networks in evaluation mode, as `Network.forward`, for a graph.
+
+    Args:
+        together: the network of `joint` for models on fixed features, whose features are then computed once.
+    """
     if panels.ndim == 4:
-        pooled = _features(network, panels)
+        occupied, by_network = None, _features(networks, panels, together)
     else:
         occupied = ~panels[..., 0, 0].isnan().all(dim=2)
         tiles = torch.where(occupied[:, :, None, None, None], panels, torch.zeros_like(panels))
-        by_tile = _features(network, tiles.flatten(0, 1))
-        features = by_tile.unflatten(0, (panels.shape[0], panels.shape[1]))
-        filled = torch.where(occupied.unsqueeze(-1), features, torch.zeros_like(features))
+        by_network = _features(networks, tiles.flatten(0, 1), together)
+    return [_head(network, features, occupied) for network, features in zip(networks, by_network, strict=True)]
+
+
+def _head(network: Network, features: Tensor, occupied: Tensor | None) -> Tensor:
+    """The raw outputs from the features of panels (B, width), or of the slots of bags (B K, width)."""
+    if occupied is not None:
+        by_slot = features.unflatten(0, (occupied.shape[0], occupied.shape[1]))
+        filled = torch.where(occupied.unsqueeze(-1), by_slot, torch.zeros_like(by_slot))
         assert network.pooling is not None  # its panels are bags
-        pooled = (network.pooling.shares(filled, occupied).unsqueeze(-1) * filled).sum(dim=1)
+        features = (network.pooling.shares(filled, occupied).unsqueeze(-1) * filled).sum(dim=1)
     layers: Any = network.head[1:] if network.bags else network.head
-    result: Tensor = layers(pooled) * network.target_std + network.target_mean
+    result: Tensor = layers(features) * network.target_std + network.target_mean
     return result
 
 
-def _features(network: Network, panels: Tensor) -> Tensor:
-    """(B, C, H, W) → (B, width)."""
+def _features(networks: Sequence[Network], panels: Tensor, together: Network | None) -> list[Tensor]:
+    """(B, C, H, W) → (B, width) of each network."""
+    if together is None:
+        return [_features_of(network, panels) for network in networks]
+    bank = bank_of(together)
+    vectors = dict(zip(bank.specs, _features_of(together, panels).split(list(bank.widths), dim=1), strict=True))
+    return [torch.cat([vectors[spec] for spec in named(bank_of(network))], dim=1) for network in networks]
+
+
+def _features_of(network: Network, panels: Tensor) -> Tensor:
     scaled = (panels - network.mean) / network.std
     body: Any = network.body
     if isinstance(body, Fused):
@@ -174,7 +208,8 @@ class TrainedLearner:
             if member.fitted not in fitted:
                 fitted.append(member.fitted)
         reads = tuple(fitted.index(member.fitted) for member in members)
-        networks = tuple(member.load().requires_grad_(False) for member in members)
+        parts = SharedParts()
+        networks = tuple(member.load(parts=parts).requires_grad_(False) for member in members)
         return cls(tuple(members), networks, tuple(fitted), reads)
 
     @property
