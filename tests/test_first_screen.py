@@ -11,9 +11,10 @@ from casewise.evaluation.results import Drift, Note
 from casewise.evaluation.robustness import drift
 from casewise.report.caveats import SENTENCES
 from casewise.report.context import EXTERNAL, ReportContext
-from casewise.report.first_screen import rivals_line, screen
+from casewise.report.first_screen import Rival, rivals_line, screen
 from casewise.report.page import render
 from casewise.report.statements import KINDS, MARKS, Statement, statements
+from casewise.report.tables import VERDICTS
 from tests.report_contexts import classes, films, numbers, with_own, with_results
 
 QUESTIONS = ["Where does it fail?", "Does something simpler do as well?", "Can it be trusted?"]
@@ -94,6 +95,19 @@ def test_of_many_classes_the_worst_are_shown(report_of_classes: ReportContext, m
     assert screen(report_of_classes).failures == [
         min(whole, key=lambda row: eval(row.cells[0].partition(" (")[0].replace(" of ", "/")))
     ]
+
+
+def test_a_difference_stands_where_figures_are_written_alike() -> None:
+    assert Rival("a", "0.90", "", "better", by="0.009").verdict_text == "better by 0.009"
+    assert Rival("a", "0.90", "", "open", by="0.009").verdict_text == VERDICTS["open"]
+
+
+def test_the_column_says_that_it_was_judged_on_one_image_a_subject(report_of_classes: ReportContext) -> None:
+    (row, *_) = [row for row in screen(report_of_classes).rivals if row.name.startswith("column")]
+    assert row.note == "one image a subject"
+    images = report_of_classes.cohort_images.drop_duplicates("subject")
+    context = dataclasses.replace(report_of_classes, cohort_images=images)
+    assert next(row for row in screen(context).rivals if row.name.startswith("column")).note == ""
 
 
 def test_a_test_set_of_unknown_subjects_is_named() -> None:

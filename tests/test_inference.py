@@ -43,7 +43,7 @@ def test_the_recorded_predictions_come_back_to_the_bit(
     assert not caplog.text  # held out of this fold
     load_bundle(chest_run.folder).predict(held_out, root=chests.parent)
     count = held_out["subject"].nunique()
-    assert f"{count} of {counted(count, 'subject')} are named as in the training" in caplog.text
+    assert f"Names of the training: {count} of {counted(count, 'subject')}." in caplog.text
     assert table["case"].tolist() == recorded["case"].tolist()
     for code, name in enumerate(THREE):
         assert table[f"probability of {name}"].tolist() == recorded[f"p{code}"].tolist()

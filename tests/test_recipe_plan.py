@@ -257,7 +257,7 @@ def test_a_run_keeps_stated_settings_and_records_them(tmp_path: Path, chests: Pa
     with pytest.raises(RunError, match=r"recipe\.epochs was 1 and is planned"):
         casewise.run(read_study(tmp_path / "study.yaml", settings=settings[1:]), folder.path)
     assert folder.recipe_plan.read() == planned
-    with pytest.raises(RunError, match=r"and \d+ more\. With `study.json` of a run, give the study file"):
+    with pytest.raises(RunError, match=r"and \d+ more\. .*`study.json`: give the study file"):
         casewise.run(read_study(folder.study.path), folder.path)
     late = read_study(tmp_path / "study.yaml", settings=["recipe.warmup=30", "recipe.schedule=cosine"])
     with pytest.raises(StudyError, match="warmup: 30 epochs"):

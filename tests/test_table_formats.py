@@ -109,7 +109,7 @@ class TestText:
         [
             (
                 b"path;subject;score\na.jpg,P1,2\nb.jpg,P2,3\n",
-                "has 3 cells, separated by ';', and every row is a single",
+                "has 3 cells, separated by ';', and every row is one cell",
             ),
             (b"path|subject|score\na.jpg|P1|2\n", "cells are separated by '[|]'. Separate them by commas"),
         ],

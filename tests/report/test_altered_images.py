@@ -3,6 +3,7 @@
 import dataclasses
 
 from casewise.evaluation.results import AlteredAnswers, AlteredNumbers, ClassChange, CorrectAnswers
+from casewise.evaluation.robustness import affects
 from casewise.predictions.table import probability_columns
 from casewise.report.blocks import Table
 from casewise.report.context import ReportContext
@@ -22,6 +23,24 @@ def of_ten(changed: int) -> AlteredAnswers:
 
 def statement_of(context: ReportContext) -> tuple[str, str]:
     return next((each.level, each.text) for each in statements(context) if each.id == "altered")
+
+
+def test_a_rare_class_that_loses_its_answers_is_named(report_of_classes: ReportContext) -> None:
+    entry = dataclasses.replace(
+        of_ten(1),
+        answers=100,
+        changed=6,
+        share=estimate(0.06, 0.02, 0.1, subjects=60),
+        changes=[ClassChange("covid", "no_finding", 6)],
+        before={"covid": 20, "no_finding": 80},
+    )
+    assert (entry.lost, entry.effect, affects(entry)) == (("covid", 6, 0.3), 0.15, True)
+    main = report_of_classes.metrics.main
+    context = with_results(report_of_classes, counterfactuals={main.learner: {"darker": entry}})
+    level, text = statement_of(context)
+    assert (level, "; 6 of 20 lost for covid" in text) == ("warning", True)
+    few = dataclasses.replace(entry, changes=[ClassChange("covid", "no_finding", 4)])  # too few of a class
+    assert (few.lost[0], affects(few)) == ("", False)
 
 
 def test_changed_answers_are_counted_among_those_of_other_classes(report_of_classes: ReportContext) -> None:

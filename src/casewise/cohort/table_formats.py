@@ -202,11 +202,14 @@ def _rectangle(
     kept, numbers, blank = [], [], 0
     rows = list(rows)
     widths = {len(record) for _, record in rows if any(map(str.strip, record))}
-    if widths == {1} and width > 1:
-        text = f"heading: has {counted(width, 'cell')}, separated by {separator}, and every row is a single one. "
+    others = [mark for mark in (*DELIMITERS, "|") if repr(mark) != separator]
+    joined = widths == {1} and width > 1 and all(any(mark in record[0] for mark in others) for _, record in rows)
+    if joined:
+        text = f"heading: has {counted(width, 'cell')}, separated by {separator}, and every row is one cell. "
         problems.add("heading", f"{text}Separate headings and rows in the same way.")
-    elif width == 1 and "|" in heading[0]:
+    elif barred := width == 1 and "|" in heading[0]:
         problems.add("heading", "heading: cells are separated by '|'. Separate them by commas, semicolons or tabs.")
+        joined = barred
     wider = len(widths) == 1 and len(rows) > 1 and all(any(map(str.strip, record[width:])) for _, record in rows)
     if wider:
         text = f"heading: the first row has {counted(width, 'cell')}, and all others have {widths.pop()}. Name every "
@@ -215,7 +218,7 @@ def _rectangle(
         if not any(map(str.strip, record)):
             blank += 1
             continue
-        if not (wider or widths == {1}) and (len(record) < width or any(map(str.strip, record[width:]))):
+        if not (wider or joined) and (len(record) < width or any(map(str.strip, record[width:]))):
             text = f"has {counted(len(record), 'cell')} where the heading has {width}. Quote cells that contain "
             problems.add("cells", f"{text}{separator}, and fill up short rows.", [number])
         kept.append([unguarded(cell) for cell in record[:width]] + [""] * (width - len(record)))

@@ -616,8 +616,8 @@ class CorrectAnswers(Record):
     of: int
 
 
-# From so few answers that change, nothing is concluded.
-FEWEST_CHANGED = 3
+# From so few answers that a class loses, nothing is concluded.
+FEWEST_OF_CLASS = 5
 
 
 class AlteredAnswers(Record):
@@ -638,18 +638,17 @@ class AlteredAnswers(Record):
     confidence: float
 
     @property
-    def lost(self) -> tuple[str, int]:
-        """The class that loses the largest share of its answers, of those that lose a few, and how many."""
+    def lost(self) -> tuple[str, int, float]:
+        """The class that loses the largest share of its answers, how many and the share; of tiny losses none."""
         counts = {name: sum(each.answers for each in self.changes if each.before == name) for name in self.before}
-        shares = {name: n / self.before[name] for name, n in counts.items() if n >= FEWEST_CHANGED}
-        name = max(shares, key=lambda each: shares[each], default="")
-        return name, counts.get(name, 0)
+        lost = [(n / self.before[name], name, n) for name, n in counts.items() if n >= FEWEST_OF_CLASS]
+        share, name, count = max(lost, default=(0.0, "", 0))
+        return name, count, share
 
     @property
     def effect(self) -> float:
-        """The share of changed answers, of all or of the class that loses the largest share of its answers."""
-        name, count = self.lost
-        return max(self.share.value or 0.0, count / self.before[name] if name else 0.0)
+        """The share of changed answers, or half the share that a class loses of its own, whichever is larger."""
+        return max(self.share.value or 0.0, self.lost[2] / 2)
 
 
 class AlteredNumbers(Record):

@@ -13,7 +13,6 @@ from casewise.evaluation.bootstrap import Plan, estimates, mean_by_subject
 from casewise.evaluation.caveats import caveat
 from casewise.evaluation.intervals import ROUGH_BELOW, difference
 from casewise.evaluation.results import (
-    FEWEST_CHANGED,
     AlteredAnswers,
     AlteredNumbers,
     ClassChange,
@@ -31,9 +30,9 @@ from casewise.targets import kind_named
 
 Altered: TypeAlias = AlteredAnswers | AlteredNumbers
 UNALTERED = "unaltered"
-# An alteration is reported as a warning if it changes more than a tenth of the answers, of all or of a class, and three
-# at least; for numbers, if it moves them by more than half of the mean absolute error.
-MOST_CHANGED, MOST_MOVED = 0.1, 0.5
+# An alteration is a warning if it changes more than a tenth of the answers, or a fifth of those of a class, and at least
+# three; for numbers, if it moves them by more than half of the mean absolute error.
+MOST_CHANGED, FEWEST_CHANGED, MOST_MOVED = 0.1, 3, 0.5
 
 
 def counterfactual_figures(

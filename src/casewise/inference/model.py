@@ -77,7 +77,11 @@ class TrainedModel:
     unpacked: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        unknown = {each.model for each in self.members if "bank" in each.network and not is_registered(each.model)}
+        unknown = {
+            each.model
+            for each in self.members
+            if {"bank", "kind"} & set(each.network) and not is_registered(each.model)
+        }
         if unknown:
             raise RunError(
                 f"{self.folder}: casewise has no learner named {names_text(sorted(unknown))}. Install the package that "
@@ -219,10 +223,10 @@ class TrainedModel:
         trained_on = frozenset[str]().union(*(member.subjects for member in self.members))
         if known := same_subjects(names, trained_on, AS_WRITTEN):
             log.warning(
-                "%s of %s named as in the training, which the model may know by heart. Of the study's own cases, "
-                "predictions.parquet of its run has predictions by models that were not trained on them.",
+                "Names of the training: %s of %s. The model may know their images by heart, unless they are others of "
+                "the same name.",
                 f"{len(known):,}",
-                counted(len(names), "subject") + (" is" if len(known) == 1 else " are"),
+                counted(len(names), table.study.unit),
             )
         if ignores_visits(cells, table.study):
             log.warning("The study of this model has no visits: those of the new cases are not used.")

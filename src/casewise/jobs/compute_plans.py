@@ -120,7 +120,7 @@ def stated_plans(study: Study) -> dict[str, ComputePlan]:
         plans = {
             model: replace(ComputePlan.from_json(values), measured=(), why=why) for model, values in recorded.items()
         }
-    for model in study.networks:
+    for model in study.trained:
         if model not in plans:
             raise StudyError(
                 f"compute.plan: {model!r} has no plan; there are plans of {', '.join(plans) or 'no network'}."

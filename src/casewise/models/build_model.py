@@ -60,6 +60,7 @@ class NetworkBuilder:
 Builder: TypeAlias = NetworkBuilder | LinearBuilder
 # How the networks of each kind are built (`casewise.study.learners.Learner.kind`).
 BUILDERS: dict[str, Builder] = {"network": NetworkBuilder(), "linear": LinearBuilder(), "radial": LinearBuilder()}
+OWN_KINDS = tuple(BUILDERS)
 
 
 def _builder(model: str) -> Builder:
@@ -67,8 +68,9 @@ def _builder(model: str) -> Builder:
 
 
 def network_facts(study: Study, model: str) -> Facts:
-    """The facts of a learner of the study, with which `network_from` builds it again."""
-    return _builder(model).facts(study, model)
+    """The facts of a learner of the study, with which `network_from` builds it again; of a plugin's with its kind."""
+    facts, kind = _builder(model).facts(study, model), learner_named(model).kind
+    return facts if kind in OWN_KINDS else facts | {"kind": kind}
 
 
 def scaled_facts(facts: Facts, network: Network) -> Facts:
@@ -83,7 +85,7 @@ def network_of(study: Study, model: str) -> Network:
 
 def network_from(facts: Facts) -> Network:
     """A network of random weights from its facts."""
-    return _builder(facts["name"]).build(facts)
+    return _builder(facts["name"]).build({key: value for key, value in facts.items() if key != "kind"})
 
 
 def backbone_of(facts: Facts) -> str:
@@ -106,7 +108,7 @@ def check_freeze_points(study: Study) -> None:
 
     from casewise.models.freezing import frozen_end
 
-    for model in study.networks:
+    for model in study.trained:
         with torch.device("meta"):
             network = network_of(study, model)
         for number, phase in enumerate(study.recipe.phases, 1):

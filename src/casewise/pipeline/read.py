@@ -254,7 +254,7 @@ def validate(study: Study, show: Show) -> list[str]:
     lines += side_lines(study, splits, cohort.panels, panels=len(cohort.images) == len(table.images))
     lines += [f"{'WARNING':<10} {sentence}" for sentence in missing_classes(splits.record)]
     lines += [*weight_lines(study), *encoder_lines(study)]
-    if study.networks:
+    if study.trained:
         lines.append(f"{'recipe':<10} {stated_in_words(study)}")
     networks = len(study.trained) * splits.folds
     inner = networks * study.nested_cv.folds * len(study.rates) if study.nested_cv else 0
@@ -323,5 +323,6 @@ def side_lines(study: Study, splits: Splits, rows: pd.DataFrame, *, panels: bool
                 lines.append(f"{'':<10}   {name} {label}: {text}")
             classes = pd.Series(panel_values(side_rows, study, name)).groupby(side_rows["subject"].to_numpy()).nunique()
             if study.classes_of(name) and (several := int((classes > 1).sum())):
-                lines.append(f"{'':<10}   {counted(several, 'subject is', 'subjects are')} in several of these classes")
+                units = counted(several, f"{study.unit} is", f"{study.unit}s are")
+                lines.append(f"{'':<10}   {units} in several of these classes")
     return lines

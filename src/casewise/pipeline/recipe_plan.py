@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 from pydantic import ValidationError
 
+from casewise.cohort.table import names_text
 from casewise.console import duration
 from casewise.errors import RunError, StudyError, counted, cut
 from casewise.evaluation.results import from_json
@@ -153,11 +154,13 @@ def plan_recipe(inputs: RunInputs, show: Show) -> RunInputs:
         RunError: the folder has learners of a plan for which other settings were stated.
     """
     study, folder = inputs.study, inputs.folder
-    if not study.networks:
+    if not study.trained:
         return inputs
     if not study.recipe.auto:
         show.line("recipe", stated_in_words(study))
         return inputs
+    if not study.networks:
+        raise StudyError(f"recipe: it is planned for `backbones` only. State it for {names_text(study.trained)}.")
     reproduced, stated = folder.reproduction.exists(), study.recipe.stated
     recorded = folder.recipe_plan.read_or_none()
     earlier = from_json(RecipePlan, recorded) if recorded else None
@@ -203,14 +206,11 @@ def _refuse_other(folder: RunFolder, before: Mapping[str, object], stated: Mappi
     ]
     if changed:
         more = len(changed) - MOST_NAMED
-        named = "; ".join(changed[:MOST_NAMED]) + (
-            f"; and {more} more. With `study.json` of a run, give the study file that it was started with instead"
-            if more > 0
-            else ""
-        )
+        named = "; ".join(changed[:MOST_NAMED]) + (f"; and {more} more" if more > 0 else "")
+        plan = " The plan is in `study.json`: give the study file that the run was started with." if more > 0 else ""
         raise RunError(
             f"{folder.path} holds networks of another study: {named}. Results of both must not be mixed. "
-            "Choose another folder with --output, or undo the change."
+            f"Choose another folder with --output, or undo the change.{plan}"
         )
 
 

@@ -154,7 +154,7 @@ def _again(study: Study, source: RunFolder) -> Study:
 
     source.compute.read_if_exists()  # a damaged one must not be set aside in another run's folder
     plans = recorded_plans(source, study.learners)  # of baselines, the threads matter
-    if missing := [name for name in study.networks if name not in plans]:
+    if missing := [name for name in study.trained if name not in plans]:
         raise RunError(f"{source.compute.path} has no compute plan of {missing[0]}, so it cannot be repeated.")
     any_machine = dict.fromkeys(("device", "precision", "memory_format", "threads"), "auto") if plans else {}
     compute = study.compute.model_copy(update={"plan": plans or None, **any_machine})

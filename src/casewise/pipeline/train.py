@@ -196,7 +196,7 @@ def _without_failed(
     """The study without the networks of which a job failed; the reasons are recorded.
 
     Raises:
-        TrainingError: no network is left.
+        TrainingError: no network is left, or a learner of a plugin failed.
     """
     from casewise.jobs.execution import summary_of
 

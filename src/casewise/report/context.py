@@ -144,7 +144,7 @@ class ReportContext:
     @property
     def stopped_on_validation(self) -> bool:
         """Whether the figures of the report are of a validation set whose loss stopped networks."""
-        return self.stage == "validation" and self.stopped_on == "fold" and bool(self.study.networks)
+        return self.stage == "validation" and self.stopped_on == "fold" and bool(self.study.trained)
 
     @property
     def choosing(self) -> str:

@@ -367,13 +367,14 @@ def rivals(context: ReportContext) -> list[Rival]:
     if figure is None:
         return []
 
+    reported = write.text(metric, figure.value, short=True), _bounds(write, metric, figure)
+
     def rival(name: str, own: Estimate | SourceMean, gap: Difference | None, note: str = "") -> Rival:
         text = write.text(metric, own.value, short=True)
         code = verdict(gap.low, gap.high, metric) if gap else "untested"
-        by = number(abs(gap.difference), 3) if gap and text == rows[0].text else ""
+        by = number(abs(gap.difference), 3) if gap and text == reported[0] and abs(gap.difference) >= 0.0005 else ""
         return Rival(name, text, _bounds(write, metric, own), code, note=note, by=by)
 
-    reported = write.text(metric, figure.value, short=True), _bounds(write, metric, figure)
     rows = [Rival(f"reported: {learner_name(context.learner)}", *reported, reported=True)]
     compared = context.metrics.against_baselines
     if compared and not context.by_site and (best := context.metric(compared.stage, compared.baseline, metric)):
@@ -430,7 +431,7 @@ def model(context: ReportContext) -> str:
     folds = sum(job["model"] == learner for job in context.jobs)
     if is_baseline(learner):
         return f"The {name}, a model without a trained network."
-    if learner in context.study.networks:
+    if learner in context.study.trained:
         return f"One network, {learner}{f', trained {folds} times, on different folds' if folds > 1 else ''}."
     if learner in context.stackers:
         of = f"The {name} of {counted(len(weights(context)), 'learner')}"
@@ -469,7 +470,7 @@ def coverage(context: ReportContext) -> str:
         return ""
     level, figures = f"{100 * record.level:g} %", entry.stages.get(context.stage)
     observed = figures.coverage if figures else None
-    missed = observed is not None and observed.value is not None and observed.value < record.level - 0.005
+    missed = observed is not None and (observed.value or 0) < record.level and percent(observed.value) != level
     here = f"{evaluated_on(context, context.stage)} in {percent(observed.value)}" if observed and missed else ""
     if context.classes:
         by_class = zip(context.classes, entry.calibration["classes"], strict=True)

@@ -182,8 +182,8 @@ def altered(context: ReportContext) -> Found:
         effect = f"{entry.changed} of {counted(entry.answers, 'prediction')}{where} change"
         if entry.correct.of:
             effect += f", {entry.correct.before} right before, {entry.correct.after} after"
-        lost, count = entry.lost
-        if lost and count / entry.before[lost] > MOST_CHANGED >= (entry.share.value or 0.0):
+        lost, count, share = entry.lost
+        if share / 2 > max(MOST_CHANGED, entry.share.value or 0.0):
             effect += f"; {count} of {entry.before[lost]} lost for {class_name(context.study, context.outcome, lost)}"
         if isinstance(same := own.get(f"{name}_stretched"), AlteredAnswers) and same.changed < entry.changed:
             effect += f" ({same.changed} change if it is stretched back to its shape)"

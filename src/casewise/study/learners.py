@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from casewise.study.backbones import UNTRAINED
+from casewise.study.backbones import TORCHVISION, UNTRAINED
 from casewise.study.images import Panels
 from casewise.study.recipe import EarlyStopping, Recipe
 from casewise.study.weight_files import encoder_files, weights_file
@@ -72,7 +72,7 @@ class Learner:
 
     def encoders(self, study: Study) -> list[str]:
         """The networks whose first weights it uses; a learner of a plugin has none by default."""
-        return [] if is_registered(self.name) else [self.name.partition("@")[0]]
+        return [self.name.partition("@")[0]] if self.kind == "network" else []
 
     def weights(self, study: Study) -> str:
         """Its initial weights: those of the study, or those stated for its backbone; a learner of a plugin has none."""
@@ -219,7 +219,7 @@ def register_learner(learner: Learner) -> None:
     """
     there, cls = _REGISTERED.get(learner.name), type(learner)
     same = there and (type(there).__module__, type(there).__qualname__) == (cls.__module__, cls.__qualname__)
-    if learner.name in COMBINED or there in _OWN or (there and not same):
+    if learner.name in (*COMBINED, *TORCHVISION, *UNTRAINED) or "@" in learner.name or (there and not same):
         of = type(there).__module__.partition(".")[0] if there else "casewise"
         raise ValueError(f"{of} has a learner named {learner.name!r}; name this one otherwise.")
     _REGISTERED[learner.name] = learner

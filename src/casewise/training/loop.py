@@ -308,9 +308,9 @@ def fit(network: Learner, recipe: Recipe, train: Batches, stop: Batches, context
                 context.tell(len(training.history), training.history[-1]["train_loss"])
         history, best = training.history, context.keep == "best"
         if not all(math.isfinite(h["train_loss"] + h["stop_loss"]) for h in history) or (best and not training.best):
-            in_training = not best or not all(math.isfinite(h["train_loss"]) for h in history)
+            in_training = not all(math.isfinite(h["train_loss"]) for h in history)
             raise TrainingError(
-                f"the loss {'in training' if in_training else 'on subjects that are not trained on'} is no longer a "
+                f"the loss {'in training' if in_training else 'after an epoch'} is no longer a "
                 f"number after {len(history)} epochs. Lower recipe.lr (now {recipe.lr:g})"
             )
     if best:

@@ -18,7 +18,7 @@ from casewise.plugins.init.columns import understand_columns
 from casewise.plugins.init.new_study import NewStudy
 from casewise.plugins.init.own_data import DataFacts, available_weights, default_recipe, plan_study
 from casewise.plugins.init.patterns import infer_pattern
-from casewise.plugins.init.target import understand_target
+from casewise.plugins.init.target import doubtful_codes, understand_target
 from casewise.splits.grouped import split
 from casewise.study.loading import read_study
 from casewise.study.schema import Study
@@ -356,6 +356,18 @@ class TestTargets:
         rows = [[f"{i}.png", f"P{i}", code if i == 3 else str(i % 4)] for i in range(12)]
         doubts = plan_study(**arranged(tmp_path, "image|patient|grade", rows)).doubts
         assert any(doubt.startswith(f"grade: {code} in row 5 ") for doubt in doubts) == doubted
+
+    @pytest.mark.parametrize(
+        ("values", "doubted"),
+        [
+            ([str(30 + 7 * i % 50) for i in range(30)], ""),  # ages
+            ([f"{i}.5" for i in range(30)] + ["999"], "999"),
+            ([*"012340123401234", "7.5"], ""),
+        ],
+    )
+    def test_ordinary_single_values_are_not_doubted(self, values: list[str], doubted: str) -> None:
+        doubts = doubtful_codes("value", values, range(len(values)))
+        assert [doubt.split()[1] for doubt in doubts] == ([doubted] if doubted else [])
 
     def test_cells_that_say_not_gradable_are_no_grade(self, tmp_path: Path) -> None:
         rows = [[f"{i}.png", f"P{i}", "not gradable" if i in (3, 20) else str(i % 4)] for i in range(40)]

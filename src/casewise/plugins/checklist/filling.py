@@ -256,7 +256,7 @@ def training(context: ReportContext) -> str:
     }[context.stopped_on]
     nested = " Inner folds of the training subjects chose settings." if context.study.nested_cv is not None else ""
     folds = "" if context.holdout else f" in each of {counted(int(context.splits['folds']), 'fold')}"
-    models = [*context.study.networks, *map(learner_name, baselines_among(context.learners))]
+    models = [*context.study.trained, *map(learner_name, baselines_among(context.learners))]
     trained = f"{listed(models)}{folds}; the networks"
     settings = f"{recipe.optimizer}, batches of {recipe.batch_size}, {epochs} epochs, {stopping}"
     return f"{trained}: {settings}.{nested} The report lists all further settings."
@@ -280,7 +280,7 @@ def selection(context: ReportContext) -> str:
 
 
 def combined_learners(context: ReportContext) -> str:
-    others = set(context.metrics.metrics.get(context.stage, {})) - set(context.study.networks)
+    others = set(context.metrics.metrics.get(context.stage, {})) - set(context.study.trained)
     stacked = [name for name in context.learners if name in others and name in context.stackers]
     what = "the networks and baselines" if context.study.stack_baselines else "the networks"
     return f"Predictions of {what} are combined by {listed(list(map(the_learner, stacked)))}." if stacked else ""

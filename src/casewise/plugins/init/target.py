@@ -476,8 +476,8 @@ def check_numbers(name: str, cells: Sequence[str], rows: Sequence[int]) -> None:
 
 
 def doubtful_codes(name: str, cells: Sequence[str], rows: Sequence[int]) -> list[str]:
-    """Doubts on numbers that are far from all others or the only negative ones: codes such as 99 and -1, and any number
-    of a single row beside a few repeated whole ones.
+    """Doubts on numbers that are far from all others or the only negative ones: codes such as 99 and -1, and the only
+    number of a single row beside a few repeated whole ones.
 
     >>> doubtful_codes("grade", [*"0123", "99"], range(1, 6))[0].partition(" may ")[0]
     'grade: 99 in row 5'
@@ -486,9 +486,9 @@ def doubtful_codes(name: str, cells: Sequence[str], rows: Sequence[int]) -> list
     """
     numbers = {row: value for row, cell in zip(rows, cells, strict=True) if (value := decimal(cell)) is not None}
     counts = Counter(numbers.values())
-    repeated = [value for value, count in counts.items() if count > 1]
-    few = len(repeated) <= _FEW and all(value == int(value) for value in repeated)
-    codes = _CODES | ({value for value, count in counts.items() if count == 1} if few else set())
+    single = {value for value, count in counts.items() if count == 1}
+    few = len(single) == 1 and len(counts) <= _FEW and all(value == int(value) for value in counts)
+    codes = _CODES | (single if few else set())
     others = set(numbers.values()) - codes
     if len(others) < 2:
         return []

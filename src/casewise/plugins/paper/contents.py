@@ -524,7 +524,7 @@ def design(run: Run) -> dict[str, str]:
         else "none: predicted out of fold",
         "folds": f"{run.finished.splits.folds}, by {study.split.by}"
         + (f"; {nested.folds} inner folds" if nested else ""),
-        "networks": f"{len(study.networks)}: {', '.join(study.networks)}" if study.networks else "none",
+        "networks": f"{len(study.trained)}: {', '.join(study.trained)}" if study.trained else "none",
         "image size": str(study.images.size),
         "weights": ", ".join(dict.fromkeys(_source(str(job.get("weights") or "")) for job in jobs)),
         "optimizer": str(recipe.optimizer) + (f", momentum {recipe.momentum:g}" if recipe.optimizer == "sgd" else ""),

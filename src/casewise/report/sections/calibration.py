@@ -107,8 +107,8 @@ NUMBERS = (
 )
 CLASSES = (
     "The set of a new case holds the classes that its probabilities do not exclude, or the two closest where they"
-    " exclude all. It was calibrated for each class on out-of-fold predictions{whether}. A class with too few"
-    " {unit}s is in every set."
+    " exclude all, and the prediction. It was calibrated for each class on out-of-fold predictions{whether}. A class"
+    " with too few {unit}s is in every set."
 )
 WHETHER = ", and suffices whether each {unit}{of_class} or each case counts equally"
 READING = (
