@@ -30,8 +30,8 @@ from casewise.targets import kind_named
 
 Altered: TypeAlias = AlteredAnswers | AlteredNumbers
 UNALTERED = "unaltered"
-# An alteration is a warning if it changes more than a tenth of the answers, and at least three, or a fifth of those of a
-# class; for numbers, if it moves them by more than half of the mean absolute error.
+# An alteration is a warning if it changes more than a tenth of the answers, and at least three, or a fifth of those of
+# a class; for numbers, if it moves them by more than half of the mean absolute error.
 MOST_CHANGED, FEWEST_CHANGED, MOST_MOVED = 0.1, 3, 0.5
 
 
