@@ -38,7 +38,7 @@ def test_a_rare_class_that_loses_its_answers_is_named(report_of_classes: ReportC
     main = report_of_classes.metrics.main
     context = with_results(report_of_classes, counterfactuals={main.learner: {"darker": entry}})
     level, text = statement_of(context)
-    assert (level, "; 6 of 20 lost for covid" in text) == ("warning", True)
+    assert (level, "; 6 of 20 predicted as covid become another class" in text) == ("warning", True)
     few = dataclasses.replace(entry, changes=[ClassChange("covid", "no_finding", 4)])  # too few of a class
     assert (few.lost[0], affects(few)) == ("", False)
 

@@ -184,7 +184,8 @@ def altered(context: ReportContext) -> Found:
             effect += f", {entry.correct.before} right before, {entry.correct.after} after"
         lost, count, share = entry.lost
         if share / 2 > max(MOST_CHANGED, entry.share.value or 0.0):
-            effect += f"; {count} of {entry.before[lost]} lost for {class_name(context.study, context.outcome, lost)}"
+            name_lost = class_name(context.study, context.outcome, lost)
+            effect += f"; {count} of {entry.before[lost]} predicted as {name_lost} become another class"
         if isinstance(same := own.get(f"{name}_stretched"), AlteredAnswers) and same.changed < entry.changed:
             effect += f" ({same.changed} change if it is stretched back to its shape)"
         effect += "."
