@@ -367,7 +367,8 @@ def report_title(study: Study) -> str:
     images = modality_of(study).picture_noun(study).plural
     what = f"{outcome_words(study, study.primary_outcome)} predicted from {images}"
     name = plain(study.name).replace("-", " ").strip()
-    return f"{capital(name)}: {what}" if len(name) > SHORTEST_NAME and name.lower() not in NO_NAMES else capital(what)
+    says_more = len(name) > SHORTEST_NAME and name.lower() not in NO_NAMES and name.lower() not in what.lower()
+    return f"{capital(name)}: {what}" if says_more else capital(what)
 
 
 def unlearned(context: ReportContext) -> Unlearned | None:
