@@ -65,6 +65,11 @@ def fit(
     from casewise.run import run
     from casewise.study.loading import read_study
 
+    if not (isinstance(table, (str, Path)) or hasattr(table, "to_csv")) or not isinstance(output, (str, Path)):
+        raise CasewiseError(
+            "fit: the first argument is a data frame or the path of a table, the second the path of a folder, not "
+            f"a {type(table).__name__} and a {type(output).__name__}."
+        )
     folder, show = Path(output), shown_at(show)
     path, content = (Path(table), b"") if isinstance(table, (str, Path)) else (folder / "table.csv", table_bytes(table))
     images = images or (image_folder(table) if content else None)

@@ -81,11 +81,13 @@ def remedy(
     source: str | None = None,
     mask: str | None = None,
     single: tuple[str, str] | None = None,
+    several: bool = False,
 ) -> str:
     """What to do, naming the study's key or the table's column.
 
     Args:
         reading: the type of a column's cells: `levels`, `codes` (few different numbers), `numbers`, `dates`, `sizes`.
+        several: whether a subject has several values of the column, so that none of them can be left out.
         single: a class that occurs in one source only, and that source, which cannot be left out and tested.
 
     >>> remedy("column", "site")
@@ -99,6 +101,8 @@ def remedy(
             f"add {label} from another {column} (all {label} comes from {column} {only}, so `split.leave_out` cannot "
             "test it)"
         )
+    elif several and column:
+        leave_out = f"report results by it (`evaluation: {{subgroups: [{column}]}}`)"
     elif not column:
         leave_out = (
             "write the source, if there are several, into a column and cross-validate with `split.leave_out` on it"

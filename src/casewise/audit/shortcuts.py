@@ -404,7 +404,9 @@ class _Search:
                 over = column if column in images else f"table_{column}"
                 reading = _reading(reading, images[over]) if over in images else reading
             single = _single_class(images[over], self.labels[target], classes) if over and over in images else None
-            advice = remedy(kind, column, reading=reading, source=source, mask=self.study.audit.mask, single=single)
+            several = bool(over and over in images and (images.groupby("subject")[over].nunique() > 1).any())
+            mask = self.study.audit.mask
+            advice = remedy(kind, column, reading=reading, source=source, mask=mask, single=single, several=several)
             text = shortcut_sentence(best, source=source or "", marks_source=marks_source, classes=len(classes))
             if kind == "overlay":
                 counts = self.marked_by_class(best.evidence).get(target, {})

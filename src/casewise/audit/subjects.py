@@ -171,6 +171,8 @@ MOST_WORDS = 3
 # Numbers are folds if the column is called so.
 FOLD_NAMES = re.compile(r"fold|split|partition|subset|(^|_)(cv|set)(_|$)", re.IGNORECASE)
 FEWEST_FOLDS, MOST_FOLDS = 3, 10
+# A column of more different values is no split.
+MOST_VALUES = 20
 # The split was made by image if at least five subjects, and half of those with several images, are on both sides.
 MOSTLY, FEWEST = 0.5, 5
 EXAMPLES = 5
@@ -231,6 +233,8 @@ def sides_in(name: str, text: Sequence[str]) -> list[str]:
     """
     cells = levels(text)
     side_by_cell = {cell: side_named(cell) for cell in set(cells) - {""}}
+    if len(side_by_cell) > MOST_VALUES:  # names of images
+        return []
     if len(set(side_by_cell.values())) < 2 or not all(side_by_cell.values()):
         matches = {cell: re.fullmatch(r"(\d{1,2})(\.0)?", cell) for cell in side_by_cell}
         numbers = sorted(int(match[1]) for match in matches.values() if match)

@@ -30,8 +30,8 @@ from casewise.targets import kind_named
 
 Altered: TypeAlias = AlteredAnswers | AlteredNumbers
 UNALTERED = "unaltered"
-# An alteration is a warning if it changes more than a tenth of the answers, and at least three, or a fifth of those of
-# a class; for numbers, if it moves them by more than half of the mean absolute error.
+# An alteration is a warning if it changes a tenth of the answers or more, and at least three, or a fifth of those of a
+# class; for numbers, if it moves them by more than half of the mean absolute error.
 MOST_CHANGED, FEWEST_CHANGED, MOST_MOVED = 0.1, 3, 0.5
 
 
@@ -93,7 +93,7 @@ def _moved(before: pd.DataFrame, after: pd.DataFrame, _: Sequence[str], plan: Pl
 def affects(entry: Altered) -> bool:
     """Whether the effect is larger than that of an alteration that does not matter."""
     if isinstance(entry, AlteredAnswers):
-        return entry.effect > MOST_CHANGED and entry.changed >= FEWEST_CHANGED
+        return entry.effect >= MOST_CHANGED and entry.changed >= FEWEST_CHANGED
     return entry.effect > MOST_MOVED
 
 

@@ -172,7 +172,8 @@ class TrainedModel:
             `subject`, `visit`, `region`, `image`, `target`, `prediction`, for classes the probability of each, by name;
             `prediction low` and `prediction high`, the prediction interval of a number, NaN if there is none;
             `prediction set`, the classes that may be the true one, by name, separated by ` | `; `interval note`, why
-            there is no interval, or which classes are in every set because too few subjects had them;
+            there is no interval, which classes are in every set because too few subjects had them, or that the case is
+            flagged;
             `spread`, the standard deviation over the networks of the folds (of a number, of the expected grade, or of
             the probability of the predicted class; NaN for a single network); `distance` from the training features: 1
             is the distance that one in twenty held-out cases of the study exceeds, NaN where a network gives none (a

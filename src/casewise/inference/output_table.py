@@ -28,6 +28,7 @@ FLAGS = (*INTERVAL, "spread", "distance", "beyond", "flags", "problem")
 # A distance above this is flagged: one in twenty held-out cases of the study exceeds it.
 FAR = 1.0
 NOT_FINITE = "The networks gave no finite value."
+UNLIKE = "calibrated for cases like those of the training, and this one is flagged; "
 FLAGGED = "The case is unlike the training cases"
 
 
@@ -85,6 +86,8 @@ class OutputTable:
         table["spread"], table["distance"] = rows["spread"].to_numpy(), rows["distance"].to_numpy()
         table["beyond"] = (table["distance"] > FAR).astype("boolean").mask(table["distance"].isna())
         table["flags"] = rows["flags"].to_numpy() if "flags" in rows else ""
+        notes = table["interval note"].where(table["flags"] == "", UNLIKE + table["interval note"])
+        table["interval note"] = notes.str.removesuffix("; ")
         table["problem"] = np.where(rows["y_pred"].isna().to_numpy(), NOT_FINITE, "")
         return table[self.columns]
 

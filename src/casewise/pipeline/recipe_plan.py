@@ -6,7 +6,8 @@ No label is used, so the plan cannot depend on the cases that are judged.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 # The most epochs, of most networks twice as many; how many fit into the budget is measured before they are trained.
 MOST_EPOCHS = 12
+# Words of targets and classes that a mirrored image would show on the other side.
+SIDES = {"left", "right", "l", "r", "links", "rechts", "gauche", "droite", "lateral", "medial", "nasal", "temporal"}
 # So many changed settings are named.
 MOST_NAMED = 4
 # How images vary in the training of pretrained networks for classes and numbers, besides flips.
@@ -234,12 +237,25 @@ def plan_facts(inputs: RunInputs) -> PlanFacts:
 
 
 def _flips(study: Study, store: ImageStore, training: np.ndarray) -> str:
-    """The flips in training: none of volumes, else those that the study states, else planned ones."""
+    """The flips in training: none of volumes, else those that the study states, none where targets have sides, or planned."""
     if study.fusions:
         return "none"
     if "flip" in study.panels.model_fields_set:
         return study.panels.flip
+    if has_sides(study.outputs, [name for target in study.targets.values() for name in target.classes]):
+        return "none"
     return planned_flips(store.tiles, training, study.seed)
+
+
+def has_sides(outputs: Sequence[str], classes: Sequence[str]) -> bool:
+    """Whether targets may be told by the side (left or right): by such a word, or as counted places of a picture.
+
+    >>> has_sides(["zone_A", "zone_B"], []), has_sides(["erythema", "scaling"], []), has_sides(["eye"], ["left", "none"])
+    (True, False, True)
+    """
+    words = {word for name in (*outputs, *classes) for word in re.split(r"[\W_]+", name.casefold())}
+    places = [match[1] for name in outputs if (match := re.fullmatch(r"(.*[\W_])(?:[A-Za-z]|\d{1,2})", name))]
+    return bool(words & SIDES) or len(places) > len(set(places))
 
 
 def planned_encoders(study: Study, panels: int) -> list[str]:

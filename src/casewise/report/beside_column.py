@@ -17,6 +17,7 @@ WITHIN = (
     " {noun}s of other classes that are predicted as it.{sets}"
 )
 SETS = " Set holds it: {noun}s of the class whose prediction set holds it."
+MORE = " {shown} of {count} values are shown, those of several classes and of the most {noun}s."
 COLUMN = (
     "Alone: a linear model on the column, without an image, for subjects not used for fitting it; with one image of"
     " each, if they differ in their number of images. The model counts as"
@@ -69,7 +70,7 @@ def beside_column(context: ReportContext) -> BesideColumn | None:
         return None
     within = _within(context)
     groups, means = (within.groups, within.means) if within else ({}, {})
-    shown, positive = list(groups)[:MOST_SHOWN], study.positive_of(target)
+    shown, positive = (_shown(within) if within else []), study.positive_of(target)
     rows = []
     for label in map(str, [positive] if positive is not None else context.classes):
         key = "auroc" if positive is not None else f"auroc[{label}]"
@@ -123,7 +124,8 @@ def counts_table(context: ReportContext) -> Table | None:
     if within is None or context.by_site:
         return None
     noun, rows, has_sets = terms_of(context).noun, [], _has_sets(within)
-    for value, group in list(within.groups.items())[:MOST_SHOWN]:
+    shown = _shown(within)
+    for value, group in [(value, within.groups[value]) for value in shown]:
         for label, counts in group.classes.items():
             own = counts["rows"]
             pairs = [("found", own), ("mistaken", group.rows - own), *([("held", own)] if has_sets else [])]
@@ -131,6 +133,8 @@ def counts_table(context: ReportContext) -> Table | None:
             rows.append(Row(f"{plain(value)}: {class_name(context.study, context.outcome, label)}", cells))
     texts = {"place": capital(evaluated_on(context, context.stage)), "noun": noun, "column": plain(within.column)}
     caption = WITHIN.format(**texts, sets=SETS.format(noun=noun) if has_sets else "")
+    if len(shown) < len(within.groups):
+        caption += MORE.format(shown=len(shown), count=len(within.groups), noun=noun)
     heads = [
         f"{capital(plain(within.column))} and class",
         "Found",
@@ -138,6 +142,14 @@ def counts_table(context: ReportContext) -> Table | None:
         *(["Set holds it"] if has_sets else []),
     ]
     return Table(heads, rows, caption)
+
+
+def _shown(within: WithinColumn) -> list[str]:
+    """The values that are shown: all of a few, else those of several classes and of the most cases."""
+    if len(within.groups) <= MOST_SHOWN:
+        return list(within.groups)
+    order = sorted(within.groups.items(), key=lambda item: (item[1].of_commonest == item[1].rows, -item[1].rows))
+    return [value for value, _ in order[:MOST_SHOWN]]
 
 
 def _has_sets(within: WithinColumn) -> bool:

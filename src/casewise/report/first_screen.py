@@ -21,7 +21,7 @@ from casewise.report.formatting import MISSING, class_name, counted, is_number, 
 from casewise.report.sections.agreement import score_ranges
 from casewise.report.sections.classes import DECISIONS
 from casewise.report.sections.learners import comparison_of, gap_between
-from casewise.report.statements import Statement, statements, weights_of
+from casewise.report.statements import Statement, statements, weights_fitted, weights_of
 from casewise.report.tables import VERDICTS, MetricFormat, kind_report, verdict, verdict_beside
 from casewise.study.learners import is_baseline, learner_name
 
@@ -103,6 +103,7 @@ def screen(context: ReportContext) -> Screen:
     compared = context.write.title(kind_report(context.kind).compared)
     interval = f"{terms_of(context).confidence} interval"
     combined = ", ".join(f"{name} {weight}" for name, weight in weights(context))
+    of_new = " for new cases (each fold has its own)" if weights_fitted(context) else ""
     measured, quantiles, beside = sizes(context), spread(context), rivals(context)
     rough = ROUGH[bool(context.classes)].format(unit=context.study.unit)
     any_rough = "rough" in f"{measured} {quantiles} {rows} {beside}"
@@ -122,7 +123,10 @@ def screen(context: ReportContext) -> Screen:
         flags=[each for each in holding if each.level == "flag" and each is not external],
         trust=[each for each in holding if each.level != "flag" and each is not external],
         model=" ".join(
-            filter(None, [model(context), combined and f"Weights: {combined}.", decided(context), coverage(context)])
+            filter(
+                None,
+                [model(context), combined and f"Weights{of_new}: {combined}.", decided(context), coverage(context)],
+            )
         ),
     )
 
@@ -266,7 +270,9 @@ def spread(context: ReportContext) -> str:
     if figure is None or own_side(context):
         return ""  # beside an external figure the first sentence and the third card have it
     bounds = _bounds(write, metric, figure)
-    details = "; ".join([bounds, *([] if chance is None else [f"{number(chance, 1)} by chance"])])
+    inside = context.metric("oof", context.learner, metric) if context.stage == "test" else None
+    beside = [f"out of fold {write.text(metric, inside.value, short=True)}"] if inside else []
+    details = "; ".join([bounds, *beside, *([] if chance is None else [f"{number(chance, 1)} by chance"])])
     text = f"{write.title(metric)} {write.text(metric, figure.value, short=True)}"
     if context.by_site and context.metrics.known_sources:
         text += f", {context.site}s left out"

@@ -156,7 +156,11 @@ def audited(context: ReportContext) -> Found:
         if untested(audit.facts):
             return "open", "The audit could not test for shortcuts: too few subjects or too little variation.", "audit"
         notes = f", and {counted(len(audit.of('note')), 'note')}" if audit.of("note") else ""
-        text = f"The audit found no error and no warning{notes}; it cannot show that there is no shortcut."
+        tested = max((int(test.get("images") or 0) for test in audit.facts.get("tests") or []), default=0)
+        few = (
+            f" in tests of one image a {context.study.unit}" if 0 < tested < int(audit.facts.get("images") or 0) else ""
+        )
+        text = f"The audit found no error and no warning{few}{notes}; it cannot show that there is no shortcut."
         return "good", text, "audit"
     gravest = errors or warnings
     first = next((each for each in gravest if each.figures.get("target") in (None, context.outcome)), gravest[0])
@@ -188,7 +192,8 @@ def altered(context: ReportContext) -> Found:
             effect += f"; {count} of {entry.before[lost]} predicted as {name_lost} become another class"
         if isinstance(same := own.get(f"{name}_stretched"), AlteredAnswers) and same.changed < entry.changed:
             effect += f" ({same.changed} change if it is stretched back to its shape)"
-        effect += "."
+        others = [key for key in own if key.partition("_")[0] != name.partition("_")[0] and affects(own[key])]
+        effect += f". Also {listed([alteration(key) for key in others])}." if others else "."
     else:
         effect = f"its predictions move by {number(entry.moved.value, terms_of(context).digits)} points on average."
     text = f"{capital(alteration(name))}: {effect}"
@@ -242,7 +247,7 @@ def chosen(context: ReportContext) -> Found:
     }
     if count < 2 or context.metrics.main.learner != context.learner or how not in words:
         return None
-    fitted = " Its weights may make these figures a little too good." if _weights_fitted(context) else ""
+    fitted = " Its weights may make these figures a little too good." if weights_fitted(context) else ""
     return "note", words[how] + fitted, "learners" if fitted else ""
 
 
@@ -252,7 +257,7 @@ def weights_of(context: ReportContext) -> list[dict[str, float]]:
     return [dict(entry.get("weights") or {}) for entry in entries if isinstance(entry, dict)]
 
 
-def _weights_fitted(context: ReportContext) -> bool:
+def weights_fitted(context: ReportContext) -> bool:
     """Whether the networks behind unequal weights for a fold were trained on its cases."""
     unequal = any(len(set(weights.values())) > 1 for weights in weights_of(context))
     return context.stage == "oof" and context.learner.startswith(FITTED) and unequal

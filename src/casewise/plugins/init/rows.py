@@ -501,9 +501,7 @@ def resolve_visits(
         )
     elsewhere = any(len(dates) > 1 for dates in rows.by_case(rows["date"]).values())
     if elsewhere and (rows.by_image or not (differing or repeated)):
-        rows.doubts.append(
-            f"Date: {rows.origins.pop('date')!r} is not used, because images of one visit have different dates."
-        )
+        rows.doubts.append(f"Date: {rows.origins.pop('date')!r} is not used, because images of one visit differ in it.")
         del rows.fields["date"]
 
 

@@ -70,6 +70,7 @@ FEWEST, FEW = 8, 3
 _CODES = {sign * int(digit * length) for digit in "789" for length in (1, 2, 3, 4) for sign in (1, -1)} | {-1}
 _COMMA = re.compile(r"[+-]?\d*,\d+", re.ASCII)
 _POINT = re.compile(r"[+-]?\d*\.\d+", re.ASCII)
+_REST = re.compile(r"other|rest\b|andere|sonstige", re.IGNORECASE)
 _NEGATIVE = re.compile(
     r"(^|[\W_])(no|non|not|none|n|normal\w*|neg|negative|benign|healthy|well|unaffected|controls?|absent|false|0|"
     r"nein|keine?|gesund|without|ohne|unauffällig|nofinding)($|[\W_])",
@@ -308,7 +309,8 @@ def _classes(column: str, by_value: Mapping[str, set[str]], counts: Mapping[str,
     if len(classes) == 2:
         negative = [name for name in classes if _NEGATIVE.search(name)]
         others = [name for name in classes if name not in negative]
-        positive = others[0] if negative and others else list(classes)[-1]
+        named = [name for name in classes if not _REST.match(name)]
+        positive = others[0] if negative and others else (named or list(classes))[-1]
         parts.append(f"positive: {quoted(positive)}")
         comment, is_certain = f"sensitivity is that for {positive}", bool(negative)
     further: dict[str, object] = {

@@ -78,7 +78,7 @@ PROBABILITIES = (
     "{place}. Scores of 0 are perfect. A mean probability above the share that is correct is overconfidence, unless the"
     " difference is chance."
 )
-WORSE_SCALED = "After temperature scaling, these scores are worse {place}: {names}. Predictions are not scaled."
+WORSE_SCALED = "After temperature scaling, these scores are not better {place}: {names}. Predictions are not scaled."
 
 
 def section(context: ReportContext) -> Section | None:
