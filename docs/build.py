@@ -111,7 +111,7 @@ the class in brackets, such as `recall[covid]`; without it, the metric is the pl
 """
 COMMANDS_HEAD = """# The command line
 
-`casewise COMMAND -h` shows the same text. With `--quiet`, commands that have it print nothing but errors and warnings, which may name files and cases.
+`casewise COMMAND -h` shows the same text, and whether a command has `--quiet`: it then prints nothing but errors and warnings, which may name files and cases.
 """
 COMMANDS_TAIL = """`casewise --version` shows the version.
 
@@ -122,7 +122,7 @@ COMMANDS_TAIL = """`casewise --version` shows the version.
 | 0 | done |
 | 1 | `run`: a network could not be trained and is left out of the report; `reproduce`: predictions differ; `predict`: no case was predicted, or a format of `--also` has no file; `node check`, `node status`: a partner cannot be reached, or a study is in quarantine. Any other command, or with a traceback: a fault of casewise, please report it |
 | 2 | an error in the input; the message states what it is, where, and how to correct it |
-| 130, 143 | stopped by Ctrl-C or SIGTERM; the same command continues. `serve`, `rate` and `node start`, which end so, give 0 |
+| 130, 143 | stopped by Ctrl-C or SIGTERM; the same command continues (`predict` begins again). `serve`, `rate` and `node start`, which end so, give 0 |
 
 ## Environment
 

@@ -50,6 +50,22 @@ def test_the_recorded_predictions_come_back_to_the_bit(
     assert table["prediction"].tolist() == [THREE[int(code)] for code in recorded["y_pred"]]
 
 
+def test_a_column_of_the_training_that_new_cases_lack_may_be_left_unused(
+    chest_run: Run, new: Path, tmp_path: Path
+) -> None:
+    model, table = load_bundle(chest_run.folder), tmp_path / "new.csv"
+    model = replace(
+        model,
+        members=tuple(
+            replace(each, settings={**each.settings, "columns": {"visit": "order"}}) for each in model.members
+        ),
+    )
+    pd.read_csv(new)[["path", "subject"]].to_csv(table, index=False)
+    with pytest.raises(CasewiseError, match="or write `--column visit=` if there is none"):
+        model.predict(table, root=new.parent)
+    assert len(model.predict(table, root=new.parent, columns={"visit": ""})) == len(pd.read_csv(table))
+
+
 def test_weights_and_facts_alone_predict_elsewhere_with_the_same_bits(
     chest_run: Run, new: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -91,7 +91,8 @@ def find_columns(study: Study, headers: list[str], problems: Problems) -> dict[s
     for role in ("path", "subject", *(["region"] if study.regions else [])):
         if role not in columns and not stated.get(role):
             likely = next((header for header in headers if header.casefold() in _OTHER_NAMES[role]), "")
-            hint = f" Did you mean {cut(likely)}?" if likely else closest(role, headers)
+            near = likely or next((header for header in headers if role in header.casefold()), "")
+            hint = f" Did you mean {cut(near)}?" if near else ""
             setting = problems.setting(f"columns: {{{role}: {likely or 'NAME'}}}")
             add(
                 f"column {role}: is missing.{hint} Add it, or write {setting} in the study. There are: "

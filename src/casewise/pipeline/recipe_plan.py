@@ -237,7 +237,7 @@ def plan_facts(inputs: RunInputs) -> PlanFacts:
 
 
 def _flips(study: Study, store: ImageStore, training: np.ndarray) -> str:
-    """The flips in training: none of volumes, else those that the study states, none where targets have sides, or planned."""
+    """The flips in training: none of volumes; the stated ones; none where targets have sides; else planned ones."""
     if study.fusions:
         return "none"
     if "flip" in study.panels.model_fields_set:
@@ -250,7 +250,7 @@ def _flips(study: Study, store: ImageStore, training: np.ndarray) -> str:
 def has_sides(outputs: Sequence[str], classes: Sequence[str]) -> bool:
     """Whether targets may be told by the side (left or right): by such a word, or as counted places of a picture.
 
-    >>> has_sides(["zone_A", "zone_B"], []), has_sides(["erythema", "scaling"], []), has_sides(["eye"], ["left", "none"])
+    >>> has_sides(["zone_A", "zone_B"], []), has_sides(["erythema", "scaling"], []), has_sides(["eye"], ["left", "no"])
     (True, False, True)
     """
     words = {word for name in (*outputs, *classes) for word in re.split(r"[\W_]+", name.casefold())}

@@ -1,6 +1,7 @@
 """A study of a data frame in one call of Python."""
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -12,6 +13,14 @@ from casewise.errors import CasewiseError
 def frame_of(chests: Path) -> pd.DataFrame:
     table = pd.read_csv(chests)
     return table.assign(path=[str(chests.parent / path) for path in table["path"]])[["path", "subject", "label"]]
+
+
+def test_arguments_of_another_kind_are_refused(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"path": ["a.png"]})
+    wrong: list[tuple[Any, Any]] = [(tmp_path, frame), ([1, 2], tmp_path)]
+    for arguments in wrong:
+        with pytest.raises(CasewiseError, match="the first argument is a data frame or the path of a table"):
+            casewise.fit(*arguments)
 
 
 def test_a_data_frame_is_fitted_and_continued(chests: Path, tmp_path: Path) -> None:

@@ -112,8 +112,9 @@ def _of_files(preparation: Preparation) -> list[Step]:
             "jpeg_spare": SPARE,
             "text": "The first image of the file is decoded. A JPEG is decoded at 1/s of its size, with the largest s "
             f"of 8, 4, 2, 1 for which w // s and h // s are at least {SPARE} times the target, by libjpeg's scaled "
-            "decoding (Pillow: `draft`); it then has ceil(w/s) × ceil(h/s) pixels, of which the image covers w/s × "
-            "h/s. A DICOM file is rendered by its rescale and its first VOI LUT or window; MONOCHROME1 is inverted. "
+            "decoding (Pillow: `draft(mode, (w // s, h // s))`); it then has ceil(w/s) × ceil(h/s) pixels, of which "
+            "the image covers w/s × h/s. A DICOM file is rendered by its rescale and its first VOI LUT or window; "
+            "MONOCHROME1 is inverted. "
             "Padding is black.",
         },
         {
