@@ -2,8 +2,11 @@
 
 import dataclasses
 import re
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from casewise.evaluation.bootstrap import Plan
@@ -11,10 +14,11 @@ from casewise.evaluation.results import Drift, Note
 from casewise.evaluation.robustness import drift
 from casewise.report.caveats import SENTENCES
 from casewise.report.context import EXTERNAL, ReportContext
-from casewise.report.first_screen import Rival, rivals_line, screen
+from casewise.report.first_screen import Rival, between_columns, rivals_line, screen
 from casewise.report.page import render
 from casewise.report.statements import KINDS, MARKS, Statement, statements
 from casewise.report.tables import VERDICTS
+from casewise.study.loading import build_study
 from tests.report_contexts import classes, films, numbers, with_own, with_results
 
 QUESTIONS = ["Where does it fail?", "Does something simpler do as well?", "Can it be trusted?"]
@@ -100,6 +104,25 @@ def test_of_many_classes_the_worst_are_shown(report_of_classes: ReportContext, m
 def test_a_difference_stands_where_figures_are_written_alike() -> None:
     assert Rival("a", "0.90", "", "better", by="0.009").verdict_text == "better by 0.009"
     assert Rival("a", "0.90", "", "open", by="0.009").verdict_text == VERDICTS["open"]
+
+
+def test_how_far_apart_the_two_columns_of_a_mean_are(report_of_numbers: ReportContext) -> None:
+    targets = {name: {"range": "0..3", "column": [f"{name}_a", f"{name}_b"]} for name in ("zone_x", "zone_y")}
+    scores = {"zones": {"formula": "zone_x + zone_y", "range": "0..6", "level": "case"}}
+    values = {"name": "zones", "cohort": "cases.csv", "targets": targets, "scores": scores, "primary_outcome": "zones"}
+    study = build_study(values | {"panels": {"by": "case"}, "backbones": []}, source="the test", folder=Path())
+    cells = {"zone_x_a": [0, 1, ""], "zone_x_b": [2, 1, 1], "zone_y_a": [1, 3, 3], "zone_y_b": [2, 2, 2]}
+    images = pd.DataFrame({"case": ["a", "b", "c"], **cells})
+    rows = report_of_numbers.predictions.query("stage == 'test'").head(6)
+    rows = rows.assign(
+        case=[*"aabbcc"], target=["zone_x", "zone_y"] * 3, model="net", region="", image="", outer_fold=1
+    )
+    context = SimpleNamespace(
+        study=study, cohort_images=images, outcome="zones", predictions=rows, learner="net", stage="test"
+    )
+    assert between_columns(context) == (3 + 1) / 2  # without the case that one of the columns lacks
+    context.cohort_images = pd.concat([images, images])
+    assert between_columns(context) is None
 
 
 def test_the_column_says_that_it_was_judged_on_one_image_a_subject(report_of_classes: ReportContext) -> None:

@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from casewise.cohort.targets import target_columns
 from casewise.evaluation.results import Difference, Estimate, Note, SourceMean
 from casewise.metrics.registry import metric_of
 from casewise.modalities.registry import modality_of
+from casewise.predictions.scores import scored
 from casewise.report.beside_column import beside_column
 from casewise.report.context import EXTERNAL, ReportContext, counted_cases, defined, evaluated_on, terms_of
 from casewise.report.formatting import MISSING, class_name, counted, is_number, listed, number, percent, plain, signed
@@ -155,7 +157,31 @@ def _recorded(context: ReportContext) -> str:
     counts = {len(own) for own in columns}
     several = "two columns" if counts == {2} else "several columns"
     such = listed(columns[0]) if len(columns) == 1 else f"such as {listed(columns[0])}"
-    return f" {what} recorded as the mean of {several}, {such}."
+    apart = between_columns(context) if counts == {2} and not context.classes else None
+    points = number(apart, terms_of(context).digits) if apart is not None else ""
+    differ = f"; the first and the second differ by {points} points of {plain(outcome)} on average" if points else ""
+    return f" {what} recorded as the mean of {several}, {such}{differ}."
+
+
+def between_columns(context: ReportContext) -> float | None:
+    """How far the two columns whose mean is the reference, such as readers, are apart: the mean absolute difference.
+
+    It is that of the evaluated cases with both; None where cases have several rows, or without such cases.
+    """
+    study, images, targets = context.study, context.cohort_images, context.study.parts_of(context.outcome)
+    first, second = zip(*(target_columns(name, study) for name in targets), strict=True)
+    if not images["case"].is_unique or not {*first, *second} <= set(images):
+        return None
+    cells = images.set_index("case")[[*first, *second]].apply(pd.to_numeric, errors="coerce")
+    rows = context.predictions
+    rows = rows[(rows["model"] == context.learner) & (rows["stage"] == context.stage) & rows["target"].isin(targets)]
+    for name, columns in (("y_true", first), ("y_pred", second)):
+        column_of = dict(zip(targets, columns, strict=True))
+        keys = zip(rows["case"], rows["target"], strict=True)
+        rows = rows.assign(**{name: [cells.at[case, column_of[target]] for case, target in keys]})
+    rows = scored(rows, study)
+    rows = rows[(rows["target"] == context.outcome) & rows["y_true"].notna() & rows["y_pred"].notna()]
+    return float((rows["y_true"] - rows["y_pred"]).abs().mean()) if len(rows) else None
 
 
 # ---------------------------------------------------------------------------------------------------- how far off is it
