@@ -6,7 +6,7 @@ import pytest
 
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.calibration import coverage
-from casewise.inference.output_table import OutputTable
+from casewise.inference.output_table import UNLIKE, OutputTable
 from casewise.predictions.conformal import fewest_subjects, fit, members, set_names, subject_quantile, with_sets
 from tests.prediction_rows import prediction_rows
 
@@ -159,6 +159,15 @@ class TestSets:
         # the prediction belongs to the set although its own quantile would exclude it
         assert rows["y_pred"].tolist()[:2] == [2.0, 0.0]
         assert set_names("0 2", ["a", "b", "c"]) == "a | c"
+
+    def test_a_flagged_case_has_a_note_where_it_has_a_set(self) -> None:
+        rows = drawn_classes(np.random.default_rng(2), 60)
+        names = ["well", "ill", "rare"]
+        for record, expected in ((fit(rows, {}, 0.9), UNLIKE[:20]), ({}, "no interval or set")):
+            new = with_sets(as_test(rows).head(2), record).assign(flags=["", "upside down"], spread=0.0, distance=0.5)
+            notes = OutputTable({"outcome": names}, [], record).of_rows(new)["interval note"]
+            assert notes.iloc[1].startswith(expected)
+            assert not notes.iloc[0].startswith(UNLIKE[:20])
 
     def test_a_case_that_no_class_fits_is_doubtful(self) -> None:
         rows = rows_of("classification", np.arange(20), np.zeros(20, int), np.tile([0.1, 0.6, 0.3], (20, 1)))

@@ -3,6 +3,7 @@
 import itertools
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from casewise.pipeline.recipe_plan import (
     VARIED,
     Forecast,
     PlanFacts,
+    _flips,
     forecast_in_words,
     mirrored,
     planned_encoders,
@@ -73,6 +75,14 @@ def test_planned_grades_are_decided_by_the_rounded_mean() -> None:
     assert study_of(targets={"x": {**grade, "decision": "median"}}).decisions == {"x": "median"}
     assert study_of(targets={"x": grade}, backbones=["resnet18"]).decisions == {"x": "median"}
     assert study_of().decisions == {}
+
+
+def test_targets_with_sides_are_not_mirrored() -> None:
+    sided = {name: {"range": "0..3"} for name in ("zone_A", "zone_B")}
+    store: Any = SimpleNamespace(tiles=np.zeros((4, 3, 8, 8), np.uint8))
+    for targets, flips in ((sided, "none"), ({"scaling": {"range": "0..4"}}, "horizontal")):
+        study = study_of(targets=targets, primary_outcome=next(iter(targets)))
+        assert _flips(study, store, np.arange(4)) == flips
 
 
 @pytest.mark.parametrize(

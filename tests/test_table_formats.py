@@ -108,7 +108,7 @@ class TestText:
         ("data", "message"),
         [
             (
-                b"path;subject;score\na.jpg,P1,2\nb.jpg,P2,3\n",
+                b"path;subject;score\na.jpg,P1,2\n\n;;\nb.jpg,P2,3\n",
                 "has 3 cells, separated by ';', and every row is one cell",
             ),
             (b"path|subject|score\na.jpg|P1|2\n", "cells are separated by '[|]'. Separate them by commas"),

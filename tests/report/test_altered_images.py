@@ -39,6 +39,15 @@ def test_a_rare_class_that_loses_its_answers_is_named(report_of_classes: ReportC
     context = with_results(report_of_classes, counterfactuals={main.learner: {"darker": entry}})
     level, text = statement_of(context)
     assert (level, "; 6 of 20 predicted as covid become another class" in text) == ("warning", True)
+    rows = dict.fromkeys(("cropped_rows", "cropped_rows_stretched", "cropped_columns"), of_ten(3))
+    context = with_results(report_of_classes, counterfactuals={main.learner: {"darker": of_ten(4), **rows}})
+    level, text = statement_of(context)
+    assert text.endswith("Also cropped above and below and cropped at the sides.")
+    unequal = dataclasses.replace(of_ten(2), share=estimate(0.5, 0.0, 0.9, subjects=2))  # two answers show nothing
+    context = with_results(
+        report_of_classes, counterfactuals={main.learner: {"darker": unequal, "brighter": of_ten(3)}}
+    )
+    assert statement_of(context)[1].startswith("Made brighter")
     few = dataclasses.replace(entry, changes=[ClassChange("covid", "no_finding", 4)])  # too few of a class
     assert (few.lost[0], affects(few)) == ("", False)
 

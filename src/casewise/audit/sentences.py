@@ -92,6 +92,8 @@ def remedy(
 
     >>> remedy("column", "site")
     'Cross-validate with `split: {leave_out: site}`, or restrict the study to one site (`where:`).'
+    >>> remedy("column", "view", several=True)
+    'Report results by view (`evaluation: {subgroups: [view]}`), or restrict the study to one view (`where:`).'
     """
     column = name if kind == "column" else source
     leave_out = f"cross-validate with `split: {{leave_out: {column}}}`"
@@ -102,7 +104,7 @@ def remedy(
             "test it)"
         )
     elif several and column:
-        leave_out = f"report results by it (`evaluation: {{subgroups: [{column}]}}`)"
+        leave_out = f"report results by {column} (`evaluation: {{subgroups: [{column}]}}`)"
     elif not column:
         leave_out = (
             "write the source, if there are several, into a column and cross-validate with `split.leave_out` on it"

@@ -48,6 +48,8 @@ AMBIGUOUS = (
     "thumbnail", "shape-stretch", "file-name", "brightness", "contrast", "sharpness", "compression", "other-column",
 )  # fmt: skip
 ENDS = "its darkest and brightest parts"
+# Of a column that changes within more than this share of the subjects, no value can be left out.
+MOST_WITH_SEVERAL = 0.1
 # The largest number of images that are tested; an effect that a network could use is visible in these.
 MAX_IMAGES = 5_000
 # The largest number of images that are embedded, because embedding on a CPU takes longer than all other steps.
@@ -404,7 +406,7 @@ class _Search:
                 over = column if column in images else f"table_{column}"
                 reading = _reading(reading, images[over]) if over in images else reading
             single = _single_class(images[over], self.labels[target], classes) if over and over in images else None
-            several = bool(over and over in images and (images.groupby("subject")[over].nunique() > 1).any())
+            several = bool(over) and over in images and _several(images[over], images["subject"])
             mask = self.study.audit.mask
             advice = remedy(kind, column, reading=reading, source=source, mask=mask, single=single, several=several)
             text = shortcut_sentence(best, source=source or "", marks_source=marks_source, classes=len(classes))
@@ -575,6 +577,16 @@ def _reading(reading: str, cells: pd.Series) -> str:
     ['codes', 'levels']
     """
     return "codes" if reading == "levels" and numbers_in(recorded(cells)) is not None else reading
+
+
+def _several(cells: pd.Series, subjects: pd.Series) -> bool:
+    """Whether more than a tenth of the subjects have several values of a column.
+
+    >>> _several(pd.Series(["a", "b", "", "b"]), pd.Series([1, 1, 2, 2]))
+    True
+    """
+    filled = cells.astype(str).str.strip() != ""
+    return bool((cells[filled].groupby(subjects[filled]).nunique() > 1).mean() > MOST_WITH_SEVERAL)
 
 
 def _single_class(cells: pd.Series, values: Floats, classes: list[str]) -> tuple[str, str] | None:

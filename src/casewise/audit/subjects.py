@@ -230,6 +230,8 @@ def sides_in(name: str, text: Sequence[str]) -> list[str]:
     ['train', 'validation', 'test', '']
     >>> sides_in("k", ["fold 1", "fold_2"]), sides_in("cv_fold", ["0", "1", "2"]), sides_in("grade", ["0", "1", "2"])
     (['fold 1', 'fold 2'], ['fold 0', 'fold 1', 'fold 2'], [])
+    >>> sides_in("image", [f"{side}-{number}" for side in ("train", "test") for number in range(20)])
+    []
     """
     cells = levels(text)
     side_by_cell = {cell: side_named(cell) for cell in set(cells) - {""}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import stat
@@ -91,7 +92,9 @@ def find_columns(study: Study, headers: list[str], problems: Problems) -> dict[s
     for role in ("path", "subject", *(["region"] if study.regions else [])):
         if role not in columns and not stated.get(role):
             likely = next((header for header in headers if header.casefold() in _OTHER_NAMES[role]), "")
-            near = likely or next((header for header in headers if role in header.casefold()), "")
+            words = {header: re.split(r"[\W_]+", header.casefold()) for header in headers}
+            near = likely or next((header for header in headers if role in words[header]), "")
+            near = near or next(iter(difflib.get_close_matches(role, headers, 1, 0.75)), "")
             hint = f" Did you mean {cut(near)}?" if near else ""
             setting = problems.setting(f"columns: {{{role}: {likely or 'NAME'}}}")
             add(

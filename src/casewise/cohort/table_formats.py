@@ -202,14 +202,17 @@ def _rectangle(
     kept, numbers, blank = [], [], 0
     rows = list(rows)
     widths = {len(record) for _, record in rows if any(map(str.strip, record))}
-    others = [mark for mark in (*DELIMITERS, "|") if repr(mark) != separator]
-    joined = widths == {1} and width > 1 and all(any(mark in record[0] for mark in others) for _, record in rows)
+    others, filled = (
+        [mark for mark in (*DELIMITERS, "|") if repr(mark) != separator],
+        [row for _, row in rows if any(row)],
+    )
+    joined = widths == {1} and width > 1 and all(any(mark in row[0] for mark in others) for row in filled if row[0])
     if joined:
         text = f"heading: has {counted(width, 'cell')}, separated by {separator}, and every row is one cell. "
         problems.add("heading", f"{text}Separate headings and rows in the same way.")
-    elif barred := width == 1 and "|" in heading[0]:
+    elif width == 1 and "|" in heading[0]:
         problems.add("heading", "heading: cells are separated by '|'. Separate them by commas, semicolons or tabs.")
-        joined = barred
+        joined = True
     wider = len(widths) == 1 and len(rows) > 1 and all(any(map(str.strip, record[width:])) for _, record in rows)
     if wider:
         text = f"heading: the first row has {counted(width, 'cell')}, and all others have {widths.pop()}. Name every "

@@ -80,7 +80,7 @@ class TrainedModel:
         unknown = {
             each.model
             for each in self.members
-            if {"bank", "kind"} & set(each.network) and not is_registered(each.model)
+            if {"bank", "learner_kind"} & set(each.network) and not is_registered(each.model)
         }
         if unknown:
             raise RunError(

@@ -39,7 +39,10 @@ NewInput: TypeAlias = "OneImage | Sequence[OneImage | Sequence[OneImage]] | pd.D
 
 # What the errors of a study advise: a line of the study file, which says nothing to a person with new cases.
 IN_STUDY = re.compile(r", or write `[^`]*` in the study")
-NO_COLUMN = re.compile(r"columns: (\w+) is [^\n]*, which is not a column of the table\.")
+NO_COLUMN = re.compile(
+    r"columns: (?!path |subject |region )(\w+) is [^\n]*, which is not a column of the table\."
+    r"(?: Did you mean [^?]*\?)?"
+)
 COLUMN_HINT = re.compile(r", or write `[^`]*columns: \{(\w+): ([^`}]*)\}+` in the study")
 
 # Rows of a table that nobody wrote.
@@ -72,9 +75,8 @@ class NewTable:
         """An error of reading the cases, without what only a study file or a temporary file could explain."""
         text, table = str(error), self.study.cohort
         text = IN_STUDY.sub("", COLUMN_HINT.sub(r', or give `columns={"\1": "\2"}` (`--column \1=\2`)', text))
-        text = NO_COLUMN.sub(
-            r"\g<0> Name another with `--column \1=COLUMN`, or write `--column \1=` if there is none.", text
-        )
+        remedy = r' If there is none, give `columns={"\1": ""}` (`--column \1=`).'
+        text = NO_COLUMN.sub(r"\g<0>" + remedy, text)
         if not self.own:
             text = text.replace(str(table), "cases").replace(table.name, "cases")
             text = ROWS_OF_CASE.sub("", text)

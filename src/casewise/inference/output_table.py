@@ -86,7 +86,9 @@ class OutputTable:
         table["spread"], table["distance"] = rows["spread"].to_numpy(), rows["distance"].to_numpy()
         table["beyond"] = (table["distance"] > FAR).astype("boolean").mask(table["distance"].isna())
         table["flags"] = rows["flags"].to_numpy() if "flags" in rows else ""
-        notes = table["interval note"].where(table["flags"] == "", UNLIKE + table["interval note"])
+        calibrated = table["prediction low"].notna() | (table["prediction set"] != "")
+        unlike = (table["flags"] != "") & calibrated
+        notes = table["interval note"].mask(unlike, UNLIKE + table["interval note"])
         table["interval note"] = notes.str.removesuffix("; ")
         table["problem"] = np.where(rows["y_pred"].isna().to_numpy(), NOT_FINITE, "")
         return table[self.columns]

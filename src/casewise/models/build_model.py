@@ -70,7 +70,7 @@ def _builder(model: str) -> Builder:
 def network_facts(study: Study, model: str) -> Facts:
     """The facts of a learner of the study, with which `network_from` builds it again; of a plugin's with its kind."""
     facts, kind = _builder(model).facts(study, model), learner_named(model).kind
-    return facts if kind in OWN_KINDS else facts | {"kind": kind}
+    return facts if kind in OWN_KINDS else facts | {"learner_kind": kind}
 
 
 def scaled_facts(facts: Facts, network: Network) -> Facts:
@@ -85,7 +85,7 @@ def network_of(study: Study, model: str) -> Network:
 
 def network_from(facts: Facts) -> Network:
     """A network of random weights from its facts."""
-    return _builder(facts["name"]).build({key: value for key, value in facts.items() if key != "kind"})
+    return _builder(facts["name"]).build({key: value for key, value in facts.items() if key != "learner_kind"})
 
 
 def backbone_of(facts: Facts) -> str:

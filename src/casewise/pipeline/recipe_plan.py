@@ -34,8 +34,11 @@ if TYPE_CHECKING:
 
 # The most epochs, of most networks twice as many; how many fit into the budget is measured before they are trained.
 MOST_EPOCHS = 12
-# Words of targets and classes that a mirrored image would show on the other side.
-SIDES = {"left", "right", "l", "r", "links", "rechts", "gauche", "droite", "lateral", "medial", "nasal", "temporal"}
+# Words of targets and classes that a mirrored image shows on the other side, alone and in pairs, and words before the
+# letter or number of a place.
+SIDES = {"left", "right", "links", "rechts", "gauche", "droite", "dexter", "sinister", "nasal", "temporal"}
+PAIRS = ("lr", ("od", "os"), ("medial", "lateral"))
+PLACES = {"zone", "region", "quadrant", "field", "lobe", "segment", "sector", "brixia"}
 # So many changed settings are named.
 MOST_NAMED = 4
 # How images vary in the training of pretrained networks for classes and numbers, besides flips.
@@ -163,7 +166,10 @@ def plan_recipe(inputs: RunInputs, show: Show) -> RunInputs:
         show.line("recipe", stated_in_words(study))
         return inputs
     if not study.networks:
-        raise StudyError(f"recipe: it is planned for `backbones` only. State it for {names_text(study.trained)}.")
+        raise StudyError(
+            f"recipe: it is planned for `backbones` only. For {names_text(study.trained)} write `auto: false` under "
+            "`recipe`, and its settings."
+        )
     reproduced, stated = folder.reproduction.exists(), study.recipe.stated
     recorded = folder.recipe_plan.read_or_none()
     earlier = from_json(RecipePlan, recorded) if recorded else None
@@ -248,14 +254,15 @@ def _flips(study: Study, store: ImageStore, training: np.ndarray) -> str:
 
 
 def has_sides(outputs: Sequence[str], classes: Sequence[str]) -> bool:
-    """Whether targets may be told by the side (left or right): by such a word, or as counted places of a picture.
+    """Whether targets may be told by the side (left or right): by such words, or as counted places of a picture.
 
-    >>> has_sides(["zone_A", "zone_B"], []), has_sides(["erythema", "scaling"], []), has_sides(["eye"], ["left", "no"])
+    >>> has_sides(["zone_A", "zone_B"], []), has_sides(["score_1", "score_2"], []), has_sides(["eye"], ["OD", "OS"])
     (True, False, True)
     """
-    words = {word for name in (*outputs, *classes) for word in re.split(r"[\W_]+", name.casefold())}
-    places = [match[1] for name in outputs if (match := re.fullmatch(r"(.*[\W_])(?:[A-Za-z]|\d{1,2})", name))]
-    return bool(words & SIDES) or len(places) > len(set(places))
+    parts = [re.findall(r"[A-Z]?[a-z]+|[A-Z]+|\d+", name) for name in (*outputs, *classes)]
+    words = {word.casefold() for name in parts for word in name}
+    places = [name[0].casefold() in PLACES for name in parts[: len(outputs)] if len(name) > 1]
+    return bool(words & SIDES) or any(words >= {*pair} for pair in PAIRS) or sum(places) > 1
 
 
 def planned_encoders(study: Study, panels: int) -> list[str]:

@@ -80,8 +80,7 @@ def beside_column(context: ReportContext) -> BesideColumn | None:
             rows.append(ClassBesideColumn(name, figure, alone, means.get(key), each))
     if all(row.alone is None for row in rows):
         return None
-    differ = context.cohort_images.drop_duplicates("path").groupby("subject").size().nunique() > 1
-    note = f"one image a {study.unit}" if differ else ""
+    note = f"one image a {study.unit}" if context.one_image_each else ""
     return BesideColumn(plain(column["name"]), [plain(group) for group in shown], len(groups), rows, note)
 
 

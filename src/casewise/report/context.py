@@ -142,6 +142,12 @@ class ReportContext:
         return self.study.split.holdout
 
     @property
+    def one_image_each(self) -> bool:
+        """Whether subjects differ in their number of images, so that the audit's tests use one image of each."""
+        images = self.cohort_images.drop_duplicates("path")
+        return self.study.unit != "image" and bool(images.groupby("subject").size().nunique() > 1)
+
+    @property
     def stopped_on_validation(self) -> bool:
         """Whether the figures of the report are of a validation set whose loss stopped networks."""
         return self.stage == "validation" and self.stopped_on == "fold" and bool(self.study.trained)

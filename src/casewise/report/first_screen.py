@@ -298,11 +298,12 @@ def spread(context: ReportContext) -> str:
     bounds = _bounds(write, metric, figure)
     inside = context.metric("oof", context.learner, metric) if context.stage == "test" else None
     beside = [f"out of fold {write.text(metric, inside.value, short=True)}"] if inside else []
-    details = "; ".join([bounds, *beside, *([] if chance is None else [f"{number(chance, 1)} by chance"])])
+    by_chance = [] if chance is None else [f"{number(chance, 1)} by chance"]
+    details = "; ".join([*filter(None, [bounds]), *beside, *by_chance])
     text = f"{write.title(metric)} {write.text(metric, figure.value, short=True)}"
     if context.by_site and context.metrics.known_sources:
         text += f", {context.site}s left out"
-    return f"{text} ({details})" if bounds else text
+    return f"{text} ({details})" if bounds or beside else text
 
 
 def _bounds(write: MetricFormat, metric: str, figure: Estimate | SourceMean, *, short: bool = True) -> str:
@@ -464,7 +465,7 @@ def model(context: ReportContext) -> str:
     if is_baseline(learner):
         return f"The {name}, a model without a trained network."
     if learner in context.study.trained:
-        return f"One network, {learner}{f', trained {folds} times, on different folds' if folds > 1 else ''}."
+        return f"One network, {name}{f', trained {folds} times, on different folds' if folds > 1 else ''}."
     if learner in context.stackers:
         of = f"The {name} of {counted(len(weights(context)), 'learner')}"
         return f"{of}, each with one network." if context.holdout else f"{of}, each trained once a fold."
@@ -502,7 +503,8 @@ def coverage(context: ReportContext) -> str:
         return ""
     level, figures = f"{100 * record.level:g} %", entry.stages.get(context.stage)
     observed = figures.coverage if figures else None
-    missed = observed is not None and (observed.value or 0) < record.level and percent(observed.value) != level
+    value = observed.value if observed else None
+    missed = value is not None and value < record.level and percent(value) != level
     here = f"{evaluated_on(context, context.stage)} in {percent(observed.value)}" if observed and missed else ""
     if context.classes:
         by_class = zip(context.classes, entry.calibration["classes"], strict=True)

@@ -156,10 +156,7 @@ def audited(context: ReportContext) -> Found:
         if untested(audit.facts):
             return "open", "The audit could not test for shortcuts: too few subjects or too little variation.", "audit"
         notes = f", and {counted(len(audit.of('note')), 'note')}" if audit.of("note") else ""
-        tested = max((int(test.get("images") or 0) for test in audit.facts.get("tests") or []), default=0)
-        few = (
-            f" in tests of one image a {context.study.unit}" if 0 < tested < int(audit.facts.get("images") or 0) else ""
-        )
+        few = f" in tests of one image a {context.study.unit}" if context.one_image_each else ""
         text = f"The audit found no error and no warning{few}{notes}; it cannot show that there is no shortcut."
         return "good", text, "audit"
     gravest = errors or warnings
@@ -179,7 +176,7 @@ def altered(context: ReportContext) -> Found:
         return "open", "Altered images were tested for other learners, not for this model.", "altered-images"
     if not own:
         return None
-    name, entry = max(own.items(), key=lambda item: item[1].effect)
+    name, entry = max(own.items(), key=lambda item: (affects(item[1]), item[1].effect))
     if isinstance(entry, AlteredAnswers):
         where = " of the validation set" if context.holdout else " out of fold"
         where = where if context.stage == "test" else ""
@@ -187,15 +184,17 @@ def altered(context: ReportContext) -> Found:
         if entry.correct.of:
             effect += f", {entry.correct.before} right before, {entry.correct.after} after"
         lost, count, share = entry.lost
-        if share / 2 > max(MOST_CHANGED, entry.share.value or 0.0):
+        if share / 2 >= MOST_CHANGED and share / 2 > (entry.share.value or 0.0):
             name_lost = class_name(context.study, context.outcome, lost)
             effect += f"; {count} of {entry.before[lost]} predicted as {name_lost} become another class"
         if isinstance(same := own.get(f"{name}_stretched"), AlteredAnswers) and same.changed < entry.changed:
             effect += f" ({same.changed} change if it is stretched back to its shape)"
-        others = [key for key in own if key.partition("_")[0] != name.partition("_")[0] and affects(own[key])]
-        effect += f". Also {listed([alteration(key) for key in others])}." if others else "."
+        effect += "."
     else:
         effect = f"its predictions move by {number(entry.moved.value, terms_of(context).digits)} points on average."
+    kinds = {key.removesuffix("_stretched"): key for key in reversed(own) if affects(own[key])}
+    kinds.pop(name.removesuffix("_stretched"), None)
+    effect += f" Also {listed([alteration(key) for key in reversed(kinds.values())])}." if kinds else ""
     text = f"{capital(alteration(name))}: {effect}"
     figure = entry.share if isinstance(entry, AlteredAnswers) else entry.moved
     return "warning" if affects(entry) else "open" if figure.rough else "good", text, "altered-images"

@@ -199,6 +199,9 @@ class CovariatesModel(Learner):
     def belongs_to(self, study: Study) -> bool:
         return False
 
+    def encoders(self, study: Study) -> list[str]:
+        return []
+
     def title(self, study: Study) -> str:
         return f"a model of {', '.join(study.covariates)}, without images"
 
@@ -219,7 +222,12 @@ def register_learner(learner: Learner) -> None:
     """
     there, cls = _REGISTERED.get(learner.name), type(learner)
     same = there and (type(there).__module__, type(there).__qualname__) == (cls.__module__, cls.__qualname__)
-    if learner.name in (*COMBINED, *TORCHVISION, *UNTRAINED) or "@" in learner.name or (there and not same):
+    if (
+        learner.name in (*COMBINED, *TORCHVISION, *UNTRAINED)
+        or "@" in learner.name
+        or (there and not same)
+        or (there in _OWN and there != learner)
+    ):
         of = type(there).__module__.partition(".")[0] if there else "casewise"
         raise ValueError(f"{of} has a learner named {learner.name!r}; name this one otherwise.")
     _REGISTERED[learner.name] = learner

@@ -39,8 +39,8 @@ _TAKEN = (
     r"version|thickness|spacing|pixels?|bits?|depth|tesla|field|focal|aperture|temperature|counts?|total"
 )
 _FEWEST_OF_RESULT = 3
-# Up to so many different whole numbers, one of a single row beside them may be an error.
-_FEW = 10
+# Among up to so many different whole numbers, up to so many of a single row may be errors.
+_FEW, _MOST_SINGLE = 12, 2
 _KEY = r"ids?|uid|guid|uuid|identifier|accession|accession (no|number)|mrn|pid|pseudonym"
 # Words in rising order; a column with three of them or more has grades.
 _ROMAN = "i ii iii iv v"
@@ -489,7 +489,7 @@ def doubtful_codes(name: str, cells: Sequence[str], rows: Sequence[int]) -> list
     numbers = {row: value for row, cell in zip(rows, cells, strict=True) if (value := decimal(cell)) is not None}
     counts = Counter(numbers.values())
     single = {value for value, count in counts.items() if count == 1}
-    few = len(single) == 1 and len(counts) <= _FEW and all(value == int(value) for value in counts)
+    few = len(single) <= _MOST_SINGLE and len(counts) <= _FEW and all(value == int(value) for value in counts)
     codes = _CODES | (single if few else set())
     others = set(numbers.values()) - codes
     if len(others) < 2:

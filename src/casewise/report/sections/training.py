@@ -121,7 +121,7 @@ def scheme(context: ReportContext) -> list[tuple[str, str]]:
     ]
     if recipe.head == "fastai":
         facts.append(("Head", "as in fastai: maximum and mean of the last map, 512 units, batch norm and dropout"))
-    for name in context.study.networks:
+    for name in context.study.trained:
         if own := recipe.own_settings(name):
             facts.append((f"Differs for {learner_name(name)}", ", ".join(f"{key} {own[key]}" for key in own)))
     if recipe.label_smoothing and context.classes:
