@@ -25,7 +25,7 @@ would report without a test set, cross-fitted.
 Nothing was adjusted to reach a range: with few subjects of a class, coverage above 90 % is the price of a guarantee
 without randomised sets. A quantile is the error of one of the subjects of a class, so it aims at the smallest
 *m* / (*K* + 1) that is at least 90 %; a class with too few subjects is in every set; the mean of models usually errs
-less than each of them; sets also contain the prediction, and those of grades have no gaps.
+less than each of them; sets also contain the prediction, and two classes where none fits; those of grades have no gaps.
 """
 
 from __future__ import annotations

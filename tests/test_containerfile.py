@@ -170,4 +170,5 @@ def test_a_node_of_these_packages_answers_and_writes_nowhere_else(tmp_path: Path
         code = process.wait(60)
     assert code == 0
     assert states(installed, tmp_path / "source") == before
-    assert {path.name for path in temporary.iterdir()} <= {".cache", ".config", ".local"}
+    written = {path.name for path in temporary.iterdir() if not path.name.startswith("torchinductor_")}  # of PyTorch
+    assert written <= {".cache", ".config", ".local"}
