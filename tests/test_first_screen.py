@@ -14,8 +14,9 @@ from casewise.evaluation.results import Drift, Note
 from casewise.evaluation.robustness import drift
 from casewise.report.caveats import SENTENCES
 from casewise.report.context import EXTERNAL, ReportContext
-from casewise.report.first_screen import Rival, between_columns, rivals_line, screen
+from casewise.report.first_screen import Rival, rivals_line, screen
 from casewise.report.page import render
+from casewise.report.sections.agreement import between_columns
 from casewise.report.statements import KINDS, MARKS, Statement, statements
 from casewise.report.tables import VERDICTS
 from casewise.study.loading import build_study

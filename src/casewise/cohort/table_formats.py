@@ -202,11 +202,9 @@ def _rectangle(
     kept, numbers, blank = [], [], 0
     rows = list(rows)
     widths = {len(record) for _, record in rows if any(map(str.strip, record))}
-    others, filled = (
-        [mark for mark in (*DELIMITERS, "|") if repr(mark) != separator],
-        [row for _, row in rows if any(row)],
-    )
-    joined = widths == {1} and width > 1 and all(any(mark in row[0] for mark in others) for row in filled if row[0])
+    marks = [mark for mark in (*DELIMITERS, "|") if repr(mark) != separator]
+    first = [record[0] for _, record in rows if record and record[0]]
+    joined = widths == {1} and width > 1 and all(any(mark in cell for mark in marks) for cell in first)
     if joined:
         text = f"heading: has {counted(width, 'cell')}, separated by {separator}, and every row is one cell. "
         problems.add("heading", f"{text}Separate headings and rows in the same way.")

@@ -190,10 +190,8 @@ class TrainedModel:
         ensemble = Ensemble(self.members, self.combination, learner)
         with tempfile.TemporaryDirectory() as temporary:
             table, cells = self._table(ensemble, cases, Path(temporary), columns, root, pattern, show or Silent())
-            named, folder = (
-                cases_of(cells, table.study, single=predicts_single_images(table.study)),
-                Path(temporary) / "prepared",
-            )
+            folder = Path(temporary) / "prepared"
+            named = cases_of(cells, table.study, single=predicts_single_images(table.study))
             batch: Batch = []
             rows, _ = self.predict_together(ensemble, table, cells, named, folder, batch, abstain=abstain, show=show)
         if text := self.drift(batch).text:
@@ -222,11 +220,11 @@ class TrainedModel:
         heading = table.study.columns.get("subject") or "subject"
         names = [name for name in dict.fromkeys(cells[heading].astype(str)) if name] if heading in cells else []
         trained_on = frozenset[str]().union(*(member.subjects for member in self.members))
-        if known := same_subjects(names, trained_on, AS_WRITTEN):
+        if of_training := same_subjects(names, trained_on, AS_WRITTEN):
             log.warning(
                 "Names of the training: %s of %s. The model may know their images by heart, unless they are others of "
                 "the same name.",
-                f"{len(known):,}",
+                f"{len(of_training):,}",
                 counted(len(names), table.study.unit),
             )
         if ignores_visits(cells, table.study):

@@ -262,10 +262,10 @@ def _groups(cases: object) -> list[list[Path]]:
     each = several if isinstance(several, (list, tuple)) else []
     lists = [list(case) if isinstance(case, (list, tuple)) else [case] for case in each]
     if not lists or not all(group and all(isinstance(path, (str, Path)) for path in group) for group in lists):
-        found = f"a {type(cases).__name__}" if each or not isinstance(cases, (list, tuple)) else "an empty list"
+        given = f"a {type(cases).__name__}" if each or not isinstance(cases, (list, tuple)) else "an empty list"
         raise CasewiseError(
             "cases: must be the path of a table, of an image or of a folder of images, a list of such paths or of "
-            f"lists of the images of one case each, an image in memory, or a data frame, not {found}."
+            f"lists of the images of one case each, an image in memory, or a data frame, not {given}."
         )
     groups = [[Path(path).absolute() for path in group] for group in lists]
     for path in [path for group in groups for path in group]:

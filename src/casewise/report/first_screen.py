@@ -10,17 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
 from casewise.cohort.targets import target_columns
 from casewise.evaluation.results import Difference, Estimate, Note, SourceMean
 from casewise.metrics.registry import metric_of
 from casewise.modalities.registry import modality_of
-from casewise.predictions.scores import scored
 from casewise.report.beside_column import beside_column
 from casewise.report.context import EXTERNAL, ReportContext, counted_cases, defined, evaluated_on, terms_of
 from casewise.report.formatting import MISSING, class_name, counted, is_number, listed, number, percent, plain, signed
-from casewise.report.sections.agreement import score_ranges
+from casewise.report.sections.agreement import between_columns, score_ranges
 from casewise.report.sections.classes import DECISIONS
 from casewise.report.sections.learners import comparison_of, gap_between
 from casewise.report.statements import Statement, statements, weights_fitted, weights_of
@@ -54,6 +52,11 @@ class Failure:
     cells: list[str]
     worst: bool = False
     bar: int = 0
+
+    @property
+    def bold(self) -> int | None:
+        """The number of the cell that is bold: the average error of a range, or how often a class is found."""
+        return int(self.bar > 0) if self.worst else None
 
 
 @dataclass(frozen=True)
@@ -161,30 +164,6 @@ def _recorded(context: ReportContext) -> str:
     points = number(apart, terms_of(context).digits) if apart is not None else ""
     differ = f"; the first and the second differ by {points} points of {plain(outcome)} on average" if points else ""
     return f" {what} recorded as the mean of {several}, {such}{differ}."
-
-
-def between_columns(context: ReportContext) -> float | None:
-    """How far the two columns whose mean is the reference, such as readers, are apart: the mean absolute difference.
-
-    It is that of the evaluated cases with both; None where cases have several rows, or without such cases.
-    """
-    study, images, targets = context.study, context.cohort_images, context.study.parts_of(context.outcome)
-    first, second = zip(*(target_columns(name, study) for name in targets), strict=True)
-    if not images["case"].is_unique or not {*first, *second} <= set(images):
-        return None
-    cells = images.set_index("case")[[*first, *second]].apply(pd.to_numeric, errors="coerce")
-    rows = context.predictions
-    rows = rows[(rows["model"] == context.learner) & (rows["stage"] == context.stage) & rows["target"].isin(targets)]
-    for name, columns in (("y_true", first), ("y_pred", second)):
-        column_of = dict(zip(targets, columns, strict=True))
-        keys = zip(rows["case"], rows["target"], strict=True)
-        rows = rows.assign(**{name: [cells.at[case, column_of[target]] for case, target in keys]})
-    rows = scored(rows, study)
-    rows = rows[(rows["target"] == context.outcome) & rows["y_true"].notna() & rows["y_pred"].notna()]
-    return float((rows["y_true"] - rows["y_pred"]).abs().mean()) if len(rows) else None
-
-
-# ---------------------------------------------------------------------------------------------------- how far off is it
 
 
 def evaluated(context: ReportContext) -> str:
@@ -417,8 +396,8 @@ def rivals(context: ReportContext) -> list[Rival]:
     if better := _better_part(context, metric, figure, compared.baseline if compared else ""):
         entry = comparison_of(context, context.stage)
         gap = gap_between(entry, context.learner, better) if entry else None
-        part = context.figures(context.stage, better)[metric]
-        rows.append(rival(learner_name(better), part, gap, "the best part of it on these cases"))
+        of_better = context.figures(context.stage, better)[metric]
+        rows.append(rival(learner_name(better), of_better, gap, "the best part of it on these cases"))
     guessed, chance = guessed_median(context), metric_of(metric).chance if context.classes else None
     if guessed and metric == "mae":
         low, high, rough = guessed["gaps"].get(context.learner, (None, None, True))

@@ -156,8 +156,8 @@ def audited(context: ReportContext) -> Found:
         if untested(audit.facts):
             return "open", "The audit could not test for shortcuts: too few subjects or too little variation.", "audit"
         notes = f", and {counted(len(audit.of('note')), 'note')}" if audit.of("note") else ""
-        few = f" in tests of one image a {context.study.unit}" if context.one_image_each else ""
-        text = f"The audit found no error and no warning{few}{notes}; it cannot show that there is no shortcut."
+        its = f"its tests use one image a {context.study.unit} and" if context.one_image_each else "it"
+        text = f"The audit found no error and no warning{notes}; {its} cannot show that there is no shortcut."
         return "good", text, "audit"
     gravest = errors or warnings
     first = next((each for each in gravest if each.figures.get("target") in (None, context.outcome)), gravest[0])

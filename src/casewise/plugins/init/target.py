@@ -478,8 +478,9 @@ def check_numbers(name: str, cells: Sequence[str], rows: Sequence[int]) -> None:
 
 
 def doubtful_codes(name: str, cells: Sequence[str], rows: Sequence[int]) -> list[str]:
-    """Doubts on numbers that are far from all others or the only negative ones: codes such as 99 and -1, and the only
-    number of a single row beside a few repeated whole ones.
+    """Doubts on numbers that are far from all others or the only negative ones.
+
+    They are codes such as 99 and -1, and numbers of a single row beside a few repeated whole ones.
 
     >>> doubtful_codes("grade", [*"0123", "99"], range(1, 6))[0].partition(" may ")[0]
     'grade: 99 in row 5'

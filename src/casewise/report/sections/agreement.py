@@ -9,11 +9,13 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
+from casewise.cohort.targets import target_columns
 from casewise.evaluation.agreement import band_of
 from casewise.evaluation.bootstrap import Plan, by_subject
 from casewise.evaluation.evaluate import one_row_a_case
 from casewise.evaluation.response import HIGHEST_RISE
 from casewise.evaluation.results import Estimate, Figures, Response, ResponseRates
+from casewise.predictions.scores import scored
 from casewise.report.blocks import (
     Block,
     Cell,
@@ -375,3 +377,27 @@ def reader_tables(context: ReportContext) -> list[Block]:
         caption = READERS.format(target=capital(display_name(context.study, key)), side=SIDES[context.stage])
         tables += [Table(["Between", *names, "n"], rows, caption)] if rows else []
     return tables
+
+
+def between_columns(context: ReportContext) -> float | None:
+    """How far the two columns whose mean is the reference, such as readers, are apart: the mean absolute difference.
+
+    It is that of the evaluated cases with both; None where cases have several rows, or without such cases.
+    """
+    study, images, targets = context.study, context.cohort_images, context.study.parts_of(context.outcome)
+    first, second = zip(*(target_columns(name, study) for name in targets), strict=True)
+    if not images["case"].is_unique or not {*first, *second} <= set(images):
+        return None
+    cells = images.set_index("case")[[*first, *second]].apply(pd.to_numeric, errors="coerce")
+    rows = context.predictions
+    rows = rows[(rows["model"] == context.learner) & (rows["stage"] == context.stage) & rows["target"].isin(targets)]
+    for name, columns in (("y_true", first), ("y_pred", second)):
+        column_of = dict(zip(targets, columns, strict=True))
+        keys = zip(rows["case"], rows["target"], strict=True)
+        rows = rows.assign(**{name: [cells.at[case, column_of[target]] for case, target in keys]})
+    rows = scored(rows, study)
+    rows = rows[(rows["target"] == context.outcome) & rows["y_true"].notna() & rows["y_pred"].notna()]
+    return float((rows["y_true"] - rows["y_pred"]).abs().mean()) if len(rows) else None
+
+
+# ---------------------------------------------------------------------------------------------------- how far off is it
