@@ -46,10 +46,7 @@ def shortcut_sentence(answer: ShortcutTest, *, source: str = "", marks_source: b
     kind, name, how = answer.evidence.kind, answer.evidence.name, answer.evidence.how
     target, result, by_class = answer.target, answer.result, answer.result.by_class
     p = f"p = {answer.p:.3f}" if answer.p >= 0.0005 else "p < 0.001"
-    value = f"AUROC {result.value:.2f} (chance 0.50, {p})" if by_class else f"r = {result.value:.2f} ({p})"
-    if len(by_class) > 2:
-        best = max(by_class, key=lambda label: by_class[label])
-        value += f", and {by_class[best]:.2f} for {f'{target} {best}' if best.isdecimal() else best}"
+    value = value_text(result.value, by_class, target, f" (chance 0.50, {p})" if by_class else f" ({p})")
     texts, wording = {"name": name, "source": source, "target": target}, _wording()["evidence"][kind]
     meaning = fill("marks source", source=source) if marks_source else wording["meaning"].format(**texts)
     if kind == "source-from-image":
@@ -60,17 +57,37 @@ def shortcut_sentence(answer: ShortcutTest, *, source: str = "", marks_source: b
     among = f" among {counted(len(result.scores), 'image')} with a mask" if kind == "outside-anatomy" else ""
     sentence = fill("shortcut", evidence=evidence, target=tested, value=value, among=among, meaning=meaning)
     if answer.as_it_is:
-        value = f"{'AUROC' if by_class else 'r ='} {answer.as_it_is.result.value:.2f}"
+        value = value_of(answer.as_it_is)
         measured = " and ".join(filter(None, (", ".join(answer.measures[:-1]), answer.measures[-1])))
         explain = "explain" if len(answer.measures) > 1 else "explains"
         sentence += " " + fill("unaltered", target=target, value=value, measures=measured, explain=explain)
     if answer.strongest:
-        value = f"{'AUROC' if by_class else 'r ='} {answer.strongest.strength:.2f}"
-        sentence += " " + fill("strongest", area=answer.strongest.evidence.how, value=value)
+        sentence += " " + fill("strongest", area=answer.strongest.evidence.how, value=value_of(answer.strongest))
     if answer.of_content and answer.inside:
-        value = f"{'AUROC' if by_class else 'r ='} {answer.inside.strength:.2f}"
-        sentence += " " + fill("of content", target=target, value=value)
+        sentence += " " + fill("of content", target=target, value=value_of(answer.inside))
     return sentence
+
+
+def value_text(value: float, by_class: Mapping[str, float], target: str, beside: str = "") -> str:
+    """How well something predicts a target: AUROC, with that of the best predicted of several classes, or r.
+
+    Args:
+        by_class: the AUROC of each class; empty for numbers.
+        beside: what stands behind the first figure.
+
+    >>> value_text(0.56, {"a": 0.5, "b": 0.52, "c": 0.66}, "label"), value_text(0.3, {}, "score")
+    ('AUROC 0.56, and 0.66 for c', 'r = 0.30')
+    """
+    text = f"{'AUROC' if by_class else 'r ='} {value:.2f}{beside}"
+    if len(by_class) < 3:
+        return text
+    best = max(by_class, key=lambda label: by_class[label])
+    return f"{text}, and {by_class[best]:.2f} for {f'{target} {best}' if best.isdecimal() else best}"
+
+
+def value_of(answer: ShortcutTest) -> str:
+    """How well the evidence of a test predicts its target."""
+    return value_text(answer.result.value, answer.result.by_class, answer.target)
 
 
 def remedy(

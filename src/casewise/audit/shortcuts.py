@@ -20,7 +20,7 @@ from casewise.audit.findings import APPEARANCE, Finding, Level
 from casewise.audit.hashes import in_parallel
 from casewise.audit.metadata import MOST_LEVELS, encode, file_features, file_rate, levels, probed_columns, source_column
 from casewise.audit.probes import ALPHA, Floats, Labels, ProbeResult, adjusted, enough, probe
-from casewise.audit.sentences import fill, remedy, shortcut_sentence
+from casewise.audit.sentences import fill, remedy, shortcut_sentence, value_of
 from casewise.audit.twins import shown_by
 from casewise.cohort.cohort import Cohort
 from casewise.cohort.groups import numbers_in, recorded
@@ -131,7 +131,10 @@ class ShortcutTest:
         }
         figures |= {"as_it_is": self.as_it_is.figures} if self.as_it_is else {}
         compared = {"inside": self.inside, "strongest": self.strongest}
-        figures |= {name: {"value": t.strength, "evidence": t.evidence.how} for name, t in compared.items() if t}
+        for name, test in compared.items():
+            if test:
+                result = {"value": test.result.value, "by_class": test.result.by_class}
+                figures[name] = result | {"evidence": test.evidence.how}
         return figures | ({"within": self.within} if self.within else {})
 
 
@@ -415,6 +418,8 @@ class _Search:
                 figures |= {"with_mark": counts}
                 on = ", ".join(f"{a:,} of {b:,} {name}" for name, (a, b) in counts.items())
                 text += f" {fill('overlay counts', counts=on)}" if counts else ""
+                if further := [f"{a.evidence.how.split(',')[0]} ({value_of(a)})" for a in group if a is not best]:
+                    text += f" {fill('overlays further', target=target, marks=' and '.join(further))}"
             rank = (kind == "source-from-image", name != source, -best.strength)
             code += f"-{target}" if several_targets else ""
             ordered.append((rank, Finding(code, level, text, figures, remedy=advice)))

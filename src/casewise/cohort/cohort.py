@@ -163,11 +163,18 @@ def _standard_columns(
 
 def _check_cases(images: pd.DataFrame, columns: dict[str, str], problems: Problems) -> None:
     """Every case is one visit of one subject on one day; the day is filled in from other rows of the case."""
-    days = images.groupby("case", sort=False)["day"]
+    days, some_unknown = images.groupby("case", sort=False)["day"], images["day"].isna().any()
     for case, rows in images[days.transform("nunique") > 1].groupby("case", sort=False):
         column = columns.get("day") or columns.get("date")
         days_text = " and ".join(f"{day:g}" for day in rows["day"].dropna().drop_duplicates())
-        remedy = "Correct the rows" if "visit" in columns else f"Write `columns: {{visit: {column}}}`"
+        role = "day" if "day" in columns else "date"
+        if "visit" in columns:
+            remedy = "Correct the rows"
+        elif some_unknown:
+            unused = problems.setting(f'columns: {{{role}: ""}}')
+            remedy = f"Fill in the empty cells and name it as the visit, or leave it unused: {unused}"
+        else:
+            remedy = f"Write `columns: {{visit: {column}}}`"
         text = f"case {case} has the days {days_text}; a visit has one. {remedy}."
         problems.add("day twice", text, rows.index, column or "")
     images["day"] = days.transform("first")

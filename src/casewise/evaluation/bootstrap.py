@@ -213,7 +213,6 @@ def by_subject(
     subjects: np.ndarray,
     plan: Plan = PLAN,
     *,
-    cases: np.ndarray | None = None,
     kind: str = "regression",
 ) -> dict[str, dict[str, Estimate]]:
     """Every metric of every learner with its interval by subject.
@@ -222,7 +221,6 @@ def by_subject(
         truth: (N,) floats; rows without a reference value are left out.
         predicted: learner -> (N,) floats; a learner is evaluated on the rows that it predicted.
         subjects: (N,) the subject of each row.
-        cases: (N,) the case of each row, for counting; by default each row is a case.
         kind: the kind of number, whose metrics are computed.
 
     >>> truth, subjects = np.arange(12.), np.repeat(list("abcdef"), 2)
@@ -237,10 +235,9 @@ def by_subject(
     estimates_by_learner: dict[str, dict[str, Estimate]] = {}
     # learners with the same rows share one matrix product
     for rows, members in same_rows(present):
-        n_cases = len(np.unique(np.asarray(cases)[rows])) if cases is not None else int(rows.sum())
         own, centre = truth[rows], float(truth[rows].mean()) if rows.any() else 0.0
         sums = sum_by_subject(moments(own[:, None], matrix[rows][:, members], centre=centre), subjects[rows])
-        group_estimates = estimates(sums, partial(number_metrics, kind=kind), reason, plan, n_cases=n_cases)
+        group_estimates = estimates(sums, partial(number_metrics, kind=kind), reason, plan, n_cases=len(own))
         estimates_by_learner |= dict(zip(map(str, learners[members]), group_estimates, strict=True))
     return {learner: estimates_by_learner[learner] for learner in predicted}
 

@@ -72,7 +72,6 @@ class PredictionMatrix:
     learners: list[str]
     samples: Samples
     predicted: np.ndarray
-    cases: np.ndarray
     folds: np.ndarray
 
 
@@ -125,7 +124,6 @@ def widen(
             folds=folds if crossed and (folds[~np.isnan(decided)] >= 0).all() else None,
         ),
         predicted=~np.isnan(decided),
-        cases=wide.index.get_level_values("case").to_numpy(),
         folds=folds,
     )
 
@@ -168,7 +166,7 @@ def judge_classes(
             partial(_reason, classes, support),
             plan,
             n_subjects=n_subjects,
-            n_cases=len(np.unique(wide.cases[rows])),
+            n_cases=int(rows.sum()),
             basis=basis,
         )
         by_learner |= {wide.learners[n]: of_group[position] for position, n in enumerate(members)}
@@ -225,7 +223,7 @@ def describe_classes(
                 np.stack([truth == c for c, _ in thresholds], axis=1),
                 own.subjects,
                 plan,
-                n_cases=len(np.unique(wide.cases[rows])),
+                n_cases=int(rows.sum()),
                 prevalence=prevalence,
             )
         by_learner[learner] = stored.ClassFigures(

@@ -17,7 +17,7 @@ from casewise.evaluation.judges import Judge, Judged, judge_of
 from casewise.evaluation.results import Drop, Figures, SourceMean
 from casewise.metrics.records import CALIBRATED
 from casewise.metrics.registry import metric_of
-from casewise.predictions.table import INTERNAL, SAMPLE_KEY, final_rows
+from casewise.predictions.table import INTERNAL, final_rows
 
 # The group of cases without a value in the column of groups.
 NOT_RECORDED = "not recorded"
@@ -125,18 +125,13 @@ def _scored(predictions: pd.DataFrame, target: str, stage: str) -> pd.DataFrame:
 def _by_group(
     rows: pd.DataFrame, group_of: pd.Series, groups: Sequence[str], judged: Judged
 ) -> dict[str, dict[str, Figures]]:
-    """The figures of each group; their `n_cases` counts what is evaluated, such as images where each has a row."""
+    """The figures of each group."""
     judge = judge_of(rows, judged.get("classes"), judged.get("positive"))
     figures_by_group: dict[str, dict[str, Figures]] = {}
     for group in groups:
         if len(group_rows := rows[group_of == group]):
-            count = len(group_rows.drop_duplicates(list(SAMPLE_KEY)))
             figures_by_group[str(group)] = {
-                learner: {
-                    name: replace(estimate, n_cases=count)
-                    for name, estimate in figures.items()
-                    if not name.endswith(CALIBRATED)
-                }
+                learner: {name: estimate for name, estimate in figures.items() if not name.endswith(CALIBRATED)}
                 for learner, figures in judge.judge(group_rows, judged["plan"], whole=False).metrics.items()
             }
     return figures_by_group

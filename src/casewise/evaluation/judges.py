@@ -58,8 +58,7 @@ class NumberJudge:
         truth, subjects = facts["y_true"].to_numpy(dtype=float), facts["subject"].to_numpy()
         learners = [str(learner) for learner in rows["model"].unique()]
         predicted = {learner: wide[learner].to_numpy(dtype=float) for learner in learners}
-        cases = wide.index.get_level_values("case").to_numpy()
-        metrics = by_subject(truth, predicted, subjects, plan, cases=cases, kind=self._metrics_of)
+        metrics = by_subject(truth, predicted, subjects, plan, kind=self._metrics_of)
         if not whole or len(predicted) < 2:
             return Judgement(metrics)
         return Judgement(metrics, compare(truth, predicted, subjects, plan, kind=self._metrics_of))

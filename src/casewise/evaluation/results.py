@@ -62,7 +62,8 @@ class Threshold(float):
 class Estimate(Record):
     """A figure with its interval; `rough` if it rests on too few subjects; a reason if something is undefined.
 
-    `n_subjects` are all subjects. A figure of a class rests on those with a case of the class.
+    `n_subjects` are all subjects. A figure of a class rests on those with a case of the class. `n_cases` counts what is
+    evaluated: cases, or regions or images where each has a prediction.
     """
 
     value: float | None

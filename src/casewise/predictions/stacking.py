@@ -174,7 +174,10 @@ def _stacked(
     crossed = np.empty(values.shape[::2])
     for fold, entry in by_fold.items():
         crossed[folds == fold] = _combine(entry, values[folds == fold])
-    return crossed, fitted(scored), by_fold
+    entry = dict(fitted(scored))
+    if stacker.weighted:
+        entry["weights_by_fold"] = {str(fold): by_fold[fold]["weights"] for fold in sorted(by_fold)}
+    return crossed, entry, by_fold
 
 
 def _fitted(

@@ -135,7 +135,7 @@ def external_result(study: Study, results: Results, learner: str, stage: str) ->
     return ExternalResult(
         code=code if metric in inside else "not_inside",
         metric=metric,
-        cases=sum(entry.support) if entry else outside[metric].n_cases,
+        cases=outside[metric].n_cases,
         figure=outside[metric],
         inside=inside.get(metric),
         headline={name: outside[name] for name in dict.fromkeys([*kind.headline, metric]) if name in shown},
@@ -167,9 +167,19 @@ def within_values(study: Study, results: Results) -> str:
         gap = group.right - group.of_commonest
         beside = "as many as" if gap == 0 else f"{'more' if gap > 0 else 'fewer'} than"
         commonest = class_name(study, main.target, group.commonest)
+        found = {
+            label: counts["found"] / counts["rows"]
+            for label, counts in group.classes.items()
+            if counts.get("rows", 0) >= FEWEST_ROWS and "found" in counts
+        }
+        worst = min(found, key=found.__getitem__, default="")
+        least = group.classes.get(worst, {})
+        of_worst = (
+            f" ({class_name(study, main.target, worst)} {least['found']:,} of {least['rows']:,})" if least else ""
+        )
         right.append(
-            f"{name}: {group.right:,} of {group.rows:,} right, {beside} the {group.of_commonest:,} of always naming "
-            f"{commonest}"
+            f"{name}: {group.right:,} of {group.rows:,} right{of_worst}, {beside} the {group.of_commonest:,} of always "
+            f"naming {commonest}"
         )
         for label, counts in group.classes.items():
             n_held, n_rows = counts.get("held"), counts.get("rows", 0)
@@ -189,10 +199,8 @@ def result_line(study: Study, results: Results) -> str:
         return ""
     stage, learner, name = str(main.stage), str(main.learner), learner_name(str(main.learner))
     kind, first = kind_named(main.kind), next(iter(main.metrics.values()))
-    entry = results.classes.get(stage, {}).get(learner, {}).get(study.primary_outcome)
-    unit = study.level_of(study.primary_outcome) if entry else "case"
-    write = metric_format(study, study.primary_outcome)
-    whose = _counts(study, unit, sum(entry.support) if entry else first.n_cases, first.n_subjects)
+    unit, write = study.level_of(study.primary_outcome), metric_format(study, study.primary_outcome)
+    whose = _counts(study, unit, first.n_cases, first.n_subjects)
     pieces = []
     if external := external_result(study, results, learner, stage) if stage != EXTERNAL else None:
         cohort = f"external cohort {study.external_name}".strip()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from casewise.audit.findings import Audit
 from casewise.audit.sentences import untested
@@ -246,14 +247,32 @@ def chosen(context: ReportContext) -> Found:
     }
     if count < 2 or context.metrics.main.learner != context.learner or how not in words:
         return None
-    fitted = " Its weights may make these figures a little too good." if weights_fitted(context) else ""
+    fitted = " Its weights may make these figures a little too good" if weights_fitted(context) else ""
+    fitted += f"{f'; {equal}' if (equal := equal_folds(context)) else ''}." if fitted else ""
     return "note", words[how] + fitted, "learners" if fitted else ""
 
 
 def weights_of(context: ReportContext) -> list[dict[str, float]]:
-    """The weights of the learners that the reported model combines, for each output; empty for other models."""
-    entries = (context.stackers.get(context.learner) or {}).values()
-    return [dict(entry.get("weights") or {}) for entry in entries if isinstance(entry, dict)]
+    """The weights of the learners that the reported model combines, for each part of the outcome."""
+    return [dict(fit.get("weights") or {}) for fit in fits_of(context)]
+
+
+def fits_of(context: ReportContext) -> list[dict[str, Any]]:
+    """The fitted weights of the reported model, for each part of the outcome; empty for models that have none."""
+    fits = context.stackers.get(context.learner) or {}
+    own = [fits[name] for name in context.study.parts_of(context.outcome) if name in fits] or [*fits.values()]
+    return [fit for fit in own if isinstance(fit, dict)]
+
+
+def equal_folds(context: ReportContext) -> str:
+    """Of how many folds the weights are equal, where those for new cases are not; else empty."""
+    fits = [fit for fit in fits_of(context) if len(set(fit.get("weights", {}).values())) > 1]
+    folds = [fold for fit in fits for fold in fit.get("weights_by_fold", {}).values()]
+    equal = sum(len(set(fold.values())) == 1 for fold in folds)
+    if not equal:
+        return ""
+    count = f"{equal} of {len(folds)}" if len(fits) == 1 else "some"
+    return f"{count} folds have equal weights, unlike the model for new cases"
 
 
 def weights_fitted(context: ReportContext) -> bool:

@@ -320,7 +320,7 @@ def _column_lines(data: OwnData) -> list[str]:
     origins = data.rows.origins
     stated = {"path": data.rows.files[0].name}
     stated |= {name: origins[name] for name in ("subject", "visit", "date") if name in origins}
-    if data.roles.day and "date" not in stated:
+    if data.roles.day and data.rows.day_used and "date" not in stated:
         stated["day"] = data.roles.day
     # a column that is named like a role without having it
     stated |= {name: "" for name in ("visit", "day", "date") if name in data.cells and name not in stated}

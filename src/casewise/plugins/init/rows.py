@@ -53,6 +53,7 @@ class ImageRows:
         subjects_known: every image of a person has the same subject.
         files: the columns of the table that name images.
         by_image: whether each image is predicted by itself.
+        day_used: whether a column of days states that of each visit.
         notes: sentences on how the table was read.
         stated_fields: the fields of a pattern that the user states.
     """
@@ -65,6 +66,7 @@ class ImageRows:
     subjects_known: bool = True
     files: list[image_files.FileColumn] = field(default_factory=list)
     by_image: bool = False
+    day_used: bool = True
     notes: list[str] = field(default_factory=list)
     understood: list[str] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
@@ -444,9 +446,10 @@ def cohort_table(
     consumed = {target.column, roles.subject, *roles.people, *(column.name for column in rows.files)}
     consumed |= {rows.origins.get(name, "") for name in ("visit", "date", "split", "sequence")}
     others = {name: rows.of(values) for name, values in cells.items() if name not in consumed}
+    day = roles.day if rows.day_used else ""
     for name, values in [*others.items(), *rows.others.items()]:
-        heading = "day" if name == roles.day and not rows.has("date") else name
-        if heading != "day" or name != roles.day:
+        heading = "day" if name == day and not rows.has("date") else name
+        if heading != "day" or name != day:
             while heading in columns or heading in STANDARD:
                 heading = f"table_{heading}"
         columns[heading] = values
@@ -499,10 +502,16 @@ def resolve_visits(
             f"{' '.join((differing or repeated)[0]).strip()}. Every image therefore counts as a visit of its own; the "
             "split is still by subject."
         )
-    elsewhere = any(len(dates) > 1 for dates in rows.by_case(rows["date"]).values())
-    if elsewhere and (rows.by_image or not (differing or repeated)):
-        rows.doubts.append(f"Date: {rows.origins.pop('date')!r} is not used, because images of one visit differ in it.")
+    together = rows.by_image or not (differing or repeated)
+    unused = "is not used, because images of one visit differ in it."
+    if together and any(len(dates) > 1 for dates in rows.by_case(rows["date"]).values()):
+        rows.doubts.append(f"Date: {rows.origins.pop('date')!r} {unused}")
         del rows.fields["date"]
+    numbers = [decimal(cell) if cell else None for cell in days]
+    if together and days and any(len(of_case - {None}) > 1 for of_case in rows.by_case(numbers).values()):
+        empty = f" It is empty for {counted(days.count(''), 'image')}, so it states no visits." if "" in days else ""
+        rows.doubts.append(f"Day: {day!r} {unused}{empty}")
+        rows.day_used = False
 
 
 def resolve_sequences(rows: ImageRows) -> list[str]:

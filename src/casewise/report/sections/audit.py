@@ -9,7 +9,7 @@ import numpy as np
 
 from casewise.audit.findings import Audit, Finding, noun_of
 from casewise.audit.probes import ALPHA, FEWEST
-from casewise.audit.sentences import untested
+from casewise.audit.sentences import untested, value_text
 from casewise.console import duration
 from casewise.modalities.registry import modality_of
 from casewise.report.blocks import Block, Cell, Facts, Fold, Items, Picture, Pictures, Row, Section, Table, Text
@@ -185,7 +185,8 @@ def size(finding: Finding) -> str:
 def _value(figures: Mapping[str, Any]) -> str:
     if not is_number(figures.get("value")):
         return ""
-    return f"{'r =' if figures.get('metric') == 'r' else 'AUROC'} {number(figures['value'], 2)}"
+    by_class = {plain(name): value for name, value in (figures.get("by_class") or {}).items()}
+    return value_text(figures["value"], by_class, plain(figures.get("target") or ""))
 
 
 def _p(figures: Mapping[str, Any]) -> Cell:

@@ -54,7 +54,8 @@ def largest_errors(context: ReportContext) -> list[Card]:
             ("Difference", f"{signed(row['y_pred'] - row['y_true'], digits)} points"),
         ]
         parts = _parts(context, row)
-        cards.append(_card(context, row, [Facts(facts), *([Fold("Other targets", parts)] if parts else [])]))
+        blocks = [Facts(facts), *_file(row), *([Fold("Other targets", parts)] if parts else [])]
+        cards.append(_card(context, row, blocks))
     return cards
 
 
@@ -76,9 +77,14 @@ def high_confidence_errors(context: ReportContext) -> list[Card]:
         shown = sorted({*likeliest[: MOST_CLASSES - 2], truth, predicted, *likeliest[:1]})
         facts = [("Reference", phrases[truth]), ("Predicted", phrases[predicted])]
         facts += [(f"Probability of {plain(names[k])}", probability(values[i, k])) for k in shown]
-        file = Path(str(row.get("image") or "")).name
-        cards.append(_card(context, row, [Facts(facts), *([Text(file, note=True)] if file else [])]))
+        cards.append(_card(context, row, [Facts(facts), *_file(row)]))
     return cards
+
+
+def _file(row: Mapping[str, Any]) -> list[Block]:
+    """The name of the file, where each image is predicted."""
+    file = Path(str(row.get("image") or "")).name
+    return [Text(file, note=True)] if file else []
 
 
 def _card(context: ReportContext, row: Mapping[str, Any], blocks: list[Block]) -> Card:
