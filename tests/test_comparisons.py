@@ -107,7 +107,7 @@ def test_learners_that_differ_on_three_subjects_of_a_class_are_seldom_told_apart
         score = (truth == 0)[:, None] * 1.2 + random.normal(0, 0.4, (100, 1)) + random.normal(0, 0.7, (100, 3))
         p = np.stack([expit(score), 1 - expit(score)], axis=-1)
         samples = Samples(truth, p.argmax(axis=-1), p, p, subjects)
-        matrix = PredictionMatrix(list("abc"), samples, np.ones((100, 3), bool), subjects, np.full((100, 3), -1))
+        matrix = PredictionMatrix(list("abc"), samples, np.ones((100, 3), bool), np.full((100, 3), -1))
         compared = judge_classes(matrix, Classes(("ill", "well"), positive=0), Plan(200), comparing=True)[1]
         calls += len(compared["auroc"].indistinguishable) < 3
     assert calls <= 2

@@ -78,11 +78,12 @@ def test_every_learner_and_key_has_every_metric_with_its_interval(told: Results)
         assert set(told.metrics[stage]) == set(ERRORS)
         for figures in told.metrics[stage].values():
             assert list(figures) == [*keys, "pasi"]
-            for metrics in figures.values():
+            for key, metrics in figures.items():
+                regions = 1 if "[" in key or key == "pasi" else 3
                 assert set(metrics) == set(NUMBER_METRICS)
                 for name, figure in metrics.items():
                     assert figure.low <= figure.value <= figure.high
-                    assert (figure.n_subjects, figure.n_cases) == (n_subjects, 4 * n_subjects)
+                    assert (figure.n_subjects, figure.n_cases) == (n_subjects, 4 * regions * n_subjects)
                     assert figure.rough == (n_subjects < metric_of(name).rough_below)
     assert from_json(Results, json.loads(json.dumps(plain(told), allow_nan=False))) == told
 
@@ -180,11 +181,11 @@ def test_one_subject_with_one_visit_is_no_failure(table: pd.DataFrame) -> None:
     json.dumps(plain(found), allow_nan=False)
 
 
-def test_several_images_of_a_case_count_as_one_case(table: pd.DataFrame) -> None:
+def test_of_several_images_of_a_case_each_is_evaluated_and_bands_are_of_cases(table: pd.DataFrame) -> None:
     one = table[(table["target"] == "pasi") & (table["stage"] == "oof")]
     films = pd.concat([one.assign(image=f"film{n}", y_pred=one["y_pred"] + n) for n in (0, 1)])
     found = evaluate(films, Outcomes("pasi"), Plan(50), bands={"clear": 0, "mild": 1}, follow_up=FollowUp())
-    assert found.metrics["oof"]["good"]["pasi"]["mae"].n_cases == 96
+    assert found.metrics["oof"]["good"]["pasi"]["mae"].n_cases == 2 * 96
     assert np.sum(found.bands.stages["oof"]["good"].confusion) == 96
     assert found.response["oof"]["good"].n_visits == 72
 

@@ -17,7 +17,7 @@ from casewise.report.context import EXTERNAL, ReportContext
 from casewise.report.first_screen import Rival, rivals_line, screen
 from casewise.report.page import render
 from casewise.report.sections.agreement import between_columns
-from casewise.report.statements import KINDS, MARKS, Statement, statements
+from casewise.report.statements import KINDS, MARKS, Statement, equal_folds, statements
 from casewise.report.tables import VERDICTS
 from casewise.study.loading import build_study
 from tests.report_contexts import classes, films, numbers, with_own, with_results
@@ -117,11 +117,12 @@ def test_how_far_apart_the_two_columns_of_a_mean_are(report_of_numbers: ReportCo
     rows = report_of_numbers.predictions.query("stage == 'test'").head(6)
     rows = rows.assign(
         case=[*"aabbcc"], target=["zone_x", "zone_y"] * 3, model="net", region="", image="", outer_fold=1
-    )
+    ).assign(y_pred=[1, 1, 3, 2, 0, 0])
     context = SimpleNamespace(
         study=study, cohort_images=images, outcome="zones", predictions=rows, learner="net", stage="test"
     )
-    assert between_columns(context) == (3 + 1) / 2  # without the case that one of the columns lacks
+    # without the case that one of the columns lacks
+    assert between_columns(context) == ((3 + 1) / 2, (1 + 1) / 2, (2 + 2) / 2)
     context.cohort_images = pd.concat([images, images])
     assert between_columns(context) is None
 
@@ -165,6 +166,15 @@ def test_a_level_that_is_not_reached_stands_beside_the_observed_share(
             stages = {**entry.stages, stage: dataclasses.replace(figures, coverage=low)}
             record = dataclasses.replace(sets, targets={context.outcome: dataclasses.replace(entry, stages=stages)})
             assert (f"{100 * value:.0f} %" in screen(with_results(context, prediction_sets=record)).model) == shown
+
+
+def test_folds_with_equal_weights_are_counted_where_the_model_has_others(report_of_classes: ReportContext) -> None:
+    equal, own = {"a": 0.5, "b": 0.5}, {"a": 0.25, "b": 0.75}
+    texts = []
+    for by_fold in ({"1": equal, "2": own}, {"1": own, "2": own}):
+        fits = {report_of_classes.learner: {report_of_classes.outcome: {"weights": own, "weights_by_fold": by_fold}}}
+        texts.append(equal_folds(dataclasses.replace(report_of_classes, stackers=fits)))
+    assert texts == ["1 of 2 folds have equal weights, unlike the model for new cases", ""]
 
 
 def test_a_class_is_bold_only_where_it_is_clearly_found_least_often() -> None:

@@ -17,8 +17,8 @@ TWO = Classes(("negative", "positive"), "classification", 1)
 
 def judged(samples: Samples, classes: Classes = TWO, plan: Plan = Plan(50)) -> dict[str, dict[str, Estimate]]:
     learners = [f"net{n}" for n in range(samples.decided.shape[1])]
-    predicted, cases = np.ones(samples.decided.shape, dtype=bool), np.arange(len(samples.truth))
-    matrix = PredictionMatrix(learners, samples, predicted, cases, predicted * 1)
+    predicted = np.ones(samples.decided.shape, dtype=bool)
+    matrix = PredictionMatrix(learners, samples, predicted, predicted * 1)
     return judge_classes(matrix, classes, plan, comparing=False)[0]
 
 

@@ -41,7 +41,7 @@ def line(outcome: str, stage: str, kind: str, figures: dict[str, Estimate], *, k
     """The line of results of a study whose headline has these figures."""
     main = Headline(outcome, stage, "net", None, figures, kind)
     study: Any = SimpleNamespace(primary_outcome=outcome, external_name="", targets={}, scores={}, subjects_known=known)
-    study.kind_of, study.classes_of = (lambda name: kind), (lambda name: [])
+    study.kind_of, study.classes_of, study.level_of = (lambda name: kind), (lambda name: []), (lambda name: "case")
     return result_line(study, Results({}, {}, {}, {}, main, []))
 
 

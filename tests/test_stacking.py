@@ -124,6 +124,14 @@ def test_weights_are_equal_unless_others_are_clearly_better() -> None:
     assert weights[1]["net0"] > 0.9
 
 
+def test_the_weights_of_each_fold_are_stored() -> None:
+    stacked = stack(cohort(subjects=30), ["mean", "weighted"], ranges=RANGES)
+    mean, weighted = (stacked.coefficients[STACKERS[name].learner]["area"] for name in ("mean", "weighted"))
+    assert "weights_by_fold" not in mean
+    of_folds = {str(fold): by["meta_learner_weighted"]["area"]["weights"] for fold, by in stacked.crossed.items()}
+    assert weighted["weights_by_fold"] == of_folds
+
+
 def test_combining_beats_the_best_learner_on_new_subjects() -> None:
     table = cohort(learners=6, subjects=40, test_subjects=20, folds=4)
     rows = pd.concat([table, stack(table, ["ridge+intercept"], ranges=RANGES).rows])

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from casewise.report.blocks import Facts, Fold, Matrix, Plots, Table
+from casewise.report.blocks import Facts, Fold, Matrix, Plots, Table, Text
 from casewise.report.context import ReportContext
 from casewise.report.figures import agreement as draw
 from casewise.report.formatting import number, signed
@@ -72,6 +72,9 @@ def test_visits_without_days_are_no_change_over_time(report_of_numbers: ReportCo
     undated = dataclasses.replace(report_of_numbers, predictions=report_of_numbers.predictions.assign(day=np.nan))
     section = agreement.over_time(undated)
     assert section.heading == "Visits of each subject"
+    count = undated.headline_rows["subject"].nunique()
+    assert f"is not known for {count} of {count} subjects" in blocks_of(section, Text)[0].text
+    assert not blocks_of(agreement.over_time(report_of_numbers), Text)
     assert agreement.over_time(numbers(visits=1, subjects=8, learners=1)) is None
     guessed = report_of_numbers.study.model_copy(update={"subjects_known": False, "subjects_guessed": True})
     assert agreement.over_time(dataclasses.replace(undated, study=guessed)) is None

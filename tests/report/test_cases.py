@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from casewise.report.blocks import Facts
+from casewise.report.blocks import Facts, Text
 from casewise.report.context import ReportContext
 from casewise.report.formatting import number, probability
 from casewise.report.sections import cases, preparation
@@ -31,6 +31,9 @@ def test_the_furthest_predictions_come_first_with_their_parts(report_of_numbers:
     assert [row.name for row in parts.rows] == ["upper", "trunk", "lower"]
     assert all(" / " in cell.text for row in parts.rows for cell in row.cells[:4])
     assert len(first.pictures) == 3
+    named = report_of_numbers.predictions.assign(image="folder/a.png")
+    _, file, _ = cases.largest_errors(dataclasses.replace(report_of_numbers, predictions=named))[0].blocks
+    assert file == Text("a.png", note=True)
 
 
 def test_single_cases_stand_on_the_page_only(report_of_numbers: ReportContext) -> None:

@@ -15,6 +15,7 @@ from casewise.report import beside_column
 from casewise.report.blocks import Cell, Facts, Heading, Matrix, Table
 from casewise.report.caveats import within_values
 from casewise.report.context import ReportContext
+from casewise.report.formatting import class_name
 from casewise.report.sections import learners
 from casewise.report.sections.designs import validation
 from casewise.run_folder import RunFolder
@@ -106,7 +107,10 @@ def test_the_run_evaluates_within_the_column_that_its_audit_found(three: ReportC
         for number, counts in enumerate(group.classes.values()):
             called, is_of = own["y_pred"] == number, own["y_true"] == number
             assert (counts["found"], counts["mistaken"]) == ((called & is_of).sum(), (called & ~is_of).sum())
-        assert f"{name}: {right} of {len(own)} right" in within_values(
+        enough = {label: counts for label, counts in group.classes.items() if counts["rows"] >= 10}
+        worst = min(enough, key=lambda label: enough[label]["found"] / enough[label]["rows"])
+        least = f"{class_name(three.study, three.outcome, worst)} {enough[worst]['found']} of {enough[worst]['rows']}"
+        assert f"{name}: {right} of {len(own)} right ({least})" in within_values(
             three.study, dataclasses.replace(three.metrics, within_column=entry)
         )
     assert within_values(three.study, three.metrics) == ""

@@ -107,8 +107,7 @@ def _estimates(
     n_subjects = rows["subject"].astype(str).nunique()
     points = fitted(np.ones((1, n_subjects)))
     samples = {name: values[:, None] for name, values in fitted(draw(n_subjects, plan)).items()}
-    n_cases = int(rows["case"].nunique())
-    return with_intervals(points, samples, lambda *_: reason, plan, n_subjects=n_subjects, n_cases=n_cases)[0]
+    return with_intervals(points, samples, lambda *_: reason, plan, n_subjects=n_subjects, n_cases=len(rows))[0]
 
 
 def _by_fold(rows: pd.DataFrame, slope: Callable[[np.ndarray], float]) -> dict[str, float | None]:
@@ -167,9 +166,8 @@ def decision_curve(
         n, model, everyone, gap = np.moveaxis(totals, -1, 0)
         return {"model": model / n, "treat_all": everyone / n, "over_all": (model - everyone) / n, "gap": gap / n}
 
-    n_cases = int(rows["case"].nunique())
     points = with_intervals(
-        *resample(sums, benefits, plan), lambda *_: "no cases", plan, n_subjects=len(sums), n_cases=n_cases
+        *resample(sums, benefits, plan), lambda *_: "no cases", plan, n_subjects=len(sums), n_cases=len(rows)
     )
     return [
         stored.NetBenefit(

@@ -162,8 +162,11 @@ def _recorded(context: ReportContext) -> str:
     several = "two columns" if counts == {2} else "several columns"
     such = listed(columns[0]) if len(columns) == 1 else f"such as {listed(columns[0])}"
     apart = between_columns(context) if counts == {2} and not context.classes else None
-    points = number(apart, terms_of(context).digits) if apart is not None else ""
-    differ = f"; the first and the second differ by {points} points of {plain(outcome)} on average" if points else ""
+    differ = ""
+    if apart is not None:
+        both, first, second = (number(difference, terms_of(context).digits) for difference in apart)
+        differ = f"; the first and the second differ by {both} points of {plain(outcome)} on average"
+        differ += f", the model from the first by {first} and from the second by {second}"
     return f" {what} recorded as the mean of {several}, {such}{differ}."
 
 

@@ -122,6 +122,7 @@ class _Exchange:
         try:
             message = await asyncio.wait_for(self._receive(), max(left, 0.0))
         except TimeoutError as error:
+            self._complete = True  # nothing more is awaited
             message_text = "The upload was too slow and was stopped. Send it again, over a faster connection."
             raise ServiceError(408, "slow_upload", message_text) from error
         self._count(message)
@@ -144,8 +145,6 @@ class _Exchange:
         """Answer with an error, unless an answer has begun."""
         if self.status:
             return
-        if error.status == 408:
-            self._complete = True
         await response_to(error)(self._scope, self.receive, self.send)
 
     async def _drain(self) -> None:

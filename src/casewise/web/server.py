@@ -113,3 +113,4 @@ def log_requests(*, quiet: bool) -> None:
     log.addHandler(handler)
     log.setLevel(logging.WARNING if quiet else logging.INFO)
     log.propagate = False
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it quotes bytes of a form that it cannot read

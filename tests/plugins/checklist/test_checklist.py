@@ -75,7 +75,7 @@ def test_what_the_run_lacks_is_left_open(alone: tuple[Path, Path], tmp_path: Pat
     outside = run(chest_study(table, **FAST, external=external), folder).folder
     figures = json.loads((outside / "metrics.json").read_text())["metrics"]["external"]
     text = lists.external_cohort(read_context(outside))
-    assert text.startswith("valley: 6 cases of 6 subjects (")
+    assert text.startswith("valley: 6 images of 6 subjects (")
     assert f"Accuracy {100 * figures['test_resnet']['label']['accuracy']['value']:.0f} %" in text
     for name, number in (("claim", "33"), ("stard-ai", "29"), ("tripod-ai", "20c")):
         item = facts_of(outside, name)[number]

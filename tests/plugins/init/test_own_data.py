@@ -601,6 +601,20 @@ class TestDates:
         assert sorted(cases.loc[cases["subject"] == "P0", "day"]) == [0, 28]
         assert any(repr(head) in line for line in plan.understood)
 
+    @pytest.mark.parametrize("head", ["Tag", "day"])
+    def test_days_with_gaps_state_no_visits_and_are_left_unused(self, head: str, tmp_path: Path) -> None:
+        plan = self.make(tmp_path, head, [str(28 * (i % 2)) if i > 1 else "" for i in range(12)])
+        assert f"Day: {head!r} is not used, because images of one visit differ in it. It is empty for 2 images" in (
+            " ".join(plan.doubts)
+        )
+        cases = cohort_in(tmp_path).cases
+        assert (len(cases), cases["day"].notna().sum()) == (6, 0)
+        stated = Study.model_validate(
+            study_in(tmp_path).model_dump() | {"columns": {"path": "image", "subject": "patient", "day": head}}
+        )
+        with pytest.raises(CasewiseError, match=r'leave it unused: `columns: \{day: ""\}`'):
+            read_cohort(stated)
+
 
 def test_an_error_names_the_sheets_and_one_can_be_named(tmp_path: Path) -> None:
     own = arranged(tmp_path, "image|patient|grade", numbered())

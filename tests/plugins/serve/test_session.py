@@ -52,6 +52,9 @@ def test_scans_and_slides_are_predicted_and_explained(trained: tuple[Path, Path]
     submission = upload(rows, table.parent, tmp_path)
     answer = session.predict(submission, tmp_path)
     assert answer["model"] == {name: session.description[name] for name in answer["model"]}
+    guide = (Path(__file__).parents[3] / "docs" / "howto-serve.md").read_text()
+    told = {*session.description, *session.description["targets"][0]} - {"targets_by_name", "titles"}
+    assert not [key for key in told if f"`{key}`" not in guide]
     assert len(answer["model"]["checksum"]) == 64
     (result,) = answer["visits"][0]["results"]
     absolute = rows.assign(path=[str(table.parent / path) for path in rows["path"]]).drop(columns=["site"])

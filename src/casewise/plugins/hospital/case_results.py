@@ -358,7 +358,10 @@ def limits(values: Sequence[Value], facts: ModelFacts) -> list[str]:
     sentences = ["The model was trained on synthetic images."] if facts.synthetic else []
     flags = "; ".join(dict.fromkeys(value.flags for value in values if value.flags))
     if flags:
-        sentences.append(f"The case is unlike the training cases: {flags}. The model's figures may not apply to it.")
+        end = "" if flags.endswith("?") else "."
+        sentences.append(
+            f"The case is unlike the training cases: {flags}{end} The model's figures may not apply to it."
+        )
     if any(value.distance is not None and value.distance > FAR for value in values):
         sentences.append(
             "The case is farther from the training cases than 19 of 20 held-out cases of the study; the figures of the "

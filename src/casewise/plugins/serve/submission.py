@@ -321,12 +321,11 @@ def _file(
 
 def _unknown(field: str, description: Mapping[str, Any], *, is_file: bool, file: str = "") -> ServiceError:
     slots = description["slots"] or [IMAGE]
-    options = (
-        slots
-        if is_file
-        else ["visit", "day", *(each["name"] for each in description["covariates"]), "target", "learner"]
-    )
+    options = slots if is_file else ["visit", "day", *(each["name"] for each in description["covariates"])]
     noun = "a field for files" if is_file else "a text field"
+    if not is_file and _numbered(field, description)[1] in slots:
+        message = f"{cut(field)} must be a file, such as `curl -F {field}=@photograph.jpg`, and was sent as text."
+        return ServiceError(422, "unknown_field", message)
     allowed = f"There are {', '.join(options)}, for further visits with their number: 2.{options[0]}."
     message = f"{f'{file}: ' if file else ''}{cut(field)} is not the name of {noun}. {allowed}{nearest(field, options)}"
     return ServiceError(422, "unknown_field", message, [file] if file else [])

@@ -388,25 +388,33 @@ def reader_tables(context: ReportContext) -> list[Block]:
     return tables
 
 
-def between_columns(context: ReportContext) -> float | None:
-    """How far the two columns whose mean is the reference, such as readers, are apart: the mean absolute difference.
+def between_columns(context: ReportContext) -> tuple[float, float, float] | None:
+    """How far two columns are apart whose mean is the reference, such as readers, and how far the model is from each.
 
-    It is that of the evaluated cases with both; None where cases have several rows, or without such cases.
+    They are mean absolute differences in the evaluated cases with both; None where cases have several rows, or without
+    such cases.
     """
     study, images, targets = context.study, context.cohort_images, context.study.parts_of(context.outcome)
-    first, second = zip(*(target_columns(name, study) for name in targets), strict=True)
-    if not images["case"].is_unique or not {*first, *second} <= set(images):
+    columns = [
+        dict(zip(targets, own, strict=True)) for own in zip(*(target_columns(n, study) for n in targets), strict=True)
+    ]
+    names = [name for column_of in columns for name in column_of.values()]
+    if not images["case"].is_unique or not set(names) <= set(images):
         return None
-    cells = images.set_index("case")[[*first, *second]].apply(pd.to_numeric, errors="coerce")
+    cells = images.set_index("case")[names].apply(pd.to_numeric, errors="coerce")
     rows = context.predictions
     rows = rows[(rows["model"] == context.learner) & (rows["stage"] == context.stage) & rows["target"].isin(targets)]
-    for name, columns in (("y_true", first), ("y_pred", second)):
-        column_of = dict(zip(targets, columns, strict=True))
-        keys = zip(rows["case"], rows["target"], strict=True)
-        rows = rows.assign(**{name: [cells.at[case, column_of[target]] for case, target in keys]})
-    rows = scored(rows, study)
-    rows = rows[(rows["target"] == context.outcome) & rows["y_true"].notna() & rows["y_pred"].notna()]
-    return float((rows["y_true"] - rows["y_pred"]).abs().mean()) if len(rows) else None
+    keys = list(zip(rows["case"], rows["target"], strict=True))
+    first, second = ([cells.at[case, column_of[target]] for case, target in keys] for column_of in columns)
+
+    def differences(**values: list[float]) -> pd.Series:
+        own = scored(rows.assign(**values), study)
+        own = own[own["target"] == context.outcome].set_index("case")
+        return (own["y_true"] - own["y_pred"]).abs()
+
+    pairs = (differences(y_true=first, y_pred=second), differences(y_true=first), differences(y_true=second))
+    apart = pd.concat(pairs, axis=1).dropna()
+    return (*apart.mean(),) if len(apart) else None
 
 
 # ---------------------------------------------------------------------------------------------------- how far off is it

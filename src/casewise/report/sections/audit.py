@@ -185,7 +185,8 @@ def size(finding: Finding) -> str:
 def _value(figures: Mapping[str, Any]) -> str:
     if not is_number(figures.get("value")):
         return ""
-    by_class = {plain(name): value for name, value in (figures.get("by_class") or {}).items()}
+    classes = figures.get("by_class") or ({} if figures.get("metric") == "r" else {"": figures["value"]})
+    by_class = {plain(name): value for name, value in classes.items()}
     return value_text(figures["value"], by_class, plain(figures.get("target") or ""))
 
 
