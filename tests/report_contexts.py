@@ -353,6 +353,7 @@ def audit_of(images: pd.DataFrame, accepted: dict[str, str]) -> dict[str, Any]:
     twins = {"pairs": 4, "images": 8, "subjects": 8, "bytes": 1, "pixels": 0, "near": 3, "mirrored": 1}
     source = {**probe, "evidence": "source", "value": 0.914, "by_class": {"covid": 0.97}}
     within = {**probe, "evidence": "image", "value": 0.97, "within": "no_finding"}
+    within["by_class"] = {"cohen": 0.97, "nih": 0.97}
     found = [
         Finding(
             "shortcut-source",
@@ -382,6 +383,7 @@ def audit_of(images: pd.DataFrame, accepted: dict[str, str]) -> dict[str, Any]:
         Finding("twins-within-subject", "note", "1 pair of images shows the same picture of one subject twice.", twins),
     ]
     border = {**probe, "evidence": "border (its corners)", "value": 0.52, "p": 0.31, "p_adjusted": 0.4}
+    border["by_class"] = {"covid": 0.52}
     facts = {"subjects": subjects, "images": len(images), "tests": [source, border, within]}
     seconds = {"twins": 23.1, "shortcuts": 9.7}
     return Audit(found, seconds, {**facts, "not_tested": ["finding from view"]}).as_json(accepted)

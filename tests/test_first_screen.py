@@ -17,7 +17,7 @@ from casewise.report.context import EXTERNAL, ReportContext
 from casewise.report.first_screen import Rival, rivals_line, screen
 from casewise.report.page import render
 from casewise.report.sections.agreement import between_columns
-from casewise.report.statements import KINDS, MARKS, Statement, equal_folds, statements
+from casewise.report.statements import KINDS, MARKS, Statement, statements, unlike_folds
 from casewise.report.tables import VERDICTS
 from casewise.study.loading import build_study
 from tests.report_contexts import classes, films, numbers, with_own, with_results
@@ -171,10 +171,11 @@ def test_a_level_that_is_not_reached_stands_beside_the_observed_share(
 def test_folds_with_equal_weights_are_counted_where_the_model_has_others(report_of_classes: ReportContext) -> None:
     equal, own = {"a": 0.5, "b": 0.5}, {"a": 0.25, "b": 0.75}
     texts = []
-    for by_fold in ({"1": equal, "2": own}, {"1": own, "2": own}):
-        fits = {report_of_classes.learner: {report_of_classes.outcome: {"weights": own, "weights_by_fold": by_fold}}}
-        texts.append(equal_folds(dataclasses.replace(report_of_classes, stackers=fits)))
-    assert texts == ["1 of 2 folds have equal weights, unlike the model for new cases", ""]
+    for new, by_fold in ((own, {"1": equal, "2": own}), (own, {"1": own, "2": own}), (equal, {"1": own, "2": equal})):
+        fits = {report_of_classes.learner: {report_of_classes.outcome: {"weights": new, "weights_by_fold": by_fold}}}
+        texts.append(unlike_folds(dataclasses.replace(report_of_classes, stackers=fits)))
+    unlike = "the weights of 1 of 2 folds are {}, unlike those for new cases"
+    assert texts == [unlike.format("equal"), "", unlike.format("fitted")]
 
 
 def test_a_class_is_bold_only_where_it_is_clearly_found_least_often() -> None:

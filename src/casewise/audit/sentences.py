@@ -46,7 +46,8 @@ def shortcut_sentence(answer: ShortcutTest, *, source: str = "", marks_source: b
     kind, name, how = answer.evidence.kind, answer.evidence.name, answer.evidence.how
     target, result, by_class = answer.target, answer.result, answer.result.by_class
     p = f"p = {answer.p:.3f}" if answer.p >= 0.0005 else "p < 0.001"
-    value = value_text(result.value, by_class, target, f" (chance 0.50, {p})" if by_class else f" ({p})")
+    predicted = source if kind == "source-from-image" else target
+    value = value_text(result.value, by_class, predicted, f" (chance 0.50, {p})" if by_class else f" ({p})")
     texts, wording = {"name": name, "source": source, "target": target}, _wording()["evidence"][kind]
     meaning = fill("marks source", source=source) if marks_source else wording["meaning"].format(**texts)
     if kind == "source-from-image":
@@ -58,7 +59,7 @@ def shortcut_sentence(answer: ShortcutTest, *, source: str = "", marks_source: b
     sentence = fill("shortcut", evidence=evidence, target=tested, value=value, among=among, meaning=meaning)
     if answer.as_it_is:
         value = value_of(answer.as_it_is)
-        measured = " and ".join(filter(None, (", ".join(answer.measures[:-1]), answer.measures[-1])))
+        measured = listed(answer.measures)
         explain = "explain" if len(answer.measures) > 1 else "explains"
         sentence += " " + fill("unaltered", target=target, value=value, measures=measured, explain=explain)
     if answer.strongest:
@@ -66,6 +67,15 @@ def shortcut_sentence(answer: ShortcutTest, *, source: str = "", marks_source: b
     if answer.of_content and answer.inside:
         sentence += " " + fill("of content", target=target, value=value_of(answer.inside))
     return sentence
+
+
+def listed(words: Sequence[str]) -> str:
+    """Words in a sentence.
+
+    >>> listed(["a"]), listed(["a", "b", "c"])
+    ('a', 'a, b and c')
+    """
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
 def value_text(value: float, by_class: Mapping[str, float], target: str, beside: str = "") -> str:

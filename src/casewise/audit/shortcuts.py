@@ -20,7 +20,7 @@ from casewise.audit.findings import APPEARANCE, Finding, Level
 from casewise.audit.hashes import in_parallel
 from casewise.audit.metadata import MOST_LEVELS, encode, file_features, file_rate, levels, probed_columns, source_column
 from casewise.audit.probes import ALPHA, Floats, Labels, ProbeResult, adjusted, enough, probe
-from casewise.audit.sentences import fill, remedy, shortcut_sentence, value_of
+from casewise.audit.sentences import fill, listed, remedy, shortcut_sentence, value_of
 from casewise.audit.twins import shown_by
 from casewise.cohort.cohort import Cohort
 from casewise.cohort.groups import numbers_in, recorded
@@ -419,7 +419,7 @@ class _Search:
                 on = ", ".join(f"{a:,} of {b:,} {name}" for name, (a, b) in counts.items())
                 text += f" {fill('overlay counts', counts=on)}" if counts else ""
                 if further := [f"{a.evidence.how.split(',')[0]} ({value_of(a)})" for a in group if a is not best]:
-                    text += f" {fill('overlays further', target=target, marks=' and '.join(further))}"
+                    text += f" {fill('overlays further', target=target, marks=listed(further))}"
             rank = (kind == "source-from-image", name != source, -best.strength)
             code += f"-{target}" if several_targets else ""
             ordered.append((rank, Finding(code, level, text, figures, remedy=advice)))
@@ -539,8 +539,7 @@ def _with_explained(finding: Finding, explained: dict[str, ShortcutTest]) -> Fin
     if target not in explained or evidence not in APPEARANCE:
         return finding
     border = explained[target]
-    metric = "AUROC" if border.labels.names else "r ="
-    text = fill("explained", target=target, value=f"{metric} {border.result.value:.2f}")
+    text = fill("explained", target=target, value=value_of(border))
     figures = finding.figures | {"explains": border.figures}
     return replace(finding, sentence=f"{finding.sentence} {text}", figures=figures)
 

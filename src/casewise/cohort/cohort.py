@@ -171,8 +171,10 @@ def _check_cases(images: pd.DataFrame, columns: dict[str, str], problems: Proble
         if "visit" in columns:
             remedy = "Correct the rows"
         elif some_unknown:
-            unused = problems.setting(f'columns: {{{role}: ""}}')
-            remedy = f"Fill in the empty cells and name it as the visit, or leave it unused: {unused}"
+            remedy = (
+                f"Fill in the empty cells of {column} and write `columns: {{visit: {column}}}`, or leave it unused: "
+            )
+            remedy += problems.setting(f'columns: {{{role}: ""}}')
         else:
             remedy = f"Write `columns: {{visit: {column}}}`"
         text = f"case {case} has the days {days_text}; a visit has one. {remedy}."

@@ -172,11 +172,11 @@ def within_values(study: Study, results: Results) -> str:
             for label, counts in group.classes.items()
             if counts.get("rows", 0) >= FEWEST_ROWS and "found" in counts
         }
-        worst = min(found, key=found.__getitem__, default="")
-        least = group.classes.get(worst, {})
-        of_worst = (
-            f" ({class_name(study, main.target, worst)} {least['found']:,} of {least['rows']:,})" if least else ""
-        )
+        of_worst = ""
+        if len(found) > 1:
+            worst = min(found, key=found.__getitem__)
+            least, label = group.classes[worst], class_name(study, main.target, worst)
+            of_worst = f" (least often {label}, {least['found']:,} of {least['rows']:,})"
         right.append(
             f"{name}: {group.right:,} of {group.rows:,} right{of_worst}, {beside} the {group.of_commonest:,} of always "
             f"naming {commonest}"

@@ -109,7 +109,7 @@ def screen(context: ReportContext) -> Screen:
     interval = f"{terms_of(context).confidence} interval"
     combined = ", ".join(f"{name} {weight}" for name, weight in weights(context))
     of_new = " for new cases (each fold has its own)" if weights_fitted(context) else ""
-    of_new += ", from part to part of the score" if len(weights_of(context)) > 1 else ""
+    of_new += ", from part to part of the score" if any(" to " in weight for _, weight in weights(context)) else ""
     measured, quantiles, beside = sizes(context), spread(context), rivals(context)
     rough = ROUGH[bool(context.classes)].format(unit=context.study.unit)
     any_rough = "rough" in f"{measured} {quantiles} {rows} {beside}"

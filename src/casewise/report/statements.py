@@ -248,7 +248,7 @@ def chosen(context: ReportContext) -> Found:
     if count < 2 or context.metrics.main.learner != context.learner or how not in words:
         return None
     fitted = " Its weights may make these figures a little too good" if weights_fitted(context) else ""
-    fitted += f"{f'; {equal}' if (equal := equal_folds(context)) else ''}." if fitted else ""
+    fitted += f"{f'; {unlike}' if (unlike := unlike_folds(context)) else ''}." if fitted else ""
     return "note", words[how] + fitted, "learners" if fitted else ""
 
 
@@ -260,24 +260,29 @@ def weights_of(context: ReportContext) -> list[dict[str, float]]:
 def fits_of(context: ReportContext) -> list[dict[str, Any]]:
     """The fitted weights of the reported model, for each part of the outcome; empty for models that have none."""
     fits = context.stackers.get(context.learner) or {}
-    own = [fits[name] for name in context.study.parts_of(context.outcome) if name in fits] or [*fits.values()]
-    return [fit for fit in own if isinstance(fit, dict)]
+    return [fits[name] for name in context.study.parts_of(context.outcome) if isinstance(fits.get(name), dict)]
 
 
-def equal_folds(context: ReportContext) -> str:
-    """Of how many folds the weights are equal, where those for new cases are not; else empty."""
-    fits = [fit for fit in fits_of(context) if len(set(fit.get("weights", {}).values())) > 1]
-    folds = [fold for fit in fits for fold in fit.get("weights_by_fold", {}).values()]
-    equal = sum(len(set(fold.values())) == 1 for fold in folds)
-    if not equal:
+def unlike_folds(context: ReportContext) -> str:
+    """Of how many folds the weights are equal where those for new cases are not, or the other way; else empty."""
+    pairs = [
+        (len(set(fit["weights"].values())) == 1, len(set(fold.values())) == 1)
+        for fit in fits_of(context)
+        for fold in fit.get("weights_by_fold", {}).values()
+    ]
+    unlike = [own for new, own in pairs if own != new]
+    if not unlike:
         return ""
-    count = f"{equal} of {len(folds)}" if len(fits) == 1 else "some"
-    return f"{count} folds have equal weights, unlike the model for new cases"
+    kind = "fitted and equal" if len(set(unlike)) > 1 else "equal" if unlike[0] else "fitted"
+    if len(fits_of(context)) > 1:
+        return f"the weights of some folds are {kind}, unlike those for new cases"
+    return f"the weights of {len(unlike)} of {len(pairs)} folds are {kind}, unlike those for new cases"
 
 
 def weights_fitted(context: ReportContext) -> bool:
     """Whether the networks behind unequal weights for a fold were trained on its cases."""
-    unequal = any(len(set(weights.values())) > 1 for weights in weights_of(context))
+    of_folds = (fit.get("weights_by_fold", {"new": fit.get("weights", {})}) for fit in fits_of(context))
+    unequal = any(len(set(weights.values())) > 1 for by_fold in of_folds for weights in by_fold.values())
     return context.stage == "oof" and context.learner.startswith(FITTED) and unequal
 
 

@@ -344,9 +344,12 @@ class Study(StudyModel):
         return (stated.name or stated.cohort.parent.name or "external") if stated else ""
 
     def parts_of(self, outcome: str) -> list[str]:
-        """The targets that an outcome is made of: itself, or those that the formula of a score names."""
-        words = re.findall(r"\w+", self.scores[outcome].formula) if outcome in self.scores else [outcome]
-        return [name for name in self.targets if name in words]
+        """The targets that an outcome is made of: itself, or those of a score, also by way of earlier scores."""
+        if outcome not in self.scores:
+            return [outcome] if outcome in self.targets else []
+        words = re.findall(r"\w+", self.scores[outcome].formula)
+        parts = {part for name in words if name != outcome for part in self.parts_of(name)}
+        return [name for name in self.targets if name in parts]
 
     def classes_of(self, name: str) -> list[str]:
         """The classes of a target in their order; empty for numbers and scores."""

@@ -211,8 +211,10 @@ def test_an_exported_run_predicts_like_casewise_by_its_page(done: Run, chests: P
     assert result.exit_code == 0
     description = json.loads((output / "preprocessing.json").read_text())
     (entry,) = description["learners"]
-    guide = (Path(__file__).parents[3] / "docs" / "howto-export.md").read_text()
-    assert not [key for record in (description, entry, *entry["inputs"]) for key in record if f"`{key}`" not in guide]
+    guide = (Path(__file__).parents[3] / "docs" / "howto-export.md").read_text().partition("## The fields of")[2]
+    records = [description, entry, *entry["inputs"], *entry["outputs"], entry["preparation"], entry["in_graph"]]
+    records += [entry["parity"], entry["self_test"]]
+    assert not [key for record in records for key in record if f"`{key}`" not in guide]
     own_files = {entry["file"], "preprocessing.json", "README.md", "reference.jpg", "test_resnet.panel.npy"}
     assert {path.name for path in output.iterdir()} == own_files
     names = [name for column in ("path", "subject") for name in pd.read_csv(chests)[column]]

@@ -395,7 +395,9 @@ def external_cohort(context: ReportContext) -> str:
             inside = write.text(name, own.value if own else None, short=True)
             texts.append(f" {write.title(name)} {outside}, against {inside} in the own cohort.")
     support = f" ({_support(entry)})" if entry else ""
-    people = f"{counted(first.n_cases, context.study.level_of(target))} of {_people(context, first.n_subjects)}"
+    people, level = _people(context, first.n_subjects), context.study.level_of(target)
+    if level not in ("subject", context.study.unit):
+        people = f"{counted(first.n_cases, level)} of {people}"
     return f"{context.study.external_name}: {people}{support}.{''.join(texts)}"
 
 

@@ -509,7 +509,8 @@ def resolve_visits(
         del rows.fields["date"]
     numbers = [decimal(cell) if cell else None for cell in days]
     if together and days and any(len(of_case - {None}) > 1 for of_case in rows.by_case(numbers).values()):
-        empty = f" It is empty for {counted(days.count(''), 'image')}, so it states no visits." if "" in days else ""
+        empty = f" It is empty for {counted(days.count(''), 'image')}, so it states no visits."
+        empty = empty if "" in days and not rows.has("visit") else ""
         rows.doubts.append(f"Day: {day!r} {unused}{empty}")
         rows.day_used = False
 

@@ -327,7 +327,9 @@ def _unknown(field: str, description: Mapping[str, Any], *, is_file: bool, file:
         message = f"{cut(field)} must be a file, such as `curl -F {field}=@photograph.jpg`, and was sent as text."
         return ServiceError(422, "unknown_field", message)
     allowed = f"There are {', '.join(options)}, for further visits with their number: 2.{options[0]}."
-    message = f"{f'{file}: ' if file else ''}{cut(field)} is not the name of {noun}. {allowed}{nearest(field, options)}"
+    allowed += "" if is_file else " /api/explain also takes target and learner."
+    hint = nearest(field, options if is_file else [*options, "target", "learner"])
+    message = f"{f'{file}: ' if file else ''}{cut(field)} is not the name of {noun}. {allowed}{hint}"
     return ServiceError(422, "unknown_field", message, [file] if file else [])
 
 

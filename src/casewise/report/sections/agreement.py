@@ -9,7 +9,6 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
-from casewise.cohort.table import names_text
 from casewise.cohort.targets import target_columns
 from casewise.evaluation.agreement import band_of
 from casewise.evaluation.bootstrap import Plan, by_subject
@@ -42,7 +41,7 @@ from casewise.report.tables import figure_cell, metric_format, percent_cell, spl
 from casewise.study.learners import learner_name
 from casewise.study.schema import Study
 
-MOST_TRACKS, FIRST_TRACKS, MOST_SCATTERS, MOST_VISITS, MOST_UNDATED = 24, 4, 8, 16, 8
+MOST_TRACKS, FIRST_TRACKS, MOST_SCATTERS, MOST_VISITS = 24, 4, 8, 16
 KAPPA_DIGITS = 2
 
 SCATTER = "Solid: both are equal. Dashed: the limits of agreement."
@@ -55,8 +54,8 @@ TRACKS = (
     " error of the subject’s visits. The first subjects are evenly spaced from the smallest to the largest mean error."
 )
 UNDATED = (
-    "The day of a visit is not known for {count} of {total} ({names}). Their visits are in the order of their names,"
-    " which need not be that of time; so is their response."
+    "The day of a visit is not known for {count} of {total}. Their visits are in the order of their names, which need"
+    " not be that of time{response}."
 )
 RESPONSE = (
     "Visits after the baseline, {side}, at which the score had fallen by at least the stated percentage, of {visits}"
@@ -139,9 +138,12 @@ def over_time(context: ReportContext) -> Section | None:
     if others := plots[FIRST_TRACKS:]:
         title = f"{counted(len(others), 'further subject')} of {len(tracks)}"
         blocks.append(Fold(title, [Plots(others, layout="multiples tracks")]))
-    if undated := [track.subject for track in tracks if not np.isfinite(track.days).all()]:
-        total, named = counted(len(tracks), "subject"), names_text(undated, MOST_UNDATED)
-        blocks.append(Text(UNDATED.format(count=len(undated), total=total, names=named)))
+    if undated := sum(not np.isfinite(track.days).all() for track in tracks):
+        total, rests = (
+            counted(len(tracks), "subject"),
+            "; their response rests on it" if context.metrics.response else "",
+        )
+        blocks.append(Text(UNDATED.format(count=undated, total=total, response=rests)))
     for stage in dict.fromkeys([context.stage, *RESPONSE_SIDES]):
         entry = context.metrics.response.get(stage, {}).get(context.learner)
         if entry and (response := response_blocks(context, entry, stage)):
@@ -358,7 +360,7 @@ def target_table(context: ReportContext, stage: str) -> Table | None:
     heads, counts = ["Target", "Scale", *names, "n"], {row.cells[-1].text for row in rows}
     if len(counts) == 1:
         heads, rows = heads[:-1], [replace(row, cells=row.cells[:-1]) for row in rows]
-    count = f" n = {counts.pop()} {terms_of(context).noun}s each." if len(counts) == 1 else ""
+    count = f" n = {counts.pop()} each." if len(counts) == 1 else ""
     caption = TARGETS.format(learner=learner_name(context.learner), side=evaluated_on(context, stage), count=count)
     return Table(heads, rows, caption, wide=True) if rows else None
 

@@ -185,9 +185,10 @@ def size(finding: Finding) -> str:
 def _value(figures: Mapping[str, Any]) -> str:
     if not is_number(figures.get("value")):
         return ""
-    classes = figures.get("by_class") or ({} if figures.get("metric") == "r" else {"": figures["value"]})
-    by_class = {plain(name): value for name, value in classes.items()}
-    return value_text(figures["value"], by_class, plain(figures.get("target") or ""))
+    by_class = {plain(name): value for name, value in (figures.get("by_class") or {}).items()}
+    return value_text(
+        figures["value"], by_class, "source" if "within" in figures else plain(figures.get("target") or "")
+    )
 
 
 def _p(figures: Mapping[str, Any]) -> Cell:
