@@ -66,6 +66,15 @@ def test_folders_of_new_cases_are_never_classes(tmp_path: Path) -> None:
         read_new_layout(tmp_path / "people" / "ben", regions=[])
 
 
+def test_images_without_an_ending_are_told_by_their_first_bytes(tmp_path: Path) -> None:
+    heads = {"IM0001": bytes(128) + b"DICM", "IM0002": b"\xff\xd8\xff", "DICOMDIR": bytes(128) + b"DICM", "notes": b"a"}
+    for name, head in heads.items():
+        (tmp_path / name).write_bytes(head)
+    layout = read_new_layout(tmp_path, regions=[])
+    assert [image.path for image in layout.images] == ["IM0001", "IM0002"]
+    assert layout.skipped == ["DICOMDIR", "notes"]
+
+
 def test_folders_of_visits_are_no_subjects_unless_a_pattern_says_so(tmp_path: Path) -> None:
     for name in ("P7/week0/1.jpg", "P7/week0/2.jpg", "P7/2024-03-01/1.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -56,8 +56,13 @@ class Column:
     filled: NDArray[np.bool_]
 
 
+def named_columns(study: Study) -> list[str]:
+    """The columns that a study names for the audit, and that of the position of slices which are cases."""
+    return list(filter(None, [*(study.audit.columns or []), modality_of(study).position(study)]))
+
+
 def probed_columns(study: Study, images: pd.DataFrame) -> list[str]:
-    """The columns that should not predict the label: those with usual names, and those that the study names.
+    """The columns that should not predict the label: those with usual names, and `named_columns`.
 
     The usual ones cannot be left out: a column that predicts the label needs a reason (`accept`).
 
@@ -66,7 +71,7 @@ def probed_columns(study: Study, images: pd.DataFrame) -> list[str]:
     """
     others = [str(c) for c in images.columns if c not in STANDARD and c not in study.targets]
     by_name = {name: name for name in others} | {name.removeprefix("table_"): name for name in others}
-    stated = study.audit.columns or []
+    stated = named_columns(study)
     for key, name in (*(("columns", name) for name in stated), *(("outcomes", name) for name in study.audit.outcomes)):
         if name in study.targets or name in _annotations(study):
             raise CohortError(f"audit.{key}: {name!r} is a target or its annotation. Name other columns.")

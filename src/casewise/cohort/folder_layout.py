@@ -131,9 +131,21 @@ def _image_files(source: Path) -> tuple[list[str], list[str]]:
     others: list[str] = []
     for _, paths, hidden in walk(source):
         for path in paths:
-            (images if path.casefold().endswith(ENDINGS) else others).append(path)
+            is_image = path.casefold().endswith(ENDINGS) or begins_as_image(source / path)
+            (images if is_image else others).append(path)
         others += hidden
     return sorted(images, key=natural), sorted(others)
+
+
+def begins_as_image(path: Path) -> bool:
+    """Whether a file without a usual ending begins as a DICOM, JPEG or PNG file; a DICOMDIR is no image."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(132)
+    except OSError:
+        return False
+    is_dicom = head[128:] == b"DICM" and path.name.upper() != "DICOMDIR"
+    return is_dicom or head.startswith((b"\xff\xd8\xff", b"\x89PNG"))
 
 
 def walk(source: Path) -> Iterator[tuple[str, list[str], list[str]]]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from casewise.cohort.checks import find_columns
 from casewise.cohort.cohort import Cohort, read_cohort
-from casewise.cohort.folder_layout import ENDINGS, stated_pattern
+from casewise.cohort.folder_layout import ENDINGS, begins_as_image, stated_pattern
 from casewise.cohort.identity import alike
 from casewise.cohort.table import Problems, natural, read_text_table
 from casewise.console import Show, Silent
@@ -338,7 +338,7 @@ def _reading(table: pd.DataFrame, study: Study, paths: Sequence[Path]) -> str:
 
 
 def _is_image(path: Path) -> bool:
-    return path.name.casefold().endswith((*ENDINGS, *PICTURES))
+    return path.name.casefold().endswith((*ENDINGS, *PICTURES)) or begins_as_image(path)
 
 
 # Rows of the table, such as images, that are prepared together; the rows of a subject are never divided.

@@ -223,13 +223,13 @@ def _kinds(reasons: Sequence[str]) -> str:
     """An example of each kind of reason; kinds differ in more than names and numbers.
 
     >>> _kinds(["row 1: there is no file a/1.png.", "row 2: there is no file b/2.png.", "row 3, visit: is empty."])
-    '2: row 1: there is no file a/1.png. 1: row 3, visit: is empty.'
+    '2 × row 1: there is no file a/1.png. 1 × row 3, visit: is empty.'
     """
     kinds: dict[str, list[str]] = {}
     for reason in reasons:
         kinds.setdefault(re.sub(r"\S*[/\\]\S*|'[^']*'|\d+", "", reason), []).append(reason)
     several = sorted(kinds.values(), key=len, reverse=True)[:MOST_KINDS]
-    return " ".join(f"{len(each)}: {each[0]}" if len(several) > 1 else each[0] for each in several)
+    return " ".join(f"{len(each)} × {each[0]}" if len(several) > 1 else each[0] for each in several)
 
 
 def check_output(path: Path) -> None:

@@ -338,6 +338,13 @@ class Modality(ABC):
         """
         return {"sliced": False, "order": None, "windowed": False}
 
+    def position(self, study: Study) -> str:
+        """The column with the position of a slice, if each slice of a scan is a case of its own; else empty.
+
+        The position is then tested by the audit, because it may predict the label without a picture.
+        """
+        return ""
+
     def picture(self, prepared: PreparedCohort, image: int) -> np.ndarray | None:
         """A picture of one row of the cohort's images, (h, w, 3) `uint8`."""
         return None

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from casewise.audit.columns import leading_column
+from casewise.audit.metadata import named_columns
 from casewise.cohort.cohort import Cohort
 from casewise.cohort.groups import arms_of, control_of, covariates_by_case, grouping, kind_of, table_column
 from casewise.cohort.participants import cases_step, characteristics, described_columns, units_of
@@ -356,7 +357,7 @@ def within_shortcut_column(
 ) -> stored.WithinColumn | None:
     """The figures within the column; None where the audit found no such column, or folds are sources."""
     target, main = study.primary_outcome, results.main
-    column = leading_column(folder.audit.read_if_exists(), target, study.audit.columns)
+    column = leading_column(folder.audit.read_if_exists(), target, named_columns(study))
     if column is None or not study.classes_of(target) or not main.metrics or results.by_site is not None:
         return None
     heading = table_column(study, cohort.images, column["name"])

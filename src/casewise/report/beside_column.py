@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from casewise.audit.columns import leading_column
+from casewise.audit.metadata import named_columns
 from casewise.evaluation.results import ColumnGroup, Estimate, GroupMean, WithinColumn
 from casewise.report.blocks import Block, Cell, Fold, Row, Table, Text
 from casewise.report.context import ReportContext, defined, evaluated_on, terms_of
@@ -64,7 +65,7 @@ class BesideColumn:
 def beside_column(context: ReportContext) -> BesideColumn | None:
     """The reported model beside the column; None without such a column, or where sources were left out in turn."""
     study, target = context.study, context.outcome
-    column = leading_column(context.audit, target, study.audit.columns)
+    column = leading_column(context.audit, target, named_columns(study))
     figures = context.figures(context.stage, context.learner)
     if column is None or context.by_site:
         return None
@@ -157,7 +158,7 @@ def _has_sets(within: WithinColumn) -> bool:
 
 def _within(context: ReportContext) -> WithinColumn | None:
     """The figures of the reported model within the values of the column that the audit names."""
-    column = leading_column(context.audit, context.outcome, context.study.audit.columns)
+    column = leading_column(context.audit, context.outcome, named_columns(context.study))
     within, of = context.metrics.within_column, (context.outcome, context.stage, context.learner)
     if within is None or column is None or within.column != column["name"]:
         return None

@@ -356,10 +356,15 @@ class Terms:
     confidence: str
 
 
+def visit_noun(context: ReportContext) -> str:
+    """What a visit is called: the position of a slice, where each slice of a scan is a case of its own."""
+    return "position" if modality_of(context.study).position(context.study) else "visit"
+
+
 def terms_of(context: ReportContext) -> Terms:
     """The terms of a study."""
     study = context.study
-    label, case = display_name(study, context.outcome), "visit" if context.repeated else "case"
+    label, case = display_name(study, context.outcome), visit_noun(context) if context.repeated else "case"
     noun = {"region": "region", "image": "image"}.get(study.level_of(context.outcome), case)
     digits = context.write.digits("mae")
     confidence = f"{100 * study.evaluation.confidence:g} %"

@@ -13,19 +13,21 @@ import numpy as np
 
 from casewise.cohort.targets import target_columns
 from casewise.evaluation.results import Difference, Estimate, Note, SourceMean
+from casewise.metrics.classes import category_agreement
 from casewise.metrics.registry import metric_of
 from casewise.modalities.registry import modality_of
 from casewise.report.beside_column import beside_column
-from casewise.report.context import EXTERNAL, ReportContext, counted_cases, defined, evaluated_on, terms_of
+from casewise.report.context import EXTERNAL, ReportContext, counted_cases, defined, evaluated_on, terms_of, visit_noun
 from casewise.report.formatting import MISSING, class_name, counted, is_number, listed, number, percent, plain, signed
 from casewise.report.sections.agreement import between_columns, score_ranges
 from casewise.report.sections.classes import DECISIONS
 from casewise.report.sections.learners import comparison_of, gap_between
 from casewise.report.statements import Statement, statements, weights_fitted, weights_of
 from casewise.report.tables import VERDICTS, MetricFormat, kind_report, verdict, verdict_beside
+from casewise.report.visit_alone import visit_alone
 from casewise.study.learners import is_baseline, learner_name
 
-MOST_CLASSES, MOST_COLUMNS = 8, 3
+MOST_CLASSES, MOST_COLUMNS, TELLING = 8, 3, 0.95
 ROUGH = (" Rough: few {unit}s.", " Rough: few {unit}s, overall or of a class.")
 
 
@@ -147,7 +149,7 @@ def lead(context: ReportContext) -> str:
         values = grades if kind_report(context.kind).ordered else f": {listed(names, 'or')}"
     source = modality_of(study).described(study, context.cohort_images)
     source += f" of {counted(context.cases['subject'].nunique(), 'subject')}" if study.subjects_known else ""
-    source += f" at {counted(len(context.cases), 'visit')}" if context.repeated else ""
+    source += f" at {counted(len(context.cases), terms.case)}" if context.repeated else ""
     return f"{terms.heading}{values}, predicted from {source}.{_recorded(context)}"
 
 
@@ -180,7 +182,7 @@ def evaluated(context: ReportContext) -> str:
     if held_out and context.study.subjects_known:
         text = f"{count}. No model was trained on these subjects"
         return text + (", but their loss stopped the training." if context.stopped_on_validation else ".")
-    countable = terms_of(context).noun in ("case", "visit") and context.stage == "oof" and not context.by_site
+    countable = terms_of(context).noun == terms_of(context).case and context.stage == "oof" and not context.by_site
     if countable and (lacking := len(context.cases) - len(rows)) > 0:
         count += f", and {lacking:,} without a reference value"
     whose, what = f" {context.site}" * context.by_site, "it" if context.by_site else f"the {context.study.unit}"
@@ -346,7 +348,7 @@ def _failing_classes(context: ReportContext) -> tuple[list[str], list[Failure]]:
     recall = np.divide(np.diag(counts), totals, out=np.ones(len(names)), where=totals > 0)
     rows, positive = [], context.study.positive_of(context.outcome)
     for i in sorted(np.argsort(recall, kind="stable")[:MOST_CLASSES]):  # of many classes the worst
-        rates: tuple[str | None, str | None] = (None if outside else "", None)
+        rates: tuple[str | None, str | None] = (None, None) if outside else ("", "")
         if positive is not None:
             rates = ("sensitivity", "PPV") if here.names[i] == positive else ("specificity", "NPV")
         outer = [_share(np.asarray(outside.confusion[i]), i, rates[0])] if outside else []
@@ -401,7 +403,7 @@ def rivals(context: ReportContext) -> list[Rival]:
         entry = comparison_of(context, context.stage)
         gap = gap_between(entry, context.learner, better) if entry else None
         of_better = context.figures(context.stage, better)[metric]
-        rows.append(rival(learner_name(better), of_better, gap, "the best part of it on these cases"))
+        rows.append(rival(learner_name(better), of_better, gap, "its best learner on these cases"))
     guessed, chance = guessed_median(context), metric_of(metric).chance if context.classes else None
     if guessed and metric == "mae":
         low, high, rough = guessed["gaps"].get(context.learner, (None, None, True))
@@ -410,6 +412,10 @@ def rivals(context: ReportContext) -> list[Rival]:
         code = verdict_beside(figure, chance, metric)
     if chance is not None and not context.by_site:
         rows.append(Rival("a guess without images", write.text(metric, chance, short=True), "", code))
+    if chance is not None and (alone := visit_alone(context)):
+        figures, gap = alone
+        if _tells(figures[metric], metric, chance):
+            rows.append(rival(f"the {visit_noun(context)} alone, no image", figures[metric], gap))
     if metric == "auroc" and (column := beside_column(context)):
         several = context.study.positive_of(context.outcome) is None
         for row in [row for row in column.rows if row.alone is not None][:MOST_COLUMNS]:
@@ -417,6 +423,13 @@ def rivals(context: ReportContext) -> list[Rival]:
             name = f"column “{column.name}” alone{own if several else ', no image'}"
             rows.append(Rival(name, number(row.alone, 2), "", row.verdict, note=column.note))
     return rows
+
+
+def _tells(figure: Estimate, metric: str, guessed: float) -> bool:
+    """Whether a figure is clearly better than a guess: its interval, or an error at most `TELLING` of the guess's."""
+    if metric_of(metric).larger_is_better:
+        return figure.low is not None and figure.low > guessed
+    return figure.value is not None and figure.value <= TELLING * guessed
 
 
 def _better_part(context: ReportContext, metric: str, figure: Estimate | SourceMean, baseline: str) -> str:
@@ -461,11 +474,14 @@ def decided(context: ReportContext) -> str:
     if not (rule and context.classes):
         return ""
     rows, columns = context.headline_rows, [f"p{number}" for number in range(len(context.classes))]
-    likeliest = (
-        (rows[columns].to_numpy(float).argmax(axis=1) == rows["y_true"].to_numpy(float)).mean() if len(rows) else 0
-    )
-    beside = f" (the likeliest one would be right in {percent(likeliest)})" if len(rows) else ""
-    return f"Predicted grade: {rule}{beside}."
+    if rows.empty:
+        return f"Predicted grade: {rule}."
+    count, truth = len(context.classes), rows["y_true"].to_numpy(int)
+    cells = truth * count + rows[columns].to_numpy(float).argmax(axis=1)
+    figures = category_agreement(np.bincount(cells, minlength=count**2))
+    kappa = number(float(figures["kappa_quadratic"]), 2)
+    likeliest = f"right in {percent(float(figures['agreement']))}, weighted kappa {kappa}"
+    return f"Predicted grade: {rule} (with the likeliest one: {likeliest})."
 
 
 def weights(context: ReportContext) -> list[tuple[str, str]]:

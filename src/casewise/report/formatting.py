@@ -280,7 +280,7 @@ def shortened(text: Any, length: int) -> str:
     return whole if len(whole) <= length else whole[: length - 1] + "…"
 
 
-def case_label(row: Mapping[str, Any], *, known: bool = True) -> str:
+def case_label(row: Mapping[str, Any], *, known: bool = True, visit_noun: str = "visit") -> str:
     """The case of a row within a sentence; where subjects are not known, their names and visits say nothing.
 
     >>> case_label({"subject": "S1", "visit": "2", "region": "trunk"}), case_label({"subject": "S1", "visit": "week 4"})
@@ -291,5 +291,5 @@ def case_label(row: Mapping[str, Any], *, known: bool = True) -> str:
     names = [f"subject {shortened(row['subject'], 40)}"]
     visit, region = shortened(row.get("visit", ""), 30), str(row.get("region", ""))
     if visit not in ("", "nan"):
-        names.append(f"visit {visit}" if visit[0].isdigit() else visit)
+        names.append(f"{visit_noun} {visit}" if visit[0].isdigit() else visit)
     return ", ".join([*names, region] if region not in ("", "nan") else names)

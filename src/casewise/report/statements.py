@@ -15,7 +15,7 @@ from casewise.audit.sentences import untested
 from casewise.evaluation.headline import FITTED
 from casewise.evaluation.intervals import ROUGH_BELOW
 from casewise.evaluation.results import AlteredAnswers, Note
-from casewise.evaluation.robustness import MOST_CHANGED, affects
+from casewise.evaluation.robustness import MOST_CHANGED, Altered, affects
 from casewise.report.caveats import external_result, within_values
 from casewise.report.context import EXTERNAL, SIDES, ReportContext, counted_cases, terms_of, unlearned
 from casewise.report.formatting import MISSING, capital, class_name, counted, listed, number, plain
@@ -161,7 +161,9 @@ def audited(context: ReportContext) -> Found:
         text = f"The audit found no error and no warning{notes}; {its} cannot show that there is no shortcut."
         return "good", text, "audit"
     gravest = errors or warnings
-    first = next((each for each in gravest if each.figures.get("target") in (None, context.outcome)), gravest[0])
+    own = [each for each in gravest if each.figures.get("target") in (None, context.outcome)]
+    # of a column that no network sees, and that may follow from the disease, last
+    first = next((each for each in own if not audit_section.of_other_column(each, context)), (own or gravest)[0])
     about, size = audit_section.about(first, audit), audit_section.size(first)
     counts = [counted(len(each), noun) for each, noun in ((errors, "error"), (warnings, "warning")) if each]
     text = f"Audit: {listed(counts)}. First: {about}{f' ({size})' if size != MISSING else ''}"
@@ -195,10 +197,16 @@ def altered(context: ReportContext) -> Found:
         effect = f"its predictions move by {number(entry.moved.value, terms_of(context).digits)} points on average."
     kinds = {key.removesuffix("_stretched"): key for key in reversed(own) if affects(own[key])}
     kinds.pop(name.removesuffix("_stretched"), None)
-    effect += f" Also {listed([alteration(key) for key in reversed(kinds.values())])}." if kinds else ""
+    effect += f" Also {listed([_beside(key, own[key]) for key in reversed(kinds.values())])}." if kinds else ""
     text = f"{capital(alteration(name))}: {effect}"
     figure = entry.share if isinstance(entry, AlteredAnswers) else entry.moved
     return "warning" if affects(entry) else "open" if figure.rough else "good", text, "altered-images"
+
+
+def _beside(name: str, entry: Altered) -> str:
+    """An alteration, and how many answers are right after it."""
+    right = f" ({entry.correct.after} right)" if isinstance(entry, AlteredAnswers) and entry.correct.of else ""
+    return alteration(name) + right
 
 
 def networks_left_out(context: ReportContext) -> Found:

@@ -18,7 +18,7 @@ from casewise.errors import CasewiseError, RunError
 from casewise.inference.new_cases import PredictedChunk, cases_of, names_visits, sources_of
 from casewise.inference.output_table import OutputTable
 from casewise.plugins.hospital import case_results
-from casewise.plugins.hospital.case_results import RESEARCH, CaseResult, ModelFacts, Value, results_of
+from casewise.plugins.hospital.case_results import RESEARCH, CaseResult, ModelFacts, Value, remarks, results_of
 from casewise.plugins.hospital.formats import FORMATS, file_stem, result_folders
 from casewise.study.scores import Score
 from tests.film_files import film_bytes
@@ -337,6 +337,12 @@ def chunk_of(tmp_path: Path) -> PredictedChunk:
     frame.loc[0, "interval note"] = "none was calibrated"
     (tmp_path / "b.png").write_bytes(b"\x89PNG")
     return PredictedChunk(frame, {"Ä/1": (film(tmp_path / "a.dcm"),), "B/1": (tmp_path / "b.png",)}, has_visits=False)
+
+
+def test_what_the_audit_found_stands_before_the_figures() -> None:
+    facts = replace(FACTS, audited="The audit of its study found 1 error.", result="Accuracy 82 %")
+    assert remarks(VALUES[:1], facts)[:3] == [RESEARCH, facts.audited, "In its study: Accuracy 82 %."]
+    assert remarks(VALUES[:1], FACTS)[0] == RESEARCH
 
 
 NUMBERS = ModelFacts("study", "cd" * 32, {"number": (), "befund": ("gesund", "krank")}, {})

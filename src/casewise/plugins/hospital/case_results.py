@@ -49,6 +49,7 @@ class ModelFacts:
         synthetic: whether the model was trained on synthetic images.
         flags: every reason by which it flags cases.
         result: the main figures of its study, in one line; empty if nothing was evaluated.
+        audited: what the study's audit found, and that no other source was tested; empty where there is nothing to say.
         titles: of targets and scores, for people.
     """
 
@@ -60,6 +61,7 @@ class ModelFacts:
     synthetic: bool = False
     flags: tuple[str, ...] = ()
     result: str = ""
+    audited: str = ""
     titles: Mapping[str, str] = field(default_factory=dict)
     version: str = __version__
 
@@ -92,6 +94,7 @@ class ModelFacts:
             synthetic=bool(model.about.get("synthetic")),
             flags=possible_reasons(model.limits) if model.limits else (),
             result=str(model.about.get("result", "")),
+            audited=str(model.about.get("audited", "")),
             titles={name: str(title) for name, title in model.about.get("display", {}).items()},
         )
 
@@ -331,7 +334,11 @@ def _uncomputed(score: Score, learner: str, values: Sequence[Value]) -> Value:
 
 def remarks(values: Sequence[Value], facts: ModelFacts) -> list[str]:
     """Sentences for a person who reads the results: what they are, their intervals, and what limits them."""
-    sentences = [RESEARCH, *([f"In its study: {facts.result}."] if facts.result else [])]
+    sentences = [
+        RESEARCH,
+        *filter(None, [facts.audited]),
+        *([f"In its study: {facts.result}."] if facts.result else []),
+    ]
     several = len({value.learner for value in values}) > 1
     for value in values:
         title = f"{value.title}, {value.learner}" if several else value.title

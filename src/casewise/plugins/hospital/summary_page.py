@@ -274,6 +274,8 @@ def _head(result: CaseResult, facts: ModelFacts) -> Block:
     column = _Column(SIDE - 2 * MARGIN)
     column.write(shortened(facts.name, LONGEST), 22, bold=True)
     column.write(f"Study of {result.study.started[:16].replace('T', ' ') or 'an unknown date'}", 13, colour=GREY)
+    if facts.audited:
+        column.write(shortened(facts.audited, 400), 13, bold=True)
     if facts.result:
         column.write(f"The model in its study: {shortened(facts.result, 300)}", 13, colour=GREY)
     items, y = list(column.block().moved(MARGIN, MARGIN)), MARGIN + column.y + 8

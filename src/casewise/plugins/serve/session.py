@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from casewise.cohort.folder_layout import ENDINGS
+from casewise.cohort.folder_layout import ENDINGS, SLIDES
 from casewise.errors import CasewiseError, ImageError
 from casewise.evaluation.agreement import band_of
 from casewise.inference.input_checks import reasons_of
@@ -80,7 +80,9 @@ def describe(model: TrainedModel, study: Study, learner: str, networks: list[str
         "sequences": [str(name) for name in sequences or []],
         "series": bool(sequences),
         "all_slots": study.missing_regions == "refuse" and not sequences,
-        "endings": [".nii", ".nii.gz", ".dcm"] if sequences else list(ENDINGS),
+        "endings": [".nii", ".nii.gz", ".dcm"]
+        if sequences
+        else [end for end in ENDINGS if end not in SLIDES or study.modality_name == "slides"],
         "explained_learners": explained,
         "explained_titles": {name: learner_name(name) for name in explained},
         "explained_targets": list(study.outputs),

@@ -139,6 +139,10 @@ class VolumesModality(base.Modality):
     def noun(self, study: Study) -> base.Noun:
         return base.Noun("slice", "slices") if volumes_of(study).slice_index else base.Noun("scan", "scans")
 
+    def position(self, study: Study) -> str:
+        volumes = volumes_of(study)
+        return str(volumes.slice_index) if volumes.slice_is_case(study) else ""
+
     def start(self, files: Sequence[Path] | None, study: Study) -> base.Start:
         if files is not None:
             raise CasewiseError("--images makes no tables of scans. Leave it out: the study file lists the columns.")

@@ -98,13 +98,18 @@ def _notes(study: Study, slices: SliceStore) -> list[str]:
     return notes
 
 
+def shown_grid(study: Study) -> tuple[int, int]:
+    """Rows and columns of the picture of a case for people."""
+    return (1, 1) if volumes_of(study).slice_is_case(study) else study.panels.picture_grid
+
+
 def central_panels(study: Study, store: SliceStore, row: int, fitted: FittedPreprocessing) -> list[Picture]:
     """The central window of each sequence that the case has, as a grid (rows·H, columns·W) `uint8`.
 
     Intensities are standardised by the scales in `fitted`, if it has any.
     """
     volumes = volumes_of(study)
-    rows, columns = study.panels.picture_grid
+    rows, columns = shown_grid(study)
     central_slices = central(int(store.count[row]), rows * columns) + int(store.first[row])
     pictures = []
     scales = fitted["standard"] or [None] * len(fitted["sequences"])

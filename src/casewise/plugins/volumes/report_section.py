@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from casewise.plugins.volumes.preparation import shown_grid
 from casewise.plugins.volumes.settings import SEQUENCE_DROPOUT, Volumes, volumes_of
 from casewise.report.blocks import Block, Facts, Fold, Picture, Pictures, Section, Text
-from casewise.report.context import ReportContext
+from casewise.report.context import ReportContext, visit_noun
 from casewise.report.figures.pictures import data_uri
 from casewise.report.formatting import capital, case_label, counted, listed, percent
 from casewise.report.sections.preparation import illustrated_case
@@ -33,9 +34,14 @@ def section(context: ReportContext) -> Section | None:
     if study.modality_settings is None or context.panels.empty:
         return None
     case = illustrated_case(context)
-    label = case_label(context.panels[context.panels["case"] == case].iloc[0][["subject", "visit"]].to_dict())
-    rows, columns = study.panels.picture_grid
+    own = context.panels[context.panels["case"] == case].iloc[0][["subject", "visit"]].to_dict()
+    label = case_label(own, visit_noun=visit_noun(context))
+    rows, columns = shown_grid(study)
     grid = f"{rows} by {columns} slices as the network receives them"
+    if rows * columns == 1:
+        grid = "the slice as the network receives it"
+    elif study.panels.bags:
+        grid = f"{rows * columns} slices; the network receives each on its own"
     pictures = [
         Picture(data_uri(panel, longest=LONGEST), f"{name}: {grid}", name) for name, panel in context.grids(case)
     ]
@@ -53,7 +59,9 @@ def preparation(context: ReportContext) -> list[tuple[str, str]]:
     panel = f"{grid.rows} × {grid.columns} consecutive slices, {grid.rows * side} × {grid.columns * side} pixels"
     used = "the central window" if v.inference_windows == "central" else "the mean over all windows"
     drawn = "a random window"
-    if grid.bags:
+    if v.slice_is_case(study):
+        panel, drawn, used = f"one slice, {side} × {side} pixels", "the slice", "the slice"
+    elif grid.bags:
         panel = f"each slice on its own, {side} × {side} pixels; the features of a case are averaged"
         drawn, used = f"up to {grid.bag} slices of a case, drawn at random", "all slices of a case"
     return [

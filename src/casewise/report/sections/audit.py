@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from casewise.audit.findings import Audit, Finding, noun_of
+from casewise.audit.metadata import is_usual, named_columns
 from casewise.audit.probes import ALPHA, FEWEST
 from casewise.audit.sentences import untested, value_text
 from casewise.console import duration
@@ -169,6 +170,13 @@ def _tested(figures: Mapping[str, Any], noun: str) -> str:
         return f"the source from the {noun}, within {plain(within)}{suffix}"
     evidence = EVIDENCE.get(name, f"the column {name}").format(noun=noun)
     return f"{plain(figures.get('target') or 'the label')} from {evidence}{suffix}"
+
+
+def of_other_column(finding: Finding, context: ReportContext) -> bool:
+    """Whether a finding is of a column of the table that has no usual name, and that the study does not name."""
+    name, images = str(finding.figures.get("evidence") or ""), context.cohort_images
+    in_table = name in images or f"table_{name}" in images
+    return in_table and not is_usual(name) and name not in named_columns(context.study)
 
 
 def size(finding: Finding) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from casewise.report.blocks import Block, Card, Cards, Cell, Facts, Fold, Picture, Row, Section, Table, Text
-from casewise.report.context import ReportContext, evaluated_on, terms_of
+from casewise.report.context import ReportContext, evaluated_on, terms_of, visit_noun
 from casewise.report.formatting import (
     capital,
     case_label,
@@ -25,9 +25,8 @@ from casewise.report.formatting import (
 from casewise.report.sections import preparation
 
 FIRST, MOST_NUMBERS, MOST_CONFIDENT, MOST_CLASSES, MOST_TARGETS, MOST_REGIONS = 2, 6, 8, 8, 8, 8
-NOTE = (
-    "The largest errors {place}, with the model’s input. Look for wrong labels and for features other than the disease."
-)
+NOTE = "The {which} {place}, with the model’s input. Look for wrong labels and for features other than the disease."
+SUREST = "wrong predictions of which the model was surest"
 
 
 def section(context: ReportContext) -> Section | None:
@@ -35,7 +34,14 @@ def section(context: ReportContext) -> Section | None:
     cards = high_confidence_errors(context) if context.classes else largest_errors(context)
     if not cards:
         return None
-    blocks: list[Block] = [Text(NOTE.format(place=evaluated_on(context, context.stage))), Cards(cards[:FIRST])]
+    blocks: list[Block] = [
+        Text(
+            NOTE.format(
+                which=SUREST if context.classes else "largest errors", place=evaluated_on(context, context.stage)
+            )
+        ),
+        Cards(cards[:FIRST]),
+    ]
     if rest := cards[FIRST:]:
         blocks.append(Fold(f"The next {counted(len(rest), 'error')}", [Cards(rest)]))
     heading = "High-confidence errors" if context.classes else "Largest errors"
@@ -92,7 +98,9 @@ def _card(context: ReportContext, row: Mapping[str, Any], blocks: list[Block]) -
     pictures = [
         Picture(uri, "Input of the model" + (f": {name}" if name else ""), name) for name, uri in shown(context, row)
     ]
-    return Card(capital(case_label(row, known=context.study.subjects_known)), pictures, blocks)
+    return Card(
+        capital(case_label(row, known=context.study.subjects_known, visit_noun=visit_noun(context))), pictures, blocks
+    )
 
 
 def _parts(context: ReportContext, row: Mapping[str, Any]) -> list[Block]:
