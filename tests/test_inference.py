@@ -50,6 +50,20 @@ def test_the_recorded_predictions_come_back_to_the_bit(
     assert table["prediction"].tolist() == [THREE[int(code)] for code in recorded["y_pred"]]
 
 
+@pytest.mark.parametrize("ending", [True, False])
+def test_files_of_the_training_are_counted_where_subjects_are_not_known(
+    chest_run: Run, new: Path, caplog: pytest.LogCaptureFixture, ending: bool
+) -> None:
+    model, files = load_bundle(chest_run.folder), sorted(new.parent.glob("**/*.png"))[:2]
+    trained_on = frozenset({files[0].name if ending else files[0].stem})
+    members = (
+        replace(each, subjects=trained_on, settings={**each.settings, "subjects_known": False})
+        for each in model.members
+    )
+    replace(model, members=tuple(members)).predict(files)
+    assert "Names of the training: 1 of 2 images." in caplog.text
+
+
 def test_a_column_of_the_training_that_new_cases_lack_may_be_left_unused(
     chest_run: Run, new: Path, tmp_path: Path
 ) -> None:

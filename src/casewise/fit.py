@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,7 @@ def fit(
     output: Path | str,
     *,
     target: str = "",
-    images: Path | str | None = None,
+    images: Path | str | Mapping[str, Any] | None = None,
     subject: str = "",
     show: Show | bool | None = None,
     **changes: Any,
@@ -45,7 +46,8 @@ def fit(
         output: a new folder, or that of the same call before.
         target: the column to predict; by default the likeliest one.
         images: the folder of the images; by default that of the table. For a data frame: that which contains all
-            files of a column with whole paths, or the current one.
+            files of a column with whole paths, or the current one. A mapping, such as `{"size": 128}`, is the key
+            `images` of the study file.
         subject: the column that identifies people; by default the likeliest one.
         show: where progress is reported, as in `run`.
         changes: values of the study file by key, such as `budget="10 min"`.
@@ -71,6 +73,8 @@ def fit(
             f"a {type(table).__name__} and a {type(output).__name__}."
         )
     folder, show = Path(output), shown_at(show)
+    if isinstance(images, Mapping):
+        changes, images = changes | {"images": dict(images)}, None
     path, content = (Path(table), b"") if isinstance(table, (str, Path)) else (folder / "table.csv", table_bytes(table))
     images = images or (image_folder(table) if content else None)
     stated = {"table": sha256(content).hexdigest() if content else str(path), "target": target, "subject": subject}

@@ -36,6 +36,11 @@ def test_a_rare_class_that_loses_its_answers_is_named(report_of_classes: ReportC
     )
     assert (entry.lost, entry.effect, affects(entry)) == (("covid", 6, 0.3), 0.15, True)
     main = report_of_classes.metrics.main
+    off = report_of_classes.study.evaluation.model_copy(update={"counterfactual_cases": 0})
+    untested = dataclasses.replace(
+        report_of_classes, study=report_of_classes.study.model_copy(update={"evaluation": off})
+    )
+    assert statement_of(with_results(untested, counterfactuals=None))[0] == "open"
     context = with_results(report_of_classes, counterfactuals={main.learner: {"darker": entry}})
     level, text = statement_of(context)
     assert (level, "; 6 of 20 predicted as covid become another class" in text) == ("warning", True)

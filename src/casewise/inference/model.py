@@ -218,9 +218,14 @@ class TrainedModel:
         if table.reading:
             show.line("cases", table.reading)
         heading = table.study.columns.get("subject") or "subject"
-        names = [name for name in dict.fromkeys(cells[heading].astype(str)) if name] if heading in cells else []
+        names = {name: {name} for name in cells[heading].astype(str) if name} if heading in cells else {}
+        if not table.study.subjects_known and (path := table.study.columns.get("path") or "path") in cells:
+            # the training may have named its images by their files, with or without the ending
+            for name, file in zip(cells[heading].astype(str), cells[path].astype(str), strict=True):
+                names.setdefault(name, set()).update((Path(file).name, Path(file).stem))
         trained_on = frozenset[str]().union(*(member.subjects for member in self.members))
-        if of_training := same_subjects(names, trained_on, AS_WRITTEN):
+        found = set(same_subjects(sorted(set[str]().union(*names.values())), trained_on, AS_WRITTEN))
+        if of_training := [name for name, written in names.items() if written & found]:
             log.warning(
                 "Names of the training: %s of %s. The model may know their images by heart, unless they are others of "
                 "the same name.",

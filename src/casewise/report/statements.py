@@ -178,7 +178,8 @@ def altered(context: ReportContext) -> Found:
     if figures and own is None:
         return "open", "Altered images were tested for other learners, not for this model.", "altered-images"
     if not own:
-        return None
+        off = not context.study.evaluation.counterfactual_cases
+        return ("open", "Altered images were not tested (`counterfactual_cases: 0`).", "") if off else None
     name, entry = max(own.items(), key=lambda item: (affects(item[1]), item[1].effect))
     if isinstance(entry, AlteredAnswers):
         where = " of the validation set" if context.holdout else " out of fold"

@@ -25,7 +25,7 @@ def test_arguments_of_another_kind_are_refused(tmp_path: Path) -> None:
 
 def test_a_data_frame_is_fitted_and_continued(chests: Path, tmp_path: Path) -> None:
     frame = frame_of(chests)
-    changes = {"backbones": [], "budget": 60}
+    changes: dict[str, Any] = {"backbones": [], "budget": 60, "images": {"size": 64}}
     run = casewise.fit(frame, tmp_path / "study", target="label", **changes)
     assert len(run.cohort) == len(frame)
     assert run.report.is_file()
@@ -33,7 +33,8 @@ def test_a_data_frame_is_fitted_and_continued(chests: Path, tmp_path: Path) -> N
     again = casewise.fit(frame, tmp_path / "study", target="label", **changes)
     pd.testing.assert_frame_equal(again.metrics, run.metrics)
     written = (tmp_path / "study" / "study.yaml").read_text()
-    assert casewise.read_study(tmp_path / "study" / "study.yaml").budget == 60
+    study = casewise.read_study(tmp_path / "study" / "study.yaml")
+    assert (study.budget, study.images.size) == (60, 64)
     for other in ({"target": "subject"}, {"target": "label", "subject": "label"}):
         with pytest.raises(CasewiseError, match="study of another"):
             casewise.fit(frame, tmp_path / "study", **other, **changes)

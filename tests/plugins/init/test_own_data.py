@@ -1,5 +1,6 @@
 """From a table and a folder as people have them to a study: what is understood, doubted, refused and written."""
 
+import shlex
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,14 @@ def cohort_in(folder: Path) -> Cohort:
 def numbered(count: int = 12, cell: str = "{}.png") -> list[list[str]]:
     """Rows of an image, a subject and one of two grades."""
     return [[cell.format(i), f"P{i}", "ab"[i % 2]] for i in range(count)]
+
+
+def test_the_options_for_new_rows_name_columns_of_the_table(tmp_path: Path) -> None:
+    rows = [[f"eye_{i}", "ab"[i % 2]] for i in range(12)]
+    plan = start(tmp_path, "Photo no.|grade", rows, images=[f"eye_{i}.png" for i in range(12)])
+    (line,) = [line for line in plan.understood if line.startswith("New rows")]
+    words = shlex.split(line.partition(" predicted with ")[2].partition(" --root")[0])
+    assert words == ["--column", "path=Photo no.", "--column", "subject=Photo no."]
 
 
 class TestImages:

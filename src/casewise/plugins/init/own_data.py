@@ -235,7 +235,8 @@ def _planned(data: OwnData, folder: Path, stated: Pattern | None = None) -> NewS
             labels = list(map(point_number, labels))
         study.files[TABLE] = cohort_table(rows, cells, roles, plan, labels)
         if data.table and rows.files and rows.has("subject") and not roles.people:
-            named = {"path": rows.files[0].name, "subject": rows.origins.get("subject", "")}
+            origin = rows.origins.get("subject", "")
+            named = {"path": rows.files[0].name, "subject": origin if origin in cells else rows.files[0].name}
             options = " ".join(
                 f"--column {shlex.quote(f'{role}={name}')}" for role, name in named.items() if name != role
             )
