@@ -27,6 +27,7 @@ from casewise.cohort.groups import numbers_in, recorded
 from casewise.cohort.targets import panel_values
 from casewise.modalities.overlays import MOST_IMAGES, Overlay, find_overlays, place_of
 from casewise.modalities.overlays import SIDE as OVERLAY_SIDE
+from casewise.modalities.registry import modality_of
 from casewise.modalities.store.store import TileStore
 from casewise.study.schema import Study
 
@@ -398,7 +399,9 @@ class _Search:
                 code = f"source-predictable-{best.within}"
             else:
                 level = level_of(kind, best.strength, classed=bool(best.labels.names))
-                level = "warning" if marks_source and kind == "column" else level
+                # the position of a slice is anatomy
+                of_place = kind == "column" and name == modality_of(self.study).position(self.study)
+                level = "warning" if (marks_source and kind == "column") or (of_place and level == "error") else level
                 if best.of_content:
                     level = "warning" if level == "error" else "note"
                 code = "shortcut-" + re.sub(r"\W+", "-", name)

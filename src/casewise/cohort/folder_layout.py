@@ -109,7 +109,7 @@ def read_layout(source: Path, *, regions: list[str], classes: list[str] | None) 
     tails = [p[start:] for p in split]
     shape, images = _shape(tails, regions, classes, refuse), []
     for path, tail, side in zip(paths, tails, sides, strict=True):
-        by_class, in_folder, stem = shape.startswith("class"), "region" in shape, tail[-1].rpartition(".")[0]
+        by_class, in_folder, stem = shape.startswith("class"), "region" in shape, stem_of(tail[-1])
         name = tail[-2] if in_folder else stem
         region = find_region(name, regions) if regions else name * in_folder
         if regions and not region:
@@ -138,7 +138,12 @@ def _image_files(source: Path) -> tuple[list[str], list[str]]:
 
 
 def begins_as_image(path: Path) -> bool:
-    """Whether a file without a usual ending begins as a DICOM, JPEG or PNG file; a DICOMDIR is no image."""
+    """Whether a file without an ending, or with a number as its ending, begins as a DICOM, JPEG or PNG file.
+
+    A DICOMDIR is no image.
+    """
+    if not (path.suffix[1:].isdigit() or not path.suffix) or not path.is_file():
+        return False
     try:
         with path.open("rb") as file:
             head = file.read(132)

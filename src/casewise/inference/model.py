@@ -219,10 +219,12 @@ class TrainedModel:
             show.line("cases", table.reading)
         heading = table.study.columns.get("subject") or "subject"
         names = {name: {name} for name in cells[heading].astype(str) if name} if heading in cells else {}
-        if not table.study.subjects_known and (path := table.study.columns.get("path") or "path") in cells:
+        path = table.study.columns.get("path") or "path"
+        if names and not table.study.subjects_known and path in cells:
             # the training may have named its images by their files, with or without the ending
             for name, file in zip(cells[heading].astype(str), cells[path].astype(str), strict=True):
-                names.setdefault(name, set()).update((Path(file).name, Path(file).stem))
+                if name:
+                    names[name] |= {Path(file).name, Path(file).stem}
         trained_on = frozenset[str]().union(*(member.subjects for member in self.members))
         found = set(same_subjects(sorted(set[str]().union(*names.values())), trained_on, AS_WRITTEN))
         if of_training := [name for name, written in names.items() if written & found]:

@@ -37,7 +37,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class ReportContext:
-    """The source of everything in a report; nothing is trained, predicted or resampled for it.
+    """The source of everything in a report; nothing is trained or predicted for it.
 
     Attributes:
         cohort_images, panels, cases: the tables of `casewise.cohort.cohort.Cohort`.

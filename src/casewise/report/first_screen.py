@@ -27,7 +27,7 @@ from casewise.report.tables import VERDICTS, MetricFormat, kind_report, verdict,
 from casewise.report.visit_alone import visit_alone
 from casewise.study.learners import is_baseline, learner_name
 
-MOST_CLASSES, MOST_COLUMNS, TELLING = 8, 3, 0.95
+MOST_CLASSES, MOST_COLUMNS = 8, 3
 ROUGH = (" Rough: few {unit}s.", " Rough: few {unit}s, overall or of a class.")
 
 
@@ -412,24 +412,18 @@ def rivals(context: ReportContext) -> list[Rival]:
         code = verdict_beside(figure, chance, metric)
     if chance is not None and not context.by_site:
         rows.append(Rival("a guess without images", write.text(metric, chance, short=True), "", code))
-    if chance is not None and (alone := visit_alone(context)):
-        figures, gap = alone
-        if _tells(figures[metric], metric, chance):
-            rows.append(rival(f"the {visit_noun(context)} alone, no image", figures[metric], gap))
-    if metric == "auroc" and (column := beside_column(context)):
+    alone = visit_alone(context, chance) if chance is not None else None
+    if alone:
+        rows.append(rival(f"the {visit_noun(context)} alone, no image", *alone))
+    column = beside_column(context) if metric == "auroc" else None
+    position = modality_of(context.study).position(context.study)
+    if column and not (alone and column.name == position):
         several = context.study.positive_of(context.outcome) is None
         for row in [row for row in column.rows if row.alone is not None][:MOST_COLUMNS]:
             own = f" ({row.name}; model {write.text(metric, row.figure.value, short=True)})"
             name = f"column “{column.name}” alone{own if several else ', no image'}"
             rows.append(Rival(name, number(row.alone, 2), "", row.verdict, note=column.note))
     return rows
-
-
-def _tells(figure: Estimate, metric: str, guessed: float) -> bool:
-    """Whether a figure is clearly better than a guess: its interval, or an error at most `TELLING` of the guess's."""
-    if metric_of(metric).larger_is_better:
-        return figure.low is not None and figure.low > guessed
-    return figure.value is not None and figure.value <= TELLING * guessed
 
 
 def _better_part(context: ReportContext, metric: str, figure: Estimate | SourceMean, baseline: str) -> str:

@@ -206,8 +206,9 @@ def altered(context: ReportContext) -> Found:
 
 def _beside(name: str, entry: Altered) -> str:
     """An alteration, and how many answers are right after it."""
-    right = f" ({entry.correct.after} right)" if isinstance(entry, AlteredAnswers) and entry.correct.of else ""
-    return alteration(name) + right
+    if not isinstance(entry, AlteredAnswers) or not entry.correct.of:
+        return alteration(name)
+    return f"{alteration(name)} ({entry.correct.after:,} of {entry.correct.of:,} right)"
 
 
 def networks_left_out(context: ReportContext) -> Found:

@@ -7,25 +7,31 @@ import pandas as pd
 
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.judges import judge_of
-from casewise.evaluation.results import Difference, Figures
+from casewise.evaluation.results import Difference, Estimate
+from casewise.metrics.registry import metric_of
 from casewise.predictions.table import SAMPLE_KEY, probability_columns
 from casewise.report.context import ReportContext
 from casewise.report.sections.learners import gap_between
 from casewise.report.tables import kind_report
+from casewise.targets import kind_named
 
 # A visit is known where so many other subjects have it, and so many of the cases must have a known one.
 FEWEST_SUBJECTS, KNOWN = 5, 0.9
+# The error of a prediction that says more than a guess, as a share of the guess's.
+TELLING = 0.95
 MODEL, ALONE = "model", "visit"
 
 
-def visit_alone(context: ReportContext) -> tuple[Figures, Difference | None] | None:
-    """The figures of this prediction, and the difference of the reported model from it, by the metric of comparison.
+def visit_alone(context: ReportContext, guessed_by: float) -> tuple[Estimate, Difference | None] | None:
+    """The figure of this prediction, and the difference of the reported model from it, by the metric of comparison.
 
     It is the share of each class, or the median, in subjects of other folds at the visit of the same name. None where
-    subjects have one visit each, few visits have a name that others have, or folds are sources.
+    it is no better than a guess with the figure `guessed_by`, cases are not predicted as a whole, subjects have one
+    visit each, few visits have a name that others have, or folds are sources.
     """
     rows, outcome = context.headline_rows, context.predictions["target"] == context.outcome
-    if not context.repeated or rows.empty or context.by_site or context.stage not in ("oof", "test"):
+    by_case = context.study.level_of(context.outcome) == "case"
+    if not (by_case and context.repeated and len(rows)) or context.by_site or context.stage not in ("oof", "test"):
         return None
     known = context.predictions[outcome & (context.predictions["stage"] == "oof")]
     known = known.dropna(subset=["y_true"]).drop_duplicates(list(SAMPLE_KEY))
@@ -37,28 +43,38 @@ def visit_alone(context: ReportContext) -> tuple[Figures, Difference | None] | N
         others = others.assign(visit=others["visit"].where(others["visit"].map(subjects) >= FEWEST_SUBJECTS))
         found += int(part["visit"].isin(others["visit"]).sum())
         guessed.append(_guess(part, others))
-    if found < KNOWN * len(rows):
+    alone = pd.concat(guessed, ignore_index=True).assign(model=ALONE)
+    if found < KNOWN * len(rows) or alone["y_pred"].isna().any():
         return None
-    both = pd.concat([rows.assign(model=MODEL), *(own.assign(model=ALONE) for own in guessed)], ignore_index=True)
-    plan = Plan(confidence=context.study.evaluation.confidence, seed=context.study.seed, unit=context.study.unit)
+    settings = context.study.evaluation
+    plan = Plan(settings.bootstrap_resamples, settings.confidence, context.study.seed, context.study.unit)
     positive = context.study.positive_of(context.outcome) if context.classes else None
-    judged = judge_of(both, context.classes or None, positive).judge(both, plan, whole=True)
-    entry = judged.comparison.get(kind_report(context.kind).compared)
-    return judged.metrics[ALONE], gap_between(entry, MODEL, ALONE) if entry else None
+    judge, metric = judge_of(rows, context.classes or None, positive), kind_report(context.kind).compared
+    figures = judge.judge(alone, plan, whole=False).metrics[ALONE]
+    if not _tells(figures[metric], metric, guessed_by):
+        return None
+    both = pd.concat([rows.assign(model=MODEL), alone], ignore_index=True)
+    entry = judge.judge(both, plan, whole=True).comparison.get(metric)
+    return figures[metric], gap_between(entry, MODEL, ALONE) if entry else None
+
+
+def _tells(figure: Estimate, metric: str, guess: float) -> bool:
+    """Whether a figure is better than that of a guess: its whole interval, or an error at most `TELLING` of it."""
+    if metric_of(metric).larger_is_better:
+        return figure.low is not None and figure.low > guess
+    return figure.value is not None and figure.value <= TELLING * guess
 
 
 def _guess(rows: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
     """Rows predicted by what others have at the visit of this name, or at any visit where none is."""
     columns = [name for name in probability_columns(rows) if rows[name].notna().any()]
-    values = np.full((len(rows), max(len(columns), 1)), np.nan)
-    for keys in (["region", "visit"], ["region"]):
-        if columns:
-            own = others.groupby(keys)["y_true"].value_counts(normalize=True).unstack(fill_value=0.0)
-            own = own.reindex(columns=range(len(columns)), fill_value=0.0)
-        else:
-            own = others.groupby(keys)["y_true"].median().to_frame()
-        at = rows[keys].merge(own.reset_index(), on=keys, how="left")[own.columns].to_numpy(float)
-        values = np.where(np.isnan(values), at, values)
-    if not columns:
-        return rows.assign(y_pred=values[:, 0])
-    return rows.assign(**dict(zip(columns, values.T, strict=True)), y_pred=values.argmax(axis=1))
+    if columns:
+        at_visit = others.groupby("visit")["y_true"].value_counts(normalize=True).unstack(fill_value=0.0)
+        at_visit = at_visit.reindex(columns=range(len(columns)), fill_value=0.0)
+        anywhere = others["y_true"].value_counts(normalize=True).reindex(range(len(columns)), fill_value=0.0)
+    else:
+        at_visit, anywhere = others.groupby("visit")["y_true"].median().to_frame(), others["y_true"].median()
+    values = at_visit.reindex(rows["visit"]).to_numpy(float)
+    values = np.where(np.isnan(values), np.asarray(anywhere, dtype=float), values)
+    decided = kind_named(str(rows["kind"].iloc[0])).decide(values)
+    return rows.assign(**dict(zip(columns, values.T, strict=True)) if columns else {}, y_pred=decided)

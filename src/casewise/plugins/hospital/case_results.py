@@ -50,6 +50,7 @@ class ModelFacts:
         flags: every reason by which it flags cases.
         result: the main figures of its study, in one line; empty if nothing was evaluated.
         audited: what the study's audit found, and that no other source was tested; empty where there is nothing to say.
+        headline: the learner whom `audited` and `result` are about.
         titles: of targets and scores, for people.
     """
 
@@ -62,6 +63,7 @@ class ModelFacts:
     flags: tuple[str, ...] = ()
     result: str = ""
     audited: str = ""
+    headline: str = ""
     titles: Mapping[str, str] = field(default_factory=dict)
     version: str = __version__
 
@@ -95,6 +97,7 @@ class ModelFacts:
             flags=possible_reasons(model.limits) if model.limits else (),
             result=str(model.about.get("result", "")),
             audited=str(model.about.get("audited", "")),
+            headline=model.headline,
             titles={name: str(title) for name, title in model.about.get("display", {}).items()},
         )
 
@@ -332,13 +335,16 @@ def _uncomputed(score: Score, learner: str, values: Sequence[Value]) -> Value:
     return Value(learner, score.name, problem=reason or "It could not be computed from the values of the case.")
 
 
+def of_study(values: Sequence[Value], facts: ModelFacts) -> list[str]:
+    """What the study's audit found, and its figures, where they are those of the learner that predicted."""
+    if facts.headline and any(value.learner != facts.headline for value in values):
+        return []
+    return [*filter(None, [facts.audited]), *([f"In its study: {facts.result}."] if facts.result else [])]
+
+
 def remarks(values: Sequence[Value], facts: ModelFacts) -> list[str]:
     """Sentences for a person who reads the results: what they are, their intervals, and what limits them."""
-    sentences = [
-        RESEARCH,
-        *filter(None, [facts.audited]),
-        *([f"In its study: {facts.result}."] if facts.result else []),
-    ]
+    sentences = [RESEARCH, *of_study(values, facts)]
     several = len({value.learner for value in values}) > 1
     for value in values:
         title = f"{value.title}, {value.learner}" if several else value.title

@@ -21,6 +21,7 @@ from casewise.plugins.hospital.case_results import (
     Value,
     digest,
     limits,
+    of_study,
     quantities,
     remarks,
     unique,
@@ -75,7 +76,7 @@ def transaction(result: CaseResult, facts: ModelFacts, release: Release) -> Reso
         "code": _concept("http://loinc.org", "18748-4", "Diagnostic imaging study"),
         **context,
         "result": [{"reference": entry["fullUrl"]} for entry in observations],
-        "conclusion": _text(" ".join([RESEARCH, *filter(None, [facts.audited]), *limits(result.values, facts)])),
+        "conclusion": _text(" ".join([RESEARCH, *of_study(result.values, facts), *limits(result.values, facts)])),
     }
     if images := report.pop("derivedFrom", []):
         report["imagingStudy" if release == "R4" else "study"] = images

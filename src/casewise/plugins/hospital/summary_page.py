@@ -31,6 +31,7 @@ from casewise.plugins.hospital.case_results import (
     Value,
     limits,
     nameless,
+    of_study,
     quantities,
     uncertainty,
 )
@@ -274,10 +275,8 @@ def _head(result: CaseResult, facts: ModelFacts) -> Block:
     column = _Column(SIDE - 2 * MARGIN)
     column.write(shortened(facts.name, LONGEST), 22, bold=True)
     column.write(f"Study of {result.study.started[:16].replace('T', ' ') or 'an unknown date'}", 13, colour=GREY)
-    if facts.audited:
-        column.write(shortened(facts.audited, 400), 13, bold=True)
-    if facts.result:
-        column.write(f"The model in its study: {shortened(facts.result, 300)}", 13, colour=GREY)
+    for text in of_study(result.values, facts):
+        column.write(shortened(text, 400), 13, colour=GREY)
     items, y = list(column.block().moved(MARGIN, MARGIN)), MARGIN + column.y + 8
     of_limits = " ".join(limits([nameless(value, facts) for value in result.values], facts))
     for kind, text in (("notice", NOTICE), ("limits", shortened(of_limits, 400))):
