@@ -20,7 +20,7 @@ from casewise.jobs.compute_plans import Pace
 from casewise.jobs.execution import measured_paces
 from casewise.modalities.photographs.modality import planned_size
 from casewise.models.encoders import build_encoder, encoder_facts
-from casewise.pipeline.budget import slowness
+from casewise.pipeline.budget import fewer_altered, slowness
 from casewise.pipeline.recipe_plan import (
     VARIED,
     Forecast,
@@ -32,6 +32,7 @@ from casewise.pipeline.recipe_plan import (
     planned_flips,
     recipe_of,
     stated_in_words,
+    with_fewer_altered,
 )
 from casewise.plugins.phantoms.chest import make_chest
 from casewise.predictions.stacking import weights_of_numbers
@@ -370,6 +371,16 @@ def test_a_busy_machine_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("casewise.pipeline.budget.clock", iter([3.0, 5.0]).__next__)
     monkeypatch.setattr("casewise.pipeline.budget.work", iter([0.0, 0.25, 0.5, 0.5]).__next__)
     assert slowness() == 4.0  # imported before a fixture replaced it
+
+
+def test_altered_images_take_a_fifth_of_the_budget_unless_their_number_is_stated() -> None:
+    studies = [study_of(), study_of(evaluation={"counterfactual_cases": 40})]
+    seconds = (20.0, 30.0, 1000.0)
+    assert [[fewer_altered(study, each, 100.0) for each in seconds] for study in studies] == [[0, 33, 12], [0, 0, 0]]
+    forecast = Forecast(before=1.0, once=1.0, epoch=1.0, after=1.0, epochs=2, altered=20.0, altered_cases=33)
+    counts = [with_fewer_altered(study, forecast).evaluation.counterfactual_cases for study in studies]
+    assert counts == [33, 40]
+    assert "altered images of 33 cases 20 s" in forecast_in_words(forecast, facts(budget=100.0))
 
 
 def test_a_forecast_is_the_sum_of_its_parts() -> None:

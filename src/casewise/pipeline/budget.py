@@ -22,6 +22,7 @@ from casewise.pipeline.recipe_plan import (
     forecast_in_words,
     recipe_of,
     recorded_plan,
+    with_fewer_altered,
 )
 from casewise.study.recipe import Recipe
 
@@ -44,6 +45,8 @@ READING = 0.1
 DISTANCE_PANELS = 1000
 # Of work, by which it is measured how busy the machine is.
 SPUN = 0.4
+# The share of the budget above which fewer cases have their images altered, and the fewest of them.
+ALTERED, FEWEST_ALTERED = 0.2, 12
 clock, work = time.monotonic, time.process_time
 
 
@@ -69,6 +72,7 @@ def within_budget(inputs: RunInputs, jobs: Sequence[Job], job_inputs: JobInputs,
     planned = replace(planned, recipe=recipe, forecast=forecast)
     folder.recipe_plan.write(asdict(planned))
     study = study.model_copy(update={"recipe": Recipe.model_validate({**recipe, "auto": True})})
+    study = with_fewer_altered(study, forecast)
     folder.plan_page.write(as_yaml(study, planned))
     show.line("budget", forecast_in_words(forecast, planned.facts))
     return study
@@ -119,10 +123,34 @@ def forecast_of(
     alone = {name: replace(pace, predict=pace.predict * slow / pace.busy, busy=slow) for name, pace in paces.items()}
     external = _predicting(inputs, planned, alone, outside) if outside else 0.0
     altered, after = _altered(inputs, planned, alone), slow * (REPORT + REPORT_CASE * len(inputs.cohort.cases))
+    if fewer := fewer_altered(study, altered, facts.budget):
+        altered *= fewer / study.evaluation.counterfactual_cases
     longer = sum(phase.epochs for phase in study.recipe.phases) / MOST_EPOCHS
     left = (BUSY_AIM if slow > BUSY else AIM) * facts.budget - before - pretraining - once - external - altered - after
     fitting = math.floor(left / max(longer * epoch, 1e-9))
-    return Forecast(before, once, epoch, after, fitting, pretraining=pretraining, external=external, altered=altered)
+    return Forecast(
+        before,
+        once,
+        epoch,
+        after,
+        fitting,
+        pretraining=pretraining,
+        external=external,
+        altered=altered,
+        altered_cases=fewer,
+    )
+
+
+def fewer_altered(study: Study, seconds: float, budget: float) -> int:
+    """The number of cases whose images are altered, if those of the study take too much of the budget; else 0.
+
+    A number that the study states is kept.
+    """
+    cases = study.evaluation.counterfactual_cases
+    if seconds <= ALTERED * budget or "counterfactual_cases" in study.evaluation.model_fields_set:
+        return 0
+    fewer = max(FEWEST_ALTERED, math.floor(cases * ALTERED * budget / seconds))
+    return fewer if fewer < cases else 0
 
 
 def _pretraining(job_inputs: JobInputs, paces: Mapping[str, Pace]) -> float:

@@ -102,6 +102,7 @@ class Forecast:
         reason: why as many.
         pretraining: of all networks, on another cohort.
         external, altered: predictions of the external cohort, and of altered images.
+        altered_cases: those whose images are altered, if they are fewer for the sake of the budget; else 0.
     """
 
     before: float
@@ -113,6 +114,7 @@ class Forecast:
     pretraining: float = 0.0
     external: float = 0.0
     altered: float = 0.0
+    altered_cases: int = 0
 
     @property
     def decided(self) -> str:
@@ -195,10 +197,19 @@ def plan_recipe(inputs: RunInputs, show: Show) -> RunInputs:
         "encoders": planned.facts.encoders,
         "targets": {name: target.model_copy(update=decided[name]) for name, target in study.targets.items()},
     }
-    study = study.model_copy(update=changes)
+    study = with_fewer_altered(study.model_copy(update=changes), planned.forecast)
     folder.plan_page.write(as_yaml(study, planned))
     show.line("recipe", in_words(study, planned))
     return replace(inputs, study=study)
+
+
+def with_fewer_altered(study: Study, forecast: Forecast | None) -> Study:
+    """The study with as many cases whose images are altered as a forecast has, unless it states their number."""
+    evaluation = study.evaluation
+    if forecast is None or not forecast.altered_cases or "counterfactual_cases" in evaluation.model_fields_set:
+        return study
+    fewer = evaluation.model_copy(update={"counterfactual_cases": forecast.altered_cases})
+    return study.model_copy(update={"evaluation": fewer})
 
 
 def _refuse_other(folder: RunFolder, before: Mapping[str, object], stated: Mapping[str, object]) -> None:
@@ -415,7 +426,7 @@ def forecast_in_words(forecast: Forecast, facts: PlanFacts) -> str:
         "pretraining": forecast.pretraining,
         "networks": forecast.training,
         "external cohort": forecast.external,
-        "altered images": forecast.altered,
+        f"altered images{f' of {forecast.altered_cases} cases' * bool(forecast.altered_cases)}": forecast.altered,
         "evaluation and report": forecast.after,
     }
     over, takes = forecast.total - facts.budget, [name for name, seconds in parts.items() if seconds]
