@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 # Characters of a value that a message quotes, of one line of a message, and of a whole message on an input file.
@@ -132,6 +132,15 @@ def counted(count: int, noun: str, several: str = "") -> str:
     ('1 visit', '1,200 visits', '2 studies')
     """
     return f"{count:,} {noun if count == 1 else several or plural(noun)}"
+
+
+def listed(words: Sequence[str], last: str = "and") -> str:
+    """A list of words within a sentence.
+
+    >>> listed(["a", "b", "c"]), listed(["a"]), listed([])
+    ('a, b and c', 'a', '')
+    """
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}" if words else ""
 
 
 def gigabytes(megabytes: float) -> str:

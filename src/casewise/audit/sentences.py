@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from casewise.audit.probes import FEWEST
-from casewise.errors import counted
+from casewise.errors import counted, listed
 
 if TYPE_CHECKING:
     from casewise.audit.shortcuts import ShortcutTest
@@ -67,15 +67,6 @@ def shortcut_sentence(answer: ShortcutTest, *, source: str = "", marks_source: b
     if answer.of_content and answer.inside:
         sentence += " " + fill("of content", target=target, value=value_of(answer.inside))
     return sentence
-
-
-def listed(words: Sequence[str]) -> str:
-    """Words in a sentence.
-
-    >>> listed(["a"]), listed(["a", "b", "c"])
-    ('a', 'a, b and c')
-    """
-    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
 def value_text(value: float, by_class: Mapping[str, float], target: str, beside: str = "") -> str:

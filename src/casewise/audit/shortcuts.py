@@ -20,11 +20,12 @@ from casewise.audit.findings import APPEARANCE, Finding, Level
 from casewise.audit.hashes import in_parallel
 from casewise.audit.metadata import MOST_LEVELS, encode, file_features, file_rate, levels, probed_columns, source_column
 from casewise.audit.probes import ALPHA, Floats, Labels, ProbeResult, adjusted, enough, probe
-from casewise.audit.sentences import fill, listed, remedy, shortcut_sentence, value_of
+from casewise.audit.sentences import fill, remedy, shortcut_sentence, value_of
 from casewise.audit.twins import shown_by
 from casewise.cohort.cohort import Cohort
 from casewise.cohort.groups import numbers_in, recorded
 from casewise.cohort.targets import panel_values
+from casewise.errors import listed
 from casewise.modalities.overlays import MOST_IMAGES, Overlay, find_overlays, place_of
 from casewise.modalities.overlays import SIDE as OVERLAY_SIDE
 from casewise.modalities.registry import modality_of

@@ -226,8 +226,8 @@ class TrainedModel:
                 if name:
                     names[name] |= {Path(file).name, Path(file).stem}
         trained_on = frozenset[str]().union(*(member.subjects for member in self.members))
-        found = set(same_subjects(sorted(set[str]().union(*names.values())), trained_on, AS_WRITTEN))
-        if of_training := [name for name, written in names.items() if written & found]:
+        trained_names = set(same_subjects(sorted(set[str]().union(*names.values())), trained_on, AS_WRITTEN))
+        if of_training := [name for name, written in names.items() if written & trained_names]:
             log.warning(
                 "Names of the training: %s of %s. The model may know their images by heart, unless they are others of "
                 "the same name.",

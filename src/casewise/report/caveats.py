@@ -167,14 +167,14 @@ def within_values(study: Study, results: Results) -> str:
         gap = group.right - group.of_commonest
         beside = "as many as" if gap == 0 else f"{'more' if gap > 0 else 'fewer'} than"
         commonest = class_name(study, main.target, group.commonest)
-        found = {
+        recalls = {
             label: counts["found"] / counts["rows"]
             for label, counts in group.classes.items()
             if counts.get("rows", 0) >= FEWEST_ROWS and "found" in counts
         }
         of_worst = ""
-        if len(found) > 1:
-            worst = min(found, key=found.__getitem__)
+        if len(recalls) > 1:
+            worst = min(recalls, key=recalls.__getitem__)
             least, label = group.classes[worst], class_name(study, main.target, worst)
             of_worst = f" (least often {label}, {least['found']:,} of {least['rows']:,})"
         right.append(

@@ -172,6 +172,9 @@ def _recorded(context: ReportContext) -> str:
     return f" {what} recorded as the mean of {several}, {such}{differ}."
 
 
+# ---------------------------------------------------------------------------------------------------- how far off is it
+
+
 def evaluated(context: ReportContext) -> str:
     """The cases that the figures are from, and that the networks had not seen them."""
     rows, held_out = context.headline_rows, context.stage in ("test", "validation")

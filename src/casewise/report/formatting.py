@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from casewise.errors import counted as counted
+from casewise.errors import listed as listed
 from casewise.errors import plural as plural
 
 if TYPE_CHECKING:
@@ -228,15 +229,6 @@ def span(values: Sequence[float]) -> str:
     if not values:
         return MISSING
     return f"{min(values)}" if min(values) == max(values) else f"{min(values)}–{max(values)}"
-
-
-def listed(words: Sequence[str], last: str = "and") -> str:
-    """A list of words within a sentence.
-
-    >>> listed(["a", "b", "c"]), listed(["a"]), listed([])
-    ('a, b and c', 'a', '')
-    """
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}" if words else ""
 
 
 def rate(value: float) -> str:

@@ -33,18 +33,17 @@ def visit_alone(context: ReportContext, guessed_by: float) -> tuple[Estimate, Di
     by_case = context.study.level_of(context.outcome) == "case"
     if not (by_case and context.repeated and len(rows)) or context.by_site or context.stage not in ("oof", "test"):
         return None
-    known = context.predictions[outcome & (context.predictions["stage"] == "oof")]
-    known = known.dropna(subset=["y_true"]).drop_duplicates(list(SAMPLE_KEY))
-    parts = [rows] if context.stage == "test" else [part for _, part in rows.groupby("outer_fold")]
-    guessed, found = [], 0
-    for part in parts:
-        others = known if context.stage == "test" else known[known["outer_fold"] != part["outer_fold"].iloc[0]]
+    oof = context.predictions[outcome & (context.predictions["stage"] == "oof")]
+    oof = oof.dropna(subset=["y_true"]).drop_duplicates(list(SAMPLE_KEY))
+    on_test, guessed, n_known = context.stage == "test", [], 0
+    for _, of_fold in [(None, rows)] if on_test else rows.groupby("outer_fold"):
+        others = oof if on_test else oof[oof["outer_fold"] != of_fold["outer_fold"].iloc[0]]
         subjects = others.groupby("visit")["subject"].nunique()
         others = others.assign(visit=others["visit"].where(others["visit"].map(subjects) >= FEWEST_SUBJECTS))
-        found += int(part["visit"].isin(others["visit"]).sum())
-        guessed.append(_guess(part, others))
+        n_known += int(of_fold["visit"].isin(others["visit"]).sum())
+        guessed.append(_guess(of_fold, others))
     alone = pd.concat(guessed, ignore_index=True).assign(model=ALONE)
-    if found < KNOWN * len(rows) or alone["y_pred"].isna().any():
+    if n_known < KNOWN * len(rows) or alone["y_pred"].isna().any():
         return None
     settings = context.study.evaluation
     plan = Plan(settings.bootstrap_resamples, settings.confidence, context.study.seed, context.study.unit)

@@ -348,8 +348,8 @@ class Study(StudyModel):
         if outcome not in self.scores:
             return [outcome] if outcome in self.targets else []
         words = re.findall(r"\w+", self.scores[outcome].formula)
-        parts = {part for name in words if name != outcome for part in self.parts_of(name)}
-        return [name for name in self.targets if name in parts]
+        targets = {target for name in words if name != outcome for target in self.parts_of(name)}
+        return [name for name in self.targets if name in targets]
 
     def classes_of(self, name: str) -> list[str]:
         """The classes of a target in their order; empty for numbers and scores."""

@@ -417,6 +417,3 @@ def between_columns(context: ReportContext) -> tuple[float, float, float] | None
     pairs = (differences(y_true=first, y_pred=second), differences(y_true=first), differences(y_true=second))
     apart = pd.concat(pairs, axis=1).dropna()
     return (*apart.mean(),) if len(apart) else None
-
-
-# ---------------------------------------------------------------------------------------------------- how far off is it
