@@ -63,9 +63,12 @@ class BesideColumn:
 
 
 def beside_column(context: ReportContext) -> BesideColumn | None:
-    """The reported model beside the column; None without such a column, or where sources were left out in turn."""
+    """The reported model beside the column; None without such a column, or where sources were left out in turn.
+
+    The position of slices that are cases is none: `visit_alone` compares with it.
+    """
     study, target = context.study, context.outcome
-    column = leading_column(context.audit, target, named_columns(study))
+    column = leading_column(context.audit, target, study.audit.columns)
     figures = context.figures(context.stage, context.learner)
     if column is None or context.by_site:
         return None

@@ -415,12 +415,9 @@ def rivals(context: ReportContext) -> list[Rival]:
         code = verdict_beside(figure, chance, metric)
     if chance is not None and not context.by_site:
         rows.append(Rival("a guess without images", write.text(metric, chance, short=True), "", code))
-    alone = visit_alone(context, chance) if chance is not None else None
-    if alone:
+    if chance is not None and (alone := visit_alone(context, chance)):
         rows.append(rival(f"the {visit_noun(context)} alone, no image", *alone))
-    column = beside_column(context) if metric == "auroc" else None
-    position = modality_of(context.study).position(context.study)
-    if column and not (alone and column.name == position):
+    if metric == "auroc" and (column := beside_column(context)):
         several = context.study.positive_of(context.outcome) is None
         for row in [row for row in column.rows if row.alone is not None][:MOST_COLUMNS]:
             own = f" ({row.name}; model {write.text(metric, row.figure.value, short=True)})"
