@@ -50,7 +50,7 @@ class ModelFacts:
         flags: every reason by which it flags cases.
         result: the main figures of its study, in one line; empty if nothing was evaluated.
         audited: what the study's audit found, and that no other source was tested; empty where there is nothing to say.
-        headline: the learner whom `audited` and `result` are about.
+        headline: the learner that `audited` and `result` are about.
         titles: of targets and scores, for people.
     """
 
