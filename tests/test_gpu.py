@@ -74,7 +74,8 @@ def test_a_training_keeps_its_tensors_on_one_device(
 def test_a_run_on_a_gpu_predicts_as_on_a_cpu_and_continues(tmp_path: Path, chests: Path) -> None:
     from tests.test_baselines import write_study
 
-    path = write_study(tmp_path, chests, backbones="[test_resnet]", compute="{device: cuda, precision: fp32}")
+    networks = "[test_resnet, test_efficientnet]"
+    path = write_study(tmp_path, chests, backbones=networks, compute="{device: cuda, precision: fp32}")
     run = casewise.run(path, tmp_path / "run")
     model = casewise.load_bundle(run.folder)
     on_gpu = model.predict(chests, learner="networks")
@@ -84,3 +85,4 @@ def test_a_run_on_a_gpu_predicts_as_on_a_cpu_and_continues(tmp_path: Path, chest
     shares = [column for column in on_gpu if column.startswith("probability of")]
     np.testing.assert_allclose(on_gpu[shares], on_cpu[shares], atol=1e-3)
     assert casewise.run(path, tmp_path / "run").predictions.equals(run.predictions)
+    assert casewise.run(path, tmp_path / "again").predictions.equals(run.predictions)

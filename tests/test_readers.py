@@ -178,7 +178,11 @@ def test_a_colour_profile_is_applied(tmp_path: Path) -> None:
     assert np.abs(read_image(path, size=8).astype(int) - (30, 220, 40)).max() <= 3
 
 
-@pytest.mark.parametrize("profile", [b"nonsense", ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()])
+@pytest.mark.parametrize(
+    "profile",
+    [b"nonsense", ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()],
+    ids=["nonsense", "srgb"],
+)
 def test_srgb_and_damaged_profiles_change_nothing(tmp_path: Path, profile: bytes) -> None:
     path = save(picture(20, 20), tmp_path / "a.png", icc_profile=profile)
     assert np.array_equal(read_image(path), np.asarray(picture(20, 20)))

@@ -68,6 +68,7 @@ DAYS = [["a.jpg", "Müller", datetime(2024, 1, 31), 1.5], ["b.jpg", "007", datet
         workbook([[], HEADING, [], *DAYS]),
         pd.DataFrame(DAYS, columns=HEADING).to_parquet(),
     ],
+    ids=range(13),  # the contents of workbooks state the time
 )
 def test_every_format_has_the_same_cells(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / ("cohort.parquet" if data.startswith(b"PAR1") else "cohort.csv")
