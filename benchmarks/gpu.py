@@ -5,7 +5,8 @@
 `epochs`: images a second of five networks in mixed precision, and the memory and the time that the card is busy.
 `accuracy`: the seconds until a pretrained MobileNetV2 is as accurate on held-out subjects as fastai's, and vice versa.
 `bits`: whether backbones of each family come to the same bits again and after a stop, and how far predictions on the
-card are from those on the CPU. `sweep`: the 29 backbones of One-Step PASI on five folds, with photographs of 128 px.
+card are from those on the CPU. `sweep`: backbones of One-Step PASI on five folds, with photographs of 128 px; all 29,
+or those that `--backbones` names.
 
 What is measured is kept in `--measured`, and is not measured again there; the page can then be written on a machine
 without a GPU. Measurements of other code are refused. casewise and fastai have 16-bit activations, and batches of 32;
@@ -83,7 +84,7 @@ STUDY = """extends: {sweep}
 name: gpu-sweep
 cohort: {cohort}
 images: {{size: 128}}
-backbones: {backbones}
+backbones: [{backbones}]
 compute: {{device: cuda, precision: auto, memory_format: auto, jobs: {jobs}}}
 evaluation: {{counterfactual_cases: 0}}
 """
@@ -400,7 +401,7 @@ def sweep(options: argparse.Namespace) -> dict[str, Any]:
     command = [sys.executable, "-m", "casewise.cli.main"]
     size = ["--subjects", str(SUBJECTS), "--visits", "2", "--size", "320x212", "--seed", str(SEED)]
     subprocess.run([*command, "phantom", str(folder / "cohort"), *size], check=True)
-    backbones = "[resnet18, mobilenet_v2]" if options.short else "all29"
+    backbones = options.backbones
     places = {"sweep": ROOT / "studies" / "sweep.yaml", "cohort": folder / "cohort" / "visits.csv"}
     (folder / "study.yaml").write_text(STUDY.format(**places, backbones=backbones, jobs=JOBS))
     watch, start, trained, finished = Watch(), time.monotonic(), 0.0, 0
@@ -420,6 +421,7 @@ def sweep(options: argparse.Namespace) -> dict[str, Any]:
         "code": ended,
         "seconds": seconds,
         "trained": trained,
+        "backbones": backbones.split(","),
         "networks": len(records),
         "job_seconds": sum(record["seconds"] for record in records),
         "epochs": sum(len(record["history"]) for record in records),
@@ -433,9 +435,10 @@ def lines_of_sweep(result: dict[str, Any]) -> str:
     from casewise.console import duration
 
     ends = {0: f"the report was made after {duration(result['seconds'])}", None: "the report was not waited for"}
+    listed = "all 29 backbones" if result["backbones"] == ["all29"] else ", ".join(result["backbones"])
     end = ends.get(result["code"], f"the run ended with code {result['code']}")
     return (
-        f"{result['networks']} networks, {JOBS} at a time, with the recipe of the preset for 12 epochs, on synthetic "
+        f"{result['networks']} networks ({listed} on five folds), {JOBS} at a time, with the recipe of the preset for 12 epochs, on synthetic "
         f"photographs of {2 * SUBJECTS} visits in panels of four of {TILE} px, from random weights: "
         f"they were trained after {duration(result['trained'])}, and {end}. "
         f"On average a network took {result['job_seconds'] / max(1, result['networks']):.0f} s beside the others. The "
@@ -487,6 +490,7 @@ def main() -> None:
     parser.add_argument("--short", action="store_true", help="a try: few networks, steps and epochs")
     parser.add_argument("--weights", type=Path, default=DATA.parent / "weights", help="the folder of first weights")
     parser.add_argument("--measured", type=Path, default=Path("runs/gpu.json"), help="the file of what was measured")
+    parser.add_argument("--backbones", default="all29", help="of the sweep, separated by commas")
     parser.add_argument("--limit", type=float, default=86_400, help="seconds after which the sweep is stopped")
     parser.add_argument("--task", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
