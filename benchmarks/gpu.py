@@ -435,15 +435,17 @@ def lines_of_sweep(result: dict[str, Any]) -> str:
     from casewise.console import duration
 
     ends = {0: f"the report was made after {duration(result['seconds'])}", None: "the report was not waited for"}
-    listed = "all 29 backbones" if result["backbones"] == ["all29"] else ", ".join(result["backbones"])
+    every = result["backbones"] == ["all29"]
+    listed = "all 29 backbones" if every else " and ".join(result["backbones"])
     end = ends.get(result["code"], f"the run ended with code {result['code']}")
     return (
-        f"{result['networks']} networks ({listed} on five folds), {JOBS} at a time, with the recipe of the preset for 12 epochs, on synthetic "
-        f"photographs of {2 * SUBJECTS} visits in panels of four of {TILE} px, from random weights: "
-        f"they were trained after {duration(result['trained'])}, and {end}. "
+        f"{result['networks']} networks ({listed} on five folds), {JOBS} at a time, with the recipe of the preset for "
+        f"12 epochs, on synthetic photographs of {2 * SUBJECTS} visits in panels of four of {TILE} px, from "
+        f"random weights: they were trained after {duration(result['trained'])}, and {end}. "
         f"On average a network took {result['job_seconds'] / max(1, result['networks']):.0f} s beside the others. The "
         f"card was busy for {result['busy']:.0f} % of the time, and {result['used_mb'] / 1024:.0f} GB were "
         "in use at most. The photographs say nothing about patients."
+        f"{'' if every else ' The other backbones were not trained as a study on a GPU.'}"
     )
 
 
@@ -489,7 +491,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(MEASURE)}; by default all")
     parser.add_argument("--short", action="store_true", help="a try: few networks, steps and epochs")
     parser.add_argument("--weights", type=Path, default=DATA.parent / "weights", help="the folder of first weights")
-    parser.add_argument("--measured", type=Path, default=Path("runs/gpu.json"), help="the file of what was measured")
+    parser.add_argument("--measured", type=Path, default=ROOT / "benchmarks" / "gpu.json", help="what was measured")
     parser.add_argument("--backbones", default="all29", help="of the sweep, separated by commas")
     parser.add_argument("--limit", type=float, default=86_400, help="seconds after which the sweep is stopped")
     parser.add_argument("--task", action="store_true", help=argparse.SUPPRESS)
