@@ -68,9 +68,9 @@ def measured(program: str, /, **task: Any) -> dict[str, Any]:
     return in_own_process(__file__, {"program": program, **task})
 
 
-def images_needed(steps: int, batch: int = BATCH) -> int:
+def images_needed(steps: int, batch: int = BATCH, workers: int = WORKERS) -> int:
     """More images than are timed, so that the workers are equally busy at the beginning and the end."""
-    return (WARM + steps + 3 * WORKERS) * batch
+    return (WARM + steps + 3 * workers) * batch
 
 
 class Clock:
@@ -81,6 +81,8 @@ class Clock:
 
     def ended(self, step: int) -> bool:
         """Note the end of a step, counted from 1; whether it is the last that is timed."""
+        if step in (WARM, self.last) and torch.cuda.is_available():
+            torch.cuda.synchronize()
         if step == WARM:
             self.start = time.perf_counter()
         if step == self.last:
@@ -154,7 +156,7 @@ def fastai_fold(task: dict[str, Any]) -> dict[str, Any]:
 
 
 def fastai_speed(task: dict[str, Any]) -> dict[str, Any]:
-    """Images a second while all parameters are trained."""
+    """Images a second while all parameters are trained, with `mixed` in mixed precision."""
     import pandas as pd
     from fastai.vision.all import Callback, CancelFitException, set_seed
 
@@ -168,10 +170,12 @@ def fastai_speed(task: dict[str, Any]) -> dict[str, Any]:
                 raise CancelFitException
 
     set_seed(SEED)
-    count = images_needed(task["steps"])
+    workers = task.get("workers", WORKERS)
+    count = images_needed(task["steps"], workers=workers)
     rows = [row % len(task["paths"]) for row in range(count + BATCH)]
     table = pd.DataFrame({"path": [task["paths"][n] for n in rows], "label": [str(task["labels"][n]) for n in rows]})
-    learner = fastai_learner(table.assign(is_valid=table.index >= count), "/", task["network"], None)
+    learner = fastai_learner(table.assign(is_valid=table.index >= count), "/", task["network"], None, workers=workers)
+    learner = learner.to_fp16() if task.get("mixed") else learner
     with learner.no_bar(), learner.no_logging():
         learner.fit_one_cycle(1, cbs=Watch())
     return {"rate": task["steps"] * BATCH / clock.seconds}
