@@ -119,7 +119,10 @@ def make(evidence: Evidence, options: dict[str, str]) -> bool:
     stamp = (
         f"\n*Made with casewise {__version__}, commit {commit}, on {now.day} {now:%B %Y}: `{evidence.commands[-1]}`.*\n"
     )
-    write_atomic(evidence.path, STAMP.sub("", evidence.text()).rstrip() + "\n" + stamp)
+    text = STAMP.sub("", evidence.text())
+    for folder in options.values():  # as stated, and not where it lies on this machine
+        text = text.replace(str((ROOT / folder).resolve()), folder)
+    write_atomic(evidence.path, text.rstrip() + "\n" + stamp)
     return True
 
 
