@@ -18,9 +18,9 @@ fastai has eight workers. The page follows, with its figures in braces.
 
 ## Epochs of 224 px
 
-All parameters of five networks are trained on radiographs, in mixed precision, in batches of {batch}. casewise reads a
-store that it has built before; fastai decodes the files in every epoch, with {workers} workers. *Busy*: the share of
-time in which the card computes anything; *memory*: the most that PyTorch has allocated.
+All parameters of five networks are trained on radiographs, in mixed precision, in batches of {batch}. casewise, on two
+threads, reads a store that it has built before; fastai, with {workers} workers, decodes the files in every epoch.
+*Busy*: the share of time in which the card computes anything; *memory*: the most that PyTorch has allocated.
 
 {epochs}
 
@@ -143,14 +143,7 @@ def card() -> dict[str, str]:
 def epochs(options: argparse.Namespace) -> dict[str, Any]:
     """Images a second of each network, of casewise and of fastai."""
     names, steps = (training.NETWORKS[1:2], 10) if options.short else (training.NETWORKS, 60)
-    recipe = {"optimizer": "adamw", "lr": 3e-4, "weight_decay": 0.01, "batch_size": BATCH, "epochs": 2}
-    study = {
-        "images": {"size": SIDE},
-        "targets": {"label": {"classes": list(training.CLASSES)}},
-        "panels": {"by": "image", "augmentation": "fastai-default", "flip": "horizontal"},
-        "recipe": {**recipe, "schedule": "constant", "early_stopping": {"monitor": "none"}},
-        "compute": {"device": "cuda"},
-    }
+    study = {**training.IMAGE_STUDY, "compute": {"device": "cuda"}}
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as temporary:
         paths, labels = training.radiographs(options.data / "covid-cxr", Path(temporary), steps * BATCH)

@@ -60,6 +60,13 @@ PANEL_AIM = 2.5
 NETWORKS = ("resnet34", "mobilenet_v2", "shufflenet_v2_x0_5", "vgg11_bn", "densenet121")
 IMAGE_AIM, EPOCH = 2.8, 1000
 CLASSES = ("covid", "no_finding", "pneumonia")
+IMAGE_RECIPE = {"optimizer": "adamw", "lr": 3e-4, "weight_decay": 0.01, "batch_size": BATCH, "epochs": 2}
+IMAGE_STUDY = {
+    "images": {"size": SIDE},
+    "targets": {"label": {"classes": list(CLASSES)}},
+    "panels": {"by": "image", "augmentation": "fastai-default", "flip": "horizontal"},
+    "recipe": {**IMAGE_RECIPE, "schedule": "constant", "early_stopping": {"monitor": "none"}},
+}
 
 
 def with_casewise(task: dict[str, Any]) -> dict[str, Any]:
@@ -200,10 +207,6 @@ def compare_images(options: argparse.Namespace) -> None:
     if not users.has_fastai():
         return
     networks, steps = (NETWORKS[1:3], 2) if options.short else (options.networks, options.steps)
-    recipe = {"optimizer": "adamw", "lr": 3e-4, "weight_decay": 0.01, "batch_size": BATCH, "epochs": 2}
-    study = {"images": {"size": SIDE}, "targets": {"label": {"classes": list(CLASSES)}}}
-    study |= {"panels": {"by": "image", "augmentation": "fastai-default", "flip": "horizontal"}}
-    study |= {"recipe": {**recipe, "schedule": "constant", "early_stopping": {"monitor": "none"}}}
     results: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         paths, labels = radiographs(options.data, Path(temporary), steps * BATCH)
@@ -214,7 +217,7 @@ def compare_images(options: argparse.Namespace) -> None:
             for _ in range(options.rounds):
                 for name in rates:
                     if name == "casewise":
-                        result = casewise(**own, study={**study, "backbones": [network]})
+                        result = casewise(**own, study={**IMAGE_STUDY, "backbones": [network]})
                         rate = steps * BATCH / result["epoch"]
                     else:
                         rate = users.measured(name, paths=paths, labels=labels, network=network, steps=steps)["rate"]
