@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from casewise.console import Silent
 from casewise.errors import CohortError, ImageError, RunError
 from casewise.modalities.base import CaseMask
 from casewise.modalities.masks import binarise_masks
@@ -24,10 +25,10 @@ from casewise.plugins.explain.command import explain_run
 from casewise.plugins.explain.localisation import measure
 from casewise.plugins.explain.methods.dispatch import peak_pixels
 from casewise.plugins.explain.metrics import as_panel
-from casewise.plugins.explain.outputs import write_native
+from casewise.plugins.explain.outputs import OUTLINE_COLOUR, CaseExplanation, outlined, write_native, write_outputs
 from casewise.plugins.explain.results import read_results
-from casewise.plugins.explain.run import ExplainSettings, Explanation
-from casewise.plugins.explain.saliency import SaliencyMap, compare_predictions, saliency_maps
+from casewise.plugins.explain.run import ExplainSettings, Explanation, explain_cases
+from casewise.plugins.explain.saliency import SaliencyMap, compare_predictions, saliency_maps, to_slots
 from casewise.plugins.phantoms.pancreas import make_pancreas
 from casewise.report.context import read_context
 from casewise.run import run
@@ -194,6 +195,34 @@ def test_lesions_outside_are_not_measured(planted: Path, opened: FinishedRun, mo
     assert list(table["case"]) == [str(case.iloc[near])]
     assert found["networks"]["test_vit@T2"]["deletion"]["cases"] == 1
     assert found["networks"]["test_vit@T2"]["sanity"]["cases"] == 1
+
+
+def slice_by_slice(saliency: SaliencyMap) -> SaliencyMap:
+    """What a learner sees that reads the slices of the same panels one by one."""
+    by_slice = {name: to_slots(getattr(saliency, name), saliency.grid) for name in ("maps", "raw")}
+    for name in ("panels", "by_sequence"):
+        channels = np.moveaxis(getattr(saliency, name), 1, 0)
+        by_slice[name] = np.stack([to_slots(channel, saliency.grid) for channel in channels], axis=1)
+    return dataclasses.replace(saliency, slots=saliency.slots.reshape(-1, 1), grid=(1, 1), **by_slice)
+
+
+def test_outlines_are_those_of_the_slices_that_a_learner_sees(opened: FinishedRun, tmp_path: Path) -> None:
+    """Baselines read single slices beside networks that read them on a panel, with other sizes of their pictures."""
+    slots = {row: central(int(slices_of(opened).count[row]), 9)[4] for row in marked_rows(opened)}
+    row = next(row for row, middle in slots.items() if lesion_of(opened, row).planes[middle].any())
+    case = str(opened.cohort.panels["case"].iloc[row])
+    (panels,) = explain_cases(opened, ["test_resnet@late"], [case], 0, Silent())[case]
+    slices = [slice_by_slice(saliency) for saliency in panels.maps]
+    single: CaseExplanation = dataclasses.replace(panels, model="single", maps=slices)
+    _, (entry,) = write_outputs(opened, {case: [panels, single]}, tmp_path, Silent())
+    mask = lesion_of(opened, row).planes[slots[row]]
+    expected = outlined(np.zeros(mask.shape, np.uint8), mask)
+    assert expected.any()
+    for shown in entry["rows"]:
+        (file,) = (each["file"] for each in shown["maps"] if each["network"] == "single")
+        picture = np.asarray(Image.open(tmp_path / file))
+        green = (picture == OUTLINE_COLOUR).all(axis=2)
+        np.testing.assert_array_equal(green, (expected == OUTLINE_COLOUR).all(axis=2))
 
 
 def rows_said(**changed: Any) -> pd.DataFrame:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -138,16 +138,18 @@ def _pictures(run: FinishedRun, case: str, networks: list[CaseExplanation], fold
     for index, name, shown in _shown_panels(networks):
         label = "-".join(text for text in (file_name(name) if name else "", f"panel{index + 1}") if text)
         first = shown[0]
-        meaning, mask = _mask_on_panel(run, first.maps[index])
+        meaning, mask = _mask_on_panel(run, first.maps[index], run.modality.mask_columns(run.study))
         maps = []
         for network in shown:
             values, saliency, prediction = network.map_of(index, name), network.maps[index], network.predictions[index]
-            overlaid = outlined(overlay(network.picture_of(index, name), values, signed=saliency.signed), mask)
+            # a network may see other slices than the first, in another grid
+            own_mask = _mask_on_panel(run, saliency, [meaning] if meaning else [])[1]
+            overlaid = outlined(overlay(network.picture_of(index, name), values, signed=saliency.signed), own_mask)
             file = save_png(case_folder / file_name(network.model) / f"{label}.png", overlaid)
             own_file = file.with_name(f"{label}-own-map.png") if saliency.own is not None else None
             if saliency.own is not None and own_file:
                 own = overlay(network.picture_of(index, name), saliency.own[saliency.middle_view])
-                save_png(own_file, outlined(own, mask))
+                save_png(own_file, outlined(own, own_mask))
             empty = not bool(np.abs(values).max() > 0)
             maps.append(
                 {
@@ -183,7 +185,7 @@ def figure_rows(run: FinishedRun, case: str, networks: list[CaseExplanation]) ->
     rows, target = [], explain_target(run).target
     for index, name, shown in _shown_panels(networks):
         first = shown[0]
-        _, mask = _mask_on_panel(run, first.maps[index])
+        _, mask = _mask_on_panel(run, first.maps[index], run.modality.mask_columns(run.study))
         predictions = {network.model: network.predictions[index] for network in shown}
         values = {network.model: enlarged(network.map_of(index, name)) for network in shown}
         pictures = {network.model: outlined(network.picture_of(index, name), None) for network in shown[1:]}
@@ -226,10 +228,12 @@ def _shown_panels(networks: list[CaseExplanation]) -> Iterator[tuple[int, str, l
                 yield index, name, shown
 
 
-def _mask_on_panel(run: FinishedRun, saliency: SaliencyMap) -> tuple[MaskMeaning | None, np.ndarray | None]:
-    """What the first mask on the middle view marks, and this mask (H, W); None if there is none."""
-    for meaning, column in run.modality.mask_columns(run.study).items():
-        if column not in run.cohort.images:
+def _mask_on_panel(
+    run: FinishedRun, saliency: SaliencyMap, meanings: Iterable[MaskMeaning]
+) -> tuple[MaskMeaning | None, np.ndarray | None]:
+    """What the first of these masks on the middle view marks, and this mask (H, W); None if there is none."""
+    for meaning in meanings:
+        if run.modality.mask_columns(run.study)[meaning] not in run.cohort.images:
             continue
         mask = run.modality.mask(run.prepared, saliency.row, meaning)
         positions = mask.positions(saliency.slots[saliency.middle_view])
