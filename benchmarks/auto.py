@@ -476,7 +476,7 @@ def run_studies(names: Sequence[str], options: argparse.Namespace) -> tuple[dict
 
 def changes_of(path: Path, options: argparse.Namespace) -> dict[str, Any]:
     """What the study of a pack states otherwise: its table, and where its images and the weights are."""
-    changes: dict[str, Any] = {"weights_dir": options.weights} if options.data else {}
+    changes: dict[str, Any] = {"weights_dir": options.weights and options.weights.resolve()} if options.data else {}
     data = (options.data or ROOT.parent / "shared" / "data").resolve()
     if images := FOLDERS.get(path.stem):
         written = options.runs.resolve() / "tables" / path.stem
