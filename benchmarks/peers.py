@@ -1,6 +1,7 @@
 """The planned recipe beside fastai and scikit-learn, on the folds of finished runs of benchmarks/auto.py.
 
     python benchmarks/peers.py [NAME[:TARGET] ...] [--runs FOLDER] [--without-fastai] [--autogluon PYTHON] [--output F]
+    python benchmarks/peers.py --runs FOLDER --record
 
 fastai is used as its users do: `vision_learner`, `fine_tune(5)` (users.py). scikit-learn: `StandardScaler` and a linear
 model on the pooled features of a frozen MobileNetV2. Classes: `LogisticRegression`, whose C has the highest
@@ -10,7 +11,7 @@ Predictions are kept in `--out`/NAME/TARGET as CSV and not made again. Figures a
 
 Without `--runs`, the planned predictions are those of docs/results/auto.md, from auto_predictions.npz: numbers, or
 classes with their probabilities, in the order of the names of cases and images. Cohort and folds are made again, and
-must be those of the runs.
+must be those of the runs. `--record` writes that file, as `make auto` does.
 
 A further peer is a function that returns the rows of the held-out folds with predictions, in the columns of
 `out_of_fold`, and an entry of `peers_of`.
@@ -122,6 +123,39 @@ def planned_run(folder: Path, target: str) -> Planned:
     return Planned(run.study, table, chosen.rows, chosen.stage, auto.training_seconds(run))
 
 
+def record(runs: Path) -> None:
+    """Write the predictions of all finished runs to `RECORDED`."""
+    arrays: dict[str, Any] = {}
+    facts = {}
+    for name, target in PACKS.items():
+        planned = planned_run(runs / name, target)
+        rows = planned.reference.assign(key=planned.reference["case"] + "|" + planned.reference["image"])
+        rows = rows.sort_values("key")
+        names = planned.study.classes_of(planned.target)
+        arrays[f"{name}_y"] = rows["y_pred"].to_numpy("float32")
+        if names:
+            arrays[f"{name}_p"] = rows[[f"p{n}" for n in range(len(names))]].to_numpy("float32")
+        facts[name] = {
+            "target": planned.target,
+            "stage": planned.stage,
+            "learner": rows["model"].iloc[0],
+            "seconds": planned.seconds,
+            "keys": checksum_of("\n".join(rows["key"])),
+            "split": split_of(planned.table),
+        }
+    np.savez_compressed(RECORDED, facts=np.array(json.dumps(facts)), **arrays)
+
+
+def checksum_of(text: str) -> str:
+    """SHA-256 of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def split_of(table: pd.DataFrame) -> str:
+    """What identifies images, labels and folds, wherever the images lie."""
+    return checksum_of(table.drop(columns="path").to_csv(index=False))
+
+
 def planned_before(name: str, options: argparse.Namespace) -> Planned:
     """A run of docs/results/auto.md, from its recorded predictions; its cohort and folds are made again.
 
@@ -144,7 +178,7 @@ def planned_before(name: str, options: argparse.Namespace) -> Planned:
     splits = grouped.split(modality_of(study).whole(study, cohort), study)
     target = facts["target"]
     table = table_of(study, cohort.images, {name: side + 1 for name, side in splits.side.items()}, target)
-    if hashlib.sha256(table.to_csv(index=False).encode()).hexdigest() != facts["split"]:
+    if split_of(table) != facts["split"]:
         raise SystemExit(
             f"{name}: its images, labels or folds are not those of docs/results/auto.md. Run auto.py again."
         )
@@ -152,7 +186,7 @@ def planned_before(name: str, options: argparse.Namespace) -> Planned:
     judged = judged if study.level_of(target) == "image" else judged.assign(image="").drop_duplicates("case")
     keys = judged["case"] + "|" + judged["image"]
     judged = judged.iloc[np.argsort(keys.tolist())]
-    if hashlib.sha256("\n".join(sorted(keys)).encode()).hexdigest() != facts["keys"]:
+    if checksum_of("\n".join(sorted(keys))) != facts["keys"]:
         raise SystemExit(f"{name}: its cases are not those of docs/results/auto.md. Run auto.py again.")
     names = study.classes_of(target)
     truth = judged["label"].map(names.index) if names else judged["label"]
@@ -384,9 +418,8 @@ def peers_of(
     """The predictions and seconds of every requested peer, kept in `folder`; `planned` are those of the planned run."""
     weights, folds = options.weights / "mobilenet_v2.safetensors", held_out(table, stage)
     peers: dict[str, Predicted] = {}
-    split = hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()
     origin = hashlib.sha256(weights.read_bytes()).hexdigest()
-    settings = {"split": split, "folds": folds, "numbers": numbers, "weights": origin}
+    settings = {"split": split_of(table), "folds": folds, "numbers": numbers, "weights": origin}
     if options.scikit_learn:
         make = partial(of_scikit_learn, table, folds, weights, numbers=numbers)
         peers["scikit-learn"] = read_or_make(folder / "scikit-learn.csv", settings | LINEAR, make)
@@ -433,8 +466,12 @@ def main() -> None:
     parser.add_argument("--without-scikit-learn", dest="scikit_learn", action="store_false", help="leave it out")
     parser.add_argument("--autogluon", metavar="PYTHON", help="an interpreter with autogluon.multimodal")
     parser.add_argument("--out", type=Path, default=Path("runs/auto-peers"), help="where predictions are kept")
+    parser.add_argument("--record", action="store_true", help="write the predictions of `--runs` for later, no page")
     parser.add_argument("--part", type=Path, metavar="FILE", help="a file for the table alone (Markdown)")
     options = parser.parse_args()
+    if options.record:
+        record(options.runs or Path("runs/auto"))
+        return
     users.ready(cores=1)
     options.fastai = options.fastai and users.has_fastai()
     lines, missing = [], []
