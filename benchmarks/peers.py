@@ -41,7 +41,6 @@ trained by one thread, and each peer had one core.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import time
 import warnings
@@ -58,7 +57,7 @@ import users
 from pages import head_of, page_parser, publish
 
 from casewise.analysis.run import Run
-from casewise.files import write_atomic, write_json
+from casewise.files import checksum, json_hash, write_atomic, write_json
 from casewise.metrics.registry import metric_of
 from casewise.study.loading import read_study
 from casewise.study.schema import Study
@@ -140,20 +139,15 @@ def record(runs: Path) -> None:
             "stage": planned.stage,
             "learner": rows["model"].iloc[0],
             "seconds": planned.seconds,
-            "keys": checksum_of("\n".join(rows["key"])),
+            "keys": json_hash("\n".join(rows["key"])),
             "split": split_of(planned.table),
         }
     np.savez_compressed(RECORDED, facts=np.array(json.dumps(facts)), **arrays)
 
 
-def checksum_of(text: str) -> str:
-    """SHA-256 of a text."""
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def split_of(table: pd.DataFrame) -> str:
     """What identifies images, labels and folds, wherever the images lie."""
-    return checksum_of(table.drop(columns="path").to_csv(index=False))
+    return json_hash(table.drop(columns="path").to_csv(index=False))
 
 
 def planned_before(name: str, options: argparse.Namespace) -> Planned:
@@ -186,7 +180,7 @@ def planned_before(name: str, options: argparse.Namespace) -> Planned:
     judged = judged if study.level_of(target) == "image" else judged.assign(image="").drop_duplicates("case")
     keys = judged["case"] + "|" + judged["image"]
     judged = judged.iloc[np.argsort(keys.tolist())]
-    if checksum_of("\n".join(sorted(keys))) != facts["keys"]:
+    if json_hash("\n".join(sorted(keys))) != facts["keys"]:
         raise SystemExit(f"{name}: its cases are not those of docs/results/auto.md. Run auto.py again.")
     names = study.classes_of(target)
     truth = judged["label"].map(names.index) if names else judged["label"]
@@ -418,8 +412,9 @@ def peers_of(
     """The predictions and seconds of every requested peer, kept in `folder`; `planned` are those of the planned run."""
     weights, folds = options.weights / "mobilenet_v2.safetensors", held_out(table, stage)
     peers: dict[str, Predicted] = {}
-    origin = hashlib.sha256(weights.read_bytes()).hexdigest()
-    settings = {"split": split_of(table), "folds": folds, "numbers": numbers, "weights": origin}
+    # kept predictions name their images by path: they are made again where images lie elsewhere
+    split, origin = json_hash(table.to_csv(index=False)), checksum(weights)
+    settings = {"split": split, "folds": folds, "numbers": numbers, "weights": origin}
     if options.scikit_learn:
         make = partial(of_scikit_learn, table, folds, weights, numbers=numbers)
         peers["scikit-learn"] = read_or_make(folder / "scikit-learn.csv", settings | LINEAR, make)
