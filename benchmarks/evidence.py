@@ -33,7 +33,10 @@ RESULTS, INDEX = ROOT / "docs" / "results", ROOT / "docs" / "evidence.md"
 CODE = ("src", "studies")
 RUNS = ROOT / "runs" / "evidence.txt"
 # Commits of this code that change no figure of an earlier page, and what they change.
-SAME_FIGURES = {"28cbf8e9": "outlines of masks in the pictures of `casewise explain`, which stopped there"}
+SAME_FIGURES = {
+    "28cbf8e9": "outlines of masks in the pictures of `casewise explain`, which stopped there",
+    "15448589": "the description of studies/lgg-histology.yaml",
+}
 # The first figure of a page by `casewise results`.
 RESULT = (r"## Result.*?\n\| [^|\n]+ \| ([^|\n]+) \| (95 % interval [^|\n]+) \|", "{}, {}")
 STAMP = re.compile(r"\n\*Made with casewise (\S+), commit ([0-9a-f]{8,40}), on (\d+ \w+ \d{4}): `(.*)`\.\*\n$")
