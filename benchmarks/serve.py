@@ -77,7 +77,7 @@ def made_bundle(folder: Path, folds: int, side: int) -> Path:
 
     table = make_psoriasis(folder / "training", subjects=3 * folds, visits=2, size=(246, 164), seed=1)
     (folder / "study.yaml").write_text(STUDY.format(table=table, side=side, folds=folds))
-    return run(read_study(folder / "study.yaml"), folder / "run", show=True).folder / "bundle"
+    return run(read_study(folder / "study.yaml"), folder / "run", show=False).folder / "bundle"
 
 
 def photographs(folder: Path, width: int = WIDTH, height: int = HEIGHT) -> list[Path]:
