@@ -36,7 +36,7 @@ AUROC higher by 0.003, 0.002 and 0.001, a kappa higher by 0.018 (out of fold) an
 flips instead of four were worse on oral (-0.005). The rule for flips was made with the images of oral, hpylori, idrid,
 severity and covid-cxr in view, without labels. Each choice was one of two to five values, by figures out of fold, so
 expect a little optimism on severity, oral, hpylori, laterality, idrid and skin. Nothing was chosen on tumour, grade and
-covid-cxr by their labels, but earlier studies of the same packs were known.
+covid-cxr by their labels, but other studies of the same packs were known.
 
 How images vary in training, MixUp, and the larger number of epochs were chosen on one half of the subjects of four
 packs, in three folds, by the mean of the network and the kernel model minus the kernel model alone. Oral, AUROC: +0.003
@@ -47,8 +47,8 @@ alone. Averages of the weights over the last steps changed nothing beside MixUp 
 learning rate made oral (+0.011) no worse and skin (+0.010) worse. The other half judges in a table of its own.
 
 The network stays in the plan of every kind of study. On scans it adds nothing here and takes some minutes; these packs
-are three targets of one cohort, too little for a rule on all scans. On photographs and films it adds on some packs and
-not on others, and nothing that is known before the training tells them apart.
+are three targets of one cohort, too little for a rule on all scans. What it adds on photographs and films is in the
+table, and nothing that is known before the training tells where it will.
 
 ## Planned recipe, linear baselines and network
 """
