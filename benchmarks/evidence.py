@@ -36,7 +36,8 @@ RUNS = ROOT / "runs" / "evidence.txt"
 SAME_FIGURES = {
     "28cbf8e9": "outlines of masks in the pictures of `casewise explain`, which stopped there",
     "15448589": "the description of studies/lgg-histology.yaml",
-    "44745079": "comments, and the descriptions of three studies",
+    "44745079": "descriptions of three studies, and a comment",
+    "d63808b1": "that comment, as it was before",
 }
 # The first figure of a page by `casewise results`.
 RESULT = (r"## Result.*?\n\| [^|\n]+ \| ([^|\n]+) \| (95 % interval [^|\n]+) \|", "{}, {}")
