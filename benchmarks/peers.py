@@ -9,6 +9,9 @@ log-likelihood in inner folds; numbers: `Ridge`, whose alpha has the smallest ab
 images of a subject together. Both peers start from the same weights and train on the same subjects as the run.
 Predictions are kept in `--out`/NAME/TARGET as CSV and not made again. Figures are printed, never asserted.
 
+A peer that had less than a core is refused, because its limit of time would be unfair. Several packs at a time need a
+core each: `taskset -c 1 python benchmarks/peers.py skin`.
+
 Without `--runs`, the planned predictions are those of docs/results/auto.md, from auto_predictions.npz: numbers, or
 classes with their probabilities, in the order of the names of cases and images. Cohort and folds are made again, and
 must be those of the runs. `--record` writes that file, as `make auto` does.
@@ -75,6 +78,8 @@ FEWEST_EPOCHS, MOST_EPOCHS = 1, 30
 TRIED_IMAGES = 600
 # Columns that are text.
 TEXT = ("path", "subject", "case", "image")
+# The least share of its core that a peer must have had; reading images leaves a core idle at times.
+FAIR = 0.8
 INNER_FOLDS = 4
 # 1,280 standardised features: from nearly constant predictions to nearly perfect separation of a few hundred images.
 INVERSE_STRENGTHS = [1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0]
@@ -310,6 +315,20 @@ def of_scikit_learn(table: pd.DataFrame, folds: Sequence[int], weights: Path, *,
     return out_of_fold(table, values, folds, numbers=numbers), time.perf_counter() - start
 
 
+def fair(result: dict[str, Any], peer: str) -> float:
+    """The seconds of a process of a peer.
+
+    Raises:
+        SystemExit: it had less than its core.
+    """
+    if result["cores"] < FAIR:
+        raise SystemExit(
+            f"{peer} had {result['cores']:.2f} of a core: others ran on it, so that its limit of time was unfair. "
+            "Nothing was kept. End other programs, or give each a core of its own with `taskset -c CORE`."
+        )
+    return float(result["seconds"])
+
+
 def of_fastai(
     table: pd.DataFrame, folds: Sequence[int], weights: Path, *, numbers: bool, seconds: float, folder: Path
 ) -> Predicted:
@@ -325,12 +344,12 @@ def of_fastai(
     task = {"table": str(images), "data": "/", "network": weights.stem, "weights": str(weights), "numbers": numbers}
     task["predictions"] = str(predictions)
     share = min(1.0, TRIED_IMAGES / len(table))
-    tried = users.measured("fastai fold", **task, fold=folds[0], epochs=1, share=share)["seconds"] / share
+    tried = fair(users.measured("fastai fold", **task, fold=folds[0], epochs=1, share=share), "fastai") / share
     # one epoch of fine_tune follows one of the head alone
     epochs = min(max(int(2 * seconds / len(folds) / tried) - 1, FEWEST_EPOCHS), MOST_EPOCHS)
     share = min(1.0, seconds / len(folds) / tried)
     for fold in folds:
-        total += users.measured("fastai fold", **task, fold=fold, epochs=epochs, share=share)["seconds"]
+        total += fair(users.measured("fastai fold", **task, fold=fold, epochs=epochs, share=share), "fastai")
         tables.append(pd.read_csv(predictions, dtype=dict.fromkeys(TEXT, str), keep_default_na=False))
     return pd.concat(tables, ignore_index=True).assign(epochs=epochs, share=share), total
 
@@ -352,7 +371,7 @@ def of_autogluon(
     task = {"table": str(images), "weights": str(weights), "numbers": numbers, "seconds": seconds / len(folds)}
     task |= {"folder": str(folder / "autogluon"), "predictions": str(folder / "fold.csv")}
     for fold in folds:
-        total += users.in_own_process(str(AUTOGLUON), task | {"fold": fold}, python)["seconds"]
+        total += fair(users.in_own_process(str(AUTOGLUON), task | {"fold": fold}, python), "AutoGluon")
         tables.append(pd.read_csv(task["predictions"], dtype=dict.fromkeys(TEXT, str), keep_default_na=False))
     return pd.concat(tables, ignore_index=True), total
 

@@ -136,8 +136,9 @@ def test_fastai_is_trained_on_all_other_folds_and_never_on_the_test_set(
         images = pd.read_csv(task["table"])
         learned[task["fold"]] = set(images["fold"]) - {task["fold"]}
         images[images["fold"] == task["fold"]].assign(p_absent=1.0).to_csv(task["predictions"], index=False)
-        return {"seconds": 2.0}
+        return {"seconds": 2.0, "cores": cores[0]}
 
+    cores = [0.95]
     monkeypatch.setattr(peers.users, "measured", measured)
     options = {"numbers": False, "seconds": 9.0, "folder": tmp_path}
     rows, seconds = peers.of_fastai(table, FOLDS, Path("mobilenet_v2.safetensors"), **options)
@@ -145,6 +146,9 @@ def test_fastai_is_trained_on_all_other_folds_and_never_on_the_test_set(
     assert learned == {1: {2, 3}, 2: {1, 3}, 3: {1, 2}}
     peers.of_fastai(table, [peers.TEST], Path("mobilenet_v2.safetensors"), **options)
     assert learned[peers.TEST] == set(FOLDS)
+    cores[0] = 0.5
+    with pytest.raises(SystemExit, match=r"fastai had 0\.50 of a core"):
+        peers.of_fastai(table, FOLDS, Path("mobilenet_v2.safetensors"), **options)
 
 
 @pytest.mark.filterwarnings("ignore")  # of fastai, at its import

@@ -36,7 +36,10 @@ def has_fastai() -> bool:
 
 
 def ready(cores: int = CORES) -> None:
-    """Limit this process to so many cores, and warn of other load."""
+    """Limit this process to the first so many of its cores, and warn of other load.
+
+    Programs that run at the same time need cores of their own: `taskset -c 1 python ...`.
+    """
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
     warn_if_busy()
@@ -53,14 +56,19 @@ def warn_if_busy() -> None:
 
 
 def in_own_process(script: str, task: dict[str, Any], python: str = sys.executable) -> dict[str, Any]:
-    """Run `script --task` in a process of its own, with a task as JSON; return the JSON of its last line."""
+    """Run `script --task` in a process of its own, with a task as JSON; return the JSON of its last line.
+
+    `cores` is added: how many cores the process used on average. Much less than it may use means that others ran there.
+    """
+    start, before = time.perf_counter(), os.times()
     # Importing fastai warns of features that PyTorch will remove.
     command = [python, "-W", "ignore::FutureWarning", script, "--task"]
     completed = subprocess.run(command, input=json.dumps(task), stdout=subprocess.PIPE, text=True)
     if completed.returncode:
         raise SystemExit(f"{' '.join(command)} failed; see above.")
-    result: dict[str, Any] = json.loads(completed.stdout.splitlines()[-1])
-    return result
+    after, result = os.times(), json.loads(completed.stdout.splitlines()[-1])
+    used = after.children_user + after.children_system - before.children_user - before.children_system
+    return {**result, "cores": used / (time.perf_counter() - start)}
 
 
 def measured(program: str, /, **task: Any) -> dict[str, Any]:
