@@ -9,8 +9,8 @@ log-likelihood in inner folds; numbers: `Ridge`, whose alpha has the smallest ab
 images of a subject together. Both peers start from the same weights and train on the same subjects as the run.
 Predictions are kept in `--out`/NAME/TARGET as CSV and not made again. Figures are printed, never asserted.
 
-A peer that had less than a core is refused, because its limit of time would be unfair. Several packs at a time need a
-core each: `taskset -c 1 python benchmarks/peers.py skin`.
+fastai and AutoGluon are refused where they had less than `FAIR` of a core, because their limit of time would be unfair.
+Several packs at a time need a core each: `taskset -c 1 python benchmarks/peers.py skin`.
 
 Without `--runs`, the planned predictions are those of docs/results/auto.md, from auto_predictions.npz: numbers, or
 classes with their probabilities, in the order of the names of cases and images. Cohort and folds are made again, and
@@ -316,10 +316,10 @@ def of_scikit_learn(table: pd.DataFrame, folds: Sequence[int], weights: Path, *,
 
 
 def fair(result: dict[str, Any], peer: str) -> float:
-    """The seconds of a process of a peer.
+    """The seconds that a peer's process took.
 
     Raises:
-        SystemExit: it had less than its core.
+        SystemExit: it had less than `FAIR` of a core.
     """
     if result["cores"] < FAIR:
         raise SystemExit(
