@@ -15,7 +15,8 @@ planes of scans ([planned recipes](../explanation-plan.md)). Figures are from ca
 fold, or from the test set where the pack has an official one. In brackets 95 % intervals by subject. The reported
 learner was stated in advance. The best baseline and the best network were chosen by their figures out of fold, which is
 to their advantage. Differences are paired: both learners on the same cases and resamples of subjects. Intervals of
-differences from a baseline hold for all pairs of learners of the study at once.
+differences from a baseline hold for all pairs of learners of the study at once. The persons of oral, idrid and skin are
+not known: each image counts as a subject, so that these figures may be too good and their intervals too narrow.
 
 ## What was chosen on these packs
 
@@ -60,12 +61,13 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from pages import head_of, page_parser, publish
 from pages import table as table_of
@@ -73,10 +75,13 @@ from pages import table as table_of
 import casewise
 from casewise.analysis.run import Run
 from casewise.errors import CasewiseError
+from casewise.evaluation.judges import Judgement
 from casewise.evaluation.results import Comparison
 from casewise.metrics.registry import metric_of
 from casewise.plugins.init.own_data import plan_study
+from casewise.predictions.table import SAMPLE_KEY
 from casewise.study.loading import read_study
+from casewise.study.schema import Study
 from casewise.targets import kind_named
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -129,7 +134,8 @@ CHOSEN_HERE = ", with a rule chosen on these cases"
 BUDGET = """# Time used by planned runs
 
 Runs of `studies/budget`. Requested is the `budget`, expected what the run says before its networks
-begin, used the time of the whole command, load that of the machine before it.
+begin, used the time of the whole command, load the average of the minute before it, in which the run of
+the line above may still have been under way.
 
 """
 BUDGET_HEAD = ("study", "busy beside it, and load", "requested", "expected", "used", "share", "epochs")
@@ -213,12 +219,32 @@ def with_interval(entry: dict[str, Any] | None, metric: str, *, key: str = "valu
 
 
 def paired(first: Run, second: Run, figure: Figure, learners: tuple[str, str]) -> dict[str, Any] | None:
-    """The second run's learner minus the first run's, on their common cases; None if the metric is not compared."""
-    from casewise.analysis.comparison import compare
+    """The second run's learner minus the first run's, on their common cases; None if there is none to compare.
 
-    table = compare(first, second, learner=learners, target=figure.target, stage=figure.stage)
-    rows = table[table["metric"] == figure.metric]
-    return None if rows.empty else dict(rows.iloc[0])
+    Where each case has one image in both runs, one of them may judge images and the other cases.
+    """
+    from casewise.analysis.plots import choose
+
+    chosen = zip((first, second), learners, ("study", "planned"), strict=True)
+    tables = [choose(run, name, figure.target, figure.stage).rows.assign(model=side) for run, name, side in chosen]
+    if not any(table["case"].duplicated().any() for table in tables):
+        tables = [table.assign(image="") for table in tables]
+    both = tables[0].merge(tables[1], on=list(SAMPLE_KEY), suffixes=("", "_other"))
+    if both.empty or not np.allclose(both["y_true"], both["y_true_other"]):
+        return None
+    rows = pd.concat([table.merge(both[list(SAMPLE_KEY)], on=list(SAMPLE_KEY)) for table in tables])
+    return difference(judged(second.study, rows, figure.target).comparison.get(figure.metric), "study")
+
+
+def judged(study: Study, rows: pd.DataFrame, target: str) -> Judgement:
+    """The judgement of learners' rows by the settings of a study."""
+    from casewise.evaluation.bootstrap import Plan
+    from casewise.evaluation.judges import judge_of
+
+    settings = study.evaluation
+    plan = Plan(settings.bootstrap_resamples, settings.confidence, study.seed)
+    judge = judge_of(rows, study.classes_of(target) or None, study.positive_of(target))
+    return judge.judge(rows, plan, whole=True)
 
 
 def from_baseline(figure: Figure, baseline: str) -> dict[str, Any] | None:
@@ -260,8 +286,6 @@ def difference(compared: Comparison | None, peer: str) -> dict[str, Any] | None:
 def untouched_rows(shown: Sequence[Figure]) -> Iterator[list[str]]:
     """The planned run beside its best baseline, on the half of the subjects on which no variation was chosen."""
     from casewise.analysis.plots import choose
-    from casewise.evaluation.bootstrap import Plan
-    from casewise.evaluation.judges import judge_of
     from casewise.study.learners import baselines_among
 
     for figure in shown:
@@ -271,13 +295,10 @@ def untouched_rows(shown: Sequence[Figure]) -> Iterator[list[str]]:
             continue
         rows = pd.concat([choose(run, name, target, "oof").rows for name in (figure.learner, baseline)])
         rows = rows[rows["subject"].astype(str).map(in_second_half)]
-        settings = run.study.evaluation
-        plan = Plan(settings.bootstrap_resamples, settings.confidence, run.study.seed)
-        judge = judge_of(rows, run.study.classes_of(target) or None, run.study.positive_of(target))
-        judged = judge.judge(rows, plan, whole=True)
-        estimates = [asdict(judged.metrics[name][figure.metric]) for name in (figure.learner, baseline)]
+        half = judged(run.study, rows, target)
+        estimates = [asdict(half.metrics[name][figure.metric]) for name in (figure.learner, baseline)]
         planned, other = (with_interval(each, figure.metric) for each in estimates)
-        gap = difference(judged.comparison.get(figure.metric), baseline)
+        gap = difference(half.comparison.get(figure.metric), baseline)
         between = [with_interval(gap, figure.metric, key="difference", sign="+"), worse(gap, figure.metric)]
         yield [figure.name, target, metric_of(figure.metric).title, planned, named(baseline, other), *between]
 
@@ -310,13 +331,9 @@ def handwritten_rows(shown: Sequence[Figure], folder: Path | None, pages: Path) 
                 continue
             learner = str(other.results["main"]["learner"])
             entry = Figure(name, other, figure.target, figure.metric, figure.stage).of(learner)
-            try:
-                difference = paired(other, figure.run, figure, (learner, figure.learner))
-                note = worse(difference, figure.metric)
-            except CasewiseError as error:
-                difference, note = None, f"not comparable: {error}"
-            text = with_interval(difference, figure.metric, key="difference", sign="+")
-            yield [*figure.cells, name, with_interval(entry, figure.metric), learner, text, note]
+            gap = paired(other, figure.run, figure, (learner, figure.learner))
+            text = with_interval(gap, figure.metric, key="difference", sign="+")
+            yield [*figure.cells, name, with_interval(entry, figure.metric), learner, text, worse(gap, figure.metric)]
 
 
 def on_page(page: Path, figure: Figure) -> str:
@@ -343,21 +360,23 @@ def on_page(page: Path, figure: Figure) -> str:
     return best(values, key=lambda text: float(text.split()[0]), default="")
 
 
-def aim_rows(shown: Sequence[Figure]) -> Iterator[list[str]]:
-    """Every aim, beside the figure that was reached."""
+def aim_rows(shown: Sequence[Figure], untouched: Sequence[list[str]]) -> Iterator[list[str]]:
+    """Every aim, beside the figure that was reached, and that of `untouched_rows`."""
+    halves = {(name, target, title): planned for name, target, title, planned, *_ in untouched}
     by_key = {(figure.name, figure.target, figure.metric, figure.stage): figure for figure in shown}
     for name, target, metric, stage, aim in AIMS:
         larger = metric_of(metric).larger_is_better
         text = "at chance" if aim is None else f"{'≥' if larger else '≤'} {aim:g}"
         figure = by_key.get((name, target, metric, stage))
         if figure is None:
-            yield [name, target, STAGES[stage], metric_of(metric).title, text, MISSING, "not run"]
+            yield [name, target, STAGES[stage], metric_of(metric).title, text, MISSING, "not run", ""]
             continue
         value = figure.estimate["value"]
         reached = figure.chance == "at chance" if aim is None else (value >= aim if larger else value <= aim)
         decided = ("yes" if reached else "no") + (CHOSEN_HERE if (name, stage) in CHOSEN else "")
         estimate = with_interval(figure.estimate, metric)
-        yield [name, target, STAGES[stage], metric_of(metric).title, text, estimate, decided]
+        half = halves.get((name, target, metric_of(metric).title), "") if stage == "oof" else ""
+        yield [name, target, STAGES[stage], metric_of(metric).title, text, estimate, decided, half]
 
 
 def added_lines(shown: Sequence[Figure]) -> Iterator[str]:
@@ -387,7 +406,8 @@ def cost_rows(runs: dict[str, Run]) -> Iterator[list[str]]:
         plan = run.files.plan_page.path
         words = plan.read_text().splitlines()[0].removeprefix("# ") if plan.is_file() else MISSING
         images, table = run.files.cohort.read(), run.rows
-        counts = [f"{len(images):,}", f"{table['subject'].nunique():,}"]
+        subjects = f"{table['subject'].nunique():,}" if run.study.subjects_known else "not known"
+        counts = [f"{len(images):,}", subjects]
         yield [name, *counts, clock(training_seconds(run)), words]
 
 
@@ -410,7 +430,7 @@ def named(name: str | None, figure: str) -> str:
     return f"{name}: {figure}" if name else MISSING
 
 
-def table(head: Sequence[str], rows: Iterator[list[str]]) -> str:
+def table(head: Sequence[str], rows: Iterable[list[str]]) -> str:
     """A Markdown table."""
     return "\n".join(table_of(head, rows)) + "\n"
 
@@ -428,13 +448,16 @@ def page(runs: dict[str, Run], failed: dict[str, str], handwritten: Path | None,
     text += "\n" + "\n".join(added_lines(shown)) + "\n"
     text += "\n## Subjects on which no variation was chosen\n\nOut of fold, of half of the subjects of each pack.\n\n"
     head = ["pack", "target", "metric", "planned", "best baseline", "planned − baseline", ""]
-    text += table(head, untouched_rows(shown))
-    text += "\n## Studies with a recipe\n\n"
+    text += table(head, untouched := list(untouched_rows(shown)))
+    text += "\n## Studies with a recipe\n\nPaired on common cases. Folds may differ: those of idrid are random in the\n"
+    text += "study, and of neighbouring files in the planned run.\n\n"
     head = ["pack", "target", "cases", "metric", "planned", "study", "its figure", "of", "planned − study", ""]
     text += table(head, handwritten_rows(shown, handwritten, pages))
-    text += "\n## Aims\n\n" + table(["pack", "target", "cases", "metric", "aim", "planned", "reached"], aim_rows(shown))
-    text += "\n## Time\n\nMinutes and seconds of training, summed over all learners and folds; longer\n"
-    text += "where the machine did other work at the same time.\n\n"
+    text += "\n## Aims\n\nNothing was chosen on tumour, grade and covid-cxr; elsewhere “yes” is optimistic.\n\n"
+    head = ["pack", "target", "cases", "metric", "aim", "planned", "reached", "half on which no variation was chosen"]
+    text += table(head, aim_rows(shown, untouched))
+    text += "\n## Time\n\nMinutes and seconds of training, summed over all learners and folds, which are trained side\n"
+    text += "by side on as many cores as there are; longer where the machine did other work at the same time.\n\n"
     head = ["pack", "images", "subjects", "training", "plan"]
     text += table(head, cost_rows(runs))
     if failed:

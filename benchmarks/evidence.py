@@ -38,9 +38,10 @@ SAME_FIGURES = {
     "15448589": "the description of studies/lgg-histology.yaml",
     "44745079": "descriptions of three studies, and a comment",
     "d63808b1": "that comment, as it was before",
+    "b3492072": "the descriptions of studies/lgg.yaml and studies/pancreas-planted-fine.yaml",
 }
-# The first figure of a page by `casewise results`.
-RESULT = (r"## Result.*?\n\| [^|\n]+ \| ([^|\n]+) \| (95 % interval [^|\n]+) \|", "{}, {}")
+# The first figure of a page by `casewise results`, that of a guess, and the AUROC or kappa.
+RESULT = (r"## Result.*?\n\| [^|\n]+ \| ([^|\n]+) \| (95 % interval [^|\n]+) \|\n(.*?)\n\nWhere does it", "{}, {}. {}")
 STAMP = re.compile(r"\n\*Made with casewise (\S+), commit ([0-9a-f]{8,40}), on (\d+ \w+ \d{4}): `(.*)`\.\*\n$")
 HEAD = """# Evidence
 
@@ -73,13 +74,21 @@ class Evidence:
         """The page."""
         return RESULTS / f"{self.page}.md"
 
+    @property
+    def written_by(self) -> str:
+        """The commands that print it, or the one that writes it."""
+        return "; ".join(self.commands) if self.title else self.commands[-1]
+
     def text(self) -> str:
         """The page; empty if it is missing."""
         return self.path.read_text() if self.path.exists() else ""
 
     def figure_text(self) -> str:
         """Its figure, for the index; empty if the page lacks it."""
-        found = (self.said.format(*match.groups()) for match in re.finditer(self.figure, self.text(), re.DOTALL))
+        found = (
+            self.said.format(*(group.strip().replace("\n\n", ". ") for group in match.groups()))
+            for match in re.finditer(self.figure, self.text(), re.DOTALL)
+        )
         return "; ".join(dict.fromkeys(" ".join(text.split()) for text in found))
 
     def is_current(self) -> bool:
@@ -138,7 +147,7 @@ def make(evidence: Evidence, options: dict[str, str]) -> bool:
 def index(pages: list[Evidence]) -> str:
     """The page of all claims."""
     rows = [
-        (each.claim, each.figure_text() or "–", f"[{each.page}](results/{each.page}.md)", f"`{each.commands[-1]}`")
+        (each.claim, each.figure_text() or "–", f"[{each.page}](results/{each.page}.md)", f"`{each.written_by}`")
         for each in pages
         if each.path.exists()
     ]

@@ -22,8 +22,8 @@ nights with at least one significant difference.
 {quiet}
 
 Outcomes that become known later, with a page every night: the share of nodes in which some page of {weeks} weeks says
-that outcomes changed, of {delayed_nodes} nodes with {outcomes_per_day} studies a day. At most {bound} are allowed. Days
-until an outcome is known are exponential, with the stated means.
+that outcomes changed, of {delayed_nodes} nodes with {outcomes_per_day} studies a day. At most {bound} are allowed,
+a quarter of a false alarm a year. Days until an outcome is known are exponential, with the stated means.
 
 {delayed}
 

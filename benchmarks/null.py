@@ -256,7 +256,7 @@ def page(
         "combinations with weights of either sign are not judged, so they have no cell; with one, all figures are "
         "those of the test set. The headline is the learner that the report is about. Out of fold, intervals take the "
         "trained networks as given, although the networks of all folds share most of their training cases: the shares "
-        "are therefore nearer to 5 % than to the 2.5 % of one side of an interval, for single networks as well.",
+        "may therefore lie above the 2.5 % of one side of an interval, for single networks as well.",
         "",
         *table(["design", *(COMBINED.get(name, name) for name in columns)], rows),
         "",

@@ -36,9 +36,10 @@ predictions of a case are averaged.
 Out of fold, the weights of the planned mean are fitted on predictions for the other folds by networks that had this
 fold's subjects among their training cases, which is slightly to its advantage; on a test set they are not.
 
-In brackets 95 % intervals by subject. Differences are paired: the same cases and resamples of subjects. Times are
-minutes and seconds of one core, for training and prediction, summed over folds: each network of the planned run was
-trained by one thread, and each peer had one core.
+In brackets 95 % intervals by subject; the persons of oral, idrid and skin are not known, and each image counts as one.
+Differences are paired: the same cases and resamples of subjects. Times are minutes and seconds of one core, for
+training and prediction, summed over folds: each network of the planned run was trained by one thread, and each peer
+had one core.
 """
 
 from __future__ import annotations
@@ -407,18 +408,12 @@ def as_rows(predictions: pd.DataFrame, table: pd.DataFrame, reference: pd.DataFr
 
 def compared(rows: dict[str, pd.DataFrame], study: Study, target: str) -> dict[str, Any]:
     """The figures of every learner and its difference from the planned run, pair by pair: (figure, difference)."""
-    from casewise.evaluation.bootstrap import Plan
-    from casewise.evaluation.judges import judge_of
-
-    settings = study.evaluation
-    plan = Plan(settings.bootstrap_resamples, settings.confidence, study.seed)
     metrics = auto.SHOWN[study.kind_of(target)]
     figures: dict[str, Any] = {}
     for name, peer in rows.items():
         pair = pd.concat([rows["planned"].assign(model="planned"), peer.assign(model=name)], ignore_index=True)
         pair = pair if name != "planned" else peer.assign(model="planned")
-        judge = judge_of(pair, study.classes_of(target) or None, study.positive_of(target))
-        judged = judge.judge(pair, plan, whole=True)
+        judged = auto.judged(study, pair, target)
         for metric in metrics:
             entry = judged.comparison.get(metric) if name != "planned" else None
             figures[name, metric] = (asdict(judged.metrics[name][metric]), auto.difference(entry, name))

@@ -49,6 +49,8 @@ AIM, SALIENCY_AIM = 1.5, 1.0
 # Under load: the photographs, the largest change of memory, and the share of requests for saliency.
 SMALL, FLAT, EXPLAINED = (640, 424), 0.05, 20
 LONGEST_WAIT = 1.0
+# HTTP statuses in words.
+ANSWERS = {"200": "answered (200)", "503": "told to come back (503)"}
 # Seconds between two measurements of the memory, and how many are averaged.
 INTERVAL, AVERAGED = 2.0, 5
 STUDY = """
@@ -236,7 +238,7 @@ def under_load(server: Server, body: bytes, clients: int, minutes: float, *, set
     first = statistics.mean([value for seconds, value in memory if seconds >= settled][:AVERAGED])
     last = statistics.mean([value for _, value in memory][-AVERAGED:])
     growth, errors = last / first - 1, sum(tally.statuses.values()) - tally.statuses["200"] - tally.statuses["503"]
-    counts = ", ".join(f"{count:,} of {status}" for status, count in tally.statuses.most_common())
+    counts = ", ".join(f"{count:,} {ANSWERS.get(status, status)}" for status, count in tally.statuses.most_common())
     print(f"{clients} clients, {minutes:g} minutes: {counts}")
     for path, seconds in tally.seconds.items():
         middle, high = np.quantile(seconds, [0.5, 0.95])

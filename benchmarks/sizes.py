@@ -50,6 +50,7 @@ Linear models on frozen features of MobileNetV2, trained on so many random subje
 that is left out, in {folds} folds by subject. Each cell is the mean over {draws} draws, with their standard
 deviation. No interval by subject: the columns are judged on the same subjects. AUROC: mean over classes; kappa:
 quadratic weights; MAE: points. Of the skin, where nobody names the patients, ten neighbouring files count as one.
+Copies that were found later are among the subjects, so that they are a few more than on other pages.
 """
 FIGURES = {"classification": "AUROC", "ordinal": "kappa", "regression": "MAE"}
 

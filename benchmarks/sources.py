@@ -14,7 +14,7 @@ image of each subject; in each round 50 are drawn, which overlap. In brackets 95
 
 The statistics and the distance were chosen on films nih with films cohen, and on oral with gastric histology; the other
 directions are a test, but the number of directions in which batches are compared was chosen with all in view. Films of
-severity are from the sources of films cohen. Where all cases are flagged, resampling gives no interval.
+severity are from the sources of films cohen. Where all cases are flagged, resampling cannot tell how sure that is.
 
 Where the training cases differ much among themselves, single cases of another source are hardly flagged: films cohen
 are from publications of many hospitals, and films nih lie within what they show. As a batch, they differ.
