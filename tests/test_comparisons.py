@@ -144,12 +144,12 @@ def run_of(folder: Path, error: float, *, target: str = "extent", study: Any = (
 
 
 def test_the_better_run_is_best_and_the_other_has_its_interval(tmp_path: Path) -> None:
-    runs = [run_of(tmp_path / name, error) for name, error in (("a", 3.0), ("b", 0.1))]
+    runs = [run_of(tmp_path / "a", 3.0), run_of(tmp_path / "b", 0.1, study={"description": "Trained\nfor longer."})]
     compared = comparisons([read_context(folder) for folder in runs], ["extent"])["extent"]
     assert compared.best == "net (b)"
     assert (compared.differences["net"].low or 0.0) > 0
     text = write_results(runs[0], tmp_path / "page.md", others=runs[1:]).read_text()
-    assert "## Beside b" in text
+    assert "## Beside b\n\nb: Trained for longer.\n" in text
     assert "| net (b) |" in text
     (runs[1] / "predictions.parquet").unlink()
     with pytest.raises(RunError):

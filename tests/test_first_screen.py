@@ -94,6 +94,16 @@ def test_a_column_stands_beside_an_auroc(report_of_two_classes: ReportContext, r
         assert any(row.name.startswith("column “site”") for row in rivals) == shown
 
 
+def test_a_model_is_chosen_only_among_learners_with_a_figure_out_of_fold(report_of_classes: ReportContext) -> None:
+    count = len(report_of_classes.candidates)
+    assert f"among {count} out of fold" in getattr(statement(report_of_classes, "chosen"), "text", "")
+    metrics = dict(report_of_classes.metrics.metrics)
+    other = next(name for name in report_of_classes.candidates if name != report_of_classes.learner)
+    metrics["oof"] = {name: figures for name, figures in metrics["oof"].items() if name != other}
+    fewer = with_results(report_of_classes, metrics=metrics)
+    assert f"among {count - 1} out of fold" in getattr(statement(fewer, "chosen"), "text", "")
+
+
 def test_of_many_classes_the_worst_are_shown(report_of_classes: ReportContext, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = screen(report_of_classes).failures
     monkeypatch.setattr("casewise.report.first_screen.MOST_CLASSES", 1)

@@ -67,6 +67,11 @@ def test_a_name_breaks_no_table_of_markdown(pages: tuple[str, str]) -> None:
     assert "| 3 | 1 | 4 |" in pages[1]
 
 
+def test_markdown_has_no_heading_without_content() -> None:
+    sections = [Section("drawn", "Drawn", [Plots([])]), Section("said", "Said", [Text("Words.")])]
+    assert b.markdown_page(["# Page"], sections) == "# Page\n\n## Said\n\nWords.\n"
+
+
 def test_classes_are_counted_by_side_and_source(report_of_classes: ReportContext) -> None:
     context = report_of_classes
     table = labels.reference_classes(context)

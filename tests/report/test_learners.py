@@ -110,7 +110,8 @@ def test_the_run_evaluates_within_the_column_that_its_audit_found(three: ReportC
         enough = {label: counts for label, counts in group.classes.items() if counts["rows"] >= 10}
         worst = min(enough, key=lambda label: enough[label]["found"] / enough[label]["rows"])
         least = f"{class_name(three.study, three.outcome, worst)}, {enough[worst]['found']} of {enough[worst]['rows']}"
-        said = f"{name}: {right} of {len(own)} right" + (f" (least often {least})," if len(enough) > 1 else ",")
+        among = "of classes with 10 or more, " if len(enough) < len(group.classes) else ""
+        said = f"{name}: {right} of {len(own)} right" + (f" ({among}least often {least})," if len(enough) > 1 else ",")
         assert said in within_values(three.study, dataclasses.replace(three.metrics, within_column=entry))
     assert within_values(three.study, three.metrics) == ""
     by_site = dataclasses.replace(three.metrics, by_site={})

@@ -250,7 +250,7 @@ def markdown_page(head: Sequence[str], sections: Sequence[Section]) -> str:
     """A Markdown page: the head, the sections, no heading without content, at most one empty line in a row."""
     lines = (line.rstrip() for line in "\n\n".join([*head, rendered(sections, html=False)]).splitlines())
     text = "\n".join(lines)
-    for level in (4, 3):
+    for level in (4, 3, 2):
         text = re.sub(rf"^#{{{level}}} .*\n+(?=#{{2,{level}}} )", "", text, flags=re.MULTILINE)
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 

@@ -176,7 +176,8 @@ def within_values(study: Study, results: Results) -> str:
         if len(recalls) > 1:
             worst = min(recalls, key=recalls.__getitem__)
             least, label = group.classes[worst], class_name(study, main.target, worst)
-            of_worst = f" (least often {label}, {least['found']:,} of {least['rows']:,})"
+            among = f"of classes with {FEWEST_ROWS} or more, " if len(recalls) < len(group.classes) else ""
+            of_worst = f" ({among}least often {label}, {least['found']:,} of {least['rows']:,})"
         right.append(
             f"{name}: {group.right:,} of {group.rows:,} right{of_worst}, {beside} the {group.of_commonest:,} of always "
             f"naming {commonest}"

@@ -457,7 +457,7 @@ def model(context: ReportContext) -> str:
     if learner in context.study.trained:
         return f"One network, {name}{f', trained {folds} times, on different folds' if folds > 1 else ''}."
     if learner in context.stackers:
-        of = f"The {name} of {counted(len(weights(context)), 'learner')}"
+        of = f"The {name.removesuffix(' of the learners')} of {counted(len(weights(context)), 'learner')}"
         return f"{of}, each with one network." if context.holdout else f"{of}, each trained once a fold."
     return f"The {name}."
 

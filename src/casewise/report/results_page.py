@@ -101,7 +101,8 @@ def beside(runs: Sequence[ReportContext]) -> Section:
     check_comparable(runs)
     targets = targets_of(first)
     compared = comparisons(runs, targets)
-    blocks: list[Block] = []
+    described = [(run.study.name, " ".join(run.study.description.split())) for run in runs[1:]]
+    blocks: list[Block] = [Text(f"{name}: {text}") for name, text in described if text]
     for target in targets:
         blocks += [Heading(capital(target)), of_target(runs, target, compared.get(target))]
     return Section("beside", f"Beside {', '.join(run.study.name for run in runs[1:])}", blocks)

@@ -16,6 +16,7 @@ from casewise.evaluation.headline import FITTED
 from casewise.evaluation.intervals import ROUGH_BELOW
 from casewise.evaluation.results import AlteredAnswers, Note
 from casewise.evaluation.robustness import MOST_CHANGED, Altered, affects
+from casewise.predictions.table import CHOOSING
 from casewise.report.caveats import external_result, within_values
 from casewise.report.context import EXTERNAL, SIDES, ReportContext, counted_cases, terms_of, unlearned
 from casewise.report.formatting import MISSING, capital, class_name, counted, listed, number, plain
@@ -248,7 +249,9 @@ def few_subjects(context: ReportContext) -> Found:
 
 def chosen(context: ReportContext) -> Found:
     """How the reported model was chosen among several."""
-    count, how = len(context.candidates), str(context.metrics.main.chosen_on)
+    how = str(context.metrics.main.chosen_on)
+    # combinations with fitted weights may have no figure where the model was chosen
+    count = sum(how not in CHOOSING or bool(context.metric(how, name, context.merit)) for name in context.candidates)
     words = {
         "stated": "The reported model was stated before any result, not chosen among the learners.",
         "oof": f"The model was chosen among {count} out of fold, without the test set.",
