@@ -39,6 +39,7 @@ SAME_FIGURES = {
     "44745079": "descriptions of three studies, and a comment",
     "d63808b1": "that comment, as it was before",
     "b3492072": "the descriptions of studies/lgg.yaml and studies/pancreas-planted-fine.yaml",
+    "87d005c3": "words of reports; pages whose words changed were made again",
 }
 # The first figure of a page by `casewise results`, that of a guess, and the AUROC or kappa.
 RESULT = (r"## Result.*?\n\| [^|\n]+ \| ([^|\n]+) \| (95 % interval [^|\n]+) \|\n(.*?)\n\nWhere does it", "{}, {}. {}")
