@@ -97,10 +97,12 @@ def test_no_combination_finds_signal_where_there_is_none(benchmark: Any) -> None
 def test_pages_of_results_are_of_this_version_and_made_by_a_command(benchmark: Callable[[str], ModuleType]) -> None:
     evidence = benchmark("evidence")
     pages = {entry.page: entry for entry in evidence.read_evidence()}
-    on_disk = {path.stem for path in evidence.RESULTS.glob("*.md")}
-    assert on_disk <= set(pages)
-    for name in on_disk:
-        if stamp := evidence.STAMP.search(pages[name].text()):
-            assert stamp[1] == casewise.__version__, name
-            assert stamp[4] == pages[name].commands[-1], name
-            assert pages[name].figure_text(), name
+    assert {path.stem for path in evidence.RESULTS.glob("*.md")} == set(pages)
+    for name, entry in pages.items():
+        stamp = evidence.STAMP.search(entry.text())
+        assert stamp, name
+        assert stamp[1] == casewise.__version__, name
+        assert stamp[4] == entry.commands[-1], name
+        assert entry.figure_text(), name
+        assert "earlier version" not in entry.text(), name
+    assert evidence.INDEX.read_text() == evidence.index(list(pages.values()))
