@@ -166,13 +166,17 @@ def main() -> None:
     pages, failed = read_evidence(), list[str]()
     outdated = [each for each in pages if not each.is_current() and each.page in (options.only or (each.page,))]
     write_atomic(INDEX, index(pages))
-    if options.list:
+    if options.list or not outdated:
         print("\n".join(each.page for each in outdated) or "All pages are current.")
         return
     if git("status", "--porcelain", "--", *CODE).stdout:
         sys.exit(f"{' and '.join(CODE)} have changes that are not committed. A page states the commit of its code.")
-    if RUNS.parent.exists() and not (RUNS.exists() and same_code(RUNS.read_text())):
-        sys.exit(f"{RUNS.parent} has runs of other code. Rename it: a page must not show them as those of this commit.")
+    others = [each.name for each in RUNS.parent.glob("*") if not each.name.startswith("demo")]
+    if others and not (RUNS.exists() and same_code(RUNS.read_text())):
+        sys.exit(
+            f"{RUNS.parent} has runs of other code, or of code that is not known: {', '.join(sorted(others))}. "
+            "Rename it: a page must not show them as those of this commit."
+        )
     write_atomic(RUNS, git("rev-parse", "HEAD").stdout.strip())
     for each in outdated:
         begun = time.monotonic()
