@@ -2,7 +2,6 @@
 
 import os
 import re
-import secrets
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -14,8 +13,6 @@ import psutil
 
 HEALTH = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 1000}
 HEALTH |= {"health_check_timeout_ms": 3000, "health_check_failure_threshold": 3}
-# One for all clusters of a process, because Ray reads it once.
-TOKEN = secrets.token_hex(32)
 OPTIONS = {"num_cpus": 1, "include_dashboard": False, "include_log_monitor": False, "object_store_memory": 80_000_000}
 PORTS = ("metrics_agent_port", "metrics_export_port", "runtime_env_agent_port", "dashboard_agent_listen_port")
 
@@ -47,8 +44,7 @@ class RayMachines:
 @contextmanager
 def ray_machines(count: int) -> Iterator[RayMachines]:
     """Start a cluster of so many machines with one core each, and end it."""
-    # as a user would do for a cluster: without a token, others on the network could start programs
-    os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=TOKEN)
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     # a machine that is busy with other tests: patience, and no lower priority for the processes of jobs
     os.environ.update(RAY_agent_register_timeout_ms="200000", RAY_worker_niceness="0")
     from ray.cluster_utils import Cluster
