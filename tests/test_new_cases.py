@@ -12,13 +12,14 @@ from PIL import Image
 from casewise.cohort.cohort import read_cohort
 from casewise.cohort.folder_layout import read_new_layout, stated_pattern
 from casewise.errors import CasewiseError, CohortError
-from casewise.inference.new_cases import NewTable, cases_of, in_chunks, reason_of
+from casewise.inference.new_cases import NewTable, cases_of, in_chunks, prepare_together, reason_of
 from casewise.inference.output_table import OutputTable, write_table
 from casewise.modalities.registry import modality_of
 from casewise.run import Run
 from casewise.study.loading import build_study
 from casewise.study.schema import Study
 from tests.combinations import settings
+from tests.film_files import film_bytes
 
 
 def study_of(modality: str, **changes: Any) -> Study:
@@ -193,3 +194,65 @@ def test_images_in_memory_are_predicted_like_their_files(chest_run: Run, chests:
     for wrong in (np.zeros((4, 4)), np.zeros((4, 4, 2), np.uint8), np.zeros((0, 4), np.uint8), [pictures[0], 3]):
         with pytest.raises(CasewiseError, match=r"^cases: "):
             chest_run.predict(wrong)  # type: ignore[arg-type]
+    mixed = chest_run.predict([files[0], pictures[1]])  # an image is named by its place in the list
+    assert sorted(set(mixed["subject"])) == ["0.png", "image-2.png"]
+    of_two = mixed[mixed["subject"] == "image-2.png"]["prediction"].tolist()
+    assert of_two == chest_run.predict(pictures[1])["prediction"].tolist()
+
+
+def test_a_file_of_two_subjects_has_no_prediction(chest_run: Run, chests: Path) -> None:
+    first, second = [str(chests.parent / path) for path in pd.read_csv(chests)["path"][:2]]
+    table = chest_run.predict(pd.DataFrame({"path": [first, first, second], "subject": ["X", "Y", "Z"]}))
+    assert set(table.loc[table["prediction"].isna(), "subject"]) == {"X", "Y"}
+    assert "the same file is in the cases X/1, Y/1" in table.loc[table["subject"] == "Y", "problem"].iloc[0]
+
+
+def film(path: Path, **tags: Any) -> Path:
+    tags = {"PatientID": "7", "PatientName": "Doe^Jane", "StudyDate": "20200131"} | tags
+    path.write_bytes(film_bytes(np.full((64, 64), 900, np.uint16), bits=12, **tags))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("tags", "problem"),
+    [
+        ({}, ""),
+        ({"PatientName": "Doe^Jane^^"}, ""),
+        ({"PatientID": "8"}, "a.dcm and b.dcm state different patients"),
+        ({"PatientName": "Roe^Jim"}, "different patients"),
+        ({"IssuerOfPatientID": "KIS"}, ""),
+        ({"StudyDate": "20200301"}, "a.dcm and b.dcm are of different days"),
+        ({"StudyDate": None}, ""),
+    ],
+)
+def test_images_of_a_case_are_of_one_patient_and_one_day(tmp_path: Path, tags: dict[str, Any], problem: str) -> None:
+    pytest.importorskip("pydicom")
+    film(tmp_path / "a.dcm"), film(tmp_path / "b.dcm", SOPInstanceUID="1.2.3.5", **tags)
+    study = study_of("photographs", root=str(tmp_path), panels={"by": "case"})
+    table = NewTable(study, own=True)
+    cells = cells_of(path=["a.dcm", "b.dcm"], subject=["P1", "P1"])
+    _, problems = prepare_together(table, cells, cases_of(cells, study), tmp_path / "prepared")
+    assert [case.name for case, _ in problems] == ["P1/1"] * bool(problem)
+    assert all(problem in text and "Doe" not in text and "Roe" not in text for _, text in problems)
+    named = cells.assign(visit="w4")  # a visit may take several days
+    _, problems = prepare_together(table, named, cases_of(named, study), tmp_path / "named")
+    assert len(problems) == ("patients" in problem)
+
+
+def test_single_images_of_two_patients_are_not_of_one_subject(chest_run: Run, tmp_path: Path) -> None:
+    pytest.importorskip("pydicom")
+    films = [film(tmp_path / "a.dcm"), film(tmp_path / "b.dcm", PatientID="8", StudyDate="20200301")]
+    assert chest_run.predict([films])["prediction"].isna().all()
+    assert chest_run.predict(films)["prediction"].notna().all()
+    film(tmp_path / "b.dcm", StudyDate="20200301")  # each is predicted for itself, whatever its day
+    assert chest_run.predict([films])["prediction"].notna().all()
+
+
+def test_a_film_of_another_subject_of_the_table_has_no_prediction(chest_run: Run, tmp_path: Path) -> None:
+    pytest.importorskip("pydicom")
+    films = [film(tmp_path / f"{number}.dcm", PatientID=number) for number in "789"]
+    table = chest_run.predict(pd.DataFrame({"path": map(str, films), "subject": ["8", "7", "9"]}))
+    assert set(table.loc[table["prediction"].isna(), "subject"]) == {"7", "8"}
+    assert "another subject of these cases" in table.loc[table["subject"] == "7", "problem"].iloc[0]
+    pseudonyms = chest_run.predict(pd.DataFrame({"path": map(str, films), "subject": ["A", "B", "C"]}))
+    assert not pseudonyms["prediction"].isna().any()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
@@ -15,6 +16,9 @@ from casewise.plugin import Plugin, ResultFolders, plugins
 if TYPE_CHECKING:
     from casewise.inference.model import TrainedModel
     from casewise.inference.new_cases import PredictedChunk
+
+# Cases without a file of a format that are printed; all are in the record beside the table.
+MOST_CASES = 20
 
 Trust = Annotated[
     Path | None,
@@ -110,6 +114,7 @@ def predict(
         bar(0, 0, "checking the arguments")
         from casewise.cohort.checks import ROLES
         from casewise.cohort.folder_layout import stated_pattern
+        from casewise.files import write_json
         from casewise.inference.new_cases import check_input, existing_paths
         from casewise.inference.output_table import check_output, predict_to_file
         from casewise.run_folder.folder import RunFolder, check_model_path
@@ -166,9 +171,14 @@ def predict(
         if not quiet:
             print(f"wrote {folder.folder}: {counted(folder.files, 'file')} ({folder.title})")
         if folder.without:
-            count, reason = len(folder.without), next(iter(folder.without.values()))
-            have = "has" if count == 1 else "have"
-            print_error(f"{counted(count, 'case')} {have} no {folder.title}. The first: {reason}")
+            have = "has" if len(folder.without) == 1 else "have"
+            print_error(f"{counted(len(folder.without), 'case')} {have} no {folder.title}:")
+            for case, reason in list(folder.without.items())[:MOST_CASES]:
+                print_error(f"  {case or 'a row without a subject'}: {shortened(reason, LINE)}")
+            if len(folder.without) > MOST_CASES:
+                print_error(f"  and {len(folder.without) - MOST_CASES:,} further: see {written.record}")
+    if without := {str(folder.folder): folder.without for folder in result_folders if folder.without}:
+        write_json(written.record, {**json.loads(written.record.read_text()), "without": without})
     if written.without == written.cases or any(not folder.files for folder in result_folders):
         raise typer.Exit(1)
 

@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -18,11 +19,12 @@ from casewise.cohort.checks import find_columns
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.cohort.folder_layout import ENDINGS, begins_as_image, stated_pattern
 from casewise.cohort.identity import alike
-from casewise.cohort.table import Problems, natural, read_text_table
+from casewise.cohort.table import Problems, names_text, natural, read_text_table
 from casewise.console import Show, Silent
 from casewise.errors import CasewiseError, CohortError, ImageError, counted, nearest, nearest_folder, none_of
 from casewise.files import PICTURES, make_folder
 from casewise.inference.drift import Batch
+from casewise.inference.stated import days_problem, people_problem, stated_by
 from casewise.modalities.base import ImageFolder, ImageStore
 from casewise.modalities.registry import modality_of
 
@@ -194,14 +196,18 @@ def new_table(
     return NewTable(bundle.study(written, Path(root or Path.cwd()).absolute()), own=False, reading=reading)
 
 
-def written_images(cases: Any, folder: Path) -> Any:
-    """Cases with files in place of images in memory, which are written into a folder without a loss, numbered.
+def written_images(cases: Any, folder: Path, number: Iterator[int] | None = None) -> Any:
+    """Cases with files in place of images in memory, which are written into a folder without a loss.
+
+    An image is named by its number among all images of the list, whether they are files or in memory.
 
     Raises:
         CasewiseError: an array is no image.
     """
+    number = number or count(1)
     if isinstance(cases, (list, tuple)):
-        return [written_images(each, folder) for each in cases]
+        return [written_images(each, folder, number) for each in cases]
+    own = next(number)
     if isinstance(cases, np.ndarray):
         if cases.dtype != np.uint8 or cases.ndim not in (2, 3) or cases.shape[2:] not in ((), (3,)) or not cases.size:
             stated = f"{cases.shape} {cases.dtype}"
@@ -212,7 +218,7 @@ def written_images(cases: Any, folder: Path) -> Any:
 
     image = Image.fromarray(cases) if isinstance(cases, np.ndarray) else cases
     image = image.convert("RGB") if image.mode in ("CMYK", "YCbCr", "LAB", "HSV") else image
-    path = make_folder(folder) / f"image-{len(os.listdir(folder)) + 1}.png"
+    path = make_folder(folder) / f"image-{own}.png"
     image.save(path)
     return path
 
@@ -444,8 +450,13 @@ def cases_of(cells: pd.DataFrame, study: Study, *, single: bool = False) -> list
     has_visits = names_visits(cells, study)
     visits = cells[column].str.strip() if has_visits else pd.Series("1", index=cells.index, dtype="str")
     grouped: dict[tuple[str, str, int], list[int]] = {}
-    for row, subject, visit in zip(cells.index.tolist(), subjects, visits, strict=True):
+    units_of: dict[str, list[str]] = {}
+    files = [_mark(os.path.join(folder, text)) if text else "" for text in _texts(cells, path)]
+    for row, subject, visit, file in zip(cells.index.tolist(), subjects, visits, files, strict=True):
         grouped.setdefault((subject, visit, 0 if subject and visit and not single else row), []).append(row)
+        if file and subject and visit and (unit := f"{subject}/{visit}") not in units_of.setdefault(file, []):
+            units_of[file].append(unit)
+    file_of = dict(zip(cells.index.tolist(), files, strict=True))
     cases = []
     for (subject, visit, _), rows in grouped.items():
         problem = ""
@@ -453,9 +464,25 @@ def cases_of(cells: pd.DataFrame, study: Study, *, single: bool = False) -> list
             problem = f"row {rows[0]}, subject: is empty. Fill in who is on the image."
         elif not visit:
             problem = f"row {rows[0]}, visit: is empty, and other rows have a visit. Fill it in."
+        elif shared := next((row for row in rows if len(units_of.get(file_of[row], ())) > 1), None):
+            units, file = names_text(units_of[file_of[shared]]), cells.loc[shared, path].strip()
+            problem = f"the same file is in the cases {units}: {file}. One image shows one subject at one visit."
         image = os.path.join(folder, str(cells.loc[rows[0], path]).strip()) if single and path in cells else ""
         cases.append(RawCase(f"{subject}/{visit}" if subject else "", subject, visit, tuple(rows), problem, image))
     return sorted(cases, key=lambda case: (natural(case.subject), natural(case.visit)))
+
+
+def _mark(path: str) -> str:
+    """An identity of a file that does not depend on its path; empty if there is no such file."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):  # no path can have such a character
+        return ""
+    return f"{status.st_dev}:{status.st_ino}"
+
+
+def _texts(cells: pd.DataFrame, column: str) -> list[str]:
+    return cells[column].str.strip().tolist() if column in cells else [""] * len(cells)
 
 
 def in_chunks(cases: Sequence[RawCase], size: int = ROWS) -> Iterator[list[RawCase]]:
@@ -485,6 +512,7 @@ def prepare_together(
     Returns:
         the prepared cases, and the others with the reason.
     """
+    cases = list(_checked(cases, cells, table.study))
     problems = [(case, case.problem) for case in cases if case.problem]
     good = [case for case in cases if not case.problem]
     if not good:
@@ -506,6 +534,23 @@ def prepare_together(
         return [_prepared(table, cells, readable, folder / "readable")], problems
     except (CohortError, ImageError):  # cases that can be read, but not together
         return [_prepared(table, cells, [case], folder / f"case{n}") for n, case in enumerate(readable)], problems
+
+
+def _checked(cases: Sequence[RawCase], cells: pd.DataFrame, study: Study) -> Iterator[RawCase]:
+    """The cases, of which those have a problem whose images state that they are not of one subject at one visit."""
+    subjects = set(_texts(cells, study.columns.get("subject") or "subject"))
+    subject_of, problems = {case.name: case.subject for case in cases}, {"": ""}
+    several_days = predicts_single_images(study) or names_visits(cells, study)
+    remedy = "Name the visits in a column `visit` or by `--pattern`."
+    if not study.columns.get("visit", "visit"):
+        remedy = "Predict them one by one."
+    for name, paths in sources_of([case for case in cases if case.name], cells, study).items():
+        stated = list(stated_by(paths))
+        problems[name] = people_problem(stated, subject_of[name], subjects)
+        if not several_days and (text := days_problem(stated)):
+            problems[name] = problems[name] or f"{text} {remedy}"
+    for case in cases:
+        yield replace(case, problem=case.problem or problems.get(case.name, ""))
 
 
 def _prepared(

@@ -206,7 +206,7 @@ class TestFhir:
         image = film(tmp_path / "a.dcm", StudyTime="101530", PatientID="")
         (report,) = transaction(replace(result(image), subject_system="urn:oid:1.2.3"))["DiagnosticReport"]
         assert report["effectiveDateTime"] == "2020-01-31"
-        assert report["subject"]["identifier"] == {"value": "Jörg Müller"}  # not an identifier of this system
+        assert report["subject"] == {"type": "Patient", "display": "not stated by the images"}
 
     @pytest.mark.parametrize("named", [True, False])
     def test_images_of_two_patients_or_damaged_are_refused(self, tmp_path: Path, named: bool) -> None:
@@ -501,7 +501,10 @@ def test_the_command_writes_both_formats(tmp_path: Path) -> None:
     words += ["--subject-system", "urn:oid:1.2"]
     done = casewise(*words, "--names", "--also", f"fhir={tmp_path / 'fhir'}", "--also", f"sr={tmp_path / 'sr'}")
     assert done.returncode == 0, done.stderr
-    assert "nowhere.png" in done.stderr
+    assert "1 case has no DICOM" in done.stderr
+    assert "  Änne/w4-: nowhere.png is not a DICOM file" in done.stderr
+    record = json.loads((tmp_path / "new.csv.json").read_text())
+    assert list(record["without"][str(tmp_path / "sr")]) == ["Änne/w4-"]
     bundles = [json.loads(path.read_bytes()) for path in (tmp_path / "fhir").iterdir()]
     made = [e["resource"] for b in bundles for e in b["entry"] if e["resource"]["resourceType"] == "Observation"]
     # the patient of the images, and where there are none that of the table

@@ -96,11 +96,11 @@ def _entry(resource: Resource) -> Resource:
 def _context(result: CaseResult) -> Resource:
     """What observations and report state alike: whom and what study they are about, when, and where it was examined."""
     study = _study(result)
-    patient: Resource = {"value": _text(study.patient_id if study and study.patient_id else result.subject)}
-    if result.subject_system and (study is None or study.patient_id):
+    patient: Resource = {"value": _text(study.patient_id if study else result.subject)}
+    if result.subject_system:
         patient["system"] = result.subject_system
     context: Resource = {"subject": {"type": "Patient", "identifier": patient}}
-    if study and not study.patient_id and result.subject in {path.name for path in result.sources}:
+    if study and not study.patient_id:
         context = {"subject": {"type": "Patient", "display": "not stated by the images"}}
     if result.visit:
         context["encounter"] = {"type": "Encounter", "identifier": {"value": _text(result.visit)}}

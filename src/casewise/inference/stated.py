@@ -1,0 +1,83 @@
+"""What the images of new cases state themselves: the patient and the day of the study in their DICOM headers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from casewise.errors import ImageError
+from casewise.modalities.store.dicom_file import (
+    DEFLATED,
+    PERSON,
+    damage_named,
+    dicom_files,
+    head_of,
+    is_dicom,
+    quiet_pydicom,
+    same_patient,
+    text_of,
+)
+
+DAY = "StudyDate"
+
+
+@dataclass(frozen=True)
+class Stated:
+    """What an image states; texts are empty where it states nothing.
+
+    Attributes:
+        name: of the file or folder.
+        person: the values of `PERSON`.
+        day: of the study.
+    """
+
+    name: str
+    person: tuple[str, ...]
+    day: str
+
+
+def stated_by(paths: Sequence[Path]) -> Iterator[Stated]:
+    """What images state; those that are not DICOM, or cannot be read, state nothing."""
+    for path in paths:
+        with suppress(ImageError, ImportError, OSError):
+            # a series is of one patient and day
+            file = next(iter(dicom_files(path)[0]), None) if path.is_dir() else path
+            head = head_of(file) if file else b""
+            if file is None or not is_dicom(head) or DEFLATED in head:
+                continue
+            with damage_named(file):
+                tags = [*PERSON, DAY, "SpecificCharacterSet"]
+                header = quiet_pydicom().dcmread(file, stop_before_pixels=True, specific_tags=tags, force=True)
+                texts = [text_of(header, tag) for tag in (*PERSON, DAY)]
+            yield Stated(path.name, tuple(texts[:-1]), texts[-1])
+
+
+def people_problem(images: Sequence[Stated], subject: str, subjects: Collection[str]) -> str:
+    """Why the images of a case are not of its subject; empty if nothing is known against it.
+
+    Args:
+        subjects: the names of all subjects.
+    """
+    for image in images[1:]:
+        if not same_patient([images[0].person, image.person]):
+            return (
+                f"{images[0].name} and {image.name} state different patients (identifier, name, date of birth or "
+                "issuer). A case is one subject at one visit."
+            )
+    if images and subject != images[0].person[0] in subjects:
+        return f"{images[0].name} states a PatientID that is another subject of these cases. Correct the subjects."
+    return ""
+
+
+def days_problem(images: Sequence[Stated]) -> str:
+    """Why the images of a case are not of one day; empty if nothing is known against it."""
+    dated = [image for image in images if image.day]
+    for image in dated[1:]:
+        if image.day != dated[0].day:
+            return (
+                f"{dated[0].name} and {image.name} are of different days (StudyDate), and a case is one subject at one "
+                "visit."
+            )
+    return ""
