@@ -249,6 +249,19 @@ def test_external_cases_unlike_the_training_are_counted(report_of_classes: Repor
         assert found.text.startswith(text)
 
 
+def test_a_test_set_below_the_folds_is_against_the_model() -> None:
+    context = films(test=10)
+    assert context.stage == "test"
+    sides = {"oof": {"value": 0.86}, "test": {"value": 0.65}}
+    note = Note("test_below_oof", {"learner": context.learner, "metric": context.merit, **sides})
+    found = statement(with_results(context, notes=[note]), "lower_on_test")
+    assert (found and found.level) == "bad"
+    assert found.text.endswith("is 0.65 on the test set and 0.86 out of fold: worse than chance explains.")
+    other = Note("test_below_oof", {"learner": "other", "metric": context.merit, **sides})
+    assert not statement(with_results(context, notes=[other]), "lower_on_test")
+    assert not statement(context, "lower_on_test")
+
+
 def test_what_a_study_lacks_is_said(report_of_two_classes: ReportContext) -> None:
     two = report_of_two_classes
     assert level(two, "external_cohort") == "bad"

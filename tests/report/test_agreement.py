@@ -67,13 +67,21 @@ def test_each_subject_has_a_plot_and_responders_are_counted(report_of_numbers: R
     assert ("Left out: no scored baseline visit", "2 subjects") in facts.facts
 
 
+@pytest.mark.parametrize("response", [True, False])
+def test_a_caption_names_the_change_only_where_it_is_drawn(report_of_numbers: ReportContext, response: bool) -> None:
+    evaluation = report_of_numbers.study.evaluation.model_copy(update={"response": response})
+    study = report_of_numbers.study.model_copy(update={"evaluation": evaluation})
+    section = agreement.over_time(dataclasses.replace(report_of_numbers, study=study))
+    assert ("change from baseline" in blocks_of(section, Plots)[0].note) == response
+
+
 def test_visits_without_days_are_no_change_over_time(report_of_numbers: ReportContext) -> None:
     """Visits may be counted (1, 2, 3), so that the order of their names is not one in time."""
     undated = dataclasses.replace(report_of_numbers, predictions=report_of_numbers.predictions.assign(day=np.nan))
     section = agreement.over_time(undated)
     assert section.heading == "Visits of each subject"
     count = undated.headline_rows["subject"].nunique()
-    assert f"is not known for {count} of {count} subjects" in blocks_of(section, Text)[0].text
+    assert f"no day of some visit for {count} of {count} subjects" in blocks_of(section, Text)[0].text
     assert not blocks_of(agreement.over_time(report_of_numbers), Text)
     assert agreement.over_time(numbers(visits=1, subjects=8, learners=1)) is None
     guessed = report_of_numbers.study.model_copy(update={"subjects_known": False, "subjects_guessed": True})

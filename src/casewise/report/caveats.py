@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from casewise.evaluation.results import Estimate, Results, SourceMean
-from casewise.metrics.registry import columns, metric_of
+from casewise.metrics.registry import columns
 from casewise.report.context import EXTERNAL, SIDES, defined, quoted_figures
 from casewise.report.formatting import capital, class_name, counted, listed, plain
 from casewise.report.tables import MetricFormat, hardly_varies, metric_format, verdict
@@ -54,10 +54,6 @@ SENTENCES: dict[str, Callable[[Values], str]] = {
     ),
     "readers_at_other_level": lambda c: (
         f"{_side(c)}, readers and learners are not compared: no reader's value is at the level of a prediction."
-    ),
-    "test_below_oof": lambda c: (
-        f"The {metric_of(c['metric']).phrase} of {the_learner(c['learner'])} falls from {c['oof']['value']:.2f} out of"
-        f" fold to {c['test']['value']:.2f} on the test set, beyond chance."
     ),
     "auroc_parts": lambda c: (
         f"AUROC of {c['target']} by {the_learner(c['learner'])}: {c['within']:.2f} within folds, {c['pooled']:.2f}"

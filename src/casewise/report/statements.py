@@ -229,6 +229,15 @@ def one_class(context: ReportContext) -> Found:
     return ("flag", f"It predicts {plain(only)} for every {terms_of(context).noun}.", "") if only else None
 
 
+def lower_on_test(context: ReportContext) -> Found:
+    note = _note(context, "test_below_oof")
+    if note is None or note["learner"] != context.learner or context.stage != "test":
+        return None
+    tested, inside = (context.write.text(note["metric"], note[side]["value"], short=True) for side in ("test", "oof"))
+    text = f"Its {context.write.phrase(note['metric'])} is {tested} on the test set and {inside} out of fold"
+    return "bad", f"{text}: worse than chance explains.", ""
+
+
 def stopped_on_fold(context: ReportContext) -> Found:
     if context.stopped_on_validation:
         text = "The validation set stopped the training and is not held out: the figures are too optimistic."
@@ -313,6 +322,7 @@ KINDS: dict[str, Callable[[ReportContext], Found]] = {
         external_confidence,
         unlike_training,
         subjects_apart,
+        lower_on_test,
         stopped_on_fold,
         classes_missing,
         networks_left_out,

@@ -50,12 +50,12 @@ DIFFERENCE = (
     " proportional bias, where its interval excludes 0."
 )
 TRACKS = (
-    "Black, solid: physician; blue, dashed: model. Above a plot: the change from baseline in percent, and the mean"
-    " error of the subject’s visits. The first subjects are evenly spaced from the smallest to the largest mean error."
+    "Black, solid: physician; blue, dashed: model. Above a plot: {change}the mean error of the subject’s visits. The"
+    " first subjects are evenly spaced from the smallest to the largest mean error."
 )
 UNDATED = (
-    "The day of a visit is not known for {count} of {total}. Their visits are in the order of their names, which need"
-    " not be that of time{response}."
+    "The study has no day of some visit for {count} of {total}. Their visits are in the order of their names, which"
+    " need not be that of time{response}."
 )
 RESPONSE = (
     "Visits after the baseline, {side}, at which the score had fallen by at least the stated percentage, of {visits}"
@@ -134,7 +134,8 @@ def over_time(context: ReportContext) -> Section | None:
     shown.sort(key=lambda track: track.subject not in first)
     days = all(np.isfinite(track.days).all() for track in shown)
     plots = _trajectories(context, shown, days=days)
-    blocks: list[Block] = [Plots(plots[:FIRST_TRACKS], TRACKS, layout="multiples tracks")]
+    caption = TRACKS.format(change="the change from baseline in percent, and " * study.evaluation.response)
+    blocks: list[Block] = [Plots(plots[:FIRST_TRACKS], caption, layout="multiples tracks")]
     if others := plots[FIRST_TRACKS:]:
         title = f"{counted(len(others), 'further subject')} of {len(tracks)}"
         blocks.append(Fold(title, [Plots(others, layout="multiples tracks")]))
