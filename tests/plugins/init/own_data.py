@@ -1,9 +1,9 @@
-"""Ten tables and folders as people have them, made from phantoms: each is built, understood, validated and run."""
+"""Tables and folders as people have them, made from phantoms: each is built, understood, validated and run."""
 
 import csv
 import shutil
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -101,6 +101,13 @@ def class_folders(folder: Path, films: list[Film]) -> OwnData:
     return OwnData(folder / "photos", classes=sorted({f.label for f in films}), subjects_known=False)
 
 
+def class_folders_with_table(folder: Path, films: list[Film]) -> OwnData:
+    """The same, with a table that names the files and their classes."""
+    data, rows = class_folders(folder, films), [["file", "diagnosis"]]
+    rows += [[path.relative_to(data.images).as_posix(), path.parent.name] for path in data.images.rglob("*.png")]
+    return replace(data, table=text_table(folder / "photos.csv", rows), column="diagnosis")
+
+
 def names_with_subjects(folder: Path, films: list[Film]) -> OwnData:
     """A folder for each class, with the subject and the visit in the names of the files."""
     kept = [f for f in films if f.label != films[0].label]
@@ -169,6 +176,7 @@ OF_TABLES = (
     two_files_a_visit,
     files_named_by_visits,
     missing_images,
+    class_folders_with_table,
 )
 OF_FOLDERS = (class_folders, names_with_subjects, dicom_series)
 CASES: dict[str, Builder] = {function.__name__: function for function in (*OF_TABLES, *OF_FOLDERS)}

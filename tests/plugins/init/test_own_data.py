@@ -702,6 +702,14 @@ def test_a_new_study_of_numbered_images_keeps_neighbours_together(
     assert "It is not known which images belong to the same person" in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.parametrize("pattern", ["*/*.png", "{folder}/*.png", "{label}/{subject}.png"])
+def test_a_pattern_beside_a_table_is_told_what_it_states(tmp_path: Path, pattern: str) -> None:
+    tiny(tmp_path / "in", ["a/1.png"])
+    table = text_table(tmp_path / "t.csv", [["file", "grade"], ["a/1.png", "a"]])
+    with pytest.raises(CasewiseError, match=r"with --table states the \{subject\}.*leave --pattern out"):
+        plan_study(table=table, images=tmp_path / "in", pattern=pattern, folder=tmp_path / "study")
+
+
 @pytest.mark.parametrize("head", ["id", "file"])
 @pytest.mark.parametrize(("name", "subjects", "offered"), [
     ("P{n:02}_left_{k}.png", 12, ""), ("{n:02}-1/visit{k}/a.png", 12, ""), ("{word}_{k}.png", 24, "**/{subject}_*.png"),

@@ -75,13 +75,14 @@ def plan_study(
         CasewiseError: the table or the images cannot be read or do not belong together, or there is nothing to predict.
     """
     nothing = "Name a table with --table, a folder of images with --images, or both; or name a preset."
-    stated = stated_pattern(pattern) if pattern else None
-    fields = stated.fields if stated else ["subject"]
+    stated = stated_pattern(pattern) if pattern and ("{" in pattern or not table) else None
+    fields = stated.fields if stated else [] if pattern else ["subject"]
     guess, subject = subject == GUESS, "" if subject == GUESS else subject
     of_names = "names a column of the table; without --table,"
     refused = {
         nothing: not (table or images),
-        "--pattern with --table states the {subject} in file names, and no {label}, which is a column.": (
+        "--pattern with --table states the {subject} in file names, and no {label}, which is a column: such as "
+        "'*/{subject}_*.jpg'. If no name states who is on an image, leave --pattern out.": (
             table and ("label" in fields or "subject" not in fields)
         ),
         "--subject and --pattern both say who is on an image. State one.": subject and pattern,

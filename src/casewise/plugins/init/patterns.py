@@ -45,6 +45,9 @@ def infer_pattern(paths: Sequence[str], *, labels: Mapping[str, str] | None = No
 
     >>> infer_pattern([f"{c}/P{i:02}_{v}.jpg" for c in ("no", "yes") for i in range(5) for v in ("w0", "w4")]).text
     '{label}/{subject}_{visit}.jpg'
+    >>> labels = {"ill/a.jpg": "1", "ill/b.jpg": "1", "well/c.jpg": "0"}
+    >>> infer_pattern(list(labels), labels=labels).text
+    '*/*.jpg'
     """
     dirs = [path.split("/")[:-1] for path in paths]
     inference = _Inference([labels[path] for path in paths] if labels else None)
@@ -137,6 +140,8 @@ class _Inference:
                 "images. If they are people, state --pattern '{subject}/*.jpg'."
             )
             return self._is("label", values)
+        if self._repeats_labels(values):
+            return "*"
         kind = next((k for k in (_kind(distinct), "subject", "visit") if k and k not in self.values), "")
         return self._is(kind, values) if kind else "*"
 
@@ -172,6 +177,13 @@ class _Inference:
                 )
                 return [*name[:position], self._is("subject", values), *name[position + 1 :]]
         return name
+
+    def _repeats_labels(self, values: list[str]) -> bool:
+        """Whether folders are the classes that a table states: as subjects, each class would have one."""
+        if self.needs_label or self.labels is None:
+            return False
+        pairs = {(value, label) for value, label in zip(values, self.labels, strict=True) if label}
+        return len(pairs) == len(set(values)) == len({label for _, label in pairs})
 
     def _mixes(self, values: list[str]) -> bool:
         """Whether many of the repeated values have images of several classes, as counters have."""

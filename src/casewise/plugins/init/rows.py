@@ -280,11 +280,12 @@ def resolve_subjects(
     if rows.stated_fields:
         reason = "The pattern has no {subject}"
         reason += f" (if {' or '.join(others)} identifies people, write {{subject}} for it)" if others else ""
+    offered = _offered_subjects(rows, len(set(labels) - {""}))
     rows.doubts.insert(
         0,
         f"WARNING: SUBJECTS ARE NOT KNOWN. {reason}, so every image counts as a person of its own (`subjects_known: "
         "false`). Images of one person may be on both sides of a split, and all results may be too optimistic. State "
-        f"the person of each image in a column of the table.{_offered_subjects(rows)}",
+        f"the person of each image in a column of the table.{offered}",
     )
 
 
@@ -352,9 +353,14 @@ def _from_names(rows: ImageRows, labels: Sequence[str], stated: Pattern | None) 
     return True
 
 
-def _offered_subjects(rows: ImageRows) -> str:
-    """A part of the file names that may identify people, because it repeats; '' if there is none."""
+def _offered_subjects(rows: ImageRows, classes: int = 0) -> str:
+    """A part of the file names that may identify people, because it repeats; '' if there is none.
+
+    Folders, of which there are as many as classes, are not offered.
+    """
     text, values = _repeating_part(rows)
+    if text.startswith("{subject}/") and len(values) == classes:
+        return ""
     people = f"{len(values):,} values {', '.join(values[:3])} …"
     offered = f"are people, repeat this with `--pattern '{text}'`; if they are hospitals, add a column `site`"
     return f" If the {people} in their names {offered} with them to the table." if text else ""
@@ -369,11 +375,12 @@ def doubt_counts(rows: ImageRows, column: str) -> None:
     counts, images = Counter(rows["subject"][position] for position in rows.present), len(rows.present)
     name, most = counts.most_common(1)[0] if counts else ("", 0)
     lone = column and rows.subjects_known and most == 1 < images
+    named = f"{column!r} has" if column else "the names of files and folders have"
     doubts: dict[str, object] = {
         f"Subject: EVERY IMAGE IS OF ANOTHER SUBJECT, as {column!r} states it. If it names images, images of one "
         "patient may be on both sides of the split: state the column of patients with --subject, or write "
         f"`subjects_known: false`.{_offered_subjects(rows) if lone else ''}": lone,
-        f"Subject: {name[:60]!r} has {most:,} of {images:,} images ({column!r} has {counted(len(counts), 'value')}). "
+        f"Subject: {name[:60]!r} has {most:,} of {images:,} images ({named} {counted(len(counts), 'value')}). "
         "If it does not identify people, state another column with --subject.": most > max(MOST_OF_ONE * images, 4),
     }
     rows.doubts += applying(doubts)
