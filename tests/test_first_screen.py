@@ -188,6 +188,17 @@ def test_folds_with_equal_weights_are_counted_where_the_model_has_others(report_
     assert texts == [unlike.format("equal"), "", unlike.format("fitted")]
 
 
+def test_a_combined_model_that_is_one_learner_for_new_cases_is_said_to_be_so(
+    report_of_classes: ReportContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("casewise.report.first_screen.weights_fitted", lambda context: True)
+    for weight, alone in ((0.998, True), (0.92, False)):
+        fit = {"weights": {"linear_features": weight, "b": 1 - weight}, "weights_by_fold": {"1": {"a": 0.5, "b": 0.5}}}
+        fits = {report_of_classes.learner: {report_of_classes.outcome: fit}}
+        text = screen(dataclasses.replace(report_of_classes, stackers=fits)).model
+        assert ("For new cases it is in effect the linear model on image features alone." in text) == alone
+
+
 def test_a_class_is_bold_only_where_it_is_clearly_found_least_often() -> None:
     def bold(confusion: list[list[int]], **recalls: tuple[float, float, float]) -> list[bool]:
         context = classes("binary")

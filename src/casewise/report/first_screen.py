@@ -25,7 +25,7 @@ from casewise.report.sections.learners import comparison_of, gap_between
 from casewise.report.statements import Statement, statements, weights_fitted, weights_of
 from casewise.report.tables import VERDICTS, MetricFormat, kind_report, verdict, verdict_beside
 from casewise.report.visit_alone import visit_alone
-from casewise.study.learners import is_baseline, learner_name
+from casewise.study.learners import is_baseline, learner_name, the_learner
 
 MOST_CLASSES, MOST_COLUMNS = 8, 3
 ROUGH = (" Rough: few {unit}s.", " Rough: few {unit}s, overall or of a class.")
@@ -133,7 +133,13 @@ def screen(context: ReportContext) -> Screen:
         model=" ".join(
             filter(
                 None,
-                [model(context), combined and f"Weights{of_new}: {combined}.", decided(context), coverage(context)],
+                [
+                    model(context),
+                    combined and f"Weights{of_new}: {combined}.",
+                    in_effect(context),
+                    decided(context),
+                    coverage(context),
+                ],
             )
         ),
     )
@@ -476,6 +482,13 @@ def decided(context: ReportContext) -> str:
     kappa = number(float(figures["kappa_quadratic"]), 2)
     likeliest = f"right in {percent(float(figures['agreement']))}, weighted kappa {kappa}"
     return f"Predicted grade: {rule} (with the likeliest one: {likeliest})."
+
+
+def in_effect(context: ReportContext) -> str:
+    """That a combined model is one of its learners for new cases, unlike where it was evaluated; else empty."""
+    shown, parts = dict(weights(context)), weights_of(context)
+    whole = next((name for name in (parts[0] if parts else ()) if shown[learner_name(name)] == number(1.0, 2)), "")
+    return f"For new cases it is in effect {the_learner(whole)} alone." if whole and weights_fitted(context) else ""
 
 
 def weights(context: ReportContext) -> list[tuple[str, str]]:
