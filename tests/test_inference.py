@@ -64,6 +64,19 @@ def test_files_of_the_training_are_counted_where_subjects_are_not_known(
     assert "Names of the training: 1 of 2 images." in caplog.text
 
 
+def test_folders_are_not_subjects_where_the_training_knew_none(chest_run: Run, new: Path, tmp_path: Path) -> None:
+    for file in ("ill/1.png", "ill/2.png", "well/2.png"):
+        (tmp_path / "in" / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(next(new.parent.glob("**/*.png")), tmp_path / "in" / file)
+    model = load_bundle(chest_run.folder)
+    assert model.predict(tmp_path / "in")["subject"].unique().tolist() == ["ill", "well"]
+    members = tuple(replace(each, settings={**each.settings, "subjects_known": False}) for each in model.members)
+    unknown = replace(model, members=members)
+    names = sorted(Path(name).name for name in unknown.predict(tmp_path / "in")["subject"].unique())
+    assert names == ["1.png", "2.png", "2.png"]
+    assert unknown.predict(tmp_path / "in", pattern="{subject}/{file}")["subject"].unique().tolist() == ["ill", "well"]
+
+
 def test_a_column_of_the_training_that_new_cases_lack_may_be_left_unused(
     chest_run: Run, new: Path, tmp_path: Path
 ) -> None:

@@ -187,6 +187,8 @@ def new_table(
             table = _grouped(reader, groups)
         else:
             table = modality_of(reader).new_table(reader, paths, by_pattern)
+            if reader.unit == "image" and not (by_pattern or reader.regions):
+                table = _one_by_one(table, reader)
         _check_given_once(table, reader, paths)
         reading = _reading(table, reader, paths)
         # image files state no other columns than these
@@ -303,6 +305,14 @@ def _grouped(study: Study, groups: Sequence[Sequence[Path]]) -> pd.DataFrame:
         name = group[0].name if firsts.count(group[0].name) == 1 else str(group[0])
         tables.append(pd.concat(rows, ignore_index=True).assign(**{subject: name}))
     return pd.concat(tables, ignore_index=True).fillna("")
+
+
+def _one_by_one(table: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """The table of files for a model whose training knew no subjects: every image is a case, whatever its folder."""
+    path, subject, visit = (study.columns.get(role) or role for role in ("path", "subject", "visit"))
+    names = table[path].map(lambda file: Path(file).name)
+    names = names.mask(names.duplicated(keep=False), table[path].map(str))
+    return table.drop(columns=visit, errors="ignore").assign(**{subject: names})
 
 
 def _check_given_once(table: pd.DataFrame, study: Study, paths: Sequence[Path]) -> None:
