@@ -1,5 +1,6 @@
 """Covariates: read and checked with the cohort, fitted without the cases that they judge, and used for new cases."""
 
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -261,7 +262,7 @@ def test_targets_that_saw_other_rows_are_asked_for_together() -> None:
     }
 
 
-def test_new_cases_need_the_columns(covariate_run: Run, chests: Path) -> None:
+def test_new_cases_need_the_columns(covariate_run: Run, chests: Path, tmp_path: Path) -> None:
     from casewise import load_bundle
 
     finished = covariate_run.finished
@@ -281,7 +282,8 @@ def test_new_cases_need_the_columns(covariate_run: Run, chests: Path) -> None:
     with pytest.raises(CohortError, match="sex"):
         model.predict(table.drop(columns="sex"), learner=JOINED)
     assert len(model.predict(table.drop(columns="sex"), learner="headline")) == len(table)
-    several = pd.concat([table, table.iloc[[1]].assign(sex="other", path=table["path"].iloc[0])])
+    copy = shutil.copy(table["path"].iloc[0], tmp_path)
+    several = pd.concat([table, table.iloc[[1]].assign(sex="other", path=copy)])
     problems = model.predict(several, learner=JOINED)["problem"]
     assert problems.str.contains("sex").sum() == 1
 
