@@ -204,7 +204,7 @@ def test_a_file_of_two_subjects_has_no_prediction(chest_run: Run, chests: Path) 
     first, second = [str(chests.parent / path) for path in pd.read_csv(chests)["path"][:2]]
     table = chest_run.predict(pd.DataFrame({"path": [first, first, second], "subject": ["X", "Y", "Z"]}))
     assert set(table.loc[table["prediction"].isna(), "subject"]) == {"X", "Y"}
-    assert "the same file is in the cases X/1, Y/1" in table.loc[table["subject"] == "Y", "problem"].iloc[0]
+    assert "the same file is also in another case" in table.loc[table["subject"] == "Y", "problem"].iloc[0]
 
 
 def film(path: Path, **tags: Any) -> Path:
@@ -223,6 +223,8 @@ def film(path: Path, **tags: Any) -> Path:
         ({"IssuerOfPatientID": "KIS"}, ""),
         ({"StudyDate": "20200301"}, "a.dcm and b.dcm are of different days"),
         ({"StudyDate": None}, ""),
+        ({"PatientID": "", "PatientName": None}, ""),
+        ({"PatientBirthDate": ""}, ""),
     ],
 )
 def test_images_of_a_case_are_of_one_patient_and_one_day(tmp_path: Path, tags: dict[str, Any], problem: str) -> None:
@@ -256,3 +258,8 @@ def test_a_film_of_another_subject_of_the_table_has_no_prediction(chest_run: Run
     assert "another subject of these cases" in table.loc[table["subject"] == "7", "problem"].iloc[0]
     pseudonyms = chest_run.predict(pd.DataFrame({"path": map(str, films), "subject": ["A", "B", "C"]}))
     assert not pseudonyms["prediction"].isna().any()
+    # an identifier of all images, or none, tells nobody
+    same = [film(tmp_path / f"same{number}.dcm", PatientID="7") for number in "67"]
+    assert chest_run.predict(pd.DataFrame({"path": map(str, same), "subject": ["6", "7"]}))["prediction"].notna().all()
+    rows = pd.DataFrame({"path": [str(film(tmp_path / "none.dcm", PatientID="")), str(films[2])], "subject": ["A", ""]})
+    assert (chest_run.predict(rows).set_index("subject")["problem"] == "").tolist().count(True) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -19,7 +20,7 @@ from casewise.cohort.checks import find_columns
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.cohort.folder_layout import ENDINGS, begins_as_image, stated_pattern
 from casewise.cohort.identity import alike
-from casewise.cohort.table import Problems, names_text, natural, read_text_table
+from casewise.cohort.table import Problems, natural, read_text_table
 from casewise.console import Show, Silent
 from casewise.errors import CasewiseError, CohortError, ImageError, counted, nearest, nearest_folder, none_of
 from casewise.files import PICTURES, make_folder
@@ -474,9 +475,10 @@ def cases_of(cells: pd.DataFrame, study: Study, *, single: bool = False) -> list
             problem = f"row {rows[0]}, subject: is empty. Fill in who is on the image."
         elif not visit:
             problem = f"row {rows[0]}, visit: is empty, and other rows have a visit. Fill it in."
-        elif shared := next((row for row in rows if len(units_of.get(file_of[row], ())) > 1), None):
-            units, file = names_text(units_of[file_of[shared]]), cells.loc[shared, path].strip()
-            problem = f"the same file is in the cases {units}: {file}. One image shows one subject at one visit."
+        elif (shared := next((row for row in rows if len(units_of.get(file_of[row], ())) > 1), None)) is not None:
+            # without the other case, whose name must not stand in an answer about this one
+            file = cells.loc[shared, path].strip()
+            problem = f"the same file is also in another case: {file}. One image shows one subject at one visit."
         image = os.path.join(folder, str(cells.loc[rows[0], path]).strip()) if single and path in cells else ""
         cases.append(RawCase(f"{subject}/{visit}" if subject else "", subject, visit, tuple(rows), problem, image))
     return sorted(cases, key=lambda case: (natural(case.subject), natural(case.visit)))
@@ -548,15 +550,19 @@ def prepare_together(
 
 def _checked(cases: Sequence[RawCase], cells: pd.DataFrame, study: Study) -> Iterator[RawCase]:
     """The cases, of which those have a problem whose images state that they are not of one subject at one visit."""
-    subjects = set(_texts(cells, study.columns.get("subject") or "subject"))
+    subjects = set(_texts(cells, study.columns.get("subject") or "subject")) - {""}
     subject_of, problems = {case.name: case.subject for case in cases}, {"": ""}
     several_days = predicts_single_images(study) or names_visits(cells, study)
     remedy = "Name the visits in a column `visit` or by `--pattern`."
     if not study.columns.get("visit", "visit"):
         remedy = "Predict them one by one."
-    for name, paths in sources_of([case for case in cases if case.name], cells, study).items():
-        stated = list(stated_by(paths))
-        problems[name] = people_problem(stated, subject_of[name], subjects)
+    sources = sources_of([case for case in cases if case.name], cells, study)
+    stated_of = {name: list(stated_by(paths)) for name, paths in sources.items()}
+    people = {(image.person[0], subject_of[name]) for name, images in stated_of.items() for image in images}
+    # an identifier of several subjects, such as that of anonymised images, tells nobody
+    shared = Counter(number for number, _ in people)
+    for name, stated in stated_of.items():
+        problems[name] = people_problem(stated, subject_of[name], {each for each in subjects if shared[each] == 1})
         if not several_days and (text := days_problem(stated)):
             problems[name] = problems[name] or f"{text} {remedy}"
     for case in cases:

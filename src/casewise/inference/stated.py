@@ -61,7 +61,9 @@ def people_problem(images: Sequence[Stated], subject: str, subjects: Collection[
         subjects: the names of all subjects.
     """
     for image in images[1:]:
-        if not same_patient([images[0].person, image.person]):
+        # what one of them does not state tells nobody apart
+        pairs = list(zip(images[0].person, image.person, strict=True))
+        if not same_patient([[own or other for own, other in pairs], [other or own for own, other in pairs]]):
             return (
                 f"{images[0].name} and {image.name} state different patients (identifier, name, date of birth or "
                 "issuer). A case is one subject at one visit."

@@ -702,6 +702,14 @@ def test_a_new_study_of_numbered_images_keeps_neighbours_together(
     assert "It is not known which images belong to the same person" in " ".join(capsys.readouterr().out.split())
 
 
+def test_folders_of_patients_with_a_value_each_are_patients(tmp_path: Path) -> None:
+    names = [f"pat{n:02}/{k}.png" for n in range(24) for k in range(3)]
+    tiny(tmp_path / "in", names)
+    table = text_table(tmp_path / "t.csv", [["file", "score"], *([name, str(int(name[3:5]) + 0.5)] for name in names)])
+    plan_study(table=table, images=tmp_path / "in", folder=tmp_path / "study").write()
+    assert cohort_in(tmp_path).images["subject"].nunique() == 24
+
+
 @pytest.mark.parametrize("pattern", ["*/*.png", "{folder}/*.png", "{label}/{subject}.png"])
 def test_a_pattern_beside_a_table_is_told_what_it_states(tmp_path: Path, pattern: str) -> None:
     tiny(tmp_path / "in", ["a/1.png"])

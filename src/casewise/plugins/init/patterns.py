@@ -180,7 +180,7 @@ class _Inference:
 
     def _repeats_labels(self, values: list[str]) -> bool:
         """Whether folders are the classes that a table states: as subjects, each class would have one."""
-        if self.needs_label or self.labels is None:
+        if self.needs_label or self.labels is None or not are_classes(set(values)):
             return False
         pairs = {(value, label) for value, label in zip(values, self.labels, strict=True) if label}
         return len(pairs) == len(set(values)) == len({label for _, label in pairs})

@@ -26,7 +26,7 @@ from casewise.plugins.init import image_files
 from casewise.plugins.init.columns import NO_TEXT, Column, Roles, columns_of_names, decimal, names_people
 from casewise.plugins.init.guessed_subjects import HIGHEST_P, SIDE, guess_subjects, picture_features
 from casewise.plugins.init.new_study import applying, films_state, table_bytes
-from casewise.plugins.init.patterns import infer_pattern, is_field, read_all, repeating_part
+from casewise.plugins.init.patterns import are_classes, infer_pattern, is_field, read_all, repeating_part
 from casewise.plugins.init.target import TargetPlan
 from casewise.splits.file_numbers import are_numbered
 
@@ -359,7 +359,7 @@ def _offered_subjects(rows: ImageRows, classes: int = 0) -> str:
     Folders, of which there are as many as classes, are not offered.
     """
     text, values = _repeating_part(rows)
-    if text.startswith("{subject}/") and len(values) == classes:
+    if text.startswith("{subject}/") and len(values) == classes and are_classes(set(values)):
         return ""
     people = f"{len(values):,} values {', '.join(values[:3])} …"
     offered = f"are people, repeat this with `--pattern '{text}'`; if they are hospitals, add a column `site`"
