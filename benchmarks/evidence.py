@@ -44,6 +44,7 @@ SAME_FIGURES = {
     "485b2e04": "how `casewise init` reads folders of classes beside a table",
     "e7c07066": "that a combined model is one learner for new cases, in reports; the page with one was made again",
     "159ec887": "that folders of new cases are not subjects where the training knew none",
+    "3aadfea5": "which new cases have no prediction, and which folders `casewise init` takes for classes",
     "ec90fa88": "which new cases have no prediction, and how cases without a report for a PACS are listed",
 }
 # The first figure of a page by `casewise results`, that of a guess, and the AUROC or kappa.
