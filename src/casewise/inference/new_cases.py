@@ -461,12 +461,12 @@ def cases_of(cells: pd.DataFrame, study: Study, *, single: bool = False) -> list
     has_visits = names_visits(cells, study)
     visits = cells[column].str.strip() if has_visits else pd.Series("1", index=cells.index, dtype="str")
     grouped: dict[tuple[str, str, int], list[int]] = {}
-    units_of: dict[str, list[str]] = {}
+    units_of: dict[str, set[tuple[str, str]]] = {}
     files = [_mark(os.path.join(folder, text)) if text else "" for text in _texts(cells, path)]
     for row, subject, visit, file in zip(cells.index.tolist(), subjects, visits, files, strict=True):
         grouped.setdefault((subject, visit, 0 if subject and visit and not single else row), []).append(row)
-        if file and subject and visit and (unit := f"{subject}/{visit}") not in units_of.setdefault(file, []):
-            units_of[file].append(unit)
+        if file and subject and visit:
+            units_of.setdefault(file, set()).add((subject, visit))
     file_of = dict(zip(cells.index.tolist(), files, strict=True))
     cases = []
     for (subject, visit, _), rows in grouped.items():
@@ -550,8 +550,7 @@ def prepare_together(
 
 def _checked(cases: Sequence[RawCase], cells: pd.DataFrame, study: Study) -> Iterator[RawCase]:
     """The cases, of which those have a problem whose images state that they are not of one subject at one visit."""
-    subjects = set(_texts(cells, study.columns.get("subject") or "subject")) - {""}
-    subject_of, problems = {case.name: case.subject for case in cases}, {"": ""}
+    subject_of, problems = {case.name: case.subject for case in cases}, dict[str, str]()
     several_days = predicts_single_images(study) or names_visits(cells, study)
     remedy = "Name the visits in a column `visit` or by `--pattern`."
     if not study.columns.get("visit", "visit"):
@@ -560,9 +559,11 @@ def _checked(cases: Sequence[RawCase], cells: pd.DataFrame, study: Study) -> Ite
     stated_of = {name: list(stated_by(paths)) for name, paths in sources.items()}
     people = {(image.person[0], subject_of[name]) for name, images in stated_of.items() for image in images}
     # an identifier of several subjects, such as that of anonymised images, tells nobody
-    shared = Counter(number for number, _ in people)
+    telling = {number for number, times in Counter(number for number, _ in people).items() if number and times == 1}
+    if telling:
+        telling &= set(_texts(cells, study.columns.get("subject") or "subject"))
     for name, stated in stated_of.items():
-        problems[name] = people_problem(stated, subject_of[name], {each for each in subjects if shared[each] == 1})
+        problems[name] = people_problem(stated, subject_of[name], telling)
         if not several_days and (text := days_problem(stated)):
             problems[name] = problems[name] or f"{text} {remedy}"
     for case in cases:

@@ -58,7 +58,7 @@ def people_problem(images: Sequence[Stated], subject: str, subjects: Collection[
     """Why the images of a case are not of its subject; empty if nothing is known against it.
 
     Args:
-        subjects: the names of all subjects.
+        subjects: the names of subjects that an image may state.
     """
     for image in images[1:]:
         # what one of them does not state tells nobody apart
