@@ -45,6 +45,7 @@ SAME_FIGURES = {
     "e7c07066": "that a combined model is one learner for new cases, in reports; the page with one was made again",
     "159ec887": "that folders of new cases are not subjects where the training knew none",
     "3aadfea5": "which new cases have no prediction, and which folders `casewise init` takes for classes",
+    "b546eaf2": "that identifiers of new cases are compared once a chunk",
     "ec90fa88": "which new cases have no prediction, and how cases without a report for a PACS are listed",
 }
 # The first figure of a page by `casewise results`, that of a guess, and the AUROC or kappa.
