@@ -77,8 +77,8 @@ from casewise.version import __version__
 ROOT = Path(__file__).resolve().parent.parent
 # Code that takes no part in what is measured: explanations, reports, how studies are written from own data, and how new
 # cases are read and handed out.
-NOT_MEASURED = ("plugins/explain", "plugins/hospital", "plugins/init", "report", "cli/predict.py")
-NOT_MEASURED += ("inference/new_cases.py", "inference/stated.py")
+NOT_MEASURED = ("plugins/explain", "plugins/hospital", "plugins/init", "plugins/node", "plugins/serve", "report")
+NOT_MEASURED += ("cli/predict.py", "inference/new_cases.py", "inference/resident.py", "inference/stated.py")
 WORKERS, SEEDS, ROUNDS = 8, (0, 1), 6
 PANELS, TILE = 32, 128
 # One or two of each family of the 29.

@@ -267,7 +267,7 @@ def test_a_test_set_below_the_folds_is_against_the_model() -> None:
     note = Note("test_below_oof", {"learner": context.learner, "metric": context.merit, **sides})
     found = statement(with_results(context, notes=[note]), "lower_on_test")
     assert (found and found.level) == "bad"
-    assert found.text.endswith("is 0.65 on the test set and 0.86 out of fold: worse than chance explains.")
+    assert found.text.endswith("is 0.65 on the test set and 0.86 out of fold: lower by more than chance explains.")
     other = Note("test_below_oof", {"learner": "other", "metric": context.merit, **sides})
     assert not statement(with_results(context, notes=[other]), "lower_on_test")
     assert not statement(context, "lower_on_test")

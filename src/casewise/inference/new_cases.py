@@ -188,7 +188,7 @@ def new_table(
             table = _grouped(reader, groups)
         else:
             table = modality_of(reader).new_table(reader, paths, by_pattern)
-            if reader.unit == "image" and not (by_pattern or reader.regions):
+            if reader.unit == "image" and not (by_pattern or slot_column(reader)):
                 table = _one_by_one(table, reader)
         _check_given_once(table, reader, paths)
         reading = _reading(table, reader, paths)
@@ -306,6 +306,11 @@ def _grouped(study: Study, groups: Sequence[Sequence[Path]]) -> pd.DataFrame:
         name = group[0].name if firsts.count(group[0].name) == 1 else str(group[0])
         tables.append(pd.concat(rows, ignore_index=True).assign(**{subject: name}))
     return pd.concat(tables, ignore_index=True).fillna("")
+
+
+def slot_column(study: Study) -> str:
+    """The heading of the region or sequence in a table of new cases; empty where images have neither."""
+    return "region" if study.regions else str(getattr(study.modality_settings, "column", ""))
 
 
 def _one_by_one(table: pd.DataFrame, study: Study) -> pd.DataFrame:

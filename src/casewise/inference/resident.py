@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from casewise.errors import RunError
 from casewise.inference.ensemble import Ensemble
 from casewise.inference.model import TrainedModel, with_columns
-from casewise.inference.new_cases import NewCases, NewTable, RawCase, cases_of, new_table
+from casewise.inference.new_cases import NewCases, NewTable, RawCase, cases_of, new_table, slot_column
 from casewise.inference.predictor import Predictor
 from casewise.modalities.base import NativeMap, PreparedCohort
 from casewise.modalities.registry import modality_of
@@ -31,11 +31,6 @@ WINDOW = (1.0, 99.0)
 def slots_of(study: Study) -> list[str]:
     """The regions or sequences of a case; empty where images have neither."""
     return list(study.regions) or [str(name) for name in getattr(study.modality_settings, "sequences", [])]
-
-
-def slot_column(study: Study) -> str:
-    """The heading of the region or sequence in a table of new cases; empty where images have neither."""
-    return "region" if study.regions else str(getattr(study.modality_settings, "column", ""))
 
 
 class ResidentModel:

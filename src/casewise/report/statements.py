@@ -231,11 +231,11 @@ def one_class(context: ReportContext) -> Found:
 
 def lower_on_test(context: ReportContext) -> Found:
     note = _note(context, "test_below_oof")
-    if note is None or note["learner"] != context.learner or context.stage != "test":
+    if note is None or note["learner"] != context.learner:
         return None
     tested, inside = (context.write.text(note["metric"], note[side]["value"], short=True) for side in ("test", "oof"))
     text = f"Its {context.write.phrase(note['metric'])} is {tested} on the test set and {inside} out of fold"
-    return "bad", f"{text}: worse than chance explains.", ""
+    return "bad", f"{text}: lower by more than chance explains.", ""
 
 
 def stopped_on_fold(context: ReportContext) -> Found:

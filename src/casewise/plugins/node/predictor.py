@@ -24,8 +24,8 @@ from PIL import Image
 
 from casewise.errors import CasewiseError, RunError
 from casewise.files import checksum, make_folder, sync_folder, write_atomic
-from casewise.inference.new_cases import CasePicture, NewCases, PredictedChunk, RawCase
-from casewise.inference.resident import ResidentModel, pictured, slot_column
+from casewise.inference.new_cases import CasePicture, NewCases, PredictedChunk, RawCase, slot_column
+from casewise.inference.resident import ResidentModel, pictured
 from casewise.plugins.node.headers import InstanceHeader, UnanswerableError, patient_of, read_header
 from casewise.plugins.node.monitoring.observation import PICTURES, identifier_hash, observed
 from casewise.plugins.node.queue.records import Answer, StoredInstance, StudyAnswer, StudyTask, study_label

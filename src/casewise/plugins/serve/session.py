@@ -16,8 +16,8 @@ from casewise.errors import CasewiseError, ImageError
 from casewise.evaluation.agreement import band_of
 from casewise.inference.input_checks import reasons_of
 from casewise.inference.model import TrainedModel, load_bundle
-from casewise.inference.new_cases import NewCases, NewTable, prepare_together
-from casewise.inference.resident import ResidentModel, slot_column, slots_of
+from casewise.inference.new_cases import NewCases, NewTable, prepare_together, slot_column
+from casewise.inference.resident import ResidentModel, slots_of
 from casewise.modalities.registry import modality_of
 from casewise.plugins.serve.results import explained_class, flags_of, map_picture, plain, trajectory
 from casewise.plugins.serve.settings import check_learner
