@@ -21,6 +21,7 @@ from casewise.inference.model import load_bundle
 from casewise.plugins.serve.settings import ServiceSettings
 from tests.bad_uploads import BAD, picture
 from tests.conftest import absolute
+from tests.film_files import film_bytes
 from tests.plugins.serve.serving import Running, running
 from tests.test_cli import casewise
 
@@ -211,6 +212,24 @@ def test_bad_forms_are_typed_errors(served: Running) -> None:
     assert code_of(httpx.get(url)) == (405, "wrong_method")
     assert code_of(httpx.get(served.url + "/page/../app.py")) == (404, "not_found")
     assert code_of(httpx.get(served.url + "/page/%2e%2e/app.py")) == (404, "not_found")
+
+
+@pytest.mark.parametrize("path", ["/api/predict", "/api/explain"])
+@pytest.mark.parametrize(("tags", "several"), [({}, False), ({"PatientID": "8"}, True), ({"PatientName": "Roe"}, True)])
+def test_visits_of_two_patients_are_refused(served: Running, path: str, tags: dict[str, str], several: bool) -> None:
+    pytest.importorskip("pydicom")
+    stated = {"PatientID": "7", "PatientName": "Doe"}
+    first, second = [film_bytes(np.eye(64, dtype=np.uint16) * 900, bits=12, **each) for each in (stated, stated | tags)]
+    files = {name: (f"{name}.dcm", first) for name in REGIONS} | {f"2.{n}": (f"{n}-4.dcm", second) for n in REGIONS}
+    answer = httpx.post(served.url + path, files=files, timeout=300)
+    if not several:
+        assert answer.status_code == 200, answer.text
+        return
+    assert code_of(answer) == (422, "several_patients")
+    error = answer.json()["error"]
+    assert len(error["files"]) == 2
+    assert all(name in error["message"] for name in error["files"])
+    assert not {"Doe", "Roe"} & set(error["message"].replace(".", " ").split())
 
 
 def test_the_command_serves_until_it_is_stopped(served_run: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from casewise.cohort.folder_layout import ENDINGS
 from casewise.cohort.groups import spelled_alike
 from casewise.cohort.table import natural
 from casewise.errors import cut, nearest
+from casewise.inference.stated import people_problem, stated_by
 from casewise.modalities.store.readers import image_shape
 from casewise.plugins.serve.settings import ServiceSettings, shown_name
 from casewise.web.settings import ServiceError
@@ -158,6 +159,17 @@ def check_pixels(submission: Submission, folder: Path, limit: int, description: 
             limits = f"at most {limit:,} pixels and sides of {LONGEST_SIDE:,} are read. Save it smaller."
             message = f"{file.name}: it has {width:,} x {height:,} pixels; {limits}"
             raise ServiceError(413, "image_too_large", message, [file.name])
+
+
+def check_person(submission: Submission, folder: Path) -> None:
+    """Check that no DICOM image of any visit states another patient than the first one.
+
+    Raises:
+        ServiceError: images state different patients, whose results would be shown as those of one.
+    """
+    if problem := people_problem(list(stated_by([folder / file.stored for file in submission.files])), "", ()):
+        message = f"{submission.named(problem)} All visits of a request must be of one patient. Send others alone."
+        raise ServiceError(422, "several_patients", message, submission.files_in(problem))
 
 
 def into_series(submission: Submission, folder: Path) -> list[UploadedFile]:
