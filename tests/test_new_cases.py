@@ -14,6 +14,7 @@ from casewise.cohort.folder_layout import read_new_layout, stated_pattern
 from casewise.errors import CasewiseError, CohortError
 from casewise.inference.new_cases import NewTable, cases_of, in_chunks, prepare_together, reason_of
 from casewise.inference.output_table import OutputTable, write_table
+from casewise.inference.stated import people_problem, stated_by
 from casewise.modalities.registry import modality_of
 from casewise.run import Run
 from casewise.study.loading import build_study
@@ -239,6 +240,16 @@ def test_images_of_a_case_are_of_one_patient_and_one_day(tmp_path: Path, tags: d
     named = cells.assign(visit="w4")  # a visit may take several days
     _, problems = prepare_together(table, named, cases_of(named, study), tmp_path / "named")
     assert len(problems) == ("patients" in problem)
+
+
+@pytest.mark.parametrize("first", [{"PatientID": ""}, {"PatientID": "", "PatientName": ""}])
+def test_an_image_that_states_little_hides_no_second_patient(tmp_path: Path, first: dict[str, str]) -> None:
+    pytest.importorskip("pydicom")
+    tags = [first, {}, {"PatientID": "8"}]
+    stated = list(stated_by([film(tmp_path / f"{number}.dcm", **each) for number, each in enumerate(tags)]))
+    assert people_problem(stated, "P1", {"P1"}).startswith("1.dcm and 2.dcm state different patients")
+    assert people_problem(stated[:2], "P1", {"P1"}) == ""
+    assert people_problem(stated[:2], "P1", {"P1", "7"}).startswith("1.dcm states a PatientID that is another subject")
 
 
 def test_single_images_of_two_patients_are_not_of_one_subject(chest_run: Run, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 from casewise.errors import ImageError
@@ -60,16 +61,20 @@ def people_problem(images: Sequence[Stated], subject: str, subjects: Collection[
     Args:
         subjects: the names of subjects that an image may state.
     """
-    for image in images[1:]:
+    # one image of each person; all pairs, because one that states little is like several others
+    first_of: dict[tuple[str, ...], Stated] = {}
+    for image in images:
+        first_of.setdefault(image.person, image)
+    for one, other in combinations(first_of.values(), 2):
         # what one of them does not state tells nobody apart
-        pairs = list(zip(images[0].person, image.person, strict=True))
-        if not same_patient([[own or other for own, other in pairs], [other or own for own, other in pairs]]):
+        pairs = list(zip(one.person, other.person, strict=True))
+        if not same_patient([[own or its for own, its in pairs], [its or own for own, its in pairs]]):
             return (
-                f"{images[0].name} and {image.name} state different patients (identifier, name, date of birth or "
+                f"{one.name} and {other.name} state different patients (identifier, name, date of birth or "
                 "issuer). A case is one subject at one visit."
             )
-    if images and subject != images[0].person[0] in subjects:
-        return f"{images[0].name} states a PatientID that is another subject of these cases. Correct the subjects."
+    if wrong := next((image for image in images if subject != image.person[0] in subjects), None):
+        return f"{wrong.name} states a PatientID that is another subject of these cases. Correct the subjects."
     return ""
 
 

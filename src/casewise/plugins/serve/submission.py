@@ -162,13 +162,13 @@ def check_pixels(submission: Submission, folder: Path, limit: int, description: 
 
 
 def check_person(submission: Submission, folder: Path) -> None:
-    """Check that no DICOM image of any visit states another patient than the first one.
+    """Check that the DICOM images of all visits state one patient.
 
     Raises:
         ServiceError: images state different patients, whose results would be shown as those of one.
     """
     if problem := people_problem(list(stated_by([folder / file.stored for file in submission.files])), "", ()):
-        message = f"{submission.named(problem)} All visits of a request must be of one patient. Send others alone."
+        message = f"{submission.named(problem)} Send the images of each patient in a request of their own."
         raise ServiceError(422, "several_patients", message, submission.files_in(problem))
 
 
