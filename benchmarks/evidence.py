@@ -47,6 +47,7 @@ SAME_FIGURES = {
     "3aadfea5": "which new cases have no prediction, and which folders `casewise init` takes for classes",
     "b546eaf2": "that identifiers of new cases are compared once a chunk",
     "7e480733": "that scans of a new case stay together, and a sentence of reports; the page with it was made again",
+    "e102ec60": "that an image that states little hides no second patient among new cases",
     "0c5de19a": "that `casewise serve` refuses visits of several patients in one request",
     "ec90fa88": "which new cases have no prediction, and how cases without a report for a PACS are listed",
 }
