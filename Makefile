@@ -32,9 +32,9 @@ demo: setup
 test: tools
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
-# The golden pages of the report, after a change of wording: read the difference before committing it.
+# Golden pages and figures, after a change that is meant to move them: read the difference before committing it.
 golden: tools
-	CASEWISE_GOLDEN=1 $(BIN)/python -m pytest tests/test_report_golden.py
+	CASEWISE_GOLDEN=1 $(BIN)/python -m pytest tests -k golden
 
 test-all: tools
 	$(BIN)/python -m pytest tests src/casewise benchmarks/test_benchmarks.py -n 2 --dist loadfile
@@ -64,7 +64,8 @@ bench: $(VENV)/.bench
 		$(BIN)/python benchmarks/$$name.py "$$@" || failed="$$failed $$name"; \
 	done; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
 
-# Every page of docs/results on the present commit, and their index; may be interrupted and continued
+# Missing pages of docs/results and the index; may be interrupted and continued. A page stays valid for the commit that it
+# names. EVIDENCE="--only PAGE" makes a page again, EVIDENCE=--release every page of an earlier version
 evidence: $(VENV)/.bench
 	$(BIN)/python benchmarks/evidence.py $(EVIDENCE) $(if $(DATA),--data $(DATA)) $(if $(WEIGHTS),--weights $(WEIGHTS))
 

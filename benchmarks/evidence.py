@@ -1,11 +1,12 @@
-"""Makes every page of docs/results on one commit, in an order that may be interrupted, and the index of them.
+"""Makes the pages of docs/results, in an order that may be interrupted, and their index.
 
-    python benchmarks/evidence.py [--list] [--only PAGE ...] [--data FOLDER] [--weights FOLDER]
+    python benchmarks/evidence.py [--list] [--only PAGE ...] [--release] [--data FOLDER] [--weights FOLDER]
 
-`evidence.yaml` states each page: its claim, the commands that make it, and where its figure stands on it. A page is
-made again unless its last line states this version and a commit with the same code. What fails is named at the end; the
-others are made nevertheless. Runs lie in `runs`, which must have none of other code, and continue where they were
-interrupted.
+`evidence.yaml` states for each page its claim, the commands that make it, and where its figure stands on it. A page
+states the version, commit, date and command that made it, and stays valid for that commit: later commits do not outdate
+it. Pages that are missing are made; `--only` makes pages again whose figures are meant to change, and `--release` every
+page of an earlier version. A failed page is named at the end; the others are made nevertheless. Runs lie in `runs`,
+which must have none of other code, and continue where they were interrupted.
 """
 
 from __future__ import annotations
@@ -29,35 +30,18 @@ from casewise.version import __version__
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 RESULTS, INDEX = ROOT / "docs" / "results", ROOT / "docs" / "evidence.md"
-# What decides whether a page must be made again, and the commit of the runs in `runs`.
+# The code of a page, and the file that names the commit of the runs in `runs`.
 CODE = ("src", "studies")
 RUNS = ROOT / "runs" / "evidence.txt"
-# Commits of this code that change no figure of an earlier page, and what they change.
-SAME_FIGURES = {
-    "28cbf8e9": "outlines of masks in the pictures of `casewise explain`, which stopped there",
-    "15448589": "the description of studies/lgg-histology.yaml",
-    "44745079": "descriptions of three studies, and a comment",
-    "d63808b1": "that comment, as it was before",
-    "b3492072": "the descriptions of studies/lgg.yaml and studies/pancreas-planted-fine.yaml",
-    "87d005c3": "words of reports; pages whose words changed were made again",
-    "b8bf77a9": "that a test set is below the folds, and two captions, in reports; such pages were made again",
-    "485b2e04": "how `casewise init` reads folders of classes beside a table",
-    "e7c07066": "that a combined model is one learner for new cases, in reports; the page with one was made again",
-    "159ec887": "that folders of new cases are not subjects where the training knew none",
-    "3aadfea5": "which new cases have no prediction, and which folders `casewise init` takes for classes",
-    "b546eaf2": "that identifiers of new cases are compared once a chunk",
-    "7e480733": "that scans of a new case stay together, and a sentence of reports; the page with it was made again",
-    "e102ec60": "that an image that states little hides no second patient among new cases",
-    "0c5de19a": "that `casewise serve` refuses visits of several patients in one request",
-    "ec90fa88": "which new cases have no prediction, and how cases without a report for a PACS are listed",
-}
 # The first figure of a page by `casewise results`, that of a guess, and the AUROC or kappa.
 RESULT = (r"## Result.*?\n\| [^|\n]+ \| ([^|\n]+) \| (95 % interval [^|\n]+) \|\n(.*?)\n\nWhere does it", "{}, {}. {}")
 STAMP = re.compile(r"\n\*Made with casewise (\S+), commit ([0-9a-f]{8,40}), on (\d+ \w+ \d{4}): `(.*)`\.\*\n$")
 HEAD = """# Evidence
 
-What was measured, the figure, the page with its details, and the command that makes it. `make evidence` makes all
-pages, which takes about a day on two cores, and may be interrupted. Pages on real images need their packs.
+What was measured, the figure, the page with its details, the version that made it, and the command. A page is valid for
+the commit that it names; later commits do not outdate it. `make evidence EVIDENCE="--only PAGE"` makes a page again, and
+`make evidence EVIDENCE=--release` all pages of earlier versions: about a day on two cores, which may be interrupted.
+Pages on real images need their packs.
 
 """
 
@@ -102,10 +86,11 @@ class Evidence:
         )
         return "; ".join(dict.fromkeys(" ".join(text.split()) for text in found))
 
-    def is_current(self) -> bool:
-        """Whether it was made by this version and this code."""
+    @property
+    def made_with(self) -> str:
+        """The version that made it, and the date; empty if the page is missing or does not state them."""
         stamp = STAMP.search(self.text())
-        return stamp is not None and stamp[1] == __version__ and same_code(stamp[2])
+        return f"{stamp[1]}, {stamp[3]}" if stamp else ""
 
 
 def read_evidence() -> list[Evidence]:
@@ -122,11 +107,9 @@ def git(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-def same_code(commit: str) -> bool:
-    """Whether the code of a commit is that of the folder, but for commits that change no figure."""
-    between, uncommitted = git("rev-list", f"{commit}...HEAD", "--", *CODE), git("diff", "--quiet", "HEAD", "--", *CODE)
-    commits = [name[:8] for name in between.stdout.split()]
-    return between.returncode == uncommitted.returncode == 0 and set(commits) <= set(SAME_FIGURES)
+def is_code_of(commit: str) -> bool:
+    """Whether the code in the folder equals the code of a commit."""
+    return git("diff", "--quiet", commit, "--", *CODE).returncode == 0
 
 
 def make(evidence: Evidence, options: dict[str, str]) -> bool:
@@ -158,42 +141,57 @@ def make(evidence: Evidence, options: dict[str, str]) -> bool:
 def index(pages: list[Evidence]) -> str:
     """The page of all claims."""
     rows = [
-        (each.claim, each.figure_text() or "–", f"[{each.page}](results/{each.page}.md)", f"`{each.written_by}`")
-        for each in pages
-        if each.path.exists()
+        (
+            page.claim,
+            page.figure_text() or "–",
+            f"[{page.page}](results/{page.page}.md)",
+            page.made_with,
+            f"`{page.written_by}`",
+        )
+        for page in pages
+        if page.path.exists()
     ]
-    return HEAD + "\n".join(table(("what", "figure", "page", "command"), rows)) + "\n"
+    return HEAD + "\n".join(table(("what", "figure", "page", "made with", "command"), rows)) + "\n"
 
 
 def main() -> None:
-    """Make what is not current, then the index."""
+    """Make the missing or named pages, then the index."""
     parser = parser_of(__doc__)
-    parser.add_argument("--list", action="store_true", help="name the pages that are not current, and make none")
-    parser.add_argument("--only", nargs="+", metavar="PAGE", help="make these pages only")
+    parser.add_argument("--list", action="store_true", help="name the pages that would be made, and make none")
+    parser.add_argument("--only", nargs="+", metavar="PAGE", help="make these pages again")
+    parser.add_argument("--release", action="store_true", help="make every page of an earlier version again")
     parser.add_argument("--data", default="../shared/data", help="the folder of the packs")
     parser.add_argument("--weights", default="../shared/weights", help="the folder of the first weights")
     options = parser.parse_args()
     pages, failed = read_evidence(), list[str]()
-    outdated = [each for each in pages if not each.is_current() and each.page in (options.only or (each.page,))]
+    if unknown := set(options.only or ()) - {page.page for page in pages}:
+        parser.error(f"There is no page {', '.join(sorted(unknown))}; there are {', '.join(p.page for p in pages)}.")
+    due = [
+        page
+        for page in pages
+        if page.page in (options.only or ())
+        or (not options.only and not page.made_with)
+        or (options.release and not page.made_with.startswith(f"{__version__}, "))
+    ]
     write_atomic(INDEX, index(pages))
-    if options.list or not outdated:
-        print("\n".join(each.page for each in outdated) or "All pages are current.")
+    if options.list or not due:
+        print("\n".join(page.page for page in due) or "No page is missing.")
         return
     if git("status", "--porcelain", "--", *CODE).stdout:
         sys.exit(f"{' and '.join(CODE)} have changes that are not committed. A page states the commit of its code.")
-    others = [each.name for each in RUNS.parent.glob("*") if not each.name.startswith("demo")]
-    if others and not (RUNS.exists() and same_code(RUNS.read_text())):
+    others = [path.name for path in RUNS.parent.glob("*") if not path.name.startswith("demo")]
+    if others and not (RUNS.exists() and is_code_of(RUNS.read_text())):
         sys.exit(
             f"{RUNS.parent} has runs of other code, or of code that is not known: {', '.join(sorted(others))}. "
-            "Rename it: a page must not show them as those of this commit."
+            "Rename it: a page must not show runs of another commit."
         )
     write_atomic(RUNS, git("rev-parse", "HEAD").stdout.strip())
-    for each in outdated:
+    for page in due:
         begun = time.monotonic()
-        if make(each, {"DATA": options.data, "WEIGHTS": options.weights}):
-            print(f"{each.page}: made in {duration(time.monotonic() - begun)}", flush=True)
+        if make(page, {"DATA": options.data, "WEIGHTS": options.weights}):
+            print(f"{page.page}: made in {duration(time.monotonic() - begun)}", flush=True)
         else:
-            failed.append(each.page)
+            failed.append(page.page)
         write_atomic(INDEX, index(pages))
     if failed:
         sys.exit(f"Not made: {', '.join(failed)}.")

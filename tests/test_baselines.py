@@ -19,6 +19,7 @@ from casewise.models.outputs import Output
 from casewise.report.tables import verdict
 from casewise.study.loading import read_study
 from casewise.training.linear_models import RIDGE, linear_model
+from tests.golden_figures import check_figures
 from tests.prediction_rows import prediction_rows
 
 STUDY = """
@@ -166,3 +167,7 @@ def test_baselines_are_switched_off_with_a_reason(tmp_path: Path, chests: Path) 
     assert study.learners == ["cnn"]
     with pytest.raises(casewise.CasewiseError, match="reason"):
         read_study(write_study(tmp_path, chests, baselines="none"))
+
+
+def test_golden_figures_of_baselines(baseline_run: Any) -> None:
+    check_figures("baselines", baseline_run)

@@ -14,6 +14,7 @@ from casewise.run import Run, run
 from casewise.run_folder import RunFolder
 from casewise.study.loading import build_study
 from tests.combinations import KINDS, values_for_new_cases
+from tests.golden_figures import check_figures
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +74,7 @@ def test_what_has_no_network_on_all_folds_is_refused(
 ) -> None:
     with pytest.raises(CasewiseError, match=message):
         build_study({**values, "final": "refit", **changes}, source="the study", folder=tmp_path)
+
+
+def test_golden_figures_of_numbers_classes_and_grades(photograph_run: Run) -> None:
+    check_figures("photographs", photograph_run)

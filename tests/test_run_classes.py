@@ -18,6 +18,7 @@ from casewise.splits.grouped import read_splits
 from casewise.targets import kind_named
 from tests.chest_study import FAST, THREE, chest_study
 from tests.conftest import absolute
+from tests.golden_figures import check_figures
 
 
 def told(folder: Path, name: str) -> Any:
@@ -110,3 +111,7 @@ def test_grades(tmp_path: Path, chests: Path) -> None:
     record = told(done.folder / "jobs" / "test_resnet" / "fold1", "job.json")
     assert [stage["unfrozen"] for stage in record["stages"]] == list(range(len(record["stages"])))
     assert not list(done.folder.glob("jobs/*/*/stage*"))
+
+
+def test_golden_figures_of_a_network_on_films(chest_run: Run) -> None:
+    check_figures("films", chest_run)
