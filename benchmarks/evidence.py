@@ -38,9 +38,10 @@ RESULT = (r"## Result.*?\n\| [^|\n]+ \| ([^|\n]+) \| (95 % interval [^|\n]+) \|\
 STAMP = re.compile(r"\n\*Made with casewise (\S+), commit ([0-9a-f]{8,40}), on (\d+ \w+ \d{4}): `(.*)`\.\*\n$")
 HEAD = """# Evidence
 
-What was measured, the figure, the page with its details, the version that made it, and the command. A page is valid for
-the commit that it names; later commits do not outdate it. `make evidence EVIDENCE="--only PAGE"` makes a page again, and
-`make evidence EVIDENCE=--release` all pages of earlier versions: about a day on two cores, which may be interrupted.
+What was measured, the figure, the page with its details, the version that made it, and the command. A page is valid
+for the commit that it names; later commits do not outdate it. `make evidence EVIDENCE="--only PAGE"` makes a page
+again, and `make evidence EVIDENCE=--release` all pages of earlier versions: about a day on two cores, which may be
+interrupted.
 Pages on real images need their packs.
 
 """

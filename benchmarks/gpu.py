@@ -8,9 +8,9 @@
 card are from those on the CPU. `sweep`: backbones of One-Step PASI on five folds, with photographs of 128 px; all 29,
 or those that `--backbones` names.
 
-Measurements are kept in `--measured` with the commit of their code, and are not repeated; the page can then be written
-on a machine without a GPU. To repeat them, name another file. casewise and fastai have 16-bit activations, and batches of 32;
-fastai has eight workers. The page follows, with its figures in braces.
+Measurements are kept in `--measured` with the commit of their code, and are not repeated; the page can then be
+written on a machine without a GPU. To repeat them, name another file. casewise and fastai have 16-bit activations,
+and batches of 32; fastai has eight workers. The page follows, with its figures in braces.
 
 # On a GPU
 
@@ -462,14 +462,15 @@ PROGRAMS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
 
 def page(measured: dict[str, Any]) -> str:
     """The page of what was measured."""
-    place = measured["card"]
-    of_card = (
-        f"Measured on one {place['gpu']} ({place['memory']}, driver {place['driver']}) with {place['cores']} cores, "
-        f"Python {place['python']} and PyTorch {place['torch']}, by casewise {measured['version']} (commit {measured['commit']})."
+    machine = measured["card"]
+    text = (
+        f"Measured on one {machine['gpu']} ({machine['memory']}, driver {machine['driver']}) with {machine['cores']} "
+        f"cores, Python {machine['python']} and PyTorch {machine['torch']}, by casewise {measured['version']} (commit "
+        f"{measured['commit']})."
     )
     return head_of(
         __doc__,
-        card=of_card,
+        card=text,
         batch=BATCH,
         workers=WORKERS,
         rounds=ROUNDS,
