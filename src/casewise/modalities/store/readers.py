@@ -25,9 +25,9 @@ import simplejpeg
 from PIL import Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
 from casewise.errors import ImageError
-from casewise.modalities.store.dicom_file import is_dicom
+from casewise.modalities.store.dicom_file import PixelError, is_dicom
 from casewise.modalities.store.file_check import name_content, size_of
-from casewise.modalities.store.film import Film, FilmError
+from casewise.modalities.store.film import Film
 from casewise.modalities.store.pixels import (
     LANCZOS,
     UnknownRangeError,
@@ -119,7 +119,7 @@ def _damage_named(path: Path, kind: str) -> Iterator[None]:
     """Raise the errors of a decoder as an `ImageError` that names the file."""
     try:
         yield
-    except FilmError as error:
+    except PixelError as error:
         raise ImageError(f"{path}: {error}") from error
     except UnknownRangeError as error:
         raise ImageError(f"{path}: {error}. Save it with 8 or 16 bits a channel.") from error
