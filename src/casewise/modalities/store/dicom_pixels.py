@@ -42,8 +42,10 @@ PIXEL_TAGS = (
     "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PlanarConfiguration", "RescaleSlope",
     "RescaleIntercept", "ModalityLUTSequence", "VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction",
     "PresentationLUTShape", "PixelPaddingValue", "PixelPaddingRangeLimit", "FloatPixelPaddingValue",
-    "DoubleFloatPixelPaddingValue", "ICCProfile", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+    "DoubleFloatPixelPaddingValue", "ICCProfile",
 )  # fmt: skip
+# Sequences of enhanced objects, whose tags describe single frames.
+FRAME_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 # What SimpleITK needs to decode a frame.
 _FRAME_TAGS = ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
@@ -350,9 +352,7 @@ def scanner_values(
     return values, None
 
 
-def looked_up(
-    values: np.ndarray, table: Any, header: Any, span: tuple[float, float]
-) -> tuple[np.ndarray, int]:
+def looked_up(values: np.ndarray, table: Any, header: Any, span: tuple[float, float]) -> tuple[np.ndarray, int]:
     """Values mapped by a table of the file (modality LUT, VOI LUT), and white: the largest value of its depth.
 
     `span`: the smallest and the largest value that occur.
@@ -392,4 +392,3 @@ def _entries(table: Any, header: Any, count: int, depth: int) -> np.ndarray:
         if depth == 8 and len(array) < count <= 2 * len(array):
             array = array.astype("<u2").view(np.uint8)
     return array[:count].astype(np.float64)
-

@@ -39,7 +39,9 @@ from casewise.modalities.store.dicom_file import (
     whole_number,
 )
 from casewise.modalities.store.dicom_pixels import (
+    FRAME_GROUPS,
     GREY,
+    PIXEL_TAGS,
     SCANS,
     decoded,
     looked_up,
@@ -52,8 +54,6 @@ from casewise.modalities.store.pixels import depth_of
 
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 KINDS = (*GREY, *COLOURS, "PALETTE COLOR", "CMYK", "HSV", "ARGB", "XYB", "YBR_PARTIAL_420", "YBR_PARTIAL_422")
-# Sequences of enhanced objects, whose tags describe single frames.
-FRAME_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 # Of 256 grey values; with fewer a film is nearly black, white or grey.
 LEAST_CONTRAST = 32
 # The columns that a table may take from films. None of them identifies a person.
@@ -96,7 +96,7 @@ class Film(ImageFile.ImageFile):
         """Decode and map to 8 bits, once."""
         if self.fp is not None:
             with _damage_stated():
-                image = _image(read_tags(self.fp, pixels=True))
+                image = _image(read_tags(self.fp, pixels=True, tags=(*PIXEL_TAGS, *FRAME_GROUPS)))
             self.fp.close()
             self.fp = None
             self.im, self._mode, self._size = image.im, image.mode, image.size
