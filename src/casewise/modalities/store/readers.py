@@ -202,6 +202,20 @@ class Source:
             image = in_srgb(image, self.image.info.get("icc_profile"))
             return as_array(image if self.reader.turned else upright(image, self.orientation), channels)
 
+    def stored(self) -> np.ndarray:
+        """The values of a grey image of more than 8 bits as they are stored, (H, W), upright.
+
+        Raises:
+            ImageError: the pixels are cut short or damaged, or no integers.
+        """
+        with _damage_named(self.path, self.reader.name):
+            self.image.load()
+            if self.image.mode == "F":
+                raise UnknownRangeError(
+                    "it contains floating-point values, so the values of black and white are unknown"
+                )
+            return np.asarray(self.image if self.reader.turned else upright(self.image, self.orientation))
+
     def _decoded(self, scale: int) -> Image.Image:
         """The pixels: of a JPEG whose data are complete decoded once, else by Pillow.
 

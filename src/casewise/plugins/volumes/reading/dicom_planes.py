@@ -24,7 +24,15 @@ from casewise.modalities.store.dicom_file import (
     text_of,
     whole_number,
 )
-from casewise.modalities.store.dicom_pixels import GREY, DicomPixels, decoded, read_tags, scanner_values
+from casewise.modalities.store.dicom_pixels import (
+    FRAME_GROUPS,
+    GREY,
+    PIXEL_TAGS,
+    DicomPixels,
+    decoded,
+    read_tags,
+    scanner_values,
+)
 
 # The functional group of each tag in a multi-frame file.
 GROUP_OF = {
@@ -148,6 +156,24 @@ def plane(path: Path, header: Any, frame: int, name: str) -> Plane:
     )  # fmt: skip
 
 
+def dicom_plane(path: Path) -> Plane | None:
+    """The plane of a file that is one slice by itself, wherever it lies; None if its pixels are colours.
+
+    Raises:
+        ImageError: it is damaged, or holds several frames.
+        CasewiseError: the package that reads DICOM is not installed.
+    """
+    pydicom_module()
+    with damage_named(path):
+        with open(path, "rb") as file:
+            header = read_tags(file, pixels=False, tags=(*PIXEL_TAGS, *SCALE_TAGS, *FRAME_GROUPS))
+        if (frames := whole_number(header, "NumberOfFrames", 1)) > 1:
+            raise ImageError(f"{path}: this DICOM holds {frames} images. Save the image to use in a separate file.")
+        if whole_number(header, "SamplesPerPixel", 1) > 1:
+            return None
+        return plane(path, header, -1, path.name)
+
+
 def check_one_scale(planes: Sequence[Plane], where: str) -> None:
     """Check that the values of all planes mean the same.
 
@@ -172,8 +198,10 @@ def check_one_scale(planes: Sequence[Plane], where: str) -> None:
             )
 
 
-def plane_values(planes: Sequence[Plane]) -> tuple[np.ndarray, list[str]]:
+def plane_values(planes: Sequence[Plane], *, alone: bool = False) -> tuple[np.ndarray, list[str]]:
     """All planes as (columns, rows, planes) `float32` on one scale, black being small; and notes.
+
+    `alone`: other planes of the scan may be read by themselves, so MONOCHROME1 is inverted around 0.
 
     Raises:
         ImageError: pixels cannot be read.
@@ -206,7 +234,7 @@ def plane_values(planes: Sequence[Plane]) -> tuple[np.ndarray, list[str]]:
         outside = _no_tissue(values)
     if planes[0].inverted:
         shown = values if outside is None else values[~outside]
-        values = shown.max() + shown.min() - values if shown.size else values
+        values = (0 if alone or not shown.size else shown.max() + shown.min()) - values
     if outside is not None:
         background = values[~outside].min() if not outside.all() else np.float32(0)
         values[outside] = background
