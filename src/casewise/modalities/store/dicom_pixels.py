@@ -213,7 +213,7 @@ def _undecodable(syntax: Any) -> PixelError:
 def _from_words(words: np.ndarray, bits: int, high: int) -> np.ndarray:
     """The stored values in words of `BitsAllocated`: the bits up to `high`, with their sign.
 
-    >>> _from_words(np.array([0x0FFF, 0x87FF], np.int16), 12, 11).tolist()
+    >>> _from_words(np.array([0x0FFF, 0x17FF], np.int16), 12, 11).tolist()
     [-1, 2047]
     """
     allocated = 8 * words.dtype.itemsize
@@ -288,19 +288,17 @@ def _check_range(words: np.ndarray, stored: np.ndarray, padding: np.ndarray | No
 
 
 def _wraps(stated: np.ndarray, other: np.ndarray, modulus: int, padding: np.ndarray | None) -> bool:
-    """Whether neighbours jump by more than half of the range as stated, and nowhere in the other interpretation.
+    """Whether neighbours often jump by more than half of the range as stated where they do not otherwise, and seldom
+    the other way round, as with overlays or noise.
 
-    >>> ramp = np.arange(-8, 8).repeat(2)[None, None]
-    >>> _wraps(np.tile(ramp % 16, (9, 1)), np.tile(ramp, (9, 1)), 16, None)
-    True
+    >>> ramp = np.tile(np.arange(-8, 8), (9, 1))
+    >>> _wraps(ramp % 16, ramp, 16, None), _wraps(ramp, ramp % 16, 16, None)
+    (True, False)
     """
-    jumps = []
-    for values in (stated, other):
-        steps = np.abs(np.diff(values.astype(np.int64), axis=-1)) > modulus // 2
-        if padding is not None:
-            steps &= ~(padding[..., 1:] | padding[..., :-1])
-        jumps.append(int(steps.sum()))
-    return jumps[0] >= _WRAPPED and not jumps[1]
+    jumps = [np.abs(np.diff(values.astype(np.int64), axis=-1)) > modulus // 2 for values in (stated, other)]
+    inside = True if padding is None else ~(padding[..., 1:] | padding[..., :-1])
+    only_stated, only_other = (int((first & ~second & inside).sum()) for first, second in (jumps, jumps[::-1]))
+    return only_stated >= _WRAPPED and only_stated > 2 * only_other
 
 
 def number(header: Any, tag: str, default: float) -> float:

@@ -6,7 +6,8 @@
   12 and 16 bits that holds the largest stored value, but never more than BitsStored. If values are negative, black and
   white are the smallest and the largest value of the film.
 - A LUT or window that leaves fewer than `LEAST_CONTRAST` of 256 grey values of a film is not for its values (a window
-  of stored values, of another film): it does not count if the film has more contrast without it. On single slices of
+  of stored values, of another film): it does not count if the film has more contrast without it, and `validate` says
+  so. On single slices of
   scans (CT, MR, PET), which may show air only, it counts unless all pixels become equal though they span its width.
 - MONOCHROME1 is inverted once, whatever PresentationLUTShape states; MONOCHROME2 with INVERSE is refused. Padding
   becomes black.
@@ -19,6 +20,7 @@ Only tags that describe pixels are read: names, identifiers and dates of birth n
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -96,7 +98,7 @@ class Film(ImageFile.ImageFile):
         """Decode and map to 8 bits, once."""
         if self.fp is not None:
             with _damage_stated():
-                image = _image(read_tags(self.fp, pixels=True, tags=(*PIXEL_TAGS, *FRAME_GROUPS)))
+                image = _image(read_tags(self.fp, pixels=True, tags=(*PIXEL_TAGS, *FRAME_GROUPS, "SeriesInstanceUID")))
             self.fp.close()
             self.fp = None
             self.im, self._mode, self._size = image.im, image.mode, image.size
@@ -153,7 +155,13 @@ def _image(header: Any) -> Image.Image:
                 "it states MONOCHROME2 (low values are black) and PresentationLUTShape INVERSE (low values are white). "
                 "Export it again from its archive."
             )
-        return Image.fromarray(_grey(stored, padding, header, inverted=kind == GREY[0]))
+        grey, note = _grey(stored, padding, header, inverted=kind == GREY[0])
+        image = Image.fromarray(grey)
+        if note:
+            image.info["note"] = note
+        if text_of(header, "Modality") in SCANS and (series := text_of(header, "SeriesInstanceUID")):
+            image.info["series"] = hashlib.sha256(series.encode()).hexdigest()
+        return image
     if kind not in COLOURS or stored.ndim != 3 or stored.shape[2] != 3:
         count = 1 if stored.ndim == 2 else stored.shape[-1]
         kind = kind if kind in KINDS else "of an unknown kind"
@@ -177,8 +185,8 @@ def _stored(header: Any) -> tuple[np.ndarray, np.ndarray | None]:
     return pixels.stored[0], None if pixels.padding is None else pixels.padding[0]
 
 
-def _grey(stored: np.ndarray, padding: np.ndarray | None, header: Any, *, inverted: bool) -> np.ndarray:
-    """Map stored values to 8 bits through a table of all values that the depth can hold; (H, W) `uint8`."""
+def _grey(stored: np.ndarray, padding: np.ndarray | None, header: Any, *, inverted: bool) -> tuple[np.ndarray, str]:
+    """Map stored values to 8 bits through a table of all values that the depth can hold: (H, W) `uint8`; and a note."""
     bits = max(whole_number(header, "BitsStored", 8), 1)
     low = -(2 ** (bits - 1)) if whole_number(header, "PixelRepresentation", 0) == 1 else 0
     places = stored.astype(np.int32) - low
@@ -187,18 +195,18 @@ def _grey(stored: np.ndarray, padding: np.ndarray | None, header: Any, *, invert
     occurring = np.bincount((places if padding is None else places[~padding]).ravel(), minlength=2**bits) > 0
     if not occurring.any():
         raise PixelError("all its pixels are padding (PixelPaddingValue). Export it again from its archive.")
-    table = _fractions(np.arange(low, low + 2**bits), occurring, bits, header)
+    table, note = _fractions(np.arange(low, low + 2**bits), occurring, bits, header)
     if inverted:
         table = 1 - table
     # half a step is rounded up, as for PNG
     mapped: np.ndarray = np.floor(table * 255 + 0.5 + 1e-9).astype(np.uint8)[places]
     if padding is not None:
         mapped[padding] = 0
-    return mapped
+    return mapped, note
 
 
-def _fractions(codes: np.ndarray, occurring: np.ndarray, bits: int, header: Any) -> np.ndarray:
-    """For every stored value its place between black (0) and white (1), before MONOCHROME1 is inverted.
+def _fractions(codes: np.ndarray, occurring: np.ndarray, bits: int, header: Any) -> tuple[np.ndarray, str]:
+    """For every stored value its place between black (0) and white (1), before MONOCHROME1 is inverted; and a note.
 
     `occurring`: which of these values the film has.
     """
@@ -221,13 +229,15 @@ def _fractions(codes: np.ndarray, occurring: np.ndarray, bits: int, header: Any)
             width = window[1]
             fractions = _windowed(values, *window, text_of(header, "VOILUTFunction") or "LINEAR")
     if fractions is None:
-        return unwindowed
+        return unwindowed, ""
     contrast, without = (255 * float(np.ptp(table[occurring])) for table in (fractions, unwindowed))
     if text_of(header, "Modality") in SCANS:
         is_for_values = contrast > 0 or np.ptp(shown) < max(width, 1)
     else:
         is_for_values = contrast >= LEAST_CONTRAST or without < 2 * LEAST_CONTRAST
-    return fractions if is_for_values else unwindowed
+    if is_for_values:
+        return fractions, ""
+    return unwindowed, f"its {'window' if width else 'table (VOI LUT)'} is not for its values and was not applied"
 
 
 def _windowed(values: np.ndarray, centre: float, width: float, function: str) -> np.ndarray:
