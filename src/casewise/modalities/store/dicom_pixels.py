@@ -134,7 +134,7 @@ def decoded(header: Any) -> DicomPixels:
     return DicomPixels(stored, padding)
 
 
-def _by_pydicom(header: Any, options: dict[str, int]) -> np.ndarray:
+def _by_pydicom(header: Any, options: dict[str, Any]) -> np.ndarray:
     """The decoded pixels, by SimpleITK where pydicom lacks the decoder."""
     from pydicom import uid
     from pydicom.pixels import pixel_array
@@ -264,41 +264,45 @@ def _check_range(words: np.ndarray, stored: np.ndarray, padding: np.ndarray | No
     least, largest = int(inside.min()), int(inside.max())
     if least < low or largest >= low + 2**bits:
         raise PixelError(f"its values range from {least} to {largest}, more than its {bits} bits hold. Copy it again.")
-    unsigned_words = words.view(f"u{words.dtype.itemsize}")
-    quarter = 2 ** max(bits - 2, 0)
-    if words is not stored and bits < 8 * words.dtype.itemsize and int(unsigned_words.max()) >> bits:
-        # in a left-justified word every bit has its place
-        is_plain = whole_number(header, "HighBit", bits - 1) == bits - 1
-        if is_plain and _wraps(stored, words, 2**bits, padding):
-            raise PixelError(
-                f"its pixels hold values beyond the {bits} bits that it states (BitsStored). Export it again from its "
-                "archive."
-            )
-    other = None
-    if signed and least < -quarter and largest > quarter:
-        other = stored.astype(np.int64) % 2**bits
-    elif not signed and largest >= 2 ** (bits - 1) and text_of(header, "Modality") in SCANS:
-        other = (stored.astype(np.int64) + 2 ** (bits - 1)) % 2**bits
-    if other is not None and _wraps(stored, other, 2**bits, padding):
-        stated, real = ("signed", "unsigned") if signed else ("unsigned", "signed")
-        raise PixelError(
-            f"it states {stated} pixels, but they are {real}: values jump from one end of their range to the other "
-            "(PixelRepresentation). Export it again from its archive."
-        )
+    span = 2**bits
+    others = []
+    # in a left-justified word every bit has its place
+    is_plain = words is not stored and whole_number(header, "HighBit", bits - 1) == bits - 1
+    if is_plain and int(words.view(f"u{words.dtype.itemsize}").max()) >= span:
+        others.append(("holds values beyond the bits that it states", "BitsStored", words, 0))
+    if signed and least < -span // 4 and largest > span // 4:
+        others.append(("states signed pixels, but they are unsigned", "PixelRepresentation", stored, span))
+    is_scan = not signed and bits == 16 and text_of(header, "Modality") in SCANS
+    if is_scan and largest >= span // 4 * 3 and not ((inside >= span // 4) & (inside < span // 4 * 3)).any():
+        others.append(("states unsigned pixels, but they are signed", "PixelRepresentation", stored, 3 * span // 2))
+    for frame in range(len(stored)):
+        outside = None if padding is None else padding[frame]
+        for problem, tag, values, shift in others:
+            other = values[frame].astype(np.int64)
+            if _wraps(stored[frame], (other + shift) % span if shift else other, span, outside):
+                raise PixelError(
+                    f"it {problem}: values jump from one end of their range to the other ({tag}). Export it again "
+                    "from its archive."
+                )
 
 
 def _wraps(stated: np.ndarray, other: np.ndarray, modulus: int, padding: np.ndarray | None) -> bool:
-    """Whether neighbours often jump by more than half of the range as stated where they do not otherwise, and seldom
-    the other way round, as with overlays or noise.
+    """Whether neighbours often jump by more than half of the range as stated, but hardly differ otherwise, and seldom
+    the other way round, as with overlays or noise. Labels of a single value are no reason.
 
-    >>> ramp = np.tile(np.arange(-8, 8), (9, 1))
-    >>> _wraps(ramp % 16, ramp, 16, None), _wraps(ramp, ramp % 16, 16, None)
+    >>> ramp = np.tile(np.arange(-80, 80, 4), (9, 1)) + np.arange(9)[:, None] % 4
+    >>> _wraps(ramp % 256, ramp, 256, None), _wraps(ramp, ramp % 256, 256, None)
     (True, False)
     """
-    jumps = [np.abs(np.diff(values.astype(np.int64), axis=-1)) > modulus // 2 for values in (stated, other)]
-    inside = True if padding is None else ~(padding[..., 1:] | padding[..., :-1])
-    only_stated, only_other = (int((first & ~second & inside).sum()) for first, second in (jumps, jumps[::-1]))
-    return only_stated >= _WRAPPED and only_stated > 2 * only_other
+    steps, steps_otherwise = (np.abs(np.diff(values.astype(np.int64), axis=-1)) for values in (stated, other))
+    wrapped = (steps > modulus // 2) & (steps_otherwise <= modulus // 4)
+    opposite = (steps_otherwise > modulus // 2) & (steps <= modulus // 2)
+    if padding is not None:
+        inside = ~(padding[..., 1:] | padding[..., :-1])
+        wrapped, opposite = wrapped & inside, opposite & inside
+    if wrapped.sum() < _WRAPPED or wrapped.sum() <= 2 * opposite.sum():
+        return False
+    return len(np.unique(np.maximum(stated[..., 1:], stated[..., :-1])[wrapped])) > 1
 
 
 def number(header: Any, tag: str, default: float) -> float:

@@ -159,7 +159,9 @@ def _film(path: Path) -> Picture | None:
                 values, white = looked_up(values, header.VOILUTSequence[0], header, _span(values[~outside]))
                 window = (0.0, float(white))
             stored, slope, intercept = np.rint(values).astype(np.int64), 1.0, 0.0
-    except (ImportError, *damage()):
+    except ImportError:
+        return None
+    except damage():
         return None
     scaled = None
     if window is not None:

@@ -223,7 +223,7 @@ def stack_images(paths: Sequence[Path], spacing: tuple[float, float], *, voxels:
     elif planes:
         values, notes = plane_values(planes, alone=True)
     else:
-        stacked = np.stack([image.values for image in images], axis=-1)  # type: ignore[arg-type]
+        stacked = np.stack([image.values for image in images], axis=-1)  # type: ignore[misc]
         values = np.ascontiguousarray(stacked.transpose(1, 0, 2).astype(np.float32))
     if planes and voxels:
         checked_values(values, first.path)
