@@ -1,5 +1,6 @@
 """Films as DICOM files: the same pixels as a PNG of the film, whatever the encoding, and every way to be no film."""
 
+import io
 import logging
 import sys
 from collections.abc import Iterator
@@ -10,9 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from casewise.cohort.cohort import read_cohort
+from casewise.console import Silent
 from casewise.errors import ImageError
+from casewise.modalities.registry import modality_of
 from casewise.modalities.store.film import film_columns
 from casewise.modalities.store.readers import image_facts, image_shape, open_source, read_image
+from casewise.study.loading import read_study
 from tests.film_files import PEOPLE, film_bytes, write_film
 
 pydicom = pytest.importorskip("pydicom", reason="the package that reads DICOM is optional")
@@ -249,3 +254,144 @@ def test_without_the_package_the_message_names_the_extra(tmp_path: Path, monkeyp
         read_image(path)
     check_message(caught.value, path)
     assert film_columns(path) == {}
+
+
+def table_of(entries: np.ndarray, *, depth: int = 16, first: int = 0, count: int | None = None) -> Any:
+    """An item of a LUT sequence."""
+    item = pydicom.Dataset()
+    count = len(entries) if count is None else count
+    item.add_new("LUTDescriptor", "SS" if first < 0 else "US", [count, first, depth])
+    item.add_new("LUTData", "US", entries.astype(int).tolist())
+    return item
+
+
+RAMP = np.linspace(0, 1, 4096)
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"VOILUTSequence": [table_of(RAMP * 4095)]},
+        {"VOILUTSequence": [table_of(RAMP * 1023)]},
+        {"VOILUTSequence": [table_of(np.arange(4096), first=0, count=4096)]},
+        {"ModalityLUTSequence": [table_of(RAMP * 4095)]},
+        {"VOILUTSequence": [table_of(RAMP * 65535, first=64512)], "RescaleSlope": 1, "RescaleIntercept": -1024},
+        {"VOILUTSequence": [table_of(np.full(4096, 30000))]},
+        {"VOILUTSequence": [table_of(60000 + np.arange(4096) // 4)]},
+        {"RescaleSlope": "0.1", "RescaleIntercept": 0, "WindowCenter": 2000, "WindowWidth": 4000},
+        {"WindowCenter": 40000, "WindowWidth": 1000},
+        {"WindowCenter": -5000, "WindowWidth": 1000, "VOILUTFunction": "LINEAR_EXACT"},
+        {"WindowCenter": 60000, "WindowWidth": 1000, "VOILUTFunction": "SIGMOID"},
+        {"WindowCenter": 32768, "WindowWidth": 65536},
+        {"WindowCenter": [0, 2048], "WindowWidth": [0, 4096]},
+        {"PixelPaddingRangeLimit": 2000},
+    ],
+    ids=str,
+)
+def test_a_stated_range_that_is_not_for_the_values_leaves_no_black_film(tags: dict[str, Any]) -> None:
+    expected = grey(film_bytes(film(12), bits=12)).astype(int)
+    assert np.abs(grey(film_bytes(film(12), bits=12, **tags)) - expected).max() <= 1
+    inverted = grey(film_bytes(film(12), bits=12, **tags, PhotometricInterpretation="MONOCHROME1")).astype(int)
+    assert np.abs(inverted - (255 - expected)).max() <= 1
+
+
+def test_a_window_of_a_scan_counts_on_a_dark_slice() -> None:
+    dark = (film(12) // 100).astype(np.uint16)
+    tags = {"bits": 12, "WindowCenter": 1000, "WindowWidth": 2000}
+    assert int(grey(film_bytes(dark, Modality="MR", **tags)).max()) < 8
+    outside = {"bits": 12, "WindowCenter": 9000, "WindowWidth": 1000}
+    assert int(grey(film_bytes(film(12), Modality="MR", **outside)).max()) == 255
+
+
+def test_entries_of_8_bits_two_to_a_word() -> None:
+    item = table_of(np.arange(255, -1, -1).astype(np.uint8).view("<u2"), depth=8, count=256)
+    assert np.array_equal(grey(film_bytes(film(8), VOILUTSequence=[item])), 255 - film(8))
+
+
+@pytest.mark.parametrize(
+    ("stored", "tags"),
+    [
+        (film(12), {"VOILUTSequence": [table_of(RAMP[:1024] * 65535, count=4096)]}),
+        (film(12), {"VOILUTSequence": [table_of(RAMP * 65535, first=10000)]}),
+        (film(12), {"VOILUTSequence": [table_of(RAMP * 4095, depth=8)]}),
+        (film(12), {"PresentationLUTShape": "INVERSE"}),
+        (np.full((50, 60), 77, np.uint16), {"PixelPaddingValue": 77}),
+        (film(12), {"HighBit": 15}),
+        (film(12), {"HighBit": 9}),
+        (film(16).view(np.int16), {"bits": 16}),
+        (film(14), {}),
+    ],
+    ids=[
+        "short-table",
+        "table-elsewhere",
+        "deep-table",
+        "polarities",
+        "padding",
+        "HighBit",
+        "low-HighBit",
+        "sign",
+        "BitsStored",
+    ],
+)
+def test_films_that_contradict_themselves_are_refused(stored: np.ndarray, tags: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "film.dcm"
+    write_film(path, stored, **{"bits": 12} | tags)
+    with pytest.raises(ImageError) as caught:
+        read_image(path)
+    check_message(caught.value, path)
+
+
+def test_bits_and_signs_of_stored_values() -> None:
+    usual = grey(film_bytes(film(12), bits=12))
+    left = (film(12) << 4).astype(np.uint16)
+    assert np.array_equal(grey(film_bytes(left, bits=12, HighBit=15)), usual)
+    packed = pydicom.dcmread(io.BytesIO(film_bytes(left, bits=16, compression="rle")))
+    packed.BitsStored, stream = 12, io.BytesIO()
+    packed.save_as(stream)
+    assert np.array_equal(grey(stream.getvalue()), usual)
+    signed = (film(12).astype(np.int32) - 2048) & 0xFFF
+    read = grey(film_bytes(signed.astype(np.int16), bits=12))
+    assert np.abs(read.astype(int) - usual).max() <= 1
+    # padding of another sign than that of the pixels, without a window
+    padded = film(12).astype(np.int16) - 1024
+    padded[:5] = -2000
+    data = film_bytes(padded, bits=16, PixelPaddingValue=None)
+    header = pydicom.dcmread(io.BytesIO(data))
+    header.add_new("PixelPaddingValue", "US", 63536)
+    stream = io.BytesIO()
+    header.save_as(stream)
+    assert not grey(stream.getvalue())[:5].any()
+    assert int(grey(stream.getvalue())[5:].min()) == 0
+
+
+class Lines(Silent):
+    """Keeps what would be shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[tuple[str, str]] = []
+
+    def line(self, name: str, text: str) -> None:
+        self.lines.append((name, text))
+
+
+def test_validate_names_films_with_a_doubt_and_slices_of_one_scan(tmp_path: Path) -> None:
+    rows = []
+    for subject in range(4):
+        for k in range(2):
+            name = f"s{subject}-{k}.dcm"
+            scan = {"Modality": "MR", "SeriesInstanceUID": f"1.2.{subject}"} if subject == 1 else {}
+            window = {"WindowCenter": 40000, "WindowWidth": 1000} if (subject, k) == (2, 0) else {}
+            write_film(tmp_path / name, film(12, seed=subject * 2 + k), bits=12, **scan, **window)
+            rows.append(f"{name},s{subject},{'ab'[subject % 2]}")
+    (tmp_path / "cohort.csv").write_text("path,subject,grade\n" + "\n".join(rows) + "\n")
+    text = "cohort: cohort.csv\nimages: {size: 32}\npanels: {by: case, grid: 1x2}\ntargets: {grade: [a, b]}\n"
+    (tmp_path / "study.yaml").write_text(text + "backbones: [test_resnet]\nweights: random\n")
+    study, show = read_study(tmp_path / "study.yaml"), Lines()
+    modality_of(study).check_files(study, read_cohort(study), show)
+    warnings = [text for name, text in show.lines if name == "WARNING"]
+    assert len(warnings) == 2
+    assert "s2-0.dcm" in warnings[0]
+    assert "window" in warnings[0]
+    assert "1 case " in warnings[1]
+    assert "s1" in warnings[1]

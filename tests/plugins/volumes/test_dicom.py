@@ -10,6 +10,7 @@ import pytest
 from casewise.errors import ImageError
 from casewise.plugins.volumes.reading.dicom import read_dicom
 from casewise.plugins.volumes.reading.scans import Scan
+from tests.film_files import jpeg_lossless
 
 nibabel = pytest.importorskip("nibabel", reason="the package that reads NIfTI is optional")
 
@@ -194,7 +195,7 @@ def test_doubled_positions(tmp_path: Path) -> None:
         ({"PhotometricInterpretation": "PALETTE COLOR"}, "its pixels are colours"),
         ({"Rows": 40000, "Columns": 40000}, "claim more than 2 GB"),
         ({"Rows": 0}, "each side must be at least 1"),
-        ({"Rows": 60}, "the DICOM file is damaged"),
+        ({"Rows": 60}, "its pixels are cut short"),
         ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, "it is a mosaic"),
         ({"RescaleSlope": 0}, "RescaleSlope is 0"),
         ({"RescaleIntercept": 1e308}, "RescaleIntercept is 1e"),
@@ -257,3 +258,105 @@ def test_a_damaged_file_is_named_without_the_text_of_its_tags(tmp_path: Path) ->
         assert text.startswith(str(tmp_path / "a.dcm"))
         assert "Doe" not in text
         assert type(error).__name__ not in text
+
+
+def tissue() -> np.ndarray:
+    """Smooth values of a CT scan, (slices, rows, columns) `int16`."""
+    ramp = np.add.outer(np.arange(DEPTH) * 40, np.add.outer(np.arange(ROWS) * 150, np.arange(COLUMNS) * 90))
+    return (ramp - 1000).astype(np.int16)
+
+
+@pytest.mark.parametrize("tags", [{}, {"PixelPaddingValue": -2000}, {"padding": 63536}])
+@pytest.mark.parametrize("kind", ["MONOCHROME1", "MONOCHROME2"])
+def test_padding_is_background_and_sets_no_range(tmp_path: Path, tags: dict[str, Any], kind: str) -> None:
+    pixels = tissue()
+    pixels[:, 0] = -2000
+    stated = {name: value for name, value in tags.items() if name != "padding"}
+    for path in series(tmp_path, pixels, Modality="CT", PhotometricInterpretation=kind, **stated):
+        data = pydicom.dcmread(path)
+        if "padding" in tags:
+            data.add_new("PixelPaddingValue", "US", tags["padding"])
+            data.save_as(path)
+    expected = tissue().astype(float)[:, 1:]
+    low, high = expected.min(), expected.max()
+    scan = read_dicom(tmp_path)
+    values = scan.values.transpose(2, 1, 0)
+    assert (values[:, 0] == low).all()
+    np.testing.assert_array_equal(values[:, 1:], expected if kind == "MONOCHROME2" else low + high - expected)
+    assert any("padding" in note for note in scan.notes)
+
+
+def table_of(entries: np.ndarray) -> Any:
+    item = pydicom.Dataset()
+    item.add_new("LUTDescriptor", "US", [len(entries), 0, 16])
+    item.add_new("LUTData", "US", entries.astype(int).tolist())
+    return item
+
+
+def test_a_modality_lut_and_floating_point(tmp_path: Path) -> None:
+    series(tmp_path / "table", ModalityLUTSequence=[table_of(np.arange(900) * 3)], PixelRepresentation=0)
+    np.testing.assert_array_equal(read_dicom(tmp_path / "table").values, 3 * volume().transpose(2, 1, 0))
+    for path in series(tmp_path / "float"):
+        data = pydicom.dcmread(path)
+        data.FloatPixelData = (data.pixel_array / 4).astype(np.float32).tobytes()
+        data.BitsAllocated = 32
+        del data.PixelData, data.BitsStored, data.HighBit, data.PixelRepresentation
+        data.save_as(path)
+    np.testing.assert_array_equal(read_dicom(tmp_path / "float").values, volume().transpose(2, 1, 0) / 4)
+
+
+@pytest.mark.parametrize("kind", ["MONOCHROME1", "MONOCHROME2"])
+def test_lossless_jpeg_reads_as_uncompressed(tmp_path: Path, kind: str) -> None:
+    """Frames with their own slopes, and MONOCHROME1, which the decoder would invert."""
+    pytest.importorskip("SimpleITK", reason="the package that reads volumes is optional")
+    from pydicom.encaps import encapsulate
+
+    order = [3, 1, 0, 2, 4, 5, 6]
+    path = multi_frame(tmp_path / "a.dcm", volume(), order, PhotometricInterpretation=kind)
+    expected = read_dicom(path).values
+    data = pydicom.dcmread(path)
+    data.PixelData = encapsulate([jpeg_lossless(volume()[k]) for k in order])
+    data["PixelData"].VR, data["PixelData"].is_undefined_length = "OB", True
+    data.file_meta.TransferSyntaxUID = pydicom.uid.JPEGLosslessSV1
+    data.save_as(path)
+    np.testing.assert_array_equal(read_dicom(path).values, expected)
+
+
+@pytest.mark.parametrize(
+    ("first", "other"),
+    [
+        ({}, {"PhotometricInterpretation": "MONOCHROME1"}),
+        ({"RescaleType": "HU"}, {"RescaleType": "US"}),
+        ({"Units": "BQML"}, {"Units": "CNTS"}),
+        ({}, {"ModalityLUTSequence": [table_of(np.arange(900))]}),
+    ],
+)
+def test_slices_that_are_not_on_one_scale(tmp_path: Path, first: dict[str, Any], other: dict[str, Any]) -> None:
+    for k, pixels in enumerate(volume()):
+        tags = other if k == 3 else first
+        series(tmp_path / str(k), pixels[None], ImagePositionPatient=place("axial", k), **tags)
+    with pytest.raises(ImageError, match="not on one scale"):
+        read_dicom(tmp_path, voxels=False)
+
+
+def test_real_world_values_that_differ_between_slices(tmp_path: Path) -> None:
+    for k, pixels in enumerate(volume()):
+        mapping = pydicom.Dataset()
+        mapping.RealWorldValueSlope, mapping.RealWorldValueIntercept = k + 1.0, -float(k)
+        tags = {"RealWorldValueMappingSequence": [mapping]}
+        series(tmp_path / str(k), pixels[None], ImagePositionPatient=place("axial", k), **tags)
+    expected = [pixels * (k + 1.0) - k for k, pixels in enumerate(volume())]
+    np.testing.assert_array_equal(read_dicom(tmp_path).values, np.transpose(expected, (2, 1, 0)))
+
+
+def test_the_bits_of_stored_values(tmp_path: Path) -> None:
+    unsigned = volume().astype(np.uint16)
+    bits = {"BitsStored": 12, "PixelRepresentation": 0}
+    series(tmp_path / "left", (unsigned << 4).astype(np.uint16), HighBit=15, **bits)
+    series(tmp_path / "overlay", unsigned | np.uint16(0x8000) * (unsigned % 2), HighBit=11, **bits)
+    for name in ("left", "overlay"):
+        np.testing.assert_array_equal(read_dicom(tmp_path / name).values, volume().transpose(2, 1, 0))
+    signed = np.tile(tissue(), (1, 6, 4))
+    series(tmp_path / "sign", signed.view(np.uint16), Modality="CT", PixelRepresentation=0)
+    with pytest.raises(ImageError, match="PixelRepresentation"):
+        read_dicom(tmp_path / "sign")

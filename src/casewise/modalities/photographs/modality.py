@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,6 +34,7 @@ from casewise.run_folder import ImageFolder
 if TYPE_CHECKING:
     from casewise.cohort.cohort import Cohort
     from casewise.modalities.dataset import PanelDataset
+    from casewise.modalities.store.store_builder import ImageCheck
     from casewise.study.images import Images
     from casewise.study.schema import Panels, Study
 
@@ -148,18 +150,36 @@ class Photographs(base.Modality):
         """
         paths = [Path(path) for path in cohort.images["path"]]
         with show.bar("images") as bar:
-            empty, problems = check_images(paths, study.images.size, study.images.channels, bar)
+            checks, problems = check_images(paths, study.images.size, study.images.channels, bar)
         if problems:
             raise not_read(problems, paths, Path(PROBLEMS))
         show.line("images", f"{counted(len(paths), 'image')} can be read")
-        if empty:
-            named = [f"{paths[row]} ({reason})" for row, reason in empty.items()][:SHOWN]
-            more = " …" if len(empty) > SHOWN else ""
-            shown = f"{counted(len(empty), 'image shows', 'images show')} nothing: {', '.join(named)}{more}"
-            show.line("WARNING", shown)
+        self._show_doubts(paths, [str(case) for case in cohort.images["case"]], checks, show)
         if study.images.mask:
             with show.bar("masks") as bar:
                 check_masks(study, cohort.images, bar)
+
+    def _show_doubts(
+        self, paths: Sequence[Path], cases: Sequence[str], checks: Mapping[int, ImageCheck], show: Show
+    ) -> None:
+        """Warn of images that show nothing, of films read with a doubt, and of slices of one scan."""
+        empty = {row: check.empty for row, check in checks.items()}
+        notes = {row: check.note for row, check in checks.items()}
+        for texts, singular, plural in (
+            (empty, "image shows nothing", "images show nothing"),
+            (notes, "film was read with a doubt", "films were read with a doubt"),
+        ):
+            if named := [f"{paths[row]} ({text})" for row, text in texts.items() if text]:
+                more = " …" if len(named) > SHOWN else ""
+                show.line("WARNING", f"{counted(len(named), singular, plural)}: {', '.join(named[:SHOWN])}{more}")
+        scans = Counter((cases[row], check.series) for row, check in checks.items() if check.series)
+        if sliced := sorted({case for (case, _), count in scans.items() if count > 1}):
+            text = f"{counted(len(sliced), 'case has', 'cases have')} several slices of one scan, such as {sliced[0]}"
+            show.line(
+                "WARNING",
+                f"{text}. Each is read with its own window or range, so their grey values cannot be compared. "
+                "`volumes:` reads the slices of a scan on one scale.",
+            )
 
     def planned(self, study: Study, cohort: Cohort, folder: ImageFolder, show: Show) -> Study:
         size_open = study.recipe.auto and self.plans_size and "size" not in study.images.model_fields_set

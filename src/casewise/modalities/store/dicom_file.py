@@ -135,6 +135,10 @@ class DefectError(ValueError):
     """A defect of a DICOM file in our words: a clause without values of its tags."""
 
 
+class PixelError(ValueError):
+    """The pixels of a DICOM file cannot be used; the message is a clause with a remedy, without the file's name."""
+
+
 @contextmanager
 def damage_named(path: Path) -> Iterator[None]:
     """Turn an error of pydicom into an `ImageError` that names the file."""
@@ -143,6 +147,8 @@ def damage_named(path: Path) -> Iterator[None]:
             # Readable values that violate the standard need no warning.
             warnings.simplefilter("ignore")
             yield
+    except PixelError as error:
+        raise ImageError(f"{path}: {error}") from error
     except RecursionError as error:
         raise ImageError(
             f"{path}: its DICOM sequences are nested too deeply to be read. The file is damaged or malicious; "

@@ -18,7 +18,7 @@ Padding = Literal["reflect", "black"]
 Box: TypeAlias = tuple[float, float, float, float]
 
 # Increased whenever the reading rules change the pixels of tiles: older stores are then built again.
-PIXEL_RULES = 1
+PIXEL_RULES = 2
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,9 @@ import simplejpeg
 from PIL import Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
 from casewise.errors import ImageError
-from casewise.modalities.store.dicom_file import is_dicom
+from casewise.modalities.store.dicom_file import PixelError, is_dicom
 from casewise.modalities.store.file_check import name_content, size_of
-from casewise.modalities.store.film import Film, FilmError
+from casewise.modalities.store.film import Film
 from casewise.modalities.store.pixels import (
     LANCZOS,
     UnknownRangeError,
@@ -119,7 +119,7 @@ def _damage_named(path: Path, kind: str) -> Iterator[None]:
     """Raise the errors of a decoder as an `ImageError` that names the file."""
     try:
         yield
-    except FilmError as error:
+    except PixelError as error:
         raise ImageError(f"{path}: {error}") from error
     except UnknownRangeError as error:
         raise ImageError(f"{path}: {error}. Save it with 8 or 16 bits a channel.") from error
@@ -201,6 +201,20 @@ class Source:
                 image = image.resize(target, LANCZOS, box=box)
             image = in_srgb(image, self.image.info.get("icc_profile"))
             return as_array(image if self.reader.turned else upright(image, self.orientation), channels)
+
+    def stored(self) -> np.ndarray:
+        """The values of a grey image of more than 8 bits as they are stored, (H, W), upright.
+
+        Raises:
+            ImageError: the pixels are cut short or damaged, or no integers.
+        """
+        with _damage_named(self.path, self.reader.name):
+            self.image.load()
+            if self.image.mode == "F":
+                raise UnknownRangeError(
+                    "it contains floating-point values, so the values of black and white are unknown"
+                )
+            return np.asarray(self.image if self.reader.turned else upright(self.image, self.orientation))
 
     def _decoded(self, scale: int) -> Image.Image:
         """The pixels: of a JPEG whose data are complete decoded once, else by Pillow.

@@ -23,7 +23,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, NamedTuple, Self
 
 import filelock
 import numpy as np
@@ -56,26 +56,34 @@ PROBLEMS = "unreadable-images.txt"
 SHOWN = 10
 
 
+class ImageCheck(NamedTuple):
+    """What is unusual about an image: why it shows nothing, a note of its reader, the scan that it belongs to."""
+
+    empty: str
+    note: str
+    series: str
+
+
 def check_images(
     paths: Sequence[Path], size: int, channels: Channels, progress: Progress
-) -> tuple[dict[int, str], dict[int, str]]:
-    """By row, why images show nothing, and messages on those that cannot be read.
+) -> tuple[dict[int, ImageCheck], dict[int, str]]:
+    """By row, what is unusual about images, and messages on those that cannot be read.
 
     Every image is decoded, reduced to `size` pixels.
     """
     budget = Budget(MEMORY)
 
-    def check(row: int) -> str:
+    def check(row: int) -> ImageCheck:
         source = open_source(paths[row], read_bytes(paths[row]))
         target = source.target(size)
         with budget.hold(source.memory(target)):
             pixels = source.read(target, channels)
-        if pixels[..., 0].size == 1:
-            return "1 x 1 pixel"
-        return "" if np.ptp(pixels, axis=(0, 1)).any() else "all pixels are equal"
+        empty = "" if np.ptp(pixels, axis=(0, 1)).any() else "all pixels are equal"
+        empty = "1 x 1 pixel" if pixels[..., 0].size == 1 else empty
+        return ImageCheck(empty, source.image.info.get("note", ""), source.image.info.get("series", ""))
 
-    reasons, problems = of_each_image(len(paths), check, progress=progress)
-    return {row: reason for row, reason in sorted(reasons.items()) if reason}, problems
+    checks, problems = of_each_image(len(paths), check, progress=progress)
+    return dict(sorted(checks.items())), problems
 
 
 def not_read(

@@ -19,7 +19,7 @@ from casewise.plugins.volumes.case_files import CaseSources, scans_of, source_of
 from casewise.plugins.volumes.case_table import masks_in
 from casewise.plugins.volumes.grid import inside_of, mask_on
 from casewise.plugins.volumes.reading.files import read_scan
-from casewise.plugins.volumes.reading.scans import Scan
+from casewise.plugins.volumes.reading.scans import Scan, as_pictures
 from casewise.plugins.volumes.settings import volumes_of
 from casewise.plugins.volumes.slice_store import open_slices
 
@@ -41,11 +41,11 @@ def native_maps(prepared: PreparedCohort, panel: SlotMaps, sequence: str) -> lis
     values = to_scan(panel.maps, panel.slots, affine, scan.shape, scan.affine)
     if not volumes.slice_index:
         return [NativeMap(sequence, values, affine=scan.affine, voxels=scan.values)]
-    results = []
+    results, pictures = [], as_pictures(scan)
     for position in sorted({int(slot) for slot in panel.slots if slot != EMPTY}):
         path = sources.paths[number][position]
-        picture = read_image(path, channels="grey")[..., 0]
-        results.append(NativeMap(f"{sequence}-{position + 1:03d}-{path.stem}", values[:, :, position].T, picture))
+        name = f"{sequence}-{position + 1:03d}-{path.stem}"
+        results.append(NativeMap(name, values[:, :, position].T, pictures[:, :, position].T))
     return results
 
 

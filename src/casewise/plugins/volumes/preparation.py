@@ -16,11 +16,12 @@ from casewise.console import Show, duration
 from casewise.errors import counted
 from casewise.files import write_atomic
 from casewise.modalities.base import FittedPreprocessing, Picture
-from casewise.modalities.store.preparation import Preparation
+from casewise.modalities.store.preparation import PIXEL_RULES, Preparation
 from casewise.modalities.store.store import TileStore
 from casewise.modalities.store.store_builder import prepare
 from casewise.plugins.volumes.case_files import sources_of, summed
 from casewise.plugins.volumes.preprocess import Steps
+from casewise.plugins.volumes.reading.scans import as_pictures, need_one_scale, stack_images
 from casewise.plugins.volumes.settings import volumes_of
 from casewise.plugins.volumes.slice_store import SliceStore, prepare_slices
 from casewise.plugins.volumes.standardise import plain_tables, tables
@@ -158,11 +159,48 @@ def pictures(study: Study, cohort: Cohort, slices: SliceStore, folder: Path, sho
     side = study.images.size * (1 if volumes.slice_index else study.panels.picture_grid[0])
     preparation = Preparation(size=side, channels="grey")
     paths = [Path(path) for path in cohort.images["path"]]
-    files = paths if volumes.slice_index else _drawn(study, cohort, slices, folder / "pictures")
+    if volumes.slice_index:
+        files = _slice_pictures(study, cohort, folder / "pictures")
+    else:
+        files = _drawn(study, cohort, slices, folder / "pictures")
     with show.bar("tiles") as bar:
         store = prepare(files, preparation, folder / "tiles", progress=lambda done, total: bar(done, total))
     index = store.index.assign(path=[str(path) for path in paths])
     return replace(store, index=index, overview=True)
+
+
+def _slice_pictures(study: Study, cohort: Cohort, folder: Path) -> list[Path]:
+    """The picture of each slice: its file, or where a file has no range of its own (DICOM, 16 bits) a picture with 8
+    bits on one scale for all slices of the scan.
+
+    Raises:
+        ImageError: the slices of a scan cannot be read, or are not of one kind.
+    """
+    from PIL import Image
+
+    volumes = volumes_of(study)
+    rows = cohort.images.reset_index(drop=True)
+    rows = rows.assign(place=pd.to_numeric(rows[volumes.slice_index], errors="coerce")).sort_values("place")
+    files = [Path(path) for path in cohort.images["path"]]
+    scan_column = "subject" if volumes.slice_is_case(study) else "case"
+    for _, numbers in rows.groupby([scan_column, "sequence"]).groups.items():
+        paths = [files[number] for number in numbers]
+        # slices of one case were compared when they were read
+        if not need_one_scale(paths if volumes.slice_is_case(study) else paths[:1]):
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        stated = [f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in paths]
+        digest = hashlib.sha256("\n".join([str(PIXEL_RULES), *stated]).encode()).hexdigest()[:24]
+        pictures = [folder / f"{digest}-{place}.png" for place in range(len(paths))]
+        if not all(picture.is_file() for picture in pictures):
+            values = as_pictures(stack_images(paths, (volumes.pixel_mm, volumes.slice_mm)))
+            for place, picture in enumerate(pictures):
+                packed = io.BytesIO()
+                Image.fromarray(np.ascontiguousarray(values[:, :, place].T)).save(packed, format="PNG")
+                write_atomic(picture, packed.getvalue())
+        for number, picture in zip(numbers, pictures, strict=True):
+            files[number] = picture
+    return files
 
 
 def _drawn(study: Study, cohort: Cohort, slices: SliceStore, folder: Path) -> list[Path]:

@@ -104,10 +104,11 @@ def log_field(values: np.ndarray, spacing: np.ndarray, mask: np.ndarray, *, shri
 def corrected(values: np.ndarray, spacing: np.ndarray, mask: np.ndarray, *, shrink: int = SHRINK) -> np.ndarray:
     """Divide a scan by its bias field; (X, Y, Z) `float32`, on the scale of the scan.
 
-    A scan with negative values is raised to 0 first, because the field multiplies the signal.
+    A scan with negative values is raised to 0 before and lowered again after, because the field multiplies the signal.
     """
-    raised = values - min(0.0, float(values.min()))
-    return np.asarray(raised * np.exp(-log_field(raised, spacing, mask, shrink=shrink)), dtype=np.float32)
+    low = min(0.0, float(values.min()))
+    raised = values - low
+    return np.asarray(raised * np.exp(-log_field(raised, spacing, mask, shrink=shrink)) + low, dtype=np.float32)
 
 
 # The values of ITK. Five steps of a sixteenth are a Gaussian of sqrt(2 * 5 / 16) = 0.8 pixels in homogeneous tissue.
@@ -135,7 +136,7 @@ def smoothed(values: np.ndarray, spacing: np.ndarray) -> np.ndarray:
 
 
 # Increased whenever a change of these rules changes prepared slices: older stores are then prepared again.
-STEP_RULES = 1
+STEP_RULES = 2
 # Percentiles of the body by Nyúl, Udupa and Zhang (2000).
 DECILES = (1.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 99.0)
 # Percentiles between which a scan is stored; few voxels lie beyond.

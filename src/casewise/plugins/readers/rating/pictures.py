@@ -19,7 +19,8 @@ import numpy as np
 import simplejpeg
 
 from casewise.errors import ImageError
-from casewise.modalities.store.dicom_file import damage, head_of, is_dicom, quiet_pydicom
+from casewise.modalities.store.dicom_file import damage, head_of, is_dicom
+from casewise.modalities.store.dicom_pixels import decoded, looked_up, read_tags, scanner_values
 from casewise.modalities.store.pixels import upright
 from casewise.modalities.store.readers import Source, open_source, read_bytes, read_image
 
@@ -140,28 +141,26 @@ def _film(path: Path) -> Picture | None:
     None if it is in colour, or of a kind that only the reader of the training can decode or name the defect of.
     """
     try:
-        pydicom: Any = quiet_pydicom()
-    except ImportError:
-        return None
-    from pydicom.pixels import apply_modality_lut, apply_voi, pixel_array
-
-    try:
-        header = pydicom.dcmread(path)
+        with open(path, "rb") as file:
+            header = read_tags(file, pixels=True)
         kind = header.get("PhotometricInterpretation", "MONOCHROME2")
         if int(header.get("NumberOfFrames") or 1) > 1:
             return _volume(path)
-        stored = pixel_array(header)
+        pixels = decoded(header)
+        stored = pixels.stored[0]
         if kind not in ("MONOCHROME1", "MONOCHROME2") or stored.ndim != 2 or stored.dtype.kind not in "iu":
             return None
         slope, intercept = float(header.get("RescaleSlope") or 1), float(header.get("RescaleIntercept") or 0)
         window = _window_of(header.get("WindowCenter"), header.get("WindowWidth"))
-        padding = header.get("PixelPaddingValue")
-        outside = np.zeros(stored.shape, bool) if padding is None else stored == int(padding)
-        if "ModalityLUTSequence" in header:
-            stored, slope, intercept = np.rint(apply_modality_lut(stored, header)).astype(np.int64), 1.0, 0.0
-        if "VOILUTSequence" in header:
-            stored, slope, intercept = apply_voi(stored, header), 1.0, 0.0
-            window = (0.0, 2.0 ** int(header.VOILUTSequence[0].LUTDescriptor[2]) - 1)
+        outside = np.zeros(stored.shape, bool) if pixels.padding is None else pixels.padding[0]
+        if "ModalityLUTSequence" in header or "VOILUTSequence" in header:
+            values, _ = scanner_values(stored, header, _span(stored[~outside]))
+            if "VOILUTSequence" in header:
+                values, white = looked_up(values, header.VOILUTSequence[0], header, _span(values[~outside]))
+                window = (0.0, float(white))
+            stored, slope, intercept = np.rint(values).astype(np.int64), 1.0, 0.0
+    except ImportError:
+        return None
     except damage():
         return None
     scaled = None
@@ -170,6 +169,10 @@ def _film(path: Path) -> Picture | None:
         scaled = (low, high)
     inverted = (kind == "MONOCHROME1") != (slope < 0)
     return _grey("grey", stored[None], scaled, scale=(slope, intercept), inverted=inverted, outside=outside[None])
+
+
+def _span(values: np.ndarray) -> tuple[float, float]:
+    return float(values.min()), float(values.max())
 
 
 def _window_of(centre: Any, width: Any) -> tuple[float, float] | None:

@@ -6,28 +6,23 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from casewise.errors import CasewiseError, ImageError, counted
+from casewise.errors import ImageError, counted
 from casewise.modalities.store.dicom_file import (
     DEFLATED,
     damage_named,
     head_of,
     is_dicom,
-    quiet_pydicom,
     text_of,
     whole_number,
 )
+from casewise.modalities.store.dicom_pixels import FRAME_GROUPS, PIXEL_TAGS
+from casewise.plugins.volumes.reading.dicom_planes import SCALE_TAGS, pydicom_module
 from casewise.plugins.volumes.reading.scans import checked_size
 
 # The tags that are read: those that identify, order and scale a series.
 GEOMETRY = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices")
-PIXELS = (
-    "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "BitsStored", "BitsAllocated",
-    "PixelRepresentation", "RescaleSlope", "RescaleIntercept",
-)  # fmt: skip
-GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 ACQUIRED = (
     "EchoTime", "EchoNumbers", "TemporalPositionIdentifier", "TriggerTime", "DiffusionBValue", "AcquisitionNumber",
     "ImageType", "InstanceNumber",
@@ -94,7 +89,7 @@ def read_header(path: Path) -> Any:
             f"{path}: the file is deflated as a whole, which is not supported. Save it without compression."
         )
     with damage_named(path):
-        tags = [*SERIES, *GEOMETRY, *PIXELS, *GROUPS, *ACQUIRED]
+        tags = [*SERIES, *GEOMETRY, *PIXEL_TAGS, *SCALE_TAGS, *FRAME_GROUPS, *ACQUIRED]
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags, force=True)
         if text_of(header, "Rows") and text_of(header, "Columns"):
             return header
@@ -192,17 +187,3 @@ def _contains(text: list[str], words: list[str]) -> bool:
 def _begins(text: list[str], words: list[str]) -> bool:
     """Whether a word begins with the name: T1 matches T1W, but T2 does not match T2star."""
     return len(words) == 1 and any(word.startswith(words[0]) and "star" not in word for word in text)
-
-
-def pydicom_module() -> ModuleType:
-    """Import the optional package.
-
-    Raises:
-        CasewiseError: it is not installed.
-    """
-    try:
-        return quiet_pydicom()
-    except ImportError as error:
-        raise CasewiseError(
-            f"DICOM files need an optional part of casewise: pip install 'casewise[volumes]' ({error})."
-        ) from error

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
 from casewise.errors import ImageError
+from casewise.plugins.volumes.reading.dicom_planes import Plane
 
 # The largest difference of direction cosines: some scanners write three digits.
 SAME_DIRECTION = 2e-3
@@ -23,33 +23,23 @@ ONE_STACK = "Put the slices of each stack in a separate folder."
 TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
-@dataclass(frozen=True, eq=False)
-class Slice:
-    """One slice (a file, or a frame of a file), before its pixels are read.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Slice(Plane):
+    """A plane with its place in the patient.
 
     Attributes:
-        frame: the number of the frame from 0; -1 if the file has only one.
-        name: file and frame in words.
         position: of the centre of the first pixel, mm, LPS as in DICOM.
         along_row, along_column: unit vectors, LPS.
         spacing: between rows and between columns, mm.
-        size: rows and columns.
         thickness: mm, 0 if unknown.
         acquired: attributes in which images of the same position can differ (echo, time …).
     """
 
-    path: Path
-    frame: int
-    name: str
     position: np.ndarray
     along_row: np.ndarray
     along_column: np.ndarray
     spacing: tuple[float, float]
-    size: tuple[int, int]
     thickness: float = 0.0
-    slope: float = 1.0
-    intercept: float = 0.0
-    inverted: bool = False
     acquired: dict[str, str] = field(default_factory=dict)
 
     @property

@@ -7,10 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from casewise.errors import ImageError
+from casewise.modalities.store.dicom_file import head_of, is_dicom
 from casewise.modalities.store.file_check import size_of
-from casewise.modalities.store.readers import image_facts, read_image
+from casewise.modalities.store.pixels import eight_bits
+from casewise.modalities.store.readers import open_source, read_bytes
+from casewise.plugins.volumes.reading.dicom_planes import Plane, check_one_scale, dicom_plane, plane_values
 
 # More bytes of voxels than any scan has; a header that states more is damaged or made to exhaust memory.
 VOXEL_BYTES = 2_000_000_000
@@ -20,6 +24,8 @@ FINEST_MM, COARSEST_MM = 1e-3, 1e3
 FLAT = 1e-3
 # The cosine of an angle between axes above which a note is added.
 OBLIQUE = 0.01
+# Kinds of slice images whose values are scaled for all slices of a scan together.
+_DICOM, _DEEP = "DICOM", "an image of 16 bits"
 # Words that stand for a removed id.
 NO_ID = {"", "anonymous", "anonymized", "anonymised", "anon", "unknown", "none", "removed"}
 
@@ -186,27 +192,111 @@ def stack_images(paths: Sequence[Path], spacing: tuple[float, float], *, voxels:
     """Stack axial slice images, sorted from feet to head, to one scan in grey; rows run from front to back, columns
     from the patient's right to the left, as radiologists view them.
 
+    Values are those that the files store (DICOM: those of the scanner, without a window), on one scale for all slices.
+
     `spacing`: mm between pixels, and between slices. Without `voxels` only the sizes are read: all values are 0.
 
     Raises:
-        ImageError: an image cannot be read, or differs in size from the first.
+        ImageError: an image cannot be read, or differs from the first in size or kind.
     """
-    planes: list[np.ndarray] = []
-    for path in paths:
-        if voxels:
-            plane = read_image(path, channels="grey")[..., 0]
-        else:
-            facts = image_facts(path)
-            plane = np.broadcast_to(np.uint8(0), (facts["height"], facts["width"]))
-        if planes and plane.shape != planes[0].shape:
+    images = [_slice_image(Path(path), voxels) for path in paths]
+    first = images[0]
+    for other in images[1:]:
+        if other.size != first.size:
             raise ImageError(
-                f"{path}: this slice is {plane.shape[1]}×{plane.shape[0]} pixels, the first ({paths[0].name}) is "
-                f"{planes[0].shape[1]}×{planes[0].shape[0]}. Slices of one scan have the same size."
+                f"{other.path}: this slice is {other.size[1]}×{other.size[0]} pixels, the first ({first.path.name}) is "
+                f"{first.size[1]}×{first.size[0]}. Slices of one scan have the same size."
             )
-        planes.append(plane)
-    if voxels:
-        values = np.ascontiguousarray(np.stack(planes, axis=-1).transpose(1, 0, 2).astype(np.float32))
+    _check_kinds({image.path: image.kind for image in images})
+    coloured, grey = ([image for image in images if getattr(image, name)] for name in ("is_coloured", "is_grey"))
+    if coloured and grey:
+        raise ImageError(
+            f"{coloured[0].path}: this slice is in colour, {grey[0].path.name} is grey. Slices of one scan are of one "
+            "kind: save all of them alike."
+        )
+    planes = [image.plane for image in images if image.plane]
+    notes: list[str] = []
+    if planes:
+        check_one_scale(planes, str(first.path.parent))
+    if not voxels:
+        values = unread((first.size[1], first.size[0], len(images)))
+    elif planes:
+        values, notes = plane_values(planes, alone=True)
     else:
-        values = unread((planes[0].shape[1], planes[0].shape[0], len(planes)))
+        stacked = np.stack([image.values for image in images], axis=-1)  # type: ignore[misc]
+        values = np.ascontiguousarray(stacked.transpose(1, 0, 2).astype(np.float32))
+    if planes and voxels:
+        checked_values(values, first.path)
     affine = np.diag([-spacing[0], -spacing[0], spacing[1], 1.0])
-    return Scan(values, affine, Path(paths[0]))
+    return Scan(values, affine, first.path, notes=tuple(notes))
+
+
+def need_one_scale(paths: Sequence[Path]) -> bool:
+    """Whether slices need one scale for all (DICOM, 16 bits), in place of the 0 to 255 of 8-bit images.
+
+    Raises:
+        ImageError: some do and others do not.
+    """
+    return _check_kinds({path: _slice_image(path, voxels=False).kind for path in paths}) in (_DICOM, _DEEP)
+
+
+def _check_kinds(kinds: Mapping[Path, str]) -> str:
+    """The kind of all slices of a scan."""
+    first, kind = next(iter(kinds.items()))
+    for path, other in kinds.items():
+        if other != kind:
+            raise ImageError(
+                f"{path}: this slice is {other}, the first ({first.name}) is {kind}. Slices of one scan are of one "
+                "kind, because their grey values are compared: save all of them alike."
+            )
+    return kind
+
+
+def as_pictures(scan: Scan) -> np.ndarray:
+    """The voxels as 8-bit grey values on one scale, (X, Y, Z) `uint8`: integers as those of a single image, else from
+    the smallest to the largest.
+    """
+    low, high = float(scan.values.min()), float(scan.values.max())
+    if low >= 0 and high < 2**16 and (scan.values == np.rint(scan.values)).all():
+        return eight_bits(scan.values.astype(np.int32))
+    return np.asarray(np.rint((scan.values - low) * (255 / max(high - low, 1e-30))).astype(np.uint8))
+
+
+@dataclass(frozen=True, eq=False)
+class _SliceImage:
+    """One slice of a stack.
+
+    Attributes:
+        kind: the same for all slices of a scan.
+        size: rows and columns.
+        values: (rows, columns), unless they are read later or not at all.
+        is_grey, is_coloured: the file has one channel; its channels differ.
+    """
+
+    path: Path
+    kind: str
+    size: tuple[int, int]
+    values: np.ndarray | None = None
+    plane: Plane | None = None
+    is_grey: bool = False
+    is_coloured: bool = False
+
+
+def _slice_image(path: Path, voxels: bool) -> _SliceImage:
+    """A slice image; the pixels of DICOM files are read later, on the scale of all."""
+    size_of(path, "Name an image file.")
+    if is_dicom(head_of(path)) and (image := dicom_plane(path)):
+        return _SliceImage(path, _DICOM, image.size, plane=image)
+    source = open_source(path, read_bytes(path))
+    facts = source.facts()
+    size = (facts["height"], facts["width"])
+    is_deep, is_grey = facts["mode"].startswith(("I", "F")), facts["mode"] in {"1", "L", "LA"}
+    kind = f"a {facts['format']} in colour" if facts["format"] == "DICOM" else "an image of 8 bits"
+    if is_deep:
+        return _SliceImage(path, _DEEP, size, source.stored() if voxels else None, is_grey=True)
+    if not voxels:
+        return _SliceImage(path, kind, size)
+    pixels = source.read((source.width, source.height), "rgb")
+    is_coloured = bool((pixels != pixels[..., :1]).any())
+    values = np.asarray(Image.fromarray(pixels).convert("L")) if is_coloured else pixels[..., 0]
+    return _SliceImage(path, kind, size, values, is_grey=is_grey, is_coloured=is_coloured)
