@@ -2,9 +2,12 @@
 
 `PIXEL_RULES` is the version of these rules:
 
-- 16-bit grey is scaled so that the maximum of its depth becomes 255. The depth is the smallest of 8, 12 and 16 bits
-  that holds the image's largest value, because 12-bit radiographs are commonly stored in 16-bit files. 16-bit colour
-  keeps its high byte.
+- 16-bit grey is scaled so that the maximum of its depth becomes 255. The depth is what the file states (sBIT, a
+  MaxSampleValue of 2ⁿ − 1, 9 to 15 bits a sample), else the smallest of 8, 12 and 16 bits that holds the image's
+  largest value, because 12-bit radiographs are commonly stored in 16-bit files. 16-bit colour keeps its high byte,
+  unless the file states fewer bits, or 12 bits hold all values: then it is scaled like grey. Grey whose white is zero
+  is inverted.
+- Signed bytes, channels of different depths, and 16-bit channels that are stored one after another are refused.
 - 32-bit integers outside 0..65535 and floating point have no known range and are refused.
 - Alpha, and a colour declared transparent, is composited on black. Palettes and 1-bit images are expanded.
 - The colour profile of an RGB or CMYK file is applied, and the result is sRGB. Without a usable profile, values are
@@ -61,8 +64,10 @@ def fewest_bytes(width: int, height: int) -> int:
     return -(-width // 8) * -(-height // 8) // 8
 
 
-def eight_bits(values: np.ndarray) -> np.ndarray:
-    """Scale integers from 0 to 65535 to 0..255, by the smallest depth that holds them; same shape, `uint8`.
+def eight_bits(values: np.ndarray, bits: int | None = None) -> np.ndarray:
+    """Scale integers from 0 to 65535 to 0..255, by `bits` or the smallest depth that holds them; same shape, `uint8`.
+
+    Fewer bits than hold the values are not believed.
 
     Raises:
         UnknownRangeError: a value lies outside 0..65535.
@@ -73,7 +78,7 @@ def eight_bits(values: np.ndarray) -> np.ndarray:
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
         raise UnknownRangeError(f"its values range from {low} to {high}, so the values of black and white are unknown")
-    depth = depth_of(high)
+    depth = bits if bits and high < 2**bits else depth_of(high)
     if depth == 8:
         return values.astype(np.uint8)
     white = 2**depth - 1
@@ -82,13 +87,11 @@ def eight_bits(values: np.ndarray) -> np.ndarray:
 
 
 def plain(image: Image.Image) -> Image.Image:
-    """Convert any mode to L, RGB, CMYK or LAB: 8 bits a channel, no palette, no alpha.
+    """Convert a mode of 8 bits a channel to L, RGB, CMYK or LAB: no palette, no alpha.
 
     Raises:
-        UnknownRangeError: the range of the values is unknown.
+        UnknownRangeError: it has floating-point values.
     """
-    if image.mode.startswith("I"):
-        return Image.fromarray(eight_bits(np.asarray(image)))
     if image.mode == "F":
         raise UnknownRangeError("it contains floating-point values, so the values of black and white are unknown")
     if image.mode in {"RGBA", "LA", "PA", "RGBa", "La"} or "transparency" in image.info:
@@ -131,6 +134,18 @@ def upright(image: Image.Image, orientation: int) -> Image.Image:
     (2, 4)
     """
     return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
+
+
+def upright_array(values: np.ndarray, orientation: int) -> np.ndarray:
+    """The same for an array (H, W) or (H, W, C).
+
+    >>> upright_array(np.zeros((2, 4)), 6).shape
+    (4, 2)
+    """
+    if orientation >= 5:
+        values = values.swapaxes(0, 1)
+    values = values[::-1] if orientation in (3, 4, 7, 8) else values
+    return np.ascontiguousarray(values[:, ::-1] if orientation in (2, 3, 6, 7) else values)
 
 
 def as_array(image: Image.Image, channels: Channels) -> np.ndarray:

@@ -35,11 +35,12 @@ from casewise.modalities.store.pixels import (
     fewest_bytes,
     fit,
     in_srgb,
-    plain,
     reduced,
     upright,
+    upright_array,
 )
 from casewise.modalities.store.preparation import Channels, Preparation
+from casewise.modalities.store.stated_values import StatedValues, stated_values
 
 PIXEL_LIMIT = 300_000_000
 # A file this large cannot be one uncompressed image within the limit, even of four 16-bit channels.
@@ -196,25 +197,29 @@ class Source:
                 exif = Image.Exif()
                 exif.load(late)
                 self.orientation = _orientation(exif)
-            image = plain(image)
+            image = self._stated().picture(image, self.stream)
             if target != (self.width, self.height):
                 image = image.resize(target, LANCZOS, box=box)
             image = in_srgb(image, self.image.info.get("icc_profile"))
             return as_array(image if self.reader.turned else upright(image, self.orientation), channels)
 
     def stored(self) -> np.ndarray:
-        """The values of a grey image of more than 8 bits as they are stored, (H, W), upright.
+        """The values as they are stored, (H, W) or (H, W, C), upright; 0 is black; indices of a palette.
 
         Raises:
             ImageError: the pixels are cut short or damaged, or no integers.
         """
         with _damage_named(self.path, self.reader.name):
-            self.image.load()
-            if self.image.mode == "F":
+            image = self._decoded(1)
+            if image.mode == "F":
                 raise UnknownRangeError(
                     "it contains floating-point values, so the values of black and white are unknown"
                 )
-            return np.asarray(self.image if self.reader.turned else upright(self.image, self.orientation))
+            values = self._stated().values(image, self.stream)
+            return values if self.reader.turned else upright_array(values, self.orientation)
+
+    def _stated(self) -> StatedValues:
+        return stated_values(self.image, self.stream)
 
     def _decoded(self, scale: int) -> Image.Image:
         """The pixels: of a JPEG whose data are complete decoded once, else by Pillow.

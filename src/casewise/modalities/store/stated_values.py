@@ -1,0 +1,198 @@
+"""What TIFF and PNG files state on their values, where the mode in which Pillow opens them does not tell it.
+
+Pillow keeps the high byte of 16-bit colours, does not invert 16-bit grey whose white is zero, takes signed bytes for
+unsigned ones, and reads a colour map of 8-bit entries as black. Files whose values cannot be read exactly are refused.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO, Any
+
+import numpy as np
+from PIL import Image
+
+from casewise.modalities.store.pixels import UnknownRangeError, depth_of, eight_bits, plain
+
+BITS, PHOTOMETRIC, PLANES, MAXIMUM, COLOUR_MAP, EXTRA, SAMPLE_FORMAT = 258, 262, 284, 281, 320, 338, 339
+WHITE_IS_ZERO, RGB = 0, 2
+SIGNED, UNSIGNED_FORMATS = 2, (1, 4)
+DEEP = 16
+# High bytes of colours that 12 bits hold: the low bytes decide whether such a picture is dark.
+HIGH_OF_12_BITS = 15
+
+
+@dataclass(frozen=True)
+class StatedValues:
+    """Facts of a file.
+
+    Attributes:
+        depth: bits of a sample, as stored.
+        bits: bits of the values, where the file states fewer than it stores; else None.
+        white_is_zero: grey of 16 bits that must be inverted.
+        deep_colour: 16 bits a channel, of which Pillow keeps the high byte.
+        without_alpha: the fourth channel is not stated to be transparency.
+        signed: bytes from 128 on are negative.
+    """
+
+    depth: int = 8
+    bits: int | None = None
+    white_is_zero: bool = False
+    deep_colour: bool = False
+    without_alpha: bool = False
+    signed: bool = False
+
+    def values(self, image: Image.Image, stream: IO[bytes]) -> np.ndarray:
+        """The values of a decoded image as stored, (H, W) or (H, W, C); a palette's indices; 0 is black.
+
+        Raises:
+            UnknownRangeError: they cannot be read exactly.
+        """
+        if self.deep_colour:
+            return _deep_colours(image, stream)
+        values = np.asarray(image)
+        self._check_sign(values)
+        if self.white_is_zero:
+            return np.asarray(2**self.depth - 1 - values.astype(np.int64)).astype(np.uint16)
+        if self.depth < 8 and image.mode == "L":
+            return np.asarray(values // np.uint8(255 // (2**self.depth - 1)))
+        return values
+
+    def picture(self, image: Image.Image, stream: IO[bytes]) -> Image.Image:
+        """The decoded image as L, RGB, CMYK or LAB, with 8 bits a channel, without palette and alpha.
+
+        Raises:
+            UnknownRangeError: the range of the values is unknown.
+        """
+        if image.mode.startswith("I"):
+            values = np.asarray(image)
+            if self.white_is_zero:
+                bits = self.bits or depth_of(int(values.max()))
+                values = 2**bits - 1 - values.astype(np.int64)
+                return Image.fromarray(eight_bits(values, bits))
+            grey = eight_bits(values, None if self.bits and _fills_depth(values, self.bits) else self.bits)
+            if (clear := image.info.get("transparency")) is not None:
+                grey[values == clear] = 0
+            return Image.fromarray(grey)
+        if self.without_alpha and image.mode in {"RGBA", "RGBX", "RGBa"}:
+            return Image.fromarray(np.ascontiguousarray(np.asarray(image)[..., :3]))
+        if self.deep_colour and (self.bits or _is_dark(image)):
+            values = _deep_colours(image, stream)
+            colours = 3 if values.shape[2] >= 3 else 1
+            bits = None if self.bits and _fills_depth(values[..., :colours], self.bits) else self.bits
+            bright = eight_bits(values[..., :colours], bits)
+            if values.shape[2] > colours and not self.without_alpha:
+                bright = np.rint(bright * (values[..., colours:] / np.float32(2**DEEP - 1))).astype(np.uint8)
+            if (clear := image.info.get("transparency")) is not None:
+                bright[(values == np.asarray(clear)).all(axis=2)] = 0
+            return Image.fromarray(bright[..., 0] if colours == 1 else bright)
+        if self.signed:
+            self._check_sign(np.asarray(image))
+        return plain(image)
+
+    def _check_sign(self, values: np.ndarray) -> None:
+        if self.signed and int(values.max()) > 127:
+            raise UnknownRangeError("its bytes are signed and some are negative, so black and white are unknown")
+
+
+def stated_values(image: Image.Image, stream: IO[bytes]) -> StatedValues:
+    """What a file that Pillow has opened states; ordinary facts for formats other than TIFF and PNG.
+
+    Raises:
+        UnknownRangeError: its values cannot be read exactly.
+    """
+    if image.format == "TIFF":
+        return _of_tiff(image)
+    return _of_png(image, stream) if image.format == "PNG" else StatedValues()
+
+
+def _of_tiff(image: Any) -> StatedValues:
+    tags = image.tag_v2
+    depths, formats = set(tags.get(BITS, (1,))), set(tags.get(SAMPLE_FORMAT, (1,)))
+    channels, kind = len(tags.get(BITS, (1,))), tags.get(PHOTOMETRIC)
+    if len(depths) > 1:
+        raise UnknownRangeError(f"its channels have different depths ({', '.join(map(str, sorted(depths)))} bits)")
+    depth = depths.pop()
+    if SIGNED in formats and depth != 8 and (depth < 8 or channels > 1):
+        raise UnknownRangeError(f"its values are signed numbers of {depth} bits, so black and white are unknown")
+    if formats - {*UNSIGNED_FORMATS, SIGNED} and image.mode != "F":
+        raise UnknownRangeError("its values are floating-point or complex numbers, so black and white are unknown")
+    if depth > 8 and channels > 1 and tags.get(PLANES, 1) == 2:
+        raise UnknownRangeError(f"its {depth}-bit channels are stored one after another, which is not supported")
+    if depth > DEEP and kind == WHITE_IS_ZERO:
+        raise UnknownRangeError(f"its white is zero in {depth} bits, so the value of black is unknown")
+    if image.mode in {"P", "PA"} and COLOUR_MAP in tags and max(tags[COLOUR_MAP]) < 256:
+        # entries of 8 bits in a map of 16-bit numbers
+        image.putpalette(np.reshape(tags[COLOUR_MAP], (3, -1)).T.astype(np.uint8).tobytes())
+    return StatedValues(
+        depth,
+        depth if 8 < depth < DEEP else _bits_of_maximum(tags.get(MAXIMUM), depth),
+        white_is_zero=kind == WHITE_IS_ZERO and 8 < depth <= DEEP,
+        deep_colour=depth == DEEP and channels > 1 and image.mode in {"RGB", "RGBA", "RGBX", "LA"},
+        signed=SIGNED in formats and depth == 8,
+        without_alpha=kind == RGB and channels == 4 and not any(tags.get(EXTRA, (0,))),
+    )
+
+
+def _bits_of_maximum(maximum: Any, depth: int) -> int | None:
+    """The bits of a stated maximum of 2ⁿ − 1; other maxima are the largest value of one picture, not a scale."""
+    values = set(maximum) if isinstance(maximum, tuple) else {maximum}
+    bits = next((bits for bits in range(9, DEEP) if values == {2**bits - 1}), None)
+    return bits if depth == DEEP else None
+
+
+def _of_png(image: Image.Image, stream: IO[bytes]) -> StatedValues:
+    stream.seek(24)
+    depth = stream.read(1)[0]
+    if depth != DEEP:
+        return StatedValues(depth)
+    bits = max((max(data) for kind, data in _chunks(stream) if kind == b"sBIT" and data), default=DEEP)
+    return StatedValues(depth, bits if 8 < bits < DEEP else None, deep_colour=not image.mode.startswith("I"))
+
+
+def _chunks(stream: IO[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    """Kinds and contents of the chunks of a PNG before its pixels."""
+    stream.seek(8)
+    while len(head := stream.read(8)) == 8 and head[4:] != b"IDAT":
+        yield head[4:], stream.read(struct.unpack(">I", head[:4])[0])
+        stream.seek(4, 1)
+
+
+def _fills_depth(values: np.ndarray, bits: int) -> bool:
+    """Whether values of `bits` significant bits were shifted to 16, as the PNG standard asks: the low bits are zero."""
+    return not (values & (2 ** (DEEP - bits) - 1)).any()
+
+
+def _is_dark(image: Image.Image) -> bool:
+    colours = np.asarray(image)
+    colours = colours[..., :1] if image.mode == "LA" else colours[..., :3]
+    return int(colours.max()) <= HIGH_OF_12_BITS
+
+
+def _deep_colours(image: Image.Image, stream: IO[bytes]) -> np.ndarray:
+    """Colours of 16 bits a channel as `uint16`, (H, W, 2) grey with alpha or (H, W, 3 or 4) in the order of RGBA.
+
+    Raises:
+        UnknownRangeError: a second decoder does not give the same high bytes as Pillow.
+    """
+    import cv2
+
+    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    position = stream.tell()
+    try:
+        stream.seek(0)
+        values = cv2.imdecode(np.frombuffer(stream.read(), np.uint8), cv2.IMREAD_UNCHANGED)
+    finally:
+        stream.seek(position)
+        cv2.utils.logging.setLogLevel(level)
+    high = np.asarray(image)
+    if values is not None and values.dtype == np.uint16 and values.ndim == 3:
+        values = values[..., [2, 1, 0, 3][: values.shape[2]]]
+        if image.mode == "LA" and values.shape[2] == 4:
+            values = values[..., [0, 3]]
+        compared = 1 if image.mode == "LA" else 3
+        if values.shape[:2] == high.shape[:2] and ((values >> 8) == high)[..., :compared].all():
+            return np.ascontiguousarray(values)
+    raise UnknownRangeError("it has 16 bits a channel, of which only the high byte can be read")
