@@ -41,16 +41,17 @@ _BY_KIND = {
 }
 _KIND_OF = {word: kind for kind, words in _BY_KIND.items() for word in words.split()}
 # Words that no photograph is named by because of what it shows.
-_CLEAR = frozenset(
+_CLEAR_TEXT = (
     "segmentation segmentations groundtruth groundtruths labelmap labelmaps annotation annotations superpixel "
-    "superpixels contour contours overlay overlays annotated heatmap heatmaps gradcam saliency thumbnail "
-    "thumbnails".split()
+    "superpixels contour contours overlay overlays annotated heatmap heatmaps gradcam saliency thumbnail thumbnails"
 )
+_CLEAR = frozenset(_CLEAR_TEXT.split())
 # Words of the images themselves, which say nothing.
-_NEUTRAL = frozenset(
+_NEUTRAL_TEXT = (
     "image images img imgs photo photos picture pictures original originals orig input inputs raw source sources "
-    "volume volumes scan scans dermoscopic ground x y tr ts png jpg jpeg tif".split()
+    "volume volumes scan scans dermoscopic ground x y tr ts png jpg jpeg tif"
 )
+_NEUTRAL = frozenset(_NEUTRAL_TEXT.split())
 _GLUED = re.compile(rf"(?<=\d)(?=(?:{'|'.join(sorted(_KIND_OF, key=len, reverse=True))})(?:[\W_]|\d*$))")
 _VOLUMES = (".nii", ".nii.gz", ".mha", ".nrrd")
 
@@ -69,6 +70,11 @@ _SMALLER = 0.75
 _MOST_ADDITIONS = 8
 
 
+# Said of companions that a table lists as images, around the text on them.
+ARE_THESE_IMAGES = "ARE THESE IMAGES? Rows of the table name"
+LEAVE_OUT = "Leave such rows out, because what is drawn may tell the label."
+
+
 @dataclass(frozen=True)
 class Companion:
     """A file that belongs to an image; `image` is '' where several images, or none, have its name."""
@@ -82,12 +88,13 @@ def companions(folder: Path, paths: Sequence[str]) -> tuple[dict[str, Companion]
     """The companions among image files below a folder, by path; and files whose names say so and whose pixels do not.
 
     Args:
-        paths: relative to the folder, with `/`; NIfTI files are judged by their names only.
+        paths: relative to the folder, with `/`; volumes are judged by their names only, and may be folders.
     """
     names = {path: _Name(path) for path in paths}
     volumes = [path for path in paths if path.casefold().endswith(_VOLUMES)]
     pictures = [path for path in paths if path not in set(volumes)]
-    result = _volume_masks([names[path] for path in volumes])
+    series = [path for path in pictures if "." not in path.rpartition("/")[2]]
+    result = _volume_masks([names[path] for path in volumes], bool(series))
     pairs = _pairs([names[path] for path in pictures])
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         kinds = list(pool.map(lambda pair: _kind_of_pair(pair, folder), pairs))
@@ -103,27 +110,38 @@ def companions(folder: Path, paths: Sequence[str]) -> tuple[dict[str, Companion]
     return result, [path for path in unclear if path not in result]
 
 
-def companions_text(found: Collection[Companion], most: int = 1) -> str:
-    """Numbers and examples by kind.
+def listed_companions(files: Iterable[str | Path]) -> list[str]:
+    """A doubt if a table lists companions as images, as absolute paths; [] if it does not."""
+    paths = sorted({Path(file).as_posix() for file in files})
+    if len(paths) < 2:
+        return []
+    folder = Path(os.path.commonpath([Path(path).parent for path in paths]))
+    listed, _ = companions(folder, [Path(path).relative_to(folder).as_posix() for path in paths])
+    return [f"WARNING: {ARE_THESE_IMAGES} {companions_text(listed.values())}. {LEAVE_OUT}"] if listed else []
+
+
+def companions_text(group: Collection[Companion]) -> str:
+    """Numbers by kind, each with an example.
 
     >>> companions_text([Companion("1_mask.png", "mask", "1.png"), Companion("2_mask.png", "mask", "2.png")])
     '2 masks, such as 1_mask.png of 1.png'
     """
     by_kind: dict[str, list[Companion]] = defaultdict(list)
-    for companion in sorted(found, key=lambda each: natural(each.path)):
+    for companion in sorted(group, key=lambda each: natural(each.path)):
         by_kind[companion.kind].append(companion)
     texts = []
     for kind in KINDS:
         if of_kind := by_kind.get(kind):
-            examples = [each.path + (f" of {each.image.rpartition('/')[2]}" if each.image else "") for each in of_kind]
-            texts.append(f"{counted(len(of_kind), kind)}, such as {', '.join(examples[:most])}")
+            first = of_kind[0]
+            of_image = f" of {first.image.rpartition('/')[2]}" if first.image else ""
+            texts.append(f"{counted(len(of_kind), kind)}, such as {first.path}{of_image}")
     return "; ".join(texts)
 
 
-def masks_by_image(found: Iterable[Companion]) -> tuple[dict[str, str], list[str]]:
+def masks_by_image(group: Iterable[Companion]) -> tuple[dict[str, str], list[str]]:
     """The mask of each image that has exactly one, and the images that have several."""
     masks: dict[str, list[str]] = defaultdict(list)
-    for companion in found:
+    for companion in group:
         if companion.kind == MASK and companion.image:
             masks[companion.image].append(companion.path)
     several = [image for image, of_image in masks.items() if len(of_image) > 1]
@@ -241,7 +259,9 @@ def _addition_to(
     beside = [
         other
         for other in by_core.get(name.cores[0], [])[:_MOST_ADDITIONS]
-        if other.folders[:-1] == name.folders[:-1] and other.folders != name.folders and other.beyond(name)
+        if other.folders[:-1] == name.folders[:-1]
+        and other.folders != name.folders
+        and other.beyond(name)
         and other.beyond(name) <= _NEUTRAL
     ]
     return beside[0] if len(beside) == 1 else None
@@ -273,8 +293,11 @@ def _without_partner(rest: Sequence[_Name], result: dict[str, Companion], folder
     The others have the same word in their name, or there are images in the folder beside a folder of masks.
     """
     words = {word for path in result for word in _says(_words(path.rpartition("/")[2].rpartition(".")[0]))}
-    images = {(*name.folders[:-1], "") for name in rest if name.folders and _words(name.folders[-1])[:1] and not (
-        set(_words(name.folders[-1])) - _NEUTRAL)}
+    images = {
+        (*name.folders[:-1], "")
+        for name in rest
+        if name.folders and _words(name.folders[-1])[:1] and not (set(_words(name.folders[-1])) - _NEUTRAL)
+    }
     images |= {(*name.folders, "") for name in rest if not _says(name.all)}
     candidates = []
     for name in rest:
@@ -291,11 +314,11 @@ def _without_partner(rest: Sequence[_Name], result: dict[str, Companion], folder
     return {name.path: Companion(name.path, MASK, "") for name in masks}
 
 
-def _volume_masks(volumes: Sequence[_Name]) -> dict[str, Companion]:
-    """Volumes whose names say that they are masks; none if all do."""
+def _volume_masks(volumes: Sequence[_Name], has_series: bool) -> dict[str, Companion]:
+    """Volumes whose names say that they are masks; none if all scans do."""
     masks = [name for name in volumes if _says(name.stem) or _says(word for f in name.folders for word in _words(f))]
     scans = [name for name in volumes if name not in masks]
-    if not scans:
+    if not (scans or has_series):
         return {}
     result = {}
     for name in masks:
@@ -323,7 +346,7 @@ def _read(path: Path) -> _Picture | None:
             if mode in ("LA", "PA", "RGBA", "RGBa"):
                 picture = picture.convert("L" if mode == "LA" else "RGB")
             pixels = np.asarray(picture)
-    except Exception:  # whatever a damaged file raises; `validate` names it
+    except Exception:  # noqa: BLE001 (whatever a damaged file raises; `validate` names it)
         return None
     step = max(1, min(size) // _SIDE)
     pixels = pixels[::step, ::step]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from casewise.cohort.companions import Companion, companions
 from casewise.cohort.identity import alike
 from casewise.cohort.table import natural
 from casewise.errors import CasewiseError, counted, cut, nearest, nearest_folder
@@ -31,6 +32,8 @@ VISIT_WORDS = (
 DATE_FORM = r"(18|19|20)\d\d-?(0[1-9]|1[0-2])-?(0[1-9]|[12]\d|3[01])"
 # Of a folder; `D001` and `M2` are rather subjects.
 _VISIT_NAME = rf"(?![dm][-_ ]?\d*$)({VISIT_WORDS})[-_ ]?\d*|{DATE_FORM}"
+# Folders that a system or a storage device adds; Synology's has a thumbnail of each image.
+OF_SYSTEMS = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information")
 _WRAPPERS = ("images", "image", "imgs", "img", "photos", "photographs", "pictures", "data")
 _SIDES = {
     **dict.fromkeys(("train", "training", "val", "valid", "validation"), "train"),
@@ -54,12 +57,16 @@ class FolderImage:
 
 @dataclass(frozen=True)
 class Layout:
-    """The images below a folder in order, the meaning of the folders, and the files that are not images."""
+    """The images below a folder in order, the meaning of the folders, and the files that are not images.
+
+    `companions` are masks and other files that belong to an image, and are left out as well.
+    """
 
     shape: str
     images: list[FolderImage]
     skipped: list[str]
     put_with_train: str = ""
+    companions: list[Companion] = field(default_factory=list)
 
     @property
     def by_class(self) -> bool:
@@ -76,7 +83,7 @@ def read_layout(source: Path, *, regions: list[str], classes: list[str] | None) 
     Raises:
         CasewiseError: the folder is missing, has no images, or has another layout.
     """
-    paths, skipped = _image_files(source)
+    paths, skipped, belonging = _image_files(source)
     if not paths:
         names = f" It contains {counted(len(skipped), 'other file')}, such as {skipped[0]}." if skipped else ""
         raise CasewiseError(f"{source} contains no images ({', '.join(ENDINGS)}).{names}")
@@ -122,11 +129,11 @@ def read_layout(source: Path, *, regions: list[str], classes: list[str] | None) 
     with_train = next((p[start - 1] for p in split if start and p[start - 1].casefold().startswith("val")), "")
     rank = {region: position for position, region in enumerate(regions)}
     images.sort(key=lambda i: (i.side, natural(i.subject), natural(i.visit), rank.get(i.region, 0), natural(i.path)))
-    return Layout(shape, images, skipped, with_train)
+    return Layout(shape, images, skipped, with_train, belonging)
 
 
-def _image_files(source: Path) -> tuple[list[str], list[str]]:
-    """Paths below `source`, with `/`, of images and of other files."""
+def _image_files(source: Path) -> tuple[list[str], list[str], list[Companion]]:
+    """Paths below `source`, with `/`, of images and of other files; and the companions of images."""
     images: list[str] = []
     others: list[str] = []
     for _, paths, hidden in walk(source):
@@ -134,7 +141,9 @@ def _image_files(source: Path) -> tuple[list[str], list[str]]:
             is_image = path.casefold().endswith(ENDINGS) or begins_as_image(source / path)
             (images if is_image else others).append(path)
         others += hidden
-    return sorted(images, key=natural), sorted(others)
+    belonging, _ = companions(source, images)
+    images = [path for path in images if path not in belonging]
+    return sorted(images, key=natural), sorted(others), list(belonging.values())
 
 
 def begins_as_image(path: Path) -> bool:
@@ -170,7 +179,7 @@ def walk(source: Path) -> Iterator[tuple[str, list[str], list[str]]]:
     for directory, inner, files in os.walk(source, onerror=unreadable):
         here = Path(directory).relative_to(source)
         links = [name for name in inner if os.path.islink(os.path.join(directory, name))]
-        inner[:] = sorted(n for n in inner if n not in links and not n.startswith(".") and n != "__MACOSX")
+        inner[:] = sorted(n for n in inner if n not in links and not n.startswith(".") and n not in OF_SYSTEMS)
         left_out = {*links, *(name for name in files if name.startswith("."))}
         paths = {name: (here / name).as_posix() for name in [*sorted(files), *links]}
         for path in paths.values():
@@ -199,7 +208,7 @@ def read_new_layout(
     Raises:
         CasewiseError: as `read_layout`; the subjects look like visits; a path does not match the pattern.
     """
-    paths, skipped = _image_files(source)
+    paths, skipped, belonging = _image_files(source)
     if pattern and paths:
         images = []
         for path, stated in zip(paths, read_paths(pattern, paths, source), strict=True):
@@ -209,7 +218,7 @@ def read_new_layout(
                     f"{source}: the region ({', '.join(regions)}) of {path} does not follow from its name."
                 )
             images.append(FolderImage(path, stated["subject"], stated.get("visit", ""), region))
-        return Layout(pattern.text, images, skipped)
+        return Layout(pattern.text, images, skipped, companions=belonging)
     if not paths or any("/" in path for path in paths):
         layout = read_layout(source, regions=regions, classes=None)
         if has_visits:
@@ -217,9 +226,9 @@ def read_new_layout(
         return layout
     if regions and all(find_region(path, regions) for path in paths):
         images = [FolderImage(path, source.resolve().name, region=find_region(path, regions)) for path in paths]
-        return Layout("subject/*.jpg", images, skipped)
+        return Layout("subject/*.jpg", images, skipped, companions=belonging)
     images = [FolderImage(path, path, region=find_region(path, regions) if regions else "") for path in paths]
-    return Layout("*.jpg", images, skipped)
+    return Layout("*.jpg", images, skipped, companions=belonging)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from casewise.cohort.companions import listed_companions
 from casewise.cohort.groups import check_columns, covariates_by_case
 from casewise.cohort.identity import AS_WRITTEN, same_subjects
 from casewise.cohort.table import names_text
@@ -234,6 +235,10 @@ class TrainedModel:
                 f"{len(of_training):,}",
                 counted(len(names), table.study.unit),
             )
+        if not table.reading and path in cells:
+            start = (table.study.root or table.study.cohort.parent).absolute()
+            for doubt in listed_companions(start / text for text in cells[path].str.strip() if text):
+                log.warning("%s", doubt.removeprefix("WARNING: "))
         if ignores_visits(cells, table.study):
             log.warning("The study of this model has no visits: those of the new cases are not used.")
         return table, cells

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from casewise.cohort.companions import Companion, companions, companions_text
 from casewise.cohort.folder_layout import FolderImage, Pattern, find_region, read_new_layout
 from casewise.console import Show, duration
 from casewise.errors import counted
@@ -125,10 +126,13 @@ class Photographs(base.Modality):
 
     def new_table(self, study: Study, paths: Sequence[Path], pattern: Pattern | None = None) -> pd.DataFrame:
         images: list[FolderImage] = []
+        files = [path.as_posix() for path in paths if not path.is_dir()]
+        belonging, _ = companions(Path("/"), files) if len(files) > 1 else ({}, [])
+        _warn_left_out("these files", belonging.values())
         for path in paths:
             if path.is_dir():
                 images += _of_folder(study, path, pattern)
-            else:
+            elif path.as_posix() not in belonging:
                 region = find_region(path.name, study.regions) if study.regions else ""
                 images.append(FolderImage(str(path), path.name, region=region))
         images = _distinct(images)
@@ -283,9 +287,15 @@ class Photographs(base.Modality):
 MODALITY = Photographs()
 
 
+def _warn_left_out(where: str, belonging: Collection[Companion]) -> None:
+    if belonging:
+        log.warning("%s: left out, because they belong to other images: %s.", where, companions_text(belonging))
+
+
 def _of_folder(study: Study, folder: Path, pattern: Pattern | None) -> list[FolderImage]:
     visits = study.columns.get("visit") != ""
     layout = read_new_layout(folder, regions=study.regions, pattern=pattern, has_visits=visits)
+    _warn_left_out(str(folder), layout.companions)
     if layout.skipped:
         count = counted(len(layout.skipped), "file")
         log.warning("%s: left out because of their names: %s, such as %s.", folder, count, layout.skipped[0])

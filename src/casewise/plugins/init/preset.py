@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from casewise.cohort.cohort import read_cohort
+from casewise.cohort.companions import companions_text
 from casewise.cohort.folder_layout import Layout, read_layout, walk
 from casewise.cohort.table import Problems, iso_day, names_text, read_text_table
 from casewise.cohort.targets import target_columns
@@ -165,7 +166,9 @@ def _understood(layout: Layout, study: Study) -> list[str]:
         counts += [f"{noun} " + ", ".join(f"{value} ({count[value]:,})" for value in order)] if any(count) else []
     skipped = list(dict.fromkeys(path.rpartition("/")[2] for path in layout.skipped))
     named = ", ".join(skipped[:3]) + (" …" if len(skipped) > 3 else "")
-    tail = f"; {counted(len(layout.skipped), 'file')} skipped ({named})" if skipped else ""
+    belonging = companions_text(layout.companions)
+    tail = f"; left out, because they belong to other images: {belonging}" if belonging else ""
+    tail += f"; {counted(len(layout.skipped), 'file')} skipped ({named})" if skipped else ""
     facts = {"subject": first.subject, "visit": first.visit, "region": first.region, "class": first.label}
     meaning = ", ".join(f"{name} {value}" for name, value in facts.items() if value)
     lines = [f"{', '.join(counts)}{tail}.", f"Read as {layout.shape}: {first.path} is {meaning}."]

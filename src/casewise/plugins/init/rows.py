@@ -16,6 +16,7 @@ from casewise.audit.hashes import in_parallel
 from casewise.audit.sentences import fill
 from casewise.audit.subjects import FOUND_PAIRS, STRANGERS
 from casewise.cohort.checks import STORED
+from casewise.cohort.companions import ARE_THESE_IMAGES, LEAVE_OUT, companions_text
 from casewise.cohort.folder_layout import FIELDS, Pattern
 from casewise.cohort.table import names_text, natural
 from casewise.cohort.targets import plain
@@ -147,6 +148,8 @@ def rows_of_table(cells: Mapping[str, list[str]], images: image_files.ImageFiles
             cells[name][row] if name else f"row {numbers[row]}" for row in range(count) if row not in paths_of_row
         ]
     used, masks = set(filter(None, rows.paths)), image_files.mask_files(cells, images)
+    if listed := [images.companions[path] for path in dict.fromkeys(rows.paths) if path in images.companions]:
+        rows.doubts.append(f"{ARE_THESE_IMAGES} {companions_text(listed)}. {LEAVE_OUT}")
     unused = [path for path in images.paths if path not in used and path not in masks]
     rows.understood.append(
         f"Rows with an image: {len({rows.sources[i] for i in rows.present}):,} of {count:,}. Used {noun}s of the "

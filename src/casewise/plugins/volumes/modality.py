@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from casewise.cohort.folder_layout import DICOM_SUFFIXES, Pattern, find_region, read_paths, refuse_visits
+from casewise.cohort.companions import companions, companions_text
+from casewise.cohort.folder_layout import (
+    DICOM_SUFFIXES,
+    OF_SYSTEMS,
+    Pattern,
+    find_region,
+    read_paths,
+    refuse_visits,
+)
 from casewise.cohort.table import natural
 from casewise.errors import CasewiseError, counted
 from casewise.modalities import base
@@ -63,6 +71,10 @@ def _rows_of(path: Path, study: Study, pattern: Pattern | None) -> list[tuple[st
     if not path.is_dir():
         return [(str(path), path.name, "", _sequence(path.name, sequences))]
     files, others = _files(path)
+    names = [file.relative_to(path).as_posix() for file in files]
+    if belonging := companions(path, names)[0]:
+        log.warning("%s: left out, because they belong to scans: %s.", path, companions_text(belonging.values()))
+        files = [file for file, name in zip(files, names, strict=True) if name not in belonging]
     if not files:
         raise CasewiseError(f"cases: {path} contains no scans: neither NIfTI files nor folders of DICOM files.")
     if others:
@@ -96,7 +108,7 @@ def _files(folder: Path) -> tuple[list[Path], list[Path]]:
     scans: list[Path] = []
     others: list[Path] = []
     for parent, inner, names in os.walk(folder):
-        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        inner[:] = sorted(name for name in inner if not name.startswith(".") and name not in OF_SYSTEMS)
         visible = sorted(name for name in names if not name.startswith("."))
         nifti = [name for name in visible if name.casefold().endswith(NIFTI)]
         dicom = [name for name in visible if name.casefold().endswith(DICOM_SUFFIXES) or _is_dicom(Path(parent, name))]
