@@ -10,6 +10,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable
+from pathlib import Path
 
 # Characters without a width that belong to no letter: soft hyphen, zero-width space, direction marks, byte order mark.
 _INVISIBLE = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff]")
@@ -58,6 +59,21 @@ class FileNames:
         return [
             os.path.join(parent, match) for parent in self._folders[folder] for match in self._matches(parent, name)
         ]
+
+    def below(self, folder: Path | str, text: str) -> list[str]:
+        """The files or folders that a cell of a table may mean, as absolute paths.
+
+        Args:
+            folder: where relative paths start.
+            text: a path, perhaps with spaces at its ends, or of Windows.
+        """
+        for written in dict.fromkeys((text, text.strip(), text.replace("\\", "/").strip())):
+            try:
+                if matches := self.find(os.path.abspath(os.path.join(folder, written))):
+                    return matches
+            except ValueError:  # no path can have such a character
+                return []
+        return []
 
     def _matches(self, folder: str, name: str) -> list[str]:
         if name in ("", ".", ".."):

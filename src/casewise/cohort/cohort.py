@@ -86,6 +86,8 @@ def read_cohort(
     targets = [name for name in study.targets if name not in STORED]
     values = {name: read_target(name, study, cells, problems) if labelled else float("nan") for name in targets}
     check_readers(study, cells, problems)
+    for column in _mask_columns(study) & set(cells):
+        cells = cells.assign(**{column: checks.mask_files(cells[column], study, column, problems)})
     if misnamed:
         # without a column, such as the visit, the cases would show problems that the table does not have
         problems.raise_any(study.cohort)
@@ -110,6 +112,12 @@ def read_cohort(
     problems.raise_any(study.cohort)
     cohort = _assembled(named, _others(cells, columns, study, notes), study, notes, labelled)
     return replace(cohort, flow=flow.steps)
+
+
+def _mask_columns(study: Study) -> set[str]:
+    """The columns that name masks, by the settings of every kind of image."""
+    own = (getattr(study.modality_settings, name, None) for name in ("mask", "lesion"))
+    return {str(column) for column in (study.images.mask, study.images.lesion, study.audit.mask, *own) if column}
 
 
 def _standard_columns(

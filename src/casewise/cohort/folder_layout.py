@@ -13,6 +13,7 @@ from casewise.cohort.companions import Companion, companions
 from casewise.cohort.identity import alike
 from casewise.cohort.table import natural
 from casewise.errors import CasewiseError, counted, cut, nearest, nearest_folder
+from casewise.names import as_codes, one_form
 
 IMAGES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".webp", ".heic", ".heif")
 SLIDES = (".bif", ".czi", ".mrxs", ".ndpi", ".scn", ".svs", ".svslide", ".vms", ".vmu")
@@ -98,7 +99,7 @@ def read_layout(source: Path, *, regions: list[str], classes: list[str] | None) 
             "Or write cohort.csv yourself, with one row for each image."
         )
 
-    split = [tuple(path.split("/")) for path in paths]
+    split = [tuple(one_form(path).split("/")) for path in paths]
     start = 1 if len({p[0] for p in split}) == 1 and len(split[0]) > 1 and split[0][0].casefold() in _WRAPPERS else 0
     tops = {p[start].casefold() for p in split if len(p) > start + 1}
     sides = [""] * len(split)
@@ -180,6 +181,7 @@ def walk(source: Path) -> Iterator[tuple[str, list[str], list[str]]]:
         here = Path(directory).relative_to(source)
         links = [name for name in inner if os.path.islink(os.path.join(directory, name))]
         inner[:] = sorted(n for n in inner if n not in links and not n.startswith(".") and n not in OF_SYSTEMS)
+        _refuse_same_names(source / here, files)
         left_out = {*links, *(name for name in files if name.startswith("."))}
         paths = {name: (here / name).as_posix() for name in [*sorted(files), *links]}
         for path in paths.values():
@@ -192,6 +194,22 @@ def walk(source: Path) -> Iterator[tuple[str, list[str], list[str]]]:
             [path for name, path in paths.items() if name not in left_out],
             [path for name, path in paths.items() if name in left_out],
         )
+
+
+def _refuse_same_names(folder: Path, files: Sequence[str]) -> None:
+    """Refuse two files whose names have the same letters, stored in different forms: a table can name either.
+
+    Raises:
+        CasewiseError: there are two.
+    """
+    by_form: dict[str, str] = {}
+    for name in sorted(files):
+        other = by_form.setdefault(one_form(name), name)
+        if other != name and not name.startswith("."):
+            raise CasewiseError(
+                f"{folder}: two files have the same name, whose letters are stored in different forms: "
+                f"{as_codes([other, name])}. Rename or remove one."
+            )
 
 
 def read_new_layout(
@@ -225,9 +243,10 @@ def read_new_layout(
             refuse_visits(source, [image.subject for image in layout.images])
         return layout
     if regions and all(find_region(path, regions) for path in paths):
-        images = [FolderImage(path, source.resolve().name, region=find_region(path, regions)) for path in paths]
+        name = one_form(source.resolve().name)
+        images = [FolderImage(path, name, region=find_region(path, regions)) for path in paths]
         return Layout("subject/*.jpg", images, skipped, companions=belonging)
-    images = [FolderImage(path, path, region=find_region(path, regions) if regions else "") for path in paths]
+    images = [FolderImage(path, one_form(path), region=find_region(path, regions) if regions else "") for path in paths]
     return Layout("*.jpg", images, skipped, companions=belonging)
 
 
@@ -253,7 +272,7 @@ class Pattern:
         >>> Pattern("{label}/{subject}_{visit}.jpg").read("benign/P07_week4.JPG")
         {'label': 'benign', 'subject': 'P07', 'visit': 'week4'}
         """
-        match = re.fullmatch(self._expression(), stem_of(path))
+        match = re.fullmatch(self._expression(), one_form(stem_of(path)))
         return match.groupdict() if match else None
 
     def readings(self, path: str) -> list[str]:
@@ -262,13 +281,13 @@ class Pattern:
         >>> Pattern("{subject}_{visit}/{file}").readings("UKE_7_w0/a.jpg")
         ['subject UKE, visit 7_w0', 'subject UKE_7, visit w0']
         """
-        matches = (re.fullmatch(self._expression(longest), stem_of(path)) for longest in (False, True))
+        matches = (re.fullmatch(self._expression(longest), one_form(stem_of(path))) for longest in (False, True))
         stated = [match.groupdict().items() for match in matches if match]
         return list(dict.fromkeys(", ".join(f"{k} {v}" for k, v in values if k != "file") for values in stated))
 
     def _expression(self, longest: bool = False) -> str:
         """A regular expression that prefers short values of fields, or long ones and little text between them."""
-        pieces = re.split(r"(\{\w+\}|\*\*/|\*)", stem_of(self.text))
+        pieces = re.split(r"(\{\w+\}|\*\*/|\*)", one_form(stem_of(self.text)))
         named: set[str] = set()
         expression = ""
         for piece in pieces:
@@ -355,7 +374,7 @@ def read_paths(pattern: Pattern, paths: Sequence[str], source: Path) -> list[dic
                 "that all names share into the pattern, such as 'UKE_' in 'UKE_{subject}_{visit}/{file}', or give a "
                 "table."
             )
-    return [{"subject": source.resolve().name} | (values or {}) for values in stated]
+    return [{"subject": one_form(source.resolve().name)} | (values or {}) for values in stated]
 
 
 def refuse_visits(source: Path, subjects: Iterable[str]) -> None:
@@ -378,7 +397,7 @@ def find_region(name: str, regions: list[str]) -> str:
     >>> find_region("P01_Upper-left2.jpg", ["upper", "trunk", "lower"])
     'upper'
     """
-    folded = name.casefold()
+    folded = one_form(name).casefold()
     words = re.split(r"[^a-z]+", folded)
     hits = [r for r in regions if r.casefold() in words] or [r for r in regions if r.casefold() in folded]
     return hits[0] if len(hits) == 1 else ""

@@ -20,6 +20,7 @@ from casewise.modalities.store.dicom_file import (
     same_patient,
     text_of,
 )
+from casewise.names import one_form
 
 DAY = "StudyDate"
 
@@ -51,7 +52,7 @@ def stated_by(paths: Sequence[Path]) -> Iterator[Stated]:
             with damage_named(file):
                 tags = [*PERSON, DAY, "SpecificCharacterSet"]
                 header = quiet_pydicom().dcmread(file, stop_before_pixels=True, specific_tags=tags, force=True)
-                texts = [text_of(header, tag) for tag in (*PERSON, DAY)]
+                texts = [one_form(text_of(header, tag)) for tag in (*PERSON, DAY)]
             yield Stated(path.name, tuple(texts[:-1]), texts[-1])
 
 

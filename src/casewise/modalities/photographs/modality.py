@@ -28,6 +28,7 @@ from casewise.modalities.store.preparation import Preparation
 from casewise.modalities.store.readers import image_shape, open_source, read_image
 from casewise.modalities.store.store import ImageSource, TileStore
 from casewise.modalities.store.store_builder import PROBLEMS, SHOWN, check_images, not_read, prepare
+from casewise.names import one_form
 from casewise.plugin import plugins
 from casewise.run_folder import ImageFolder
 
@@ -134,7 +135,7 @@ class Photographs(base.Modality):
                 images += _of_folder(study, path, pattern)
             elif path.as_posix() not in belonging:
                 region = find_region(path.name, study.regions) if study.regions else ""
-                images.append(FolderImage(str(path), path.name, region=region))
+                images.append(FolderImage(str(path), one_form(path.name), region=region))
         images = _distinct(images)
         roles = ["path", "subject", *(role for role in ("visit", "region") if any(getattr(i, role) for i in images))]
         return pd.DataFrame({_heading(study, role): [getattr(image, role) for image in images] for role in roles})
@@ -312,7 +313,7 @@ def _of_folder(study: Study, folder: Path, pattern: Pattern | None) -> list[Fold
 
 def _distinct(images: list[FolderImage]) -> list[FolderImage]:
     """Single files of the same name in several folders are subjects with their whole paths as names."""
-    own = [image.subject for image in images if Path(image.path).name == image.subject]
+    own = [image.subject for image in images if one_form(Path(image.path).name) == image.subject]
     repeated = {name for name in own if own.count(name) > 1} if len(set(own)) < len(own) else set()
     return [
         FolderImage(image.path, image.path, image.visit, image.region) if image.subject in repeated else image

@@ -13,6 +13,7 @@ from casewise.cohort.folder_layout import DICOM_SUFFIXES, ENDINGS, VOLUME_FILES,
 from casewise.cohort.table import names_text, natural, rows_text
 from casewise.errors import CasewiseError, counted
 from casewise.modalities.store.dicom_file import damage, quiet_pydicom, text_of
+from casewise.names import name_key, one_form
 
 # DICOM modalities whose files are single pictures; all others are slices of a scan.
 PLANAR = ("CR", "DX", "DR", "MG", "RG", "IO", "PX", "XC", "OP", "ES", "GM", "SM", "DMS")
@@ -163,7 +164,7 @@ class FileIndex:
         self._by_key: dict[str, list[str]] = defaultdict(list)
         self._companions = frozenset(companions)
         for path in [*paths, *companions]:
-            parts = path.casefold().split("/")
+            parts = list(map(name_key, path.split("/")))
             for start in range(len(parts)):
                 key = "/".join(parts[start:])
                 for form in {key, stem_of(key)}:
@@ -181,7 +182,7 @@ class FileIndex:
         for key in (*keys, *map(stem_of, keys)):
             if paths := self._by_key.get(key):
                 paths = [path for path in paths if path not in self._companions] or paths
-                same = [path for path in paths if path.endswith(file_name(cell.rstrip("\\/")))]
+                same = [path for path in paths if one_form(path).endswith(one_form(file_name(cell.rstrip("\\/"))))]
                 return same if len(same) == 1 else paths
         return []
 
@@ -192,7 +193,7 @@ def file_name(cell: str) -> str:
 
 
 def _parts(cell: str) -> list[str]:
-    return [name for name in cell.replace("\\", "/").casefold().split("/") if name not in ("", ".", "..")]
+    return [name for name in map(name_key, cell.replace("\\", "/").split("/")) if name not in ("", ".", "..")]
 
 
 def file_columns(cells: Mapping[str, Sequence[str]], images: ImageFiles, rows: Sequence[int]) -> list[FileColumn]:
@@ -242,7 +243,7 @@ def in_other_folders(column: FileColumn, cells: Sequence[str]) -> list[tuple[str
     contrary: list[tuple[str, str]] = []
     beginnings: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for cell, path in zip(cells, column.paths, strict=True):
-        rest, folders = _parts(cell)[:-1], path.casefold().split("/")[:-1]
+        rest, folders = _parts(cell)[:-1], _parts(path)[:-1]
         while rest and folders and rest[-1] == folders[-1]:
             rest, folders = rest[:-1], folders[:-1]
         if path and rest and folders:
@@ -293,7 +294,7 @@ def by_names_of_subjects(
     count = len(next(iter(cells.values())))
     best: tuple[int, list[str], dict[int, list[str]]] = (0, [], {})
     for columns in [[a] for a in allowed] + [[a, b] for a in allowed for b in cells if b != a]:
-        keys = [tuple(cell.casefold() for cell in row) for row in zip(*(cells[c] for c in columns), strict=True)]
+        keys = [tuple(name_key(cell) for cell in row) for row in zip(*(cells[c] for c in columns), strict=True)]
         if len(set(keys)) < count or any(not all(key) for key in keys):
             continue
         by_first: dict[str, list[int]] = defaultdict(list)
@@ -320,7 +321,7 @@ def _words(path: str) -> dict[str, dict[str, set[str]]]:
     >>> sorted(_words("A/P_1-w2.jpg")["start"]["p_1"])
     ['a', 'w2']
     """
-    *folders, name = stem_of(path).casefold().split("/")
+    *folders, name = map(name_key, stem_of(path).split("/"))
     words = words_of(name)
     # the name, and its beginnings up to each separator
     starts = [name[:i] for i in range(len(name), 0, -1) if name[i - 1].isalnum() and not name[i : i + 1].isalnum()]

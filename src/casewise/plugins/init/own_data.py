@@ -23,6 +23,7 @@ from casewise.cohort.table import Problems, names_text, read_text_table
 from casewise.cohort.table_formats import NO_VALUE
 from casewise.errors import CasewiseError, counted
 from casewise.modalities.registry import modality_of
+from casewise.names import one_form
 from casewise.plugins.init.columns import Column, Roles, point_number, understand_columns
 from casewise.plugins.init.image_files import FileIndex, ImageFiles, are_grey, find_images, skipped_text, stem_of
 from casewise.plugins.init.new_study import STUDY, TABLE, NewStudy, applying, quoted, relative_path
@@ -77,6 +78,7 @@ def plan_study(
         CasewiseError: the table or the images cannot be read or do not belong together, or there is nothing to predict.
     """
     nothing = "Name a table with --table, a folder of images with --images, or both; or name a preset."
+    target, subject, sheet, pattern = map(one_form, (target, subject, sheet, pattern))
     stated = stated_pattern(pattern) if pattern and ("{" in pattern or not table) else None
     fields = stated.fields if stated else [] if pattern else ["subject"]
     guess, subject = subject == GUESS, "" if subject == GUESS else subject
@@ -359,7 +361,9 @@ def _direct_root(data: OwnData, table: Path) -> Path | None:
     written = [cell.replace("\\", "/") for cell in rows.of(data.cells[rows.files[0].name])]
     actual = [os.path.abspath(data.files.folder / path) for path in rows.paths]
     roots = dict.fromkeys([table.parent.resolve(), start, *start.parents[:3]])
-    return next((root for root in roots if [os.path.abspath(root / text) for text in written] == actual), None)
+    # `validate` reads a name in any form of its letters
+    same = [one_form(path) for path in actual]
+    return next((root for root in roots if [one_form(os.path.abspath(root / t)) for t in written] == same), None)
 
 
 def _read_back(study: NewStudy, data: OwnData) -> None:

@@ -18,6 +18,7 @@ from casewise.cohort.table import natural
 from casewise.errors import cut, nearest
 from casewise.inference.stated import people_problem, stated_by
 from casewise.modalities.store.readers import image_shape
+from casewise.names import one_form
 from casewise.plugins.serve.settings import ServiceSettings, shown_name
 from casewise.web.settings import ServiceError
 
@@ -346,7 +347,7 @@ def _unknown(field: str, description: Mapping[str, Any], *, is_file: bool, file:
 
 
 def _text(value: str, field: str) -> str:
-    text = value.strip()
+    text = one_form(value).strip()
     if len(text) > LONGEST_TEXT or not text.isprintable():
         message = f"{cut(field)}: it must be at most {LONGEST_TEXT} printable characters on one line."
         raise ServiceError(422, "bad_text", message)
