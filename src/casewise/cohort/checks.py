@@ -6,6 +6,7 @@ import difflib
 import os
 import re
 import stat
+from collections.abc import Sequence
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -190,7 +191,7 @@ def check_alike(
     for group, names in pairs.drop_duplicates().groupby("group", sort=False)["name"]:
         for same in groups_of_one(names, people):
             rows = [pairs.index[(pairs["group"] == group) & (pairs["name"] == name)].tolist() for name in same]
-            codes = [f" = {ascii(name)}" * (look_equal(same) and not name.isascii()) for name in same]
+            codes = [f" = {name!a}" * (look_equal(same) and not name.isascii()) for name in same]
             parts = zip(same, codes, rows, strict=True)
             named = " and ".join(f"{cut(name)}{code} ({rows_text(numbers, 3)})" for name, code, numbers in parts)
             of = f" of subject {group}" if within is not None else ""
@@ -244,8 +245,8 @@ def check_files(raw: pd.Series, study: Study, problems: Problems, notes: list[st
             problems.add("path missing", f"{defect}.{hint}", [row], "path")
     if corrected:
         notes.append(
-            f"In {counted(corrected, 'path')}, spaces at the ends were removed, \\ was read as /, or upper and lower case "
-            "differ from the file."
+            f"In {counted(corrected, 'path')}, spaces at the ends were removed, \\ was read as /, or capitals differ "
+            "from the file."
         )
     return pd.Series(paths, dtype="str"), pd.Series(marks, dtype="str")
 
@@ -299,8 +300,14 @@ def _file_hint(folder: Path, text: str, study: Study, problems: Problems) -> str
     )
 
 
-def check_same(cells: pd.DataFrame, images: pd.DataFrame, marks: pd.Series, problems: Problems) -> None:
-    """Duplicate rows, and files that occur twice: in a case, at two visits, or under two subjects."""
+def check_same(
+    cells: pd.DataFrame, images: pd.DataFrame, marks: pd.Series, labels: Sequence[str], problems: Problems
+) -> None:
+    """Duplicate rows, and files that occur twice: in a case, at two visits, or under two subjects.
+
+    Args:
+        labels: the columns of the targets, whose different values for one file are named.
+    """
     doubled = cells.duplicated(keep=False)
     if doubled.any():
         for _, same in cells[doubled].groupby(cells.columns.tolist(), sort=False):
@@ -317,6 +324,11 @@ def check_same(cells: pd.DataFrame, images: pd.DataFrame, marks: pd.Series, prob
             text = f"the same file is at visits {names_text(visits)} of subject {subjects[0]}: {file}."
         else:
             text = f"the same file is twice in case {subjects[0]}/{visits[0]}: {file}. Delete all but one row."
+        for column in labels:
+            values = dict.fromkeys(cells.loc[same.index, column].str.strip().tolist())
+            if len(values) > 1:
+                both = " and ".join(cut(value) if value else "none" for value in values)
+                text += f" It is listed with both labels {both} ({column}): find out which is true."
         problems.add(f"file again {min(len(subjects), 2)}{min(len(visits), 2)}", text, same.index)
 
 

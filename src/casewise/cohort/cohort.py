@@ -108,7 +108,8 @@ def read_cohort(
         check_arm(study, cells, named, problems, notes)
     _check_regions(named, study, problems, notes)
     _check_baseline(named, study, problems, notes)
-    checks.check_same(cells, images, marks, problems)
+    labels = [column for name in targets for column in target_columns(name, study) if column in cells]
+    checks.check_same(cells, images, marks, labels if labelled else [], problems)
     problems.raise_any(study.cohort)
     cohort = _assembled(named, _others(cells, columns, study, notes), study, notes, labelled)
     return replace(cohort, flow=flow.steps)

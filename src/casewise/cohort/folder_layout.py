@@ -35,6 +35,22 @@ DATE_FORM = r"(18|19|20)\d\d-?(0[1-9]|1[0-2])-?(0[1-9]|[12]\d|3[01])"
 _VISIT_NAME = rf"(?![dm][-_ ]?\d*$)({VISIT_WORDS})[-_ ]?\d*|{DATE_FORM}"
 # Folders that a system or a storage device adds; Synology's has a thumbnail of each image.
 OF_SYSTEMS = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information")
+# A word for a batch of files, a place or a device with its number or letter; after places no further number, because
+# `site1-007` may be a person.
+_FILES_WORDS = (
+    r"batch|part|set|dataset|subset|fold|folder|split|chunk|shard|lot|export|import|upload|download|delivery|dump|backup|"
+    r"archive|disk|disc|dvd|cd|card|box|tray|plate|page|run|round|series|wave|teil|ordner|lieferung|lote|dossier"
+)
+_PLACES = (
+    r"group|cohort|station|camera|cam|device|scanner|machine|unit|room|ward|lab|site|cent(?:er|re)|clinic|hospital|"
+    r"department|reader|gruppe|kamera|raum|klinik|zentrum|krankenhaus"
+)
+_NUMBERED = r"s?(?: ?[0-9]+| (?:[a-z]|[ivx]+))"
+_BATCH = (
+    rf"(?:new )?(?:{_FILES_WORDS}){_NUMBERED}(?: .*)?|(?:{_PLACES}){_NUMBERED}(?: [^0-9]*)?|"
+    r"[0-9]{3} ?(?:canon|apple|nikon|olymp|media|pana|msdcf)"
+)
+_YEAR, _MOST_YEARS = r"(?:19|20)\d\d(?:[-_ ]?(?:0[1-9]|1[0-2]|[qQ][1-4]))?", 12
 _WRAPPERS = ("images", "image", "imgs", "img", "photos", "photographs", "pictures", "data")
 _SIDES = {
     **dict.fromkeys(("train", "training", "val", "valid", "validation"), "train"),
@@ -389,6 +405,24 @@ def refuse_visits(source: Path, subjects: Iterable[str]) -> None:
             f"{source}: the folders {', '.join(names[:3])} look like visits, and would be read as subjects. State "
             "--pattern, such as '{visit}/{file}' if this is the folder of one subject, or '{subject}/{file}' if not."
         )
+
+
+def are_batches(names: Iterable[str]) -> bool:
+    """Whether names of subjects rather name batches of files, places, devices or years: half of them or more do.
+
+    >>> are_batches(["batch_01", "batch_02"]), are_batches(["Station 3", "Station 4"]), are_batches(["P01", "P02"])
+    (True, True, False)
+    """
+    different = set(map(one_form, names))
+    batches = [name for name in different if re.fullmatch(_BATCH, heading_words(name))]
+    years = [name for name in different if re.fullmatch(_YEAR, name)]
+    return 2 * max(len(batches), len(years) * (len(years) <= _MOST_YEARS)) >= max(1, len(different))
+
+
+def batches_text(names: Iterable[str]) -> str:
+    """What is doubtful about subjects with such names."""
+    shown = ", ".join(sorted(dict.fromkeys(names), key=natural)[:3])
+    return f"{shown} look like batches of files, places or devices. If they are not people, different people are one"
 
 
 def find_region(name: str, regions: list[str]) -> str:

@@ -25,7 +25,7 @@ from casewise.console import Show, Silent
 from casewise.errors import CasewiseError, CohortError, ImageError, counted, nearest, nearest_folder, none_of
 from casewise.files import PICTURES, make_folder
 from casewise.inference.drift import Batch
-from casewise.inference.stated import days_problem, people_problem, stated_by
+from casewise.inference.stated import days_problem, modality_problem, people_problem, stated_by
 from casewise.modalities.base import ImageFolder, ImageStore
 from casewise.modalities.registry import modality_of
 from casewise.names import FileNames, name_key, one_form
@@ -69,11 +69,13 @@ class NewTable:
     Attributes:
         own: whether the table is a file of the user; otherwise it was written from a data frame or a folder.
         reading: how files and folders were read as cases, with an example; empty for a table.
+        modalities: the DICOM modalities of the training images; empty if they stated none.
     """
 
     study: Study
     own: bool
     reading: str = ""
+    modalities: tuple[str, ...] = ()
 
     def corrected(self, error: CasewiseError) -> CasewiseError:
         """An error of reading the cases, without what only a study file or a temporary file could explain."""
@@ -536,7 +538,7 @@ def prepare_together(
     Returns:
         the prepared cases, and the others with the reason.
     """
-    cases = list(_checked(cases, cells, table.study))
+    cases = list(_checked(cases, cells, table.study, table.modalities))
     problems = [(case, case.problem) for case in cases if case.problem]
     good = [case for case in cases if not case.problem]
     if not good:
@@ -560,8 +562,10 @@ def prepare_together(
         return [_prepared(table, cells, [case], folder / f"case{n}") for n, case in enumerate(readable)], problems
 
 
-def _checked(cases: Sequence[RawCase], cells: pd.DataFrame, study: Study) -> Iterator[RawCase]:
-    """The cases, of which those have a problem whose images state that they are not of one subject at one visit."""
+def _checked(
+    cases: Sequence[RawCase], cells: pd.DataFrame, study: Study, modalities: Sequence[str]
+) -> Iterator[RawCase]:
+    """The cases, with a problem if images state several subjects or days, or a modality other than the training's."""
     subject_of, problems = {case.name: case.subject for case in cases}, dict[str, str]()
     several_days = predicts_single_images(study) or names_visits(cells, study)
     remedy = "Name the visits in a column `visit` or by `--pattern`."
@@ -576,6 +580,7 @@ def _checked(cases: Sequence[RawCase], cells: pd.DataFrame, study: Study) -> Ite
         telling &= set(_texts(cells, study.columns.get("subject") or "subject"))
     for name, stated in stated_of.items():
         problems[name] = people_problem(stated, subject_of[name], telling)
+        problems[name] = problems[name] or modality_problem(stated, modalities)
         if not several_days and (text := days_problem(stated)):
             problems[name] = problems[name] or f"{text} {remedy}"
     for case in cases:

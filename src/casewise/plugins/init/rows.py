@@ -17,7 +17,7 @@ from casewise.audit.sentences import fill
 from casewise.audit.subjects import FOUND_PAIRS, STRANGERS
 from casewise.cohort.checks import STORED
 from casewise.cohort.companions import ARE_THESE_IMAGES, LEAVE_OUT, companions_text
-from casewise.cohort.folder_layout import FIELDS, Pattern
+from casewise.cohort.folder_layout import FIELDS, Pattern, are_batches, batches_text
 from casewise.cohort.table import names_text, natural
 from casewise.cohort.targets import plain
 from casewise.console import Terminal
@@ -385,6 +385,8 @@ def doubt_counts(rows: ImageRows, column: str) -> None:
         f"`subjects_known: false`.{_offered_subjects(rows) if lone else ''}": lone,
         f"Subject: {name[:60]!r} has {most:,} of {images:,} images ({named} {counted(len(counts), 'value')}). "
         "If it does not identify people, state another column with --subject.": most > max(MOST_OF_ONE * images, 4),
+        f"Subject: ARE THESE PEOPLE? {batches_text(counts)}. State who is on each image with --subject or --pattern, "
+        "or write `subjects_known: false`.": rows.subjects_known and are_batches(counts),
     }
     rows.doubts += applying(doubts)
 
