@@ -232,7 +232,8 @@ class TrainedModel:
             # the training may have named people by folders, and images by their files, with or without the ending
             for name, file in zip(cells[heading].astype(str), cells[path].astype(str), strict=True):
                 relative = Path(os.path.relpath(file, start)) if os.path.isabs(file) else Path(file)
-                folders = [] if relative.parts[:1] == ("..",) else relative.parts[:-1]
+                # farther up, folders are of the computer and not of the study
+                folders = [name for name in relative.parts[-4:-1] if name != ".."]
                 if name:
                     names[name] |= {*folders, relative.name, relative.stem}
         trained_on = frozenset[str]().union(*(member.subjects for member in self.members))

@@ -527,7 +527,7 @@ def mask_lines(rows: ImageRows, files: ImageFiles, *, in_table: bool) -> list[st
     if not in_table:
         return [
             f"# There are masks of {counted(len(used), 'image')}, such as {next(iter(used.values()))}: name them in a "
-            f"column `{MASK_COLUMN}` of the table, and write `mask: {MASK_COLUMN}` under images to train on them, too."
+            f"column `{MASK_COLUMN}` of the table, and write `mask: {MASK_COLUMN}` under images to train a unet on them, too."
         ]
     rows.others.setdefault(MASK_COLUMN, [used.get(path, "") for path in rows.paths])
     if names := names_text(several, 2):
@@ -536,9 +536,9 @@ def mask_lines(rows: ImageRows, files: ImageFiles, *, in_table: bool) -> list[st
             "empty there. Join them in one file each to use them."
         )
     return [
-        f"# {TABLE} names masks of {counted(len(used), 'image')} in the column `{MASK_COLUMN}`. To train on them, too, "
-        f"write `mask: {MASK_COLUMN}` under images; if they mark lesions, `lesion: {MASK_COLUMN}` compares saliency "
-        "maps with them."
+        f"# {TABLE} names masks of {counted(len(used), 'image')} in the column `{MASK_COLUMN}`. If they mark lesions, "
+        f"write `lesion: {MASK_COLUMN}` under images to compare saliency maps with them; `mask: {MASK_COLUMN}` trains a "
+        "unet on them, too."
     ]
 
 
