@@ -335,7 +335,7 @@ def test_companions_in_a_folder_and_among_files_are_no_cases(
 def test_images_of_the_training_under_other_subjects_of_a_table_are_named(
     chest_run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    trained_on = chest_run.predictions()["subject"].astype(str).iloc[0]
+    trained_on = chest_run.predictions.query("stage == 'oof'")["subject"].astype(str).iloc[0]
     for file in (f"{trained_on}/1.png", f"x/{trained_on}.png", "other/1.png"):
         (tmp_path / file).parent.mkdir(exist_ok=True)
         Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64)).astype(np.uint8)).save(tmp_path / file)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ from casewise.names import one_form
 
 Pixels: TypeAlias = NDArray[np.integer]
 Words: TypeAlias = tuple[str, ...]
+Reader: TypeAlias = "Callable[[str], _Picture | None]"
 
 MASK, ANNOTATION, OVERLAY, THUMBNAIL = KINDS = ("mask", "annotation", "overlay", "thumbnail")
 _BY_KIND = {
@@ -84,12 +85,19 @@ class Companion:
     image: str
 
 
-def companions(folder: Path, paths: Sequence[str]) -> tuple[dict[str, Companion], list[str]]:
+def companions(
+    folder: Path, paths: Sequence[str], stored: Mapping[str, str] | None = None
+) -> tuple[dict[str, Companion], list[str]]:
     """The companions among image files below a folder, by path; and files whose names say so and whose pixels do not.
 
     Args:
         paths: relative to the folder, with `/`; volumes are judged by their names only, and may be folders.
+        stored: the paths of the files where they are stored under other names.
     """
+
+    def read(path: str) -> _Picture | None:
+        return _read(folder / (stored or {}).get(path, path))
+
     names = {path: _Name(path) for path in paths}
     volumes = [path for path in paths if path.casefold().endswith(_VOLUMES)]
     pictures = [path for path in paths if path not in set(volumes)]
@@ -97,7 +105,7 @@ def companions(folder: Path, paths: Sequence[str]) -> tuple[dict[str, Companion]
     result = _volume_masks([names[path] for path in volumes], bool(series))
     pairs = _pairs([names[path] for path in pictures])
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        kinds = list(pool.map(lambda pair: _kind_of_pair(pair, folder), pairs))
+        kinds = list(pool.map(lambda pair: _kind_of_pair(pair, read), pairs))
     unclear = [pair.path for pair, kind in zip(pairs, kinds, strict=True) if not kind and pair.words]
     for pair, kind in zip(pairs, kinds, strict=True):
         if kind:
@@ -106,7 +114,7 @@ def companions(folder: Path, paths: Sequence[str]) -> tuple[dict[str, Companion]
     for path, companion in list(result.items()):
         if companion.image in result:
             result[path] = Companion(path, companion.kind, result[companion.image].image)
-    result |= _without_partner([names[path] for path in pictures if path not in result], result, folder)
+    result |= _without_partner([names[path] for path in pictures if path not in result], result, read)
     return result, [path for path in unclear if path not in result]
 
 
@@ -267,16 +275,16 @@ def _addition_to(
     return beside[0] if len(beside) == 1 else None
 
 
-def _kind_of_pair(pair: _Pair, folder: Path) -> str:
+def _kind_of_pair(pair: _Pair, read: Reader) -> str:
     """The kind of companion that a file is for its image; '' if it is an image."""
     by_word = next((_KIND_OF[word] for word in pair.words), "")
     clear = pair.in_name and any(word in _CLEAR for word in pair.words)
-    own = _read(folder / pair.path)
+    own = read(pair.path)
     if own is None:
         return by_word if pair.in_name else ""
     if pair.words and _is_mask(own.pixels):
         return by_word
-    image = _read(folder / pair.partner)
+    image = read(pair.partner)
     if image is None:
         return by_word * clear
     if not pair.words and _levels(own.pixels) <= _FEW_LEVELS < _MANY_LEVELS <= _levels(image.pixels):
@@ -287,7 +295,7 @@ def _kind_of_pair(pair: _Pair, folder: Path) -> str:
     return (ANNOTATION if by_word == MASK else by_word) * clear
 
 
-def _without_partner(rest: Sequence[_Name], result: dict[str, Companion], folder: Path) -> dict[str, Companion]:
+def _without_partner(rest: Sequence[_Name], result: dict[str, Companion], read: Reader) -> dict[str, Companion]:
     """Masks by name and pixels whose image is missing or has another name, beside others that have their image.
 
     The others have the same word in their name, or there are images in the folder beside a folder of masks.
@@ -306,7 +314,7 @@ def _without_partner(rest: Sequence[_Name], result: dict[str, Companion], folder
         if beside or words & set(_says(name.stem)):
             candidates.append(name)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        pictures = list(pool.map(lambda name: _read(folder / name.path), candidates))
+        pictures = list(pool.map(lambda name: read(name.path), candidates))
     masks = [name for name, own in zip(candidates, pictures, strict=True) if own and _is_mask(own.pixels)]
     # if nothing else is left, these are the images
     if len(masks) == len(rest) and not result:

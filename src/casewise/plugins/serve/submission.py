@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from starlette.concurrency import run_in_threadpool
 
+from casewise.cohort.companions import companions, companions_text
 from casewise.cohort.folder_layout import ENDINGS
 from casewise.cohort.groups import spelled_alike
 from casewise.cohort.table import natural
@@ -160,6 +161,20 @@ def check_pixels(submission: Submission, folder: Path, limit: int, description: 
             limits = f"at most {limit:,} pixels and sides of {LONGEST_SIDE:,} are read. Save it smaller."
             message = f"{file.name}: it has {width:,} x {height:,} pixels; {limits}"
             raise ServiceError(413, "image_too_large", message, [file.name])
+
+
+def check_companions(submission: Submission, folder: Path, description: Mapping[str, Any]) -> None:
+    """Check that every photograph is an image, and no mask, overlay or thumbnail of another one.
+
+    Raises:
+        ServiceError: one is; the answer would be about a drawing.
+    """
+    if description["modality"] != "photographs":
+        return
+    stored = {file.name: file.stored for file in submission.files}
+    if belonging := companions(folder, list(stored), stored)[0]:
+        text = f"Not images of their own: {companions_text(belonging.values())}. Leave them out."
+        raise ServiceError(422, "not_an_image", text, list(belonging))
 
 
 def check_person(submission: Submission, folder: Path) -> None:
