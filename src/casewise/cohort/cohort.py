@@ -86,8 +86,8 @@ def read_cohort(
     targets = [name for name in study.targets if name not in STORED]
     values = {name: read_target(name, study, cells, problems) if labelled else float("nan") for name in targets}
     check_readers(study, cells, problems)
-    for column in _mask_columns(study) & set(cells):
-        cells = cells.assign(**{column: checks.mask_files(cells[column], study, column, problems)})
+    for heading in sorted(_mask_columns(study) & set(cells)):
+        cells = cells.assign(**{heading: checks.mask_files(cells[heading], study, heading, problems)})
     if misnamed:
         # without a column, such as the visit, the cases would show problems that the table does not have
         problems.raise_any(study.cohort)

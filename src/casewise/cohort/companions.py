@@ -62,8 +62,9 @@ _SIDE = 512
 _MOST_LEVELS, _FEW_LEVELS, _MANY_LEVELS = 16, 8, 32
 # Compression and smooth borders leave this share of a mask near black and white.
 _NEAR, _NEAR_SHARE = 24, 0.95
-# The same picture: this correlation of reduced pictures, or this share of equal pixels that are not background.
-_CORRELATED, _REDUCED, _EQUAL_SHARE = 0.97, 24, 0.7
+# The same picture: this correlation of reduced pictures, or this share of pixels other than background that are equal
+# up to a compression, or exactly.
+_CORRELATED, _REDUCED, _EQUAL_SHARE, _SAME_SHARE = 0.97, 24, 0.7, 0.5
 # Drawings change at least this share of the pixels by so much; most of it in a few colours.
 _DRAWN_SHARE, _CHANGED, _DRAWN_COLOURS = 0.001, 60, 8
 _SMALLER = 0.75
@@ -351,9 +352,8 @@ def _read(path: Path) -> _Picture | None:
     try:
         with Image.open(path) as picture:
             size, mode = picture.size, picture.mode
-            if mode in ("LA", "PA", "RGBA", "RGBa"):
-                picture = picture.convert("L" if mode == "LA" else "RGB")
-            pixels = np.asarray(picture)
+            plain = {"LA": "L", "PA": "RGB", "RGBA": "RGB", "RGBa": "RGB"}.get(mode)
+            pixels = np.asarray(picture.convert(plain) if plain else picture)
     except Exception:  # noqa: BLE001 (whatever a damaged file raises; `validate` names it)
         return None
     step = max(1, min(size) // _SIDE)
@@ -391,13 +391,18 @@ def _same_picture(own: _Picture, image: _Picture) -> str:
             return THUMBNAIL
     if own.size != image.size:
         return ""
-    first, second = (_coloured(picture.pixels) for picture in (own, image))
-    difference = np.abs(first - second).max(axis=2)
-    shown = (second.max(axis=2) > _NEAR) & (second.min(axis=2) < 255 - _NEAR)
+    drawn, original = (_coloured(picture.pixels) for picture in (own, image))
+    difference = np.abs(drawn - original).max(axis=2)
+    shown = (original.max(axis=2) > _NEAR) & (original.min(axis=2) < 255 - _NEAR)
     changed = difference > _CHANGED
-    if shown.mean() < 0.01 or not changed.mean() >= _DRAWN_SHARE:
+    if shown.mean() < 0.01 or (difference > _NEAR // 2).mean() < _DRAWN_SHARE:
         return ""
-    colours = Counter(map(tuple, (first[changed] // 32).tolist())).most_common(_DRAWN_COLOURS)
+    # no two photographs have the same values in so many pixels
+    if float((difference[shown] == 0).mean()) >= _SAME_SHARE and _levels(original) >= _MANY_LEVELS:
+        return OVERLAY
+    if changed.mean() < _DRAWN_SHARE:
+        return ""
+    colours = Counter(map(tuple, (drawn[changed] // 32).tolist())).most_common(_DRAWN_COLOURS)
     few = sum(count for _, count in colours) >= 0.6 * changed.sum()
     return OVERLAY if few and float((difference[shown] <= _NEAR // 2).mean()) >= _EQUAL_SHARE else ""
 

@@ -527,7 +527,7 @@ def mask_lines(rows: ImageRows, files: ImageFiles, *, in_table: bool) -> list[st
     if not in_table:
         return [
             f"# There are masks of {counted(len(used), 'image')}, such as {next(iter(used.values()))}: name them in a "
-            f"column `{MASK_COLUMN}` of the table, and write `mask: {MASK_COLUMN}` under images to train a unet on them."
+            f"column `{MASK_COLUMN}` of the table. `mask: {MASK_COLUMN}` under images trains a unet on them."
         ]
     rows.others.setdefault(MASK_COLUMN, [used.get(path, "") for path in rows.paths])
     if names := names_text(several, 2):
