@@ -255,9 +255,10 @@ def in_other_folders(column: FileColumn, cells: Sequence[str]) -> list[tuple[str
 
 
 def mask_files(cells: Mapping[str, Sequence[str]], images: ImageFiles) -> set[str]:
-    """The files that columns of masks name."""
+    """The files that columns of masks name: by their headings, or because they name companions of images only."""
     index = FileIndex(images.paths, images.companions)
-    return {path for name, column in cells.items() if _of_masks(name) for v in set(column) for path in index.find(v)}
+    named = {name: {path for v in set(column) for path in index.find(v)} for name, column in cells.items()}
+    return set().union(*(p for name, p in named.items() if _of_masks(name) or p <= set(images.companions)))
 
 
 def _of_masks(name: str) -> bool:

@@ -25,7 +25,15 @@ from casewise.errors import CasewiseError, counted
 from casewise.modalities.registry import modality_of
 from casewise.names import one_form
 from casewise.plugins.init.columns import Column, Roles, point_number, understand_columns
-from casewise.plugins.init.image_files import FileIndex, ImageFiles, are_grey, find_images, skipped_text, stem_of
+from casewise.plugins.init.image_files import (
+    FileIndex,
+    ImageFiles,
+    are_grey,
+    find_images,
+    mask_files,
+    skipped_text,
+    stem_of,
+)
 from casewise.plugins.init.new_study import STUDY, TABLE, NewStudy, applying, quoted, relative_path
 from casewise.plugins.init.rows import (
     FOUND,
@@ -238,7 +246,8 @@ def _planned(data: OwnData, folder: Path, stated: Pattern | None = None) -> NewS
     # the study reads the table as it is if it can
     root = _direct_root(data, data.table) if data.table and not rows.changed and plan.cells is None else None
     lines = _head(data, plan, root, folder) + source_lines(roles.sources, outcomes, rows, cells)
-    lines += mask_lines(rows, files, in_table=root is None)
+    if not mask_files(cells, files):
+        lines += mask_lines(rows, files, in_table=root is None)
     lines += covariate_lines({n: c for n, c in cells.items() if n not in {data.target, *roles.used, *outcomes}}, rows)
     study = NewStudy(folder, understood=list(rows.understood), doubts=list(rows.doubts))
     if root is None:
@@ -519,7 +528,7 @@ def source_lines(
 
 
 def mask_lines(rows: ImageRows, files: ImageFiles, *, in_table: bool) -> list[str]:
-    """A commented proposal of the masks that lie with the images, and their column unless the table has one."""
+    """A commented proposal of the masks that lie with the images, and their column where the table is written."""
     masks, several = masks_by_image(files.companions.values())
     used = {path: mask for path, mask in masks.items() if path in set(rows.paths)}
     if not used:
