@@ -41,6 +41,8 @@ def closest(name: str, options: list[str]) -> str:
     >>> closest("PATH", ["path", "day"])
     " Did you mean 'path'?"
     """
+    if equal := next((option for option in options if option != name and look_equal([option, name])), None):
+        return f" Did you mean {cut(equal)} = {equal!a}, not {name!a}?"
     same = next((option for option in options if option != name and alike(option) == alike(name)), None)
     return nearest(name, options) if same is None else f" Did you mean {cut(same)}?"
 

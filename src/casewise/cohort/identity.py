@@ -62,7 +62,7 @@ def look_equal(names: Sequence[str]) -> bool:
     (True, False)
     """
     plain = {"".join(text.casefold().translate(_LOOKALIKES).split()) for text in names}
-    return len(plain) == 1 and not all(name.isascii() for name in names)
+    return len(plain) == 1 < len({name.casefold() for name in names}) and not all(name.isascii() for name in names)
 
 
 def identity(name: str) -> frozenset[str]:

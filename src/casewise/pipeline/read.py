@@ -87,7 +87,10 @@ def read(study: Study, folder: RunFolder | None, show: Show, *, to_train: bool =
     if external and pretraining:
         check_names_apart(study, cohort, external[1], pretraining[1])
     doubtful = doubtful_names(study, cohort, external and external[1], pretraining and pretraining[1])
-    cohort = replace(cohort, notes=[*cohort.notes, *doubtful, *listed_companions(cohort.images["path"])])
+    doubtful += listed_companions(cohort.images["path"])
+    for other, rows in filter(None, (external, pretraining and pretraining[:2])):
+        doubtful += [f"{other.name}: {text}" for text in listed_companions(rows.images["path"])]
+    cohort = replace(cohort, notes=[*cohort.notes, *doubtful])
     cases = cohort.cases
     cohort = modality_of(study).read(study, cohort, folder.images(study.images.store) if folder else None, show)
     cohort = replace(cohort, flow=[*cohort.flow, *cases_step("images", cases, cohort.cases)])
