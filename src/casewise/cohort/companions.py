@@ -47,6 +47,8 @@ _CLEAR_TEXT = (
     "superpixels contour contours overlay overlays annotated heatmap heatmaps gradcam saliency thumbnail thumbnails"
 )
 _CLEAR = frozenset(_CLEAR_TEXT.split())
+# Words that name a file rather than what a photograph shows, for files that Pillow cannot read.
+_OF_FILES = frozenset(("mask", "masks", "msk", "seg", "segs", "segm", "gt"))
 # Words of the images themselves, which say nothing.
 _NEUTRAL_TEXT = (
     "image images img imgs photo photos picture pictures original originals orig input inputs raw source sources "
@@ -70,7 +72,8 @@ _DRAWN_SHARE, _CHANGED, _DRAWN_COLOURS = 0.001, 60, 8
 _SMALLER = 0.75
 # More additions to one name number images.
 _MOST_ADDITIONS = 8
-
+# Larger pictures, such as slides, are judged by their names only.
+_MOST_PIXELS = 80_000_000
 
 # Said of companions that a table lists as images, around the text on them.
 ARE_THESE_IMAGES = "ARE THESE IMAGES? Rows of the table name"
@@ -101,13 +104,13 @@ def companions(
 
     names = {path: _Name(path) for path in paths}
     volumes = [path for path in paths if path.casefold().endswith(_VOLUMES)]
-    pictures = [path for path in paths if path not in set(volumes)]
+    pictures = [path for path in paths if not path.casefold().endswith(_VOLUMES)]
     series = [path for path in pictures if "." not in path.rpartition("/")[2]]
     result = _volume_masks([names[path] for path in volumes], bool(series))
     pairs = _pairs([names[path] for path in pictures])
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         kinds = list(pool.map(lambda pair: _kind_of_pair(pair, read), pairs))
-    unclear = [pair.path for pair, kind in zip(pairs, kinds, strict=True) if not kind and pair.words]
+    unclear = [pair.path for pair, kind in zip(pairs, kinds, strict=True) if not kind and pair.words and pair.in_name]
     for pair, kind in zip(pairs, kinds, strict=True):
         if kind:
             result[pair.path] = Companion(pair.path, kind, pair.image)
@@ -175,6 +178,10 @@ class _Name:
         return set(self.all - other.all)
 
 
+# Names by how they are looked up: a word for it, and parts of a name.
+_Index: TypeAlias = dict[tuple[object, ...], list[_Name]]
+
+
 @dataclass(frozen=True)
 class _Pair:
     """A file, the image that it may belong to, and the words that say so; none if only the pixels can."""
@@ -215,38 +222,42 @@ def _cores(words: Words) -> list[Words]:
 
 def _pairs(names: Sequence[_Name]) -> list[_Pair]:
     """The pairs of a file and an image that its name, or its pixels, may make its companion."""
-    by_core: dict[Words, list[_Name]] = defaultdict(list)
-    by_stem: dict[tuple[Words, Words], list[_Name]] = defaultdict(list)
+    index: _Index = defaultdict(list)
     for name in names:
-        by_core[name.cores[0]].append(name)
-        by_stem[tuple(name.folders), name.stem].append(name)
+        index["core", name.cores[0]].append(name)
+        index["near", name.cores[0], name.plain_folders].append(name)
+        index["beside", name.cores[0], *name.folders[:-1]].append(name)
+        index["stem", name.stem, *name.folders].append(name)
     named: dict[str, _Pair] = {}
     for name in names:
-        if _says(name.all) and (pair := _named_pair(name, by_core)):
+        if _says(name.all) and (pair := _named_pair(name, index)):
             named[name.path] = pair
     added: dict[str, list[_Pair]] = defaultdict(list)
     for name in names:
-        if name.path not in named and (partner := _addition_to(name, by_stem, by_core)):
+        if name.path not in named and (partner := _addition_to(name, index)):
             added[partner.path].append(_Pair(name.path, partner.path, (), image=partner.path))
     few = [pair for pairs in added.values() if len(pairs) <= _MOST_ADDITIONS for pair in pairs]
     return [*named.values(), *few]
 
 
-def _named_pair(name: _Name, by_core: dict[Words, list[_Name]]) -> _Pair | None:
+def _named_pair(name: _Name, index: _Index) -> _Pair | None:
     """The pair of a file with the image whose name it has, beyond which it has a word of companions."""
+
+    def partners(others: Sequence[_Name]) -> list[_Name]:
+        return [
+            other
+            for other in others
+            if other is not name and _says(name.beyond(other)) and not _says(other.beyond(name))
+        ]
+
     for core in name.cores:
-        partners = []
-        for other in by_core.get(core, []):
-            words, others = name.beyond(other), other.beyond(name)
-            if other is not name and _says(words) and not _says(others):
-                partners.append(other)
-        if not core:
-            partners = [other for other in partners if other.plain_folders == name.plain_folders]
-        if not partners:
+        near = partners(index.get(("near", core, name.plain_folders), []))
+        # `1.png` of many folders is no name of one image
+        far = index.get(("core", core), []) if core and not near else []
+        best = near or (partners(far) if len(far) <= _MOST_ADDITIONS else [])
+        if not best:
             continue
-        near = [other for other in partners if other.plain_folders == name.plain_folders]
-        same = [other for other in near if other.folders == name.folders]
-        best = same or near or partners
+        best = [other for other in best if other.folders == name.folders] or best
         best = [other for other in best if not _says(other.stem)] or best
         distinctive = near or (len("".join(core)) >= 5 and re.search(r"\d", "".join(core)))
         image = best[0].path if len(best) == 1 and distinctive else ""
@@ -256,22 +267,18 @@ def _named_pair(name: _Name, by_core: dict[Words, list[_Name]]) -> _Pair | None:
     return None
 
 
-def _addition_to(
-    name: _Name, by_stem: dict[tuple[Words, Words], list[_Name]], by_core: dict[Words, list[_Name]]
-) -> _Name | None:
+def _addition_to(name: _Name, index: _Index) -> _Name | None:
     """The image of the same folder whose name begins this one; of the same stem, or in the folder of images beside."""
-    folders = tuple(name.folders)
     for length in range(len(name.stem), 0, -1):
-        others = [other for other in by_stem.get((folders, name.stem[:length]), []) if other is not name]
+        same = index.get(("stem", name.stem[:length], *name.folders), [])
+        others = [other for other in same[: _MOST_ADDITIONS + 1] if other is not name]
         if others and (length < len(name.stem) or len(others) == 1):
             return others[0]
     beside = [
         other
-        for other in by_core.get(name.cores[0], [])[:_MOST_ADDITIONS]
-        if other.folders[:-1] == name.folders[:-1]
-        and other.folders != name.folders
-        and other.beyond(name)
-        and other.beyond(name) <= _NEUTRAL
+        for other in index.get(("beside", name.cores[0], *name.folders[:-1]), [])[: _MOST_ADDITIONS + 1]
+        if other.folders != name.folders and len(other.folders) == len(name.folders)
+        if other.beyond(name) and other.beyond(name) <= _NEUTRAL
     ]
     return beside[0] if len(beside) == 1 else None
 
@@ -282,7 +289,7 @@ def _kind_of_pair(pair: _Pair, read: Reader) -> str:
     clear = pair.in_name and any(word in _CLEAR for word in pair.words)
     own = read(pair.path)
     if own is None:
-        return by_word if pair.in_name else ""
+        return by_word if clear or (pair.in_name and _OF_FILES & set(pair.words)) else ""
     if pair.words and _is_mask(own.pixels):
         return by_word
     image = read(pair.partner)
@@ -352,6 +359,8 @@ def _read(path: Path) -> _Picture | None:
     try:
         with Image.open(path) as picture:
             size, mode = picture.size, picture.mode
+            if size[0] * size[1] > _MOST_PIXELS:
+                return None
             plain = {"LA": "L", "PA": "RGB", "RGBA": "RGB", "RGBa": "RGB"}.get(mode)
             pixels = np.asarray(picture.convert(plain) if plain else picture)
     except Exception:  # noqa: BLE001 (whatever a damaged file raises; `validate` names it)
