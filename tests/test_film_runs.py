@@ -45,6 +45,12 @@ def test_a_run_and_its_maps_name_nobody(tmp_path: Path, chests: Path, capsys: py
     lines, finished = validate(study, Terminal()), run(study, tmp_path / "run")
     predicted = load_bundle(finished.folder / "jobs" / "cnn" / "fold1").predict(tmp_path / "dcm")
     assert len(predicted) == len(rows)
+    model = load_bundle(finished.folder)
+    assert model.modalities == ("DX",)
+    write_film(tmp_path / "ct" / "a.dcm", np.eye(64, dtype=np.uint16) * 900, bits=12, Modality="CT")
+    other = model.predict(tmp_path / "ct")
+    assert other["prediction"].isna().all()
+    assert other["problem"].str.contains("modality 'CT'").all()
     case = str(finished.predictions.query("stage == 'oof'")["case"].iloc[0])
     assert explain_run(finished.folder, ExplainSettings(cases=[case], output=tmp_path / "run" / "maps"))
     files = [path for path in finished.folder.rglob("*") if path.is_file()]

@@ -14,7 +14,7 @@ from casewise.cohort.folder_layout import read_new_layout, stated_pattern
 from casewise.errors import CasewiseError, CohortError
 from casewise.inference.new_cases import NewTable, cases_of, in_chunks, prepare_together, reason_of
 from casewise.inference.output_table import OutputTable, write_table
-from casewise.inference.stated import people_problem, stated_by
+from casewise.inference.stated import modalities_of, people_problem, stated_by
 from casewise.modalities.registry import modality_of
 from casewise.run import Run
 from casewise.study.loading import build_study
@@ -274,3 +274,82 @@ def test_a_film_of_another_subject_of_the_table_has_no_prediction(chest_run: Run
     assert chest_run.predict(pd.DataFrame({"path": map(str, same), "subject": ["6", "7"]}))["prediction"].notna().all()
     rows = pd.DataFrame({"path": [str(film(tmp_path / "none.dcm", PatientID="")), str(films[2])], "subject": ["A", ""]})
     assert (chest_run.predict(rows).set_index("subject")["problem"] == "").tolist().count(True) == 1
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "stated", "refused"),
+    [
+        (("DX",), "CT", True),
+        (("DX",), "MR", True),
+        (("MG",), "DX", True),
+        (("MR", "PT"), "CT", True),
+        (("DX",), "CR", False),
+        (("CT",), "CT", False),
+        (("DX",), "OT", False),
+        (("DX",), "", False),
+        ((), "CT", False),
+    ],
+)
+def test_an_image_of_another_modality_has_no_prediction(
+    tmp_path: Path, trained_on: tuple[str, ...], stated: str, refused: bool
+) -> None:
+    pytest.importorskip("pydicom")
+    film(tmp_path / "a.dcm", Modality=stated), film(tmp_path / "b.dcm", Modality=(*trained_on, "")[0])
+    study = study_of("photographs", root=str(tmp_path), panels={"by": "case"})
+    cells = cells_of(path=["a.dcm", "b.dcm"], subject=["P1", "P2"])
+    table = NewTable(study, own=True, modalities=trained_on)
+    prepared, problems = prepare_together(table, cells, cases_of(cells, study), tmp_path / "prepared")
+    assert [case.subject for case, _ in problems] == ["P1"] * refused
+    assert all(stated in text and trained_on[0] in text for _, text in problems)
+    assert len(prepared) == 1
+
+
+def test_modalities_of_training_images(tmp_path: Path) -> None:
+    pytest.importorskip("pydicom")
+    films = [film(tmp_path / f"{name}.dcm", Modality=name) for name in ("DX", "CR", "OT")]
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    assert modalities_of([*films, tmp_path / "a.png", tmp_path / "missing.dcm"]) == ("CR", "DX")
+
+
+def test_companions_in_a_folder_and_among_files_are_no_cases(
+    chest_run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (64, 64)).astype(np.uint8)
+    files = [tmp_path / "in" / name for name in ("a.png", "a_mask.png")]
+    files[0].parent.mkdir()
+    Image.fromarray(pixels).save(files[0])
+    Image.fromarray((pixels > 250).astype(np.uint8) * 255).save(files[1])
+    (tmp_path / "in" / "@eaDir").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "in" / "@eaDir" / "thumb.png")
+    for cases in (tmp_path / "in", files):
+        caplog.clear()
+        assert chest_run.predict(cases)["subject"].unique().tolist() == ["a.png"]
+        assert "1 mask" in caplog.text
+        assert "a_mask.png" in caplog.text
+    caplog.clear()
+    rows = chest_run.predict(pd.DataFrame({"path": map(str, files), "subject": ["A", "B"]}))
+    assert set(rows["subject"]) == {"A", "B"}  # a table is taken at its word, with a doubt
+    assert "a_mask.png of a.png" in caplog.text
+
+
+def test_images_of_the_training_under_other_subjects_of_a_table_are_named(
+    chest_run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trained_on = chest_run.predictions.query("stage == 'oof'")["subject"].astype(str).iloc[0]
+    for file in (f"{trained_on}/1.png", f"x/{trained_on}.png", "other/1.png"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64)).astype(np.uint8)).save(tmp_path / file)
+    files = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.glob("*/*.png"))
+    table = pd.DataFrame({"path": files, "subject": ["new 1", "new 2", "new 3"]})
+    chest_run.predict(table, root=tmp_path)
+    assert "Names of the training: 2 of 3 subjects." in caplog.text
+
+
+def test_folders_of_batches_are_doubted_as_people(
+    chest_run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for folder in ("batch_01", "batch_02"):
+        (tmp_path / folder).mkdir()
+        Image.new("L", (64, 64)).save(tmp_path / folder / "1.png")
+    chest_run.predict(tmp_path)
+    assert "batch_01, batch_02 look like batches" in caplog.text

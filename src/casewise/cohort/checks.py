@@ -6,17 +6,19 @@ import difflib
 import os
 import re
 import stat
+from collections.abc import Sequence
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from casewise.cohort.identity import AS_WRITTEN, Declared, alike, groups_of_one
+from casewise.cohort.identity import AS_WRITTEN, Declared, alike, groups_of_one, look_equal
 from casewise.cohort.table import Problems, each, names_text, natural, read_dates, rows_text
 from casewise.cohort.table_formats import NO_VALUE
 from casewise.errors import counted, cut, nearest, nearest_folder, shortened
 from casewise.files import PLAIN_NUMBER
+from casewise.names import FileNames, as_codes, one_form
 from casewise.study.schema import Study
 
 if TYPE_CHECKING:
@@ -39,6 +41,8 @@ def closest(name: str, options: list[str]) -> str:
     >>> closest("PATH", ["path", "day"])
     " Did you mean 'path'?"
     """
+    if equal := next((option for option in options if option != name and look_equal([option, name])), None):
+        return f" Did you mean {cut(equal)} = {equal!a}, not {name!a}?"
     same = next((option for option in options if option != name and alike(option) == alike(name)), None)
     return nearest(name, options) if same is None else f" Did you mean {cut(same)}?"
 
@@ -143,8 +147,8 @@ def _matching(
         return None
 
     def file_or_text(text: str) -> str:
-        text = text.strip()
-        return os.path.abspath(os.path.join(root, text.replace("\\", "/"))) if root and text else text
+        text = one_form(text).strip()
+        return one_form(os.path.abspath(os.path.join(root, text.replace("\\", "/")))) if root and text else text
 
     values = cells[column].str.strip()
     keys, options = values.map(file_or_text), [accepted] if isinstance(accepted, str) else accepted
@@ -189,7 +193,9 @@ def check_alike(
     for group, names in pairs.drop_duplicates().groupby("group", sort=False)["name"]:
         for same in groups_of_one(names, people):
             rows = [pairs.index[(pairs["group"] == group) & (pairs["name"] == name)].tolist() for name in same]
-            named = " and ".join(f"{cut(n)} ({rows_text(r, 3)})" for n, r in zip(same, rows, strict=True))
+            codes = [f" = {name!a}" * (look_equal(same) and not name.isascii()) for name in same]
+            parts = zip(same, codes, rows, strict=True)
+            named = " and ".join(f"{cut(name)}{code} ({rows_text(numbers, 3)})" for name, code, numbers in parts)
             of = f" of subject {group}" if within is not None else ""
             text = (
                 f"{field}{of}: {named} look alike. Write the same name in all rows, or names that differ more clearly."
@@ -212,19 +218,22 @@ def check_files(raw: pd.Series, study: Study, problems: Problems, notes: list[st
         problems.add("root", f"{_root_key(problems)}: there is no folder {folder}.{nearest_folder(folder)}")
     paths: dict[int, str] = {}
     marks: dict[int, str] = {}
-    corrected = 0
+    names, corrected = FileNames(), 0
     for row, text in each(raw):
         paths[row], marks[row] = os.path.abspath(os.path.join(folder, text)), ""
         shown = shortened(text, _PATH)
         if not text.strip():
             problems.add("path empty", "is empty. Fill in the image file, or delete the row.", [row], "path")
             continue
+        matches = names.below(folder, text) if reachable else []
+        if len(matches) > 1:
+            listed = as_codes(map(os.path.basename, matches))
+            problems.add("path ambiguous", f"{shown} may be one of {listed}. Rename or remove one file.", [row], "path")
+            continue
+        if matches:
+            corrected += one_form(matches[0]) != one_form(paths[row])
+            paths[row] = matches[0]
         status, why = _stat(paths[row]) if reachable else (None, None)
-        for other in dict.fromkeys((text.strip(), text.replace("\\", "/").strip())) if reachable and not status else ():
-            status = _stat(path := os.path.abspath(os.path.join(folder, other)))[0]
-            if status:
-                paths[row], corrected = path, corrected + 1
-                break
         if status and (stat.S_ISREG(status.st_mode) or (study.folders_allowed and stat.S_ISDIR(status.st_mode))):
             # links and './' lead to the same inode
             marks[row] = f"{status.st_dev}:{status.st_ino}"
@@ -237,8 +246,24 @@ def check_files(raw: pd.Series, study: Study, problems: Problems, notes: list[st
             defect = f"{shown} cannot be reached ({why})" if why else f"there is no file {shown}{within}"
             problems.add("path missing", f"{defect}.{hint}", [row], "path")
     if corrected:
-        notes.append(f"In {counted(corrected, 'path')}, spaces at the ends were removed or \\ was read as /.")
+        notes.append(
+            f"In {counted(corrected, 'path')}, spaces at the ends were removed, \\ was read as /, or capitals differ "
+            "from the file."
+        )
     return pd.Series(paths, dtype="str"), pd.Series(marks, dtype="str")
+
+
+def mask_files(raw: pd.Series, study: Study, field: str, problems: Problems) -> pd.Series:
+    """A column of masks with the names as the disk spells them; cells without a file stay as they are."""
+    folder, names = (study.root or study.cohort.parent).absolute(), FileNames()
+    cells: dict[int, str] = {}
+    for row, text in each(raw):
+        matches = names.below(folder, text) if text.strip() else []
+        if len(matches) > 1:
+            text_of_both = as_codes(map(os.path.basename, matches))
+            problems.add("mask ambiguous", f"may be one of {text_of_both}. Rename or remove one file.", [row], field)
+        cells[row] = matches[0] if len(matches) == 1 and matches[0] != os.path.abspath(folder / text) else text
+    return pd.Series(cells, dtype="str")
 
 
 def _root_key(problems: Problems) -> str:
@@ -277,8 +302,14 @@ def _file_hint(folder: Path, text: str, study: Study, problems: Problems) -> str
     )
 
 
-def check_same(cells: pd.DataFrame, images: pd.DataFrame, marks: pd.Series, problems: Problems) -> None:
-    """Duplicate rows, and files that occur twice: in a case, at two visits, or under two subjects."""
+def check_same(
+    cells: pd.DataFrame, images: pd.DataFrame, marks: pd.Series, labels: Sequence[str], problems: Problems
+) -> None:
+    """Duplicate rows, and files that occur twice: in a case, at two visits, or under two subjects.
+
+    Args:
+        labels: the columns of the targets, whose different values for one file are named.
+    """
     doubled = cells.duplicated(keep=False)
     if doubled.any():
         for _, same in cells[doubled].groupby(cells.columns.tolist(), sort=False):
@@ -295,6 +326,11 @@ def check_same(cells: pd.DataFrame, images: pd.DataFrame, marks: pd.Series, prob
             text = f"the same file is at visits {names_text(visits)} of subject {subjects[0]}: {file}."
         else:
             text = f"the same file is twice in case {subjects[0]}/{visits[0]}: {file}. Delete all but one row."
+        for column in labels:
+            values = dict.fromkeys(cells.loc[same.index, column].str.strip().tolist())
+            if len(values) > 1:
+                both = " and ".join(cut(value) if value else "none" for value in values)
+                text += f" It is listed with both labels {both} ({column}): find out which is true."
         problems.add(f"file again {min(len(subjects), 2)}{min(len(visits), 2)}", text, same.index)
 
 

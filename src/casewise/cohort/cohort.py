@@ -86,6 +86,8 @@ def read_cohort(
     targets = [name for name in study.targets if name not in STORED]
     values = {name: read_target(name, study, cells, problems) if labelled else float("nan") for name in targets}
     check_readers(study, cells, problems)
+    for heading in sorted(_mask_columns(study) & set(cells)):
+        cells = cells.assign(**{heading: checks.mask_files(cells[heading], study, heading, problems)})
     if misnamed:
         # without a column, such as the visit, the cases would show problems that the table does not have
         problems.raise_any(study.cohort)
@@ -106,10 +108,17 @@ def read_cohort(
         check_arm(study, cells, named, problems, notes)
     _check_regions(named, study, problems, notes)
     _check_baseline(named, study, problems, notes)
-    checks.check_same(cells, images, marks, problems)
+    labels = [column for name in targets for column in target_columns(name, study) if column in cells]
+    checks.check_same(cells, images, marks, labels if labelled else [], problems)
     problems.raise_any(study.cohort)
     cohort = _assembled(named, _others(cells, columns, study, notes), study, notes, labelled)
     return replace(cohort, flow=flow.steps)
+
+
+def _mask_columns(study: Study) -> set[str]:
+    """The columns that name masks, by the settings of every kind of image."""
+    own = (getattr(study.modality_settings, name, None) for name in ("mask", "lesion"))
+    return {str(column) for column in (study.images.mask, study.images.lesion, study.audit.mask, *own) if column}
 
 
 def _standard_columns(

@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from casewise.cohort.companions import Companion, companions
 from casewise.cohort.identity import alike
 from casewise.cohort.table import natural
 from casewise.errors import CasewiseError, counted, cut, nearest, nearest_folder
+from casewise.names import as_codes, one_form
 
 IMAGES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".webp", ".heic", ".heif")
 SLIDES = (".bif", ".czi", ".mrxs", ".ndpi", ".scn", ".svs", ".svslide", ".vms", ".vmu")
@@ -31,6 +33,24 @@ VISIT_WORDS = (
 DATE_FORM = r"(18|19|20)\d\d-?(0[1-9]|1[0-2])-?(0[1-9]|[12]\d|3[01])"
 # Of a folder; `D001` and `M2` are rather subjects.
 _VISIT_NAME = rf"(?![dm][-_ ]?\d*$)({VISIT_WORDS})[-_ ]?\d*|{DATE_FORM}"
+# Folders that a system or a storage device adds; Synology's has a thumbnail of each image.
+OF_SYSTEMS = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information")
+# A word for a batch of files, a place or a device with its number or letter; after places no further number, because
+# `site1-007` may be a person.
+_FILES_WORDS = (
+    r"batch|part|set|dataset|subset|fold|folder|split|chunk|shard|lot|export|import|upload|download|delivery|dump|backup|"
+    r"archive|disk|disc|dvd|cd|card|box|tray|plate|page|run|round|series|wave|teil|ordner|lieferung|lote|dossier"
+)
+_PLACES = (
+    r"group|cohort|station|camera|cam|device|scanner|machine|unit|room|ward|lab|site|cent(?:er|re)|clinic|hospital|"
+    r"department|reader|gruppe|kamera|raum|klinik|zentrum|krankenhaus"
+)
+_NUMBERED = r"s?(?: ?[0-9]+| (?:[a-z]|[ivx]+))"
+_BATCH = (
+    rf"(?:new )?(?:{_FILES_WORDS}){_NUMBERED}(?: .*)?|(?:{_PLACES}){_NUMBERED}(?: [^0-9]*)?|"
+    r"[0-9]{3} ?(?:canon|apple|nikon|olymp|media|pana|msdcf)"
+)
+_YEAR, _MOST_YEARS = r"(?:19|20)\d\d(?:[-_ ]?(?:0[1-9]|1[0-2]|[qQ][1-4]))?", 12
 _WRAPPERS = ("images", "image", "imgs", "img", "photos", "photographs", "pictures", "data")
 _SIDES = {
     **dict.fromkeys(("train", "training", "val", "valid", "validation"), "train"),
@@ -54,12 +74,16 @@ class FolderImage:
 
 @dataclass(frozen=True)
 class Layout:
-    """The images below a folder in order, the meaning of the folders, and the files that are not images."""
+    """The images below a folder in order, the meaning of the folders, and the files that are not images.
+
+    `companions` are masks and other files that belong to an image, and are left out as well.
+    """
 
     shape: str
     images: list[FolderImage]
     skipped: list[str]
     put_with_train: str = ""
+    companions: list[Companion] = field(default_factory=list)
 
     @property
     def by_class(self) -> bool:
@@ -76,7 +100,7 @@ def read_layout(source: Path, *, regions: list[str], classes: list[str] | None) 
     Raises:
         CasewiseError: the folder is missing, has no images, or has another layout.
     """
-    paths, skipped = _image_files(source)
+    paths, skipped, belonging = _image_files(source)
     if not paths:
         names = f" It contains {counted(len(skipped), 'other file')}, such as {skipped[0]}." if skipped else ""
         raise CasewiseError(f"{source} contains no images ({', '.join(ENDINGS)}).{names}")
@@ -91,7 +115,7 @@ def read_layout(source: Path, *, regions: list[str], classes: list[str] | None) 
             "Or write cohort.csv yourself, with one row for each image."
         )
 
-    split = [tuple(path.split("/")) for path in paths]
+    split = [tuple(one_form(path).split("/")) for path in paths]
     start = 1 if len({p[0] for p in split}) == 1 and len(split[0]) > 1 and split[0][0].casefold() in _WRAPPERS else 0
     tops = {p[start].casefold() for p in split if len(p) > start + 1}
     sides = [""] * len(split)
@@ -122,11 +146,11 @@ def read_layout(source: Path, *, regions: list[str], classes: list[str] | None) 
     with_train = next((p[start - 1] for p in split if start and p[start - 1].casefold().startswith("val")), "")
     rank = {region: position for position, region in enumerate(regions)}
     images.sort(key=lambda i: (i.side, natural(i.subject), natural(i.visit), rank.get(i.region, 0), natural(i.path)))
-    return Layout(shape, images, skipped, with_train)
+    return Layout(shape, images, skipped, with_train, belonging)
 
 
-def _image_files(source: Path) -> tuple[list[str], list[str]]:
-    """Paths below `source`, with `/`, of images and of other files."""
+def _image_files(source: Path) -> tuple[list[str], list[str], list[Companion]]:
+    """Paths below `source`, with `/`, of images and of other files; and the companions of images."""
     images: list[str] = []
     others: list[str] = []
     for _, paths, hidden in walk(source):
@@ -134,7 +158,9 @@ def _image_files(source: Path) -> tuple[list[str], list[str]]:
             is_image = path.casefold().endswith(ENDINGS) or begins_as_image(source / path)
             (images if is_image else others).append(path)
         others += hidden
-    return sorted(images, key=natural), sorted(others)
+    belonging, _ = companions(source, images)
+    images = [path for path in images if path not in belonging]
+    return sorted(images, key=natural), sorted(others), list(belonging.values())
 
 
 def begins_as_image(path: Path) -> bool:
@@ -170,7 +196,8 @@ def walk(source: Path) -> Iterator[tuple[str, list[str], list[str]]]:
     for directory, inner, files in os.walk(source, onerror=unreadable):
         here = Path(directory).relative_to(source)
         links = [name for name in inner if os.path.islink(os.path.join(directory, name))]
-        inner[:] = sorted(n for n in inner if n not in links and not n.startswith(".") and n != "__MACOSX")
+        inner[:] = sorted(n for n in inner if n not in links and not n.startswith(".") and n not in OF_SYSTEMS)
+        _refuse_same_names(source / here, files)
         left_out = {*links, *(name for name in files if name.startswith("."))}
         paths = {name: (here / name).as_posix() for name in [*sorted(files), *links]}
         for path in paths.values():
@@ -183,6 +210,22 @@ def walk(source: Path) -> Iterator[tuple[str, list[str], list[str]]]:
             [path for name, path in paths.items() if name not in left_out],
             [path for name, path in paths.items() if name in left_out],
         )
+
+
+def _refuse_same_names(folder: Path, files: Sequence[str]) -> None:
+    """Refuse two files whose names have the same letters, stored in different forms: a table can name either.
+
+    Raises:
+        CasewiseError: there are two.
+    """
+    by_form: dict[str, str] = {}
+    for name in sorted(files):
+        other = by_form.setdefault(one_form(name), name)
+        if other != name and not name.startswith("."):
+            raise CasewiseError(
+                f"{folder}: two files have the same name, whose letters are stored in different forms: "
+                f"{as_codes([other, name])}. Rename or remove one."
+            )
 
 
 def read_new_layout(
@@ -199,7 +242,7 @@ def read_new_layout(
     Raises:
         CasewiseError: as `read_layout`; the subjects look like visits; a path does not match the pattern.
     """
-    paths, skipped = _image_files(source)
+    paths, skipped, belonging = _image_files(source)
     if pattern and paths:
         images = []
         for path, stated in zip(paths, read_paths(pattern, paths, source), strict=True):
@@ -209,17 +252,18 @@ def read_new_layout(
                     f"{source}: the region ({', '.join(regions)}) of {path} does not follow from its name."
                 )
             images.append(FolderImage(path, stated["subject"], stated.get("visit", ""), region))
-        return Layout(pattern.text, images, skipped)
+        return Layout(pattern.text, images, skipped, companions=belonging)
     if not paths or any("/" in path for path in paths):
         layout = read_layout(source, regions=regions, classes=None)
         if has_visits:
             refuse_visits(source, [image.subject for image in layout.images])
         return layout
     if regions and all(find_region(path, regions) for path in paths):
-        images = [FolderImage(path, source.resolve().name, region=find_region(path, regions)) for path in paths]
-        return Layout("subject/*.jpg", images, skipped)
-    images = [FolderImage(path, path, region=find_region(path, regions) if regions else "") for path in paths]
-    return Layout("*.jpg", images, skipped)
+        name = one_form(source.resolve().name)
+        images = [FolderImage(path, name, region=find_region(path, regions)) for path in paths]
+        return Layout("subject/*.jpg", images, skipped, companions=belonging)
+    images = [FolderImage(path, one_form(path), region=find_region(path, regions) if regions else "") for path in paths]
+    return Layout("*.jpg", images, skipped, companions=belonging)
 
 
 @dataclass(frozen=True)
@@ -244,7 +288,7 @@ class Pattern:
         >>> Pattern("{label}/{subject}_{visit}.jpg").read("benign/P07_week4.JPG")
         {'label': 'benign', 'subject': 'P07', 'visit': 'week4'}
         """
-        match = re.fullmatch(self._expression(), stem_of(path))
+        match = re.fullmatch(self._expression(), one_form(stem_of(path)))
         return match.groupdict() if match else None
 
     def readings(self, path: str) -> list[str]:
@@ -253,13 +297,13 @@ class Pattern:
         >>> Pattern("{subject}_{visit}/{file}").readings("UKE_7_w0/a.jpg")
         ['subject UKE, visit 7_w0', 'subject UKE_7, visit w0']
         """
-        matches = (re.fullmatch(self._expression(longest), stem_of(path)) for longest in (False, True))
+        matches = (re.fullmatch(self._expression(longest), one_form(stem_of(path))) for longest in (False, True))
         stated = [match.groupdict().items() for match in matches if match]
         return list(dict.fromkeys(", ".join(f"{k} {v}" for k, v in values if k != "file") for values in stated))
 
     def _expression(self, longest: bool = False) -> str:
         """A regular expression that prefers short values of fields, or long ones and little text between them."""
-        pieces = re.split(r"(\{\w+\}|\*\*/|\*)", stem_of(self.text))
+        pieces = re.split(r"(\{\w+\}|\*\*/|\*)", one_form(stem_of(self.text)))
         named: set[str] = set()
         expression = ""
         for piece in pieces:
@@ -346,7 +390,7 @@ def read_paths(pattern: Pattern, paths: Sequence[str], source: Path) -> list[dic
                 "that all names share into the pattern, such as 'UKE_' in 'UKE_{subject}_{visit}/{file}', or give a "
                 "table."
             )
-    return [{"subject": source.resolve().name} | (values or {}) for values in stated]
+    return [{"subject": one_form(source.resolve().name)} | (values or {}) for values in stated]
 
 
 def refuse_visits(source: Path, subjects: Iterable[str]) -> None:
@@ -363,13 +407,31 @@ def refuse_visits(source: Path, subjects: Iterable[str]) -> None:
         )
 
 
+def are_batches(names: Iterable[str]) -> bool:
+    """Whether names of subjects rather name batches of files, places, devices or years: half of them or more do.
+
+    >>> are_batches(["batch_01", "batch_02"]), are_batches(["Station 3", "Station 4"]), are_batches(["P01", "P02"])
+    (True, True, False)
+    """
+    different = set(map(one_form, names))
+    batches = [name for name in different if re.fullmatch(_BATCH, heading_words(name))]
+    years = [name for name in different if re.fullmatch(_YEAR, name)]
+    return 2 * max(len(batches), len(years) * (len(years) <= _MOST_YEARS)) >= max(1, len(different))
+
+
+def batches_text(names: Iterable[str]) -> str:
+    """What is doubtful about subjects with such names."""
+    shown = ", ".join(sorted(dict.fromkeys(names), key=natural)[:3])
+    return f"{shown} look like batches of files, places or devices. If they are not people, different people are one"
+
+
 def find_region(name: str, regions: list[str]) -> str:
     """The region that a name contains, as a word or else within a word; '' if it contains none or several.
 
     >>> find_region("P01_Upper-left2.jpg", ["upper", "trunk", "lower"])
     'upper'
     """
-    folded = name.casefold()
+    folded = one_form(name).casefold()
     words = re.split(r"[^a-z]+", folded)
     hits = [r for r in regions if r.casefold() in words] or [r for r in regions if r.casefold() in folded]
     return hits[0] if len(hits) == 1 else ""

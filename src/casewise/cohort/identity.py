@@ -55,6 +55,16 @@ def alike(text: str) -> str:
     return "".join(c for c in plain if not c.isspace() and unicodedata.category(c) != "Cf")
 
 
+def look_equal(names: Sequence[str]) -> bool:
+    """Whether names that are written differently may look equal, such as with a letter of another alphabet.
+
+    >>> look_equal(["C1", "\u04211"]), look_equal(["c1", "C1"])
+    (True, False)
+    """
+    plain = {"".join(text.casefold().translate(_LOOKALIKES).split()) for text in names}
+    return len(plain) == 1 < len({name.casefold() for name in names}) and not all(name.isascii() for name in names)
+
+
 def identity(name: str) -> frozenset[str]:
     """The keys of a subject's name; names without a key in common are those of different people.
 

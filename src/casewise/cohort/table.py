@@ -17,6 +17,7 @@ import pandas as pd
 from casewise.cohort.table_formats import LARGEST, MOST_COLUMNS, Cells, parquet_cells, text_cells, workbook_cells
 from casewise.errors import CohortError, counted, cut, nearest, shortened
 from casewise.files import PICTURES, PLAIN_NUMBER, read_regular
+from casewise.names import one_form
 
 _TIME = r"(?:[T ]\d{1,2}:\d\d(?::\d\d(?:\.\d+)?)?(?: ?[AaPp][Mm])?(?:Z|[+-]\d\d:?\d\d)?)?"
 _YEAR_FIRST = re.compile(rf"(\d{{4}})([-/.]?)(\d\d?)\2(\d\d?){_TIME}", re.ASCII)
@@ -262,7 +263,7 @@ def _framed(path: Path, cells: Cells, problems: Problems) -> tuple[pd.DataFrame,
         raise CohortError(f"The cohort table {path} has {len(cells.heading):,} columns; allowed are {MOST_COLUMNS:,}.")
     named: dict[str, list[str]] = {}
     for position, (raw, column) in enumerate(zip(cells.heading, cells.columns, strict=True), start=1):
-        name = raw.strip()
+        name, column = one_form(raw).strip(), list(map(one_form, column))
         if not name:
             # spreadsheets add empty columns at the end, and pandas a count in front; neither needs a name
             numbered = position == 1 and column == [str(i) for i in range(len(column))]

@@ -209,6 +209,7 @@ class Limits:
         sequences: those of volumes that a case must have.
         look: the limit of the look; None without one.
         quantiles: by name the quantiles of numbers among the training images, with which a batch of cases is compared.
+        modalities: those that training images state in their DICOM headers; new images that state others are refused.
     """
 
     images: int
@@ -222,6 +223,7 @@ class Limits:
     sequences: tuple[str, ...] = ()
     look: LookFacts | None = None
     quantiles: dict[str, Quantiles] = field(default_factory=dict)
+    modalities: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from casewise.cohort.companions import listed_companions
 from casewise.cohort.groups import check_columns, covariates_by_case
 from casewise.cohort.identity import AS_WRITTEN, same_subjects
 from casewise.cohort.table import names_text
@@ -122,6 +124,11 @@ class TrainedModel:
             )
 
     @property
+    def modalities(self) -> tuple[str, ...]:
+        """The DICOM modalities that training images stated; empty if they stated none."""
+        return self.limits.modalities if self.limits else ()
+
+    @property
     def table(self) -> OutputTable:
         """The columns of predictions."""
         first = self.members[0]
@@ -214,17 +221,21 @@ class TrainedModel:
         """The table of new cases and its rows; how files were read is shown."""
         table = new_table(cases, self.reader, folder, columns=columns or {}, root=root, pattern=pattern)
         cells = table.cells()
-        table = with_columns(table, cells, ensemble)
+        table = replace(with_columns(table, cells, ensemble), modalities=self.modalities)
         if table.reading:
             show.line("cases", table.reading)
         heading = table.study.columns.get("subject") or "subject"
         names = {name: {name} for name in cells[heading].astype(str) if name} if heading in cells else {}
         path = table.study.columns.get("path") or "path"
-        if names and not table.study.subjects_known and path in cells:
-            # the training may have named its images by their files, with or without the ending
+        start = (table.study.root or table.study.cohort.parent).absolute()
+        if names and path in cells:
+            # the training may have named people by folders, and images by their files, with or without the ending
             for name, file in zip(cells[heading].astype(str), cells[path].astype(str), strict=True):
+                relative = Path(os.path.relpath(file, start)) if os.path.isabs(file) else Path(file)
+                # farther up, folders are of the computer and not of the study
+                folders = [name for name in relative.parts[-4:-1] if name != ".."]
                 if name:
-                    names[name] |= {Path(file).name, Path(file).stem}
+                    names[name] |= {*folders, relative.name, relative.stem}
         trained_on = frozenset[str]().union(*(member.subjects for member in self.members))
         trained_names = set(same_subjects(sorted(set[str]().union(*names.values())), trained_on, AS_WRITTEN))
         if of_training := [name for name, written in names.items() if written & trained_names]:
@@ -234,6 +245,9 @@ class TrainedModel:
                 f"{len(of_training):,}",
                 counted(len(names), table.study.unit),
             )
+        if not table.reading and path in cells:
+            for doubt in listed_companions(start / text for text in cells[path].str.strip() if text):
+                log.warning("%s", doubt.removeprefix("WARNING: "))
         if ignores_visits(cells, table.study):
             log.warning("The study of this model has no visits: those of the new cases are not used.")
         return table, cells

@@ -25,9 +25,10 @@ from casewise.console import Show, Silent
 from casewise.errors import CasewiseError, CohortError, ImageError, counted, nearest, nearest_folder, none_of
 from casewise.files import PICTURES, make_folder
 from casewise.inference.drift import Batch
-from casewise.inference.stated import days_problem, people_problem, stated_by
+from casewise.inference.stated import days_problem, modality_problem, people_problem, stated_by
 from casewise.modalities.base import ImageFolder, ImageStore
 from casewise.modalities.registry import modality_of
+from casewise.names import FileNames, name_key, one_form
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -68,11 +69,13 @@ class NewTable:
     Attributes:
         own: whether the table is a file of the user; otherwise it was written from a data frame or a folder.
         reading: how files and folders were read as cases, with an example; empty for a table.
+        modalities: the DICOM modalities of the training images; empty if they stated none.
     """
 
     study: Study
     own: bool
     reading: str = ""
+    modalities: tuple[str, ...] = ()
 
     def corrected(self, error: CasewiseError) -> CasewiseError:
         """An error of reading the cases, without what only a study file or a temporary file could explain."""
@@ -123,23 +126,29 @@ class NewTable:
 
 
 def with_endings(cells: pd.DataFrame, study: Study) -> pd.DataFrame:
-    """The table with the endings of files that it names without one, where one image of this name is there."""
+    """The table with the names of files as the disk spells them, with their endings where one image has the name."""
     folder, column = (study.root or study.cohort.parent).absolute(), study.columns.get("path") or "path"
     if column not in cells:
         return cells
     files_of: dict[str, dict[str, list[str]]] = {}
+    disk = FileNames()
 
     def completed(text: str) -> str:
         path = folder / text.strip().replace("\\", "/")
-        if not text.strip() or path.suffix.casefold() in ENDINGS or path.exists():
+        if not text.strip():
+            return text
+        matches = disk.below(folder, text)
+        if len(matches) == 1 and not os.path.exists(folder / text):
+            return matches[0] if os.path.isabs(text.strip()) else os.path.relpath(matches[0], folder)
+        if matches or path.suffix.casefold() in ENDINGS:
             return text
         if str(path.parent) not in files_of:
             stems = files_of.setdefault(str(path.parent), {})
             for name in os.listdir(path.parent) if path.parent.is_dir() else ():
                 if name.casefold().endswith(ENDINGS):
-                    stems.setdefault(name.rpartition(".")[0], []).append(name)
-        names = files_of[str(path.parent)].get(path.name, [])
-        return text.strip() + names[0][len(path.name) :] if len(names) == 1 else text
+                    stems.setdefault(name_key(name.rpartition(".")[0]), []).append(name)
+        names = files_of[str(path.parent)].get(name_key(path.name), [])
+        return text.strip()[: -len(path.name)] + names[0] if len(names) == 1 else text
 
     return cells.assign(**{column: cells[column].map(completed)})
 
@@ -168,7 +177,7 @@ def new_table(
             folder cannot be read as cases.
     """
     by_pattern = stated_pattern(pattern, of_cases=True) if pattern else None
-    own_columns = {**bundle.settings["columns"], **columns}
+    own_columns = {**bundle.settings["columns"], **{role: one_form(name) for role, name in columns.items()}}
     bundle = replace(bundle, settings={**bundle.settings, "columns": own_columns})
     written, reading = folder / "new-cases.csv", ""
     if isinstance(cases, pd.DataFrame):
@@ -250,7 +259,7 @@ def check_input(paths: Sequence[Path], columns: Mapping[str, str], root: Path | 
     headings = read_text_table(paths[0], problems)[0].columns.tolist()
     problems.raise_any(paths[0])
     for name, heading in columns.items():
-        if heading and heading not in headings:
+        if heading and one_form(heading) not in headings:
             raise CasewiseError(f"--column {name}: in {paths[0]}, {none_of(heading, headings)}")
 
 
@@ -529,7 +538,7 @@ def prepare_together(
     Returns:
         the prepared cases, and the others with the reason.
     """
-    cases = list(_checked(cases, cells, table.study))
+    cases = list(_checked(cases, cells, table.study, table.modalities))
     problems = [(case, case.problem) for case in cases if case.problem]
     good = [case for case in cases if not case.problem]
     if not good:
@@ -553,8 +562,10 @@ def prepare_together(
         return [_prepared(table, cells, [case], folder / f"case{n}") for n, case in enumerate(readable)], problems
 
 
-def _checked(cases: Sequence[RawCase], cells: pd.DataFrame, study: Study) -> Iterator[RawCase]:
-    """The cases, of which those have a problem whose images state that they are not of one subject at one visit."""
+def _checked(
+    cases: Sequence[RawCase], cells: pd.DataFrame, study: Study, modalities: Sequence[str]
+) -> Iterator[RawCase]:
+    """The cases, with a problem if images state several subjects or days, or a modality other than the training's."""
     subject_of, problems = {case.name: case.subject for case in cases}, dict[str, str]()
     several_days = predicts_single_images(study) or names_visits(cells, study)
     remedy = "Name the visits in a column `visit` or by `--pattern`."
@@ -569,6 +580,7 @@ def _checked(cases: Sequence[RawCase], cells: pd.DataFrame, study: Study) -> Ite
         telling &= set(_texts(cells, study.columns.get("subject") or "subject"))
     for name, stated in stated_of.items():
         problems[name] = people_problem(stated, subject_of[name], telling)
+        problems[name] = problems[name] or modality_problem(stated, modalities)
         if not several_days and (text := days_problem(stated)):
             problems[name] = problems[name] or f"{text} {remedy}"
     for case in cases:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ class ResidentModel:
         columns = dict.fromkeys(self.model.reader.settings["columns"], "") | {name: name for name in stated}
         table = new_table(rows, self.model.reader, folder, columns=columns, root=root)
         cells = table.cells()
-        table = with_columns(table, cells, self.ensemble)
+        table = replace(with_columns(table, cells, self.ensemble), modalities=self.model.modalities)
         return table, cells, cases_of(cells, table.study)
 
     def maps(

@@ -1,14 +1,16 @@
-"""What the images of new cases state themselves: the patient and the day of the study in their DICOM headers."""
+"""What images state themselves in their DICOM headers: the patient, the day of the study and the modality."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
-from casewise.errors import ImageError
+from casewise.cohort.folder_layout import IMAGES, SLIDES, VOLUME_FILES
+from casewise.errors import ImageError, cut
 from casewise.modalities.store.dicom_file import (
     DEFLATED,
     PERSON,
@@ -20,8 +22,13 @@ from casewise.modalities.store.dicom_file import (
     same_patient,
     text_of,
 )
+from casewise.names import one_form
 
-DAY = "StudyDate"
+DAY, MODALITY = "StudyDate", "Modality"
+# Modalities of one kind of image: projection radiographs.
+_SAME_KIND = dict.fromkeys(("CR", "DX", "DR", "RG"), "CR")
+# Other, which is said of anything.
+_UNKNOWN = ("", "OT")
 
 
 @dataclass(frozen=True)
@@ -32,11 +39,13 @@ class Stated:
         name: of the file or folder.
         person: the values of `PERSON`.
         day: of the study.
+        modality: such as CT.
     """
 
     name: str
     person: tuple[str, ...]
     day: str
+    modality: str = ""
 
 
 def stated_by(paths: Sequence[Path]) -> Iterator[Stated]:
@@ -49,10 +58,10 @@ def stated_by(paths: Sequence[Path]) -> Iterator[Stated]:
             if file is None or not is_dicom(head) or DEFLATED in head:
                 continue
             with damage_named(file):
-                tags = [*PERSON, DAY, "SpecificCharacterSet"]
+                tags = [*PERSON, DAY, MODALITY, "SpecificCharacterSet"]
                 header = quiet_pydicom().dcmread(file, stop_before_pixels=True, specific_tags=tags, force=True)
-                texts = [text_of(header, tag) for tag in (*PERSON, DAY)]
-            yield Stated(path.name, tuple(texts[:-1]), texts[-1])
+                texts = [one_form(text_of(header, tag)) for tag in (*PERSON, DAY, MODALITY)]
+            yield Stated(path.name, tuple(texts[:-2]), texts[-2], texts[-1].upper())
 
 
 def people_problem(images: Sequence[Stated], subject: str, subjects: Collection[str]) -> str:
@@ -75,6 +84,30 @@ def people_problem(images: Sequence[Stated], subject: str, subjects: Collection[
             )
     if wrong := next((image for image in images if subject != image.person[0] in subjects), None):
         return f"{wrong.name} states a PatientID that is another subject of these cases. Correct the subjects."
+    return ""
+
+
+def modalities_of(paths: Sequence[Path]) -> tuple[str, ...]:
+    """The modalities that images state, sorted; image files other than DICOM are not opened."""
+    may_be = [path for path in paths if not path.name.casefold().endswith((*IMAGES, *SLIDES, *VOLUME_FILES))]
+    with ThreadPoolExecutor() as pool:
+        stated = pool.map(lambda path: next(stated_by([path]), None), may_be)
+        return tuple(sorted({image.modality for image in stated if image and image.modality not in _UNKNOWN}))
+
+
+def modality_problem(images: Sequence[Stated], modalities: Sequence[str]) -> str:
+    """Why images of a case are not of the modality of the training; empty if nothing is known against it.
+
+    Args:
+        modalities: those that training images stated; CR, DX, DR and RG are one.
+    """
+    expected = {_SAME_KIND.get(name, name) for name in modalities}
+    for image in images if expected else ():
+        if image.modality not in _UNKNOWN and _SAME_KIND.get(image.modality, image.modality) not in expected:
+            return (
+                f"{image.name} states the modality {cut(image.modality)}, and the images of the training "
+                f"{' or '.join(modalities)}. The model does not apply to it."
+            )
     return ""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,7 @@ from casewise.errors import counted
 from casewise.files import checksum, json_hash
 from casewise.inference.input_checks import MOST_OF_CASE, Training, expected_names, fit_limits, fit_look, measure
 from casewise.inference.look import EarlyMaps
+from casewise.inference.stated import modalities_of
 from casewise.modalities.alterations import UNALTERED, VERSION
 from casewise.modalities.registry import modality_of
 from casewise.predictions import table as predicted
@@ -120,7 +122,8 @@ def input_checks(inputs: RunInputs, show: Show) -> None:
         write_tensors(folder.look, look.tensors)
         assert limits.look is not None
         limits = replace(limits, look=replace(limits.look, sha256=checksum(folder.look.path)))
-    folder.input_checks.write(asdict(limits))
+    paths = [Path(path) for path in of_training["path"].astype(str).unique()]
+    folder.input_checks.write(asdict(replace(limits, modalities=modalities_of(paths))))
 
 
 def _expected(images: pd.DataFrame, column: str) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from casewise.audit.findings import check_settings
 from casewise.cohort.cohort import Cohort, check_copied, read_cohort
+from casewise.cohort.companions import listed_companions
 from casewise.cohort.participants import cases_step
 from casewise.cohort.table import names_text
 from casewise.cohort.targets import label_table, panel_values
@@ -86,6 +87,9 @@ def read(study: Study, folder: RunFolder | None, show: Show, *, to_train: bool =
     if external and pretraining:
         check_names_apart(study, cohort, external[1], pretraining[1])
     doubtful = doubtful_names(study, cohort, external and external[1], pretraining and pretraining[1])
+    doubtful += listed_companions(cohort.images["path"])
+    for other, rows in filter(None, (external, pretraining and pretraining[:2])):
+        doubtful += [f"{other.name}: {text}" for text in listed_companions(rows.images["path"])]
     cohort = replace(cohort, notes=[*cohort.notes, *doubtful])
     cases = cohort.cases
     cohort = modality_of(study).read(study, cohort, folder.images(study.images.store) if folder else None, show)

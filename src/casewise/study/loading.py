@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from casewise.errors import RunError, StudyError, cut, nearest, none_of
 from casewise.files import PICTURES, TABLES, read_regular
+from casewise.names import on_disk
 from casewise.run_folder import RunFolder
 from casewise.study.backbones import ALL29, check_backbones, check_encoders
 from casewise.study.messages import sentences
@@ -199,7 +200,7 @@ def _extended(values: Values, source: str, *, folder: Path, chain: tuple[str, ..
     if parent is None:
         return values
     if str(parent).endswith((".yaml", ".yml")):
-        file = (folder / str(parent)).resolve()
+        file = _path(folder / str(parent))
         if str(file) in chain:
             raise StudyError(f"{source}: extends {parent}, which extends this file again.")
         if not _is_file(file):
@@ -282,6 +283,11 @@ def named_scores(name: str, source: str) -> Values:
     return mapping((folder / f"{name}.yaml").read_text(), f"score {name}")
 
 
+def _path(path: Path) -> Path:
+    """The path as the disk spells it: an editor may store another form of a letter than the disk has."""
+    return Path(on_disk(str(path.resolve())))
+
+
 def _make_absolute(values: Values, folder: Path) -> None:
     """Let the relative paths of a study start at a folder."""
     for *sections, key in PATHS:
@@ -291,13 +297,13 @@ def _make_absolute(values: Values, folder: Path) -> None:
                 section[name] = dict(section[name])
             section = section.get(name) or {}
         if isinstance(section, dict) and isinstance(section.get(key), (str, Path)):
-            section[key] = (folder / section[key]).resolve()
+            section[key] = _path(folder / section[key])
 
     def source(weights: object) -> object:
         if not isinstance(weights, str) or weights in ("pretrained", "random"):
             return weights
         path = weights.removeprefix("bundle:")
-        return f"{'bundle:' if weights != path else ''}{(folder / path).resolve()}"
+        return f"{'bundle:' if weights != path else ''}{_path(folder / path)}"
 
     weights = values.get("weights", "pretrained")
     of_each = isinstance(weights, dict)

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from casewise.errors import StudyError, cut, shortened
+from casewise.names import one_form
 
 # Levels of nesting, and values with repeated anchors counted each time, of the largest study file.
 DEEPEST, MOST_VALUES = 30, 30_000
@@ -110,7 +111,16 @@ def mapping(text: str, source: str) -> Values:
             raise StudyError(f"{source}: {path}: {cut(value)} contains a character that text cannot have.")
         if isinstance(value, int) and abs(value) >= LARGEST_NUMBER:
             raise StudyError(f"{source}: {path}: a number is at most {LARGEST_NUMBER - 1:,}; this one is larger.")
-    return values
+    return values if text.isascii() else _in_one_form(values)
+
+
+def _in_one_form(value: Any) -> Any:
+    """Keys and values with every text in one form, as tables are read."""
+    if isinstance(value, dict):
+        return {_in_one_form(key): _in_one_form(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_in_one_form(inner) for inner in value]
+    return one_form(value) if isinstance(value, str) else value
 
 
 def _remedy(text: str, mark: Any) -> str:

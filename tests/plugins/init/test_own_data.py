@@ -5,13 +5,14 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
 from PIL import Image
 
 from casewise.cohort.cohort import Cohort, read_cohort
-from casewise.cohort.folder_layout import stated_pattern
+from casewise.cohort.folder_layout import are_batches, stated_pattern
 from casewise.console import Silent, Terminal
 from casewise.errors import CasewiseError
 from casewise.pipeline.read import read, validate
@@ -749,3 +750,79 @@ def test_covariates_are_proposed_where_they_have_one_value_in_a_case(tmp_path: P
     (tmp_path / "study" / "study.yaml").write_text(text)
     assert study_in(tmp_path).covariates == ["Age", "sex"]
     assert len(cohort_in(tmp_path).cases) == 12
+
+
+def pictures(folder: Path, names: list[str]) -> None:
+    """Photographs, and masks where the name says so."""
+    for number, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(20, 230, (32, 32)).astype(np.uint8)
+        Image.fromarray((pixels > 150).astype(np.uint8) * 255 if "mask" in name else pixels).save(folder / name)
+
+
+def test_masks_are_no_cases_and_are_offered(tmp_path: Path) -> None:
+    names = [f"{c}/{c} ({i}){end}.png" for c in ("benign", "malignant") for i in range(1, 7) for end in ("", "_mask")]
+    pictures(tmp_path / "in", [*names, "benign/benign (1)_mask_1.png"])
+    study = plan_study(table=None, images=tmp_path / "in", folder=tmp_path / "study")
+    study.write()
+    assert study.understood[0].startswith("12 images of unknown subjects; left out")
+    assert "13 masks, such as benign/benign (1)_mask.png of benign (1).png" in study.understood[0]
+    masks = {row["path"]: row["mask"] for row in table_of(tmp_path / "study")}
+    assert masks.pop("benign/benign (1).png") == ""
+    assert masks == {name.replace("_mask", ""): name for name in names if "_mask" in name and " (1)" not in name} | {
+        "malignant/malignant (1).png": "malignant/malignant (1)_mask.png"
+    }
+    assert any("several (benign/benign (1).png)" in doubt for doubt in study.doubts)
+    assert "`lesion: mask`" in study.text.replace("\n#", "")
+
+
+def test_masks_that_a_table_lists_as_images_are_doubted_and_kept(tmp_path: Path) -> None:
+    names = [f"{i}{end}.png" for i in range(8) for end in ("", "_mask")]
+    pictures(tmp_path / "in", names)
+    table = text_table(
+        tmp_path / "t.csv",
+        [["file", "patient", "label"], *([name, f"P{name[0]}", "ab"[int(name[0]) % 2]] for name in names)],
+    )
+    study = plan_study(table=table, images=tmp_path / "in", folder=tmp_path / "study")
+    file = study.write()[-1]
+    assert any("8 masks, such as 0_mask.png of 0.png" in doubt for doubt in study.doubts)
+    cohort = read(read_study(file), None, Silent())
+    assert len(cohort.images) == 16
+    assert any("8 masks, such as 0_mask.png of 0.png" in note for note in cohort.notes)
+
+
+def test_a_column_of_masks_of_any_name_is_none_of_images(tmp_path: Path) -> None:
+    pictures(tmp_path / "in", [f"{i}{end}.png" for i in range(8) for end in ("", "_mask")])
+    rows = [[f"{i}.png", f"{i}_mask.png", f"P{i}", "ab"[i % 2]] for i in range(8)]
+    table = text_table(tmp_path / "t.csv", [["file", "drawn", "patient", "label"], *rows])
+    study = plan_study(table=table, images=tmp_path / "in", folder=tmp_path / "study")
+    assert study.understood[0].startswith("8 images of 8 subjects")
+    assert not any("ARE THESE IMAGES" in doubt for doubt in study.doubts)
+
+
+BATCHES = [("batch_01", "batch_02"), ("part1", "part2"), ("set_a", "set_b"), ("fold_3", "fold_4"), ("2023", "2024")]
+BATCHES += [("export-2024", "export-2025"), ("Station 3", "Station 4"), ("camera1", "camera2"), ("Site A", "Site B")]
+BATCHES += [("100CANON", "101CANON"), ("2024-01", "2024-02"), ("batch_01_new", "batch_02_new")]
+
+
+@pytest.mark.parametrize("names", BATCHES)
+def test_batches_are_doubted_as_people(tmp_path: Path, names: tuple[str, str]) -> None:
+    paths = [f"{c}/{name}/{i}.png" for c in ("benign", "malignant") for name in names for i in range(4)]
+    pictures(tmp_path / "in", paths)
+    pattern = "{label}/{subject}/*.png"
+    study = plan_study(table=None, images=tmp_path / "in", pattern=pattern, folder=tmp_path / "study")
+    assert any("ARE THESE PEOPLE" in doubt and names[0] in doubt for doubt in study.doubts)
+
+
+@pytest.mark.parametrize("name", ["P{}", "site1-00{}", "Meier{}", "S{}_w4", "center2_p{}", "camp{}", "1{}7", "pat {}"])
+def test_people_are_not_doubted_as_batches(name: str) -> None:
+    assert not are_batches([name.format(number) for number in range(1, 5)])
+
+
+def test_one_file_with_two_labels_is_named(tmp_path: Path) -> None:
+    pictures(tmp_path / "in", [f"{i}.png" for i in range(8)])
+    rows = [[f"{i}.png", f"P{i}", "ab"[i % 2]] for i in range(8)]
+    for subject in ("P0", "Q0"):
+        table = text_table(tmp_path / "t.csv", [["file", "patient", "label"], *rows, ["./0.png", subject, "b"]])
+        study = plan_study(table=table, images=tmp_path / "in", folder=tmp_path / subject)
+        assert any("0.png" in doubt and "both labels 'a' and 'b'" in doubt for doubt in study.doubts)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from casewise.cohort.folder_layout import FolderImage, Pattern, find_region, read_new_layout
+from casewise.cohort.companions import Companion, companions, companions_text
+from casewise.cohort.folder_layout import (
+    FolderImage,
+    Pattern,
+    are_batches,
+    batches_text,
+    find_region,
+    read_new_layout,
+)
 from casewise.console import Show, duration
 from casewise.errors import counted
 from casewise.modalities import base
@@ -28,6 +36,7 @@ from casewise.modalities.store.preparation import Preparation
 from casewise.modalities.store.readers import image_shape, open_source, read_image
 from casewise.modalities.store.store import ImageSource, TileStore
 from casewise.modalities.store.store_builder import PROBLEMS, SHOWN, check_images, not_read, prepare
+from casewise.names import one_form
 from casewise.plugin import plugins
 from casewise.run_folder import ImageFolder
 
@@ -127,12 +136,15 @@ class Photographs(base.Modality):
 
     def new_table(self, study: Study, paths: Sequence[Path], pattern: Pattern | None = None) -> pd.DataFrame:
         images: list[FolderImage] = []
+        files = [path.as_posix() for path in paths if not path.is_dir()]
+        belonging, _ = companions(Path("/"), files) if len(files) > 1 else ({}, [])
+        _warn_left_out("these files", belonging.values())
         for path in paths:
             if path.is_dir():
                 images += _of_folder(study, path, pattern)
-            else:
+            elif path.as_posix() not in belonging:
                 region = find_region(path.name, study.regions) if study.regions else ""
-                images.append(FolderImage(str(path), path.name, region=region))
+                images.append(FolderImage(str(path), one_form(path.name), region=region))
         images = _distinct(images)
         roles = ["path", "subject", *(role for role in ("visit", "region") if any(getattr(i, role) for i in images))]
         return pd.DataFrame({_heading(study, role): [getattr(image, role) for image in images] for role in roles})
@@ -303,12 +315,23 @@ class Photographs(base.Modality):
 MODALITY = Photographs()
 
 
+def _warn_left_out(where: str, belonging: Collection[Companion]) -> None:
+    if belonging:
+        log.warning("%s: left out, because they belong to other images: %s.", where, companions_text(belonging))
+
+
 def _of_folder(study: Study, folder: Path, pattern: Pattern | None) -> list[FolderImage]:
     visits = study.columns.get("visit") != ""
     layout = read_new_layout(folder, regions=study.regions, pattern=pattern, has_visits=visits)
+    _warn_left_out(str(folder), layout.companions)
     if layout.skipped:
         count = counted(len(layout.skipped), "file")
         log.warning("%s: left out because of their names: %s, such as %s.", folder, count, layout.skipped[0])
+    if are_batches(image.subject for image in layout.images):
+        text = batches_text(image.subject for image in layout.images)
+        log.warning(
+            "%s: %s, and their images are predicted together. Give a table that states who they are.", folder, text
+        )
     if layout.shape == "*.jpg" and len(layout.images) > 1:
         log.warning(
             "%s has no subfolders, so each of its %d images counts as a subject of its own. If subjects have several "
@@ -322,7 +345,7 @@ def _of_folder(study: Study, folder: Path, pattern: Pattern | None) -> list[Fold
 
 def _distinct(images: list[FolderImage]) -> list[FolderImage]:
     """Single files of the same name in several folders are subjects with their whole paths as names."""
-    own = [image.subject for image in images if Path(image.path).name == image.subject]
+    own = [image.subject for image in images if one_form(Path(image.path).name) == image.subject]
     repeated = {name for name in own if own.count(name) > 1} if len(set(own)) < len(own) else set()
     return [
         FolderImage(image.path, image.path, image.visit, image.region) if image.subject in repeated else image

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from casewise.cohort.checks import is_absolute
+from casewise.cohort.companions import Companion, companions, companions_text
 from casewise.cohort.folder_layout import DICOM_SUFFIXES, ENDINGS, VOLUME_FILES, stem_of, walk
 from casewise.cohort.table import names_text, natural, rows_text
 from casewise.errors import CasewiseError, counted
 from casewise.modalities.store.dicom_file import damage, quiet_pydicom, text_of
+from casewise.names import name_key, one_form
 
 # DICOM modalities whose files are single pictures; all others are slices of a scan.
 PLANAR = ("CR", "DX", "DR", "MG", "RG", "IO", "PX", "XC", "OP", "ES", "GM", "SM", "DMS")
-MASK_WORDS = ("mask", "seg", "segmentation", "lesion", "roi")
-MASK_FOLDERS = ("mask", "masks", "seg", "segmentation", "segmentations", "annotations")
 # Pictures whose colours are looked at.
 _SAMPLE = 20
 
@@ -25,13 +25,16 @@ _SAMPLE = 20
 class ImageFiles:
     """The images below `folder`: paths relative to it with `/`, in natural order, and the files that are none.
 
-    `scans`: the paths are volumes, NIfTI files or folders of DICOM slices; else they are image files.
+    `scans`: the paths are volumes, NIfTI files or folders of DICOM slices; else they are image files. `companions` are
+    masks and other files that belong to an image, by path; `unclear` are images that have the name of one.
     """
 
     folder: Path
     paths: list[str]
     skipped: list[str]
     scans: bool
+    companions: dict[str, Companion] = field(default_factory=dict)
+    unclear: list[str] = field(default_factory=list)
 
     @property
     def noun(self) -> str:
@@ -53,7 +56,7 @@ def find_images(folder: Path) -> ImageFiles:
         for path in paths:
             name = path.rpartition("/")[2].casefold()
             if name.endswith(VOLUME_FILES):
-                (others if set(MASK_WORDS) & set(words_of(stem_of(name))) else scans).append(path)
+                scans.append(path)
             elif not name.endswith(DICOM_SUFFIXES):
                 (images if name.endswith(ENDINGS) else others).append(path)
         # slices of scans, by the modality of the first file and their number
@@ -66,30 +69,11 @@ def find_images(folder: Path) -> ImageFiles:
         raise CasewiseError(
             f"{folder} contains no images ({', '.join(dict.fromkeys([*ENDINGS, *VOLUME_FILES]))}).{names}"
         )
-    masks = _beside(images)
-    images, others = [path for path in images if path not in masks], [*others, *masks]
+    belonging, unclear = companions(folder, [*images, *scans])
+    images, scans = ([path for path in paths if path not in belonging] for paths in (images, scans))
     volumes = len(scans) > len(images)
     paths, rest = (scans, images) if volumes else (images, scans)
-    return ImageFiles(folder, sorted(paths, key=natural), sorted([*others, *rest]), volumes)
-
-
-def _beside(images: Sequence[str]) -> set[str]:
-    """The image files in folders of masks that have the names of files in a folder beside it.
-
-    >>> sorted(_beside(["images/P1/1.png", "masks/P1/1.png", "masks/P2/7.png"]))
-    ['masks/P1/1.png']
-    """
-
-    def without(path: str, depth: int) -> str:
-        parts = path.split("/")
-        return "/".join([*parts[:depth], "", *parts[depth + 1 :]])
-
-    folders = {path: path.casefold().split("/")[:-1] for path in images}
-    masks = {path: depth for path, names in folders.items() for depth, name in enumerate(names) if name in MASK_FOLDERS}
-    others = {
-        without(path, depth) for path, names in folders.items() if path not in masks for depth in range(len(names))
-    }
-    return {path for path, depth in masks.items() if without(path, depth) in others}
+    return ImageFiles(folder, sorted(paths, key=natural), sorted([*others, *rest]), volumes, belonging, unclear)
 
 
 def words_of(text: str) -> list[str]:
@@ -143,11 +127,14 @@ def are_grey(images: ImageFiles) -> tuple[bool, list[str]]:
 
 
 def skipped_text(images: ImageFiles) -> str:
-    """A clause on the files that are no images; empty if there are none."""
-    if not images.skipped:
-        return ""
-    names = names_text([path.rpartition("/")[2] for path in images.skipped], 3)
-    return f"; {counted(len(images.skipped), 'other file')} not used ({names})"
+    """Clauses on the files that are no images, or belong to images; empty if there are none."""
+    text = ""
+    if images.companions:
+        text = f"; left out, because they belong to other images: {companions_text(images.companions.values())}"
+    if images.skipped:
+        names = names_text([path.rpartition("/")[2] for path in images.skipped], 3)
+        text += f"; {counted(len(images.skipped), 'other file')} not used ({names})"
+    return text
 
 
 # The fraction of the filled cells of a column that must name files for the column to be one of file names.
@@ -168,12 +155,16 @@ class FileColumn:
 
 
 class FileIndex:
-    """The images of a folder by every ending of their paths, with and without the ending of the file."""
+    """The images of a folder by every ending of their paths, with and without the ending of the file.
 
-    def __init__(self, paths: Sequence[str]) -> None:
+    `companions` are named where no image has the name.
+    """
+
+    def __init__(self, paths: Sequence[str], companions: Collection[str] = ()) -> None:
         self._by_key: dict[str, list[str]] = defaultdict(list)
-        for path in paths:
-            parts = path.casefold().split("/")
+        self._companions = frozenset(companions)
+        for path in [*paths, *companions]:
+            parts = list(map(name_key, path.split("/")))
             for start in range(len(parts)):
                 key = "/".join(parts[start:])
                 for form in {key, stem_of(key)}:
@@ -190,7 +181,8 @@ class FileIndex:
         keys = ["/".join(_parts(cell)[start:]) for start in range(len(_parts(cell)))]
         for key in (*keys, *map(stem_of, keys)):
             if paths := self._by_key.get(key):
-                same = [path for path in paths if path.endswith(file_name(cell.rstrip("\\/")))]
+                paths = [path for path in paths if path not in self._companions] or paths
+                same = [path for path in paths if one_form(path).endswith(one_form(file_name(cell.rstrip("\\/"))))]
                 return same if len(same) == 1 else paths
         return []
 
@@ -201,7 +193,7 @@ def file_name(cell: str) -> str:
 
 
 def _parts(cell: str) -> list[str]:
-    return [name for name in cell.replace("\\", "/").casefold().split("/") if name not in ("", ".", "..")]
+    return [name for name in map(name_key, cell.replace("\\", "/").split("/")) if name not in ("", ".", "..")]
 
 
 def file_columns(cells: Mapping[str, Sequence[str]], images: ImageFiles, rows: Sequence[int]) -> list[FileColumn]:
@@ -210,7 +202,7 @@ def file_columns(cells: Mapping[str, Sequence[str]], images: ImageFiles, rows: S
     Raises:
         CasewiseError: cells of such a column may name several files.
     """
-    index = FileIndex(images.paths)
+    index = FileIndex(images.paths, images.companions)
     candidates: list[tuple[tuple[int, bool, int], FileColumn, dict[int, list[str]]]] = []
     for position, (name, values) in enumerate(cells.items()):
         if _of_masks(name):
@@ -225,6 +217,9 @@ def file_columns(cells: Mapping[str, Sequence[str]], images: ImageFiles, rows: S
         has_ending = any(stem_of(value) != value or "/" in value for value in values)
         candidates.append(((matched - len(unclear), has_ending, -position), FileColumn(name, paths), unclear))
     candidates.sort(key=lambda candidate: candidate[0], reverse=True)
+    # a column of masks, whatever its name, beside one of images
+    of_images = [each for each in candidates if not set(each[1].paths) - {""} <= set(images.companions)]
+    candidates = of_images or candidates
     columns: list[FileColumn] = []
     for rank, column, unclear in candidates:
         if columns and set(column.paths) - {""} & {path for other in columns for path in other.paths}:
@@ -248,7 +243,7 @@ def in_other_folders(column: FileColumn, cells: Sequence[str]) -> list[tuple[str
     contrary: list[tuple[str, str]] = []
     beginnings: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for cell, path in zip(cells, column.paths, strict=True):
-        rest, folders = _parts(cell)[:-1], path.casefold().split("/")[:-1]
+        rest, folders = _parts(cell)[:-1], _parts(path)[:-1]
         while rest and folders and rest[-1] == folders[-1]:
             rest, folders = rest[:-1], folders[:-1]
         if path and rest and folders:
@@ -260,9 +255,10 @@ def in_other_folders(column: FileColumn, cells: Sequence[str]) -> list[tuple[str
 
 
 def mask_files(cells: Mapping[str, Sequence[str]], images: ImageFiles) -> set[str]:
-    """The files that columns of masks name."""
-    index = FileIndex(images.paths)
-    return {path for name, column in cells.items() if _of_masks(name) for v in set(column) for path in index.find(v)}
+    """The files that columns of masks name: by their headings, or because they name companions of images only."""
+    index = FileIndex(images.paths, images.companions)
+    named = {name: {path for v in set(column) for path in index.find(v)} for name, column in cells.items()}
+    return set().union(*(p for name, p in named.items() if _of_masks(name) or p <= set(images.companions)))
 
 
 def _of_masks(name: str) -> bool:
@@ -299,7 +295,7 @@ def by_names_of_subjects(
     count = len(next(iter(cells.values())))
     best: tuple[int, list[str], dict[int, list[str]]] = (0, [], {})
     for columns in [[a] for a in allowed] + [[a, b] for a in allowed for b in cells if b != a]:
-        keys = [tuple(cell.casefold() for cell in row) for row in zip(*(cells[c] for c in columns), strict=True)]
+        keys = [tuple(name_key(cell) for cell in row) for row in zip(*(cells[c] for c in columns), strict=True)]
         if len(set(keys)) < count or any(not all(key) for key in keys):
             continue
         by_first: dict[str, list[int]] = defaultdict(list)
@@ -326,7 +322,7 @@ def _words(path: str) -> dict[str, dict[str, set[str]]]:
     >>> sorted(_words("A/P_1-w2.jpg")["start"]["p_1"])
     ['a', 'w2']
     """
-    *folders, name = stem_of(path).casefold().split("/")
+    *folders, name = map(name_key, stem_of(path).split("/"))
     words = words_of(name)
     # the name, and its beginnings up to each separator
     starts = [name[:i] for i in range(len(name), 0, -1) if name[i - 1].isalnum() and not name[i : i + 1].isalnum()]

@@ -16,14 +16,24 @@ from casewise.audit.columns import further_columns
 from casewise.audit.metadata import INTERNAL, STANDARD, columns_in_use, is_usual, probed_columns
 from casewise.cohort.checks import number
 from casewise.cohort.cohort import Cohort, read_cohort
+from casewise.cohort.companions import masks_by_image
 from casewise.cohort.folder_layout import Pattern, stated_pattern
 from casewise.cohort.groups import MOST_CATEGORIES
 from casewise.cohort.table import Problems, names_text, read_text_table
 from casewise.cohort.table_formats import NO_VALUE
 from casewise.errors import CasewiseError, counted
 from casewise.modalities.registry import modality_of
+from casewise.names import one_form
 from casewise.plugins.init.columns import Column, Roles, point_number, understand_columns
-from casewise.plugins.init.image_files import FileIndex, ImageFiles, are_grey, find_images, skipped_text, stem_of
+from casewise.plugins.init.image_files import (
+    FileIndex,
+    ImageFiles,
+    are_grey,
+    find_images,
+    mask_files,
+    skipped_text,
+    stem_of,
+)
 from casewise.plugins.init.new_study import STUDY, TABLE, NewStudy, applying, quoted, relative_path
 from casewise.plugins.init.rows import (
     FOUND,
@@ -57,6 +67,7 @@ from casewise.study.weight_files import environment_folder, is_present
 from casewise.study.yaml_text import mapping
 
 _WIDTH = 79
+MASK_COLUMN = "mask"
 
 
 def plan_study(
@@ -75,6 +86,7 @@ def plan_study(
         CasewiseError: the table or the images cannot be read or do not belong together, or there is nothing to predict.
     """
     nothing = "Name a table with --table, a folder of images with --images, or both; or name a preset."
+    target, subject, sheet, pattern = map(one_form, (target, subject, sheet, pattern))
     stated = stated_pattern(pattern) if pattern and ("{" in pattern or not table) else None
     fields = stated.fields if stated else [] if pattern else ["subject"]
     guess, subject = subject == GUESS, "" if subject == GUESS else subject
@@ -197,6 +209,12 @@ def _planned(data: OwnData, folder: Path, stated: Pattern | None = None) -> NewS
             f"{', '.join(map(repr, roles.people))} look like names or dates of birth of people and are not in {TABLE}."
         )
     grey, damaged = are_grey(files)
+    if files.unclear:
+        rows.doubts.append(
+            f"Images named like masks or other companions of images: {len(files.unclear):,} "
+            f"({names_text(files.unclear, 3)}). Their pixels look like images, so they are used. Remove them if they "
+            "are masks."
+        )
     if damaged:
         # file names may contain names of people
         shown = counted(len(damaged), "file") if roles.people else names_text(damaged, 5)
@@ -228,6 +246,8 @@ def _planned(data: OwnData, folder: Path, stated: Pattern | None = None) -> NewS
     # the study reads the table as it is if it can
     root = _direct_root(data, data.table) if data.table and not rows.changed and plan.cells is None else None
     lines = _head(data, plan, root, folder) + source_lines(roles.sources, outcomes, rows, cells)
+    if not mask_files(cells, files):
+        lines += mask_lines(rows, files, in_table=root is None)
     lines += covariate_lines({n: c for n, c in cells.items() if n not in {data.target, *roles.used, *outcomes}}, rows)
     study = NewStudy(folder, understood=list(rows.understood), doubts=list(rows.doubts))
     if root is None:
@@ -350,7 +370,9 @@ def _direct_root(data: OwnData, table: Path) -> Path | None:
     written = [cell.replace("\\", "/") for cell in rows.of(data.cells[rows.files[0].name])]
     actual = [os.path.abspath(data.files.folder / path) for path in rows.paths]
     roots = dict.fromkeys([table.parent.resolve(), start, *start.parents[:3]])
-    return next((root for root in roots if [os.path.abspath(root / text) for text in written] == actual), None)
+    # `validate` reads a name in any form of its letters
+    same = [one_form(path) for path in actual]
+    return next((root for root in roots if [one_form(os.path.abspath(root / t)) for t in written] == same), None)
 
 
 def _read_back(study: NewStudy, data: OwnData) -> None:
@@ -505,6 +527,30 @@ def source_lines(
     return lines
 
 
+def mask_lines(rows: ImageRows, files: ImageFiles, *, in_table: bool) -> list[str]:
+    """A commented proposal of the masks that lie with the images, and their column where the table is written."""
+    masks, several = masks_by_image(files.companions.values())
+    used = {path: mask for path, mask in masks.items() if path in set(rows.paths)}
+    if not used:
+        return []
+    if not in_table:
+        return [
+            f"# There are masks of {counted(len(used), 'image')}, such as {next(iter(used.values()))}: name them in a "
+            f"column `{MASK_COLUMN}` of the table. `mask: {MASK_COLUMN}` under images trains a unet on them."
+        ]
+    rows.others.setdefault(MASK_COLUMN, [used.get(path, "") for path in rows.paths])
+    if names := names_text(several, 2):
+        rows.doubts.append(
+            f"Masks: {counted(len(several), 'image has', 'images have')} several ({names}), so that `{MASK_COLUMN}` is "
+            "empty there. Join them in one file each to use them."
+        )
+    return [
+        f"# {TABLE} names masks of {counted(len(used), 'image')} in the column `{MASK_COLUMN}`. If they mark lesions, "
+        f"write `lesion: {MASK_COLUMN}` under images to compare saliency maps with them; `mask: {MASK_COLUMN}` trains "
+        "a unet on them."
+    ]
+
+
 # Columns of a clinical table that often tell a part of what images are said to tell.
 _COVARIATE = r"age|alter|sex|gender|geschlecht|bmi|body (weight|height)|smok(er|ing)|ethnicity|race"
 
@@ -527,7 +573,7 @@ def untested_columns(study: Study, cohort: Cohort) -> list[str]:
     images = cohort.images
     audited = probed_columns(study, images)
     tested = {*audited, *further_columns(study, images, audited)[0]}
-    used = {*columns_in_use(study), *study.targets, *study.audit.outcomes, *STANDARD, FOUND}
+    used = {*columns_in_use(study), *study.targets, *study.audit.outcomes, *STANDARD, FOUND, MASK_COLUMN}
     untested = [
         name
         for name in map(str, images.columns)

@@ -7,7 +7,8 @@ from collections import Counter
 from pathlib import Path
 
 from casewise.cohort.cohort import read_cohort
-from casewise.cohort.folder_layout import Layout, read_layout, walk
+from casewise.cohort.companions import companions_text
+from casewise.cohort.folder_layout import Layout, are_batches, batches_text, read_layout, walk
 from casewise.cohort.table import Problems, iso_day, names_text, read_text_table
 from casewise.cohort.targets import target_columns
 from casewise.errors import CohortError, counted
@@ -50,6 +51,9 @@ def plan_preset(
         start = modality.start(files, study)
         new.files[TABLE] = table_bytes(*_table(layout, start.study, files))
         new.understood = [*_understood(layout, start.study), *start.notes]
+        subjects = [image.subject for image in layout.images]
+        if not layout.by_class and are_batches(subjects):
+            new.doubts.append(f"Subject: ARE THESE PEOPLE? {batches_text(subjects)}. Correct the column `subject`.")
     home, stated = (table.parent, relative_path(table, folder)) if table else (folder, TABLE)
     lines = [f"cohort: {quoted(stated)}", *([f"sheet: {quoted(sheet)}"] if sheet else [])]
     if images is not None and images.resolve() != home.resolve():
@@ -165,7 +169,9 @@ def _understood(layout: Layout, study: Study) -> list[str]:
         counts += [f"{noun} " + ", ".join(f"{value} ({count[value]:,})" for value in order)] if any(count) else []
     skipped = list(dict.fromkeys(path.rpartition("/")[2] for path in layout.skipped))
     named = ", ".join(skipped[:3]) + (" …" if len(skipped) > 3 else "")
-    tail = f"; {counted(len(layout.skipped), 'file')} skipped ({named})" if skipped else ""
+    belonging = companions_text(layout.companions)
+    tail = f"; left out, because they belong to other images: {belonging}" if belonging else ""
+    tail += f"; {counted(len(layout.skipped), 'file')} skipped ({named})" if skipped else ""
     facts = {"subject": first.subject, "visit": first.visit, "region": first.region, "class": first.label}
     meaning = ", ".join(f"{name} {value}" for name, value in facts.items() if value)
     lines = [f"{', '.join(counts)}{tail}.", f"Read as {layout.shape}: {first.path} is {meaning}."]

@@ -16,7 +16,8 @@ from casewise.audit.hashes import in_parallel
 from casewise.audit.sentences import fill
 from casewise.audit.subjects import FOUND_PAIRS, STRANGERS
 from casewise.cohort.checks import STORED
-from casewise.cohort.folder_layout import FIELDS, Pattern
+from casewise.cohort.companions import ARE_THESE_IMAGES, LEAVE_OUT, companions_text
+from casewise.cohort.folder_layout import FIELDS, Pattern, are_batches, batches_text
 from casewise.cohort.table import names_text, natural
 from casewise.cohort.targets import plain
 from casewise.console import Terminal
@@ -147,6 +148,8 @@ def rows_of_table(cells: Mapping[str, list[str]], images: image_files.ImageFiles
             cells[name][row] if name else f"row {numbers[row]}" for row in range(count) if row not in paths_of_row
         ]
     used, masks = set(filter(None, rows.paths)), image_files.mask_files(cells, images)
+    if listed := [images.companions[path] for path in dict.fromkeys(rows.paths) if path in images.companions]:
+        rows.doubts.append(f"{ARE_THESE_IMAGES} {companions_text(listed)}. {LEAVE_OUT}")
     unused = [path for path in images.paths if path not in used and path not in masks]
     rows.understood.append(
         f"Rows with an image: {len({rows.sources[i] for i in rows.present}):,} of {count:,}. Used {noun}s of the "
@@ -382,6 +385,8 @@ def doubt_counts(rows: ImageRows, column: str) -> None:
         f"`subjects_known: false`.{_offered_subjects(rows) if lone else ''}": lone,
         f"Subject: {name[:60]!r} has {most:,} of {images:,} images ({named} {counted(len(counts), 'value')}). "
         "If it does not identify people, state another column with --subject.": most > max(MOST_OF_ONE * images, 4),
+        f"Subject: ARE THESE PEOPLE? {batches_text(counts)}. State who is on each image with --subject or --pattern, "
+        "or write `subjects_known: false`.": rows.subjects_known and are_batches(counts),
     }
     rows.doubts += applying(doubts)
 

@@ -21,7 +21,15 @@ from casewise.inference.resident import ResidentModel, slots_of
 from casewise.modalities.registry import modality_of
 from casewise.plugins.serve.results import explained_class, flags_of, map_picture, plain, trajectory
 from casewise.plugins.serve.settings import check_learner
-from casewise.plugins.serve.submission import SUBJECT, Submission, check_person, check_pixels, check_slots, into_series
+from casewise.plugins.serve.submission import (
+    SUBJECT,
+    Submission,
+    check_companions,
+    check_person,
+    check_pixels,
+    check_slots,
+    into_series,
+)
 from casewise.predictions.covariates import encodings_of
 from casewise.report.formatting import display_name, outcome_words
 from casewise.study.images import POOLINGS
@@ -246,6 +254,7 @@ class ModelSession:
         check_slots(submission, self.description)
         check_pixels(submission, folder, self.max_pixels, self.description)
         check_person(submission, folder)
+        check_companions(submission, folder, self.description)
         rows = self._cells(submission, folder)
         table, cells, cases = self.resident.table(rows, work, folder)
         if not predict:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from casewise.errors import RunError, none_of, printable, shortened
+from casewise.names import one_form
 from casewise.run_folder.folder import HEADLINE
 from casewise.web.settings import WebSettings
 
@@ -65,5 +66,5 @@ def shown_name(name: str) -> str:
     >>> shown_name("../../etc/passwd"), shown_name("C:\\photos\\a.jpg"), shown_name("")
     ('passwd', 'a.jpg', 'unnamed file')
     """
-    last = name.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    last = one_form(name).replace("\\", "/").rstrip("/").rpartition("/")[2]
     return shortened(printable(last).replace("\n", " ").replace("\t", " "), LONGEST_NAME) or "unnamed file"

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from starlette.concurrency import run_in_threadpool
 
+from casewise.cohort.companions import companions, companions_text
 from casewise.cohort.folder_layout import ENDINGS
 from casewise.cohort.groups import spelled_alike
 from casewise.cohort.table import natural
 from casewise.errors import cut, nearest
 from casewise.inference.stated import people_problem, stated_by
 from casewise.modalities.store.readers import image_shape
+from casewise.names import one_form
 from casewise.plugins.serve.settings import ServiceSettings, shown_name
 from casewise.web.settings import ServiceError
 
@@ -159,6 +161,20 @@ def check_pixels(submission: Submission, folder: Path, limit: int, description: 
             limits = f"at most {limit:,} pixels and sides of {LONGEST_SIDE:,} are read. Save it smaller."
             message = f"{file.name}: it has {width:,} x {height:,} pixels; {limits}"
             raise ServiceError(413, "image_too_large", message, [file.name])
+
+
+def check_companions(submission: Submission, folder: Path, description: Mapping[str, Any]) -> None:
+    """Check that every photograph is an image, and no mask, overlay or thumbnail of another one.
+
+    Raises:
+        ServiceError: one is; the answer would be about a drawing.
+    """
+    if description["modality"] != "photographs":
+        return
+    stored = {file.name: file.stored for file in submission.files}
+    if belonging := companions(folder, list(stored), stored)[0]:
+        text = f"Not images of their own: {companions_text(belonging.values())}. Leave them out."
+        raise ServiceError(422, "not_an_image", text, list(belonging))
 
 
 def check_person(submission: Submission, folder: Path) -> None:
@@ -346,7 +362,7 @@ def _unknown(field: str, description: Mapping[str, Any], *, is_file: bool, file:
 
 
 def _text(value: str, field: str) -> str:
-    text = value.strip()
+    text = one_form(value).strip()
     if len(text) > LONGEST_TEXT or not text.isprintable():
         message = f"{cut(field)}: it must be at most {LONGEST_TEXT} printable characters on one line."
         raise ServiceError(422, "bad_text", message)

@@ -10,10 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from casewise.cohort.folder_layout import DICOM_SUFFIXES, Pattern, find_region, read_paths, refuse_visits
+from casewise.cohort.companions import companions, companions_text
+from casewise.cohort.folder_layout import (
+    DICOM_SUFFIXES,
+    OF_SYSTEMS,
+    Pattern,
+    find_region,
+    read_paths,
+    refuse_visits,
+)
 from casewise.cohort.table import natural
 from casewise.errors import CasewiseError, counted
 from casewise.modalities import base
+from casewise.names import one_form
 from casewise.plugins.volumes import standardise
 from casewise.plugins.volumes.case_files import check_headers
 from casewise.plugins.volumes.case_table import resolve_sequences
@@ -61,8 +70,12 @@ def _rows_of(path: Path, study: Study, pattern: Pattern | None) -> list[tuple[st
     """The scans of one file or folder: path, subject, visit and sequence."""
     sequences = list(volumes_of(study).sequences)
     if not path.is_dir():
-        return [(str(path), path.name, "", _sequence(path.name, sequences))]
+        return [(str(path), one_form(path.name), "", _sequence(path.name, sequences))]
     files, others = _files(path)
+    names = [file.relative_to(path).as_posix() for file in files]
+    if belonging := companions(path, names)[0]:
+        log.warning("%s: left out, because they belong to scans: %s.", path, companions_text(belonging.values()))
+        files = [file for file, name in zip(files, names, strict=True) if name not in belonging]
     if not files:
         raise CasewiseError(f"cases: {path} contains no scans: neither NIfTI files nor folders of DICOM files.")
     if others:
@@ -76,14 +89,14 @@ def _rows_of(path: Path, study: Study, pattern: Pattern | None) -> list[tuple[st
         ]
     scans = []
     for file in files:
-        *folders, name = file.relative_to(path).parts or (path.name,)
+        *folders, name = map(one_form, file.relative_to(path).parts or (path.name,))
         if len(folders) > 2:
             example = f"{len(folders)} folders deep, such as {file.relative_to(path)}"
             raise CasewiseError(
                 f"cases: {path} contains scans {example}. Allowed are subject/visit/scan and subject/scan."
             )
         subject, visit = (*folders, "", "")[:2]
-        subject = subject or (path.name if len(sequences) > 1 else name)
+        subject = subject or (one_form(path.name) if len(sequences) > 1 else name)
         scans.append((str(file), subject, visit, _sequence(name, sequences)))
     if study.columns.get("visit") != "":
         tops = [file.relative_to(path).parts[0] for file in files if len(file.relative_to(path).parts) > 1]
@@ -96,7 +109,7 @@ def _files(folder: Path) -> tuple[list[Path], list[Path]]:
     scans: list[Path] = []
     others: list[Path] = []
     for parent, inner, names in os.walk(folder):
-        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        inner[:] = sorted(name for name in inner if not name.startswith(".") and name not in OF_SYSTEMS)
         visible = sorted(name for name in names if not name.startswith("."))
         nifti = [name for name in visible if name.casefold().endswith(NIFTI)]
         dicom = [name for name in visible if name.casefold().endswith(DICOM_SUFFIXES) or _is_dicom(Path(parent, name))]
@@ -124,6 +137,7 @@ def _sequence(name: str, sequences: list[str]) -> str:
     >>> _sequence("P01_T1c.nii.gz", ["T1", "T1c"]), _sequence("P01_flair.nii", ["T1", "T2"])
     ('T1c', '')
     """
+    name = one_form(name)
     if len(sequences) == 1 or (exact := find_region(name, sequences)):
         return sequences[0] if len(sequences) == 1 else exact
     contained = [sequence for sequence in sequences if sequence.casefold() in name.casefold()]

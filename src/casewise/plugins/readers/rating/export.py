@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from casewise.cohort.cohort import Cohort
 from casewise.cohort.table import Problems, read_text_table
 from casewise.errors import CasewiseError
 from casewise.files import guarded, write_atomic
+from casewise.names import FileNames
 from casewise.plugins.readers.form import FormField
 from casewise.plugins.readers.rating.readings import Readings
 from casewise.plugins.readers.rating.sessions import Shown
@@ -146,10 +146,10 @@ def table_rows(study: Study, cohort: Cohort) -> pd.DataFrame:
     heading = study.columns.get("path") or "path"
     folder = (study.root or study.cohort.parent).absolute()
     row_of: dict[str, int] = {}
+    names = FileNames()  # as `casewise.cohort.checks.check_files` reads them
     for row, text in cells[heading].items():
-        # as `casewise.cohort.checks.check_files` reads them
-        for each in (str(text), str(text).strip(), str(text).replace("\\", "/").strip()):
-            row_of.setdefault(os.path.abspath(os.path.join(folder, each)), row)
+        for path in names.below(folder, str(text)):
+            row_of.setdefault(path, row)
     paths = cohort.images["path"].astype(str)
     return cells.loc[[row_of[path] for path in paths]].reset_index(drop=True).assign(**{heading: paths.to_numpy()})
 
