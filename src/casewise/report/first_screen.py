@@ -192,7 +192,7 @@ def evaluated(context: ReportContext) -> str:
     # what first weights were trained on before the study
     doubtful = unknown_origin(context.origins)
     if held_out and context.study.subjects_known:
-        text = f"{count}. No model was {'further ' * doubtful}trained on these subjects{' here' * doubtful}"
+        text = f"{count}. {'In this study, no' if doubtful else 'No'} model was trained on these subjects"
         return text + (", but their loss stopped the training." if context.stopped_on_validation else ".")
     countable = terms_of(context).noun == terms_of(context).case and context.stage == "oof" and not context.by_site
     if countable and (lacking := len(context.cases) - len(rows)) > 0:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from casewise.errors import WeightsError, listed
 from casewise.files import checksum
@@ -108,7 +108,7 @@ def recorded_origins(record: Mapping[str, Any]) -> list[Origin]:
     'unrecorded'
     """
     if isinstance(stated := record.get("origins"), list):
-        return [Origin(**origin) for origin in stated]
+        return [_of_record(origin) for origin in stated]
     clause = str(record.get("weights", ""))
     if clause.startswith("none"):
         return []
@@ -117,6 +117,16 @@ def recorded_origins(record: Mapping[str, Any]) -> list[Origin]:
     if clause.startswith("torchvision ") and ";" not in clause:
         return [Origin("published", clause, images=IMAGENET)]
     return [Origin("unrecorded")]
+
+
+def _of_record(record: Any) -> Origin:
+    try:
+        origin = Origin(**record)
+    except TypeError:
+        return Origin("unrecorded")
+    texts = all(isinstance(value, str) for value in (origin.name, origin.sha256, origin.images))
+    sound = texts and origin.kind in get_args(Kind) and isinstance(origin.fingerprints, bool)
+    return origin if sound else Origin("unrecorded")
 
 
 def run_origins(files: RunFolder, study: Study) -> list[Origin]:
