@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -175,7 +175,9 @@ def _of_bundle(folder: JobFolder) -> list[Origin]:
     facts = folder.facts.read()
     name, compared = f"{folder.path.parent.name}/{folder.path.name}", folder.fingerprints.exists()
     own = Origin("bundle", name, str(facts.get("weights_sha256", "")), fingerprints=compared)
-    return [own, *recorded_origins(facts)]
+    # the fingerprints of earlier bundles are in the same file
+    earlier = [replace(origin, fingerprints=origin.fingerprints and compared) for origin in recorded_origins(facts)]
+    return [own, *earlier]
 
 
 @lru_cache(maxsize=256)
