@@ -75,7 +75,7 @@ def check_images_apart(study: Study, prepared: PreparedCohort, show: Show, *, wh
         role = "subject" if other.subjects_known else "path"
         excluded = exclusion(subjects if role == "subject" else written, column=other.columns.get(role, role))
         raise SplitError(
-            f"weights: by its fingerprints, {folder.path} was trained on {counted(len(rows), 'image')} of "
+            f"weights: by its fingerprints, {folder.path} was trained on at least {counted(len(rows), 'image')} of "
             f"{counted(len(subjects), 'subject')} {where} ({shown}), perhaps under other names. Their figures would be "
             f"too optimistic. Leave these people out with {excluded}, or take other weights (`pretrain:` leaves each "
             "fold's held-out subjects out of its pretraining)."
