@@ -19,6 +19,7 @@ from casewise.report.caveats import sentences
 from casewise.report.context import ReportContext
 from casewise.run_folder import RunFolder
 from casewise.study.schema import Study
+from casewise.study.weight_origins import Origin, as_records
 
 BACKBONES = [f"net{i:02d}" for i in range(29)]
 METAS = ["meta_learner", "meta_learner_w_intercept", "meta_learner_ridge", "meta_learner_ridge_w_intercept"]
@@ -167,6 +168,7 @@ def jobs_of(study: Study) -> list[dict[str, Any]]:
     random = np.random.default_rng(2)
     common = {"seconds": 61.5, "weights": "torchvision, IMAGENET1K_V1", "precision": "bf16", "stopped_on": "inner"}
     common |= {"memory_format": "channels-last", "parameters": 21_300_000}
+    common |= {"origins": as_records([Origin("published", "torchvision", images="ImageNet")])}
     jobs = []
     for model in study.backbones:
         for fold in range(1, 6):

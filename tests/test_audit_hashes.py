@@ -21,7 +21,7 @@ def made(images: int, seed: int) -> Hashes:
 
     originals = random.integers(0, 2**63, (max(1, images // 12), 2), dtype=np.uint64)
     whole, flipped = altered(originals[random.integers(0, len(originals), images)], 13), random.random(images) < 0.4
-    whole[flipped] ^= hashes._flip_masks()[random.integers(0, 4, flipped.sum())]
+    whole[flipped] ^= hashes.flip_masks()[random.integers(0, 4, flipped.sum())]
     negative = random.random(images) < 0.2
     whole[negative] = ~whole[negative]
     turned = altered(whole[random.permutation(images)], 6)
@@ -30,7 +30,7 @@ def made(images: int, seed: int) -> Hashes:
 
 def by_loop(made_hashes: Hashes, limit: int) -> dict[tuple[int, int], tuple[int, int, bool]]:
     """The pairs i < j with distance, orientation and inset: the first variant of the smallest distance, i before j."""
-    masks = hashes._flip_masks()
+    masks = hashes.flip_masks()
     closest: dict[tuple[int, int], tuple[int, int, bool]] = {}
     for i in range(len(made_hashes.flat)):
         for j in range(len(made_hashes.flat)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,16 @@ from numpy.typing import NDArray
 
 from casewise.audit.findings import PROBES
 from casewise.audit.metadata import INTERNAL, MOST_LEVELS, RARE, STANDARD, columns_in_use, is_usual, levels
+from casewise.audit.probes import ALPHA
 from casewise.audit.subjects import sides_in
+from casewise.modalities.registry import modality_of
 from casewise.study.schema import Study
 
 # Each tested column takes time, and lowers the power of all tests; those with the fewest values are tested first.
 MOST_COLUMNS = 30
+# How the test of whether a column is filled in is named, behind the column.
+FILLED_IN = "whether filled in"
+FILLED = f" ({FILLED_IN})"
 # A value occurs with one class in this share of images, if the column is a copy of the label.
 PURE, NAMED = 0.99, 0.5
 # Words of a name or a value that are about the origin of an image: such a column is never the label in other words.
@@ -49,6 +54,52 @@ def further_columns(study: Study, images: pd.DataFrame, audited: Sequence[str]) 
             counts[name] = len(values)
     ordered = sorted(counts, key=lambda name: (counts[name], name))
     return ordered[:MOST_COLUMNS], ordered[MOST_COLUMNS:]
+
+
+def columns_with_gaps(study: Study, images: pd.DataFrame) -> list[str]:
+    """The columns that are empty for at least `RARE` subjects and filled for as many; covariates first.
+
+    Left out are targets and their annotations, names of subjects, visits and files, splits, and `audit.outcomes`.
+    """
+    masks = {study.audit.mask, *modality_of(study).mask_columns(study).values()}
+    used = columns_in_use(study) - masks
+    left_out = {*used, *study.targets, *study.audit.outcomes, *STANDARD} - {*study.covariates}
+    subjects = images["subject"].astype(str).to_numpy()
+    names = []
+    for name in map(str, images.columns):
+        plain = name.removeprefix("table_")
+        if name in left_out or plain in left_out or plain.startswith(INTERNAL):
+            continue
+        filled = is_filled(images[name])
+        if min(len(np.unique(subjects[filled])), len(np.unique(subjects[~filled]))) >= RARE:
+            names.append(name)
+    return sorted(names, key=lambda name: name.removeprefix("table_") not in study.covariates)
+
+
+def is_filled(cells: pd.Series) -> NDArray[np.bool_]:
+    """(n,) whether a cell has a value.
+
+    >>> is_filled(pd.Series(["1", "", None, "NA", "b"])).tolist()
+    [True, False, False, False, True]
+    """
+    return np.array([cell != "" for cell in levels(cells.astype(str).tolist())], bool)
+
+
+def telling_gaps(record: Mapping[str, Any] | None, target: str, names: Iterable[str]) -> list[tuple[str, str, float]]:
+    """The columns among `names` whose filling predicts a target by the audit: name, metric and value, the best first.
+
+    >>> test = {"target": "label", "evidence": f"age{FILLED}", "metric": "auroc", "value": 0.9, "p_adjusted": 0.01}
+    >>> record = {"facts": {"tests": [test | {"by_filling": True}]}}
+    >>> telling_gaps(record, "label", ["age"]), telling_gaps(record, "label", ["sex"]), telling_gaps(None, "label", [])
+    ([('age', 'auroc', 0.9)], [], [])
+    """
+    best: dict[str, tuple[str, str, float]] = {}
+    for test in ((record or {}).get("facts") or {}).get("tests", []):
+        name = str(test["evidence"]).removesuffix(FILLED)
+        carries = test.get("by_filling") and test["p_adjusted"] <= ALPHA and test["target"] == target
+        if carries and name in names and (name not in best or best[name][2] < test["value"]):
+            best[name] = (name, test["metric"], test["value"])
+    return sorted(best.values(), key=lambda entry: -entry[2])
 
 
 def repeats(name: str, text: Sequence[str], labels: NDArray[np.floating[Any]], classes: Sequence[str]) -> bool:

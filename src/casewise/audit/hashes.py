@@ -38,7 +38,7 @@ NEAREST = 30
 # The images that are compared with all others at once.
 ROWS = 16
 
-_LOWEST = sorted((u + v, u, v) for u in range(16) for v in range(16))[1 : BITS + 1]
+_LOWEST = sorted((u + v, u, v) for u in range(32) for v in range(32))[1:]
 _ROW, _COLUMN = (np.array([index[axis] for index in _LOWEST]) for axis in (1, 2))
 
 
@@ -46,7 +46,7 @@ _ROW, _COLUMN = (np.array([index[axis] for index in _LOWEST]) for axis in (1, 2)
 class Hashes:
     """The hashes of whole images, of images inset by 4 % a side, and of transposed images, (N, 2) `uint64`.
 
-    `flat` images have none.
+    `flat` images have none. Longer hashes have more columns.
     """
 
     whole: np.ndarray
@@ -125,27 +125,27 @@ def flip(square: np.ndarray, number: int) -> np.ndarray:
     return np.ascontiguousarray(square[..., rows, columns])
 
 
-def hash_signs(squares: np.ndarray) -> np.ndarray:
-    """Hash (N, S, S) grey squares to (N, 2) `uint64`: the signs of the 128 lowest coefficients, the mean left out.
+def hash_signs(squares: np.ndarray, bits: int = BITS) -> np.ndarray:
+    """Hash (N, S, S) grey squares to (N, bits / 64) `uint64`: the signs of the lowest coefficients, the mean left out.
 
     >>> ramp = np.arange(32.0) * np.ones((1, 32, 1))
     >>> bool((hash_signs(ramp) == hash_signs(3 * ramp + 7)).all())
     True
     """
-    signs = dctn(squares, axes=(1, 2))[:, _ROW, _COLUMN] > 0
+    signs = dctn(squares, axes=(1, 2))[:, _ROW[:bits], _COLUMN[:bits]] > 0
     return np.ascontiguousarray(np.packbits(signs, axis=1)).view(np.uint64)
 
 
-def hash_store(store: TileStore) -> Hashes:
-    """Hash every tile of a store."""
-    whole, inset, transposed = np.zeros((3, len(store), 2), np.uint64)
+def hash_store(store: TileStore, bits: int = BITS, side: int = SIDE) -> Hashes:
+    """Hash every tile of a store, as a square of `side` pixels, to `bits` signs."""
+    whole, inset, transposed = np.zeros((3, len(store), bits // 64), np.uint64)
     flat = np.zeros(len(store), bool)
     for start in range(0, len(store), 1000):
         rows = range(start, min(start + 1000, len(store)))
-        squares = np.stack([grey(store, row, SIDE) for row in rows])
-        whole[start : rows.stop] = hash_signs(squares)
-        transposed[start : rows.stop] = hash_signs(squares.swapaxes(1, 2))
-        inset[start : rows.stop] = hash_signs(np.stack([grey(store, row, SIDE, inset=INSET) for row in rows]))
+        squares = np.stack([grey(store, row, side) for row in rows])
+        whole[start : rows.stop] = hash_signs(squares, bits)
+        transposed[start : rows.stop] = hash_signs(squares.swapaxes(1, 2), bits)
+        inset[start : rows.stop] = hash_signs(np.stack([grey(store, row, side, inset=INSET) for row in rows]), bits)
         flat[start : rows.stop] = squares.std(axis=(1, 2)) < 1
     return Hashes(whole, inset, flat, transposed)
 
@@ -170,7 +170,7 @@ def close_pairs(
 
     def pairs_of(start: int) -> np.ndarray:
         rows = slice(start, min(start + ROWS, len(among)))
-        best = _smallest((hashes.whole[rows], hashes.transposed[rows]), (hashes.whole, hashes.inset))
+        best = smallest_distances((hashes.whole[rows], hashes.transposed[rows]), (hashes.whole, hashes.inset))
         best[group[rows, None] == group] = BITS
         return _with_variants(_nearest(best, start, nearest), hashes)
 
@@ -178,17 +178,17 @@ def close_pairs(
     return _unique_pairs(np.concatenate([np.zeros((0, 4), np.int32), *blocks]), among)
 
 
-def _flip_masks() -> np.ndarray:
-    """The signs that each flip changes, (4, 2) `uint64`."""
-    odd_column, odd_row = _COLUMN % 2 == 1, _ROW % 2 == 1
+def flip_masks(bits: int = BITS) -> np.ndarray:
+    """The signs that each flip changes, (4, bits / 64) `uint64`."""
+    odd_column, odd_row = _COLUMN[:bits] % 2 == 1, _ROW[:bits] % 2 == 1
     signs = np.stack([odd_column & False, odd_column, odd_row, odd_column ^ odd_row])
     return np.packbits(signs, axis=1).view(np.uint64)
 
 
-def _smallest(of_rows: Sequence[np.ndarray], of_columns: Sequence[np.ndarray]) -> np.ndarray:
+def smallest_distances(of_rows: Sequence[np.ndarray], of_columns: Sequence[np.ndarray]) -> np.ndarray:
     """(R, N) `uint8`: the fewest bits in which a row differs from a column, in any orientation or as a negative."""
     furthest = np.zeros((len(of_rows[0]), len(of_columns[0])), np.uint8)
-    for first, second in ((hashes ^ mask).T for hashes in of_rows for mask in _flip_masks()):
+    for first, second in ((hashes ^ mask).T for hashes in of_rows for mask in flip_masks()):
         for columns in of_columns:
             different = np.bitwise_count(first[:, None] ^ columns[:, 0])
             different += np.bitwise_count(second[:, None] ^ columns[:, 1])
@@ -211,7 +211,7 @@ def _with_variants(table: np.ndarray, hashes: Hashes) -> np.ndarray:
     """The pairs (K, 3) with the first variant of the smallest distance: (K, 4)."""
     row, column, least = table.T
     variant = np.full(len(table), -1, np.int32)
-    masks = _flip_masks()
+    masks = flip_masks()
     for number in range(len(FLIPS)):
         flipped = (hashes.transposed if number & 4 else hashes.whole)[row] ^ masks[number & 3]
         for is_inset, others in enumerate((hashes.whole, hashes.inset)):

@@ -53,7 +53,7 @@ def shortcut_sentence(answer: ShortcutTest, *, source: str = "", marks_source: b
     if kind == "source-from-image":
         return fill("source-predictable", **texts, within=answer.within, value=value, meaning=meaning)
     evidence = fill("filled", name=name) if answer.by_filling else wording["name"].format(name=name)
-    evidence += f" ({how})" if how else ""
+    evidence += f" ({how})" if how and not answer.by_filling else ""
     tested = f"{target} ({' versus '.join(by_class)})" if by_class and len(by_class) < classes else target
     among = f" among {counted(len(result.scores), 'image')} with a mask" if kind == "outside-anatomy" else ""
     sentence = fill("shortcut", evidence=evidence, target=tested, value=value, among=among, meaning=meaning)

@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from casewise.audit import regions
-from casewise.audit.columns import further_columns, repeats
+from casewise.audit.columns import FILLED_IN, columns_with_gaps, further_columns, is_filled, repeats
 from casewise.audit.findings import APPEARANCE, Finding, Level
 from casewise.audit.hashes import in_parallel
 from casewise.audit.metadata import MOST_LEVELS, encode, file_features, file_rate, levels, probed_columns, source_column
@@ -42,13 +42,15 @@ FEWEST_OF_SOURCE, FEWEST_OF_CLASS = 10, 20
 Kind = Literal[
     "column", "files", "file-name", "file-size", "shape-pad", "shape-stretch", "border", "thumbnail",
     "slide-border", "overlay", "outside-anatomy", "source-from-image",
-    "brightness", "contrast", "sharpness", "compression", "other-column",
+    "brightness", "contrast", "sharpness", "compression", "other-column", "filling", "other-filling",
 ]  # fmt: skip
 SHAPES: dict[str, Kind] = {"pad": "shape-pad", "stretch": "shape-stretch"}
 # Evidence that the disease itself can change, or that networks see only indirectly, so that it does not stop a run.
 AMBIGUOUS = (
     "thumbnail", "shape-stretch", "file-name", "brightness", "contrast", "sharpness", "compression", "other-column",
+    "other-filling",
 )  # fmt: skip
+FILLINGS = ("filling", "other-filling")
 ENDS = "its darkest and brightest parts"
 # Of a column that changes within more than this share of the subjects, no value can be left out.
 MOST_WITH_SEVERAL = 0.1
@@ -131,6 +133,7 @@ class ShortcutTest:
             "subjects": int(self.labels.subjects.max()) + 1,
             "subjects_of_smallest": self.labels.of_smallest,
         }
+        figures |= {"by_filling": True} if self.by_filling else {}
         figures |= {"as_it_is": self.as_it_is.figures} if self.as_it_is else {}
         compared = {"inside": self.inside, "strongest": self.strongest}
         for name, test in compared.items():
@@ -179,10 +182,12 @@ def find_shortcuts(
     )
     columns = probed_columns(study, images)
     further, too_many = further_columns(study, images, columns)
+    gaps = columns_with_gaps(study, images)
     evidence: list[Evidence] = []
-    for item in search.gather(columns, further, embed):
+    for item in search.gather(columns, further, gaps, embed):
         evidence.append(item)
-        report(GATHERING * len(evidence) / (len(columns) + len(further) + MAX_EVIDENCE), f"measuring {item.name}")
+        expected = len(columns) + len(further) + len(gaps) + MAX_EVIDENCE
+        report(GATHERING * len(evidence) / expected, f"measuring {item.name}")
     restated = search.restated(further)
     questions = [
         (target, item)
@@ -300,8 +305,8 @@ class _Search:
         result = probe(evidence.features[included], labels, seed=self.study.seed) if labels else None
         if labels is None or result is None:
             return None
-        by_filling = False
-        if evidence.filled is not None and 0.05 < evidence.filled[included].mean() < 0.95:
+        by_filling = evidence.kind in FILLINGS
+        if not by_filling and evidence.filled is not None and 0.05 < evidence.filled[included].mean() < 0.95:
             filled, unmoved = evidence.filled[included, None].astype(float), replace(labels, moved=labels.moved[:0])
             plain = probe(filled, unmoved, seed=self.study.seed)
             by_filling = plain is not None and plain.value > result.value - EQUAL
@@ -389,7 +394,10 @@ class _Search:
         several_targets = len({answer.target for answer in answers}) > 1
         ordered = []
         for group in groups.values():
-            best = max(group, key=lambda answer: (not answer.of_content, answer.strength))
+            # of a column itself and its gaps, the column if it predicts as well
+            best = max(group, key=lambda a: (not a.of_content, a.strength - EQUAL * (a.evidence.kind in FILLINGS)))
+            if best.evidence.kind == "other-column":  # gaps of a covariate weigh more than its values
+                best = next((answer for answer in group if answer.evidence.kind == "filling"), best)
             kind, name, target = best.evidence.kind, best.evidence.name, best.target
             classes = self.study.classes_of(target)
             # whether a cell is filled in is a property of the source, not of the picture
@@ -430,8 +438,10 @@ class _Search:
         # the source first, because it explains the others
         return [finding for _, finding in sorted(ordered, key=lambda pair: pair[0])]
 
-    def gather(self, columns: list[str], further: list[str], embed: regions.Embed | None) -> Iterator[Evidence]:
-        """All evidence, one piece after another: also of `further` columns, with other than the usual names.
+    def gather(
+        self, columns: list[str], further: list[str], gaps: list[str], embed: regions.Embed | None
+    ) -> Iterator[Evidence]:
+        """All evidence, one piece after another: also `further` columns with other than usual names, and `gaps`.
 
         Raises:
             CohortError: masks are missing or do not match their images.
@@ -440,6 +450,7 @@ class _Search:
         rows = self._tested(np.arange(len(self.images)))
         subjects = self.subjects[rows]
         yield from self._of_columns(columns, "column", rows)
+        yield from self._of_gaps(gaps, {*columns, *self.study.covariates}, rows)
         yield Evidence("files", "files", rows, file_features(tiles.index.iloc[rows], subjects))
         prefixes = np.array(self.prefixes)[rows].tolist()
         if 2 <= len(set(prefixes)) <= MOST_LEVELS:
@@ -518,6 +529,16 @@ class _Search:
             read = encode(name, self.images[name].astype(str).to_numpy()[rows].tolist(), self.subjects[rows])
             plain = name.removeprefix("table_")
             yield Evidence(plain, kind, rows, read.features, read.filled, reading=read.kind)
+
+    def _of_gaps(self, columns: list[str], grave: set[str], rows: NDArray[np.int64]) -> Iterator[Evidence]:
+        """Whether columns are filled in, once for those that have the same gaps; of the `grave` a run is stopped."""
+        tested: set[bytes] = set()
+        for name in sorted(columns, key=lambda name: not grave & {name, name.removeprefix("table_")}):
+            filled, plain = is_filled(self.images[name])[rows], name.removeprefix("table_")
+            if filled.tobytes() not in tested:
+                tested.add(filled.tobytes())
+                kind: Kind = "filling" if grave & {name, plain} else "other-filling"
+                yield Evidence(plain, kind, rows, filled[:, None].astype(float), filled, how=FILLED_IN)
 
     def _sample(self, rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
         """At most `most` of `rows`: first one image of each subject, then a second one, and so on."""

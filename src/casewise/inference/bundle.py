@@ -60,7 +60,8 @@ class Bundle:
         batch_size: panels in a training batch, by which prediction batches are sized.
         subjects: everybody who shaped the network, by training or by early stopping.
         stop_subjects: those of `subjects` who only decided when to stop.
-        origin: what else is recorded: the first weights, the split's hash, whether the cohort is synthetic, and
+        origin: what else is recorded: the first weights as a clause, and their `origins`
+            (`casewise.study.weight_origins`), the split's hash, whether the cohort is synthetic, and
             `comparison_only` where the network belongs to a comparison by image, and the SHA-256 of the weights;
             `earlier_subjects` are other people, behind the first weights, who may have the names of `subjects`;
             `final`, that it was trained on all folds.
@@ -102,7 +103,7 @@ class Bundle:
             )
         try:
             _check_types(facts)
-            origin = ("comparison_only", "earlier_subjects", "final")
+            origin = ("comparison_only", "earlier_subjects", "final", "origins")
             return cls(
                 files.path,
                 fold=facts["fold"] - 1,

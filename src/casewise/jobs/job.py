@@ -38,6 +38,7 @@ from casewise.splits.image_split import training_subjects
 from casewise.study.learners import learner_named
 from casewise.study.model import mixed_seed
 from casewise.study.schema import NestedCV, Study
+from casewise.study.weight_origins import as_records, origins_of
 from casewise.training.checkpoint import write_tensors
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.cost import PeakMemory, Timer, give_memory_back
@@ -285,7 +286,13 @@ def fit(planned: PlannedJob, model: StudyModel) -> FittedModel:
         batch_size=study.recipe.batch_size,
         stop_subjects=frozenset(people["subjects"]) - frozenset(trained_on),
         subjects=frozenset(people.pop("subjects")),
-        origin={"weights": model.origin, "split": inputs.splits.hash, "synthetic": study.synthetic, **people}
+        origin={
+            "weights": model.origin,
+            "origins": as_records(origins_of(study, job.model)),
+            "split": inputs.splits.hash,
+            "synthetic": study.synthetic,
+            **people,
+        }
         | ({"earlier_subjects": sorted(model.earlier_subjects)} if model.earlier_subjects else {})
         | ({"final": True} if job.final else {}),
     )
@@ -303,7 +310,7 @@ def record(
     write_tensors(job.folder.weights, learned.network.state_dict())
     bundle = fitted.predictor.bundle
     origin = bundle.origin | {"weights_sha256": checksum(job.folder.weights.path)}
-    for file in (job.folder.distance, job.folder.predictions, job.folder.tile_predictions):
+    for file in (job.folder.distance, job.folder.fingerprints, job.folder.predictions, job.folder.tile_predictions):
         file.remove()  # of an earlier training
     distance = None
     if predictions.distance:
@@ -320,6 +327,7 @@ def record(
         "fingerprint": job.fingerprint,
         "first_weights": job.first_weights,
         "weights": weights,
+        "origins": bundle.origin["origins"],
         "parameters": sum(p.numel() for p in learned.network.parameters()),
         "epochs": len(learned.history),
         "best_epoch": len(learned.history) if monitor == "none" else learned.best_epoch + 1,

@@ -25,6 +25,7 @@ from casewise.pipeline.finished import FinishedRun
 from casewise.predictions.table import CHOOSING
 from casewise.run_folder.bundle_folder import FORMAT, link_or_copy, write_archive
 from casewise.splits.predefined import TEST
+from casewise.study.weight_origins import as_records, origins_sentence, recorded_origins, unknown_origin
 from casewise.version import __version__
 
 if TYPE_CHECKING:
@@ -180,6 +181,7 @@ def _warnings(run: FinishedRun) -> str:
     if "external" not in run.results.metrics and run.results.by_site is None:
         texts.append(f"Not tested on {run.study.unit}s of another hospital or source.")
     texts += [within_values(run.study, run.results).strip()]
+    texts += [origins_sentence(run.origins, run.study.unit)] if unknown_origin(run.origins) else []
     return " ".join(filter(None, texts))
 
 
@@ -208,6 +210,7 @@ def _provenance(run: FinishedRun, bundles: list[Bundle]) -> dict[str, object]:
                 "fold": None if bundle.origin.get("final") else bundle.fold + 1,
                 "subjects": len(bundle.subjects),
                 "first_weights": without_paths(str(bundle.origin["weights"])),
+                "origins": as_records(recorded_origins(bundle.origin)),
                 "weights_sha256": bundle.origin["weights_sha256"],
             }
             for bundle in bundles
@@ -238,6 +241,8 @@ def share_networks(target: BundleFolder, members: Sequence[JobFolder], salt: str
         link_or_copy(member.weights.verified(), copy.weights.path)
         if facts.get("distance"):
             link_or_copy(member.distance.verified(), copy.distance.path)
+        if member.fingerprints.exists():
+            link_or_copy(member.fingerprints.verified(), copy.fingerprints.path)
         write_json(copy.facts.path, shared_facts(facts, salt))
         entries.append({"learner": facts["model"], "fold": fold})
     return entries

@@ -27,6 +27,7 @@ from casewise.splits.grouped import Splits, read_splits
 from casewise.study.learners import in_order
 from casewise.study.loading import saved_study
 from casewise.study.schema import Study
+from casewise.study.weight_origins import Origin, run_origins
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +101,11 @@ class FinishedRun:
         return self.files.job_records(self.study.trained)
 
     @cached_property
+    def origins(self) -> list[Origin]:
+        """Where the first weights of all learners come from."""
+        return run_origins(self.files, self.study)
+
+    @cached_property
     def fingerprint(self) -> str:
         """The fingerprint of the networks."""
         return str(self.files.fingerprint.read()["fingerprint"])
@@ -154,6 +160,7 @@ def report(run: FinishedRun, show: Show) -> Path:
         splits=files.splits.read(),
         predictions=run.predictions,
         metrics=run.results,
+        origins=run.origins,
         jobs=run.jobs,
         stackers=files.stackers.read(),
         tiles=lambda numbers: np.asarray(prepared.store.tiles[numbers]),

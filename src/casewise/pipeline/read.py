@@ -31,6 +31,7 @@ from casewise.study.learners import FEATURES, encoders_of
 from casewise.study.schema import Study
 from casewise.study.scores import check_scores, study_scores
 from casewise.study.weight_files import origin_of_weights
+from casewise.study.weight_origins import origins_of, origins_sentence, unknown_origin
 
 
 @dataclass(frozen=True)
@@ -257,7 +258,7 @@ def validate(study: Study, show: Show) -> list[str]:
     lines = number_lines(splits)
     lines += side_lines(study, splits, cohort.panels, panels=len(cohort.images) == len(table.images))
     lines += [f"{'WARNING':<10} {sentence}" for sentence in missing_classes(splits.record)]
-    lines += [*weight_lines(study), *encoder_lines(study)]
+    lines += [*weight_lines(study), *encoder_lines(study), *origin_lines(study)]
     if study.trained:
         lines.append(f"{'recipe':<10} {stated_in_words(study)}")
     networks = len(study.trained) * splits.folds
@@ -290,6 +291,14 @@ def encoder_lines(study: Study) -> list[str]:
     names = encoders_of(study) if FEATURES in study.learners else []
     origins = {name: origin_of_weights(name, "pretrained", study.weights_dir) for name in names}
     return [f"{'encoder':<10} {name}: {origin}" for name, origin in origins.items()]
+
+
+def origin_lines(study: Study) -> list[str]:
+    """A line on what is known of the images behind the first weights; a warning if they may include the study's own."""
+    origins = [origin for name in study.learners for origin in origins_of(study, name)]
+    level = "WARNING" if unknown_origin(origins) else "origin"
+    sentence = origins_sentence(origins, study.unit)
+    return [f"{level:<10} {sentence}"] if sentence else []
 
 
 def number_lines(splits: Splits) -> list[str]:

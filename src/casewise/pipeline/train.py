@@ -20,6 +20,7 @@ from casewise.modalities.masks import training_masks
 from casewise.pipeline.budget import within_budget
 from casewise.pipeline.evaluate import decide, score, stack
 from casewise.pipeline.external import check_no_twins, cohort_difference, prepare_external, prepare_pretraining
+from casewise.pipeline.fingerprints import check_images_apart, record_images
 from casewise.plugin import plugins, repeated
 from casewise.predictions import table as predicted
 from casewise.predictions.decisions import apply_thresholds, decide_grades
@@ -56,7 +57,7 @@ def train(inputs: RunInputs, show: Show) -> tuple[RunInputs, pd.DataFrame]:
     from casewise.jobs.predict import predict_external
 
     study, splits, folder = inputs.study, inputs.splits, inputs.folder
-    jobs, job_inputs, external, fingerprint = _planned(inputs, show)
+    jobs, job_inputs, external, fingerprint, cohorts = _planned(inputs, show)
     folder.left_out.remove()
     start = time.monotonic()
     baselines, networks = _by_steps(jobs)
@@ -83,6 +84,7 @@ def train(inputs: RunInputs, show: Show) -> tuple[RunInputs, pd.DataFrame]:
         with show.bar("final") as bar:
             run_jobs(final, job_inputs, folder, tell=lambda done, text: bar(done, len(final), text))
         show.line("final", f"{counted(len(final), 'learner')} trained on all subjects outside the test set")
+    record_images([*jobs, *final], cohorts, show)
     record_trained(study, folder, show)
     table = pd.concat([job.folder.predictions.read() for job in jobs], ignore_index=True)
     tables = [_with_days_and_paths(table, inputs.cohort)]
@@ -125,11 +127,14 @@ def _by_steps(jobs: Iterable[Job]) -> tuple[list[Job], list[Job]]:
     return sides
 
 
-def _planned(inputs: RunInputs, show: Show) -> tuple[list[Job], JobInputs, PreparedCohort | None, str]:
+def _planned(
+    inputs: RunInputs, show: Show
+) -> tuple[list[Job], JobInputs, PreparedCohort | None, str, list[PreparedCohort]]:
     """Prepare other cohorts, and record what the networks are made from.
 
     Returns:
-        The jobs of the folds with their inputs, the external cohort, and the fingerprint of the run.
+        The jobs of the folds with their inputs, the external cohort, the fingerprint of the run, and the cohorts that
+        networks are trained on.
 
     Raises:
         CasewiseError: another cohort cannot be used, or the folder contains networks of another study.
@@ -139,7 +144,9 @@ def _planned(inputs: RunInputs, show: Show) -> tuple[list[Job], JobInputs, Prepa
 
     study, cohort, store, splits, folder = inputs.study, inputs.cohort, inputs.store, inputs.splits, inputs.folder
     external = prepare_external(inputs.prepared, folder, show) if study.external else None
+    check_images_apart(study, inputs.prepared, show, where="of this study")
     if external:
+        check_images_apart(study, external, show, where="of the external cohort")
         cohort_difference(inputs.prepared, external, folder, show)
     pretraining = prepare_pretraining(inputs.prepared, folder, show) if study.pretrain else None
     if external and pretraining:
@@ -160,7 +167,8 @@ def _planned(inputs: RunInputs, show: Show) -> tuple[list[Job], JobInputs, Prepa
         folder.external_cohort.remove()
         folder.cohort_difference.remove()
     job_inputs = JobInputs(study, cohort, splits, StoreAddress(store.folder, store.address), pretrained, masks)
-    return expand(study, splits, folder, fingerprint), job_inputs, external, fingerprint
+    cohorts = [inputs.prepared, *([pretraining] if pretraining else [])]
+    return expand(study, splits, folder, fingerprint), job_inputs, external, fingerprint, cohorts
 
 
 def train_only(inputs: RunInputs, only: Sequence[str], show: Show) -> None:
@@ -173,7 +181,7 @@ def train_only(inputs: RunInputs, only: Sequence[str], show: Show) -> None:
     from casewise.jobs.plan import named_jobs
 
     names = named_jobs(inputs.study, inputs.splits.folds, only)
-    planned, job_inputs, external, fingerprint = _planned(inputs, show)
+    planned, job_inputs, external, fingerprint, cohorts = _planned(inputs, show)
     for by_steps in (False, True):
         if count := sum(job.name in names for job in _by_steps(planned)[by_steps]):
             if by_steps:
@@ -181,6 +189,7 @@ def train_only(inputs: RunInputs, only: Sequence[str], show: Show) -> None:
             with show.bar("networks") as bar:
                 tell = partial(_tell, bar, count)
                 run_jobs(_by_steps(planned)[by_steps], job_inputs, inputs.folder, tell=tell, only=names)
+    record_images(planned, cohorts, show)
     done = sum(job.finished for job in planned)
     text = f"{done} of {len(planned)} jobs are done; the same command without `--only` goes on to the report"
     show.line("only", text)

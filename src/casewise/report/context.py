@@ -26,6 +26,7 @@ from casewise.study.learners import in_order, learner_name, without_baselines
 from casewise.study.loading import saved_study
 from casewise.study.schema import Study
 from casewise.study.targets import Kind
+from casewise.study.weight_origins import Origin, run_origins
 from casewise.targets import kind_named
 
 EXTERNAL = "external"
@@ -45,6 +46,7 @@ class ReportContext:
         predictions: the predictions table (out of fold and test).
         metrics: the content of `metrics.json`.
         jobs: one entry per network, with its history.
+        origins: where the first weights of all learners come from.
         notes: what was left out or assumed, for `casewise.report.caveats.sentences`.
         stackers: for each combined learner and output its coefficients.
         environment: versions, processor, date, command and seconds.
@@ -67,6 +69,7 @@ class ReportContext:
     predictions: pd.DataFrame
     metrics: Results
     jobs: list[Json]
+    origins: Sequence[Origin] = ()
     notes: Sequence[Mapping[str, Any] | str] = field(default_factory=list)
     stackers: Json = field(default_factory=dict)
     environment: Json = field(default_factory=dict)
@@ -291,6 +294,7 @@ def read_context(folder: Path) -> ReportContext:
         predictions=files.predictions.read(),
         metrics=metrics,
         jobs=files.job_records(study.trained),
+        origins=run_origins(files, study),
         notes=metrics.notes,
         stackers=files.stackers.read_if_exists() or {},
         environment=files.environment.read_if_exists() or {},

@@ -26,6 +26,7 @@ from casewise.report.statements import Statement, statements, weights_fitted, we
 from casewise.report.tables import VERDICTS, MetricFormat, kind_report, verdict, verdict_beside
 from casewise.report.visit_alone import visit_alone
 from casewise.study.learners import is_baseline, learner_name, the_learner
+from casewise.study.weight_origins import unknown_origin
 
 MOST_CLASSES, MOST_COLUMNS = 8, 3
 ROUGH = (" Rough: few {unit}s.", " Rough: few {unit}s, overall or of a class.")
@@ -182,20 +183,23 @@ def _recorded(context: ReportContext) -> str:
 
 
 def evaluated(context: ReportContext) -> str:
-    """The cases that the figures are from, and that the networks had not seen them."""
+    """The cases that the figures are from, and that the networks had not seen them, as far as that is known."""
     rows, held_out = context.headline_rows, context.stage in ("test", "validation")
     if rows.empty:
         return "No case has a reference value: nothing can be evaluated."
     count = "Internal: " * bool(own_side(context)) + counted_cases(context, rows)
     count += f" in a {context.stage} set" if held_out else ""
+    # what first weights were trained on before the study
+    doubtful = unknown_origin(context.origins)
     if held_out and context.study.subjects_known:
-        text = f"{count}. No model was trained on these subjects"
+        text = f"{count}. {'In this study, no' if doubtful else 'No'} model was trained on these subjects"
         return text + (", but their loss stopped the training." if context.stopped_on_validation else ".")
     countable = terms_of(context).noun == terms_of(context).case and context.stage == "oof" and not context.by_site
     if countable and (lacking := len(context.cases) - len(rows)) > 0:
         count += f", and {lacking:,} without a reference value"
     whose, what = f" {context.site}" * context.by_site, "it" if context.by_site else f"the {context.study.unit}"
-    return f"{count}. Each{whose} was predicted by models that were not trained on {what}."
+    trained = "that this study did not train" if doubtful else "that were not trained"
+    return f"{count}. Each{whose} was predicted by models {trained} on {what}."
 
 
 def own_side(context: ReportContext) -> str:

@@ -13,6 +13,7 @@ from casewise.report.formatting import capital, escaped
 from casewise.report.sections.calibration import calibrated
 from casewise.report.tables import metric_format
 from casewise.study.schema import Study
+from casewise.study.weight_origins import origins_sentence, recorded_origins
 from casewise.targets import kind_named
 
 STAGES = ("test", "external", "oof", "validation", "training")
@@ -54,9 +55,12 @@ LIMITS = (
 UNKNOWN_SUBJECTS = ": a person may be on both sides of the split, and every figure may be too good."
 PRIVACY = (
     "The bundle contains no image, no label, no name of a subject and no path of a file. In place of the names of the"
-    " subjects behind each network it contains salted hashes of them: a study that uses the network as first weights is"
-    " checked against them, so that no subject on whom it was trained is held out there. The hashes do not withstand"
+    " subjects behind each network it contains salted hashes of them, and in place of the images fingerprints: 512"
+    " signs of the coarsest patterns of each. A study that uses the network as first weights is checked against both,"
+    " so that no subject on whom it was trained is held out there. The hashes do not withstand"
     " guessing: whoever can list possible names, such as numbers from 1 to 500, can find out which of them took part."
+    " Whoever has an image can find out from the fingerprints whether it was used; from a fingerprint alone, at most a"
+    " rough distribution of light and dark could be guessed."
 )
 USE = (
     "The table needs the columns of the training table but no labels; a folder of images will do where folders name the"
@@ -87,6 +91,7 @@ def model_card(
         ("Predicts unless another is asked for", str(about["combination"]["headline"])),
         *([] if study.split.holdout else [("Folds", str(about["folds"]))]),
         ("First weights", "; ".join(weights)),
+        *([("Their origin", sentence)] if (sentence := _origin(provenance, unit)) else []),
     ]
     versions = {"written": provenance["written"], "casewise": provenance["casewise"], "Python": provenance["python"]}
     versions |= provenance["libraries"] | {"fingerprint of the study": f"`{provenance['fingerprint']}`"}
@@ -111,6 +116,12 @@ def model_card(
     shown = [section for section in sections if section.blocks != [Facts([])]]
     head = [f"# Model card: {escaped(report_title(study))}", *([SYNTHETIC] if about["synthetic"] else []), PURPOSE]
     return markdown_page(head, shown)
+
+
+def _origin(provenance: Mapping[str, Any], unit: str) -> str:
+    """The sentence on the origin of first weights."""
+    records = [{"origins": each["origins"]} for each in provenance["networks"]]
+    return origins_sentence([origin for record in records for origin in recorded_origins(record)], unit)
 
 
 def _outputs(study: Study, about: Mapping[str, Any]) -> Table:

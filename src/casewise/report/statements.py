@@ -24,6 +24,7 @@ from casewise.report.sections import audit as audit_section
 from casewise.report.sections.counterfactuals import alteration
 from casewise.splits.learnable import missing_classes
 from casewise.study.learners import learner_name, the_learner
+from casewise.study.weight_origins import origins_sentence, unknown_origin
 
 # A flag stands below the title. The other levels are marks of the fourth card.
 MARKS = {"bad": "✗", "warning": "!", "good": "✓", "open": "?", "note": "i"}
@@ -89,6 +90,14 @@ def nothing_learned(context: ReportContext) -> Found:
     never = "never had a lower loss in training than a guess without images"
     text = f"{count}{whose} {'did on average no better than guessing' if facts.inner else never}."
     return "bad" if facts.whose == "study" else "flag", text, "training"
+
+
+def first_weights(context: ReportContext) -> Found:
+    """Where first weights come from; above all if they may have been trained on the cases of the study."""
+    text = origins_sentence(context.origins, context.study.unit)
+    if unknown_origin(context.origins):
+        return "flag", f"{text} If they were, the figures are too optimistic.", "training"
+    return ("note", text, "training") if text else None
 
 
 def external_cohort(context: ReportContext) -> Found:
@@ -318,6 +327,7 @@ KINDS: dict[str, Callable[[ReportContext], Found]] = {
         synthetic,
         nothing_learned,
         one_class,
+        first_weights,
         external_cohort,
         external_confidence,
         unlike_training,

@@ -120,6 +120,8 @@ class JobFolder(TrainingFolder):
     facts = Part(JsonFile, "model.json", portable=True)
     # The training features in a few numbers, for the distance of other cases from them.
     distance = Part(WeightsFile, "distance.safetensors", portable=True)
+    # Perceptual hashes of the training images (`casewise.audit.fingerprints`).
+    fingerprints = Part(WeightsFile, "fingerprints.safetensors", portable=True)
     # The rule of each grade for cases that the network predicts alone, with its thresholds.
     decisions = Part(JsonFile, "decisions.json", portable=True)
 

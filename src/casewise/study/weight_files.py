@@ -155,11 +155,23 @@ def _is_cached(name: str) -> bool:
         checkpoints = Path(os.environ.get("TORCH_HOME", cache / "torch")) / "hub" / "checkpoints"
         stems = [path.stem.partition("-")[0] for path in checkpoints.glob("*.pth")]
         return _plain(name) in {_plain(re.sub(r"_rwightman$|_top1.*$", "", stem)) for stem in stems}
+    return next(_hub_repositories(name), None) is not None
+
+
+def cached_hub_files(name: str) -> list[Path]:
+    """The files of weights that the cache of the hub has for a network of timm or of a repository."""
+    return [file for path in _hub_repositories(name) for file in sorted(path.glob("snapshots/*/model.safetensors"))]
+
+
+def _hub_repositories(name: str) -> Iterator[Path]:
+    """The folders of a network in the cache of the hub."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     hub = Path(os.environ.get("HF_HUB_CACHE", Path(os.environ.get("HF_HOME", cache / "huggingface")) / "hub"))
     if name.startswith(HUB):
         repository = name.removeprefix(HUB).partition("@")[0].replace("/", "--")
-        return any(hub.glob(f"models--{repository}/snapshots/*/config.json"))
-    return any(hub.glob(f"models--timm--{file_name(name)}*"))
+        configs = hub.glob(f"models--{repository}/snapshots/*/config.json")
+        return (path for path in dict.fromkeys(config.parents[2] for config in configs))
+    return hub.glob(f"models--timm--{file_name(name)}*")
 
 
 def embedding_weights(study: Study) -> Iterator[tuple[str, Path]]:

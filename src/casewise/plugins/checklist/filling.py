@@ -24,6 +24,7 @@ from casewise.report.formatting import capital, counted, listed, percent, withou
 from casewise.report.tables import metric_format
 from casewise.run_folder import RunFolder
 from casewise.study.learners import baselines_among, learner_name, the_learner, without_baselines
+from casewise.study.weight_origins import origins_sentence
 from casewise.targets import kind_named
 
 FOLDER = Path(__file__).parent / "lists"
@@ -242,7 +243,8 @@ def software(context: ReportContext) -> str:
 def first_weights(context: ReportContext) -> str:
     # the folder of a file is of no interest to a reader
     stated = {job["model"]: str(job["weights"]).split("/")[-1] for job in context.jobs if job.get("weights")}
-    return "; ".join(f"{name}: {weights}" for name, weights in sorted(stated.items())) + "." if stated else ""
+    lines = "; ".join(f"{name}: {weights}" for name, weights in sorted(stated.items()))
+    return f"{lines}. {origins_sentence(context.origins, context.study.unit)}".strip() if stated else ""
 
 
 def training(context: ReportContext) -> str:

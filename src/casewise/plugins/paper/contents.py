@@ -19,6 +19,7 @@ from casewise.report.formatting import MISSING, display_name, plain
 from casewise.report.tables import MetricFormat, kind_report, metric_format
 from casewise.study.learners import learner_name
 from casewise.study.presets.published import Publication, PublishedTable, named_in, publication, published_by
+from casewise.study.weight_origins import origins_sentence
 
 if TYPE_CHECKING:
     from casewise.analysis.run import Run
@@ -526,7 +527,7 @@ def design(run: Run) -> dict[str, str]:
         + (f"; {nested.folds} inner folds" if nested else ""),
         "networks": f"{len(study.trained)}: {', '.join(study.trained)}" if study.trained else "none",
         "image size": str(study.images.size),
-        "weights": ", ".join(dict.fromkeys(_source(str(job.get("weights") or "")) for job in jobs)),
+        "weights": origins_sentence(run.finished.origins, study.unit).removeprefix("First weights: ").rstrip("."),
         "optimizer": str(recipe.optimizer) + (f", momentum {recipe.momentum:g}" if recipe.optimizer == "sgd" else ""),
         "learning rate": f"{recipe.lr}; schedule {recipe.schedule}",
         "batch size": str(recipe.batch_size),
@@ -536,16 +537,6 @@ def design(run: Run) -> dict[str, str]:
     if study.synthetic:
         facts = {"data": "synthetic phantoms, not patients", **facts}
     return {name: value for name, value in facts.items() if value}
-
-
-def _source(weights: str) -> str:
-    """Where first weights come from, without folders of this machine.
-
-    >>> _source("file /data/a.safetensors; 3 channels"), _source("random, as the study states")
-    ('a file', 'random, as the study states')
-    """
-    first = weights.partition(";")[0]
-    return "a file" if first.startswith("file ") else "a bundle" if "/" in first and "bundle" in first else first
 
 
 def _span(values: Iterable[int]) -> str:

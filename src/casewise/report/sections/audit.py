@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from casewise.audit.columns import FILLED
 from casewise.audit.findings import Audit, Finding, noun_of
 from casewise.audit.metadata import is_usual, named_columns
 from casewise.audit.probes import ALPHA, FEWEST
@@ -174,9 +175,9 @@ def _tested(figures: Mapping[str, Any], noun: str) -> str:
 
 def of_other_column(finding: Finding, context: ReportContext) -> bool:
     """Whether a finding is of a column of the table that has no usual name, and that the study does not name."""
-    name, images = str(finding.figures.get("evidence") or ""), context.cohort_images
+    name, images = str(finding.figures.get("evidence") or "").removesuffix(FILLED), context.cohort_images
     in_table = name in images or f"table_{name}" in images
-    return in_table and not is_usual(name) and name not in named_columns(context.study)
+    return in_table and not is_usual(name) and name not in [*named_columns(context.study), *context.study.covariates]
 
 
 def size(finding: Finding) -> str:

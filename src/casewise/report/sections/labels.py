@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 
 from casewise.audit import metadata
+from casewise.audit.columns import columns_with_gaps, is_filled
 from casewise.cohort.table import natural
-from casewise.report.blocks import Block, Counts, Facts, Fold, Matrix, Plot, Plots, Section, counts_line
+from casewise.report.blocks import (
+    Block,
+    Cell,
+    Counts,
+    Facts,
+    Fold,
+    Matrix,
+    Plot,
+    Plots,
+    Row,
+    Section,
+    Table,
+    counts_line,
+)
 from casewise.report.context import ReportContext, terms_of
 from casewise.report.figures import cohort as draw
-from casewise.report.formatting import capital, counted, display_name, number, plain, shortened
+from casewise.report.formatting import capital, counted, display_name, number, percent, plain, shortened
 
 MOST_LABELS, MOST_SOURCES, MOST_SIDES = 12, 15, 60
 SIDES = (
@@ -22,6 +38,10 @@ SOURCES = (
     " alone, whether or not it is the disease."
 )
 DISTRIBUTIONS = "Share of the values."
+GAPS = (
+    "{noun}s in which a column is empty, of all with the {outcome}. Where the shares differ, what was recorded depends"
+    " on the outcome, and a model that reads the column can use that."
+)
 OF_TEST = (
     " Blue: training; orange: test; dash: all together. Where blue and orange differ greatly, the test cases are not"
     " comparable to those of the training."
@@ -41,6 +61,8 @@ def section(context: ReportContext) -> Section | None:
         tested = "test" in context.splits.get("subjects", {}).values()
         shown = Plots(plots, DISTRIBUTIONS + (OF_TEST if tested else ""), layout="multiples")
         blocks.append(Fold("Distributions of the targets that are numbers", [shown]))
+    if table := missing_values(context):
+        blocks.append(Fold("Missing values by outcome", [table]))
     return Section("labels", "Reference classes" if context.classes else "Reference scores", blocks) if blocks else None
 
 
@@ -59,6 +81,39 @@ def distributions(context: ReportContext) -> list[Plot]:
         spread = f"median {number(values.median(), 1)}, {number(values.min(), 1)} to {number(values.max(), 1)}"
         plots.append(Plot(drawing, f"Distribution of {title}: {counted(len(values), 'value')}, {spread}."))
     return plots
+
+
+def missing_values(context: ReportContext) -> Table | None:
+    """How often each column with gaps is empty, by class or grade, or by third of a number; None without gaps."""
+    study, images, truths = context.study, context.cohort_images, _truths(context, context.outcome)
+    if truths is None or truths.empty:
+        return None
+    values = truths.drop_duplicates("case").set_index("case")["value"].astype(float)
+    groups = _groups(context, values)
+    if len(groups) < 2:
+        return None
+    targets = [name for name in study.targets if name != context.outcome and name in images]
+    rows = []
+    for name in [*targets, *columns_with_gaps(study, images)]:
+        filled = pd.Series(is_filled(images[name]), index=images["case"].astype(str)).groupby(level=0).any()
+        gaps = [~filled.reindex(cases.astype(str)).fillna(False).astype(bool) for cases in groups.values()]
+        if any(missing.any() for missing in gaps):
+            cells = [f"{missing.sum():,} of {len(missing):,} ({percent(missing.mean())})" for missing in gaps]
+            rows.append(Row(shortened(plain(name.removeprefix("table_")), 30), [Cell(text) for text in cells]))
+    caption = GAPS.format(noun=capital(terms_of(context).case), outcome=terms_of(context).heading)
+    return Table(["Column", *groups], rows, caption, wide=True) if rows else None
+
+
+def _groups(context: ReportContext, values: pd.Series) -> dict[str, pd.Index]:
+    """The cases of each class, or of each third of a number (or half, where thirds coincide)."""
+    if context.classes:
+        return {plain(name): own for i, name in enumerate(context.classes) if len(own := values.index[values == i])}
+    thirds, half = np.unique(values.quantile([1 / 3, 2 / 3])), np.array([values.median()])
+    cuts = thirds if len(thirds) == 2 and values.min() < thirds[0] and thirds[1] < values.max() else half
+    group = np.digitize(values, cuts, right=True)
+    ends = [number(cut, 1) for cut in cuts]
+    names = [f"up to {ends[0]}", *(f"{low} to {high}" for low, high in pairwise(ends)), f"above {ends[-1]}"]
+    return {name: own for i, name in enumerate(names) if len(own := values.index[group == i])}
 
 
 def _truths(context: ReportContext, name: str) -> pd.DataFrame | None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from casewise.audit.columns import telling_gaps
 from casewise.evaluation.results import AddedValue
 from casewise.report.blocks import Block, Cell, Facts, Plot, Plots, Row, Section, Table, Text
 from casewise.report.context import SIDES, ReportContext, terms_of
 from casewise.report.figures import classes as draw
-from casewise.report.formatting import MISSING, capital, plain
+from casewise.report.formatting import MISSING, capital, listed, plain
 from casewise.report.sections.learners import against, gap_between
 from casewise.report.tables import figure_cell, kind_report
 from casewise.study.learners import COVARIATES, JOINED, learner_name
@@ -24,6 +27,10 @@ HOW = (
     " of both is not the reported model, since explanations are about images; `casewise predict` and `casewise serve`"
     " use it with `--learner {joined}`."
 )
+GAPS = (
+    "{outcome} is predicted by whether a covariate is filled in: {columns}. The models of covariates can use these"
+    " gaps, so that the figures below do not show what the images add to the values."
+)
 BENEFIT = (
     "Net benefit per {noun} of acting above each declared threshold; treating none has 0. Brackets: {confidence}"
     " intervals by resampling {unit}s, each threshold on its own."
@@ -38,9 +45,23 @@ def section(context: ReportContext) -> Section | None:
     tables = [table for stage in (*context.stages, "external") if (table := comparison(context, entry, stage))]
     images = ("the mean of " if len(entry.images) > 1 else "") + ", ".join(map(learner_name, entry.images))
     facts = [(plain(name), kind) for name, kind in entry.columns.items()]
-    blocks: list[Block] = [*tables, *curves(context, entry), Facts([*facts, ("Image model", images)])]
+    gaps = telling_gaps(context.audit, context.outcome, context.study.covariates)
+    stated: list[Block] = [Text(_gaps_text(context, gaps))] if gaps else []
+    blocks: list[Block] = [
+        *stated,
+        *tables,
+        *curves(context, entry),
+        Facts([*facts, ("Image model", images)]),
+    ]
     blocks.append(Text(HOW.format(joined=JOINED), True))
     return Section("covariates", "Do the images add to the covariates?", blocks)
+
+
+def _gaps_text(context: ReportContext, gaps: Sequence[tuple[str, str, float]]) -> str:
+    """That the models of covariates can read the outcome from missing values."""
+    metrics = {"auroc": "AUROC {:.2f}", "r": "r = {:.2f}"}
+    columns = listed([f"{plain(name)} ({metrics[metric].format(value)})" for name, metric, value in gaps])
+    return GAPS.format(columns=columns, outcome=terms_of(context).heading)
 
 
 def comparison(context: ReportContext, entry: AddedValue, stage: str) -> Table | None:
