@@ -72,7 +72,7 @@ class StatedValues:
                 bits = self.bits or depth_of(int(values.max()))
                 values = 2**bits - 1 - values.astype(np.int64)
                 return Image.fromarray(eight_bits(values, bits))
-            grey = eight_bits(values, None if self.bits and _fills_depth(values, self.bits) else self.bits)
+            grey = self._scaled(values)
             if (clear := image.info.get("transparency")) is not None:
                 grey[values == clear] = 0
             return Image.fromarray(grey)
@@ -81,8 +81,7 @@ class StatedValues:
         if self.deep_colour and (self.bits or _is_dark(image)):
             values = _deep_colours(image, stream)
             colours = 3 if values.shape[2] >= 3 else 1
-            bits = None if self.bits and _fills_depth(values[..., :colours], self.bits) else self.bits
-            bright = eight_bits(values[..., :colours], bits)
+            bright = self._scaled(values[..., :colours])
             if values.shape[2] > colours and not self.without_alpha:
                 bright = np.rint(bright * (values[..., colours:] / np.float32(2**DEEP - 1))).astype(np.uint8)
             if (clear := image.info.get("transparency")) is not None:
@@ -91,6 +90,11 @@ class StatedValues:
         if self.signed:
             self._check_sign(np.asarray(image))
         return plain(image)
+
+    def _scaled(self, values: np.ndarray) -> np.ndarray:
+        # values of `bits` that were shifted to 16, as the PNG standard asks, have low bits of zero
+        shifted = self.bits is not None and not (values & (2 ** (DEEP - self.bits) - 1)).any()
+        return eight_bits(values, None if shifted else self.bits)
 
     def _check_sign(self, values: np.ndarray) -> None:
         if self.signed and int(values.max()) > 127:
@@ -160,11 +164,6 @@ def _chunks(stream: IO[bytes]) -> Iterator[tuple[bytes, bytes]]:
         stream.seek(4, 1)
 
 
-def _fills_depth(values: np.ndarray, bits: int) -> bool:
-    """Whether values of `bits` significant bits were shifted to 16, as the PNG standard asks: the low bits are zero."""
-    return not (values & (2 ** (DEEP - bits) - 1)).any()
-
-
 def _is_dark(image: Image.Image) -> bool:
     colours = np.asarray(image)
     colours = colours[..., :1] if image.mode == "LA" else colours[..., :3]
@@ -193,6 +192,6 @@ def _deep_colours(image: Image.Image, stream: IO[bytes]) -> np.ndarray:
         if image.mode == "LA" and values.shape[2] == 4:
             values = values[..., [0, 3]]
         compared = 1 if image.mode == "LA" else 3
-        if values.shape[:2] == high.shape[:2] and ((values >> 8) == high)[..., :compared].all():
+        if values.shape[:2] == high.shape[:2] and (values // 256 == high)[..., :compared].all():
             return np.ascontiguousarray(values)
     raise UnknownRangeError("it has 16 bits a channel, of which only the high byte can be read")
