@@ -28,7 +28,7 @@ from casewise.inference.new_cases import CasePicture, NewCases, PredictedChunk, 
 from casewise.inference.resident import ResidentModel, pictured
 from casewise.plugins.node.headers import InstanceHeader, UnanswerableError, patient_of, read_header
 from casewise.plugins.node.monitoring.observation import PICTURES, identifier_hash, observed
-from casewise.plugins.node.queue.records import Answer, StoredInstance, StudyAnswer, StudyTask, study_label
+from casewise.plugins.node.queue.records import UNFINISHED, Answer, StoredInstance, StudyAnswer, StudyTask, study_label
 from casewise.plugins.node.selection import Row, SelectionError, Slots, select
 from casewise.plugins.node.send import check_formats, format_owners
 from casewise.plugins.node.settings import NodeSettings
@@ -218,7 +218,7 @@ class StudyPredictor:
             UnanswerableError: no format could be written.
             RunError: the folder cannot be written.
         """
-        staged = task.folder.with_name(f"{task.folder.name}.part")
+        staged = task.folder.with_name(task.folder.name + UNFINISHED)
         shutil.rmtree(staged, ignore_errors=True)
         formats, system = self._settings.answer.formats, self._settings.answer.subject_system
         for name in formats:
