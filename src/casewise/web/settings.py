@@ -65,6 +65,11 @@ class WebSettings:
             )
 
 
+def seconds_for(size: int) -> float:
+    """Seconds in which so many bytes must arrive: 1 MiB a second, and at least 300 s."""
+    return max(WebSettings.upload_seconds, size / MEBI)
+
+
 def is_local(host: str) -> bool:
     """Whether only this computer can reach a server on `host`.
 
