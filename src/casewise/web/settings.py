@@ -25,8 +25,8 @@ class WebSettings:
 
     Attributes:
         max_bytes: of one request.
-        upload_seconds: until a request must be complete; idle_seconds: without any byte from a client until its
-            connection is closed.
+        upload_seconds: until a request must be complete; idle_seconds: without any byte, or for an upload that is too
+            slow, until the connection is closed.
     """
 
     host: str = "127.0.0.1"

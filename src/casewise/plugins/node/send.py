@@ -20,6 +20,7 @@ from casewise.files import checksum, make_folder, write_atomic
 from casewise.modalities.store.dicom_file import damage, quiet_pydicom
 from casewise.plugin import Plugin, plugins
 from casewise.plugins.node.credentials import read_token
+from casewise.plugins.node.node_log import log
 from casewise.plugins.node.queue.records import study_label
 from casewise.plugins.node.settings import NodeSettings
 from casewise.web.settings import location_of
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from casewise.plugins.node.queue.study_queue import StudyQueue
     from casewise.plugins.node.settings import DicomPartner, SendRule
 
-log = logging.getLogger("casewise.node")
 # Seconds until a partner that does not answer is given up for now.
 TIMEOUT = 30
 # Status of C-STORE: PS3.7, annex C, and PS3.4, table B.2-1. These may succeed later.

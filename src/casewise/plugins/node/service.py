@@ -31,6 +31,7 @@ from casewise.files import make_folder
 from casewise.plugins.node.audit_trail import AuditTrail
 from casewise.plugins.node.headers import UnanswerableError
 from casewise.plugins.node.monitoring.observation import PAGE, PICTURES, salt_of
+from casewise.plugins.node.node_log import count_left_out, log
 from casewise.plugins.node.queue.records import ANSWERS, QueuedStudy, StudyTask, study_folder, study_label
 from casewise.plugins.node.queue.study_queue import StudyQueue
 from casewise.plugins.node.receive.inbox import Inbox
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
     from casewise.plugins.node.receive.web import WebServer
     from casewise.plugins.node.send import Partner
 
-log = logging.getLogger("casewise.node")
 WORK, LOCK, LOGGED = "work", ".node.lock", "node.log"
 # Seconds between two looks of a loop that found nothing to do, and for the study at work when the node ends.
 PAUSE, GRACE = 0.5, 8.0
@@ -243,6 +243,7 @@ class Node:
 
     def _audit(self) -> bool:
         self.trail.write()
+        count_left_out()
         return False
 
     def _monitor(self) -> bool:
@@ -316,6 +317,7 @@ def run_node(settings: NodeSettings, show: Show) -> None:
             show.line("node", "ending")
         finally:
             node.stop()
+            count_left_out(ended=True)
             log.info("the node ended")
 
 

@@ -17,7 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from casewise.errors import CasewiseError, counted, cut
-from casewise.plugins.node.queue.database import DUE, SETTLED, QueueDatabase, complete_files, cut_text, is_unfinished, marks
+from casewise.plugins.node.queue.database import (
+    DUE,
+    SETTLED,
+    QueueDatabase,
+    complete_files,
+    cut_text,
+    is_unfinished,
+    marks,
+)
 from casewise.plugins.node.queue.records import (
     RECEIVED,
     Answer,

@@ -6,7 +6,6 @@ length of each PDU first, and end a connection that exceeds a limit (PS3.8, 9.3:
 
 from __future__ import annotations
 
-import logging
 import socket
 import ssl
 import struct
@@ -15,12 +14,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-log = logging.getLogger("casewise.node")
+from casewise.plugins.node.node_log import log
+
 # Bytes of the longest PDU that the node announces, and of the longest that it reads.
 PDU, LONGEST_PDU = 2**17, 2**18
 # Bytes of a command, and of all that is read before a connection is established.
 LONGEST_COMMAND, LONGEST_NEGOTIATION = 2**16, 2**20
-# Messages that wait while one is being stored: without a negotiated window, a peer sends one at a time (PS3.7, D.3.3.3).
+# Messages that wait while one is stored: without a negotiated window, a peer sends one at a time (PS3.7, D.3.3.3).
 MOST_WAITING = 8
 # Seconds until a connection is established, with the handshake of TLS, and for a PDU that has begun.
 NEGOTIATION, PDU_SECONDS = 6.0, 20.0

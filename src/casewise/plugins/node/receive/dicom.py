@@ -16,6 +16,7 @@ from socketserver import BaseServer
 from typing import TYPE_CHECKING, Any
 
 from casewise.errors import CasewiseError, cut, printable
+from casewise.plugins.node.node_log import log
 from casewise.plugins.node.receive.connection import NEGOTIATION, PDU, PlainConnection, TlsConnection
 from casewise.plugins.node.receive.data_set import RefusedError
 from casewise.plugins.node.receive.inbox import FullError, Inbox
@@ -31,7 +32,6 @@ except ImportError as error:
 if TYPE_CHECKING:
     from casewise.plugins.node.settings import DicomReceive
 
-log = logging.getLogger("casewise.node")
 # Status codes of C-STORE: PS3.4, table B.2-1, and PS3.7, annex C.
 SUCCESS, FULL, DAMAGED = 0x0000, 0xA700, 0xC000
 VERIFICATION = "1.2.840.10008.1.1"

@@ -11,7 +11,6 @@ files are hashes, so that nothing that a file states becomes a path.
 from __future__ import annotations
 
 import hashlib
-import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +19,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from casewise.errors import CasewiseError, counted
 from casewise.files import checksum, make_folder, replacing
 from casewise.modalities.store.dicom_file import quiet_pydicom
+from casewise.plugins.node.node_log import log
 from casewise.plugins.node.queue.records import RECEIVED, study_folder, study_label
 from casewise.plugins.node.receive.data_set import CLASS, INSTANCE, SERIES, STUDY, DataSet, RefusedError, syntax_of
 
 if TYPE_CHECKING:
     from casewise.plugins.node.queue.study_queue import StudyQueue
 
-log = logging.getLogger("casewise.node")
 # Bytes of the disk that images leave free, so that answers of what was received can be written.
 RESERVE = 256 * 2**20
 # The largest image in bytes, unless the settings state another one.
