@@ -2,6 +2,7 @@
 
 import errno
 import json
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ from casewise.run_folder.bundle_folder import write_archive
 from tests.film_files import PEOPLE, film_bytes
 from tests.plugins.node.films import chest_film, node_settings
 from tests.plugins.node.toy import toy
+from tests.plugins.serve.test_release import in_memory, no_collector
 
 pydicom = pytest.importorskip("pydicom", reason="the extra `node` is not installed")
 pytest.importorskip("highdicom", reason="the extra `node` is not installed")
@@ -194,6 +196,22 @@ def test_a_format_that_cannot_be_written_keeps_back_no_other(
     assert "P7" not in str(raised.value)
 
 
+def test_tiles_of_a_study_are_released_with_its_answer(
+    model: TrainedModel, film: Path, task: Callable[..., StudyTask], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = node_settings(tmp_path, model.folder, answer={"formats": ["sr", "summary-sc"]})
+    predictor = StudyPredictor(model, settings)
+    (work := tmp_path / "work").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(work))
+    whole = chest_film(film, 7)
+    with no_collector():
+        for films in ([whole], [whole[:-3000]], [whole, whole[:-3000]], [b"text"]):
+            study = task(*films)
+            predictor.reply({"uid": "1", "files": [str(f.path) for f in study.files], "folder": str(study.folder)})
+            assert in_memory(work) == []
+            assert list(work.iterdir()) == []
+
+
 # An identifier that no answer can repeat, and the tag that the reason names.
 UNREPEATABLE: tuple[dict[str, str], ...] = (
     {"PatientID": "A\\B\\C"},
@@ -221,7 +239,9 @@ def test_identifiers_that_no_answer_can_repeat_are_left_to_a_person(
 ) -> None:
     with pydicom.config.disable_value_validation():
         study = task(chest_film(film, 7, **tags), chest_film(film, 7, 2))
-    reply = predictor.reply({"uid": study.uid, "files": [str(f.path) for f in study.files], "folder": str(study.folder)})
+    reply = predictor.reply(
+        {"uid": study.uid, "files": [str(f.path) for f in study.files], "folder": str(study.folder)}
+    )
     assert next(iter(tags)) in reply["unanswerable"]
     assert not any(value in reply["unanswerable"] for value in tags.values())
     assert not study.folder.exists()

@@ -33,7 +33,14 @@ TAGS = (
     "ManufacturerModelName", "InstitutionName", "StationName", "AccessionNumber", "ImageLaterality", "Laterality",
 )  # fmt: skip
 # What answers repeat about the patient and the study.
-IDENTIFIERS = ("PatientID", "IssuerOfPatientID", "PatientName", "AccessionNumber", "SOPInstanceUID", "SeriesInstanceUID")
+IDENTIFIERS = (
+    "PatientID",
+    "IssuerOfPatientID",
+    "PatientName",
+    "AccessionNumber",
+    "SOPInstanceUID",
+    "SeriesInstanceUID",
+)
 # Character sets with letters of English only (PS3.3, C.12.1.1.2).
 ASCII_ONLY = ("", "ISO_IR 6", "ISO 2022 IR 6")
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
