@@ -142,5 +142,5 @@ class PlainConnection(_LimitedSocket, socket.socket):
     """A connection without encryption."""
 
 
-class TlsConnection(_LimitedSocket, ssl.SSLSocket):
+class TlsConnection(_LimitedSocket, ssl.SSLSocket):  # type: ignore[misc]  # `recv` names its argument otherwise
     """A connection with TLS."""
