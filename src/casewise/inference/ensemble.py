@@ -182,8 +182,9 @@ class _Call:
 
     def __init__(self, study: Study, new: NewCases) -> None:
         self._store, self.panels = new.store, new.cohort.panels
-        self.view = cache(study.of_learner)
-        self._text = cache(lambda model: self.view(model).model_dump_json())
+        self.view = view = cache(study.of_learner)
+        # without `self`, which would keep the prepared images until the garbage collector runs
+        self._text = cache(lambda model: view(model).model_dump_json())
         self._datasets: dict[str, PanelDataset] = {}
         self._features: dict[int, JointFeatures] = {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -94,10 +95,13 @@ class ResidentModel:
         assert self.explainer is not None
         classes = list(self.model.table.classes[target.target])
         coded = predicted.assign(y_pred=[classes.index(v) if v in classes else np.nan for v in predicted["prediction"]])
-        for new in prepared:
-            predictors = map(self._cpu_predictor, self.ensemble.predictors(learner))
-            at = PreparedCohort(study, new.cohort, new.folder, new.store)
-            yield from self.explainer.explain_new(predictors, at, target, coded, side=PICTURE_SIDE)
+        try:
+            for new in prepared:
+                predictors = map(self._cpu_predictor, self.ensemble.predictors(learner))
+                at = PreparedCohort(study, new.cohort, new.folder, new.store)
+                yield from self.explainer.explain_new(predictors, at, target, coded, side=PICTURE_SIDE)
+        finally:
+            gc.collect()  # the library of Grad-CAM keeps what it was called with in circles of references
 
     def meaning(self, learner: str, *, signed: bool, classes: bool) -> str:
         """What the maps of a learner show; of classes, they are about the one that the model's learner predicts."""

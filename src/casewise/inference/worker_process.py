@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import multiprocessing
@@ -59,12 +60,15 @@ def answer_jobs(
         _send(connection, {"failed": str(error)})
         return
     _send(connection, {"ready": description})
+    gc.freeze()  # what is looked through below is then only what a job made
     while True:
         try:
             job = json.loads(connection.recv_bytes())
         except EOFError:
             return
-        _send(connection, answer(job))
+        message = answer(job)
+        gc.collect()  # prepared images are released with the answer, also where an error keeps them in a circle
+        _send(connection, message)
 
 
 def _send(connection: Connection, message: Json) -> None:

@@ -30,6 +30,8 @@ class Database:
     def __init__(self, path: Path) -> None:
         self.path, self._lock = path, RLock()
         with self._failures():
+            if not path.exists() or not path.stat().st_size:
+                self.check_new()
             if not path.parent.exists():
                 make_folder(path.parent).chmod(0o700)
             self._db = sqlite3.connect(path, timeout=self.busy, isolation_level=None, check_same_thread=False)
@@ -38,6 +40,7 @@ class Database:
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.execute("PRAGMA foreign_keys=ON")
             if not self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                self.check_new()
                 try:
                     self._db.executescript(f"BEGIN IMMEDIATE; {self.schema} COMMIT;")
                 except sqlite3.OperationalError as error:
@@ -47,12 +50,22 @@ class Database:
             problem = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
             if problem != "ok":
                 raise sqlite3.DatabaseError(problem)
-            stated = int(self._fact("format"))
+            try:
+                stated = int(self._fact("format"))
+            except (TypeError, ValueError):
+                raise sqlite3.DatabaseError("it does not state its format") from None
         if stated > self.format:
             raise CasewiseError(
                 f"{path} is of a newer casewise (format {stated}, here {self.format}). Update casewise."
             )
         sync_folder(path.parent)
+
+    def check_new(self) -> None:
+        """Check that a missing or empty file may become a new database.
+
+        Raises:
+            CasewiseError: it may not.
+        """
 
     def close(self) -> None:
         """Close the file."""

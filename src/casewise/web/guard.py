@@ -32,8 +32,11 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
 }
-# What is read and thrown away of a refused upload, so that its client reads the answer: bytes, and seconds.
-DRAINED, DRAINING = 64 * 2**20, 10.0
+# What is read and thrown away of a refused upload, so that its client reads the answer: bytes, and seconds in all and
+# without any byte.
+DRAINED, DRAINING, PAUSE = 64 * 2**20, 10.0, 1.0
+# Bytes in a second that an upload must have on average, besides the seconds that a client may be silent.
+SLOWEST = 2**14
 OPEN_WITHOUT_TOKEN = ("/", "/health")
 # The key of an ASGI scope with the name of the client to whom the token belongs.
 CLIENT = "casewise.client"
@@ -107,7 +110,7 @@ class _Exchange:
         self.status = 0
         self._bytes = 0
         self._complete = self._length in ("", "0") and "transfer-encoding" not in headers
-        self._deadline = time.monotonic() + settings.upload_seconds
+        self._begun = time.monotonic()
 
     def check_length(self) -> None:
         """Refuse a body that is too large by its own statement."""
@@ -118,7 +121,9 @@ class _Exchange:
         """The next part of the body, within the limits."""
         if self._complete:
             return await self._receive()
-        left = min(self._settings.idle_seconds, self._deadline - time.monotonic())
+        idle = self._settings.idle_seconds
+        end = self._begun + min(self._settings.upload_seconds, idle + self._bytes / SLOWEST)
+        left = min(idle, end - time.monotonic())
         try:
             message = await asyncio.wait_for(self._receive(), max(left, 0.0))
         except TimeoutError as error:
@@ -151,7 +156,7 @@ class _Exchange:
         end, limit = time.monotonic() + DRAINING, self._bytes + DRAINED
         while not self._complete and self._bytes < limit and (left := end - time.monotonic()) > 0:
             try:
-                self._count(await asyncio.wait_for(self._receive(), min(left, self._settings.idle_seconds)))
+                self._count(await asyncio.wait_for(self._receive(), min(left, PAUSE)))
             except TimeoutError:
                 return
 

@@ -15,9 +15,10 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from casewise.errors import CasewiseError
 from casewise.web.settings import LOG, WebSettings
+from casewise.web.waiting import Waiting
 
-# Connections at a time; further ones get 503.
-CONNECTIONS = 200
+# Connections at a time, of one address, and without a request; further ones get 503, or the oldest one is closed.
+CONNECTIONS, OWN_CONNECTIONS, MOST_WAITING = 200, 150, 100
 
 
 def server_of(app: ASGIApp, settings: WebSettings) -> uvicorn.Server:
@@ -44,14 +45,24 @@ def server_of(app: ASGIApp, settings: WebSettings) -> uvicorn.Server:
 
 def protocol(idle_seconds: float) -> type[H11Protocol]:
     """HTTP whose clients must send the head of a request within some seconds."""
+    pending: Waiting[H11Protocol] = Waiting(MOST_WAITING)
 
     class ImpatientProtocol(H11Protocol):
         """Closes connections that are open without a request."""
 
         _head_timer: asyncio.TimerHandle | None = None
 
+        @property
+        def address(self) -> str:
+            """The client's address."""
+            return self.client[0] if self.client else ""
+
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
+            connected = [each for each in self.connections if isinstance(each, ImpatientProtocol)]
+            own = [each for each in connected if each.address == self.address and not each.transport.is_closing()]
+            if len(own) > OWN_CONNECTIONS:
+                transport.abort()
             self._watch()
 
         def data_received(self, data: bytes) -> None:
@@ -66,6 +77,8 @@ def protocol(idle_seconds: float) -> type[H11Protocol]:
             waiting = self.conn.their_state is h11.IDLE
             if waiting and self._head_timer is None:
                 self._head_timer = self.loop.call_later(idle_seconds, self.transport.close)
+                if oldest := pending.add(self, self.address):
+                    oldest.transport.abort()
             elif not waiting:
                 self._stop()
 
@@ -73,6 +86,7 @@ def protocol(idle_seconds: float) -> type[H11Protocol]:
             if self._head_timer is not None:
                 self._head_timer.cancel()
                 self._head_timer = None
+                pending.remove(self)
 
     return ImpatientProtocol
 

@@ -25,8 +25,8 @@ class WebSettings:
 
     Attributes:
         max_bytes: of one request.
-        upload_seconds: until a request must be complete; idle_seconds: without any byte from a client until its
-            connection is closed.
+        upload_seconds: until a request must be complete; idle_seconds: without any byte, or for an upload that is too
+            slow, until the connection is closed.
     """
 
     host: str = "127.0.0.1"
@@ -63,6 +63,11 @@ class WebSettings:
                 f"--token: a token has at least {SHORTEST_TOKEN} characters of ASCII and no blanks. `python -c 'import "
                 "secrets; print(secrets.token_urlsafe())'` prints one."
             )
+
+
+def seconds_for(size: int) -> float:
+    """Seconds in which so many bytes must arrive: 1 MiB a second, and at least 300 s."""
+    return max(WebSettings.upload_seconds, size / MEBI)
 
 
 def is_local(host: str) -> bool:

@@ -10,12 +10,14 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from casewise.errors import CasewiseError
+from casewise.files import TEMPORARY
 from casewise.plugins.node.monitoring.observation import Observation
 from casewise.plugins.node.queue.records import Delivery, study_folder
 from casewise.plugins.node.queue.study_queue import Answer, QueuedStudy, StudyQueue, StudyState, study_label
@@ -404,7 +406,7 @@ def test_images_and_answers_of_old_studies_are_removed(tmp_path: Path) -> None:
 
 def test_images_are_removed_after_the_queue_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     queue = StudyQueue(tmp_path, {})
-    path = tmp_path / "received" / "study" / "series" / "1"
+    path = tmp_path / "received" / study_folder("1.2.1") / "series" / "1"
     path.parent.mkdir(parents=True)
     path.write_text("image")
     queue.add_instance("1.2.1", "1.3", "1.4.1", path, "1", "test")
@@ -428,10 +430,47 @@ def test_images_are_removed_after_the_queue_says_so(tmp_path: Path, monkeypatch:
     kept.write_text("image")
     queue.add_instance("1.2.1", "1.3", "1.4.2", kept, "2", "test")
     (tmp_path / "received" / "other").mkdir()
-    (tmp_path / "received" / "other" / "file").write_text("of no study")
-    queue.sweep(tmp_path / "received")
-    assert [path for path in (tmp_path / "received").rglob("*") if path.is_file()] == [kept]
-    assert not (tmp_path / "received" / "other").exists()
+    other = tmp_path / "received" / "other" / "file"
+    other.write_text("of no study")
+    (tmp_path / "received" / "empty").mkdir()
+    other.with_name(f"{TEMPORARY}file").write_text("half")
+    assert queue.sweep(tmp_path / "received") == [other]
+    assert {path for path in (tmp_path / "received").rglob("*") if path.is_file()} == {kept, other}
+    assert not (tmp_path / "received" / "empty").exists()
+
+
+BLANK: dict[str, Callable[[Path], object]] = {
+    "missing": lambda path: path.unlink(),
+    "no bytes": lambda path: path.write_bytes(b""),
+    "no tables": lambda path: (path.unlink(), sqlite3.connect(path).execute("PRAGMA user_version = 1")),
+}
+
+
+@pytest.mark.parametrize("blank", BLANK.values(), ids=BLANK)
+@pytest.mark.parametrize("folder", ["received", "answers"])
+def test_without_a_queue_files_are_neither_removed_nor_ignored(
+    tmp_path: Path, blank: Callable[[Path], object], folder: str
+) -> None:
+    StudyQueue(tmp_path).close()
+    path = tmp_path / folder / "study" / "file"
+    path.parent.mkdir(parents=True)
+    path.write_text("acknowledged")
+    blank(tmp_path / "queue.sqlite")
+    for _ in range(2):
+        with pytest.raises(CasewiseError, match="backup"):
+            StudyQueue(tmp_path)
+    assert path.exists()
+    path.rename(path.with_name(f"{TEMPORARY}file"))
+    StudyQueue(tmp_path).close()
+
+
+@pytest.mark.parametrize("stated", ["text", "", "1.5"])
+def test_a_queue_that_states_no_format_is_damaged(tmp_path: Path, stated: str) -> None:
+    StudyQueue(tmp_path).close()
+    with sqlite3.connect(tmp_path / "queue.sqlite") as db:
+        db.execute("UPDATE facts SET value = ?" if stated else "DELETE FROM facts WHERE ? = ''", [stated])
+    with pytest.raises(CasewiseError, match="damaged"):
+        StudyQueue(tmp_path)
 
 
 def test_leases_end_with_their_node(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -309,6 +310,52 @@ def test_strangers_are_rejected(tmp_path: Path) -> None:
             with connected(node.port, caller, called) as association:
                 assert association.is_established is accepted
                 assert association.is_rejected is not accepted
+
+
+def test_acknowledged_images_outlive_an_older_queue(tmp_path: Path) -> None:
+    queue = StudyQueue(tmp_path)
+    Inbox(queue).receive_file(file_of(image("1.2.1")), "folder")
+    queue.close()
+    shutil.copy(tmp_path / "queue.sqlite", tmp_path / "backup")
+    queue = StudyQueue(tmp_path)
+    Inbox(queue).receive_file(file_of(image("1.2.1", 2)), "folder")
+    Inbox(queue).receive_file(file_of(image("1.2.2")), "folder")
+    queue.close()
+    files = {path: checksum(path) for path in (tmp_path / "received").rglob("*.dcm")}
+    for path in tmp_path.glob("queue.sqlite*"):
+        path.unlink()
+    shutil.copy(tmp_path / "backup", tmp_path / "queue.sqlite")
+    (tmp_path / "received" / "note").write_text("of no study")
+    queue = StudyQueue(tmp_path)
+    for _ in range(2):
+        Inbox(queue).sweep()
+        assert {study.uid: study.instances for study in queue.studies()} == {"1.2.1": 2, "1.2.2": 1}
+        assert {path: checksum(path) for path in (tmp_path / "received").rglob("*.dcm")} == files
+    assert (tmp_path / "received" / "note").exists()
+    assert {study.state for study in queue.studies()} == {StudyState.RECEIVED}
+
+
+def test_the_queue_of_another_folder_removes_nothing(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        queue = StudyQueue(tmp_path / name)
+        Inbox(queue).receive_file(file_of(image(f"1.2.{ord(name)}")), "folder")
+        queue.close()
+    shutil.copy(tmp_path / "b" / "queue.sqlite", tmp_path / "a" / "queue.sqlite")
+    with pytest.raises(CasewiseError, match="another folder"):
+        Inbox(StudyQueue(tmp_path / "a")).sweep()
+    assert len(list((tmp_path / "a" / "received").rglob("*.dcm"))) == 1
+
+
+def test_images_of_a_discarded_study_are_not_received_again(tmp_path: Path) -> None:
+    queue = StudyQueue(tmp_path)
+    inbox = Inbox(queue)
+    inbox.receive_file(file_of(image()), "folder")
+    queue.quarantine(queue.claim(time.time() + 9) if queue.complete_ready(0, None, time.time() + 1) else None, "x")
+    queue.discard("1.2.1")
+    inbox.receive_file(file_of(image(number=2)), "folder")
+    inbox.sweep()
+    assert [file.instance for file in queue.files("1.2.1")] == ["1.2.1.1.2"]
+    assert len(list((tmp_path / "received").rglob("*.dcm"))) == 1
 
 
 def test_connections_are_bounded(tmp_path: Path) -> None:

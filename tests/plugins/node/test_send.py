@@ -426,6 +426,11 @@ def test_an_unexpected_error_is_an_attempt(tmp_path: Path) -> None:
     assert "ValueError" in reason
     assert "Doe" not in reason
     assert queue.deliveries("pacs", time.time() + 9) == []
+    later = time.time()
+    for _ in range(9):  # the same fault is not met for days
+        send_due(queue, partner, later := later + RETRY.longest)
+    assert partner.tries.count(0) == 3
+    assert queue.counts()[S.QUARANTINED] == 1
 
 
 def test_a_wrong_token_is_no_fault_of_an_answer(tmp_path: Path) -> None:

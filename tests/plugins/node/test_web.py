@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import http.client
 import json
+import logging
 import socket
 import ssl
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,11 +22,13 @@ pytest.importorskip("pydicom", reason="the extra `node` is not installed")
 
 from casewise.errors import CasewiseError
 from casewise.plugins.node.credentials import Tls
+from casewise.plugins.node.node_log import MOST_LINES, count_left_out
 from casewise.plugins.node.queue.study_queue import Answer, StudyQueue
 from casewise.plugins.node.receive import inbox as inbox_module
 from casewise.plugins.node.receive.inbox import LARGEST, Inbox
 from casewise.plugins.node.receive.web import WebServer, metrics
-from casewise.plugins.node.settings import WebReceive
+from casewise.plugins.node.settings import NodeWebSettings, WebReceive
+from casewise.web.server import CONNECTIONS
 from tests.plugins.node.dicom_objects import DX, SR, certificate, client_context, file_bytes, image
 
 KIND = 'multipart/related; type="application/dicom"; boundary=border'
@@ -164,3 +167,93 @@ def test_a_used_port_is_named(tmp_path: Path) -> None:
         server = WebServer(WebReceive(port=node.port), Inbox(node.queue), node.queue, dict)
         with pytest.raises(CasewiseError, match=str(node.port)):
             server.start()
+
+
+@contextmanager
+def posting(port: int, *headers: str, path: str = "/studies") -> Iterator[socket.socket]:
+    """A connection with the head of a request."""
+    with closing(socket.create_connection(("127.0.0.1", port))) as client:
+        lines = [f"POST {path} HTTP/1.1", "Host: 127.0.0.1", f"Content-Type: {KIND}", *headers]
+        client.sendall("\r\n".join([*lines, "", ""]).encode())
+        yield client
+
+
+def status_of(client: socket.socket) -> int:
+    """The status that is answered; 0 if the connection ends before."""
+    client.settimeout(30)
+    try:
+        return int((client.recv(4096) + b" 0 0").split()[1])
+    except ConnectionError:
+        return 0
+
+
+@pytest.mark.parametrize("part", [b"", b"text", bytes(200)])
+def test_many_parts_write_few_lines(tmp_path: Path, part: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "casewise.node")
+    with running(tmp_path) as node:
+        assert store(node.port, *[part] * 20_000)[0] == 413
+        for _ in range(3):
+            status, answer = store(node.port, *[part] * 1000)
+            assert (status, len(answer["0008119A"]["Value"])) == (409, 1000)
+        assert len(caplog.records) <= MOST_LINES
+        assert store(node.port, file_bytes(image()))[0] == 200
+    count_left_out(ended=True)
+    assert any("left out" in record.getMessage() for record in caplog.records)
+
+
+HEADS = {
+    "a long value": b"--border\r\nContent-Type: " + b"x" * 100_000,
+    "a long name": b"--border\r\n" + b"x" * 100_000,
+    "many fields": b"--border\r\n" + b"A: b\r\n" * 20_000,
+}
+
+
+@pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
+def test_the_head_of_a_part_is_bounded(tmp_path: Path, head: bytes) -> None:
+    with running(tmp_path) as node:
+        assert ask(node.port, "/studies", head, Content_Type=KIND)[0] == 400
+
+
+def test_slow_uploads_end_and_keep_no_place_from_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(NodeWebSettings, "idle_seconds", 1.5)
+    with running(tmp_path) as node, ExitStack() as stack:
+        heads = ["Content-Length: 100000", "Transfer-Encoding: chunked", "Content-Length: 100000"]
+        slow = [stack.enter_context(posting(node.port, head)) for head in heads]
+        for byte in body(b"text")[:12]:  # a byte now and then is not enough
+            for each, head in zip(slow, heads, strict=True):
+                with suppress(ConnectionError):
+                    each.sendall(b"1\r\n%c\r\n" % byte if "chunked" in head else bytes([byte]))
+            time.sleep(0.2)
+        assert {status_of(each) for each in slow} <= {408, 0}
+        assert store(node.port, file_bytes(image()))[0] == 200
+
+
+def test_one_client_does_not_take_all_places(tmp_path: Path) -> None:
+    names = ("pacs", "archive")
+    for name in names:
+        (tmp_path / name).write_text(f"token-of-{name}")
+    with running(tmp_path / "node", tokens={name: tmp_path / name for name in names}) as node, ExitStack() as stack:
+        head = "Authorization: Bearer token-of-pacs"
+        for _ in range(4):
+            client = stack.enter_context(posting(node.port, head, "Content-Length: 1000"))
+        assert status_of(client) == 503
+        data = file_bytes(image())
+        assert store(node.port, data, Authorization="Bearer token-of-pacs")[0] == 503
+        assert store(node.port, data, Authorization="Bearer token-of-archive")[0] == 200
+
+
+def test_connections_without_a_request_lock_out_nobody(tmp_path: Path) -> None:
+    with running(tmp_path) as node, ExitStack() as stack:
+        for number in range(CONNECTIONS + 50):
+            stranger = stack.enter_context(closing(socket.create_connection(("127.0.0.1", node.port))))
+            with suppress(ConnectionError):
+                stranger.sendall(b"POST /studies HTTP/1.1\r\nX: "[: 1 + number % 20])
+        assert store(node.port, file_bytes(image()))[0] == 200
+        assert ask(node.port, "/health")[0] == 200
+
+
+def test_a_head_without_end_is_refused(tmp_path: Path) -> None:
+    with running(tmp_path) as node:
+        with posting(node.port, "X: " + "y" * 200_000) as client:
+            assert status_of(client) in (400, 431, 0)
+        assert ask(node.port, "/health")[0] == 200

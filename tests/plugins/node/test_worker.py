@@ -1,6 +1,8 @@
 """Answers to studies: predictions and refusals in the formats of hospitals, and a process that may die."""
 
+import errno
 import json
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -31,6 +33,7 @@ from casewise.run_folder.bundle_folder import write_archive
 from tests.film_files import PEOPLE, film_bytes
 from tests.plugins.node.films import chest_film, node_settings
 from tests.plugins.node.toy import toy
+from tests.plugins.serve.test_release import in_memory, no_collector
 
 pydicom = pytest.importorskip("pydicom", reason="the extra `node` is not installed")
 pytest.importorskip("highdicom", reason="the extra `node` is not installed")
@@ -174,17 +177,93 @@ def test_a_format_that_cannot_be_written_keeps_back_no_other(
         answer = predictor.answer(study)
     assert (len(answer.answers), list(answer.unwritten)) == (3, ["pictures"])
     with monkeypatch.context() as patch:
-        patch.setattr(summary, failing(RunError("The disk is full.")))
-        assert predictor.reply(
-            {"uid": study.uid, "files": [str(study.files[0].path)], "folder": str(study.folder)}
-        ) == {
-            "failed": "The disk is full.",
-            "fault": False,
-        }
+        job = {"uid": study.uid, "files": [str(study.files[0].path)], "folder": str(study.folder)}
+        for cause, is_permanent in (
+            (OSError(errno.ENOSPC, ""), False),
+            (OSError(errno.EIO, ""), False),
+            (MemoryError(), False),
+            (OSError(errno.ENAMETOOLONG, ""), True),
+            (OSError(errno.ENOENT, ""), True),
+            (None, True),
+        ):
+            error = RunError("It could not be written.")
+            error.__cause__ = cause
+            patch.setattr(summary, failing(error))
+            assert predictor.reply(job) == {"failed": "It could not be written.", "fault": is_permanent}
         patch.setattr("casewise.plugins.hospital.formats.results_of", failing(ValueError("of P7")))
         with pytest.raises(UnanswerableError) as raised:
             predictor.answer(study)
     assert "P7" not in str(raised.value)
+
+
+def test_tiles_of_a_study_are_released_with_its_answer(
+    model: TrainedModel, film: Path, task: Callable[..., StudyTask], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = node_settings(tmp_path, model.folder, answer={"formats": ["sr", "summary-sc"]})
+    predictor = StudyPredictor(model, settings)
+    (work := tmp_path / "work").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(work))
+    whole = chest_film(film, 7)
+    with no_collector():
+        for films in ([whole], [whole[:-3000]], [whole, whole[:-3000]], [b"text"]):
+            study = task(*films)
+            predictor.reply({"uid": "1", "files": [str(f.path) for f in study.files], "folder": str(study.folder)})
+            assert in_memory(work) == []
+            assert list(work.iterdir()) == []
+
+
+# An identifier that no answer can repeat, and the tag that the reason names.
+UNREPEATABLE: tuple[dict[str, str], ...] = (
+    {"PatientID": "A\\B\\C"},
+    {"PatientID": "P" * 65},
+    {"PatientID": "P" * 300},
+    {"PatientID": "P\n7"},
+    {"PatientID": "P7\x1b[31m"},
+    {"PatientID": "Jörg7"},
+    {"PatientName": "Müller^Jörg", "SpecificCharacterSet": "ISO_IR 6"},
+    {"PatientName": "D" * 65},
+    {"PatientName": "A=B=C=D"},
+    {"PatientName": "Doe^Jane\\Doe^John"},
+    {"IssuerOfPatientID": "West\\East"},
+    {"AccessionNumber": "A" * 17},
+    {"AccessionNumber": "A\\B"},
+    {"SeriesInstanceUID": "1.2.x"},
+    {"SeriesInstanceUID": "1." + "2" * 63},
+    {"SOPInstanceUID": "1.2\\1.3"},
+)
+
+
+@pytest.mark.parametrize("tags", UNREPEATABLE)
+def test_identifiers_that_no_answer_can_repeat_are_left_to_a_person(
+    predictor: StudyPredictor, film: Path, task: Callable[..., StudyTask], tags: dict[str, str]
+) -> None:
+    with pydicom.config.disable_value_validation():
+        study = task(chest_film(film, 7, **tags), chest_film(film, 7, 2))
+    reply = predictor.reply(
+        {"uid": study.uid, "files": [str(f.path) for f in study.files], "folder": str(study.folder)}
+    )
+    assert next(iter(tags)) in reply["unanswerable"]
+    assert not any(value in reply["unanswerable"] for value in tags.values())
+    assert not study.folder.exists()
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"PatientID": "P" * 64},
+        {"PatientID": " P 7/Ä ", "SpecificCharacterSet": "ISO_IR 192"},
+        {"PatientName": "Yamada^Tarou=山田^太郎=やまだ^たろう", "SpecificCharacterSet": "ISO_IR 192"},
+        {"PatientName": "^".join(["N" * 12] * 5)},
+        {"PatientName": ""},
+        {"AccessionNumber": "A" * 16},
+    ],
+)
+def test_identifiers_that_dicom_allows_are_repeated(
+    predictor: StudyPredictor, film: Path, task: Callable[..., StudyTask], tags: dict[str, str]
+) -> None:
+    answer = predictor.answer(task(chest_film(film, 7, **tags)))
+    report, name = pydicom.dcmread(answer.answers[0].path), next(iter(tags))
+    assert str(report[name].value).strip() == tags[name].strip()
 
 
 def test_a_study_unlike_the_training_has_no_prediction(

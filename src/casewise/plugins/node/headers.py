@@ -32,6 +32,17 @@ TAGS = (
     "NumberOfFrames", "InstanceNumber", "SeriesNumber", "PresentationIntentType", "Manufacturer",
     "ManufacturerModelName", "InstitutionName", "StationName", "AccessionNumber", "ImageLaterality", "Laterality",
 )  # fmt: skip
+# What answers repeat about the patient and the study.
+IDENTIFIERS = (
+    "PatientID",
+    "IssuerOfPatientID",
+    "PatientName",
+    "AccessionNumber",
+    "SOPInstanceUID",
+    "SeriesInstanceUID",
+)
+# Character sets with letters of English only (PS3.3, C.12.1.1.2).
+ASCII_ONLY = ("", "ISO_IR 6", "ISO 2022 IR 6")
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 # The meanings of codes of views by their letters, as ViewPosition states them.
 VIEWS = {
@@ -49,7 +60,7 @@ IN_DESCRIPTIONS = re.compile(r"\b(AP|PA|LAT|LATERAL|LL|RL|CC|MLO|ML|LM)\b", re.I
 
 
 class UnanswerableError(CasewiseError):
-    """Nobody can be answered about the study, because it states no patient, or several."""
+    """Nobody can be answered about the study, such as one that states no patient, or several."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +103,7 @@ def read_header(path: Path) -> InstanceHeader:
 
     Raises:
         ImageError: the file is damaged.
-        UnanswerableError: it is no DICOM file, or lacks an identifier.
+        UnanswerableError: it is no DICOM file, or lacks an identifier, or has one that no answer can repeat.
     """
     head = head_of(path)
     if not is_dicom(head) or DEFLATED in head:
@@ -101,9 +112,12 @@ def read_header(path: Path) -> InstanceHeader:
         tags = quiet_pydicom().dcmread(path, stop_before_pixels=True, specific_tags=list(TAGS), force=True)
         texts = {tag: text_of(tags, tag) for tag in TAGS if not tag.endswith("Sequence")}
         region, view_code = (_meaning(tags, name) for name in ("AnatomicRegionSequence", "ViewCodeSequence"))
+        problem = next(filter(None, (_identifier_problem(tags, name) for name in IDENTIFIERS)), "")
         numbers = [whole_number(tags, name, 0) for name in ("SeriesNumber", "InstanceNumber", "NumberOfFrames")]
     if lacking := next((tag for tag in ("SOPInstanceUID", "SeriesInstanceUID") if not texts[tag]), ""):
         raise UnanswerableError(f"{path.name} has no {lacking}.")
+    if problem:
+        raise UnanswerableError(f"{path.name}: {problem}. An answer cannot repeat it; have the images corrected.")
     person = (texts["PatientID"], texts["PatientName"], texts["PatientBirthDate"])
     described = [texts[tag] for tag in ("SeriesDescription", "ProtocolName", "StudyDescription")]
     view = texts["ViewPosition"].upper() or VIEWS.get(re.sub(r"\W", "", view_code.lower()), view_code.upper())
@@ -130,6 +144,23 @@ def read_header(path: Path) -> InstanceHeader:
         accession=texts["AccessionNumber"],
         issuer=texts["IssuerOfPatientID"],
     )  # fmt: skip
+
+
+def _identifier_problem(tags: Any, name: str) -> str:
+    """Why an answer cannot repeat an identifier, without its value; empty if it can."""
+    text, pydicom = text_of(tags, name), quiet_pydicom()
+    if name in tags and tags[name].VM > 1:
+        return f"its {name} has several values"
+    if not text.isascii() and ("\ufffd" in text or text_of(tags, "SpecificCharacterSet") in ASCII_ONLY):
+        return f"its {name} has letters that its character set does not have"
+    if not text.isprintable():
+        return f"its {name} has characters that are not printable"
+    try:
+        kind = pydicom.datadict.dictionary_VR(name)
+        pydicom.valuerep.validate_value(kind, text, pydicom.config.RAISE)
+    except ValueError:
+        return f"its {name} is too long, or no value of {kind} as DICOM allows it"
+    return ""
 
 
 def _meaning(tags: Any, name: str) -> str:

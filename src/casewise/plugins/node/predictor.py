@@ -7,6 +7,7 @@ of two patients or a damaged file, needs a person.
 
 from __future__ import annotations
 
+import errno
 import io
 import multiprocessing
 import os
@@ -28,7 +29,7 @@ from casewise.inference.new_cases import CasePicture, NewCases, PredictedChunk, 
 from casewise.inference.resident import ResidentModel, pictured
 from casewise.plugins.node.headers import InstanceHeader, UnanswerableError, patient_of, read_header
 from casewise.plugins.node.monitoring.observation import PICTURES, identifier_hash, observed
-from casewise.plugins.node.queue.records import Answer, StoredInstance, StudyAnswer, StudyTask, study_label
+from casewise.plugins.node.queue.records import UNFINISHED, Answer, StoredInstance, StudyAnswer, StudyTask, study_label
 from casewise.plugins.node.selection import Row, SelectionError, Slots, select
 from casewise.plugins.node.send import check_formats, format_owners
 from casewise.plugins.node.settings import NodeSettings
@@ -46,6 +47,8 @@ SUBJECT = "patient"
 # Formats that show pictures begin so; others need no saliency maps.
 SHOWS_PICTURES = "summary"
 MOST_PICTURES = 6
+# Failures of a disk that another attempt meets again, such as a path that is too long.
+PERMANENT = (errno.ENOENT, errno.EINVAL, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EILSEQ)
 # The longest side of a picture for the page of monitoring, in pixels.
 PICTURE_SIDE = 240
 
@@ -90,7 +93,7 @@ class StudyPredictor:
             return {"unanswerable": str(error)}
         except (RunError, OSError, MemoryError) as error:
             text = str(error) if isinstance(error, RunError) else f"{type(error).__name__} ({location_of(error)})"
-            return {"failed": text, "fault": False}
+            return {"failed": text, "fault": not _may_pass(error)}
         except CasewiseError as error:
             return {"unanswerable": str(error)}
         except Exception as error:  # noqa: BLE001 (the study is tried again, and then left to a person)
@@ -218,7 +221,7 @@ class StudyPredictor:
             UnanswerableError: no format could be written.
             RunError: the folder cannot be written.
         """
-        staged = task.folder.with_name(f"{task.folder.name}.part")
+        staged = task.folder.with_name(task.folder.name + UNFINISHED)
         shutil.rmtree(staged, ignore_errors=True)
         formats, system = self._settings.answer.formats, self._settings.answer.subject_system
         for name in formats:
@@ -261,6 +264,12 @@ def _noted(unwritten: dict[str, str], name: str) -> Iterator[None]:
         unwritten[name] = str(error)
     except Exception as error:  # noqa: BLE001 (its message may quote data of a patient)
         unwritten[name] = fault_text(error)
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether another attempt may succeed where a disk, memory or the model failed."""
+    cause = error if isinstance(error, (OSError, MemoryError)) else error.__cause__
+    return isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno not in PERMANENT)
 
 
 def fault_text(error: Exception) -> str:

@@ -20,6 +20,7 @@ from casewise.files import checksum, make_folder, write_atomic
 from casewise.modalities.store.dicom_file import damage, quiet_pydicom
 from casewise.plugin import Plugin, plugins
 from casewise.plugins.node.credentials import read_token
+from casewise.plugins.node.node_log import log
 from casewise.plugins.node.queue.records import study_label
 from casewise.plugins.node.settings import NodeSettings
 from casewise.web.settings import location_of
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from casewise.plugins.node.queue.study_queue import StudyQueue
     from casewise.plugins.node.settings import DicomPartner, SendRule
 
-log = logging.getLogger("casewise.node")
 # Seconds until a partner that does not answer is given up for now.
 TIMEOUT = 30
 # Status of C-STORE: PS3.7, annex C, and PS3.4, table B.2-1. These may succeed later.
@@ -40,8 +40,9 @@ EXPLICIT, IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
 RETRYABLE_STATUS, GONE_STATUS = (408, 425), (401, 403, 404, 429)
 # Bytes of an answer of a server that are read.
 LONGEST_ANSWER = 2**20
-# So many answers in a row that a partner fails to take are a fault of the partner.
-MOST_FAILURES = 3
+# So many answers in a row that a partner fails to take are a fault of the partner; a fault of casewise is not met more
+# often with an answer.
+MOST_FAILURES = MOST_FAULTS = 3
 
 
 class DeliveryError(CasewiseError):
@@ -356,7 +357,7 @@ def _send(partner: Partner, delivery: Delivery) -> None:
             raise
     except Exception as error:  # its message may quote data of a patient
         text = f"A fault of casewise ({location_of(error)}). Please report it."
-        raise DeliveryError(text, retryable=True) from error
+        raise DeliveryError(text, retryable=delivery.attempts + 1 < MOST_FAULTS) from error
 
 
 def format_owners() -> dict[str, Plugin]:

@@ -31,7 +31,8 @@ from casewise.files import make_folder
 from casewise.plugins.node.audit_trail import AuditTrail
 from casewise.plugins.node.headers import UnanswerableError
 from casewise.plugins.node.monitoring.observation import PAGE, PICTURES, salt_of
-from casewise.plugins.node.queue.records import QueuedStudy, StudyTask, study_folder, study_label
+from casewise.plugins.node.node_log import count_left_out, log
+from casewise.plugins.node.queue.records import ANSWERS, QueuedStudy, StudyTask, study_folder, study_label
 from casewise.plugins.node.queue.study_queue import StudyQueue
 from casewise.plugins.node.receive.inbox import Inbox
 from casewise.plugins.node.receive.watched_folder import REFUSED, WatchedFolder
@@ -46,8 +47,7 @@ if TYPE_CHECKING:
     from casewise.plugins.node.receive.web import WebServer
     from casewise.plugins.node.send import Partner
 
-log = logging.getLogger("casewise.node")
-ANSWERS, WORK, LOCK, LOGGED = "answers", "work", ".node.lock", "node.log"
+WORK, LOCK, LOGGED = "work", ".node.lock", "node.log"
 # Seconds between two looks of a loop that found nothing to do, and for the study at work when the node ends.
 PAUSE, GRACE = 0.5, 8.0
 # A fault of casewise is not met a third time, and a study with which so many nodes ended needs a person.
@@ -99,7 +99,10 @@ class Node:
         self.description = self.worker.start()
         self._state_model(str(self.description["checksum"]))
         self.inbox.sweep()
-        self.queue.sweep(settings.folder / ANSWERS)
+        before = time.time() - settings.keep * 86_400
+        for path in self.queue.sweep(settings.folder / ANSWERS):  # a kill came before they were recorded
+            if path.stat().st_mtime < before:
+                path.unlink()
         if settings.receive.dicom:
             from casewise.plugins.node.receive.dicom import DicomReceiver
 
@@ -240,6 +243,7 @@ class Node:
 
     def _audit(self) -> bool:
         self.trail.write()
+        count_left_out()
         return False
 
     def _monitor(self) -> bool:
@@ -313,6 +317,7 @@ def run_node(settings: NodeSettings, show: Show) -> None:
             show.line("node", "ending")
         finally:
             node.stop()
+            count_left_out(ended=True)
             log.info("the node ended")
 
 

@@ -19,7 +19,7 @@ from casewise.plugins.node.credentials import NodePath, Tls, read_token
 from casewise.study.messages import sentences
 from casewise.study.model import StudyModel, refuse
 from casewise.study.yaml_text import mapping
-from casewise.web.settings import WebSettings, is_local
+from casewise.web.settings import WebSettings, is_local, seconds_for
 
 # The largest file of a node that is read, in bytes.
 LARGEST = 1_000_000
@@ -58,7 +58,7 @@ class DicomReceive(StudyModel):
     tls: Tls | None = None
     """Encryption. An AE title is no secret, so `tls` with `ca` is what keeps others away."""
     associations: int = Field(10, ge=1, le=100)
-    """How many partners may be connected at a time."""
+    """How many connections may be open at a time; at most three quarters of them come from one address."""
 
     @model_validator(mode="after")
     def _closed(self) -> DicomReceive:
@@ -112,7 +112,7 @@ class WebReceive(StudyModel):
             host=self.host,
             port=self.port,
             max_bytes=largest,
-            upload_seconds=max(WebSettings.upload_seconds, largest / 2**20),
+            upload_seconds=seconds_for(largest),
             secrets=secrets,
         )
         try:
@@ -142,8 +142,8 @@ class Receive(StudyModel):
     web: WebReceive | None = None
     """STOW-RS at `/studies`, and `/health`, `/ready` and `/metrics`."""
     largest: float = Field(512, gt=0)
-    """The largest image, and the largest request of STOW-RS, in MiB. A connection may need so much memory, and a
-    request may take a second for each MiB, at least 300."""
+    """The largest image, and the largest request of STOW-RS, in MiB. All connections together need at most eight times
+    so much memory; an image or request may take a second for each MiB, at least 300."""
 
     @property
     def largest_bytes(self) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import threading
 from collections.abc import Callable
@@ -16,11 +15,10 @@ from casewise.errors import CasewiseError, RunError
 from casewise.inference.worker_process import Worker, WorkerPlan, answer_jobs
 from casewise.plugins.node.headers import UnanswerableError
 from casewise.plugins.node.monitoring.observation import Observation
+from casewise.plugins.node.node_log import log
 from casewise.plugins.node.queue.records import Answer, StudyAnswer, StudyTask
 from casewise.plugins.node.settings import NodeSettings
 from casewise.web.settings import Json
-
-log = logging.getLogger("casewise.node")
 
 
 class FailedError(CasewiseError):

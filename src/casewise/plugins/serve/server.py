@@ -104,10 +104,6 @@ def _sentence(error: HTTPException, settings: ServiceSettings) -> str:
     return f"The form cannot be read: {error.detail} Send it again as multipart/form-data."
 
 
-# Connections at a time; further ones get 503.
-CONNECTIONS = 200
-
-
 @contextmanager
 def service(
     settings: ServiceSettings, target: Callable[[Connection, ServicePlan], None] = work

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from itertools import product
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ from casewise.errors import ImageError
 from casewise.modalities.base import CaseMask, NativeMap, PreparedCohort, SlotMaps
 from casewise.modalities.masks import EMPTY, binarise_masks
 from casewise.modalities.store.readers import image_facts, read_image
+from casewise.modalities.store.store import TileStore
 from casewise.plugins.volumes.case_files import CaseSources, scans_of, source_of
 from casewise.plugins.volumes.case_table import masks_in
 from casewise.plugins.volumes.grid import inside_of, mask_on
@@ -27,6 +28,8 @@ from casewise.plugins.volumes.slice_store import open_slices
 VOXELS_AT_ONCE = 2**21
 # points along an axis of a voxel at most, for headers of absurd voxels
 MOST_POINTS = 64
+# The case of a store whose scans were read last.
+_last_scans: WeakKeyDictionary[TileStore, tuple[CaseSources, list[Scan | None]]] = WeakKeyDictionary()
 
 
 def native_maps(prepared: PreparedCohort, panel: SlotMaps, sequence: str) -> list[NativeMap]:
@@ -34,7 +37,7 @@ def native_maps(prepared: PreparedCohort, panel: SlotMaps, sequence: str) -> lis
     volumes = volumes_of(prepared.study)
     number = volumes.sequences.index(sequence)
     sources = source_of(prepared.study, prepared.cohort, panel.row)
-    scan = _scans(sources)[number]
+    scan = _scans(prepared.store, sources)[number]
     if scan is None:
         return []
     affine = open_slices(prepared.store.folder, prepared.store.address).affines[panel.row]
@@ -49,10 +52,13 @@ def native_maps(prepared: PreparedCohort, panel: SlotMaps, sequence: str) -> lis
     return results
 
 
-@lru_cache(maxsize=1)
-def _scans(sources: CaseSources) -> list[Scan | None]:
-    """The scans of a case, read once for all its sequences and networks."""
-    return scans_of(sources)
+def _scans(store: TileStore, sources: CaseSources) -> list[Scan | None]:
+    """The scans of a case, read once for all its sequences and networks, and released with the store."""
+    case, scans = _last_scans.get(store, (None, []))
+    if case != sources:
+        scans = scans_of(sources)
+        _last_scans[store] = sources, scans
+    return scans
 
 
 def read_lesion(prepared: PreparedCohort, row: int) -> CaseMask:

@@ -9,8 +9,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from casewise.errors import printable
-from casewise.plugins.node.queue.records import Answer, Delivery, QueuedStudy, StudyState, study_label
+from casewise.errors import CasewiseError, counted, printable
+from casewise.files import TEMPORARY
+from casewise.plugins.node.queue.records import (
+    ANSWERS,
+    RECEIVED,
+    UNFINISHED,
+    Answer,
+    Delivery,
+    QueuedStudy,
+    StudyState,
+    study_label,
+)
 from casewise.plugins.node.settings import Retry
 from casewise.web.database import Database
 from casewise.web.settings import Json
@@ -73,7 +83,8 @@ class QueueDatabase(Database):
         retry: when what failed is tried again.
 
     Raises:
-        CasewiseError: the file is damaged, of a newer casewise, or cannot be written.
+        CasewiseError: the file is damaged, of a newer casewise, or cannot be written; or it is missing or empty, and
+            images or answers lie in the folder.
     """
 
     schema, busy = SCHEMA, 30
@@ -85,6 +96,19 @@ class QueueDatabase(Database):
         super().__init__(self.folder / NAME)
         if routes is not None:
             self._reroute()
+
+    def check_new(self) -> None:
+        """Refuse to begin an empty queue where there are images or answers, which it would not name.
+
+        Raises:
+            CasewiseError: there are some.
+        """
+        counts = {name: len(complete_files(self.folder / name)) for name in (RECEIVED, ANSWERS)}
+        if any(counts.values()):
+            there = " and ".join(counted(n, f"file in {name}", f"files in {name}") for name, n in counts.items() if n)
+            problem = f"{self.path} is {'empty' if self.path.exists() else 'missing'}, but there are {there}"
+            remedy = f"Restore {NAME} from a backup. Without one, move {RECEIVED} and {ANSWERS} out of {self.folder}"
+            raise CasewiseError(f"{problem}. {remedy}; the files in {RECEIVED} can then be sent to the node again.")
 
     def check_writable(self) -> None:
         """Check that a transaction can begin.
@@ -263,6 +287,16 @@ class QueueDatabase(Database):
             failures = row[0] + 1 if row else 1
             query = "INSERT OR REPLACE INTO pauses SELECT ?, ?, ?, coalesce(max(id), 0) FROM deliveries"
             db.execute(query, [partner, failures, time.time() + self._retry.wait(failures)])
+
+
+def complete_files(folder: Path) -> list[Path]:
+    """The regular files below a folder, without those that a killed process did not finish."""
+    return [path for path in folder.rglob("*") if path.is_file() and not is_unfinished(path, folder)]
+
+
+def is_unfinished(path: Path, folder: Path) -> bool:
+    """Whether a process was still writing a file below a folder of images or answers."""
+    return path.name.startswith(TEMPORARY) or path.relative_to(folder).parts[0].endswith(UNFINISHED)
 
 
 def marks(values: Sequence[Any]) -> str:

@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from casewise.plugins.node.monitoring.observation import Observation
 
 
+# The folders of images and of answers, in the folder of the node.
+RECEIVED, ANSWERS = "received", "answers"
+# How the name of a folder of answers ends that are being written.
+UNFINISHED = ".part"
+
+
 class StudyState(StrEnum):
     """Where a study is on its way.
 

@@ -16,9 +16,25 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from casewise.errors import CasewiseError, cut
-from casewise.plugins.node.queue.database import DUE, SETTLED, QueueDatabase, cut_text, marks
-from casewise.plugins.node.queue.records import Answer, QueuedStudy, StoredInstance, StudyState, study_label
+from casewise.errors import CasewiseError, counted, cut
+from casewise.plugins.node.queue.database import (
+    DUE,
+    SETTLED,
+    QueueDatabase,
+    complete_files,
+    cut_text,
+    is_unfinished,
+    marks,
+)
+from casewise.plugins.node.queue.records import (
+    RECEIVED,
+    Answer,
+    QueuedStudy,
+    StoredInstance,
+    StudyState,
+    study_folder,
+    study_label,
+)
 
 if TYPE_CHECKING:
     from casewise.plugins.node.monitoring.observation import Observation
@@ -306,22 +322,48 @@ class StudyQueue(QueueDatabase):
 
     # ------------------------------------------------------------------------------------------------------- removal
 
-    def sweep(self, folder: Path) -> None:
-        """Remove files below a folder of images or answers that no study names, such as those that a kill left.
+    def sweep(self, folder: Path) -> list[Path]:
+        """Remove from a folder of images or answers what kills left; the complete files that no study names.
 
-        The caller knows that nothing is received or predicted meanwhile.
+        Only what a killed process did not finish is removed, and files of a study that are older than its last removal
+        or the decision to discard it. Any other file may have been acknowledged to its sender, also where the queue
+        does not name it, such as one that was restored from a backup. The caller knows that nothing is received or
+        predicted meanwhile.
+
+        Raises:
+            CasewiseError: none of the images that the queue names is there, but others are.
         """
-        paths = {
-            str(self.folder / row[0]) for row in self._rows("SELECT path FROM instances UNION SELECT path FROM answers")
+        named = {
+            self.folder / row[0] for row in self._rows("SELECT path FROM instances UNION SELECT path FROM answers")
         }
-        folder = folder.absolute()
+        folder, ended, kept = folder.absolute(), self._ended(), list[Path]()
         with self._failures():
+            complete = complete_files(folder)
+            unnamed = [path for path in complete if path not in named]
+            if unnamed and len(unnamed) == len(complete) and folder.name == RECEIVED and self._names_images():
+                text = f"{self.path} names none of the {counted(len(unnamed), 'file')} in {folder}"
+                raise CasewiseError(f"{text}: it is the queue of another folder. Restore the one of this folder.")
+            for path in unnamed:
+                if path.stat().st_mtime < ended.get(path.relative_to(folder).parts[0], 0):
+                    path.unlink()
+                else:
+                    kept.append(path)
             for parent, _, names in os.walk(folder, topdown=False):
-                for path in {os.path.join(parent, name) for name in names} - paths:
-                    os.unlink(path)
+                for path in (Path(parent, name) for name in names):
+                    if is_unfinished(path, folder):
+                        path.unlink()
                 if parent != str(folder):
                     with suppress(OSError):  # it is not empty
                         os.rmdir(parent)
+        return kept
+
+    def _names_images(self) -> bool:
+        return bool(self._rows("SELECT EXISTS (SELECT 1 FROM instances)")[0][0])
+
+    def _ended(self) -> dict[str, float]:
+        """By the folder of a study the time at which its files were last removed, or the study discarded."""
+        query = "SELECT study, max(at) FROM events WHERE event IN ('removed', ?) GROUP BY study"
+        return {study_folder(study): at for study, at in self._rows(query, [StudyState.DISCARDED])}
 
     def remove_sent(self, before: float, most: int = 100) -> int:
         """Remove images and answers of studies that were SENT or DISCARDED before a time, in seconds since 1970.

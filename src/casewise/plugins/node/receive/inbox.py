@@ -16,16 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from casewise.errors import CasewiseError
+from casewise.errors import CasewiseError, counted
 from casewise.files import checksum, make_folder, replacing
 from casewise.modalities.store.dicom_file import quiet_pydicom
-from casewise.plugins.node.queue.records import study_folder, study_label
+from casewise.plugins.node.node_log import log
+from casewise.plugins.node.queue.records import RECEIVED, study_folder, study_label
 from casewise.plugins.node.receive.data_set import CLASS, INSTANCE, SERIES, STUDY, DataSet, RefusedError, syntax_of
 
 if TYPE_CHECKING:
     from casewise.plugins.node.queue.study_queue import StudyQueue
 
-FOLDER = "received"
 # Bytes of the disk that images leave free, so that answers of what was received can be written.
 RESERVE = 256 * 2**20
 # The largest image in bytes, unless the settings state another one.
@@ -65,12 +65,29 @@ class Inbox:
     """
 
     def __init__(self, queue: StudyQueue, largest: int = LARGEST) -> None:
-        self._queue, self.folder, self.largest = queue, queue.folder / FOLDER, largest
+        self._queue, self.folder, self.largest = queue, queue.folder / RECEIVED, largest
         make_folder(self.folder)
 
     def sweep(self) -> None:
-        """Remove files of no study, such as those of a kill or a full disk; called before anything is received."""
-        self._queue.sweep(self.folder)
+        """Remove what a kill left, and record images again that no study names; called before anything is received.
+
+        What cannot be recorded, such as a damaged file, stays where it is.
+
+        Raises:
+            CasewiseError: the queue is that of another folder.
+        """
+        recorded, problems = 0, dict[Path, str]()
+        for path in self._queue.sweep(self.folder):
+            try:
+                with path.open("rb") as file:
+                    recorded += self.receive_file(file, "the disk").is_new
+            except (CasewiseError, OSError) as error:
+                problems[path] = str(error)
+        if recorded:
+            log.warning("%s that no study named received again from %s", counted(recorded, "image"), self.folder)
+        for path, problem in list(problems.items())[:1]:
+            text = "%s that no study names cannot be received again from %s, such as %s: %s"
+            log.error(text, counted(len(problems), "file"), self.folder, path.name, problem)
 
     def problem(self) -> str:
         """Why nothing can be received at this moment; empty if it can."""
@@ -125,19 +142,23 @@ class Inbox:
             folder = self.folder / study_folder(study) / _hash(series)
             if self._queue.has_instance(study, instance, sha256) or self._is_recoded(image, data, folder):
                 return image
-            if shutil.disk_usage(self.folder).free < data.size + RESERVE:
-                raise FullError(f"The disk of {self.folder} is full. Make room on it.", image)
             # the content is in the name, so that no other file of this UID is overwritten
             path = folder / f"{_hash(instance)}-{sha256[:16]}.dcm"
-            with replacing(path) as temporary, temporary.open("wb") as file:
-                if data.copied(head, file) != sha256:
-                    raise FullError("It changed while it was read.", image)
+            if not path.is_file() or checksum(path) != sha256:
+                self._write(path, data, head, sha256, image)
             is_new = self._queue.add_instance(study, series, instance, path, sha256, source)
         except FullError:
             raise
         except (CasewiseError, OSError) as error:
             raise FullError(str(error), image) from error
         return ReceivedImage(study, series, instance, sop_class, is_new)
+
+    def _write(self, path: Path, data: DataSet, head: bytes, sha256: str, image: ReceivedImage) -> None:
+        if shutil.disk_usage(self.folder).free < data.size + RESERVE:
+            raise FullError(f"The disk of {self.folder} is full. Make room on it.", image)
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            if data.copied(head, file) != sha256:
+                raise FullError("It changed while it was read.", image)
 
     def _is_recoded(self, image: ReceivedImage, data: DataSet, folder: Path) -> bool:
         """Whether the image is recorded with the same values in another encoding; `folder` is that of its series."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import logging
 import os
 import shutil
 import stat
@@ -22,11 +21,11 @@ from pathlib import Path
 
 from casewise.errors import CasewiseError
 from casewise.files import NO_FOLLOW, make_folder, sync_folder
+from casewise.plugins.node.node_log import log
 from casewise.plugins.node.queue.study_queue import StudyQueue
 from casewise.plugins.node.receive.data_set import RefusedError
 from casewise.plugins.node.receive.inbox import Inbox
 
-log = logging.getLogger("casewise.node")
 # The folder for files that are no images, in that of the node.
 REFUSED = "refused"
 # Levels of subfolders, and files that are looked at each time.

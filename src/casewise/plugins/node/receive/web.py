@@ -6,12 +6,14 @@ import io
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from email.message import Message
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from casewise.errors import CasewiseError
+from casewise.plugins.node.node_log import log
 from casewise.plugins.node.receive.data_set import RefusedError
 from casewise.plugins.node.receive.inbox import FullError, Inbox, ReceivedImage
 from casewise.web.settings import LOG, Json, ServiceError
@@ -36,10 +38,11 @@ if TYPE_CHECKING:
     from casewise.plugins.node.queue.study_queue import StudyQueue
     from casewise.plugins.node.settings import WebReceive
 
-log = logging.getLogger("casewise.node")
 PATHS = ("/studies", "/ready", "/metrics")
-# Uploads that are received at a time, and after how many seconds others may try again.
-UPLOADS, RETRY_AFTER = 4, 10
+# Uploads that are received at a time, of one client or address, and after how many seconds others may try again.
+UPLOADS, OWN_UPLOADS, RETRY_AFTER = 4, 3, 10
+# Parts of a request, and bytes of the head of a part.
+MOST_PARTS, LONGEST_HEAD = 10_000, 2**14
 # Reasons of a failure: PS3.18, table I.2-2.
 FULL, DAMAGED = 0xA700, 0xC000
 DICOM, DICOM_JSON = "application/dicom", "application/dicom+json"
@@ -49,19 +52,23 @@ Readiness = Callable[[], Mapping[str, str]]
 
 def create_app(inbox: Inbox, queue: StudyQueue, readiness: Readiness) -> Starlette:
     """The application, without the guard."""
-    uploads = threading.BoundedSemaphore(UPLOADS)
+    uploads = Counter[str]()
 
     async def store(request: Request) -> Response:
-        if not uploads.acquire(blocking=False):
+        client = str(request.scope.get(CLIENT) or (request.client and request.client.host) or "")
+        if uploads.total() >= UPLOADS or uploads[client] >= OWN_UPLOADS:
             message = f"Many uploads are in progress. Try again in {RETRY_AFTER} seconds."
             raise ServiceError(503, "busy", message, retry_after=RETRY_AFTER)
+        uploads[client] += 1
         try:
             source = " ".join(filter(None, ("web", str(request.scope.get(CLIENT, "")))))
             stored = StoreAnswer()
             async for item in instances(request):
                 await run_in_threadpool(stored.add, inbox, item, source)
         finally:
-            uploads.release()
+            uploads.subtract([client])
+            if not uploads[client]:
+                del uploads[client]
         headers = {"retry-after": str(RETRY_AFTER)} if stored.status == 503 else {}
         return JSONResponse(stored.as_json(), stored.status, headers, DICOM_JSON)
 
@@ -170,7 +177,7 @@ class _Parts:
     """What a parser reads: the contents of complete parts."""
 
     def __init__(self) -> None:
-        self.ended = False
+        self.ended, self._count, self._head = False, 0, 0
         self._complete: list[BinaryIO] = []
         self._content, self._name, self._value = io.BytesIO(), bytearray(), bytearray()
 
@@ -181,8 +188,8 @@ class _Parts:
             "on_part_data": lambda data, start, end: self._content.write(memoryview(data)[start:end]),
             "on_part_end": self._add,
             "on_header_begin": self._begin_header,
-            "on_header_field": lambda data, start, end: self._name.extend(data[start:end]),
-            "on_header_value": lambda data, start, end: self._value.extend(data[start:end]),
+            "on_header_field": lambda data, start, end: self._extend(self._name, data[start:end]),
+            "on_header_value": lambda data, start, end: self._extend(self._value, data[start:end]),
             "on_header_end": self._check_header,
             "on_end": self._end,
         }
@@ -193,7 +200,12 @@ class _Parts:
         return complete
 
     def _begin(self) -> None:
-        self._content = io.BytesIO()
+        self._count += 1
+        if self._count > MOST_PARTS:
+            raise ServiceError(
+                413, "too_many_parts", f"The body has more than {MOST_PARTS:,} parts. Send it in several."
+            )
+        self._content, self._head = io.BytesIO(), 0
 
     def _add(self) -> None:
         self._content.seek(0)
@@ -202,6 +214,12 @@ class _Parts:
     def _begin_header(self) -> None:
         self._name.clear()
         self._value.clear()
+
+    def _extend(self, text: bytearray, data: bytes) -> None:
+        self._head += len(data)
+        if self._head > LONGEST_HEAD:
+            raise ServiceError(400, "bad_multipart", f"The head of a part is longer than {LONGEST_HEAD:,} bytes.")
+        text.extend(data)
 
     def _check_header(self) -> None:
         kind = bytes(self._value).partition(b";")[0].strip().lower()
