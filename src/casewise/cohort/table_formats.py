@@ -26,6 +26,8 @@ NO_VALUE = {"na", "n/a", "#n/a", "nan", "none", "null", "nil", "?", "-", "unknow
 # Limits of a table: bytes of its file, bytes of its parts when uncompressed, cells, columns, and characters of a cell.
 LARGEST, LARGEST_UNPACKED, MOST_CELLS = 200_000_000, 1_000_000_000, 20_000_000
 MOST_COLUMNS, LONGEST_CELL = 5000, 131_072
+# Binary numbers are exact up to here.
+_LARGEST_EXACT = 2**53
 # Rows above the heading, and the share of the rows below it that must have several cells.
 MOST_TITLES, NEARLY_ALL = 5, 0.9
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
@@ -325,13 +327,14 @@ def _sheet_rows(path: Path, sheet: Any) -> list[tuple[int, list[str]]]:
 def text_of_value(value: object) -> str:
     """A value of a workbook or a Parquet file as text; missing ones are empty, whole numbers have no point.
 
-    >>> text_of_value(3.0), text_of_value(None), text_of_value(datetime(2024, 1, 31))
-    ('3', '', '2024-01-31')
+    >>> text_of_value(3.0), text_of_value(None), text_of_value(datetime(2024, 1, 31)), text_of_value(1e17)
+    ('3', '', '2024-01-31', '1.000000000000000E+17')
     """
     if value is None or value != value:
         return ""
-    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
-        return str(int(value))
+    if isinstance(value, float) and value.is_integer():
+        # larger ones have lost digits, which their notation shows
+        return str(int(value)) if abs(value) <= _LARGEST_EXACT else f"{value:.15E}"
     if isinstance(value, datetime) and value.time() == time() and value.tzinfo is None:
         return value.date().isoformat()
     if isinstance(value, (datetime, date, time)):

@@ -30,6 +30,7 @@ from casewise.plugins.init.rows import (
     GUESS,
     ImageRows,
     add_film_columns,
+    check_names,
     cohort_table,
     doubt_beginnings,
     doubt_counts,
@@ -112,6 +113,7 @@ class OwnData:
     """What a study is made from: the images, the table with its cells by column, and what its columns mean.
 
     `other_targets` are columns that could be the target as well. `guess`: persons are guessed from the pictures.
+    `numbers` are those of the rows of the table.
     """
 
     files: ImageFiles
@@ -123,6 +125,7 @@ class OwnData:
     target: str = "label"
     other_targets: list[str] = field(default_factory=list)
     guess: bool = False
+    numbers: Sequence[int] = ()
 
 
 def _read(table: Path, sheet: str, target: str, subject: str, images: Path | None, problems: Problems) -> OwnData:
@@ -148,7 +151,7 @@ def _read(table: Path, sheet: str, target: str, subject: str, images: Path | Non
     check_numbers(candidates[0], cells[candidates[0]], numbers)
     fill_from_table(rows, cells, roles, scans=files.scans)
     rows.doubts += doubtful_codes(candidates[0], cells[candidates[0]], numbers)
-    return OwnData(files, rows, table, sheet, cells, roles, candidates[0], candidates[1:])
+    return OwnData(files, rows, table, sheet, cells, roles, candidates[0], candidates[1:], numbers=numbers)
 
 
 def _check_headings(table: Path, cells: Mapping[str, list[str]], files: ImageFiles) -> None:
@@ -179,6 +182,7 @@ def _planned(data: OwnData, folder: Path, stated: Pattern | None = None) -> NewS
     resolve_visits(rows, labels, single=lambda: not (files.scans or _are_slides(data)), day=roles.day, days=days)
     present = rows.present
     rows.doubts += roles.doubts
+    check_names(rows, roles.subject, table=data.table, numbers=data.numbers)
     doubt_counts(rows, roles.subject)
     doubt_beginnings(rows, roles.sources)
     try:

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import pandas as pd
 
 from casewise.audit.hashes import in_parallel
 from casewise.audit.sentences import fill
 from casewise.audit.subjects import FOUND_PAIRS, STRANGERS
+from casewise.cohort.altered_names import alterations
 from casewise.cohort.checks import STORED
 from casewise.cohort.folder_layout import FIELDS, Pattern
 from casewise.cohort.table import names_text, natural
@@ -368,6 +370,22 @@ def _offered_subjects(rows: ImageRows, classes: int = 0) -> str:
 
 def _repeating_part(rows: ImageRows) -> tuple[str, list[str]]:
     return repeating_part([path for path in rows.paths if path]) if rows.sources else ("", [])
+
+
+def check_names(rows: ImageRows, column: str, *, table: Path | None, numbers: Sequence[int]) -> None:
+    """Refuse subjects and visits that a spreadsheet altered, and doubt those that it may have altered.
+
+    Raises:
+        CasewiseError: with the column, the rows and the names.
+    """
+    lines = [numbers[source] for source in rows.sources] or list(range(1, len(rows.paths) + 1))
+    for role in ("subject", "visit") if rows.subjects_known else ():
+        origin = rows.origins.get(role, "")
+        for alteration in alterations(pd.Series(rows[role], index=lines, dtype="str"), role):
+            sentence = alteration.sentence(origin or column or role)
+            if alteration.certain and column and origin == (column if role == "subject" else origin):
+                raise CasewiseError(f"{table}: {sentence}")
+            rows.doubts.append(sentence)
 
 
 def doubt_counts(rows: ImageRows, column: str) -> None:
