@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from casewise.cohort.identity import AS_WRITTEN, Declared
-from casewise.cohort.table import names_text, rows_text
+from casewise.cohort.table import each, names_text, rows_text
 from casewise.errors import counted, cut
 
 # A spreadsheet writes one digit before the mark and a signed exponent; names such as 12E5 are not of this form.
@@ -73,10 +73,10 @@ def alterations(raw: pd.Series, field: str, declared: Declared = "") -> list[Alt
     >>> alterations(pd.Series(["2E5", "2A5", "2B7", "SEP-01", "SEP-02", "1-2"]), "subject")
     []
     """
-    names = raw.str.strip()
-    rows_of: dict[str, list[int]] = {
-        str(name): rows.tolist() for name, rows in names[names != ""].groupby(names, sort=False).groups.items()
-    }
+    rows_of: dict[str, list[int]] = {}
+    for row, name in each(raw.str.strip()):
+        if name:
+            rows_of.setdefault(name, []).append(row)
     doubted = list(_rounded(rows_of))
     if declared != AS_WRITTEN:
         doubted += _dates(rows_of, field)

@@ -67,6 +67,7 @@ def read_cohort(
     notes: list[str] = []
     if cells is None:
         cells, notes = read_text_table(study.cohort, problems, sheet=study.sheet)
+        notes += problems.doubts
     flow = Flow.of(cells, study)
     cells = checks.keep_rows(cells, study, problems, notes, flow)
     if "where" in problems.by_kind:

@@ -140,6 +140,7 @@ def _read(table: Path, sheet: str, target: str, subject: str, images: Path | Non
     rows = rows_of_table(cells, files, numbers)
     rows.understood += notes
     rows.notes = notes
+    rows.doubts += problems.doubts
     file_names = [each.name for each in rows.files]
     if person and person in file_names:
         raise CasewiseError(
@@ -233,7 +234,9 @@ def _planned(data: OwnData, folder: Path, stated: Pattern | None = None) -> NewS
     root = _direct_root(data, data.table) if data.table and not rows.changed and plan.cells is None else None
     lines = _head(data, plan, root, folder) + source_lines(roles.sources, outcomes, rows, cells)
     lines += covariate_lines({n: c for n, c in cells.items() if n not in {data.target, *roles.used, *outcomes}}, rows)
-    study = NewStudy(folder, understood=list(rows.understood), doubts=list(rows.doubts))
+    lost = sum(not labels[i] or labels[i] in plan.where_not for i in present)
+    left_out = f"{lost:,} of {len(present):,} images have no value of {plan.column} and are not used." if lost else ""
+    study = NewStudy(folder, left_out=left_out, understood=list(rows.understood), doubts=list(rows.doubts))
     if root is None:
         add_film_columns(rows, cells, files)
         if plan.cells is not None:

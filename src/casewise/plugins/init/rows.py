@@ -25,7 +25,7 @@ from casewise.console import Terminal
 from casewise.errors import CasewiseError, ImageError, counted, nearest
 from casewise.modalities.store.readers import read_image
 from casewise.plugins.init import image_files
-from casewise.plugins.init.columns import NO_TEXT, Column, Roles, columns_of_names, decimal, names_people
+from casewise.plugins.init.columns import Column, Roles, columns_of_names, decimal, names_people
 from casewise.plugins.init.guessed_subjects import HIGHEST_P, SIDE, guess_subjects, picture_features
 from casewise.plugins.init.new_study import applying, films_state, table_bytes
 from casewise.plugins.init.patterns import are_classes, infer_pattern, is_field, read_all, repeating_part
@@ -501,7 +501,8 @@ def resolve_visits(
             rows.understood.append(f"Visits: every {noun} of a subject is a visit.")
     # spellings of one class are one value, as in the classes of the study
     read = decimal if Column("", labels).numbers is not None else plain
-    values = [read(label) if label and label.casefold() not in NO_TEXT else None for label in labels]
+    no_text = Column("", labels).no_text
+    values = [read(label) if label and label.casefold() not in no_text else None for label in labels]
     differing = [case for case, of_case in rows.by_case(values).items() if len(of_case - {None}) > 1]
     images = Counter(zip(rows["subject"], rows["visit"], rows["sequence"], strict=True))
     repeated = [(subject, visit) for (subject, visit, name), times in images.items() if name and times > 1]
