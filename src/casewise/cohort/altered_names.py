@@ -44,7 +44,7 @@ _NOBODY = re.compile(
     r"0+|9{2,}|-1|x+|tests?|unknown.*|unbekannt|anon|anonym\w*|nobody|dummy|tbd|k\.? ?a\.?|not available|--|–|—|\.",
     re.IGNORECASE,
 )
-# A name has far more rows than the others with so many at least, and so many times those of the next one.
+# A name has far more rows than the others: at least so many, and so many times the next count.
 _MANY_ROWS, _TIMES, _MOST_LARGE, _FEWEST_NAMES = 10, 4, 3, 5
 _LONG_NUMBER, _ROUNDED_ZEROS = 10, 3
 

@@ -38,7 +38,7 @@ class _Notation:
     @property
     def is_consistent(self) -> bool:
         marks = set(self.unclear.values())
-        # 1055,0 beside 1.234 is neither with nor without marks of thousands
+        # 1055,0 together with 1.234 is neither with nor without marks of thousands
         unread = self.is_ungrouped and any(_OTHER[mark] in self.decimals for mark in marks)
         return len(self.decimals) < 2 and not self.decimals & self.thousands and len(marks) < 2 and not unread
 

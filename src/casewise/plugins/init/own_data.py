@@ -113,7 +113,7 @@ class OwnData:
     """What a study is made from: the images, the table with its cells by column, and what its columns mean.
 
     `other_targets` are columns that could be the target as well. `guess`: persons are guessed from the pictures.
-    `numbers` are those of the rows of the table.
+    `numbers`: the row numbers of the table.
     """
 
     files: ImageFiles
