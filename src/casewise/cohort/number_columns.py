@@ -154,7 +154,8 @@ def _mark_of_thousands(name: str, notation: _Notation, proven: set[str], delimit
         return ("" if mark in proven else mark), ""
     mixed = len(notation.whole) > 0
     usual = (mark == ".") == (delimiter == ";")
-    is_thousands = usual or (mixed and len(notation.unclear) >= _FEWEST)
+    # a table that casewise wrote from a workbook has decimal points and commas between cells
+    is_thousands = usual or (mixed and mark == "," and len(notation.unclear) >= _FEWEST)
     if not mixed and not is_thousands:
         return "", ""
     value = next(iter(notation.unclear))
