@@ -127,7 +127,6 @@ class TestText:
             (["1,5", "-0,25"], ["1.5", "-0.25"]),
             (["1,5", "2.5"], ["1,5", "2.5"]),
             (["1,5", "left"], ["1,5", "left"]),
-            (["1.234,5", "1,5"], ["1.234,5", "1,5"]),
             (["1,2,3"], ["1,2,3"]),
             (["12"], ["12"]),
             (["1,5", "unknown", "Missing", "nil"], ["1.5", "unknown", "Missing", "nil"]),
@@ -138,6 +137,44 @@ class TestText:
         table, notes = read_text_table(tmp_path / "t.csv", Problems())
         assert table["value"].tolist() == read
         assert any("decimal commas" in note for note in notes) == (cells != read)
+
+    @pytest.mark.parametrize(
+        ("separator", "cells", "read", "doubted"),
+        [
+            (";", ["1.234,5", "1,5"], ["1234.5", "1.5"], False),
+            (";", ["922", "1.059"], ["922", "1059"], True),
+            (";", ["922", "1.059", "1.059.200"], ["922", "1059", "1059200"], False),
+            (",", ["922", "1.059", "1.196", "12.470"], ["922", "1.059", "1.196", "12.470"], True),
+            (",", ["922", "1.059", "1.5"], ["922", "1.059", "1.5"], False),
+            (",", ["0.922", "1.059"], ["0.922", "1.059"], False),
+            (",", ["1059", "1.059"], ["1059", "1.059"], False),
+            ("\t", ["922", "1,059"], ["922", "1059"], True),
+            (
+                ";",
+                ["922", "1'059", "1\u202f200", "2\u00a0000,5"],
+                ["922", "1059", "1200", "2000.5"],
+                False,
+            ),
+            (";", ["922", "1\u202f059", "2\u202f000,5"], ["922", "1059", "2000.5"], False),
+            (";", ["\u22125", "３,5", "٤"], ["-5", "3.5", "4"], False),
+            (",", ["3²", "1.059.200"], ["3²", "1.059.200"], False),
+        ],
+    )
+    def test_marks_of_thousands_and_other_digits(
+        self, tmp_path: Path, separator: str, cells: list[str], read: list[str], doubted: bool
+    ) -> None:
+        rows = "".join(f"a.jpg{separator}{cell}\n" for cell in cells)
+        (tmp_path / "t.csv").write_text(f"path{separator}volume\n{rows}", encoding="utf-8")
+        table, _ = read_text_table(tmp_path / "t.csv", problems := Problems())
+        assert table["volume"].tolist() == read
+        assert bool(problems.doubts) == doubted
+
+    def test_the_decimal_mark_of_one_column_decides_for_the_others(self, tmp_path: Path) -> None:
+        (tmp_path / "t.csv").write_text("path;subject;age;volume\na.jpg;1.001;12,5;1.059\nb.jpg;1.002;3;922\n")
+        table, _ = read_text_table(tmp_path / "t.csv", problems := Problems())
+        assert table["volume"].tolist() == ["1059", "922"]
+        assert table["subject"].tolist() == ["1.001", "1.002"]
+        assert not problems.doubts
 
     def test_formulas_are_guarded_and_read_back(self, tmp_path: Path) -> None:
         for cell in ("=1+1", "+x", "-x", "@x", "\tx", "-1", "+2.5", "-1e-3", "x", "", "'x"):

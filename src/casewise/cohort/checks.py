@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from casewise.cohort.altered_names import alterations
 from casewise.cohort.identity import AS_WRITTEN, Declared, alike, groups_of_one, look_equal
 from casewise.cohort.table import Problems, each, names_text, natural, read_dates, rows_text
 from casewise.cohort.table_formats import NO_VALUE
@@ -161,8 +162,13 @@ def _matching(
     return keys.isin([file_or_text(option) for option in options])
 
 
-def read_names(raw: pd.Series, field: str, problems: Problems, notes: list[str]) -> pd.Series:
-    """Names without outer spaces; empty names and words for a missing value are problems."""
+def read_names(
+    raw: pd.Series, field: str, problems: Problems, notes: list[str], declared: Declared = AS_WRITTEN
+) -> pd.Series:
+    """Names without outer spaces; empty names, words for a missing value and rounded numbers are problems.
+
+    So are dates that a spreadsheet made of names, unless `declared` is `as_written`.
+    """
     text = raw.str.strip()
     unused = problems.setting('columns: {visit: ""}')
     remedy = {
@@ -175,6 +181,11 @@ def read_names(raw: pd.Series, field: str, problems: Problems, notes: list[str])
     for row, value in each(text[(text == "") | text.str.casefold().isin(NO_VALUE)]):
         defect = f"{cut(value)} means no value" if value else "is empty"
         problems.add(f"{field} empty", f"{defect}. {remedy}", [row], field)
+    for alteration in alterations(text, field, declared) if field != "region" else ():
+        if alteration.certain:
+            problems.add(f"{field} altered", f"{alteration.text}.", alteration.rows, str(raw.name or field))
+        else:
+            notes.append(alteration.sentence(str(raw.name or field)))
     trimmed = int((raw != text).sum())
     if trimmed:
         notes.append(f"Spaces around {field} were removed in {counted(trimmed, 'row')}.")

@@ -67,6 +67,7 @@ def read_cohort(
     notes: list[str] = []
     if cells is None:
         cells, notes = read_text_table(study.cohort, problems, sheet=study.sheet)
+        notes += problems.doubts
     flow = Flow.of(cells, study)
     cells = checks.keep_rows(cells, study, problems, notes, flow)
     if "where" in problems.by_kind:
@@ -141,7 +142,7 @@ def _standard_columns(
         paths, marks = checks.check_files(cells[columns["path"]], study, problems, notes)
     if "subject" in columns:
         raw = cells[columns["subject"]]
-        subjects = checks.read_names(raw, "subject", problems, notes)
+        subjects = checks.read_names(raw, "subject", problems, notes, people)
         checks.check_alike(raw, "subject", problems, people=people)
         if study.subject_names == AS_WRITTEN:
             notes.append("Names of subjects that differ in spelling are different people (subject_names: as_written).")
@@ -150,7 +151,7 @@ def _standard_columns(
             notes.append(f"Different people, as the study states (subject_names): {groups}.")
     if "visit" in columns and cells[columns["visit"]].str.strip().any():
         raw = cells[columns["visit"]]
-        visits = checks.read_names(raw, "visit", problems, notes)
+        visits = checks.read_names(raw, "visit", problems, notes, study.subject_names)
         checks.check_alike(raw, "visit", problems, within=subjects)
     else:
         lacking = f"The column {columns['visit']} is empty" if "visit" in columns else "No column is read as the visit"

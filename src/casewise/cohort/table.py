@@ -14,7 +14,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from casewise.cohort.table_formats import LARGEST, MOST_COLUMNS, Cells, parquet_cells, text_cells, workbook_cells
+from casewise.cohort.table_formats import (
+    LARGEST,
+    MOST_COLUMNS,
+    Cells,
+    parquet_cells,
+    read_numbers,
+    text_cells,
+    workbook_cells,
+)
 from casewise.errors import CohortError, counted, cut, nearest, shortened
 from casewise.files import PICTURES, PLAIN_NUMBER, read_regular
 from casewise.names import one_form
@@ -126,12 +134,14 @@ class Problems:
     """All problems of a table, collected by kind, so that one message shows all of them.
 
     `section` is the section of the study file that the table belongs to, such as external; '' is the study itself.
-    `hint` is a sentence on what was read if there was a choice, such as one of several sheets.
+    `hint` is a sentence on what was read if there was a choice, such as one of several sheets. `doubts` are sentences
+    on cells that can be read in two ways.
     """
 
     by_kind: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
     section: str = ""
     hint: str = ""
+    doubts: list[str] = field(default_factory=list)
 
     def setting(self, text: str) -> str:
         """A setting as it is written in the study file for this table.
@@ -235,6 +245,7 @@ def read_text_table(path: Path, problems: Problems, *, sheet: str = "") -> tuple
         cells = workbook_cells(path, data, problems, sheet=sheet)
     elif data.startswith(b"PAR1"):
         cells = parquet_cells(path, data)
+        read_numbers(cells, problems)
     else:
         cells = text_cells(path, data, problems)
     return _framed(path, cells, problems)

@@ -14,6 +14,7 @@ from datetime import date, datetime, time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from casewise.cohort.number_columns import point_numbers
 from casewise.errors import CohortError, counted, cut, nearest, shortened
 from casewise.files import PLAIN_NUMBER, unguarded
 
@@ -23,19 +24,50 @@ if TYPE_CHECKING:
 DELIMITERS = (",", ";", "\t")
 # Cells that mean no value, whatever their case.
 NO_VALUE = {"na", "n/a", "#n/a", "nan", "none", "null", "nil", "?", "-", "unknown", "missing"}
+# Among other values that match, these words are values: grades, signs, states and continents.
+_GRADES = r"(very ?)?(mild|slight|light|minimal|low|trace|some|moderate|medium|intermediate|marked|strong|severe|high)"
+_IS_VALUE = {
+    "-": r"[-+±()/]+|\(?\d?\++\)?|(weakly |strongly )?pos(itive?)?\.?",
+    "none": rf"{_GRADES}|(?!.*\d).+",
+    "nil": _GRADES,
+    "null": r"ein(s|e|er)?|zwei|drei|vier",
+    "missing": r"present|sound|intact|caries|carious|decayed|filled|restored|crown|implant|extracted|impacted",
+    "unknown": r"known",
+    "na": r"eu|as|af|sa|oc|an|la|us|uk|apac|emea|latam|mena|ww",
+}
 # Limits of a table: bytes of its file, bytes of its parts when uncompressed, cells, columns, and characters of a cell.
 LARGEST, LARGEST_UNPACKED, MOST_CELLS = 200_000_000, 1_000_000_000, 20_000_000
 MOST_COLUMNS, LONGEST_CELL = 5000, 131_072
+# Binary numbers are exact up to here.
+_LARGEST_EXACT = 2**53
 # Rows above the heading, and the share of the rows below it that must have several cells.
 MOST_TITLES, NEARLY_ALL = 5, 0.9
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
-_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)
 _FORMULA_WITHOUT_VALUE = re.compile(
     rb'<(?:\w+:)?c r="([A-Z]+\d+)"[^>]*>\s*<(?:\w+:)?f\b[^>]*(?:/>|>[^<]*</(?:\w+:)?f>)\s*'
     rb"(?:<(?:\w+:)?v\s*/>|<(?:\w+:)?v></(?:\w+:)?v>)?\s*</(?:\w+:)?c>"
 )
 _DAMAGED = (ArithmeticError, AttributeError, EOFError, LookupError, OSError, RuntimeError, SyntaxError, TypeError)
 _UNREADABLE = (*_DAMAGED, ValueError, zipfile.BadZipFile, zlib.error)
+
+
+def missing_words(values: Iterable[str]) -> set[str]:
+    """The words, without case, that mean no value among these values of a column.
+
+    One of `NO_VALUE` is a value itself if all others say so: `-` among signs, `none` among texts or grades.
+
+    >>> "-" in missing_words(["-", "+", "++"]), "-" in missing_words(["-", "benign", "malignant"])
+    (False, True)
+    >>> "none" in missing_words(["none", "mild"]), "none" in missing_words(["none", "1"])
+    (False, True)
+    """
+    words = {value.strip().casefold() for value in values} - {""}
+    others = words - NO_VALUE
+    return NO_VALUE - {
+        word
+        for word, pattern in _IS_VALUE.items()
+        if word in words and others and all(re.fullmatch(pattern, other) for other in others)
+    }
 
 
 @dataclass
@@ -54,7 +86,7 @@ class Cells:
 def text_cells(path: Path, data: bytes, problems: Problems) -> Cells:
     """The cells of delimited text: comma, semicolon or tab; UTF-8, UTF-16 with its mark, or Windows-1252.
 
-    Numbers with a decimal comma are read in semicolon-separated tables, in columns that contain only numbers.
+    Numbers are read in the notation of any country, in columns that contain only numbers.
     """
     text, notes = decoded(path, data)
     stated = re.match(r"sep=(.)\r?\n", text)
@@ -70,9 +102,15 @@ def text_cells(path: Path, data: bytes, problems: Problems) -> Cells:
     separator = "a tab" if delimiter == "\t" else repr(delimiter)
     cells = _rectangle(numbered[0][1] if numbered else [], numbered[1:], problems, separator=separator)
     cells.notes = [*notes, *titles, *cells.notes]
-    if delimiter == ";":
-        _read_decimal_commas(cells)
+    read_numbers(cells, problems, delimiter)
     return cells
+
+
+def read_numbers(cells: Cells, problems: Problems, delimiter: str = "") -> None:
+    """Write numbers in one notation (see `casewise.cohort.number_columns`), with notes and doubts."""
+    notes, doubts = point_numbers(cells.heading, cells.columns, NO_VALUE, delimiter)
+    cells.notes += notes
+    problems.doubts += doubts
 
 
 def decoded(path: Path, data: bytes) -> tuple[str, list[str]]:
@@ -233,20 +271,6 @@ def _skipped(blank: int) -> list[str]:
     return [f"{counted(blank, 'blank row of the table was', 'blank rows of the table were')} skipped."] if blank else []
 
 
-def _read_decimal_commas(cells: Cells) -> None:
-    """Write 1,5 as 1.5 in every column that contains only numbers, none of them with a decimal point."""
-    changed = []
-    for position, column in enumerate(cells.columns):
-        values = {text for cell in column if (text := cell.strip()) and text.casefold() not in NO_VALUE}
-        commas = {text for text in values if _DECIMAL_COMMA.fullmatch(text)}
-        if commas and all(text.lstrip("+-").isdecimal() for text in values - commas):
-            cells.columns[position] = [c.replace(",", ".") if c.strip() in commas else c for c in column]
-            changed.append(shortened(cells.heading[position].strip()))
-    if changed:
-        names = ", ".join(changed[:8]) + (" …" if len(changed) > 8 else "")
-        cells.notes.append(f"The table is separated by semicolons, and decimal commas were read in {names}.")
-
-
 # ----------------------------------------------------------------------------------------------------- workbooks
 
 
@@ -287,6 +311,7 @@ def workbook_cells(path: Path, data: bytes, problems: Problems, *, sheet: str) -
     cells = _rectangle(heading, numbered, problems, separator="several values")
     blank = rows[-1][0] - rows[0][0] + 1 - len(rows)
     cells.notes = [*notes, *titles, *_skipped(blank)]
+    read_numbers(cells, problems)
     return cells
 
 
@@ -325,13 +350,14 @@ def _sheet_rows(path: Path, sheet: Any) -> list[tuple[int, list[str]]]:
 def text_of_value(value: object) -> str:
     """A value of a workbook or a Parquet file as text; missing ones are empty, whole numbers have no point.
 
-    >>> text_of_value(3.0), text_of_value(None), text_of_value(datetime(2024, 1, 31))
-    ('3', '', '2024-01-31')
+    >>> text_of_value(3.0), text_of_value(None), text_of_value(datetime(2024, 1, 31)), text_of_value(1e17)
+    ('3', '', '2024-01-31', '1.000000000000000E+17')
     """
     if value is None or value != value:
         return ""
-    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
-        return str(int(value))
+    if isinstance(value, float) and value.is_integer():
+        # larger ones have lost digits, which their notation shows
+        return str(int(value)) if abs(value) <= _LARGEST_EXACT else f"{value:.15E}"
     if isinstance(value, datetime) and value.time() == time() and value.tzinfo is None:
         return value.date().isoformat()
     if isinstance(value, (datetime, date, time)):

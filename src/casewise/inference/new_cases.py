@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from casewise.cohort.altered_names import alterations
 from casewise.cohort.checks import find_columns
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.cohort.folder_layout import ENDINGS, begins_as_image, stated_pattern
@@ -97,7 +98,13 @@ class NewTable:
         try:
             problems = Problems()
             cells, _ = read_text_table(self.study.cohort, problems)
-            find_columns(self.study, cells.columns.tolist(), problems)
+            columns = find_columns(self.study, cells.columns.tolist(), problems)
+            for role in ("subject", "visit") if not self.reading else ():
+                for alteration in (
+                    alterations(cells[columns[role]], role, self.study.subject_names) if role in columns else ()
+                ):
+                    if alteration.certain:
+                        problems.add(f"{role} altered", f"{alteration.text}.", alteration.rows, columns[role])
             problems.raise_any(self.study.cohort)
             for name in modality_of(self.study).columns(self.study):
                 if name not in cells and name != "path":

@@ -12,7 +12,7 @@ from functools import cached_property
 from casewise.cohort.checks import number
 from casewise.cohort.folder_layout import STRONG_SUBJECT, heading_words, stem_of
 from casewise.cohort.table import names_text, read_dates
-from casewise.cohort.table_formats import NO_VALUE
+from casewise.cohort.table_formats import NO_VALUE, missing_words
 from casewise.errors import CasewiseError, cut
 from casewise.splits.predefined import side_of
 
@@ -89,13 +89,23 @@ class Column:
 
     @cached_property
     def values(self) -> list[str]:
-        """The cells with a value."""
-        return [cell for cell in self.cells if cell and cell.casefold() not in EMPTY]
+        """The cells with a value; signs and states such as `-` and `missing` are values among others of their kind."""
+        empty = self.no_text | {"none"}
+        return [cell for cell in self.cells if cell and cell.casefold() not in empty]
 
     @property
     def labels(self) -> list[str]:
         """The values of a target: `none` is one among texts, but not among numbers."""
-        return self.values if self.numbers is not None else [c for c in self.cells if c and c.casefold() not in NO_TEXT]
+        return (
+            self.values
+            if self.numbers is not None
+            else [c for c in self.cells if c and c.casefold() not in self.no_text]
+        )
+
+    @cached_property
+    def no_text(self) -> set[str]:
+        """The words, without case, that mean no value among texts."""
+        return NO_TEXT - (NO_VALUE - missing_words(c for c in self.cells if c.casefold() not in EMPTY - NO_VALUE))
 
     @cached_property
     def counts(self) -> Counter[str]:

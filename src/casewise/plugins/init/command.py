@@ -88,6 +88,8 @@ def init(
         print(f"wrote {path}")
     if written:
         print(f"next: casewise validate {shlex.quote(str(output / 'study.yaml'))}")
+    if study.left_out:
+        print(study.left_out)
 
 
 def _show(study: NewStudy) -> None:

@@ -21,12 +21,16 @@ TABLE, STUDY = "cohort.csv", "study.yaml"
 
 @dataclass
 class NewStudy:
-    """A study that is not written yet: its files by name, what was understood, and what is doubtful."""
+    """A study that is not written yet: its files by name, what was understood, and what is doubtful.
+
+    `left_out` is a sentence on rows whose target has no value; empty if all have one.
+    """
 
     folder: Path
     files: dict[str, bytes] = field(default_factory=dict)
     understood: list[str] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
+    left_out: str = ""
 
     @property
     def text(self) -> str:

@@ -40,6 +40,7 @@ from casewise.plugins.init.rows import (
     GUESS,
     ImageRows,
     add_film_columns,
+    check_names,
     cohort_table,
     doubt_beginnings,
     doubt_counts,
@@ -124,6 +125,7 @@ class OwnData:
     """What a study is made from: the images, the table with its cells by column, and what its columns mean.
 
     `other_targets` are columns that could be the target as well. `guess`: persons are guessed from the pictures.
+    `numbers`: the row numbers of the table.
     """
 
     files: ImageFiles
@@ -135,6 +137,7 @@ class OwnData:
     target: str = "label"
     other_targets: list[str] = field(default_factory=list)
     guess: bool = False
+    numbers: Sequence[int] = ()
 
 
 def _read(table: Path, sheet: str, target: str, subject: str, images: Path | None, problems: Problems) -> OwnData:
@@ -149,6 +152,7 @@ def _read(table: Path, sheet: str, target: str, subject: str, images: Path | Non
     rows = rows_of_table(cells, files, numbers)
     rows.understood += notes
     rows.notes = notes
+    rows.doubts += problems.doubts
     file_names = [each.name for each in rows.files]
     if person and person in file_names:
         raise CasewiseError(
@@ -160,7 +164,7 @@ def _read(table: Path, sheet: str, target: str, subject: str, images: Path | Non
     check_numbers(candidates[0], cells[candidates[0]], numbers)
     fill_from_table(rows, cells, roles, scans=files.scans)
     rows.doubts += doubtful_codes(candidates[0], cells[candidates[0]], numbers)
-    return OwnData(files, rows, table, sheet, cells, roles, candidates[0], candidates[1:])
+    return OwnData(files, rows, table, sheet, cells, roles, candidates[0], candidates[1:], numbers=numbers)
 
 
 def _check_headings(table: Path, cells: Mapping[str, list[str]], files: ImageFiles) -> None:
@@ -191,6 +195,7 @@ def _planned(data: OwnData, folder: Path, stated: Pattern | None = None) -> NewS
     resolve_visits(rows, labels, single=lambda: not (files.scans or _are_slides(data)), day=roles.day, days=days)
     present = rows.present
     rows.doubts += roles.doubts
+    check_names(rows, roles.subject, table=data.table, numbers=data.numbers)
     doubt_counts(rows, roles.subject)
     doubt_beginnings(rows, roles.sources)
     try:
@@ -249,7 +254,9 @@ def _planned(data: OwnData, folder: Path, stated: Pattern | None = None) -> NewS
     if not mask_files(cells, files):
         lines += mask_lines(rows, files, in_table=root is None)
     lines += covariate_lines({n: c for n, c in cells.items() if n not in {data.target, *roles.used, *outcomes}}, rows)
-    study = NewStudy(folder, understood=list(rows.understood), doubts=list(rows.doubts))
+    lost = sum(not labels[i] or labels[i] in plan.where_not for i in present)
+    left_out = f"{lost:,} of {len(present):,} images have no value of {plan.column} and are not used." if lost else ""
+    study = NewStudy(folder, left_out=left_out, understood=list(rows.understood), doubts=list(rows.doubts))
     if root is None:
         add_film_columns(rows, cells, files)
         if plan.cells is not None:

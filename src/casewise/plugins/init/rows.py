@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import pandas as pd
 
 from casewise.audit.hashes import in_parallel
 from casewise.audit.sentences import fill
 from casewise.audit.subjects import FOUND_PAIRS, STRANGERS
+from casewise.cohort.altered_names import alterations
 from casewise.cohort.checks import STORED
 from casewise.cohort.companions import ARE_THESE_IMAGES, LEAVE_OUT, companions_text
 from casewise.cohort.folder_layout import FIELDS, Pattern, are_batches, batches_text
@@ -24,7 +26,7 @@ from casewise.console import Terminal
 from casewise.errors import CasewiseError, ImageError, counted, nearest
 from casewise.modalities.store.readers import read_image
 from casewise.plugins.init import image_files
-from casewise.plugins.init.columns import NO_TEXT, Column, Roles, columns_of_names, decimal, names_people
+from casewise.plugins.init.columns import Column, Roles, columns_of_names, decimal, names_people
 from casewise.plugins.init.guessed_subjects import HIGHEST_P, SIDE, guess_subjects, picture_features
 from casewise.plugins.init.new_study import applying, films_state, table_bytes
 from casewise.plugins.init.patterns import are_classes, infer_pattern, is_field, read_all, repeating_part
@@ -373,6 +375,22 @@ def _repeating_part(rows: ImageRows) -> tuple[str, list[str]]:
     return repeating_part([path for path in rows.paths if path]) if rows.sources else ("", [])
 
 
+def check_names(rows: ImageRows, column: str, *, table: Path | None, numbers: Sequence[int]) -> None:
+    """Refuse subjects and visits that a spreadsheet altered, and doubt those that it may have altered.
+
+    Raises:
+        CasewiseError: with the column, the rows and the names.
+    """
+    lines = [numbers[source] for source in rows.sources] or list(range(1, len(rows.paths) + 1))
+    for role in ("subject", "visit") if rows.subjects_known else ():
+        origin = rows.origins.get(role, "")
+        for alteration in alterations(pd.Series(rows[role], index=lines, dtype="str"), role):
+            sentence = alteration.sentence(origin or column or role)
+            if alteration.certain and column and origin == (column if role == "subject" else origin):
+                raise CasewiseError(f"{table}: {sentence}")
+            rows.doubts.append(sentence)
+
+
 def doubt_counts(rows: ImageRows, column: str) -> None:
     """Doubt subjects if each has one image, or one has most of them."""
     counts, images = Counter(rows["subject"][position] for position in rows.present), len(rows.present)
@@ -488,7 +506,8 @@ def resolve_visits(
             rows.understood.append(f"Visits: every {noun} of a subject is a visit.")
     # spellings of one class are one value, as in the classes of the study
     read = decimal if Column("", labels).numbers is not None else plain
-    values = [read(label) if label and label.casefold() not in NO_TEXT else None for label in labels]
+    no_text = Column("", labels).no_text
+    values = [read(label) if label and label.casefold() not in no_text else None for label in labels]
     differing = [case for case, of_case in rows.by_case(values).items() if len(of_case - {None}) > 1]
     images = Counter(zip(rows["subject"], rows["visit"], rows["sequence"], strict=True))
     repeated = [(subject, visit) for (subject, visit, name), times in images.items() if name and times > 1]

@@ -15,6 +15,7 @@ import numpy as np
 from casewise.audit.columns import ORIGIN
 from casewise.cohort.checks import STORED, closest
 from casewise.cohort.table import names_text, natural, rows_text
+from casewise.cohort.table_formats import NO_VALUE
 from casewise.cohort.targets import plain
 from casewise.errors import CasewiseError, counted, cut
 from casewise.files import guarded
@@ -47,7 +48,7 @@ _ROMAN = "i ii iii iv v"
 _SCALES = [
     words.split()
     for words in (
-        "absent none no normal negative minimal mild light moderate marked severe verysevere",
+        "absent none no nil normal negative minimal mild light moderate marked severe verysevere",
         "verylow low medium intermediate high veryhigh",
         "none slight some strong verystrong",
         "keine leicht mittel schwer sehrschwer",
@@ -241,11 +242,18 @@ def understand_target(column: str, values: Sequence[str], subjects: Sequence[str
         plan = _grades(column, by_value, numbers)
     else:
         plan = _number(cells, numbers)
+    signs = [value for value in by_value if value.casefold() in NO_VALUE and value.casefold() != "none"]
     unscored, left_out = cells.cells.count(""), sum(cell in words for cell in cells.cells)
     have = "has no value and is" if unscored == 1 else "have no value and are"
     doubts: dict[str, object] = {
         f"{column}: {counted(left_out, 'row')} with {', '.join(map(repr, words))} left out (`where_not`), because this "
-        "means no value.": words,
+        f"means no value. If it is a class, delete it from `where_not` and add it to `classes`: "
+        f"`{_listed([*by_value, *words][:MOST_CLASSES])}`.": words if numbers is None else [],
+        f"{column}: {counted(left_out, 'row')} with {', '.join(map(repr, words))} left out (`where_not`), because this "
+        "means no value among numbers.": words if numbers is not None else [],
+        f"{column}: {', '.join(map(repr, signs))} {'is a class' if len(signs) == 1 else 'are classes'}, because the "
+        "other values are of its kind. If it means no value, delete it from `classes` and write `where_not: "
+        f"{{{quoted(column)}: {_listed(signs)}}}`.": signs,
         f"{column}: {unscored:,} of {len(cells.cells):,} rows {have} not scored.": unscored,
         f"Target: {column!r} was chosen. Other candidates: {names_text([repr(name) for name in others], 12)}; to "
         "predict one of them, use --target.": others,
@@ -307,7 +315,7 @@ def _classes(column: str, by_value: Mapping[str, set[str]], counts: Mapping[str,
     if order:
         parts.insert(0, "kind: ordinal")
     if len(classes) == 2:
-        negative = [name for name in classes if _NEGATIVE.search(name)]
+        negative = [name for name in classes if name == "-" or _NEGATIVE.search(name)]
         others = [name for name in classes if name not in negative]
         named = [name for name in classes if not _REST.match(name)]
         positive = others[0] if negative and others else (named or list(classes))[-1]
@@ -370,6 +378,9 @@ def _rising(names: Sequence[str]) -> list[str]:
     """
     if len(names) < 3:
         return []
+    if all(re.fullmatch(r"-|±|\+/-|\(\+\)|\++|[0-4]\+", name) for name in names):
+        signs = {"-": 0.0, "±": 0.5, "+/-": 0.5, "(+)": 0.5}
+        return sorted(names, key=lambda name: signs.get(name, float(name[0]) if name[0].isdigit() else len(name)))
     for scale in _SCALES:
         if all(plain(name) in scale for name in names):
             return sorted(names, key=lambda name: scale.index(plain(name)))
