@@ -42,6 +42,7 @@ from casewise.inference.new_cases import (
     sources_of,
 )
 from casewise.inference.output_table import OutputTable
+from casewise.models.threads import on_threads
 from casewise.predictions.covariates import flags_of
 from casewise.run_folder import BundleFolder, JobFolder, JsonFile, RunFolder
 from casewise.run_folder.bundle_folder import check_signature, extract, is_archive
@@ -304,6 +305,7 @@ class TrainedModel:
                 yield PredictedChunk(rows, sources_of(chunk, cells, table.study), has_visits, batch)
             bar(done, len(raw_cases), f"{done:,} of {len(raw_cases):,} {unit}")
 
+    @on_threads()
     def predict_together(
         self,
         ensemble: Ensemble,

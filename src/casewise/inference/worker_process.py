@@ -50,21 +50,21 @@ def answer_jobs(
     logging.getLogger("casewise").setLevel(logging.ERROR)  # warnings of readers quote what files contain
     warnings.simplefilter("ignore")
     tempfile.tempdir = str(plan.folder)
-    try:
-        import torch
+    from casewise.models.threads import on_threads
 
-        torch.set_num_threads(plan.threads)
-        description, answer = load(plan)
-    except CasewiseError as error:
-        _send(connection, {"failed": str(error)})
-        return
-    _send(connection, {"ready": description})
-    while True:
+    with on_threads(plan.threads):
         try:
-            job = json.loads(connection.recv_bytes())
-        except EOFError:
+            description, answer = load(plan)
+        except CasewiseError as error:
+            _send(connection, {"failed": str(error)})
             return
-        _send(connection, answer(job))
+        _send(connection, {"ready": description})
+        while True:
+            try:
+                job = json.loads(connection.recv_bytes())
+            except EOFError:
+                return
+            _send(connection, answer(job))
 
 
 def _send(connection: Connection, message: Json) -> None:

@@ -205,7 +205,7 @@ def environment(seconds: float) -> dict[str, Any]:
 
 @contextmanager
 def unchanged_torch() -> Iterator[None]:
-    """Give PyTorch's generators and its number of threads back as they are; networks draw, and jobs set the threads.
+    """Give PyTorch's generators back as they are, because networks draw.
 
     In a process that has not loaded PyTorch there is nothing to give back.
     """
@@ -213,9 +213,5 @@ def unchanged_torch() -> Iterator[None]:
     if torch is None:
         yield
         return
-    threads = torch.get_num_threads()
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
+        yield
