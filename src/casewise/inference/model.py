@@ -19,7 +19,7 @@ from casewise.console import Show, Silent
 from casewise.errors import RunError, counted, shortened
 from casewise.evaluation.results import from_json
 from casewise.files import checksum
-from casewise.inference.bundle import Bundle
+from casewise.inference.bundle import Bundle, check_composition
 from casewise.inference.drift import WORDS, Batch, Drift, drift
 from casewise.inference.ensemble import Combination, Ensemble
 from casewise.inference.input_checks import COMPARED, FEWEST_SUBJECTS, Limits, case_flags, joined, reasons_of
@@ -388,6 +388,10 @@ def _of_bundle(
         raise RunError(f"{folder.facts.path} is damaged ({error!r}). {folder.facts.remedy}") from error
     members = tuple(Bundle.open(member.path) for member in folders)
     _check(members, path)
+    try:
+        check_composition(folder, about, members, path)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise RunError(f"{folder.facts.path} is damaged ({error!r}). {folder.facts.remedy}") from error
     limits = _limits(folder.input_checks)
     look = read_look(folder.look, limits.look, len(COMPARED)) if limits and limits.look else None
     model = TrainedModel(path, members, combination, about, folder.card.read(), limits, look, unpacked)
@@ -398,6 +402,11 @@ def _of_bundle(
             f"{folder.facts.path} is damaged: the field combination does not fit the networks "
             f"({shortened(repr(error))}). {folder.facts.remedy}"
         ) from error
+    if model.learners != about["learners"]:
+        raise RunError(
+            f"{path}: the networks and what combines them are {names_text(model.learners)}, and {folder.facts.path.name} "
+            f"states the learners {names_text(about['learners'])}. {folder.facts.remedy}"
+        )
     return model
 
 
