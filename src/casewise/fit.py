@@ -65,6 +65,7 @@ def fit(
     from casewise.files import write_atomic, write_json
     from casewise.report.formatting import listed
     from casewise.run import run
+    from casewise.run_folder import RunFolder
     from casewise.study.loading import read_study
 
     if not (isinstance(table, (str, Path)) or hasattr(table, "to_csv")) or not isinstance(output, (str, Path)):
@@ -82,7 +83,8 @@ def fit(
     record = folder / "fit.json"
     earlier = json.loads(record.read_text()) if record.exists() else {}
     before = {name: (folder / name).read_bytes() for name in FILES if (folder / name).exists()}
-    if (earlier or before) and earlier != stated and ((folder / "run").exists() or not earlier):
+    begun = RunFolder(folder / "run").has_networks()
+    if (earlier or before) and earlier != stated and (begun or not earlier):
         other = listed([name for name in stated if stated[name] != earlier.get(name)])
         raise CasewiseError(f"{folder} has a study of another {other}. Name another folder as `output`.")
     files = {name: text for name, text in before.items() if name != "init.yaml"}
@@ -104,7 +106,7 @@ def fit(
         study = read_study(folder / "study.yaml")
         write_json(record, stated)
         return run(study, folder / "run", show=show)
-    except CasewiseError:
+    except BaseException:  # also Ctrl-C, after which the same call or a corrected one goes on
         if before or not record.exists():  # a corrected call finds nothing of this one
             for name in {*files, *before}:
                 if name in before:

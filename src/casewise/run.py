@@ -152,11 +152,11 @@ def _prepare_run(study: Study, folder: RunFolder, show: Show, only: Sequence[str
     Args:
         only: names of networks, whose folds are checked as soon as these are known.
     """
-    from casewise.jobs.plan import named_jobs
+    from casewise.jobs.plan import named_jobs, refuse_other, with_plan
     from casewise.pipeline.audit import audit
     from casewise.pipeline.budget import clock
     from casewise.pipeline.read import RunInputs, plan, prepare, read, split
-    from casewise.pipeline.recipe_plan import plan_recipe
+    from casewise.pipeline.recipe_plan import plan_recipe, refuse_changes
     from casewise.pipeline.train import weights
 
     began = clock()
@@ -165,7 +165,9 @@ def _prepare_run(study: Study, folder: RunFolder, show: Show, only: Sequence[str
     named_jobs(study, splits.folds, only)
     weights(study, folder, show)
     study = plan(study, cohort, splits, folder, show)
+    refuse_changes(study, folder)
     inputs = RunInputs(study, cohort, prepare(study, cohort, folder, show), splits, folder, began)
     inputs = plan_recipe(inputs, show)
+    refuse_other(folder, with_plan({"tiles": inputs.store.address}, inputs.study), inputs.study)
     audit(inputs, show)
     return inputs

@@ -47,6 +47,7 @@ def compute_plans(waiting: Sequence[Job], inputs: JobInputs, folder: RunFolder, 
         StudyError: the stated plan cannot be read or lacks a network, or a panel has a size that a network refuses.
         RunError: networks of the folder were trained with another plan.
     """
+    refuse_other_plans(inputs.study, folder)
     recorded, stated = folder.compute.read_or_none() or {}, stated_plans(inputs.study)
     plans: dict[str, ComputePlan] = {}
     missing: list[str] = []
@@ -75,11 +76,6 @@ def compute_plans(waiting: Sequence[Job], inputs: JobInputs, folder: RunFolder, 
         if model in stated and stated[model].device == "cuda" and not torch.cuda.is_available():
             raise StudyError(f"compute.plan: {model!r} is planned for cuda, but this machine has no CUDA device.")
         if plan is None or not _holds(plan, study.compute, stated.get(model)):
-            if plan and folder.job_records([model]):
-                raise RunError(
-                    f"{folder.path}: {model} was trained with {plan.described()}, which is not what the study states "
-                    "or what this machine has. Choose another folder with --output."
-                )
             plan = stated.get(model) or choose(
                 network,
                 study.compute,
@@ -98,6 +94,23 @@ def compute_plans(waiting: Sequence[Job], inputs: JobInputs, folder: RunFolder, 
     if missing:
         raise WeightsError("\n".join(missing))
     return plans
+
+
+def refuse_other_plans(study: Study, folder: RunFolder) -> None:
+    """Check that the networks of the folder were trained as the study states and as this machine can.
+
+    Raises:
+        RunError: naming a network that was not.
+        StudyError: as `stated_plans`.
+    """
+    recorded, stated = folder.compute.read_or_none() or {}, stated_plans(study)
+    for model in study.trained:
+        plan = _recorded_plan(recorded.get(model), folder, model)
+        if plan and not _holds(plan, study.compute, stated.get(model)) and folder.job_records([model]):
+            raise RunError(
+                f"{folder.path}: {model} was trained with {plan.described()}, which is not what the study states "
+                "or what this machine has. Choose another folder with --output."
+            )
 
 
 def stated_plans(study: Study) -> dict[str, ComputePlan]:
