@@ -84,7 +84,10 @@ CHANGES: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "positive class": (restated(f"{A}/fold2/model.json", "outputs", 1, "positive", value="no"), ("outputs",)),
     "input size": (restated(f"{A}/fold1/model.json", "settings", "images", "size", value=64), ("settings.images",)),
     "size of the bundle": (restated("bundle.json", "settings", "images", "size", value=64), ("settings.images",)),
-    "panels of a fold": (restated(f"{LINEAR}/fold2/model.json", "settings", "panels", "by", value="image"), ("panels",)),
+    "panels of a fold": (
+        restated(f"{LINEAR}/fold2/model.json", "settings", "panels", "by", value="image"),
+        ("panels",),
+    ),
     "listed twice": (lambda f: edit(f / "bundle.json", lambda about: about["members"].append(about["members"][0])), ()),
     "list cut": (lambda f: edit(f / "bundle.json", lambda about: about["members"].pop()), ("members",)),
     "list without a learner": (

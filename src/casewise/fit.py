@@ -62,7 +62,7 @@ def fit(
     import yaml
 
     from casewise.console import shown_at
-    from casewise.files import write_atomic, write_json
+    from casewise.files import checksum, write_atomic, write_json
     from casewise.report.formatting import listed
     from casewise.run import run
     from casewise.run_folder import RunFolder
@@ -84,11 +84,14 @@ def fit(
     earlier = json.loads(record.read_text()) if record.exists() else {}
     before = {name: (folder / name).read_bytes() for name in FILES if (folder / name).exists()}
     begun = RunFolder(folder / "run").has_networks()
+    written = sha256(content).hexdigest() if content else checksum(path) if path.is_file() else ""
+    mended = not begun and earlier.pop("content", written) != written
+    earlier.pop("content", "")
     if (earlier or before) and earlier != stated and (begun or not earlier):
         other = listed([name for name in stated if stated[name] != earlier.get(name)])
         raise CasewiseError(f"{folder} has a study of another {other}. Name another folder as `output`.")
     files = {name: text for name, text in before.items() if name != "init.yaml"}
-    if earlier == stated and before:
+    if earlier == stated and before and not mended:
         planned = before.get("init.yaml") or before["study.yaml"]
     else:
         if content:
@@ -104,7 +107,7 @@ def fit(
         for name, text in files.items():
             write_atomic(folder / name, text)
         study = read_study(folder / "study.yaml")
-        write_json(record, stated)
+        write_json(record, stated | {"content": written})
         return run(study, folder / "run", show=show)
     except BaseException:  # also Ctrl-C, after which the same call or a corrected one goes on
         if before or not record.exists():  # a corrected call finds nothing of this one

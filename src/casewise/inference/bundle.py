@@ -214,14 +214,17 @@ def check_composition(folder: BundleFolder, about: Mapping[str, Any], members: S
         if wrong := next((name for name, (stated, expected) in pairs.items() if stated != expected), None):
             stated, expected = pairs[wrong]
             raise RunError(
-                f"{path}: {job.facts.path.relative_to(folder.path)} does not belong to this bundle: it states {wrong} {cut(stated)}, and the bundle "
+                f"{path}: {job.facts.path.relative_to(folder.path)} does not belong to this "
+                f"bundle: it states {wrong} {cut(stated)}, and the bundle "
                 f"({folder.facts.path.name}, {folder.provenance.path.name}) states {cut(expected)} for {learner}, "
                 f"{'all folds' if fold is None else f'fold {fold}'} ({weights}). {folder.facts.remedy}"
             )
     on_disk = (path for path in (folder.path / "members").rglob("*") if path.is_symlink() or path.is_file())
     files = {path.relative_to(folder.path).as_posix() for path in on_disk if not path.name.startswith(".")}
     own = {f"{member.folder.relative_to(folder.path).as_posix()}/" for member in members}
-    if extra := min((name for name in files if name not in listed or f"{name.rpartition('/')[0]}/" not in own), default=""):
+    if extra := min(
+        (name for name in files if name not in listed or f"{name.rpartition('/')[0]}/" not in own), default=""
+    ):
         raise RunError(f"{path} has a file of no network that {folder.facts.path.name} states: {cut(extra)}.")
 
 

@@ -404,8 +404,8 @@ def _of_bundle(
         ) from error
     if model.learners != about["learners"]:
         raise RunError(
-            f"{path}: the networks and what combines them are {names_text(model.learners)}, and {folder.facts.path.name} "
-            f"states the learners {names_text(about['learners'])}. {folder.facts.remedy}"
+            f"{path}: the networks and what combines them are {names_text(model.learners)}, and "
+            f"{folder.facts.path.name} states the learners {names_text(about['learners'])}. {folder.facts.remedy}"
         )
     return model
 

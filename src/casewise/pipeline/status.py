@@ -184,7 +184,9 @@ def _damage(folder: RunFolder, jobs: Sequence[JobFolder]) -> str:
     metrics = folder.metrics.peek() or {}
     missing += [folder.path / name for name in metrics.get("made_from") or () if not (folder.path / name).exists()]
     missing += [folder.report_path] * (folder.report_mark.exists() and not folder.report_path.is_file())
-    changed = [path for name in written if (path := folder.path / name).is_file() and not Artefact(path).intact(keep=True)]
+    changed = [
+        path for name in written if (path := folder.path / name).is_file() and not Artefact(path).intact(keep=True)
+    ]
     for job in jobs:
         if job.record.exists():
             files = (job.record.peek() or {}).get("files", {})

@@ -1,4 +1,4 @@
-"""How a network is computed: precision, memory format and threads follow from the study and the device, never from time.
+"""How a network is computed: precision, memory format and threads follow from the study and the device.
 
 One step is measured for its memory, by which jobs run side by side, and for its time, by which they are ordered.
 """
@@ -10,7 +10,7 @@ import platform
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -143,7 +143,7 @@ class _Step:
     kept: bool
 
     def cost(self, batch: int) -> tuple[float, float]:
-        """A step of `batch` panels: this process's own memory at its peak (MB, see `PeakMemory.own_mb`), and seconds."""
+        """The own memory of this process at its peak (MB, see `PeakMemory.own_mb`) and the seconds of a step."""
         give_memory_back()
         try:
             with self._undisturbed(), PeakMemory() as memory:
