@@ -122,7 +122,7 @@ def test_asking_does_not_stop_a_run_that_begins(copied: RunFolder, monkeypatch: 
 
 
 DAMAGED = ("predictions.parquet", "metrics.json", "study.json", "cohort.parquet", "report.html", "input-checks.json")
-DAMAGED += ("jobs/*/fold1/model.safetensors", "jobs/*/fold1/predictions.parquet", "jobs/*/fold1/job.json")
+DAMAGED += ("jobs/*/fold1/model.safetensors", "jobs/*/fold1/predictions.parquet")
 DAMAGED += ("bundle/manifest.json", "bundle/members/*/fold1/model.safetensors")
 
 

@@ -231,7 +231,7 @@ def check_composition(folder: BundleFolder, about: Mapping[str, Any], members: S
 def _settings_pairs(settings: Mapping[str, Any], expected: Mapping[str, Any], *, whole: bool) -> dict[str, Any]:
     """Each setting with the expected one; not `whole`: without those in which learners of one study differ."""
     names = [name for name in {**settings, **expected} if whole or name not in ("panels", "test_time_augmentation")]
-    pairs = {name: [each.get(name) for each in (settings, expected)] for name in names}
+    pairs: dict[str, list[Any]] = {name: [each.get(name) for each in (settings, expected)] for name in names}
     if not whole:
         pairs |= {
             name: [{key: value for key, value in each.items() if key != "fusion"} for each in pair]

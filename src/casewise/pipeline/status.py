@@ -177,7 +177,14 @@ def _damage(folder: RunFolder, jobs: Sequence[JobFolder]) -> str:
 
     Files that a continued run removes for good reason are checked only where they are present.
     """
-    kept = (folder.study, folder.cohort, folder.splits, folder.fingerprint, folder.audit, folder.compute)
+    kept: tuple[Artefact, ...] = (
+        folder.study,
+        folder.cohort,
+        folder.splits,
+        folder.fingerprint,
+        folder.audit,
+        folder.compute,
+    )
     kept += (folder.predictions, folder.metrics, folder.environment, folder.input_checks, folder.conformal)
     written = JsonFile(folder.path / CHECKSUMS).peek() or {}
     missing = [file.path for file in kept if file.path.name in written and not file.exists()]

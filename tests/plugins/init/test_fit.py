@@ -59,9 +59,9 @@ def test_a_call_that_failed_in_the_run_does_not_block_its_folder(chests: Path, t
     frame, study = frame_of(chests), tmp_path / "study"
     changes: dict[str, Any] = {"target": "label", "backbones": [], "budget": 60}
     with pytest.raises(CasewiseError):
-        casewise.fit(frame.assign(path=[tmp_path / "none.png", *frame["path"][1:]]), study, **changes)
+        casewise.fit(frame[:3], study, **changes)
     table = tmp_path / "table.csv"
-    frame.assign(label=["rare", *frame["label"][1:]])[:20].to_csv(table, index=False)
+    frame[:3].to_csv(table, index=False)
     with pytest.raises(CasewiseError):
         casewise.fit(table, study, images=chests.parent, **changes)
     frame.to_csv(table, index=False)  # mended in place
