@@ -220,8 +220,9 @@ def test_a_field_of_another_form_is_named(bundle: BundleFolder, keys: tuple[Any,
 
 
 def with_weights(bundle: BundleFolder, data: bytes) -> Path:
-    """The bundle with other bytes of weights, and their checksum in the facts."""
+    """The bundle with other bytes of weights, and their checksum wherever it is stated."""
     (bundle.path / WEIGHTS).write_bytes(data)
+    forged(bundle, "provenance.json", put("networks", 0, "weights_sha256", value=checksum(bundle.path / WEIGHTS)))
     return forged(bundle, FACTS, put("weights_sha256", value=checksum(bundle.path / WEIGHTS)))
 
 

@@ -19,7 +19,7 @@ from casewise.models.backbones import build_network
 from casewise.models.layers import ReLU6, replace_layers
 from casewise.study.schema import Compute, Recipe
 from casewise.training import compute_plan
-from casewise.training.compute_plan import ComputePlan, Option, Step, choose
+from casewise.training.compute_plan import ComputePlan, choose
 from casewise.training.cost import PeakMemory, available_mb
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -131,15 +131,15 @@ def test_a_recipe_that_trains_some_of_the_layers_is_not_refused(monkeypatch: pyt
 
 
 def test_the_plan_records_the_memory_of_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    network, memo = build_network("test_resnet", 1), tmp_path / "speed.json"
+    network, memo = build_network("test_resnet", 1), tmp_path / "steps.json"
     weights = 3 * 4 * sum(parameter.numel() for parameter in network.parameters()) / 2**20
     tried: list[int] = []
 
-    def memory(step: Step, option: Option, batch: int) -> float:
+    def cost(step: compute_plan._Step, batch: int) -> tuple[float, float]:
         tried.append(batch)
-        return 100.0 * batch / (1 + step.kept)
+        return 100.0 * batch / (1 + step.kept), 0.5
 
-    monkeypatch.setattr(Step, "memory", memory)
+    monkeypatch.setattr(compute_plan._Step, "cost", cost)
     monkeypatch.setattr(compute_plan, "available_mb", lambda: 1e6)
     given: Any = {"side": 32, "batch": 9, "threads": 1, "memo": memo}
     stated = Compute(device="cpu", precision="fp32", memory_format="channels_last")
@@ -149,12 +149,12 @@ def test_the_plan_records_the_memory_of_a_step(tmp_path: Path, monkeypatch: pyte
     assert choose(network, stated, **given, kept=True).peak_mb == pytest.approx(450 + weights, abs=0.1)
     tried.clear()
     assert choose(network, stated, **given) == plan  # remembered
-    # a step for which there is no memory is not tried, and the choice is not remembered for other days
+    # a step for which there is no memory is not tried, and the estimate is not remembered for other days
     monkeypatch.setattr(compute_plan, "available_mb", lambda: 0.0)
     monkeypatch.setattr(PeakMemory, "own_now", staticmethod(lambda: 0.0))
     before, short = memo.read_text(), choose(network, Compute(device="cpu"), **given | {"batch": 64})
     assert (tried, short.peak_mb) == ([2, 4], pytest.approx(6400 + weights, abs=0.1))
-    assert (short.precision, short.channels_last, short.measured) == ("fp32", True, ())
+    assert (short.described(), short.step_seconds) == (ComputePlan().described(), 0.0)
     assert memo.read_text() == before
 
 

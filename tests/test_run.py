@@ -268,7 +268,9 @@ def test_further_seeds_are_trained_on_the_same_split(tmp_path: Path, monkeypatch
     assert entry.seeds == [study.seed, study.seed + 1]
     other = folder.seed(study.seed + 1)
     assert other.splits.read()["subjects"] == folder.splits.read()["subjects"]
-    described = [f.compute.read()["test_resnet"] | {"why": "", "measured": [], "peak_mb": 0.0} for f in (folder, other)]
+    described = [
+        f.compute.read()["test_resnet"] | {"why": "", "step_seconds": 0.0, "peak_mb": 0.0} for f in (folder, other)
+    ]
     assert described[0] == described[1]
     outcome = done.results["main"]["target"]
     for stage, by_learner in entry.metrics.items():

@@ -119,3 +119,25 @@ def test_asking_does_not_stop_a_run_that_begins(copied: RunFolder, monkeypatch: 
     threading.Timer(0.1, looking.release).start()
     with copied.lock():
         assert not looking.is_locked
+
+
+DAMAGED = ("predictions.parquet", "metrics.json", "study.json", "cohort.parquet", "report.html", "input-checks.json")
+DAMAGED += ("jobs/*/fold1/model.safetensors", "jobs/*/fold1/predictions.parquet")
+DAMAGED += ("bundle/manifest.json", "bundle/members/*/fold1/model.safetensors")
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_missing_or_damaged_file_is_named_and_has_its_exit_code(copied: RunFolder, name: str) -> None:
+    path = sorted(copied.path.glob(name))[0]
+    data = path.read_bytes()
+    for damage in (None, data[: len(data) // 2]):
+        if damage is not None and path.name == "report.html":
+            continue  # no checksum of a page is recorded
+        path.unlink()
+        if damage is not None:
+            path.write_bytes(damage)
+        done = casewise("status", str(copied.path))
+        assert done.returncode == 2
+        assert path.name in done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        path.write_bytes(data)

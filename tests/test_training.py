@@ -1,7 +1,6 @@
 """Training: the same bits whether interrupted or not, checkpoints without pickle, the loss over what was scored."""
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -20,9 +19,8 @@ from casewise.models.outputs import Output
 from casewise.models.shared_parts import predict_together
 from casewise.run_folder import RunFolder, WeightsFile
 from casewise.study.schema import Compute, Panels, Recipe, Study
-from casewise.training import compute_plan as speed
 from casewise.training.checkpoint import load_state, save_state, write_tensors
-from casewise.training.compute_plan import ComputePlan, Option, Step, choose
+from casewise.training.compute_plan import ComputePlan, choose
 from casewise.training.loop import Fitted, Training, TrainingContext, fit
 
 NUMBERS = (Output("one"), Output("two"))
@@ -133,52 +131,30 @@ def test_more_tiles_than_slots_are_averaged_over_views() -> None:
     assert float(found[0]) == pytest.approx(float(sum(single)) / 2, abs=1e-5)
 
 
-def options_of(monkeypatch: pytest.MonkeyPatch, seconds: Callable[[Option], float]) -> list[list[Option]]:
-    """Let steps take these seconds, and bfloat16 be possible; the options that are measured each time."""
-    measured: list[list[Option]] = []
-
-    def times(step: Step, options: list[Option]) -> dict[Option, float]:
-        measured.append(list(options))
-        return {option: seconds(option) for option in options}
-
-    monkeypatch.setattr(Step, "seconds", times)
-    monkeypatch.setattr(speed, "has_bf16", lambda: True)
-    return measured
+def test_what_a_study_leaves_open_follows_from_the_device(tmp_path: Path) -> None:
+    given: Any = {"side": 32, "batch": 2, "memo": tmp_path / "memo.json"}
+    network = build_network("test_resnet", 1)
+    plan = choose(network, Compute(device="cpu"), threads=2, **given)
+    assert plan.described() == "fp32, channels-last, 2 threads on cpu"
+    assert plan.step_seconds > 0
+    assert choose(network, Compute(device="cpu"), threads=2, **given) == plan  # its cost is remembered
+    stated = Compute(device="cpu", precision="bf16", memory_format="contiguous", threads=1)
+    assert choose(network, stated, threads=2, **given).described() == "bf16, contiguous, 1 thread on cpu"
 
 
-@pytest.mark.parametrize(("single", "threads"), [(0.09, 1), (0.11, 2)])
-def test_one_thread_if_worth_it(single: float, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # bfloat16 is the quicker one, and one thread is tried in it alone
-    measured = options_of(monkeypatch, lambda o: single if o[2] == 1 else 0.12 if o[0] == "bf16" else 0.4)
-    monkeypatch.setattr(speed, "_agrees", lambda network, side: True)
-    network, memo = build_network("test_resnet", 1), tmp_path / "memo.json"
-    plan = choose(network, Compute(device="cpu"), side=32, batch=2, threads=2, memo=memo)
-    assert (plan.precision, plan.channels_last, plan.threads) == ("bf16", True, threads)
-    assert dict(plan.measured)["bf16 channels-last, 1 thread"] == single
-    assert dict(plan.measured)["bf16 channels-last, 2 threads"] == 0.12
-    before = len(measured)
-    assert choose(network, Compute(device="cpu"), side=32, batch=2, threads=2, memo=memo) == plan
-    assert len(measured) == before
-    stated = Compute(device="cpu", precision="fp32", memory_format="channels_last", threads=2)
-    assert choose(network, stated, side=32, batch=2, threads=1, memo=memo).threads == 2
+def test_a_gpu_computes_in_bfloat16_unless_the_study_states_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    given: Any = {"side": 32, "batch": 2, "threads": 4, "memo": None}
+    network = build_network("test_resnet", 1)
+    assert choose(network, Compute(), **given).described() == "bf16, channels-last, 4 threads on cuda"
+    stated = Compute(precision="fp32", memory_format="contiguous")
+    assert choose(network, stated, **given).described() == "fp32, contiguous, 4 threads on cuda"
 
 
-def test_bfloat16_is_taken_where_it_agrees_with_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    measured = options_of(monkeypatch, lambda o: 0.1 if o[0] == "bf16" else 0.4 if o[1] else 0.2)
-    good, other = build_network("test_resnet", 1), build_network("test_resnet", 1)
-    monkeypatch.setattr(speed, "_agrees", lambda network, side: network is good)
-    given: Any = {"side": 32, "batch": 2, "threads": 1, "memo": tmp_path / "memo.json"}
-    quick = choose(good, Compute(device="cpu"), **given)
-    assert (quick.precision, len(measured)) == ("bf16", 1)
-    exact = choose(other, Compute(device="cpu"), **given)
-    assert (exact.precision, exact.channels_last) == ("fp32", False)
-    assert "bfloat16, which is quicker, gives other features with these weights" in exact.why
-    before = len(measured)
-    assert choose(good, Compute(device="cpu"), **given) == quick
-    assert choose(other, Compute(device="cpu"), **given) == exact
-    assert len(measured) == before  # times are remembered, whichever weights
-    choose(build_network("test_resnet", 1, pooling="attention"), Compute(device="cpu", precision="fp32"), **given)
-    assert len(measured) == before + 1  # not those with attention
+def test_a_plan_of_casewise_1_0_is_read() -> None:
+    values = {"device": "cpu", "precision": "bf16", "channels_last": True, "threads": 2, "why": "measured", "parts": 1}
+    plan = ComputePlan.from_json({**values, "measured": [["bf16 channels-last", 0.1]], "peak_mb": 9.0})
+    assert plan.described() == "bf16, channels-last, 2 threads on cpu"
 
 
 @pytest.fixture
@@ -188,7 +164,7 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr("casewise.models.build_model.load_weights", lambda *given, **more: ("", []))
     monkeypatch.setattr("casewise.jobs.compute_plans.try_size", lambda *given: None)
     monkeypatch.setattr("casewise.jobs.compute_plans.divided", lambda *given: ([], []))
-    monkeypatch.setattr("casewise.jobs.compute_plans.choose", lambda *given, **more: ComputePlan(why="measured again"))
+    monkeypatch.setattr("casewise.jobs.compute_plans.choose", lambda *given, **more: ComputePlan(why="by the device"))
     values = {"cohort": "c.csv", "targets": {"extent": {"range": [0, 4]}}, "backbones": ["cnn"], "name": "s"}
     splits = SimpleNamespace(held_out=lambda fold: [])
 
@@ -212,13 +188,13 @@ def test_steps_are_measured_as_the_recipe_trains(planned: Any, tmp_path: Path, m
     assert planned(batch_norm="keep_statistics").why == "kept"
 
 
-RECORDED = ComputePlan("cpu", "fp32", False, 2, (("fp32 contiguous", 0.1),), "measured")
+RECORDED = ComputePlan("cpu", "fp32", False, 2, "by another version", step_seconds=0.1)
 
 
 def test_a_run_continues_with_its_recorded_plan(planned: Any, tmp_path: Path) -> None:
     RunFolder(tmp_path).compute.write({"cnn": asdict(RECORDED)})
     assert planned() == planned(threads=2) == planned(jobs=1) == RECORDED
-    assert planned(threads=1).why == "measured again"  # no network is finished, so another plan is possible
+    assert planned(threads=1).why == "by the device"  # no network is finished, so another plan is possible
 
 
 def test_networks_of_two_plans_are_not_mixed(planned: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,9 +62,10 @@ def fit(
     import yaml
 
     from casewise.console import shown_at
-    from casewise.files import write_atomic, write_json
+    from casewise.files import checksum, write_atomic, write_json
     from casewise.report.formatting import listed
     from casewise.run import run
+    from casewise.run_folder import RunFolder
     from casewise.study.loading import read_study
 
     if not (isinstance(table, (str, Path)) or hasattr(table, "to_csv")) or not isinstance(output, (str, Path)):
@@ -82,11 +83,15 @@ def fit(
     record = folder / "fit.json"
     earlier = json.loads(record.read_text()) if record.exists() else {}
     before = {name: (folder / name).read_bytes() for name in FILES if (folder / name).exists()}
-    if (earlier or before) and earlier != stated and ((folder / "run").exists() or not earlier):
+    begun = RunFolder(folder / "run").has_networks()
+    written = sha256(content).hexdigest() if content else checksum(path) if path.is_file() else ""
+    mended = not begun and earlier.pop("content", written) != written
+    earlier.pop("content", "")
+    if (earlier or before) and earlier != stated and (begun or not earlier):
         other = listed([name for name in stated if stated[name] != earlier.get(name)])
         raise CasewiseError(f"{folder} has a study of another {other}. Name another folder as `output`.")
     files = {name: text for name, text in before.items() if name != "init.yaml"}
-    if earlier == stated and before:
+    if earlier == stated and before and not mended:
         planned = before.get("init.yaml") or before["study.yaml"]
     else:
         if content:
@@ -102,9 +107,9 @@ def fit(
         for name, text in files.items():
             write_atomic(folder / name, text)
         study = read_study(folder / "study.yaml")
-        write_json(record, stated)
+        write_json(record, stated | {"content": written})
         return run(study, folder / "run", show=show)
-    except CasewiseError:
+    except BaseException:  # also Ctrl-C, after which the same call or a corrected one goes on
         if before or not record.exists():  # a corrected call finds nothing of this one
             for name in {*files, *before}:
                 if name in before:

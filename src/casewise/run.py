@@ -32,44 +32,53 @@ def run(study: Study | Path | str, output: Path | str | None = None, *, show: Sh
     Raises:
         CasewiseError: something in the study, the table, the images or the folder must be corrected first.
     """
+    from casewise.models.threads import on_threads
+    from casewise.pipeline.status import unchanged_torch
+
+    study, folder, show = _resolve(study, output, show)
+    with unchanged_torch(), folder.lock():
+        inputs = _prepare_run(study, folder, show)
+        with on_threads():
+            return _completed(inputs, show)
+
+
+def _completed(inputs: RunInputs, show: Show) -> Run:
+    """The story from the training on."""
     from casewise.pipeline.budget import show_time
     from casewise.pipeline.bundle import write_bundle
     from casewise.pipeline.evaluate import calibrated, decide, evaluate, score, stack
     from casewise.pipeline.finished import FinishedRun, report
     from casewise.pipeline.further_trainings import image_split, known_sources, seeds
     from casewise.pipeline.image_checks import counterfactuals, input_checks
-    from casewise.pipeline.status import unchanged_torch
     from casewise.pipeline.train import train
     from casewise.plugin import plugins
 
-    study, folder, show = _resolve(study, output, show)
-    with unchanged_torch(), folder.lock():
-        inputs = _prepare_run(study, folder, show)
-        inputs, predictions = train(inputs, show)
-        study = inputs.study  # planned, and without networks that could not be trained
-        stacked = stack(study, predictions, folder, show)
-        counterfactuals(inputs, stacked, show)
-        predictions = decide(study, stacked.rows, folder)
-        predictions = score(study, predictions, folder)
-        folder.conformal.write(calibrated(study, predictions))
-        input_checks(inputs, show)
-        results = evaluate(study, inputs.cohort, predictions, folder, show)
-        if study.seeds > 1:
-            results = seeds(inputs, results, show)
-        if study.recipe.meant_for == "other_sources":
-            results = known_sources(inputs, results, show)
-        if study.split.by == "image":
-            results = image_split(inputs, results, show)
-        finished = FinishedRun(folder, study, results, inputs.prepared)
-        report(finished, show)
-        write_bundle(finished, show)
-        for plugin in plugins():
-            plugin.on_evaluated(study, folder, show)
-        show_time(inputs, show)
-        done = Run(finished)
-        show.line("result", done.headline or "nothing was evaluated")
-        if compared := done.compared:
-            show.line("", compared)
+    folder = inputs.folder
+    inputs, predictions = train(inputs, show)
+    study = inputs.study  # planned, and without networks that could not be trained
+    stacked = stack(study, predictions, folder, show)
+    counterfactuals(inputs, stacked, show)
+    predictions = decide(study, stacked.rows, folder)
+    predictions = score(study, predictions, folder)
+    folder.conformal.write(calibrated(study, predictions))
+    input_checks(inputs, show)
+    results = evaluate(study, inputs.cohort, predictions, folder, show)
+    if study.seeds > 1:
+        results = seeds(inputs, results, show)
+    if study.recipe.meant_for == "other_sources":
+        results = known_sources(inputs, results, show)
+    if study.split.by == "image":
+        results = image_split(inputs, results, show)
+    finished = FinishedRun(folder, study, results, inputs.prepared)
+    report(finished, show)
+    write_bundle(finished, show)
+    for plugin in plugins():
+        plugin.on_evaluated(study, folder, show)
+    show_time(inputs, show)
+    done = Run(finished)
+    show.line("result", done.headline or "nothing was evaluated")
+    if compared := done.compared:
+        show.line("", compared)
     return done
 
 
@@ -143,11 +152,11 @@ def _prepare_run(study: Study, folder: RunFolder, show: Show, only: Sequence[str
     Args:
         only: names of networks, whose folds are checked as soon as these are known.
     """
-    from casewise.jobs.plan import named_jobs
+    from casewise.jobs.plan import named_jobs, refuse_other, with_plan
     from casewise.pipeline.audit import audit
     from casewise.pipeline.budget import clock
     from casewise.pipeline.read import RunInputs, plan, prepare, read, split
-    from casewise.pipeline.recipe_plan import plan_recipe
+    from casewise.pipeline.recipe_plan import plan_recipe, refuse_changes
     from casewise.pipeline.train import weights
 
     began = clock()
@@ -156,7 +165,9 @@ def _prepare_run(study: Study, folder: RunFolder, show: Show, only: Sequence[str
     named_jobs(study, splits.folds, only)
     weights(study, folder, show)
     study = plan(study, cohort, splits, folder, show)
+    refuse_changes(study, folder)
     inputs = RunInputs(study, cohort, prepare(study, cohort, folder, show), splits, folder, began)
     inputs = plan_recipe(inputs, show)
+    refuse_other(folder, with_plan({"tiles": inputs.store.address}, inputs.study), inputs.study)
     audit(inputs, show)
     return inputs

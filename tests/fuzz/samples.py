@@ -166,7 +166,7 @@ def _photographs(folder: Path) -> Study:
 def make_bundle(folder: Path) -> tuple[Path, Path]:
     """A bundle of one network with random weights, which predicts a number, classes and grades; its zip file."""
     from casewise.files import checksum
-    from casewise.inference.bundle import Bundle, ComputeFacts, as_json, output_facts, settings_of
+    from casewise.inference.bundle import Bundle, ComputeFacts, as_json, output_facts, settings_of, shared_outputs
     from casewise.inference.ensemble import Combination
     from casewise.models.build_model import network_facts, network_of, scaled_facts
     from casewise.models.outputs import outputs_of
@@ -199,9 +199,12 @@ def make_bundle(folder: Path) -> tuple[Path, Path]:
     member.path.mkdir(parents=True)
     shutil.copy(job.weights.path, member.weights.path)
     member.facts.path.write_text(json.dumps(as_json(facts)))
-    about: dict[str, Any] = {"format": 1, "members": [{"learner": "test_resnet", "fold": 1}]}
-    about |= {"combination": asdict(Combination(headline="test_resnet"))}
+    entry = {"learner": "test_resnet", "fold": 1}
+    about: dict[str, Any] = {"format": 1, "members": [entry], "learners": ["test_resnet"], "folds": 1, "final": "folds"}
+    about |= {"combination": asdict(Combination(headline="test_resnet")), "synthetic": True}
+    about |= {"outputs": shared_outputs(facts.outputs), "settings": facts.settings}
     bundle.facts.path.write_text(json.dumps(about))
+    bundle.provenance.path.write_text(json.dumps({"split": "0", "networks": [{**entry, "weights_sha256": sha256}]}))
     bundle.card.path.write_text("# Card\n")
     bundle.write_manifest("0", "inputs")
     return bundle.path, write_archive(bundle, folder / "bundle.zip")

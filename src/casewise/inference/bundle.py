@@ -14,7 +14,7 @@ from casewise.models.build_model import backbone_of, network_from
 from casewise.models.outputs import Output, raw_columns, width_of
 from casewise.models.weights import FORMAT, read_checked
 from casewise.plugin import modality_sections, register_additions
-from casewise.run_folder import JobFolder
+from casewise.run_folder import BundleFolder, JobFolder
 from casewise.study.loading import saved_study
 from casewise.study.schema import BUNDLE, settings_marked
 from casewise.targets import kind_names
@@ -168,6 +168,83 @@ class Bundle:
                 f"({str(error).splitlines()[-1].strip()}). Use the version of casewise that wrote it, or train again."
             ) from None
         return network.eval()
+
+
+def check_composition(folder: BundleFolder, about: Mapping[str, Any], members: Sequence[Bundle], path: Path) -> None:
+    """Check that a verified bundle has the networks that `bundle.json` and `provenance.json` state, and no others.
+
+    Args:
+        about: the content of `bundle.json`.
+        members: of its entries, in their order.
+        path: the folder or the zip file, for messages.
+
+    Raises:
+        RunError: naming the network, what it states and what the bundle states.
+        LookupError, TypeError, ValueError, AttributeError: a statement is missing or has another form.
+    """
+    listed = folder.manifest()["files"]
+    provenance = folder.provenance.read()
+    recorded = {(entry["learner"], entry["fold"]): entry for entry in provenance["networks"]}
+    entries = {(entry["learner"], entry["fold"]): entry for entry in about["members"]}
+    names = list(dict.fromkeys(learner for learner, _ in entries))
+    folds = [None] if about["final"] == "refit" else list(range(1, about["folds"] + 1))
+    whole = {(learner, fold) for learner in names for fold in folds}
+    if len(entries) < len(about["members"]) or set(entries) != whole or set(recorded) != whole:
+        raise RunError(
+            f"{path}: the members are not each learner once for each of {len(folds)} folds, as "
+            f"{folder.facts.path.name} and {folder.provenance.path.name} state. {folder.facts.remedy}"
+        )
+    first = {member.model: member for member in reversed(members)}
+    for (learner, fold), member in zip(entries, members, strict=True):
+        job = JobFolder(member.folder)
+        weights = job.weights.path.relative_to(folder.path).as_posix()
+        network, same = member.network, first.get(learner, member)
+        pairs = {
+            "learner": (member.model, learner),
+            "fold": (None if member.origin.get("final") else member.fold + 1, fold),
+            "outputs": (shared_outputs(member.outputs), about["outputs"]),
+            "synthetic": (member.origin["synthetic"], about["synthetic"]),
+            **_settings_pairs(member.settings, about["settings"], whole=False),
+            **_settings_pairs(member.settings, same.settings, whole=True),
+            "network": [[each.network.get(key) for key in ("name", "outputs", "side")] for each in (member, same)],
+            "backbone": (network["name"], entries[learner, fold].get("backbone", network["name"])),
+            "split": (member.origin["split"], provenance["split"]),
+            "weights": (member.origin["weights_sha256"], recorded[learner, fold]["weights_sha256"]),
+            weights: (member.origin["weights_sha256"], listed.get(weights, {}).get("sha256")),
+        }
+        if wrong := next((name for name, (stated, expected) in pairs.items() if stated != expected), None):
+            stated, expected = pairs[wrong]
+            raise RunError(
+                f"{path}: {job.facts.path.relative_to(folder.path)} does not belong to this "
+                f"bundle: it states {wrong} {cut(stated)}, and the bundle "
+                f"({folder.facts.path.name}, {folder.provenance.path.name}) states {cut(expected)} for {learner}, "
+                f"{'all folds' if fold is None else f'fold {fold}'} ({weights}). {folder.facts.remedy}"
+            )
+    on_disk = (path for path in (folder.path / "members").rglob("*") if path.is_symlink() or path.is_file())
+    files = {path.relative_to(folder.path).as_posix() for path in on_disk if not path.name.startswith(".")}
+    own = {f"{member.folder.relative_to(folder.path).as_posix()}/" for member in members}
+    if extra := min(
+        (name for name in files if name not in listed or f"{name.rpartition('/')[0]}/" not in own), default=""
+    ):
+        raise RunError(f"{path} has a file of no network that {folder.facts.path.name} states: {cut(extra)}.")
+
+
+def _settings_pairs(settings: Mapping[str, Any], expected: Mapping[str, Any], *, whole: bool) -> dict[str, Any]:
+    """Each setting with the expected one; not `whole`: without those in which learners of one study differ."""
+    names = [name for name in {**settings, **expected} if whole or name not in ("panels", "test_time_augmentation")]
+    pairs: dict[str, list[Any]] = {name: [each.get(name) for each in (settings, expected)] for name in names}
+    if not whole:
+        pairs |= {
+            name: [{key: value for key, value in each.items() if key != "fusion"} for each in pair]
+            for name, pair in pairs.items()
+            if all(isinstance(each, dict) for each in pair)
+        }
+    return {f"settings.{name}{' of its folds' * whole}": pair for name, pair in pairs.items()}
+
+
+def shared_outputs(outputs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The records of targets as all networks of a study have them, without the statistics of their training labels."""
+    return [{key: value for key, value in output.items() if key[:7] != "target_"} for output in outputs]
 
 
 def _records(outputs: Iterable[Mapping[str, Any]]) -> tuple[Output, ...]:

@@ -21,7 +21,7 @@ from casewise.console import Show, Silent
 from casewise.errors import RunError, counted, shortened
 from casewise.evaluation.results import from_json
 from casewise.files import checksum
-from casewise.inference.bundle import Bundle
+from casewise.inference.bundle import Bundle, check_composition
 from casewise.inference.drift import WORDS, Batch, Drift, drift
 from casewise.inference.ensemble import Combination, Ensemble
 from casewise.inference.input_checks import COMPARED, FEWEST_SUBJECTS, Limits, case_flags, joined, reasons_of
@@ -44,6 +44,7 @@ from casewise.inference.new_cases import (
     sources_of,
 )
 from casewise.inference.output_table import OutputTable
+from casewise.models.threads import on_threads
 from casewise.predictions.covariates import flags_of
 from casewise.run_folder import BundleFolder, JobFolder, JsonFile, RunFolder
 from casewise.run_folder.bundle_folder import check_signature, extract, is_archive
@@ -318,6 +319,7 @@ class TrainedModel:
                 yield PredictedChunk(rows, sources_of(chunk, cells, table.study), has_visits, batch)
             bar(done, len(raw_cases), f"{done:,} of {len(raw_cases):,} {unit}")
 
+    @on_threads()
     def predict_together(
         self,
         ensemble: Ensemble,
@@ -400,6 +402,10 @@ def _of_bundle(
         raise RunError(f"{folder.facts.path} is damaged ({error!r}). {folder.facts.remedy}") from error
     members = tuple(Bundle.open(member.path) for member in folders)
     _check(members, path)
+    try:
+        check_composition(folder, about, members, path)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise RunError(f"{folder.facts.path} is damaged ({error!r}). {folder.facts.remedy}") from error
     limits = _limits(folder.input_checks)
     look = read_look(folder.look, limits.look, len(COMPARED)) if limits and limits.look else None
     model = TrainedModel(path, members, combination, about, folder.card.read(), limits, look, unpacked)
@@ -410,6 +416,11 @@ def _of_bundle(
             f"{folder.facts.path} is damaged: the field combination does not fit the networks "
             f"({shortened(repr(error))}). {folder.facts.remedy}"
         ) from error
+    if model.learners != about["learners"]:
+        raise RunError(
+            f"{path}: the networks and what combines them are {names_text(model.learners)}, and "
+            f"{folder.facts.path.name} states the learners {names_text(about['learners'])}. {folder.facts.remedy}"
+        )
     return model
 
 

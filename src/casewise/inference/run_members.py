@@ -74,7 +74,7 @@ def members_of(folder: RunFolder) -> list[JobFolder]:
             job.check_complete()
             record = job.record.read()
             expected = expected or job_fingerprint(fingerprint, study, network, record.get("first_weights", ""))
-            if record["fingerprint"] != expected:
+            if not job.finished(expected):
                 stale.append(name)
             members.append(job)
     if missing or stale:

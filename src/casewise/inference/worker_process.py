@@ -51,24 +51,24 @@ def answer_jobs(
     logging.getLogger("casewise").setLevel(logging.ERROR)  # warnings of readers quote what files contain
     warnings.simplefilter("ignore")
     tempfile.tempdir = str(plan.folder)
-    try:
-        import torch
+    from casewise.models.threads import on_threads
 
-        torch.set_num_threads(plan.threads)
-        description, answer = load(plan)
-    except CasewiseError as error:
-        _send(connection, {"failed": str(error)})
-        return
-    _send(connection, {"ready": description})
-    gc.freeze()  # what is looked through below is then only what a job made
-    while True:
+    with on_threads(plan.threads):
         try:
-            job = json.loads(connection.recv_bytes())
-        except EOFError:
+            description, answer = load(plan)
+        except CasewiseError as error:
+            _send(connection, {"failed": str(error)})
             return
-        message = answer(job)
-        gc.collect()  # prepared images are released with the answer, also where an error keeps them in a circle
-        _send(connection, message)
+        _send(connection, {"ready": description})
+        gc.freeze()  # what is looked through below is then only what a job made
+        while True:
+            try:
+                job = json.loads(connection.recv_bytes())
+            except EOFError:
+                return
+            message = answer(job)
+            gc.collect()  # prepared images are released with the answer, also where an error keeps them in a circle
+            _send(connection, message)
 
 
 def _send(connection: Connection, message: Json) -> None:

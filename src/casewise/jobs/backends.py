@@ -79,7 +79,7 @@ class Backend:
     def prepare(self, jobs: Sequence[Job], inputs: JobInputs, folder: RunFolder, threads: int) -> Plans:
         """Get ready to execute jobs of a run folder; return the compute plans of their networks.
 
-        Plans are measured where the jobs are executed.
+        The memory of a step is measured where the jobs are executed.
 
         Args:
             threads: those of a network. They are the same for every back end, because sums depend on them.
@@ -118,7 +118,6 @@ class Backend:
 def attempt(job: Job, inputs: JobInputs, plan: ComputePlan, workers: int) -> Failure | None:
     """Execute a job in this process; return its failure, so that the other jobs continue."""
     from filelock import FileLock, Timeout
-    from threadpoolctl import threadpool_limits
 
     from casewise.jobs.job import run_job
 
@@ -126,9 +125,7 @@ def attempt(job: Job, inputs: JobInputs, plan: ComputePlan, workers: int) -> Fai
         make_folder(job.folder.path)
         with FileLock(job.folder.lock_path, timeout=PATIENCE):
             job.folder.sweep()
-            # Sums over another number of threads differ in their last bits, and every kind of process has its own.
-            with threadpool_limits(plan.threads, user_api="blas"):
-                run_job(job, inputs, plan, side_by_side=workers)
+            run_job(job, inputs, plan, side_by_side=workers)
         return None
     except TrainingError as error:
         reason = str(error).removeprefix(f"{job.model}: ")

@@ -1,4 +1,4 @@
-"""The compute plan of every network of a run: stated by the study, recorded by an earlier run, or measured.
+"""The compute plan of every network of a run: stated by the study, recorded by an earlier run, or by the device.
 
 The pace of networks is that of this machine, as busy as it is: a few steps of as many jobs as will run side by side.
 """
@@ -40,18 +40,19 @@ from casewise.training.stages import learn
 def compute_plans(waiting: Sequence[Job], inputs: JobInputs, folder: RunFolder, threads: int) -> dict[str, ComputePlan]:
     """For each network: check its first weights for every fold, then find its compute plan, which the run stores.
 
-    The plan is the one that the study states, else the one that the folder records, else it is measured.
+    The plan is the one that the study states, else the one that the folder records, else it follows from the device.
 
     Raises:
         WeightsError: first weights are missing.
         StudyError: the stated plan cannot be read or lacks a network, or a panel has a size that a network refuses.
         RunError: networks of the folder were trained with another plan.
     """
+    refuse_other_plans(inputs.study, folder)
     recorded, stated = folder.compute.read_or_none() or {}, stated_plans(inputs.study)
     plans: dict[str, ComputePlan] = {}
     missing: list[str] = []
     for model in dict.fromkeys(job.model for job in waiting):
-        # Measuring draws random numbers; the draws of a job must not depend on whether there was a measurement.
+        # Measuring a step draws random numbers; the draws of a job must not depend on it.
         torch.manual_seed(0)
         study, by_steps = inputs.study.of_learner(model), learner_named(model).by_steps
         network = network_of(study, model)
@@ -75,18 +76,13 @@ def compute_plans(waiting: Sequence[Job], inputs: JobInputs, folder: RunFolder, 
         if model in stated and stated[model].device == "cuda" and not torch.cuda.is_available():
             raise StudyError(f"compute.plan: {model!r} is planned for cuda, but this machine has no CUDA device.")
         if plan is None or not _holds(plan, study.compute, stated.get(model)):
-            if plan and folder.job_records([model]):
-                raise RunError(
-                    f"{folder.path}: {model} was trained with {plan.described()}, which is not what the study states "
-                    "or what this machine has. Choose another folder with --output."
-                )
             plan = stated.get(model) or choose(
                 network,
                 study.compute,
                 side=max(height, width),
                 batch=study.recipe.batch_size,
                 threads=threads,
-                memo=cache_folder() / "speed.json",
+                memo=cache_folder() / "steps.json",
                 kept=study.recipe.keeps_statistics,
             )
         plans[model] = plan
@@ -100,8 +96,25 @@ def compute_plans(waiting: Sequence[Job], inputs: JobInputs, folder: RunFolder, 
     return plans
 
 
+def refuse_other_plans(study: Study, folder: RunFolder) -> None:
+    """Check that the networks of the folder were trained as the study states and as this machine can.
+
+    Raises:
+        RunError: naming a network that was not.
+        StudyError: as `stated_plans`.
+    """
+    recorded, stated = folder.compute.read_or_none() or {}, stated_plans(study)
+    for model in study.trained:
+        plan = _recorded_plan(recorded.get(model), folder, model)
+        if plan and not _holds(plan, study.compute, stated.get(model)) and folder.job_records([model]):
+            raise RunError(
+                f"{folder.path}: {model} was trained with {plan.described()}, which is not what the study states "
+                "or what this machine has. Choose another folder with --output."
+            )
+
+
 def stated_plans(study: Study) -> dict[str, ComputePlan]:
-    """The plans that the study states, by network; none if it leaves them to a measurement.
+    """The plans that the study states, by network; none if it leaves them to the device.
 
     Raises:
         StudyError: the run folder that `compute.plan` names has no plans, or a network has none.
@@ -117,9 +130,7 @@ def stated_plans(study: Study) -> dict[str, ComputePlan]:
         except RunError as error:
             raise StudyError(f"compute.plan: {error} Name the folder of a run.") from error
         why = f"as recorded in {plan}"
-        plans = {
-            model: replace(ComputePlan.from_json(values), measured=(), why=why) for model, values in recorded.items()
-        }
+        plans = {model: replace(ComputePlan.from_json(values), why=why) for model, values in recorded.items()}
     for model in study.trained:
         if model not in plans:
             raise StudyError(

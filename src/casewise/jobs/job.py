@@ -30,6 +30,7 @@ from casewise.jobs.predict import FittedModel, JobPredictions, predict
 from casewise.modalities.registry import modality_of
 from casewise.models.build_model import network_facts, scaled_facts
 from casewise.models.outputs import class_counts, outputs_of
+from casewise.models.threads import on_threads
 from casewise.models.weights import check_finite
 from casewise.predictions.nested_cv import best_of
 from casewise.predictions.table import check
@@ -192,10 +193,14 @@ def run_job(job: Job, inputs: JobInputs, plan: ComputePlan, *, side_by_side: int
         SplitError: a held-out subject is among those trained on.
     """
     inputs, plan = inputs.of_learner(job.model), replace(plan, parts=job.parts())
-    torch.set_num_threads(plan.threads)
-    if job.trial:
-        job.folder.pace.write(asdict(pace_of(job, inputs, plan)))
-        return
+    with on_threads(plan.threads):
+        if job.trial:
+            job.folder.pace.write(asdict(pace_of(job, inputs, plan)))
+        else:
+            _run(job, inputs, plan, side_by_side)
+
+
+def _run(job: Job, inputs: JobInputs, plan: ComputePlan, side_by_side: int) -> None:
     begin(job, f"{plan.described()} {'once' if inputs.study.compute.frozen_once else 'every step'}")
     progress = Progress(job, inputs, Timer(job.folder.path))
     with PeakMemory() as memory:

@@ -24,6 +24,7 @@ from casewise.modalities.dataset import FeatureData, encode_bags
 from casewise.modalities.panels import EMPTY
 from casewise.modalities.registry import modality_of
 from casewise.models.outputs import outputs_of, value_columns
+from casewise.models.threads import on_threads
 from casewise.predictions.table import CHOOSING, check
 from casewise.splits.predefined import TEST, TRAIN
 from casewise.study.model import mixed_seed
@@ -227,7 +228,9 @@ def predict_external(jobs: Sequence[Job], external: PreparedCohort, *, tell: Cal
         if not (mark.read_or_none() == expected and file.intact()):
             mark.remove()
             predictor = Predictor.load(job.folder.path)
-            file.write(check(predictor.predict_cases(study, panels, external.store)))
+            with on_threads(predictor.bundle.compute.threads):
+                rows = predictor.predict_cases(study, panels, external.store)
+            file.write(check(rows))
             mark.write(expected)
         tables.append(check(file.read()))
         tell(done)
@@ -312,7 +315,9 @@ def predict_altered(
             predictor = Predictor.load(job.folder.path)
             learner_panels = study.of_learner(job.model).panels
             for name, dataset in inputs.items():
-                values = predictor.predict(dataset(predictor.bundle.fitted).arranged(learner_panels))
+                data = dataset(predictor.bundle.fitted).arranged(learner_panels)
+                with on_threads(predictor.bundle.compute.threads):
+                    values = predictor.predict(data)
                 table = prediction_rows(panels.iloc[rows], study, values, stage=stage, model=job.model, fold=fold)
                 tables.append(table.drop(columns="distance").assign(alteration=name))
             done += 1

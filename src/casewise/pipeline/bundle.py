@@ -96,7 +96,7 @@ def _inputs(run: FinishedRun, members: Sequence[JobFolder]) -> str:
 def _fill(target: BundleFolder, run: FinishedRun, members: Sequence[JobFolder]) -> None:
     """Write every file of the bundle but its manifest."""
     # a run that keeps its bundle loads no network library
-    from casewise.inference.bundle import Bundle
+    from casewise.inference.bundle import Bundle, shared_outputs
     from casewise.inference.ensemble import Combination
     from casewise.report.caveats import result_line
     from casewise.report.formatting import display_name
@@ -116,7 +116,7 @@ def _fill(target: BundleFolder, run: FinishedRun, members: Sequence[JobFolder]) 
         "synthetic": study.synthetic,
         "modality": study.modality_name,
         "primary_outcome": study.primary_outcome,
-        "outputs": [{key: value for key, value in output.items() if key[:7] != "target_"} for output in reader.outputs],
+        "outputs": shared_outputs(reader.outputs),
         "scores": reader.settings["scores"],
         "learners": combination.learners(list(dict.fromkeys(entry["learner"] for entry in entries))),
         "folds": len({entry["fold"] for entry in entries}),
@@ -230,7 +230,7 @@ def share_networks(target: BundleFolder, members: Sequence[JobFolder], salt: str
         salt: of the hashes in place of subjects' names (see `casewise.cohort.identity.pseudonym`).
 
     Returns:
-        For each network its `learner` and `fold`, from 1; None if it was trained on all folds.
+        For each network its `learner`, `fold`, from 1, None if it was trained on all folds, and `backbone`.
     """
     entries: list[Mapping[str, Any]] = []
     for member in members:
@@ -244,7 +244,7 @@ def share_networks(target: BundleFolder, members: Sequence[JobFolder], salt: str
         if member.fingerprints.exists():
             link_or_copy(member.fingerprints.verified(), copy.fingerprints.path)
         write_json(copy.facts.path, shared_facts(facts, salt))
-        entries.append({"learner": facts["model"], "fold": fold})
+        entries.append({"learner": facts["model"], "fold": fold, "backbone": facts["network"]["name"]})
     return entries
 
 

@@ -212,6 +212,35 @@ def with_fewer_altered(study: Study, forecast: Forecast | None) -> Study:
     return study.model_copy(update={"evaluation": fewer})
 
 
+# Settings of images that decide their pixels.
+_OF_PIXELS = ("size", "fit", "padding", "channels")
+
+
+def refuse_changes(study: Study, folder: RunFolder) -> None:
+    """Refuse a study whose networks would not belong to those of the folder, before its images are prepared.
+
+    Raises:
+        RunError: settings of the images, of a planned recipe, or of the computation were others.
+        StudyError: the stated compute plan cannot be read.
+    """
+    from casewise.jobs.plan import changed_settings
+
+    if not folder.finished_jobs() or folder.reproduction.exists():
+        return
+    changed = [line for line in changed_settings(folder, study, "images") if line.split()[0][7:] in _OF_PIXELS]
+    if changed:
+        raise RunError(
+            f"{folder.path} holds networks of another study: {'; '.join(changed[:MOST_NAMED])}. Results of both must "
+            "not be mixed. Choose another folder with --output, or undo the change."
+        )
+    if planned := recorded_plan(study, folder):
+        _refuse_other(folder, planned.stated, study.recipe.stated)
+    if study.trained:
+        from casewise.jobs.compute_plans import refuse_other_plans
+
+        refuse_other_plans(study, folder)
+
+
 def _refuse_other(folder: RunFolder, before: Mapping[str, object], stated: Mapping[str, object]) -> None:
     """Check that a plan was made for the same stated settings.
 

@@ -18,6 +18,8 @@ from typing import Any
 from casewise.console import duration
 from casewise.errors import CasewiseError, DamagedError, RunError, counted
 from casewise.run_folder import JobFolder, JsonFile, RunFolder
+from casewise.run_folder.artefact import CHECKSUMS, Artefact
+from casewise.run_folder.bundle_folder import REMEDY
 from casewise.version import __version__
 
 # Of a training that has done less, the time that it takes is not known.
@@ -126,6 +128,8 @@ def run_status(folder: RunFolder) -> RunStatus:
         left = sum(expected[model] * (1 - share) for model, share in unfinished) / len(running)
     stopped = "" if jobs or at_work else folder.stopped_by_audit()
     unreported, damaged = _why_unreported(folder)
+    if not (at_work or damaged) and (damage := _damage(folder, [job for _, _, job in jobs])):
+        unreported, damaged = damage, True
     step = "before the training" if folder.audit.exists() else "before or in the audit"
     if jobs:
         step = "in the report" if folder.metrics.exists() else "in the evaluation"
@@ -162,6 +166,53 @@ def _why_unreported(folder: RunFolder) -> tuple[str, bool]:
     except CasewiseError as error:
         return str(error), isinstance(error, DamagedError)
     return "", False
+
+
+# Damaged files that are named.
+MOST_DAMAGED = 8
+
+
+def _damage(folder: RunFolder, jobs: Sequence[JobFolder]) -> str:
+    """The files of the run that are missing or not what was written, and what to do; empty if there are none.
+
+    Files that a continued run removes for good reason are checked only where they are present.
+    """
+    kept: tuple[Artefact, ...] = (
+        folder.study,
+        folder.cohort,
+        folder.splits,
+        folder.fingerprint,
+        folder.audit,
+        folder.compute,
+    )
+    kept += (folder.predictions, folder.metrics, folder.environment, folder.input_checks, folder.conformal)
+    written = JsonFile(folder.path / CHECKSUMS).peek() or {}
+    missing = [file.path for file in kept if file.path.name in written and not file.exists()]
+    metrics = folder.metrics.peek() or {}
+    missing += [folder.path / name for name in metrics.get("made_from") or () if not (folder.path / name).exists()]
+    missing += [folder.report_path] * (folder.report_mark.exists() and not folder.report_path.is_file())
+    changed = [
+        path for name in written if (path := folder.path / name).is_file() and not Artefact(path).intact(keep=True)
+    ]
+    for job in jobs:
+        if job.record.exists():
+            files = (job.record.peek() or {}).get("files", {})
+            missing += [job.path / name for name in files if not (job.path / name).exists()]
+            present = [(Artefact(job.path / name), recorded) for name, recorded in files.items()]
+            changed += [file.path for file, recorded in present if file.exists() and not file.matches([recorded])]
+            changed += [] if job.record.intact(keep=True) else [job.record.path]
+    reasons = [f"{path.relative_to(folder.path)} is missing" for path in dict.fromkeys(missing)]
+    reasons += [f"{path.relative_to(folder.path)} is not what was written" for path in dict.fromkeys(changed)]
+    try:
+        if folder.bundle.path.is_dir():
+            folder.bundle.verify()
+    except RunError as error:
+        reasons.append(str(error).removesuffix(REMEDY).strip().removesuffix("."))
+    if not reasons:
+        return ""
+    more = [f"and {len(reasons) - MOST_DAMAGED} more"] if len(reasons) > MOST_DAMAGED else []
+    named = "; ".join([*reasons[:MOST_DAMAGED], *more])
+    return f"{folder.path} is damaged: {named}. Copy these files again, or make them again: {folder.continuing}."
 
 
 def _spent(folder: JobFolder) -> float:
@@ -205,7 +256,7 @@ def environment(seconds: float) -> dict[str, Any]:
 
 @contextmanager
 def unchanged_torch() -> Iterator[None]:
-    """Give PyTorch's generators and its number of threads back as they are; networks draw, and jobs set the threads.
+    """Give PyTorch's generators back as they are, because networks draw.
 
     In a process that has not loaded PyTorch there is nothing to give back.
     """
@@ -213,9 +264,5 @@ def unchanged_torch() -> Iterator[None]:
     if torch is None:
         yield
         return
-    threads = torch.get_num_threads()
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
+        yield

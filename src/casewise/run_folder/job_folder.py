@@ -224,7 +224,11 @@ class JobFolder(TrainingFolder):
     def finished(self, fingerprint: str) -> bool:
         """Whether the job has a record of the same inputs; its files are not verified."""
         record = self.record.peek()
-        return record is not None and record["fingerprint"] == fingerprint
+        return record is not None and record["fingerprint"] == fingerprint and self._has_own(record)
+
+    def _has_own(self, record: Mapping[str, Any]) -> bool:
+        """Whether the record is of this folder's fold; folders of two folds may have been exchanged."""
+        return not self.path.name.startswith("fold") or self.path.name == f"fold{record['fold']}"
 
     def intact(self, fingerprint: str) -> bool:
         """Whether the job is finished and all its files are intact.
@@ -236,6 +240,10 @@ class JobFolder(TrainingFolder):
         """
         record = self.record.read_or_none()
         if record is None or record["fingerprint"] != fingerprint:
+            return False
+        if not self._has_own(record):
+            log.warning("%s holds the network of fold %s; the network is trained again.", self.path, record["fold"])
+            self.record.remove()
             return False
         files = {Artefact(self.path / name): recorded for name, recorded in record["files"].items()}
         missing = [file.path.name for file in files if not file.exists()]

@@ -47,7 +47,7 @@ class Learner:
         kind: how it is built and fitted.
         is_baseline: whether it is a floor for the networks: never the headline while there are networks, and combined
             with them only if the study states so.
-        by_steps: whether it is trained by gradient steps, which need a recipe and a measured compute plan.
+        by_steps: whether it is trained by gradient steps, which need a recipe and a compute plan.
         noun: what the table of learners calls its kind.
     """
 

@@ -413,21 +413,21 @@ class NetworkPlan(StudyModel):
 
 
 class Compute(StudyModel):
-    """Settings that depend on the machine. `auto` is decided by a measurement of about two seconds."""
+    """Settings that depend on the machine. `auto` follows from the device, never from a measurement of time."""
 
     plan: dict[str, NetworkPlan] | Path | None = None
     """A compute plan to repeat, for the same bits on the same kind of machine: a run folder, or
-    for each network `device`, `precision`, `memory_format` and `threads`. Default: the first run measures."""
+    for each network `device`, `precision`, `memory_format` and `threads`."""
 
     jobs: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """Networks trained in parallel, as `--jobs`; `auto`: as many as cores and memory allow, or one on a GPU."""
     threads: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """Threads of each network in training. `auto`: the number of cores divided by that of the run's networks, at least
-    one, or one if that is measured to be faster."""
+    one."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """`auto`: bfloat16 on a GPU; on a CPU only if it is measured to be faster and its features agree."""
+    """`auto`: bfloat16 on a GPU, fp32 on a CPU. Networks trained in bfloat16 give other predictions."""
     memory_format: Literal["auto", "channels_last", "contiguous"] = "auto"
-    """Memory layout of tensors. `auto`: the one that is measured to be faster."""
+    """Memory layout of tensors. `auto`: `channels_last`."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto`: a CUDA device if there is one."""
     save_every: float = Field(30.0, ge=0)

@@ -1,1 +1,1 @@
-"""Training one network: its loop, stages, rates and losses, features computed once, and the measured compute plan."""
+"""Training one network: its loop, stages, rates and losses, features computed once, and the compute plan."""

@@ -22,6 +22,7 @@ from casewise.modalities.dataset import Batches, epoch_batches, standard, steps_
 from casewise.models.backbones import Network, keep_statistics, set_momentum
 from casewise.models.outputs import Output, hits, raw_columns
 from casewise.models.shared_parts import forward, mean_over_views
+from casewise.models.threads import on_threads
 from casewise.run_folder import TrainingFolder
 from casewise.study.learners import is_registered
 from casewise.study.model import mixed_seed
@@ -295,7 +296,8 @@ def fit(network: Learner, recipe: Recipe, train: Batches, stop: Batches, context
     if file.intact():
         training.load(load_state(file.path))
     saved, interval = time.monotonic(), context.save_every
-    with naming(network), _threads(1 if _is_linear(network) else None):
+    # threads wait for each other longer than the step of a linear head takes
+    with naming(network), on_threads(1) if _is_linear(network) else nullcontext():
         while len(training.history) < (context.until or recipe.epochs) and not training.stopped:
             training.run_epoch(stop)
             start = time.monotonic()
@@ -331,20 +333,6 @@ def naming(network: nn.Module) -> Iterator[None]:
 def _is_linear(network: nn.Module) -> bool:
     """Whether a linear head is trained alone, on one vector of features a panel."""
     return isinstance(network, UpperLayers) and network.is_linear
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """Compute with a number of threads; None changes nothing.
-
-    Threads wait for each other longer than the step of a linear head takes; the heads of bags have more to compute.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def standardise(network: Network, truth: Tensor, outputs: Sequence[Output]) -> None:

@@ -55,6 +55,35 @@ def test_a_corrected_call_finds_nothing_of_the_wrong_one(chests: Path, tmp_path:
     assert run.report.is_file()
 
 
+def test_a_call_that_failed_in_the_run_does_not_block_its_folder(chests: Path, tmp_path: Path) -> None:
+    frame, study = frame_of(chests), tmp_path / "study"
+    changes: dict[str, Any] = {"target": "label", "backbones": [], "budget": 60}
+    with pytest.raises(CasewiseError):
+        casewise.fit(frame[:3], study, **changes)
+    table = tmp_path / "table.csv"
+    frame[:3].to_csv(table, index=False)
+    with pytest.raises(CasewiseError):
+        casewise.fit(table, study, images=chests.parent, **changes)
+    frame.to_csv(table, index=False)  # mended in place
+    run = casewise.fit(table, study, images=chests.parent, **changes)
+    assert len(run.cohort) == len(frame)
+    assert run.study.classes_of("label") == sorted(frame["label"].unique())
+
+
+def test_an_interrupted_call_does_not_block_its_folder(
+    chests: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    changes: dict[str, Any] = {"backbones": [], "budget": 60}
+    with monkeypatch.context() as patch:
+        patch.setattr("casewise.study.loading.read_study", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            casewise.fit(frame_of(chests), tmp_path / "study", target="label", **changes)
+    assert casewise.fit(frame_of(chests), tmp_path / "study", target="label", **changes).report.is_file()
+
+
 def test_a_study_of_somebody_is_not_replaced(chests: Path, tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text("name: mine\n")
     with pytest.raises(CasewiseError, match="another folder"):

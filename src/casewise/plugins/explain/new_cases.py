@@ -11,6 +11,7 @@ import pandas as pd
 from casewise.inference.bundle import Bundle
 from casewise.inference.predictor import Predictor
 from casewise.modalities.base import NativeMap, PreparedCohort
+from casewise.models.threads import on_threads
 from casewise.plugins.explain.case_selection import rows_of_unit
 from casewise.plugins.explain.methods.target import ExplainTarget
 from casewise.plugins.explain.saliency import average_folds, maps_by_row, native_maps, on_panels
@@ -48,6 +49,7 @@ def explainable(members: Sequence[Bundle]) -> list[str]:
     return [name for name in names if is_baseline(name) or not weighted]
 
 
+@on_threads()
 def explain_new(
     predictors: Iterable[Predictor],
     prepared: PreparedCohort,

@@ -12,6 +12,7 @@ import pandas as pd
 
 from casewise.console import Show, default_show
 from casewise.errors import CasewiseError, nearest
+from casewise.models.threads import on_threads
 from casewise.pipeline.finished import FinishedRun
 from casewise.plugins.explain import case_selection
 from casewise.plugins.explain.outputs import CaseExplanation, figure_rows, write_outputs
@@ -41,6 +42,7 @@ class Explanation:
     report: Path | None = None
 
 
+@on_threads()
 def explain(run: FinishedRun, settings: ExplainSettings, show: Show) -> Explanation:
     """Explain cases of a finished run, and measure the maps on request.
 
@@ -205,6 +207,7 @@ class CaseMaps:
         return panel
 
 
+@on_threads()
 def explain_case(folder: RunFolder, case: str, networks: Sequence[str], *, map_size: int) -> CaseMaps:
     """The maps of one case of a finished run; files are read, and missing prepared images are made again.
 
