@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,52 +34,45 @@ def run(study: Study | Path | str, output: Path | str | None = None, *, show: Sh
         CasewiseError: something in the study, the table, the images or the folder must be corrected first.
     """
     from casewise.models.threads import on_threads
-    from casewise.pipeline.status import unchanged_torch
-
-    study, folder, show = _resolve(study, output, show)
-    with unchanged_torch(), folder.lock():
-        inputs = _prepare_run(study, folder, show)
-        with on_threads():
-            return _completed(inputs, show)
-
-
-def _completed(inputs: RunInputs, show: Show) -> Run:
-    """The story from the training on."""
     from casewise.pipeline.budget import show_time
     from casewise.pipeline.bundle import write_bundle
     from casewise.pipeline.evaluate import calibrated, decide, evaluate, score, stack
     from casewise.pipeline.finished import FinishedRun, report
     from casewise.pipeline.further_trainings import image_split, known_sources, seeds
     from casewise.pipeline.image_checks import counterfactuals, input_checks
+    from casewise.pipeline.status import unchanged_torch
     from casewise.pipeline.train import train
     from casewise.plugin import plugins
 
-    folder = inputs.folder
-    inputs, predictions = train(inputs, show)
-    study = inputs.study  # planned, and without networks that could not be trained
-    stacked = stack(study, predictions, folder, show)
-    counterfactuals(inputs, stacked, show)
-    predictions = decide(study, stacked.rows, folder)
-    predictions = score(study, predictions, folder)
-    folder.conformal.write(calibrated(study, predictions))
-    input_checks(inputs, show)
-    results = evaluate(study, inputs.cohort, predictions, folder, show)
-    if study.seeds > 1:
-        results = seeds(inputs, results, show)
-    if study.recipe.meant_for == "other_sources":
-        results = known_sources(inputs, results, show)
-    if study.split.by == "image":
-        results = image_split(inputs, results, show)
-    finished = FinishedRun(folder, study, results, inputs.prepared)
-    report(finished, show)
-    write_bundle(finished, show)
-    for plugin in plugins():
-        plugin.on_evaluated(study, folder, show)
-    show_time(inputs, show)
-    done = Run(finished)
-    show.line("result", done.headline or "nothing was evaluated")
-    if compared := done.compared:
-        show.line("", compared)
+    study, folder, show = _resolve(study, output, show)
+    with unchanged_torch(), folder.lock(), ExitStack() as computing:
+        inputs = _prepare_run(study, folder, show)
+        computing.enter_context(on_threads())
+        inputs, predictions = train(inputs, show)
+        study = inputs.study  # planned, and without networks that could not be trained
+        stacked = stack(study, predictions, folder, show)
+        counterfactuals(inputs, stacked, show)
+        predictions = decide(study, stacked.rows, folder)
+        predictions = score(study, predictions, folder)
+        folder.conformal.write(calibrated(study, predictions))
+        input_checks(inputs, show)
+        results = evaluate(study, inputs.cohort, predictions, folder, show)
+        if study.seeds > 1:
+            results = seeds(inputs, results, show)
+        if study.recipe.meant_for == "other_sources":
+            results = known_sources(inputs, results, show)
+        if study.split.by == "image":
+            results = image_split(inputs, results, show)
+        finished = FinishedRun(folder, study, results, inputs.prepared)
+        report(finished, show)
+        write_bundle(finished, show)
+        for plugin in plugins():
+            plugin.on_evaluated(study, folder, show)
+        show_time(inputs, show)
+        done = Run(finished)
+        show.line("result", done.headline or "nothing was evaluated")
+        if compared := done.compared:
+            show.line("", compared)
     return done
 
 

@@ -12,10 +12,9 @@ import pandas as pd
 
 from casewise.cohort.table import text_of
 from casewise.errors import ImageError
-from casewise.modalities.base import CaseMask, NativeMap, PreparedCohort, SlotMaps
+from casewise.modalities.base import CaseMask, ImageStore, NativeMap, PreparedCohort, SlotMaps
 from casewise.modalities.masks import EMPTY, binarise_masks
 from casewise.modalities.store.readers import image_facts, read_image
-from casewise.modalities.store.store import TileStore
 from casewise.plugins.volumes.case_files import CaseSources, scans_of, source_of
 from casewise.plugins.volumes.case_table import masks_in
 from casewise.plugins.volumes.grid import inside_of, mask_on
@@ -29,7 +28,7 @@ VOXELS_AT_ONCE = 2**21
 # points along an axis of a voxel at most, for headers of absurd voxels
 MOST_POINTS = 64
 # The case of a store whose scans were read last.
-_last_scans: WeakKeyDictionary[TileStore, tuple[CaseSources, list[Scan | None]]] = WeakKeyDictionary()
+_last_scans: WeakKeyDictionary[ImageStore, tuple[CaseSources, list[Scan | None]]] = WeakKeyDictionary()
 
 
 def native_maps(prepared: PreparedCohort, panel: SlotMaps, sequence: str) -> list[NativeMap]:
@@ -52,7 +51,7 @@ def native_maps(prepared: PreparedCohort, panel: SlotMaps, sequence: str) -> lis
     return results
 
 
-def _scans(store: TileStore, sources: CaseSources) -> list[Scan | None]:
+def _scans(store: ImageStore, sources: CaseSources) -> list[Scan | None]:
     """The scans of a case, read once for all its sequences and networks, and released with the store."""
     case, scans = _last_scans.get(store, (None, []))
     if case != sources:
