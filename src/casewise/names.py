@@ -15,6 +15,8 @@ from pathlib import Path
 # Characters without a width that belong to no letter: soft hyphen, zero-width space, direction marks, byte order mark.
 _INVISIBLE = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff]")
 _SPACES = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
+# Names of a column of subjects.
+STRONG_SUBJECT = r"patients?|subjects?|participants?|probands?|persons?|people|pat|pid|mrn|subj|pt|proband(in)?|usubjid"
 
 
 def one_form(text: str) -> str:
@@ -111,3 +113,9 @@ def as_codes(names: Iterable[str]) -> str:
     "'Mu\\\\u0308ller.png' and 'M\\\\xfcller.png'"
     """
     return " and ".join(map(ascii, names))
+
+
+def heading_words(name: str) -> str:
+    """A heading as words without case: `patientID` and `patient_id` are `patient id`."""
+    spaced = re.sub(r"(?<=[a-zäöü])(?=[A-Z])", " ", name)
+    return re.sub(r"[\W_]+", " ", spaced).strip().casefold()

@@ -13,7 +13,7 @@ from casewise.cohort.companions import Companion, companions
 from casewise.cohort.identity import alike
 from casewise.cohort.table import natural
 from casewise.errors import CasewiseError, counted, cut, nearest, nearest_folder
-from casewise.names import as_codes, one_form
+from casewise.names import STRONG_SUBJECT, as_codes, heading_words, one_form
 
 IMAGES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".webp", ".heic", ".heif")
 SLIDES = (".bif", ".czi", ".mrxs", ".ndpi", ".scn", ".svs", ".svslide", ".vms", ".vmu")
@@ -23,7 +23,6 @@ VOLUME_FILES = (".nii.gz", ".nii")
 # The names in patterns of file names of a study, and of new cases.
 FIELDS = ("label", "subject", "visit", "date", "sequence", "split", "view")
 CASE_FIELDS = ("subject", "visit", "region", "sequence", "file")
-STRONG_SUBJECT = r"patients?|subjects?|participants?|probands?|persons?|people|pat|pid|mrn|subj|pt|proband(in)?|usubjid"
 # Other names of the field {subject}.
 _PEOPLE = rf"(({STRONG_SUBJECT}) ?(id|code|nr|no|number|name|key)?)"
 VISIT_WORDS = (
@@ -363,12 +362,6 @@ def stem_of(path: str) -> str:
     folded = path.casefold()
     ending = next((e for e in (*VOLUME_FILES, *DICOM_SUFFIXES, *ENDINGS) if folded.endswith(e)), "")
     return path[: len(path) - len(ending)]
-
-
-def heading_words(name: str) -> str:
-    """A heading as words without case: `patientID` and `patient_id` are `patient id`."""
-    spaced = re.sub(r"(?<=[a-zäöü])(?=[A-Z])", " ", name)
-    return re.sub(r"[\W_]+", " ", spaced).strip().casefold()
 
 
 def read_paths(pattern: Pattern, paths: Sequence[str], source: Path) -> list[dict[str, str]]:

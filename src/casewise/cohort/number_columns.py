@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from casewise.errors import shortened
+from casewise.names import STRONG_SUBJECT, heading_words
 
 _SIGNS = str.maketrans({"\N{MINUS SIGN}": "-", "\N{FULLWIDTH HYPHEN-MINUS}": "-", "\N{FULLWIDTH PLUS SIGN}": "+"})
 _MARKS = str.maketrans({"’": "'", "\u066b": ",", "\u066c": "'", "\N{FULLWIDTH FULL STOP}": ".", "，": ","})
@@ -104,8 +105,6 @@ def point_numbers(
         missing: words for a missing value.
         delimiter: of a text table; empty for a workbook or Parquet file, whose numbers need no notation.
     """
-    from casewise.cohort.folder_layout import STRONG_SUBJECT, heading_words
-
     notations: dict[int, _Notation] = {}
     words = set(missing)
     for position, column in enumerate(columns):

@@ -10,10 +10,11 @@ from datetime import date
 from functools import cached_property
 
 from casewise.cohort.checks import number
-from casewise.cohort.folder_layout import STRONG_SUBJECT, heading_words, stem_of
+from casewise.cohort.folder_layout import stem_of
 from casewise.cohort.table import names_text, read_dates
 from casewise.cohort.table_formats import NO_VALUE, missing_words
 from casewise.errors import CasewiseError, cut
+from casewise.names import STRONG_SUBJECT, heading_words
 from casewise.splits.predefined import side_of
 
 _WEAK_SUBJECT = r"id|code|case|cases|pseudonym|key|nr|no|number|identifier|record"
