@@ -15,6 +15,7 @@ from casewise.console import Silent
 from casewise.errors import CohortError, ImageError, RunError, StudyError
 from casewise.modalities.base import PreparedCohort
 from casewise.modalities.dataset import PanelData
+from casewise.modalities.mask_labels import marked_labels
 from casewise.modalities.masks import mask_on_tiles, training_masks
 from casewise.modalities.panels import augmented, plain
 from casewise.modalities.shape_variation import Bars, Stretch
@@ -289,6 +290,7 @@ MASKS: dict[str, tuple[Any, int | str]] = {
     "palette_all_black": (palette_of(areas(), *BLACK * 3), "black"),
     "black_on_clear": (BLACK_ON_CLEAR, 100),
     "red_on_clear": (np.dstack([np.where(areas()[..., None] > 0, RED, WHITE).astype(np.uint8), DRAWN]), 100),
+    "nothing_drawn": (np.full((30, 40, 4), (255, 255, 255, 0), np.uint8), 0),
     "opaque": (np.dstack([areas()] * 3 + [np.full((30, 40), 255, np.uint8)]), 100),
     "grey_on_clear": (np.dstack([areas(), DRAWN]), 100),
     "soft_alpha": (np.dstack([np.zeros((30, 40, 3), np.uint8), (255 * BLOB).astype(np.uint8)]), "transparent"),
@@ -298,6 +300,8 @@ MASKS: dict[str, tuple[Any, int | str]] = {
     "deep_probabilities": ((65535 * BLOB).astype(np.uint16), "probability"),
     "soft_edges": (Image.fromarray(HALO).resize((37, 27), Image.Resampling.BILINEAR).resize((40, 30)), "soft edges"),
     "noise_at_both_ends": (HALO ^ np.random.default_rng(0).integers(0, 4, HALO.shape, np.uint8), "compression"),
+    "palette_of_soft_edges": (Image.fromarray((255 * BLOB).astype(np.uint8)).convert("P"), "probability"),
+    "labels_100_200": (areas(first=100, second=200), 100),
     "jpeg": (Image.fromarray(HALO), "compression"),
     "half_size": (DRAWN[::2, ::2], "20×15"),
     "turned": (DRAWN.T, "30×40"),
@@ -325,7 +329,7 @@ def consumers(prepared: PreparedCohort, path: Path, *, size: int, labels: Any = 
     def slices() -> np.ndarray:
         scan = _stack_masks(table, "mask", "position", path.parent, (1.0, 1.0))
         assert scan is not None
-        return as_mask(scan, labels).values > 0
+        return marked_labels(scan.values, labels)
 
     return {
         "audit": lambda: read_masks(study, table, store)[1],

@@ -195,10 +195,11 @@ def read_masks(study: Study, images: pd.DataFrame, store: TileStore) -> tuple[ND
         return _mask(folder / cells[row], Path(str(images["path"].iat[row])), store, row, wanted, present)
 
     masks = list(in_parallel(read, rows))
-    try:
-        check_wanted(wanted, present, f"the masks of column {name!r}")
-    except ImageError as error:
-        raise CohortError(str(error)) from error
+    if present:
+        try:
+            check_wanted(wanted, present, f"the masks of column {name!r}")
+        except ImageError as error:
+            raise CohortError(str(error)) from error
     wrong = [problem for _, problem in masks if problem]
     if wrong:
         more = f"\n  and {len(wrong) - SHOWN:,} more" if len(wrong) > SHOWN else ""

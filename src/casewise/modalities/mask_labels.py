@@ -42,8 +42,7 @@ def read_labels(path: Path, size: tuple[int, int]) -> np.ndarray:
     labels = _of_source(source)
     if facts["format"] == "JPEG" and not set(_levels(labels)) <= {0, 255}:
         raise _no_labels(path, _levels(labels), "as after a compression with loss")
-    if source.mode not in {"P", "PA"}:
-        _check_areas(labels, path)
+    _check_areas(labels, path)
     return labels
 
 
@@ -121,15 +120,15 @@ def _of_source(source: Source) -> np.ndarray:
                 f"{_SAVE_LABELS}"
             )
         first = colours[visible][0]
-        if not first.any() and not colours[visible].any():
-            return np.where(visible, np.int64(alpha.max()), 0)
         if (colours[visible] == first).all():
-            return np.where(visible, first.max(), 0)
-    elif with_alpha and not alpha.any() and colours.any():
+            return np.where(visible, first.max() or np.int64(alpha.max()), 0)
+    elif with_alpha and not alpha.any():
+        if not np.ptp(colours, axis=(0, 1)).any():
+            return np.zeros(visible.shape, np.int64)
         raise ImageError(f"{path}: all pixels of this mask are transparent, but have colours. {_SAVE_LABELS}")
     colours[~visible] = 0
     if np.ptp(colours, axis=2).any():
-        kinds = np.unique(colours[:: max(1, len(colours) // 512)].reshape(-1, colours.shape[2]), axis=0)
+        kinds = np.unique(colours.reshape(-1, colours.shape[2])[np.ptp(colours, axis=2).ravel() > 0][:100_000], axis=0)
         shown = ", ".join("#" + "".join(f"{int(v):02x}" for v in kind) for kind in kinds[:_MOST_SHOWN])
         more = ", …" if len(kinds) > _MOST_SHOWN else ""
         raise ImageError(f"{path}: this mask has colours ({shown}{more}), whose labels are unknown. {_SAVE_LABELS}")
@@ -201,16 +200,30 @@ def _check_areas(labels: np.ndarray, path: Path) -> None:
     if largest <= 255 and (low | high).all() and min(low.sum(), high.sum()) > 1:
         raise _no_labels(path, levels.tolist(), "as after a compression with loss")
     between = (labels > 0) & (labels < largest)
-    same = [labels[1:] == labels[:-1], labels[:, 1:] == labels[:, :-1]]
-    square = same[0][:, 1:] & same[0][:, :-1] & same[1][1:]  # of 2 × 2 pixels with one value
-    flat = np.zeros(labels.shape, bool)
-    for down in (slice(1, None), slice(None, -1)):
-        for across in (slice(1, None), slice(None, -1)):
-            flat[down, across] |= square
-    if between.any() and (flat & between).sum() < between.sum() / 2:
+    if (between & ~_in_squares(labels) & _beside_larger(labels)).sum() > between.sum() / 2:
         raise _no_labels(path, levels.tolist(), "with soft edges, or as in a probability map")
     if len(levels) > _MANY_LABELS and _is_stepped(labels, levels):
         raise _no_labels(path, levels.tolist(), "as in a probability map")
+
+
+def _in_squares(labels: np.ndarray) -> np.ndarray:
+    """Which pixels lie in a square of 2 × 2 pixels of one value."""
+    down, across = labels[1:] == labels[:-1], labels[:, 1:] == labels[:, :-1]
+    square, inside = down[:, 1:] & down[:, :-1] & across[1:], np.zeros(labels.shape, bool)
+    for rows in (slice(1, None), slice(None, -1)):
+        for columns in (slice(1, None), slice(None, -1)):
+            inside[rows, columns] |= square
+    return inside
+
+
+def _beside_larger(labels: np.ndarray) -> np.ndarray:
+    """Which pixels touch a larger value."""
+    beside = np.zeros(labels.shape, bool)
+    beside[:-1] |= labels[1:] > labels[:-1]
+    beside[1:] |= labels[:-1] > labels[1:]
+    beside[:, :-1] |= labels[:, 1:] > labels[:, :-1]
+    beside[:, 1:] |= labels[:, :-1] > labels[:, 1:]
+    return beside
 
 
 def _is_stepped(labels: np.ndarray, levels: np.ndarray) -> bool:

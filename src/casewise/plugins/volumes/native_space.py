@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
@@ -12,7 +13,7 @@ import pandas as pd
 
 from casewise.cohort.table import text_of
 from casewise.modalities.base import CaseMask, NativeMap, PreparedCohort, SlotMaps
-from casewise.modalities.mask_labels import occurring, read_labels, whole_labels
+from casewise.modalities.mask_labels import marked_labels, occurring, read_labels, whole_labels
 from casewise.modalities.masks import EMPTY
 from casewise.modalities.store.readers import image_facts
 from casewise.plugins.volumes.case_files import CaseSources, scans_of, source_of
@@ -74,7 +75,8 @@ def read_lesion(prepared: PreparedCohort, row: int) -> CaseMask:
         lesion = _stack_masks(case_images, volumes.lesion, volumes.slice_index, folder, spacing)
         if lesion is None:
             return CaseMask(numbers, np.zeros(shape, bool), marked=False)
-        marked, present = as_mask(lesion, wanted), occurring(lesion.values)
+        marked = replace(lesion, values=marked_labels(lesion.values, wanted).astype(np.float32))
+        present = occurring(lesion.values)
         on_slices = mask_on(marked, slices.affines[row], shape)
         return CaseMask(numbers, on_slices, bool(marked.values.any()), labels=present)
     on_slices, any_marked, present = np.zeros(shape, bool), False, frozenset()
