@@ -182,11 +182,12 @@ def _levels(labels: np.ndarray) -> list[int]:
 
 def _counted(labels: np.ndarray) -> np.ndarray:
     """The values that occur, sorted, without sorting large arrays."""
-    values = labels[labels != 0]
+    marked = labels != 0
+    values = labels[marked]
     if values.size and values.max() < 2**20:
-        values = np.flatnonzero(np.bincount(values.astype(np.int64).ravel()))
+        values = np.flatnonzero(np.bincount(values.astype(np.int64)))
     values = np.unique(values)
-    return values if values.size and (labels != 0).all() else np.append([0], values)
+    return values if marked.all() else np.append([0], values)
 
 
 def _check_areas(labels: np.ndarray, path: Path) -> None:
@@ -196,6 +197,7 @@ def _check_areas(labels: np.ndarray, path: Path) -> None:
     largest = levels[-1]
     if len(levels) <= 2 or (len(levels) <= _FEW_LABELS and largest <= _SMALL_LABEL):
         return
+    labels = labels[_marked_box(labels)]
     low, high = levels < _COMPRESSION_RANGE, levels > 255 - _COMPRESSION_RANGE
     if largest <= 255 and (low | high).all() and min(low.sum(), high.sum()) > 1:
         raise _no_labels(path, levels.tolist(), "as after a compression with loss")
@@ -204,6 +206,16 @@ def _check_areas(labels: np.ndarray, path: Path) -> None:
         raise _no_labels(path, levels.tolist(), "with soft edges, or as in a probability map")
     if len(levels) > _MANY_LABELS and _is_stepped(labels, levels):
         raise _no_labels(path, levels.tolist(), "as in a probability map")
+
+
+def _marked_box(labels: np.ndarray) -> tuple[slice, ...]:
+    """The smallest box that contains all labels other than 0, with a margin of one pixel."""
+    marked, box = labels != 0, []
+    for axis in range(labels.ndim):
+        others = tuple(other for other in range(labels.ndim) if other != axis)
+        positions = np.flatnonzero(marked.any(axis=others))
+        box.append(slice(max(0, int(positions[0]) - 1), int(positions[-1]) + 2))
+    return tuple(box)
 
 
 def _in_squares(labels: np.ndarray) -> np.ndarray:
@@ -239,8 +251,8 @@ def _is_stepped(labels: np.ndarray, levels: np.ndarray) -> bool:
 
 def _no_labels(path: Path, levels: list[int], kind: str) -> ImageError:
     return ImageError(
-        f"{path}: this mask has {len(levels)} values ({_listed(levels)}), {kind}, so its labels are unknown. Save it "
-        "as PNG in black and white, or as labels 1, 2, … in grey; of a probability map, save what exceeds a threshold."
+        f"{path}: this mask has {len(levels)} values ({_listed(levels)}), {kind}, so its labels are unknown. Save "
+        "black and white, or labels 1, 2, …, without loss (PNG, NIfTI); of a probability map what exceeds a threshold."
     )
 
 
