@@ -55,16 +55,20 @@ def whole_labels(values: np.ndarray, path: Path) -> np.ndarray:
     >>> whole_labels(np.array([[[0.0, 1e-7, 0.9999999, 2.0]]]), Path("a.nii")).tolist()
     [[[0.0, 0.0, 1.0, 2.0]]]
     """
-    labels = np.rint(values)
-    fractions = ~(np.abs(values - labels) <= _ROUNDING)
+    nonzero = values != 0
+    numbers = values[nonzero]
+    whole = np.rint(numbers)
+    fractions = ~(np.abs(numbers - whole) <= _ROUNDING)
     if fractions.any():
-        examples = np.unique(values[fractions])
+        examples = np.unique(numbers[fractions])
         shown = ", ".join(f"{value:.4g}" for value in examples[:_MOST_SHOWN])
         raise ImageError(
             f"{path}: this mask has values that are no integers ({shown}{', …' * (len(examples) > _MOST_SHOWN)}), as "
             "after resampling, or of a probability map. Resample it with the nearest neighbour, or save what exceeds a "
             "threshold, such as 0.5, as 1."
         )
+    labels = values.copy()
+    labels[nonzero] = whole
     _check_areas(labels, path)
     return labels
 
