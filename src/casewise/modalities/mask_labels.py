@@ -154,11 +154,13 @@ def _of_palette(source: Source, values: np.ndarray) -> np.ndarray:
     elif isinstance(clear, int):
         colours[clear] = 0
     used = np.flatnonzero(np.bincount(indices.ravel(), minlength=256))
-    black = ~colours.any(axis=1)
+    black = np.asarray((colours == 0).all(axis=1))
     if black[used].sum() > 1:
         shown = _listed(used[black[used]].tolist())
         raise ImageError(f"{source.path}: indices {shown} of this mask's palette are all black. {_SAVE_LABELS}")
-    background = black[indices] | (values[..., 1] == 0 if values.ndim == 3 else False)
+    background = black[indices]
+    if values.ndim == 3:
+        background |= values[..., 1] == 0
     if not black[0] and (~background & (indices == 0)).any():
         if np.ptp(colours[used], axis=1).any():
             shown = "#" + "".join(f"{v:02x}" for v in colours[0])
