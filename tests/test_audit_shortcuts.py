@@ -364,7 +364,7 @@ def test_masks_that_do_not_match(tmp_path: Path) -> None:
         (None, r"0-0\.png: .*mask-s0\.png: "),
         (np.zeros((SIZE, SIZE)), r"mask-s0\.png \(64 x 64\)"),
         (np.full((SIZE, SIZE), 255), r"mask-s0\.png \(64 x 64\)"),
-        (np.eye(SIZE)[:32] * 255, r"mask-s0\.png .*64 x 32.* 64 x 64"),
+        (np.eye(SIZE)[:32] * 255, r"mask-s0\.png: .*64×32.*64×64"),
     ):
         if mask is not None:
             Image.fromarray(mask.astype(np.uint8)).save(tmp_path / "mask-s0.png")

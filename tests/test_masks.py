@@ -1,6 +1,7 @@
 """Masks that train the map of a U-Net: tiles, augmentation, loss, studies that are refused, stale networks."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +10,25 @@ import pytest
 import torch
 from PIL import Image
 
+from casewise.audit.regions import read_masks
 from casewise.console import Silent
-from casewise.errors import ImageError, RunError, StudyError
+from casewise.errors import CohortError, ImageError, RunError, StudyError
+from casewise.modalities.base import PreparedCohort
 from casewise.modalities.dataset import PanelData
-from casewise.modalities.masks import mask_on_tiles
+from casewise.modalities.mask_labels import marked_labels
+from casewise.modalities.masks import mask_on_tiles, training_masks
 from casewise.modalities.panels import augmented, plain
 from casewise.modalities.shape_variation import Bars, Stretch
+from casewise.modalities.store.store import TileStore
 from casewise.models.backbones import build_network
 from casewise.models.outputs import Output
 from casewise.pipeline.finished import FinishedRun
-from casewise.pipeline.read import validate
+from casewise.pipeline.read import prepare, read, validate
+from casewise.plugins.volumes.grid import as_mask
+from casewise.plugins.volumes.native_space import _stack_masks
+from casewise.plugins.volumes.reading.scans import Scan
 from casewise.run import Run, run
+from casewise.run_folder import RunFolder
 from casewise.study.loading import build_study
 from casewise.study.schema import Panels, Recipe, Study
 from casewise.training.compute_plan import ComputePlan
@@ -240,3 +249,156 @@ def test_defects_of_masks_are_named_and_changed_ones_make_networks_stale(
     with pytest.raises(ImageError) as early:
         validate(study, Silent())
     assert str(early.value) == str(error.value)
+
+
+def areas(**labels: Any) -> np.ndarray:
+    """(30, 40) with an area of 50 pixels for each label `first`, `second` on a background."""
+    values = np.full((30, 40), labels.get("background", 0), labels.get("dtype", np.uint8))
+    values[5:10, 5:15], values[20:25, 20:30] = labels.get("first", 1), labels.get("second", 2)
+    return values
+
+
+def palette_of(values: np.ndarray, *colours: int, **saved: Any) -> Image.Image:
+    picture = Image.fromarray(values, "P")
+    picture.putpalette(list(colours))
+    picture.info |= saved
+    return picture
+
+
+BLOB = np.exp(-((np.mgrid[:30, :40][0] - 15) ** 2 + (np.mgrid[:30, :40][1] - 20) ** 2) / 200)
+HALO = np.where(areas() > 0, 255, 0).astype(np.uint8)
+WHITE, BLACK, RED, GREEN = (255, 255, 255), (0, 0, 0), (255, 0, 0), (0, 255, 0)
+COLOURED = np.array([BLACK, RED, GREEN], np.uint8)[areas()]
+DRAWN = np.where(areas() > 0, 255, 0).astype(np.uint8)
+BLACK_ON_CLEAR = np.dstack([np.zeros((30, 40, 3), np.uint8), DRAWN])
+# Pictures of masks, and how many pixels they mark; a text is in the refusal.
+MASKS: dict[str, tuple[Any, int | str]] = {
+    "labels": (areas(), 100),
+    "black_and_white": (DRAWN, 100),
+    "one_bit": (Image.fromarray(DRAWN).convert("1"), 100),
+    "deep_1_1000": (areas(second=1000, dtype=np.uint16), 100),
+    "deep_1_60000": (areas(second=60000, dtype=np.uint16), 100),
+    "deep_3_4096": (areas(first=3, second=4096, dtype=np.uint16), 100),
+    "void_255": (areas(second=255), 100),
+    "instances": ((np.arange(30)[:, None] // 6 * 5 + np.arange(40) // 8 + 1).astype(np.uint8), 1200),
+    "empty": (areas(first=0, second=0), 0),
+    "grey_in_colours": (np.dstack([areas()] * 3), 100),
+    "palette": (palette_of(areas(), *BLACK, *RED, *GREEN), 100),
+    "palette_white_first": (palette_of(np.where(areas() > 0, 0, 1).astype(np.uint8), *WHITE, *BLACK), 100),
+    "palette_background_last": (palette_of(areas(background=3), *GREEN, *RED, *WHITE, *BLACK), 100),
+    "palette_without_black": (palette_of(areas(), *GREEN, *RED, *WHITE), "index 0"),
+    "palette_all_black": (palette_of(areas(), *BLACK * 3), "black"),
+    "black_on_clear": (BLACK_ON_CLEAR, 100),
+    "red_on_clear": (np.dstack([np.where(areas()[..., None] > 0, RED, WHITE).astype(np.uint8), DRAWN]), 100),
+    "nothing_drawn": (np.full((30, 40, 4), (255, 255, 255, 0), np.uint8), 0),
+    "opaque": (np.dstack([areas()] * 3 + [np.full((30, 40), 255, np.uint8)]), 100),
+    "grey_on_clear": (np.dstack([areas(), DRAWN]), 100),
+    "soft_alpha": (np.dstack([np.zeros((30, 40, 3), np.uint8), (255 * BLOB).astype(np.uint8)]), "transparent"),
+    "colours": (COLOURED, "colours"),
+    "colours_on_clear": (np.dstack([COLOURED, DRAWN]), "colours"),
+    "probabilities": ((255 * BLOB).astype(np.uint8), "probability"),
+    "deep_probabilities": ((65535 * BLOB).astype(np.uint16), "probability"),
+    "soft_edges": (Image.fromarray(HALO).resize((37, 27), Image.Resampling.BILINEAR).resize((40, 30)), "soft edges"),
+    "noise_at_both_ends": (HALO ^ np.random.default_rng(0).integers(0, 4, HALO.shape, np.uint8), "compression"),
+    "palette_of_soft_edges": (Image.fromarray((255 * BLOB).astype(np.uint8)).convert("P"), "probability"),
+    "labels_100_200": (areas(first=100, second=200), 100),
+    "jpeg": (Image.fromarray(HALO), "compression"),
+    "half_size": (DRAWN[::2, ::2], "20×15"),
+    "turned": (DRAWN.T, "30×40"),
+    "negative": (areas(first=-1, dtype=np.int32), "negative"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def prepared(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> PreparedCohort:
+    study, folder = study_of(cohort), RunFolder(tmp_path_factory.mktemp("prepared") / "run")
+    read_cohort = read(study, folder, Silent())
+    return PreparedCohort(study, read_cohort, folder.images(None), prepare(study, read_cohort, folder, Silent()))
+
+
+def consumers(prepared: PreparedCohort, path: Path, *, size: int, labels: Any = None) -> dict[str, Any]:
+    """Functions that mark the pixels of one mask, for the first image, for each use of masks."""
+    images = prepared.study.images.model_copy(update={"mask_labels": labels, "size": size})
+    audit = prepared.study.audit.model_copy(update={"mask": "mask"})
+    study = prepared.study.model_copy(update={"images": images, "audit": audit})
+    table = prepared.cohort.images.assign(mask=[str(path), *[""] * 11], position=range(12))
+    changed = replace(prepared, study=study, cohort=replace(prepared.cohort, images=table))
+    store = prepared.store
+    assert isinstance(store, TileStore)
+
+    def slices() -> np.ndarray:
+        scan = _stack_masks(table, "mask", "position", path.parent, (1.0, 1.0))
+        assert scan is not None
+        return marked_labels(scan.values, labels)
+
+    return {
+        "audit": lambda: read_masks(study, table, store)[1],
+        "explain": lambda: mask_on_tiles(changed, 0, "mask", "segmentation").planes,
+        "training": lambda: np.load(training_masks(changed, Silent())) == 2,
+        "slices": slices,
+    }
+
+
+@pytest.mark.plugins("volumes")
+@pytest.mark.parametrize("name", MASKS)
+def test_every_use_of_masks_marks_the_same_pixels(name: str, prepared: PreparedCohort, tmp_path: Path) -> None:
+    picture, expected = MASKS[name]
+    path = tmp_path / f"{name}.{'jpg' if name == 'jpeg' else 'tif' if name == 'negative' else 'png'}"
+    (picture if isinstance(picture, Image.Image) else Image.fromarray(picture)).save(path)
+    verdicts: dict[str, Any] = {}
+    for use, marks in consumers(prepared, path, size=32).items():
+        try:
+            verdicts[use] = int(marks().sum())
+        except (ImageError, CohortError) as error:
+            verdicts[use] = str(error)
+            assert str(path) in verdicts[use]
+    if isinstance(expected, str):
+        assert [use for use, verdict in verdicts.items() if expected not in str(verdict)] == []
+        return
+    assert verdicts["slices"] == expected
+    if 0 < expected < 1200:  # tiles are 32 pixels for 40, pictures of the audit 96
+        assert verdicts["explain"] == verdicts["training"] == pytest.approx(0.64 * expected, rel=0.15)
+        # the audit also counts pixels that are marked in part
+        assert expected * 0.64 * 9 <= verdicts["audit"] <= expected * 0.64 * 9 * 1.6
+    else:
+        assert "marks" in verdicts["audit"]
+
+
+@pytest.mark.plugins("volumes")
+@pytest.mark.parametrize(
+    ("labels", "share"), [([1], 1), ([2], 1), ({"mask": [2]}, 1), ({"mask": [1, 2]}, 2), (None, 2), ([7], 0)]
+)
+def test_labels_that_count_are_a_setting(labels: Any, share: int, prepared: PreparedCohort, tmp_path: Path) -> None:
+    Image.fromarray(areas()).save(tmp_path / "labels.png")
+    uses = consumers(prepared, tmp_path / "labels.png", size=32, labels=labels)
+    if isinstance(labels, dict):
+        del uses["slices"]  # receives the labels of its column
+    if not share:
+        with pytest.raises(CohortError, match=r"mask_labels: no label 7 .*1, 2"):
+            uses["audit"]()
+        assert not uses["explain"]().any()
+        return
+    marked = {use: int(marks().sum()) for use, marks in uses.items()}
+    assert marked["explain"] == marked["training"] == pytest.approx(32 * share, rel=0.15)
+    assert 288 * share <= marked["audit"] <= 288 * share * 1.6
+    assert isinstance(labels, dict) or marked["slices"] == 50 * share
+
+
+@pytest.mark.plugins("volumes")
+@pytest.mark.parametrize(("values", "expected"), [
+    ([0, 0.9999999, 2], 2), ([1e-7, 1, 60000], 2), ([0, 1, 0.5], "0.5"), ([0, 1, -1], "negative"),
+    ([0, 1, np.nan], "nan"), ([0, 0.25, 0.75], "0.25, 0.75"),
+])  # fmt: skip
+def test_volumes_of_labels(values: list[float], expected: int | str) -> None:
+    scan = Scan(np.array(values, np.float32)[areas()][..., None], np.eye(4), Path("mask.nii"))
+    if isinstance(expected, str):
+        with pytest.raises(ImageError, match=rf"mask\.nii.*{expected}"):
+            as_mask(scan)
+    else:
+        assert int(as_mask(scan).values.sum()) == 50 * expected
+
+
+@pytest.mark.parametrize("labels", [[], [0], [1.5], {"mask": []}, {"masks": [1]}])
+def test_labels_that_cannot_count(cohort: Path, labels: Any) -> None:
+    with pytest.raises(StudyError, match=r"images\.mask_labels"):
+        study_of(cohort, images={"mask_labels": labels})

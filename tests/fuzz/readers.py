@@ -209,12 +209,12 @@ def _read_image(work: Work, sample: samples.Sample, draw: random.Random) -> None
 
 def read_mask(work: Work, draw: random.Random) -> None:
     """A mask as an image."""
-    from casewise.modalities.masks import binarise_masks
-    from casewise.modalities.store.readers import read_image
+    from casewise.modalities.mask_labels import read_labels
+    from casewise.modalities.store.readers import image_shape
 
     sample = _changed(draw, [each for each in samples.images() if each.ending in (".png", ".tif", ".jpg")])
     path = work.file(sample.ending, sample.data)
-    binarise_masks(read_image(path, channels="grey")[..., 0], path)
+    read_labels(path, image_shape(path) or (SIZE, SIZE))
 
 
 def read_series(work: Work, draw: random.Random) -> None:

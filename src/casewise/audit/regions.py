@@ -21,6 +21,7 @@ from casewise.audit.hashes import in_parallel
 from casewise.audit.probes import Floats
 from casewise.cohort.checks import closest
 from casewise.errors import CohortError, ImageError
+from casewise.modalities.mask_labels import check_wanted, marked_labels, occurring, read_labels
 from casewise.modalities.store.pixels import padded
 from casewise.modalities.store.preparation import Padding
 from casewise.modalities.store.readers import open_source, read_bytes
@@ -36,7 +37,6 @@ Embed = Callable[[Bytes], NDArray[np.float32]]
 # side, is its border.
 CELLS, CELL = 8, 12
 SIDE = CELLS * CELL
-RATIO_TOLERANCE = 0.03
 # A pixel counts as anatomy from this covered share on, because masks are often slightly too small.
 COVERED = 0.05
 BINS = 16
@@ -189,10 +189,17 @@ def read_masks(study: Study, images: pd.DataFrame, store: TileStore) -> tuple[ND
     if not rows:
         raise CohortError(f"audit.mask: no row of column {name!r} names a mask. Fill it in, or remove `mask`.")
 
+    wanted, present = study.images.labels_in(name), set[int]()
+
     def read(row: int) -> tuple[Bools | None, str]:
-        return _mask(folder / cells[row], Path(str(images["path"].iat[row])), store, row)
+        return _mask(folder / cells[row], Path(str(images["path"].iat[row])), store, row, wanted, present)
 
     masks = list(in_parallel(read, rows))
+    if present:
+        try:
+            check_wanted(wanted, present, f"the masks of column {name!r}")
+        except ImageError as error:
+            raise CohortError(str(error)) from error
     wrong = [problem for _, problem in masks if problem]
     if wrong:
         more = f"\n  and {len(wrong) - SHOWN:,} more" if len(wrong) > SHOWN else ""
@@ -204,19 +211,23 @@ def read_masks(study: Study, images: pd.DataFrame, store: TileStore) -> tuple[ND
     return np.array(rows, np.int64), np.stack([mask for mask, _ in masks if mask is not None])
 
 
-def _mask(path: Path, image: Path, store: TileStore, row: int) -> tuple[Bools | None, str]:
-    """One mask as (96, 96), or a description of the problem."""
+def _mask(
+    path: Path,
+    image: Path,
+    store: TileStore,
+    row: int,
+    wanted: Sequence[int] | None = None,
+    present: set[int] | None = None,
+) -> tuple[Bools | None, str]:
+    """One mask as (96, 96), or a description of the problem; its labels are added to `present`."""
+    width, height = int(store.index["width"].iat[row]), int(store.index["height"].iat[row])
     try:
-        source = open_source(path, read_bytes(path))
-        mask = source.read(source.target(None), "grey")[..., 0]
+        labels = read_labels(path, (width, height))
     except ImageError as error:
         return None, f"{image.name}: {error}"
-    label = f"{image.name}: mask {path} ({mask.shape[1]} x {mask.shape[0]})"
-    width, height = int(store.index["width"].iat[row]), int(store.index["height"].iat[row])
-    ratio = (mask.shape[1] / mask.shape[0]) / (width / height)
-    if abs(np.log(ratio)) > RATIO_TOLERANCE:
-        return None, f"{label} has another shape than the image, {width} x {height}."
-    marked = mask > mask.max() / 2 if mask.max() else np.zeros_like(mask, bool)
+    if present is not None:
+        present |= occurring(labels)
+    label, marked = f"{image.name}: mask {path} ({width} x {height})", marked_labels(labels, wanted)
     # a mask with one value everywhere marks all pixels or none
     if not 0 < marked.mean() <= 0.99:
         return None, f"{label} marks {'all pixels' if marked.any() else 'no pixel'}."

@@ -174,12 +174,14 @@ class CaseMask:
         planes: (N, H, W) `bool`.
         marked: a mask file has any marked pixel or voxel.
         content: (N, H, W) `bool`, false on padding; None without padding.
+        labels: that occur in the mask files, marked or not.
     """
 
     numbers: np.ndarray
     planes: np.ndarray
     marked: bool
     content: np.ndarray | None = None
+    labels: frozenset[int] = frozenset()
 
     @property
     def lost(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,10 +12,11 @@ import numpy as np
 from casewise.cohort.table import text_of
 from casewise.errors import CasewiseError, ImageError
 from casewise.files import replacing
+from casewise.modalities import mask_labels
 from casewise.modalities.base import CaseMask, MaskMeaning, PreparedCohort
 from casewise.modalities.store.pixels import content_box
 from casewise.modalities.store.preparation import Fit
-from casewise.modalities.store.readers import image_shape, read_bytes, read_image
+from casewise.modalities.store.readers import image_shape, read_bytes
 from casewise.modalities.store.store import TileStore
 from casewise.modalities.store.workers import Progress, of_each_image
 
@@ -27,14 +28,10 @@ if TYPE_CHECKING:
 
 # The number of an empty slot.
 EMPTY = -1
-# Compression moves black and white by at most this.
-COMPRESSION_RANGE = 48
-# A mask of labels has at most this number of values.
-MAX_LABELS = 16
 # Masks that cannot be used, in a message.
 MOST_SHOWN = 10
-# The sides of a mask may differ in their ratio from those of its image by rounding.
-RATIO_TOLERANCE = 0.03
+# Increased whenever a change of the rules of masks changes which pixels are marked.
+RULES = 2
 # The share of a pixel of a tile that must be marked: any part of a lesion, so that small ones do not vanish, and half
 # of the pixel for the others, so that their area stays the same.
 LEAST_MARKED: dict[MaskMeaning, float] = {"lesion": 1e-6, "segmentation": 0.5, "anatomy": 0.5}
@@ -58,26 +55,22 @@ def mask_on_tiles(prepared: PreparedCohort, row: int, column: str, meaning: Mask
         numbers = [number for number in numbers if names[number]]
     side = study.images.size
     planes, content = np.zeros((2, len(numbers), side, side), bool)
-    marked = False
+    wanted, marked, present = study.images.labels_in(column), False, frozenset[int]()
     for plane, inside, number in zip(planes, content, numbers, strict=True):
         inside[store.content(number)] = True
         if names[number]:
             width, height = (int(store.index[name].iat[number]) for name in ("width", "height"))
-            pixels = _marked_pixels(folder / names[number], width, height)
+            labels = mask_labels.read_labels(folder / names[number], (width, height))
+            pixels = mask_labels.marked_labels(labels, wanted)
+            present |= mask_labels.occurring(labels)
             marked |= bool(pixels.any())
             fit = store.preparation.fit
             plane[:] = to_tile(pixels, width=width, height=height, side=side, fit=fit, meaning=meaning)
-    return CaseMask(np.array(numbers, dtype=int), planes, marked, content)
+    return CaseMask(np.array(numbers, dtype=int), planes, marked, content, present)
 
 
-def _marked_pixels(path: Path, width: int, height: int) -> np.ndarray:
-    values = read_image(path, channels="grey")[..., 0]
-    if abs(np.log((values.shape[1] / values.shape[0]) / (width / height))) > RATIO_TOLERANCE:
-        raise ImageError(
-            f"{path}: this mask has {values.shape[1]}×{values.shape[0]} pixels, its image {width}×{height}: another "
-            "shape. Name the mask of this image, or save it in the image's proportions."
-        )
-    return binarise_masks(values, path)
+def _marked_pixels(path: Path, width: int, height: int, wanted: Collection[int] | None = None) -> np.ndarray:
+    return mask_labels.marked_labels(mask_labels.read_labels(path, (width, height)), wanted)
 
 
 def training_masks(prepared: PreparedCohort, show: Show) -> Path:
@@ -102,7 +95,8 @@ def training_masks(prepared: PreparedCohort, show: Show) -> Path:
 
     hashes, problems = of_each_image(len(names), content)
     check(problems)
-    identity = " ".join([store.address, *(hashes[row] for row in range(len(names)))])
+    wanted = study.images.labels_in(column)
+    identity = " ".join([f"{RULES} {sorted(wanted or ())}", store.address, *(hashes[row] for row in range(len(names)))])
     file = prepared.folder.of("masks") / f"{hashlib.sha256(identity.encode()).hexdigest()}.npy"
     if file.exists():
         return file
@@ -112,7 +106,7 @@ def training_masks(prepared: PreparedCohort, show: Show) -> Path:
         def fill(row: int) -> None:
             if names[row]:
                 width, height = (int(store.index[name].iat[row]) for name in ("width", "height"))
-                marked, box = _segmentation(folder / names[row], width, height), store.content(row)
+                marked, box = _marked_pixels(folder / names[row], width, height, wanted), store.content(row)
                 side, fit = store.preparation.size, store.preparation.fit
                 tile = to_tile(marked, width=width, height=height, side=side, fit=fit, meaning="segmentation")
                 codes[row][box] = 1 + tile[box]
@@ -133,11 +127,15 @@ def check_masks(study: Study, images: pd.DataFrame, progress: Progress) -> None:
     folder, column = (study.root or study.cohort.parent).absolute(), str(study.images.mask)
     names = [text_of(cell) for cell in images[column]]
 
-    def check(row: int) -> None:
+    def check(row: int) -> frozenset[int]:
         if names[row] and (size := image_shape(Path(images["path"].iat[row]))):
-            _segmentation(folder / names[row], *size)
+            return mask_labels.occurring(mask_labels.read_labels(folder / names[row], size))
+        return frozenset()
 
-    _refuse(of_each_image(len(names), check, progress=progress)[1], column, names, images["path"])
+    present, problems = of_each_image(len(names), check, progress=progress)
+    _refuse(problems, column, names, images["path"])
+    labels = frozenset[int]().union(*present.values())
+    mask_labels.check_wanted(study.images.labels_in(column), labels, f"the masks of column {column!r}")
 
 
 def _refuse(problems: Mapping[int, str], column: str, names: Sequence[str], paths: pd.Series) -> None:
@@ -149,18 +147,6 @@ def _refuse(problems: Mapping[int, str], column: str, names: Sequence[str], path
         raise ImageError(
             f"images.mask: no row of column {column!r} names a mask. Fill it in, or leave images.mask out."
         )
-
-
-def _segmentation(path: Path, width: int, height: int) -> np.ndarray:
-    values = read_image(path)
-    if values.shape[:2] != (height, width):
-        raise ImageError(
-            f"{path}: this mask has {values.shape[1]}×{values.shape[0]} pixels, its image {width}×{height}. Name the "
-            "mask of this image, in its size."
-        )
-    if np.ptp(values, axis=2).any():
-        raise ImageError(f"{path}: this mask has colours. Save it in black and white, or as labels 1, 2, … in grey.")
-    return binarise_masks(values[..., 0], path)
 
 
 def to_tile(marked: np.ndarray, *, width: int, height: int, side: int, fit: Fit, meaning: MaskMeaning) -> np.ndarray:
@@ -181,26 +167,6 @@ def to_tile(marked: np.ndarray, *, width: int, height: int, side: int, fit: Fit,
     tile = np.zeros((side, side), bool)
     tile[top : top + inner_height, left : left + inner_width] = share >= LEAST_MARKED[meaning]
     return tile
-
-
-def binarise_masks(values: np.ndarray, path: Path) -> np.ndarray:
-    """The marked pixels of mask pictures `uint8`: labels other than 0.
-
-    Raises:
-        ImageError: the values are no labels, as after a compression with loss; `path` is one of the pictures.
-
-    >>> binarise_masks(np.array([0, 1, 2, 200], np.uint8), Path("a.png")).tolist()
-    [False, True, True, True]
-    """
-    levels = np.unique(values)
-    near_ends = (levels < COMPRESSION_RANGE) | (levels > 255 - COMPRESSION_RANGE)
-    if len(levels) > MAX_LABELS or (len(levels) > 2 and near_ends.all() and levels[-1] > 127):
-        examples = ", ".join(map(str, levels[:6].tolist())) + (", …" if len(levels) > 6 else "")
-        raise ImageError(
-            f"{path}: the masks of this case have {len(levels)} values ({examples}), as after a compression with loss. "
-            f"Save them in black and white, or as at most {MAX_LABELS} labels 1, 2, …, as PNG."
-        )
-    return np.asarray(values > 0)
 
 
 def to_photograph(tile: np.ndarray, *, width: int, height: int, fit: Fit = "pad") -> np.ndarray:

@@ -237,6 +237,26 @@ def check_masks(study: Study) -> None:
         "recipe.pool: map reads another map of the network; use average": recipe.pool == "map",
         "recipe.head: fastai reads another map of the network; use random or probe": recipe.head == "fastai",
     }
+    labels, settings = study.images.mask_labels, study.modality_settings
+    columns = [
+        study.images.lesion,
+        column,
+        study.audit.mask,
+        *(getattr(settings, key, None) for key in ("mask", "lesion")),
+    ]
+    by_column = labels if isinstance(labels, dict) else {}
+    refuse(
+        {
+            "images.mask_labels: no label would count; list labels, such as [1, 2], or leave it out": (
+                labels is not None and not all([labels, *by_column.values()])
+            )
+        }
+        | {
+            f"images.mask_labels: {cut(name)} is no column of masks that the study names."
+            f"{nearest(name, [str(other) for other in columns if other])}": name not in columns
+            for name in by_column
+        }
+    )
     refuse({f"images.mask: {cut(column)} cannot be trained on. {text}": so and column for text, so in problems.items()})
     other = (
         f"the images of this study are {study.modality_name}, and marks are masked in photographs only; leave it out"

@@ -109,13 +109,17 @@ def _ordered(box: tuple[float, ...]) -> tuple[float, ...]:
 _Box = Annotated[tuple[float, float, float, float], AfterValidator(_ordered)]
 
 
+_Label = Annotated[int, Field(ge=1, strict=True)]
+
+
 class Images(StudyModel):
     """How each image becomes a square tile of `size` pixels."""
 
     size: int = Field(128, ge=16, le=1024)
     """Side of the square tile of an image, in pixels. For volumes, the side of a slice as the network sees it; the
-    other settings of `images` then have no effect. A planned recipe has 224 for photographs and films, less for smaller
-    ones and 384 for at most 1,000 images whose long sides have a median of 448 pixels or more."""
+    other settings of `images` but `mask_labels` then have no effect. A planned recipe has 224 for photographs and
+    films, less for smaller ones and 384 for at most 1,000 images whose long sides have a median of 448 pixels or
+    more."""
     fit: Literal["auto", "pad", "stretch"] = "auto"
     """How an image that is not square becomes a square tile. `pad`: bars fill the rest. `stretch`: it is stretched to
     the square. `auto`: [planned from the shapes](howto-photographs.md#images-that-are-not-square)."""
@@ -130,12 +134,21 @@ class Images(StudyModel):
     mask: str | None = None
     """Column with a mask for each image, a path from `root`, from which [the map of a
     U-Net](howto-photographs.md#masks-in-training) is trained with the labels. An empty cell: this image has none."""
+    mask_labels: list[_Label] | dict[str, list[_Label]] | None = None
+    """Which labels of masks count, in each of `images.lesion`, `images.mask`, `audit.mask`, `volumes.mask` and
+    `volumes.lesion`: a list, such as `[1, 2]`, or lists by column, such as `{lung_mask: [1, 2]}`. Default: [every label
+    other than 0](howto-photographs.md#labels-of-masks)."""
     mask_overlays: bool | list[_Box] = False
     """Fill the places of [static marks](howto-audit.md#static-marks), such as logos or dates, with grey, in all images
     alike, in training and in use. `true`: the places that are found in the images outside the test set. Or boxes
     `[left, top, right, bottom]` as shares of the width and height."""
     store: Path | None = None
     """Folder of the tile store, to share it between runs. Default: `tiles` in the run folder."""
+
+    def labels_in(self, column: str) -> list[int] | None:
+        """The labels that count in the masks of a column; None for every label other than 0."""
+        labels = self.mask_labels
+        return labels.get(column) if isinstance(labels, dict) else labels
 
     @model_validator(mode="after")
     def _check_padding(self) -> Images:

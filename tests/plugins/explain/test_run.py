@@ -15,9 +15,8 @@ import torch
 from PIL import Image
 
 from casewise.console import Silent
-from casewise.errors import CohortError, ImageError, RunError
+from casewise.errors import CohortError, RunError
 from casewise.modalities.base import CaseMask
-from casewise.modalities.masks import binarise_masks
 from casewise.pipeline.finished import FinishedRun
 from casewise.plugins.explain import saliency as saliency_file
 from casewise.plugins.explain.case_selection import explain_target, select_cases
@@ -427,9 +426,3 @@ def test_regions_of_photographs_and_numbers(tmp_path: Path) -> None:
     assert all(Image.open(done.folder / name).size == (32, 32) for name in files)
     shown = json.loads((folder / "explanations.json").read_text())["shown"]
     assert shown["rule"] in done.report.read_text()
-
-
-@pytest.mark.parametrize("values", [[0, 1, 255], [0, 2, 5, 250, 253, 255], list(range(0, 256, 8))])
-def test_compressed_masks_are_refused_by_name(values: list[int]) -> None:
-    with pytest.raises(ImageError, match=rf"mask-7\.png: .*{len(values)} values"):
-        binarise_masks(np.array(values, np.uint8), Path("mask-7.png"))

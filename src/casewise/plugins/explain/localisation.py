@@ -18,6 +18,7 @@ from casewise.errors import RunError
 from casewise.evaluation.bootstrap import PLAN, Estimate, Plan, draw, estimates, sum_by_subject, with_intervals
 from casewise.evaluation.intervals import FEWEST
 from casewise.modalities.base import CaseMask
+from casewise.modalities.mask_labels import check_wanted
 from casewise.models.outputs import value_columns, values_of
 from casewise.pipeline.finished import FinishedRun
 from casewise.plugins.explain.case_selection import MaskedCase, mask_to_measure, predicted_target, prediction_of
@@ -174,6 +175,8 @@ def measure(
     case_masks = {row: run.modality.mask(run.prepared, row, meaning) for row in out_of_fold}
     lost_cases = sorted(str(run.cohort.panels["case"].iloc[row]) for row, mask in case_masks.items() if mask.lost)
     masks = {row: mask for row, mask in case_masks.items() if mask.planes.any()}
+    labels = frozenset[int]().union(*(mask.labels for mask in case_masks.values()))
+    check_wanted(run.study.images.labels_in(column), labels, f"the masks of column {column!r}")
     if not masks:
         raise RunError(f"--measure: no mask in the column {column!r} marks anything on the images of any case.")
     total, tables = len(models) * run.splits.folds, []

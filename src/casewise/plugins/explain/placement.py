@@ -9,6 +9,7 @@ import numpy as np
 
 from casewise.evaluation.bootstrap import Plan, estimates, sum_by_subject
 from casewise.modalities.base import CaseMask
+from casewise.modalities.mask_labels import check_wanted
 from casewise.pipeline.finished import FinishedRun
 from casewise.plugins.explain.case_selection import predicted_target, prediction_of
 from casewise.plugins.explain.methods.target import ExplainTarget
@@ -94,13 +95,17 @@ def _samples(run: FinishedRun) -> tuple[dict[str, list[int]], dict[str, dict[int
         if column not in run.cohort.images:
             continue
         masked: dict[int, CaseMask] = {}
+        labels: set[int] = set()
         for row in rows:
             # masks of scans take long to read, so not all of them are
             if len(masked) == SAMPLE:
                 break
             mask = run.modality.mask(run.prepared, row, meaning)
+            labels |= mask.labels
             if mask.planes.any():
                 masked[row] = mask
+        if not masked:
+            check_wanted(run.study.images.labels_in(column), labels, f"the masks of column {column!r}")
         masks[meaning], samples[meaning] = masked, list(masked)
     return samples, masks
 

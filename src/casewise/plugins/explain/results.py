@@ -175,6 +175,7 @@ def measurement_source(study: Study, images: pd.DataFrame) -> Record:
     return {
         "form": FORM,
         "columns": columns,
+        "labels": [study.images.labels_in(column) for column in columns],
         "resamples": study.evaluation.bootstrap_resamples,
         "confidence": study.evaluation.confidence,
         "seed": study.seed,

@@ -16,9 +16,10 @@ import pandas as pd
 
 from casewise.cohort.cohort import Cohort
 from casewise.errors import CasewiseError, ImageError, counted
+from casewise.modalities.mask_labels import check_wanted, occurring, whole_labels
 from casewise.modalities.store.readers import image_facts
 from casewise.plugins.volumes.case_table import masks_in
-from casewise.plugins.volumes.grid import Grid, check_shown, covered, to_ras
+from casewise.plugins.volumes.grid import Grid, as_mask, check_shown, covered, to_ras
 from casewise.plugins.volumes.reading.files import read_scan
 from casewise.plugins.volumes.reading.scans import Scan, check_same_subject, stack_images
 from casewise.plugins.volumes.settings import volumes_of
@@ -41,7 +42,8 @@ class CaseSources:
 
     `paths`: for each of the study's sequences its volume, or its slice images from the feet to the head; empty if the
     case lacks the sequence. `spacing`: of slice images, mm between pixels and between slices. `subject`: where a slice
-    is a case, its subject, with whose other slices its intensities are standardised; else empty.
+    is a case, its subject, with whose other slices its intensities are standardised; else empty. `mask_labels`: those
+    that count in the mask.
     """
 
     case: str
@@ -50,6 +52,7 @@ class CaseSources:
     mask: Path | None = None
     spacing: tuple[float, float] | None = None
     subject: str = ""
+    mask_labels: tuple[int, ...] | None = None
 
 
 @dataclass(eq=False)
@@ -100,7 +103,13 @@ def gather(case: CaseSources, *, voxels: bool = True) -> LoadedCase:
         else:
             loaded.scans.append(read(partial(read_scan, paths[0], sequence=sequence, voxels=voxels)))
     if case.mask:
-        loaded.mask = read(partial(read_scan, case.mask, voxels=voxels))
+        mask = read(partial(read_scan, case.mask, voxels=voxels))
+        if mask and voxels:
+            with loaded.noting_problems():
+                labels = whole_labels(mask.values, mask.path)
+                check_wanted(case.mask_labels, occurring(labels), str(mask.path))
+                mask = as_mask(mask, case.mask_labels)
+        loaded.mask = mask
     if case.spacing is None:
         scans = {name: scan for name, scan in zip(case.sequences, loaded.scans, strict=True) if scan is not None}
         with loaded.noting_problems():
@@ -214,7 +223,7 @@ def _sources(study: Study, case: str, rows: pd.DataFrame, subject: str = "") -> 
                 "place"
             )
         paths.append(tuple(Path(path) for path in matches["path"]))
-    folder = (study.root or study.cohort.parent).absolute()
+    folder, labels = (study.root or study.cohort.parent).absolute(), study.images.labels_in(volumes.mask)
     return CaseSources(
         case=case,
         paths=tuple(paths),
@@ -222,6 +231,7 @@ def _sources(study: Study, case: str, rows: pd.DataFrame, subject: str = "") -> 
         mask=folder / masks_in(rows, volumes.mask)[0] if volumes.roi == "mask" else None,
         spacing=(volumes.pixel_mm, volumes.slice_mm) if volumes.slice_index else None,
         subject=subject,
+        mask_labels=tuple(sorted(labels)) if volumes.roi == "mask" and labels else None,
     )
 
 

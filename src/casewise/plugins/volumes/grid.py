@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
 
 from casewise.errors import ImageError
+from casewise.modalities.mask_labels import marked_labels, whole_labels
 from casewise.plugins.volumes.reading.nifti import nibabel_module
 from casewise.plugins.volumes.reading.scans import Scan
 
@@ -164,6 +166,16 @@ def central(grid: Grid, size: int) -> Region:
     return Region(start, start, side, 0, grid.shape[2])
 
 
+def as_mask(scan: Scan, labels: Collection[int] | None = None) -> Scan:
+    """A volume of labels with 1 where it is marked, else 0; with `labels` only these are marked.
+
+    Raises:
+        ImageError: its values are no labels.
+    """
+    marked = marked_labels(whole_labels(scan.values, scan.path), labels)
+    return dataclasses.replace(scan, values=marked.astype(np.float32))
+
+
 def region_of_mask(mask: Scan, scan: Scan, grid: Grid, margin: float = 0.0) -> Region:
     """The square and the slices of a plane grid that contain all voxels of the mask above 0 and `margin` mm around
     them.
@@ -171,8 +183,9 @@ def region_of_mask(mask: Scan, scan: Scan, grid: Grid, margin: float = 0.0) -> R
     The mask may have a geometry of its own, which its affine states. `scan` is the scan that it must overlap.
 
     Raises:
-        ImageError: the mask is empty, or more than half of it lies outside the scan.
+        ImageError: the mask is empty or no mask of labels, or more than half of it lies outside the scan.
     """
+    mask = as_mask(mask)
     marked = np.argwhere(mask.values > 0)
     if not len(marked):
         raise ImageError(

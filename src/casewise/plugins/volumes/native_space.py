@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+<<<<<<< HEAD
+=======
+from dataclasses import replace
+from functools import lru_cache
+>>>>>>> mend-masks
 from itertools import product
 from pathlib import Path
 from weakref import WeakKeyDictionary
@@ -11,13 +16,20 @@ import numpy as np
 import pandas as pd
 
 from casewise.cohort.table import text_of
+<<<<<<< HEAD
 from casewise.errors import ImageError
 from casewise.modalities.base import CaseMask, ImageStore, NativeMap, PreparedCohort, SlotMaps
 from casewise.modalities.masks import EMPTY, binarise_masks
 from casewise.modalities.store.readers import image_facts, read_image
+=======
+from casewise.modalities.base import CaseMask, NativeMap, PreparedCohort, SlotMaps
+from casewise.modalities.mask_labels import marked_labels, occurring, read_labels, whole_labels
+from casewise.modalities.masks import EMPTY
+from casewise.modalities.store.readers import image_facts
+>>>>>>> mend-masks
 from casewise.plugins.volumes.case_files import CaseSources, scans_of, source_of
 from casewise.plugins.volumes.case_table import masks_in
-from casewise.plugins.volumes.grid import inside_of, mask_on
+from casewise.plugins.volumes.grid import as_mask, inside_of, mask_on
 from casewise.plugins.volumes.reading.files import read_scan
 from casewise.plugins.volumes.reading.scans import Scan, as_pictures
 from casewise.plugins.volumes.settings import volumes_of
@@ -72,51 +84,48 @@ def read_lesion(prepared: PreparedCohort, row: int) -> CaseMask:
     images = prepared.cohort.images
     case_images = images[images["case"].astype(str) == str(prepared.cohort.panels["case"].iloc[row])]
     shape = (int(slices.count[row]), slices.slices.shape[2], slices.slices.shape[3])
-    numbers = np.arange(shape[0])
+    numbers, wanted = np.arange(shape[0]), study.images.labels_in(volumes.lesion)
     folder = (study.root or study.cohort.parent).absolute()
     if volumes.slice_index:
         spacing = (volumes.pixel_mm, volumes.slice_mm)
         lesion = _stack_masks(case_images, volumes.lesion, volumes.slice_index, folder, spacing)
         if lesion is None:
             return CaseMask(numbers, np.zeros(shape, bool), marked=False)
-        return CaseMask(numbers, mask_on(lesion, slices.affines[row], shape), bool(lesion.values.any()))
-    on_slices, marked = np.zeros(shape, bool), False
+        marked = replace(lesion, values=marked_labels(lesion.values, wanted).astype(np.float32))
+        present = occurring(lesion.values)
+        on_slices = mask_on(marked, slices.affines[row], shape)
+        return CaseMask(numbers, on_slices, bool(marked.values.any()), labels=present)
+    on_slices, any_marked, present = np.zeros(shape, bool), False, frozenset()
     names = masks_in(case_images, volumes.lesion)
     if not names:
-        return CaseMask(numbers, on_slices, marked)
+        return CaseMask(numbers, on_slices, any_marked)
     sources = source_of(study, prepared.cohort, row)
     sequence, path = next((s, p[0]) for s, p in zip(sources.sequences, sources.paths, strict=True) if p)
     scan = read_scan(path, sequence=sequence, voxels=False)
     for name in names:
-        mask = read_scan(folder / name)
+        labels = read_scan(folder / name)
+        mask = as_mask(labels, wanted)
+        present |= occurring(whole_labels(labels.values, labels.path))
         inside_of(mask, scan)  # a mask outside the scan would otherwise count as no lesion
         on_slices |= mask_on(mask, slices.affines[row], shape)
-        marked |= bool((mask.values > 0).any())
-    return CaseMask(numbers, on_slices, marked)
+        any_marked |= bool(mask.values.any())
+    return CaseMask(numbers, on_slices, any_marked, labels=present)
 
 
 def _stack_masks(
     rows: pd.DataFrame, column: str, order: str, folder: Path, spacing: tuple[float, float]
 ) -> Scan | None:
-    """The masks of slice images, stacked in the order of their slices; None if no slice has a mask."""
+    """The labels of slice images, stacked in the order of their slices; None if no slice has a mask."""
     named = rows.assign(position=rows[order].astype(float), mask=[text_of(v) for v in rows[column]])
     named = named.sort_values(["position", "mask"], ascending=[True, False], kind="stable").drop_duplicates("position")
     if not (named["mask"] != "").any():
         return None
     facts = image_facts(Path(named["path"].iloc[0]))
-    planes = []
-    for name in named["mask"]:
-        plane = read_image(folder / name, channels="grey")[..., 0] if name else None
-        if plane is not None and plane.shape != (facts["height"], facts["width"]):
-            raise ImageError(
-                f"{folder / name}: this mask has {plane.shape[1]}×{plane.shape[0]} pixels, its slice "
-                f"{facts['width']}×{facts['height']}. A mask must have the size of its slice."
-            )
-        planes.append(np.zeros((facts["height"], facts["width"]), np.uint8) if plane is None else plane)
-    # all slices together, because a single slice may contain only compression noise around black
-    values = binarise_masks(np.stack(planes, axis=-1), folder / str(named["mask"].max())).transpose(1, 0, 2)
+    size = (facts["width"], facts["height"])
+    planes = [read_labels(folder / name, size) if name else np.zeros(size[::-1], int) for name in named["mask"]]
+    values = np.stack(planes, axis=-1).transpose(1, 0, 2)
     affine = np.diag([-spacing[0], -spacing[0], spacing[1], 1.0])
-    return Scan(values.astype(np.float32), affine, folder / str(named["mask"].iloc[0]))
+    return Scan(values, affine, folder / str(named["mask"].iloc[0]))
 
 
 def to_scan(

@@ -194,6 +194,7 @@ def _name(case: CaseSources, steps: Steps) -> str:
 
     digest = hashlib.sha256(steps.fingerprint().encode())
     digest.update(json.dumps([case.sequences, case.spacing]).encode())
+    digest.update(json.dumps(case.mask_labels).encode() if case.mask_labels else b"")
     try:
         for paths in (*case.paths, (case.mask,) if case.mask else ()):
             digest.update(b"|")
