@@ -16,6 +16,7 @@ import numpy as np
 
 from casewise.errors import ImageError
 from casewise.modalities.store.readers import Source, open_source, read_bytes
+from casewise.modalities.store.stated_values import PHOTOMETRIC, WHITE_IS_ZERO
 
 # Compression moves black and white by at most this.
 _COMPRESSION_RANGE = 48
@@ -40,7 +41,7 @@ def read_labels(path: Path, size: tuple[int, int]) -> np.ndarray:
         both = "{}×{} pixels, its image {}×{}".format(*width_height, *size)
         raise ImageError(f"{path}: this mask has {both}. Name the mask of this image, in its size.")
     labels = _of_source(source)
-    if facts["format"] == "JPEG" and not set(_levels(labels)) <= {0, 255}:
+    if _is_lossy(source) and not set(_levels(labels)) <= {0, 255}:
         raise _no_labels(path, _levels(labels), "as after a compression with loss")
     _check_areas(labels, path)
     return labels
@@ -100,6 +101,14 @@ def check_wanted(wanted: Collection[int] | None, present: Iterable[int], where: 
         raise ImageError(f"images.mask_labels: no {absent} in {where}, {there}. Correct `mask_labels`.")
 
 
+def _is_lossy(source: Source) -> bool:
+    """Whether the compression of a format may change values; a WebP without loss has no chunk `VP8 `."""
+    if source.reader.name == "WebP":
+        source.stream.seek(0)
+        return b"VP8 " in source.stream.read()
+    return source.reader.name in ("JPEG", "HEIC")
+
+
 def _of_source(source: Source) -> np.ndarray:
     """The labels of an open picture, before compression and probabilities are excluded."""
     path, values = source.path, source.stored()
@@ -108,6 +117,8 @@ def _of_source(source: Source) -> np.ndarray:
     clear = source.image.info.get("transparency")
     if values.ndim == 2:
         labels = values.astype(np.int64)
+        if getattr(source.image, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO and labels.all() and np.ptp(labels):
+            raise ImageError(f"{path}: this mask states that 0 is white, so no pixel is background. {_SAVE_LABELS}")
         return _not_negative(np.where(labels == clear, 0, labels) if isinstance(clear, int) else labels, path)
     if source.mode in {"CMYK", "YCbCr", "LAB", "HSV"}:
         raise ImageError(f"{path}: this mask has colours ({source.mode}). {_SAVE_LABELS}")
@@ -170,6 +181,12 @@ def _of_palette(source: Source, values: np.ndarray) -> np.ndarray:
             )
         # a grey picture with a palette
         return np.where(background, 0, colours[indices, 0])
+    grey = colours[used, 0]
+    if not np.ptp(colours[used], axis=1).any() and (np.diff(grey) < 0).any():
+        raise ImageError(
+            f"{source.path}: the greys of this mask's palette are in another order than its indices, so its labels are "
+            f"unknown. {_SAVE_LABELS}"
+        )
     return np.where(background, 0, indices)
 
 

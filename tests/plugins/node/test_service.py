@@ -22,6 +22,7 @@ import yaml
 
 from casewise.console import Silent
 from casewise.errors import CasewiseError
+from casewise.files import TEMPORARY
 from casewise.plugins.node import service
 from casewise.plugins.node.audit_trail import AuditTrail
 from casewise.plugins.node.monitoring.observation import salt_of
@@ -237,13 +238,22 @@ class TestWithAToy:
             node._remove()
         assert [path.name for path in refused.iterdir()] == ["new"]
 
-    def test_files_of_no_study_are_removed_at_the_start(self, settings: NodeSettings) -> None:
+    def test_files_of_no_study_outlive_a_start(self, settings: NodeSettings) -> None:
         files = [settings.folder / name / "a" / "b.dcm" for name in ("received", "answers")]
         for path in files:
             path.parent.mkdir(parents=True)
             path.touch()
+        with pytest.raises(CasewiseError, match="backup"):
+            Node(settings, target=toy)
+        assert all(path.exists() for path in files)
+        for path in files:
+            path.rename(path.with_name(f"{TEMPORARY}b"))
+        StudyQueue(settings.folder).close()
+        for path in files:
+            path.touch()
         with running(settings, target=toy):
-            assert not any(path.exists() for path in files)
+            assert all(path.exists() for path in files)
+            assert not any(path.with_name(f"{TEMPORARY}b").exists() for path in files)
 
     def test_an_error_of_a_loop_is_stated_and_ends(
         self, settings: NodeSettings, monkeypatch: pytest.MonkeyPatch

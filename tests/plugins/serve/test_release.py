@@ -66,6 +66,7 @@ def test_tiles_of_a_request_are_released_with_its_answer(session: ModelSession, 
         "predicted": (session.predict, (content,)),
         "two visits": (session.predict, (content, content)),
         "explained": (session.explain, (content,)),
+        "one is damaged": (session.predict, (content, content[: len(content) // 2])),
         "all are damaged": (session.predict, (b"text",)),
         "a damaged one is explained": (session.explain, (content[:500],)),
     }

@@ -22,7 +22,7 @@ from typing import IO, Any
 
 import numpy as np
 import simplejpeg
-from PIL import Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
+from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
 from casewise.errors import ImageError
 from casewise.modalities.store.dicom_file import PixelError, is_dicom
@@ -40,7 +40,7 @@ from casewise.modalities.store.pixels import (
     upright_array,
 )
 from casewise.modalities.store.preparation import Channels, Preparation
-from casewise.modalities.store.stated_values import StatedValues, stated_values
+from casewise.modalities.store.stated_values import StatedValues, images_in, open_tiff, stated_values
 
 PIXEL_LIMIT = 300_000_000
 # A file this large cannot be one uncompressed image within the limit, even of four 16-bit channels.
@@ -88,11 +88,11 @@ class Reader:
 def readers() -> tuple[Reader, ...]:
     """Every format that can be read, in the order in which they are tried; some libraries apply the orientation."""
     jpeg, png = JpegImagePlugin.JpegImageFile, PngImagePlugin.PngImageFile
-    tiff, webp = TiffImagePlugin.TiffImageFile, WebPImagePlugin.WebPImageFile
+    webp = WebPImagePlugin.WebPImageFile
     return (
         Reader("JPEG", _starts(b"\xff\xd8\xff"), jpeg, scales=True),
         Reader("PNG", _starts(b"\x89PNG\r\n\x1a\n"), png),
-        Reader("TIFF", _starts(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), tiff, turned=True),
+        Reader("TIFF", _starts(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), open_tiff, turned=True),
         Reader("WebP", lambda head: head[:4] == b"RIFF" and head[8:12] == b"WEBP", webp),
         Reader("HEIC", _is_heif, _open_heic, turned=True, extra="heic"),
         Reader("DICOM", is_dicom, Film, extra="dicom"),
@@ -296,7 +296,7 @@ def _opened(path: Path, stream: IO[bytes], head: bytes, n_bytes: int) -> Source:
                 f"{path}: it claims {width:,} x {height:,} pixels, which {n_bytes:,} bytes of {reader.name} cannot "
                 "hold. It is damaged, or made to exhaust the memory; copy it again from its source."
             )
-        if (frames := getattr(image, "n_frames", 1)) > 1:
+        if (frames := images_in(image)) > 1:
             remedy = "Save the image to use in a separate file."
             raise ImageError(f"{path}: this {reader.name} holds {frames} images. {remedy}")
         # The method of the base class, because that of PNG decodes the image to find an orientation after the pixels.

@@ -6,20 +6,29 @@ unsigned ones, and reads a colour map of 8-bit entries as black. Files whose val
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from casewise.modalities.store.pixels import UnknownRangeError, depth_of, eight_bits, plain
 
+SUBFILE, DESCRIPTION, SAMPLES, REDUCED = 254, 270, 277, 1
 BITS, PHOTOMETRIC, PLANES, MAXIMUM, COLOUR_MAP, EXTRA, SAMPLE_FORMAT = 258, 262, 284, 281, 320, 338, 339
 WHITE_IS_ZERO, RGB = 0, 2
 SIGNED, UNSIGNED_FORMATS = 2, (1, 4)
 DEEP = 16
+_KINDS = {
+    0: "WhiteIsZero", 1: "BlackIsZero", 2: "RGB", 3: "palette", 4: "transparency mask", 5: "CMYK", 6: "YCbCr",
+    8: "CIELAB", 9: "ICCLAB", 10: "ITULAB", 32803: "colour filter array of a camera", 34892: "linear raw",
+}  # fmt: skip
+_FORMATS = {1: "unsigned", 2: "signed", 3: "floating-point", 4: "unsigned", 5: "complex", 6: "complex"}
+# ImageJ appends the further images of a stack without a directory of tags.
+_IMAGEJ = re.compile(r"^ImageJ=.*^images=(\d+)", re.DOTALL | re.MULTILINE)
 # High bytes of colours that 12 bits hold: the low bytes decide whether such a picture is dark.
 HIGH_OF_12_BITS = 15
 
@@ -83,9 +92,12 @@ class StatedValues:
             colours = 3 if values.shape[2] >= 3 else 1
             bright = self._scaled(values[..., :colours])
             if values.shape[2] > colours and not self.without_alpha:
-                bright = np.rint(bright * (values[..., colours:] / np.float32(2**DEEP - 1))).astype(np.uint8)
+                opacity = values[..., colours : colours + 1]
+                # opacity may have as few bits as the colours
+                white = 2**12 - 1 if int(opacity.max()) == 2**12 - 1 else 2**DEEP - 1
+                bright = np.rint(bright * (opacity / np.float32(white))).astype(np.uint8)
             if (clear := image.info.get("transparency")) is not None:
-                bright[(values == np.asarray(clear)).all(axis=2)] = 0
+                bright[(values[..., :colours] == np.asarray(clear)).all(axis=2)] = 0
             return Image.fromarray(bright[..., 0] if colours == 1 else bright)
         if self.signed:
             self._check_sign(np.asarray(image))
@@ -93,12 +105,54 @@ class StatedValues:
 
     def _scaled(self, values: np.ndarray) -> np.ndarray:
         # values of `bits` that were shifted to 16, as the PNG standard asks, have low bits of zero
-        shifted = self.bits is not None and not (values & (2 ** (DEEP - self.bits) - 1)).any()
+        shifted = self.depth == DEEP and self.bits is not None and not (values & (2 ** (DEEP - self.bits) - 1)).any()
         return eight_bits(values, None if shifted else self.bits)
 
     def _check_sign(self, values: np.ndarray) -> None:
         if self.signed and int(values.max()) > 127:
             raise UnknownRangeError("its bytes are signed and some are negative, so black and white are unknown")
+
+
+def open_tiff(stream: IO[bytes]) -> Image.Image:
+    """Open a TIFF, not decoded.
+
+    Raises:
+        UnknownRangeError: names the kind of pixels that its tags state, if it is not read.
+    """
+    try:
+        return TiffImagePlugin.TiffImageFile(stream)
+    except SyntaxError as error:
+        if "unknown pixel mode" not in str(error):
+            raise
+        stream.seek(0)
+        head = stream.read(8)
+        tags: Any = TiffImagePlugin.ImageFileDirectory_v2(head + stream.read(8) if 43 in head[2:4] else head)
+        stream.seek(tags.next)
+        tags.load(stream)
+        bits = "/".join(map(str, dict.fromkeys(tags.get(BITS, (1,)))))
+        kinds = " or ".join(dict.fromkeys(_FORMATS.get(number, "unknown") for number in tags.get(SAMPLE_FORMAT, (1,))))
+        kind = _KINDS.get(tags.get(PHOTOMETRIC), f"PhotometricInterpretation {tags.get(PHOTOMETRIC)}")
+        order = "big" if head[:2] == b"MM" else "little"
+        channels = f"{number} channel{'s' * (number > 1)}" if (number := tags.get(SAMPLES, 1)) else "no channels"
+        raise UnknownRangeError(
+            f"its pixels are {kind}, {channels} of {bits} bits, {kinds}, {order}-endian, which is not read"
+        ) from error
+
+
+def images_in(image: Image.Image) -> int:
+    """How many images an open file holds, also those that only the description of a TIFF by ImageJ states.
+
+    Raises:
+        UnknownRangeError: the first one is a preview of another.
+    """
+    frames = int(getattr(image, "n_frames", 1))
+    if image.format != "TIFF":
+        return frames
+    tags: Any = image.tag_v2  # type: ignore[attr-defined]
+    if frames == 1 and tags.get(SUBFILE, 0) & REDUCED:
+        raise UnknownRangeError("its first image is a reduced preview of another one, as in raw files of cameras")
+    stack = _IMAGEJ.search(str(tags.get(DESCRIPTION, "")))
+    return max(frames, int(stack[1])) if stack else frames
 
 
 def stated_values(image: Image.Image, stream: IO[bytes]) -> StatedValues:
@@ -116,6 +170,8 @@ def _of_tiff(image: Any) -> StatedValues:
     tags = image.tag_v2
     depths, formats = set(tags.get(BITS, (1,))), set(tags.get(SAMPLE_FORMAT, (1,)))
     channels, kind = len(tags.get(BITS, (1,))), tags.get(PHOTOMETRIC)
+    if kind is None:
+        raise UnknownRangeError("it does not state its PhotometricInterpretation, so black and white are unknown")
     if len(depths) > 1:
         raise UnknownRangeError(f"its channels have different depths ({', '.join(map(str, sorted(depths)))} bits)")
     depth = depths.pop()
@@ -192,6 +248,6 @@ def _deep_colours(image: Image.Image, stream: IO[bytes]) -> np.ndarray:
         if image.mode == "LA" and values.shape[2] == 4:
             values = values[..., [0, 3]]
         compared = 1 if image.mode == "LA" else 3
-        if values.shape[:2] == high.shape[:2] and (values // 256 == high)[..., :compared].all():
+        if values.shape[:2] == high.shape[:2] and (values[..., :compared] // 256 == high[..., :compared]).all():
             return np.ascontiguousarray(values)
     raise UnknownRangeError("it has 16 bits a channel, of which only the high byte can be read")

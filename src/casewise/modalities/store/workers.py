@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +60,7 @@ def of_each_image(
     results: dict[int, Result] = {}
     problems: dict[int, str] = {}
     pool = ThreadPoolExecutor(workers or cpu_count(), thread_name_prefix="images")
+    jobs, job = dict[Future[Result], int](), None
     try:
         jobs = {pool.submit(work, row): row for row in range(count)}
         for done, job in enumerate(as_completed(jobs), 1):
@@ -71,4 +72,6 @@ def of_each_image(
                 progress(done, count)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+        # An error holds this frame; without its job it is released at once, with the images that were being read.
+        jobs, job = {}, None
     return results, problems

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-<<<<<<< HEAD
-=======
 from dataclasses import replace
-from functools import lru_cache
->>>>>>> mend-masks
 from itertools import product
 from pathlib import Path
 from weakref import WeakKeyDictionary
@@ -16,17 +12,10 @@ import numpy as np
 import pandas as pd
 
 from casewise.cohort.table import text_of
-<<<<<<< HEAD
-from casewise.errors import ImageError
 from casewise.modalities.base import CaseMask, ImageStore, NativeMap, PreparedCohort, SlotMaps
-from casewise.modalities.masks import EMPTY, binarise_masks
-from casewise.modalities.store.readers import image_facts, read_image
-=======
-from casewise.modalities.base import CaseMask, NativeMap, PreparedCohort, SlotMaps
 from casewise.modalities.mask_labels import marked_labels, occurring, read_labels, whole_labels
 from casewise.modalities.masks import EMPTY
 from casewise.modalities.store.readers import image_facts
->>>>>>> mend-masks
 from casewise.plugins.volumes.case_files import CaseSources, scans_of, source_of
 from casewise.plugins.volumes.case_table import masks_in
 from casewise.plugins.volumes.grid import as_mask, inside_of, mask_on
