@@ -360,3 +360,21 @@ def test_the_bits_of_stored_values(tmp_path: Path) -> None:
     series(tmp_path / "sign", signed.view(np.uint16), Modality="CT", PixelRepresentation=0)
     with pytest.raises(ImageError, match="PixelRepresentation"):
         read_dicom(tmp_path / "sign")
+
+
+@pytest.mark.parametrize(
+    ("tags", "message"),
+    [
+        ({"PatientID": "P8"}, "different patients"),
+        ({"PatientName": "Doe^John"}, "different patients"),
+        ({"StudyInstanceUID": "1.3"}, "different examinations"),
+    ],
+)
+@pytest.mark.parametrize("uid", ["1.2.3", ""])
+def test_two_patients_are_not_one_volume(tmp_path: Path, tags: dict[str, Any], message: str, uid: str) -> None:
+    pixels = volume()
+    files = series(tmp_path / "scan", pixels, SeriesInstanceUID=uid, PatientName="Doe^Jane")
+    own = {"SeriesInstanceUID": uid, "PatientName": "Doe^Jane", "ImageOrientationPatient": [1, 0, 0, 0, 1, 0]} | tags
+    one_file(files[3], pixels[3], **{"ImagePositionPatient": place("axial", 3)} | own)
+    with pytest.raises(ImageError, match=message):
+        read_dicom(tmp_path / "scan")

@@ -19,7 +19,7 @@ from casewise.modalities.store.dicom_file import (
     whole_number,
 )
 from casewise.plugins.volumes.reading.dicom_planes import (
-    check_one_scale,
+    check_one_scan,
     finite_numbers,
     frame_value,
     plane,
@@ -76,7 +76,7 @@ def read_dicom(path: Path, *, sequence: str | None = None, voxels: bool = True) 
     series, notes = choose(candidates, sequence, path)
     slices = _slices(series, path)
     where = str(path) if len(candidates) == 1 else f"{path}, {series.description}"
-    check_one_scale(slices, where)
+    check_one_scan(slices, where)
     ordered, affine, stack_notes = stacked(slices, where)
     affine, affine_notes = checked_affine(affine, path)
     if voxels:

@@ -17,9 +17,11 @@ import numpy as np
 
 from casewise.errors import CasewiseError, ImageError
 from casewise.modalities.store.dicom_file import (
+    PERSON,
     DefectError,
     damage_named,
     quiet_pydicom,
+    same_patient,
     scale_problem,
     text_of,
     whole_number,
@@ -69,6 +71,8 @@ class Plane:
         units: of the scaled values as the file names them; empty if it does not.
         has_table: a modality LUT takes the place of slope and intercept.
         real_world: slope and intercept of a file that states no others; they only count if planes differ in them.
+        person: values of `PERSON`.
+        examination: its UID; empty if it was not read.
     """
 
     path: Path
@@ -81,6 +85,8 @@ class Plane:
     units: str = ""
     has_table: bool = False
     real_world: tuple[float, float] | None = None
+    person: tuple[str, ...] = ()
+    examination: str = ""
 
 
 def pydicom_module() -> ModuleType:
@@ -152,7 +158,8 @@ def plane(path: Path, header: Any, frame: int, name: str) -> Plane:
     return Plane(
         path=path, frame=frame, name=name, size=(int(header.Rows), int(header.Columns)), slope=slope,
         intercept=intercept, inverted=kind == GREY[0], units=units.strip().upper(), has_table=has_table,
-        real_world=real_world,
+        real_world=real_world, person=tuple(text_of(header, tag) for tag in PERSON),
+        examination=text_of(header, "StudyInstanceUID"),
     )  # fmt: skip
 
 
@@ -166,7 +173,7 @@ def dicom_plane(path: Path) -> Plane | None:
     pydicom_module()
     with damage_named(path):
         with open(path, "rb") as file:
-            header = read_tags(file, pixels=False, tags=(*PIXEL_TAGS, *SCALE_TAGS, *FRAME_GROUPS))
+            header = read_tags(file, pixels=False, tags=(*PIXEL_TAGS, *SCALE_TAGS, *FRAME_GROUPS, *PERSON))
         if (frames := whole_number(header, "NumberOfFrames", 1)) > 1:
             raise ImageError(f"{path}: this DICOM holds {frames} images. Save the image to use in a separate file.")
         if whole_number(header, "SamplesPerPixel", 1) > 1:
@@ -174,14 +181,21 @@ def dicom_plane(path: Path) -> Plane | None:
         return plane(path, header, -1, path.name)
 
 
-def check_one_scale(planes: Sequence[Plane], where: str) -> None:
-    """Check that the values of all planes mean the same.
+def check_one_scan(planes: Sequence[Plane], where: str) -> None:
+    """Check that all planes are of one patient and one examination, and that their values mean the same.
 
     Raises:
-        ImageError: some are MONOCHROME1, have other units, a modality LUT or a real-world scale, and others not.
+        ImageError: their files name different patients or examinations, or some are MONOCHROME1, have other units, a
+            modality LUT or a real-world scale, and others not.
     """
     first, named = planes[0], next((other for other in planes if other.units), planes[0])
     for other in planes[1:]:
+        is_same = same_patient({first.person, other.person})
+        if not is_same or other.examination != first.examination:
+            raise ImageError(
+                f"{where}: {first.name} and {other.name} state different {'examinations' if is_same else 'patients'}. "
+                "Put the slices of each examination in a folder of their own."
+            )
         difference = ""
         if other.inverted != first.inverted:
             difference = f"{first.name} is {GREY[1 - first.inverted]}, {other.name} {GREY[1 - other.inverted]}"

@@ -11,6 +11,7 @@ from typing import Any
 from casewise.errors import ImageError, counted
 from casewise.modalities.store.dicom_file import (
     DEFLATED,
+    PERSON,
     damage_named,
     head_of,
     is_dicom,
@@ -28,7 +29,7 @@ ACQUIRED = (
     "ImageType", "InstanceNumber",
 )  # fmt: skip
 SERIES = (
-    "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "ProtocolName", "Modality", "PatientID",
+    "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "ProtocolName", "Modality", *PERSON,
     "StudyInstanceUID", "FrameOfReferenceUID", "ImagesInAcquisition", "SOPClassUID", "SpecificCharacterSet",
 )  # fmt: skip
 # Names of sequences that exclude each other.

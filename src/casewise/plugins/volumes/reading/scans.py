@@ -14,7 +14,7 @@ from casewise.modalities.store.dicom_file import head_of, is_dicom
 from casewise.modalities.store.file_check import size_of
 from casewise.modalities.store.pixels import eight_bits
 from casewise.modalities.store.readers import open_source, read_bytes
-from casewise.plugins.volumes.reading.dicom_planes import Plane, check_one_scale, dicom_plane, plane_values
+from casewise.plugins.volumes.reading.dicom_planes import Plane, check_one_scan, dicom_plane, plane_values
 
 # More bytes of voxels than any scan has; a header that states more is damaged or made to exhaust memory.
 VOXEL_BYTES = 2_000_000_000
@@ -217,7 +217,7 @@ def stack_images(paths: Sequence[Path], spacing: tuple[float, float], *, voxels:
     planes = [image.plane for image in images if image.plane]
     notes: list[str] = []
     if planes:
-        check_one_scale(planes, str(first.path.parent))
+        check_one_scan(planes, str(first.path.parent))
     if not voxels:
         values = unread((first.size[1], first.size[0], len(images)))
     elif planes:
