@@ -3,12 +3,12 @@
 - Pixels are decoded and scaled as `dicom_pixels` states.
 - Black and white are those of the first VOI LUT, else of the first window with a positive width (WindowCenter,
   WindowWidth, VOILUTFunction). Without either, they are 0 and the maximum of the depth, as for PNG: the smallest of 8,
-  12 and 16 bits that holds the largest stored value, but never more than BitsStored. If values are negative, black and
-  white are the smallest and the largest value of the film.
+  12 and 16 bits that holds the largest stored value, but never more than BitsStored, and not 8 where BitsStored is 9 to
+  15. If values are negative, black and white are the smallest and the largest value of the film.
 - A LUT or window that leaves fewer than `LEAST_CONTRAST` of 256 grey values of a film is not for its values (a window
   of stored values, of another film): it does not count if the film has more contrast without it, and `validate` says
-  so. On single slices of
-  scans (CT, MR, PET), which may show air only, it counts unless all pixels become equal though they span its width.
+  so. On single slices of scans (CT, MR, PET), which may show air only, it counts unless all pixels become equal though
+  they span its width.
 - MONOCHROME1 is inverted once, whatever PresentationLUTShape states; MONOCHROME2 with INVERSE is refused. Padding
   becomes black.
 - Colours become RGB: YBR is converted, of more than 8 bits the highest 8 remain. Palettes are refused, and so are
@@ -215,7 +215,9 @@ def _fractions(codes: np.ndarray, occurring: np.ndarray, bits: int, header: Any)
     if white is not None:
         unwindowed = values / white
     else:
-        black, top = span if span[0] < 0 else (0, 2 ** min(bits, depth_of(span[1])) - 1)
+        # a file that states 9 to 15 bits is not one of 8 bits, however dark it is
+        depth = depth_of(span[1]) if bits > 15 else max(depth_of(span[1]), 12)
+        black, top = span if span[0] < 0 else (0, 2 ** min(bits, depth) - 1)
         unwindowed = np.clip((codes - black) / max(top - black, 1), 0, 1)
         unwindowed = 1 - unwindowed if number(header, "RescaleSlope", 1.0) < 0 else unwindowed
     shown, width = values[occurring], 0.0
