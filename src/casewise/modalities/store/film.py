@@ -11,8 +11,8 @@
   they span its width.
 - MONOCHROME1 is inverted once, whatever PresentationLUTShape states; MONOCHROME2 with INVERSE is refused. Padding
   becomes black.
-- Colours become RGB: YBR is converted, of more than 8 bits the highest 8 remain. Palettes are refused, and so are
-  enhanced objects, whose tags describe single frames.
+- Colours become RGB: YBR is converted; of more than 8 bits the highest 8 remain, but colours that state 16 bits and
+  that 12 hold are scaled as PNG. Palettes are refused, and so are enhanced objects, whose tags describe single frames.
 - Overlays are not drawn into the pixels: they are marks of readers, which may tell the label.
 
 Only tags that describe pixels are read: names, identifiers and dates of birth never leave the file.
@@ -52,7 +52,7 @@ from casewise.modalities.store.dicom_pixels import (
     read_tags,
     scanner_values,
 )
-from casewise.modalities.store.pixels import depth_of
+from casewise.modalities.store.pixels import depth_of, eight_bits
 
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 KINDS = (*GREY, *COLOURS, "PALETTE COLOR", "CMYK", "HSV", "ARGB", "XYB", "YBR_PARTIAL_420", "YBR_PARTIAL_422")
@@ -166,8 +166,9 @@ def _image(header: Any) -> Image.Image:
         count = 1 if stored.ndim == 2 else stored.shape[-1]
         kind = kind if kind in KINDS else "of an unknown kind"
         raise PixelError(f"its pixels are {kind} in {count} channels, which is not supported. Save it as PNG.")
-    highest = stored >> (max(8, whole_number(header, "BitsStored", 8)) - 8)
-    image = Image.fromarray(np.ascontiguousarray(highest).astype(np.uint8))
+    bits = max(8, whole_number(header, "BitsStored", 8))
+    colours = eight_bits(stored) if bits == 16 and int(stored.max()) < 2**12 else stored >> (bits - 8)
+    image = Image.fromarray(np.ascontiguousarray(colours).astype(np.uint8))
     if profile := header.get("ICCProfile"):
         image.info["icc_profile"] = profile
     return image
