@@ -265,8 +265,8 @@ def validate(study: Study, show: Show) -> list[str]:
     lines += [*weight_lines(study), *encoder_lines(study), *origin_lines(study)]
     if study.trained:
         lines.append(f"{'recipe':<10} {stated_in_words(study)}")
-        other = (pretraining[0], len(pretraining[1].panels)) if pretraining else None
-        lines += budget_lines(study, RunCases(table, splits, external, other))
+        first = (pretraining[0], len(pretraining[1].panels)) if pretraining else None
+        lines += budget_lines(study, RunCases(table, splits, external, first))
     networks = len(study.trained) * splits.folds
     inner = networks * study.nested_cv.folds * len(study.rates) if study.nested_cv else 0
     total = f", after {counted(inner, 'inner training')}: {counted(inner + networks, 'training')} in all"

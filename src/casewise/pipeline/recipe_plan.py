@@ -224,7 +224,7 @@ def with_fewer_altered(study: Study, forecast: Forecast | None) -> Study:
 
 
 # Settings of images that decide their pixels.
-_OF_PIXELS = ("size", "fit", "padding", "channels")
+_OF_PIXELS = ("size", "fit", "padding", "channels", "mask_overlays")
 
 
 def refuse_changes(study: Study, folder: RunFolder) -> None:
