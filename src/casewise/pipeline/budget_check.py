@@ -141,7 +141,8 @@ def _tried(study: Study, cases: RunCases) -> _Trial | None:
                 store = modality.prepare(study, some, RunFolder(folder.path / name).images(), Silent())
                 seconds.append(budgets.clock() - began)
             more = len(cohort.images) - len(one.images)
-            decoding = max(0.0, seconds[2] - seconds[1]) / max(more, 1)
+            # scans are read by other processes, whose start would be taken for the time of the few that are tried
+            decoding = 0.0 if study.fusions else max(0.0, seconds[2] - seconds[1]) / max(more, 1)
             networks = [name for name in study.trained if learner_named(name).by_steps]
             jobs = [
                 Job(name, fold, folder.job(name, fold), "", alone=splits.holdout)
