@@ -198,7 +198,8 @@ def quick_and_alike() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "find_twins", find)
         pace = Pace(0.0, 0.0, 1e-6, 0.0)
-        patch.setattr("casewise.jobs.execution.measured_paces", lambda jobs, *_: ({job.model: pace for job in jobs}, 1))
+        for measure in ("measured_paces", "quick_paces"):
+            patch.setattr(f"casewise.jobs.execution.{measure}", lambda jobs, *_: ({job.model: pace for job in jobs}, 1))
         patch.setattr("casewise.pipeline.budget.clock", lambda: 0.0)
         patch.setattr("casewise.pipeline.budget.slowness", lambda: 1.0)
         yield

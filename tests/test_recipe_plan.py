@@ -265,8 +265,13 @@ def test_a_run_keeps_stated_settings_and_records_them(tmp_path: Path, chests: Pa
     page = folder.plan_page.path.read_text()
     assert "stated: epochs 1, dropout 0.1" in page
     assert not read_study(_written(tmp_path / "pasted.yaml", text, page)).recipe.auto
-    with pytest.raises(RunError, match=r"recipe\.epochs was 1 and is planned"):
-        casewise.run(read_study(tmp_path / "study.yaml", settings=settings[1:]), folder.path)
+    with pytest.MonkeyPatch.context() as patch:
+        for step in ("read.prepare", "audit.audit"):
+            patch.setattr(f"casewise.pipeline.{step}", lambda *given: pytest.fail("begun before the refusal"))
+        with pytest.raises(RunError, match=r"recipe\.epochs was 1 and is planned"):
+            casewise.run(read_study(tmp_path / "study.yaml", settings=settings[1:]), folder.path)
+        with pytest.raises(RunError, match="budget was 60"):
+            casewise.run(read_study(tmp_path / "study.yaml", settings=[*settings, "budget=3min"]), folder.path)
     assert folder.recipe_plan.read() == planned
     with pytest.raises(RunError, match=r"and \d+ more\. .*`study.json`: give the study file"):
         casewise.run(read_study(folder.study.path), folder.path)

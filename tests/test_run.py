@@ -185,6 +185,32 @@ def test_another_recipe_in_the_same_folder_is_refused(finished: tuple[Run, Path]
         run(study.model_copy(update={"seed": 9}), done.folder)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(
+            "images.size=48",
+            "images.channels=grey",
+            "images.padding=reflect",
+            "images.mask_overlays=[[0,0,0.1,0.1]]",
+            "seed=9",
+        ),
+        *("split.folds=3", "split.test=40%", "split.restarts=5", "recipe.epochs=3", "test_time_augmentation=true"),
+        *("compute.precision=bf16", "compute.memory_format=contiguous", "compute.threads=3"),
+    ],
+)
+def test_a_change_is_refused_before_images_are_prepared(
+    finished: tuple[Run, Path], monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    done, path = finished
+    for step in ("read.prepare", "audit.audit"):
+        monkeypatch.setattr(f"casewise.pipeline.{step}", lambda *given: pytest.fail("begun before the refusal"))
+    before = {p: p.read_bytes() for p in done.folder.iterdir() if p.is_file()}
+    with pytest.raises(RunError, match="Choose another"):
+        run(read_study(path, settings=[change]), done.folder)
+    assert {p: p.read_bytes() for p in done.folder.iterdir() if p.is_file()} == before
+
+
 def test_a_second_run_in_the_same_folder_is_refused(tiny: Path, tmp_path: Path) -> None:
     code = "import sys,time;from pathlib import Path;from casewise.run_folder import RunFolder\n"
     code += "with RunFolder(Path(sys.argv[1])).lock():\n print('held', flush=True); time.sleep(60)"

@@ -113,13 +113,27 @@ def run_jobs(
 
 def measured_paces(jobs: Sequence[Job], inputs: JobInputs, folder: RunFolder) -> tuple[Mapping[str, Pace], int]:
     """The pace of each network, and how many jobs will run side by side; a network whose trial fails has none."""
-    from casewise.jobs.compute_plans import Pace
-
     backend = chosen_backend()
     workers, threads = _side_by_side(inputs, len(jobs), len(jobs))
     plans = backend.prepare(jobs, inputs, folder, threads)
     if isinstance(backend, LocalBackend):
         workers = jobs_that_fit(workers, jobs, plans, inputs.study)
+    return _tried(backend, jobs, inputs, plans, workers), workers
+
+
+def quick_paces(jobs: Sequence[Job], inputs: JobInputs) -> tuple[Mapping[str, Pace], int]:
+    """The same by one trial of each network in this process, for an estimate; the memory of a step is not measured."""
+    from casewise.jobs.compute_plans import stated_plans
+    from casewise.training.compute_plan import device_plan
+
+    workers, threads = _side_by_side(inputs, len(jobs), len(jobs))
+    plans = {job.model: device_plan(inputs.study.compute, threads) for job in jobs} | stated_plans(inputs.study)
+    return _tried(LocalBackend(), jobs, inputs, plans, 1), workers
+
+
+def _tried(backend: Backend, jobs: Sequence[Job], inputs: JobInputs, plans: Plans, workers: int) -> Mapping[str, Pace]:
+    from casewise.jobs.compute_plans import Pace
+
     paces = {}
     for model in dict.fromkeys(job.model for job in jobs):
         trials = [
@@ -134,7 +148,7 @@ def measured_paces(jobs: Sequence[Job], inputs: JobInputs, folder: RunFolder) ->
         finally:
             for trial in trials:
                 shutil.rmtree(trial.folder.path, ignore_errors=True)
-    return paces, workers
+    return paces
 
 
 def _again(waiting: Sequence[Job], failures: Mapping[str, Failure], tried: set[str], most: int) -> set[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from casewise.console import duration
@@ -16,6 +16,7 @@ from casewise.modalities.registry import modality_of
 from casewise.pipeline.recipe_plan import (
     MOST_EPOCHS,
     Forecast,
+    PlanFacts,
     Reason,
     RecipePlan,
     as_yaml,
@@ -27,10 +28,12 @@ from casewise.pipeline.recipe_plan import (
 from casewise.study.recipe import Recipe
 
 if TYPE_CHECKING:
+    from casewise.cohort.cohort import Cohort
     from casewise.console import Show
     from casewise.jobs.compute_plans import Pace
     from casewise.jobs.plan import Job, JobInputs
     from casewise.pipeline.read import RunInputs
+    from casewise.splits.grouped import Splits
     from casewise.study.schema import Study
 
 # Fewer epochs than these are not trained, even if they take longer than the budget.
@@ -50,6 +53,33 @@ ALTERED, FEWEST_ALTERED = 0.2, 12
 clock, work = time.monotonic, time.process_time
 
 
+@dataclass(frozen=True)
+class Speed:
+    """The speed of this machine.
+
+    Attributes:
+        before: seconds until the networks begin.
+        paces: the pace of each network; one that could not be tried has none.
+        workers: jobs side by side.
+        slow: how many times longer this process takes than the processor works for it.
+    """
+
+    before: float
+    paces: Mapping[str, Pace]
+    workers: int
+    slow: float
+
+
+@dataclass(frozen=True, eq=False)
+class RunCases:
+    """The cases of a run, the number of external panels, and the study and panels of the cohort for pretraining."""
+
+    cohort: Cohort
+    splits: Splits
+    external: int = 0
+    pretraining: tuple[Study, int] | None = None
+
+
 def within_budget(inputs: RunInputs, jobs: Sequence[Job], job_inputs: JobInputs, outside: int, show: Show) -> Study:
     """The study with as many epochs of its networks as fit into the budget of its plan; unchanged without a plan.
 
@@ -61,21 +91,31 @@ def within_budget(inputs: RunInputs, jobs: Sequence[Job], job_inputs: JobInputs,
     planned = recorded_plan(study, folder)
     if planned is None or planned.forecast:
         return study
-    forecast = forecast_of(inputs, planned, jobs, job_inputs, outside, show)
+    with show.bar("budget") as bar:
+        bar(0, 1, "measuring the speed of the networks")
+        speed = _measured_speed(inputs, jobs, job_inputs)
+    other = job_inputs.pretraining
+    pretraining = (other.study, len(other.cohort.panels)) if other else None
+    planned = with_forecast(study, planned, RunCases(inputs.cohort, inputs.splits, outside, pretraining), speed)
+    folder.recipe_plan.write(asdict(planned))
+    study = study.model_copy(update={"recipe": Recipe.model_validate({**planned.recipe, "auto": True})})
+    study = with_fewer_altered(study, planned.forecast)
+    folder.plan_page.write(as_yaml(study, planned))
+    if planned.forecast:
+        show.line("budget", forecast_in_words(planned.forecast, planned.facts))
+    return study
+
+
+def with_forecast(study: Study, planned: RecipePlan, cases: RunCases, speed: Speed) -> RecipePlan:
+    """The plan with the epochs that fit into its budget at a speed, and the forecast of the run."""
+    forecast = _forecast(study, planned.facts, cases, speed)
     epochs = max(FEWEST_EPOCHS, min(forecast.epochs, MOST_EPOCHS))
     reason: Reason = "fewest" if forecast.epochs <= FEWEST_EPOCHS else "most" if epochs == MOST_EPOCHS else "fit"
     if {"epochs", "phases"} & planned.stated.keys():
         reason = "stated"
     recipe = recipe_of(study, planned.facts, planned.stated, epochs)
     trained = sum(phase["epochs"] for phase in recipe["phases"])
-    forecast = replace(forecast, epochs=trained, reason=reason)
-    planned = replace(planned, recipe=recipe, forecast=forecast)
-    folder.recipe_plan.write(asdict(planned))
-    study = study.model_copy(update={"recipe": Recipe.model_validate({**recipe, "auto": True})})
-    study = with_fewer_altered(study, forecast)
-    folder.plan_page.write(as_yaml(study, planned))
-    show.line("budget", forecast_in_words(forecast, planned.facts))
-    return study
+    return replace(planned, recipe=recipe, forecast=replace(forecast, epochs=trained, reason=reason))
 
 
 def show_time(inputs: RunInputs, show: Show) -> None:
@@ -95,34 +135,33 @@ def time_in_words(seconds: float, forecast: Forecast, budget: float) -> str:
     return f"this command used {duration(seconds)}, {more}; {expected}"
 
 
-def forecast_of(
-    inputs: RunInputs, planned: RecipePlan, jobs: Sequence[Job], job_inputs: JobInputs, outside: int, show: Show
-) -> Forecast:
-    """Try the networks, and forecast the run; `epochs` are half of those that fit, of most networks."""
+def _measured_speed(inputs: RunInputs, jobs: Sequence[Job], job_inputs: JobInputs) -> Speed:
     from casewise.jobs.execution import measured_paces
 
-    study, facts = inputs.study, planned.facts
-    with show.bar("budget") as bar:
-        bar(0, 1, "measuring the speed of the networks")
-        paces, workers = measured_paces(jobs, job_inputs, inputs.folder)
-        slow = slowness()
-    before = clock() - inputs.began
+    paces, workers = measured_paces(jobs, job_inputs, inputs.folder)
+    slow = slowness()
+    return Speed(clock() - inputs.began, paces, workers, slow)
+
+
+def _forecast(study: Study, facts: PlanFacts, cases: RunCases, speed: Speed) -> Forecast:
+    """The forecast of the run; `epochs` are half of those that fit, of most networks."""
+    before, paces, slow = speed.before, speed.paces, speed.slow
     if set(paces) != set(study.trained):
         return Forecast(before, 0.0, 0.0, 0.0, FEWEST_EPOCHS, "fewest")
     trained = facts.trained
-    predicted = len(inputs.cohort.panels) - trained + min(trained, DISTANCE_PANELS)
+    predicted = len(cases.cohort.panels) - trained + min(trained, DISTANCE_PANELS)
     # metrics on the training subjects, and the features for a probe
     predicted += trained * (bool(study.classes_of(study.primary_outcome)) + (study.recipe.head == "probe"))
     of_network = facts.folds + (study.final == "refit")
     count = of_network * len(paces)
-    share = of_network * math.ceil(count / workers) / count * (study.seeds + (study.split.by == "image"))
+    share = of_network * math.ceil(count / speed.workers) / count * (study.seeds + (study.split.by == "image"))
     once = share * sum(pace.start + trained * pace.once + predicted * pace.predict for pace in paces.values())
     epoch = share * sum(trained * pace.epoch for pace in paces.values())
-    pretraining = share * _pretraining(job_inputs, paces)
+    pretraining = share * _pretraining(cases, paces)
     # what follows is computed by this process alone, not by several that share the processor
     alone = {name: replace(pace, predict=pace.predict * slow / pace.busy, busy=slow) for name, pace in paces.items()}
-    external = _predicting(inputs, planned, alone, outside) if outside else 0.0
-    altered, after = _altered(inputs, planned, alone), slow * (REPORT + REPORT_CASE * len(inputs.cohort.cases))
+    external = _predicting(study, facts, alone, cases.external) if cases.external else 0.0
+    altered, after = _altered(study, facts, cases, alone), slow * (REPORT + REPORT_CASE * len(cases.cohort.cases))
     if fewer := fewer_altered(study, altered, facts.budget):
         altered *= fewer / study.evaluation.counterfactual_cases
     longer = sum(phase.epochs for phase in study.recipe.phases) / MOST_EPOCHS
@@ -153,35 +192,37 @@ def fewer_altered(study: Study, seconds: float, budget: float) -> int:
     return fewer if fewer < cases else 0
 
 
-def _pretraining(job_inputs: JobInputs, paces: Mapping[str, Pace]) -> float:
+def _pretraining(cases: RunCases, paces: Mapping[str, Pace]) -> float:
     """The seconds of pretraining a network of each backbone; held-out subjects are counted, whether shared or not."""
-    if (other := job_inputs.pretraining) is None:
+    if cases.pretraining is None:
         return 0.0
-    recipe, panels = other.study.recipe, len(other.cohort.panels)
+    recipe, panels = cases.pretraining[0].recipe, cases.pretraining[1]
     probe = recipe.head == "probe"
     return sum(panels * (recipe.epochs * pace.pretrain + probe * pace.predict) for pace in paces.values())
 
 
-def _altered(inputs: RunInputs, planned: RecipePlan, paces: Mapping[str, Pace]) -> float:
+def _altered(study: Study, facts: PlanFacts, cases: RunCases, paces: Mapping[str, Pace]) -> float:
     """The seconds in which each learner predicts altered images of cases of its fold."""
     from casewise.jobs.predict import chosen_panels
 
-    study = inputs.study
     alterations = modality_of(study).alterations(study)
     if not (alterations and study.evaluation.counterfactual_cases):
         return 0.0
-    panels = sum(map(len, chosen_panels(study, inputs.cohort.panels, inputs.splits).values()))
-    return _predicting(inputs, planned, paces, panels / planned.facts.folds * (1 + len(alterations)))
+    panels = sum(map(len, chosen_panels(study, cases.cohort.panels, cases.splits).values()))
+    return _predicting(study, facts, paces, panels / facts.folds * (1 + len(alterations)))
 
 
-def _predicting(inputs: RunInputs, planned: RecipePlan, paces: Mapping[str, Pace], panels: float) -> float:
+def _predicting(study: Study, facts: PlanFacts, paces: Mapping[str, Pace], panels: float) -> float:
     """The seconds in which each learner of each fold is read and predicts so many panels, one after another."""
-    # a network reads a panel and its mirror image; the encoders of baselines read all flips
-    slowest = max(pace.predict for pace in paces.values()) * (2 if planned.facts.flips in ("both", "dihedral") else 1)
     # two baselines read the features of each encoder
-    predicting = sum(pace.predict for pace in paces.values()) + 2 * len(planned.facts.encoders) * slowest
+    predicting = sum(pace.predict for pace in paces.values()) + 2 * len(facts.encoders) * encoding(facts, paces)
     busy = max(pace.busy for pace in paces.values())
-    return planned.facts.folds * (panels * predicting + busy * READING * len(inputs.study.learners))
+    return facts.folds * (panels * predicting + busy * READING * len(study.learners))
+
+
+def encoding(facts: PlanFacts, paces: Mapping[str, Pace]) -> float:
+    """The seconds in which the encoder of a baseline reads a panel: a network reads its mirror image, it all flips."""
+    return max(pace.predict for pace in paces.values()) * (2 if facts.flips in ("both", "dihedral") else 1)
 
 
 def slowness() -> float:

@@ -19,6 +19,8 @@ from casewise.evaluation.trial import require_statsmodels
 from casewise.modalities.base import ImageStore, PreparedCohort
 from casewise.modalities.masks import training_masks
 from casewise.modalities.registry import modality_of
+from casewise.pipeline.budget import RunCases
+from casewise.pipeline.budget_check import budget_lines
 from casewise.pipeline.external import check_names_apart, described, doubtful_names, read_external, read_pretraining
 from casewise.pipeline.recipe_plan import stated_in_words
 from casewise.plugin import plugins
@@ -250,7 +252,9 @@ def validate(study: Study, show: Show) -> list[str]:
     cohort = modality.whole(study, table)
     modality.check_files(study, cohort, show)
     others = [read_external(study, table)] if study.external else []
-    others += [read_pretraining(study, table)[:2]] if study.pretrain else []
+    external = sum(len(rows.panels) for _, rows in others)
+    pretraining = read_pretraining(study, table)[:2] if study.pretrain else None
+    others += [pretraining] if pretraining else []
     for other, rows in others:
         modality.check_files(other, modality.whole(other, modality.read(other, rows, None, Silent())), show)
     splits = grouped.split(cohort, study)
@@ -261,6 +265,8 @@ def validate(study: Study, show: Show) -> list[str]:
     lines += [*weight_lines(study), *encoder_lines(study), *origin_lines(study)]
     if study.trained:
         lines.append(f"{'recipe':<10} {stated_in_words(study)}")
+        first = (pretraining[0], len(pretraining[1].panels)) if pretraining else None
+        lines += budget_lines(study, RunCases(table, splits, external, first))
     networks = len(study.trained) * splits.folds
     inner = networks * study.nested_cv.folds * len(study.rates) if study.nested_cv else 0
     total = f", after {counted(inner, 'inner training')}: {counted(inner + networks, 'training')} in all"

@@ -26,10 +26,12 @@ from casewise.study.recipe import PLANNED, Recipe
 from casewise.study.weight_files import quick_networks
 
 if TYPE_CHECKING:
+    from casewise.cohort.cohort import Cohort
     from casewise.console import Show
     from casewise.modalities.base import ImageStore
     from casewise.pipeline.read import RunInputs
     from casewise.run_folder import RunFolder
+    from casewise.splits.grouped import Splits
     from casewise.study.schema import Study
 
 # The most epochs, of most networks twice as many; how many fit into the budget is measured before they are trained.
@@ -180,16 +182,28 @@ def plan_recipe(inputs: RunInputs, show: Show) -> RunInputs:
         if not reproduced:
             _refuse_other(folder, planned.stated, stated)
     else:
-        facts = plan_facts(inputs)
+        facts = plan_facts(study, inputs.cohort, inputs.splits, inputs.store)
         begun = earlier and earlier.forecast and (earlier.facts, dict(earlier.stated)) == (facts, stated)
         planned = earlier if earlier and begun else RecipePlan(facts, recipe_of(study, facts, stated), stated)
+    study = planned_study(study, planned)
+    if planned is not earlier:
+        folder.recipe_plan.write(asdict(planned))
+    folder.plan_page.write(as_yaml(study, planned))
+    show.line("recipe", in_words(study, planned))
+    return replace(inputs, study=study)
+
+
+def planned_study(study: Study, planned: RecipePlan) -> Study:
+    """The study with the settings of a plan.
+
+    Raises:
+        StudyError: a stated setting contradicts the plan.
+    """
     try:
         recipe = Recipe.model_validate({**planned.recipe, "auto": True})
     except ValidationError as error:
         message = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise StudyError(f"recipe: what is stated contradicts what is planned for the rest: {message}.") from None
-    if planned is not earlier:
-        folder.recipe_plan.write(asdict(planned))
     decided = {name: {"decision": study.decisions.get(name)} for name in study.targets}
     changes = {
         "recipe": recipe,
@@ -197,10 +211,7 @@ def plan_recipe(inputs: RunInputs, show: Show) -> RunInputs:
         "encoders": planned.facts.encoders,
         "targets": {name: target.model_copy(update=decided[name]) for name, target in study.targets.items()},
     }
-    study = with_fewer_altered(study.model_copy(update=changes), planned.forecast)
-    folder.plan_page.write(as_yaml(study, planned))
-    show.line("recipe", in_words(study, planned))
-    return replace(inputs, study=study)
+    return with_fewer_altered(study.model_copy(update=changes), planned.forecast)
 
 
 def with_fewer_altered(study: Study, forecast: Forecast | None) -> Study:
@@ -213,7 +224,7 @@ def with_fewer_altered(study: Study, forecast: Forecast | None) -> Study:
 
 
 # Settings of images that decide their pixels.
-_OF_PIXELS = ("size", "fit", "padding", "channels")
+_OF_PIXELS = ("size", "fit", "padding", "channels", "mask_overlays")
 
 
 def refuse_changes(study: Study, folder: RunFolder) -> None:
@@ -263,9 +274,8 @@ def _refuse_other(folder: RunFolder, before: Mapping[str, object], stated: Mappi
         )
 
 
-def plan_facts(inputs: RunInputs) -> PlanFacts:
-    """The facts of a run."""
-    study, cohort, splits = inputs.study, inputs.cohort, inputs.splits
+def plan_facts(study: Study, cohort: Cohort, splits: Splits, store: ImageStore | None) -> PlanFacts:
+    """The facts of a run; before its images are prepared, without a store, flips are the usual ones."""
     subjects = cohort.images["subject"].astype(str)
     trained_on = set(splits.training(0) if splits.holdout else splits.training(splits.folds))
     training = np.flatnonzero(subjects.isin(trained_on).to_numpy())
@@ -276,13 +286,13 @@ def plan_facts(inputs: RunInputs) -> PlanFacts:
         folds=splits.folds,
         budget=study.budget,
         size=study.images.size,
-        flips=_flips(study, inputs.store, training),
+        flips=_flips(study, store, training),
         encoders=planned_encoders(study, panels),
         noun=modality_of(study).noun(study).plural,
     )
 
 
-def _flips(study: Study, store: ImageStore, training: np.ndarray) -> str:
+def _flips(study: Study, store: ImageStore | None, training: np.ndarray) -> str:
     """The flips in training: none of volumes; the stated ones; none where targets have sides; else planned ones."""
     if study.fusions:
         return "none"
@@ -290,7 +300,7 @@ def _flips(study: Study, store: ImageStore, training: np.ndarray) -> str:
         return study.panels.flip
     if has_sides(study.outputs, [name for target in study.targets.values() for name in target.classes]):
         return "none"
-    return planned_flips(store.tiles, training, study.seed)
+    return planned_flips(store.tiles, training, study.seed) if store else "horizontal"
 
 
 def has_sides(outputs: Sequence[str], classes: Sequence[str]) -> bool:
@@ -450,7 +460,18 @@ def forecast_in_words(forecast: Forecast, facts: PlanFacts) -> str:
     if not forecast.epoch:
         unknown = "the speed of the networks could not be measured, so the run may take longer than the budget"
         return f"{forecast.decided}: {unknown}"
-    parts = {
+    parts = forecast_parts(forecast)
+    over, takes = forecast.total - facts.budget, [name for name, seconds in parts.items() if seconds]
+    if over > 0:
+        takes.sort(key=lambda name: -parts[name])
+    listed = ", ".join(f"{name} {duration(parts[name])}" for name in takes)
+    more = f", {duration(over)} more than the budget" if over > 0 else ""
+    return f"{forecast.decided}; expected before the networks were trained: {duration(forecast.total)}{more} ({listed})"
+
+
+def forecast_parts(forecast: Forecast) -> dict[str, float]:
+    """The seconds of each step of a run."""
+    return {
         "preparation, audit and baselines": forecast.before,
         "pretraining": forecast.pretraining,
         "networks": forecast.training,
@@ -458,12 +479,6 @@ def forecast_in_words(forecast: Forecast, facts: PlanFacts) -> str:
         f"altered images{f' of {forecast.altered_cases} cases' * bool(forecast.altered_cases)}": forecast.altered,
         "evaluation and report": forecast.after,
     }
-    over, takes = forecast.total - facts.budget, [name for name, seconds in parts.items() if seconds]
-    if over > 0:
-        takes.sort(key=lambda name: -parts[name])
-    listed = ", ".join(f"{name} {duration(parts[name])}" for name in takes)
-    more = f", {duration(over)} more than the budget" if over > 0 else ""
-    return f"{forecast.decided}; expected before the networks were trained: {duration(forecast.total)}{more} ({listed})"
 
 
 def as_yaml(study: Study, planned: RecipePlan) -> str:

@@ -83,6 +83,12 @@ def choose(
         threads: where the study does not state their number.
         kept: whether batch norms keep their statistics in training, which takes less time and memory.
     """
+    plan = device_plan(compute, threads)
+    return plan if plan.device == "cuda" else _with_cost(plan, _Step(network, plan, side, kept), batch, memo)
+
+
+def device_plan(compute: Compute, threads: int) -> ComputePlan:
+    """The plan by the study and the device, without its cost; `threads` as in `choose`."""
     if compute.device == "cuda" and not torch.cuda.is_available():
         raise CasewiseError(
             "compute.device: the study states cuda, but this machine has no CUDA device. Use cpu or auto."
@@ -91,14 +97,13 @@ def choose(
     precision = compute.precision
     if precision == "auto":
         precision = "bf16" if on_gpu else "fp32"
-    plan = ComputePlan(
+    return ComputePlan(
         "cuda" if on_gpu else "cpu",
         precision,
         compute.memory_format != "contiguous",
         threads if compute.threads == "auto" else compute.threads,
         why="by the study and the device",
     )
-    return plan if on_gpu else _with_cost(plan, _Step(network, plan, side, kept), batch, memo)
 
 
 def _with_cost(plan: ComputePlan, step: _Step, batch: int, memo: Path | None) -> ComputePlan:

@@ -1,0 +1,190 @@
+"""Whether a planned run can keep its budget: an estimate from a few images, before all are prepared."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from casewise.cohort.cohort import Cohort, with_panels
+from casewise.console import Silent, duration
+from casewise.errors import CasewiseError
+from casewise.modalities.base import StoreAddress
+from casewise.modalities.registry import modality_of
+from casewise.pipeline import budget as budgets
+from casewise.pipeline.budget import AIM, RunCases, Speed
+from casewise.pipeline.recipe_plan import (
+    Forecast,
+    PlanFacts,
+    RecipePlan,
+    forecast_parts,
+    plan_facts,
+    planned_study,
+    recipe_of,
+)
+from casewise.run_folder import RunFolder
+from casewise.splits.predefined import TEST
+from casewise.study.learners import learner_named
+from casewise.study.schema import Study
+
+# Panels that are tried, fewer of more than MOST_PIXELS together, and images whose headers decide the size.
+_PANELS, _FEWEST_PANELS, _MOST_PIXELS, _HEADERS = 8, 2, 8 * 224**2, 1001
+# Smaller sizes of images that are proposed: multiples of a stride, at least half of the size.
+_STRIDE = 32
+# The longest first trial, in seconds, after which that of a smaller size follows.
+_QUICK = 4.0
+MINUTE = 60.0
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A planned study, what it stated, its facts, the seconds of preparing an image, and the speed of its networks."""
+
+    study: Study
+    stated: Mapping[str, Any]
+    facts: PlanFacts
+    speed: Speed
+    seconds: float
+
+    def forecast(self, cases: RunCases, *, folds: int, budget: float) -> Forecast:
+        """The least that a run takes with so many folds, planned within a budget in seconds."""
+        facts = replace(self.facts, folds=folds, budget=budget)
+        planned = RecipePlan(facts, self.study.recipe.stated, self.stated)
+        forecast = budgets.with_forecast(self.study, planned, cases, self.speed).forecast
+        assert forecast
+        return forecast
+
+
+def budget_lines(study: Study, cases: RunCases) -> list[str]:
+    """A warning if the least plan of a study takes longer than its budget, with changes that would keep it."""
+    if not study.recipe.auto or not study.networks:
+        return []
+    folds, budget = cases.splits.folds, study.budget
+    began = budgets.clock()
+    trial = _tried(study, cases)
+    if trial is None or (forecast := trial.forecast(cases, folds=folds, budget=budget)).total <= budget:
+        return []
+    longest = sorted(forecast_parts(forecast).items(), key=lambda entry: -entry[1])
+    listed = ", ".join(f"{name} {duration(seconds)}" for name, seconds in longest if seconds)
+    remedies = list(_remedies(study, cases, trial, quick=budgets.clock() - began < _QUICK))
+    text = " or ".join([", ".join(remedies[:-1]), remedies[-1]] if remedies[1:] else remedies)
+    return [
+        f"{'WARNING':<10} budget: {duration(budget)} cannot be kept. An estimate from a few images of this study, on "
+        f"this computer, is at least {duration(forecast.total)} ({listed}); the audit and the fit of the baselines "
+        f"come on top. By the same estimate this keeps it: {text}"
+    ]
+
+
+def _remedies(study: Study, cases: RunCases, trial: _Trial, *, quick: bool) -> Iterator[str]:
+    """Changes of the study file, each of which the estimate allows."""
+    folds, budget = cases.splits.folds, study.budget
+    minutes = next(
+        minutes
+        for minutes in count(math.ceil(budget / MINUTE))
+        if _fits(trial.forecast(cases, folds=folds, budget=minutes * MINUTE), minutes * MINUTE)
+    )
+    yield f"`--set budget={minutes}min`"
+    split = study.split
+    if not (cases.splits.holdout or split.column or split.leave_out):
+        for fewer in range(folds - 1, 1, -1):
+            if _fits(trial.forecast(cases, folds=fewer, budget=budget), budget):
+                yield f"`--set split.folds={fewer}`"
+                break
+    if quick and (size := _smaller(study, cases, trial)):
+        yield f"`--set images.size={size}`"
+
+
+def _fits(forecast: Forecast, budget: float) -> bool:
+    return forecast.total <= AIM * budget
+
+
+def _smaller(study: Study, cases: RunCases, trial: _Trial) -> int:
+    """A smaller size of images whose least plan keeps the budget when it is tried; 0 if there is none."""
+    budget, images, folds = study.budget, trial.study.images, cases.splits.folds
+    forecast = trial.forecast(cases, folds=folds, budget=budget)
+    networks = forecast.total - forecast.after - trial.seconds * len(cases.cohort.images)
+    left = AIM * budget - (forecast.total - networks)
+    # the networks' time is about that of their pixels
+    size = int(images.size * math.sqrt(max(0.0, left) / networks)) // _STRIDE * _STRIDE
+    if 2 * size < images.size:
+        return 0
+    other = _tried(study.model_copy(update={"images": study.images.model_copy(update={"size": size})}), cases)
+    return size if other and _fits(other.forecast(cases, folds=folds, budget=budget), budget) else 0
+
+
+def _tried(study: Study, cases: RunCases) -> _Trial | None:
+    """Prepare some images of training and try the networks on them; None if this fails, as the run will explain."""
+    from casewise.jobs.execution import quick_paces
+    from casewise.jobs.plan import Job, JobInputs
+
+    modality, splits = modality_of(study), cases.splits
+    try:
+        with tempfile.TemporaryDirectory() as temporary:
+            folder, stated = RunFolder(Path(temporary)), study.recipe.stated
+            # whether marks are masked takes no time of a network, but all files would be read for it
+            images = study.images.model_copy(update={"mask_overlays": False})
+            study = study.model_copy(update={"images": images})
+            study = modality.planned(study, _deciding(cases), folder.images(), Silent())
+            facts = plan_facts(study, cases.cohort, splits, None)
+            study = planned_study(study, RecipePlan(facts, recipe_of(study, facts, stated), stated))
+            sample = _sample(study, cases)
+            one, cohort = (_of_panels(study, cases.cohort, numbers) for numbers in (sample[:1], sample))
+            seconds = []
+            for name, some in (("warm", one), ("one", one), ("all", cohort)):  # the first preparation takes longer
+                began = budgets.clock()
+                store = modality.prepare(study, some, RunFolder(folder.path / name).images(), Silent())
+                seconds.append(budgets.clock() - began)
+            more = len(cohort.images) - len(one.images)
+            # scans are read by other processes, whose start would be taken for the time of the few that are tried
+            decoding = 0.0 if study.fusions else max(0.0, seconds[2] - seconds[1]) / max(more, 1)
+            networks = [name for name in study.trained if learner_named(name).by_steps]
+            jobs = [
+                Job(name, fold, folder.job(name, fold), "", alone=splits.holdout)
+                for name in networks
+                for fold in range(splits.folds)
+            ]
+            inputs = JobInputs(study, cohort, splits, StoreAddress(store.folder, store.address))
+            paces, workers = quick_paces(jobs, inputs)
+    except CasewiseError:
+        return None
+    if set(paces) != set(study.trained):
+        return None
+    before = decoding * len(cases.cohort.images)
+    before += len(cases.cohort.panels) * len(facts.encoders) * budgets.encoding(facts, paces)
+    return _Trial(study, stated, facts, Speed(before, paces, workers, budgets.slowness()), decoding)
+
+
+def _deciding(cases: RunCases) -> Cohort:
+    """Images outside the test set whose headers decide the size, as those of all images do."""
+    images = cases.cohort.images
+    images = images[~images["subject"].astype(str).isin(cases.splits.subjects(TEST))]
+    return replace(cases.cohort, images=images.iloc[_spread(len(images), _HEADERS)])
+
+
+def _sample(study: Study, cases: RunCases) -> list[int]:
+    """Numbers of panels that train the first network."""
+    panels, splits = cases.cohort.panels, cases.splits
+    training = set(splits.training(0))
+    labelled = panels[[name for name in study.outputs if name in panels]].notna().any(axis=1)
+    rows = np.flatnonzero(labelled & panels["subject"].astype(str).isin(training))
+    pixels = study.images.size**2 * float(panels["tiles"].map(len).mean())
+    most = _FEWEST_PANELS if study.fusions else int(_MOST_PIXELS / pixels)
+    chosen = rows[_spread(len(rows), min(_PANELS, max(_FEWEST_PANELS, most)))]
+    return [int(number) for number in panels["panel"].iloc[chosen]]
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """At most so many of the numbers below `count`, evenly spread."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int)).tolist() if count else []
+
+
+def _of_panels(study: Study, cohort: Cohort, numbers: list[int]) -> Cohort:
+    images = cohort.images[cohort.images["panel"].isin(numbers)].reset_index(drop=True)
+    images, panels = with_panels(images, study)
+    return replace(cohort, images=images, panels=panels, cases=cohort.cases[cohort.cases["case"].isin(images["case"])])

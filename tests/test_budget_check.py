@@ -1,0 +1,70 @@
+"""What `validate` says of a time budget before anything is trained, and that the run plans by the same forecast."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from casewise.console import Silent
+from casewise.jobs.compute_plans import Pace
+from casewise.jobs.plan import Job, JobInputs
+from casewise.pipeline.read import validate
+from casewise.run import train_only
+from casewise.run_folder import RunFolder
+from casewise.study.loading import read_study
+from tests.chest_study import PLANNED
+
+SIZED = ["images.size=64", "split.folds=4"]
+
+
+def paces(jobs: Sequence[Job], inputs: JobInputs, *folder: RunFolder) -> tuple[dict[str, Pace], int]:
+    """A pace that depends on the pixels: 2 s for a panel of 64 px in an epoch."""
+    seconds = 2 * (inputs.study.images.size / 64) ** 2
+    return {job.model: Pace(0.1, 0.0, seconds, seconds / 10) for job in jobs}, 1
+
+
+@pytest.fixture
+def slow(tmp_path: Path, chests: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A planned study whose networks are slow by a stated pace."""
+    for measure in ("measured_paces", "quick_paces"):
+        monkeypatch.setattr(f"casewise.jobs.execution.{measure}", paces)
+    (tmp_path / "study.yaml").write_text(f"name: planned{PLANNED.format(cohort=chests)}")
+    return tmp_path / "study.yaml"
+
+
+def warnings(study: Path, settings: list[str]) -> list[str]:
+    lines = validate(read_study(study, settings=settings), Silent())
+    return [line for line in lines if line.startswith("WARNING") and "budget:" in line]
+
+
+def test_a_budget_that_cannot_be_kept_is_said_with_what_keeps_it(slow: Path) -> None:
+    settings = [*SIZED, "budget=3min"]
+    (warning,) = warnings(slow, settings)
+    remedies = dict(text.split("=") for text in re.findall(r"`--set (\S+)`", warning))
+    assert remedies.keys() == {"budget", "split.folds", "images.size"}
+    for name, value in remedies.items():
+        assert warnings(slow, [*settings, f"{name}={value}"]) == []
+
+
+def test_a_budget_that_suffices_is_not_mentioned(slow: Path) -> None:
+    assert warnings(slow, [*SIZED, "budget=2h"]) == []
+
+
+@pytest.mark.parametrize("minutes", [1, 3, 6, 60])
+def test_a_run_agrees_with_the_estimate(
+    slow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, minutes: int
+) -> None:
+    settings: list[Any] = [*SIZED, f"budget={minutes}min"]
+    monkeypatch.setattr("casewise.jobs.execution.run_jobs", lambda *given, **options: {})
+    train_only(read_study(slow, settings=settings), ["cnn"], tmp_path / "run")
+    planned = RunFolder(tmp_path / "run").recipe_plan.read()["forecast"]
+    spent = planned["before"] + planned["once"] + planned["epochs"] * planned["epoch"] + planned["after"]
+    assert bool(warnings(slow, settings)) == (spent > 60 * minutes)
+
+
+def test_stated_epochs_count(slow: Path) -> None:
+    assert warnings(slow, [*SIZED, "budget=15min"]) == []
+    (warning,) = warnings(slow, [*SIZED, "budget=15min", "recipe.epochs=20"])
+    assert "--set budget=" in warning
