@@ -310,6 +310,10 @@ class TestTargets:
         assert (texts.where_not, texts.setting) == (["n/a"], 'classes: ["none", tumour], positive: tumour')
         numbers = understand_target("value", ["none", "1.5", "2.5"] * 4, [f"P{i}" for i in range(12)], [])
         assert numbers.where_not == ["none"]
+        joined = understand_target("value", ["Mass", "Effusion", "Mass|Effusion"] * 4, [f"P{i}" for i in range(12)], [])
+        assert any("'Mass|Effusion'" in doubt for doubt in joined.doubts)
+        separate = understand_target("value", ["a|b", "c|d"] * 6, [f"P{i}" for i in range(12)], [])
+        assert not any("a|b" in doubt for doubt in separate.doubts)
         rare = understand_target("value", ["a", "b"] * 4 + ["c", "d"], [f"P{i}" for i in range(10)], [])
         assert "'c', 'd' have one subject each and are left out" in rare.doubts[0]
 

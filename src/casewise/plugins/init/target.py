@@ -71,6 +71,8 @@ FEWEST, FEW = 8, 3
 _CODES = {sign * int(digit * length) for digit in "789" for length in (1, 2, 3, 4) for sign in (1, -1)} | {-1}
 _COMMA = re.compile(r"[+-]?\d*,\d+", re.ASCII)
 _POINT = re.compile(r"[+-]?\d*\.\d+", re.ASCII)
+# Between the findings of one image, as in `Effusion|Mass`.
+_JOINED = re.compile(r"\s*[|;&]\s*")
 _REST = re.compile(r"other|rest\b|andere|sonstige", re.IGNORECASE)
 _NEGATIVE = re.compile(
     r"(^|[\W_])(no|non|not|none|n|normal\w*|neg|negative|benign|healthy|well|unaffected|controls?|absent|false|0|"
@@ -321,7 +323,10 @@ def _classes(column: str, by_value: Mapping[str, set[str]], counts: Mapping[str,
         positive = others[0] if negative and others else (named or list(classes))[-1]
         parts.append(f"positive: {quoted(positive)}")
         comment, is_certain = f"sensitivity is that for {positive}", bool(negative)
+    joined = [value for value in by_value if any(plain(part) in spellings for part in _JOINED.split(value)[1:])]
     further: dict[str, object] = {
+        f"{column}: {', '.join(map(repr, joined[:3]))}{' …' * (len(joined) > 3)} may name several findings of one "
+        "image and is a class of its own here. Several findings are several targets with two classes each.": joined,
         f"{column}: {', '.join(map(repr, alone[:5]))}{' …' * (len(alone) > 5)} "
         f"{'has one subject and is' if len(alone) == 1 else 'have one subject each and are'} left out, because no "
         "subject would be left for evaluation.": alone,
