@@ -26,7 +26,7 @@ PURPOSE = (
 OF_FOLDS = (
     "A learner predicts a new case by the mean over the networks of all folds; none was trained again on all subjects."
     " Figures of a test set and of an external cohort are of this mean. Figures out of fold are of single networks,"
-    " each on subjects that it was not trained on, and apply to this bundle approximately.",
+    " each on subjects that this study did not train it on, and apply to this bundle approximately.",
     "`spread` is the standard deviation over the networks of the folds: their disagreement, and no interval.",
 )
 HELD_OUT = (

@@ -225,12 +225,15 @@ def _of_download(name: str) -> Origin:
     """
     if name in TORCHVISION:
         return Origin("published", f"torchvision {name}", images=IMAGENET)
+    digest, is_proved = _hub_digest(name)
+    if not is_proved:
+        return Origin("file", f"{name} in the cache of the hub", digest)
     if name.startswith(HUB):
-        return Origin("published", name, _hub_digest(name))
+        return Origin("published", name, digest)
     architecture, _, stated = name.removeprefix("timm:").partition(".")
     tags = [stated] if stated else timm_tags(architecture)
     images = IMAGENET if tags and all(map(_only_imagenet, tags)) else ""
-    return Origin("published", f"timm {name.removeprefix('timm:')}", _hub_digest(name), images)
+    return Origin("published", f"timm {name.removeprefix('timm:')}", digest, images)
 
 
 def _only_imagenet(tag: str) -> bool:
@@ -243,15 +246,16 @@ def _only_imagenet(tag: str) -> bool:
     return bool(_IMAGENET_TAG.search(tag)) and not other
 
 
-def _hub_digest(name: str) -> str:
-    """The SHA-256 of the weights in the cache of the hub, whose files are named after it; empty where none is there."""
-    digest, files = "", cached_hub_files(name)
+def _hub_digest(name: str) -> tuple[str, bool]:
+    """The SHA-256 of the weights in the cache of the hub, empty where none is there; whether its name proves it."""
+    digest, is_proved, files = "", True, cached_hub_files(name)
     for file in files:
         status = file.stat()
         digest, stored_as = _checksum(file, status.st_size, status.st_mtime_ns), file.resolve().name
-        if re.fullmatch("[0-9a-f]{64}", stored_as) and stored_as != digest:
+        is_proved &= bool(re.fullmatch("[0-9a-f]{64}", stored_as))
+        if is_proved and stored_as != digest:
             raise WeightsError(f"weights: {file} was changed after its download: its SHA-256 differs. Delete the file.")
-    return digest if len(files) == 1 else ""
+    return (digest if len(files) == 1 else ""), is_proved
 
 
 @lru_cache(maxsize=256)

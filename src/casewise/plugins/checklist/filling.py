@@ -300,8 +300,10 @@ def imbalance(context: ReportContext) -> str:
 
 def prediction(context: ReportContext) -> str:
     parts = list(dict.fromkeys(learner_name(name) for weights in _combination(context) for name in weights))
-    own, of_all = ("models that were", "the models") if parts else ("the network that was", "the networks")
-    text = f"Out of fold, a case is predicted by {own} not trained on its {_site(context) or 'subject'}"
+    own, of_all = ("models", "the models") if parts else ("the network", "the networks")
+    text = (
+        f"Out of fold, a case is predicted by {own} that this study did not train on its {_site(context) or 'subject'}"
+    )
     text += f"; a case of the test set by {of_all} of all folds together." if _subjects(context)[0] else "."
     if context.holdout:
         text = "A case is predicted by one network for each backbone, which was fitted on the training set."

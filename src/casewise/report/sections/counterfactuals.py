@@ -24,9 +24,9 @@ ALTERATIONS = {
     "darker": ("made darker", "grey values to the power of 1.25"),
 }
 METHOD = (
-    "Cases are predicted again, with altered images, by models that were not trained on them. The alterations are"
-    " meant to leave the disease visible; this was not checked, and a crop can cut off a finding at the edge. A crop"
-    " also changes the shape of the image; stretched back, it only lacks what was cut off."
+    "Cases are predicted again, with altered images, by models that this study did not train on them. The alterations"
+    " are meant to leave the disease visible; this was not checked, and a crop can cut off a finding at the edge. A"
+    " crop also changes the shape of the image; stretched back, it only lacks what was cut off."
 )
 ANSWERS = (
     "Changed answers, of all, and of the answers of other classes those that become the class named. Correct: answers"

@@ -18,8 +18,8 @@ TERMS: tuple[tuple[str, str], ...] = (
     ),
     (
         OUT_OF_FOLD,
-        "Each fold of the training subjects is predicted by models that were not trained on it. Subjects of a test"
-        " set are used for no training and no choice.",
+        "Each fold of the training subjects is predicted by models that this study did not train on it. Subjects of a"
+        " test set are used for no training and no choice.",
     ),
     (
         "Learner, network, combined",

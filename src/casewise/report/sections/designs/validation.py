@@ -22,8 +22,8 @@ NESTED_NOTE = (
     " beyond it."
 )
 LEFT_OUT = (
-    "Each {site} is predicted by models that were not trained on it: performance cannot come from recognising the"
-    " {site}. It can still come from something other than the disease that several share, such as a kind of device."
+    "Each {site} is predicted by models that this study did not train on it: performance cannot come from recognising"
+    " the {site}. It can still come from something other than the disease that several share, such as a kind of device."
     " Without one of the classes a {site} has an accuracy, but no AUROC and no mean over the classes."
 )
 KNOWN = (
