@@ -107,7 +107,7 @@ def on_disk(path: str) -> str:
 
 
 def as_codes(names: Iterable[str]) -> str:
-    """Names that may look equal, for a message: letters other than those of English are written as codes.
+    """Names that may look equal, for a message: letters that English lacks are written as codes.
 
     >>> as_codes(["Mu\u0308ller.png", "M\u00fcller.png"])
     "'Mu\\\\u0308ller.png' and 'M\\\\xfcller.png'"

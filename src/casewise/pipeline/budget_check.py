@@ -37,7 +37,7 @@ from casewise.study.schema import Study
 _PANELS, _FEWEST_PANELS, _MOST_PIXELS, _HEADERS = 8, 2, 8 * 224**2, 1001
 # Smaller sizes of images that are proposed: multiples of a stride, at least half of the size.
 _STRIDE = 32
-# The longest first trial, in seconds, after which that of a smaller size follows.
+# The longest first trial, in seconds, after which a smaller size is tried too.
 _QUICK = 4.0
 MINUTE = 60.0
 
@@ -110,7 +110,7 @@ def _smaller(study: Study, cases: RunCases, trial: _Trial) -> int:
     forecast = trial.forecast(cases, folds=folds, budget=budget)
     networks = forecast.total - forecast.after - trial.seconds * len(cases.cohort.images)
     left = AIM * budget - (forecast.total - networks)
-    # the networks' time is about that of their pixels
+    # the time of networks grows with their pixels
     size = int(images.size * math.sqrt(max(0.0, left) / networks)) // _STRIDE * _STRIDE
     if 2 * size < images.size:
         return 0
@@ -161,7 +161,7 @@ def _tried(study: Study, cases: RunCases) -> _Trial | None:
 
 
 def _deciding(cases: RunCases) -> Cohort:
-    """Images outside the test set whose headers decide the size, as those of all images do."""
+    """Images outside the test set whose headers decide the size."""
     images = cases.cohort.images
     images = images[~images["subject"].astype(str).isin(cases.splits.subjects(TEST))]
     return replace(cases.cohort, images=images.iloc[_spread(len(images), _HEADERS)])

@@ -228,7 +228,7 @@ _OF_PIXELS = ("size", "fit", "padding", "channels", "mask_overlays")
 
 
 def refuse_changes(study: Study, folder: RunFolder) -> None:
-    """Refuse a study whose networks would not belong to those of the folder, before its images are prepared.
+    """Refuse a study whose networks would differ from the networks of the folder, before its images are prepared.
 
     Raises:
         RunError: settings of the images, of a planned recipe, or of the computation were others.

@@ -100,7 +100,7 @@ def _origins(name: str, weights: str, folder: Path | None) -> list[Origin]:
 
 
 def recorded_origins(record: Mapping[str, Any]) -> list[Origin]:
-    """The origins that the record of a job or the facts of a network state; those of casewise 1.0 have a clause only.
+    """The origins that the record of a job or the facts of a network state; records of casewise 1.0 have a clause only.
 
     >>> [origin.kind for origin in recorded_origins({"weights": "random, as the study states"})]
     ['random']

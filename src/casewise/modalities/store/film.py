@@ -1,7 +1,7 @@
 """Films as DICOM files (CR, DX, photographs) as 8-bit images, by rules that agree with those of `pixels` for PNG.
 
 - Pixels are decoded and scaled as `dicom_pixels` states.
-- Black and white are those of the first VOI LUT, else of the first window with a positive width (WindowCenter,
+- The first VOI LUT sets black and white, else the first window with a positive width (WindowCenter,
   WindowWidth, VOILUTFunction). Without either, they are 0 and the maximum of the depth, as for PNG: the smallest of 8,
   12 and 16 bits that holds the largest stored value, but never more than BitsStored, and not 8 where BitsStored is 9 to
   15. If values are negative, black and white are the smallest and the largest value of the film.

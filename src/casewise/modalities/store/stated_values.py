@@ -41,7 +41,7 @@ class StatedValues:
         depth: bits of a sample, as stored.
         bits: bits of the values, where the file states fewer than it stores; else None.
         white_is_zero: grey of 16 bits that must be inverted.
-        deep_colour: 16 bits a channel, of which Pillow keeps the high byte.
+        deep_colour: 16 bits a channel; Pillow keeps the high byte only.
         without_alpha: the fourth channel is not stated to be transparency.
         signed: bytes from 128 on are negative.
     """
@@ -250,4 +250,4 @@ def _deep_colours(image: Image.Image, stream: IO[bytes]) -> np.ndarray:
         compared = 1 if image.mode == "LA" else 3
         if values.shape[:2] == high.shape[:2] and (values[..., :compared] // 256 == high[..., :compared]).all():
             return np.ascontiguousarray(values)
-    raise UnknownRangeError("it has 16 bits a channel, of which only the high byte can be read")
+    raise UnknownRangeError("it has 16 bits a channel, and only the high byte can be read")

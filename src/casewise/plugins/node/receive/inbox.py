@@ -74,7 +74,7 @@ class Inbox:
         What cannot be recorded, such as a damaged file, stays where it is.
 
         Raises:
-            CasewiseError: the queue is that of another folder.
+            CasewiseError: the queue belongs to another folder.
         """
         recorded, problems = 0, dict[Path, str]()
         for path in self._queue.sweep(self.folder):

@@ -192,7 +192,7 @@ def stack_images(paths: Sequence[Path], spacing: tuple[float, float], *, voxels:
     """Stack axial slice images, sorted from feet to head, to one scan in grey; rows run from front to back, columns
     from the patient's right to the left, as radiologists view them.
 
-    Values are those that the files store (DICOM: those of the scanner, without a window), on one scale for all slices.
+    Values are as the files store them (DICOM: scanner values, without a window), on one scale for all slices.
 
     `spacing`: mm between pixels, and between slices. Without `voxels` only the sizes are read: all values are 0.
 
@@ -253,7 +253,7 @@ def _check_kinds(kinds: Mapping[Path, str]) -> str:
 
 
 def as_pictures(scan: Scan) -> np.ndarray:
-    """The voxels as 8-bit grey values on one scale, (X, Y, Z) `uint8`: integers as those of a single image, else from
+    """The voxels as 8-bit grey values on one scale, (X, Y, Z) `uint8`: integers as in a single image, else from
     the smallest to the largest.
     """
     low, high = float(scan.values.min()), float(scan.values.max())
