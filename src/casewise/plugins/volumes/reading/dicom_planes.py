@@ -1,8 +1,8 @@
 """The planes of a scan in DICOM files: how each is scaled, and the values of all on one scale.
 
-The scale of a plane comes from its frame, else from its file: slope and intercept, or the modality LUT. Windows are never
-applied: they are of single planes. MONOCHROME1 is inverted for the whole scan; padding outside of the field of view
-gets the value of the background.
+The scale of a plane comes from its frame, else from its file: slope and intercept, or the modality LUT. Windows are
+never applied: they are of single planes. MONOCHROME1 is inverted for the whole scan; padding outside of the field of
+view gets the value of the background.
 """
 
 from __future__ import annotations
