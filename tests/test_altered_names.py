@@ -50,6 +50,10 @@ def test_a_study_can_state_that_dates_are_names_but_not_rounded_numbers() -> Non
     assert certainties(["1.2E+06", "P1"], declared="as_written") == [True]
 
 
+def test_a_number_of_thousands_of_digits_is_a_name() -> None:
+    assert alterations(pd.Series(["1" * 5000 + ".", "P2"]), "subject")[0].certain
+
+
 def test_visits_may_be_dates() -> None:
     assert certainties(["2024-03-01", "2024-04-01"], "visit") == []
     assert certainties(["1-Mar", "2-Apr"], "visit") == [False]

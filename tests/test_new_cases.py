@@ -12,6 +12,7 @@ from PIL import Image
 from casewise.cohort.cohort import read_cohort
 from casewise.cohort.folder_layout import read_new_layout, stated_pattern
 from casewise.errors import CasewiseError, CohortError
+from casewise.inference.model import load_bundle
 from casewise.inference.new_cases import NewTable, cases_of, in_chunks, prepare_together, reason_of
 from casewise.inference.output_table import OutputTable, write_table
 from casewise.inference.stated import modalities_of, people_problem, stated_by
@@ -330,6 +331,22 @@ def test_companions_in_a_folder_and_among_files_are_no_cases(
     rows = chest_run.predict(pd.DataFrame({"path": map(str, files), "subject": ["A", "B"]}))
     assert set(rows["subject"]) == {"A", "B"}  # a table is taken at its word, with a doubt
     assert "a_mask.png of a.png" in caplog.text
+    caplog.clear()
+    assert chest_run.predict([files])["subject"].unique().tolist() == ["a.png"]  # and so is a list of lists
+    assert "a_mask.png of a.png" in caplog.text
+
+
+def test_names_are_judged_in_the_whole_table_and_not_in_a_part_of_it(chest_run: Run, tmp_path: Path) -> None:
+    names = ["1234567890123450000", "1234567890123456789"]
+    for number in (0, 1):
+        pixels = np.random.default_rng(number).integers(0, 255, (64, 64)).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    table = pd.DataFrame({"path": ["0.png", "1.png"], "subject": names})
+    table.to_csv(tmp_path / "new.csv", index=False)
+    model = load_bundle(chest_run.folder)
+    rows = pd.concat([chunk.table for chunk in model.predict_in_chunks(tmp_path / "new.csv", size=1)])
+    assert rows["subject"].tolist() == names
+    assert not rows["problem"].any()
 
 
 def test_images_of_the_training_under_other_subjects_of_a_table_are_named(
@@ -343,6 +360,25 @@ def test_images_of_the_training_under_other_subjects_of_a_table_are_named(
     table = pd.DataFrame({"path": files, "subject": ["new 1", "new 2", "new 3"]})
     chest_run.predict(table, root=tmp_path)
     assert "Names of the training: 2 of 3 subjects." in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("cells", "doubts"),
+    [
+        ({"subject": ["9007199254741", "P2", "P3"]}, []),
+        ({"subject": ["1230000000000", "4560000000000", "7890000000000"]}, ["subject: '1230000000000'", "rows 2-4"]),
+        ({"age": ["922", "1.059", "1.200"]}, ["age: 1.059 WAS READ AS 1059, and may be 1.059"]),
+    ],
+)
+def test_doubts_about_a_table_of_new_cases_are_warnings(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, cells: dict[str, list[str]], doubts: list[str]
+) -> None:
+    rows = pd.DataFrame({"path": ["a.png", "b.png", "c.png"], "subject": ["A", "B", "C"]} | cells)
+    rows.to_csv(tmp_path / "new.csv", index=False, sep=";")
+    study = study_of("photographs", cohort=str(tmp_path / "new.csv"), root=str(tmp_path))
+    assert len(NewTable(study, own=True).cells()) == 3
+    assert len(caplog.records) == bool(doubts)
+    assert all(doubt in caplog.text for doubt in doubts)
 
 
 def test_folders_of_batches_are_doubted_as_people(

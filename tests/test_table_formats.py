@@ -169,6 +169,16 @@ class TestText:
         assert table["volume"].tolist() == read
         assert bool(problems.doubts) == doubted
 
+    @pytest.mark.parametrize(
+        ("heading", "is_name"),
+        [("patient", True), ("Study patient ID", True), ("id of the patient", True), ("case", True), ("visit", True)]
+        + [("patient age", False), ("Patient_Weight", False), ("person years", False), ("age at visit", False)],
+    )
+    def test_columns_of_names_are_no_numbers(self, tmp_path: Path, heading: str, is_name: bool) -> None:
+        (tmp_path / "cohort.csv").write_text(f"path;{heading}\na.jpg;72,5\nb.jpg;80,1\n")
+        cells, _ = read_text_table(tmp_path / "cohort.csv", Problems())
+        assert cells[heading].tolist() == (["72,5", "80,1"] if is_name else ["72.5", "80.1"])
+
     def test_the_decimal_mark_of_one_column_decides_for_the_others(self, tmp_path: Path) -> None:
         (tmp_path / "t.csv").write_text("path;subject;age;volume\na.jpg;1.001;12,5;1.059\nb.jpg;1.002;3;922\n")
         table, _ = read_text_table(tmp_path / "t.csv", problems := Problems())

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from casewise.audit.fingerprints import joined, read_fingerprints
 from casewise.errors import SplitError, WeightsError
+from casewise.inference.model import load_bundle
 from casewise.models.backbones import build_network
 from casewise.pipeline.read import origin_lines
 from casewise.plugins.phantoms.chest import make_chest
@@ -214,6 +215,23 @@ def test_new_pseudonyms_do_not_hide_the_images_of_a_bundle(
     )
     with pytest.raises(SplitError, match=r"fingerprints.*subjects of this study"):
         run(study, tmp_path / "run")
+
+
+def test_predict_names_pictures_of_the_training_under_other_names(
+    pretrained: RunFolder, chests: Path, others: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = load_bundle(pretrained.path / "bundle")
+    table = renamed(chests, tmp_path / "new", _jpeg, slice(3))
+    model.predict(table)
+    assert "Pictures of the training, by their fingerprints: 3 images (0.png, 1.png, 2.png)." in caplog.text
+    assert "Names of the training" not in caplog.text
+    caplog.clear()
+    for chunk in model.predict_in_chunks(table.parent, size=1):
+        assert not chunk.table["problem"].any()
+    assert caplog.text.count("Pictures of the training, by their fingerprints: 3 images") == 1
+    caplog.clear()
+    model.predict(others)
+    assert "Pictures of the training" not in caplog.text
 
 
 def test_fingerprints_of_a_network_are_of_its_own_subjects(pretrained: RunFolder) -> None:

@@ -14,6 +14,7 @@ from casewise.audit.findings import PROBES
 from casewise.audit.metadata import INTERNAL, MOST_LEVELS, RARE, STANDARD, columns_in_use, is_usual, levels
 from casewise.audit.probes import ALPHA
 from casewise.audit.subjects import sides_in
+from casewise.cohort.table_formats import missing_words
 from casewise.modalities.registry import modality_of
 from casewise.study.schema import Study
 
@@ -77,12 +78,13 @@ def columns_with_gaps(study: Study, images: pd.DataFrame) -> list[str]:
 
 
 def is_filled(cells: pd.Series) -> NDArray[np.bool_]:
-    """(n,) whether a cell has a value.
+    """(n,) whether a cell has a value; words such as `-` and `none` are values among others of their kind.
 
-    >>> is_filled(pd.Series(["1", "", None, "NA", "b"])).tolist()
-    [True, False, False, False, True]
+    >>> is_filled(pd.Series(["1", "", None, "NA", "-"])).tolist(), is_filled(pd.Series(["none", None, "mild"])).tolist()
+    ([True, False, False, False, False], [True, False, True])
     """
-    return np.array([cell != "" for cell in levels(cells.astype(str).tolist())], bool)
+    text, has_text = cells.astype(str).str.strip().str.casefold(), cells.notna()
+    return np.asarray(has_text & (text != "") & ~text.isin(missing_words(text[has_text])), bool)
 
 
 def telling_gaps(record: Mapping[str, Any] | None, target: str, names: Iterable[str]) -> list[tuple[str, str, float]]:

@@ -109,7 +109,11 @@ def _rounded(rows_of: dict[str, list[int]]) -> Iterator[_Doubt]:
             True,
         )
     whole = {name: match[1].lstrip("0") for name in rows_of if (match := _WHOLE.fullmatch(name))}
-    inexact = [name for name, number in whole.items() if not name.isdigit() and int(number or 0) >= _LARGEST_EXACT]
+    inexact = [
+        name
+        for name, number in whole.items()
+        if not name.isdigit() and (len(number) > len(str(_LARGEST_EXACT)) or int(number or 0) >= _LARGEST_EXACT)
+    ]
     zeroed = {
         name: len(number) - _DIGITS_KEPT
         for name, number in whole.items()

@@ -163,11 +163,12 @@ def _matching(
 
 
 def read_names(
-    raw: pd.Series, field: str, problems: Problems, notes: list[str], declared: Declared = AS_WRITTEN
+    raw: pd.Series, field: str, problems: Problems, notes: list[str], declared: Declared | None = None
 ) -> pd.Series:
     """Names without outer spaces; empty names, words for a missing value and rounded numbers are problems.
 
-    So are dates that a spreadsheet made of names, unless `declared` is `as_written`.
+    So are dates that a spreadsheet made of names, unless `declared` is `as_written`. None: the names of regions, and of
+    some rows of a table that was checked as a whole, are not looked at.
     """
     text = raw.str.strip()
     unused = problems.setting('columns: {visit: ""}')
@@ -181,7 +182,7 @@ def read_names(
     for row, value in each(text[(text == "") | text.str.casefold().isin(NO_VALUE)]):
         defect = f"{cut(value)} means no value" if value else "is empty"
         problems.add(f"{field} empty", f"{defect}. {remedy}", [row], field)
-    for alteration in alterations(text, field, declared) if field != "region" else ():
+    for alteration in alterations(text, field, declared) if declared is not None else ():
         if alteration.certain:
             problems.add(f"{field} altered", f"{alteration.text}.", alteration.rows, str(raw.name or field))
         else:

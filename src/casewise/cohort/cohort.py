@@ -65,7 +65,7 @@ def read_cohort(
     """
     problems = Problems(section="external" if labelled and not to_learn else "")
     notes: list[str] = []
-    if cells is None:
+    if whole := cells is None:
         cells, notes = read_text_table(study.cohort, problems, sheet=study.sheet)
         notes += problems.doubts
     flow = Flow.of(cells, study)
@@ -94,7 +94,7 @@ def read_cohort(
         problems.raise_any(study.cohort)
     # New cases are in no split, and names of files are no names of people.
     people = study.subject_names if labelled and study.subjects_known else AS_WRITTEN
-    images, marks = _standard_columns(cells, columns, study, problems, notes, people=people)
+    images, marks = _standard_columns(cells, columns, study, problems, notes, people=people, whole=whole)
     for name, column in values.items():
         images[name] = column
     named = images[(images["subject"] != "") & (images["visit"] != "")].copy()
@@ -130,10 +130,12 @@ def _standard_columns(
     notes: list[str],
     *,
     people: Declared,
+    whole: bool,
 ) -> tuple[pd.DataFrame, pd.Series]:
     """Path, subject, visit, case, day and region row by row, and an identity of each file.
 
     Names of subjects that may mean one person are a problem, unless `people` states otherwise (see `check_alike`).
+    Names that a spreadsheet altered are looked for in a `whole` table.
     """
     empty = pd.Series("", index=cells.index, dtype="str")
     paths, marks, subjects, regions, visits = empty, empty, empty, empty, empty + "1"
@@ -142,7 +144,7 @@ def _standard_columns(
         paths, marks = checks.check_files(cells[columns["path"]], study, problems, notes)
     if "subject" in columns:
         raw = cells[columns["subject"]]
-        subjects = checks.read_names(raw, "subject", problems, notes, people)
+        subjects = checks.read_names(raw, "subject", problems, notes, people if whole else None)
         checks.check_alike(raw, "subject", problems, people=people)
         if study.subject_names == AS_WRITTEN:
             notes.append("Names of subjects that differ in spelling are different people (subject_names: as_written).")
@@ -151,7 +153,7 @@ def _standard_columns(
             notes.append(f"Different people, as the study states (subject_names): {groups}.")
     if "visit" in columns and cells[columns["visit"]].str.strip().any():
         raw = cells[columns["visit"]]
-        visits = checks.read_names(raw, "visit", problems, notes, study.subject_names)
+        visits = checks.read_names(raw, "visit", problems, notes, study.subject_names if whole else None)
         checks.check_alike(raw, "visit", problems, within=subjects)
     else:
         lacking = f"The column {columns['visit']} is empty" if "visit" in columns else "No column is read as the visit"

@@ -22,7 +22,12 @@ _UNCLEAR = re.compile(r"[1-9]\d{0,2}[.,]\d{3}", re.ASCII)
 _OTHER = {".": ",", ",": "."}
 # So many different numbers with three digits behind the mark, among whole ones below 1000, are thousands.
 _FEWEST = 3
-_NAMES = r"ids?|cases?|codes?|pseudonyms?|keys?|identifiers?|records?|mrn|pid|visits?|visite"
+# Headings of names of people, cases and visits: `patient`, `study patient id`; not `patient age`.
+_OF_PEOPLE = r"ids?|codes?|nr|no|number|names?|pseudonyms?|keys?|identifiers?"
+_NAMES = (
+    rf"(?!.* of )(.* )?({STRONG_SUBJECT})( ?\d*| (.* )?({_OF_PEOPLE}))|({_OF_PEOPLE})( .*)? ({STRONG_SUBJECT})|"
+    r"ids?|cases?|codes?|pseudonyms?|keys?|identifiers?|records?|visits?|visite"
+)
 
 
 @dataclass
@@ -110,7 +115,7 @@ def point_numbers(
     for position, column in enumerate(columns):
         values = dict.fromkeys(text for cell in column if (text := cell.strip()) and text.casefold() not in words)
         notation = _notation(values) if values else None
-        is_name = re.search(rf"(^| )({STRONG_SUBJECT})( |$|\d)|^({_NAMES})$", heading_words(headings[position]))
+        is_name = re.fullmatch(_NAMES, heading_words(headings[position]))
         if notation and notation.is_consistent and not is_name:
             notations[position] = notation
     proven = {mark for notation in notations.values() for mark in notation.decimals}

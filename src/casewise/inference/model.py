@@ -8,9 +8,11 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from casewise.cohort.companions import listed_companions
@@ -44,6 +46,8 @@ from casewise.inference.new_cases import (
     sources_of,
 )
 from casewise.inference.output_table import OutputTable
+from casewise.modalities.base import PreparedCohort
+from casewise.modalities.registry import modality_of
 from casewise.models.threads import on_threads
 from casewise.predictions.covariates import flags_of
 from casewise.run_folder import BundleFolder, JobFolder, JsonFile, RunFolder
@@ -201,7 +205,8 @@ class TrainedModel:
             folder = Path(temporary) / "prepared"
             named = cases_of(cells, table.study, single=predicts_single_images(table.study))
             batch: Batch = []
-            rows, _ = self.predict_together(ensemble, table, cells, named, folder, batch, abstain=abstain, show=show)
+            rows, new = self.predict_together(ensemble, table, cells, named, folder, batch, abstain=abstain, show=show)
+            _warn_pictures(self._of_training(table.study, new))
         if text := self.drift(batch).text:
             log.warning("%s", text)
         if without := dict.fromkeys(rows.loc[rows["problem"] != "", "problem"]):
@@ -252,6 +257,28 @@ class TrainedModel:
         if ignores_visits(cells, table.study):
             log.warning("The study of this model has no visits: those of the new cases are not used.")
         return table, cells
+
+    @cached_property
+    def _fingerprints(self) -> Mapping[str, np.ndarray]:
+        """The fingerprints of all images on which the networks were trained; empty if the networks have none."""
+        from casewise.audit.fingerprints import joined, read_fingerprints
+
+        files = [JobFolder(member.folder).fingerprints for member in self.members]
+        prints = [read_fingerprints(file) for file in files if file.exists()]
+        return joined(prints) if prints else {}
+
+    def _of_training(self, study: Study, prepared: Sequence[NewCases]) -> list[str]:
+        """The files of prepared images that show pictures of the training, whatever their names are."""
+        from casewise.audit.fingerprints import fingerprints, same_pictures
+        from casewise.audit.sentences import as_in_table
+
+        files: list[str] = []
+        for new in prepared if self._fingerprints else ():
+            cohort = PreparedCohort(study, new.cohort, new.folder, new.store)
+            audited, store = modality_of(study).audited(cohort, Silent())
+            rows = same_pictures(fingerprints(store), self._fingerprints)
+            files += as_in_table(audited.images["path"].astype(str).iloc[rows].tolist(), study.root or Path.cwd())
+        return files
 
     def _predicted(
         self, ensemble: Ensemble, study: Study, new: NewCases, abstain: bool, batch: Batch | None
@@ -310,14 +337,18 @@ class TrainedModel:
             single = predicts_single_images(table.study)
             raw_cases, has_visits = cases_of(cells, table.study, single=single), names_visits(cells, table.study)
             unit = "images" if single else "cases"
-            done, batch = 0, Batch()
+            done, batch, of_training = 0, Batch(), list[str]()
             for chunk in in_chunks(raw_cases, size):
                 bar(done, len(raw_cases), f"{done:,} of {len(raw_cases):,} {unit}")
                 with tempfile.TemporaryDirectory(dir=temporary) as folder:
-                    rows, _ = self.predict_together(ensemble, table, cells, chunk, Path(folder), batch, abstain=abstain)
+                    rows, new = self.predict_together(
+                        ensemble, table, cells, chunk, Path(folder), batch, abstain=abstain
+                    )
+                    of_training += self._of_training(table.study, new)
                 done += len(chunk)
                 yield PredictedChunk(rows, sources_of(chunk, cells, table.study), has_visits, batch)
             bar(done, len(raw_cases), f"{done:,} of {len(raw_cases):,} {unit}")
+            _warn_pictures(of_training)
 
     @on_threads()
     def predict_together(
@@ -346,6 +377,17 @@ class TrainedModel:
         if problems:
             tables.append(output.of_problems(problems, ensemble.learners))
         return tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True), prepared
+
+
+def _warn_pictures(files: Sequence[str]) -> None:
+    """Warn that images are pictures of the training."""
+    if files:
+        log.warning(
+            "Pictures of the training, by their fingerprints: %s (%s). The model may know them by heart, under whatever "
+            "names.",
+            counted(len(files), "image"),
+            names_text(files),
+        )
 
 
 def with_columns(table: NewTable, cells: pd.DataFrame, ensemble: Ensemble) -> NewTable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from casewise.cohort.altered_names import alterations
 from casewise.cohort.checks import find_columns
 from casewise.cohort.cohort import Cohort, read_cohort
+from casewise.cohort.companions import listed_companions
 from casewise.cohort.folder_layout import ENDINGS, begins_as_image, stated_pattern
 from casewise.cohort.identity import alike
 from casewise.cohort.table import Problems, natural, read_text_table
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 
     from casewise.inference.bundle import Bundle
     from casewise.study.schema import Study
+
+log = logging.getLogger("casewise")
 
 # An image: a file, or in memory, (H, W) or (H, W, 3) uint8.
 OneImage: TypeAlias = "Path | str | NDArray[np.uint8] | Image.Image"
@@ -90,7 +94,7 @@ class NewTable:
         return type(error)(text)
 
     def cells(self) -> pd.DataFrame:
-        """Every row of the table, after the checks of its headings.
+        """Every row of the table, after the checks of its headings; doubts about names and numbers are logged.
 
         Raises:
             CohortError: the file is no table, or lacks a column that every case needs.
@@ -105,6 +109,8 @@ class NewTable:
                 ):
                     if alteration.certain:
                         problems.add(f"{role} altered", f"{alteration.text}.", alteration.rows, columns[role])
+                    else:
+                        problems.doubts.append(alteration.sentence(columns[role]))
             problems.raise_any(self.study.cohort)
             for name in modality_of(self.study).columns(self.study):
                 if name not in cells and name != "path":
@@ -114,6 +120,8 @@ class NewTable:
                     )
         except CasewiseError as error:
             raise self.corrected(error) from error
+        for doubt in problems.doubts:
+            log.warning("%s", doubt)
         return with_endings(cells, self.study)
 
     def prepared(self, folder: Path, show: Show, cells: pd.DataFrame | None = None) -> NewCases:
@@ -202,6 +210,8 @@ def new_table(
         reader = bundle.study(written)
         if _is_grouped(cases):
             table = _grouped(reader, groups)
+            for doubt in listed_companions(path for path in paths if not path.is_dir()):
+                log.warning("%s", doubt.removeprefix("WARNING: ").replace("Rows of the table", "The lists"))
         else:
             table = modality_of(reader).new_table(reader, paths, by_pattern)
             if reader.unit == "image" and not (by_pattern or slot_column(reader)):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SHOWN = 5
 
 
-def first_bundles(study: Study) -> list[JobFolder]:
+def _first_bundles(study: Study) -> list[JobFolder]:
     """The folders of networks from which networks of the study take their first weights."""
     stated = dict.fromkeys(study.weights_of(name) for name in study.networks)
     return [JobFolder(Path(text.removeprefix("bundle:"))) for text in stated if text.startswith("bundle:")]
@@ -58,7 +58,7 @@ def check_images_apart(study: Study, prepared: PreparedCohort, show: Show, *, wh
     Raises:
         SplitError: names the images, their subjects, and the ways out.
     """
-    folders = [folder for folder in first_bundles(study) if folder.fingerprints.exists()]
+    folders = [folder for folder in _first_bundles(study) if folder.fingerprints.exists()]
     if not folders:
         return
     other = prepared.study

@@ -252,7 +252,7 @@ def _planned(data: OwnData, folder: Path, stated: Pattern | None = None) -> NewS
     root = _direct_root(data, data.table) if data.table and not rows.changed and plan.cells is None else None
     lines = _head(data, plan, root, folder) + source_lines(roles.sources, outcomes, rows, cells)
     if not mask_files(cells, files):
-        lines += mask_lines(rows, files, in_table=root is None)
+        lines += _mask_lines(rows, files, in_table=root is None)
     lines += covariate_lines({n: c for n, c in cells.items() if n not in {data.target, *roles.used, *outcomes}}, rows)
     lost = sum(not labels[i] or labels[i] in plan.where_not for i in present)
     left_out = f"{lost:,} of {len(present):,} images have no value of {plan.column} and are not used." if lost else ""
@@ -534,7 +534,7 @@ def source_lines(
     return lines
 
 
-def mask_lines(rows: ImageRows, files: ImageFiles, *, in_table: bool) -> list[str]:
+def _mask_lines(rows: ImageRows, files: ImageFiles, *, in_table: bool) -> list[str]:
     """A commented proposal of the masks that lie with the images, and their column where the table is written."""
     masks, several = masks_by_image(files.companions.values())
     used = {path: mask for path, mask in masks.items() if path in set(rows.paths)}
