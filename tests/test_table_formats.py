@@ -171,8 +171,10 @@ class TestText:
 
     @pytest.mark.parametrize(
         ("heading", "is_name"),
-        [("patient", True), ("Study patient ID", True), ("id of the patient", True), ("case", True), ("visit", True)]
-        + [("patient age", False), ("Patient_Weight", False), ("person years", False), ("age at visit", False)],
+        [
+            *((name, True) for name in ("patient", "Study patient ID", "id of the patient", "case", "visit")),
+            *((name, False) for name in ("patient age", "Patient_Weight", "person years", "age at visit")),
+        ],
     )
     def test_columns_of_names_are_no_numbers(self, tmp_path: Path, heading: str, is_name: bool) -> None:
         (tmp_path / "cohort.csv").write_text(f"path;{heading}\na.jpg;72,5\nb.jpg;80,1\n")

@@ -383,8 +383,8 @@ def _warn_pictures(files: Sequence[str]) -> None:
     """Warn that images are pictures of the training."""
     if files:
         log.warning(
-            "Pictures of the training, by their fingerprints: %s (%s). The model may know them by heart, under whatever "
-            "names.",
+            "Pictures of the training, by their fingerprints: %s (%s). The model may know them by heart, whatever "
+            "their names are.",
             counted(len(files), "image"),
             names_text(files),
         )
