@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -16,7 +17,7 @@ from pydantic import ValidationError
 
 from casewise.cohort.table import names_text
 from casewise.console import duration
-from casewise.errors import RunError, StudyError, counted, cut
+from casewise.errors import DamagedError, RunError, StudyError, counted, cut
 from casewise.evaluation.results import from_json
 from casewise.modalities.registry import modality_of
 from casewise.study.backbones import UNTRAINED
@@ -249,7 +250,9 @@ def refuse_changes(study: Study, folder: RunFolder) -> None:
     if study.trained:
         from casewise.jobs.compute_plans import refuse_other_plans
 
-        refuse_other_plans(study, folder)
+        # a damaged record states no plan: it is set aside later, and its network is trained again
+        with suppress(DamagedError):
+            refuse_other_plans(study, folder)
 
 
 def _refuse_other(folder: RunFolder, before: Mapping[str, object], stated: Mapping[str, object]) -> None:
