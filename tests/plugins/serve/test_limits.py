@@ -17,6 +17,7 @@ from starlette.datastructures import FormData, UploadFile
 from casewise.errors import CasewiseError
 from casewise.plugins.serve.settings import ServiceSettings
 from casewise.plugins.serve.submission import _stored
+from casewise.web.settings import LOG
 from tests.plugins.serve.serving import Running, running, toy_work
 
 TOKEN = "a-token-of-tests"
@@ -213,7 +214,8 @@ def test_nothing_is_stored(toy: Running) -> None:
 
 
 def test_the_log_has_neither_names_nor_content(toy: Running, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.DEBUG):
+    # a node in this process sets the level of its web server's log
+    with caplog.at_level(logging.DEBUG), caplog.at_level(logging.DEBUG, logger=LOG):
         answers = [
             httpx.post(toy.url + "/api/predict?name=Jane", files=IMAGE, data={"visit": "Secret visit of Jane"}),
             httpx.get(toy.url + "/Jane/Doe.png"),
