@@ -323,7 +323,7 @@ def _classes(column: str, by_value: Mapping[str, set[str]], counts: Mapping[str,
         positive = others[0] if negative and others else (named or list(classes))[-1]
         parts.append(f"positive: {quoted(positive)}")
         comment, is_certain = f"sensitivity is that for {positive}", bool(negative)
-    joined = [value for value in by_value if any(plain(part) in spellings for part in _JOINED.split(value)[1:])]
+    joined = [value for value in by_value if any(plain(word) in spellings for word in _JOINED.split(value)[1:])]
     further: dict[str, object] = {
         f"{column}: {', '.join(map(repr, joined[:3]))}{' …' * (len(joined) > 3)} may name several findings of one "
         "image and is a class of its own here. Several findings are several targets with two classes each.": joined,
