@@ -17,6 +17,7 @@ import pytest
 from casewise import plugin as plugin_file
 from casewise.cli import main
 from casewise.errors import CasewiseError
+from casewise.pipeline.hooks import run_hooks
 from casewise.plugin import KEYS, Plugin, plugins
 from casewise.study import schema
 from casewise.study.model import StudyModel
@@ -61,6 +62,22 @@ def test_commands_of_a_wrong_type_name_the_plugin(commands: Any, problem: str) -
 
     with pytest.raises(CasewiseError, match=f"plugin wrong of tests.test_plugins has no commands .*{problem}"):
         main._commands(Wrong())
+
+
+def test_a_plugin_takes_part_in_a_protocol_with_one_of_its_methods(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    class Following(Plugin):
+        name = "following"
+
+        def on_trained(self, study: Any, folder: Any, show: Any) -> None:
+            calls.append(study)
+
+    monkeypatch.setattr(plugin_file, "plugins", lambda: (Following(), Plugin()))
+    (hooks,) = run_hooks()
+    hooks.on_evaluated("a", "folder", "show")
+    hooks.on_trained("b", "folder", "show")
+    assert (hooks.repeated("c"), calls) == ("c", ["b"])
 
 
 class Needed(StudyModel):

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from casewise.errors import CasewiseError
 
@@ -17,11 +17,35 @@ if TYPE_CHECKING:
 
     from casewise.analysis.run import Run
     from casewise.console import Show
-    from casewise.plugin import NewStudy
 
 OPTION = re.compile(r"--(target|subject|images)\b")
 # The files of a study that this function writes.
 FILES = ("study.yaml", "init.yaml", "cohort.csv")
+
+
+class _NewStudy(Protocol):
+    """A study not written yet: contents by file name; what was understood of the table, and doubts, in lines."""
+
+    files: dict[str, bytes]
+    understood: list[str]
+    doubts: list[str]
+
+
+class StudyPlanner(Protocol):
+    """A plugin that makes a study of somebody's table and images."""
+
+    def new_study(self, table: Path, images: Path | None, target: str, subject: str, folder: Path) -> _NewStudy | None:
+        """The study file for somebody's table and images, which is not written yet; None if it makes none.
+
+        Args:
+            images: their folder; None: the table's folder.
+            target: the column to predict; empty: the likeliest one.
+            subject: the column that identifies people; empty: the likeliest one.
+            folder: where the study is going to be.
+
+        Raises:
+            CasewiseError: the table or the images cannot be read, or there is nothing to predict.
+        """
 
 
 def fit(
@@ -119,10 +143,10 @@ def fit(
         raise
 
 
-def _planned(path: Path, images: Path | None, target: str, subject: str, folder: Path) -> NewStudy:
-    from casewise.plugin import plugins
+def _planned(path: Path, images: Path | None, target: str, subject: str, folder: Path) -> _NewStudy:
+    from casewise.plugin import implementing
 
-    planned = (plugin.new_study(path, images, target, subject, folder) for plugin in plugins())
+    planned = (plugin.new_study(path, images, target, subject, folder) for plugin in implementing(StudyPlanner))
     try:
         new = next((study for study in planned if study is not None), None)
     except CasewiseError as error:  # which names the options of `casewise init`

@@ -39,10 +39,10 @@ def run(study: Study | Path | str, output: Path | str | None = None, *, show: Sh
     from casewise.pipeline.evaluate import calibrated, decide, evaluate, score, stack
     from casewise.pipeline.finished import FinishedRun, report
     from casewise.pipeline.further_trainings import image_split, known_sources, seeds
+    from casewise.pipeline.hooks import run_hooks
     from casewise.pipeline.image_checks import counterfactuals, input_checks
     from casewise.pipeline.status import unchanged_torch
     from casewise.pipeline.train import train
-    from casewise.plugin import plugins
 
     study, folder, show = _resolve(study, output, show)
     with unchanged_torch(), folder.lock(), ExitStack() as computing:
@@ -66,7 +66,7 @@ def run(study: Study | Path | str, output: Path | str | None = None, *, show: Sh
         finished = FinishedRun(folder, study, results, inputs.prepared)
         report(finished, show)
         write_bundle(finished, show)
-        for plugin in plugins():
+        for plugin in run_hooks():
             plugin.on_evaluated(study, folder, show)
         show_time(inputs, show)
         done = Run(finished)

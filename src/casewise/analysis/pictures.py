@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from casewise.errors import CasewiseError
-from casewise.plugin import explainer
+from casewise.inference.explainer import explainer
 from casewise.report.figures.paper import Shown
 from casewise.report.formatting import capital, class_name
 from casewise.study.learners import learner_name

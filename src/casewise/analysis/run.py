@@ -198,7 +198,7 @@ class Run:
             CasewiseError: there is no such case or network, or the images are missing or have changed.
         """
         from casewise.errors import CasewiseError
-        from casewise.plugin import explainer
+        from casewise.inference.explainer import explainer
 
         maps = explainer()
         if maps is None:

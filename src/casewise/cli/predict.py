@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from casewise.cli.run import Quiet
-from casewise.plugin import Plugin, ResultFolders, plugins
 
 if TYPE_CHECKING:
     from casewise.inference.model import TrainedModel
     from casewise.inference.new_cases import PredictedChunk
+    from casewise.inference.result_formats import ResultFolders
 
 # Cases without a file of a format that are printed; all are in the record beside the table.
 MOST_CASES = 20
@@ -191,14 +191,9 @@ def parsed_folders(options: Sequence[str]) -> dict[str, Path]:
             file.
     """
     from casewise.errors import CasewiseError, cut, nearest
+    from casewise.inference.result_formats import format_owners
 
-    owners: dict[str, Plugin] = {}
-    for plugin in plugins() if options else ():
-        for name in plugin.result_formats():
-            if name in owners:
-                others = f"the plugins {owners[name].name} and {plugin.name}"
-                raise CasewiseError(f"--also: {name} is a format of {others}. Remove one of them.")
-            owners[name] = plugin
+    owners = format_owners() if options else {}
     folders: dict[str, Path] = {}
     for text in options:
         name, separator, folder = text.partition("=")
@@ -222,7 +217,10 @@ def parsed_folders(options: Sequence[str]) -> dict[str, Path]:
 def _result_folders(
     model: TrainedModel, folders: Mapping[str, Path], options: Mapping[str, Any]
 ) -> Iterator[AbstractContextManager[ResultFolders]]:
-    for plugin in plugins() if folders else ():
+    from casewise.inference.result_formats import ResultFormats
+    from casewise.plugin import implementing
+
+    for plugin in implementing(ResultFormats) if folders else ():
         if own := {name: folders[name] for name in plugin.result_formats() if name in folders}:
             yield plugin.result_folders(model, own, **options)
 

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from casewise.models.backbones import Network
     from casewise.models.shared_parts import SharedParts
     from casewise.study.schema import Study
-    from casewise.training.compute_plan import ComputePlan
 
 # Fields of a bundle that the file of facts holds as they are.
 AS_WRITTEN = ("model", "network", "outputs", "settings", "fitted", "batch_size")
@@ -37,11 +36,6 @@ class ComputeFacts:
     precision: str = "fp32"
     channels_last: bool = True
     threads: int = 1
-
-    @classmethod
-    def of(cls, plan: ComputePlan) -> ComputeFacts:
-        """The part of a plan that affects predictions."""
-        return cls(plan.device, plan.precision, plan.channels_last, plan.threads)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias
 
 from casewise.console import Show, end_process
 from casewise.errors import CasewiseError, RunError, TrainingError, cut, nearest
@@ -21,7 +21,7 @@ from casewise.files import REMEDIES, make_folder
 from casewise.metrics.registry import added_metrics, metric_names, register_metric
 from casewise.modalities.registry import modality_of, register
 from casewise.modalities.store.workers import SPREAD, Work
-from casewise.plugin import plugins
+from casewise.plugin import implementing
 from casewise.study.learners import Learner, added_learners, register_learner
 from casewise.targets import TargetKind, added_kinds, kind_names, register_kind
 from casewise.training.cost import give_memory_back, keep_memory
@@ -40,6 +40,21 @@ Plans: TypeAlias = "Mapping[str, ComputePlan]"
 LESS_MEMORY = "Lower `compute.jobs`, `recipe.batch_size` or `images.size`."
 # How long, in seconds, a job waits for the process of an earlier run that is about to end.
 PATIENCE = 30
+
+
+class BackendPlugin(Protocol):
+    """A plugin with further back ends."""
+
+    def backends(self) -> Mapping[str, Callable[[str | None], Backend]]:
+        """Where jobs are executed: for each name of `--backend`, what makes it for an address.
+
+        Raises:
+            CasewiseError: calling one, if its library is not installed.
+        """
+        return {}
+
+    def before_jobs(self, folder: Path, jobs: Sequence[Job]) -> None:
+        """Called before this machine begins jobs of a run folder, which an earlier run may still execute elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +104,7 @@ class Backend:
         """
         from casewise.jobs.compute_plans import compute_plans
 
-        for plugin in plugins():
+        for plugin in implementing(BackendPlugin):
             plugin.before_jobs(folder.path, jobs)
         return compute_plans(jobs, inputs, folder, threads)
 
@@ -321,7 +336,7 @@ def backend_named(name: str, address: str | None = None) -> Backend:
     'LocalBackend'
     """
     backends = dict(BACKENDS)
-    for plugin in plugins():
+    for plugin in implementing(BackendPlugin):
         backends |= plugin.backends()
     if name not in backends:
         raise CasewiseError(f"--backend: {cut(name)} is none of {', '.join(backends)}.{nearest(name, backends)}")

@@ -278,6 +278,8 @@ def fit(planned: PlannedJob, model: StudyModel) -> FittedModel:
     learned, dataset = FITTERS[learner_named(job.model).kind](planned, model.network, outputs, data)
     stops = study.recipe.early_stopping.monitor != "none"
     people = training_subjects(panels, model.subjects)
+    plan = planned.plan
+    compute = ComputeFacts(plan.device, plan.precision, plan.channels_last, plan.threads)
     trained_on = training_subjects(panels, model.subjects - set(choice.stop_subjects))["subjects"]
     bundle = Bundle(
         folder=job.folder.path,
@@ -287,7 +289,7 @@ def fit(planned: PlannedJob, model: StudyModel) -> FittedModel:
         outputs=output_facts(study, outputs, learned.network),
         settings=settings_of(study, job.model),
         fitted=data.preprocessing,
-        compute=ComputeFacts.of(planned.plan),
+        compute=compute,
         batch_size=study.recipe.batch_size,
         stop_subjects=frozenset(people["subjects"]) - frozenset(trained_on),
         subjects=frozenset(people.pop("subjects")),

@@ -2,17 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from casewise.errors import StudyError, nearest
-from casewise.plugin import KEYS, Plugin, plugins
+from casewise.plugin import KEYS, implementing
 from casewise.study.schema import Study, register_settings
 
 if TYPE_CHECKING:
-    from casewise.modalities.base import Modality
+    from casewise.cohort.cohort import Cohort
+    from casewise.modalities.base import Modality, Start
 
 _REGISTERED: dict[str, Modality] = {}
+
+
+class ModalityPlugin(Protocol):
+    """A plugin with a modality, whose name is the plugin's name."""
+
+    name: str
+    is_own: bool
+
+    def modality(self) -> Modality | None:
+        """The modality."""
+
+
+class FileClaims(Protocol):
+    """A plugin that recognises image files that only its modality can read."""
+
+    def claim(self, files: Sequence[Path], study: Study) -> Start | None:
+        """The beginning of a study of image files if some of them can only be of its modality; else None."""
+
+    def refuse(self, study: Study, cohort: Cohort) -> None:
+        """Refuse rows of a study of photographs whose files can only be of its modality.
+
+        Raises:
+            CohortError: naming the files.
+        """
 
 
 def register(modality: Modality) -> Modality:
@@ -53,5 +80,5 @@ def modality_of(study: Study) -> Modality:
     return _REGISTERED[name]
 
 
-def _of_plugins() -> dict[str, Plugin]:
-    return {plugin.name: plugin for plugin in plugins() if plugin.brings_modality}
+def _of_plugins() -> dict[str, ModalityPlugin]:
+    return {plugin.name: plugin for plugin in implementing(ModalityPlugin)}

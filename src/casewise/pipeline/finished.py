@@ -15,12 +15,12 @@ from casewise.cohort.cohort import Cohort
 from casewise.console import Show, Silent, shown
 from casewise.evaluation.results import Results, read_results
 from casewise.files import checksum
+from casewise.inference.explainer import explainer
 from casewise.modalities.base import FittedPreprocessing, Modality, PreparedCohort
 from casewise.modalities.registry import modality_of
 from casewise.pipeline.read import prepare, read
 from casewise.pipeline.recipe_plan import in_words, recorded_plan
 from casewise.pipeline.status import environment, machine
-from casewise.plugin import explainer
 from casewise.predictions import table as prediction_table
 from casewise.run_folder import RunFolder
 from casewise.splits.grouped import Splits, read_splits

@@ -22,8 +22,8 @@ from casewise.modalities.registry import modality_of
 from casewise.pipeline.budget import RunCases
 from casewise.pipeline.budget_check import budget_lines
 from casewise.pipeline.external import check_names_apart, described, doubtful_names, read_external, read_pretraining
+from casewise.pipeline.hooks import run_hooks
 from casewise.pipeline.recipe_plan import stated_in_words
-from casewise.plugin import plugins
 from casewise.run_folder import RunFolder
 from casewise.splits import grouped
 from casewise.splits.grouped import Splits, read_splits, write_splits
@@ -70,7 +70,7 @@ def read(study: Study, folder: RunFolder | None, show: Show, *, to_train: bool =
 
     if to_train:
         _check_weights_folder(study)
-        for plugin in plugins():
+        for plugin in run_hooks():
             plugin.check_study(study)
     if to_train and study.compute.plan is not None:
         from casewise.jobs.compute_plans import stated_plans

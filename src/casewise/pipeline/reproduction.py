@@ -13,9 +13,9 @@ import numpy as np
 from casewise.console import Show, Silent
 from casewise.errors import CohortError, ImageError, RunError, StudyError, WeightsError, counted, cut
 from casewise.files import checksum, parquet_bytes, read_parquet
+from casewise.pipeline.hooks import repeated
 from casewise.pipeline.read import plan, prepare, read, split
 from casewise.pipeline.train import finished, weights
-from casewise.plugin import repeated
 from casewise.predictions.table import KEY, probability_columns
 from casewise.run_folder import RunFolder
 

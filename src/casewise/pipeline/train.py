@@ -21,7 +21,7 @@ from casewise.pipeline.budget import within_budget
 from casewise.pipeline.evaluate import decide, score, stack
 from casewise.pipeline.external import check_no_twins, cohort_difference, prepare_external, prepare_pretraining
 from casewise.pipeline.fingerprints import check_images_apart, record_images
-from casewise.plugin import plugins, repeated
+from casewise.pipeline.hooks import repeated, run_hooks
 from casewise.predictions import table as predicted
 from casewise.predictions.decisions import apply_thresholds, decide_grades
 from casewise.predictions.table import CHOOSING, gather_tiles
@@ -284,7 +284,7 @@ def _write_tile_predictions(
     ]
     if tables:
         records = decide_grades(predictions, study.decisions).records
-        folder.tile_predictions.write(apply_thresholds(gather_tiles(study, tables, cohort), records))
+        folder.tile_predictions.write(apply_thresholds(gather_tiles(study, tables, cohort.images), records))
     else:
         folder.tile_predictions.remove()
 
@@ -361,7 +361,7 @@ def record_trained(study: Study, folder: RunFolder, show: Show) -> None:
         RunError: a record is damaged, or the table cannot be written.
     """
     write_training_table(folder, study.learners)
-    for plugin in plugins():
+    for plugin in run_hooks():
         plugin.on_trained(study, folder, show)
 
 
@@ -379,7 +379,7 @@ def following(study: Study, folder: RunFolder, tell: Callable[[float, str], None
             written[0] = count
             with suppress(CasewiseError, OSError):
                 write_training_table(folder, study.learners)
-                for plugin in plugins():
+                for plugin in run_hooks():
                     plugin.on_jobs_finished(study, folder)
 
     return follow

@@ -12,7 +12,6 @@ from casewise.errors import CasewiseError, nearest
 from casewise.targets import DEFAULT, kind_named, kind_names
 
 if TYPE_CHECKING:
-    from casewise.cohort.cohort import Cohort
     from casewise.study.schema import Study
 
 
@@ -210,7 +209,7 @@ def with_mean_distances(rows: pd.DataFrame, predictions: pd.DataFrame) -> pd.Dat
 POSITION = ("path", "tile_x", "tile_y", "tile_side")
 
 
-def gather_tiles(study: Study, tables: list[pd.DataFrame], cohort: Cohort) -> pd.DataFrame:
+def gather_tiles(study: Study, tables: list[pd.DataFrame], images: pd.DataFrame) -> pd.DataFrame:
     """The predictions of single tiles: out of fold by the network not trained on the subject, else the mean.
 
     Columns: image (number), path, tile_x, tile_y, tile_side (−1 for whole images), case, subject, model, stage,
@@ -218,12 +217,13 @@ def gather_tiles(study: Study, tables: list[pd.DataFrame], cohort: Cohort) -> pd
 
     Args:
         tables: one for each network with several panels for each case, with its `model` and `outer_fold` (from 1).
+        images: the cohort's images, one row each.
     """
     table = pd.concat(tables, ignore_index=True)
     table["outer_fold"] = table["outer_fold"].astype("Int64")
     oof = table["stage"] == "oof"
     table = pd.concat([table[oof], _mean(study, table[~oof])], ignore_index=True)
-    images = cohort.images.set_index("image")
+    images = images.set_index("image")
     for name in (*POSITION, "subject"):
         table[name] = table["image"].map(images[name]) if name in images else -1
     first = ["image", *POSITION, "case", "subject", "model", "stage", "outer_fold", "target"]

@@ -15,9 +15,9 @@ import pandas as pd
 from casewise.errors import RunError
 from casewise.evaluation.caveats import constant_folds, no_better
 from casewise.evaluation.results import ClassFigures, Estimate, Figures, Results, SourceMean, read_results
+from casewise.inference.explainer import explainer
 from casewise.metrics.registry import columns
 from casewise.modalities.registry import modality_of
-from casewise.plugin import explainer
 from casewise.predictions.table import INTERNAL
 from casewise.report.formatting import capital, class_name, counted, display_name, is_number, outcome_words, plain
 from casewise.report.tables import MetricFormat, metric_format

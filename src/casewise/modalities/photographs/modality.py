@@ -31,13 +31,14 @@ from casewise.modalities import base
 from casewise.modalities.alterations import ALTERATIONS, altered, png
 from casewise.modalities.masks import EMPTY, check_masks, mask_on_tiles, to_photograph
 from casewise.modalities.overlays import MOST_AREA, overlays_in_files, place_of, share_of
+from casewise.modalities.registry import FileClaims
 from casewise.modalities.store.pixels import content_box
 from casewise.modalities.store.preparation import Preparation
 from casewise.modalities.store.readers import image_shape, open_source, read_image
 from casewise.modalities.store.store import ImageSource, TileStore
 from casewise.modalities.store.store_builder import PROBLEMS, SHOWN, check_images, not_read, prepare
 from casewise.names import one_form
-from casewise.plugin import plugins
+from casewise.plugin import implementing
 from casewise.run_folder import ImageFolder
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ class Photographs(base.Modality):
     plans_size = True
 
     def start(self, files: Sequence[Path] | None, study: Study) -> base.Start:
-        claims = (plugin.claim(files or [], study) for plugin in plugins())
+        claims = (plugin.claim(files or [], study) for plugin in implementing(FileClaims))
         return next(filter(None, claims), None) or super().start(files, study)
 
     def new_table(self, study: Study, paths: Sequence[Path], pattern: Pattern | None = None) -> pd.DataFrame:
@@ -150,7 +151,7 @@ class Photographs(base.Modality):
         return pd.DataFrame({_heading(study, role): [getattr(image, role) for image in images] for role in roles})
 
     def read(self, study: Study, cohort: Cohort, folder: ImageFolder | None, show: Show) -> Cohort:
-        for plugin in plugins():
+        for plugin in implementing(FileClaims):
             plugin.refuse(study, cohort)
         return cohort
 

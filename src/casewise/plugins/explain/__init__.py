@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from casewise.plugin import Explainer
+from casewise.plugin import Plugin
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from casewise.study.schema import Study
 
 
-class _Explain(Explainer):
+class _Explain(Plugin):
     name = extra = "explain"
     report = "casewise.plugins.explain.report_section"
     command = ("explain", "Compute saliency maps of a run, and measure them.")

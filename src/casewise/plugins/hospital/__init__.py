@@ -7,10 +7,11 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from casewise.plugin import Plugin, ResultFolders
+from casewise.plugin import Plugin
 
 if TYPE_CHECKING:
     from casewise.inference.model import TrainedModel
+    from casewise.inference.result_formats import ResultFolders
 
 
 class _Hospital(Plugin):

@@ -27,11 +27,12 @@ from casewise.errors import CasewiseError, RunError
 from casewise.files import checksum, make_folder, sync_folder, write_atomic
 from casewise.inference.new_cases import CasePicture, NewCases, PredictedChunk, RawCase, slot_column
 from casewise.inference.resident import ResidentModel, pictured
+from casewise.inference.result_formats import format_owners
 from casewise.plugins.node.headers import InstanceHeader, UnanswerableError, patient_of, read_header
 from casewise.plugins.node.monitoring.observation import PICTURES, identifier_hash, observed
 from casewise.plugins.node.queue.records import UNFINISHED, Answer, StoredInstance, StudyAnswer, StudyTask, study_label
 from casewise.plugins.node.selection import Row, SelectionError, Slots, select
-from casewise.plugins.node.send import check_formats, format_owners
+from casewise.plugins.node.send import check_formats
 from casewise.plugins.node.settings import NodeSettings
 from casewise.report.formatting import plain
 from casewise.run_folder.folder import HEADLINE

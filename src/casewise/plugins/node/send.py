@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 
 from casewise.errors import CasewiseError, cut, none_of, printable
 from casewise.files import checksum, make_folder, write_atomic
+from casewise.inference.result_formats import format_owners
 from casewise.modalities.store.dicom_file import damage, quiet_pydicom
-from casewise.plugin import Plugin, plugins
 from casewise.plugins.node.credentials import read_token
 from casewise.plugins.node.node_log import log
 from casewise.plugins.node.queue.records import study_label
@@ -358,11 +358,6 @@ def _send(partner: Partner, delivery: Delivery) -> None:
     except Exception as error:  # its message may quote data of a patient
         text = f"A fault of casewise ({location_of(error)}). Please report it."
         raise DeliveryError(text, retryable=delivery.attempts + 1 < MOST_FAULTS) from error
-
-
-def format_owners() -> dict[str, Plugin]:
-    """By format the plugin that writes it."""
-    return {name: plugin for plugin in plugins() for name in plugin.result_formats()}
 
 
 def check_formats(names: Sequence[str]) -> None:

@@ -14,10 +14,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from casewise.evaluation.response import percent_change, responds
+from casewise.inference.explainer import Explainer
 from casewise.inference.input_checks import SEPARATOR
 from casewise.inference.output_table import FAR
 from casewise.inference.resident import pictured
-from casewise.plugin import Explainer
 from casewise.plugins.serve.submission import NEUTRAL, SUBJECT, Submission
 from casewise.web.settings import Json
 
