@@ -14,6 +14,7 @@ from casewise.report.context import ReportContext
 from casewise.report.figures.drawing import canvas, svg
 from casewise.report.first_screen import evaluated, lead, screen
 from casewise.report.page import render, write_report
+from casewise.report.page import sections as sections_of
 from casewise.report.results_page import write_results
 from casewise.report.statements import statements
 from casewise.report.tables import metric_format
@@ -115,7 +116,7 @@ def test_unknown_subjects_are_counted_nowhere_as_people() -> None:
     assert "subject" not in evaluated(context) + lead(context)
     assert next(each for each in statements(context) if each.id == "subjects_apart").level == "bad"
     page = check_page(render(context))
-    for text in (page.text, results_page.page(context, [results_page.beside([context, context])])):
+    for text in (page.text, results_page.page([context, context], sections_of(context), "here")):
         assert "intervals by image" in text
         assert not re.search("(by|resampling) subjects?[.,;]", text)
     assert not any("subject" in each.text for each in statements(context) if each.id == "external_cohort")

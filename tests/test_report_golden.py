@@ -22,11 +22,12 @@ def test_the_page_reads_as_its_golden_page(kind: str, request: pytest.FixtureReq
     context = request.getfixturevalue(REPORTS.get(kind, "report_of_two_classes"))
     if kind == "phases":
         context = split_by_image(in_phases(context), 0.985)
-    text = write_results(finished(context, tmp_path / "run"), tmp_path / "page.md").read_text()
-    path = GOLDEN / f"results-{kind}.md"
-    if os.environ.get("CASEWISE_GOLDEN"):
-        path.write_text(text)
-    assert path.read_text().splitlines() == text.splitlines(), f"{path} differs; if it should, run `make golden`"
+    page = write_results(finished(context, tmp_path / "run"), tmp_path / f"results-{kind}.md")
+    for made in (page, page.with_suffix(".csv")):
+        path = GOLDEN / made.name
+        if os.environ.get("CASEWISE_GOLDEN"):
+            path.write_bytes(made.read_bytes())
+        assert path.read_text().splitlines() == made.read_text().splitlines(), f"{path}: if it should, `make golden`"
 
 
 def check_named_by_code_once(page: str, context: ReportContext) -> None:

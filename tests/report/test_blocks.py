@@ -72,6 +72,24 @@ def test_markdown_has_no_heading_without_content() -> None:
     assert b.markdown_page(["# Page"], sections) == "# Page\n\n## Said\n\nWords.\n"
 
 
+def test_a_page_leaves_out_folds_and_their_table_has_every_figure() -> None:
+    inner = [
+        b.Heading("By class"),
+        *ON_BOTH,
+        b.Fold("Deeper", [b.Items(["a"])]),
+        b.Fold("Cases", [Text("x")], page_only=True),
+    ]
+    section = Section("s", "Classes", [Text("first"), b.Fold("More", inner), b.Fold("Kept", [Text("y")], needed=True)])
+    assert [block.form for block in b.without_folds(section).blocks] == ["text", "fold"]
+    rows = b.folded([section])
+    assert {row["section"] for row in rows} == {"Classes"}
+    assert {row["part"] for row in rows} == {"More: By class", "More: Part", "More: More", "More: Deeper"}
+    recall = {"table": "Recall by class.", "row": NAME, "column": "Recall", "value": "0.75 [0.50, 0.90]"}
+    counts = {"table": "Classes.", "row": "a", "column": "b", "value": "1"}
+    for expected in (recall, counts, {"table": "", "row": "Level", "column": "", "value": "90 %"}):
+        assert [row for row in rows if row.items() >= expected.items()] != []
+
+
 def test_classes_are_counted_by_side_and_source(report_of_classes: ReportContext) -> None:
     context = report_of_classes
     table = labels.reference_classes(context)

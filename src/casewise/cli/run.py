@@ -189,7 +189,10 @@ def _read(study: Path, weights_dir: Path | None, settings: list[str] | None, job
 
 def results(
     run_folder: Annotated[Path, typer.Argument(help="A finished run folder.")],
-    output: Annotated[Path | None, typer.Option(help="The Markdown page to write [default: print it].")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="The Markdown page to write, with its details as a CSV table beside it [default: print it]."),
+    ] = None,
     compare: Annotated[list[Path] | None, typer.Option(help="Further run folders to show in the same tables.")] = None,
 ) -> None:
     """Print the results of a run as a Markdown page, with the published metrics that the study lists as references."""

@@ -8,8 +8,8 @@ the same values. A text is a caption or a note that does not change with the res
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, dataclass_transform
@@ -194,11 +194,17 @@ class Cards(Block):
 
 
 class Fold(Block):
-    """Blocks that the page shows when the reader opens them; Markdown leaves them out if they are `page_only`."""
+    """Blocks that the page shows when the reader opens them.
+
+    Attributes:
+        page_only: whether Markdown leaves them out.
+        needed: whether a page of results shows them, instead of the table beside it.
+    """
 
     summary: str
     blocks: Sequence[Block]
     page_only: bool = False
+    needed: bool = False
 
 
 @dataclass(frozen=True)
@@ -253,6 +259,54 @@ def markdown_page(head: Sequence[str], sections: Sequence[Section]) -> str:
     for level in (4, 3, 2):
         text = re.sub(rf"^#{{{level}}} .*\n+(?=#{{2,{level}}} )", "", text, flags=re.MULTILINE)
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+def without_folds(section: Section) -> Section:
+    """The section as a page of results shows it: with the folds that are needed, and without the others."""
+    return replace(section, blocks=[b for b in section.blocks if not isinstance(b, Fold) or b.needed])
+
+
+def folded(sections: Sequence[Section]) -> list[dict[str, str]]:
+    """The content of the folds that `without_folds` leaves out, a row each figure or text.
+
+    Each row has the `section`, the `part` of it, the caption of the `table`, and the names of `row` and `column`.
+    """
+    return [
+        {"section": section.heading, **row}
+        for section in sections
+        for block in section.blocks
+        if isinstance(block, Fold) and not (block.page_only or block.needed)
+        for row in _rows(block.blocks, block.summary)
+    ]
+
+
+def _rows(blocks: Sequence[Block], part: str) -> Iterator[dict[str, str]]:
+    within = part
+    for block in blocks:
+        if isinstance(block, Heading):
+            within = f"{part}: {block.text}"
+            continue
+        cells: list[tuple[str, str, str]] = []
+        caption = ""
+        if isinstance(block, Fold):
+            yield from () if block.page_only else _rows(block.blocks, f"{part}: {block.summary}")
+        elif isinstance(block, Table):
+            caption = block.caption
+            for row in block.rows:
+                named = zip(block.columns[1:], row.cells, strict=True)
+                cells += [(row.name, column, f"{cell.text} {cell.small}".strip()) for column, cell in named]
+        elif isinstance(block, Matrix):
+            caption = block.caption
+            for name, _, counts in block.counts.rows:
+                cells += [(name, column, str(n)) for column, (n, _) in zip(block.counts.names, counts, strict=True)]
+        elif isinstance(block, Facts):
+            cells = [(name, "", value) for name, value in block.facts]
+        elif isinstance(block, (Text, Code)):
+            cells = [("", "", block.text)]
+        elif isinstance(block, Items):
+            cells = [("", "", text) for text in block.texts]
+        for name, column, value in cells:
+            yield {"part": within, "table": caption, "row": name, "column": column, "value": value}
 
 
 def code_marked(text: str) -> list[tuple[str, bool]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 import pandas as pd
 
@@ -13,7 +14,19 @@ from casewise.evaluation.evaluate import Outcomes, evaluate
 from casewise.evaluation.results import Comparison
 from casewise.metrics.registry import columns
 from casewise.predictions.table import final_rows
-from casewise.report.blocks import Block, Cell, Heading, Items, Row, Section, Table, Text, markdown_page
+from casewise.report.blocks import (
+    Block,
+    Cell,
+    Heading,
+    Items,
+    Row,
+    Section,
+    Table,
+    Text,
+    folded,
+    markdown_page,
+    without_folds,
+)
 from casewise.report.context import SIDES, ReportContext, brackets, read_context, report_title
 from casewise.report.first_screen import Screen, screen
 from casewise.report.formatting import capital, escaped, without_html
@@ -23,6 +36,8 @@ from casewise.run_folder.folder import check_page, write_page
 from casewise.study.learners import learner_name
 from casewise.study.schema import Study
 
+# The columns of the table with the details that a page leaves out.
+DETAILS = ["section", "part", "table", "row", "column", "value"]
 KEYS = ("case", "region", "image", "target")
 CAPTION = (
     "{target}, {side}. Difference: from the best learner of the table, with intervals that hold for all pairs of"
@@ -31,36 +46,60 @@ CAPTION = (
 
 
 def write_results(run: Path, path: Path, *, others: Sequence[Path] = ()) -> Path:
-    """Write `results_page`.
+    """Write `results_page`, and the details that it leaves out as a table beside it: its name with `.csv`.
 
     Raises:
         RunError: as `results_page`, or as `write_page`.
     """
+    table = path.with_suffix(".csv")
     check_page(path, ".md")
-    return write_page(path, results_page(run, others=others), ".md")
+    contexts = _contexts(run, others)
+    parts = _parts(contexts[0])
+    text = page(contexts, parts, f"[{table.name}]({quote(table.name)})")
+    write_page(table, pd.DataFrame(folded(parts), columns=DETAILS).to_csv(index=False), ".csv")
+    return write_page(path, text, ".md")
 
 
 def results_page(run: Path, *, others: Sequence[Path] = ()) -> str:
-    """The page for `run` in Markdown; one more section compares its learners with those of the runs in `others`.
+    """The page for `run` in Markdown; one more section compares its learners with the learners of the runs in `others`.
+
+    It shows what the report shows before its details are opened.
 
     Raises:
         RunError: a folder holds no finished run, one without figures of the stage that the page is about, or what was
             split by image for comparison only; a run in `others` shares no target with `run`, or is synthetic where
             that is not.
     """
-    contexts = [read_context(folder) for folder in (run, *others)]
-    return without_html(page(contexts[0], [beside(contexts)] if others else []))
+    contexts = _contexts(run, others)
+    return page(contexts, _parts(contexts[0]), "`--output page.md` writes them beside the page, as page.csv")
 
 
-def page(context: ReportContext, further: Sequence[Section] = ()) -> str:
-    """The page of a run; sections that show single cases are on its HTML page only."""
+def _contexts(run: Path, others: Sequence[Path]) -> list[ReportContext]:
+    return [read_context(folder) for folder in (run, *others)]
+
+
+def _parts(context: ReportContext) -> list[Section]:
+    """The sections of a page; those that show single cases are on its HTML page only."""
+    return [section for section in sections(context) if not section.page_only]
+
+
+def page(contexts: Sequence[ReportContext], parts: Sequence[Section], details: str) -> str:
+    """The page of the first run.
+
+    Args:
+        contexts: the run, and others to compare with it.
+        parts: its sections below the summary.
+        details: where the content of their folds is.
+    """
+    context = contexts[0]
     study, values = context.study, screen(context)
     head = [f"# {escaped(report_title(study))}"]
     head += ["**Synthetic phantom data, not patients.**"] if study.synthetic else []
     head += [escaped(values.lead), *([escaped(study.description)] if study.description.strip() else [])]
-    shown = [section for section in sections(context) if not section.page_only]
     summary = Section("summary", "Result", [*screen_blocks(values), Text(brackets(context))])
-    return markdown_page(head, [summary, *further, *shown])
+    further = [beside(contexts)] if len(contexts) > 1 else []
+    text = markdown_page(head, [summary, *further, *map(without_folds, parts)])
+    return without_html(f"{text}\nFurther tables and definitions: {details}.\n")
 
 
 def screen_blocks(values: Screen) -> list[Block]:

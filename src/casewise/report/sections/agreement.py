@@ -149,7 +149,7 @@ def over_time(context: ReportContext) -> Section | None:
         entry = context.metrics.response.get(stage, {}).get(context.learner)
         if entry and (response := response_blocks(context, entry, stage)):
             title = f"Response {RESPONSE_SIDES[stage]}: agreement at each threshold, and responders by visit"
-            blocks.append(Fold(title, response))
+            blocks.append(Fold(title, response, needed=stage == context.stage))
     return Section("time", "Change over time" if days else "Visits of each subject", blocks)
 
 

@@ -73,7 +73,7 @@ def section(context: ReportContext) -> Section | None:
         whole.append(Text(note, note=True))
     if any(name.startswith(FITTED) for name in context.learners) and "oof" in context.stages:
         whole.append(Text(FITTED_WEIGHTS, note=True))
-    blocks += [Fold("Metrics and differences of all learners", whole)] if plots else whole
+    blocks += [Fold("Metrics and differences of all learners", whole, needed=True)] if plots else whole
     if context.study.baselines.off:
         blocks.append(Facts([("No baseline was fitted", context.study.baselines.off)]))
     details: list[Block] = [table for _, table in tables[1:]]
