@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
+import io
 import json
 import re
 import subprocess
@@ -139,7 +141,8 @@ FIDELITY_HEAD = """# The publications, statement by statement
 What four publications state about their systems, and what casewise has: `exact`, as stated; `equivalent`, by other means or for
 any cohort; `deviates`, with the reason; `stated differently`, where a publication contradicts itself, leaves something open or
 states a fact of its own cohort or machine. Settings are those of the presets, with which a test compares them; `casewise paper`
-makes tables and figures of a run.
+makes tables and figures of a run. All statements, with their settings and the test that shows each, are in
+[reference-fidelity.csv](reference-fidelity.csv); this page has those from which casewise deviates.
 """
 LICENCES_PAGE = "reference-licences.md"
 # Optional parts for those who work on casewise.
@@ -515,37 +518,48 @@ def _licence_of(package: metadata.Distribution) -> str:
     return next(found, "not stated")
 
 
+def _papers() -> list[dict[str, Any]]:
+    """The publications of the folder `fidelity`."""
+    return [yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted((DOCS / "fidelity").glob("*.yaml"))]
+
+
 def fidelity_page() -> str:
-    """The statements of the publications, of the files in `fidelity`: state, setting or module, and test or command."""
+    """The statements of the publications by state, and those from which casewise deviates."""
     lines = [GENERATED, FIDELITY_HEAD]
-    for path in sorted((DOCS / "fidelity").glob("*.yaml")):
-        paper = yaml.safe_load(path.read_text(encoding="utf-8"))
-        states = Counter(row["state"] for rows in paper["statements"].values() for row in rows)
+    for paper in _papers():
+        rows = [row for rows in paper["statements"].values() for row in rows]
+        states = Counter(row["state"] for row in rows)
         counts = ", ".join(f"{count} {state}" for state, count in states.most_common())
         lines += [f"## {paper['title']}", "", f"{paper['source']}. [The preset]({paper['page']}).", ""]
-        lines += [f"{states.total()} statements: {counts}.", ""]
-        for section, rows in paper["statements"].items():
-            lines += [f"### {paper['title']}: {section[0].lower()}{section[1:]}", ""]
-            lines += [
-                "| statement | place | state | where | shown by |",
-                "|---|---|---|---|---|",
-                *map(_statement, rows),
-                "",
-            ]
+        lines += [f"{states.total()} statements: {counts}.", "", "| deviates from | place | because |", "|---|---|---|"]
+        deviating = [row for row in rows if row["state"] == "deviates"]
+        lines += [f"| {_escaped(row['statement'])} | {row['place']} | {_escaped(row['reason'])} |" for row in deviating]
+        lines.append("")
     return "\n".join(lines)
 
 
-def _statement(row: Mapping[str, Any]) -> str:
-    """A statement as a row of a table."""
-    where = row.get("where", "")
-    values = {key: json.dumps(value).replace('"', "") for key, value in row.get("value", {}).items()}
-    settings = [f"`{key}: {value}`" for key, value in values.items()]
-    places = [where if "`" in where or " of " in where else f"`{where}`"] if where else []
-    preset = [f"`{row['preset']}`"] if "preset" in row else []
-    shown = ", ".join(f"`{name}`" for name in row.get("shown_by", ())) or "the preset"
-    explained = ": ".join(text for text in (row["state"], row.get("reason") or row.get("note")) if text)
-    cells = [row["statement"], row["place"], explained, ", ".join([*preset, *places, *settings]), shown]
-    return f"| {' | '.join(_escaped(cell) for cell in cells)} |"
+def fidelity_table() -> str:
+    """Every statement of the publications: state, setting or module, and test or command."""
+    columns = ["publication", "section", "statement", "place", "state", "reason", "preset", "where", "value", "shown_by"]
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    for paper in _papers():
+        for section, rows in paper["statements"].items():
+            for row in rows:
+                values = {key: json.dumps(value).replace('"', "") for key, value in row.get("value", {}).items()}
+                writer.writerow(
+                    {
+                        **{name: row.get(name, "") for name in ("statement", "place", "state", "where")},
+                        "publication": paper["title"],
+                        "section": section,
+                        "reason": row.get("reason") or row.get("note") or "",
+                        "preset": row.get("preset", paper["preset"]),
+                        "value": ", ".join(f"{key}: {value}" for key, value in values.items()),
+                        "shown_by": ", ".join(row.get("shown_by", ())) or "the preset",
+                    }
+                )
+    return text.getvalue()
 
 
 def _escaped(text: str | None) -> str:
@@ -562,6 +576,7 @@ PAGES = {
     "reference-commands.md": commands_page,
     LICENCES_PAGE: licences_page,
     "reference-fidelity.md": fidelity_page,
+    "reference-fidelity.csv": fidelity_table,
 }
 
 
