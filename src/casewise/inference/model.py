@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from casewise.cohort.companions import listed_companions
-from casewise.cohort.groups import check_columns, covariates_by_case
+from casewise.cohort.groups import check_columns
 from casewise.cohort.identity import AS_WRITTEN, same_subjects
 from casewise.cohort.table import names_text
 from casewise.console import Show, Silent
@@ -294,7 +294,7 @@ class TrainedModel:
             flags = case_flags(self.limits, new, self.look, batch, by="path" if unit == "image" else "case")
             rows = rows.assign(flags=rows[unit].astype(str).map(flags).fillna(""))
         if record := ensemble.covariates:
-            reasons = flags_of(record, covariates_by_case(images, list(record["columns"])))
+            reasons = flags_of(record, ensemble.covariate_cells(images))
             flags = rows["flags"] if "flags" in rows else pd.Series("", index=rows.index)
             reads = rows["model"].isin(list(record["models"]))
             units = zip(rows["case"].astype(str), flags, reads, strict=True)

@@ -19,8 +19,9 @@ from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.cohort.companions import masks_by_image
 from casewise.cohort.folder_layout import Pattern, stated_pattern
 from casewise.cohort.groups import MOST_CATEGORIES
+from casewise.cohort.missing_codes import code_doubts
 from casewise.cohort.table import Problems, names_text, read_text_table
-from casewise.cohort.table_formats import NO_VALUE
+from casewise.cohort.table_formats import missing_words
 from casewise.errors import CasewiseError, counted
 from casewise.modalities.registry import modality_of
 from casewise.names import one_form
@@ -164,6 +165,8 @@ def _read(table: Path, sheet: str, target: str, subject: str, images: Path | Non
     check_numbers(candidates[0], cells[candidates[0]], numbers)
     fill_from_table(rows, cells, roles, scans=files.scans)
     rows.doubts += doubtful_codes(candidates[0], cells[candidates[0]], numbers)
+    facts = [name for name in cells if name not in {candidates[0], *roles.used, *file_names}]
+    rows.doubts += code_doubts(frame, facts, lambda _: "If so, empty the cells, and repeat `casewise init`.")
     return OwnData(files, rows, table, sheet, cells, roles, candidates[0], candidates[1:], numbers=numbers)
 
 
@@ -519,9 +522,10 @@ def source_lines(
     lines = [f"audit: {{{stated}}}{comment}"] if stated else []
     for name in sources:
         values: dict[str, set[str]] = defaultdict(set)
+        missing = missing_words(cells[name])
         for position in rows.present:
             cell = cells[name][rows.sources[position]]
-            values[rows["subject"][position]].add("" if cell.casefold() in NO_VALUE else cell)
+            values[rows["subject"][position]].add("" if cell.casefold() in missing else cell)
         named = set().union(*values.values())
         if "" not in named and len(named) > 1 and all(len(of_subject) == 1 for of_subject in values.values()):
             return [

@@ -11,9 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import pandas as pd
 
 from casewise.audit.columns import ORIGIN
 from casewise.cohort.checks import STORED, closest
+from casewise.cohort.missing_codes import is_code, missing_codes
 from casewise.cohort.table import names_text, natural, rows_text
 from casewise.cohort.table_formats import NO_VALUE
 from casewise.cohort.targets import plain
@@ -67,8 +69,6 @@ _LETTERS, _EDITS = 5, 2
 _NUMERALS = re.compile(r"\d+|(?<![^\W_])[ivx]+(?![^\W_])", re.IGNORECASE)
 # A column of numbers has this many different ones, or a few and no other text twice, which could be a class.
 FEWEST, FEW = 8, 3
-# Numbers that often mean no value.
-_CODES = {sign * int(digit * length) for digit in "789" for length in (1, 2, 3, 4) for sign in (1, -1)} | {-1}
 _COMMA = re.compile(r"[+-]?\d*,\d+", re.ASCII)
 _POINT = re.compile(r"[+-]?\d*\.\d+", re.ASCII)
 # Between the findings of one image, as in `Effusion|Mass`.
@@ -507,12 +507,13 @@ def doubtful_codes(name: str, cells: Sequence[str], rows: Sequence[int]) -> list
     counts = Counter(numbers.values())
     single = {value for value, count in counts.items() if count == 1}
     few = len(single) <= _MOST_SINGLE and len(counts) <= _FEW and all(value == int(value) for value in counts)
-    codes = _CODES | (single if few else set())
-    others = set(numbers.values()) - codes
+    repeated = set(missing_codes(pd.Series(numbers, dtype=float), usual_only=False))
+    codes = {value for value in counts if is_code(value)} | (single if few else set()) | repeated
+    others = set(counts) - codes
     if len(others) < 2:
         return []
     low, high = min(others), max(others)
-    far = {code for code in counts if code in codes and (code < 0 <= low or code - high > (high - low) / 2)}
+    far = {code for code in codes if code in repeated or code < 0 <= low or code - high > (high - low) / 2}
     return [
         f"{name}: {code:g} in {rows_text(row for row, value in numbers.items() if value == code)} may be an error or "
         f"mean no value, because the others are {low:g} to {high:g}. If so, correct or empty the cell, and repeat "
