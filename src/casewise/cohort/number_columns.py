@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from casewise.errors import shortened
-from casewise.names import STRONG_SUBJECT, heading_words
+from casewise.names import AMBIGUOUS_SUBJECT, STRONG_SUBJECT, heading_words
 
 _SIGNS = str.maketrans({"\N{MINUS SIGN}": "-", "\N{FULLWIDTH HYPHEN-MINUS}": "-", "\N{FULLWIDTH PLUS SIGN}": "+"})
 _MARKS = str.maketrans({"’": "'", "\u066b": ",", "\u066c": "'", "\N{FULLWIDTH FULL STOP}": ".", "，": ","})
@@ -137,7 +137,11 @@ def point_numbers(
     for position, column in enumerate(columns):
         values = dict.fromkeys(text for cell in column if (text := cell.strip()) and text.casefold() not in words)
         notation = _notation(values) if values else None
-        is_name = re.fullmatch(_NAMES, heading_words(headings[position]))
+        words_of_heading = heading_words(headings[position])
+        # `PT` with decimals is the prothrombin time
+        is_name = re.fullmatch(_NAMES, words_of_heading) and not (
+            words_of_heading == AMBIGUOUS_SUBJECT and notation and notation.decimals
+        )
         if notation and notation.is_consistent and not is_name:
             notations[position] = notation
     proven = {mark for notation in notations.values() for mark in notation.decimals}

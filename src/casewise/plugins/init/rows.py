@@ -375,20 +375,19 @@ def _repeating_part(rows: ImageRows) -> tuple[str, list[str]]:
     return repeating_part([path for path in rows.paths if path]) if rows.sources else ("", [])
 
 
-def check_names(rows: ImageRows, column: str, *, table: Path | None, numbers: Sequence[int]) -> None:
-    """Refuse subjects and visits that a spreadsheet altered, and doubt those that it may have altered.
-
-    Raises:
-        CasewiseError: with the column, the rows and the names.
-    """
+def check_names(rows: ImageRows, column: str, numbers: Sequence[int]) -> list[str]:
+    """Doubt subjects and visits that a spreadsheet may have altered; a sentence on those that `validate` refuses."""
+    refused = []
     lines = [numbers[source] for source in rows.sources] or list(range(1, len(rows.paths) + 1))
     for role in ("subject", "visit") if rows.subjects_known else ():
         origin = rows.origins.get(role, "")
         for alteration in alterations(pd.Series(rows[role], index=lines, dtype="str"), role):
             sentence = alteration.sentence(origin or column or role)
             if alteration.certain and column and origin == (column if role == "subject" else origin):
-                raise CasewiseError(f"{table}: {sentence}")
-            rows.doubts.append(sentence)
+                refused.append(sentence)
+            else:
+                rows.doubts.append(sentence)
+    return refused
 
 
 def doubt_counts(rows: ImageRows, column: str) -> None:
