@@ -397,9 +397,9 @@ def doubt_counts(rows: ImageRows, column: str) -> None:
     lone = column and rows.subjects_known and most == 1 < images
     named = f"{column!r} has" if column else "the names of files and folders have"
     doubts: dict[str, object] = {
-        f"Subject: EVERY IMAGE IS OF ANOTHER SUBJECT, as {column!r} states it. If it names images, images of one "
-        "patient may be on both sides of the split: state the column of patients with --subject, or write "
-        f"`subjects_known: false`.{_offered_subjects(rows) if lone else ''}": lone,
+        f"Subject: each of the {images:,} images is of another person, by the column {column!r}. If the column numbers "
+        "images and not people, state the column of people with --subject, or write `subjects_known: false`."
+        f"{_offered_subjects(rows) if lone else ''}": lone,
         f"Subject: {name[:60]!r} has {most:,} of {images:,} images ({named} {counted(len(counts), 'value')}). "
         "If it does not identify people, state another column with --subject.": most > max(MOST_OF_ONE * images, 4),
         f"Subject: ARE THESE PEOPLE? {batches_text(counts)}. State who is on each image with --subject or --pattern, "
