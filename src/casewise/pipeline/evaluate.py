@@ -13,7 +13,15 @@ import pandas as pd
 from casewise.audit.columns import leading_column
 from casewise.audit.metadata import named_columns
 from casewise.cohort.cohort import Cohort
-from casewise.cohort.groups import arms_of, control_of, covariates_by_case, grouping, kind_of, spelled_alike, table_column
+from casewise.cohort.groups import (
+    arms_of,
+    control_of,
+    covariates_by_case,
+    grouping,
+    kind_of,
+    spelled_alike,
+    table_column,
+)
 from casewise.cohort.participants import cases_step, characteristics, described_columns, units_of
 from casewise.console import Show, shown
 from casewise.errors import counted

@@ -320,7 +320,9 @@ def _subject(columns: Sequence[Column], files: Sequence[str], doubts: list[str])
     ranked = []
     for position, column in enumerate(columns):
         measured = column.header == AMBIGUOUS_SUBJECT and column.numbers is not None
-        score = 2 if column.named(STRONG_SUBJECT) and not measured else 1 if column.named(_WEAK_SUBJECT) else int(measured)
+        score = (
+            2 if column.named(STRONG_SUBJECT) and not measured else 1 if column.named(_WEAK_SUBJECT) else int(measured)
+        )
         if not score or column.named(_IMAGE) or column.filled < 0.5 or len(column.counts) < 2 or not column.are_whole:
             continue
         if score == 1 and (column.named(_SOURCE) or len(column.counts) < 4):
