@@ -185,7 +185,7 @@ class TestText:
     ) -> None:
         rows = "".join(f"a.jpg{separator}{cell}\n" for cell in cells)
         (tmp_path / "t.csv").write_text(f"path{separator}volume\n{rows}")
-        table, _ = read_text_table(tmp_path / "t.csv", problems := Problems())
+        read_text_table(tmp_path / "t.csv", problems := Problems())
         ((number, text),) = problems.by_kind["number notation"]
         assert number == row
         assert "volume" in text
