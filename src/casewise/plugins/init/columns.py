@@ -278,7 +278,7 @@ def _unused_visits(columns: Sequence[Column], subjects: Sequence[str], roles: Ro
         gaps, name = len(column.cells) - len(column.values), column.name
         reason = f"{gaps:,} of its {len(column.cells):,} cells have no value. Fill them in"
         if column.filled > _FILLED:
-            value = next(value for value in column.values if not (decimal(value) or 0).is_integer())
+            value = next(value for value in column.values if not (decimal(value) or 0.0).is_integer())
             reason = f"it has numbers with decimals, such as {cut(value)}. Write names or whole numbers of visits"
             reason += ", or call the column `day` if these are days"
         doubts.append(f"Visit: {name!r} IS NOT USED as the visit, because {reason}, and repeat `casewise init`.")
