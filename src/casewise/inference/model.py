@@ -225,7 +225,8 @@ class TrainedModel:
         show: Show,
     ) -> tuple[NewTable, pd.DataFrame]:
         """The table of new cases and its rows; how files were read is shown."""
-        table = new_table(cases, self.reader, folder, columns=columns or {}, root=root, pattern=pattern)
+        sizes = self.limits.sizes if self.limits else None
+        table = new_table(cases, self.reader, folder, columns=columns or {}, root=root, pattern=pattern, sizes=sizes)
         cells = table.cells()
         table = replace(with_columns(table, cells, ensemble), modalities=self.modalities)
         if table.reading:

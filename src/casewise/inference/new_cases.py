@@ -27,6 +27,7 @@ from casewise.cohort.table import Problems, natural, read_text_table
 from casewise.console import Show, Silent
 from casewise.errors import CasewiseError, CohortError, ImageError, counted, nearest, nearest_folder, none_of
 from casewise.files import PICTURES, make_folder
+from casewise.inference.case_sizes import CaseSizes, check_people
 from casewise.inference.drift import Batch
 from casewise.inference.stated import days_problem, modality_problem, people_problem, stated_by
 from casewise.modalities.base import ImageFolder, ImageStore
@@ -176,6 +177,7 @@ def new_table(
     columns: Mapping[str, str],
     root: Path | str | None,
     pattern: str = "",
+    sizes: CaseSizes | None = None,
 ) -> NewTable:
     """The table of new cases; that of a data frame or of image files is written into `folder`.
 
@@ -186,10 +188,11 @@ def new_table(
             directory.
         pattern: what the paths below a folder state, such as `{subject}/{visit}/{file}`; by default one of the layouts
             of `read_new_layout`.
+        sizes: numbers of images of training cases, by which folders of several people are recognised.
 
     Raises:
         CasewiseError: a path does not exist or is given twice, two folders are named alike and each is a subject, or a
-            folder cannot be read as cases.
+            folder cannot be read as cases, or rather holds several people than one.
     """
     by_pattern = stated_pattern(pattern, of_cases=True) if pattern else None
     own_columns = {**bundle.settings["columns"], **{role: one_form(name) for role, name in columns.items()}}
@@ -217,6 +220,9 @@ def new_table(
             if reader.unit == "image" and not (by_pattern or slot_column(reader)):
                 table = _one_by_one(table, reader)
         _check_given_once(table, reader, paths)
+        if not (by_pattern or _is_grouped(cases)):
+            together = not predicts_single_images(reader)
+            check_people(table, reader, paths, sizes, slot=slot_column(reader), together=together)
         reading = _reading(table, reader, paths)
         # image files state no other columns than these
         stated = {role: name for role, name in own_columns.items() if role in ("path", "subject") or name in table}
