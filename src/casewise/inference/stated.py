@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,8 +27,8 @@ from casewise.names import one_form
 DAY, MODALITY = "StudyDate", "Modality"
 # Modalities of one kind of image: projection radiographs.
 _SAME_KIND = dict.fromkeys(("CR", "DX", "DR", "RG"), "CR")
-# Other, which is said of anything.
-_UNKNOWN = ("", "OT")
+# Said of anything: other, and captured from a screen or scanned, which does not tell what it shows.
+UNSPECIFIC = ("OT", "SC")
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def modalities_of(paths: Sequence[Path]) -> tuple[str, ...]:
     may_be = [path for path in paths if not path.name.casefold().endswith((*IMAGES, *SLIDES, *VOLUME_FILES))]
     with ThreadPoolExecutor() as pool:
         stated = pool.map(lambda path: next(stated_by([path]), None), may_be)
-        return tuple(sorted({image.modality for image in stated if image and image.modality not in _UNKNOWN}))
+        return tuple(sorted({image.modality for image in stated if image and image.modality not in ("", *UNSPECIFIC)}))
 
 
 def modality_problem(images: Sequence[Stated], modalities: Sequence[str]) -> str:
@@ -101,14 +101,21 @@ def modality_problem(images: Sequence[Stated], modalities: Sequence[str]) -> str
     Args:
         modalities: those that training images stated; CR, DX, DR and RG are one.
     """
-    expected = {_SAME_KIND.get(name, name) for name in modalities}
+    # records of older versions may have unspecific ones
+    expected = {_SAME_KIND.get(name, name) for name in modalities if name not in UNSPECIFIC}
     for image in images if expected else ():
-        if image.modality not in _UNKNOWN and _SAME_KIND.get(image.modality, image.modality) not in expected:
+        if image.modality not in ("", *UNSPECIFIC) and _SAME_KIND.get(image.modality, image.modality) not in expected:
             return (
                 f"{image.name} states the modality {cut(image.modality)}, and the images of the training "
                 f"{' or '.join(modalities)}. The model does not apply to it."
             )
     return ""
+
+
+def unspecific(images: Iterable[Stated], modalities: Sequence[str]) -> list[str]:
+    """The names of images that state no certain modality, where the training images, which stated these, did."""
+    specific = [name for name in modalities if name not in UNSPECIFIC]
+    return [image.name for image in images if specific and image.modality in UNSPECIFIC]
 
 
 def days_problem(images: Sequence[Stated]) -> str:

@@ -20,8 +20,6 @@ from casewise.cohort.companions import Companion, companions, companions_text
 from casewise.cohort.folder_layout import (
     FolderImage,
     Pattern,
-    are_batches,
-    batches_text,
     find_region,
     read_new_layout,
 )
@@ -327,11 +325,6 @@ def _of_folder(study: Study, folder: Path, pattern: Pattern | None) -> list[Fold
     if layout.skipped:
         count = counted(len(layout.skipped), "file")
         log.warning("%s: left out because of their names: %s, such as %s.", folder, count, layout.skipped[0])
-    if are_batches(image.subject for image in layout.images):
-        text = batches_text(image.subject for image in layout.images)
-        log.warning(
-            "%s: %s, and their images are predicted together. Give a table that states who they are.", folder, text
-        )
     if layout.shape == "*.jpg" and len(layout.images) > 1:
         log.warning(
             "%s has no subfolders, so each of its %d images counts as a subject of its own. If subjects have several "

@@ -219,9 +219,9 @@ def _planned(data: OwnData, folder: Path, stated: Pattern | None = None) -> NewS
     grey, damaged = are_grey(files)
     if files.unclear:
         rows.doubts.append(
-            f"Images named like masks or other companions of images: {len(files.unclear):,} "
-            f"({names_text(files.unclear, 3)}). Their pixels look like images, so they are used. Remove them if they "
-            "are masks."
+            f"Images that may be masks or other companions of images, by their names or because a folder has only "
+            f"pictures of two values: {len(files.unclear):,} ({names_text(files.unclear, 3)}). They are used. Remove "
+            "them if they are masks."
         )
     if damaged:
         # file names may contain names of people
