@@ -167,3 +167,24 @@ def test_a_subject_of_two_classes_is_noted(study: Study, tmp_path: Path) -> None
     table.to_csv(tmp_path / "cohort.csv", index=False)
     lines = [line for line in validate(study, Silent()) if "several" in line]
     assert [line.strip() for line in lines] == ["1 subject is in several of these classes"]
+
+
+@pytest.mark.parametrize("key", ["images.lesion", "images.mask", "audit.mask"])
+def test_masks_of_every_use_are_checked(study: Study, tmp_path: Path, key: str) -> None:
+    labels = np.zeros((40, 50), np.uint8)
+    labels[5:20, 5:20], labels[25:35, 20:40] = 1, 2
+    Image.fromarray(labels).save(tmp_path / "mask.png")
+    pd.read_csv(tmp_path / "cohort.csv").assign(area="mask.png").to_csv(tmp_path / "cohort.csv", index=False)
+    section, name = key.split(".")
+
+    def masked(**images: object) -> Study:
+        settings = {"images": {"size": 32, **images}}
+        settings[section] = settings.get(section, {}) | {name: "area"}
+        return Study.model_validate({**study.model_dump(exclude_unset=True), **settings})
+
+    validate(masked(mask_labels=[1, 2]), Silent())
+    with pytest.raises(ImageError, match=r"mask_labels: no label 7 .* 1, 2 occur"):
+        validate(masked(mask_labels=[7]), Silent())
+    Image.fromarray(labels[:30]).save(tmp_path / "mask.png")
+    with pytest.raises(ImageError, match=rf"{key}: 24 of 24 masks"):
+        validate(masked(), Silent())

@@ -155,7 +155,7 @@ class Photographs(base.Modality):
         return cohort
 
     def check_files(self, study: Study, cohort: Cohort, show: Show) -> None:
-        """Decode every image once, at a reduced size, and the masks for training.
+        """Decode every image once, at a reduced size, and all masks.
 
         Raises:
             ImageError: images or masks cannot be used; the message lists them.
@@ -167,9 +167,10 @@ class Photographs(base.Modality):
             raise not_read(problems, paths, Path(PROBLEMS))
         show.line("images", f"{counted(len(paths), 'image')} can be read")
         self._show_doubts(paths, [str(case) for case in cohort.images["case"]], checks, show)
-        if study.images.mask:
-            with show.bar("masks") as bar:
-                check_masks(study, cohort.images, bar)
+        for meaning, column in self.mask_columns(study).items():
+            if column in cohort.images:
+                with show.bar("masks") as bar:
+                    check_masks(study, cohort.images, column, meaning, bar)
 
     def _show_doubts(
         self, paths: Sequence[Path], cases: Sequence[str], checks: Mapping[int, ImageCheck], show: Show
