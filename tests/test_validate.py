@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from casewise.console import Silent
 from casewise.errors import ImageError, WeightsError
 from casewise.modalities.store.store_builder import PROBLEMS
-from casewise.pipeline.read import read, split, validate, weight_lines
+from casewise.pipeline.read import prepare, read, split, validate, weight_lines
 from casewise.pipeline.train import missing_weights, weights
 from casewise.run import run
 from casewise.run_folder import RunFolder
@@ -189,3 +189,27 @@ def test_masks_of_every_use_are_checked(study: Study, tmp_path: Path, key: str) 
     Image.fromarray(labels[:30]).save(tmp_path / "mask.png")
     with pytest.raises(ImageError, match=rf"{key}: 24 of 24 masks"):
         validate(masked(), Silent())
+
+
+def test_images_of_several_assumed_depths_are_named_with_their_classes(study: Study, tmp_path: Path) -> None:
+    def save(largest: dict[str, int]) -> None:
+        rng = np.random.default_rng(0)
+        for number in range(CASES):
+            label = "no" if number % 3 else "yes"
+            Image.fromarray(rng.integers(0, largest[label], (40, 50)).astype(np.uint16)).save(tmp_path / f"{number}.png")
+
+    def warnings() -> list[str]:
+        show, folder = Bars(), RunFolder(tmp_path / "run")
+        validate(study, show)
+        prepare(study, read(study, folder, Silent()), folder, show)
+        return [text for step, text in show.lines if step == "WARNING"]
+
+    save({"yes": 200, "no": 4000})
+    texts = warnings()
+    assert len(texts) == 2
+    assert texts[0] == texts[1]
+    assert "8 images as 8 bits (yes 8), 16 images as 12 bits (no 16)" in texts[0]
+    save({"yes": 200, "no": 250})
+    assert warnings() == []
+    save({"yes": 4000, "no": 300})
+    assert warnings() == []
