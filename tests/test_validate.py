@@ -196,7 +196,9 @@ def test_images_of_several_assumed_depths_are_named_with_their_classes(study: St
         rng = np.random.default_rng(0)
         for number in range(CASES):
             label = "no" if number % 3 else "yes"
-            Image.fromarray(rng.integers(0, largest[label], (40, 50)).astype(np.uint16)).save(tmp_path / f"{number}.png")
+            Image.fromarray(rng.integers(0, largest[label], (40, 50)).astype(np.uint16)).save(
+                tmp_path / f"{number}.png"
+            )
 
     def warnings() -> list[str]:
         show, folder = Bars(), RunFolder(tmp_path / "run")

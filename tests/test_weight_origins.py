@@ -121,9 +121,7 @@ def test_an_exchanged_file_in_the_cache_is_refused(
     torch.save({"a": torch.zeros(1)}, exchanged)
     with pytest.raises(WeightsError, match=f"{exchanged.name} was changed"):
         origin_lines(study)
-    encoders = chest_study(
-        chests, backbones=["cnn"], weights="random", encoders=[LEARNER], baselines={"off": ""}
-    )
+    encoders = chest_study(chests, backbones=["cnn"], weights="random", encoders=[LEARNER], baselines={"off": ""})
     with pytest.raises(WeightsError, match=f"{exchanged.name} was changed"):
         origin_lines(encoders)
 

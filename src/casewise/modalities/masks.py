@@ -153,9 +153,7 @@ def _refuse(
         count = f"{len(problems):,} of {len(list(filter(None, names))):,} masks (column {column})"
         raise ImageError(f"{key}: {count} cannot be used:{''.join(lines)}")
     if not any(names):
-        raise ImageError(
-            f"{key}: no row of column {column!r} names a mask. Fill it in, or leave {key} out."
-        )
+        raise ImageError(f"{key}: no row of column {column!r} names a mask. Fill it in, or leave {key} out.")
 
 
 def to_tile(marked: np.ndarray, *, width: int, height: int, side: int, fit: Fit, meaning: MaskMeaning) -> np.ndarray:

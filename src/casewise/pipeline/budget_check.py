@@ -97,7 +97,9 @@ def _surely_kept(study: Study, cases: RunCases) -> bool:
     epochs = sum(phase["epochs"] for phase in recipe["phases"])
     panels, other = cases.cohort.panels, cases.pretraining
     panel = _SLOWEST * study.images.size**2 * float(panels["tiles"].map(len).mean()) / 224**2
-    trainings = len(study.trained) * (facts.folds + (study.final == "refit")) * (study.seeds + (study.split.by == "image"))
+    trainings = (
+        len(study.trained) * (facts.folds + (study.final == "refit")) * (study.seeds + (study.split.by == "image"))
+    )
     pretraining = other[1] * other[0].recipe.epochs if other else 0
     passes = trainings * ((len(panels) + cases.external) * (epochs + _PASSES) + pretraining)
     altered = min(study.evaluation.counterfactual_cases, len(cases.cohort.cases))

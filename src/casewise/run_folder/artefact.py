@@ -79,7 +79,9 @@ class Artefact:
             if self.matches(allowed):
                 return
         if not allowed:
-            raise DamagedError(f"{self.path} has no recorded checksum in {CHECKSUMS}, so it cannot be verified. {self.remedy}")
+            raise DamagedError(
+                f"{self.path} has no recorded checksum in {CHECKSUMS}, so it cannot be verified. {self.remedy}"
+            )
         raise DamagedError(
             f"{self.path} was changed or damaged after it was written: its checksum differs. {self.remedy}"
         )
