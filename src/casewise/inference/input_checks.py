@@ -157,7 +157,7 @@ def _colour(tile: NDArray[np.uint8]) -> float:
 
 
 def _colour_of_file(path: str, mode: str) -> float:
-    if mode in GREY_MODES or not Path(path).is_file():
+    if mode.partition(" as ")[0] in GREY_MODES or not Path(path).is_file():
         return 0.0
     try:
         return _colour(read_image(Path(path), size=COLOUR_SIDE, channels="rgb").transpose(2, 0, 1))

@@ -70,16 +70,16 @@ def people_problem(images: Sequence[Stated], subject: str, subjects: Collection[
     Args:
         subjects: the names of subjects that an image may state.
     """
-    # one image of each person; all pairs, because one that states little is like several others
+    # an image of each person; all pairs, because one that states little is like several others
     first_of: dict[tuple[str, ...], Stated] = {}
     for image in images:
         first_of.setdefault(image.person, image)
-    for one, other in combinations(first_of.values(), 2):
+    for image, other in combinations(first_of.values(), 2):
         # what one of them does not state tells nobody apart
-        pairs = list(zip(one.person, other.person, strict=True))
+        pairs = list(zip(image.person, other.person, strict=True))
         if not same_patient([[own or its for own, its in pairs], [its or own for own, its in pairs]]):
             return (
-                f"{one.name} and {other.name} state different patients (identifier, name, date of birth or "
+                f"{image.name} and {other.name} state different patients (identifier, name, date of birth or "
                 "issuer). A case is one subject at one visit."
             )
     if wrong := next((image for image in images if subject != image.person[0] in subjects), None):

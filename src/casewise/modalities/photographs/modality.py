@@ -32,6 +32,7 @@ from casewise.modalities.overlays import MOST_AREA, overlays_in_files, place_of,
 from casewise.modalities.store.pixels import content_box
 from casewise.modalities.store.preparation import Preparation
 from casewise.modalities.store.readers import image_shape, open_source, read_image
+from casewise.modalities.store.stated_values import mixed_depths
 from casewise.modalities.store.store import ImageSource, TileStore
 from casewise.modalities.store.store_builder import PROBLEMS, SHOWN, check_images, not_read, prepare
 from casewise.names import one_form
@@ -153,7 +154,7 @@ class Photographs(base.Modality):
         return cohort
 
     def check_files(self, study: Study, cohort: Cohort, show: Show) -> None:
-        """Decode every image once, at a reduced size, and the masks for training.
+        """Decode every image once, at a reduced size, and all masks.
 
         Raises:
             ImageError: images or masks cannot be used; the message lists them.
@@ -165,9 +166,11 @@ class Photographs(base.Modality):
             raise not_read(problems, paths, Path(PROBLEMS))
         show.line("images", f"{counted(len(paths), 'image')} can be read")
         self._show_doubts(paths, [str(case) for case in cohort.images["case"]], checks, show)
-        if study.images.mask:
-            with show.bar("masks") as bar:
-                check_masks(study, cohort.images, bar)
+        _show_depths(study, cohort, [checks[row].mode for row in range(len(paths))], show)
+        for meaning, column in self.mask_columns(study).items():
+            if column in cohort.images:
+                with show.bar("masks") as bar:
+                    check_masks(study, cohort.images, column, meaning, bar)
 
     def _show_doubts(
         self, paths: Sequence[Path], cases: Sequence[str], checks: Mapping[int, ImageCheck], show: Show
@@ -222,6 +225,7 @@ class Photographs(base.Modality):
         with show.bar(step) as bar:
             store = prepare(self.sources(cohort), preparation, folder.of("tiles"), progress=bar)
         show.line(step, f"{counted(len(store), 'tile')} of {settings.size} px, {duration(time.monotonic() - start)}")
+        _show_depths(study, cohort, store.index["mode"].astype(str).tolist(), show)
         return store
 
     def sources(self, cohort: Cohort) -> Sequence[ImageSource]:
@@ -311,6 +315,19 @@ class Photographs(base.Modality):
 
 
 MODALITY = Photographs()
+
+
+def _show_depths(study: Study, cohort: Cohort, modes: Sequence[str], show: Show) -> None:
+    """Warn of images whose values were taken to have different numbers of bits, with their classes."""
+    outcome = study.primary_outcome
+    classes = [""] * len(modes)
+    if outcome in study.targets and outcome in cohort.panels and (names := study.classes_of(outcome)):
+        labelled = cohort.panels[cohort.panels[outcome].notna()]
+        for numbers, code in zip(labelled["tiles"], labelled[outcome], strict=True):
+            for number in numbers:
+                classes[int(number)] = str(names[int(code)])
+    if sentence := mixed_depths(modes, classes):
+        show.line("WARNING", f"{sentence}.")
 
 
 def _warn_left_out(where: str, belonging: Collection[Companion]) -> None:
