@@ -713,8 +713,8 @@ def possible_reasons(limits: Limits) -> tuple[str, ...]:
     regions = limits.wrong_region.regions if limits.wrong_region else ()
     wrong = [WRONG_REGION.format(shown=shown, stated=stated) for shown in regions for stated in regions]
     fixed = (LOOK, NEGATIVE, UPSIDE_DOWN, TURNED_OR_NEGATIVE, NEARLY_UNIFORM, MORE_COLOUR, LESS_COLOUR)
-    fixed += (limits.sizes.reason,) if limits.sizes else ()
-    return tuple(reason.replace(SEPARATOR, ", ") for reason in (*fixed, *of_numbers, *lacking, *wrong))
+    sizes = [limits.sizes.reason] if limits.sizes else []
+    return tuple(reason.replace(SEPARATOR, ", ") for reason in (*fixed, *sizes, *of_numbers, *lacking, *wrong))
 
 
 def _evenly(rows: np.ndarray) -> np.ndarray:

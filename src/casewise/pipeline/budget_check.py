@@ -39,7 +39,7 @@ _PANELS, _FEWEST_PANELS, _MOST_PIXELS, _HEADERS = 8, 2, 8 * 224**2, 1001
 _STRIDE = 32
 # The longest first trial, in seconds, after which a smaller size is tried too; and after which no network is tried.
 _QUICK, _LONGEST = 4.0, 10.0
-# Seconds of a large network for a training step on 224 x 224 pixels, and before its first step, on a slow processor; and
+# Seconds of a large network for a training step on 224 x 224 pixels and before its first step, on a slow processor; and
 # passes over the panels besides the epochs. A budget that suffices even then needs no trial.
 _SLOWEST, _START, _PASSES = 4.0, 10.0, 3
 MINUTE = 60.0
