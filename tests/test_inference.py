@@ -8,15 +8,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from joblib import cpu_count
 from safetensors.torch import load_file, save_file
 
 from casewise import open_run
 from casewise.console import Silent
 from casewise.errors import CasewiseError, RunError, WeightsError, counted
 from casewise.files import checksum
-from casewise.inference.bundle import ComputeFacts
 from casewise.inference.model import load_bundle
 from casewise.inference.new_cases import ignores_visits, new_table
 from casewise.inference.predictor import Predictor, prediction_rows
@@ -51,20 +48,6 @@ def test_the_recorded_predictions_come_back_to_the_bit(
     for code, name in enumerate(THREE):
         assert table[f"probability of {name}"].tolist() == recorded[f"p{code}"].tolist()
     assert table["prediction"].tolist() == [THREE[int(code)] for code in recorded["y_pred"]]
-
-
-def test_predictions_are_computed_with_the_threads_of_the_training(
-    chest_run: Run, new: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model, used = load_bundle(chest_run.folder), set[int]()
-    forward = torch.nn.Conv2d.forward
-    monkeypatch.setattr(torch.nn.Conv2d, "forward", lambda *a: used.add(torch.get_num_threads()) or forward(*a))
-    for device, threads in (("cpu", 3), ("cpu", 1), ("cuda", 3)):
-        used.clear()
-        compute = ComputeFacts(device, threads=threads)
-        members = tuple(replace(each, compute=compute) for each in model.members)
-        replace(model, members=members, limits=None, look=None).predict(new)
-        assert used == {threads if device == "cpu" else cpu_count()}
 
 
 @pytest.mark.parametrize("ending", [True, False])

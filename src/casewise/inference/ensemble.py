@@ -20,7 +20,6 @@ from casewise.errors import RunError
 from casewise.inference.predictor import Predictor
 from casewise.modalities.registry import modality_of
 from casewise.models.shared_parts import JointFeatures, SharedParts, SharedStart, predict_together
-from casewise.models.threads import on_threads
 from casewise.predictions.conformal import with_sets
 from casewise.predictions.covariates import encodings_of, with_covariates
 from casewise.predictions.decisions import ALL, apply_thresholds, half_way
@@ -114,20 +113,16 @@ class Ensemble:
         on_features = [n for n, bundle in enumerate(self.members) if "bank" in bundle.network and not _mirrors(bundle)]
         together: dict[int, pd.DataFrame] = {}
         for number, bundle in enumerate(self.members):
-            # as in training: the last bits depend on their number, and must not on the computer
-            with on_threads(bundle.compute.threads if bundle.compute.device == "cpu" else 0):
-                if number not in together:
-                    together |= self._together(number, call) or {number: self._alone(number, call, on_features)}
-            yield together.pop(number)
-
-    def _alone(self, number: int, call: _Call, on_features: Sequence[int]) -> pd.DataFrame:
-        """The rows of one network; those `on_features` (numbers) share the features of one encoder."""
-        bundle = self.members[number]
-        predictor, data = self._predictor(number), call.dataset(bundle)
-        if number in on_features:
-            alike = [n for n in on_features if call.dataset(self.members[n]) is data]
-            data = call.joint_features([self._predictor(n) for n in alike], data).of(predictor.network)
-        return predictor.rows_of(*predictor.predict_with_features(data), call.view(bundle.model), call.panels)
+            if number not in together:
+                together |= self._together(number, call)
+            if number in together:
+                yield together.pop(number)
+                continue
+            predictor, data = self._predictor(number), call.dataset(bundle)
+            if number in on_features:
+                alike = [n for n in on_features if call.dataset(self.members[n]) is data]
+                data = call.joint_features([self._predictor(n) for n in alike], data).of(predictor.network)
+            yield predictor.rows_of(*predictor.predict_with_features(data), call.view(bundle.model), call.panels)
 
     def _together(self, number: int, call: _Call) -> dict[int, pd.DataFrame]:
         """The rows of a network and of those that share its first layers, by number; empty if it shares none."""
