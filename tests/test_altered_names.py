@@ -4,12 +4,15 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
 from casewise.cohort.altered_names import alterations
 from casewise.cohort.cohort import read_cohort
 from casewise.cohort.table_formats import missing_words, text_of_value
 from casewise.errors import CohortError
 from casewise.study.schema import Study
+
+BASE = {"name": "s", "cohort": "c.csv", "backbones": ["alexnet"], "targets": {"grade": {"range": (0, 4)}}}
 
 
 def certainties(names: list[str], role: str = "subject", declared: str = "") -> list[bool]:
@@ -48,6 +51,21 @@ def test_subjects(names: list[str], certain: list[bool]) -> None:
 def test_a_study_can_state_that_dates_are_names_but_not_rounded_numbers() -> None:
     assert certainties(["1-Mar", "P1"], declared="as_written") == []
     assert certainties(["1.2E+06", "P1"], declared="as_written") == [True]
+
+
+@pytest.mark.parametrize(
+    "names", [["1.5E3", "1.6E3"], ["1.5E3", "B1", "B2"], ["9007199254740992.0", "9007199254740994.0", "7"]]
+)
+def test_a_refusal_names_the_setting_that_states_rounded_numbers_as_names(names: list[str]) -> None:
+    (altered,) = alterations(pd.Series([name for name in names for _ in range(2)]), "subject")
+    assert altered.certain
+    assert "may have become one" in altered.text
+    setting = altered.text.partition("`")[2].partition("`")[0]
+    stated = yaml.safe_load(setting)["subject_names"]
+    assert alterations(pd.Series(names), "subject", stated) == []
+    assert Study.model_validate(BASE | {"subject_names": stated}).subject_names == stated
+    (alone,) = alterations(pd.Series(names), "subject")
+    assert "become one" not in alone.text
 
 
 def test_a_number_of_thousands_of_digits_is_a_name() -> None:

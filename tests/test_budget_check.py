@@ -19,7 +19,7 @@ from tests.chest_study import PLANNED
 SIZED = ["images.size=64", "split.folds=4"]
 
 
-def paces(jobs: Sequence[Job], inputs: JobInputs, *folder: RunFolder) -> tuple[dict[str, Pace], int]:
+def paces(jobs: Sequence[Job], inputs: JobInputs, *further: object) -> tuple[dict[str, Pace], int]:
     """A pace that depends on the pixels: 2 s for a panel of 64 px in an epoch."""
     seconds = 2 * (inputs.study.images.size / 64) ** 2
     return {job.model: Pace(0.1, 0.0, seconds, seconds / 10) for job in jobs}, 1
@@ -66,5 +66,14 @@ def test_a_run_agrees_with_the_estimate(
 
 def test_stated_epochs_count(slow: Path) -> None:
     assert warnings(slow, [*SIZED, "budget=15min"]) == []
-    (warning,) = warnings(slow, [*SIZED, "budget=15min", "recipe.epochs=20"])
+    (warning,) = warnings(slow, [*SIZED, "budget=15min", "recipe.epochs=60"])
     assert "--set budget=" in warning
+
+
+def test_a_budget_that_surely_suffices_needs_no_trial(slow: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[Any] = []
+    monkeypatch.setattr("casewise.jobs.execution.quick_paces", lambda *given: tried.append(given) or paces(*given))
+    assert warnings(slow, [*SIZED, "budget=9h"]) == []
+    assert tried == []
+    assert warnings(slow, [*SIZED, "budget=3min"]) != []
+    assert tried != []

@@ -155,6 +155,56 @@ def test_masks_of_other_names_in_a_folder_of_masks(tmp_path: Path) -> None:
     assert sorted(kinds(tmp_path, files)) == sorted(name for name in files if "masks" in name)
 
 
+# folders of images, and the one of masks, whose files have other names
+FOLDERS = [
+    (["benign", "malignant"], "masks"),
+    (["benign", "malignant"], "truth"),
+    (["benign", "malignant"], "GT"),
+    (["benign/2024", "malignant/2024"], "expert_masks/2024"),
+    (["P1/cxr", "P2/cxr"], "P1/segmentation"),
+    (["site/benign", "site/malignant"], "site/manual"),
+    (["a", "b", "."], "outlines"),
+    (["ill", "well"], "second reader"),
+]
+
+
+@pytest.mark.parametrize(("of_images", "of_masks"), FOLDERS)
+def test_folders_of_masks_beside_folders_of_images(tmp_path: Path, of_images: list[str], of_masks: str) -> None:
+    files = {f"{folder}/photo {chr(97 + i)}.png": photograph() for folder in of_images for i in range(3)}
+    files |= {f"{of_masks}/{i:04d}.png": mask() for i in range(3)}
+    assert sorted(kinds(tmp_path, files)) == [f"{of_masks}/{i:04d}.png" for i in range(3)]
+
+
+def test_pictures_of_two_values_are_images_unless_those_of_other_folders_are_not(tmp_path: Path) -> None:
+    def traces(folder: str, side: int = SIDE) -> dict[str, np.ndarray]:
+        return {
+            f"{folder}/trace {i}.png": np.asarray(Image.fromarray(mask()).resize((side, side), 0)) for i in range(3)
+        }
+
+    photos = {f"photos/{i}.png": photograph() for i in range(3)}
+    for number, files in enumerate(
+        (
+            traces("af") | traces("sinus"),
+            traces("af") | {f"af/photo {i}.png": photograph() for i in range(3)} | photos,
+            {f"black/dark {chr(97 + i)}.png": np.zeros((SIDE, SIDE), np.uint8) for i in range(3)} | photos,
+            {"lone/trace.png": mask()} | photos,
+            {f"mask/face {i}.png": photograph() for i in range(3)} | photos,
+        )
+    ):
+        assert companions(tmp_path / str(number), write(tmp_path / str(number), files)) == ({}, [])
+    # of another size, they are doubted
+    files = traces("af", 32) | photos
+    result, doubtful = companions(tmp_path / "sizes", write(tmp_path / "sizes", files))
+    assert (result, sorted(doubtful)) == ({}, sorted(traces("af")))
+
+
+def test_the_cost_of_names_is_linear(tmp_path: Path) -> None:
+    """Thousands of folders named for lesions, each with the same names of files; each image has its own mask."""
+    files = [f"lesion_{i:05d}/{kind}s/{kind}.png" for i in range(4000) for kind in ("image", "mask")]
+    result, _ = companions(tmp_path, files)
+    assert {path: own.image for path, own in result.items()} == dict(zip(files[1::2], files[::2], strict=True))
+
+
 def test_volumes_by_their_names(tmp_path: Path) -> None:
     names = ["P1/P1_t1.nii.gz", "P1/P1_seg.nii.gz", "P2/P2_t1.nii.gz", "P2/lesion.nii.gz"]
     assert sorted(companions(tmp_path, names)[0]) == ["P1/P1_seg.nii.gz", "P2/lesion.nii.gz"]

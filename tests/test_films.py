@@ -395,3 +395,39 @@ def test_validate_names_films_with_a_doubt_and_slices_of_one_scan(tmp_path: Path
     assert "window" in warnings[0]
     assert "1 case " in warnings[1]
     assert "s1" in warnings[1]
+
+
+@pytest.mark.parametrize(
+    "tags", [{}, {"PhotometricInterpretation": "MONOCHROME1"}, {"WindowCenter": "130", "WindowWidth": "260"}]
+)
+def test_jpeg_extended_of_12_bits_reads_as_its_uncompressed_twin(tmp_path: Path, tags: dict[str, str]) -> None:
+    pytest.importorskip("SimpleITK", reason="the package that decodes JPEG of 12 bits is optional")
+    from casewise.modalities.store.dicom_pixels import decoded, read_tags
+
+    compressed = pydicom.dcmread(pydicom.data.get_testdata_file("JPEG-lossy.dcm", download=False))
+    for name, value in tags.items():
+        setattr(compressed, name, value)
+    compressed.save_as(tmp_path / "compressed.dcm")
+    with open(tmp_path / "compressed.dcm", "rb") as file:
+        stored = decoded(read_tags(file, pixels=True)).stored[0]
+    assert (stored[420, 140], stored[230, 120]) == (244, 95)  # as the tests of pydicom state
+    plain = compressed
+    plain.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    plain.PixelData = stored.astype("<u2").tobytes()
+    plain["PixelData"].VR, plain["PixelData"].is_undefined_length = "OW", False
+    plain.save_as(tmp_path / "plain.dcm")
+    pictures = [read_image(tmp_path / f"{name}.dcm", channels="grey") for name in ("compressed", "plain")]
+    assert np.array_equal(*pictures)
+
+
+def test_jpeg_data_of_8_bits_in_a_film_of_12_are_refused(tmp_path: Path) -> None:
+    pytest.importorskip("SimpleITK", reason="the package that decodes JPEG of 12 bits is optional")
+    film_of_12 = pydicom.dcmread(pydicom.data.get_testdata_file("JPEG-lossy.dcm", download=False))
+    packed = io.BytesIO()
+    Image.fromarray(film(8)).save(packed, "JPEG")
+    film_of_12.Rows, film_of_12.Columns = 50, 60
+    film_of_12.PixelData = pydicom.encaps.encapsulate([packed.getvalue()])
+    film_of_12["PixelData"].is_undefined_length = True
+    film_of_12.save_as(tmp_path / "film.dcm")
+    with pytest.raises(ImageError, match=r"states 12 bits a pixel \(BitsStored\), and its JPEG data state 8"):
+        read_image(tmp_path / "film.dcm")

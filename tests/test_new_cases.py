@@ -1,6 +1,7 @@
 """Reading new cases: chunks, layouts of folders, and cases that lack what others have. Images in memory."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +203,49 @@ def test_images_in_memory_are_predicted_like_their_files(chest_run: Run, chests:
     assert of_two == chest_run.predict(pictures[1])["prediction"].tolist()
 
 
+def test_images_in_memory_have_their_names_everywhere(
+    chest_run: Run, chests: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = [chests.parent / path for path in pd.read_csv(chests)["path"]]
+    pictures: list[Any] = [np.asarray(Image.open(file).convert("L")) for file in files]
+    table = chest_run.predict([*pictures, np.zeros((1, 9000), np.uint8)])
+    assert table["image"].tolist()[0].startswith("image-")
+    assert set(table["image"]) == set(table["subject"])
+    assert "Pictures of the training" in caplog.text
+    assert "tmp" not in caplog.text + "".join(table["problem"]) + "".join(table["flags"])
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "paths", "people"),
+    [
+        ("benign", ["dataset/images/benign/1.png", "dataset/images/benign/2.png", "dataset/images/ill/3.png"], 0),
+        ("1", ["images/0/a.png", "images/0/b.png", "images/1/c.png", "images/1/d.png"], 0),
+        ("images", ["images/a.png", "images/b.png"], 0),
+        ("new", ["new/x/a.png", "new/y/b.png"], 0),
+        ("P07", ["P07/a.png", "P08/b.png"], 1),
+        ("P07", ["site/P07/week0/a.png", "site/P08/week0/b.png"], 1),
+        ("a", ["in/a.png", "in/b.png"], 1),
+    ],
+)
+def test_folders_of_several_people_are_no_names_of_the_training(
+    chest_run: Run,
+    chests: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    trained_on: str,
+    paths: list[str],
+    people: int,
+) -> None:
+    for path in paths:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(chests.parent / pd.read_csv(chests)["path"][0], tmp_path / path)
+    model = load_bundle(chest_run.folder)
+    members = tuple(replace(member, subjects=frozenset({trained_on})) for member in model.members)
+    table = pd.DataFrame({"path": paths, "subject": [f"N{number}" for number in range(len(paths))]})
+    replace(model, members=members).predict(table, root=tmp_path)
+    assert (f"Names of the training: {people} of" in caplog.text) == bool(people)
+
+
 def test_a_file_of_two_subjects_has_no_prediction(chest_run: Run, chests: Path) -> None:
     first, second = [str(chests.parent / path) for path in pd.read_csv(chests)["path"][:2]]
     table = chest_run.predict(pd.DataFrame({"path": [first, first, second], "subject": ["X", "Y", "Z"]}))
@@ -287,12 +331,15 @@ def test_a_film_of_another_subject_of_the_table_has_no_prediction(chest_run: Run
         (("DX",), "CR", False),
         (("CT",), "CT", False),
         (("DX",), "OT", False),
+        (("DX",), "SC", False),
+        (("SC",), "DX", False),
+        (("RG",), "DR", False),
         (("DX",), "", False),
         ((), "CT", False),
     ],
 )
 def test_an_image_of_another_modality_has_no_prediction(
-    tmp_path: Path, trained_on: tuple[str, ...], stated: str, refused: bool
+    tmp_path: Path, trained_on: tuple[str, ...], stated: str, refused: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     pytest.importorskip("pydicom")
     film(tmp_path / "a.dcm", Modality=stated), film(tmp_path / "b.dcm", Modality=(*trained_on, "")[0])
@@ -303,11 +350,12 @@ def test_an_image_of_another_modality_has_no_prediction(
     assert [case.subject for case, _ in problems] == ["P1"] * refused
     assert all(stated in text and trained_on[0] in text for _, text in problems)
     assert len(prepared) == 1
+    assert ("a.dcm" in caplog.text) == (stated in ("OT", "SC"))  # what is said of anything is a doubt
 
 
 def test_modalities_of_training_images(tmp_path: Path) -> None:
     pytest.importorskip("pydicom")
-    films = [film(tmp_path / f"{name}.dcm", Modality=name) for name in ("DX", "CR", "OT")]
+    films = [film(tmp_path / f"{name}.dcm", Modality=name) for name in ("DX", "CR", "OT", "SC")]
     Image.new("L", (8, 8)).save(tmp_path / "a.png")
     assert modalities_of([*films, tmp_path / "a.png", tmp_path / "missing.dcm"]) == ("CR", "DX")
 

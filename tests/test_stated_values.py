@@ -160,3 +160,27 @@ def test_stored_values_are_not_scaled(tmp_path: Path) -> None:
     colours = png(tmp_path / "c.png", coloured(TWELVE), 2)
     for path, expected in ((grey, TWELVE), (white, TWELVE), (colours, coloured(TWELVE))):
         assert np.array_equal(open_source(path, path.read_bytes()).stored(), expected)
+
+
+@pytest.mark.parametrize(
+    ("write", "mode"),
+    [
+        (lambda path: png(path, RAMP, 0), "I;16 as 8 bits"),
+        (lambda path: png(path, TWELVE, 0), "I;16 as 12 bits"),
+        (lambda path: png(path, DEEP, 0), "I;16 as 16 bits"),
+        (lambda path: png(path, TWELVE * 16, 0, (b"sBIT", bytes([12]))), "I;16"),  # stated, and shifted
+        (lambda path: png(path, FOURTEEN, 0, (b"sBIT", bytes([14]))), "I;16"),
+        (lambda path: png(path, coloured(RAMP), 2), "RGB as 8 bits"),
+        (lambda path: png(path, with_alpha(TWELVE), 4), "RGBA as 12 bits"),
+        (lambda path: png(path, coloured(DEEP), 2), "RGB as 16 bits"),
+        (lambda path: tiff(path, RAMP.astype(np.uint16)), "I;16 as 8 bits"),
+        (lambda path: tiff(path, (65535 - DEEP).astype(np.uint16), photometric=0), "I;16 as 16 bits"),
+        (lambda path: tiff(path, TWELVE.astype(np.uint16), t281=[4095]), "I;16"),
+        (lambda path: tiff(path, RAMP.astype(np.uint8)), "L"),
+    ],
+)
+def test_bits_that_a_file_does_not_state_are_noted(tmp_path: Path, write: Any, mode: str) -> None:
+    write(tmp_path / "image")
+    source = open_source(tmp_path / "image", (tmp_path / "image").read_bytes())
+    source.read(source.target(None), "grey")
+    assert source.facts()["mode"] == mode

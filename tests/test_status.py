@@ -121,23 +121,51 @@ def test_asking_does_not_stop_a_run_that_begins(copied: RunFolder, monkeypatch: 
         assert not looking.is_locked
 
 
-DAMAGED = ("predictions.parquet", "metrics.json", "study.json", "cohort.parquet", "report.html", "input-checks.json")
-DAMAGED += ("jobs/*/fold1/model.safetensors", "jobs/*/fold1/predictions.parquet")
-DAMAGED += ("bundle/manifest.json", "bundle/members/*/fold1/model.safetensors")
+def verified_files(run: RunFolder) -> list[Path]:
+    """The files of a run that are verified, of one job and without its bundle, whose manifest has tests of its own."""
+    folders = [run.path, run.finished_jobs()[0].path]
+    files = [path for folder in folders for path in sorted(folder.iterdir()) if path.is_file() and path.stat().st_size]
+    return [path for path in files if path != run.training_table_path] + [run.bundle.manifest_path]
 
 
-@pytest.mark.parametrize("name", DAMAGED)
-def test_a_missing_or_damaged_file_is_named_and_has_its_exit_code(copied: RunFolder, name: str) -> None:
-    path = sorted(copied.path.glob(name))[0]
-    data = path.read_bytes()
-    for damage in (None, data[: len(data) // 2]):
-        if damage is not None and path.name == "report.html":
-            continue  # no checksum of a page is recorded
-        path.unlink()
-        if damage is not None:
-            path.write_bytes(damage)
-        done = casewise("status", str(copied.path))
-        assert done.returncode == 2
-        assert path.stem in (done.stdout + done.stderr).replace("\n", "")  # lines are wrapped in paths
-        assert "Traceback" not in done.stderr
+def test_every_missing_or_damaged_file_is_named(copied: RunFolder) -> None:
+    unnoticed = []
+    for path in verified_files(copied):
+        data = path.read_bytes()
+        for damaged in (b"", data[: len(data) // 2]):
+            path.write_bytes(damaged)
+            if not damaged:
+                path.unlink()
+            try:
+                status = run_status(copied)
+                text = " ".join(status.lines()) if status.damaged else ""
+            except RunError as error:
+                text = str(error)
+            unnoticed += [] if path.stem in text else [(path.relative_to(copied.path), len(damaged), text)]
         path.write_bytes(data)
+    assert unnoticed == []
+
+
+def test_a_file_of_another_fold_is_damage(copied: RunFolder) -> None:
+    first, second = (copied.job("linear_pixels", fold) for fold in (0, 1))
+    shutil.copy(second.fingerprints.path, first.fingerprints.path)
+    done = casewise("status", str(copied.path))
+    assert done.returncode == 2
+    assert "fold1/fingerprints.safetensors" in done.stdout.replace("\n", "").replace(" ", "")
+
+
+def test_files_that_a_run_removes_are_not_missing(copied: RunFolder) -> None:
+    for fold in (0, 1):
+        job = copied.job("linear_pixels", fold)
+        job.parts.write({"parts": 2, "fingerprint": ""})
+        job.parts.remove()
+    assert "parts.json" not in " ".join(run_status(copied).lines())
+
+
+@pytest.mark.parametrize("name", ["report.html", "jobs/linear_pixels/fold1/job.json"])
+def test_a_damaged_run_has_an_exit_code(copied: RunFolder, name: str) -> None:
+    (copied.path / name).unlink()
+    done = casewise("status", str(copied.path))
+    assert done.returncode == 2
+    assert Path(name).name in done.stdout.replace("\n", "")
+    assert "Traceback" not in done.stderr

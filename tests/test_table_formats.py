@@ -144,7 +144,8 @@ class TestText:
             (";", ["1.234,5", "1,5"], ["1234.5", "1.5"], False),
             (";", ["922", "1.059"], ["922", "1059"], True),
             (";", ["922", "1.059", "1.059.200"], ["922", "1059", "1059200"], False),
-            (",", ["922", "1.059", "1.196", "12.470"], ["922", "1.059", "1.196", "12.470"], True),
+            (",", ["2", "1.059", "1.196", "12.470"], ["2", "1.059", "1.196", "12.470"], True),
+            (",", ["1.059", "1.196"], ["1.059", "1.196"], False),
             (",", ["922", "1.059", "1.5"], ["922", "1.059", "1.5"], False),
             (",", ["0.922", "1.059"], ["0.922", "1.059"], False),
             (",", ["1059", "1.059"], ["1059", "1.059"], False),
@@ -168,6 +169,33 @@ class TestText:
         table, _ = read_text_table(tmp_path / "t.csv", problems := Problems())
         assert table["volume"].tolist() == read
         assert bool(problems.doubts) == doubted
+        assert not problems.by_kind
+
+    @pytest.mark.parametrize(
+        ("separator", "cells", "row", "remedies"),
+        [
+            (",", ["922", "870", "1.059", "12.470"], 4, ["1059", "922.0"]),
+            ("\t", ["1.059", "-922", "-1.200"], 2, ["1059", "922.0"]),
+            (";", ["1", "2", "3", "1.059"], 5, ["1059", "1.0"]),
+            (";", ["922", "1,059"], 3, ["1059", "922,0"]),
+        ],
+    )
+    def test_numbers_a_thousand_times_apart_are_refused(
+        self, tmp_path: Path, separator: str, cells: list[str], row: int, remedies: list[str]
+    ) -> None:
+        rows = "".join(f"a.jpg{separator}{cell}\n" for cell in cells)
+        (tmp_path / "t.csv").write_text(f"path{separator}volume\n{rows}")
+        read_text_table(tmp_path / "t.csv", problems := Problems())
+        ((number, text),) = problems.by_kind["number notation"]
+        assert number == row
+        assert "volume" in text
+        assert all(f" {remedy} " in text for remedy in remedies)
+
+    def test_numbers_a_thousand_times_apart_are_read_where_the_notation_is_proven(self, tmp_path: Path) -> None:
+        for text, doubted in (("1,922.0\n1,1.059", False), ("1,922\n1,1059", False), ("0.5,922\n1,1.059", True)):
+            (tmp_path / "t.csv").write_text(f"age,volume\n{text}\n")
+            read_text_table(tmp_path / "t.csv", problems := Problems())
+            assert (bool(problems.doubts), problems.by_kind) == (doubted, {})
 
     @pytest.mark.parametrize(
         ("heading", "is_name"),

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from casewise.console import Silent
 from casewise.errors import ImageError, WeightsError
 from casewise.modalities.store.store_builder import PROBLEMS
-from casewise.pipeline.read import read, split, validate, weight_lines
+from casewise.pipeline.read import prepare, read, split, validate, weight_lines
 from casewise.pipeline.train import missing_weights, weights
 from casewise.run import run
 from casewise.run_folder import RunFolder
@@ -167,3 +167,51 @@ def test_a_subject_of_two_classes_is_noted(study: Study, tmp_path: Path) -> None
     table.to_csv(tmp_path / "cohort.csv", index=False)
     lines = [line for line in validate(study, Silent()) if "several" in line]
     assert [line.strip() for line in lines] == ["1 subject is in several of these classes"]
+
+
+@pytest.mark.parametrize("key", ["images.lesion", "images.mask", "audit.mask"])
+def test_masks_of_every_use_are_checked(study: Study, tmp_path: Path, key: str) -> None:
+    labels = np.zeros((40, 50), np.uint8)
+    labels[5:20, 5:20], labels[25:35, 20:40] = 1, 2
+    Image.fromarray(labels).save(tmp_path / "mask.png")
+    pd.read_csv(tmp_path / "cohort.csv").assign(area="mask.png").to_csv(tmp_path / "cohort.csv", index=False)
+    section, name = key.split(".")
+
+    def masked(**images: object) -> Study:
+        settings = {"images": {"size": 32, **images}}
+        settings[section] = settings.get(section, {}) | {name: "area"}
+        settings |= {"backbones": ["unet"]} if key == "images.mask" else {}
+        return Study.model_validate({**study.model_dump(exclude_unset=True), **settings})
+
+    validate(masked(mask_labels=[1, 2]), Silent())
+    with pytest.raises(ImageError, match=r"mask_labels: no label 7 .* 1, 2 occur"):
+        validate(masked(mask_labels=[7]), Silent())
+    Image.fromarray(labels[:30]).save(tmp_path / "mask.png")
+    with pytest.raises(ImageError, match=rf"{key}: 24 of 24 masks"):
+        validate(masked(), Silent())
+
+
+def test_images_of_several_assumed_depths_are_named_with_their_classes(study: Study, tmp_path: Path) -> None:
+    def save(largest: dict[str, int]) -> None:
+        rng = np.random.default_rng(0)
+        for number in range(CASES):
+            label = "no" if number % 3 else "yes"
+            Image.fromarray(rng.integers(0, largest[label], (40, 50)).astype(np.uint16)).save(
+                tmp_path / f"{number}.png"
+            )
+
+    def warnings() -> list[str]:
+        show, folder = Bars(), RunFolder(tmp_path / "run")
+        validate(study, show)
+        prepare(study, read(study, folder, Silent()), folder, show)
+        return [text for step, text in show.lines if step == "WARNING"]
+
+    save({"yes": 200, "no": 4000})
+    texts = warnings()
+    assert len(texts) == 2
+    assert texts[0] == texts[1]
+    assert "8 images as 8 bits (yes 8), 16 images as 12 bits (no 16)" in texts[0]
+    save({"yes": 200, "no": 250})
+    assert warnings() == []
+    save({"yes": 4000, "no": 300})
+    assert warnings() == []

@@ -106,6 +106,26 @@ def test_every_way_to_state_weights_has_an_origin(
     assert [each.kind for each in origins(weights=str(renamed))] == ["file"]
 
 
+def test_an_exchanged_file_in_the_cache_is_refused(
+    chests: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.delenv("CASEWISE_WEIGHTS", raising=False)
+    study = chest_study(chests, backbones=[LEARNER], weights="pretrained")
+    checkpoints = tmp_path / "hub" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    # other weights of the same network, which are not used
+    torch.save({"a": torch.zeros(1)}, checkpoints / "shufflenetv2_x0.5-00000000.pth")
+    assert [each.kind for each in origins_of(study, LEARNER)] == ["published"]
+    exchanged = checkpoints / "shufflenetv2_x0.5-f707e7126e.pth"
+    torch.save({"a": torch.zeros(1)}, exchanged)
+    with pytest.raises(WeightsError, match=f"{exchanged.name} was changed"):
+        origin_lines(study)
+    encoders = chest_study(chests, backbones=["cnn"], weights="random", encoders=[LEARNER], baselines={"off": ""})
+    with pytest.raises(WeightsError, match=f"{exchanged.name} was changed"):
+        origin_lines(encoders)
+
+
 def test_encoders_of_baselines_have_an_origin(chests: Path, body: Path) -> None:
     settings: dict[str, Any] = {"weights": "random", "weights_dir": body.parent, "baselines": {"off": ""}}
     study = chest_study(chests, encoders=[LEARNER], **settings)

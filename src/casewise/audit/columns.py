@@ -14,7 +14,8 @@ from casewise.audit.findings import PROBES
 from casewise.audit.metadata import INTERNAL, MOST_LEVELS, RARE, STANDARD, columns_in_use, is_usual, levels
 from casewise.audit.probes import ALPHA
 from casewise.audit.subjects import sides_in
-from casewise.cohort.table_formats import missing_words
+from casewise.cohort.groups import numbers_in, recorded
+from casewise.cohort.missing_codes import missing_codes
 from casewise.modalities.registry import modality_of
 from casewise.study.schema import Study
 
@@ -46,7 +47,7 @@ def further_columns(study: Study, images: pd.DataFrame, audited: Sequence[str]) 
         plain = name.removeprefix("table_")
         if name in used or plain in used or plain.startswith(INTERNAL):
             continue
-        cells = np.array(levels(images[name].astype(str).tolist()))
+        cells = np.array(levels(images[name]))
         values = np.unique(cells)
         if not 2 <= len(values) <= MOST_LEVELS:
             continue
@@ -80,11 +81,17 @@ def columns_with_gaps(study: Study, images: pd.DataFrame) -> list[str]:
 def is_filled(cells: pd.Series) -> NDArray[np.bool_]:
     """(n,) whether a cell has a value; words such as `-` and `none` are values among others of their kind.
 
+    Numbers such as -999 are none if they are far from the others (`missing_codes`).
+
     >>> is_filled(pd.Series(["1", "", None, "NA", "-"])).tolist(), is_filled(pd.Series(["none", None, "mild"])).tolist()
     ([True, False, False, False, False], [True, False, True])
+    >>> is_filled(pd.Series(["31", "-999", "45", "62", "-999"])).tolist()
+    [True, False, True, True, False]
     """
-    text, has_text = cells.astype(str).str.strip().str.casefold(), cells.notna()
-    return np.asarray(has_text & (text != "") & ~text.isin(missing_words(text[has_text])), bool)
+    text = recorded(cells)
+    numbers = numbers_in(text)
+    codes = [] if numbers is None else missing_codes(numbers)
+    return np.asarray((text != "") & ~(text if numbers is None else numbers).isin(codes), bool)
 
 
 def telling_gaps(record: Mapping[str, Any] | None, target: str, names: Iterable[str]) -> list[tuple[str, str, float]]:

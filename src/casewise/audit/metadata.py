@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from casewise.audit.probes import Floats
 from casewise.cohort.checks import closest, number
+from casewise.cohort.groups import recorded
 from casewise.cohort.table import natural
 from casewise.cohort.targets import target_columns
 from casewise.errors import CohortError
@@ -44,7 +45,6 @@ RARE, MOST_LEVELS, MOSTLY = 5, 30, 0.9
 FEW_NUMBERS = 12
 _SIZE = re.compile(r"\s*(\d+)\s*[x×*]\s*(\d+)\s*")
 _AGE = re.compile(r"(\d+)\s*[yY]")
-_NOTHING = ("", "nan", "none", "na", "n/a", "unknown", "?")
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,13 +129,16 @@ def source_column(columns: Sequence[str]) -> str | None:
     return next((column for name in SOURCES for column in columns if _usual(column) == name), None)
 
 
-def levels(text: Sequence[str]) -> list[str]:
-    """Cells in lower case without surrounding spaces; missing values become ''."""
-    plain = [str(cell).strip().casefold() for cell in text]
-    return ["" if cell in _NOTHING else cell for cell in plain]
+def levels(cells: Iterable[object]) -> list[str]:
+    """Cells in lower case without surrounding spaces; missing values become ''.
+
+    >>> levels([" None", "Mild", "severe", None]), levels(["none", "61"])
+    (['none', 'mild', 'severe', ''], ['', '61'])
+    """
+    return recorded(pd.Series(list(cells), dtype=object)).str.casefold().tolist()
 
 
-def encode(name: str, text: Sequence[str], subjects: Sequence[object]) -> Column:
+def encode(name: str, text: Sequence[object], subjects: Sequence[object]) -> Column:
     """Read a column as dates, sizes (`1024x768`), numbers or levels: the first type that fits nine of ten filled cells.
 
     >>> encode("age", ["61", "", *map(str, range(20, 40))], range(22)).features.shape

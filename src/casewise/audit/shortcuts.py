@@ -208,7 +208,7 @@ def find_shortcuts(
     left_out = [(target, name) for target in search.labels for name in too_many]
     left_out += [(target, item.name) for target, item in questions]
     not_tested = [f"{target} from {name}" for target, name in dict.fromkeys(left_out) if (target, name) not in answered]
-    varying = [c for c in map(str, images.columns) if len({*levels(images[c].astype(str).tolist())} - {""}) > 1]
+    varying = [c for c in map(str, images.columns) if len({*levels(images[c])} - {""}) > 1]
     source = source_column([c for c in varying if c in columns])
     pictures = next(item for item in evidence if item.kind == "source-from-image")
     # two families of tests: the label from the evidence, and the source from the image
@@ -319,7 +319,7 @@ class _Search:
     def test_source(self, pictures: Evidence, source: str) -> Iterator[ShortcutTest]:
         """Predict the source from the image, within each class that comes from several sources."""
         rows = pictures.rows
-        cells = np.array(levels(self.images[source].astype(str).to_numpy()[rows].tolist()))
+        cells = np.array(levels(self.images[source]))[rows]
         for target, values in self.labels.items():
             for number, name in enumerate(self.study.classes_of(target)):
                 inside = (values[rows] == number) & (cells != "")
@@ -526,7 +526,7 @@ class _Search:
 
     def _of_columns(self, columns: list[str], kind: Kind, rows: NDArray[np.int64]) -> Iterator[Evidence]:
         for name in columns:
-            read = encode(name, self.images[name].astype(str).to_numpy()[rows].tolist(), self.subjects[rows])
+            read = encode(name, self.images[name].to_numpy()[rows].tolist(), self.subjects[rows])
             plain = name.removeprefix("table_")
             yield Evidence(plain, kind, rows, read.features, read.filled, reading=read.kind)
 
@@ -614,7 +614,7 @@ def _several(cells: pd.Series, subjects: pd.Series) -> bool:
     >>> _several(pd.Series(["a", "b", "", "b"]), pd.Series([1, 1, 2, 2]))
     True
     """
-    filled = cells.astype(str).str.strip() != ""
+    filled = recorded(cells) != ""
     return bool((cells[filled].groupby(subjects[filled]).nunique() > 1).mean() > MOST_WITH_SEVERAL)
 
 
@@ -625,6 +625,6 @@ def _single_class(cells: pd.Series, values: Floats, classes: list[str]) -> tuple
     >>> _single_class(pd.Series(["", "b", "b"]), np.array([0.0, 1.0, 1.0]), ["ill", "well"])
     ('well', 'b')
     """
-    text = cells.astype(str).str.strip().to_numpy()
+    text = recorded(cells).to_numpy()
     by_class = {name: np.unique(text[values == number]) for number, name in enumerate(classes)}
     return next(((name, str(only[0])) for name, only in by_class.items() if len(only) == 1 and only[0]), None)

@@ -6,6 +6,7 @@ likely, a sentence says so.
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -47,6 +48,8 @@ _NOBODY = re.compile(
 # A name has far more rows than the others: at least so many, and so many times the next count.
 _MANY_ROWS, _TIMES, _MOST_LARGE, _FEWEST_NAMES = 10, 4, 3, 5
 _LONG_NUMBER, _ROUNDED_ZEROS = 10, 3
+# So many names are written out in a setting.
+_MOST_LISTED = 4
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,8 @@ class Alteration:
 def alterations(raw: pd.Series, field: str, declared: Declared = "") -> list[Alteration]:
     """What a spreadsheet or program did to the names of a column, indexed by row; `field` is subject or visit.
 
-    With `as_written`, a study states that dates, trailing zeros and frequent names are as they were written.
+    With `as_written`, a study states that dates, trailing zeros and frequent names are as they were written; with
+    lists of names, that these are.
 
     >>> altered = alterations(pd.Series(["1.23457E+12", "2.3E+05", "P1"], index=[2, 3, 4]), "subject")
     >>> [(alteration.rows, alteration.certain) for alteration in altered]
@@ -77,7 +81,8 @@ def alterations(raw: pd.Series, field: str, declared: Declared = "") -> list[Alt
     for row, name in each(raw.str.strip()):
         if name:
             rows_of.setdefault(name, []).append(row)
-    doubted = list(_rounded(rows_of))
+    stated = set() if isinstance(declared, str) else {name for group in declared for name in group}
+    doubted = list(_rounded({name: rows for name, rows in rows_of.items() if name not in stated}, [*rows_of]))
     if declared != AS_WRITTEN:
         doubted += _dates(rows_of, field)
         if field == "subject":
@@ -95,16 +100,33 @@ _REMEDY = (
 )
 
 
+def _consequence(names: Sequence[str], rows_of: dict[str, list[int]]) -> str:
+    """What follows for names that lost digits: in several rows, one may stand for several people."""
+    return ", so that different names may have become one" if any(len(rows_of[name]) > 1 for name in names) else ""
+
+
 def _shown(names: Sequence[str]) -> str:
     return names_text([cut(name) for name in names], 3)
 
 
-def _rounded(rows_of: dict[str, list[int]]) -> Iterator[_Doubt]:
-    """Numbers that lost digits."""
+def _stated_as(names: Sequence[str], every: Sequence[str]) -> str:
+    """The setting that states that these names, of all names of the column, are as they were written."""
+    listed = [*names, *(name for name in every if name not in names)][: max(2, len(names))]
+    if len(listed) < 2:
+        return ""
+    shown = ", ".join(json.dumps(name, ensure_ascii=False) for name in listed[:_MOST_LISTED])
+    more, of_all = (", …", "with all of them ") if len(listed) > _MOST_LISTED else ("", "")
+    return (
+        f"; if these are real names of different people, write `subject_names: [[{shown}{more}]]` {of_all}in the study"
+    )
+
+
+def _rounded(rows_of: dict[str, list[int]], every: Sequence[str]) -> Iterator[_Doubt]:
+    """Numbers that lost digits, of `every` name of the column."""
     if scientific := [name for name in rows_of if _SCIENTIFIC.fullmatch(name)]:
         yield (
             f"{_shown(scientific)} {'is a number' if len(scientific) == 1 else 'are numbers'} as a spreadsheet or "
-            f"program rounds them, so that different names became one. {_REMEDY}",
+            f"program rounds them{_consequence(scientific, rows_of)}. {_REMEDY}{_stated_as(scientific, every)}",
             scientific,
             True,
         )
@@ -125,7 +147,7 @@ def _rounded(rows_of: dict[str, list[int]]) -> Iterator[_Doubt]:
         certain = bool(inexact) or sum(zeroed.values()) >= _ZEROS
         yield (
             f"{_shown(lost)} lost the digits after the first {_DIGITS_KEPT}, as happens to long "
-            f"numbers, so that different names became one. {_REMEDY}",
+            f"numbers{_consequence(lost, rows_of)}. {_REMEDY}{_stated_as(lost, every)}",
             lost,
             certain,
         )

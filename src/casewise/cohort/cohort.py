@@ -11,6 +11,7 @@ from casewise.cohort import checks
 from casewise.cohort.checks import STORED, closest
 from casewise.cohort.groups import check_arm, check_covariates, check_subgroups
 from casewise.cohort.identity import AS_WRITTEN, REFUSE, Declared
+from casewise.cohort.missing_codes import code_doubts
 from casewise.cohort.participants import Flow
 from casewise.cohort.table import Problems, each, is_unsorted_date, names_text, natural, read_text_table
 from casewise.cohort.targets import (
@@ -87,6 +88,11 @@ def read_cohort(
     targets = [name for name in study.targets if name not in STORED]
     values = {name: read_target(name, study, cells, problems) if labelled else float("nan") for name in targets}
     check_readers(study, cells, problems)
+    if labelled:
+        facts = [name for name in cells if name not in {*columns.values(), study.split.column}]
+        notes += code_doubts(
+            cells, facts, lambda rows: f"If so, empty the cells, or write {problems.setting(f'where_not: {rows}')}."
+        )
     for heading in sorted(_mask_columns(study) & set(cells)):
         cells = cells.assign(**{heading: checks.mask_files(cells[heading], study, heading, problems)})
     if misnamed:

@@ -7,7 +7,7 @@ A companion has a partner, the image that it belongs to, and is recognised in tw
 - Its pixels: a second file of the same name, or of the name with an addition, has few values, or is the same picture
   with drawings or smaller.
 
-Without a partner a file is an image, whatever its name.
+Without a partner a file is an image, whatever its name, but for folders of masks that lie beside folders of images.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeAlias
 
@@ -41,6 +42,7 @@ _BY_KIND = {
     THUMBNAIL: "thumb thumbs thumbnail thumbnails small preview previews icon icons tn lowres",
 }
 _KIND_OF = {word: kind for kind, words in _BY_KIND.items() for word in words.split()}
+_LONGER = tuple(word for word in _BY_KIND[MASK].split() if len(word) >= 4 and word not in ("label", "labels", "truth"))
 # Words that no photograph is named by because of what it shows.
 _CLEAR_TEXT = (
     "segmentation segmentations groundtruth groundtruths labelmap labelmaps annotation annotations superpixel "
@@ -62,6 +64,8 @@ _VOLUMES = (".nii", ".nii.gz", ".mha", ".nrrd")
 _SIDE = 512
 # A mask has at most so many values; one without a word in its name fewer, and its image many.
 _MOST_LEVELS, _FEW_LEVELS, _MANY_LEVELS = 16, 8, 32
+# All pictures of a folder that is not named for masks have at most so many.
+_TWO_LEVELS = 2
 # Compression and smooth borders leave this share of a mask near black and white.
 _NEAR, _NEAR_SHARE = 24, 0.95
 # The same picture: this correlation of reduced pictures, or this share of pixels other than background that are equal
@@ -72,6 +76,12 @@ _DRAWN_SHARE, _CHANGED, _DRAWN_COLOURS = 0.001, 60, 8
 _SMALLER = 0.75
 # More additions to one name number images.
 _MOST_ADDITIONS = 8
+# So many files of one name and folder are compared with another, so that the cost is linear.
+_MOST_ALIKE = 64
+# So many folders side by side may be classes, sites or kinds of images; more are those of people.
+_MOST_FOLDERS = 40
+# Pictures in memory.
+_MOST_KEPT = 8
 # Larger pictures, such as slides, are judged by their names only.
 _MOST_PIXELS = 80_000_000
 
@@ -92,13 +102,16 @@ class Companion:
 def companions(
     folder: Path, paths: Sequence[str], stored: Mapping[str, str] | None = None
 ) -> tuple[dict[str, Companion], list[str]]:
-    """The companions among image files below a folder, by path; and files whose names say so and whose pixels do not.
+    """The companions among image files below a folder, by path; and images that only their names, or only their
+    pixels, say are companions.
 
     Args:
         paths: relative to the folder, with `/`; volumes are judged by their names only, and may be folders.
         stored: the paths of the files where they are stored under other names.
     """
 
+    # an image with several companions is opened once
+    @lru_cache(_MOST_KEPT)
     def read(path: str) -> _Picture | None:
         return _read(folder / (stored or {}).get(path, path))
 
@@ -107,7 +120,7 @@ def companions(
     pictures = [path for path in paths if not path.casefold().endswith(_VOLUMES)]
     series = [path for path in pictures if "." not in path.rpartition("/")[2]]
     result = _volume_masks([names[path] for path in volumes], bool(series))
-    pairs = _pairs([names[path] for path in pictures])
+    pairs = sorted(_pairs([names[path] for path in pictures]), key=lambda pair: pair.partner)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         kinds = list(pool.map(lambda pair: _kind_of_pair(pair, read), pairs))
     unclear = [pair.path for pair, kind in zip(pairs, kinds, strict=True) if not kind and pair.words and pair.in_name]
@@ -119,7 +132,9 @@ def companions(
         if companion.image in result:
             result[path] = Companion(path, companion.kind, result[companion.image].image)
     result |= _without_partner([names[path] for path in pictures if path not in result], result, read)
-    return result, [path for path in unclear if path not in result]
+    masks, doubtful = _folders_of_masks([names[path] for path in pictures if path not in result], read)
+    result |= {path: Companion(path, MASK, "") for path in masks}
+    return result, [path for path in [*unclear, *doubtful] if path not in result]
 
 
 def listed_companions(files: Iterable[str | Path]) -> list[str]:
@@ -150,6 +165,18 @@ def companions_text(group: Collection[Companion]) -> str:
     return "; ".join(texts)
 
 
+def names_masks(text: str) -> bool:
+    """Whether a heading is about masks: one of its words is, or begins or ends with a longer one.
+
+    >>> [name for name in ("mask_file", "LungMask", "lungmask", "Segmentation", "image") if names_masks(name)]
+    ['mask_file', 'LungMask', 'lungmask', 'Segmentation']
+    """
+    words = _words(text)
+    return any(_KIND_OF.get(word) == MASK for word in words) or any(
+        word.startswith(own) or word.endswith(own) for word in words for own in _LONGER
+    )
+
+
 def masks_by_image(group: Iterable[Companion]) -> tuple[dict[str, str], list[str]]:
     """The mask of each image that has exactly one, and the images that have several."""
     masks: dict[str, list[str]] = defaultdict(list)
@@ -168,14 +195,24 @@ class _Name:
         *self.folders, name = one_form(path).split("/")
         self.stem = _words(re.sub(r"\.(nii\.gz|[A-Za-z]{2,8})$", "", name))
         self.cores = _cores(self.stem)
-        self.plain_folders = tuple(
-            folder for folder in self.folders if not _says(words := _words(folder)) and set(words) - _NEUTRAL
-        )
+        self.plain_folders = tuple(filter(None, map(_plain, self.folders)))
         self.all = Counter(word for text in self.folders for word in _words(text)) + Counter(self.stem)
 
     def beyond(self, other: _Name) -> set[str]:
         """The words that the other path does not have, or has less often."""
         return set(self.all - other.all)
+
+
+def _plain(folder: str) -> str:
+    """A folder's name; of one named for images or companions its number, or ''.
+
+    >>> list(map(_plain, ["P 1", "images", "masks", "lesion_0001"]))
+    ['P 1', '', '', '0001']
+    """
+    words = _words(folder)
+    if _says(words) or not set(words) - _NEUTRAL:
+        return " ".join(word for word in words if word.isdigit())
+    return folder
 
 
 # Names by how they are looked up: a word for it, and parts of a name.
@@ -225,6 +262,7 @@ def _pairs(names: Sequence[_Name]) -> list[_Pair]:
     index: _Index = defaultdict(list)
     for name in names:
         index["core", name.cores[0]].append(name)
+        index["here", name.cores[0], *name.folders].append(name)
         index["near", name.cores[0], name.plain_folders].append(name)
         index["beside", name.cores[0], *name.folders[:-1]].append(name)
         index["stem", name.stem, *name.folders].append(name)
@@ -251,13 +289,13 @@ def _named_pair(name: _Name, index: _Index) -> _Pair | None:
         ]
 
     for core in name.cores:
-        near = partners(index.get(("near", core, name.plain_folders), []))
+        near = partners(index.get(("here", core, *name.folders), [])[:_MOST_ALIKE])
+        near = near or partners(index.get(("near", core, name.plain_folders), [])[:_MOST_ALIKE])
         # `1.png` of many folders is no name of one image
         far = index.get(("core", core), []) if core and not near else []
         best = near or (partners(far) if len(far) <= _MOST_ADDITIONS else [])
         if not best:
             continue
-        best = [other for other in best if other.folders == name.folders] or best
         best = [other for other in best if not _says(other.stem)] or best
         distinctive = near or (len("".join(core)) >= 5 and re.search(r"\d", "".join(core)))
         image = best[0].path if len(best) == 1 and distinctive else ""
@@ -328,6 +366,40 @@ def _without_partner(rest: Sequence[_Name], result: dict[str, Companion], read: 
     if len(masks) == len(rest) and not result:
         return {}
     return {name.path: Companion(name.path, MASK, "") for name in masks}
+
+
+def _folders_of_masks(rest: Sequence[_Name], read: Reader) -> tuple[list[str], list[str]]:
+    """The files of folders that hold only pictures of few values, beside folders that hold none.
+
+    Those of a folder that is named for masks, or whose pictures have the sizes of the others, are masks; the second
+    list is of other folders. One picture of each folder is opened, and all of a folder whose first one has few values.
+    """
+    masks: list[str] = []
+    doubtful: list[str] = []
+    for level in range(max((len(name.folders) for name in rest), default=0)):
+        by_folder: dict[str, list[_Name]] = defaultdict(list)
+        for name in rest:
+            by_folder[name.folders[level] if level < len(name.folders) else ""].append(name)
+        if not 2 <= len(by_folder) <= _MOST_FOLDERS:
+            continue
+        firsts = {folder: read(names[len(names) // 2].path) for folder, names in by_folder.items()}
+        several = {folder: first for folder, first in firsts.items() if folder and first and len(by_folder[folder]) > 1}
+        of_masks = [folder for folder, first in several.items() if _is_folder_mask(folder, first)]
+        sizes = {first.size for folder, first in firsts.items() if first and folder not in of_masks}
+        for folder in of_masks if sizes else ():
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                pictures = list(pool.map(lambda name: read(name.path), by_folder[folder]))
+            drawn = any(picture and _levels(picture.pixels) > 1 for picture in pictures)
+            if drawn and all(picture and _is_folder_mask(folder, picture) for picture in pictures):
+                fit = _says(_words(folder)) or {picture.size for picture in pictures if picture} <= sizes
+                (masks if fit else doubtful).extend(name.path for name in by_folder[folder])
+        rest = [name for name in rest if name.path not in {*masks, *doubtful}]
+    return masks, doubtful
+
+
+def _is_folder_mask(folder: str, picture: _Picture) -> bool:
+    """Whether a picture is labels, by fewer values in a folder that is not named for masks."""
+    return _is_mask(picture.pixels) if _says(_words(folder)) else _levels(picture.pixels) <= _TWO_LEVELS
 
 
 def _volume_masks(volumes: Sequence[_Name], has_series: bool) -> dict[str, Companion]:

@@ -45,9 +45,16 @@ _PLACES = (
     r"department|reader|gruppe|kamera|raum|klinik|zentrum|krankenhaus"
 )
 _NUMBERED = r"s?(?: ?[0-9]+| (?:[a-z]|[ivx]+))"
+# Folders that say what files are, and days, written apart.
+_CONTAINERS = (
+    r"(?:new |my |all |raw |the )?(?:images?|imgs?|photos?|photographs?|pictures?|films?|scans?|x ?rays?|radiographs?|"
+    r"dicoms?|dcm|data|files?|cases?|inputs?|downloads?|uploads?|exports?|inbox|jpe?gs?|pngs?|tiffs?|new|todo|pacs|"
+    r"bilder|aufnahmen|fotos)"
+)
+_DAY = r"(?:19|20)[0-9]{2} [0-9]{1,2} [0-9]{1,2}|[0-9]{1,2} [0-9]{1,2} (?:19|20)[0-9]{2}"
 _BATCH = (
     rf"(?:new )?(?:{_FILES_WORDS}){_NUMBERED}(?: .*)?|(?:{_PLACES}){_NUMBERED}(?: [^0-9]*)?|"
-    r"[0-9]{3} ?(?:canon|apple|nikon|olymp|media|pana|msdcf)"
+    rf"[0-9]{{3}} ?(?:canon|apple|nikon|olymp|media|pana|msdcf)|{_CONTAINERS}|{_DAY}"
 )
 _YEAR, _MOST_YEARS = r"(?:19|20)\d\d(?:[-_ ]?(?:0[1-9]|1[0-2]|[qQ][1-4]))?", 12
 _WRAPPERS = ("images", "image", "imgs", "img", "photos", "photographs", "pictures", "data")
@@ -401,9 +408,9 @@ def refuse_visits(source: Path, subjects: Iterable[str]) -> None:
 
 
 def are_batches(names: Iterable[str]) -> bool:
-    """Whether names of subjects rather name batches of files, places, devices or years: half of them or more do.
+    """Whether names of subjects rather name batches of files, places, devices, days or years: half of them or more do.
 
-    >>> are_batches(["batch_01", "batch_02"]), are_batches(["Station 3", "Station 4"]), are_batches(["P01", "P02"])
+    >>> are_batches(["batch_01", "DICOM"]), are_batches(["Station 3", "2024-01-31"]), are_batches(["P01", "P02"])
     (True, True, False)
     """
     different = set(map(one_form, names))

@@ -8,7 +8,7 @@ category, whose values are compared without regard to upper and lower case.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -17,7 +17,7 @@ import pandas as pd
 
 from casewise.cohort.checks import STORED, add_unknown_column, closest, number
 from casewise.cohort.table import Problems, names_text, natural, text_of
-from casewise.cohort.table_formats import NO_VALUE
+from casewise.cohort.table_formats import NO_VALUE, missing_words
 from casewise.errors import CohortError, counted, cut, nearest
 from casewise.predictions.covariates import CATEGORY, NUMBER
 from casewise.study.schema import Study
@@ -61,10 +61,17 @@ def table_column(study: Study, images: pd.DataFrame, column: str) -> str | None:
     return next((name for name in options if name and name in images), None)
 
 
-def recorded(cells: pd.Series, *, kept: str = "") -> pd.Series:
-    """Cells as text without outer spaces; words for a missing value become '', except one that is `kept`."""
-    text = cells.astype(object).map(text_of).astype(str)
-    return text.mask(text.str.casefold().isin(NO_VALUE - {kept}), "")
+def recorded(cells: pd.Series, *, values: Iterable[str] = ()) -> pd.Series:
+    """Cells as text without outer spaces; words that mean no value among the cells become ''.
+
+    With `values`, in lower case, these are values and all other words for a missing value are none.
+
+    >>> recorded(pd.Series(["none", "mild", None, "n/a"])).tolist(), recorded(pd.Series(["none", "1"])).tolist()
+    (['none', 'mild', '', ''], ['', '1'])
+    """
+    text = cells.astype(object).where(cells.notna(), "").map(text_of).astype(str)
+    words = NO_VALUE - set(values) if values else missing_words(text.unique())
+    return text.mask(text.str.casefold().isin(words), "")
 
 
 def numbers_in(text: pd.Series) -> pd.Series | None:
@@ -174,7 +181,7 @@ def check_subgroups(study: Study, cells: pd.DataFrame, problems: Problems) -> No
 
 def arms_of(images: pd.DataFrame, column: str) -> dict[str, str]:
     """The arm of each subject with one recorded value; upper and lower case are the same, and `none` is an arm."""
-    text = recorded(images[column], kept="none")
+    text = recorded(images[column], values=["none"])
     text = text[text != ""]
     names = text.groupby(text.str.casefold()).transform(lambda same: same.value_counts().index[0])
     by_subject = names.groupby(images["subject"].astype(str), sort=False)
@@ -194,7 +201,7 @@ def check_arm(study: Study, cells: pd.DataFrame, images: pd.DataFrame, problems:
         if column:
             add_unknown_column("evaluation.arm", column, cells.columns.tolist(), problems)
         return
-    values = recorded(cells[column].loc[images.index], kept="none")
+    values = recorded(cells[column].loc[images.index], values=["none"])
     present = values[values != ""]
     several = present.str.casefold().groupby(images["subject"]).nunique()
     for subject in several.index[several > 1]:
@@ -224,13 +231,13 @@ FEWEST_COMPARED = 5
 COPY = 0.9999
 
 
-def spelled_alike(cells: pd.Series) -> pd.Series:
-    """Cells as text in one spelling, '' for a missing value.
+def spelled_alike(cells: pd.Series, levels: Iterable[str] = ()) -> pd.Series:
+    """Cells as text in one spelling, '' for a missing value; `levels` are values that are known from other cells.
 
     >>> spelled_alike(pd.Series(["F", " f", "60.0", "n/a"])).tolist()
     ['f', 'f', '60', '']
     """
-    text = recorded(cells)
+    text = recorded(cells, values=levels)
     spelling = {cell: cell.casefold() if number(cell) is None else f"{float(cell):.12g}" for cell in text.unique()}
     return text.map(spelling)
 
@@ -241,15 +248,20 @@ def kind_of(cells: pd.Series, subjects: pd.Series) -> str:
     return NUMBER if values is not None and is_quantity(values, subjects) else CATEGORY
 
 
-def covariates_by_case(images: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+def covariates_by_case(
+    images: pd.DataFrame, names: Sequence[str], levels: Mapping[str, Sequence[str]] | None = None
+) -> pd.DataFrame:
     """The covariates of each case (index) in one spelling, '' where no image of the case has a value.
+
+    Words such as `none` are values if they are among the `levels` by column, by default if the other cells say so.
 
     Raises:
         CohortError: there is no such column.
     """
     if lacking := [name for name in names if name not in images]:
         raise CohortError(f"The cases have no column {cut(lacking[0])}, which the model needs.")
-    values = pd.DataFrame({name: spelled_alike(images[name]) for name in names}, index=images.index)
+    spelled = {name: spelled_alike(images[name], (levels or {}).get(name, ())) for name in names}
+    values = pd.DataFrame(spelled, index=images.index)
     return values.groupby(images["case"].astype(str).to_numpy(), sort=False).max()
 
 

@@ -1,7 +1,8 @@
 """Columns of numbers in the notation of any country, written with a decimal point and without marks of thousands.
 
 A mark that is followed by three digits once, as in 1.059 and 1,059, has two meanings. The other cells of the column
-decide, then the other columns, then what is usual in such a table, which is doubted.
+decide, then the other columns, then what is usual in such a table, which is doubted. If that puts the numbers with and
+without the mark far apart, as 922 and 1.059, and the other meaning would not, the column is refused.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from casewise.errors import shortened
-from casewise.names import STRONG_SUBJECT, heading_words
+from casewise.names import AMBIGUOUS_SUBJECT, STRONG_SUBJECT, heading_words
 
 _SIGNS = str.maketrans({"\N{MINUS SIGN}": "-", "\N{FULLWIDTH HYPHEN-MINUS}": "-", "\N{FULLWIDTH PLUS SIGN}": "+"})
 _MARKS = str.maketrans({"’": "'", "\u066b": ",", "\u066c": "'", "\N{FULLWIDTH FULL STOP}": ".", "，": ","})
@@ -22,6 +23,8 @@ _UNCLEAR = re.compile(r"[1-9]\d{0,2}[.,]\d{3}", re.ASCII)
 _OTHER = {".": ",", ",": "."}
 # So many different numbers with three digits behind the mark, among whole ones below 1000, are thousands.
 _FEWEST = 3
+# Numbers with and without the mark are far apart if so many times the largest of one kind is below the other kind.
+_APART = 10
 # Headings of names of people, cases and visits: `patient`, `study patient id`; not `patient age`.
 _OF_PEOPLE = r"ids?|codes?|nr|no|number|names?|pseudonyms?|keys?|identifiers?"
 _NAMES = (
@@ -47,6 +50,23 @@ class _Notation:
         # 1055,0 together with 1.234 is neither with nor without marks of thousands
         unread = self.is_ungrouped and any(_OTHER[mark] in self.decimals for mark in marks)
         return len(self.decimals) < 2 and not self.decimals & self.thousands and len(marks) < 2 and not unread
+
+    def is_open(self, mark: str) -> bool:
+        """Whether the numbers with and without a mark are nearer to each other if the mark of thousands is not `mark`.
+
+        >>> numbers = _notation(["922", "870", "1.059"])
+        >>> numbers is not None and (numbers.is_open(""), numbers.is_open("."))
+        (True, False)
+        """
+        whole = [number for digits in self.whole if (number := float(digits))]
+        unclear = [float(self.numbers[value][1].replace(",", ".")) for value in self.unclear]
+        if self.decimals or self.thousands or self.is_ungrouped or not whole or not unclear:
+            return False
+        decimals, thousands = (
+            max(min(whole) / max(unclear) / factor, min(unclear) * factor / max(whole)) for factor in (1, 1000)
+        )
+        apart, other = (thousands, decimals) if mark else (decimals, thousands)
+        return apart >= _APART and apart > other
 
 
 def _ascii(text: str) -> str:
@@ -100,8 +120,10 @@ def _add(notation: _Notation, value: str, digits: str, *, is_spaced: bool, has_e
 
 def point_numbers(
     headings: list[str], columns: list[list[str]], missing: Iterable[str], delimiter: str
-) -> tuple[list[str], list[str]]:
-    """Write the numbers of columns that contain only numbers in one notation; return notes and doubts.
+) -> tuple[list[str], list[str], dict[int, tuple[str, str]]]:
+    """Write the numbers of columns that contain only numbers in one notation.
+
+    Returns notes, doubts, and by the position of a column a cell that has two meanings, and a sentence on it.
 
     Decimal commas without marks of thousands are read in tables with semicolons only. Columns named after subjects
     stay as they are.
@@ -115,16 +137,24 @@ def point_numbers(
     for position, column in enumerate(columns):
         values = dict.fromkeys(text for cell in column if (text := cell.strip()) and text.casefold() not in words)
         notation = _notation(values) if values else None
-        is_name = re.fullmatch(_NAMES, heading_words(headings[position]))
+        words_of_heading = heading_words(headings[position])
+        # `PT` with decimals is the prothrombin time
+        is_name = re.fullmatch(_NAMES, words_of_heading) and not (
+            words_of_heading == AMBIGUOUS_SUBJECT and notation and notation.decimals
+        )
         if notation and notation.is_consistent and not is_name:
             notations[position] = notation
     proven = {mark for notation in notations.values() for mark in notation.decimals}
-    commas, grouped, doubts = list[str](), list[str](), list[str]()
+    commas, grouped, doubts, unread = list[str](), list[str](), list[str](), dict[int, tuple[str, str]]()
     for position, notation in notations.items():
         name = shortened(headings[position].strip())
-        mark, doubt = _mark_of_thousands(name, notation, proven, delimiter)
-        if doubt:
-            doubts.append(doubt)
+        mark, is_certain = _mark_of_thousands(notation, proven, delimiter)
+        is_open = bool(delimiter) and notation.is_open(mark)
+        if is_open and not proven:
+            unread[position] = next(iter(notation.unclear)), _two_meanings(notation)
+            continue
+        if is_open or not is_certain:
+            doubts.append(f"{name}: {_doubt(notation, is_thousands=bool(mark))}")
         thousands = notation.thousands | {mark} - {""}
         if not thousands and delimiter != ";" and "," in {*notation.decimals, *notation.unclear.values()}:
             continue
@@ -142,34 +172,51 @@ def point_numbers(
     if grouped:
         names = ", ".join(grouped[:8]) + (" …" if len(grouped) > 8 else "")
         notes.append(f"Marks of thousands were left out in {names}.")
-    return notes, doubts
+    return notes, doubts, unread
 
 
-def _mark_of_thousands(name: str, notation: _Notation, proven: set[str], delimiter: str) -> tuple[str, str]:
-    """The mark of unclear numbers if it separates thousands, and a doubt if this is not certain."""
+def _mark_of_thousands(notation: _Notation, proven: set[str], delimiter: str) -> tuple[str, bool]:
+    """The mark of unclear numbers if it separates thousands, and whether this is certain."""
     mark = next(iter(notation.unclear.values()), "")
     if not mark or mark in notation.decimals or mark in notation.thousands:
-        return (mark if mark in notation.thousands else ""), ""
+        return (mark if mark in notation.thousands else ""), True
     if _OTHER[mark] in notation.decimals or _OTHER[mark] in notation.thousands:
-        return (mark if _OTHER[mark] in notation.decimals else ""), ""
+        return (mark if _OTHER[mark] in notation.decimals else ""), True
     if notation.is_ungrouped or not delimiter:
-        return "", ""
+        return "", True
     if len(proven) == 1:
-        return ("" if mark in proven else mark), ""
+        return ("" if mark in proven else mark), True
     mixed = len(notation.whole) > 0
     usual = (mark == ".") == (delimiter == ";")
     # a table that casewise wrote from a workbook has decimal points and commas between cells
     is_thousands = usual or (mixed and mark == "," and len(notation.unclear) >= _FEWEST)
-    if not mixed and not is_thousands:
-        return "", ""
-    value = next(iter(notation.unclear))
-    number = "".join(notation.numbers[value][:2])
-    read, other = number.replace(mark, ""), number.replace(mark, ".")
-    read, other = (read, other) if is_thousands else (other, read)
-    return (mark if is_thousands else ""), (
-        f"{name}: {value} WAS READ AS {read}, and may be {other}: a {'point' if mark == '.' else 'comma'} separates "
-        "decimals in some countries and thousands in others. Write the numbers of the table without marks of thousands."
+    return (mark if is_thousands else ""), not mixed and not is_thousands
+
+
+def _doubt(notation: _Notation, *, is_thousands: bool) -> str:
+    value, mark, (thousands, decimals) = _first_unclear(notation)
+    read, other = (thousands, decimals) if is_thousands else (decimals, thousands)
+    return (
+        f"{value} WAS READ AS {read}, and may be {other}: a {'point' if mark == '.' else 'comma'} separates decimals "
+        "in some countries and thousands in others. Write the numbers of the table without marks of thousands."
     )
+
+
+def _two_meanings(notation: _Notation) -> str:
+    value, mark, (thousands, decimals) = _first_unclear(notation)
+    whole = next(digits for digits in notation.whole if float(digits))
+    return (
+        f"{value} may be {decimals} or {thousands}, because other cells, such as {whole}, have no "
+        f"{'point' if mark == '.' else 'comma'}. Write {thousands} if it separates thousands, or {whole}{mark}0 for "
+        f"{whole} if it separates decimals."
+    )
+
+
+def _first_unclear(notation: _Notation) -> tuple[str, str, tuple[str, str]]:
+    """The first unclear number, its mark, and how it reads with a mark of thousands and of decimals."""
+    value, mark = next(iter(notation.unclear.items()))
+    number = "".join(notation.numbers[value][:2])
+    return value, mark, (number.replace(mark, ""), number.replace(mark, "."))
 
 
 def _written(sign: str, digits: str, end: str, thousands: set[str]) -> str:

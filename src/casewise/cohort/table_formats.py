@@ -108,9 +108,12 @@ def text_cells(path: Path, data: bytes, problems: Problems) -> Cells:
 
 def read_numbers(cells: Cells, problems: Problems, delimiter: str = "") -> None:
     """Write numbers in one notation (see `casewise.cohort.number_columns`), with notes and doubts."""
-    notes, doubts = point_numbers(cells.heading, cells.columns, NO_VALUE, delimiter)
+    notes, doubts, unread = point_numbers(cells.heading, cells.columns, NO_VALUE, delimiter)
     cells.notes += notes
     problems.doubts += doubts
+    for position, (value, text) in unread.items():
+        rows = [row for row, cell in zip(cells.numbers, cells.columns[position], strict=True) if cell.strip() == value]
+        problems.add("number notation", text, rows, cells.heading[position].strip())
 
 
 def decoded(path: Path, data: bytes) -> tuple[str, list[str]]:

@@ -21,7 +21,7 @@ from casewise.inference.predictor import Predictor
 from casewise.modalities.registry import modality_of
 from casewise.models.shared_parts import JointFeatures, SharedParts, SharedStart, predict_together
 from casewise.predictions.conformal import with_sets
-from casewise.predictions.covariates import with_covariates
+from casewise.predictions.covariates import encodings_of, with_covariates
 from casewise.predictions.decisions import ALL, apply_thresholds, half_way
 from casewise.predictions.nested_cv import NESTED
 from casewise.predictions.scores import scored
@@ -82,11 +82,16 @@ class Ensemble:
         or of the probability of the predicted class; NaN for a single network. Scores are computed for each fold, too.
         """
         rows = pd.concat(list(self._rows(_Call(study, new))), ignore_index=True)
-        cells = covariates_by_case(new.cohort.images, list(self.covariates.get("columns", ())))
+        cells = self.covariate_cells(new.cohort.images)
         by_fold = [self._combined(fold_rows, cells) for _, fold_rows in rows.groupby("outer_fold", sort=True)]
         decided = apply_thresholds(self._combined(mean_over_folds(rows), cells), self._combination.decisions)
         means = with_spread(scored(decided, study), scored(pd.concat(by_fold, ignore_index=True), study))
         return with_sets(means[means["model"].isin(self.learners)], self._combination.intervals)
+
+    def covariate_cells(self, images: pd.DataFrame) -> pd.DataFrame:
+        """The covariates of each case, read with the categories of the training; without columns if none is used."""
+        levels = {encoding.name: encoding.levels for encoding in encodings_of(self.covariates)}
+        return covariates_by_case(images, list(self.covariates.get("columns", ())), levels)
 
     def _combined(self, rows: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
         return with_covariates(with_combined(rows, self._stackers, self._nested), self.covariates, cells)

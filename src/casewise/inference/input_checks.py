@@ -12,6 +12,7 @@ share (`SHARES`), and each of them takes its share of the cases of subjects out 
 - The look of an image (`casewise.inference.look`) may be as far from that of the training images as that of held-out
   ones. Where there are several sources, an image is held out with its source. This check takes what the others leave.
 - A region, or a sequence of volumes, is missed if nearly all training cases have it. No study has both.
+- A case may have more images than those of the training (`casewise.inference.case_sizes`).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from casewise.errors import ImageError
+from casewise.inference.case_sizes import CaseSizes, image_counts
 from casewise.inference.drift import TEXTURE, WORDS, Batch, Quantiles, quantiles_of
 from casewise.inference.look import EarlyMaps, Look, LookFacts
 from casewise.modalities.store.readers import read_image
@@ -155,7 +157,7 @@ def _colour(tile: NDArray[np.uint8]) -> float:
 
 
 def _colour_of_file(path: str, mode: str) -> float:
-    if mode in GREY_MODES or not Path(path).is_file():
+    if mode.partition(" as ")[0] in GREY_MODES or not Path(path).is_file():
         return 0.0
     try:
         return _colour(read_image(Path(path), size=COLOUR_SIDE, channels="rgb").transpose(2, 0, 1))
@@ -210,6 +212,7 @@ class Limits:
         look: the limit of the look; None without one.
         quantiles: by name the quantiles of numbers among the training images, with which a batch of cases is compared.
         modalities: those that training images state in their DICOM headers; new images that state others are refused.
+        sizes: numbers of images of training cases; None in records of older versions.
     """
 
     images: int
@@ -224,6 +227,7 @@ class Limits:
     look: LookFacts | None = None
     quantiles: dict[str, Quantiles] = field(default_factory=dict)
     modalities: tuple[str, ...] = ()
+    sizes: CaseSizes | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -681,6 +685,9 @@ def case_flags(
             names = images.groupby(images["case"].astype(str), sort=False)[column].agg(set)
             for case, present in names.items():
                 reasons[str(case)] += [f"{MISSING[column]} {name}" for name in expected if name not in present]
+    if limits.sizes and by == "case":
+        for case, count in image_counts(images.assign(case=images["case"].astype(str))).items():
+            reasons[str(case)] += [limits.sizes.reason] * (count > limits.sizes.limit)
     return {case: joined(texts) for case, texts in reasons.items()}
 
 
@@ -706,7 +713,8 @@ def possible_reasons(limits: Limits) -> tuple[str, ...]:
     regions = limits.wrong_region.regions if limits.wrong_region else ()
     wrong = [WRONG_REGION.format(shown=shown, stated=stated) for shown in regions for stated in regions]
     fixed = (LOOK, NEGATIVE, UPSIDE_DOWN, TURNED_OR_NEGATIVE, NEARLY_UNIFORM, MORE_COLOUR, LESS_COLOUR)
-    return tuple(reason.replace(SEPARATOR, ", ") for reason in (*fixed, *of_numbers, *lacking, *wrong))
+    sizes = [limits.sizes.reason] if limits.sizes else []
+    return tuple(reason.replace(SEPARATOR, ", ") for reason in (*fixed, *sizes, *of_numbers, *lacking, *wrong))
 
 
 def _evenly(rows: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from casewise.cohort.companions import listed_companions
-from casewise.cohort.groups import check_columns, covariates_by_case
+from casewise.cohort.groups import check_columns
 from casewise.cohort.identity import AS_WRITTEN, same_subjects
 from casewise.cohort.table import names_text
 from casewise.console import Show, Silent
@@ -26,7 +27,15 @@ from casewise.files import checksum
 from casewise.inference.bundle import Bundle, check_composition
 from casewise.inference.drift import WORDS, Batch, Drift, drift
 from casewise.inference.ensemble import Combination, Ensemble
-from casewise.inference.input_checks import COMPARED, FEWEST_SUBJECTS, Limits, case_flags, joined, reasons_of
+from casewise.inference.input_checks import (
+    COMPARED,
+    FEWEST_SUBJECTS,
+    MOST_OF_CASE,
+    Limits,
+    case_flags,
+    joined,
+    reasons_of,
+)
 from casewise.inference.look import Look, read_look
 from casewise.inference.new_cases import (
     LEFT_OUT,
@@ -57,6 +66,8 @@ from casewise.study.learners import is_registered, learner_named
 from casewise.study.schema import Study
 
 log = logging.getLogger("casewise")
+# Folders above a file that may be of its subject.
+_LEVELS = 3
 
 
 @dataclass(frozen=True)
@@ -206,7 +217,7 @@ class TrainedModel:
             named = cases_of(cells, table.study, single=predicts_single_images(table.study))
             batch: Batch = []
             rows, new = self.predict_together(ensemble, table, cells, named, folder, batch, abstain=abstain, show=show)
-            _warn_pictures(self._of_training(table.study, new))
+            _warn_pictures(self._of_training(table, new))
         if text := self.drift(batch).text:
             log.warning("%s", text)
         if without := dict.fromkeys(rows.loc[rows["problem"] != "", "problem"]):
@@ -225,23 +236,16 @@ class TrainedModel:
         show: Show,
     ) -> tuple[NewTable, pd.DataFrame]:
         """The table of new cases and its rows; how files were read is shown."""
-        table = new_table(cases, self.reader, folder, columns=columns or {}, root=root, pattern=pattern)
+        sizes = self.limits.sizes if self.limits else None
+        table = new_table(cases, self.reader, folder, columns=columns or {}, root=root, pattern=pattern, sizes=sizes)
         cells = table.cells()
         table = replace(with_columns(table, cells, ensemble), modalities=self.modalities)
         if table.reading:
             show.line("cases", table.reading)
         heading = table.study.columns.get("subject") or "subject"
-        names = {name: {name} for name in cells[heading].astype(str) if name} if heading in cells else {}
         path = table.study.columns.get("path") or "path"
         start = (table.study.root or table.study.cohort.parent).absolute()
-        if names and path in cells:
-            # the training may have named people by folders, and images by their files, with or without the ending
-            for name, file in zip(cells[heading].astype(str), cells[path].astype(str), strict=True):
-                relative = Path(os.path.relpath(file, start)) if os.path.isabs(file) else Path(file)
-                # farther up, folders are of the computer and not of the study
-                folders = [name for name in relative.parts[-4:-1] if name != ".."]
-                if name:
-                    names[name] |= {*folders, relative.name, relative.stem}
+        names = self._names(cells, heading, path, start) if heading in cells else {}
         trained_on = frozenset[str]().union(*(member.subjects for member in self.members))
         trained_names = set(same_subjects(sorted(set[str]().union(*names.values())), trained_on, AS_WRITTEN))
         if of_training := [name for name, written in names.items() if written & trained_names]:
@@ -258,6 +262,30 @@ class TrainedModel:
             log.warning("The study of this model has no visits: those of the new cases are not used.")
         return table, cells
 
+    def _names(self, cells: pd.DataFrame, heading: str, path: str, start: Path) -> dict[str, set[str]]:
+        """By subject what the training may have named it: itself, its files with and without ending, and folders.
+
+        A folder may be a person if all its images are of one subject, or as many as a case may have. Farther up than
+        three levels, folders are of the computer and not of the study.
+        """
+        names = {name: {name} for name in cells[heading].astype(str) if name}
+        people: dict[tuple[str, ...], list[str]] = defaultdict(list)
+        files = cells[path].astype(str) if path in cells else ()
+        for name, file in zip(cells[heading].astype(str), files, strict=False):
+            relative = Path(os.path.relpath(file, start)) if os.path.isabs(file) else Path(file)
+            if not (name and file):
+                continue
+            names[name] |= {relative.name, relative.stem}
+            folders = relative.parts[:-1]
+            for level in range(max(0, len(folders) - _LEVELS), len(folders)):
+                people[folders[: level + 1]].append(name)
+        most = self.limits.sizes.limit if self.limits and self.limits.sizes else MOST_OF_CASE
+        for folders, of_folder in people.items():
+            if folders[-1] != ".." and (len(set(of_folder)) == 1 or len(of_folder) <= most):
+                for name in set(of_folder):
+                    names[name].add(folders[-1])
+        return names
+
     @cached_property
     def _fingerprints(self) -> Mapping[str, np.ndarray]:
         """The fingerprints of all images on which the networks were trained; empty if the networks have none."""
@@ -267,17 +295,19 @@ class TrainedModel:
         prints = [read_fingerprints(file) for file in files if file.exists()]
         return joined(prints) if prints else {}
 
-    def _of_training(self, study: Study, prepared: Sequence[NewCases]) -> list[str]:
+    def _of_training(self, table: NewTable, prepared: Sequence[NewCases]) -> list[str]:
         """The files of prepared images that show pictures of the training, whatever their names are."""
         from casewise.audit.fingerprints import fingerprints, same_pictures
         from casewise.audit.sentences import as_in_table
 
         files: list[str] = []
+        study = table.study
         for new in prepared if self._fingerprints else ():
             cohort = PreparedCohort(study, new.cohort, new.folder, new.store)
             audited, store = modality_of(study).audited(cohort, Silent())
             rows = same_pictures(fingerprints(store), self._fingerprints)
-            files += as_in_table(audited.images["path"].astype(str).iloc[rows].tolist(), study.root or Path.cwd())
+            paths = map(table.without_folder, audited.images["path"].astype(str).iloc[rows])
+            files += as_in_table(list(paths), study.root or Path.cwd())
         return files
 
     def _predicted(
@@ -294,7 +324,7 @@ class TrainedModel:
             flags = case_flags(self.limits, new, self.look, batch, by="path" if unit == "image" else "case")
             rows = rows.assign(flags=rows[unit].astype(str).map(flags).fillna(""))
         if record := ensemble.covariates:
-            reasons = flags_of(record, covariates_by_case(images, list(record["columns"])))
+            reasons = flags_of(record, ensemble.covariate_cells(images))
             flags = rows["flags"] if "flags" in rows else pd.Series("", index=rows.index)
             reads = rows["model"].isin(list(record["models"]))
             units = zip(rows["case"].astype(str), flags, reads, strict=True)
@@ -344,7 +374,7 @@ class TrainedModel:
                     rows, new = self.predict_together(
                         ensemble, table, cells, chunk, Path(folder), batch, abstain=abstain
                     )
-                    of_training += self._of_training(table.study, new)
+                    of_training += self._of_training(table, new)
                 done += len(chunk)
                 yield PredictedChunk(rows, sources_of(chunk, cells, table.study), has_visits, batch)
             bar(done, len(raw_cases), f"{done:,} of {len(raw_cases):,} {unit}")
@@ -376,7 +406,8 @@ class TrainedModel:
         problems += [(case, LEFT_OUT) for case in cases if case.name not in answered]
         if problems:
             tables.append(output.of_problems(problems, ensemble.learners))
-        return tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True), prepared
+        rows = tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True)
+        return rows.assign(**{name: rows[name].map(table.without_folder) for name in ("image", "problem")}), prepared
 
 
 def _warn_pictures(files: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -23,12 +23,20 @@ from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.cohort.companions import listed_companions
 from casewise.cohort.folder_layout import ENDINGS, begins_as_image, stated_pattern
 from casewise.cohort.identity import alike
-from casewise.cohort.table import Problems, natural, read_text_table
+from casewise.cohort.table import Problems, names_text, natural, read_text_table
 from casewise.console import Show, Silent
 from casewise.errors import CasewiseError, CohortError, ImageError, counted, nearest, nearest_folder, none_of
 from casewise.files import PICTURES, make_folder
+from casewise.inference.case_sizes import CaseSizes, check_people
 from casewise.inference.drift import Batch
-from casewise.inference.stated import days_problem, modality_problem, people_problem, stated_by
+from casewise.inference.stated import (
+    UNSPECIFIC,
+    days_problem,
+    modality_problem,
+    people_problem,
+    stated_by,
+    unspecific,
+)
 from casewise.modalities.base import ImageFolder, ImageStore
 from casewise.modalities.registry import modality_of
 from casewise.names import FileNames, name_key, one_form
@@ -54,6 +62,8 @@ NO_COLUMN = re.compile(
 )
 COLUMN_HINT = re.compile(r", or write `[^`]*columns: \{(\w+): ([^`}]*)\}+` in the study")
 
+# The folder of images that were given in memory, beside the table that was written for them.
+_IN_MEMORY = "images"
 # Rows of a table that nobody wrote.
 ROWS_OF_CASE = re.compile(r"\brows? [\d,… -]+: (?=case )")
 
@@ -89,9 +99,13 @@ class NewTable:
         remedy = r' If there is none, give `columns={"\1": ""}` (`--column \1=`).'
         text = NO_COLUMN.sub(r"\g<0>" + remedy, text)
         if not self.own:
-            text = text.replace(str(table), "cases").replace(table.name, "cases")
+            text = self.without_folder(text).replace(str(table), "cases").replace(table.name, "cases")
             text = ROWS_OF_CASE.sub("", text)
         return type(error)(text)
+
+    def without_folder(self, text: str) -> str:
+        """A path or message, in which images in memory have their names without a temporary folder."""
+        return text if self.own else text.replace(f"{self.study.cohort.parent / _IN_MEMORY}{os.sep}", "")
 
     def cells(self) -> pd.DataFrame:
         """Every row of the table, after the checks of its headings; doubts about names and numbers are logged.
@@ -176,6 +190,7 @@ def new_table(
     columns: Mapping[str, str],
     root: Path | str | None,
     pattern: str = "",
+    sizes: CaseSizes | None = None,
 ) -> NewTable:
     """The table of new cases; that of a data frame or of image files is written into `folder`.
 
@@ -186,10 +201,11 @@ def new_table(
             directory.
         pattern: what the paths below a folder state, such as `{subject}/{visit}/{file}`; by default one of the layouts
             of `read_new_layout`.
+        sizes: numbers of images of training cases, by which folders of several people are recognised.
 
     Raises:
         CasewiseError: a path does not exist or is given twice, two folders are named alike and each is a subject, or a
-            folder cannot be read as cases.
+            folder cannot be read as cases, or rather holds several people than one.
     """
     by_pattern = stated_pattern(pattern, of_cases=True) if pattern else None
     own_columns = {**bundle.settings["columns"], **{role: one_form(name) for role, name in columns.items()}}
@@ -202,7 +218,7 @@ def new_table(
             )
         table = cases
     else:
-        cases = written_images(cases, folder / "images")
+        cases = written_images(cases, folder / _IN_MEMORY)
         groups = _groups(cases)
         paths = [path for group in groups for path in group]
         if _is_table(paths, pattern):
@@ -217,6 +233,9 @@ def new_table(
             if reader.unit == "image" and not (by_pattern or slot_column(reader)):
                 table = _one_by_one(table, reader)
         _check_given_once(table, reader, paths)
+        if not (by_pattern or _is_grouped(cases)):
+            together = not predicts_single_images(reader)
+            check_people(table, reader, paths, sizes, slot=slot_column(reader), together=together)
         reading = _reading(table, reader, paths)
         # image files state no other columns than these
         stated = {role: name for role, name in own_columns.items() if role in ("path", "subject") or name in table}
@@ -600,6 +619,13 @@ def _checked(
         problems[name] = problems[name] or modality_problem(stated, modalities)
         if not several_days and (text := days_problem(stated)):
             problems[name] = problems[name] or f"{text} {remedy}"
+    if names := unspecific(chain.from_iterable(stated_of.values()), modalities):
+        log.warning(
+            "The modality %s tells nothing, and the images of the training stated %s. Check what these show: %s.",
+            " or ".join(UNSPECIFIC),
+            " or ".join(modalities),
+            names_text(names, 3),
+        )
     for case in cases:
         yield replace(case, problem=case.problem or problems.get(case.name, ""))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,8 +27,8 @@ from casewise.names import one_form
 DAY, MODALITY = "StudyDate", "Modality"
 # Modalities of one kind of image: projection radiographs.
 _SAME_KIND = dict.fromkeys(("CR", "DX", "DR", "RG"), "CR")
-# Other, which is said of anything.
-_UNKNOWN = ("", "OT")
+# Said of anything: other, and captured from a screen or scanned, which does not tell what it shows.
+UNSPECIFIC = ("OT", "SC")
 
 
 @dataclass(frozen=True)
@@ -70,16 +70,16 @@ def people_problem(images: Sequence[Stated], subject: str, subjects: Collection[
     Args:
         subjects: the names of subjects that an image may state.
     """
-    # one image of each person; all pairs, because one that states little is like several others
+    # an image of each person; all pairs, because one that states little is like several others
     first_of: dict[tuple[str, ...], Stated] = {}
     for image in images:
         first_of.setdefault(image.person, image)
-    for one, other in combinations(first_of.values(), 2):
+    for image, other in combinations(first_of.values(), 2):
         # what one of them does not state tells nobody apart
-        pairs = list(zip(one.person, other.person, strict=True))
+        pairs = list(zip(image.person, other.person, strict=True))
         if not same_patient([[own or its for own, its in pairs], [its or own for own, its in pairs]]):
             return (
-                f"{one.name} and {other.name} state different patients (identifier, name, date of birth or "
+                f"{image.name} and {other.name} state different patients (identifier, name, date of birth or "
                 "issuer). A case is one subject at one visit."
             )
     if wrong := next((image for image in images if subject != image.person[0] in subjects), None):
@@ -92,7 +92,7 @@ def modalities_of(paths: Sequence[Path]) -> tuple[str, ...]:
     may_be = [path for path in paths if not path.name.casefold().endswith((*IMAGES, *SLIDES, *VOLUME_FILES))]
     with ThreadPoolExecutor() as pool:
         stated = pool.map(lambda path: next(stated_by([path]), None), may_be)
-        return tuple(sorted({image.modality for image in stated if image and image.modality not in _UNKNOWN}))
+        return tuple(sorted({image.modality for image in stated if image and image.modality not in ("", *UNSPECIFIC)}))
 
 
 def modality_problem(images: Sequence[Stated], modalities: Sequence[str]) -> str:
@@ -101,14 +101,21 @@ def modality_problem(images: Sequence[Stated], modalities: Sequence[str]) -> str
     Args:
         modalities: those that training images stated; CR, DX, DR and RG are one.
     """
-    expected = {_SAME_KIND.get(name, name) for name in modalities}
+    # records of older versions may have unspecific ones
+    expected = {_SAME_KIND.get(name, name) for name in modalities if name not in UNSPECIFIC}
     for image in images if expected else ():
-        if image.modality not in _UNKNOWN and _SAME_KIND.get(image.modality, image.modality) not in expected:
+        if image.modality not in ("", *UNSPECIFIC) and _SAME_KIND.get(image.modality, image.modality) not in expected:
             return (
                 f"{image.name} states the modality {cut(image.modality)}, and the images of the training "
                 f"{' or '.join(modalities)}. The model does not apply to it."
             )
     return ""
+
+
+def unspecific(images: Iterable[Stated], modalities: Sequence[str]) -> list[str]:
+    """The names of images that state no certain modality, where the training images, which stated these, did."""
+    specific = [name for name in modalities if name not in UNSPECIFIC]
+    return [image.name for image in images if specific and image.modality in UNSPECIFIC]
 
 
 def days_problem(images: Sequence[Stated]) -> str:

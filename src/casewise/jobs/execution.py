@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 import threading
 import time
@@ -121,21 +122,30 @@ def measured_paces(jobs: Sequence[Job], inputs: JobInputs, folder: RunFolder) ->
     return _tried(backend, jobs, inputs, plans, workers), workers
 
 
-def quick_paces(jobs: Sequence[Job], inputs: JobInputs) -> tuple[Mapping[str, Pace], int]:
-    """The same by one trial of each network in this process, for an estimate; the memory of a step is not measured."""
+def quick_paces(jobs: Sequence[Job], inputs: JobInputs, seconds: float) -> tuple[Mapping[str, Pace], int]:
+    """The same by one trial of each network in this process, for an estimate; the memory of a step is not measured.
+
+    After so many seconds no further network is tried: the others have the pace of the fastest one so far.
+    """
     from casewise.jobs.compute_plans import stated_plans
     from casewise.training.compute_plan import device_plan
 
     workers, threads = _side_by_side(inputs, len(jobs), len(jobs))
     plans = {job.model: device_plan(inputs.study.compute, threads) for job in jobs} | stated_plans(inputs.study)
-    return _tried(LocalBackend(), jobs, inputs, plans, 1), workers
+    return _tried(LocalBackend(), jobs, inputs, plans, 1, seconds), workers
 
 
-def _tried(backend: Backend, jobs: Sequence[Job], inputs: JobInputs, plans: Plans, workers: int) -> Mapping[str, Pace]:
+def _tried(
+    backend: Backend, jobs: Sequence[Job], inputs: JobInputs, plans: Plans, workers: int, seconds: float = math.inf
+) -> Mapping[str, Pace]:
     from casewise.jobs.compute_plans import Pace
 
-    paces = {}
+    paces: dict[str, Pace] = {}
+    began = time.monotonic()
     for model in dict.fromkeys(job.model for job in jobs):
+        if paces and time.monotonic() - began > seconds:
+            paces[model] = min(paces.values(), key=lambda pace: pace.epoch)
+            continue
         trials = [
             replace(job, folder=JobFolder(job.folder.path.with_name(f"trial{job.fold + 1}")), trial=True)
             for job in jobs

@@ -35,6 +35,8 @@ RULES = 2
 # The share of a pixel of a tile that must be marked: any part of a lesion, so that small ones do not vanish, and half
 # of the pixel for the others, so that their area stays the same.
 LEAST_MARKED: dict[MaskMeaning, float] = {"lesion": 1e-6, "segmentation": 0.5, "anatomy": 0.5}
+# The setting that names the column.
+_KEYS: dict[MaskMeaning, str] = {"lesion": "images.lesion", "segmentation": "images.mask", "anatomy": "audit.mask"}
 
 
 def mask_on_tiles(prepared: PreparedCohort, row: int, column: str, meaning: MaskMeaning) -> CaseMask:
@@ -118,13 +120,13 @@ def training_masks(prepared: PreparedCohort, show: Show) -> Path:
     return file
 
 
-def check_masks(study: Study, images: pd.DataFrame, progress: Progress) -> None:
-    """Check, before the images are prepared, that their masks of `images.mask` can be used.
+def check_masks(study: Study, images: pd.DataFrame, column: str, meaning: MaskMeaning, progress: Progress) -> None:
+    """Check, before the images are prepared, that the masks of a column can be used and have the labels that count.
 
     Raises:
-        ImageError: as `training_masks`.
+        ImageError: as `training_masks`; or no mask has a label of `images.mask_labels`.
     """
-    folder, column = (study.root or study.cohort.parent).absolute(), str(study.images.mask)
+    folder = (study.root or study.cohort.parent).absolute()
     names = [text_of(cell) for cell in images[column]]
 
     def check(row: int) -> frozenset[int]:
@@ -133,20 +135,25 @@ def check_masks(study: Study, images: pd.DataFrame, progress: Progress) -> None:
         return frozenset()
 
     present, problems = of_each_image(len(names), check, progress=progress)
-    _refuse(problems, column, names, images["path"])
+    _refuse(problems, column, names, images["path"], meaning)
     labels = frozenset[int]().union(*present.values())
     mask_labels.check_wanted(study.images.labels_in(column), labels, f"the masks of column {column!r}")
 
 
-def _refuse(problems: Mapping[int, str], column: str, names: Sequence[str], paths: pd.Series) -> None:
+def _refuse(
+    problems: Mapping[int, str],
+    column: str,
+    names: Sequence[str],
+    paths: pd.Series,
+    meaning: MaskMeaning = "segmentation",
+) -> None:
     lines = [f"\n  {paths.iat[row]}: {problems[row]}" for row in sorted(problems)[:MOST_SHOWN]]
+    key = _KEYS[meaning]
     if problems:
         count = f"{len(problems):,} of {len(list(filter(None, names))):,} masks (column {column})"
-        raise ImageError(f"images.mask: {count} cannot be used:{''.join(lines)}")
+        raise ImageError(f"{key}: {count} cannot be used:{''.join(lines)}")
     if not any(names):
-        raise ImageError(
-            f"images.mask: no row of column {column!r} names a mask. Fill it in, or leave images.mask out."
-        )
+        raise ImageError(f"{key}: no row of column {column!r} names a mask. Fill it in, or leave {key} out.")
 
 
 def to_tile(marked: np.ndarray, *, width: int, height: int, side: int, fit: Fit, meaning: MaskMeaning) -> np.ndarray:

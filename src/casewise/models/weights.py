@@ -21,7 +21,14 @@ from casewise.models.fusion import Fused, adapted, first_layer
 from casewise.models.transformers import with_positions
 from casewise.run_folder import BundleFolder, JobFolder, WeightsFile
 from casewise.study.backbones import TORCHVISION, UNTRAINED
-from casewise.study.weight_files import HUB, KEYWORDS, environment_folder, file_name, weights_file
+from casewise.study.weight_files import (
+    HUB,
+    KEYWORDS,
+    check_torchvision_file,
+    environment_folder,
+    file_name,
+    weights_file,
+)
 
 # Increased whenever the facts of a trained network change their meaning; older facts are then refused.
 FORMAT = 1
@@ -315,9 +322,7 @@ def torchvision_file(url: str) -> Path:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(path), progress=False)
-    digits = path.stem.rpartition("-")[2]
-    if not checksum(path).startswith(digits):
-        raise WeightsError(f"weights: {path} was changed: its SHA-256 does not begin with {digits}. Delete the file.")
+    check_torchvision_file(path, checksum(path))
     return path
 
 

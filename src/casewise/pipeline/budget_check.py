@@ -37,8 +37,11 @@ from casewise.study.schema import Study
 _PANELS, _FEWEST_PANELS, _MOST_PIXELS, _HEADERS = 8, 2, 8 * 224**2, 1001
 # Smaller sizes of images that are proposed: multiples of a stride, at least half of the size.
 _STRIDE = 32
-# The longest first trial, in seconds, after which a smaller size is tried too.
-_QUICK = 4.0
+# The longest first trial, in seconds, after which a smaller size is tried too; and after which no network is tried.
+_QUICK, _LONGEST = 4.0, 10.0
+# Seconds of a large network for a training step on 224 x 224 pixels and before its first step, on a slow processor; and
+# passes over the panels besides the epochs. A budget that suffices even then needs no trial.
+_SLOWEST, _START, _PASSES = 4.0, 10.0, 3
 MINUTE = 60.0
 
 
@@ -67,7 +70,10 @@ def budget_lines(study: Study, cases: RunCases) -> list[str]:
         return []
     folds, budget = cases.splits.folds, study.budget
     began = budgets.clock()
-    trial = _tried(study, cases)
+    try:
+        trial = None if _surely_kept(study, cases) else _tried(study, cases)
+    except CasewiseError:
+        return []
     if trial is None or (forecast := trial.forecast(cases, folds=folds, budget=budget)).total <= budget:
         return []
     longest = sorted(forecast_parts(forecast).items(), key=lambda entry: -entry[1])
@@ -79,6 +85,38 @@ def budget_lines(study: Study, cases: RunCases) -> list[str]:
         f"this computer, is at least {duration(forecast.total)} ({listed}); the audit and the fit of the baselines "
         f"come on top. By the same estimate this keeps it: {text}"
     ]
+
+
+def _surely_kept(study: Study, cases: RunCases) -> bool:
+    """Whether the least plan keeps its budget even with the slowest networks; nothing is prepared or trained."""
+    if study.fusions:
+        return False
+    study = _planned(study, cases)
+    facts = plan_facts(study, cases.cohort, cases.splits, None)
+    recipe = recipe_of(study, facts, study.recipe.stated, 1)
+    epochs = sum(phase["epochs"] for phase in recipe["phases"])
+    panels, other = cases.cohort.panels, cases.pretraining
+    panel = _SLOWEST * study.images.size**2 * float(panels["tiles"].map(len).mean()) / 224**2
+    trainings = (
+        len(study.trained) * (facts.folds + (study.final == "refit")) * (study.seeds + (study.split.by == "image"))
+    )
+    pretraining = other[1] * other[0].recipe.epochs if other else 0
+    passes = trainings * ((len(panels) + cases.external) * (epochs + _PASSES) + pretraining)
+    altered = min(study.evaluation.counterfactual_cases, len(cases.cohort.cases))
+    passes += len(study.learners) * altered * (1 + len(modality_of(study).alterations(study)))
+    passes += 2 * len(facts.encoders) * (len(panels) + cases.external)
+    seconds = trainings * _START + passes * panel
+    return budgets.slowness() * seconds <= AIM * study.budget
+
+
+def _planned(study: Study, cases: RunCases) -> Study:
+    """The study with what the headers of some images decide."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = RunFolder(Path(temporary)).images()
+        # whether marks are masked takes no time of a network, but all files would be read for it
+        images = study.images.model_copy(update={"mask_overlays": False})
+        study = study.model_copy(update={"images": images})
+        return modality_of(study).planned(study, _deciding(cases), folder, Silent())
 
 
 def _remedies(study: Study, cases: RunCases, trial: _Trial, *, quick: bool) -> Iterator[str]:
@@ -127,20 +165,18 @@ def _tried(study: Study, cases: RunCases) -> _Trial | None:
     try:
         with tempfile.TemporaryDirectory() as temporary:
             folder, stated = RunFolder(Path(temporary)), study.recipe.stated
-            # whether marks are masked takes no time of a network, but all files would be read for it
-            images = study.images.model_copy(update={"mask_overlays": False})
-            study = study.model_copy(update={"images": images})
-            study = modality.planned(study, _deciding(cases), folder.images(), Silent())
+            study = _planned(study, cases)
             facts = plan_facts(study, cases.cohort, splits, None)
             study = planned_study(study, RecipePlan(facts, recipe_of(study, facts, stated), stated))
             sample = _sample(study, cases)
-            one, cohort = (_of_panels(study, cases.cohort, numbers) for numbers in (sample[:1], sample))
+            single, cohort = (_of_panels(study, cases.cohort, numbers) for numbers in (sample[:1], sample))
             seconds = []
-            for name, some in (("warm", one), ("one", one), ("all", cohort)):  # the first preparation takes longer
+            # the first preparation takes longer
+            for name, panels in (("warm", single), ("single", single), ("all", cohort)):
                 began = budgets.clock()
-                store = modality.prepare(study, some, RunFolder(folder.path / name).images(), Silent())
+                store = modality.prepare(study, panels, RunFolder(folder.path / name).images(), Silent())
                 seconds.append(budgets.clock() - began)
-            more = len(cohort.images) - len(one.images)
+            more = len(cohort.images) - len(single.images)
             # scans are read by other processes, whose start would be taken for the time of the few that are tried
             decoding = 0.0 if study.fusions else max(0.0, seconds[2] - seconds[1]) / max(more, 1)
             networks = [name for name in study.trained if learner_named(name).by_steps]
@@ -150,7 +186,7 @@ def _tried(study: Study, cases: RunCases) -> _Trial | None:
                 for fold in range(splits.folds)
             ]
             inputs = JobInputs(study, cohort, splits, StoreAddress(store.folder, store.address))
-            paces, workers = quick_paces(jobs, inputs)
+            paces, workers = quick_paces(jobs, inputs, _LONGEST)
     except CasewiseError:
         return None
     if set(paces) != set(study.trained):

@@ -13,7 +13,15 @@ import pandas as pd
 from casewise.audit.columns import leading_column
 from casewise.audit.metadata import named_columns
 from casewise.cohort.cohort import Cohort
-from casewise.cohort.groups import arms_of, control_of, covariates_by_case, grouping, kind_of, table_column
+from casewise.cohort.groups import (
+    arms_of,
+    control_of,
+    covariates_by_case,
+    grouping,
+    kind_of,
+    spelled_alike,
+    table_column,
+)
 from casewise.cohort.participants import cases_step, characteristics, described_columns, units_of
 from casewise.console import Show, shown
 from casewise.errors import counted
@@ -77,7 +85,8 @@ def _with_covariates(study: Study, predictions: pd.DataFrame, folder: RunFolder,
     images = folder.cohort.read()
     columns = {name: kind_of(images[name], images["subject"]) for name in study.covariates}
     every = [images, *([folder.external_cohort.read()] if study.external else [])]
-    cells = pd.concat([covariates_by_case(table, study.covariates) for table in every])
+    levels = {name: spelled_alike(images[name]).unique().tolist() for name in study.covariates}
+    cells = pd.concat([covariates_by_case(table, study.covariates, levels) for table in every])
     ranges = {name: study.range_of(name) for name in study.outputs}
     fitted = fit_covariates(predictions, image_model(study, predictions), cells, columns, ranges)
     folder.covariates.write(fitted.record)

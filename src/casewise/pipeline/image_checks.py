@@ -14,6 +14,7 @@ from casewise.audit.metadata import source_column
 from casewise.console import shown
 from casewise.errors import counted
 from casewise.files import checksum, json_hash
+from casewise.inference.case_sizes import CaseSizes
 from casewise.inference.input_checks import MOST_OF_CASE, Training, expected_names, fit_limits, fit_look, measure
 from casewise.inference.look import EarlyMaps
 from casewise.inference.stated import modalities_of
@@ -123,7 +124,8 @@ def input_checks(inputs: RunInputs, show: Show) -> None:
         assert limits.look is not None
         limits = replace(limits, look=replace(limits.look, sha256=checksum(folder.look.path)))
     paths = [Path(path) for path in of_training["path"].astype(str).unique()]
-    folder.input_checks.write(asdict(replace(limits, modalities=modalities_of(paths))))
+    limits = replace(limits, modalities=modalities_of(paths), sizes=CaseSizes.of(of_training))
+    folder.input_checks.write(asdict(limits))
 
 
 def _expected(images: pd.DataFrame, column: str) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 from casewise.console import duration
 from casewise.errors import CasewiseError, DamagedError, RunError, counted
 from casewise.run_folder import JobFolder, JsonFile, RunFolder
-from casewise.run_folder.artefact import CHECKSUMS, Artefact
+from casewise.run_folder.artefact import CHECKSUMS, damaged_files
 from casewise.run_folder.bundle_folder import REMEDY
 from casewise.version import __version__
 
@@ -128,7 +129,7 @@ def run_status(folder: RunFolder) -> RunStatus:
         left = sum(expected[model] * (1 - share) for model, share in unfinished) / len(running)
     stopped = "" if jobs or at_work else folder.stopped_by_audit()
     unreported, damaged = _why_unreported(folder)
-    if not (at_work or damaged) and (damage := _damage(folder, [job for _, _, job in jobs])):
+    if not at_work and (damage := _damage(folder, [job for _, _, job in jobs])):
         unreported, damaged = damage, True
     step = "before the training" if folder.audit.exists() else "before or in the audit"
     if jobs:
@@ -175,32 +176,20 @@ MOST_DAMAGED = 8
 def _damage(folder: RunFolder, jobs: Sequence[JobFolder]) -> str:
     """The files of the run that are missing or not what was written, and what to do; empty if there are none.
 
-    Files that a continued run removes for good reason are checked only where they are present.
+    Before the evaluation only changed files count: the run makes missing ones again.
     """
-    kept: tuple[Artefact, ...] = (
-        folder.study,
-        folder.cohort,
-        folder.splits,
-        folder.fingerprint,
-        folder.audit,
-        folder.compute,
-    )
-    kept += (folder.predictions, folder.metrics, folder.environment, folder.input_checks, folder.conformal)
-    written = JsonFile(folder.path / CHECKSUMS).peek() or {}
-    missing = [file.path for file in kept if file.path.name in written and not file.exists()]
+    # every recorded folder, also of other seeds; a job that has begun is recorded
+    begun = [job.path for job in jobs if any(f.exists() for f in (job.mark, job.record, job.facts, job.weights))]
+    recorded = (path.parent for path in sorted(folder.path.rglob(CHECKSUMS)))
+    folders = dict.fromkeys([folder.path, *begun, *recorded])
+    missing, changed = (list(chain(*paths)) for paths in zip(*map(damaged_files, folders), strict=True))
+    is_evaluated = folder.metrics.exists() or folder.metrics.path in missing
     metrics = folder.metrics.peek() or {}
     missing += [folder.path / name for name in metrics.get("made_from") or () if not (folder.path / name).exists()]
-    missing += [folder.report_path] * (folder.report_mark.exists() and not folder.report_path.is_file())
-    changed = [
-        path for name in written if (path := folder.path / name).is_file() and not Artefact(path).intact(keep=True)
-    ]
     for job in jobs:
-        if job.record.exists():
-            files = (job.record.peek() or {}).get("files", {})
-            missing += [job.path / name for name in files if not (job.path / name).exists()]
-            present = [(Artefact(job.path / name), recorded) for name, recorded in files.items()]
-            changed += [file.path for file, recorded in present if file.exists() and not file.matches([recorded])]
-            changed += [] if job.record.intact(keep=True) else [job.record.path]
+        files = (job.record.peek() or {}).get("files", {})
+        missing += [job.path / name for name in files if not (job.path / name).exists()]
+    missing = missing if is_evaluated else []
     reasons = [f"{path.relative_to(folder.path)} is missing" for path in dict.fromkeys(missing)]
     reasons += [f"{path.relative_to(folder.path)} is not what was written" for path in dict.fromkeys(changed)]
     try:

@@ -15,12 +15,12 @@ from casewise.audit.findings import Audit, noun_of
 from casewise.audit.twins import shown_by
 from casewise.audit.verify import SIDE, in_pixels
 from casewise.errors import ImageError
-from casewise.files import write_atomic
 from casewise.modalities.store.readers import read_image
 from casewise.modalities.store.store import TileStore
 from casewise.report.blocks import FOLDER, Block, Facts, Items, Picture, Pictures, Section, Text, plain_page
 from casewise.report.figures.pictures import as_picture, data_uri
 from casewise.report.sections.audit import all_tests, findings, overlays, worst_first
+from casewise.run_folder.artefact import TextFile
 
 # Three pictures of up to 240 pixels have about 30 kB, so a page has at most 4 MB.
 MOST_PAIRS, LONGEST = 100, 240
@@ -76,7 +76,7 @@ def write_audit_page(
     kind = "Audit before training"
     pictures = any(isinstance(block, Pictures) for each in sections for block in each.blocks)
     footer = FOOTER if pictures else ""
-    return write_atomic(path, plain_page(f"Audit: {title}", sections, kind=kind, style=style, footer=footer))
+    return TextFile(path).write(plain_page(f"Audit: {title}", sections, kind=kind, style=style, footer=footer))
 
 
 def _pictures(audit: Audit, images: pd.DataFrame, store: TileStore) -> list[Block]:

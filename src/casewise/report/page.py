@@ -9,7 +9,6 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from casewise.files import write_atomic
 from casewise.plugin import plugins
 from casewise.report import first_screen
 from casewise.report import sections as folder
@@ -31,6 +30,7 @@ from casewise.report.sections import (
     training,
 )
 from casewise.report.sections.designs import covariates, external, image_split, trial, validation
+from casewise.run_folder.artefact import TextFile
 
 SECTIONS: tuple[Callable[[ReportContext], Section | None], ...] = (
     agreement.agreement,
@@ -80,7 +80,7 @@ def write_report(context: ReportContext, path: Path) -> Path:
     Raises:
         RunError: the file cannot be written.
     """
-    return write_atomic(Path(path), render(context))
+    return TextFile(Path(path)).write(render(context))
 
 
 def render(context: ReportContext) -> str:

@@ -79,7 +79,9 @@ class Artefact:
             if self.matches(allowed):
                 return
         if not allowed:
-            raise DamagedError(f"{self.path} has no recorded checksum, so it cannot be verified. {self.remedy}")
+            raise DamagedError(
+                f"{self.path} has no recorded checksum in {CHECKSUMS}, so it cannot be verified. {self.remedy}"
+            )
         raise DamagedError(
             f"{self.path} was changed or damaged after it was written: its checksum differs. {self.remedy}"
         )
@@ -132,16 +134,20 @@ class Artefact:
         log.warning("%s It is kept as %s and made again.", reason, self.set_aside().name)
 
     def remove(self) -> None:
-        """Remove the file if it exists."""
+        """Remove the file if it exists, and its checksum, so that it does not count as missing."""
         self.path.unlink(missing_ok=True)
+        recorded = _checksums(self.path.parent)
+        if recorded.pop(self.path.name, None) is not None:
+            write_json(self.path.parent / CHECKSUMS, recorded)
 
     def _record(self, temporary: Path) -> None:
         folder, name = self.path.parent, self.path.name
         recorded = _checksums(folder, set_aside=True)
         present = checksum(self.path) if self.exists() else ""
-        if present and not recorded.get(name):
+        # earlier versions recorded no checksums of pages
+        if present and not recorded.get(name) and self.path.suffix != ".html":
             self.report_damage(DamagedError(f"{self.path} has no recorded checksum."))
-        elif present and present not in recorded[name]:
+        elif present and present not in recorded.get(name, [present]):
             self.report_damage(DamagedError(f"{self.path} was changed or damaged after it was written."))
         allowed = dict.fromkeys([checksum(temporary), *(c for c in recorded.get(name, []) if c == present)])
         # Entries of removed files are dropped.
@@ -299,6 +305,22 @@ class Part(Generic[A]):
 
     def __get__(self, folder: Any, owner: type) -> A:
         return self._kind(folder.path / self._name, **self._options)
+
+
+def damaged_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The files of a folder that are recorded and missing, and those that are not what was written.
+
+    Without its record, which is then the missing or changed one, the others cannot be verified.
+
+    Raises:
+        RunError: a file cannot be read.
+    """
+    record = Artefact(folder / CHECKSUMS)
+    if not (recorded := _checksums(folder)):
+        return ([], [record.path]) if record.exists() else ([record.path], [])
+    files = [(Artefact(folder / name), checksums) for name, checksums in recorded.items()]
+    missing = [file.path for file, _ in files if not file.exists()]
+    return missing, [file.path for file, checksums in files if file.exists() and not file.matches(checksums)]
 
 
 def _checksums(folder: Path, *, set_aside: bool = False) -> dict[str, list[str]]:

@@ -84,9 +84,10 @@ class TrainingFolder:
 
     def remove_state(self) -> None:
         """Remove the state from which a killed training continues; a finished training does not need it."""
-        self.state.remove()
-        names = (self.rate_search.path, self.body_rate_search.path, self.timing, self.copies)
-        for path in [*names, *self.activations, *self.path.glob("stage*.safetensors"), *self.path.glob("stage*.json")]:
+        stages = [Artefact(path) for ending in ("safetensors", "json") for path in self.path.glob(f"stage*.{ending}")]
+        for file in (self.state, self.rate_search, self.body_rate_search, *stages):
+            file.remove()
+        for path in (self.timing, self.copies, *self.activations):
             path.unlink(missing_ok=True)
         for folder in self.path.glob("stage*/"):
             shutil.rmtree(folder)

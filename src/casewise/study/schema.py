@@ -103,7 +103,7 @@ class Study(StudyModel):
     subject_names: SubjectNames = "refuse_similar"
     """Whether names of subjects that differ in spelling only (`S1` and `s-01`) are refused. `as_written`: they are
     different people, unless they differ in case, spaces or invisible characters only. Lists state which are different
-    people: `[["1", "01"], [S1, S-1]]`."""
+    people: `[["1", "01"], [S1, S-1]]`, also if they look like rounded numbers: `[["1.5E3", "1.6E3"]]`."""
     modality: Annotated[str, BUNDLE] = ""
     """Kind of images: `photographs`, `slides`, `volumes`, or a registered modality, whose settings are a section with
     its name. Default: `volumes` if the study has that section, `slides` if it has `tiles`, else `photographs`."""

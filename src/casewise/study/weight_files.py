@@ -150,12 +150,28 @@ def _plain(name: str) -> str:
 
 def _is_cached(name: str) -> bool:
     """Whether the library has a download of this network in its cache."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     if name in TORCHVISION:
-        checkpoints = Path(os.environ.get("TORCH_HOME", cache / "torch")) / "hub" / "checkpoints"
-        stems = [path.stem.partition("-")[0] for path in checkpoints.glob("*.pth")]
-        return _plain(name) in {_plain(re.sub(r"_rwightman$|_top1.*$", "", stem)) for stem in stems}
+        return bool(cached_torchvision_files(name))
     return next(_hub_repositories(name), None) is not None
+
+
+def cached_torchvision_files(name: str) -> list[Path]:
+    """The files of weights that PyTorch's cache has for a network of torchvision."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    checkpoints = Path(os.environ.get("TORCH_HOME", cache / "torch")) / "hub" / "checkpoints"
+    stems = {path: path.stem.partition("-")[0] for path in sorted(checkpoints.glob("*.pth"))}
+    return [path for path, stem in stems.items() if _plain(re.sub(r"_rwightman$|_top1.*$", "", stem)) == _plain(name)]
+
+
+def check_torchvision_file(path: Path, digest: str) -> None:
+    """Check that a file in PyTorch's cache has the first digits of the SHA-256 that its name ends with.
+
+    Raises:
+        WeightsError: it does not.
+    """
+    digits = path.stem.rpartition("-")[2]
+    if not digest.startswith(digits):
+        raise WeightsError(f"weights: {path} was changed: its SHA-256 does not begin with {digits}. Delete the file.")
 
 
 def cached_hub_files(name: str) -> list[Path]:

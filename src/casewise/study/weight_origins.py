@@ -20,7 +20,13 @@ from casewise.files import checksum
 from casewise.run_folder import JobFolder
 from casewise.study.backbones import TORCHVISION, UNTRAINED, timm_tags
 from casewise.study.learners import learner_named
-from casewise.study.weight_files import HUB, cached_hub_files, weights_file
+from casewise.study.weight_files import (
+    HUB,
+    cached_hub_files,
+    cached_torchvision_files,
+    check_torchvision_file,
+    weights_file,
+)
 
 if TYPE_CHECKING:
     from casewise.run_folder import RunFolder
@@ -221,9 +227,13 @@ def _of_download(name: str) -> Origin:
     """The origin of weights that a library downloads, or has in its cache; casewise or the library checks their hash.
 
     Raises:
-        WeightsError: the file in the cache of the hub is not the one that was downloaded.
+        WeightsError: the file in the library's cache is not the one that was downloaded.
     """
     if name in TORCHVISION:
+        for file in cached_torchvision_files(name):
+            if file.stem.rpartition("-")[2] in _TORCHVISION_DIGITS.split():  # others are not used
+                status = file.stat()
+                check_torchvision_file(file, _checksum(file, status.st_size, status.st_mtime_ns))
         return Origin("published", f"torchvision {name}", images=IMAGENET)
     digest, is_proved = _hub_digest(name)
     if not is_proved:

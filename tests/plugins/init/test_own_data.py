@@ -412,7 +412,7 @@ class TestTargets:
         with pytest.raises(CasewiseError, match="--subject 'image': this column names the images"):
             start(tmp_path, "image|number|grade", rows, subject="image")
         plan = start(tmp_path, "image|number|grade", rows, subject="number")
-        assert any("ANOTHER SUBJECT, as 'number'" in doubt for doubt in plan.doubts)
+        assert any("another person, by the column 'number'" in doubt for doubt in plan.doubts)
 
     def test_images_of_a_subject_with_other_labels_are_predicted_one_by_one(self, tmp_path: Path) -> None:
         rows = [[f"{i}{side}.png", f"P{i}", "ab"[(i + n) % 2]] for i in range(8) for n, side in enumerate("lr")]
@@ -648,7 +648,7 @@ def test_an_error_names_the_sheets_and_one_can_be_named(tmp_path: Path) -> None:
     [
         ("image|grade", "P{}", False, "SUBJECTS ARE NOT KNOWN"),
         ("image|grade", "P{0}_left|P{0}_right", True, ""),
-        ("image|patient|grade", "Q{}", True, "EVERY IMAGE IS OF ANOTHER SUBJECT"),
+        ("image|patient|grade", "Q{}", True, "images is of another person"),
         ("image|patient|grade", "UKE-{}|CHA-{}", True, "the names begin with UKE (6), CHA (6)"),
     ],
 )
@@ -660,7 +660,7 @@ def test_subjects_that_may_be_images_or_begin_with_a_hospital_are_doubted(
     rows = [[f"{pictured[n]}.png", names[n], "ab"[n // 2 % 2]][:: 1 if "patient" in heads else 2] for n in range(24)]
     rows += [[f"again{n}.png", *rows[n][1:]] for n in range(24)] if "UKE-" in subject else []
     doubts = start(tmp_path, heads, rows).doubts
-    marks = ("SUBJECTS ARE NOT KNOWN", "EVERY IMAGE IS OF ANOTHER SUBJECT", "the names begin with")
+    marks = ("SUBJECTS ARE NOT KNOWN", "images is of another person", "the names begin with")
     assert [mark in doubted for mark in marks] == [any(mark in doubt for doubt in doubts) for mark in marks]
     assert study_in(tmp_path).subjects_known == known
     assert "-" not in subject or set(cohort_in(tmp_path).cases["subject"]) == set(names), "names are whole"
@@ -737,7 +737,7 @@ def test_subjects_of_file_names(tmp_path: Path, name: str, subjects: int, offere
     plan.write()
     assert cohort_in(tmp_path).images["subject"].nunique() == subjects
     assert study_in(tmp_path).subjects_known == (subjects == 12 or head == "id")
-    assert any("WARNING" in doubt or "EVERY" in doubt for doubt in plan.doubts) == (subjects == 24)
+    assert any("WARNING" in doubt or "another person" in doubt for doubt in plan.doubts) == (subjects == 24)
     assert any(f"--pattern '{offered}'" in doubt for doubt in plan.doubts) == bool(offered)
     if offered:
         assert not any("the names begin with" in doubt for doubt in plan.doubts), "they are people or hospitals"

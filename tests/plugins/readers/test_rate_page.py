@@ -566,15 +566,17 @@ def test_access(browser: Any, films: Reading, served: Reading, size: tuple[int, 
 # What the keyboard reaches, and that it is seen.
 def test_every_control_is_reached_by_the_keyboard(browser: Any, served: Reading) -> None:
     with window(browser, served) as page:
+        until(lambda: page.locator(".viewers .loading:visible").count() == 0)
         until(lambda: page.evaluate("document.activeElement.closest('.field')") is not None)
         page.evaluate("document.activeElement.blur()")
-        names = []
-        for _ in range(60):
+        wanted = {"keys", "comment", "undo", "cannot", "next", "Zoom in: Upper", "field-0", "field-7", "0none"}
+        names: list[str] = []
+        # the list of keys may give the focus back to the form between two keys
+        while len(names) < 60 or (len(names) < 180 and not wanted <= set(names)):
             page.keyboard.press("Tab")
             names.append(page.evaluate(NAME))
             style = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
             assert style != "none" or page.evaluate("document.activeElement === document.body"), names[-1]
-        wanted = {"keys", "comment", "undo", "cannot", "next", "Zoom in: Upper", "field-0", "field-7", "0none"}
         assert wanted <= set(names)
 
 

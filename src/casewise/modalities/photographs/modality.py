@@ -20,8 +20,6 @@ from casewise.cohort.companions import Companion, companions, companions_text
 from casewise.cohort.folder_layout import (
     FolderImage,
     Pattern,
-    are_batches,
-    batches_text,
     find_region,
     read_new_layout,
 )
@@ -35,6 +33,7 @@ from casewise.modalities.registry import FileClaims
 from casewise.modalities.store.pixels import content_box
 from casewise.modalities.store.preparation import Preparation
 from casewise.modalities.store.readers import image_shape, open_source, read_image
+from casewise.modalities.store.stated_values import mixed_depths
 from casewise.modalities.store.store import ImageSource, TileStore
 from casewise.modalities.store.store_builder import PROBLEMS, SHOWN, check_images, not_read, prepare
 from casewise.names import one_form
@@ -156,7 +155,7 @@ class Photographs(base.Modality):
         return cohort
 
     def check_files(self, study: Study, cohort: Cohort, show: Show) -> None:
-        """Decode every image once, at a reduced size, and the masks for training.
+        """Decode every image once, at a reduced size, and all masks.
 
         Raises:
             ImageError: images or masks cannot be used; the message lists them.
@@ -168,9 +167,11 @@ class Photographs(base.Modality):
             raise not_read(problems, paths, Path(PROBLEMS))
         show.line("images", f"{counted(len(paths), 'image')} can be read")
         self._show_doubts(paths, [str(case) for case in cohort.images["case"]], checks, show)
-        if study.images.mask:
-            with show.bar("masks") as bar:
-                check_masks(study, cohort.images, bar)
+        _show_depths(study, cohort, [checks[row].mode for row in range(len(paths))], show)
+        for meaning, column in self.mask_columns(study).items():
+            if column in cohort.images:
+                with show.bar("masks") as bar:
+                    check_masks(study, cohort.images, column, meaning, bar)
 
     def _show_doubts(
         self, paths: Sequence[Path], cases: Sequence[str], checks: Mapping[int, ImageCheck], show: Show
@@ -225,6 +226,7 @@ class Photographs(base.Modality):
         with show.bar(step) as bar:
             store = prepare(self.sources(cohort), preparation, folder.of("tiles"), progress=bar)
         show.line(step, f"{counted(len(store), 'tile')} of {settings.size} px, {duration(time.monotonic() - start)}")
+        _show_depths(study, cohort, store.index["mode"].astype(str).tolist(), show)
         return store
 
     def sources(self, cohort: Cohort) -> Sequence[ImageSource]:
@@ -316,6 +318,19 @@ class Photographs(base.Modality):
 MODALITY = Photographs()
 
 
+def _show_depths(study: Study, cohort: Cohort, modes: Sequence[str], show: Show) -> None:
+    """Warn of images whose values were taken to have different numbers of bits, with their classes."""
+    outcome = study.primary_outcome
+    classes = [""] * len(modes)
+    if outcome in study.targets and outcome in cohort.panels and (names := study.classes_of(outcome)):
+        labelled = cohort.panels[cohort.panels[outcome].notna()]
+        for numbers, code in zip(labelled["tiles"], labelled[outcome], strict=True):
+            for number in numbers:
+                classes[int(number)] = str(names[int(code)])
+    if sentence := mixed_depths(modes, classes):
+        show.line("WARNING", f"{sentence}.")
+
+
 def _warn_left_out(where: str, belonging: Collection[Companion]) -> None:
     if belonging:
         log.warning("%s: left out, because they belong to other images: %s.", where, companions_text(belonging))
@@ -328,11 +343,6 @@ def _of_folder(study: Study, folder: Path, pattern: Pattern | None) -> list[Fold
     if layout.skipped:
         count = counted(len(layout.skipped), "file")
         log.warning("%s: left out because of their names: %s, such as %s.", folder, count, layout.skipped[0])
-    if are_batches(image.subject for image in layout.images):
-        text = batches_text(image.subject for image in layout.images)
-        log.warning(
-            "%s: %s, and their images are predicted together. Give a table that states who they are.", folder, text
-        )
     if layout.shape == "*.jpg" and len(layout.images) > 1:
         log.warning(
             "%s has no subfolders, so each of its %d images counts as a subject of its own. If subjects have several "

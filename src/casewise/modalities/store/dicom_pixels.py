@@ -13,6 +13,7 @@ SimpleITK would invert MONOCHROME1 and apply the slope.
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import MutableSequence
 from dataclasses import dataclass
@@ -51,6 +52,8 @@ _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _FRAME_TAGS = ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
 # Neighbouring pixels that jump over half of the range, from which values are taken to wrap around.
 _WRAPPED = 8
+# The frame header of JPEG data (SOF) with a precision of up to 8 bits.
+_EIGHT_BITS = re.compile(rb"\xff[\xc0-\xc3]\0.([\x02-\x08])", re.DOTALL)
 # Scans have no burned-in labels, whose edges look like a wrong sign.
 SCANS = ("CT", "MR", "PT", "NM")
 
@@ -156,7 +159,8 @@ def _by_pydicom(header: Any, options: dict[str, Any]) -> np.ndarray:
     except NotImplementedError as error:
         raise _undecodable(syntax) from error
     except damage() as error:
-        if isinstance(error, RuntimeError) and "missing" in str(error):
+        # a decoder is missing, or none that is installed reads this depth, such as JPEG Extended of 12 bits
+        if isinstance(error, RuntimeError) and re.search("missing|not support", str(error)):
             return _by_simpleitk(header)
         if "less than expected" in str(error):
             raise PixelError("its pixels are cut short. Copy it again from its source.") from error
@@ -192,10 +196,17 @@ def _by_simpleitk(header: Any) -> np.ndarray:
         reader.SetFileName(str(path))
         try:
             for frame in generate_frames(header.PixelData, number_of_frames=count):
+                if whole_number(header, "BitsStored", 8) > 8 and (frame_header := _EIGHT_BITS.search(frame)):
+                    raise PixelError(
+                        f"it states {whole_number(header, 'BitsStored', 8)} bits a pixel (BitsStored), and its JPEG "
+                        f"data state {frame_header[1][0]}, so white is unknown. Export it again from its archive."
+                    )
                 plain.PixelData = encapsulate([frame])
                 plain["PixelData"].VR, plain["PixelData"].is_undefined_length = "OB", True
                 pydicom.dcmwrite(path, plain, enforce_file_format=True)
                 frames.append(SimpleITK.GetArrayFromImage(reader.Execute()).squeeze())
+        except PixelError:
+            raise
         except damage() as error:
             raise PixelError(f"its pixels ({name_of(syntax)}) are damaged. Copy it again from its source.") from error
     if len({frame.shape for frame in frames}) != 1:

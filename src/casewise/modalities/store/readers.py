@@ -40,7 +40,7 @@ from casewise.modalities.store.pixels import (
     upright_array,
 )
 from casewise.modalities.store.preparation import Channels, Preparation
-from casewise.modalities.store.stated_values import StatedValues, images_in, open_tiff, stated_values
+from casewise.modalities.store.stated_values import ASSUMED_BITS, StatedValues, images_in, open_tiff, stated_values
 
 PIXEL_LIMIT = 300_000_000
 # A file this large cannot be one uncompressed image within the limit, even of four 16-bit channels.
@@ -151,10 +151,12 @@ class Source:
     stream: IO[bytes] = field(default_factory=io.BytesIO)
 
     def facts(self) -> dict[str, Any]:
-        """Upright width and height, the stored mode and the format."""
+        """Upright width and height, the stored mode and the format; after reading also the bits that were assumed."""
         turned = not self.reader.turned and self.orientation >= 5
         width, height = (self.height, self.width) if turned else (self.width, self.height)
-        return {"width": width, "height": height, "mode": self.mode, "format": self.reader.name}
+        bits = self.image.info.get(ASSUMED_BITS)
+        mode = f"{self.mode} as {bits} bits" if bits else self.mode
+        return {"width": width, "height": height, "mode": mode, "format": self.reader.name}
 
     def scale(self, target: tuple[int, int]) -> int:
         """The factor (1, 2, 4, 8) by which the decoder may reduce the image and still reach `SPARE` times `target`."""

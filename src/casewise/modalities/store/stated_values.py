@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
+from casewise.errors import counted
 from casewise.modalities.store.pixels import UnknownRangeError, depth_of, eight_bits, plain
 
 SUBFILE, DESCRIPTION, SAMPLES, REDUCED = 254, 270, 277, 1
@@ -22,6 +24,8 @@ BITS, PHOTOMETRIC, PLANES, MAXIMUM, COLOUR_MAP, EXTRA, SAMPLE_FORMAT = 258, 262,
 WHITE_IS_ZERO, RGB = 0, 2
 SIGNED, UNSIGNED_FORMATS = 2, (1, 4)
 DEEP = 16
+# In the `info` of a read image: the bits that its values were taken to have, where the file does not state them.
+ASSUMED_BITS = "assumed bits"
 _KINDS = {
     0: "WhiteIsZero", 1: "BlackIsZero", 2: "RGB", 3: "palette", 4: "transparency mask", 5: "CMYK", 6: "YCbCr",
     8: "CIELAB", 9: "ICCLAB", 10: "ITULAB", 32803: "colour filter array of a camera", 34892: "linear raw",
@@ -29,6 +33,7 @@ _KINDS = {
 _FORMATS = {1: "unsigned", 2: "signed", 3: "floating-point", 4: "unsigned", 5: "complex", 6: "complex"}
 # ImageJ appends the further images of a stack without a directory of tags.
 _IMAGEJ = re.compile(r"^ImageJ=.*^images=(\d+)", re.DOTALL | re.MULTILINE)
+_AS_BITS = re.compile(r" as (\d+) bits$")
 # High bytes of colours that 12 bits hold: the low bytes decide whether such a picture is dark.
 HIGH_OF_12_BITS = 15
 
@@ -78,19 +83,21 @@ class StatedValues:
         if image.mode.startswith("I"):
             values = np.asarray(image)
             if self.white_is_zero:
-                bits = self.bits or depth_of(int(values.max()))
+                bits = self._bits(values, image) or depth_of(int(values.max()))
                 values = 2**bits - 1 - values.astype(np.int64)
                 return Image.fromarray(eight_bits(values, bits))
-            grey = self._scaled(values)
+            grey = self._scaled(values, image)
             if (clear := image.info.get("transparency")) is not None:
                 grey[values == clear] = 0
             return Image.fromarray(grey)
         if self.without_alpha and image.mode in {"RGBA", "RGBX", "RGBa"}:
             return Image.fromarray(np.ascontiguousarray(np.asarray(image)[..., :3]))
-        if self.deep_colour and (self.bits or _is_dark(image)):
+        if self.deep_colour and not (is_dark := _is_dark(image)):
+            image.info |= {} if self.bits else {ASSUMED_BITS: DEEP}
+        if self.deep_colour and (self.bits or is_dark):
             values = _deep_colours(image, stream)
             colours = 3 if values.shape[2] >= 3 else 1
-            bright = self._scaled(values[..., :colours])
+            bright = self._scaled(values[..., :colours], image)
             if values.shape[2] > colours and not self.without_alpha:
                 opacity = values[..., colours : colours + 1]
                 # opacity may have as few bits as the colours
@@ -103,14 +110,49 @@ class StatedValues:
             self._check_sign(np.asarray(image))
         return plain(image)
 
-    def _scaled(self, values: np.ndarray) -> np.ndarray:
+    def _bits(self, values: np.ndarray, image: Image.Image) -> int | None:
+        """The stated bits; else None, and the bits that the largest value needs are noted in the image's `info`."""
+        if self.bits is None and int(values.max()) < 2**DEEP:
+            image.info[ASSUMED_BITS] = depth_of(int(values.max()))
+        return self.bits
+
+    def _scaled(self, values: np.ndarray, image: Image.Image) -> np.ndarray:
         # values of `bits` that were shifted to 16, as the PNG standard asks, have low bits of zero
         shifted = self.depth == DEEP and self.bits is not None and not (values & (2 ** (DEEP - self.bits) - 1)).any()
-        return eight_bits(values, None if shifted else self.bits)
+        return eight_bits(values, None if shifted else self._bits(values, image))
 
     def _check_sign(self, values: np.ndarray) -> None:
         if self.signed and int(values.max()) > 127:
             raise UnknownRangeError("its bytes are signed and some are negative, so black and white are unknown")
+
+
+def mixed_depths(modes: Sequence[str], classes: Sequence[str]) -> str:
+    """A sentence on images of 16 bits whose values were taken to have different numbers of bits; else empty.
+
+    Args:
+        modes: of the read images, as `Source.facts` states them.
+        classes: of the same images, empty where there is none.
+
+    >>> mixed_depths(["L", "I;16 as 12 bits", "I;16 as 12 bits"], ["", "", ""])
+    ''
+    >>> mixed_depths(["I;16 as 8 bits", "I;16 as 16 bits"], ["ill", "well"]).split(": ", 1)[0]
+    'images of 16 bits do not state the largest value, and were read by what occurs'
+    """
+    depths: dict[int, Counter[str]] = {}
+    for mode, label in zip(modes, classes, strict=True):
+        if match := _AS_BITS.search(mode):
+            depths.setdefault(int(match[1]), Counter())[label] += 1
+    if len(depths) < 2:
+        return ""
+    texts = []
+    for bits, counts in sorted(depths.items()):
+        labels = ", ".join(f"{label} {count:,}" for label, count in sorted(counts.items()) if label)
+        texts.append(f"{counted(counts.total(), 'image')} as {bits} bits{f' ({labels})' if labels else ''}")
+    return (
+        f"images of 16 bits do not state the largest value, and were read by what occurs: {', '.join(texts)}. "
+        "Grey values of different bits cannot be compared. Save all with 8 bits on one scale, or state the bits (sBIT "
+        "of PNG, MaxSampleValue of TIFF)"
+    )
 
 
 def open_tiff(stream: IO[bytes]) -> Image.Image:

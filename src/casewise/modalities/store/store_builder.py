@@ -57,17 +57,18 @@ SHOWN = 10
 
 
 class ImageCheck(NamedTuple):
-    """What is unusual about an image: why it shows nothing, a note of its reader, the scan that it belongs to."""
+    """What a check notes: why an image shows nothing, a note of its reader, the scan that it belongs to, its mode."""
 
     empty: str
     note: str
     series: str
+    mode: str
 
 
 def check_images(
     paths: Sequence[Path], size: int, channels: Channels, progress: Progress
 ) -> tuple[dict[int, ImageCheck], dict[int, str]]:
-    """By row, what is unusual about images, and messages on those that cannot be read.
+    """By row, what is noted of images, and messages on those that cannot be read.
 
     Every image is decoded, reduced to `size` pixels.
     """
@@ -80,7 +81,8 @@ def check_images(
             pixels = source.read(target, channels)
         empty = "" if np.ptp(pixels, axis=(0, 1)).any() else "all pixels are equal"
         empty = "1 x 1 pixel" if pixels[..., 0].size == 1 else empty
-        return ImageCheck(empty, source.image.info.get("note", ""), source.image.info.get("series", ""))
+        info = source.image.info
+        return ImageCheck(empty, info.get("note", ""), info.get("series", ""), source.facts()["mode"])
 
     checks, problems = of_each_image(len(paths), check, progress=progress)
     return dict(sorted(checks.items())), problems

@@ -14,7 +14,7 @@ from casewise.cohort.folder_layout import stem_of
 from casewise.cohort.table import names_text, read_dates
 from casewise.cohort.table_formats import NO_VALUE, missing_words
 from casewise.errors import CasewiseError, cut
-from casewise.names import STRONG_SUBJECT, heading_words
+from casewise.names import AMBIGUOUS_SUBJECT, STRONG_SUBJECT, heading_words
 from casewise.splits.predefined import side_of
 
 _WEAK_SUBJECT = r"id|code|case|cases|pseudonym|key|nr|no|number|identifier|record"
@@ -61,6 +61,8 @@ EMPTY = NO_VALUE | {
 NO_TEXT = EMPTY - {"none"}
 # A column is one of dates, or of numbers, if this share of its values are.
 MOSTLY = 0.8
+# A column of visits has more than this share of its cells filled in.
+_FILLED = 0.95
 _SHOWN = 5
 _IDENTIFIER = re.compile(r"[A-Za-z]{1,8}[-_ ]?\d+[\w-]*|\d{2,}[-_]\d+")
 
@@ -257,13 +259,30 @@ def understand_columns(
     roles.sequence = next((c.name for c in columns if c.named(_SEQUENCE) and 1 <= len(c.counts) <= 12), "")
     columns = [c for c in columns if c.name not in (roles.split, roles.sequence)]
     visits = [c for c in columns if c.named(_VISIT) and not c.named(_DATE) and not c.are_dates]
-    roles.visit = next((c.name for c in visits if c.filled > 0.95 and c.are_whole and _differ(c, subjects)), "")
+    roles.visit = next((c.name for c in visits if c.filled > _FILLED and c.are_whole and _differ(c, subjects)), "")
     columns = [c for c in columns if c.name != roles.visit]
     roles.day = next((c.name for c in columns if c.exactly(_DAY) and _are_days(c)), "")
     if not roles.day:
         roles.date, roles.dates = _date(columns, subjects, numbers, roles.doubts)
+    roles.doubts += _unused_visits([c for c in visits if c.name != roles.visit], subjects, roles)
     roles.sources = [c.name for c in columns if c.named(_SOURCE) and 2 <= len(c.counts) <= 50 and c.name != roles.date]
     return roles
+
+
+def _unused_visits(columns: Sequence[Column], subjects: Sequence[str], roles: Roles) -> list[str]:
+    """Doubts on columns that are called after visits, differ within subjects, and cannot be read as the visit."""
+    doubts = []
+    for column in [] if roles.visit else columns:
+        if not _differ(column, subjects) or column.name in (roles.day, roles.date) or column.are_mostly_dates:
+            continue
+        gaps, name = len(column.cells) - len(column.values), column.name
+        reason = f"{gaps:,} of its {len(column.cells):,} cells have no value. Fill them in"
+        if column.filled > _FILLED:
+            value = next(value for value in column.values if not (decimal(value) or 0.0).is_integer())
+            reason = f"it has numbers with decimals, such as {cut(value)}. Write names or whole numbers of visits"
+            reason += ", or call the column `day` if these are days"
+        doubts.append(f"Visit: {name!r} IS NOT USED as the visit, because {reason}, and repeat `casewise init`.")
+    return doubts
 
 
 def names_people(column: Column) -> bool:
@@ -300,7 +319,10 @@ def _subject(columns: Sequence[Column], files: Sequence[str], doubts: list[str])
     """The column that most likely identifies people; '' if none does."""
     ranked = []
     for position, column in enumerate(columns):
-        score = 2 if column.named(STRONG_SUBJECT) else 1 if column.named(_WEAK_SUBJECT) else 0
+        measured = column.header == AMBIGUOUS_SUBJECT and column.numbers is not None
+        score = (
+            2 if column.named(STRONG_SUBJECT) and not measured else 1 if column.named(_WEAK_SUBJECT) else int(measured)
+        )
         if not score or column.named(_IMAGE) or column.filled < 0.5 or len(column.counts) < 2 or not column.are_whole:
             continue
         if score == 1 and (column.named(_SOURCE) or len(column.counts) < 4):

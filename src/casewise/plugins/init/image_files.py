@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from casewise.cohort.checks import is_absolute
-from casewise.cohort.companions import Companion, companions, companions_text
+from casewise.cohort.companions import Companion, companions, companions_text, names_masks
 from casewise.cohort.folder_layout import DICOM_SUFFIXES, ENDINGS, VOLUME_FILES, stem_of, walk
 from casewise.cohort.table import names_text, natural, rows_text
 from casewise.errors import CasewiseError, counted
@@ -205,7 +205,7 @@ def file_columns(cells: Mapping[str, Sequence[str]], images: ImageFiles, rows: S
     index = FileIndex(images.paths, images.companions)
     candidates: list[tuple[tuple[int, bool, int], FileColumn, dict[int, list[str]]]] = []
     for position, (name, values) in enumerate(cells.items()):
-        if _of_masks(name):
+        if names_masks(name):
             continue
         options = {value: index.find(value) for value in dict.fromkeys(values)}
         paths = [options[value][0] if options[value] else "" for value in values]
@@ -258,11 +258,7 @@ def mask_files(cells: Mapping[str, Sequence[str]], images: ImageFiles) -> set[st
     """The files that columns of masks name: by their headings, or because they name companions of images only."""
     index = FileIndex(images.paths, images.companions)
     named = {name: {path for v in set(column) for path in index.find(v)} for name, column in cells.items()}
-    return set().union(*(p for name, p in named.items() if _of_masks(name) or p <= set(images.companions)))
-
-
-def _of_masks(name: str) -> bool:
-    return any(word in name.casefold() for word in ("mask", "segment", "lesion"))
+    return set().union(*(p for name, p in named.items() if names_masks(name) or p <= set(images.companions)))
 
 
 def _ambiguous(

@@ -7,7 +7,7 @@ import re
 import shlex
 import tempfile
 import textwrap
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,8 +19,9 @@ from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.cohort.companions import masks_by_image
 from casewise.cohort.folder_layout import Pattern, stated_pattern
 from casewise.cohort.groups import MOST_CATEGORIES
+from casewise.cohort.missing_codes import code_doubts
 from casewise.cohort.table import Problems, names_text, read_text_table
-from casewise.cohort.table_formats import NO_VALUE
+from casewise.cohort.table_formats import missing_words
 from casewise.errors import CasewiseError, counted
 from casewise.modalities.registry import modality_of
 from casewise.names import one_form
@@ -164,6 +165,8 @@ def _read(table: Path, sheet: str, target: str, subject: str, images: Path | Non
     check_numbers(candidates[0], cells[candidates[0]], numbers)
     fill_from_table(rows, cells, roles, scans=files.scans)
     rows.doubts += doubtful_codes(candidates[0], cells[candidates[0]], numbers)
+    facts = [name for name in cells if name not in {candidates[0], *roles.used, *file_names}]
+    rows.doubts += code_doubts(frame, facts, lambda _: "If so, empty the cells, and repeat `casewise init`.")
     return OwnData(files, rows, table, sheet, cells, roles, candidates[0], candidates[1:], numbers=numbers)
 
 
@@ -195,7 +198,7 @@ def _planned(data: OwnData, folder: Path, stated: Pattern | None = None) -> NewS
     resolve_visits(rows, labels, single=lambda: not (files.scans or _are_slides(data)), day=roles.day, days=days)
     present = rows.present
     rows.doubts += roles.doubts
-    check_names(rows, roles.subject, table=data.table, numbers=data.numbers)
+    altered = check_names(rows, roles.subject, data.numbers)
     doubt_counts(rows, roles.subject)
     doubt_beginnings(rows, roles.sources)
     try:
@@ -205,7 +208,7 @@ def _planned(data: OwnData, folder: Path, stated: Pattern | None = None) -> NewS
     except CasewiseError as error:
         # it may be refused for subjects that are none
         doubts = [doubt for doubt in rows.doubts if doubt.startswith("Subject: ")]
-        raise CasewiseError("\n  ".join([str(error), *doubts])) from None
+        raise CasewiseError("\n  ".join([str(error), *altered, *doubts])) from None
     rows.doubts += plan.doubts
     if roles.people:
         rows.changed = True
@@ -216,9 +219,9 @@ def _planned(data: OwnData, folder: Path, stated: Pattern | None = None) -> NewS
     grey, damaged = are_grey(files)
     if files.unclear:
         rows.doubts.append(
-            f"Images named like masks or other companions of images: {len(files.unclear):,} "
-            f"({names_text(files.unclear, 3)}). Their pixels look like images, so they are used. Remove them if they "
-            "are masks."
+            f"Images that may be masks or other companions of images, by their names or because a folder has only "
+            f"pictures of two values: {len(files.unclear):,} ({names_text(files.unclear, 3)}). They are used. Remove "
+            "them if they are masks."
         )
     if damaged:
         # file names may contain names of people
@@ -248,9 +251,11 @@ def _planned(data: OwnData, folder: Path, stated: Pattern | None = None) -> NewS
             "were taken. If one is another result of the cases, add it there.": unclear,
         }
     )
+    slices = [] if files.scans else _slice_lines(data)
     # the study reads the table as it is if it can
     root = _direct_root(data, data.table) if data.table and not rows.changed and plan.cells is None else None
     lines = _head(data, plan, root, folder) + source_lines(roles.sources, outcomes, rows, cells)
+    lines += slices
     if not mask_files(cells, files):
         lines += _mask_lines(rows, files, in_table=root is None)
     lines += covariate_lines({n: c for n, c in cells.items() if n not in {data.target, *roles.used, *outcomes}}, rows)
@@ -367,6 +372,30 @@ def _scan_lines(sequences: list[str], rows: ImageRows) -> list[str]:
         settings += f", column: {quoted(rows.origins['sequence'])}"
     comment = "# Scans are cut into slices. For MRI, `bias: n4` corrects the field of the coils and takes longer."
     return [comment, f"volumes: {{{settings}}}"]
+
+
+def _slice_lines(data: OwnData) -> list[str]:
+    """A commented proposal to read images as slices of scans, if a column numbers the images of each visit."""
+    rows = data.rows
+    images = Counter(zip(rows["subject"], rows["visit"], strict=True))
+    for name, cells in data.cells.items():
+        column = Column(name, cells)
+        if name in data.roles.used or not column.exactly(_SLICE) or not column.numbers or not column.are_whole:
+            continue
+        numbers = rows.by_case(rows.of(cells))
+        if max(images.values()) < _FEWEST_SLICES or any(len(numbers[case]) < count for case, count in images.items()):
+            continue
+        rows.doubts.append(
+            f"Images: {name!r} numbers the images of each {'visit' if rows.has('visit') else 'subject'}, so that they "
+            "may be slices of scans. They are read as separate images; a comment in the study says how to read scans."
+        )
+        return [
+            f"# If the images are slices of scans and {name} rises from the feet to the head: add a column `sequence` "
+            "with `scan` in each row, replace `images` and `panels` by the next line, and state `pixel_mm` and "
+            "`slice_mm` in it.",
+            f"# volumes: {{sequences: [scan], slice_index: {quoted(name)}, bias: none}}",
+        ]
+    return []
 
 
 def _direct_root(data: OwnData, table: Path) -> Path | None:
@@ -519,9 +548,10 @@ def source_lines(
     lines = [f"audit: {{{stated}}}{comment}"] if stated else []
     for name in sources:
         values: dict[str, set[str]] = defaultdict(set)
+        missing = missing_words(cells[name])
         for position in rows.present:
             cell = cells[name][rows.sources[position]]
-            values[rows["subject"][position]].add("" if cell.casefold() in NO_VALUE else cell)
+            values[rows["subject"][position]].add("" if cell.casefold() in missing else cell)
         named = set().union(*values.values())
         if "" not in named and len(named) > 1 and all(len(of_subject) == 1 for of_subject in values.values()):
             return [
@@ -558,6 +588,9 @@ def _mask_lines(rows: ImageRows, files: ImageFiles, *, in_table: bool) -> list[s
     ]
 
 
+# Columns that number the slices of a scan, and the fewest slices of one.
+_SLICE = r"slices?|(slice|instance|image|frame) ?(order|number|no|nr|num|index|idx|position|pos)|z( index| position)?"
+_FEWEST_SLICES = 3
 # Columns of a clinical table that often tell a part of what images are said to tell.
 _COVARIATE = r"age|alter|sex|gender|geschlecht|bmi|body (weight|height)|smok(er|ing)|ethnicity|race"
 

@@ -375,20 +375,19 @@ def _repeating_part(rows: ImageRows) -> tuple[str, list[str]]:
     return repeating_part([path for path in rows.paths if path]) if rows.sources else ("", [])
 
 
-def check_names(rows: ImageRows, column: str, *, table: Path | None, numbers: Sequence[int]) -> None:
-    """Refuse subjects and visits that a spreadsheet altered, and doubt those that it may have altered.
-
-    Raises:
-        CasewiseError: with the column, the rows and the names.
-    """
+def check_names(rows: ImageRows, column: str, numbers: Sequence[int]) -> list[str]:
+    """Doubt subjects and visits that a spreadsheet may have altered; a sentence on those that `validate` refuses."""
+    refused = []
     lines = [numbers[source] for source in rows.sources] or list(range(1, len(rows.paths) + 1))
     for role in ("subject", "visit") if rows.subjects_known else ():
         origin = rows.origins.get(role, "")
         for alteration in alterations(pd.Series(rows[role], index=lines, dtype="str"), role):
             sentence = alteration.sentence(origin or column or role)
             if alteration.certain and column and origin == (column if role == "subject" else origin):
-                raise CasewiseError(f"{table}: {sentence}")
-            rows.doubts.append(sentence)
+                refused.append(sentence)
+            else:
+                rows.doubts.append(sentence)
+    return refused
 
 
 def doubt_counts(rows: ImageRows, column: str) -> None:
@@ -398,9 +397,9 @@ def doubt_counts(rows: ImageRows, column: str) -> None:
     lone = column and rows.subjects_known and most == 1 < images
     named = f"{column!r} has" if column else "the names of files and folders have"
     doubts: dict[str, object] = {
-        f"Subject: EVERY IMAGE IS OF ANOTHER SUBJECT, as {column!r} states it. If it names images, images of one "
-        "patient may be on both sides of the split: state the column of patients with --subject, or write "
-        f"`subjects_known: false`.{_offered_subjects(rows) if lone else ''}": lone,
+        f"Subject: each of the {images:,} images is of another person, by the column {column!r}. If the column numbers "
+        "images and not people, state the column of people with --subject, or write `subjects_known: false`."
+        f"{_offered_subjects(rows) if lone else ''}": lone,
         f"Subject: {name[:60]!r} has {most:,} of {images:,} images ({named} {counted(len(counts), 'value')}). "
         "If it does not identify people, state another column with --subject.": most > max(MOST_OF_ONE * images, 4),
         f"Subject: ARE THESE PEOPLE? {batches_text(counts)}. State who is on each image with --subject or --pattern, "

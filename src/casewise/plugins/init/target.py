@@ -11,9 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import pandas as pd
 
 from casewise.audit.columns import ORIGIN
 from casewise.cohort.checks import STORED, closest
+from casewise.cohort.missing_codes import is_code, missing_codes
 from casewise.cohort.table import names_text, natural, rows_text
 from casewise.cohort.table_formats import NO_VALUE
 from casewise.cohort.targets import plain
@@ -32,7 +34,8 @@ _UNLIKELY = (
     r"age|alter|sex|gender|geschlecht|weight|height|bmi|width|size|side|eye|laterality|view|position|comments?|notes?|"
     r"remarks?|bemerkung|url|licen[cs]e|race|ethnicity|region|location|slice|index|nr|no|number|row|unnamed|quality|"
     r"resolution|magnification|smoker|time|date|year|jahr|offset|order|reader|rater|annotator|mode|redistribution|kind|"
-    r"raw|origin|original|known|days?|datum|visits?|subjects?|patients?|code|survival"
+    r"raw|origin|original|known|days?|datum|visits?|subjects?|patients?|code|survival|formats?|extension|suffix|mime|"
+    r"codec|encoding|colou?r space|photometric|uploaded|uploader|author|created|modified|user|checksum|md5|software"
 )
 # Numbers of how images were taken, which the audit tests; so it does yes or no of unknown meaning, such as a ruler.
 _TAKEN = (
@@ -67,8 +70,6 @@ _LETTERS, _EDITS = 5, 2
 _NUMERALS = re.compile(r"\d+|(?<![^\W_])[ivx]+(?![^\W_])", re.IGNORECASE)
 # A column of numbers has this many different ones, or a few and no other text twice, which could be a class.
 FEWEST, FEW = 8, 3
-# Numbers that often mean no value.
-_CODES = {sign * int(digit * length) for digit in "789" for length in (1, 2, 3, 4) for sign in (1, -1)} | {-1}
 _COMMA = re.compile(r"[+-]?\d*,\d+", re.ASCII)
 _POINT = re.compile(r"[+-]?\d*\.\d+", re.ASCII)
 # Between the findings of one image, as in `Effusion|Mass`.
@@ -119,14 +120,37 @@ def likely_targets(cells: Mapping[str, Sequence[str]], roles: Roles, files: Sequ
     Raises:
         CasewiseError: there is none.
     """
-    if likely := _candidates(cells, roles, files):
-        return likely
+    likely = _candidates(cells, roles, files)
     columns = [Column(name, values) for name, values in cells.items()]
-    single = next((f"{c.name} has only the value {c.values[0]!r}. " for c in columns if _is_single(c)), "")
+    taken = [c.name for c in columns if c.name in likely and c.named(_TAKEN) and not c.named(_LIKELY)]
+    lone = next((column for column in columns if _is_single(column)), None)
+    has_gaps = lone is not None and len(lone.labels) < sum(map(bool, lone.cells))
+    outcomes = [name for name in likely if name not in taken]
+    # a column without a usual name does not take the place of one whose other cells were read as missing
+    if outcomes and (Column(outcomes[0], ()).named(_LIKELY) or not has_gaps):
+        return [*outcomes, *taken]
+    single = f"{_lone_value(lone)} " if lone else ""
     raise CasewiseError(
         "No column of the table looks like something to predict: a class, a grade or a measured number. Columns that "
-        f"describe people or images, such as sex and age, are not chosen. {single}State the column with --target NAME. "
-        f"There are: {names_text(list(cells), 12)}."
+        "describe people, or how images were taken or stored, such as age and scanner, are not chosen. "
+        f"{single}Add a column with what is to be predicted, or state it with --target NAME. There are: "
+        f"{names_text(list(cells), 12)}."
+    )
+
+
+def _lone_value(column: Column) -> str:
+    """What the only value of a column is, and which cells were read as missing."""
+    labels = set(column.labels)
+    missing = Counter(cell for cell in column.cells if cell and cell not in labels)
+    only = f"{column.name} has only the value {column.labels[0]!r}" if labels else f"{column.name} has no value"
+    if not missing:
+        return f"{only}."
+    words = ", ".join(map(repr, missing))
+    classes = [*sorted(labels), *missing][:MOST_CLASSES]
+    return (
+        f"{only}: {counted(missing.total(), 'row was', 'rows were')} read as missing ({words}). If this is a class, "
+        "write its name into the cells, such as `negative`; or write the study by hand, where "
+        f"`targets: {{{quoted(field_name(column.name))}: {{classes: {_listed(classes)}}}}}` states it."
     )
 
 
@@ -228,9 +252,7 @@ def understand_target(column: str, values: Sequence[str], subjects: Sequence[str
         if cell in labels:
             by_value[cell].add(subject)
     if len(by_value) < 2:
-        raise CasewiseError(
-            f"{column}: a target needs two different values, found {names_text(list(by_value)) or 'none'}."
-        )
+        raise CasewiseError(f"A target needs two different values. {_lone_value(cells)}")
     numbers = cells.numbers
     if numbers is None or (cells.are_whole and len(by_value) == 2):
         plan = _classes(column, by_value, cells.counts)
@@ -507,12 +529,13 @@ def doubtful_codes(name: str, cells: Sequence[str], rows: Sequence[int]) -> list
     counts = Counter(numbers.values())
     single = {value for value, count in counts.items() if count == 1}
     few = len(single) <= _MOST_SINGLE and len(counts) <= _FEW and all(value == int(value) for value in counts)
-    codes = _CODES | (single if few else set())
-    others = set(numbers.values()) - codes
+    repeated = set(missing_codes(pd.Series(numbers, dtype=float), usual_only=False))
+    codes = {value for value in counts if is_code(value)} | (single if few else set()) | repeated
+    others = set(counts) - codes
     if len(others) < 2:
         return []
     low, high = min(others), max(others)
-    far = {code for code in counts if code in codes and (code < 0 <= low or code - high > (high - low) / 2)}
+    far = {code for code in codes if code in repeated or code < 0 <= low or code - high > (high - low) / 2}
     return [
         f"{name}: {code:g} in {rows_text(row for row, value in numbers.items() if value == code)} may be an error or "
         f"mean no value, because the others are {low:g} to {high:g}. If so, correct or empty the cell, and repeat "

@@ -372,7 +372,7 @@ def _text(value: str, field: str) -> str:
 def _covariate(value: str, number: int, entry: Mapping[str, Any]) -> str:
     """The value of a covariate in the spelling of the training table, '' if missing."""
     what, levels = f"{entry['name']} of visit {number}", entry["levels"]
-    cell = str(spelled_alike(pd.Series([_text(value, what)]))[0])
+    cell = str(spelled_alike(pd.Series([_text(value, what)]), levels or ())[0])
     if cell and not levels:
         return f"{_number(cell, what, 'bad_covariate'):.12g}"
     if cell and cell not in levels:

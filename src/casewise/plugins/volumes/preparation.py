@@ -180,7 +180,7 @@ def _slice_pictures(study: Study, cohort: Cohort, folder: Path) -> list[Path]:
 
     volumes = volumes_of(study)
     rows = cohort.images.reset_index(drop=True)
-    rows = rows.assign(place=pd.to_numeric(rows[volumes.slice_index], errors="coerce")).sort_values("place")
+    rows = rows.assign(position=pd.to_numeric(rows[volumes.slice_index], errors="coerce")).sort_values("position")
     files = [Path(path) for path in cohort.images["path"]]
     scan_column = "subject" if volumes.slice_is_case(study) else "case"
     for _, numbers in rows.groupby([scan_column, "sequence"]).groups.items():
@@ -191,12 +191,12 @@ def _slice_pictures(study: Study, cohort: Cohort, folder: Path) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         stated = [f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in paths]
         digest = hashlib.sha256("\n".join([str(PIXEL_RULES), *stated]).encode()).hexdigest()[:24]
-        pictures = [folder / f"{digest}-{place}.png" for place in range(len(paths))]
+        pictures = [folder / f"{digest}-{number}.png" for number in range(len(paths))]
         if not all(picture.is_file() for picture in pictures):
             values = as_pictures(stack_images(paths, (volumes.pixel_mm, volumes.slice_mm)))
-            for place, picture in enumerate(pictures):
+            for plane, picture in enumerate(pictures):
                 packed = io.BytesIO()
-                Image.fromarray(np.ascontiguousarray(values[:, :, place].T)).save(packed, format="PNG")
+                Image.fromarray(np.ascontiguousarray(values[:, :, plane].T)).save(packed, format="PNG")
                 write_atomic(picture, packed.getvalue())
         for number, picture in zip(numbers, pictures, strict=True):
             files[number] = picture

@@ -1,0 +1,151 @@
+"""How many images a case has: a record of the training, by which folders of several people are recognised in new cases.
+
+The images of a case are predicted together. A folder of a source, a batch or a day has films of many people, and looks
+like the folder of one person.
+"""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from casewise.cohort.folder_layout import are_batches, batches_text
+from casewise.cohort.table import names_text
+from casewise.errors import CasewiseError, counted
+from casewise.names import one_form
+
+if TYPE_CHECKING:
+    from casewise.study.schema import Study
+
+log = logging.getLogger("casewise")
+# A new case may have so many times the images of the largest training case, where that has several.
+_TIMES = 2
+
+
+@dataclass(frozen=True)
+class CaseSizes:
+    """Numbers of images of training cases; of one region or sequence, where a study has several.
+
+    Attributes:
+        most: of the largest case.
+        usual: the median.
+    """
+
+    most: int
+    usual: int
+
+    @classmethod
+    def of(cls, images: pd.DataFrame) -> CaseSizes | None:
+        """Of a cohort's table of images; None if it is empty."""
+        counts = image_counts(images)
+        return cls(int(counts.max()), int(counts.median())) if len(counts) else None
+
+    @property
+    def limit(self) -> int:
+        """A case of more images is unlike those of the training."""
+        return self.most if self.most == 1 else _TIMES * self.most
+
+    @property
+    def limit_alone(self) -> int:
+        """The limit of a folder that is the only case: it may hold all there is, of everybody."""
+        return 1 if self.usual == 1 else self.most
+
+    @property
+    def reason(self) -> str:
+        """What is said of a case above the limit."""
+        return f"more images than cases of the training, which had at most {self.most:,}"
+
+
+def image_counts(
+    images: pd.DataFrame,
+    unit: Sequence[str] = ("case",),
+    slots: Sequence[str] = ("region", "sequence"),
+    path: str = "path",
+) -> pd.Series:
+    """The number of files of each case in a table of images, the largest over its regions or sequences.
+
+    Args:
+        unit: the columns that name a case.
+    """
+    keys = [*unit, *(name for name in slots if name in images)]
+    counts = images.groupby(keys, sort=False)[path].nunique()
+    return counts.groupby(level=list(unit), sort=False).max()
+
+
+def check_people(
+    table: pd.DataFrame, study: Study, paths: Sequence[Path], sizes: CaseSizes | None, *, slot: str, together: bool
+) -> None:
+    """Check that subjects named by folders are not several people, by their names and numbers of images.
+
+    Args:
+        table: of the images in the files and folders `paths`, as `Modality.new_table` reads them without a pattern.
+        sizes: of the training; None for a model without a record.
+        slot: the column of the region or sequence; empty without one.
+        together: whether the images of a case are predicted together; otherwise names are warned of only.
+
+    Raises:
+        CasewiseError: a subject may be several people; the message states how to say what is right.
+    """
+    path, subject = (study.columns.get(role) or role for role in ("path", "subject"))
+    visit = study.columns.get("visit", "visit")
+    unit = [subject, *([visit] if visit in table else [])]
+    counts = image_counts(table, unit, [slot] if slot else [], path)
+    several, alone = counts[counts > 1], len(counts) == 1
+    files = {one_form(Path(str(file)).name) for file in table[path]}
+    of_subject = counts.groupby(level=0, sort=False).sum()
+    of_folder = of_subject[[str(name) not in files for name in of_subject.index]]
+    named = len(of_folder) and are_batches(of_folder.index.astype(str))
+    if named:
+        doubtful, reason = of_folder[of_folder > 1], f"{batches_text(of_folder.index.astype(str))}."
+    elif sizes:
+        doubtful = several[several > (sizes.limit_alone if alone else sizes.limit)]
+        usual = ", and usually 1" if 1 == sizes.usual < sizes.most else ""
+        reason = f"Cases of the training had at most {sizes.most:,}{usual}, so these may be several people."
+    else:
+        doubtful, reason = several[:0], "The model does not state how many images cases of its training had."
+    if together and len(doubtful):
+        text = f"{_described(doubtful)} would be those of one person. {reason}"
+        raise CasewiseError(f"cases: {text}\n  {_remedies(table, study, paths, doubtful)}")
+    if named:
+        log.warning("%s", reason)
+    elif together and len(several) and (alone or not sizes):
+        text = f"{_described(several)} are predicted together, as of one person."
+        log.warning("%s %s If they are of several people, give the files or a table.", text, reason)
+
+
+def _described(counts: pd.Series) -> str:
+    """Numbers of images with the names of their cases."""
+    names = ["/".join(map(str, key)) if isinstance(key, tuple) else str(key) for key in counts.index]
+    images = [counted(int(count), "image") for count in counts]
+    return names_text([f"{of_case} of {name}" for name, of_case in zip(names, images, strict=True)], 3)
+
+
+def _remedies(table: pd.DataFrame, study: Study, paths: Sequence[Path], doubtful: pd.Series) -> str:
+    """How to say what the folder of the first doubtful case is."""
+    roles = {role: study.columns.get(role) or role for role in ("path", "subject", "visit", "region")}
+    first = doubtful.index[0]
+    name = str(first[0] if isinstance(first, tuple) else first)
+    row = table[table[roles["subject"]].astype(str) == name].iloc[0]
+    file = Path(str(row[roles["path"]]))
+    folder = next((each for each in paths if each.is_dir() and file.is_relative_to(each)), file.parent)
+    stated = {
+        str(row[roles[role]]): f"{{{role}}}"
+        for role in ("visit", "subject")
+        if roles[role] in table and row[roles[role]]
+    }
+    # folders of other meanings, such as `images` or `train`
+    parts = [stated.get(one_form(part), "*") for part in file.relative_to(folder).parts[:-1]]
+    if study.regions and parts and parts[-1] == "*" and "{subject}" in parts:
+        parts[-1] = "{region}"
+    pattern = "/".join([*parts, "{file}"])
+    files = f"{shlex.quote(str(file.parent))}/*{file.suffix}"
+    return (
+        f"If each of these is one person, state --pattern '{pattern}'. If every image is a case of its own, give the "
+        f"files: {files}. Otherwise give a table with the columns {roles['path']!r} and {roles['subject']!r}."
+    )
