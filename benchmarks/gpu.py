@@ -86,7 +86,7 @@ name: gpu-sweep
 cohort: {cohort}
 images: {{size: 128}}
 backbones: [{backbones}]
-compute: {{device: cuda, precision: auto, memory_format: auto, jobs: {jobs}}}
+compute: {{device: cuda, precision: auto, jobs: {jobs}}}
 evaluation: {{counterfactual_cases: 0}}
 """
 

@@ -13,7 +13,7 @@ SMALL |= {"baselines": {"off": "tests of networks"}, "backbones": ["test_resnet"
 SMALL["recipe"] = {"epochs": 2, "batch_size": 8, "optimizer": "radam", "schedule": "one-cycle", "label_smoothing": 0.1}
 SMALL |= {"evaluation": {"bootstrap_resamples": 200, "response": False, "counterfactual_cases": 0}}
 SMALL |= {"audit": {"permutations": 99}}
-SMALL |= {"compute": {"jobs": 1, "precision": "fp32", "memory_format": "channels_last"}}
+SMALL |= {"compute": {"jobs": 1, "precision": "fp32"}}
 # Changes for a run that is only read.
 FAST: dict[str, Any] = {"split": {"test": 0, "folds": 2, "restarts": 5}, "recipe": {"epochs": 1}}
 FAST |= {"evaluation": {"bootstrap_resamples": 100}}
@@ -46,5 +46,5 @@ weights: random
 budget: 1min
 audit: {{permutations: 99}}
 evaluation: {{bootstrap_resamples: 200, response: false, counterfactual_cases: 0}}
-compute: {{precision: fp32, memory_format: channels_last}}
+compute: {{precision: fp32}}
 """

@@ -191,7 +191,7 @@ def settings(modality: str, kind: str, table: Path, way: str) -> dict[str, Any]:
     values: dict[str, Any] = {
         "recipe": {"epochs": 1, "batch_size": 4, "lr": 0.01, "schedule": "cosine", "early_stopping": NEVER},
         "evaluation": {"bootstrap_resamples": 100, "response": False, "counterfactual_cases": 4},
-        "compute": {"jobs": 1, "precision": "fp32", "memory_format": "channels_last"},
+        "compute": {"jobs": 1, "precision": "fp32"},
     }
     values |= {"name": "tiny", "cohort": str(table), "images": {"size": SIDE}, "panels": {"by": "case"}}
     values |= {"targets": {kind: KINDS[kind]}, "split": {"test": 0, "folds": 2, "restarts": 5}}

@@ -47,7 +47,7 @@ recipe: {{epochs: 2, batch_size: 8, lr: 0.01, early_stopping: {{patience: 2, mon
 stack: [ridge+intercept]
 audit: {{permutations: 99}}
 evaluation: {{bootstrap_resamples: 200, counterfactual_cases: 0}}
-compute: {{precision: fp32, memory_format: channels_last}}
+compute: {{precision: fp32}}
 """
 
 

@@ -61,7 +61,7 @@ def fragile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
 
 
 def study_of(folder: Path, chests: Path, jobs: int = 2) -> Study:
-    compute = f"{{jobs: {jobs}, threads: 1, precision: fp32, memory_format: channels_last}}"
+    compute = f"{{jobs: {jobs}, threads: 1, precision: fp32}}"
     return read_study(write_study(folder, chests, compute=compute))
 
 

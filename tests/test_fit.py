@@ -40,7 +40,7 @@ from casewise.study.schema import Study
 from tests.chest_study import chest_study
 
 SIZE = 64
-UNSTATED = {"precision": "auto", "memory_format": "auto"}
+UNSTATED = {"precision": "auto"}
 
 
 @pytest.fixture(scope="module")

@@ -119,7 +119,7 @@ def mean_colour(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_a_third_kind_of_learner_is_one_file(tmp_path: Path, chests: Path) -> None:
     from tests.test_baselines import write_study
 
-    path = write_study(tmp_path, chests, compute="{jobs: 1, precision: fp32, memory_format: channels_last}")
+    path = write_study(tmp_path, chests, compute="{jobs: 1, precision: fp32}")
     run = casewise.run(path, tmp_path / "run")
     assert read_study(path).learners == ["linear_pixels", "mean_colour"]
     rows = run.rows[run.rows["model"] == "mean_colour"]

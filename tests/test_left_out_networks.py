@@ -31,7 +31,7 @@ RECIPE = "{epochs: 1, batch_size: 16, schedule: constant, early_stopping: {monit
 
 
 def study_of(folder: Path, chests: Path, **settings: Any) -> Study:
-    compute = "{jobs: 1, threads: 1, precision: fp32, memory_format: channels_last}"
+    compute = "{jobs: 1, threads: 1, precision: fp32}"
     named = {"backbones": f"[{', '.join(NETWORKS)}]", "recipe": RECIPE, "stack": "[mean]", "weights": WEIGHTS}
     return read_study(write_study(folder, chests, compute=compute, **{**named, **settings}))
 

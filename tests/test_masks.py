@@ -169,7 +169,7 @@ def study_of(cohort: Path, table: str = "cases.csv", **changes: Any) -> Study:
     values |= {"targets": {"label": ["a", "b"]}, "split": {"folds": 2, "test": 0}, "backbones": ["unet"]}
     values |= {"recipe": recipe | {"early_stopping": {"monitor": "none"}}, "baselines": {"off": "a test of networks"}}
     values |= {"evaluation": {"bootstrap_resamples": 100, "response": False, "counterfactual_cases": 0}}
-    values |= {"audit": {"permutations": 99}, "compute": {"precision": "fp32", "memory_format": "channels_last"}}
+    values |= {"audit": {"permutations": 99}, "compute": {"precision": "fp32"}}
     for section, value in changes.items():
         both_mappings = isinstance(value, dict) and isinstance(values.get(section), dict)
         values[section] = values[section] | value if both_mappings else value

@@ -142,7 +142,7 @@ def test_the_plan_records_the_memory_of_a_step(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(compute_plan._Step, "cost", cost)
     monkeypatch.setattr(compute_plan, "available_mb", lambda: 1e6)
     given: Any = {"side": 32, "batch": 9, "threads": 1, "memo": memo}
-    stated = Compute(device="cpu", precision="fp32", memory_format="channels_last")
+    stated = Compute(device="cpu", precision="fp32")
     plan = choose(network, stated, **given)
     assert (plan.peak_mb, plan.described()) == (pytest.approx(900 + weights, abs=0.1), ComputePlan().described())
     # batch norms that keep their statistics need less

@@ -196,7 +196,7 @@ def test_another_recipe_in_the_same_folder_is_refused(finished: tuple[Run, Path]
             "seed=9",
         ),
         *("split.folds=3", "split.test=40%", "split.restarts=5", "recipe.epochs=3", "test_time_augmentation=true"),
-        *("compute.precision=bf16", "compute.memory_format=contiguous", "compute.threads=3"),
+        *("compute.precision=bf16", "compute.threads=3"),
     ],
 )
 def test_a_change_is_refused_before_images_are_prepared(
@@ -263,7 +263,7 @@ def test_an_interrupted_run_continues_to_the_same_bits(tmp_path: Path, phantom: 
     text = TINY.format(cohort=phantom).replace("epochs: 2", "epochs: 4").replace("patience: 2,", "patience: 4,")
     text = text.replace("[test_resnet, test_efficientnet]", "[test_resnet]")
     study, whole, cut = tmp_path / "tiny.yaml", tmp_path / "whole", tmp_path / "cut"
-    study.write_text(text.replace("channels_last}", "channels_last, save_every: 0, jobs: 2}"))
+    study.write_text(text.replace("{precision: fp32}", "{precision: fp32, save_every: 0, jobs: 2}"))
     run(study, whole)
     (tmp_path / "sitecustomize.py").write_text(INTERRUPTED_AT_THE_SECOND_STATE)
     paths = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH", "")]))

@@ -110,7 +110,7 @@ def test_counts_go_from_the_table_to_the_report_and_to_new_cases(tmp_path: Path)
     values |= {"recipe": {"epochs": 2, "batch_size": 4, "schedule": "cosine", "early_stopping": {"monitor": "none"}}}
     values |= {"evaluation": {"bootstrap_resamples": 100, "counterfactual_cases": 2}, "weights": "random"}
     values |= {"stack": ["mean", "weighted"]}
-    values |= {"compute": {"jobs": 1, "precision": "fp32", "memory_format": "channels_last"}}
+    values |= {"compute": {"jobs": 1, "precision": "fp32"}}
     finished = run(build_study(values, source="the toy kind", folder=tmp_path), tmp_path / "run")
     rows = finished.rows
     assert set(rows["kind"]) == {"counts"}

@@ -138,8 +138,8 @@ def test_what_a_study_leaves_open_follows_from_the_device(tmp_path: Path) -> Non
     assert plan.described() == "fp32, channels-last, 2 threads on cpu"
     assert plan.step_seconds > 0
     assert choose(network, Compute(device="cpu"), threads=2, **given) == plan  # its cost is remembered
-    stated = Compute(device="cpu", precision="bf16", memory_format="contiguous", threads=1)
-    assert choose(network, stated, threads=2, **given).described() == "bf16, contiguous, 1 thread on cpu"
+    stated = Compute(device="cpu", precision="bf16", threads=1)
+    assert choose(network, stated, threads=2, **given).described() == "bf16, channels-last, 1 thread on cpu"
 
 
 def test_a_gpu_computes_in_bfloat16_unless_the_study_states_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,8 +147,8 @@ def test_a_gpu_computes_in_bfloat16_unless_the_study_states_otherwise(monkeypatc
     given: Any = {"side": 32, "batch": 2, "threads": 4, "memo": None}
     network = build_network("test_resnet", 1)
     assert choose(network, Compute(), **given).described() == "bf16, channels-last, 4 threads on cuda"
-    stated = Compute(precision="fp32", memory_format="contiguous")
-    assert choose(network, stated, **given).described() == "fp32, contiguous, 4 threads on cuda"
+    stated = Compute(precision="fp32")
+    assert choose(network, stated, **given).described() == "fp32, channels-last, 4 threads on cuda"
 
 
 def test_a_plan_of_casewise_1_0_is_read() -> None:
@@ -170,7 +170,7 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def plan(batch_norm: str = "update", **compute: Any) -> ComputePlan:
         recipe = {"batch_norm": batch_norm}
-        study = Study.model_validate({**values, "recipe": recipe, "compute": {"keep_memory": False, **compute}})
+        study = Study.model_validate({**values, "recipe": recipe, "compute": compute})
         inputs: Any = SimpleNamespace(study=study, splits=splits, cohort=SimpleNamespace(panels=None))
         jobs: Any = [SimpleNamespace(model="cnn", fold=0)]
         return compute_plans(jobs, inputs, RunFolder(tmp_path), 2)["cnn"]

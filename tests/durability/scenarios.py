@@ -10,7 +10,7 @@ weights: random
 audit: {{permutations: 99}}
 cohort: {table}
 """
-COMPUTE = "compute: {{jobs: {jobs}, threads: 1, precision: fp32, memory_format: channels_last, save_every: 0}}\n"
+COMPUTE = "compute: {{jobs: {jobs}, threads: 1, precision: fp32, save_every: 0}}\n"
 
 
 @dataclass(frozen=True)

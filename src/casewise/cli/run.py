@@ -75,8 +75,7 @@ def run(
     try:
         with show.bar("run"), executing_on(backend, address, show):
             plan = _read(study, weights_dir, settings, jobs)
-            if plan.compute.keep_memory:
-                keep_memory()
+            keep_memory()
             if only is not None:
                 names = [name.strip() for text in only for name in text.split(",") if name.strip()]
                 if not names:

@@ -241,7 +241,6 @@ def _in_processes(jobs: Sequence[Job], inputs: JobInputs, plans: Plans, workers:
     from joblib import Parallel, delayed
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-    compute = inputs.study.compute
     failures: dict[str, Failure] = {}
     while jobs:
         begun = time.time()
@@ -252,7 +251,7 @@ def _in_processes(jobs: Sequence[Job], inputs: JobInputs, plans: Plans, workers:
             batch_size=1,
             pre_dispatch=workers,
             initializer=_begin_worker,
-            initargs=(os.getpid(), Registrations.of(inputs.study), compute.keep_memory),
+            initargs=(os.getpid(), Registrations.of(inputs.study)),
         )
         try:
             with warnings.catch_warnings(), parallel:
@@ -292,11 +291,10 @@ def lost(job: Job) -> Failure:
     return failed(job, message, transient=True, memory=True)
 
 
-def _begin_worker(parent: int, registrations: Registrations, keep: bool = False) -> None:
+def _begin_worker(parent: int, registrations: Registrations) -> None:
     # The parent process handles Ctrl-C, also while packages load here: it stops the workers, whose state is on disk.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if keep:
-        keep_memory()
+    keep_memory()
     registrations.register()
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     # Everything is on disk by then; the run would wait ten seconds while the interpreter with torch is torn down.

@@ -166,7 +166,7 @@ def _with_settings(values: Mapping[str, Any], why: str) -> ComputePlan:
 
 def _holds(plan: ComputePlan, compute: Compute, stated: ComputePlan | None) -> bool:
     """Whether a recorded plan agrees with the study and this machine."""
-    settings = ("precision", "memory_format", "threads", "device")
+    settings = ("precision", "threads", "device")
     return (
         all(getattr(compute, name) in ("auto", getattr(plan, name)) for name in settings)
         and (plan.device != "cuda" or torch.cuda.is_available())
@@ -244,7 +244,6 @@ def pace_of(job: Job, inputs: JobInputs, plan: ComputePlan) -> Pace:
         math.inf,
         "last",
         lambda done, loss: ends.append(clock()),
-        study.compute.frozen_once,
     )
     ready = clock()
     learn(network, recipe, panels, data.panels.subset(rows[:1]), [], context)

@@ -162,7 +162,6 @@ def fit_by_steps(
         study.compute.save_every,
         "last" if study.recipe.early_stopping.monitor == "none" else "best",
         planned.progress.training(epochs_inside(study)),
-        study.compute.frozen_once,
         choice.inner["chosen"]["epochs"] if choice.inner else None,
         memory=planned.memory,
         shared=_shared_features(planned, data, sides),

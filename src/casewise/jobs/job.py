@@ -135,7 +135,6 @@ def _trained(training: _Training, progress: Progress, plan: ComputePlan, before:
         study.compute.save_every,
         "last",
         progress.training(before, f"inner training {training.name}"),
-        study.compute.frozen_once,
         sources=data.sources,
     )
     subjects = inputs.cohort.panels["subject"].astype(str)
@@ -201,7 +200,7 @@ def run_job(job: Job, inputs: JobInputs, plan: ComputePlan, *, side_by_side: int
 
 
 def _run(job: Job, inputs: JobInputs, plan: ComputePlan, side_by_side: int) -> None:
-    begin(job, f"{plan.described()} {'once' if inputs.study.compute.frozen_once else 'every step'}")
+    begin(job, f"{plan.described()} once")
     progress = Progress(job, inputs, Timer(job.folder.path))
     with PeakMemory() as memory:
         progress.begin()

@@ -206,7 +206,6 @@ def outcomes(study: Study, predictions: pd.DataFrame) -> Outcomes:
         [name for name in names if name in set(predictions["target"])],
         classes={name: study.classes_of(name) for name in names if study.classes_of(name)},
         positive={name: label for name in names if (label := study.positive_of(name)) is not None},
-        sensitivities=tuple(study.evaluation.target_sensitivities),
         prevalence=study.evaluation.prevalence,
         scales={name: _scale(study, name) for name in names},
         learner=STACKERS["weighted"].learner if study.recipe.auto and stated else "",

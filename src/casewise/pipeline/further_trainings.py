@@ -66,7 +66,7 @@ def _as_trained(inputs: RunInputs) -> Study:
     from casewise.jobs.compute_plans import recorded_plans
 
     study = inputs.study
-    any_machine = dict.fromkeys(("device", "precision", "memory_format", "threads"), "auto")
+    any_machine = dict.fromkeys(("device", "precision", "threads"), "auto")
     plan = {"plan": recorded_plans(inputs.folder, study.trained), **any_machine}
     return study.model_copy(update={"external": None, "compute": study.compute.model_copy(update=plan)})
 

@@ -156,7 +156,7 @@ def _again(study: Study, source: RunFolder) -> Study:
     plans = recorded_plans(source, study.learners)  # of baselines, the threads matter
     if missing := [name for name in study.trained if name not in plans]:
         raise RunError(f"{source.compute.path} has no compute plan of {missing[0]}, so it cannot be repeated.")
-    any_machine = dict.fromkeys(("device", "precision", "memory_format", "threads"), "auto") if plans else {}
+    any_machine = dict.fromkeys(("device", "precision", "threads"), "auto") if plans else {}
     compute = study.compute.model_copy(update={"plan": plans or None, **any_machine})
     images = study.images.model_copy(update={"store": None})
     return repeated(study).model_copy(update={"compute": compute, "images": images})

@@ -64,9 +64,6 @@ class Evaluation(StudyModel):
     references: Annotated[str, AfterValidator(check_publication)] | dict[str, dict[str, dict[MetricName, float]]] = {}
     """Published metrics for tables of results: `{target: {name: {mae: 1.42, pcc: 0.67}}}`, or the name of [a
     publication](howto-paper.md#published-values), such as `covid-cxr`."""
-    target_sensitivities: list[Annotated[float, Field(gt=0, lt=1)]] = [0.9]
-    """For classes and grades: sensitivities for which a threshold is chosen out of fold, besides Youden's."""
-
     prevalence: dict[str, Annotated[Fraction, Field(gt=0)]] = {}
     """For predictive values, the share of the positive class where the model is to be used: `{finding: 2%}`."""
     decision_thresholds: list[Annotated[Fraction, Field(gt=0)]] = []

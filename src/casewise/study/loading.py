@@ -15,7 +15,7 @@ from casewise.files import PICTURES, TABLES, read_regular
 from casewise.names import on_disk
 from casewise.run_folder import RunFolder
 from casewise.study.backbones import ALL29, check_backbones, check_encoders
-from casewise.study.messages import sentences
+from casewise.study.messages import REMOVED, sentences
 from casewise.study.schema import Study, study_model
 from casewise.study.yaml_text import Values, mapping
 
@@ -150,6 +150,9 @@ def saved_study(values: Values, *, source: str = "The saved study") -> Study:
         RunError: the study was saved by another version.
     """
     model = study_model(str(values.get("modality", "")))
+    for section, name in REMOVED:
+        if isinstance(values.get(section), dict):
+            values = {**values, section: {key: value for key, value in values[section].items() if key != name}}
     # a key of a plugin that is not installed and that the study does not use
     absent = {name for name in values if name not in model.model_fields}
     values = {name: value for name, value in values.items() if name not in absent or (value and name != "reading")}

@@ -16,6 +16,14 @@ from casewise.study.yaml_text import Values
 _SHOWN, _LINE = 12, 400
 # the type of a problem whose value may be a password
 PRIVATE = "private_value"
+# settings of version 1.0 that are gone, and what holds in their place
+REMOVED = {
+    ("compute", "frozen_once"): "frozen layers are computed once wherever that gives the same result",
+    ("compute", "keep_memory"): "freed memory is always kept for the next step",
+    ("compute", "memory_format"): "tensors are always in the format channels_last",
+    ("evaluation", "target_sensitivities"): "a threshold is chosen for a sensitivity of 0.9, besides Youden's",
+    ("tiles", "overlap"): "tiles of a slide lie side by side",
+}
 # names of other libraries for a setting
 _OTHER_NAMES = {
     "class_weight": "recipe.imbalance",
@@ -116,6 +124,8 @@ def sentence(problem: Any, study: type[StudyModel]) -> str:
         name = str(problem["loc"][-1])
         if len(problem["loc"]) == 1 and name in KEYS:
             return f"{loc}: belongs to the plugin {KEYS[name]!r} of casewise, which is not installed here."
+        if reason := REMOVED.get(tuple(problem["loc"])):
+            return f"{loc}: this setting of casewise 1.0 is gone: {reason}. Remove the line."
         own_hint = nearest(name, keys_at(problem["loc"][:-1], study))
         return f"{loc}: there is no such setting.{_hint_elsewhere(name, study) or own_hint}"
     if kind == "missing":

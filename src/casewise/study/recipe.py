@@ -426,20 +426,14 @@ class Compute(StudyModel):
     one."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`auto`: bfloat16 on a GPU, fp32 on a CPU. Networks trained in bfloat16 give other predictions."""
-    memory_format: Literal["auto", "channels_last", "contiguous"] = "auto"
-    """Memory layout of tensors. `auto`: `channels_last`."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto`: a CUDA device if there is one."""
     save_every: float = Field(30.0, ge=0)
     """Seconds between the saved states of a network in training, from which an interrupted run continues; 0: epochs."""
-    frozen_once: bool = True
-    """Compute the features of frozen layers once in phases in which panels do not vary; the result is the same."""
-    keep_memory: bool = True
-    """Keep freed memory for the next step (Linux with glibc; on the command line and in workers), which saves time."""
 
     @model_validator(mode="after")
     def _check_plan(self) -> Compute:
-        stated = [name for name in ("threads", "precision", "memory_format", "device") if getattr(self, name) != "auto"]
+        stated = [name for name in ("threads", "precision", "device") if getattr(self, name) != "auto"]
         if self.plan is not None and stated:
             raise ValueError(f"{stated[0]}: is part of `compute.plan`; state one of the two")
         return self

@@ -100,7 +100,7 @@ def device_plan(compute: Compute, threads: int) -> ComputePlan:
     return ComputePlan(
         "cuda" if on_gpu else "cpu",
         precision,
-        compute.memory_format != "contiguous",
+        True,
         threads if compute.threads == "auto" else compute.threads,
         why="by the study and the device",
     )

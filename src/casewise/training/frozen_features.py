@@ -88,8 +88,7 @@ def _reserve(path: Path, size: int) -> None:
             raise
         raise RunError(
             f"{path.parent}: the disk is full. What frozen layers make of the panels needs {size / 1e6:,.1f} MB there. "
-            "Make room and run the same command again, or write `compute: {frozen_once: false}`, which keeps nothing "
-            "and takes longer."
+            "Make room and run the same command again."
         ) from error
 
 

@@ -54,7 +54,6 @@ class TrainingContext:
         keep: `best` stops early and takes the weights of the best epoch; `last` trains all epochs and takes the weights
         of the last.
         tell: called after each epoch with the number of epochs done and the training loss.
-        frozen_once: compute the output of frozen layers once instead of at every step.
         until: the epoch of the recipe after which training ends; the schedule is that of all epochs.
         memory: the bytes for values that are computed once (`casewise.training.frozen_features.Buffer`).
         shared: the panels of the study, whose features in frozen networks are shared between folds and runs.
@@ -68,7 +67,6 @@ class TrainingContext:
     save_every: float = 30.0
     keep: Literal["best", "last"] = "best"
     tell: Tell | None = None
-    frozen_once: bool = True
     until: int | None = None
     memory: int = field(default=MEMORY, kw_only=True)
     shared: SharedFeatures | None = field(default=None, kw_only=True)

@@ -187,5 +187,5 @@ EDIT: dict[str, Any] = {
     "recipe": {"epochs": 1},
     "audit": {"permutations": 99},
     "evaluation": {"bootstrap_resamples": 100},
-    "compute": {"precision": "fp32", "memory_format": "channels_last"},
+    "compute": {"precision": "fp32"},
 }

@@ -271,8 +271,7 @@ def _loaded(inputs: Inputs) -> Any:
         ray.cloudpickle.loads(registrations).register()
         _LOADED.clear()
         _LOADED[key] = ray.cloudpickle.loads(pickled)
-        if _LOADED[key].study.compute.keep_memory:
-            keep_memory()
+        keep_memory()
     return _LOADED[key]
 
 

@@ -189,8 +189,7 @@ def _case(context: ReportContext, row: pd.Series, predictions: pd.DataFrame, pai
     if tiles.empty:
         return None
     boxes = tiles[["tile_x", "tile_y", "tile_side"]].to_numpy(np.int64)
-    overlap = settings.overlap if (settings := tiles_of(context.study)) else 0.0
-    stride = max(round(int(boxes[0, 2]) * (1 - overlap)), 1)
+    stride = int(boxes[0, 2])
     label = case_label(row.to_dict())
     plots = [Plot(draw.plain(slide), f"{label}: the slide.", "the slide")]
     for title, values in painting.values(row, tiles):

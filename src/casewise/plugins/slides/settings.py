@@ -32,8 +32,6 @@ class Tiles(ModalitySettings):
     """Smallest fraction of a tile that must be tissue, detected by Otsu's threshold on colour."""
     max_tiles: int | None = Field(None, ge=1)
     """Largest number of tiles of a slide; they are spread evenly over its tissue. Default: no limit."""
-    overlap: Annotated[float, BeforeValidator(parse_fraction), Field(ge=0, le=0.9)] = 0.0
-    """Fraction of its side that a tile shares with the next one."""
     assume_mpp: float | None = Field(None, gt=0)
     """Microns per pixel of the finest level, for slides whose files do not state it."""
 

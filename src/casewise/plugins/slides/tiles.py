@@ -41,10 +41,9 @@ class TilePlan(Tiles):
     """The rules by which tiles are cut from a slide, as the study states and checks them.
 
     `side`: of a tile in pixels as it is stored. At most one of `mpp` (microns per pixel), `magnification` and `level`
-    states the resolution; the default is that of level 0. `min_tissue`: the least share of a tile that
-    must be tissue. `max_tiles`: the largest number of tiles of a slide, spread evenly over its tissue. `overlap`: the
-    share of its side that a tile has in common with the next one. `assume_mpp`: the microns per pixel of level 0 of
-    slides that do not state theirs.
+    states the resolution; the default is level 0. `min_tissue`: the least share of a tile that must be tissue.
+    `max_tiles`: the largest number of tiles of a slide, spread evenly over its tissue. `assume_mpp`: the microns per
+    pixel of level 0 of slides that do not state theirs.
 
     >>> TilePlan(mpp=1.0).resolution
     '1 µm per pixel'
@@ -224,9 +223,7 @@ def _grid(path: Path, facts: SlideFacts, plan: TilePlan, target: float) -> np.nd
             f"{path}: a tile of {plan.side} px at {_at(facts, plan)} is {span:,} px wide at level 0, more than the "
             f"slide ({facts.width:,} x {facts.height:,}). State a finer resolution, or a smaller `images: {{size: …}}`."
         )
-    stride = max(round(span * (1 - plan.overlap)), 1)
-    across = np.arange(0, facts.width - span + 1, stride)
-    down = np.arange(0, facts.height - span + 1, stride)
+    across, down = (np.arange(0, size - span + 1, span) for size in (facts.width, facts.height))
     y, x = np.meshgrid(down, across, indexing="ij")
     return np.stack([x.ravel(), y.ravel(), np.full(x.size, span)], axis=1).astype(np.int64)
 
