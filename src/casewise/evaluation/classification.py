@@ -316,7 +316,7 @@ def left_out(samples: Samples, classes: Classes, plan: Plan) -> tuple[dict[str, 
 def resampled(
     samples: Samples, classes: Classes, plan: Plan
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], int]:
-    """Metrics (L,) of the learners, those of every resample (R, L), and the number of subjects.
+    """Metrics (L,) of the learners, metrics (R, L) of every resample, and the number of subjects.
 
     Metrics that are computed within folds are resampled within folds, if every subject is in the same fold for all
     learners.

@@ -169,7 +169,7 @@ def read_maps(
     """The maps (B, C, h, w) of some modules of a body; what it computes after them is left out.
 
     Args:
-        run: what is applied to the inputs and of which `body` is a part; by default the body itself.
+        run: applied to the inputs; contains `body`; by default the body itself.
     """
     outputs: dict[str, Tensor] = {}
     square = inputs.shape[-1] == inputs.shape[-2]

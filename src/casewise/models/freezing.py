@@ -21,7 +21,7 @@ froze no weight. The counts of the three-class study come from four outputs and 
 Its ten layers are the first ten that Keras lists after the input: Conv1, bn_Conv1, Conv1_relu, the depthwise and the
 projecting convolution of the first block with their batch norms and ReLU, the expanding convolution of the second and
 its batch norm. No other point gives 3,552. The text counts 53 layers: 52 convolutions and a classifier. The 3,552
-weights are those of the first 4 (`4 layers`); ten layers in the sense of the text are `10 layers`:
+weights belong to the first 4 (`4 layers`); ten layers in the sense of the text are `10 layers`:
 
     >>> freeze(network, "10 layers")
     'features.4.conv.0.1'
@@ -145,7 +145,7 @@ def frozen_end(network: Network, upto: FreezePoint | str | int) -> int:
 
 
 def frozen_module_names(network: Network, end: int) -> list[str]:
-    """The names of those of the body's first `end` modules that are frozen completely."""
+    """The names of the completely frozen modules among the body's first `end` modules."""
     names = [name for name, _ in network.bodies[0].named_modules()]
     outer = _around(names[end:])
     return [name for name in names[:end] if name not in outer]

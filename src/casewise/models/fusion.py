@@ -173,10 +173,10 @@ def adapted(kernels: Tensor, channels: int) -> Tensor:
 
 
 class BagPooling(nn.Module):
-    """How the features of a bag (B, K, W), where a row of NaN is an empty slot, become one vector (B, W)."""
+    """Pooling of a bag's features (B, K, W), where a row of NaN is an empty slot, to one vector (B, W)."""
 
     def __init__(self, name: str, width: int) -> None:
-        """`name`: of `casewise.study.images`; `width`: that of the features."""
+        """`name`: of `casewise.study.images`; `width`: the width of the features."""
         super().__init__()
         self.name, self.kind = name, POOLINGS[name]
         for layer_name, (inputs, outputs) in self.kind.layers.items():

@@ -58,8 +58,8 @@ def load_weights(
 
     Args:
         held_out: subjects that a bundle must not have been trained on, nor stopped by.
-        names: what the study states on names that look alike.
-        channels: the names of the sequences that the network takes, in order, which must be those of a fused bundle.
+        names: the study's statements on names that look alike.
+        channels: the names of the sequences that the network takes, in order; a fused bundle must have the same.
 
     Raises:
         WeightsError: nothing was found (every way is named), the file belongs to another network, or a bundle was
@@ -142,7 +142,7 @@ def _fitted(network: Network, body: torch.nn.Module, tensors: dict[str, Tensor])
 
 
 def _put(body: torch.nn.Module, tensors: dict[str, Tensor], heads: tuple[str, ...], prefix: str) -> None:
-    """Load tensors into a module, except those of `heads`.
+    """Load tensors into a module, except the tensors of `heads`.
 
     Raises:
         WeightsError: beginning with `prefix`, if anything is missing, unknown, of another shape or not finite.

@@ -48,13 +48,13 @@ _STATED = (NESTED, "meta_learner_weighted", "mean_of_learners")
 
 @dataclass(frozen=True)
 class Encoding:
-    """How a column becomes numbers, as training rows decided.
+    """The encoding of a column as numbers, fitted on training rows.
 
     Attributes:
-        levels: of a category, those of the training rows; '' stands for a missing value. Empty for a number.
+        levels: the categories in the training rows; '' stands for a missing value. Empty for a number.
         fill: the median of a number.
-        limits: the smallest and the largest number; others count as the nearer one.
-        knots: of the spline of a number; none if they coincide.
+        limits: the smallest and the largest number; values outside count as the nearer limit.
+        knots: of the spline of a number; empty if they coincide.
         marks_missing: whether a missing number has an indicator, as training rows had one.
         centre: the means of the encoded columns.
         scale: the standard deviations of those that are numbers, else 1.
@@ -179,7 +179,7 @@ def fit_covariates(
 ) -> CovariateFit:
     """Fit the model of covariates and the one that joins them to the images, and predict every stage.
 
-    Rows at stage 'oof' are cross-fitted: those of a fold come from models fitted on the rows of the other folds. Other
+    Rows at stage 'oof' are cross-fitted: a fold's rows come from models fitted on the rows of the other folds. Other
     stages are predicted by models of all out-of-fold rows, from the means over the networks of the folds.
 
     Args:
@@ -227,7 +227,7 @@ def fit_covariates(
 
 
 def with_covariates(rows: pd.DataFrame, record: Mapping[str, Any], cells: pd.DataFrame) -> pd.DataFrame:
-    """Rows of one stage, each sample once a learner, with those of both models; as they are without a record."""
+    """Rows of one stage, one per sample and learner, and the rows of both models; unchanged without a record."""
     if not record:
         return rows
     tables, images = [rows], list(record["images"])

@@ -26,7 +26,7 @@ from casewise.report.sections.audit import all_tests, findings, overlays, worst_
 MOST_PAIRS, LONGEST = 100, 240
 # The difference is shown this much stronger, as lighter or darker than grey.
 GAIN, GREY = 2.0, 128
-# The page has no list of contents beside it.
+# The page has no list of contents at its side.
 STYLE = "\n@media (min-width: 1100px) { .page { display: block; } }\n"
 FOOTER = "This page contains pictures of subjects: treat it as confidentially as the pictures."
 PAIRS = (
@@ -62,7 +62,7 @@ class Pair:
 def write_audit_page(
     audit: Audit, accepted: Mapping[str, str], images: pd.DataFrame, store: TileStore, path: Path, *, title: str
 ) -> Path:
-    """Write the page; row i of `images`, as the audit saw them, is tile i; `title` is that of the study.
+    """Write the page; row i of `images`, as the audit read them, is tile i; `title` is the study's title.
 
     Raises:
         RunError: the file cannot be written.

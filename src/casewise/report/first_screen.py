@@ -126,7 +126,7 @@ def screen(context: ReportContext) -> Screen:
         spread=quantiles,
         failure_heads=heads,
         failures=rows,
-        more_failures=_beside_failures(context, rows, more),
+        more_failures=_failures_note(context, rows, more),
         rival_heads=["Model", compared + own_side(context), interval, "The reported model is"],
         rivals=beside,
         flags=[each for each in holding if each.level == "flag" and each is not external],
@@ -203,7 +203,7 @@ def evaluated(context: ReportContext) -> str:
 
 
 def own_side(context: ReportContext) -> str:
-    """That figures are of the study's own cases, where those of an external cohort stand beside them; else empty."""
+    """Label for figures of the study's own cases if there are also external figures, otherwise empty."""
     return ", internal" if context.figures(EXTERNAL, context.learner) else ""
 
 
@@ -229,7 +229,7 @@ def sizes(context: ReportContext) -> list[Size]:
 
 
 def external_recalls(context: ReportContext) -> str:
-    """Sensitivity and specificity in the external cohort, or the mean recall; without a class, that of each other."""
+    """Sensitivity and specificity in the external cohort, or the mean recall; if a class has no case, other recalls."""
     names = {"recall": "mean recall"}
     if context.study.positive_of(context.outcome) is not None:
         names = {name: name for name in ("sensitivity", "specificity")}
@@ -292,7 +292,7 @@ def spread(context: ReportContext) -> str:
     metric = kind_report(context.kind).compared
     figure, chance = defined(context.quoted.get(metric)), metric_of(metric).chance
     if figure is None or own_side(context):
-        return ""  # beside an external figure the first sentence and the third card have it
+        return ""  # with an external figure, the first sentence and the third card have it
     bounds = _bounds(write, metric, figure)
     inside = context.metric("oof", context.learner, metric) if context.stage == "test" else None
     beside = [f"out of fold {write.text(metric, inside.value, short=True)}"] if inside else []
@@ -320,8 +320,8 @@ def failures(context: ReportContext) -> tuple[list[str], list[Failure]]:
     return _failing_classes(context) if context.classes else _failing_ranges(context)
 
 
-def _beside_failures(context: ReportContext, rows: Sequence[Failure], more: int) -> str:
-    """What the table does not show; of numbers, what its bold row is."""
+def _failures_note(context: ReportContext, rows: Sequence[Failure], more: int) -> str:
+    """Note below the table of failures: the bold row, and how many classes or what the table leaves out."""
     if context.classes:
         bold = "Bold: clearly found least often." if any(row.worst for row in rows) else ""
         further = f"{counted(more, 'more class', 'more classes')} in the table of classes." if more > 0 else ""
@@ -377,13 +377,13 @@ def _failing_classes(context: ReportContext) -> tuple[list[str], list[Failure]]:
 
 
 def _clearly_above(figure: Estimate | None, others: Sequence[Estimate | None]) -> bool:
-    """Whether the interval of a figure lies above those of all others, of which there are some."""
+    """Whether the interval of a figure lies above all other intervals; False without others."""
     low, highs = figure.low if figure else None, [other.high if other else None for other in others]
     return low is not None and bool(highs) and all(high is not None and low > high for high in highs)
 
 
 def _share(counts: np.ndarray, i: int, rate: str | None) -> str:
-    """Count `i` of all, such as those of a class that are predicted as it, and its share, if it has a `rate`."""
+    """Count `i` of all, such as the correct predictions of a class; also as a percentage if it has a `rate`."""
     share = f" ({f'{rate} '.lstrip()}{percent(counts[i] / max(counts.sum(), 1))})" if rate is not None else ""
     return f"{counts[i]:,} of {counts.sum():,}{share}" if counts.any() else "no case"
 
@@ -526,7 +526,7 @@ def coverage(context: ReportContext) -> str:
         text += f" ({here})" if here else ""
         if figures and figures.size and figures.size.value is not None:
             text += f", on average {number(figures.size.value, 1)} of {len(context.classes)}"
-        return text + (f"; every set holds {listed(few)}, of which there are too few {unit}." if few else ".")
+        return text + (f"; every set holds {listed(few)}, for lack of {unit}." if few else ".")
     half = entry.calibration.get("quantile")
     if half is None:
         return ""

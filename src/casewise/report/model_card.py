@@ -30,17 +30,17 @@ OF_FOLDS = (
     "`spread` is the standard deviation over the networks of the folds: their disagreement, and no interval.",
 )
 HELD_OUT = (
-    "Each learner has one network, fitted on the training set. All figures are of this network; those of the training"
+    "Each learner has one network, fitted on the training set. All figures are of this network; figures on the training"
     " set say nothing about new patients.",
     "`spread` is empty, since each learner has a single network. No prediction interval or set was calibrated.",
 )
 STOPPED = " The validation set stopped the training: its figures are too optimistic."
 REFITTED = (
     "Each learner has one network, trained on all subjects outside the test set. All figures are of the networks of"
-    " the folds: those of this bundle were trained on more subjects and were not evaluated, so the figures apply"
+    " the folds. The networks of this bundle were trained on more subjects and were not evaluated, so the figures apply"
     " approximately.",
     "`spread` is empty, since each learner has a single network. Thresholds, intervals and the distance that counts as"
-    " 1 are those of the networks of the folds.",
+    " 1 come from the networks of the folds.",
 )
 LIMITS = (
     "`beyond` says that a case is far from the training cases: its distance is above 1, the distance that one in twenty"
@@ -48,8 +48,8 @@ LIMITS = (
     "`flags` says why a case is unlike the training cases, such as dark, upside down, or of another texture (`casewise"
     " predict --abstain` leaves out its prediction; `beyond` alone does not). With few training subjects there are no"
     " such limits.",
-    "Probabilities are those of the networks; they are not recalibrated. Prediction intervals and sets are meant for"
-    " cases like those of the study.",
+    "Probabilities are as the networks give them, without recalibration. Prediction intervals and sets are meant for"
+    " cases like the study's cases.",
     "The model knows only the targets, classes and kinds of images above.",
 )
 UNKNOWN_SUBJECTS = ": a person may be on both sides of the split, and every figure may be too good."

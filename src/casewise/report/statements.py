@@ -131,15 +131,15 @@ def external_confidence(context: ReportContext) -> Found:
 
 
 def unlike_training(context: ReportContext) -> Found:
-    """How many external cases lie further from those of the training than nearly all held-out cases do."""
+    """How many external cases lie further from the training cases than nearly all held-out cases do."""
     if context.metrics.drift is None:
         return None
     figures = context.metrics.drift.learners.get(context.learner)
     if figures is None:
-        return "open", "It is not known how many external cases are unlike those of the training.", ""
+        return "open", "It is not known how many external cases are unlike the training cases.", ""
     count, total = figures.outside.answers, counted(figures.external.answers, terms_of(context).noun)
     level = "bad" if _note(context, "external_outside") else "note"
-    return level, f"{count:,} of {total} of {context.study.external_name} are unlike those of the training.", "external"
+    return level, f"{count:,} of {total} of {context.study.external_name} are unlike the training cases.", "external"
 
 
 def subjects_apart(context: ReportContext) -> Found:

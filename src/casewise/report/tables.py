@@ -54,7 +54,7 @@ def verdict(low: float | None, high: float | None, metric: str) -> str:
 
 
 def verdict_beside(figure: Mapping[str, Any], value: float, metric: str) -> str:
-    """The verdict on a figure beside a fixed value, by its interval; a rough one does not show that it is worse.
+    """The verdict on a figure compared with a fixed value, by its interval; a rough interval never gives `worse`.
 
     >>> verdict_beside({"low": 0.1, "high": 0.2, "rough": True}, 0.5, "auroc")
     'open'
@@ -218,7 +218,7 @@ def metric_format(study: Study, target: str) -> MetricFormat:
 
 @dataclass(frozen=True)
 class KindReport:
-    """What the report shows of one kind of target, beside the tables that the registry of metrics names.
+    """What the report shows of one kind of target, besides the tables that the registry of metrics names.
 
     Attributes:
         headline: the metric of the one sentence at the top.

@@ -19,7 +19,7 @@ FEWEST_SUBJECTS, RESAMPLES = 5, 500
 
 @dataclass(frozen=True)
 class Shown:
-    """A picture, (h, w) or (h, w, 3) `uint8`, with its title; `row` is that of the gallery."""
+    """A picture, (h, w) or (h, w, 3) `uint8`, with its title and its row in the gallery."""
 
     pixels: np.ndarray
     title: str

@@ -55,7 +55,7 @@ TRACKS = (
 )
 UNDATED = (
     "The study has no day of some visit for {count} of {total}. Their visits are in the order of their names, which"
-    " need not be that of time{response}."
+    " may differ from the order in time{response}."
 )
 RESPONSE = (
     "Visits after the baseline, {side}, at which the score had fallen by at least the stated percentage, of {visits}"

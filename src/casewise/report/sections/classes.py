@@ -257,7 +257,7 @@ def rule_text(rule: str) -> str:
 
 
 def probability_rows(entry: ClassFigures, figures: Figures) -> list[Row]:
-    """The scores of the probabilities as predicted and after temperature scaling, beside their mean and what it claims.
+    """The scores of the probabilities as predicted and after temperature scaling, with their mean and what it claims.
 
     Empty if no score is defined.
     """

@@ -167,9 +167,9 @@ def _is_tested(context: ReportContext, stage: str, entry: Comparison, other: str
 
 
 def gap_between(entry: Comparison, learner: str, other: str) -> Difference | None:
-    """A learner's figure minus that of another one; None if the comparison does not have this pair.
+    """A learner's figure minus another learner's; None if the comparison does not have this pair.
 
-    It has the pairs with the best learner and those with a baseline.
+    It has the pairs with the best learner and the pairs with a baseline.
     """
     from_other, from_learner = (
         entry.differences if name == entry.best else entry.from_baseline.get(name, {}) for name in (other, learner)

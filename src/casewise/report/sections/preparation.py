@@ -25,11 +25,11 @@ PADDINGS = {"reflect": "mirrored at the edge where it is not square", "black": "
 
 
 def module_of(study: Study) -> ModuleType:
-    """What the report shows of the study's modality, by default that of photographs: this module.
+    """The report module of the study's modality; by default this module, for photographs.
 
     A module has `section(context)`, the section on the input of the model or None, and may have `case_pictures(context,
-    row)`, names and pictures (data URIs) of the input of one prediction, in place of those of photographs. The report
-    imports no plugin: `Plugin.report` names its module.
+    row)`, names and pictures (data URIs) of the input of one prediction, instead of the pictures of photographs. The
+    report imports no plugin: `Plugin.report` names its module.
     """
     modules = (plugin.report for plugin in plugins() if plugin.name == study.modality_name and plugin.report)
     return importlib.import_module(next(modules, __name__))

@@ -147,7 +147,7 @@ def _by_model(jobs: Iterable[Job]) -> dict[str, list[Job]]:
 
 
 def curves(context: ReportContext) -> list[Block]:
-    """The training curves, those of the search for a learning rate, and the losses of gradual unfreezing."""
+    """The training curves, the curves of the learning-rate search, and the losses of gradual unfreezing."""
     by_model = _by_model(context.jobs)
     order = sorted(by_model, key=lambda name: name != context.learner)
     drawn = [name for name in order if any(job.get("history") for job in by_model[name])][:MOST_CURVES]
@@ -276,7 +276,7 @@ def _rate_cell(write: MetricFormat, name: str, records: Sequence[Job]) -> Cell:
 def seeds(context: ReportContext) -> list[Block]:
     """The primary outcome over trainings with several seeds, a row per learner; nothing for a single training.
 
-    The figures are those of the test set if there is one, else out of fold.
+    The figures are of the test set if there is one, otherwise out of fold.
     """
     entry = context.metrics.seeds
     stage = next((stage for stage in INTERNAL if entry and entry.metrics.get(stage)), None)

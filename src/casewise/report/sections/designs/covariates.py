@@ -16,8 +16,8 @@ from casewise.study.learners import COVARIATES, JOINED, learner_name
 
 BENEFIT_DIGITS = 3
 ANSWER = (
-    "{stage}. The images add to the covariates where the model of both is better than that of the covariates; no clear"
-    " difference does not show that they add nothing."
+    "{stage}. The images add to the covariates where the model of both is better than the covariates by themselves; no"
+    " clear difference does not show that they add nothing."
 )
 HOW = (
     "Out of fold, all parts are fitted on other folds: medians of missing values, categories, penalties, and the weight"

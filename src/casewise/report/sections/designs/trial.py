@@ -48,7 +48,7 @@ def section(context: ReportContext) -> Section | None:
 
 
 def blocks_of(context: ReportContext, entry: Trial, stage: str) -> list[Block]:
-    """The table of effects, that of changes, and the facts of a stage."""
+    """The table of effects, the table of changes and the facts of a stage."""
     digits, names = terms_of(context).digits + 1, list(entry.subjects)
     texts = {"side": capital(RESPONSE_SIDES[stage]), "baseline": entry.baseline, "control": plain(entry.control)}
     texts |= {"confidence": terms_of(context).confidence, "outcome": display_name(context.study, context.outcome)}
