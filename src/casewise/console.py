@@ -123,7 +123,7 @@ class Terminal:
 
     Args:
         clock: seconds, from any start.
-        width: columns; by default those of the terminal, 80 for a file or a pipe.
+        width: columns; by default the terminal's, 80 for a file or a pipe.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic, width: int | None = None) -> None:
@@ -244,7 +244,7 @@ def duration(seconds: float) -> str:
 
 
 def columns(stream: IO[str]) -> int:
-    """The columns of a line: those of the terminal within limits, 80 for a file or a pipe."""
+    """The columns of a line: the terminal's within limits, 80 for a file or a pipe."""
     return min(max(shutil.get_terminal_size().columns, NARROWEST), WIDEST) if stream.isatty() else 80
 
 

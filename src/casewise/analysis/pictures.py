@@ -65,7 +65,7 @@ def examples(run: Run, *, grey: bool) -> list[Shown]:
 
 
 def _input(run: Run, row: int, *, grey: bool) -> np.ndarray | None:
-    """A picture of one panel row of the cohort: that of its first image, else of what networks see."""
+    """A picture of one panel row of the cohort: its first image, otherwise the input of the networks."""
     finished = run.finished
     numbers = [int(n) for n in finished.cohort.panels["tiles"].iloc[row] if int(n) >= 0]
     if inputs := _network_inputs(run, row):

@@ -147,7 +147,7 @@ class Run:
     def table(self, *, target: str | None = None, stage: str | None = None) -> pd.DataFrame:
         """The metrics of all learners with their intervals, as the report writes them: a row for each learner.
 
-        `target` and `stage` are those of the headline unless they are named; `metrics` has the numbers.
+        `target` and `stage` come from the headline unless they are named; `metrics` has the numbers.
 
         Raises:
             CasewiseError: there is no target or stage of this name.
@@ -217,7 +217,7 @@ class Run:
     ) -> pd.DataFrame:
         """Predict new cases with the reported model; labels are neither needed nor read.
 
-        The arguments and the columns are those of `load_bundle(run.folder).predict`.
+        The arguments and the columns are the same as of `load_bundle(run.folder).predict`.
 
         Raises:
             CasewiseError: the cases as a whole cannot be read.

@@ -54,7 +54,7 @@ def run_jobs(
         folder: the run folder, which keeps the compute plans (precision, memory format, threads).
         tell: called about twice a second with the number of jobs done (fractions for running ones, and the slower
             ones count more), and a sentence with a line for each running job.
-        backend: where they are executed; by default that of `executing_on`, or this machine.
+        backend: where they are executed; by default the back end of `executing_on`, or this machine.
         only: the names of the jobs that are executed; by default all of them.
         partial: whether failures are returned instead of raised, unless the run folder is their reason.
 

@@ -329,11 +329,11 @@ def with_plan(decided: dict[str, object], study: Study) -> dict[str, object]:
 def table_hash(cohort: Cohort, study: Study) -> str:
     """A hash of a cohort: its panels, their images and labels."""
     table = cohort.panels[["case", "region", "tiles", *study.targets]]
-    text = json.dumps(table.to_dict("list"), default=_plain, sort_keys=True)
+    text = json.dumps(table.to_dict("list"), default=_json_value, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _plain(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
     return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else str(value)
 
 

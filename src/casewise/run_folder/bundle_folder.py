@@ -241,7 +241,7 @@ def _hash(content: Mapping[str, Any]) -> str:
 MARK = b"casewise bundle "
 _DATE = (1980, 1, 1, 0, 0, 0)
 _CHUNK = 2**20
-# Text of a bundle is compressed at most so much; a larger ratio is that of a decompression bomb.
+# Largest compression ratio of a bundle's text; a larger ratio means a decompression bomb.
 _RATIO, _SLACK = 200, 2**20
 
 
@@ -444,7 +444,7 @@ def check_signature(bundle: BundleFolder, where: Path, key: Path) -> None:
 
 
 def public_key(path: Path) -> Any:
-    """The key of --trust; errors as those of `_key`."""
+    """The key of --trust; errors as in `_key`."""
     return _key(path, "--trust", "public")
 
 

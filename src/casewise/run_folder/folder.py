@@ -292,25 +292,25 @@ class RunFolder:
         }
 
     def changed_parts(self, results: Mapping[str, Any]) -> list[str]:
-        """The names of the parts that metrics were computed from and that are missing by now, or have changed."""
+        """The names of the files that metrics were computed from and that are now missing or have changed."""
         recorded = {file.path.name: "" for file in (self.study, self.predictions)} | (results.get("made_from") or {})
         parts = {name: Artefact(self.path / name) for name in recorded}
         kept = {name for name, artefact in parts.items() if artefact.exists() and artefact.matches([recorded[name]])}
         return [name for name in parts if name not in kept]
 
     @property
-    def _own_names(self) -> set[str]:
-        """Names of which a folder that casewise has worked in has at least one."""
+    def _marker_names(self) -> set[str]:
+        """File names that mark a folder as a casewise run."""
         files = (self.study, self.cohort, self.audit, self.predictions, self.metrics, self.image_split_mark)
         return {LOCK, self.jobs_folder.name, self.explanation_folder.path.name, *(file.path.name for file in files)}
 
     def is_own(self) -> bool:
         """Whether casewise has worked in the folder."""
-        return any((self.path / name).exists() for name in self._own_names)
+        return any((self.path / name).exists() for name in self._marker_names)
 
     @property
     def continuing(self) -> str:
-        """The command that continues the run, whose study file is named after the stored study if there is one."""
+        """The command that continues the run; it names the stored study if there is one."""
         name = str((self.study.peek() or {}).get("name", ""))
         output = "" if self.path == Path("runs") / name else f" --output {quote(str(self.path))}"
         file = f"the file of the study {name!r}" if name else "its study file"
@@ -334,7 +334,7 @@ class RunFolder:
         Raises:
             RunError: it has other files.
         """
-        check_folder(self.path, self._own_names, "a run folder")
+        check_folder(self.path, self._marker_names, "a run folder")
 
     def check_exists(self) -> None:
         """Check that there is such a folder.

@@ -15,7 +15,7 @@ from casewise.files import checksum, is_locked, sweep, write_json
 from casewise.run_folder.artefact import Artefact, JsonFile, Part, TableFile, TextFile, WeightsFile, log
 
 LOCK = ".lock"
-# The folder of a network that was trained on all folds, beside those of its folds.
+# The folder of a network that was trained on all folds, next to the folders of its folds.
 FINAL = "final"
 # The stage of a training that ended with an error of its own.
 FAILED = "failed"
@@ -57,7 +57,7 @@ class TrainingFolder:
 
     @property
     def activations(self) -> tuple[Path, Path]:
-        """The activations of frozen layers for the training panels and for those of early stopping."""
+        """The activations of frozen layers for the training panels and for the panels of early stopping."""
         return self.path / "train.bin", self.path / "stop.bin"
 
     @property
@@ -126,7 +126,7 @@ class JobFolder(TrainingFolder):
     decisions = Part(JsonFile, "decisions.json", portable=True)
 
     def folds(self, count: int) -> list[JobFolder]:
-        """The folders of the same learner on all folds but one, beside that of a network on all folds."""
+        """The folders of the same learner on all folds but one; this folder is of a network on all folds."""
         return [JobFolder(self.path.with_name(f"fold{fold + 1}")) for fold in range(count)]
 
     def weights_sha256(self) -> str:

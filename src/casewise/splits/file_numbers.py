@@ -101,8 +101,8 @@ def assign_runs(
 ) -> tuple[np.ndarray, Assignment]:
     """Assign runs of neighbouring file numbers to sides: (subjects,) the side of each, and how it was chosen.
 
-    As few runs as possible: more of them are tried only if a side would lack a class that it could have. The record is
-    that of `assign`, and the number of `runs`.
+    As few runs as possible: more are tried only if a side would lack a class that it could have. The record is as
+    from `assign`, with the number of `runs`.
 
     Args:
         paths: the file of each subject.

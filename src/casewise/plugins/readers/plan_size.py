@@ -38,9 +38,9 @@ WIDTHS = (
     "the mean width in random subsets of the subjects of this run."
 )
 EXTRAPOLATION = (
-    "* More subjects than in this run: an extrapolation, which holds for the same model, and for subjects, sites, "
-    "readers and numbers of cases like those of this run. A model that is trained on more subjects also gets better, "
-    "which is not in these widths."
+    "* More subjects than in this run: an extrapolation. It holds for the same model, and for subjects, sites, readers "
+    "and numbers of cases as in this run. A model that is trained on more subjects also gets better; these widths do "
+    "not include that."
 )
 NEEDED = "Number of subjects for which the expected interval is as narrow as wanted."
 CURVE = (
@@ -49,11 +49,11 @@ CURVE = (
 )
 GAIN = (
     "Gain from half of the training subjects to all: {gain}. The next doubling seldom brings more, and beyond this run "
-    "a learning curve is an extrapolation. A network of which all layers are trained may gain more."
+    "a learning curve is an extrapolation. A network with all layers trained may gain more."
 )
 READERS = (
-    "The mean of several readers: its reliability, and the distance within which 95 % of such means lie from that of "
-    "all readers. Readers are interchangeable here; others may agree better or worse."
+    "The mean of several readers: its reliability, and the distance within which 95 % of such means lie from the mean "
+    "of all readers. Readers are interchangeable here; others may agree better or worse."
 )
 
 
@@ -233,7 +233,7 @@ def _with_sizes(axes: Axes, sizes: Sequence[float], label: str) -> None:
 
 
 def widths_figure(expected: Sequence[ExpectedInterval], subjects: int, title: str) -> Drawing:
-    """The expected interval of one metric by number of subjects, dashed beyond those of the run."""
+    """The expected interval of one metric by number of subjects, dashed beyond the run's number."""
     sizes, ends = np.array([each.subjects for each in expected]), np.array([(each.low, each.high) for each in expected])
     with canvas(440, 280, (52, 42, 12, 10)) as (figure, axes):
         axes.fill_between(sizes, *ends.T, color=MODEL, alpha=0.08, linewidth=0)

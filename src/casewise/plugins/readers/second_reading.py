@@ -26,11 +26,11 @@ class SecondReading:
     """How many labels a second reading changed.
 
     Attributes:
-        doubtful, undoubted: the shares of changed labels; the undoubted ones are weighted by the cases that they stand
+        doubtful, undoubted: the shares of changed labels; undoubted labels are weighted by the cases that they stand
             for.
         overall: the share that a second reading is expected to change among all cases with the labels of the list. It
-            includes the error of the second reading. The doubtful ones were all read; the interval is due to the
-            undoubted ones, of which a sample was read.
+            includes the error of the second reading. All doubtful labels were read, but only a sample of the undoubted
+            ones; the interval is due to this sample.
         unread: the cases of the list without a label of the second reading.
     """
 

@@ -29,7 +29,7 @@ PERCENTILES = (0.5, 99.5)
 # Pixels from which percentiles are computed, about.
 SAMPLE = 2_000_000
 MOST_VOXELS = 400_000_000
-# The coarsest axis of a volume is that of its slices if it is coarser than the next one by this factor.
+# The coarsest axis of a volume is its slice axis if it is coarser than the next one by this factor.
 COARSER = 1.25
 NIFTI = (".nii", ".nii.gz")
 IMAGE_TYPE = "0008|0008"
@@ -46,7 +46,7 @@ class Picture:
     Attributes:
         data: a JPEG, or (slices, height, width) `uint16`, black being small.
         low, high: black and white at first, in values of `data`.
-        slope, intercept: from values of `data` to those of the file.
+        slope, intercept: from values of `data` to the file's values.
         spacing: height and width of a pixel, in mm or as a ratio.
     """
 
@@ -290,7 +290,7 @@ def _slices_of(folder: Path) -> list[str]:
     """The files of the only series in a folder, apart from localisers, in their order.
 
     Raises:
-        ImageError: there is none, or there are several, of which another one could be shown than the model reads.
+        ImageError: there is no series, or several, so that the shown series might not be the one the model reads.
     """
     import SimpleITK
 

@@ -77,7 +77,7 @@ class RateSettings(WebSettings):
         return len(self.readers) > 1 or not is_local(self.host)
 
     def check(self) -> None:
-        """Check that the options agree; tokens that are missing are those of the store (see `with_tokens`).
+        """Check that the options agree; missing tokens come from the store (see `with_tokens`).
 
         Raises:
             CasewiseError: there is no reader, one is named twice, or a token is too short.

@@ -72,7 +72,7 @@ def items_of(study: Study, cohort: Cohort, form: Form) -> dict[str, Item]:
     if "image" in levels and len(levels) > 1:
         raise CasewiseError(
             "reading.targets: targets of single images and targets of cases cannot be read in one session. Name "
-            "those of one level, and read the others with another study file."
+            "targets of one level, and read the others with another study file."
         )
     orders = cohort.cases.groupby("subject", sort=False).cumcount()
     order = dict(zip(cohort.cases["case"], orders, strict=True))
@@ -161,11 +161,11 @@ def _with_repeats(keys: list[str], share: float, rng: np.random.Generator) -> li
 
 @dataclass(frozen=True)
 class SessionRequest:
-    """The session that is to be opened.
+    """The session to open.
 
     Attributes:
-        items: the keys of its items with what is shown beside the images; None: all of the cohort, blind.
-        source: what its items follow from, such as the checksum of a run; a session keeps that of its beginning.
+        items: the keys of its items with what is shown next to the images; None: all of the cohort, blind.
+        source: what its items follow from, such as the checksum of a run; a session keeps its first source.
     """
 
     name: str

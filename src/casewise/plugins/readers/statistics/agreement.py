@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 Statistic: TypeAlias = Callable[[np.ndarray], Mapping[str, float]]
 
-# Figures beyond the registry of metrics, by the registered metric whose interval suits them; that of an ICC allows for
-# skewed values.
+# Figures beyond the registry of metrics, by the registered metric whose interval suits them; an ICC's interval allows
+# for skewed values.
 ICC_AGREEMENT, ICC_CONSISTENCY = "icc[2,1]", "icc[3,1]"
 FLEISS, KRIPPENDORFF = "kappa[fleiss]", "icc[krippendorff]"
 FEWEST_SUBJECTS = 3
@@ -112,8 +112,8 @@ def leaving_out(statistic: Statistic, subjects: np.ndarray, plan: Plan = PLAN, r
     """Figures with intervals from leaving out one subject at a time.
 
     Args:
-        statistic: of the numbers of the rows that count, (n,); names of figures are those of registered metrics, with
-            anything in brackets behind; other names are means.
+        statistic: takes the numbers (n,) of the rows that count; figures are named after registered metrics, optionally
+            with a suffix in brackets; other names are means.
         subjects: (N,) the subject of each row.
         reason: why a figure is undefined where it is.
     """
@@ -153,7 +153,7 @@ def without_few(readings: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, list[st
 
 # ------------------------------------------------------------------------------------------------ groups of readings
 
-# By kind, the figures that use all readings, and those of the cases with a reading in every column.
+# By kind, the figures from all readings, and the figures from cases with a reading in every column.
 PAIRWISE = {
     NUMBERS: ("mae", KRIPPENDORFF),
     GRADES: ("mae", "agreement", KRIPPENDORFF),
@@ -254,7 +254,7 @@ class ReaderFigures(Record):
 
 
 class MeanOfReaders(Record):
-    """The mean of several readers: its reliability, and how far it lies from that of all readers (95 %, ±)."""
+    """The mean of several readers: its reliability, and its distance from the mean of all readers (95 %, ±)."""
 
     readers: int
     reliability: Interval

@@ -120,9 +120,9 @@ def write_agreement(
     """Write `agreement.html` of a readings table.
 
     Args:
-        readings: of the chosen sessions. All figures are of the blind ones; without any, agreement is of those of
-            doubtful labels; without these, of those with the model.
-        study: its title, and the margins and the reference that it states in advance.
+        readings: of the chosen sessions. All figures are of blind readings; without any, agreement is of readings of
+            doubtful labels; without these too, of readings with the model.
+        study: for its title and for the margins and the reference that it states in advance.
         model: what is compared with the readers; a table has the columns of `ModelPredictions.rows`.
 
     Raises:
@@ -208,7 +208,7 @@ class Page(Answers):
         return blocks
 
     def by_reader(self) -> list[Block]:
-        """A figure for each target, the table of readers, and folded that of regions."""
+        """A figure for each target, the table of readers, and a folded table of regions."""
         plots = [plot for name in self.whole if (plot := self.plot(name)) is not None]
         regions = {name: result for name, result in self.results.items() if "[" in name}
         blocks: list[Block] = [Plots(plots)] if plots else []

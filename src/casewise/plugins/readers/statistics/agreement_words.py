@@ -190,7 +190,7 @@ class Answers:
             names = list(result.readers)
             for reader, figures in result.readers.items():
                 others = names[1] if len(names) == 2 else "the others"
-                # of two readers, the bias of the second is that of the first with the other sign
+                # with two readers, the second one's bias is the first one's with the other sign
                 if stands_out(figures.bias, count, self.confidence) and not (len(names) == 2 and reader == names[1]):
                     side = (figures.bias.value or 0.0) < 0
                     what = f"scores {('higher', 'lower')[side]}"
@@ -247,7 +247,7 @@ class Answers:
         return sentences
 
     def beside_reference(self, compared: Mapping[str, AgainstReference]) -> list[str]:
-        """The mean of sensitivity and specificity of the model, and of readers with it, minus that of the readers."""
+        """The mean of sensitivity and specificity of the model, and of readers with it, minus the readers' mean."""
         sentences = []
         for target, against in compared.items():
             pairs = (("the model", against.model), ("readers with the model", against.aided or []))
@@ -309,7 +309,7 @@ def _in(ends: str) -> str:
 
 
 def margin_words(margin: float, scale: Scale) -> str:
-    """A margin with its unit; that of classes is a share."""
+    """A margin with its unit; for classes it is a share."""
     size = f"{100 * margin if scale.in_percent else margin:g}"
     return f"{size} {scale.unit.removesuffix('s') if size == '1' else scale.unit}"
 

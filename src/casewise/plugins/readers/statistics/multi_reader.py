@@ -186,7 +186,7 @@ def mean_over_readers(
     minus: np.ndarray | None = None,
     plan: Plan = PLAN,
 ) -> ReaderMean:
-    """The mean over R readers of a figure, or of its difference from that of `minus`.
+    """The mean over R readers of a figure, or of its difference from the figure of `minus`.
 
     Args:
         truth, subjects: (N,) as in `left_out`.
