@@ -41,11 +41,11 @@ Results: TypeAlias = dict[str, Any]
 
 # How long, in seconds: to start a process on every machine, and to wait for a machine with room.
 START, ROOM = 600.0, 60.0
-# How often a job moves at most; a further loss of its machine is its failure.
+# The most moves of a job; if its machine is lost again, the job has failed.
 MOVES = 5
 # Seconds between two looks at the machines of the cluster.
 NODES = 2.0
-# Tasks for each core of the cluster, into which the images are divided; files of which every machine must see some.
+# Tasks per core of the cluster into which the images are divided; files to try on every machine.
 PARTS, FILES = 32, 10
 
 

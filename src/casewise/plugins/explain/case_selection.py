@@ -166,10 +166,10 @@ def _across_classes(table: pd.DataFrame) -> list[str]:
 
 
 def mask_to_measure(run: FinishedRun) -> tuple[MaskMeaning, str]:
-    """The masks against which maps are measured, those of lesions if there are any: what they mark, and their column.
+    """The masks that maps are measured against, lesion masks if there are any: what they mark, and their column.
 
     Raises:
-        RunError: the study names none.
+        RunError: the study names no masks.
         CohortError: the table does not have the column.
     """
     columns = run.modality.mask_columns(run.study)

@@ -64,7 +64,7 @@ def explain_new(
         predictors: the networks of the learner's folds, one or more, on the CPU, each used before the next is taken.
         predicted: rows of the predictions table with the columns `case`, `region`, `image`, `target` and `y_pred`; for
             classes and grades, the predicted one is explained.
-        side: the longest side of pictures in pixels; by default that of the original images.
+        side: the longest side of pictures in pixels; by default as in the original images.
     """
     names = prepared.cohort.panels["case"].astype(str).to_numpy()
     sampled = {case: np.flatnonzero(names == case).tolist() for case in dict.fromkeys(names)}

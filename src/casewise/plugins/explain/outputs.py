@@ -298,7 +298,7 @@ def save_scan(path: Path, values: np.ndarray, affine: np.ndarray, *, signed: boo
     """Write a map (X, Y, Z) as `.nii.gz` in the geometry of its scan, atomically; equal maps give equal bytes.
 
     Args:
-        affine: (4, 4) from voxels to mm (RAS), that of the scan.
+        affine: (4, 4) the scan's affine from voxels to mm (RAS).
     """
     import nibabel
 

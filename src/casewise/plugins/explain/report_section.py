@@ -139,7 +139,7 @@ def placement_rows(placement: Values, *, marked: str = "") -> list[Row]:
 
 
 def agreement_rows(placement: Values, *, marked: str = "") -> list[Row]:
-    """For each network with a map of its own and each kind of mask the Dice of both, and that of everything."""
+    """For each network with a map of its own and each kind of mask, the Dice of both, and of marking everything."""
     rows = []
     for name, by_region in placement["networks"].items():
         for region, own in ((region, figures["own"]) for region, figures in by_region.items() if "own" in figures):

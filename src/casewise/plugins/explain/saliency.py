@@ -341,7 +341,7 @@ def contribution_map(model: LoadedModel, row: int, target: ExplainTarget) -> Sal
         at = torch.cat([model.network.features(batch) for batch in panels]).mean(dim=0) if len(views) > 1 else None
     by_batch: list[Contributions] = [contributions(model.network, batch, target, at=at) for batch in panels]
     panel = torch.cat(panels)
-    # the output is that of the mean features of all views
+    # the output comes from the mean features of all views
     maps = torch.cat([batch.maps for batch in by_batch]) / len(views)
     total = OutputSum(
         float(torch.cat([batch.output for batch in by_batch]).mean()),
@@ -376,7 +376,7 @@ def _grid(data: PanelDataset) -> tuple[int, int]:
 
 
 def average_folds(folds: Sequence[list[SaliencyMap]]) -> list[SaliencyMap]:
-    """The mean over folds of maps of the same rows; the panels are those of the first fold."""
+    """The mean over folds of maps of the same rows; the panels come from the first fold."""
     averages = []
     for of_row in zip(*folds, strict=True):
         first = of_row[0]
@@ -397,7 +397,7 @@ def native_maps(
     """The maps of one network of one case in the space of its original images, by channel; missing channels are absent.
 
     Args:
-        side: of photographs and slides, the longest side of the pictures in pixels; by default that of the originals.
+        side: for photographs and slides, the longest side of the pictures in pixels; by default as in the originals.
     """
     modality, by_channel = modality_of(prepared.study), {}
     for number, channel in enumerate(channels):

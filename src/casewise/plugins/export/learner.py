@@ -224,7 +224,7 @@ class TrainedLearner:
 
     @cached_property
     def study(self) -> Study:
-        """The settings of reading and preparation, as this learner sees them; those of augmentation are left out."""
+        """The settings of reading and preparation, as this learner sees them; without augmentation."""
         settings = self.members[0].settings
         panels = {key: settings["panels"][key] for key in ("by", "grid", "pooling")}
         member = replace(self.members[0], settings={**settings, "panels": panels})
@@ -250,7 +250,7 @@ class TrainedLearner:
 
     @property
     def flips(self) -> bool:
-        """Whether predictions are averaged with those of mirrored panels."""
+        """Whether predictions are averaged with predictions of mirrored panels."""
         return bool(self.members[0].settings["test_time_augmentation"])
 
     @property
@@ -282,7 +282,7 @@ class TrainedLearner:
 
     @property
     def names(self) -> Names:
-        """The names of the graph's inputs and outputs; those of targets with other signs than letters as `_`."""
+        """The names of the graph's inputs and outputs; in names of targets, other signs than letters become `_`."""
         inputs = ["panels"] if len(self.fitted) == 1 else [f"panels_{n}" for n in range(1, len(self.fitted) + 1)]
         taken = list(inputs)
         for output in self.outputs:

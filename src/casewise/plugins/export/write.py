@@ -1,6 +1,6 @@
 """Writing an export: the graph of each learner, and what a person needs to feed it.
 
-The values of a written graph on panels are compared with those of casewise's own networks.
+The values of a written graph on panels are compared with the values of casewise's own networks.
 """
 
 from __future__ import annotations
@@ -334,7 +334,7 @@ def with_gaps(sample: Sample, *, sequences: bool) -> Sample:
 def reference(learner: TrainedLearner, panels: Sequence[Tensor]) -> list[np.ndarray]:
     """What casewise itself predicts for panels, in float32: the values (P, V) of each target, mean over the folds.
 
-    This is the code of `casewise.models` and of the predictions table, not that of the graph.
+    This uses the code of `casewise.models` and of the predictions table, not the graph.
     """
     by_fold = [
         _values(network, panels[number], learner.outputs, flips=learner.flips)

@@ -336,7 +336,7 @@ def _uncomputed(score: Score, learner: str, values: Sequence[Value]) -> Value:
 
 
 def of_study(values: Sequence[Value], facts: ModelFacts) -> list[str]:
-    """What the study's audit found, and its figures, where they are those of the learner that predicted."""
+    """The findings of the study's audit, and its figures; empty unless they are about the learner that predicted."""
     if facts.headline and any(value.learner != facts.headline for value in values):
         return []
     return [*filter(None, [facts.audited]), *([f"In its study: {facts.result}."] if facts.result else [])]

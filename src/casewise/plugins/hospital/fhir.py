@@ -136,9 +136,9 @@ def _study(result: CaseResult) -> ImagingStudy | None:
 
 
 def _identified(result: CaseResult, facts: ModelFacts) -> Iterator[tuple[Quantity, str]]:
-    """The quantities of a case, each with what identifies it: its number among those of its learner and target.
+    """The quantities of a case, each with its identifier: its number within its learner and target.
 
-    A region or image does not, so that a value is written in place of the refusal of the same study.
+    A region or image does not identify it, so that a value replaces the refusal of the same study.
     """
     groups: dict[tuple[str, str], list[Quantity]] = {}
     for quantity in quantities(result, facts):

@@ -31,7 +31,7 @@ class ResultFormat(Protocol):
 
     Attributes:
         name: on the command line; title: for people; ending: of its files.
-        packages: the modules that it needs beyond those of casewise.
+        packages: the modules that it needs beyond casewise's own.
     """
 
     @property
@@ -119,7 +119,7 @@ class ResultFolder:
             self.without[result.case] = str(error)
 
     def publish(self) -> None:
-        """Move the files to their folder; those of the same names are replaced."""
+        """Move the files to their folder, replacing files of the same name."""
         try:
             make_folder(self.folder)
             for file in sorted(self.staged.iterdir()):

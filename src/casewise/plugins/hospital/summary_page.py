@@ -177,7 +177,7 @@ def _fonts() -> list[str]:
 
 
 def width_of(text: str, size: float, bold: bool = False) -> float:
-    """The width of a line in pixels: that of its words and the blanks between them."""
+    """The width of a line in pixels: its words and the blanks between them."""
     words = text.split(" ")
     return sum(_width(word, size, bold) for word in words) + (len(words) - 1) * _width(" ", size, bold)
 

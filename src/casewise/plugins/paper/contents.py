@@ -100,14 +100,14 @@ class Paper:
     # ------------------------------------------------------------------------------------------------------- tables
 
     def design(self) -> Table:
-        """Cohort, split and training of the run beside those of the publication."""
+        """Cohort, split and training of the run and of the publication."""
         ours, published = design(self.run), self.published.design
         rows = [(name, published.get(name, ""), ours.get(name, "")) for name in ours]
         caption = f"Design of {self.published.source or 'the publication'} and of this run."
         return from_data("design", caption, pd.DataFrame(rows, columns=["item", "published", "this run"]))
 
     def results(self, target: str, stage: str, *, most: int | None = None) -> Table:
-        """Every metric of every learner; in LaTeX those of the report, each published value beside ours.
+        """Every metric of every learner; in LaTeX the report's metrics, with each published value next to ours.
 
         Raises:
             CasewiseError: nothing was evaluated.
@@ -160,7 +160,7 @@ class Paper:
         return caption + (" This run is of synthetic images, the publication of patients." * self.run.study.synthetic)
 
     def published_values(self) -> Table:
-        """Every published value with that of the run beside it, or the reason why the run has none.
+        """Every published value with the run's value, or the reason why the run has none.
 
         Raises:
             CasewiseError: there is no publication.

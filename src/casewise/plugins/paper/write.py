@@ -106,7 +106,7 @@ class Sheet:
 
 
 def reduce_text(figure: Figure) -> None:
-    """Bring all text to the sizes of print: that of the report is for screens."""
+    """Reduce all text to print sizes: the report's text is sized for screens."""
     from matplotlib.text import Text
 
     for text in figure.findobj(Text):

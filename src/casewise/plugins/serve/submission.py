@@ -181,7 +181,7 @@ def check_person(submission: Submission, folder: Path) -> None:
     """Check that the DICOM images of all visits state one patient.
 
     Raises:
-        ServiceError: images state different patients, whose results would be shown as those of one.
+        ServiceError: images state different patients, whose results would be shown as one patient's.
     """
     if problem := people_problem(list(stated_by([folder / file.stored for file in submission.files])), "", ()):
         message = f"{submission.named(problem)} Send the images of each patient in a request of their own."
@@ -189,7 +189,7 @@ def check_person(submission: Submission, folder: Path) -> None:
 
 
 def into_series(submission: Submission, folder: Path) -> list[UploadedFile]:
-    """One entry for each scan; DICOM files of a series are moved into a folder, whose name is that of the entry."""
+    """One entry for each scan; DICOM files of a series are moved into a folder with the entry's name."""
     by_scan: dict[tuple[int, str], list[UploadedFile]] = {}
     for file in submission.files:
         by_scan.setdefault((file.visit, file.slot), []).append(file)

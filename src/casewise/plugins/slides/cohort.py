@@ -128,7 +128,7 @@ def pictures(study: Study, cohort: Cohort, folder: Path, show: Show) -> tuple[Co
     for row, slide in enumerate(slides):
         if slide is None:
             continue
-        # Bytes per pixel are those of the slide, but width and height are those of its thumbnail.
+        # Bytes per pixel are the slide's, but width and height are its thumbnail's.
         shown = float(index.at[row, "width"]) * float(index.at[row, "height"])
         index.loc[row, ["path", "mode", "format"]] = [str(slide.path), slide.facts.vendor, "slide"]
         index.loc[row, "bytes"] = max(1, round(slide.facts.bytes * shown / (slide.size[0] * slide.size[1])))

@@ -41,7 +41,7 @@ class TilePlan(Tiles):
     """The rules by which tiles are cut from a slide, as the study states and checks them.
 
     `side`: of a tile in pixels as it is stored. At most one of `mpp` (microns per pixel), `magnification` and `level`
-    states the resolution; the default is that of level 0. `min_tissue`: the least share of a tile that
+    states the resolution; the default is the resolution of level 0. `min_tissue`: the least share of a tile that
     must be tissue. `max_tiles`: the largest number of tiles of a slide, spread evenly over its tissue. `overlap`: the
     share of its side that a tile has in common with the next one. `assume_mpp`: the microns per pixel of level 0 of
     slides that do not state theirs.
@@ -315,7 +315,7 @@ def keep(planned: PlannedSlide, folder: Path, name: str) -> PlannedSlide | None:
 
 
 def sweep(folder: Path, names: set[str]) -> None:
-    """Remove stored tiles of other slides and plans than those of these names."""
+    """Remove stored tiles of slides and plans with other names."""
     for path in [*folder.glob("*.npz"), *folder.glob("*.jpg")]:
         if path.stem not in names:
             path.unlink(missing_ok=True)

@@ -140,7 +140,7 @@ def _is_finite(value: Any) -> bool:
 def parameters(study: Study) -> dict[str, str]:
     """The settings that trackers get, by their path in the study file.
 
-    The first weights are `pretrained`, `random` or `file`, never a path; the kinds of the targets are those of the
+    The first weights are `pretrained`, `random` or `file`, never a path; the kinds of the targets are the kinds of the
     outputs.
     """
     plain = study.model_dump(mode="json")
@@ -175,7 +175,7 @@ class MLflow:
     """Sends units to a server or a store.
 
     Args:
-        address: of the server or store; empty: that of MLFLOW_TRACKING_URI, else the folder `mlruns` beside the run's.
+        address: of the server or store; empty: MLFLOW_TRACKING_URI, else the folder `mlruns` next to the run folder.
         run: identifies the run, so that nothing is sent twice.
     """
 
@@ -228,12 +228,12 @@ class MLflow:
         now = int(time.time() * 1000)
         # MLflow refuses another value of a parameter; of a study that was extended, the tags have the present ones
         before = self._client.get_run(run).data.params
-        facts = {_named(name): value[:LENGTH] for name, value in unit.facts.items()}
+        facts = {_valid_name(name): value[:LENGTH] for name, value in unit.facts.items()}
         params = [Param(name, value) for name, value in facts.items() if name not in before]
         for name, value in facts.items():
             if before.get(name, value) != value:
                 self._client.set_tag(run, name, value)
-        metrics = [Metric(_named(name), value, now, step) for name, value, step in unit.values]
+        metrics = [Metric(_valid_name(name), value, now, step) for name, value, step in unit.values]
         for start in range(0, len(params), PARAMS):
             self._client.log_batch(run, params=params[start : start + PARAMS])
         for start in range(0, len(metrics), METRICS):
@@ -241,10 +241,10 @@ class MLflow:
         self._client.set_terminated(run)
 
 
-def _named(name: str) -> str:
+def _valid_name(name: str) -> str:
     """A name with signs that MLflow takes.
 
-    >>> _named("oof/timm:vit@late/size/mae")
+    >>> _valid_name("oof/timm:vit@late/size/mae")
     'oof/timm:vit_late/size/mae'
     """
     return re.sub(r"[^\w.:/ -]", "_", name)
