@@ -92,7 +92,7 @@ class _Step:
     outer: bool = False
 
     def due(self, silent: float) -> bool:
-        """Whether a log that was silent for so many seconds gets a line, which is then expected to be printed."""
+        """Whether a log that was silent for `silent` seconds gets a line, which is then expected to be printed."""
         words = re.sub(r"[\d.,]+( waiting)?", "", self.text).strip()
         pause = self.pause if words == self.logged else BEAT
         if silent < pause:
@@ -217,7 +217,7 @@ class Terminal:
 
     @contextmanager
     def _live(self) -> Iterator[None]:
-        """On a terminal: the status below the last line, drawn anew four times a second."""
+        """On a terminal: the status below the last line, redrawn four times a second."""
         from rich.console import Console
         from rich.live import Live
         from rich.text import Text
@@ -251,7 +251,7 @@ def columns(stream: IO[str]) -> int:
 def end_process(code: int) -> NoReturn:
     """End the process without tearing down the interpreter, which takes seconds with torch.
 
-    What the standard streams hold is written first; if that fails, the exit code is 1 in place of 0.
+    What the standard streams hold is written first; if that fails, the exit code is 1 instead of 0.
     """
     for stream in (sys.stdout, sys.stderr):
         try:

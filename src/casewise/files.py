@@ -80,10 +80,10 @@ def replacing(
 
 @contextmanager
 def staging_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder on the disk of the folder `path`, for files that are to appear there together.
+    """Yield an empty folder on the disk of the folder `path`, for files that will appear there together.
 
-    It is beside `path`, or in it where a disk is mounted there. It is removed with what is in it when the block ends;
-    one that a killed process left is removed at a later call.
+    It is next to `path`, or in it if a disk is mounted there. It is removed with its contents when the block ends;
+    a folder that a killed process left is removed at a later call.
 
     Raises:
         OSError: no folder can be made there.

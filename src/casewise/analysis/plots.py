@@ -238,7 +238,7 @@ class Plots:
     def trajectory(self, subject: str, *, title: str | None = None, **names: Unpack[Names]) -> Figure:
         """The values of a subject over the visits by physician and model, with the change from baseline in percent.
 
-        `title` is shown in place of the subject, with numbers in place of the names of visits.
+        `title` is shown instead of the subject, with numbers instead of the names of visits.
         """
         chosen, tracks = self._chosen("fit", names), self.tracks(**names)
         name = named("subject with two recorded visits or more:", subject, [t.subject for t in tracks], self.run)

@@ -28,7 +28,7 @@ from casewise.predictions.table import SAMPLE_KEY, final_rows
 POINTS = 41
 # The curve leaves out the most extreme predictions, where it would follow single cases.
 TAIL = 0.01
-# Below so many subjects of a class, percentile intervals of its slope cover 88 to 94 % instead of 95 %.
+# Below this many subjects of a class, percentile intervals of its slope cover 88 to 94 % instead of 95 %.
 FEW_OF_CLASS = 30
 # With a smaller standard deviation of the logits, such as probabilities of 49 to 51 %, a slope means nothing.
 LEAST_SPREAD = 0.05

@@ -27,7 +27,7 @@ from casewise.metrics.classes import Classes
 from casewise.metrics.registry import metric_of
 from casewise.predictions.table import final_rows
 
-# Below so many subjects a group is not tested and is called small; for a figure of single classes, so many of each.
+# Below this many subjects a group is not tested and is called small; for a figure of single classes, this many of each.
 FEW_SUBJECTS, FEW_OF_CLASS = 10, 30
 LEAST_DEFINED = 0.9
 SIGNIFICANT = 0.05

@@ -30,7 +30,7 @@ from casewise.evaluation.results import Interval, ResponseRates, Trial, TrialVis
 
 Array: TypeAlias = np.ndarray
 
-# A visit is compared if so many subjects of every arm have it.
+# A visit is compared if this many subjects of every arm have it.
 FEWEST_AT_VISIT = 5
 # A random effect counts as one if its variance is this share of the residual variance.
 SINGULAR = 1e-4

@@ -164,7 +164,7 @@ def begin(job: Job, how: str = "") -> None:
     """Remove the state of a training with other inputs or another method from the job's folder.
 
     It may have been trained on other subjects, and a state is valid only for the same method of computation (`how`).
-    The facts of an earlier network are removed, too: they are written again beside the new weights.
+    The facts of an earlier network are removed, too: they are written again with the new weights.
     """
     job.folder.facts.remove()
     made_from = f"{job.fingerprint} {how}".strip()

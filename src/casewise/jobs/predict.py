@@ -64,7 +64,7 @@ class JobPredictions:
     distance: FeatureDistance | None
 
 
-# Training panels whose features are computed once more after training.
+# Training panels whose features are computed again after training.
 MOST_PANELS = 1000
 
 

@@ -266,12 +266,12 @@ class UNet(nn.Module):
         for block in self.features:
             values = block(values)
             contracted.append(values)
-        for enlarge, block, beside in zip(self.enlarge, self.decoder, reversed(contracted[:-1]), strict=True):
+        for enlarge, block, skip in zip(self.enlarge, self.decoder, reversed(contracted[:-1]), strict=True):
             values = enlarge(values)
             if self.padded:  # pooling leaves out a last odd row or column
-                rows, columns = (large - small for large, small in zip(beside.shape[2:], values.shape[2:], strict=True))
+                rows, columns = (large - small for large, small in zip(skip.shape[2:], values.shape[2:], strict=True))
                 values = functional.pad(values, (0, columns, 0, rows))
-            values = block(torch.cat((middle(beside, values), values), 1))
+            values = block(torch.cat((middle(skip, values), values), 1))
         return contracted[-1], values, self.map(values)
 
 

@@ -127,7 +127,7 @@ class FeatureSpec:
         return {key: value for key, value in values.items() if key not in without or value != without[key]}
 
     def width(self, channels: int) -> int:
-        """The width of the vector of one map with so many channels.
+        """The width of the vector of one map with this many channels.
 
         >>> FeatureSpec("features", summary="covariance").width(3)
         9

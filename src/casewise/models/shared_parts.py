@@ -241,7 +241,7 @@ def predict_together(
     are not mirrored.
 
     Args:
-        shared: the first layers that the networks have in common, which are computed once; panels are no bags then.
+        shared: the first layers that the networks have in common; they are computed once, and panels are not bags then.
     """
     device = next(networks[0].parameters()).device
     form = torch.channels_last if channels_last else torch.contiguous_format

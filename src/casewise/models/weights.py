@@ -179,7 +179,7 @@ def read_checked(file: WeightsFile, expected: str) -> dict[str, Tensor]:
 
     Raises:
         RunError: the weights are of another training, or the file cannot be read.
-        WeightsError: it is no safetensors file, or not all of its values are finite numbers.
+        WeightsError: it is not a safetensors file, or not all of its values are finite numbers.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load

@@ -22,7 +22,7 @@ MORE = " {shown} of {count} values are shown: values with several classes first,
 COLUMN = (
     "Alone: a linear model on the column, without an image, for subjects not used for fitting it; with one image of"
     " each, if they differ in their number of images. The model counts as"
-    " better than the column if the interval of its AUROC lies above; otherwise its AUROC is no evidence that it uses"
+    " better than the column if the interval of its AUROC lies above; otherwise its AUROC does not show that it uses"
     " the disease. Within: the same predictions of the model among the cases with one value of the column, where"
     " recognising the column does not help; below, the subjects with the class. The mean is over the values with an"
     " interval, each with the same weight."

@@ -113,9 +113,9 @@ def screen(context: ReportContext) -> Screen:
     combined = ", ".join(f"{name} {weight}" for name, weight in weights(context))
     of_new = " for new cases (each fold has its own)" if weights_fitted(context) else ""
     of_new += ", from part to part of the score" if any(" to " in weight for _, weight in weights(context)) else ""
-    measured, quantiles, beside = sizes(context), spread(context), rivals(context)
+    measured, quantiles, compared_rows = sizes(context), spread(context), rivals(context)
     rough = ROUGH[bool(context.classes)].format(unit=context.study.unit)
-    any_rough = "rough" in f"{measured} {quantiles} {rows} {beside}"
+    any_rough = "rough" in f"{measured} {quantiles} {rows} {compared_rows}"
     return Screen(
         lead=lead(context),
         external=external,
@@ -128,7 +128,7 @@ def screen(context: ReportContext) -> Screen:
         failures=rows,
         more_failures=_failures_note(context, rows, more),
         rival_heads=["Model", compared + own_side(context), interval, "The reported model is"],
-        rivals=beside,
+        rivals=compared_rows,
         flags=[each for each in holding if each.level == "flag" and each is not external],
         trust=[each for each in holding if each.level != "flag" and each is not external],
         model=" ".join(
@@ -219,9 +219,9 @@ def sizes(context: ReportContext) -> list[Size]:
     if here:
         over = counted(len(getattr(here, "sources", [])), context.site) if context.by_site else ""
         inside = context.metric("oof", context.learner, metric) if context.stage == "test" and not outside else None
-        beside = f"out of fold {context.write.text(metric, inside.value, short=True)}" if inside else ""
+        out_of_fold = f"out of fold {context.write.text(metric, inside.value, short=True)}" if inside else ""
         cohort = f"{context.site}s left out" if of_known else own_side(context)[2:]
-        shown.append(_size(context, metric, here, cohort, f"mean over {over}" if over else beside))
+        shown.append(_size(context, metric, here, cohort, f"mean over {over}" if over else out_of_fold))
     if of_known:
         names = f"known {context.site}s", f"in folds of {context.study.unit}s"
         shown.append(_size(context, metric, of_known, *names))
@@ -295,13 +295,13 @@ def spread(context: ReportContext) -> str:
         return ""  # with an external figure, the first sentence and the third card have it
     bounds = _bounds(write, metric, figure)
     inside = context.metric("oof", context.learner, metric) if context.stage == "test" else None
-    beside = [f"out of fold {write.text(metric, inside.value, short=True)}"] if inside else []
+    out_of_fold = [f"out of fold {write.text(metric, inside.value, short=True)}"] if inside else []
     by_chance = [] if chance is None else [f"{number(chance, 1)} by chance"]
-    details = "; ".join([*filter(None, [bounds]), *beside, *by_chance])
+    details = "; ".join([*filter(None, [bounds]), *out_of_fold, *by_chance])
     text = f"{write.title(metric)} {write.text(metric, figure.value, short=True)}"
     if context.by_site and context.metrics.known_sources:
         text += f", {context.site}s left out"
-    return f"{text} ({details})" if bounds or beside else text
+    return f"{text} ({details})" if bounds or out_of_fold else text
 
 
 def _bounds(write: MetricFormat, metric: str, figure: Estimate | SourceMean, *, short: bool = True) -> str:
@@ -437,7 +437,7 @@ def rivals(context: ReportContext) -> list[Rival]:
 
 
 def _better_part(context: ReportContext, metric: str, figure: Estimate | SourceMean, baseline: str) -> str:
-    """The best part of a combined model, by figures on the judged cases, if it is better and no row yet; else empty."""
+    """The best part of a combined model on the evaluated cases, if it is better and not yet a row; otherwise empty."""
     larger = metric_of(metric).larger_is_better
     values: dict[str, float] = {}
     for name in dict.fromkeys(name for output in weights_of(context) for name in output):

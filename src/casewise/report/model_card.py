@@ -54,8 +54,8 @@ LIMITS = (
 )
 UNKNOWN_SUBJECTS = ": a person may be on both sides of the split, and every figure may be too good."
 PRIVACY = (
-    "The bundle contains no image, no label, no name of a subject and no path of a file. In place of the names of the"
-    " subjects behind each network it contains salted hashes of them, and in place of the images fingerprints: 512"
+    "The bundle contains no image, no label, no name of a subject and no path of a file. Instead of the names of the"
+    " subjects behind each network it contains salted hashes of the names, and instead of the images fingerprints: 512"
     " signs of the coarsest patterns of each. A study that uses the network as first weights is checked against both,"
     " so that no subject on whom it was trained is held out there. The hashes do not withstand"
     " guessing: whoever can list possible names, such as numbers from 1 to 500, can find out which of them took part."

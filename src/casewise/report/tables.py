@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from casewise.study.schema import Study
 
 Figure = Mapping[str, Any] | None
-# A difference is printed with at most so many decimals.
+# A difference is printed with at most this many decimals.
 MOST_DIGITS = 4
 # The words of a verdict in a table.
 VERDICTS = {

@@ -105,7 +105,7 @@ class Artefact:
     def set_aside(self) -> Path:
         """Rename the file to `*.damaged-N`, so that it is kept but not used.
 
-        Only for a process that holds the lock of the folder and makes the file anew; readers raise the error instead.
+        Only for a process that holds the lock of the folder and recreates the file; readers raise the error instead.
         """
         number = 1
         while (target := self.path.with_name(f"{self.path.name}.damaged-{number}")).exists():

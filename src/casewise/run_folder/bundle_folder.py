@@ -56,7 +56,7 @@ class BundleFolder:
     # The format, and size and SHA-256 of every other file.
     manifest_path = Part(Path, "manifest.json")
 
-    # The study's settings for new cases, the networks, and everything fitted beside them.
+    # The study's settings for new cases, the networks, and everything else that was fitted.
     facts = Part(JsonFile, "bundle.json", REMEDY, portable=True)
     # Metrics with their intervals.
     metrics = Part(JsonFile, "metrics.json", REMEDY, portable=True)

@@ -27,7 +27,7 @@ from casewise.run_folder.job_folder import FINAL, LOCK, JobFolder
 
 # The file that marks a folder of explanations before it has a table.
 EXPLANATIONS_MARK = ".explanations"
-# What `--learner` may say in place of the name of a learner.
+# What `--learner` may say instead of the name of a learner.
 HEADLINE, NETWORKS, ALL_LEARNERS = "headline", "networks", "all"
 
 
@@ -185,7 +185,7 @@ class RunFolder:
 
     @property
     def cohort_twins(self) -> JsonFile:
-        """The pictures that the study's cohort, that for pretraining and the external one share, beside the images."""
+        """The pictures shared by the study's, the pretraining and the external cohort; stored with the images."""
         return JsonFile((self.images_of or self.path) / "cohort-twins.json")
 
     def seed(self, seed: int) -> RunFolder:
@@ -277,7 +277,7 @@ class RunFolder:
     def evaluated_files(self, learners: Iterable[str] = ()) -> dict[str, str]:
         """The checksums of all parts of a run, by their names in the folder; `metrics.json` keeps them as `made_from`.
 
-        Files that measure time differ between equal runs, so they are no parts: of the network of a job, its facts are.
+        Files that measure time differ between equal runs, so they are left out: a network is represented by its facts.
         """
         parts = [self.study, self.cohort, self.splits, self.audit, self.fingerprint, self.recipe_plan, self.left_out]
         parts += [self.external_cohort, self.cohort_difference, self.counterfactuals, self.tile_predictions]
@@ -340,7 +340,7 @@ class RunFolder:
         """Check that there is such a folder.
 
         Raises:
-            RunError: there is not, or it is a file or a bundle; the nearest name beside it is given.
+            RunError: there is none, or it is a file or a bundle; the message has the nearest name in its folder.
         """
         what = "a bundle" if BundleFolder(self.path).exists() else ""
         if self.path.is_file():

@@ -23,11 +23,11 @@ from casewise.splits.assignment import Assignment, ClassNeeds, assign
 
 # Runs of a fold that are tried: the fewest that give every side the classes that it can have.
 RUNS = (1, 2, 4, 8, 16, 32, 64)
-# A series of file names has at least so many members on average; names of random digits have one each.
+# A series of file names has at least this many members on average; names of random digits have one each.
 LEAST_SERIES = 4
-# A number with at least so many values may identify people; one with fewer is a magnification, an eye or a year.
+# A number with at least this many values may identify people; one with fewer is a magnification, an eye or a year.
 LEAST_VALUES = 8
-# A series of at most so many files may show one person and is not cut.
+# A series of at most this many files may show one person and is not cut.
 MOST_OF_PERSON = 20
 # How far a cut may move from equal lengths to a gap in the numbers, as a fraction of the length.
 CUT_SHIFT = 0.25
@@ -130,7 +130,7 @@ def assign_runs(
 def file_runs(paths: Sequence[str], holders: np.ndarray, sides: int, factor: int = 1) -> tuple[np.ndarray, int]:
     """(files,) the run of each file, and the number of files or persons that are never divided.
 
-    Every line of numbers is cut into `factor` runs for each of so many sides of equal size. A run has at most one and a
+    Every line of numbers is cut into `factor` runs for each of `sides` sides of equal size. A run has at most one and a
     half times the files of an equal share, and the files of one number or person.
 
     Args:

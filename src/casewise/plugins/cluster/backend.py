@@ -156,8 +156,8 @@ class RayBackend(Backend):
             plan = plans[job.model]
             gpus = int(plan.device == "cuda")
             cores = machines.cores_of(plan.threads, gpus, nodes)
-            beside = min(limit or len(jobs), max(machines.rooms(node, cores, gpus) for node in nodes.values()))
-            call = _pickled(machines.attempt_of, _absolute(job), plan, max(1, beside))
+            at_once = min(limit or len(jobs), max(machines.rooms(node, cores, gpus) for node in nodes.values()))
+            call = _pickled(machines.attempt_of, _absolute(job), plan, max(1, at_once))
             tasks.append(Task(job.name, call, cores, gpus, _absolute(job)))
         machines.check_room(tasks, nodes)
         results = self._run(tasks, limit)
@@ -324,7 +324,7 @@ class RayBackend(Backend):
                 raise error.cause from None
             raise
         except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
-            # a job is tried once more by whoever gave it
+            # a job is tried again by whoever gave it
             if lessor.expired(attempt.since) or not (task.job or task.moves):
                 return self._lost(attempt)
             failure = lost(task.job) if task.job else Failure(f"{task.name}: there was not enough memory.", True)
@@ -353,7 +353,7 @@ class RayBackend(Backend):
         return [Ended(attempt, time.monotonic() + SAFE, failure)]
 
     def _cancel(self, at_work: Mapping[Any, Attempt]) -> None:
-        """End the processes of these attempts; the leases of those that do not answer remain withdrawn."""
+        """End the processes of these attempts; the leases of processes that do not answer remain withdrawn."""
         if not at_work:
             return
         lessor = self._begun.lessor

@@ -36,7 +36,7 @@ LEASES = ".leases"
 # Seconds between two renewals of the leases, and between two looks of a process at its own.
 BEAT = 2.0
 LOOK = 0.5
-# A process ends itself after so many seconds without a renewal; the others rely on it after `SAFE`.
+# A process ends itself after this many seconds without a renewal; the others rely on it after `SAFE`.
 EXPIRY = 20.0
 SAFE = 30.0
 # How long, in seconds, a file that another machine wrote may take until it is seen.

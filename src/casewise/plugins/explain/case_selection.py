@@ -155,7 +155,7 @@ def _reference_model(run: FinishedRun, models: list[str]) -> tuple[str, pd.DataF
     main, table = run.results.main.learner, run.final
     name = main if main in models else models[0]
     phrase = learner_name(name)
-    phrase += f" (in place of {learner_name(main)}, which the report shows)" if main and main != name else ""
+    phrase += f" (instead of {learner_name(main)}, which the report shows)" if main and main != name else ""
     return phrase, table[table["model"] == name]
 
 

@@ -30,7 +30,7 @@ class OriginalMap:
         channel: the sequence; empty for images.
         native: the map, and the original image if it is not a volume.
         method: the saliency method.
-        signed: whether the map goes from −1 (against) to 1 (in favour), in place of 0 to 1.
+        signed: whether the map goes from −1 (against) to 1 (in favour), instead of 0 to 1.
         flat: the map is nearly uniform.
     """
 

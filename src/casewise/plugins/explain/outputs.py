@@ -191,7 +191,7 @@ def figure_rows(run: FinishedRun, case: str, networks: list[CaseExplanation]) ->
         pictures = {network.model: outlined(network.picture_of(index, name), None) for network in shown[1:]}
         written = {model: _value_text(run, target, prediction.y_pred) for model, prediction in predictions.items()}
         for network in shown:
-            if (own := network.maps[index].own) is not None:  # a U-Net's own map stands beside Grad-CAM
+            if (own := network.maps[index].own) is not None:  # a U-Net's own map is shown with Grad-CAM
                 title = f"{network.model}: own map"
                 values[title] = enlarged(own[network.maps[index].middle_view])
                 pictures[title] = outlined(network.picture_of(index, name), None)

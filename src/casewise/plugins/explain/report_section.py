@@ -297,7 +297,7 @@ def _case_by_case(shown: Values, cases: Cases, form: tuple[str, str, str], own: 
 
 
 def _strip(row: Values, uri: str, folder: Path, form: tuple[str, str, str], own: str) -> list[Picture]:
-    """The input of the networks and the map of each; a U-Net's own map is beside it."""
+    """The input of the networks and the map of each; a U-Net's own map is next to it."""
     name = f" on {row['name']}" if row["name"] else ""
     pictures = [
         Picture(uri, f"Input of the networks{name}", f"{row['name'] or 'Input'}; reference: {row['reference']}")

@@ -176,7 +176,7 @@ def _fused(body: Fused, panels: Tensor) -> Tensor:
 
 
 def _filled(body: Fused, panels: Tensor) -> Tensor:
-    """Panels (B, S, H, W) of early fusion with the learned value in place of missing sequences."""
+    """Panels (B, S, H, W) of early fusion with the learned value instead of missing sequences."""
     if body.missing_token is None:
         return panels
     present = ~panels[:, :, :1, :1].isnan()

@@ -88,7 +88,7 @@ def _file_steps(preparation: Preparation) -> list[Step]:
     )
     bars = {"reflect": "the image mirrored at its edges, whose pixels are repeated", "black": "black"}
     placed = (
-        f"Where its longest side is not {size}, the image is resized once more, by the same rule without the condition "
+        f"Where its longest side is not {size}, the image is resized again, by the same rule without the condition "
         f"(small images are enlarged). Of W×H pixels, its left is at ({size} − W) // 2 and its top at ({size} − H) "
         f"// 2 in a square of {size}×{size}; the rest is {bars[preparation.padding]}."
         if pads

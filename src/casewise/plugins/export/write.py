@@ -319,7 +319,7 @@ def random_sample(learner: TrainedLearner) -> Sample:
 
 
 def with_gaps(sample: Sample, *, sequences: bool) -> Sample:
-    """The panels, and the first one once more with what it may lack: a sequence, or images of a bag."""
+    """The panels, and a copy of the first one without what it may lack: a sequence, or images of a bag."""
     inputs = []
     for panels in sample.panels:
         copy = panels[:1].clone()

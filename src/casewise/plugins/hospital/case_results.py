@@ -78,7 +78,7 @@ class ModelFacts:
             own = RunFolder(model.folder).bundle
             way = f"Give {own.path}" if own.exists() else "Give a bundle"
             raise RunError(
-                f"{model.folder} is no bundle, and results for hospitals name the bundle by its checksum. {way}, or "
+                f"{model.folder} is not a bundle, and results for hospitals name the bundle by its checksum. {way}, or "
                 "the file that `casewise bundle` writes."
             )
         first = model.members[0]
@@ -210,7 +210,7 @@ def results_of(
     """The cases of a chunk in their order, without rows that name no subject.
 
     Args:
-        names: whether they have the names of the table and of files, in place of hashes and fixed texts.
+        names: whether they have the names of the table and of files, instead of hashes and fixed texts.
         subject_system: the URI of the system that identifies subjects.
     """
     for case, rows in chunk.table.groupby("case", sort=False):
@@ -234,7 +234,7 @@ def results_of(
 
 
 def _without_names(result: CaseResult, facts: ModelFacts) -> CaseResult:
-    """The same with hashes in place of names, and fixed texts in place of those that may contain a name."""
+    """The same with hashes instead of names, and fixed texts instead of those that may contain a name."""
     return replace(
         result,
         case=_hashed(facts, result.case),
@@ -247,7 +247,7 @@ def _without_names(result: CaseResult, facts: ModelFacts) -> CaseResult:
 
 
 def nameless(value: Value, facts: ModelFacts) -> Value:
-    """A value with a hash in place of its image, and fixed texts for flags and problems that may contain a name."""
+    """A value with a hash instead of its image, and fixed texts for flags and problems that may contain a name."""
     # a reason may follow the name of a file
     flags = joined(
         next((text for text in facts.flags if reason == text or reason.endswith(f": {text}")), UNLIKE)

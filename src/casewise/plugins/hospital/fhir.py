@@ -84,7 +84,7 @@ def transaction(result: CaseResult, facts: ModelFacts, release: Release) -> Reso
 
 
 def _entry(resource: Resource) -> Resource:
-    """A resource of a transaction that is written in place of that with the same identifier, if there is one."""
+    """A resource of a transaction; it replaces the one with the same identifier, if there is one."""
     kind, identifier = resource["resourceType"], resource["identifier"][0]
     return {
         "fullUrl": unique(kind, identifier["system"], identifier["value"]).urn,

@@ -136,11 +136,11 @@ def result_folders(
     """What receives the predictions of every chunk; the files appear when the block ends without an error.
 
     Args:
-        names: whether the files have the names of subjects, visits and images, in place of hashes.
+        names: whether the files have the names of subjects, visits and images, instead of hashes.
         subject_system: the URI of the system that identifies subjects, for FHIR.
 
     Raises:
-        RunError: the model is no bundle, or a folder cannot be written.
+        RunError: the model is not a bundle, or a folder cannot be written.
     """
     with ExitStack() as stack:
         written = []

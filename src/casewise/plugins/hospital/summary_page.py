@@ -359,7 +359,7 @@ def headline_of(value: Value, facts: ModelFacts) -> str:
 
 
 def _title(value: Value, facts: ModelFacts, result: CaseResult) -> str:
-    """The target with its region, and the number of its image in place of its name."""
+    """The target with its region, and the number of its image instead of its name."""
     images = list(dict.fromkeys(each.source for each in result.values if each.source))
     image = f"image {images.index(value.source) + 1}" if value.source else ""
     location = ", ".join(filter(None, (value.region, image)))
@@ -436,7 +436,7 @@ def _grid(pictures: Sequence[CasePicture], width: float, room: float) -> Block:
 
 
 def _rows(pictures: Sequence[CasePicture], width: float, room: float, columns: int, *, below: bool) -> Block:
-    """Pictures in so many columns; each map beside or below its image."""
+    """Pictures in this many columns; each map next to or below its image."""
     rows = [pictures[start : start + columns] for start in range(0, len(pictures), columns)]
     cell, size, gap = (width - (columns - 1) * GAP) / columns, 12, 6
     titles = {id(each): wrapped(shortened(each.title, LONGEST), cell, size)[:3] for each in pictures}

@@ -1,4 +1,4 @@
-"""The tables of a run from its typed results, each beside the published values; no number is computed again."""
+"""The tables of a run from its typed results, each with the published values; no number is computed again."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CLASS_METRICS = ("precision", "recall", "f1", "auroc")
 
 @dataclass(frozen=True)
 class Paper:
-    """A run beside a publication.
+    """A run compared with a publication.
 
     Attributes:
         references: the name of the publication; empty for what the study names.
@@ -473,8 +473,8 @@ def joined(papers: Sequence[Paper]) -> Table:
         tables.append(([study.name, display_name(study, target), SIDES[stage]], paper.results(target, stage)))
         compared.add(metric_format(study, target).heading(kind_report(kind).compared))
     every = list(dict.fromkeys(head for _, table in tables for head in table.heads))
-    beside = {head for head in every if f"{head}, published" in every or head.endswith(", published")}
-    heads = [head for head in every if not beside or head in beside | compared | {"Learner"}]
+    published_heads = {head for head in every if f"{head}, published" in every or head.endswith(", published")}
+    heads = [head for head in every if not published_heads or head in published_heads | compared | {"Learner"}]
     rows = [
         [*about_run, *(dict(zip(table.heads, row, strict=True)).get(head, "") for head in heads)]
         for about_run, table in tables

@@ -131,7 +131,7 @@ LIST, FORMAT, MOST_TRACKS = "paper.json", "casewise-paper-1", 12
 
 @dataclass(frozen=True)
 class Settings:
-    """How the folder is written: in greys, with the names of subjects, beside which publication."""
+    """Settings of the folder: greys, the names of subjects, and the publication to compare with."""
 
     grey: bool = False
     names: bool = False
@@ -172,7 +172,7 @@ def check_output(output: Path, runs: Sequence[Path]) -> None:
 
 
 def write(runs: Sequence[Run], output: Path, settings: Settings, *, progress: Any = None) -> Paper:
-    """Write everything into a new folder that appears whole in place of `output`.
+    """Write everything into a new folder that replaces `output` in one step.
 
     Raises:
         CasewiseError: nothing was evaluated in any run, or the disk cannot be written.

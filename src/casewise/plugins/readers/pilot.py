@@ -57,7 +57,7 @@ _SAMPLE = ["case", "region", "image"]
 
 @dataclass(frozen=True)
 class ExpectedInterval:
-    """The interval of a metric that a study of so many subjects is expected to have; `measured`: its width in subsets
+    """The interval of a metric that a study of this many subjects is expected to have; `measured`: its width in subsets
     of the run's subjects. The ends are NaN where it has none."""
 
     metric: str
@@ -131,7 +131,7 @@ def size_plan(
         CasewiseError: a wanted width is not above 0.
     """
     if wrong := [width for width in widths if not 0 < width < math.inf]:
-        raise CasewiseError(f"{wrong[0]:g} is no width of an interval. Ask for one above 0, such as 0.1.")
+        raise CasewiseError(f"An interval cannot have the width {wrong[0]:g}. Ask for one above 0, such as 0.1.")
     study, main, target = run.study, run.results.main, run.results.main.target
     kind, settings = kind_named(main.kind), study.evaluation
     low, high = (0.0, math.inf) if study.classes_of(target) else study.range_of(target)

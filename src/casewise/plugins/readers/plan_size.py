@@ -31,7 +31,7 @@ COLUMNS = (
     *("quantity", "metric", "subjects", "readers", "value", "low", "high", "width", "measured", "extrapolated"),
     *("lowest", "highest"),
 )
-# As on the page of the audit, there is no list of contents beside it.
+# As on the page of the audit, there is no list of contents at its side.
 STYLE = "\n@media (min-width: 1100px) { .page { display: block; } }\n"
 WIDTHS = (
     "{title}: expected interval by number of subjects, each of whom influences it as one of this run does. Measured: "
@@ -73,7 +73,7 @@ def plan_size(
     widths: Sequence[float] = (),
     show: Show | None = None,
 ) -> WrittenPlan:
-    """Write the page of the sizes of a study like this run, and the table beside it.
+    """Write the page of the sizes of a study like this run, and the table next to it.
 
     Args:
         output: the page, which ends in `.html`; by default `plan-size.html` in the run folder.

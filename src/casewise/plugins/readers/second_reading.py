@@ -48,7 +48,7 @@ def second_reading(
     Args:
         listed: of `blinded_list`.
         labels: `case`, `image` ('' for a case), `target`, `region` and `value`, once each.
-        tolerance: the largest difference of two numbers that is no change.
+        tolerance: the largest difference of two numbers that does not count as a change.
 
     Raises:
         CasewiseError: none of the doubtful cases, or none of the others, has a label of the second reading.

@@ -43,7 +43,7 @@ def explained_class(rows: pd.DataFrame, target: str, level: str, shown: Mapping[
 
 
 def plain(cell: Any) -> Any:
-    """A cell of a table as JSON has it: None in place of NaN and NA.
+    """A cell of a table as JSON has it: None instead of NaN and NA.
 
     >>> plain(np.float64(1.5)), plain(float("nan")), plain(pd.NA), plain(np.True_)
     (1.5, None, None, True)

@@ -82,7 +82,7 @@ class Submission:
     learner: str = ""
 
     def named(self, text: str, folder: Path | None = None) -> str:
-        """A message in which the client's names stand in place of the neutral ones of files, in `folder` if stated."""
+        """A message with the client's names instead of the neutral names of files, in `folder` if stated."""
 
         def name(match: re.Match[str]) -> str:
             number = int(match[2])
@@ -227,7 +227,7 @@ async def read_submission(
     """The submission of a request; its images are in `folder`, under neutral names.
 
     Raises:
-        ServiceError: the request is no multipart form, has too many parts, an unknown field, or no image.
+        ServiceError: the request is not a multipart form, has too many parts, an unknown field, or no image.
     """
     if not request.headers.get("content-type", "").casefold().startswith("multipart/form-data"):
         example = f"curl -F {(description['slots'] or [IMAGE])[0]}=@photograph.jpg"

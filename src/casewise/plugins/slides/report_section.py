@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 MOST_TILES = 18
 MOST_SLIDES = 3
 PER_GROUP = 2
-# Weights are drawn up to so many times an even share.
+# Weights are drawn up to this many times an even share.
 MOST_WEIGHT = 4.0
 SLIDE = "maps slide"
 TILES = (

@@ -322,5 +322,5 @@ def sweep(folder: Path, names: set[str]) -> None:
 
 
 def _tuples(value: Any) -> Any:
-    """A value of JSON with tuples in place of lists."""
+    """A value of JSON with tuples instead of lists."""
     return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -48,7 +48,7 @@ class Tracker(Protocol):
     address: str
 
     def send(self, unit: Unit) -> None:
-        """Take a unit, in place of an earlier one of the same name; taking one twice has no effect.
+        """Take a unit, replacing an earlier one of the same name; taking one twice has no effect.
 
         Raises:
             TrackerError: it could not.
@@ -182,8 +182,8 @@ class MLflow:
     def __init__(self, address: str, folder: RunFolder, study: Study, run: str) -> None:
         for name, value in (SETTINGS | PATIENCE).items():
             os.environ.setdefault(name, value)
-        beside = (folder.path.resolve().parent / "mlruns").as_uri()
-        uri = address or os.environ.get("MLFLOW_TRACKING_URI") or beside
+        default = (folder.path.resolve().parent / "mlruns").as_uri()
+        uri = address or os.environ.get("MLFLOW_TRACKING_URI") or default
         self.address = without_secrets(uri)
         self._run, self._title = run, folder.path.resolve().name
         with _failures(self.address):

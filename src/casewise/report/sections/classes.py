@@ -93,7 +93,7 @@ def section(context: ReportContext) -> Section | None:
         blocks.append(cuts(context))
     if plots := _plots(context, entry, figures):
         blocks.append(Plots(plots))
-    blocks += (beside := beside_column_blocks(context))
+    blocks += (by_column := beside_column_blocks(context))
     if worse := worse_scaled(figures):
         names = listed([metric_of(name).phrase for name in worse])
         blocks.append(Text(WORSE_SCALED.format(place=where, names=names)))
@@ -101,7 +101,7 @@ def section(context: ReportContext) -> Section | None:
     blocks.append(Fold("Class by class: precision, recall, F1 and areas", [table] if table else []))
     if entry.operating:
         points = point_blocks(context, entry, context.stage)
-        if any(isinstance(block, Table) for block in beside):
+        if any(isinstance(block, Table) for block in by_column):
             points.append(Text(BESIDE, note=True))
         blocks.append(Fold("Operating points", points))
     if scores := probability_rows(entry, figures):

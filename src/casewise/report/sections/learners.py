@@ -45,7 +45,7 @@ FITTED_WEIGHTS = (
 FOREST = "{stages}: points with {confidence} intervals, ordered by the {merit} {order}. Shaded: the reported learner."
 OVER_FOLDS = "Out of fold: mean ± standard deviation over {folds} folds."
 SPREAD = (
-    "The standard deviation is no interval of the mean, because the cases of one fold are training cases of the others."
+    "The standard deviation is not an interval of the mean: the cases of one fold are training cases of the others."
 )
 LACKING = " A mean over the classes is undefined in a fold that lacks a class."
 

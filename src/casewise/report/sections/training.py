@@ -80,7 +80,7 @@ PERFORMANCE = (
 )
 SEEDS = (
     "{side}: lowest and highest value over trainings with the seeds {seeds} on the same split, and their standard"
-    " deviation, which is rough for few trainings. It describes what chance does in training, and is no interval of"
+    " deviation, which is rough for few trainings. It describes chance in training and is not an interval over"
     " subjects. All other figures of this page are of the first seed."
 )
 MEMORY = " Peak memory: resident, of the process of a network."

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from casewise.models.backbones import Network
     from casewise.plugins.explain.methods.target import ExplainTarget
 
-# The name of the buffer with the features at which contributions are centred; it is no part of the weights.
+# The name of the buffer with the features at which contributions are centred; it is not part of the weights.
 REFERENCE = "reference_features"
 # A channel with a smaller deviation is uniform, and no position of it differs from another.
 UNIFORM = 1e-12

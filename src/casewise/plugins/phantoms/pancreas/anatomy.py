@@ -490,8 +490,8 @@ def _cyst(random: Random, patient: Abdomen, grade: str, seat: float) -> Cyst:
         return Cyst(fluid, wall, None)
     angle, size = random.uniform(0, 2 * np.pi), random.uniform(0.38, 0.5) * radius
     far = radius - 0.75 * size
-    beside = centre[0] + far * np.cos(angle), centre[1] + far * np.sin(angle), centre[2]
-    return Cyst(fluid, wall, Ellipsoid(beside, (size, 0.85 * size, 1.2 * size), angle))
+    middle = centre[0] + far * np.cos(angle), centre[1] + far * np.sin(angle), centre[2]
+    return Cyst(fluid, wall, Ellipsoid(middle, (size, 0.85 * size, 1.2 * size), angle))
 
 
 def _planted(random: Random, patient: Abdomen, grade: str) -> Ellipsoid:

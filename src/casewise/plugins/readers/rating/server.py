@@ -73,7 +73,7 @@ class RateSettings(WebSettings):
 
     @property
     def needs_tokens(self) -> bool:
-        """Whether readers must be told apart, or others could reach the page."""
+        """Whether readers must be distinguished, or others could reach the page."""
         return len(self.readers) > 1 or not is_local(self.host)
 
     def check(self) -> None:

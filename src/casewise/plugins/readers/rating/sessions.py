@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from casewise.study.schema import Study
 
 SessionKind: TypeAlias = Literal["blind", "aided", "adjudication", "doubtful"]
-# What is shown beside the images: lines by the keys of the form, with a model's prediction or values of other readers.
+# Lines shown next to the images, by the keys of the form, with a model's prediction or values of other readers.
 Shown: TypeAlias = dict[str, list[str]]
-# A case that is read again comes after at least so many others, in a session of twice as many cases.
+# A case that is read again comes after at least this many others, in a session of twice as many cases.
 FEWEST_BETWEEN = 10
 
 
@@ -91,11 +91,11 @@ def items_of(study: Study, cohort: Cohort, form: Form) -> dict[str, Item]:
 
 @dataclass(frozen=True)
 class Session:
-    """A session: what is read, and what is shown beside the images.
+    """A session: the items to read, and the lines shown next to their images.
 
     Attributes:
         batches: the keys of items that were added together, in the order in which they were added.
-        shown: by item, what is shown beside the images; nothing in a blind session.
+        shown: by item, the lines next to the images; empty in a blind session.
         seed: of the orders; repeat: the share of items that is read twice.
     """
 

@@ -163,7 +163,7 @@ class ReadingStore(Database):
             self._db.execute("INSERT OR IGNORE INTO sessions VALUES (?, ?, ?, ?)", values)
 
     def items(self, session: str) -> list[tuple[int, str, dict[str, list[str]] | None]]:
-        """The items of a session in the order of the table: batch, key, and what is shown beside its images."""
+        """The items of a session in the order of the table: batch, key, and the lines next to its images."""
         rows = self._rows("SELECT batch, item, shown FROM items WHERE session = ? ORDER BY number", [session])
         return [(batch, item, None if shown is None else json.loads(shown)) for batch, item, shown in rows]
 

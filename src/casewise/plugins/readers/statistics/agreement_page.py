@@ -1,4 +1,4 @@
-"""The page of a reader study: how far readers differ, who stands out, how many are needed, and readers beside model."""
+"""The page of a reader study: how far readers differ, who stands out, how many are needed, and readers and model."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from casewise.plugins.readers.settings import Reading
     from casewise.study.schema import Study
 
-# The page has no list of contents beside it.
+# The page has no list of contents at its side.
 STYLE = "\n@media (min-width: 1100px) { .page { display: block; } }\n"
 FOOTER = "This page names readers and describes how they judge: treat it as confidentially as the readings."
 TITLES = {
@@ -92,7 +92,7 @@ PAIRS = (
     " subjects with several cases, with the variance between and within subjects (Bland and Altman 2007)."
 )
 COUNTS = (
-    "Reliability of the mean of so many readers (Spearman and Brown) and, below, how far it lies from the mean of all"
+    "Reliability of the mean of this many readers (Spearman and Brown) and, below, its distance from the mean of all"
     " readers in 95 % of the cases. Both take readers as interchangeable, with independent errors."
 )
 DUEL = (

@@ -315,7 +315,7 @@ def margin_words(margin: float, scale: Scale) -> str:
 
 
 def verdict_words(each: ReaderDuel, margin: float | None, scale: Scale) -> str:
-    """What the model is beside a reader."""
+    """The verdict on the model compared with a reader."""
     farther = each.difference.low is not None and each.difference.low > 0
     if each.verdict == "not worse" and margin is not None:
         return ("worse than a reader, by less than " if farther else "not worse than a reader by more than ") + (
