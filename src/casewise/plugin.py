@@ -122,7 +122,7 @@ def plugins() -> tuple[Plugin, ...]:
     loaded += [_object(entry.module, entry.attr, entry.dist.name if entry.dist else entry.name) for entry in others]
     for number, plugin in enumerate(loaded):
         name = getattr(plugin, "name", "")
-        if not name or name in [each.name for each in loaded[:number]]:
+        if not name or name in [plugin.name for plugin in loaded[:number]]:
             of = type(plugin).__module__
             problem = f"has the name {name!r} of another one" if name else "has no `name`"
             raise CasewiseError(f"The plugin of {of} {problem}. Name it otherwise, or remove its package.")

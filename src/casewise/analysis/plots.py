@@ -246,7 +246,7 @@ class Plots:
         if title is not None:
             numbers = [str(number) for number in range(1, len(track.names) + 1)]
             track = replace(track, subject=title, names=numbers, days=track.days - track.days[0])
-        top = max(float(np.nanmax([*each.physician, *each.model])) for each in tracks)
+        top = max(float(np.nanmax([*track.physician, *track.model])) for track in tracks)
         days, change = bool(np.isfinite(track.days).all()), self.run.study.evaluation.response
         look: Look = {"top": top, "evenly": agreement.spaced_evenly([track]), "days": days, "change": change}
         look["digits"] = digits_of(*self.run.study.range_of(chosen.target))

@@ -224,8 +224,8 @@ def holding(rows: pd.DataFrame, record: Mapping[str, Any], learner: str, target:
     elif entry is not None and rows["stage"].isin(["test", "external"]).all():
         pairs = [(rows, entry)]
     holds = [
-        pd.Series(members(own, each)[np.arange(len(own)), own["y_true"].to_numpy(dtype=int)], index=own.index)
-        for own, each in pairs
+        pd.Series(members(own, calibration)[np.arange(len(own)), own["y_true"].to_numpy(dtype=int)], index=own.index)
+        for own, calibration in pairs
     ]
     return pd.concat(holds).reindex(rows.index) if holds else pd.Series(dtype=bool)
 

@@ -129,8 +129,10 @@ def guess(predictions: pd.DataFrame, target: str, plan: Plan = PLAN) -> list[Not
         own = own.assign(guessed=(own["y_true"] - medians).abs())
         error = own.drop_duplicates(["case", "region", "image"])["guessed"].mean()
         gaps = {}
-        for learner, each in own.dropna(subset=["y_pred"]).groupby("model"):
-            gap = mean_by_subject((each["y_pred"] - each["y_true"]).abs() - each["guessed"], each["subject"], plan)
+        for learner, of_learner in own.dropna(subset=["y_pred"]).groupby("model"):
+            gap = mean_by_subject(
+                (of_learner["y_pred"] - of_learner["y_true"]).abs() - of_learner["guessed"], of_learner["subject"], plan
+            )
             gaps[str(learner)] = [gap.low, gap.high, gap.rough]
         notes.append(caveat("guess_median", stage=stage, target=target, error=float(error), gaps=gaps))
     return notes

@@ -235,8 +235,10 @@ def describe_classes(
             temperature=stated(temperatures, crossed=crossed),
             temperature_fitted_on=chosen_on,
             roc={name: curve for name, curve in curves.items() if curve},
-            reliability=[stored.ReliabilityBin(*each) for each in reliability(p, truth)],
-            reliability_calibrated=[stored.ReliabilityBin(*each) for each in reliability(own.calibrated[:, 0], truth)],
+            reliability=[stored.ReliabilityBin(*values) for values in reliability(p, truth)],
+            reliability_calibrated=[
+                stored.ReliabilityBin(*values) for values in reliability(own.calibrated[:, 0], truth)
+            ],
             operating=[
                 stored.OperatingPoint(
                     label=classes.names[c],

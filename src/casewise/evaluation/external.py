@@ -44,9 +44,9 @@ def drop(predictions: pd.DataFrame, target: str, **judged: Unpack[Judged]) -> di
     drops: dict[str, dict[str, Drop]] = {}
     for learner, own in rows.groupby("model", sort=False):
         by_stage = [own[own["stage"] == stage] for stage in (inside, "external")]
-        if any(each.empty for each in by_stage):
+        if any(rows.empty for rows in by_stage):
             continue
-        ((inner,), (outer,)) = (judge.judge(each, judged["plan"], whole=False).metrics.values() for each in by_stage)
+        ((inner,), (outer,)) = (judge.judge(rows, judged["plan"], whole=False).metrics.values() for rows in by_stage)
         drops[str(learner)] = {}
         for name in names:
             internal, external = inner[name], outer[name]
@@ -159,8 +159,10 @@ def source_means(
         figures = {source: by_learner.get(str(learner), {}) for source, by_learner in by_site.items()}
         samples, fewest = _resampled_means(judge, learner_rows, sources, plan)
         means[str(learner)] = {}
-        for name in dict.fromkeys(name for each in figures.values() for name in each if "[" not in name):
-            of_source = {source: each[name] for source, each in figures.items() if name in each}
+        for name in dict.fromkeys(
+            name for figures_of_source in figures.values() for name in figures_of_source if "[" not in name
+        ):
+            of_source = {source: metrics[name] for source, metrics in figures.items() if name in metrics}
             defined = {source: figure for source, figure in of_source.items() if figure.value is not None}
             value = float(np.mean([figure.value for figure in defined.values()])) if defined else None
             means[str(learner)][name] = SourceMean(

@@ -119,7 +119,7 @@ class Basis:
         """
         most = changes.argmin(axis=0)[None]
         strata = np.broadcast_to(self.strata, changes.shape)
-        repeated = (np.concatenate([each, np.take_along_axis(each, most, axis=0)]) for each in (changes, strata))
+        repeated = (np.concatenate([values, np.take_along_axis(values, most, axis=0)]) for values in (changes, strata))
         error, t = self._spread(*repeated)
         return t * error - changes.min(axis=0)
 

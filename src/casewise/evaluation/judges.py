@@ -78,7 +78,9 @@ class NumberJudge:
         truth, predicted = (rows[name].to_numpy(dtype=float) for name in ("y_true", "y_pred"))
         terms = moments(truth, predicted, centre=float(truth.mean()))
         fold_metrics = [number_metrics(terms[folds == fold].sum(axis=0), self._metrics_of) for fold in np.unique(folds)]
-        return {name: np.array([each[name] for each in fold_metrics], dtype=float) for name in self.names("folds")}
+        return {
+            name: np.array([metrics[name] for metrics in fold_metrics], dtype=float) for name in self.names("folds")
+        }
 
     def names(self, table: str) -> list[str]:
         """The metrics that a table shows of this target."""
@@ -127,7 +129,7 @@ class ClassJudge:
         for _, own in rows.groupby("outer_fold"):
             samples = widen(own, self.classes, {}, crossed=False).samples
             by_fold.append(class_metrics(samples, self.classes, np.ones((1, own["subject"].nunique()))))
-        return {name: np.array([each[name][0, 0] for each in by_fold]) for name in self.names("folds")}
+        return {name: np.array([metrics[name][0, 0] for metrics in by_fold]) for name in self.names("folds")}
 
     def names(self, table: str) -> list[str]:
         """As `NumberJudge.names`, of its kind and number of classes."""

@@ -40,7 +40,7 @@ class Record(Mapping[str, Any]):
         return getattr(self, name)
 
     def __iter__(self) -> Iterator[str]:
-        return (each.name for each in fields(self) if each.default is not None or getattr(self, each.name) is not None)
+        return (item.name for item in fields(self) if item.default is not None or getattr(self, item.name) is not None)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -642,7 +642,7 @@ class AlteredAnswers(Record):
     @property
     def lost(self) -> tuple[str, int, float]:
         """The class that loses the largest share of its answers, how many and the share; of tiny losses none."""
-        counts = {name: sum(each.answers for each in self.changes if each.before == name) for name in self.before}
+        counts = {name: sum(change.answers for change in self.changes if change.before == name) for name in self.before}
         lost = [(n / self.before[name], name, n) for name, n in counts.items() if n >= FEWEST_OF_CLASS]
         share, name, count = max(lost, default=(0.0, "", 0))
         return name, count, share
@@ -757,9 +757,9 @@ def plain(value: Any) -> Any:
     """Plain values for JSON: floats of six digits, records as mappings without the fields at their default."""
     if is_dataclass(value) and not isinstance(value, type):
         return {
-            each.name: plain(content)
-            for each in fields(value)
-            if (content := getattr(value, each.name)) is not None or each.default is not None
+            item.name: plain(content)
+            for item in fields(value)
+            if (content := getattr(value, item.name)) is not None or item.default is not None
         }
     if isinstance(value, Mapping):
         return {str(key): plain(inner) for key, inner in value.items()}

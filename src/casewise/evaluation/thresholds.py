@@ -31,7 +31,7 @@ def choose(choice: Callable[..., float], folds: np.ndarray, *values: np.ndarray)
     names = [int(fold) for fold in np.unique(folds)]
 
     def of(rows: np.ndarray, enough: bool) -> float:
-        return choice(*(each[rows] for each in values)) if enough else float("nan")
+        return choice(*(array[rows] for array in values)) if enough else float("nan")
 
     everyone = {None: of(np.ones(len(folds), dtype=bool), len(folds) > 0)}
     return everyone | {fold: of(folds != fold, len(names) > 1) for fold in names}

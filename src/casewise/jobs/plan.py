@@ -267,12 +267,14 @@ class Progress:
         total = float(epochs_inside(study) + epochs_of(study))
         if other is None:
             return epochs / max(1.0, total)
-        each = other.study.recipe.epochs * len(other.cohort.panels) / max(1, len(self.inputs.cohort.panels))
+        pretraining_epochs = (
+            other.study.recipe.epochs * len(other.cohort.panels) / max(1, len(self.inputs.cohort.panels))
+        )
         inner = range(study.nested_cv.folds if study.nested_cv else 0)
         folder = self.job.folder
         folders = [folder.pretraining, *(folder.inner(f"fold{k + 1}").folder.pretraining for k in inner)]
         finished = sum(pretrained.body.exists() for pretrained in folders)
-        return (epochs + each * (finished + pretraining)) / (total + each * len(folders))
+        return (epochs + pretraining_epochs * (finished + pretraining)) / (total + pretraining_epochs * len(folders))
 
 
 def deciding_settings(study: Study, cohort: Cohort) -> dict[str, object]:

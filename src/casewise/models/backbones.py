@@ -236,7 +236,7 @@ def of_tiles(layers: Callable[[Tensor], Tensor], bags: Tensor, form: torch.memor
     occupied = ~(bags[..., 0, 0] if bags.ndim == 5 else bags).isnan().all(dim=2)
     tiles = bags[occupied]
     chunks = [tiles] if at_once else tiles.split(TILES_AT_ONCE)
-    laid_out = (each.contiguous(memory_format=form) if each.ndim == 4 else each for each in chunks)
+    laid_out = (chunk.contiguous(memory_format=form) if chunk.ndim == 4 else chunk for chunk in chunks)
     by_tile = torch.cat([layers(chunk) for chunk in laid_out])
     result = by_tile.new_full((*occupied.shape, *by_tile.shape[1:]), torch.nan)
     result[occupied] = by_tile

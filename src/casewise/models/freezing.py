@@ -136,7 +136,7 @@ def frozen_end(network: Network, upto: FreezePoint | str | int) -> int:
     by_kind = {"name": _by_name, "percent": _by_percent}
     name = by_kind.get(point.kind, _by_count)(network, point)
     names = [module_name for module_name, _ in modules]
-    within = [number for number, each in enumerate(names) if each == name or each.startswith(f"{name}.")]
+    within = [number for number, candidate in enumerate(names) if candidate == name or candidate.startswith(f"{name}.")]
     end = 1 + max(within)
     if not any(True for _, module in modules[:end] for _ in module.parameters(recurse=False)):
         raise TrainingError(f"freeze: {network.name} has no weights up to {name}. Say none, or name a later part.")

@@ -109,7 +109,7 @@ class SharedStart:
 
 def _equal_modules(module: nn.Module, other: nn.Module) -> bool:
     """Whether the weights and statistics of a module, without its children's, are equal to another's."""
-    own, others = ([*each.parameters(recurse=False), *each.buffers(recurse=False)] for each in (module, other))
+    own, others = ([*side.parameters(recurse=False), *side.buffers(recurse=False)] for side in (module, other))
     # the number of batches of a norm, which is not a floating-point number, does not matter
     return all(torch.equal(a, b) for a, b in zip(own, others, strict=True) if a.is_floating_point())
 
@@ -151,10 +151,10 @@ def groups_of(networks: Iterable[Network]) -> list[list[Network]]:
     return groups
 
 
-def _fit_together(one: Network, other: Network) -> bool:
+def _fit_together(first: Network, other: Network) -> bool:
     """Whether the inputs of two networks are equal, and no two of their encoders have one name."""
-    encoders = {encoder.name: encoder.network for encoder in bank_of(one).encoders}
-    return (one.side, one.pooling_name, bank_of(one).channels) == (
+    encoders = {encoder.name: encoder.network for encoder in bank_of(first).encoders}
+    return (first.side, first.pooling_name, bank_of(first).channels) == (
         *(other.side, other.pooling_name, bank_of(other).channels),
     ) and all(encoders.get(encoder.name, encoder.network) is encoder.network for encoder in bank_of(other).encoders)
 

@@ -120,7 +120,10 @@ def interval(predicted: NDArray[np.float64], entry: Entry) -> tuple[NDArray[np.f
 
 def members(rows: pd.DataFrame, entry: Entry) -> NDArray[np.bool_]:
     """Whether each class belongs to the set of each row, (N, C)."""
-    limits = [np.inf if each["quantile"] is None else each["quantile"] + ROUNDING for each in entry["classes"]]
+    limits = [
+        np.inf if calibration["quantile"] is None else calibration["quantile"] + ROUNDING
+        for calibration in entry["classes"]
+    ]
     p = rows[[f"p{number}" for number in range(len(limits))]].to_numpy(dtype=np.float64)
     missing = 1 - p - np.array(limits)  # above 0 where a class does not fit
     inside = missing <= 0

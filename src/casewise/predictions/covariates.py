@@ -253,9 +253,9 @@ def encodings_of(record: Mapping[str, Any]) -> list[Encoding]:
     """How each covariate is read, as the training rows of all targets decided; none without a record."""
     encodings: dict[str, Encoding] = {}
     for entry in record["models"][COVARIATES].values() if record else ():
-        for each in _encodings(entry):
-            earlier = encodings.get(each.name)
-            encodings[each.name] = earlier.joined(each) if earlier else each
+        for encoding in _encodings(entry):
+            earlier = encodings.get(encoding.name)
+            encodings[encoding.name] = earlier.joined(encoding) if earlier else encoding
     return list(encodings.values())
 
 
@@ -264,8 +264,8 @@ def flags_of(record: Mapping[str, Any], cells: pd.DataFrame) -> dict[str, list[s
     by_target = {target: _encodings(entry) for target, entry in record["models"][COVARIATES].items()}
     flags: dict[str, list[str]] = {str(case): [] for case in cells.index}
     for case, own in cells.iterrows():
-        for each in zip(*by_target.values(), strict=True):
-            reasons = [encoding.flag(own[encoding.name]) for encoding in each]
+        for entries in zip(*by_target.values(), strict=True):
+            reasons = [encoding.flag(own[encoding.name]) for encoding in entries]
             differ, by_reason = len(set(reasons)) > 1, zip(by_target, reasons, strict=True)
             texts = (f"{reason} ({target})" if differ else reason for target, reason in by_reason if reason)
             flags[str(case)] += dict.fromkeys(texts)
@@ -324,7 +324,7 @@ def _fit(
 
 def _predict(entry: Entry, cells: pd.DataFrame, image_values: Array) -> Array:
     """(N, K) the predictions of a model: numbers within their range, or probabilities."""
-    features = _encoded([Encoding(**each) for each in entry["columns"]], cells)
+    features = _encoded([Encoding(**column) for column in entry["columns"]], cells)
     scores = np.tile(np.array(entry["intercepts"]), (len(features), 1))
     coefficients = np.array(entry["coefficients"], dtype=float)
     scores += features @ coefficients[:, : features.shape[1]].T

@@ -79,9 +79,11 @@ def beside_column(context: ReportContext) -> BesideColumn | None:
     for label in map(str, [positive] if positive is not None else context.classes):
         key = "auroc" if positive is not None else f"auroc[{label}]"
         if figure := defined(figures.get(key)):
-            each = [(groups[group].metrics.get(key), _subjects(groups[group], label, study.unit)) for group in shown]
+            by_group = [
+                (groups[group].metrics.get(key), _subjects(groups[group], label, study.unit)) for group in shown
+            ]
             name, alone = class_name(study, target, label), column["by_class"].get(label)
-            rows.append(ClassBesideColumn(name, figure, alone, means.get(key), each))
+            rows.append(ClassBesideColumn(name, figure, alone, means.get(key), by_group))
     if all(row.alone is None for row in rows):
         return None
     note = f"one image a {study.unit}" if context.one_image_each else ""

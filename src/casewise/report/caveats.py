@@ -227,13 +227,13 @@ def _within(write: MetricFormat, results: Results, learner: str, metric: str) ->
     mean = (results.site_means or {}).get(learner, {}).get(metric)
     if mean is None or mean.value is None:
         return ""
-    each = {source: (results.by_site or {})[source][learner][metric] for source in mean.sources}
-    by_source = ", ".join(f"{source} {_figure(write, metric, figure)}" for source, figure in each.items())
-    if len(each) > MOST_SOURCES:
-        values = [figure.value for figure in each.values() if figure.value is not None]
+    figures = {source: (results.by_site or {})[source][learner][metric] for source in mean.sources}
+    by_source = ", ".join(f"{source} {_figure(write, metric, figure)}" for source, figure in figures.items())
+    if len(figures) > MOST_SOURCES:
+        values = [figure.value for figure in figures.values() if figure.value is not None]
         by_source = " ".join(f"{word} {write.text(metric, of(values), short=True)}" for word, of in ENDS.items())
     undefined = f", undefined in {', '.join(mean.undefined)}" if mean.undefined else ""
-    return f"{write.title(metric)} {_figure(write, metric, mean)} (mean of {len(each)}; {by_source}{undefined})"
+    return f"{write.title(metric)} {_figure(write, metric, mean)} (mean of {len(figures)}; {by_source}{undefined})"
 
 
 def _figures(write: MetricFormat, figures: Mapping[str, Estimate]) -> str:

@@ -429,7 +429,7 @@ def evaluated_on(context: ReportContext, stage: str) -> str:
 def without_folds(context: ReportContext, text: str) -> str:
     """A static note; in a hold-out design, which has no folds, without its sentences about them."""
     sentences = re.split(r"(?<=\.) ", text)
-    return " ".join(each for each in sentences if not (context.holdout and "fold" in each.lower()))
+    return " ".join(sentence for sentence in sentences if not (context.holdout and "fold" in sentence.lower()))
 
 
 def evaluated(context: ReportContext) -> str:

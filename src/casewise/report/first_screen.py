@@ -105,7 +105,7 @@ class Screen:
 def screen(context: ReportContext) -> Screen:
     """The values of the first screen."""
     holding = statements(context)
-    external = next((each for each in holding if each.id == "external_cohort" and each.link), None)
+    external = next((statement for statement in holding if statement.id == "external_cohort" and statement.link), None)
     heads, rows = failures(context)
     more = len(context.classes) - MOST_CLASSES
     compared = context.write.title(kind_report(context.kind).compared)
@@ -129,8 +129,8 @@ def screen(context: ReportContext) -> Screen:
         more_failures=_failures_note(context, rows, more),
         rival_heads=["Model", compared + own_side(context), interval, "The reported model is"],
         rivals=compared_rows,
-        flags=[each for each in holding if each.level == "flag" and each is not external],
-        trust=[each for each in holding if each.level != "flag" and each is not external],
+        flags=[statement for statement in holding if statement.level == "flag" and statement is not external],
+        trust=[statement for statement in holding if statement.level != "flag" and statement is not external],
         model=" ".join(
             filter(
                 None,
@@ -237,7 +237,7 @@ def external_recalls(context: ReportContext) -> str:
         names = {f"recall[{name}]": f"recall of {plain(name)}" for name in context.classes}
     write, figures = context.write, context.figures(EXTERNAL, context.learner)
     recalls = {text: figure for name, text in names.items() if (figure := defined(figures.get(name)))}
-    return ", ".join(f"{text} {write.text('recall', each.value, short=True)}" for text, each in recalls.items())
+    return ", ".join(f"{text} {write.text('recall', figure.value, short=True)}" for text, figure in recalls.items())
 
 
 def _size(context: ReportContext, metric: str, figure: Estimate | SourceMean, cohort: str, note: str = "") -> Size:
@@ -335,15 +335,15 @@ def _failing_ranges(context: ReportContext) -> tuple[list[str], list[Failure]]:
     write, ranges = context.write, score_ranges(context)
     if len(ranges) < 2:
         return [], []
-    worst, rows = max(each.error for each in ranges), []
-    for each in ranges:
-        bias = each.figures["bias"]
+    worst, rows = max(band.error for band in ranges), []
+    for band in ranges:
+        bias = band.figures["bias"]
         leaning = signed(bias.value, write.digits("bias")) if is_number(bias.value) else ""
         bounds = _bounds(write, "bias", bias, short=False)
-        cells = [f"{each.count:,}", write.text("mae", each.error), f"{leaning} ({bounds})" if bounds else leaning]
-        others = [other.figures["mae"] for other in ranges if other is not each]
-        clearly = _clearly_above(each.figures["mae"], others)
-        rows.append(Failure(each.name, cells, clearly, round(40 * each.error / worst) if worst else 0))
+        cells = [f"{band.count:,}", write.text("mae", band.error), f"{leaning} ({bounds})" if bounds else leaning]
+        others = [other.figures["mae"] for other in ranges if other is not band]
+        clearly = _clearly_above(band.figures["mae"], others)
+        rows.append(Failure(band.name, cells, clearly, round(40 * band.error / worst) if worst else 0))
     return ["Reference", f"{terms_of(context).noun}s".capitalize(), "Average error", "Leaning"], rows
 
 
@@ -450,7 +450,7 @@ def _better_part(context: ReportContext, metric: str, figure: Estimate | SourceM
 
 def rivals_line(context: ReportContext) -> str:
     """The verdicts of the third card in one line, for the terminal; empty where there is nothing to compare with."""
-    others = [f"{each.name} ({each.text}): {each.verdict_text}" for each in rivals(context) if not each.reported]
+    others = [f"{rival.name} ({rival.text}): {rival.verdict_text}" for rival in rivals(context) if not rival.reported]
     metric = context.write.title(kind_report(context.kind).compared)
     return f"by {metric}, against {'; against '.join(others)}" if others else ""
 
@@ -518,7 +518,7 @@ def coverage(context: ReportContext) -> str:
     here = f"{evaluated_on(context, context.stage)} in {percent(observed.value)}" if observed and missed else ""
     if context.classes:
         by_class = zip(context.classes, entry.calibration["classes"], strict=True)
-        few = [class_name(context.study, context.outcome, name) for name, each in by_class if each["quantile"] is None]
+        few = [class_name(context.study, context.outcome, name) for name, q in by_class if q["quantile"] is None]
         unit = f"{context.study.unit}s"
         if len(few) == len(context.classes):
             return f"Too few {unit} to calibrate sets of classes: the set of a prediction names every class."

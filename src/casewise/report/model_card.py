@@ -76,7 +76,10 @@ def model_card(
     if study.split.holdout:
         training_note, spread = HELD_OUT[0] + STOPPED * (study.recipe.early_stopping.monitor == "fold"), HELD_OUT[1]
     rows = performance(study, about, results)
-    subjects, weights = provenance["subjects"], dict.fromkeys(each["first_weights"] for each in provenance["networks"])
+    subjects, weights = (
+        provenance["subjects"],
+        dict.fromkeys(network["first_weights"] for network in provenance["networks"]),
+    )
     unit = study.unit
     data = [
         (f"{capital(unit)}s for training and validation", str(subjects["training_and_validation"])),
@@ -120,7 +123,7 @@ def model_card(
 
 def _origin(provenance: Mapping[str, Any], unit: str) -> str:
     """The sentence on the origin of first weights."""
-    records = [{"origins": each["origins"]} for each in provenance["networks"]]
+    records = [{"origins": network["origins"]} for network in provenance["networks"]]
     return origins_sentence([origin for record in records for origin in recorded_origins(record)], unit)
 
 

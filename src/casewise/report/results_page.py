@@ -202,5 +202,8 @@ def comparisons(runs: Sequence[ReportContext], targets: Sequence[str]) -> dict[s
 def _same_cases(rows: pd.DataFrame) -> bool:
     """Whether several learners all have the same cases with the same reference."""
     keys = rows[[*KEYS]].astype(str).assign(y_true=rows["y_true"].round(6))
-    cases = [frozenset(each.itertuples(index=False, name=None)) for _, each in keys.groupby(rows["model"])]
+    cases = [
+        frozenset(rows_of_learner.itertuples(index=False, name=None))
+        for _, rows_of_learner in keys.groupby(rows["model"])
+    ]
     return len(cases) > 1 and len(set(cases)) == 1

@@ -114,7 +114,9 @@ class Training:
         if recipe.batch_norm_momentum:
             set_momentum(network, recipe.batch_norm_momentum)
         self.weights = class_weights(train.truth, context.outputs) if recipe.imbalance == "weights" else None
-        drawn = recipe.imbalance == "sampling" or (context.sources and any(each.classes for each in context.outputs))
+        drawn = recipe.imbalance == "sampling" or (
+            context.sources and any(output.classes for output in context.outputs)
+        )
         self.shares = balanced(train.truth, context.outputs, context.sources) if drawn else None
         self.steps = steps_of(len(train), recipe.batch_size)
         self.optimizer = optimizer_of(parameter_groups(network, recipe, float(recipe.lr)), recipe)

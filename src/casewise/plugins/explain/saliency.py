@@ -385,7 +385,7 @@ def average_folds(folds: Sequence[list[SaliencyMap]]) -> list[SaliencyMap]:
             for name in ("maps", "by_sequence", "raw", "contrast")
         }
         sums = [saliency.output_sum for saliency in of_row if saliency.output_sum]
-        total = OutputSum(*np.mean([astuple(each) for each in sums], axis=0).tolist()) if sums else None
+        total = OutputSum(*np.mean([astuple(output_sum) for output_sum in sums], axis=0).tolist()) if sums else None
         own = None if first.own is None else np.mean([saliency.own for saliency in of_row], axis=0)
         averages.append(replace(first, **means, output_sum=total, own=own))
     return averages
@@ -404,8 +404,8 @@ def native_maps(
         if all(np.isnan(saliency.by_sequence[:, number]).all() for saliency in maps):
             continue
         slot_maps = [
-            SlotMaps(each.row, to_slots(each.by_sequence[:, number], each.grid), each.slots.reshape(-1))
-            for each in maps
+            SlotMaps(saliency.row, to_slots(saliency.by_sequence[:, number], saliency.grid), saliency.slots.reshape(-1))
+            for saliency in maps
         ]
         by_channel[channel] = modality.to_native(prepared, slot_maps, channel, side=side)
     return by_channel

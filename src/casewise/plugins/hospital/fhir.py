@@ -70,7 +70,7 @@ def transaction(result: CaseResult, facts: ModelFacts, release: Release) -> Reso
     ]
     report = {
         "resourceType": "DiagnosticReport",
-        "identifier": [_identifier("report", digest(result.key, *sorted({each.learner for each in result.values})))],
+        "identifier": [_identifier("report", digest(result.key, *sorted({value.learner for value in result.values})))],
         "status": "preliminary",
         "category": [_concept(f"{TERMINOLOGY}/v2-0074", "IMG", "Diagnostic Imaging")],
         "code": _concept("http://loinc.org", "18748-4", "Diagnostic imaging study"),
@@ -145,7 +145,7 @@ def _identified(result: CaseResult, facts: ModelFacts) -> Iterator[tuple[Quantit
         groups.setdefault((quantity.main.learner, quantity.main.target), []).append(quantity)
     for names, group in groups.items():
         group.sort(key=lambda quantity: (quantity.main.region, result.image_key(quantity.main)))
-        yield from ((each, digest(result.key, *names, str(number))) for number, each in enumerate(group))
+        yield from ((quantity, digest(result.key, *names, str(number))) for number, quantity in enumerate(group))
 
 
 def _observation(quantity: Quantity, key: str, facts: ModelFacts) -> Resource:

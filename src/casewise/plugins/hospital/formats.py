@@ -56,7 +56,8 @@ class ResultFormat(Protocol):
 
 
 FORMATS: dict[str, ResultFormat] = {
-    each.name: each for each in (Fhir("fhir", "R5"), Fhir("fhir-r4", "R4"), DicomSr(), SummaryImage(), SummaryPdf())
+    result_format.name: result_format
+    for result_format in (Fhir("fhir", "R5"), Fhir("fhir-r4", "R4"), DicomSr(), SummaryImage(), SummaryPdf())
 }
 
 
@@ -152,8 +153,8 @@ def result_folders(
                 raise RunError(f"{folder} could not be written: {error.strerror or error}.") from error
             written.append(ResultFolder(format_named(name), folder, staged))
         yield Results(facts, written, names, subject_system)
-        for each in written:
-            each.publish()
+        for result_folder in written:
+            result_folder.publish()
 
 
 @dataclass(frozen=True)

@@ -403,12 +403,12 @@ class Paper:
         """
         trials = self.run.results.trials or {}
         lines = [
-            (stage, entry.baseline, at.visit, arm, at.subjects[arm], figure, outcome, each.value, each.low, each.high)
+            (stage, entry.baseline, at.visit, arm, at.subjects[arm], figure, outcome, diff.value, diff.low, diff.high)
             for stage, entry in trials.items()
             for at in entry.visits
             for figure, by_arm in (("change", at.change), ("effect", at.effect))
             for arm, outcomes in by_arm.items()
-            for outcome, each in outcomes.items()
+            for outcome, diff in outcomes.items()
         ]
         if not lines:
             raise CasewiseError("the run has no effects of a treatment (evaluation.arm)")
@@ -432,11 +432,11 @@ class Paper:
             by_arm = {**trial.responders, **risks}
             groups += [(self.learner, arm, trial.baseline, by_visit) for arm, by_visit in by_arm.items()]
         lines = [
-            (learner, arm, baseline, visit, rates.n_subjects, threshold, rater, each.value, each.low, each.high)
+            (learner, arm, baseline, visit, rates.n_subjects, threshold, rater, rate.value, rate.low, rate.high)
             for learner, arm, baseline, by_visit in groups
             for visit, rates in by_visit.items()
             for threshold, by_rater in rates.rates.items()
-            for rater, each in by_rater.items()
+            for rater, rate in by_rater.items()
         ]
         if not lines:
             raise CasewiseError("the run has no response over time")

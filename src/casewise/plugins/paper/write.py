@@ -282,8 +282,8 @@ def figures(contents: Contents, settings: Settings) -> dict[str, Callable[[], Sh
 
         kinds = {"preparation": preparation, "examples": examples, "saliency": saliency}
         shown = kinds[what](run, grey=settings.grey)
-        rows = len({each.row for each in shown})
-        columns = max(sum(each.row == row for each in shown) for row in {each.row for each in shown})
+        rows = len({picture.row for picture in shown})
+        columns = max(sum(picture.row == row for picture in shown) for row in {picture.row for picture in shown})
 
         def draw(axes: Any) -> None:
             with onto(axes):

@@ -117,12 +117,12 @@ def covariate_fields(record: Mapping[str, Any]) -> list[Json]:
     """
     return [
         {
-            "name": each.name,
-            "range": list(each.limits) or None,
-            "levels": [level for level in each.levels if level],
-            "optional": each.marks_missing or "" in each.levels,
+            "name": encoding.name,
+            "range": list(encoding.limits) or None,
+            "levels": [level for level in encoding.levels if level],
+            "optional": encoding.marks_missing or "" in encoding.levels,
         }
-        for each in encodings_of(record)
+        for encoding in encodings_of(record)
     ]
 
 

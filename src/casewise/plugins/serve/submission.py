@@ -349,7 +349,7 @@ def _file(
 
 def _unknown(field: str, description: Mapping[str, Any], *, is_file: bool, file: str = "") -> ServiceError:
     slots = description["slots"] or [IMAGE]
-    options = slots if is_file else ["visit", "day", *(each["name"] for each in description["covariates"])]
+    options = slots if is_file else ["visit", "day", *(covariate["name"] for covariate in description["covariates"])]
     noun = "a field for files" if is_file else "a text field"
     if not is_file and _numbered(field, description)[1] in slots:
         message = f"{cut(field)} must be a file, such as `curl -F {field}=@photograph.jpg`, and was sent as text."

@@ -279,11 +279,11 @@ def notes_of(slides: Sequence[PlannedSlide], plan: TilePlan) -> list[str]:
     if poor and fewest < most:
         verb = "gives" if len(poor) == 1 else "give"
         notes.append(f"{len(poor):,} of {len(slides):,} slides {verb} fewer than {FEW} tiles: {names_text(poor, 5)}.")
-    alike: dict[str, list[tuple[str, str]]] = {}
+    by_text: dict[str, list[tuple[str, str]]] = {}
     for slide, name in zip(slides, names, strict=True):
         for note in slide.notes:
-            alike.setdefault(VARYING.sub("0", note), []).append((name, note))
-    for similar in alike.values():
+            by_text.setdefault(VARYING.sub("0", note), []).append((name, note))
+    for similar in by_text.values():
         texts = Counter(text for _, text in similar)
         example = f"{texts.most_common(1)[0][0]}{' (numbers differ)' if len(texts) > 1 else ''}"
         notes.append(

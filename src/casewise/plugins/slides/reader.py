@@ -120,8 +120,8 @@ def companion_files(path: Path) -> list[Path]:
         if suffix in {".vms", ".vmu"}:
             return sorted(path.parent / name for name in _names_in_index(path) if (path.parent / name).is_file())
         if suffix in DICOM_FILES and _is_dicom_slide(path):
-            alike = (file for file in path.parent.iterdir() if file.suffix.lower() == suffix and file != path)
-            return sorted(file for file in alike if file.is_file())
+            same_suffix = (file for file in path.parent.iterdir() if file.suffix.lower() == suffix and file != path)
+            return sorted(file for file in same_suffix if file.is_file())
     except OSError:
         # Opening the slide raises the error.
         return []

@@ -97,7 +97,9 @@ def _correlation(figure: Estimate | None) -> str:
 
 def gallery(pictures: Sequence[Shown]) -> Drawing:
     """Pictures with their titles, row by row; a row is as wide as the axes are."""
-    rows = [[each for each in pictures if each.row == row] for row in sorted({each.row for each in pictures})]
+    rows = [
+        [picture for picture in pictures if picture.row == row] for row in sorted({picture.row for picture in pictures})
+    ]
     columns = max(map(len, rows))
     with canvas(100.0 * columns, 126.0 * len(rows), grid=None) as (figure, axes):
         axes.set_axis_off()

@@ -125,7 +125,7 @@ def findings(audit: Audit, accepted: Mapping[str, str], *, grave: bool = False) 
         few = audit.facts.get("subjects", FEWEST) < FEWEST
         why = f"fewer than {FEWEST} subjects" if few else "too few cases, or nothing varies"
         counts.append(("Shortcuts", f"not tested: {why}"))
-    shown = [each for each in worst_first(audit) if not (grave and each.level == "note")][:MOST_FINDINGS]
+    shown = [finding for finding in worst_first(audit) if not (grave and finding.level == "note")][:MOST_FINDINGS]
     if not shown:
         return [Facts(counts)]
     rows = []

@@ -58,11 +58,11 @@ def section(context: ReportContext) -> Section | None:
         return None
     if _slots(study) == 1:
         caption = f"{capital(terms.picture)} and tile"
-        blocks.append(Pictures([picture for each in shown for picture in each], caption, layout="pictures"))
+        blocks.append(Pictures([picture for pictures in shown for picture in pictures], caption, layout="pictures"))
     else:
         blocks += _flow(panels[0][0], shown[0])
         others = list(zip(panels, shown, strict=True))[1:]
-        rest = [block for (region, _), each in others for block in _flow(region, each)]
+        rest = [block for (region, _), pictures in others for block in _flow(region, pictures)]
         blocks += [Fold(f"Panels 2 to {len(shown)} of the {len(rows)} of this {terms.case}", rest)] if rest else []
     return Section("preparation", "Model input", blocks, page_only=True)
 

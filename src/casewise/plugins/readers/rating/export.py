@@ -200,7 +200,7 @@ def labels_of(
         own, limit = first[first["target"] == name], limits[name]
         read = own.set_index(KEYS).index.unique()
         values = own.dropna(subset="value").groupby(KEYS)["value"]
-        label = values.agg(lambda each: consensus(each.to_numpy(), rule, limit)).reindex(read)  # noqa: B023
+        label = values.agg(lambda group: consensus(group.to_numpy(), rule, limit)).reindex(read)  # noqa: B023
         decided = read.intersection(adjudicated.index)
         label[decided] = adjudicated[decided]
         without[name] = int(label.isna().sum())

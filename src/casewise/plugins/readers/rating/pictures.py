@@ -99,7 +99,7 @@ class Pictures:
         with self._lock:
             picture = self._kept.pop(path, None) or read_picture(path)
             self._kept[path] = picture
-            while len(self._kept) > 1 and sum(each.n_bytes for each in self._kept.values()) > self.limit:
+            while len(self._kept) > 1 and sum(picture.n_bytes for picture in self._kept.values()) > self.limit:
                 self._kept.popitem(last=False)
         return picture
 
@@ -295,7 +295,7 @@ def _slices_of(folder: Path) -> list[str]:
     import SimpleITK
 
     finder, header = SimpleITK.ImageSeriesReader, SimpleITK.ImageFileReader()
-    folders = sorted({folder, *(each for each in folder.rglob("*") if each.is_dir())})
+    folders = sorted({folder, *(path for path in folder.rglob("*") if path.is_dir())})
     series = [list(finder.GetGDCMSeriesFileNames(str(f), i)) for f in folders for i in finder.GetGDCMSeriesIDs(str(f))]
     if len(series) > 1:
         proper = []

@@ -135,8 +135,8 @@ class Session:
         """The items of earlier visits of the subject, where the session shows them."""
         if not self.longitudinal:
             return []
-        same = [each for each in self.items.values() if each.subject == item.subject and each.order < item.order]
-        return sorted(same, key=lambda each: each.order)
+        same = [other for other in self.items.values() if other.subject == item.subject and other.order < item.order]
+        return sorted(same, key=lambda other: other.order)
 
     def is_complete(self, values: Mapping[str, Entry]) -> bool:
         """Whether every field has a value, or a reason why the item cannot be judged."""

@@ -172,7 +172,7 @@ class ReadingStore(Database):
         with self._writing():
             query = "SELECT coalesce(max(number), -1), coalesce(max(batch), -1) FROM items WHERE session = ?"
             last, batch = self._db.execute(query, [session]).fetchone()
-            texts = [None if each is None else json.dumps(each) for each in shown]
+            texts = [None if lines is None else json.dumps(lines) for lines in shown]
             rows = [(session, last + n, batch + 1, *pair) for n, pair in enumerate(zip(items, texts, strict=True), 1)]
             self._db.executemany("INSERT INTO items VALUES (?, ?, ?, ?, ?)", rows)
 

@@ -102,7 +102,7 @@ def ratings_of(rows: pd.DataFrame) -> Ratings:
         return table.reindex(index=units, columns=readers).to_numpy(dtype=float)
 
     columns = [(n, column) for column in ("value", "position") for n in (1, 2)]
-    return Ratings(tuple(readers), units, *(wide(*each) for each in columns))
+    return Ratings(tuple(readers), units, *(wide(*column) for column in columns))
 
 
 # --------------------------------------------------------------------------------------------------------- intervals
@@ -121,7 +121,7 @@ def leaving_out(statistic: Statistic, subjects: np.ndarray, plan: Plan = PLAN, r
     points = {name: np.array([value]) for name, value in statistic(np.arange(len(codes))).items()}
     groups = groups_of(len(names), plan.seed)[codes]
     rest = [statistic(np.flatnonzero(groups != group)) for group in np.unique(groups)]
-    left_out = {name: np.array([[each[name]] for each in rest]) for name in points}
+    left_out = {name: np.array([[figures[name]] for figures in rest]) for name in points}
     rests_on = {name: np.array([len(names)]) for name in points}
     basis = Basis(left_out, np.ones((len(rest), 1, 1), dtype=bool), rests_on, plan.confidence, plan.scale)
     numbers = {"n_subjects": len(names), "n_cases": len(codes)}
@@ -169,7 +169,7 @@ CONSTANT = "a reader gave every case the same value"
 
 def _pairwise(values: np.ndarray, kind: str, rows: np.ndarray) -> dict[str, float]:
     x = values[rows]
-    first, second = (list(each) for each in zip(*itertools.combinations(range(x.shape[1]), 2), strict=True))
+    first, second = (list(numbers) for numbers in zip(*itertools.combinations(range(x.shape[1]), 2), strict=True))
     apart = np.abs(x[:, first] - x[:, second])
     apart = apart[~np.isnan(apart)]
     figures = {"mae": apart.mean(), "agreement": (apart == 0).mean(), KRIPPENDORFF: krippendorff(x, kind)}

@@ -135,7 +135,7 @@ def write_agreement(
     if isinstance(model, pd.DataFrame):
         two = {name: study.classes_of(name).index(str(study.positive_of(name))) for name in _two_classes(form)}
         model = ModelPredictions("The model", "on cases that it was not trained on", model, settings.reference, two)
-    scales = {each.target: scale_of(each) for each in form.fields}
+    scales = {field.target: scale_of(field) for field in form.fields}
     page = Page(own, scales, agreements(own, form.fields, plan), settings.margin, few, plan.confidence)
     blind = own["kind"].iloc[0] == BLIND
     of_model = duels(own, form.fields, model, settings.margin, plan) if model and blind else {}
@@ -166,7 +166,7 @@ def _independent(readings: pd.DataFrame) -> pd.DataFrame:
 
 
 def _two_classes(form: Form) -> list[str]:
-    return [each.target for each in form.fields if scale_of(each).kind == CLASSES and len(each.options) == 2]
+    return [field.target for field in form.fields if scale_of(field).kind == CLASSES and len(field.options) == 2]
 
 
 @dataclass(frozen=True)
@@ -278,14 +278,14 @@ class Page(Answers):
         rows = []
         for name, result in self.whole.items():
             cells = []
-            for each in result.means:
-                ends = interval(each.reliability, 2)
-                half = f"± {number(each.half_width, self.scale(name).digits)} {self.scale(name).unit}"
-                cells.append(Cell(number(each.reliability.value, 2), f"{ends} {half}".strip()))
+            for mean in result.means:
+                ends = interval(mean.reliability, 2)
+                half = f"± {number(mean.half_width, self.scale(name).digits)} {self.scale(name).unit}"
+                cells.append(Cell(number(mean.reliability.value, 2), f"{ends} {half}".strip()))
             if cells:
                 rows.append(Row(self.label(name), cells))
         counts = next((r.means for r in self.whole.values() if r.means), [])
-        heads = ["Target", *(counted(each.readers, "reader") for each in counts)]
+        heads = ["Target", *(counted(mean.readers, "reader") for mean in counts)]
         return [Table(heads, rows, COUNTS)] if rows else []
 
     # ------------------------------------------------------------------------------------------------------- the model
@@ -301,9 +301,9 @@ class Page(Answers):
     def duel_table(self, name: str, duel: Duel) -> Table:
         """A row for each reader and for the mean over readers."""
         scale, rows = self.scale(name), []
-        for reader, each in [*duel.readers.items(), ("Mean over readers", duel.mean)]:
-            cells = [scale.size(each.reader), scale.size(each.model), scale.difference(each.difference)]
-            rows.append(Row(reader, [*cells, Cell(verdict_words(each, duel.margin, scale))], mark=each is duel.mean))
+        for reader, pair in [*duel.readers.items(), ("Mean over readers", duel.mean)]:
+            cells = [scale.size(pair.reader), scale.size(pair.model), scale.difference(pair.difference)]
+            rows.append(Row(reader, [*cells, Cell(verdict_words(pair, duel.margin, scale))], mark=pair is duel.mean))
         error = "share of the others who disagree" if scale.kind == CLASSES else "mean distance from the others"
         margin = "no margin" if duel.margin is None else f"a margin of {margin_words(duel.margin, scale)}"
         caption = f"{self.label(name)}. Error: {error}; {margin} was stated in advance."
@@ -315,7 +315,7 @@ class Page(Answers):
         blocks: list[Block] = [Text(REFERENCE.format(reference=model.reference), note=True)]
         for target, against in compared.items():
             for pair, comparisons in (("model", against.model), ("aided", against.aided or [])):
-                rows = [_comparison_row(each) for each in comparisons]
+                rows = [_comparison_row(comparison) for comparison in comparisons]
                 if not rows:
                     continue
                 sizes = f"{counted(comparisons[0].n_cases, 'case')} of {counted(comparisons[0].n_subjects, 'subject')}"
@@ -344,10 +344,13 @@ def reader_differences(readers: Sequence[str], values: np.ndarray, scale: Scale,
         return svg(figure, f"readers-{name}")
 
 
-def _comparison_row(each: ModalityComparison) -> Row:
+def _comparison_row(comparison: ModalityComparison) -> Row:
     """Both modalities and their difference by one metric."""
-    metric, gap = each.metric, each.difference
-    cells = [_mean_cell(metric, each.first, each.mean_first), _mean_cell(metric, each.second, each.mean_second)]
+    metric, gap = comparison.metric, comparison.difference
+    cells = [
+        _mean_cell(metric, comparison.first, comparison.mean_first),
+        _mean_cell(metric, comparison.second, comparison.mean_second),
+    ]
     cells += [WRITE.difference(metric, {"difference": gap.value, **ends}) for ends in (gap.random, gap.fixed)]
     return Row(WRITE.title(metric) + (" of calls" if metric == "auroc" else ""), cells)
 

@@ -182,8 +182,8 @@ class Answers:
 
     def who_stands_out(self) -> list[str]:
         """The readers with a bias or drift that chance among so many figures does not explain, or that none has."""
-        every = [each for r in self.whole.values() for f in r.readers.values() for each in (f.bias, f.drift)]
-        count = sum(each.low is not None for each in every)
+        every = [figure for r in self.whole.values() for f in r.readers.values() for figure in (f.bias, f.drift)]
+        count = sum(figure.low is not None for figure in every)
         sentences = []
         for name, result in self.whole.items():
             scale = self.scale(name)
@@ -252,7 +252,7 @@ class Answers:
         for target, against in compared.items():
             pairs = (("the model", against.model), ("readers with the model", against.aided or []))
             for who, comparisons in pairs:
-                gap = next((each.difference for each in comparisons if each.metric == "auroc"), None)
+                gap = next((comparison.difference for comparison in comparisons if comparison.metric == "auroc"), None)
                 if gap is None or gap.value is None:
                     continue
                 ends = interval(gap.fixed, 2, words=True)
@@ -314,15 +314,15 @@ def margin_words(margin: float, scale: Scale) -> str:
     return f"{size} {scale.unit.removesuffix('s') if size == '1' else scale.unit}"
 
 
-def verdict_words(each: ReaderDuel, margin: float | None, scale: Scale) -> str:
+def verdict_words(comparison: ReaderDuel, margin: float | None, scale: Scale) -> str:
     """The verdict on the model compared with a reader."""
-    farther = each.difference.low is not None and each.difference.low > 0
-    if each.verdict == "not worse" and margin is not None:
+    farther = comparison.difference.low is not None and comparison.difference.low > 0
+    if comparison.verdict == "not worse" and margin is not None:
         return ("worse than a reader, by less than " if farther else "not worse than a reader by more than ") + (
             margin_words(margin, scale)
         )
-    if each.verdict == "better":
+    if comparison.verdict == "better":
         return "better than a reader"
-    if each.difference.high is None:
+    if comparison.difference.high is None:
         return "not compared: too few cases"
     return "worse than a reader" if farther else "not clearly better or worse than a reader"

@@ -84,7 +84,7 @@ def blocks_of(context: ReportContext, entry: Trial, stage: str) -> list[Block]:
     if changes:
         blocks.append(Table(["Visit, arm and subjects", *HEADS], changes, CHANGE.format(**texts)))
     if responders:
-        named = [responder_name(context, f"{each:g}") for each in context.study.evaluation.responders]
+        named = [responder_name(context, f"{percent:g}") for percent in context.study.evaluation.responders]
         blocks.append(Table(["Visit, arm and subjects", *named], responders, RESPONDERS.format(**texts)))
         if risks:
             blocks.append(Table(["Visit, arm, score and subjects", *named], risks, RISKS.format(**texts)))

@@ -163,7 +163,7 @@ def learner_rows(context: ReportContext) -> list[Row]:
     for learner in context.learners:
         mean = (context.metrics.site_means or {}).get(learner, {}).get(metric)
         sources = [by_learner.get(learner, {}).get(metric) for by_learner in (context.metrics.by_site or {}).values()]
-        row = Row(learner_name(learner), [write.cell(metric, each) for each in (mean, *sources)])
+        row = Row(learner_name(learner), [write.cell(metric, figure) for figure in (mean, *sources)])
         rank = 2.0 if mean is None or mean.value is None else -mean.value
         ranked.append((rank, replace(row, mark=learner == context.learner)))
     return [row for _, row in sorted(ranked, key=lambda pair: pair[0])]
