@@ -1,4 +1,4 @@
-"""What a plugin may bring, and how plugins are found.
+"""The parts of a plugin, and the search for plugins.
 
 A plugin is a folder in `casewise.plugins`, or a package of somebody else that names its object in the entry points
 `casewise.plugins`. The folders need no declaration: one that is removed is not there, and the rest works without it.

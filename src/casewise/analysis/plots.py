@@ -43,7 +43,7 @@ DPI = 144
 
 
 class Names(TypedDict, total=False):
-    """What a figure is about, by default the headline; `ax` are axes to draw on, by default of a new figure."""
+    """The subject of a figure, by default the headline; `ax` are axes to draw on, by default of a new figure."""
 
     learner: str | None
     target: str | None

@@ -250,7 +250,7 @@ class Run:
         return f"Run({str(self.folder)!r}): {self.headline or 'nothing was evaluated'}"
 
     def _repr_html_(self) -> str:
-        """What was studied, the headline and a link to the report, for notebooks."""
+        """The study, the headline and a link to the report, for notebooks."""
         from casewise.errors import counted
 
         data = " (synthetic data)" if self.study.synthetic else ""

@@ -328,7 +328,7 @@ class NetBenefit(Record):
 
 
 class AddedValue(Record):
-    """What the images add to the covariates: the models that `Results.comparisons` compares.
+    """The value that images add to the covariates: the models that `Results.comparisons` compares.
 
     `images` are the learners whose mean is the image model, `columns` the kind of each covariate; `decision_curves`
     has, for two classes, the curves of the models with covariates at the headline's stage, by learner.

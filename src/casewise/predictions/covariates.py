@@ -346,7 +346,7 @@ def _encoded(encodings: Sequence[Encoding], cells: pd.DataFrame) -> Array:
 
 
 def _image_features(values: Array, form: str) -> Array:
-    """What the joined model reads of the image model: its number, or the logits of each step or class, (N, S)."""
+    """The joined model's input from the image model: its number, or the logits of each step or class, (N, S)."""
     if form == "number":
         return values
     shares = values if form == "classes" else 1 - np.cumsum(values, axis=1)[:, :-1]

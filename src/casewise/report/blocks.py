@@ -1,4 +1,4 @@
-"""What a section of the report is made of: tables, plots, pictures and fixed captions, as plain values.
+"""The blocks of a report section: tables, plots, pictures and fixed captions, as plain values.
 
 A section is a `Section` with its blocks. `rendered` writes the same blocks as HTML or as Markdown, so that both show
 the same values. A text is a caption or a note that does not change with the result; a sentence that does is a

@@ -361,7 +361,7 @@ class Terms:
 
 
 def visit_noun(context: ReportContext) -> str:
-    """What a visit is called: the position of a slice, where each slice of a scan is a case of its own."""
+    """The word for a visit: the position of a slice, if each slice of a scan is a case of its own."""
     return "position" if modality_of(context.study).position(context.study) else "visit"
 
 
@@ -445,5 +445,5 @@ def counted_cases(context: ReportContext, rows: pd.DataFrame) -> str:
 
 
 def brackets(context: ReportContext) -> str:
-    """What stands in the brackets of every table."""
+    """The sentence that explains the brackets of every table."""
     return f"Brackets: {terms_of(context).confidence} intervals by {context.study.unit}."

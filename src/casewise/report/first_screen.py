@@ -161,7 +161,7 @@ def lead(context: ReportContext) -> str:
 
 
 def _recorded(context: ReportContext) -> str:
-    """That the reference is a mean of several columns, such as of readers; else empty."""
+    """A note if the reference is a mean of several columns, such as of readers; otherwise empty."""
     study, outcome = context.study, context.outcome
     columns = [target_columns(name, study) for name in study.parts_of(outcome)]
     if not columns or min(map(len, columns)) < 2:
@@ -251,7 +251,7 @@ def _size(context: ReportContext, metric: str, figure: Estimate | SourceMean, co
 
 
 def guess(context: ReportContext) -> str:
-    """What a guess without images reaches; empty if the run has no record of it."""
+    """The figure of a guess without images, as text; empty if the run has no record of it."""
     terms, write = terms_of(context), context.write
     if context.by_site:
         return ""
@@ -459,7 +459,7 @@ def rivals_line(context: ReportContext) -> str:
 
 
 def model(context: ReportContext) -> str:
-    """What the reported model is made of."""
+    """The composition of the reported model, in sentences."""
     learner, name = context.learner, learner_name(context.learner)
     folds = sum(job["model"] == learner for job in context.jobs)
     if is_baseline(learner):
@@ -489,7 +489,7 @@ def decided(context: ReportContext) -> str:
 
 
 def in_effect(context: ReportContext) -> str:
-    """That a combined model is one of its learners for new cases, unlike where it was evaluated; else empty."""
+    """A note if a combined model is a single learner for new cases, unlike in its evaluation; otherwise empty."""
     shown, parts = dict(weights(context)), weights_of(context)
     whole = next((name for name in (parts[0] if parts else ()) if shown[learner_name(name)] == number(1.0, 2)), "")
     return f"For new cases it is in effect {the_learner(whole)} alone." if whole and weights_fitted(context) else ""

@@ -218,7 +218,7 @@ def metric_format(study: Study, target: str) -> MetricFormat:
 
 @dataclass(frozen=True)
 class KindReport:
-    """What the report shows of one kind of target, besides the tables that the registry of metrics names.
+    """The report's settings for one kind of target, besides the tables that the registry of metrics names.
 
     Attributes:
         headline: the metric of the one sentence at the top.
@@ -241,5 +241,5 @@ KINDS = {
 
 
 def kind_report(name: str) -> KindReport:
-    """What the report shows of a kind; the default is the record of the kind whose metrics it shares."""
+    """The report's settings for a kind; by default the record of the kind whose metrics it shares."""
     return KINDS[name] if name in KINDS else KINDS[kind_named(name).metrics_of]

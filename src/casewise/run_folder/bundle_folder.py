@@ -286,7 +286,7 @@ def is_archive(path: Path) -> bool:
 
 
 def stated_facts(path: Path) -> Mapping[str, Any]:
-    """What a bundle, a folder or a zip file, states of itself; it is not verified, and {} if it cannot be read.
+    """The facts that a bundle, a folder or a zip file, states about itself, not verified; {} if it cannot be read.
 
     It has the names of `learners`, of the learner of each of the `members`, and of the targets of the `settings`.
     """

@@ -458,7 +458,7 @@ def check_model_path(path: Path, trust: Path | None = None, learners: Iterable[s
         learners: names that it must have, as far as it can be told before it is loaded.
 
     Returns:
-        What the bundle states of itself, unchecked; {} of a network alone.
+        The facts that the bundle states about itself, unchecked; {} for a single network.
 
     Raises:
         RunError: it has none of them, no such learner, or is not a bundle, and only bundles are signed; or a run has no

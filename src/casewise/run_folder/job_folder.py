@@ -19,7 +19,7 @@ LOCK = ".lock"
 FINAL = "final"
 # The stage of a training that ended with an error of its own.
 FAILED = "failed"
-# The stage of a training on another cohort, after which the job goes on.
+# The stage of a training on another cohort; the job continues after it.
 PRETRAINING = "pretraining"
 
 
@@ -42,7 +42,7 @@ class TrainingFolder:
 
     path: Path
 
-    # The training's state at the end of an epoch, from which a killed one continues.
+    # The training's state at the end of an epoch; a killed training continues from it.
     state = Part(WeightsFile, "state.safetensors")
     # The curve of the learning-rate search.
     rate_search = Part(JsonFile, "finder.json", required=("chosen",))
@@ -122,7 +122,7 @@ class JobFolder(TrainingFolder):
     distance = Part(WeightsFile, "distance.safetensors", portable=True)
     # Perceptual hashes of the training images (`casewise.audit.fingerprints`).
     fingerprints = Part(WeightsFile, "fingerprints.safetensors", portable=True)
-    # The rule of each grade for cases that the network predicts alone, with its thresholds.
+    # The rule of each grade for cases that only this network predicts, with its thresholds.
     decisions = Part(JsonFile, "decisions.json", portable=True)
 
     def folds(self, count: int) -> list[JobFolder]:

@@ -144,7 +144,7 @@ def file_runs(paths: Sequence[str], holders: np.ndarray, sides: int, factor: int
 
 
 def identities(paths: Sequence[str], holders: np.ndarray) -> list[list[Key]]:
-    """What may identify the person of each file, the likeliest first: keys, equal for files of one person.
+    """Candidates for the identity of each file's person, the likeliest first: keys, equal for files of one person.
 
     Folders and names that are more than the numbers in each of them; then the first number in folder and name with
     enough values, several of them in a class (a class may have a number for a name); or without one the number with
@@ -192,7 +192,7 @@ def _numbers(path: str) -> list[int]:
 
 
 def _keys(paths: Sequence[str], holders: np.ndarray, sides: int) -> list[Key]:
-    """What identifies the person of each file; the files of a series that is too long for a person have their numbers.
+    """The identity of each file's person; files of a series too long for one person are identified by their numbers.
 
     What identifies people has several values for each class; folders of classes have one. A series is too long if it
     has more files, or more of a class, than a side should have, and more than `MOST_OF_PERSON`.

@@ -67,7 +67,7 @@ class Ended(NamedTuple):
 
 @dataclass(frozen=True)
 class Session:
-    """What the jobs or the images of one folder share: who grants their leases, and their inputs in the cluster."""
+    """Shared by the jobs or images of one folder: the lessor of their leases, and their inputs in the cluster."""
 
     folder: Path
     lessor: Lessor
@@ -211,7 +211,7 @@ class RayBackend(Backend):
     def _reports(
         self, session: Session, nodes: Mapping[str, Any], needed: Sequence[Path], libraries: Sequence[str] = ("torch",)
     ) -> list[NodeReport]:
-        """What every machine with cores sees; a machine that is lost meanwhile has no report.
+        """A report from every machine with cores; a machine that is lost meanwhile has none.
 
         Raises:
             RunError: a machine does not answer, or cannot load what the study uses.

@@ -45,13 +45,13 @@ DELAY = 10.0
 
 @dataclass(frozen=True)
 class Leases:
-    """What the file of the leases says.
+    """The contents of the file of leases.
 
     Attributes:
         session: the run that grants them.
         beat: changes with every renewal.
         valid: the leases that hold.
-        withdrawn: those whose processes may not have ended yet.
+        withdrawn: leases whose processes may not have ended yet.
     """
 
     session: str

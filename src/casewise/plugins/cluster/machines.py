@@ -195,7 +195,7 @@ _LOADED: dict[str, Any] = {}
 
 @dataclass(frozen=True)
 class NodeReport:
-    """What a machine of the cluster is like.
+    """A report on a machine of the cluster.
 
     Attributes:
         shares: whether it sees the run folder as the machine that began the run does, and can write there.

@@ -1,4 +1,4 @@
-"""What of a finished run is explained: its networks, cases, masks, and each network's prediction of a case."""
+"""The networks, cases and masks of a finished run to explain, and each network's prediction of a case."""
 
 from __future__ import annotations
 

@@ -148,7 +148,7 @@ ORDERS = ("map", "random", "centre", "brightness")
 
 @dataclass
 class _Measurements:
-    """What is collected over the folds of one network."""
+    """Values collected over the folds of one network."""
 
     rows: list[Record]
     random_weights: list[np.ndarray]

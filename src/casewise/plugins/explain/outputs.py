@@ -231,7 +231,7 @@ def _shown_panels(networks: list[CaseExplanation]) -> Iterator[tuple[int, str, l
 def _mask_on_panel(
     run: FinishedRun, saliency: SaliencyMap, meanings: Iterable[MaskMeaning]
 ) -> tuple[MaskMeaning | None, np.ndarray | None]:
-    """What the first of these masks on the middle view marks, and this mask (H, W); None if there is none."""
+    """The meaning of the first of these masks on the middle view, and the mask (H, W); None without a mask."""
     for meaning in meanings:
         if run.modality.mask_columns(run.study)[meaning] not in run.cohort.images:
             continue

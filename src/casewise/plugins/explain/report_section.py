@@ -166,7 +166,7 @@ def measured_rows(measured: Values, figures: Sequence[str]) -> list[Row]:
 
 
 def verdict(figure: Values) -> str:
-    """What a paired difference shows: `more`, `less`, or `not shown to differ` if it may be 0 or subjects are few.
+    """The verdict on a paired difference: `more`, `less`, or `not shown to differ` if it may be 0 or subjects are few.
 
     >>> verdict({"low": 0.1, "high": 0.2}), verdict({"low": 0.1, "high": 0.2, "rough": True})
     ('more', 'not shown to differ')
@@ -277,7 +277,7 @@ def _chosen(shown: Values, cases: Cases) -> list[tuple[str, str]]:
 
 
 def own_map(context: ReportContext) -> str:
-    """What the own map of a U-Net was trained with."""
+    """The labels or masks that a U-Net's own map was trained with, as text."""
     column = context.study.images.mask
     return OWN_MAP[bool(column)].format(column=column)
 

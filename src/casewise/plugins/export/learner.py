@@ -242,7 +242,7 @@ class TrainedLearner:
 
     @property
     def units(self) -> list[float]:
-        """What a difference in each target is divided by: 1, or the deviation of its labels where that is larger."""
+        """The divisor of differences in each target: 1, or the deviation of its labels if that is larger."""
         return [
             max([1.0, *record["target_std"]] if output.network_kind.standardised else [1.0])
             for record, output in zip(self.members[0].outputs, self.outputs, strict=True)

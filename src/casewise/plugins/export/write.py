@@ -46,7 +46,7 @@ Cases = Callable[[TrainedLearner, "FittedPreprocessing"], "PanelDataset"]
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What only the folder of a run has.
+    """Facts for an export that only a run folder has.
 
     Attributes:
         cases: panels of some cases of the run, on which graphs are checked; None: on random panels.
@@ -224,7 +224,7 @@ def describe(learner: TrainedLearner, path: Path, parity: Parity) -> dict[str, A
 
 
 def _missing(learner: TrainedLearner) -> str:
-    """What is NaN in an input, in words of the file."""
+    """The meaning of NaN in an input, in words."""
     empty = "an image of NaN is an empty slot" if learner.bags else ""
     absent = "a channel of NaN is a missing sequence" if learner.may_lack_sequences else ""
     return "; ".join(text for text in (empty, absent) if text) or "nothing may be NaN"
@@ -332,7 +332,7 @@ def with_gaps(sample: Sample, *, sequences: bool) -> Sample:
 
 
 def reference(learner: TrainedLearner, panels: Sequence[Tensor]) -> list[np.ndarray]:
-    """What casewise itself predicts for panels, in float32: the values (P, V) of each target, mean over the folds.
+    """casewise's own predictions for panels, in float32: the values (P, V) of each target, mean over the folds.
 
     This uses the code of `casewise.models` and of the predictions table, not the graph.
     """

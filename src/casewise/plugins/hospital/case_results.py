@@ -38,7 +38,7 @@ UNLIKE = "unlike the training images"
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What results say about the model.
+    """The facts about the model in results.
 
     Attributes:
         name: the name of its study.
@@ -186,7 +186,7 @@ class CaseResult:
         return unique(self.key, *names)
 
     def image_key(self, value: Value) -> str:
-        """What identifies the image of a value, also in other folders if it is DICOM; empty for a whole case."""
+        """The identity of a value's image, valid in other folders if it is DICOM; empty for a whole case."""
         if value.source is None:
             return ""
         try:

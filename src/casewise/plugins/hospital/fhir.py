@@ -94,7 +94,7 @@ def _entry(resource: Resource) -> Resource:
 
 
 def _context(result: CaseResult) -> Resource:
-    """What observations and report state alike: whom and what study they are about, when, and where it was examined."""
+    """The elements common to observations and report: the patient, the study, the time and the body site."""
     study = _study(result)
     patient: Resource = {"value": _text(study.patient_id if study else result.subject)}
     if result.subject_system:
@@ -204,7 +204,7 @@ def _value(value: Value, facts: ModelFacts) -> Resource:
 
 
 def _extensions(value: Value, facts: ModelFacts) -> Iterator[Resource]:
-    """The interval, the set, the probabilities and the distance, for which an Observation has no element."""
+    """The interval, the set, the probabilities and the distance; an Observation has no element for them."""
     coverage = [{"url": "coverage", "valueDecimal": facts.coverage}] if facts.coverage is not None else []
     if value.low is not None and value.high is not None:
         ends = {"low": _quantity(value.low, value, facts), "high": _quantity(value.high, value, facts)}

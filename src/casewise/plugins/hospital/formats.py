@@ -105,7 +105,7 @@ class ResultFolder:
 
     @property
     def title(self) -> str:
-        """What people call the format."""
+        """The title of the format, for people."""
         return self.format.title
 
     def add(self, result: CaseResult, facts: ModelFacts) -> None:
@@ -134,7 +134,7 @@ class ResultFolder:
 def result_folders(
     model: TrainedModel, folders: Mapping[str, Path], *, names: bool = False, subject_system: str = ""
 ) -> Iterator[Results]:
-    """What receives the predictions of every chunk; the files appear when the block ends without an error.
+    """Yield a receiver of every chunk's predictions; the files appear when the block ends without an error.
 
     Args:
         names: whether the files have the names of subjects, visits and images, instead of hashes.

@@ -267,7 +267,7 @@ class _Column:
         self.y += height * self.scale
 
     def block(self) -> Block:
-        """What was written."""
+        """The written text."""
         return Block(self.items, self.y)
 
 

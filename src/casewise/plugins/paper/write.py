@@ -140,7 +140,7 @@ class Settings:
 
 @dataclass
 class Paper:
-    """What was written, by name its files, and what was not, by name the reason."""
+    """The written items with their files, and the items left out with the reason, by name."""
 
     folder: Path
     written: dict[str, list[str]] = field(default_factory=dict)

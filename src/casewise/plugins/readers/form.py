@@ -1,4 +1,4 @@
-"""What a reader fills in for each case: the fields that follow from the targets of a study."""
+"""The form that a reader fills in for each case: its fields follow from the targets of a study."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def model_values(run: Run, form: Form, *, to_compare: bool = False) -> pd.DataFr
 
 
 def shown_values(values: pd.DataFrame, form: Form, items: Mapping[str, Item]) -> dict[str, Shown]:
-    """What an aided session shows of each item that was predicted: the model's values by the keys of the form."""
+    """The model's values by the keys of the form, which an aided session shows with each predicted item."""
     fields = {(field.target, field.region): field for field in form.fields}
     of_item: dict[tuple[str, str], Shown] = {}
     for row in values.to_dict("records"):

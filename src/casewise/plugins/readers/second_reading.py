@@ -1,4 +1,4 @@
-"""What a second reading of a blinded list of doubtful labels showed."""
+"""The results of a second reading of a blinded list of doubtful labels."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _share(changed: pd.Series, weights: pd.Series, subjects: pd.Series, plan: Pl
 
 
 def second_reading_lines(run: Run, form: Form, count: int, labels: Labels) -> list[str]:
-    """What the exported labels of a second reading changed, in words."""
+    """The changes by the exported labels of a second reading, in words."""
     doubts, listed = blinded_of(run, form, count)
     tolerance = labels.limits[doubts.target]
     reading = second_reading(listed, labels.values, tolerance=tolerance)

@@ -54,7 +54,7 @@ def plain(cell: Any) -> Any:
 
 
 def flags_of(results: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """What the results of a visit should be read with: a code, and a sentence."""
+    """Caveats on the results of a visit, each a code and a sentence."""
     flags = []
     distances = [result["distance"] for result in results if result["beyond"]]
     if distances:

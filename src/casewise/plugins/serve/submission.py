@@ -1,4 +1,4 @@
-"""What a client sends: images of one subject at one or several visits, under neutral names, and their checks."""
+"""A client's submission: images of one subject at one or several visits, under neutral names, and their checks."""
 
 from __future__ import annotations
 

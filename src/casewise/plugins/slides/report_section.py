@@ -113,7 +113,7 @@ def _example(context: ReportContext, tiles: pd.DataFrame) -> list[Block]:
 
 @dataclass(frozen=True)
 class Painting:
-    """What colours of tiles mean, their scale with its labels, and the titles and values (N,) of a case's maps."""
+    """The meaning of tile colours, their scale with its labels, and the titles and values (N,) of a case's maps."""
 
     meaning: str
     scale: draw.Scale

@@ -76,7 +76,7 @@ FACTS = ("model", "parameters", "epochs", "best_epoch", "n_fitted", "n_stopped",
 
 @dataclass(frozen=True)
 class Unit:
-    """What is sent at once: facts, and numbers with their step.
+    """A unit that is sent at once: facts, and numbers with their step.
 
     Attributes:
         name: `results`, or learner and fold of a network.
@@ -91,7 +91,7 @@ class Unit:
     sha256: str = field(init=False, default="")
 
     def __post_init__(self) -> None:
-        """Identify the content, by which a tracker's record tells what it has already."""
+        """Compute the hash of the content, by which a tracker skips units that were already sent."""
         content = {name: value for name, value in asdict(self).items() if name != "sha256"}
         text = json.dumps(content, sort_keys=True)
         object.__setattr__(self, "sha256", hashlib.sha256(text.encode()).hexdigest())
@@ -330,7 +330,7 @@ def tensorboard_path(folder: RunFolder) -> Path:
 
 
 def tracking_path(folder: RunFolder) -> Path:
-    """What the study's trackers have got."""
+    """The file that lists the units that the study's trackers already have."""
     return folder.path / "tracking.json"
 
 

@@ -145,7 +145,7 @@ def _rank(context: ReportContext, stage: str, learner: str, metric: str) -> floa
 
 
 def _noun(context: ReportContext, learner: str) -> str:
-    """What kind of learner this is."""
+    """The kind of a learner, as text."""
     if is_registered(learner):
         return learner_named(learner).noun
     return "network" if learner in context.study.networks else "nested choice" if learner == NESTED else "combined"

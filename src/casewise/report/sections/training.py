@@ -109,7 +109,7 @@ def section(context: ReportContext) -> Section:
 
 
 def scheme(context: ReportContext) -> list[tuple[str, str]]:
-    """What was trained, at which learning rate, and in how much time."""
+    """Facts about the training: the networks, their learning rates and the time."""
     recipe, plan, nested = context.study.recipe, context.plan, context.study.nested_cv
     lr = "chosen by a search before training" if recipe.lr == "find" else rate(float(recipe.lr))
     if nested and nested.lr:

@@ -1,4 +1,4 @@
-"""What the browser of a reader gets of an image file: pixels and nothing else of the file.
+"""The pictures that a reader's browser gets of an image file: its pixels and nothing else.
 
 - A photograph is an upright JPEG without any metadata, at most `PHOTO_SIDE` pixels wide or high.
 - A grey film has its own depth, as `uint16`, with the window of the file or from the 0.5 to the 99.5 percentile.

@@ -95,7 +95,7 @@ class RateSettings(WebSettings):
 
 
 class EntryBody(BaseModel):
-    """What the page sends for an entry."""
+    """The fields that the page sends for an entry."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -109,7 +109,7 @@ class EntryBody(BaseModel):
 
 @dataclass
 class Desk:
-    """What a session hands to its readers, and takes from them."""
+    """The exchange of a session with its readers."""
 
     session: Session
     store: ReadingStore

@@ -1,4 +1,4 @@
-"""What readers read: the items of a session, in an order of each reader's own, some of them twice."""
+"""The items of a reading session, in a separate order for each reader, some of them twice."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ItemImage:
 
 @dataclass(frozen=True)
 class Item:
-    """What gets one set of values: a case, or a single image where images have labels of their own.
+    """An item that gets one set of values: a case, or a single image if images have labels of their own.
 
     Attributes:
         key: the case; for an image also its path from the folder of the table.

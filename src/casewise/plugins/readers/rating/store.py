@@ -74,7 +74,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class SessionFacts:
-    """What a session keeps from its beginning: the seed of its orders, the share that is read twice, and its source."""
+    """The fixed settings of a session: the seed of its orders, the share that is read twice, and its source."""
 
     seed: int
     repeat: float
@@ -148,7 +148,7 @@ class ReadingStore(Database):
         return (str(rows[0][0]), SessionFacts(**json.loads(rows[0][1]))) if rows else None
 
     def source(self, name: str) -> str:
-        """What the items of a session follow from; empty where there is no such session."""
+        """The source of a session's items; empty without such a session."""
         recorded = self.session(name)
         return recorded[1].source if recorded else ""
 

@@ -58,7 +58,7 @@ def section(context: ReportContext) -> Section | None:
 
 
 def _gaps_text(context: ReportContext, gaps: Sequence[tuple[str, str, float]]) -> str:
-    """That the models of covariates can read the outcome from missing values."""
+    """A note where the models of covariates can read the outcome from missing values."""
     metrics = {"auroc": "AUROC {:.2f}", "r": "r = {:.2f}"}
     columns = listed([f"{plain(name)} ({metrics[metric].format(value)})" for name, metric, value in gaps])
     return GAPS.format(columns=columns, outcome=terms_of(context).heading)

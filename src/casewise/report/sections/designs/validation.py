@@ -45,7 +45,7 @@ FITTED_WEIGHTS = (
 
 
 def nested_section(context: ReportContext) -> Section | None:
-    """What inner folds chose; None without nested cross-validation."""
+    """The choices of the inner folds; None without nested cross-validation."""
     study, settings = context.study, context.study.nested_cv
     inner = [job["inner"] for job in context.jobs if job.get("inner")]
     if settings is None or not inner:
