@@ -94,7 +94,7 @@ def _entry(resource: Resource) -> Resource:
 
 
 def _context(result: CaseResult) -> Resource:
-    """The elements common to observations and report: the patient, the study, the time and the body site."""
+    """The elements common to observations and report: patient, study, time, order and institution."""
     study = _study(result)
     patient: Resource = {"value": _text(study.patient_id if study else result.subject)}
     if result.subject_system:
