@@ -286,7 +286,7 @@ def _ended(unfinished: Sequence[Job], begun: float) -> dict[str, Failure]:
 def lost(job: Job) -> Failure:
     """The failure of a job whose process was ended."""
     message = (
-        f"{job.name}: the system ended its process, or another one of the run, most often because memory ran out. "
+        f"{job.name}: its process, or another one of the run, was ended by the system, most often for lack of memory. "
         f"{LESS_MEMORY}"
     )
     return failed(job, message, transient=True, memory=True)
