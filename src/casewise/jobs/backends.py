@@ -286,8 +286,8 @@ def _ended(unfinished: Sequence[Job], begun: float) -> dict[str, Failure]:
 def lost(job: Job) -> Failure:
     """The failure of a job whose process was ended."""
     message = (
-        f"{job.name}: its process, or another one of the run, was ended by the system, most often for lack of memory. "
-        f"{LESS_MEMORY}"
+        f"{job.name}: its process, or another one of the run, was ended by the system, most often because memory ran"
+        f" out. {LESS_MEMORY}"
     )
     return failed(job, message, transient=True, memory=True)
 
