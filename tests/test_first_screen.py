@@ -221,7 +221,7 @@ def test_a_class_is_bold_only_where_it_is_clearly_found_least_often() -> None:
 def test_classes_that_are_in_every_set_are_named(report_of_classes: ReportContext) -> None:
     sets, names = report_of_classes.metrics.prediction_sets, report_of_classes.classes
     entry = sets.targets[report_of_classes.outcome]
-    for few, said in ((1, "; every set holds covid, of which"), (len(names), "Too few subjects to calibrate")):
+    for few, said in ((1, "; every set holds covid, for lack of"), (len(names), "Too few subjects to calibrate")):
         quantiles = [{"quantile": None if place < few else 0.5} for place in range(len(names))]
         changed = dataclasses.replace(entry, calibration={**entry.calibration, "classes": quantiles})
         record = dataclasses.replace(sets, targets={report_of_classes.outcome: changed})

@@ -55,7 +55,7 @@ def executing_on(backend: str, address: str | None = None) -> AbstractContextMan
 
     Args:
         backend: `local`, this machine, or `ray`, a Ray cluster that shares the run folders.
-        address: that of the cluster, `HOST:PORT` or `auto` for the one of this machine; by default Ray is started here.
+        address: the cluster's address, `HOST:PORT` or `auto` for this machine's; by default Ray is started here.
 
     Raises:
         CasewiseError: there is no such back end, or the cluster cannot be reached.

@@ -92,7 +92,7 @@ class _Step:
     outer: bool = False
 
     def due(self, silent: float) -> bool:
-        """Whether a log that was silent for so many seconds gets a line, which is then expected to be printed."""
+        """Whether a log that was silent for `silent` seconds gets a line, which is then expected to be printed."""
         words = re.sub(r"[\d.,]+( waiting)?", "", self.text).strip()
         pause = self.pause if words == self.logged else BEAT
         if silent < pause:
@@ -123,7 +123,7 @@ class Terminal:
 
     Args:
         clock: seconds, from any start.
-        width: columns; by default those of the terminal, 80 for a file or a pipe.
+        width: columns; by default the terminal's, 80 for a file or a pipe.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic, width: int | None = None) -> None:
@@ -217,7 +217,7 @@ class Terminal:
 
     @contextmanager
     def _live(self) -> Iterator[None]:
-        """On a terminal: the status below the last line, drawn anew four times a second."""
+        """On a terminal: the status below the last line, redrawn four times a second."""
         from rich.console import Console
         from rich.live import Live
         from rich.text import Text
@@ -244,14 +244,14 @@ def duration(seconds: float) -> str:
 
 
 def columns(stream: IO[str]) -> int:
-    """The columns of a line: those of the terminal within limits, 80 for a file or a pipe."""
+    """The columns of a line: the terminal's within limits, 80 for a file or a pipe."""
     return min(max(shutil.get_terminal_size().columns, NARROWEST), WIDEST) if stream.isatty() else 80
 
 
 def end_process(code: int) -> NoReturn:
     """End the process without tearing down the interpreter, which takes seconds with torch.
 
-    What the standard streams hold is written first; if that fails, the exit code is 1 in place of 0.
+    What the standard streams hold is written first; if that fails, the exit code is 1 instead of 0.
     """
     for stream in (sys.stdout, sys.stderr):
         try:

@@ -102,9 +102,9 @@ def none_of(value: object, options: Iterable[str]) -> str:
 
 
 def nearest_folder(folder: Path, *, or_file: bool = False) -> str:
-    """A hint at the folder, or file, beside a missing one whose name is most similar; '' if there is none.
+    """A hint at the folder, or file, next to a missing one whose name is most similar; '' if there is none.
 
-    The first missing folder of the path counts: of a/b/c without a/b, those in a.
+    The first missing folder of the path counts: for a/b/c without a/b, the folders in a.
     """
     while not folder.parent.is_dir() and folder.parent != folder:
         folder = folder.parent

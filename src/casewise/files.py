@@ -23,9 +23,9 @@ from casewise.errors import RunError, shortened
 if TYPE_CHECKING:
     import pandas as pd
 
-# How the names of temporary files begin, so that those of a killed process can be recognised and removed.
+# Prefix of temporary files, so that leftovers of a killed process can be deleted.
 TEMPORARY = ".casewise-writing-"
-# A temporary file or folder that was not changed for so many seconds belongs to no process any more.
+# Seconds without a change after which a temporary file or folder counts as left behind.
 ABANDONED = 24 * 3600
 PLAIN_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
@@ -39,9 +39,9 @@ def replacing(
     before_replacing: Callable[[Path], None] | None = None,
     unlocked_folder: bool = False,
 ) -> Iterator[Path]:
-    """Yield an empty temporary file beside `path`; when the block ends, it takes the place of `path` in one step.
+    """Yield an empty temporary file in the folder of `path`; when the block ends, it replaces `path` in one step.
 
-    Permissions are those of the process's umask, however the block writes the file.
+    Permissions follow the process's umask, however the block writes the file.
 
     Args:
         durable: bring the file and its folder to the disk before returning.
@@ -80,10 +80,10 @@ def replacing(
 
 @contextmanager
 def staging_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder on the disk of the folder `path`, for files that are to appear there together.
+    """Yield an empty folder on the disk of the folder `path`, for files that will appear there together.
 
-    It is beside `path`, or in it where a disk is mounted there. It is removed with what is in it when the block ends;
-    one that a killed process left is removed at a later call.
+    It is next to `path`, or in it if a disk is mounted there. It is removed with its contents when the block ends;
+    a folder that a killed process left is removed at a later call.
 
     Raises:
         OSError: no folder can be made there.
@@ -117,7 +117,7 @@ def write_json(path: Path, value: Any, *, durable: bool = True) -> Path:
 
 
 def read_regular(path: Path, limit: int) -> bytes:
-    """The bytes of a regular file: never those of a pipe, which could block, or of a device, which could be endless.
+    """The bytes of a regular file, never of a pipe, which could block, or of a device, which could be endless.
 
     Raises:
         OSError: the file is missing, is not a regular file, is larger than `limit` bytes, or cannot be read;

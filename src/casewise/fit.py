@@ -67,9 +67,9 @@ def fit(
 
     Args:
         table: a row for each image or case, with the files of the images; a data frame or the path of a file.
-        output: a new folder, or that of the same call before.
+        output: a new folder, or the folder of an earlier, identical call.
         target: the column to predict; by default the likeliest one.
-        images: the folder of the images; by default that of the table. For a data frame: that which contains all
+        images: the folder of the images; by default the table's folder. For a data frame: the folder that contains all
             files of a column with whole paths, or the current one. A mapping, such as `{"size": 128}`, is the key
             `images` of the study file.
         subject: the column that identifies people; by default the likeliest one.

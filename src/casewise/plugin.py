@@ -1,4 +1,4 @@
-"""What a plugin may bring, and how plugins are found.
+"""The parts of a plugin, and the search for plugins.
 
 A plugin is a folder in `casewise.plugins`, or a package of somebody else that names its object in the entry points
 `casewise.plugins`. The folders need no declaration: one that is removed is not there, and the rest works without it.
@@ -33,7 +33,7 @@ class Command:
         run: the function, or a `typer.Typer`.
         help: one line for the list of commands.
         after: the command that it follows in this list; without one of this name it follows all but groups.
-        reads_extra: whether it answers words that are no argument of it, in `typer.Context.args`.
+        reads_extra: whether it handles words that are not arguments of it, in `typer.Context.args`.
     """
 
     name: str
@@ -46,9 +46,9 @@ class Command:
 class Plugin:
     """A plugin: its name, command, study keys and registrations; a subclass overrides what it has.
 
-    What else a plugin can do is a protocol beside the code that calls it, such as `casewise.pipeline.hooks.RunHooks`. A
-    plugin takes part in a protocol by having at least one of its methods; for the others it has the protocol's own. It
-    imports what it needs inside of its methods.
+    What else a plugin can do is a protocol next to the code that calls it, such as `casewise.pipeline.hooks.RunHooks`.
+    A plugin takes part in a protocol by having at least one of its methods; it inherits the others from the protocol.
+    It imports what it needs inside its methods.
 
     Attributes:
         name: the plugin's folder name in `casewise.plugins`; appears in messages.
@@ -111,7 +111,7 @@ def implementing(protocol: type[Hook]) -> list[Hook]:
 
 @lru_cache
 def plugins() -> tuple[Plugin, ...]:
-    """All plugins: those of casewise by name, then those of other packages.
+    """All plugins: casewise's own by name, then plugins of other packages.
 
     Raises:
         CasewiseError: a plugin cannot be imported; the message names its package.
@@ -122,7 +122,7 @@ def plugins() -> tuple[Plugin, ...]:
     loaded += [_object(entry.module, entry.attr, entry.dist.name if entry.dist else entry.name) for entry in others]
     for number, plugin in enumerate(loaded):
         name = getattr(plugin, "name", "")
-        if not name or name in [each.name for each in loaded[:number]]:
+        if not name or name in [plugin.name for plugin in loaded[:number]]:
             of = type(plugin).__module__
             problem = f"has the name {name!r} of another one" if name else "has no `name`"
             raise CasewiseError(f"The plugin of {of} {problem}. Name it otherwise, or remove its package.")

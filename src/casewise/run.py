@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def run(study: Study | Path | str, output: Path | str | None = None, *, show: Show | bool | None = None) -> Run:
-    """Run a study, or that of a study file; run again, it continues and trains no finished network again.
+    """Run a study or a study file; run again, it continues without training finished networks again.
 
     Args:
         study: a study, or the path of its file.
@@ -110,7 +110,7 @@ def reproduce(
 
     Args:
         finished: a finished run, or its folder.
-        output: a new folder; by default that of the run with `-reproduced` at the end of its name.
+        output: a new folder; by default the run's folder with `-reproduced` at the end of its name.
         tolerance: the largest absolute difference of a predicted value or probability that counts as equal.
         show: where progress is reported, as in `run`.
 

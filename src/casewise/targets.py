@@ -235,7 +235,7 @@ def added_kinds() -> list[TargetKind]:
 
 
 def by_form(name: str, options: Mapping[str, T]) -> T:
-    """The option for a kind of target: that of its name, else that of its form, 'number' or 'classes'.
+    """The option for a kind of target by its name, otherwise by its form, 'number' or 'classes'.
 
     >>> by_form("ordinal", {"number": "a mean", "classes": "shares"})
     'shares'

@@ -1,1 +1,1 @@
-"""What a person does with a finished run in Python: tables, figures, comparisons, explanations and predictions."""
+"""Work with a finished run in Python: tables, figures, comparisons, explanations and predictions."""

@@ -30,17 +30,17 @@ def compare(
     Args:
         first: a finished run, or its folder.
         second: the one to compare it with.
-        learner: one learner of both runs, or one of each; by default that of each headline. Two learners of one run
+        learner: one learner of both runs, or one of each; by default the headlines' learners. Two learners of one run
             are compared by giving the run twice.
         target: by default the primary outcome of the first run.
-        stage: by default that of the first run's headline.
+        stage: by default the stage of the first run's headline.
 
     Returns:
         One row for each metric: `metric`, `first`, `second`, `difference` (second − first) with its interval `low` to
         `high`, `n_subjects`, `n_cases` and `distinguishable`, which is false where the interval includes 0 or there
-        are fewer than ten subjects. Both runs are evaluated on the same resamples of subjects. The intervals are of
-        this pair alone, so state it before looking: those of a report hold for all pairs of its learners at once, and
-        may include 0 where these do not.
+        are fewer than ten subjects. Both runs are evaluated on the same resamples of subjects. The intervals hold for
+        this pair only, so choose it before looking: a report's intervals hold for all pairs of its learners at once,
+        and may include 0 where these do not.
 
     Raises:
         CasewiseError: a name does not exist in a run, or the runs have no case in common or other reference values.
@@ -63,7 +63,7 @@ def compare(
     for metric, entry in judgement.comparison.items():
         for gap in entry.differences.values():
             ends: list[float | None] = [gap.low, gap.difference, gap.high]
-            if entry.best == SECOND:  # the difference is that of the first from the second
+            if entry.best == SECOND:  # the difference is the first minus the second
                 ends = [None if end is None else -end for end in reversed(ends)]
             values = {name: judgement.metrics[name][metric].value for name in (FIRST, SECOND)}
             counts = {"n_subjects": entry.n_subjects, "n_cases": judgement.metrics[FIRST][metric].n_cases}

@@ -65,7 +65,7 @@ def examples(run: Run, *, grey: bool) -> list[Shown]:
 
 
 def _input(run: Run, row: int, *, grey: bool) -> np.ndarray | None:
-    """A picture of one panel row of the cohort: that of its first image, else of what networks see."""
+    """A picture of one panel row of the cohort: its first image, otherwise the input of the networks."""
     finished = run.finished
     numbers = [int(n) for n in finished.cohort.panels["tiles"].iloc[row] if int(n) >= 0]
     if inputs := _network_inputs(run, row):
@@ -94,7 +94,7 @@ def preparation(run: Run, *, grey: bool) -> list[Shown]:
             if pixels is not None:
                 title = f"{capital(region) or 'Image'} {position}"
                 pictures.append(Shown(reduced(pixels, side=_side(run, grey=grey), grey=grey), title, line))
-        pictures += [Shown(each.pixels, each.title, line) for each in [*inputs, *_panels(run, row, grey=grey)]]
+        pictures += [Shown(picture.pixels, picture.title, line) for picture in [*inputs, *_panels(run, row, grey=grey)]]
     if not pictures:
         raise CasewiseError("the images of this run have no pictures")
     return pictures
@@ -178,7 +178,10 @@ def saliency(run: Run, *, grey: bool) -> list[Shown]:
     panels = [panel for case in stored["shown"]["cases"] for panel in case["rows"]]
     for line, panel in enumerate(panels[:MOST_MAPS]):
         files = [(panel["input"], f"{panel['name']} {panel['reference']}".strip())]
-        files += [(each["file"], f"{learner_name(each['network'])}: {each['predicted']}") for each in panel["maps"]]
+        files += [
+            (saliency["file"], f"{learner_name(saliency['network'])}: {saliency['predicted']}")
+            for saliency in panel["maps"]
+        ]
         for file, title in files:
             if not (folder / file).is_file():
                 raise CasewiseError(f"{folder / file} is missing; run `casewise explain {run.folder}` again")

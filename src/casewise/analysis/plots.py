@@ -43,7 +43,7 @@ DPI = 144
 
 
 class Names(TypedDict, total=False):
-    """What a figure is about, by default that of the headline; `ax` are axes to draw on, by default of a new figure."""
+    """The subject of a figure, by default the headline; `ax` are axes to draw on, by default of a new figure."""
 
     learner: str | None
     target: str | None
@@ -92,7 +92,7 @@ class Choice:
 
 
 def choose(run: Run, learner: str | None = None, target: str | None = None, stage: str | None = None) -> Choice:
-    """The named learner, target and stage; by default those of the headline.
+    """The named learner, target and stage; by default from the headline.
 
     Raises:
         CasewiseError: there is no learner, target or stage of this name; the nearest is named.
@@ -129,7 +129,7 @@ def recorded(run: Run, target: str) -> pd.DataFrame:
 
 @dataclass(frozen=True, repr=False)
 class Plots:
-    """The figures of a run; `learner`, `target` and `stage` are those of the headline unless they are named.
+    """The figures of a run; `learner`, `target` and `stage` come from the headline unless they are named.
 
     Every method returns a `matplotlib.figure.Figure`: a notebook shows it, and `figure.savefig("roc.pdf")` saves it.
     With `ax` it draws on these axes, in the style that is in force there.
@@ -238,7 +238,7 @@ class Plots:
     def trajectory(self, subject: str, *, title: str | None = None, **names: Unpack[Names]) -> Figure:
         """The values of a subject over the visits by physician and model, with the change from baseline in percent.
 
-        `title` is shown in place of the subject, with numbers in place of the names of visits.
+        `title` is shown instead of the subject, with numbers instead of the names of visits.
         """
         chosen, tracks = self._chosen("fit", names), self.tracks(**names)
         name = named("subject with two recorded visits or more:", subject, [t.subject for t in tracks], self.run)
@@ -246,7 +246,7 @@ class Plots:
         if title is not None:
             numbers = [str(number) for number in range(1, len(track.names) + 1)]
             track = replace(track, subject=title, names=numbers, days=track.days - track.days[0])
-        top = max(float(np.nanmax([*each.physician, *each.model])) for each in tracks)
+        top = max(float(np.nanmax([*track.physician, *track.model])) for track in tracks)
         days, change = bool(np.isfinite(track.days).all()), self.run.study.evaluation.response
         look: Look = {"top": top, "evenly": agreement.spaced_evenly([track]), "days": days, "change": change}
         look["digits"] = digits_of(*self.run.study.range_of(chosen.target))
@@ -298,7 +298,7 @@ class Plots:
         return display_name(self.run.study, chosen.target)
 
     def _calibration(self, chosen: Choice) -> dict[str, Calibration]:
-        """The entries of the results, which are of the headline; those of another choice are computed."""
+        """The entries of the results for the headline; entries of another choice are computed."""
         main = self.run.results.main
         entries = (self.run.results.calibration or {}).get(chosen.stage)
         if entries and (main.learner, main.target) == (chosen.learner, chosen.target):
@@ -341,7 +341,7 @@ def _some(chosen: Choice, curves: list[T]) -> list[T]:
 
 
 def _figure(ax: Axes | None, draw: Callable[[], Drawing]) -> Figure:
-    """The figure of a drawing, or that of the axes it is drawn on."""
+    """The figure of a drawing, or the figure of the axes it is drawn on."""
     with onto(ax):
         drawing = draw()
     if ax is not None:

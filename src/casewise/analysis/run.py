@@ -147,7 +147,7 @@ class Run:
     def table(self, *, target: str | None = None, stage: str | None = None) -> pd.DataFrame:
         """The metrics of all learners with their intervals, as the report writes them: a row for each learner.
 
-        `target` and `stage` are those of the headline unless they are named; `metrics` has the numbers.
+        `target` and `stage` come from the headline unless they are named; `metrics` has the numbers.
 
         Raises:
             CasewiseError: there is no target or stage of this name.
@@ -217,7 +217,7 @@ class Run:
     ) -> pd.DataFrame:
         """Predict new cases with the reported model; labels are neither needed nor read.
 
-        The arguments and the columns are those of `load_bundle(run.folder).predict`.
+        The arguments and the columns are the same as of `load_bundle(run.folder).predict`.
 
         Raises:
             CasewiseError: the cases as a whole cannot be read.
@@ -250,7 +250,7 @@ class Run:
         return f"Run({str(self.folder)!r}): {self.headline or 'nothing was evaluated'}"
 
     def _repr_html_(self) -> str:
-        """What was studied, the headline and a link to the report, for notebooks."""
+        """The study, the headline and a link to the report, for notebooks."""
         from casewise.errors import counted
 
         data = " (synthetic data)" if self.study.synthetic else ""

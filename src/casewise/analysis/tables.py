@@ -80,9 +80,11 @@ def written_table(run: Run, target: str | None, stage: str | None) -> pd.DataFra
     }
     shown = [metric.name for metric in metrics_of(chosen.kind) if "learners" in metric.tables]
     columns = {
-        write.title(name): {learner: _written(write.cell(name, each.get(name))) for learner, each in figures.items()}
+        write.title(name): {
+            learner: _written(write.cell(name, metrics.get(name))) for learner, metrics in figures.items()
+        }
         for name in shown
-        if any(name in each for each in figures.values())
+        if any(name in metrics for metrics in figures.values())
     }
     return pd.DataFrame(columns).rename_axis("learner")
 

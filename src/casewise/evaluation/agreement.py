@@ -95,7 +95,7 @@ def with_readers(
 ) -> dict[str, dict[str, dict[str, Figures]]]:
     """The agreement of each learner with each reader: learner -> target -> reader -> metric -> estimate.
 
-    `rows` are the final rows of one stage; predictions of the images of a case are averaged, and those of single
+    `rows` are the final rows of one stage; predictions of a case's images are averaged, and predictions of single
     regions have no reader.
     """
     by_learner: dict[str, dict[str, dict[str, Figures]]] = {str(model): {} for model in rows["model"].unique()}

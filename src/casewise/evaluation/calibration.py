@@ -1,11 +1,11 @@
 """Calibration of the headline's learner, net benefit, and the coverage of prediction intervals and sets.
 
 Out of fold, each case is predicted by the network of its fold, and every network has its own calibration. The slope,
-the intercept and the curve are those of all folds together, which mix these networks; the slope within each fold
-stands beside them.
+the intercept and the curve are computed over all folds together, and so mix these networks; the slope within each fold
+is given too.
 
-Prediction intervals are never judged on the rows that they were calibrated on. The test set and an external cohort get
-those of the record; without a test set, the rows of each fold get intervals calibrated on the other folds.
+Prediction intervals are never evaluated on the rows that they were calibrated on. The test set and an external cohort
+get the intervals of the record; without a test set, the rows of each fold get intervals calibrated on the other folds.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from casewise.predictions.table import SAMPLE_KEY, final_rows
 POINTS = 41
 # The curve leaves out the most extreme predictions, where it would follow single cases.
 TAIL = 0.01
-# Below so many subjects of a class, percentile intervals of its slope cover 88 to 94 % instead of 95 %.
+# Below this many subjects of a class, percentile intervals of its slope cover 88 to 94 % instead of 95 %.
 FEW_OF_CLASS = 30
 # With a smaller standard deviation of the logits, such as probabilities of 49 to 51 %, a slope means nothing.
 LEAST_SPREAD = 0.05
-# The same for numbers: the least standard deviation of the predictions, in those of the reference.
+# The same for numbers: the least standard deviation of the predictions, in standard deviations of the reference.
 LEAST_SPREAD_OF_NUMBERS = 0.01
 SAME = 1e-9
 
@@ -46,10 +46,10 @@ def class_calibration(
     has no points where the predictions are all the same.
     """
     shown = [number for number, name in enumerate(classes) if positive is None or name == positive]
-    return {classes[number]: _of_class(rows, number, plan) for number in shown}
+    return {classes[number]: _class_calibration(rows, number, plan) for number in shown}
 
 
-def _of_class(rows: pd.DataFrame, number: int, plan: Plan) -> stored.Calibration:
+def _class_calibration(rows: pd.DataFrame, number: int, plan: Plan) -> stored.Calibration:
     p, of_class = rows[f"p{number}"].to_numpy(dtype=float), rows["y_true"].to_numpy(dtype=int) == number
     x, subject = logit(p), np.unique(rows["subject"].astype(str), return_inverse=True)[1]
     varying = x.std() >= LEAST_SPREAD
@@ -148,9 +148,10 @@ def decision_curve(
 ) -> list[stored.NetBenefit]:
     """The net benefit of treating cases above each threshold of the class's probability, of treating all, and more.
 
-    The net benefit is the share of true positives minus that of false positives times the odds of the threshold
-    (Vickers and Elkin 2006); treating none has 0. `over_all` is the model's minus that of treating all. All are
-    estimates by resampling subjects. `other` are the rows of another learner, for the difference from it.
+    The net benefit is the share of true positives minus the share of false positives times the odds of the threshold
+    (Vickers and Elkin 2006); treating none has 0. `over_all` is the model's net benefit minus the net benefit of
+    treating all. All are estimates by resampling subjects. `other` are the rows of another learner, for the difference
+    from it.
     """
     key = list(SAMPLE_KEY)
     compared = (rows if other is None else other).set_index(key).loc[pd.MultiIndex.from_frame(rows[key])]
@@ -187,7 +188,7 @@ def coverage(
     """The coverage of each target of a learner, averaged within subjects first, with intervals by subject.
 
     Args:
-        record: that of `casewise.predictions.conformal.fit`.
+        record: as `casewise.predictions.conformal.fit` returns it.
         classes: the names of the classes of each target that has them.
     """
     rows = final_rows(predictions[predictions["model"] == learner])
@@ -198,7 +199,7 @@ def coverage(
         by_stage = {name: own[own["stage"] == name] for name in own["stage"].unique()}
         pairs = {stage: [(by_stage[stage], entry)] for stage in ("test", "external") if stage in by_stage}
         if "test" not in by_stage and "oof" in by_stage:
-            crossed = _of_other_folds(by_stage["oof"], entry, float(record["level"]))
+            crossed = _calibrated_on_other_folds(by_stage["oof"], entry, float(record["level"]))
             pairs = ({"oof": crossed} if crossed else {}) | pairs
         targets[target] = stored.TargetCoverage(
             dict(entry), {stage: _figures(of, names, plan) for stage, of in pairs.items()}
@@ -211,7 +212,7 @@ def holding(rows: pd.DataFrame, record: Mapping[str, Any], learner: str, target:
 
     Args:
         rows: of one learner, target and stage, with a reference and a prediction.
-        record: that of `casewise.predictions.conformal.fit`.
+        record: as `casewise.predictions.conformal.fit` returns it.
 
     Returns:
         By the index of the rows; empty where nothing was calibrated on other cases.
@@ -219,17 +220,17 @@ def holding(rows: pd.DataFrame, record: Mapping[str, Any], learner: str, target:
     entry = record.get("learners", {}).get(learner, {}).get(target)
     pairs: list[tuple[pd.DataFrame, Entry]] = []
     if entry is not None and (rows["stage"] == "oof").all():
-        pairs = _of_other_folds(rows, entry, float(record["level"]))
+        pairs = _calibrated_on_other_folds(rows, entry, float(record["level"]))
     elif entry is not None and rows["stage"].isin(["test", "external"]).all():
         pairs = [(rows, entry)]
     holds = [
-        pd.Series(members(own, each)[np.arange(len(own)), own["y_true"].to_numpy(dtype=int)], index=own.index)
-        for own, each in pairs
+        pd.Series(members(own, calibration)[np.arange(len(own)), own["y_true"].to_numpy(dtype=int)], index=own.index)
+        for own, calibration in pairs
     ]
     return pd.concat(holds).reindex(rows.index) if holds else pd.Series(dtype=bool)
 
 
-def _of_other_folds(rows: pd.DataFrame, entry: Entry, level: float) -> list[tuple[pd.DataFrame, Entry]]:
+def _calibrated_on_other_folds(rows: pd.DataFrame, entry: Entry, level: float) -> list[tuple[pd.DataFrame, Entry]]:
     """The rows of each fold, with the entry of a calibration on the other folds; none for a single fold."""
     limits, fold_of = entry.get("range", ()), rows["outer_fold"]  # classes have no range
     if fold_of.isna().any() or fold_of.nunique() < 2:

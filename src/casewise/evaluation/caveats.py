@@ -59,7 +59,7 @@ def response_caveats(response: Response, stage: str) -> list[Note]:
 def pooled_caveats(metrics: Mapping[str, Mapping[str, Figures]], targets: Sequence[str]) -> list[Note]:
     """Targets whose out-of-fold AUROC differs much between the value within the folds and the pooled one.
 
-    `metrics` are those of the stage, by learner; the learner with the largest difference is named.
+    `metrics` are the stage's metrics by learner; the learner with the largest difference is named.
     """
     caveats = []
     for target in targets:
@@ -80,10 +80,10 @@ def lower_on_test(
 ) -> list[Note]:
     """Whether the learner of the headline is worse on the test set than out of fold by more than chance explains.
 
-    The subjects differ, so the interval of the difference is that of independent metrics. The learner may be chosen for
-    its figure out of fold, so the lower half of that interval is widened to hold for all learners at once (Bonferroni).
-    Of the test set's interval the larger half counts, because figures near their bound, such as a high CCC, vary more
-    downwards than their intervals reach upwards. Nothing is stated below ten subjects.
+    The subjects differ, so the interval of the difference treats the two metrics as independent. The learner may have
+    been chosen for its out-of-fold figure, so the lower half of that interval is widened to hold for all learners at
+    once (Bonferroni). The larger half of the test set's interval counts, because figures near their bound, such as a
+    high CCC, vary more downwards than their intervals reach upwards. Nothing is stated below ten subjects.
     """
     inside, tested = (
         metrics.get(stage, {}).get(str(learner), {}).get(main, {}).get(merit) for stage in ("oof", "test")
@@ -108,7 +108,7 @@ def guess(predictions: pd.DataFrame, target: str, plan: Plan = PLAN) -> list[Not
     """For comparison: the error of always predicting the median of the training subjects' cases; none for classes.
 
     The median, since no other constant has a smaller mean absolute error. `gaps` has for each learner the interval, by
-    subject, of its mean absolute error minus that of the guess on the same cases, and whether it is rough.
+    subject, of its mean absolute error minus the guess's error on the same cases, and whether it is rough.
     """
     rows = predictions[(predictions["target"] == target) & predictions["y_true"].notna()]
     cases = rows.drop_duplicates(["stage", "case", "region", "image"])
@@ -129,8 +129,10 @@ def guess(predictions: pd.DataFrame, target: str, plan: Plan = PLAN) -> list[Not
         own = own.assign(guessed=(own["y_true"] - medians).abs())
         error = own.drop_duplicates(["case", "region", "image"])["guessed"].mean()
         gaps = {}
-        for learner, each in own.dropna(subset=["y_pred"]).groupby("model"):
-            gap = mean_by_subject((each["y_pred"] - each["y_true"]).abs() - each["guessed"], each["subject"], plan)
+        for learner, of_learner in own.dropna(subset=["y_pred"]).groupby("model"):
+            gap = mean_by_subject(
+                (of_learner["y_pred"] - of_learner["y_true"]).abs() - of_learner["guessed"], of_learner["subject"], plan
+            )
             gaps[str(learner)] = [gap.low, gap.high, gap.rough]
         notes.append(caveat("guess_median", stage=stage, target=target, error=float(error), gaps=gaps))
     return notes

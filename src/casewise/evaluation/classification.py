@@ -235,8 +235,10 @@ def describe_classes(
             temperature=stated(temperatures, crossed=crossed),
             temperature_fitted_on=chosen_on,
             roc={name: curve for name, curve in curves.items() if curve},
-            reliability=[stored.ReliabilityBin(*each) for each in reliability(p, truth)],
-            reliability_calibrated=[stored.ReliabilityBin(*each) for each in reliability(own.calibrated[:, 0], truth)],
+            reliability=[stored.ReliabilityBin(*values) for values in reliability(p, truth)],
+            reliability_calibrated=[
+                stored.ReliabilityBin(*values) for values in reliability(own.calibrated[:, 0], truth)
+            ],
             operating=[
                 stored.OperatingPoint(
                     label=classes.names[c],
@@ -316,7 +318,7 @@ def left_out(samples: Samples, classes: Classes, plan: Plan) -> tuple[dict[str, 
 def resampled(
     samples: Samples, classes: Classes, plan: Plan
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], int]:
-    """Metrics (L,) of the learners, those of every resample (R, L), and the number of subjects.
+    """Metrics (L,) of the learners, metrics (R, L) of every resample, and the number of subjects.
 
     Metrics that are computed within folds are resampled within folds, if every subject is in the same fold for all
     learners.

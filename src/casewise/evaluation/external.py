@@ -28,9 +28,9 @@ OTHER_VALUES = "other values"
 def drop(predictions: pd.DataFrame, target: str, **judged: Unpack[Judged]) -> dict[str, dict[str, Drop]]:
     """The difference of each learner between the external cohort and the study, by learner and metric.
 
-    It is the external value minus the internal one (of the test set, else out of fold), with the interval that follows
-    from those of the two values, because the two sets of subjects are different people. Metrics by class are those of
-    the classes (`recall[covid]`).
+    It is the external value minus the internal one (of the test set, otherwise out of fold). Its interval follows from
+    the intervals of the two values, because the two sets of subjects are different people. Metrics by class have the
+    class in their name (`recall[covid]`).
     """
     rows = final_rows(predictions[predictions["target"] == target])
     rows = rows[rows["y_true"].notna()]
@@ -44,9 +44,9 @@ def drop(predictions: pd.DataFrame, target: str, **judged: Unpack[Judged]) -> di
     drops: dict[str, dict[str, Drop]] = {}
     for learner, own in rows.groupby("model", sort=False):
         by_stage = [own[own["stage"] == stage] for stage in (inside, "external")]
-        if any(each.empty for each in by_stage):
+        if any(rows.empty for rows in by_stage):
             continue
-        ((inner,), (outer,)) = (judge.judge(each, judged["plan"], whole=False).metrics.values() for each in by_stage)
+        ((inner,), (outer,)) = (judge.judge(rows, judged["plan"], whole=False).metrics.values() for rows in by_stage)
         drops[str(learner)] = {}
         for name in names:
             internal, external = inner[name], outer[name]
@@ -91,9 +91,9 @@ def by_column(
 def groups_of_rows(rows: pd.DataFrame, images: pd.DataFrame, column: str) -> tuple[pd.Series, list[str]]:
     """The group of each row of predictions by a column of the table, and the groups in order.
 
-    Where the column is a quantity, such as age, groups are its bands, thirds of the subjects. Else a case whose images
-    have several values is in a group of its own (`north + south`); of more than twelve groups, those of fewest cases
-    are one, `OTHER_VALUES`. A case without a value is in the last group, `NOT_RECORDED`.
+    If the column is a quantity, such as age, groups are its bands, thirds of the subjects. Otherwise, a case whose
+    images have several values is in a group of its own (`north + south`); beyond twelve groups, the groups with the
+    fewest cases are merged into `OTHER_VALUES`. A case without a value is in the last group, `NOT_RECORDED`.
     """
     text, subjects, order = recorded(images[column]), images["subject"].astype(str), dict[str, int]()
     numbers = numbers_in(text)
@@ -159,8 +159,10 @@ def source_means(
         figures = {source: by_learner.get(str(learner), {}) for source, by_learner in by_site.items()}
         samples, fewest = _resampled_means(judge, learner_rows, sources, plan)
         means[str(learner)] = {}
-        for name in dict.fromkeys(name for each in figures.values() for name in each if "[" not in name):
-            of_source = {source: each[name] for source, each in figures.items() if name in each}
+        for name in dict.fromkeys(
+            name for figures_of_source in figures.values() for name in figures_of_source if "[" not in name
+        ):
+            of_source = {source: metrics[name] for source, metrics in figures.items() if name in metrics}
             defined = {source: figure for source, figure in of_source.items() if figure.value is not None}
             value = float(np.mean([figure.value for figure in defined.values()])) if defined else None
             means[str(learner)][name] = SourceMean(

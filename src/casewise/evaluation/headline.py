@@ -66,9 +66,9 @@ def _rank(merit: float | None, loss: float | None) -> tuple[float, float]:
 def against_baselines(results: Results) -> AgainstBaseline | None:
     """The differences of the headline's learner from the best baseline; None without one of them.
 
-    The baseline is the best by the merit out of fold (or at the stage, if there is nothing out of fold). The intervals
-    are those of `results.comparisons`: they hold for all pairs of learners at once, so also for the pair that was
-    chosen. A difference is the learner's figure minus the baseline's.
+    The baseline is the best by the primary metric out of fold (or at the stage, if there is nothing out of fold). The
+    intervals come from `results.comparisons`: they hold for all pairs of learners at once, so also for the chosen pair.
+    A difference is the learner's figure minus the baseline's.
     """
     main, learner, stage = results.main, results.main.learner, str(results.main.stage)
     chosen_on = next((stage for stage in CHOOSING if results.metrics.get(stage)), stage)

@@ -1,11 +1,10 @@
 """Intervals of figures by leaving out one subject at a time, each by the scheme that its metric names in the registry.
 
 A figure is computed again without each subject. How much it changes gives its standard error (the jackknife), on a
-scale on which its distribution is nearly symmetric, and the interval uses Student's t. Its degrees of freedom are those
-of Satterthwaite: a class of few subjects, or few subjects with most of the variation, give few. Where a few large
+scale on which its distribution is nearly symmetric, and the interval uses Student's t. Its degrees of freedom are
+Satterthwaite's: a class of few subjects, or few subjects with most of the variation, give few. Where a few large
 values decide (mean squared errors, limits of agreement, correlations), the end on their side allows for one more such
-subject. Where a share is 0 or 1 nothing varies, and the interval is that of Clopper and Pearson with one trial for each
-subject.
+subject. A share of 0 or 1 does not vary, and its interval is Clopper and Pearson's with one trial for each subject.
 
 Sources: Efron and Stein 1981 (jackknife); Satterthwaite 1946; Korn and Graubard 1998, Wilson 1927 (shares of clustered
 cases by an effective sample size); Clopper and Pearson 1934; Zou and Donner 2008 (limits of agreement and differences
@@ -120,7 +119,7 @@ class Basis:
         """
         most = changes.argmin(axis=0)[None]
         strata = np.broadcast_to(self.strata, changes.shape)
-        repeated = (np.concatenate([each, np.take_along_axis(each, most, axis=0)]) for each in (changes, strata))
+        repeated = (np.concatenate([values, np.take_along_axis(values, most, axis=0)]) for values in (changes, strata))
         error, t = self._spread(*repeated)
         return t * error - changes.min(axis=0)
 
@@ -278,7 +277,7 @@ def _share(name: str, points: Mapping[str, np.ndarray], basis: Basis) -> Ends:
     weight = np.where(error > _NO_CHANGE, t**2 * error**2 / variance, np.nan)
     middle = (point + weight / 2) / (1 + weight)
     half = np.sqrt(weight * (variance + weight / 4)) / (1 + weight)
-    # where few subjects are right, or few wrong, that of Clopper and Pearson if it is narrower
+    # where few subjects are right, or few wrong, Clopper and Pearson's interval if it is narrower
     change = basis.left_out[name] - point
     right, wrong = (change < -_NO_CHANGE).sum(axis=0), (change > _NO_CHANGE).sum(axis=0)
     n = np.minimum(variance / error**2, basis.rests_on[name])
@@ -315,7 +314,7 @@ def _limits(name: str, points: Mapping[str, np.ndarray], basis: Basis) -> Ends:
     changes = _relative(apart_left_out, apart)
     relative, u = basis.spread(changes)
     relative = np.where(relative > _NO_CHANGE, relative, np.nan)
-    # several cases of a subject vary less than those of several subjects, so that few subjects give narrow limits
+    # several cases of one subject vary less than cases of several subjects, so few subjects give narrow limits
     centre = -(len(changes) - 1) * changes.mean(axis=0)
     shorter = np.maximum(1 - np.exp(centre - u * relative), 0) * np.abs(apart)
     longer = np.maximum(np.exp(centre + np.where(relative > 0, basis.outer(changes), np.nan)) - 1, 0) * np.abs(apart)

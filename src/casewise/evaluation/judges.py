@@ -64,7 +64,7 @@ class NumberJudge:
         return Judgement(metrics, compare(truth, predicted, subjects, plan, kind=self._metrics_of))
 
     def resampled(self, rows: pd.DataFrame, plan: Plan) -> tuple[dict[str, float], dict[str, np.ndarray], int]:
-        """One learner's metrics, those of every resample (R,), and the number of subjects, from sums by subject."""
+        """One learner's metrics, also (R,) of every resample, and the number of subjects, from sums by subject."""
         n_subjects, truth = rows["subject"].nunique(), rows["y_true"].to_numpy(float)
         terms = moments(truth, rows["y_pred"].to_numpy(float), centre=float(truth.mean()))
         sums = sum_by_subject(terms, rows["subject"].to_numpy())
@@ -78,7 +78,9 @@ class NumberJudge:
         truth, predicted = (rows[name].to_numpy(dtype=float) for name in ("y_true", "y_pred"))
         terms = moments(truth, predicted, centre=float(truth.mean()))
         fold_metrics = [number_metrics(terms[folds == fold].sum(axis=0), self._metrics_of) for fold in np.unique(folds)]
-        return {name: np.array([each[name] for each in fold_metrics], dtype=float) for name in self.names("folds")}
+        return {
+            name: np.array([metrics[name] for metrics in fold_metrics], dtype=float) for name in self.names("folds")
+        }
 
     def names(self, table: str) -> list[str]:
         """The metrics that a table shows of this target."""
@@ -93,7 +95,7 @@ class NumberJudge:
 class ClassJudge:
     """The evaluation of classes and grades; `choice` are the thresholds and temperatures chosen out of fold.
 
-    `prevalence` is that of the positive class where predictive values are to be stated for it.
+    With a `prevalence` of the positive class, predictive values are also given for it.
     """
 
     kind: str
@@ -127,7 +129,7 @@ class ClassJudge:
         for _, own in rows.groupby("outer_fold"):
             samples = widen(own, self.classes, {}, crossed=False).samples
             by_fold.append(class_metrics(samples, self.classes, np.ones((1, own["subject"].nunique()))))
-        return {name: np.array([each[name][0, 0] for each in by_fold]) for name in self.names("folds")}
+        return {name: np.array([metrics[name][0, 0] for metrics in by_fold]) for name in self.names("folds")}
 
     def names(self, table: str) -> list[str]:
         """As `NumberJudge.names`, of its kind and number of classes."""
@@ -226,7 +228,7 @@ def _over_folds(values: np.ndarray) -> OverFolds:
 class TrainMetrics:
     """Accuracy, sensitivity and specificity on `n` units, and their confusion counts (rows are the reference).
 
-    Sensitivity and specificity are those of two classes, and None where a class has no units.
+    Sensitivity and specificity are for two classes only, and None where a class has no units.
     """
 
     accuracy: float
@@ -240,8 +242,8 @@ def right_on(rows: pd.DataFrame, study: Study) -> TrainMetrics | None:
     """The metrics of the primary outcome; None where it has no classes.
 
     Args:
-        rows: as `casewise.inference.predictor.prediction_rows` makes them, of one network; those of the main outcome
-            are judged.
+        rows: as `casewise.inference.predictor.prediction_rows` makes them, of one network; only rows of the main
+            outcome are evaluated.
     """
     names, positive = study.classes_of(study.primary_outcome), study.positive_of(study.primary_outcome)
     labelled = rows[(rows["target"] == study.primary_outcome) & rows["y_true"].notna()]

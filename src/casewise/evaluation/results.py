@@ -40,7 +40,7 @@ class Record(Mapping[str, Any]):
         return getattr(self, name)
 
     def __iter__(self) -> Iterator[str]:
-        return (each.name for each in fields(self) if each.default is not None or getattr(self, each.name) is not None)
+        return (item.name for item in fields(self) if item.default is not None or getattr(self, item.name) is not None)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -109,7 +109,7 @@ class WithinSources(Record):
 
 
 class Difference(Record):
-    """A learner's figure minus that of another, or a group's minus the mean of the other groups.
+    """A learner's figure minus another learner's, or a group's minus the mean of the other groups.
 
     The interval holds for all pairs of learners, or all groups, at once; only learners are `indistinguishable`.
     """
@@ -268,7 +268,7 @@ class Response(Record):
 class TrialVisit(Record):
     """A visit after the baseline: subjects and change by arm, and effects by arm other than the control, by outcome.
 
-    The outcomes are those of `casewise.evaluation.trial.OUTCOMES`.
+    `casewise.evaluation.trial.OUTCOMES` lists the outcomes.
     """
 
     visit: str
@@ -280,8 +280,8 @@ class TrialVisit(Record):
 class Trial(Record):
     """The change over time by arm of one learner and the physician (see `casewise.evaluation.trial.trial`).
 
-    `problems` are the codes of why an outcome has no figures, `slopes` whether its model has a random slope,
-    `responders` the shares by arm and visit, `risk_differences` those of other arms minus those of the control.
+    `problems` has the code of the reason why an outcome has no figures, `slopes` whether its model has a random slope,
+    `responders` the shares by arm and visit, `risk_differences` the other arms' shares minus the control's.
     """
 
     control: str
@@ -316,7 +316,7 @@ class Calibration(Record):
 class NetBenefit(Record):
     """The net benefit of treating above a threshold, of treating everyone, and their difference.
 
-    `over_other` is the benefit minus that of another learner.
+    `over_other` is the benefit minus another learner's.
     """
 
     threshold: float
@@ -328,10 +328,10 @@ class NetBenefit(Record):
 
 
 class AddedValue(Record):
-    """What the images add to the covariates: the models that are compared by `Results.comparisons`.
+    """The value that images add to the covariates: the models that `Results.comparisons` compares.
 
-    `images` are the learners whose mean is the image model, `columns` the kind of each covariate; `decision_curves` are
-    those of the models with covariates at the headline's stage, by learner, of two classes.
+    `images` are the learners whose mean is the image model, `columns` the kind of each covariate; `decision_curves`
+    has, for two classes, the curves of the models with covariates at the headline's stage, by learner.
     """
 
     images: list[str]
@@ -392,7 +392,7 @@ class OverSeeds(Record):
 
 
 class Seeds(Record):
-    """The spread over seeds by stage, learner, target key and metric; the first value is that of the study."""
+    """The spread over seeds by stage, learner, target key and metric; the study's own seed comes first."""
 
     seeds: list[int]
     metrics: dict[str, dict[str, dict[str, dict[str, OverSeeds]]]]
@@ -415,7 +415,7 @@ class Drop(Record):
 
 
 class Subgroup(Record):
-    """The figures of one group; `small` names those of too few subjects."""
+    """The figures of one group; `small` names the figures with too few subjects."""
 
     name: str
     code: str
@@ -458,10 +458,11 @@ class ColumnGroup(Record):
     """One value of a column: numbers of subjects and cases, also of each class, and the AUROC within it.
 
     Attributes:
-        right: how many of its `rows` predictions are right; commonest: its most frequent class, which is that of
-            `of_commonest` rows, so that always naming it would be right as often.
-        classes: by class its subjects, cases and `rows`, how many of these were predicted as it (`found`) and how many
-            of other classes (`mistaken`), and whose prediction set holds it (`held`).
+        right: how many of its `rows` predictions are right.
+        commonest: its most frequent class.
+        of_commonest: how many rows have that class: always naming it would be right as often.
+        classes: by class its subjects, cases and `rows`; how many of its rows were predicted as it (`found`), how many
+            rows of other classes were (`mistaken`), and how many of its rows have it in their prediction set (`held`).
     """
 
     n_subjects: int
@@ -592,9 +593,9 @@ class LearnerDrift(Record):
 
 
 class Drift(Record):
-    """How external cases differ from those of the training: of the cohorts, and by learner.
+    """Drift of the external cohort, overall and by learner.
 
-    `cohorts` is how well simple features tell the cohorts apart (see `casewise.audit.cohorts.compare_cohorts`).
+    `cohorts` says how well simple features distinguish the cohorts (see `casewise.audit.cohorts.compare_cohorts`).
     """
 
     cohorts: Mapping[str, Any]
@@ -641,7 +642,7 @@ class AlteredAnswers(Record):
     @property
     def lost(self) -> tuple[str, int, float]:
         """The class that loses the largest share of its answers, how many and the share; of tiny losses none."""
-        counts = {name: sum(each.answers for each in self.changes if each.before == name) for name in self.before}
+        counts = {name: sum(change.answers for change in self.changes if change.before == name) for name in self.before}
         lost = [(n / self.before[name], name, n) for name, n in counts.items() if n >= FEWEST_OF_CLASS]
         share, name, count = max(lost, default=(0.0, "", 0))
         return name, count, share
@@ -756,9 +757,9 @@ def plain(value: Any) -> Any:
     """Plain values for JSON: floats of six digits, records as mappings without the fields at their default."""
     if is_dataclass(value) and not isinstance(value, type):
         return {
-            each.name: plain(content)
-            for each in fields(value)
-            if (content := getattr(value, each.name)) is not None or each.default is not None
+            item.name: plain(content)
+            for item in fields(value)
+            if (content := getattr(value, item.name)) is not None or item.default is not None
         }
     if isinstance(value, Mapping):
         return {str(key): plain(inner) for key, inner in value.items()}
@@ -784,7 +785,7 @@ def from_json(kind: type[T], value: Any) -> T:
     """The record of plain values.
 
     Raises:
-        ValueError: they are not those of such a record.
+        ValueError: they do not fit such a record.
     """
     record: T = _adapter(kind).validate_python(value)  # type: ignore[arg-type]
     return record

@@ -30,15 +30,15 @@ from casewise.targets import kind_named
 
 Altered: TypeAlias = AlteredAnswers | AlteredNumbers
 UNALTERED = "unaltered"
-# An alteration is a warning if it changes a tenth of the answers or more, and at least three, or a fifth of those of a
-# class; for numbers, if it moves them by more than half of the mean absolute error.
+# An alteration is a warning if it changes a tenth of the answers or more, and at least three, or a fifth of one class's
+# answers; for numbers, if it moves them by more than half of the mean absolute error.
 MOST_CHANGED, FEWEST_CHANGED, MOST_MOVED = 0.1, 3, 0.5
 
 
 def counterfactual_figures(
     table: pd.DataFrame, target: str, *, classes: Sequence[str], plan: Plan
 ) -> dict[str, dict[str, Altered]]:
-    """For each network and alteration, how the predictions of `target` differ from those of the unaltered images.
+    """For each network and alteration, the change of the predictions of `target` from the unaltered images.
 
     Args:
         table: predictions with the column `alteration`, whose value is `unaltered` for the reference.
@@ -91,7 +91,7 @@ def _moved(before: pd.DataFrame, after: pd.DataFrame, _: Sequence[str], plan: Pl
 
 
 def affects(entry: Altered) -> bool:
-    """Whether the effect is larger than that of an alteration that does not matter."""
+    """Whether the effect is larger than an irrelevant alteration may have."""
     if isinstance(entry, AlteredAnswers):
         return entry.effect >= MOST_CHANGED and entry.changed >= FEWEST_CHANGED
     return entry.effect > MOST_MOVED
@@ -111,14 +111,14 @@ def commonest(entry: AlteredAnswers) -> tuple[str, int, int]:
 
 # A case is outside where it lies further from the training cases than 19 of 20 held-out cases.
 OUTSIDE = 1.0
-# A warning from this share on: four times what is expected of cases like those of the study.
+# A warning from this share on: four times the expected share of cases like the study's.
 MANY_OUTSIDE = 0.2
 
 
 def drift(predictions: pd.DataFrame, target: str, plan: Plan) -> dict[str, LearnerDrift]:
     """For each learner with distances, how cases inside and outside and how the two cohorts differ.
 
-    The study's cases are those of the test set, else those out of fold. All figures have intervals by subject.
+    The study's cases are the test set, otherwise the cases out of fold. All figures have intervals by subject.
     """
     if "distance" not in predictions:
         return {}
@@ -160,7 +160,7 @@ def _with_quality(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def _group(rows: pd.DataFrame, metric: str, plan: Plan, *, whole: bool) -> DriftGroup:
-    """The figures of a group; the share outside is that of a `whole` cohort."""
+    """The figures of a group; only a `whole` cohort has the share outside."""
     subjects, scored = rows["subject"], rows["quality"].notna()
     n_subjects = int(subjects.nunique())
     return DriftGroup(
@@ -178,8 +178,8 @@ def _gap(
 ) -> Interval | None:
     """The first group's figure minus the second's, with its interval; subjects may be in both groups.
 
-    Where it is the same without any one of the subjects, such as between accuracies of 0 and 1, the interval is made
-    from those of both figures. None if a figure is undefined.
+    Where it stays the same without any single subject, such as between accuracies of 0 and 1, the interval is made
+    from the intervals of both figures. None if a figure is undefined.
     """
     if of_first.value is None or of_second.value is None:
         return None

@@ -27,7 +27,7 @@ from casewise.metrics.classes import Classes
 from casewise.metrics.registry import metric_of
 from casewise.predictions.table import final_rows
 
-# Below so many subjects a group is not tested and is called small; for a figure of single classes, so many of each.
+# Below this many subjects a group is not tested and is called small; for a figure of single classes, this many of each.
 FEW_SUBJECTS, FEW_OF_CLASS = 10, 30
 LEAST_DEFINED = 0.9
 SIGNIFICANT = 0.05
@@ -220,7 +220,7 @@ def within_column(
             right=int((group_rows["y_pred"] == group_rows["y_true"]).sum()),
             commonest=classes[int(recorded.idxmax())],
             of_commonest=int(recorded.max()),
-            classes={label: _of_class(group_rows, number, set_holds) for number, label in enumerate(classes)},
+            classes={label: _class_counts(group_rows, number, set_holds) for number, label in enumerate(classes)},
             metrics={name: figures[name] for name in names if name in figures},
         )
     means = {}
@@ -236,8 +236,8 @@ def within_column(
     return by_group, means
 
 
-def _of_class(rows: pd.DataFrame, number: int, set_holds: pd.Series) -> dict[str, int]:
-    """The numbers of a class, its rows, those predicted as it, of other classes too, and those whose set holds it."""
+def _class_counts(rows: pd.DataFrame, number: int, set_holds: pd.Series) -> dict[str, int]:
+    """Counts of a class: its rows, rows of it and of other classes predicted as it, and rows whose set holds it."""
     is_of, is_called = rows["y_true"] == number, rows["y_pred"] == number
     counts = {**_counts(rows[is_of]), "rows": int(is_of.sum())}
     counts |= {"found": int((is_of & is_called).sum()), "mistaken": int((~is_of & is_called).sum())}

@@ -31,14 +31,14 @@ def choose(choice: Callable[..., float], folds: np.ndarray, *values: np.ndarray)
     names = [int(fold) for fold in np.unique(folds)]
 
     def of(rows: np.ndarray, enough: bool) -> float:
-        return choice(*(each[rows] for each in values)) if enough else float("nan")
+        return choice(*(array[rows] for array in values)) if enough else float("nan")
 
     everyone = {None: of(np.ones(len(folds), dtype=bool), len(folds) > 0)}
     return everyone | {fold: of(folds != fold, len(names) > 1) for fold in names}
 
 
 def of_rows(by_fold: ByFold, folds: np.ndarray, *, crossed: bool) -> np.ndarray:
-    """The value for each row: with `crossed` that of its fold, else the one chosen on all; NaN if there is none.
+    """The value for each row: with `crossed` the value of its fold, else the one chosen on all; NaN without a value.
 
     >>> of_rows({None: 3.0, 0: 6.0, 1: 1.5}, np.array([1, 0, 7]), crossed=True)
     array([1.5, 6. , nan])
@@ -148,8 +148,8 @@ def judge_thresholds(
     They are sensitivity, specificity, precision (the positive predictive value), negative predictive value and the
     likelihood ratios; with a `prevalence` also the predictive values at that share of the class, by Bayes' theorem.
 
-    `scores`, `thresholds` and `of_class` are (N, J): each case has its own threshold, because those of out-of-fold
-    cases are chosen on the other folds. The precision is 0 if the class is predicted for no case.
+    `scores`, `thresholds` and `of_class` are (N, J): each case has its own threshold, because thresholds of out-of-fold
+    cases are chosen on the other folds. The precision is 0 if the class is never predicted.
 
     >>> estimates_by_point = judge_thresholds(
     ...     np.array([[.9], [.2], [.6], [.1]]), np.full((4, 1), .5), np.array([[1], [1], [0], [0]]) > 0,
@@ -173,7 +173,7 @@ def judge_thresholds(
         "npv": np.minimum(rest, others_predicted),
         **dict.fromkeys(("lr_positive", "lr_negative", "ppv_at_prevalence", "npv_at_prevalence"), both),
     }
-    statistic = partial(_of_cells, prevalence=prevalence)
+    statistic = partial(_metrics_of_cells, prevalence=prevalence)
     by_point = estimates(sums, statistic, _reason, plan, n_cases=n_cases, presence=presence, rests_on=rests_on)
     in_cells = (sums > 0).sum(axis=0)
     few = (in_cells > 0) & (in_cells < FEW_IN_CELL)
@@ -186,7 +186,7 @@ def judge_thresholds(
     ]
 
 
-def _of_cells(cells: np.ndarray, *, prevalence: float | None) -> dict[str, np.ndarray]:
+def _metrics_of_cells(cells: np.ndarray, *, prevalence: float | None) -> dict[str, np.ndarray]:
     """Metrics from counts (..., 4): true positives, false negatives, false positives, true negatives."""
     tp, fn, fp, tn = np.moveaxis(cells, -1, 0)
     with np.errstate(all="ignore"):

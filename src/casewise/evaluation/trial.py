@@ -3,12 +3,12 @@
 The scores of an outcome are modelled by a mean for each visit in each arm, with a random intercept of each subject and,
 from three visits on, a random slope over the visits where it varies (restricted maximum likelihood; `MixedLM` of
 statsmodels). Missing visits are assumed to be missing at random. The change of an arm is the difference of its means
-from those at the baseline, the effect the difference of two changes. With two visits and no missing scores both are
-those of a t-test of the changes.
+from its means at the baseline, the effect the difference of two changes. With two visits and no missing scores both
+equal a t-test of the changes.
 
 The intervals of the mixed model are robust by subject (Liang and Zeger 1986), so that they do not rest on the form of
 the random effects; they have as many degrees of freedom as subjects less arms. The difference between both scores is
-paired: its change at a visit is that of the subjects who have the visit, from their own baselines, with intervals of
+paired: its change at a visit is over the subjects who have the visit, from their own baselines, with intervals of
 t-tests (Welch's between two arms). Shares of responders are compared by Newcombe's interval (1998).
 """
 
@@ -30,7 +30,7 @@ from casewise.evaluation.results import Interval, ResponseRates, Trial, TrialVis
 
 Array: TypeAlias = np.ndarray
 
-# A visit is compared if so many subjects of every arm have it.
+# A visit is compared if this many subjects of every arm have it.
 FEWEST_AT_VISIT = 5
 # A random effect counts as one if its variance is this share of the residual variance.
 SINGULAR = 1e-4
@@ -63,10 +63,10 @@ class MixedFit:
 def trial(
     rows: pd.DataFrame, arms: Mapping[str, str], control: str, follow_up: FollowUp = FollowUp(), plan: Plan = PLAN
 ) -> Trial:
-    """The change from baseline of each arm at each visit, its difference from that of the control, and responders.
+    """The change from baseline of each arm at each visit, its difference from the control's change, and responders.
 
-    Where more than half of the subjects begin with the same visit, the others have no baseline: their first score may
-    be one under treatment.
+    If more than half of the subjects begin with the same visit, the others have no baseline: their first score may
+    have been taken under treatment.
 
     Args:
         rows: one row for each case of one learner: `subject, visit, day, y_true, y_pred`.
@@ -136,9 +136,9 @@ def trial(
 
 
 def t_interval(values: Array, control: Array | None = None, plan: Plan = PLAN) -> Interval:
-    """The mean, or its difference from that of the control, with the interval of a t-test (Welch's for two).
+    """The mean, or its difference from the control's mean, with the interval of a t-test (Welch's for two).
 
-    Values that do not vary, or a single one, have no interval: that all are the same does not make the mean certain.
+    Equal values, or a single value, have no interval: that all are the same does not make the mean certain.
 
     >>> t_interval(np.array([1.0, 2.0, 3.0])).value, t_interval(np.zeros(5)).low
     (2.0, None)
@@ -242,10 +242,10 @@ def fit_mixed(scores: Array, cells: Array, subjects: Array, visits: int) -> Mixe
 def robust_covariance(means: Array, residuals: Array, subjects: Array, assumed: Array, *, arms: int) -> Array:
     """The covariance of the means that holds however the scores of a subject vary (Liang and Zeger 1986).
 
-    Without missing scores and with arms of one size it is that of a t-test of the changes.
+    Without missing scores and with arms of one size it equals the covariance of a t-test of the changes.
 
     Args:
-        assumed: (N, N) the covariance of the scores that the fit assumed, of which each subject's block is read.
+        assumed: (N, N) the covariance of the scores that the fit assumed; only each subject's own block is read.
     """
     names, size = np.unique(subjects), means.shape[1]
     bread, meat = np.zeros((size, size)), np.zeros((size, size))

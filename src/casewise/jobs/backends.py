@@ -97,7 +97,7 @@ class Backend:
         The memory of a step is measured where the jobs are executed.
 
         Args:
-            threads: those of a network. They are the same for every back end, because sums depend on them.
+            threads: of one network. They are the same for every back end, because sums depend on them.
 
         Raises:
             CasewiseError: as `compute_plans`, or the machines cannot execute the jobs.
@@ -113,10 +113,10 @@ class Backend:
     ) -> dict[str, Failure]:
         """Execute jobs, `workers` of them side by side; return the failures by the names of their jobs.
 
-        A job whose process was ended by the system has a failure, too, and the others are executed nevertheless.
+        A job whose process the system ended has a failure too; the other jobs are executed nevertheless.
 
         Args:
-            plans: those of the jobs' learners.
+            plans: by learner of the jobs.
             protected: never in this process, which would end with the job.
         """
         raise NotImplementedError
@@ -269,9 +269,9 @@ def _in_processes(jobs: Sequence[Job], inputs: JobInputs, plans: Plans, workers:
 
 
 def _ended(unfinished: Sequence[Job], begun: float) -> dict[str, Failure]:
-    """The failures of the jobs that were in work since `begun`: those that they recorded, else that of a lost process.
+    """The failures of the jobs that ran since `begun`: as they recorded them, otherwise a lost process.
 
-    Without a trace of any job, all of them count as lost.
+    Without a trace of any job, all jobs count as lost.
     """
     failures = {}
     for job in unfinished:
@@ -285,8 +285,8 @@ def _ended(unfinished: Sequence[Job], begun: float) -> dict[str, Failure]:
 def lost(job: Job) -> Failure:
     """The failure of a job whose process was ended."""
     message = (
-        f"{job.name}: its process, or one beside it, was ended by the system, most often because memory ran out. "
-        f"{LESS_MEMORY}"
+        f"{job.name}: its process, or another one of the run, was ended by the system, most often because memory ran"
+        f" out. {LESS_MEMORY}"
     )
     return failed(job, message, transient=True, memory=True)
 
@@ -346,8 +346,8 @@ def executing_on(name: str, address: str | None = None, show: Show | None = None
     """Execute all jobs of the block on this back end: `local`, this machine, or `ray`, a Ray cluster.
 
     Args:
-        address: that of the cluster, `HOST:PORT` or `auto` for the one of this machine; by default Ray is started here.
-        show: where it is reported which machines these are.
+        address: the cluster's address, `HOST:PORT` or `auto` for this machine's; by default Ray is started here.
+        show: receives the list of these machines.
 
     Raises:
         CasewiseError: as `backend_named`, or the back end cannot be reached.

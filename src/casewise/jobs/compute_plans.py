@@ -1,6 +1,7 @@
 """The compute plan of every network of a run: stated by the study, recorded by an earlier run, or by the device.
 
-The pace of networks is that of this machine, as busy as it is: a few steps of as many jobs as will run side by side.
+The pace of networks is measured on this machine under its present load: a few steps of as many jobs as will run
+side by side.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def compute_plans(waiting: Sequence[Job], inputs: JobInputs, folder: RunFolder, 
             continue
         if not by_steps:
             of_model = stated[model].threads if model in stated else threads
-            plans[model] = ComputePlan(threads=of_model, why="that of every learner without gradient steps")
+            plans[model] = ComputePlan(threads=of_model, why="the plan of every learner without gradient steps")
             continue
         plan = _recorded_plan(recorded.get(model), folder, model)
         if model in stated and stated[model].device == "cuda" and not torch.cuda.is_available():
@@ -220,7 +221,7 @@ def pace_of(job: Job, inputs: JobInputs, plan: ComputePlan) -> Pace:
     """Train a network for two short epochs and predict some panels, as the job will; nothing is kept.
 
     Args:
-        inputs: as the job's learner sees them, with a recipe in phases, of which the last one is tried.
+        inputs: as the job's learner sees them, with a recipe in phases; the last phase is tried.
     """
     began, worked = clock(), work()
     study, outputs = inputs.study, outputs_of(inputs.study)

@@ -1,4 +1,4 @@
-"""Executing the jobs of a run: those without a result, the slowest first, once more after a failure that may pass."""
+"""Execution of a run's jobs without a result, the slowest first; a job is tried again after a transient failure."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def run_jobs(
 ) -> dict[str, Failure]:
     """Execute every job that is not finished, those with the slowest measured step first; return failures by job.
 
-    A job that was ended by too little memory, by the system, or by a file that could not be read is tried once more
+    A job that was ended by too little memory, by the system, or by a file that could not be read is tried again
     after the others, by itself, since it is not known which of several jobs was at fault. A network for which memory
     does not suffice even then is trained with every batch in two parts, then in four, and so on. A training that
     diverged is not tried again: it would be repeated bit by bit.
@@ -55,7 +55,7 @@ def run_jobs(
         folder: the run folder, which keeps the compute plans (precision, memory format, threads).
         tell: called about twice a second with the number of jobs done (fractions for running ones, and the slower
             ones count more), and a sentence with a line for each running job.
-        backend: where they are executed; by default that of `executing_on`, or this machine.
+        backend: where they are executed; by default the back end of `executing_on`, or this machine.
         only: the names of the jobs that are executed; by default all of them.
         partial: whether failures are returned instead of raised, unless the run folder is their reason.
 
@@ -91,7 +91,7 @@ def run_jobs(
     try:
         failures = backend.execute(waiting, inputs, plans, workers, protected=False)
         tried: set[str] = set()
-        alone = workers == 1 and isinstance(backend, LocalBackend)  # elsewhere, others may run beside the only one here
+        alone = workers == 1 and isinstance(backend, LocalBackend)  # elsewhere, other jobs may run too
         most = min(MOST_PARTS, inputs.study.recipe.batch_size // 2)
         # jobs that were not alone may have failed for that reason, and are not yet computed in parts
         while again := _again(waiting, failures, tried, most if alone else 1):
@@ -162,9 +162,9 @@ def _tried(
 
 
 def _again(waiting: Sequence[Job], failures: Mapping[str, Failure], tried: set[str], most: int) -> set[str]:
-    """The names of the failed jobs that are tried again: in more parts where memory ran out, else once more.
+    """The names of the failed jobs to try again: in more parts if memory ran out, otherwise unchanged.
 
-    `tried` are those that were tried once more, to which others are added.
+    `tried` has the jobs that were already tried again; further ones are added.
     """
     again = set()
     for job in waiting:
@@ -174,7 +174,7 @@ def _again(waiting: Sequence[Job], failures: Mapping[str, Failure], tried: set[s
         if failure.memory and learner_named(job.model).by_steps and 2 * job.parts() <= most:
             how = f"It is tried with every batch in {job.halve_parts()} parts."
         elif job.name not in tried:
-            how = "It is tried once more."
+            how = "It is tried again."
         else:
             continue
         log.warning("%s %s", failure.message, how)

@@ -78,8 +78,8 @@ class PlannedJob:
 class FoldData:
     """All panels as a learner of one fold sees them, with the rows of training and of early stopping.
 
-    `subjects` are those of the training rows; no other row may influence a fit. `sources` are theirs as well, if the
-    study is meant for other sources; else it is empty.
+    `subjects` are the subjects of the training rows; no other row may influence a fit. `sources` are their sources if
+    the study is meant for other sources, otherwise empty.
     """
 
     panels: PanelDataset
@@ -199,7 +199,7 @@ def feature_data(planned: PlannedJob, network: Network, data: FoldData) -> Featu
 def _shared_features(
     planned: PlannedJob, data: FoldData, sides: tuple[tuple[PanelDataset, list[int]], ...]
 ) -> SharedFeatures:
-    """The panels of a fold, whose features are shared; not those of a learner whose code is no part of an address."""
+    """The panels of a fold, with shared features; not shared if the learner's code is not part of an address."""
     study, store = planned.inputs.study, FeatureStore.of_user()
     if planned.job.model in (learner.name for learner in added_learners()):
         store = replace(store, limit=0)

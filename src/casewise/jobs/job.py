@@ -169,8 +169,8 @@ def _subjects_of(names: Sequence[str]) -> dict[str, object]:
 class StudyModel:
     """A network with its first weights, their origin, and all subjects that influence it.
 
-    `earlier_subjects` influenced it through its first weights and are other people than those of the study, whose names
-    they may have.
+    `earlier_subjects` influenced it through its first weights. They are other people than the study's subjects, even if
+    names are the same.
     """
 
     network: Network
@@ -182,8 +182,8 @@ class StudyModel:
 def run_job(job: Job, inputs: JobInputs, plan: ComputePlan, *, side_by_side: int = 1) -> None:
     """Train the job's network and write its results; an interrupted job continues from its last state.
 
-    Writes the weights, their facts, the predictions, those of single tiles if cases have several panels, and, last,
-    the record of the job.
+    Writes the weights, their facts, the predictions, the predictions of single tiles if cases have several panels, and
+    finally the record of the job.
 
     Args:
         side_by_side: the number of jobs that share the memory for values that are computed once.
@@ -243,9 +243,9 @@ def build(planned: PlannedJob) -> StudyModel:
     origin, of_bundle = first.origin, first.of_bundle
     earlier: list[str] = []
     if of_bundle and study.bundle_subjects == "distinct":
-        # Their names may be those of other people of the study.
+        # Other people of the study may have the same names.
         earlier, of_bundle = of_bundle, []
-        origin += "; its subjects are other people than those of the study, as the study states"
+        origin += "; its subjects are other people than the study's subjects, as the study states"
     # All subjects that influence the network: by training, by early stopping, and through its first weights.
     subjects = {*inputs.splits.training(job.fold), *choice.stop_subjects, *of_bundle, *first.pretrained_on}
     if inputs.pretraining:

@@ -164,7 +164,7 @@ def begin(job: Job, how: str = "") -> None:
     """Remove the state of a training with other inputs or another method from the job's folder.
 
     It may have been trained on other subjects, and a state is valid only for the same method of computation (`how`).
-    The facts of an earlier network are removed, too: they are written again beside the new weights.
+    The facts of an earlier network are removed, too: they are written again with the new weights.
     """
     job.folder.facts.remove()
     made_from = f"{job.fingerprint} {how}".strip()
@@ -267,12 +267,14 @@ class Progress:
         total = float(epochs_inside(study) + epochs_of(study))
         if other is None:
             return epochs / max(1.0, total)
-        each = other.study.recipe.epochs * len(other.cohort.panels) / max(1, len(self.inputs.cohort.panels))
+        pretraining_epochs = (
+            other.study.recipe.epochs * len(other.cohort.panels) / max(1, len(self.inputs.cohort.panels))
+        )
         inner = range(study.nested_cv.folds if study.nested_cv else 0)
         folder = self.job.folder
         folders = [folder.pretraining, *(folder.inner(f"fold{k + 1}").folder.pretraining for k in inner)]
         finished = sum(pretrained.body.exists() for pretrained in folders)
-        return (epochs + each * (finished + pretraining)) / (total + each * len(folders))
+        return (epochs + pretraining_epochs * (finished + pretraining)) / (total + pretraining_epochs * len(folders))
 
 
 def deciding_settings(study: Study, cohort: Cohort) -> dict[str, object]:
@@ -329,11 +331,11 @@ def with_plan(decided: dict[str, object], study: Study) -> dict[str, object]:
 def table_hash(cohort: Cohort, study: Study) -> str:
     """A hash of a cohort: its panels, their images and labels."""
     table = cohort.panels[["case", "region", "tiles", *study.targets]]
-    text = json.dumps(table.to_dict("list"), default=_plain, sort_keys=True)
+    text = json.dumps(table.to_dict("list"), default=_json_value, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _plain(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
     return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else str(value)
 
 

@@ -1,6 +1,6 @@
 """Predictions of trained networks: of held-out cases and single tiles with their distances, and of other images.
 
-Other images are those of another cohort, and altered images of held-out cases.
+Other images are images of another cohort and altered images of held-out cases.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ class FittedModel:
 
 @dataclass(frozen=True)
 class JobPredictions:
-    """Rows of the predictions table, those of single tiles if there are any, and metrics on training subjects.
+    """Rows of the predictions table, rows of single tiles if any, and metrics on training subjects.
 
-    `rows` is None if the job has no held-out subjects. `distance` is that of the rows from the training features; None
-    if it is undefined.
+    `rows` is None if the job has no held-out subjects. `distance` is the distance of the rows from the training
+    features; None if it is undefined.
     """
 
     rows: pd.DataFrame | None
@@ -64,7 +64,7 @@ class JobPredictions:
     distance: FeatureDistance | None
 
 
-# Training panels whose features are computed once more after training.
+# Training panels whose features are computed again after training.
 MOST_PANELS = 1000
 
 
@@ -73,7 +73,7 @@ def predict(job: Job, inputs: JobInputs, fitted: FittedModel) -> JobPredictions:
 
     In a hold-out design the training subjects are predicted too, as a stage of their own.
 
-    A network on all folds predicts nothing: the study is evaluated by those of the folds.
+    A network on all folds predicts nothing: the study is evaluated with the networks of the folds.
     """
     study, panels, splits = inputs.study, inputs.cohort.panels, inputs.splits
     subjects = panels["subject"].astype(str)
@@ -167,7 +167,7 @@ def tile_rows(panels: pd.DataFrame, study: Study, values: NDArray[Any], *, stage
         if study.level_of(output.name) == "image":
             continue
         target_values = values[rows, value_slice].astype(float)
-        table = _named(shown_panels, stage, output.name)
+        table = _first_tiles(shown_panels, stage, output.name)
         kind = output.target_kind
         target_values = kind.normalise(target_values, *study.range_of(output.name))
         table["y_pred"] = kind.decide(target_values)
@@ -198,12 +198,12 @@ def weight_rows(
             features = encode_bags(network.features, data, view_slots, device, form)
             weights = pooling.weights(features).cpu().numpy()
             bag, slot = np.nonzero(view_slots.numpy() != EMPTY)
-            table = _named(panels.iloc[panel_numbers.numpy()[bag]], stage, "")
+            table = _first_tiles(panels.iloc[panel_numbers.numpy()[bag]], stage, "")
             tables.append(table.assign(image=view_slots.numpy()[bag, slot], weight=weights[bag, slot]))
     return _small(pd.concat(tables, ignore_index=True))
 
 
-def _named(panels: pd.DataFrame, stage: str, target: str) -> pd.DataFrame:
+def _first_tiles(panels: pd.DataFrame, stage: str, target: str) -> pd.DataFrame:
     """The tile of each row; the first one of panels with several."""
     first = [int(tiles[0]) for tiles in panels["tiles"]]
     return pd.DataFrame({"image": first, "case": panels["case"].to_numpy(), "stage": stage, "target": target})
@@ -237,8 +237,8 @@ def predict_external(jobs: Sequence[Job], external: PreparedCohort, *, tell: Cal
     return pd.concat(tables, ignore_index=True)
 
 
-# Images of the chosen cases of a fold, of which all altered copies are in memory, and the bytes of these copies in
-# colour; one case is always taken.
+# The most images of a fold's chosen cases, and the most bytes of their altered copies in colour, which are all in
+# memory; at least one case is taken.
 MOST_IMAGES, MOST_BYTES = 300, 2**30
 
 

@@ -195,8 +195,8 @@ def line(x: np.ndarray, y: np.ndarray, subjects: np.ndarray, counts: np.ndarray)
 def smoothed(x: np.ndarray, y: np.ndarray, subjects: np.ndarray, counts: np.ndarray, grid: np.ndarray) -> np.ndarray:
     """Local linear regression of `y` on `x` at each point of `grid`, in each resample: (R, G).
 
-    The neighbourhood of a point is that of the three quarters of all cases that are nearest to it, the same in all
-    resamples. Where all neighbours have one `x`, the value is their mean.
+    The neighbourhood of a point are the three quarters of all cases that are nearest to it, the same in all resamples.
+    If all neighbours have the same `x`, the value is their mean.
 
     >>> x = np.linspace(0, 1, 21)
     >>> smoothed(x, 2 * x, np.arange(21).astype(str), np.ones((1, 21)), np.array([0.25, 0.5])).round(6).tolist()

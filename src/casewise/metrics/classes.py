@@ -63,8 +63,8 @@ class ClassSubjects:
 
     Attributes:
         total: all subjects.
-        of_class, rest: (L, K) those with a case of the class, and of another class.
-        predicted: (L, K) those of `of_class`, or those with a case predicted as the class where they are fewer.
+        of_class, rest: (L, K) subjects with a case of the class, and of another class.
+        predicted: (L, K) the smaller of `of_class` and the number of subjects with a case predicted as the class.
         paired: (L, K) the smaller of `of_class` and `rest`, of samples with folds in each fold, summed over the folds.
     """
 
@@ -87,7 +87,7 @@ class ClassSubjects:
 
     @property
     def smallest(self) -> np.ndarray:
-        """(L,) those of the class with the fewest, among the classes that have cases."""
+        """(L,) the subjects of the class with the fewest, among the classes that have cases."""
         return np.asarray(np.where(self.of_class > 0, self.of_class, self.total).min(axis=-1))
 
 
@@ -107,7 +107,7 @@ def presence(samples: Samples, n_classes: int) -> tuple[np.ndarray, np.ndarray]:
 def subjects_behind(samples: Samples, classes: Classes) -> dict[str, np.ndarray]:
     """The number of subjects that every metric of L learners rests on, name -> (L,).
 
-    A mean over the classes rests on those of the class with the fewest.
+    A mean over the classes rests on the subjects of the class with the fewest.
     """
     k = len(classes.names)
     true, predicted = presence(samples, k)

@@ -40,8 +40,8 @@ class Metric:
         interval: the scheme of its interval, among `casewise.evaluation.intervals.SCHEMES`; None: it has no interval.
         largest: the largest value that it can have, where that is one number, its scheme does not keep to it, and no
             value is below 0.
-        rests_on: of `casewise.metrics.classes.ClassSubjects`, the number of subjects that it rests on: for each
-            learner, or with `by_class` for each class as well. For numbers it is that of all subjects.
+        rests_on: the field of `casewise.metrics.classes.ClassSubjects` with the number of subjects that it rests on:
+            for each learner, or with `by_class` for each class as well. Numbers rest on all subjects.
         fewest_subjects: with fewer such subjects it has no interval.
         rough_below: with fewer such subjects, its 95 % intervals may contain the true value in fewer than 92 % of
             studies; see `docs/results/coverage.md`.

@@ -13,7 +13,7 @@ _REGISTRY: dict[str, Metric] = {}
 
 
 def register_metric(metric: Metric) -> Metric:
-    """Add a metric to the registry; the order of registration is that of every table.
+    """Add a metric to the registry; every table follows the order of registration.
 
     Raises:
         ValueError: the name is taken, or cannot be one.
@@ -39,7 +39,7 @@ def metric_names() -> list[str]:
 
 
 def metrics_of(kind: str, n_classes: int | None = None) -> list[Metric]:
-    """The metrics of a kind of target, in order: its own, and those of the kind whose metrics it shares.
+    """The metrics of a kind of target, in order: its own, and the metrics it shares with another kind.
 
     Args:
         kind: the name of the kind, such as `regression`, `classification` or `ordinal`.

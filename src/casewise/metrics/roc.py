@@ -23,7 +23,7 @@ class Ranking:
     """How the scores rank the cases of one class in each of R resamples, all (R,).
 
     `passed` is the weight of pairs of a case of the class and another case in the right order, ties half, and `pairs`
-    that of all such pairs; `auprc` is the average precision, NaN where the class is missing.
+    the weight of all such pairs; `auprc` is the average precision, NaN where the class is missing.
     """
 
     passed: np.ndarray

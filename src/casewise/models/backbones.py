@@ -21,7 +21,7 @@ Scaling: TypeAlias = Literal["library", "symmetric"]
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 TILES_AT_ONCE = 64
-# The stride of the map that a head with `map_cells` receives, and the cells of that of `pool: map`.
+# The stride of the map that a head with `map_cells` receives, and the cells of the map of `pool: map`.
 MAP_STRIDE, MAP_CELLS = 16, 3
 # The width of the hidden layer of fastai's head.
 FASTAI_UNITS = 512
@@ -56,7 +56,7 @@ class NetworkOptions:
             expect (torchvision's: minus the mean of ImageNet, divided by its standard deviation); networks without
             published weights use `symmetric`. `symmetric`: [−1, 1], as in the publication on skin biopsies
             (003_eab959a42de94a48.txt, "Preprocessing Skin Images").
-        pooling: how the features of a bag become one vector (`casewise.study.images`); empty if panels are no bags.
+        pooling: how the features of a bag become one vector (`casewise.study.images`); empty if panels are not bags.
         fusion: how the sequences of a panel are combined (see `casewise.models.fusion.Fused`); None for pictures. A
             single sequence is `early` with `sequences=1`. A sequence is not a colour: all of them are scaled by one
             number, the mean over red, green and blue of the library's mean, and of its standard deviation.
@@ -65,10 +65,10 @@ class NetworkOptions:
         side: height and width of the panels in pixels, for which transformers are built.
         head: `linear`, or `fastai`: fastai's layers (`fastai_head`) on the maximum and the mean over the last map.
         map_cells: the side of the grid of means over the widest map at `MAP_STRIDE` that the head receives, so that it
-            knows where things are; 0 for the average over the last map. What follows that map is not used.
-        architecture, arguments: of timm, which a hub repository states; by default those of the name.
+            knows where things are; 0 for the average over the last map. Layers after that map are not used.
+        architecture, arguments: of timm, as a hub repository states them; by default from the name.
         mean, std: the input's mean and standard deviation, one number a channel, as a trained network recorded them; by
-            default those that belong to `scaling`.
+            default from `scaling`.
     """
 
     dropout: float | None = None
@@ -149,7 +149,7 @@ class Network(nn.Module):
             return self.head(features.to(precision)).float() * self.target_std + self.target_mean
 
     def pooled(self, features: Tensor) -> Tensor:
-        """The input of the head for these features, (B, width); those of a bag pooled."""
+        """The input of the head for these features, (B, width); a bag's features are pooled."""
         with torch.autocast(features.device.type, enabled=False):
             return self.pooling(features.float()) if self.pooling else features.float()
 
@@ -236,7 +236,7 @@ def of_tiles(layers: Callable[[Tensor], Tensor], bags: Tensor, form: torch.memor
     occupied = ~(bags[..., 0, 0] if bags.ndim == 5 else bags).isnan().all(dim=2)
     tiles = bags[occupied]
     chunks = [tiles] if at_once else tiles.split(TILES_AT_ONCE)
-    laid_out = (each.contiguous(memory_format=form) if each.ndim == 4 else each for each in chunks)
+    laid_out = (chunk.contiguous(memory_format=form) if chunk.ndim == 4 else chunk for chunk in chunks)
     by_tile = torch.cat([layers(chunk) for chunk in laid_out])
     result = by_tile.new_full((*occupied.shape, *by_tile.shape[1:]), torch.nan)
     result[occupied] = by_tile
@@ -271,7 +271,7 @@ def build_network(name: str, outputs: int, **options: Any) -> Network:
 
     Args:
         name: one of torchvision's or of `UNTRAINED` (see `casewise.study.backbones`), or a timm name (`timm:NAME` where
-            both have it), or a hub repository, of which `options` have the architecture.
+            both have it), or a hub repository, whose architecture is in `options`.
         options: see `NetworkOptions`.
 
     Raises:
@@ -316,7 +316,7 @@ def build_network(name: str, outputs: int, **options: Any) -> Network:
 
 
 def _set_dropout(library: nn.Module, dropout: float) -> None:
-    """Set the dropout of the library's own layers, of which the head has the last if nothing follows it.
+    """Set the dropout of the library's own layers; the last one belongs to the head if nothing follows it.
 
     A layer with a probability of 0 is not in use. The head's is also active while the library's network is frozen.
     """
@@ -327,7 +327,7 @@ def _set_dropout(library: nn.Module, dropout: float) -> None:
 
 
 def _with_map(body: Body, library: nn.Module, options: NetworkOptions) -> Body:
-    """A body of which the head receives a grid over an inner map, or the maximum and the mean over its last one.
+    """A body whose head receives a grid over an inner map, or the maximum and the mean over its last map.
 
     Raises:
         StudyError: every sequence has a body of its own, or there is no map.
@@ -394,14 +394,14 @@ def _torchvision(name: str, scaling: Scaling) -> Body:
 
 
 def set_momentum(network: nn.Module, momentum: float) -> None:
-    """Set the momentum of batch norms: those of MNASNet and MobileNetV3 adapt over thousands of steps."""
+    """Set the momentum of batch norms: in MNASNet and MobileNetV3 they adapt over thousands of steps."""
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.momentum = momentum
 
 
 def keep_statistics(network: nn.Module, *, only_frozen: bool = False) -> None:
-    """Put batch norms in eval mode, so that running statistics are used and kept; or those of frozen layers only."""
+    """Put batch norms in eval mode, so that running statistics are used and kept; optionally only in frozen layers."""
     for module in network.modules():
         if not isinstance(module, nn.modules.batchnorm._BatchNorm):
             continue

@@ -39,10 +39,10 @@ class Encoder:
     """A frozen network and how its maps are read.
 
     Attributes:
-        facts: with which `build_encoder` builds it again, as plain values.
+        facts: plain values from which `build_encoder` builds it again.
         side: the side to which panels are resized; None if it reads panels of any side from `SMALLEST` on.
         blocks: the names of a transformer's blocks, whose tokens are read as maps; empty for a convolutional network,
-            of which any module with a map is read.
+            where any module with a map can be read.
     """
 
     network: Network
@@ -155,7 +155,7 @@ def build_encoder(facts: Mapping[str, Any], side: int) -> Encoder:
 
 
 def _blocks(network: Network, side: int) -> tuple[str, ...]:
-    """The blocks of a network with tokens, of which timm gives the maps; empty for convolutional networks."""
+    """The blocks of a network with tokens whose maps timm gives; empty for convolutional networks."""
     body: Any = network.body
     if network.name in (*TORCHVISION, *UNTRAINED) or not has_tokens(body, side=side):
         return ()

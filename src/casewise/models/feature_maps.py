@@ -106,10 +106,10 @@ def _outputs(body: nn.Module, side: int, channels: int) -> list[tuple[str, Tenso
 
 
 def as_map(output: Tensor, body: Any, *, smallest: int = 2, square: bool = True) -> Tensor | None:
-    """A module's output as a map (B, C, h, w) with `smallest` cells a side or more; None if it is none.
+    """A module's output as a map (B, C, h, w) with `smallest` cells a side or more; None if it is not a map.
 
-    Tokens (B, N, C) are arranged as their patches, without class and register tokens. Of panels that are not `square`,
-    a map with as many channels as rows is no map with the channels last.
+    Tokens (B, N, C) are arranged as their patches, without class and register tokens. For panels that are not `square`,
+    a map with as many channels as rows does not count as a map with the channels last.
     """
     if output.ndim == 4:
         if square and output.shape[1] == output.shape[2] != output.shape[3]:
@@ -169,7 +169,7 @@ def read_maps(
     """The maps (B, C, h, w) of some modules of a body; what it computes after them is left out.
 
     Args:
-        run: what is applied to the inputs and of which `body` is a part; by default the body itself.
+        run: applied to the inputs; contains `body`; by default the body itself.
     """
     outputs: dict[str, Tensor] = {}
     square = inputs.shape[-1] == inputs.shape[-2]

@@ -21,7 +21,7 @@ froze no weight. The counts of the three-class study come from four outputs and 
 Its ten layers are the first ten that Keras lists after the input: Conv1, bn_Conv1, Conv1_relu, the depthwise and the
 projecting convolution of the first block with their batch norms and ReLU, the expanding convolution of the second and
 its batch norm. No other point gives 3,552. The text counts 53 layers: 52 convolutions and a classifier. The 3,552
-weights are those of the first 4 (`4 layers`); ten layers in the sense of the text are `10 layers`:
+weights belong to the first 4 (`4 layers`); ten layers in the sense of the text are `10 layers`:
 
     >>> freeze(network, "10 layers")
     'features.4.conv.0.1'
@@ -136,7 +136,7 @@ def frozen_end(network: Network, upto: FreezePoint | str | int) -> int:
     by_kind = {"name": _by_name, "percent": _by_percent}
     name = by_kind.get(point.kind, _by_count)(network, point)
     names = [module_name for module_name, _ in modules]
-    within = [number for number, each in enumerate(names) if each == name or each.startswith(f"{name}.")]
+    within = [number for number, candidate in enumerate(names) if candidate == name or candidate.startswith(f"{name}.")]
     end = 1 + max(within)
     if not any(True for _, module in modules[:end] for _ in module.parameters(recurse=False)):
         raise TrainingError(f"freeze: {network.name} has no weights up to {name}. Say none, or name a later part.")
@@ -145,7 +145,7 @@ def frozen_end(network: Network, upto: FreezePoint | str | int) -> int:
 
 
 def frozen_module_names(network: Network, end: int) -> list[str]:
-    """The names of those of the body's first `end` modules that are frozen completely."""
+    """The names of the completely frozen modules among the body's first `end` modules."""
     names = [name for name, _ in network.bodies[0].named_modules()]
     outer = _around(names[end:])
     return [name for name in names[:end] if name not in outer]

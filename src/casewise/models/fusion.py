@@ -143,10 +143,10 @@ def first_layer(body: nn.Module, name: str) -> str:
 
 
 def take_channels(body: nn.Module, name: str, channels: int) -> None:
-    """Replace the first layer of a body of random weights by one of `channels` channels instead of three.
+    """Replace the first layer of a body with random weights by one with `channels` channels instead of three.
 
-    The kernels are drawn anew, with the spread of the library's own times √(3/channels): what comes out of the layer
-    spreads as widely as from three channels.
+    New kernels are drawn, with the spread of the library's own times √(3/channels): the layer's output spreads as
+    widely as from three channels.
     """
     layer_name = first_layer(body, name)
     layer: Any = body.get_submodule(layer_name)
@@ -173,10 +173,10 @@ def adapted(kernels: Tensor, channels: int) -> Tensor:
 
 
 class BagPooling(nn.Module):
-    """How the features of a bag (B, K, W), where a row of NaN is an empty slot, become one vector (B, W)."""
+    """Pooling of a bag's features (B, K, W), where a row of NaN is an empty slot, to one vector (B, W)."""
 
     def __init__(self, name: str, width: int) -> None:
-        """`name`: of `casewise.study.images`; `width`: that of the features."""
+        """`name`: of `casewise.study.images`; `width`: the width of the features."""
         super().__init__()
         self.name, self.kind = name, POOLINGS[name]
         for layer_name, (inputs, outputs) in self.kind.layers.items():

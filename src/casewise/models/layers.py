@@ -69,7 +69,7 @@ class FoldingSequential(nn.Sequential):
     With fixed statistics a batch norm scales and shifts each channel. The same follows from a convolution whose weights
     and bias are scaled and shifted, so that the map between both is neither computed nor kept for the backward pass. A
     step of MobileNetV2 takes a quarter less time, and half of the memory that is kept for its backward pass.
-    The parameters and their gradients stay those of both layers, equal up to rounding.
+    Both layers keep their parameters and gradients, equal up to rounding.
 
     Nothing changes for batch norms that update their statistics, and for convolutions in eval mode: in prediction, in
     explanations, and in layers that a phase freezes. Hooks of the two layers are not called in a step that folds them.
@@ -131,7 +131,7 @@ class MNASNet(nn.Module):
 
 
 def replace_layers(body: nn.Module, *, read_map: str = "") -> None:
-    """Replace the layers of a library's network by those of this module, with the same names and weights.
+    """Replace the layers of a library's network by this module's layers, with the same names and weights.
 
     Args:
         read_map: the module whose map is read by a hook; it is never folded.
@@ -246,7 +246,7 @@ class UNet(nn.Module):
         return self.features_and_map(values)[0]
 
     def features_and_map(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """The features, and the map of which `map_of` is the logistic function."""
+        """The features, and the logits of the map that `map_of` returns."""
         deepest, decoded, logits = self._maps(values)
         weights = logits.sigmoid()
         weighted = (decoded * weights).sum((2, 3)) / weights.sum((2, 3)).clamp_min(1e-6)
@@ -266,12 +266,12 @@ class UNet(nn.Module):
         for block in self.features:
             values = block(values)
             contracted.append(values)
-        for enlarge, block, beside in zip(self.enlarge, self.decoder, reversed(contracted[:-1]), strict=True):
+        for enlarge, block, skip in zip(self.enlarge, self.decoder, reversed(contracted[:-1]), strict=True):
             values = enlarge(values)
             if self.padded:  # pooling leaves out a last odd row or column
-                rows, columns = (large - small for large, small in zip(beside.shape[2:], values.shape[2:], strict=True))
+                rows, columns = (large - small for large, small in zip(skip.shape[2:], values.shape[2:], strict=True))
                 values = functional.pad(values, (0, columns, 0, rows))
-            values = block(torch.cat((middle(beside, values), values), 1))
+            values = block(torch.cat((middle(skip, values), values), 1))
         return contracted[-1], values, self.map(values)
 
 

@@ -92,9 +92,9 @@ class FeatureSpec:
         summary, cells: how a map or the pixels become a vector; `cells` is the side of the grid. `asymmetry` has the
             differences between cells and their mirror images.
         encoder: the name of the encoder, if the linear model has several.
-        side: the side to which panels are reduced before an encoder reads them; 0: they are read as they are.
-        flips: an encoder's maps are the mean with those of flipped panels, flipped back: left and right, or in `both`
-            directions.
+        side: the side to which panels are reduced before an encoder reads them; 0: no reduction.
+        flips: an encoder's maps are averaged with the maps of flipped panels, flipped back: left and right, or in
+            `both` directions.
     """
 
     source: Literal["pixels", "statistics", "features"]
@@ -127,7 +127,7 @@ class FeatureSpec:
         return {key: value for key, value in values.items() if key not in without or value != without[key]}
 
     def width(self, channels: int) -> int:
-        """The width of the vector of one map with so many channels.
+        """The width of the vector of one map with this many channels.
 
         >>> FeatureSpec("features", summary="covariance").width(3)
         9
@@ -261,7 +261,7 @@ def reduced(panels: Tensor, side: int) -> Tensor:
 
 
 def candidates(encoders: Sequence[Encoder], sequences: int, side: int, flips: Flips = "none") -> list[FeatureSpec]:
-    """The inputs among which a linear model chooses: those of pixels and of the maps of every encoder.
+    """The inputs among which a linear model chooses: from pixels and from the maps of every encoder.
 
     Sequences are candidates one by one and, if there are three of them or for pixels, together. In volumes, whose
     axial and coronal planes are nearly symmetric, the differences between mirrored cells are candidates too.
@@ -271,9 +271,9 @@ def candidates(encoders: Sequence[Encoder], sequences: int, side: int, flips: Fl
     of_maps = [
         replace(spec, encoder=encoder.name if len(encoders) > 1 else "", flips=flips)
         for encoder in encoders
-        for spec in (_of_tokens(encoder) if encoder.blocks else _of_features(encoder, side))
+        for spec in (_token_specs(encoder) if encoder.blocks else _feature_specs(encoder, side))
     ]
-    every = [*_of_pixels(side), *of_maps]
+    every = [*_pixel_specs(side), *of_maps]
     if sequences:
         grids = [spec for spec in every if spec.summary == "grid" and spec.cells > 1 and spec.source != "statistics"]
         every += [replace(spec, summary="asymmetry") for spec in grids]
@@ -283,15 +283,15 @@ def candidates(encoders: Sequence[Encoder], sequences: int, side: int, flips: Fl
     return specs
 
 
-def _of_pixels(side: int) -> list[FeatureSpec]:
+def _pixel_specs(side: int) -> list[FeatureSpec]:
     cells = [count for count in PIXEL_CELLS if count <= side] or [side]
     return [*[FeatureSpec("pixels", cells=count) for count in cells], FeatureSpec("statistics")]
 
 
-def _of_tokens(encoder: Encoder) -> list[FeatureSpec]:
+def _token_specs(encoder: Encoder) -> list[FeatureSpec]:
     """The tokens of a transformer's last block and of one before it, and the moments of both.
 
-    If all blocks have the same stride, the other block is that in the middle; else the last with a smaller stride.
+    If all blocks have the same stride, the other block is the middle one; otherwise the last with a smaller stride.
     """
     maps = encoder.block_maps()
     by_stride = list({entry.stride: entry for entry in maps}.values())
@@ -305,7 +305,7 @@ def _of_tokens(encoder: Encoder) -> list[FeatureSpec]:
     ]
 
 
-def _of_features(encoder: Encoder, side: int) -> list[FeatureSpec]:
+def _feature_specs(encoder: Encoder, side: int) -> list[FeatureSpec]:
     maps = feature_maps(encoder.network.body, side=encoder.side or max(side, SMALLEST))
     blocks = {block for block, _ in encoder.network.blocks}
     by_stride = {stride: last_block(maps, blocks, stride) for stride in (4, 8, 16, 32)}
@@ -327,10 +327,10 @@ def build_linear(name: str, outputs: int, bank: Mapping[str, Any], options: Mapp
     """A linear model with random weights in its encoder and its head.
 
     Args:
-        bank: `encoders`, the facts of the networks whose maps are read, none for pixels, or these networks themselves;
-            `channels`, those of a panel; `sequences`, how many of them are sequences and not colours; `specs`, the
-            candidates as plain values, or None for all of them; `widths`, those of the candidates' vectors, measured
-            if they are not stated; `flips`, those of the candidates of encoders.
+        bank: `encoders`, the facts of the networks whose maps are read, or these networks themselves, empty for pixels;
+            `channels`, the number of a panel's channels; `sequences`, how many of them are sequences and not colours;
+            `specs`, the candidates as plain values, or None for all candidates; `widths`, the widths of the candidates'
+            vectors, measured if not given; `flips`, for the candidates of encoders.
         options: of `NetworkOptions`: `side` and `pooling`.
     """
     side, channels = int(options.get("side") or 224), int(bank["channels"])
@@ -375,7 +375,7 @@ def bank_facts(network: Network) -> Facts:
 
 
 def random_frequencies(inputs: int, count: int, seed: int) -> NDArray[np.float64]:
-    """(inputs, count) frequencies, orthogonal in groups of `inputs`, each with a length as that of a Gaussian vector.
+    """(inputs, count) frequencies, orthogonal in groups of `inputs`, each with the length of a Gaussian vector.
 
     >>> random_frequencies(3, 7, 0).shape
     (3, 7)

@@ -55,7 +55,7 @@ class Output:
 class Scored:
     """One target in a batch.
 
-    `raw` (B, width) raw outputs, those of numbers in the target's units; `truth` (B,), NaN where not scored;
+    `raw` (B, width) raw outputs, for numbers in the target's units; `truth` (B,), NaN where not scored;
     `mean`, `std` (width,) of each raw output, from the training folds; `weight` (K,) of the classes or None.
     """
 
@@ -71,7 +71,7 @@ class NetworkKind(Protocol):
     """The network's side of a kind of target.
 
     `standardised`: raw outputs are in the target's units, so that the network gets the mean and standard deviation of
-    the training rows. `last`: its loss is added after that of other kinds (the order of a sum decides its last bits).
+    the training rows. `last`: its loss is added after the other kinds' (the order of a sum decides its last bits).
     """
 
     standardised: bool

@@ -36,11 +36,11 @@ class SharedParts:
         self._encoders: list[tuple[str, Encoder]] = []
 
     def network(self, facts: Mapping[str, Any], tensors: Mapping[str, Tensor], *, own: bool = True) -> Network:
-        """A network of these facts, whose weights are still to be loaded except those of frozen encoders.
+        """A network of these facts; all weights but the frozen encoders' must still be loaded.
 
         Args:
-            tensors: its trained weights, by which shared encoders are recognised.
-            own: whether it keeps its weights when the next network is built; without it no copy is made.
+            tensors: its trained weights; they identify shared encoders.
+            own: whether it keeps its weights when the next network is built; if not, nothing is copied.
         """
         if "bank" in facts:
             return self._on_features(facts, tensors)
@@ -108,9 +108,9 @@ class SharedStart:
 
 
 def _equal_modules(module: nn.Module, other: nn.Module) -> bool:
-    """Whether the weights and statistics of a module, without those of its children, are equal to another's."""
-    own, others = ([*each.parameters(recurse=False), *each.buffers(recurse=False)] for each in (module, other))
-    # the number of batches of a norm, which is no floating-point number, does not matter
+    """Whether the weights and statistics of a module, without its children's, are equal to another's."""
+    own, others = ([*side.parameters(recurse=False), *side.buffers(recurse=False)] for side in (module, other))
+    # the number of batches of a norm, which is not a floating-point number, does not matter
     return all(torch.equal(a, b) for a, b in zip(own, others, strict=True) if a.is_floating_point())
 
 
@@ -128,7 +128,7 @@ class JointFeatures:
         self._computed: dict[int, dict[FeatureSpec, Tensor]] = {}
 
     def of(self, network: Network) -> FeatureData:
-        """The features of one of the networks; those of all networks that share its encoders are computed at once."""
+        """The features of one network; all networks that share its encoders are computed at once."""
         number = next(n for n, group in enumerate(self._groups) if any(other is network for other in group))
         if number not in self._computed:
             together = joint(self._groups[number])
@@ -140,7 +140,7 @@ class JointFeatures:
 
 
 def groups_of(networks: Iterable[Network]) -> list[list[Network]]:
-    """The networks in as few groups as possible, each of which computes its features in one pass of one bank."""
+    """The networks in as few groups as possible; a group computes its features in one pass of one bank."""
     groups: list[list[Network]] = []
     for network in networks:
         group = next((group for group in groups if all(_fit_together(network, other) for other in group)), None)
@@ -151,10 +151,10 @@ def groups_of(networks: Iterable[Network]) -> list[list[Network]]:
     return groups
 
 
-def _fit_together(one: Network, other: Network) -> bool:
+def _fit_together(first: Network, other: Network) -> bool:
     """Whether the inputs of two networks are equal, and no two of their encoders have one name."""
-    encoders = {encoder.name: encoder.network for encoder in bank_of(one).encoders}
-    return (one.side, one.pooling_name, bank_of(one).channels) == (
+    encoders = {encoder.name: encoder.network for encoder in bank_of(first).encoders}
+    return (first.side, first.pooling_name, bank_of(first).channels) == (
         *(other.side, other.pooling_name, bank_of(other).channels),
     ) and all(encoders.get(encoder.name, encoder.network) is encoder.network for encoder in bank_of(other).encoders)
 
@@ -241,7 +241,7 @@ def predict_together(
     are not mirrored.
 
     Args:
-        shared: the first layers that the networks have in common, which are computed once; panels are no bags then.
+        shared: the first layers that the networks have in common; they are computed once, and panels are not bags then.
     """
     device = next(networks[0].parameters()).device
     form = torch.channels_last if channels_last else torch.contiguous_format

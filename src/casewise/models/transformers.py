@@ -89,7 +89,7 @@ def _created(name: str, options: Mapping[str, Any]) -> Any:
     import timm
 
     if ":" in name or not timm.is_model(name):
-        raise StudyError(f"There is no network {cut(name)} among those of torchvision, timm and casewise.")
+        raise StudyError(f"There is no network {cut(name)} in torchvision, timm or casewise.")
     return timm.create_model(name, **{**options, "pretrained": False, "checkpoint_path": "", "num_classes": 0})
 
 

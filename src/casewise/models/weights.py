@@ -65,8 +65,8 @@ def load_weights(
 
     Args:
         held_out: subjects that a bundle must not have been trained on, nor stopped by.
-        names: what the study states on names that look alike.
-        channels: the names of the sequences that the network takes, in order, which must be those of a fused bundle.
+        names: the study's statements on names that look alike.
+        channels: the names of the sequences that the network takes, in order; a fused bundle must have the same.
 
     Raises:
         WeightsError: nothing was found (every way is named), the file belongs to another network, or a bundle was
@@ -149,7 +149,7 @@ def _fitted(network: Network, body: torch.nn.Module, tensors: dict[str, Tensor])
 
 
 def _put(body: torch.nn.Module, tensors: dict[str, Tensor], heads: tuple[str, ...], prefix: str) -> None:
-    """Load tensors into a module, except those of `heads`.
+    """Load tensors into a module, except the tensors of `heads`.
 
     Raises:
         WeightsError: beginning with `prefix`, if anything is missing, unknown, of another shape or not finite.
@@ -186,7 +186,7 @@ def read_checked(file: WeightsFile, expected: str) -> dict[str, Tensor]:
 
     Raises:
         RunError: the weights are of another training, or the file cannot be read.
-        WeightsError: it is no safetensors file, or not all of its values are finite numbers.
+        WeightsError: it is not a safetensors file, or not all of its values are finite numbers.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load

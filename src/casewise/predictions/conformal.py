@@ -1,9 +1,9 @@
 """Prediction intervals of numbers and prediction sets of classes, from the errors of out-of-fold predictions.
 
 Split-conformal prediction with clusters. The score of a row is |reference - prediction| for a number, and one minus the
-probability of the true class for a class. Cases of one subject are not exchangeable with those of others, but subjects
-are: of K subjects, each has a weight of 1 / (K + 1), divided equally among its rows, and the remaining 1 / (K + 1) is
-that of the new subject, at infinity. The quantile of these weighted scores at the level is the half width of an
+probability of the true class for a class. Cases of different subjects are not exchangeable, but subjects are: of K
+subjects, each has a weight of 1 / (K + 1), divided equally among its rows, and the new subject has the remaining
+1 / (K + 1), at infinity. The quantile of these weighted scores at the level is the half width of an
 interval, or the largest score of a class that belongs to a set. It exists only if K / (K + 1) reaches the level: from 9
 subjects on for 90 %. A random case of a new subject from the same population is then covered with at least this
 probability (Lee, Barber and Willett 2023, "Distribution-free inference with hierarchical data", hierarchical conformal
@@ -13,10 +13,10 @@ same quantile with equal weights of all cases, K / (K + 1) in total, covers abou
 one of both quantiles is taken.
 
 Classes and grades have a quantile each, from the rows that truly belong to the class (Vovk, Lindsay, Nouretdinov and
-Gammerman 2003, "Mondrian confidence machine"; the score is that of Sadinle, Lei and Wasserman 2019), so that the level
-holds in each class. A class without a quantile is in every set. Where no class fits, the case is doubtful, and the set
-has the two classes that come closest. A set always contains the prediction, and a set of grades has no gaps. All of
-this only makes it larger.
+Gammerman 2003, "Mondrian confidence machine"; the score comes from Sadinle, Lei and Wasserman 2019), so that the level
+holds in each class. A class without a quantile is in every set. If no class fits, the case is doubtful, and the set
+has the two classes that come closest. A set always contains the prediction, and a set of grades has no gaps. These
+rules only make it larger.
 
 Out-of-fold rows are predicted by networks of single folds, and new cases by their mean. The level is proven for a
 single network, and not for the mean.
@@ -70,7 +70,7 @@ def fit(predictions: pd.DataFrame, ranges: Mapping[str, tuple[float, float]], le
     """The quantiles of every learner and target, from the out-of-fold rows with a reference.
 
     Args:
-        predictions: rows of the predictions table; those of other stages are ignored.
+        predictions: rows of the predictions table; rows of other stages are ignored.
         ranges: the declared range of each target that is a number, to which its intervals are clipped.
 
     Returns:
@@ -120,7 +120,10 @@ def interval(predicted: NDArray[np.float64], entry: Entry) -> tuple[NDArray[np.f
 
 def members(rows: pd.DataFrame, entry: Entry) -> NDArray[np.bool_]:
     """Whether each class belongs to the set of each row, (N, C)."""
-    limits = [np.inf if each["quantile"] is None else each["quantile"] + ROUNDING for each in entry["classes"]]
+    limits = [
+        np.inf if calibration["quantile"] is None else calibration["quantile"] + ROUNDING
+        for calibration in entry["classes"]
+    ]
     p = rows[[f"p{number}" for number in range(len(limits))]].to_numpy(dtype=np.float64)
     missing = 1 - p - np.array(limits)  # above 0 where a class does not fit
     inside = missing <= 0
@@ -136,10 +139,10 @@ def members(rows: pd.DataFrame, entry: Entry) -> NDArray[np.bool_]:
 
 
 def with_sets(rows: pd.DataFrame, record: Mapping[str, Any]) -> pd.DataFrame:
-    """Rows for which nothing was calibrated, such as those of new cases, with the columns `low`, `high` and `set`.
+    """Rows outside the calibration, such as new cases, with the columns `low`, `high` and `set`.
 
     `low` and `high` are floats, NaN for classes and where there is no interval; `set` has the numbers of the classes as
-    text, such as `0 2`, and is empty for numbers. `record` is that of `fit`; without an entry, rows have neither.
+    text, such as `0 2`, and is empty for numbers. `record` comes from `fit`; rows without an entry in it have neither.
     """
     rows = rows.reset_index(drop=True)
     low, high = np.full(len(rows), np.nan), np.full(len(rows), np.nan)

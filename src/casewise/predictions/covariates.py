@@ -48,13 +48,13 @@ _STATED = (NESTED, "meta_learner_weighted", "mean_of_learners")
 
 @dataclass(frozen=True)
 class Encoding:
-    """How a column becomes numbers, as training rows decided.
+    """The encoding of a column as numbers, fitted on training rows.
 
     Attributes:
-        levels: of a category, those of the training rows; '' stands for a missing value. Empty for a number.
+        levels: the categories in the training rows; '' stands for a missing value. Empty for a number.
         fill: the median of a number.
-        limits: the smallest and the largest number; others count as the nearer one.
-        knots: of the spline of a number; none if they coincide.
+        limits: the smallest and the largest number; values outside count as the nearer limit.
+        knots: of the spline of a number; empty if they coincide.
         marks_missing: whether a missing number has an indicator, as training rows had one.
         centre: the means of the encoded columns.
         scale: the standard deviations of those that are numbers, else 1.
@@ -179,7 +179,7 @@ def fit_covariates(
 ) -> CovariateFit:
     """Fit the model of covariates and the one that joins them to the images, and predict every stage.
 
-    Rows at stage 'oof' are cross-fitted: those of a fold come from models fitted on the rows of the other folds. Other
+    Rows at stage 'oof' are cross-fitted: a fold's rows come from models fitted on the rows of the other folds. Other
     stages are predicted by models of all out-of-fold rows, from the means over the networks of the folds.
 
     Args:
@@ -227,7 +227,7 @@ def fit_covariates(
 
 
 def with_covariates(rows: pd.DataFrame, record: Mapping[str, Any], cells: pd.DataFrame) -> pd.DataFrame:
-    """Rows of one stage, each sample once a learner, with those of both models; as they are without a record."""
+    """Rows of one stage, one per sample and learner, and the rows of both models; unchanged without a record."""
     if not record:
         return rows
     tables, images = [rows], list(record["images"])
@@ -253,9 +253,9 @@ def encodings_of(record: Mapping[str, Any]) -> list[Encoding]:
     """How each covariate is read, as the training rows of all targets decided; none without a record."""
     encodings: dict[str, Encoding] = {}
     for entry in record["models"][COVARIATES].values() if record else ():
-        for each in _encodings(entry):
-            earlier = encodings.get(each.name)
-            encodings[each.name] = earlier.joined(each) if earlier else each
+        for encoding in _encodings(entry):
+            earlier = encodings.get(encoding.name)
+            encodings[encoding.name] = earlier.joined(encoding) if earlier else encoding
     return list(encodings.values())
 
 
@@ -264,8 +264,8 @@ def flags_of(record: Mapping[str, Any], cells: pd.DataFrame) -> dict[str, list[s
     by_target = {target: _encodings(entry) for target, entry in record["models"][COVARIATES].items()}
     flags: dict[str, list[str]] = {str(case): [] for case in cells.index}
     for case, own in cells.iterrows():
-        for each in zip(*by_target.values(), strict=True):
-            reasons = [encoding.flag(own[encoding.name]) for encoding in each]
+        for entries in zip(*by_target.values(), strict=True):
+            reasons = [encoding.flag(own[encoding.name]) for encoding in entries]
             differ, by_reason = len(set(reasons)) > 1, zip(by_target, reasons, strict=True)
             texts = (f"{reason} ({target})" if differ else reason for target, reason in by_reason if reason)
             flags[str(case)] += dict.fromkeys(texts)
@@ -324,7 +324,7 @@ def _fit(
 
 def _predict(entry: Entry, cells: pd.DataFrame, image_values: Array) -> Array:
     """(N, K) the predictions of a model: numbers within their range, or probabilities."""
-    features = _encoded([Encoding(**each) for each in entry["columns"]], cells)
+    features = _encoded([Encoding(**column) for column in entry["columns"]], cells)
     scores = np.tile(np.array(entry["intercepts"]), (len(features), 1))
     coefficients = np.array(entry["coefficients"], dtype=float)
     scores += features @ coefficients[:, : features.shape[1]].T
@@ -346,7 +346,7 @@ def _encoded(encodings: Sequence[Encoding], cells: pd.DataFrame) -> Array:
 
 
 def _image_features(values: Array, form: str) -> Array:
-    """What the joined model reads of the image model: its number, or the logits of each step or class, (N, S)."""
+    """The joined model's input from the image model: its number, or the logits of each step or class, (N, S)."""
     if form == "number":
         return values
     shares = values if form == "classes" else 1 - np.cumsum(values, axis=1)[:, :-1]

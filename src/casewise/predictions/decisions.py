@@ -1,8 +1,8 @@
 """The rule by which the probabilities of grades become one grade: the median, the rounded mean, or tuned thresholds.
 
-Thresholds lie on the expected grade: as many grades as thresholds below it are passed. `mean` has them half way between
-grades. `kappa` chooses those with the highest quadratic kappa of out-of-fold predictions: for a fold those of the other
-folds, and for the test set and new cases those of all folds.
+Thresholds lie on the expected grade: the grade is the number of thresholds below it. `mean` has them half way between
+grades. `kappa` chooses the thresholds with the highest quadratic kappa of out-of-fold predictions: for a fold, on the
+predictions of the other folds; for the test set and new cases, on all folds.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from casewise.predictions.table import probability_columns
 
-# The key of the thresholds for cases of no fold: those of the test set, of an external cohort, and new ones.
+# The key of the thresholds for cases outside the folds: test set, external cohort and new cases.
 ALL = "all"
 # An expected grade on a threshold counts as below it, in spite of rounding.
 ROUNDING = 1e-9
@@ -56,7 +56,7 @@ def decide_grades(table: pd.DataFrame, rules: Mapping[str, str]) -> Decided:
 def apply_thresholds(table: pd.DataFrame, records: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     """Decide the grades of further rows, such as altered images, tiles or new cases, by the records of `Decided`.
 
-    Out-of-fold rows get the thresholds of their learner and fold, others those of all folds.
+    Out-of-fold rows get the thresholds of their learner and fold, others the thresholds of all folds.
     """
     table = table.reset_index(drop=True)
     for target, record in records.items():

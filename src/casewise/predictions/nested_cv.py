@@ -78,7 +78,7 @@ def _lowest(losses: dict[str, float]) -> Mapping[str, Any]:
 
 
 def nested_rows(predictions: pd.DataFrame, choices: Mapping[str, Any]) -> pd.DataFrame:
-    """The rows of the learner `nested`: those of each fold are from the network chosen by its inner folds.
+    """The rows of the learner `nested`: in each fold, the rows of the network that the inner folds chose.
 
     For a test set and an external cohort, where predictions are means over the networks of all folds, it is the network
     with the lowest mean inner loss over the folds.

@@ -80,7 +80,7 @@ def _with_score(table: pd.DataFrame, score: Score, *, fill: bool, regions: Seque
                 guesses[reference] = np.where(np.isnan(guesses[reference]), mean, guesses[reference])
 
     y_true = score.value(truths)
-    # a prediction that is no number is there: it is neither filled nor left out
+    # a prediction that is not a number exists: it is neither filled nor left out
     lost = np.isnan(predicted) & np.isin(target, score.targets)
     lost &= fill or not takes_regions or np.isin(region, ["", *score.regions])
     unknown = np.bincount(group[lost], minlength=n_groups) > 0

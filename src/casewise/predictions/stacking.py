@@ -41,7 +41,7 @@ Coefficients: TypeAlias = Mapping[str, Mapping[str, Mapping[str, Any]]]
 class Stacker:
     """How one kind of meta learner is fitted.
 
-    Weights are those of the plain mean (`equal`), at least 0 with the sum 1 (`weighted`), or of either sign. Networks
+    Weights are equal (`equal`, the plain mean), at least 0 with the sum 1 (`weighted`), or of either sign. Networks
     have seen the labels of every fold but their own, so the mean of a fold's predictions falls where its labels rise.
     Weights of either sign invert this and find signal where there is none: they have no out-of-fold predictions.
     """
@@ -106,7 +106,7 @@ def stack(
 
     One stacker is fitted for each target in `ranges`, on all rows (case, region, image) with a reference value. Its
     features are the base learners' out-of-fold predictions of that target. At the stages 'test' and 'external' they are
-    the means over the networks of each base learner's folds. Rows at stage 'oof' are cross-fitted: those of a fold come
+    the means over the networks of each base learner's folds. Rows at stage 'oof' are cross-fitted: a fold's rows come
     from a stacker fitted on the other folds, which has not seen their subjects. The base networks of the other folds
     have, so a stacker with weights of either sign has no such rows. Predictions are clipped to the range of the target.
 
@@ -191,7 +191,7 @@ def _fitted(
 
 
 def _combine(entry: Mapping[str, Any], values: np.ndarray) -> np.ndarray:
-    """The predictions (N, K) of a meta learner from those of its learners, (N, learners, K)."""
+    """The predictions (N, K) of a meta learner from its learners' predictions (N, learners, K)."""
     return combine(entry, values[:, :, 0])[:, None] if "low" in entry else combine_classes(entry, values)
 
 
@@ -369,7 +369,7 @@ def _logistic(probabilities: np.ndarray, truth: np.ndarray, subjects: np.ndarray
 
 
 def with_combined(rows: pd.DataFrame, coefficients: Coefficients, nested: str = "") -> pd.DataFrame:
-    """Rows of single learners, each case, region, image and target once, with those of the combined learners.
+    """Rows of single learners, each case, region, image and target once, and rows of the combined learners.
 
     Args:
         rows: rows of the predictions table of one stage, of one fold or means over the folds.

@@ -26,7 +26,7 @@ from casewise.run_folder.artefact import TextFile
 MOST_PAIRS, LONGEST = 100, 240
 # The difference is shown this much stronger, as lighter or darker than grey.
 GAIN, GREY = 2.0, 128
-# The page has no list of contents beside it.
+# The page has no list of contents at its side.
 STYLE = "\n@media (min-width: 1100px) { .page { display: block; } }\n"
 FOOTER = "This page contains pictures of subjects: treat it as confidentially as the pictures."
 PAIRS = (
@@ -62,7 +62,7 @@ class Pair:
 def write_audit_page(
     audit: Audit, accepted: Mapping[str, str], images: pd.DataFrame, store: TileStore, path: Path, *, title: str
 ) -> Path:
-    """Write the page; row i of `images`, as the audit saw them, is tile i; `title` is that of the study.
+    """Write the page; row i of `images`, as the audit read them, is tile i; `title` is the study's title.
 
     Raises:
         RunError: the file cannot be written.
@@ -74,7 +74,7 @@ def write_audit_page(
     sections = [Section("findings", "Findings", shown), Section("pairs", "Pairs", _pictures(audit, images, store))]
     style = (FOLDER / "report.css").read_text() + STYLE
     kind = "Audit before training"
-    pictures = any(isinstance(block, Pictures) for each in sections for block in each.blocks)
+    pictures = any(isinstance(block, Pictures) for section in sections for block in section.blocks)
     footer = FOOTER if pictures else ""
     return TextFile(path).write(plain_page(f"Audit: {title}", sections, kind=kind, style=style, footer=footer))
 
@@ -162,7 +162,9 @@ def difference(
     """
     side, (height, width) = 2 * SIDE, first.shape[:2]
     # both are resampled alike, so that the same file gives no difference
-    left, right = (cv2.resize(_grey(each), (side, side), interpolation=cv2.INTER_AREA) for each in (first, second))
+    left, right = (
+        cv2.resize(_grey(picture), (side, side), interpolation=cv2.INTER_AREA) for picture in (first, second)
+    )
     grid = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     scaled = in_pixels(warp, 0.5)
     moved = cv2.warpAffine(right, scaled, (side, side), flags=grid)

@@ -1,4 +1,4 @@
-"""The reported model beside the column of the table that predicts the classes, and within each value of it."""
+"""The reported model compared with the column of the table that predicts the classes, and within each value of it."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ WITHIN = (
     " {noun}s of other classes that are predicted as it.{sets}"
 )
 SETS = " Set holds it: {noun}s of the class whose prediction set holds it."
-MORE = " {shown} of {count} values are shown, those of several classes and of the most {noun}s."
+MORE = " {shown} of {count} values are shown: values with several classes first, then by the number of {noun}s."
 COLUMN = (
     "Alone: a linear model on the column, without an image, for subjects not used for fitting it; with one image of"
     " each, if they differ in their number of images. The model counts as"
-    " better than the column if the interval of its AUROC lies above; otherwise its AUROC is no evidence that it uses"
+    " better than the column if the interval of its AUROC lies above; otherwise its AUROC does not show that it uses"
     " the disease. Within: the same predictions of the model among the cases with one value of the column, where"
     " recognising the column does not help; below, the subjects with the class. The mean is over the values with an"
     " interval, each with the same weight."
@@ -31,7 +31,7 @@ COLUMN = (
 
 @dataclass(frozen=True)
 class ClassBesideColumn:
-    """The AUROC of a class: of the model, of the column alone, and within the values of the column.
+    """The AUROC of a class: of the model, of the column by itself, and within the values of the column.
 
     `within` has a figure and the subjects with the class for each shown value, `mean` is over all values.
     """
@@ -44,7 +44,7 @@ class ClassBesideColumn:
 
     @property
     def verdict(self) -> str:
-        """The verdict on the model beside the column alone."""
+        """The verdict on the model compared with the column by itself."""
         return "untested" if self.alone is None else verdict_beside(self.figure, self.alone, "auroc")
 
 
@@ -52,7 +52,7 @@ class ClassBesideColumn:
 class BesideColumn:
     """The column, its shown values and the number of all, and a row for each class (of two the positive one).
 
-    `note` says on which images the column alone was judged, if these are not all.
+    `note` names the images on which the column was evaluated, unless it was evaluated on all.
     """
 
     name: str
@@ -63,9 +63,9 @@ class BesideColumn:
 
 
 def beside_column(context: ReportContext) -> BesideColumn | None:
-    """The reported model beside the column; None without such a column, or where sources were left out in turn.
+    """The reported model compared with the column; None without such a column, or where sources were left out in turn.
 
-    The position of slices that are cases is none: `visit_alone` compares with it.
+    The position of slices that are cases does not count as a column: `visit_alone` compares with it.
     """
     study, target = context.study, context.outcome
     column = leading_column(context.audit, target, study.audit.columns)
@@ -79,9 +79,11 @@ def beside_column(context: ReportContext) -> BesideColumn | None:
     for label in map(str, [positive] if positive is not None else context.classes):
         key = "auroc" if positive is not None else f"auroc[{label}]"
         if figure := defined(figures.get(key)):
-            each = [(groups[group].metrics.get(key), _subjects(groups[group], label, study.unit)) for group in shown]
+            by_group = [
+                (groups[group].metrics.get(key), _subjects(groups[group], label, study.unit)) for group in shown
+            ]
             name, alone = class_name(study, target, label), column["by_class"].get(label)
-            rows.append(ClassBesideColumn(name, figure, alone, means.get(key), each))
+            rows.append(ClassBesideColumn(name, figure, alone, means.get(key), by_group))
     if all(row.alone is None for row in rows):
         return None
     note = f"one image a {study.unit}" if context.one_image_each else ""
@@ -148,7 +150,7 @@ def counts_table(context: ReportContext) -> Table | None:
 
 
 def _shown(within: WithinColumn) -> list[str]:
-    """The values that are shown: all of a few, else those of several classes and of the most cases."""
+    """Values to show: all if few, otherwise values with several classes first, then the most frequent."""
     if len(within.groups) <= MOST_SHOWN:
         return list(within.groups)
     order = sorted(within.groups.items(), key=lambda item: (item[1].of_commonest == item[1].rows, -item[1].rows))

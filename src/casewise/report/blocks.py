@@ -1,4 +1,4 @@
-"""What a section of the report is made of: tables, plots, pictures and fixed captions, as plain values.
+"""The blocks of a report section: tables, plots, pictures and fixed captions, as plain values.
 
 A section is a `Section` with its blocks. `rendered` writes the same blocks as HTML or as Markdown, so that both show
 the same values. A text is a caption or a note that does not change with the result; a sentence that does is a
@@ -112,7 +112,7 @@ class Table(Block):
     """Rows of cells below their caption.
 
     Attributes:
-        columns: the headings, the first one that of the names of the rows.
+        columns: the headings; the first stands above the names of the rows.
         wide: in smaller letters.
         sortable: whether a click on a heading sorts the rows.
         stacked: whether intervals stand below their figures.
@@ -132,7 +132,7 @@ class Matrix(Block):
     Attributes:
         lines: what a line is, such as `reference`.
         columns: what a column is; empty if its name says so.
-        same: whether the cells in which both are equal are outlined.
+        same: whether cells with equal row and column are outlined.
         tight: in narrow columns.
     """
 

@@ -24,8 +24,8 @@ NO_RESPONSE = {
     "no_baseline": "no scored baseline visit",
 }
 
-# Values of a column whose figures are stated, those first in which the model does no better than the commonest class;
-# predictions from which a value or a class counts; how far below the level the share of sets must be to be stated.
+# The most values of a column to state, first the values where the model does no better than the commonest class; the
+# fewest predictions for a value or class to count; how far below the level a share of sets must be to be stated.
 MOST_VALUES, FEWEST_ROWS, MISSED = 3, 10, 0.1
 
 
@@ -47,7 +47,7 @@ SENTENCES: dict[str, Callable[[Values], str]] = {
         f"{_side(c)}, no case of {c['target']} is {listed(c['classes'], 'or')}: metrics over all classes are left out."
     ),
     "different_cases": lambda c: (
-        f"{_side(c)}, not all learners predicted the same cases of {c['target']}; those of all learners are compared."
+        f"{_side(c)}, not all learners predicted the same cases of {c['target']}; they are compared on shared cases."
     ),
     "response_left_out": lambda c: (
         f"{_side(c)}, the response leaves out {counted(len(c['subjects']), 'subject')} with {NO_RESPONSE[c['reason']]}."
@@ -81,12 +81,12 @@ def sentences(notes: Iterable[Values | str]) -> list[str]:
 
 @dataclass(frozen=True)
 class ExternalResult:
-    """The figure of merit of a learner on the external cohort, beside that of the study.
+    """The primary metric of a learner on the external cohort and in the study.
 
     Attributes:
         code: `not_inside` (undefined in the study), `untested`, `rough`, `worse`, `better` or `open`.
-        metric: the figure of merit, or the first defined metric of the external table where that is undefined.
-        absent, recognised: if a class has no external case, such classes, and how many cases of each other one were
+        metric: the primary metric, or the first defined metric of the external table where it is undefined.
+        absent, recognised: if a class has no external case, such classes, and how many cases of each other class were
             recognised.
         headline: the headline metrics that are defined outside.
     """
@@ -102,10 +102,10 @@ class ExternalResult:
 
 
 def external_result(study: Study, results: Results, learner: str, stage: str) -> ExternalResult | None:
-    """The result of a learner on the external cohort, beside that of `stage`; None if it was not evaluated.
+    """The results of a learner on the external cohort and in `stage`; None without an external evaluation.
 
-    Where the figure of merit is undefined outside, such as an AUROC without a case of one class, the first defined
-    metric of the external table stands for it. Where sources were left out, the figure of the study is the mean within.
+    Where the primary metric is undefined outside, such as an AUROC without a case of one class, the first defined
+    metric of the external table replaces it. Where sources were left out, the study's figure is the mean within them.
     """
     outcome, kind = study.primary_outcome, kind_named(study.kind_of(study.primary_outcome))
     outside = {name: figure for name, figure in results.figures(EXTERNAL, learner, outcome).items() if defined(figure)}
@@ -146,8 +146,8 @@ def external_result(study: Study, results: Results, learner: str, stage: str) ->
 def within_values(study: Study, results: Results) -> str:
     """How often the reported model is right within the values of a column that predicts the classes; empty without one.
 
-    Beside it stands how often naming the commonest class would be right, and where prediction sets seldom hold the true
-    class. Values with one class, where naming it is always right, and those with few cases are left out.
+    The text also gives how often naming the commonest class would be right, and where prediction sets seldom hold the
+    true class. Values with one class, where naming it is always right, and values with few cases are left out.
     """
     within, main, sets = results.within_column, results.main, results.prediction_sets
     if within is None or (within.target, within.stage, within.learner) != (main.target, main.stage, main.learner):
@@ -161,7 +161,7 @@ def within_values(study: Study, results: Results) -> str:
     right, missed = [], []
     for name, group in groups[:MOST_VALUES]:
         gap = group.right - group.of_commonest
-        beside = "as many as" if gap == 0 else f"{'more' if gap > 0 else 'fewer'} than"
+        compared = "as many as" if gap == 0 else f"{'more' if gap > 0 else 'fewer'} than"
         commonest = class_name(study, main.target, group.commonest)
         recalls = {
             label: counts["found"] / counts["rows"]
@@ -175,8 +175,8 @@ def within_values(study: Study, results: Results) -> str:
             among = f"of classes with {FEWEST_ROWS} or more, " if len(recalls) < len(group.classes) else ""
             of_worst = f" ({among}least often {label}, {least['found']:,} of {least['rows']:,})"
         right.append(
-            f"{name}: {group.right:,} of {group.rows:,} right{of_worst}, {beside} the {group.of_commonest:,} of always "
-            f"naming {commonest}"
+            f"{name}: {group.right:,} of {group.rows:,} right{of_worst}, {compared} the {group.of_commonest:,} of "
+            f"always naming {commonest}"
         )
         for label, counts in group.classes.items():
             n_held, n_rows = counts.get("held"), counts.get("rows", 0)
@@ -227,13 +227,13 @@ def _within(write: MetricFormat, results: Results, learner: str, metric: str) ->
     mean = (results.site_means or {}).get(learner, {}).get(metric)
     if mean is None or mean.value is None:
         return ""
-    each = {source: (results.by_site or {})[source][learner][metric] for source in mean.sources}
-    by_source = ", ".join(f"{source} {_figure(write, metric, figure)}" for source, figure in each.items())
-    if len(each) > MOST_SOURCES:
-        values = [figure.value for figure in each.values() if figure.value is not None]
+    figures = {source: (results.by_site or {})[source][learner][metric] for source in mean.sources}
+    by_source = ", ".join(f"{source} {_figure(write, metric, figure)}" for source, figure in figures.items())
+    if len(figures) > MOST_SOURCES:
+        values = [figure.value for figure in figures.values() if figure.value is not None]
         by_source = " ".join(f"{word} {write.text(metric, of(values), short=True)}" for word, of in ENDS.items())
     undefined = f", undefined in {', '.join(mean.undefined)}" if mean.undefined else ""
-    return f"{write.title(metric)} {_figure(write, metric, mean)} (mean of {len(each)}; {by_source}{undefined})"
+    return f"{write.title(metric)} {_figure(write, metric, mean)} (mean of {len(figures)}; {by_source}{undefined})"
 
 
 def _figures(write: MetricFormat, figures: Mapping[str, Estimate]) -> str:

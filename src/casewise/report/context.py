@@ -123,7 +123,7 @@ class ReportContext:
 
     @property
     def stopped_on(self) -> str:
-        """The subjects whose loss stopped training: inner ones, those of the predicted fold, or none."""
+        """The subjects whose loss stopped training: inner subjects, the predicted fold's subjects, or none."""
         return str(self.study.recipe.early_stopping.monitor)
 
     @cached_property
@@ -177,7 +177,7 @@ class ReportContext:
 
     @cached_property
     def learner(self) -> str:
-        """The shown learner: that of the headline (see `casewise.evaluation.headline`)."""
+        """The learner of the headline (see `casewise.evaluation.headline`)."""
         main = self.metrics.main
         if main.target == self.outcome and main.learner in self.learners:
             return main.learner
@@ -233,7 +233,7 @@ class ReportContext:
 
     @cached_property
     def repeated(self) -> bool:
-        """Whether any subject has more than one visit; those of guessed subjects are single images."""
+        """Whether any subject has more than one visit; False for guessed subjects, whose visits are single images."""
         return not self.study.subjects_guessed and bool((self.cases.groupby("subject")["case"].nunique() > 1).any())
 
     @property
@@ -315,7 +315,7 @@ SIDES = {
     "training": "on the training set",
     "external": "on the external cohort",
 }
-# Of the response over time, which is also that of the subjects out of fold and of the test set together.
+# Of the response over time; "all" are the subjects out of fold and of the test set together.
 RESPONSE_SIDES = {**SIDES, "all": "of all subjects, out of fold and of the test set"}
 
 
@@ -361,7 +361,7 @@ class Terms:
 
 
 def visit_noun(context: ReportContext) -> str:
-    """What a visit is called: the position of a slice, where each slice of a scan is a case of its own."""
+    """The word for a visit: the position of a slice, if each slice of a scan is a case of its own."""
     return "position" if modality_of(context.study).position(context.study) else "visit"
 
 
@@ -387,11 +387,11 @@ def report_title(study: Study) -> str:
 
 
 def unlearned(context: ReportContext) -> Unlearned | None:
-    """The evidence that the networks behind the figures may have learned nothing; None without any.
+    """Evidence that the networks behind the figures may have learned nothing; None without any.
 
     Either the reported learner predicts nearly the same for every case of a fold, or half of its networks, or most of
-    all, never performed better than guessing. A network is evaluated by the loss that stops it, or by that of the inner
-    networks that chose its settings. A combined learner is made of all networks.
+    all networks, never performed better than guessing. A network is evaluated by the loss that stops it, or by the loss
+    of the inner networks that chose its settings. A combined learner is made of all networks.
     """
     constant, folds = constant_folds(context.predictions, context.outcome, context.learner)
     if constant:
@@ -429,7 +429,7 @@ def evaluated_on(context: ReportContext, stage: str) -> str:
 def without_folds(context: ReportContext, text: str) -> str:
     """A static note; in a hold-out design, which has no folds, without its sentences about them."""
     sentences = re.split(r"(?<=\.) ", text)
-    return " ".join(each for each in sentences if not (context.holdout and "fold" in each.lower()))
+    return " ".join(sentence for sentence in sentences if not (context.holdout and "fold" in sentence.lower()))
 
 
 def evaluated(context: ReportContext) -> str:
@@ -445,5 +445,5 @@ def counted_cases(context: ReportContext, rows: pd.DataFrame) -> str:
 
 
 def brackets(context: ReportContext) -> str:
-    """What stands in the brackets of every table."""
+    """The sentence that explains the brackets of every table."""
     return f"Brackets: {terms_of(context).confidence} intervals by {context.study.unit}."

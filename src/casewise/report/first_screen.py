@@ -105,7 +105,7 @@ class Screen:
 def screen(context: ReportContext) -> Screen:
     """The values of the first screen."""
     holding = statements(context)
-    external = next((each for each in holding if each.id == "external_cohort" and each.link), None)
+    external = next((statement for statement in holding if statement.id == "external_cohort" and statement.link), None)
     heads, rows = failures(context)
     more = len(context.classes) - MOST_CLASSES
     compared = context.write.title(kind_report(context.kind).compared)
@@ -113,9 +113,9 @@ def screen(context: ReportContext) -> Screen:
     combined = ", ".join(f"{name} {weight}" for name, weight in weights(context))
     of_new = " for new cases (each fold has its own)" if weights_fitted(context) else ""
     of_new += ", from part to part of the score" if any(" to " in weight for _, weight in weights(context)) else ""
-    measured, quantiles, beside = sizes(context), spread(context), rivals(context)
+    measured, quantiles, compared_rows = sizes(context), spread(context), rivals(context)
     rough = ROUGH[bool(context.classes)].format(unit=context.study.unit)
-    any_rough = "rough" in f"{measured} {quantiles} {rows} {beside}"
+    any_rough = "rough" in f"{measured} {quantiles} {rows} {compared_rows}"
     return Screen(
         lead=lead(context),
         external=external,
@@ -126,11 +126,11 @@ def screen(context: ReportContext) -> Screen:
         spread=quantiles,
         failure_heads=heads,
         failures=rows,
-        more_failures=_beside_failures(context, rows, more),
+        more_failures=_failures_note(context, rows, more),
         rival_heads=["Model", compared + own_side(context), interval, "The reported model is"],
-        rivals=beside,
-        flags=[each for each in holding if each.level == "flag" and each is not external],
-        trust=[each for each in holding if each.level != "flag" and each is not external],
+        rivals=compared_rows,
+        flags=[statement for statement in holding if statement.level == "flag" and statement is not external],
+        trust=[statement for statement in holding if statement.level != "flag" and statement is not external],
         model=" ".join(
             filter(
                 None,
@@ -161,7 +161,7 @@ def lead(context: ReportContext) -> str:
 
 
 def _recorded(context: ReportContext) -> str:
-    """That the reference is a mean of several columns, such as of readers; else empty."""
+    """A note if the reference is a mean of several columns, such as of readers; otherwise empty."""
     study, outcome = context.study, context.outcome
     columns = [target_columns(name, study) for name in study.parts_of(outcome)]
     if not columns or min(map(len, columns)) < 2:
@@ -203,7 +203,7 @@ def evaluated(context: ReportContext) -> str:
 
 
 def own_side(context: ReportContext) -> str:
-    """That figures are of the study's own cases, where those of an external cohort stand beside them; else empty."""
+    """Label for figures of the study's own cases if there are also external figures, otherwise empty."""
     return ", internal" if context.figures(EXTERNAL, context.learner) else ""
 
 
@@ -219,9 +219,9 @@ def sizes(context: ReportContext) -> list[Size]:
     if here:
         over = counted(len(getattr(here, "sources", [])), context.site) if context.by_site else ""
         inside = context.metric("oof", context.learner, metric) if context.stage == "test" and not outside else None
-        beside = f"out of fold {context.write.text(metric, inside.value, short=True)}" if inside else ""
+        out_of_fold = f"out of fold {context.write.text(metric, inside.value, short=True)}" if inside else ""
         cohort = f"{context.site}s left out" if of_known else own_side(context)[2:]
-        shown.append(_size(context, metric, here, cohort, f"mean over {over}" if over else beside))
+        shown.append(_size(context, metric, here, cohort, f"mean over {over}" if over else out_of_fold))
     if of_known:
         names = f"known {context.site}s", f"in folds of {context.study.unit}s"
         shown.append(_size(context, metric, of_known, *names))
@@ -229,7 +229,7 @@ def sizes(context: ReportContext) -> list[Size]:
 
 
 def external_recalls(context: ReportContext) -> str:
-    """Sensitivity and specificity in the external cohort, or the mean recall; without a class, that of each other."""
+    """Sensitivity and specificity in the external cohort, or the mean recall; if a class has no case, other recalls."""
     names = {"recall": "mean recall"}
     if context.study.positive_of(context.outcome) is not None:
         names = {name: name for name in ("sensitivity", "specificity")}
@@ -237,7 +237,7 @@ def external_recalls(context: ReportContext) -> str:
         names = {f"recall[{name}]": f"recall of {plain(name)}" for name in context.classes}
     write, figures = context.write, context.figures(EXTERNAL, context.learner)
     recalls = {text: figure for name, text in names.items() if (figure := defined(figures.get(name)))}
-    return ", ".join(f"{text} {write.text('recall', each.value, short=True)}" for text, each in recalls.items())
+    return ", ".join(f"{text} {write.text('recall', figure.value, short=True)}" for text, figure in recalls.items())
 
 
 def _size(context: ReportContext, metric: str, figure: Estimate | SourceMean, cohort: str, note: str = "") -> Size:
@@ -251,7 +251,7 @@ def _size(context: ReportContext, metric: str, figure: Estimate | SourceMean, co
 
 
 def guess(context: ReportContext) -> str:
-    """What a guess without images reaches; empty if the run has no record of it."""
+    """The figure of a guess without images, as text; empty if the run has no record of it."""
     terms, write = terms_of(context), context.write
     if context.by_site:
         return ""
@@ -292,16 +292,16 @@ def spread(context: ReportContext) -> str:
     metric = kind_report(context.kind).compared
     figure, chance = defined(context.quoted.get(metric)), metric_of(metric).chance
     if figure is None or own_side(context):
-        return ""  # beside an external figure the first sentence and the third card have it
+        return ""  # with an external figure, the first sentence and the third card have it
     bounds = _bounds(write, metric, figure)
     inside = context.metric("oof", context.learner, metric) if context.stage == "test" else None
-    beside = [f"out of fold {write.text(metric, inside.value, short=True)}"] if inside else []
+    out_of_fold = [f"out of fold {write.text(metric, inside.value, short=True)}"] if inside else []
     by_chance = [] if chance is None else [f"{number(chance, 1)} by chance"]
-    details = "; ".join([*filter(None, [bounds]), *beside, *by_chance])
+    details = "; ".join([*filter(None, [bounds]), *out_of_fold, *by_chance])
     text = f"{write.title(metric)} {write.text(metric, figure.value, short=True)}"
     if context.by_site and context.metrics.known_sources:
         text += f", {context.site}s left out"
-    return f"{text} ({details})" if bounds or beside else text
+    return f"{text} ({details})" if bounds or out_of_fold else text
 
 
 def _bounds(write: MetricFormat, metric: str, figure: Estimate | SourceMean, *, short: bool = True) -> str:
@@ -320,8 +320,8 @@ def failures(context: ReportContext) -> tuple[list[str], list[Failure]]:
     return _failing_classes(context) if context.classes else _failing_ranges(context)
 
 
-def _beside_failures(context: ReportContext, rows: Sequence[Failure], more: int) -> str:
-    """What the table does not show; of numbers, what its bold row is."""
+def _failures_note(context: ReportContext, rows: Sequence[Failure], more: int) -> str:
+    """Note below the table of failures: the bold row, and how many classes or what the table leaves out."""
     if context.classes:
         bold = "Bold: clearly found least often." if any(row.worst for row in rows) else ""
         further = f"{counted(more, 'more class', 'more classes')} in the table of classes." if more > 0 else ""
@@ -335,15 +335,15 @@ def _failing_ranges(context: ReportContext) -> tuple[list[str], list[Failure]]:
     write, ranges = context.write, score_ranges(context)
     if len(ranges) < 2:
         return [], []
-    worst, rows = max(each.error for each in ranges), []
-    for each in ranges:
-        bias = each.figures["bias"]
+    worst, rows = max(band.error for band in ranges), []
+    for band in ranges:
+        bias = band.figures["bias"]
         leaning = signed(bias.value, write.digits("bias")) if is_number(bias.value) else ""
         bounds = _bounds(write, "bias", bias, short=False)
-        cells = [f"{each.count:,}", write.text("mae", each.error), f"{leaning} ({bounds})" if bounds else leaning]
-        others = [other.figures["mae"] for other in ranges if other is not each]
-        clearly = _clearly_above(each.figures["mae"], others)
-        rows.append(Failure(each.name, cells, clearly, round(40 * each.error / worst) if worst else 0))
+        cells = [f"{band.count:,}", write.text("mae", band.error), f"{leaning} ({bounds})" if bounds else leaning]
+        others = [other.figures["mae"] for other in ranges if other is not band]
+        clearly = _clearly_above(band.figures["mae"], others)
+        rows.append(Failure(band.name, cells, clearly, round(40 * band.error / worst) if worst else 0))
     return ["Reference", f"{terms_of(context).noun}s".capitalize(), "Average error", "Leaning"], rows
 
 
@@ -377,13 +377,13 @@ def _failing_classes(context: ReportContext) -> tuple[list[str], list[Failure]]:
 
 
 def _clearly_above(figure: Estimate | None, others: Sequence[Estimate | None]) -> bool:
-    """Whether the interval of a figure lies above those of all others, of which there are some."""
+    """Whether the interval of a figure lies above all other intervals; False without others."""
     low, highs = figure.low if figure else None, [other.high if other else None for other in others]
     return low is not None and bool(highs) and all(high is not None and low > high for high in highs)
 
 
 def _share(counts: np.ndarray, i: int, rate: str | None) -> str:
-    """Count `i` of all, such as those of a class that are predicted as it, and its share, if it has a `rate`."""
+    """Count `i` of all, such as the correct predictions of a class; also as a percentage if it has a `rate`."""
     share = f" ({f'{rate} '.lstrip()}{percent(counts[i] / max(counts.sum(), 1))})" if rate is not None else ""
     return f"{counts[i]:,} of {counts.sum():,}{share}" if counts.any() else "no case"
 
@@ -437,7 +437,7 @@ def rivals(context: ReportContext) -> list[Rival]:
 
 
 def _better_part(context: ReportContext, metric: str, figure: Estimate | SourceMean, baseline: str) -> str:
-    """The best part of a combined model, by figures on the judged cases, if it is better and no row yet; else empty."""
+    """The best part of a combined model on the evaluated cases, if it is better and not yet a row; otherwise empty."""
     larger = metric_of(metric).larger_is_better
     values: dict[str, float] = {}
     for name in dict.fromkeys(name for output in weights_of(context) for name in output):
@@ -450,7 +450,7 @@ def _better_part(context: ReportContext, metric: str, figure: Estimate | SourceM
 
 def rivals_line(context: ReportContext) -> str:
     """The verdicts of the third card in one line, for the terminal; empty where there is nothing to compare with."""
-    others = [f"{each.name} ({each.text}): {each.verdict_text}" for each in rivals(context) if not each.reported]
+    others = [f"{rival.name} ({rival.text}): {rival.verdict_text}" for rival in rivals(context) if not rival.reported]
     metric = context.write.title(kind_report(context.kind).compared)
     return f"by {metric}, against {'; against '.join(others)}" if others else ""
 
@@ -459,7 +459,7 @@ def rivals_line(context: ReportContext) -> str:
 
 
 def model(context: ReportContext) -> str:
-    """What the reported model is made of."""
+    """The composition of the reported model, in sentences."""
     learner, name = context.learner, learner_name(context.learner)
     folds = sum(job["model"] == learner for job in context.jobs)
     if is_baseline(learner):
@@ -489,7 +489,7 @@ def decided(context: ReportContext) -> str:
 
 
 def in_effect(context: ReportContext) -> str:
-    """That a combined model is one of its learners for new cases, unlike where it was evaluated; else empty."""
+    """A note if a combined model is a single learner for new cases, unlike in its evaluation; otherwise empty."""
     shown, parts = dict(weights(context)), weights_of(context)
     whole = next((name for name in (parts[0] if parts else ()) if shown[learner_name(name)] == number(1.0, 2)), "")
     return f"For new cases it is in effect {the_learner(whole)} alone." if whole and weights_fitted(context) else ""
@@ -518,7 +518,7 @@ def coverage(context: ReportContext) -> str:
     here = f"{evaluated_on(context, context.stage)} in {percent(observed.value)}" if observed and missed else ""
     if context.classes:
         by_class = zip(context.classes, entry.calibration["classes"], strict=True)
-        few = [class_name(context.study, context.outcome, name) for name, each in by_class if each["quantile"] is None]
+        few = [class_name(context.study, context.outcome, name) for name, q in by_class if q["quantile"] is None]
         unit = f"{context.study.unit}s"
         if len(few) == len(context.classes):
             return f"Too few {unit} to calibrate sets of classes: the set of a prediction names every class."
@@ -526,7 +526,7 @@ def coverage(context: ReportContext) -> str:
         text += f" ({here})" if here else ""
         if figures and figures.size and figures.size.value is not None:
             text += f", on average {number(figures.size.value, 1)} of {len(context.classes)}"
-        return text + (f"; every set holds {listed(few)}, of which there are too few {unit}." if few else ".")
+        return text + (f"; every set holds {listed(few)}, for lack of {unit}." if few else ".")
     half = entry.calibration.get("quantile")
     if half is None:
         return ""

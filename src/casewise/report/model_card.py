@@ -30,17 +30,17 @@ OF_FOLDS = (
     "`spread` is the standard deviation over the networks of the folds: their disagreement, and no interval.",
 )
 HELD_OUT = (
-    "Each learner has one network, fitted on the training set. All figures are of this network; those of the training"
+    "Each learner has one network, fitted on the training set. All figures are of this network; figures on the training"
     " set say nothing about new patients.",
     "`spread` is empty, since each learner has a single network. No prediction interval or set was calibrated.",
 )
 STOPPED = " The validation set stopped the training: its figures are too optimistic."
 REFITTED = (
     "Each learner has one network, trained on all subjects outside the test set. All figures are of the networks of"
-    " the folds: those of this bundle were trained on more subjects and were not evaluated, so the figures apply"
+    " the folds. The networks of this bundle were trained on more subjects and were not evaluated, so the figures apply"
     " approximately.",
     "`spread` is empty, since each learner has a single network. Thresholds, intervals and the distance that counts as"
-    " 1 are those of the networks of the folds.",
+    " 1 come from the networks of the folds.",
 )
 LIMITS = (
     "`beyond` says that a case is far from the training cases: its distance is above 1, the distance that one in twenty"
@@ -48,14 +48,14 @@ LIMITS = (
     "`flags` says why a case is unlike the training cases, such as dark, upside down, or of another texture (`casewise"
     " predict --abstain` leaves out its prediction; `beyond` alone does not). With few training subjects there are no"
     " such limits.",
-    "Probabilities are those of the networks; they are not recalibrated. Prediction intervals and sets are meant for"
-    " cases like those of the study.",
+    "Probabilities are as the networks give them, without recalibration. Prediction intervals and sets are meant for"
+    " cases like the study's cases.",
     "The model knows only the targets, classes and kinds of images above.",
 )
 UNKNOWN_SUBJECTS = ": a person may be on both sides of the split, and every figure may be too good."
 PRIVACY = (
-    "The bundle contains no image, no label, no name of a subject and no path of a file. In place of the names of the"
-    " subjects behind each network it contains salted hashes of them, and in place of the images fingerprints: 512"
+    "The bundle contains no image, no label, no name of a subject and no path of a file. Instead of the names of the"
+    " subjects behind each network it contains salted hashes of the names, and instead of the images fingerprints: 512"
     " signs of the coarsest patterns of each. A study that uses the network as first weights is checked against both,"
     " so that no subject on whom it was trained is held out there. The hashes do not withstand"
     " guessing: whoever can list possible names, such as numbers from 1 to 500, can find out which of them took part."
@@ -76,7 +76,10 @@ def model_card(
     if study.split.holdout:
         training_note, spread = HELD_OUT[0] + STOPPED * (study.recipe.early_stopping.monitor == "fold"), HELD_OUT[1]
     rows = performance(study, about, results)
-    subjects, weights = provenance["subjects"], dict.fromkeys(each["first_weights"] for each in provenance["networks"])
+    subjects, weights = (
+        provenance["subjects"],
+        dict.fromkeys(network["first_weights"] for network in provenance["networks"]),
+    )
     unit = study.unit
     data = [
         (f"{capital(unit)}s for training and validation", str(subjects["training_and_validation"])),
@@ -120,7 +123,7 @@ def model_card(
 
 def _origin(provenance: Mapping[str, Any], unit: str) -> str:
     """The sentence on the origin of first weights."""
-    records = [{"origins": each["origins"]} for each in provenance["networks"]]
+    records = [{"origins": network["origins"]} for network in provenance["networks"]]
     return origins_sentence([origin for record in records for origin in recorded_origins(record)], unit)
 
 

@@ -1,4 +1,4 @@
-"""A run's results as a Markdown page to keep with the study, also beside those of other runs of the same cases."""
+"""A run's results as a Markdown page to keep with the study, optionally compared with other runs of the same cases."""
 
 from __future__ import annotations
 
@@ -66,9 +66,9 @@ def results_page(run: Path, *, others: Sequence[Path] = ()) -> str:
     It shows what the report shows before its details are opened.
 
     Raises:
-        RunError: a folder holds no finished run, one without figures of the stage that the page is about, or what was
-            split by image for comparison only; a run in `others` shares no target with `run`, or is synthetic where
-            that is not.
+        RunError: a folder holds no finished run, a run without figures of the page's stage, or a run that was
+            split by image for comparison only; a run in `others` shares no target with `run`, or is synthetic while
+            `run` is not.
     """
     contexts = _contexts(run, others)
     return page(contexts, _parts(contexts[0]), "`--output page.md` writes them beside the page, as page.csv")
@@ -148,7 +148,7 @@ def beside(runs: Sequence[ReportContext]) -> Section:
 
 
 def of_target(runs: Sequence[ReportContext], target: str, compared: Comparison | None) -> Table:
-    """A line for each learner of every run; those of later runs carry their study's name."""
+    """A line for each learner of every run; learners of later runs carry their study's name."""
     first, stage = runs[0], runs[0].stage
     study, write = first.study, metric_format(first.study, target)
     metrics = columns("page", study.kind_of(target), len(study.classes_of(target)) or None, stage=stage)
@@ -160,17 +160,17 @@ def of_target(runs: Sequence[ReportContext], target: str, compared: Comparison |
             if not figures:
                 continue
             cells = [write.cell(name, figures.get(name)) for name in metrics]
-            name = _named(learner, run.study, number)
+            name = _row_name(learner, run.study, number)
             gap = compared.differences.get(name) if compared else None
             best = compared is not None and name == compared.best
             cells.append(Cell("best") if best else write.difference(metric, gap))
-            rows.append(Row(_named(learner_name(learner), run.study, number), cells))
+            rows.append(Row(_row_name(learner_name(learner), run.study, number), cells))
     heads = ["Learner", *(write.title(name) for name in metrics), f"Difference in {write.phrase(metric)}"]
     caption = CAPTION.format(target=capital(target), side=SIDES[stage])
     return Table(heads, rows, caption)
 
 
-def _named(learner: str, study: Study, number: int) -> str:
+def _row_name(learner: str, study: Study, number: int) -> str:
     return f"{learner} ({study.name})" if number else learner
 
 
@@ -214,14 +214,14 @@ def _scale(study: Study, target: str) -> str:
 def comparisons(runs: Sequence[ReportContext], targets: Sequence[str]) -> dict[str, Comparison]:
     """By target the comparison of all runs' learners over the same resamples of subjects.
 
-    Targets of which the runs evaluated different cases, or whose folds are sources, have none.
+    A target has none if the runs evaluated different cases of it or its folds are sources.
     """
     first = runs[0]
     comparisons: dict[str, Comparison] = {}
     if any(run.by_site for run in runs):
         return {}
     named = [
-        run.predictions.assign(model=[_named(name, run.study, number) for name in run.predictions["model"]])
+        run.predictions.assign(model=[_row_name(name, run.study, number) for name in run.predictions["model"]])
         for number, run in enumerate(runs)
     ]
     rows = final_rows(pd.concat(named, ignore_index=True))
@@ -239,7 +239,10 @@ def comparisons(runs: Sequence[ReportContext], targets: Sequence[str]) -> dict[s
 
 
 def _same_cases(rows: pd.DataFrame) -> bool:
-    """Whether all learners, of which there are several, have the same cases with the same reference."""
+    """Whether several learners all have the same cases with the same reference."""
     keys = rows[[*KEYS]].astype(str).assign(y_true=rows["y_true"].round(6))
-    cases = [frozenset(each.itertuples(index=False, name=None)) for _, each in keys.groupby(rows["model"])]
+    cases = [
+        frozenset(rows_of_learner.itertuples(index=False, name=None))
+        for _, rows_of_learner in keys.groupby(rows["model"])
+    ]
     return len(cases) > 1 and len(set(cases)) == 1

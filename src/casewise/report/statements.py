@@ -66,7 +66,7 @@ def statements(context: ReportContext) -> list[Statement]:
     """The statements that hold for a run, the gravest first."""
     holding = [Statement(name, *statement) for name, find in KINDS.items() if (statement := find(context))]
     order = ["flag", *MARKS]
-    return sorted(holding, key=lambda each: order.index(each.level))
+    return sorted(holding, key=lambda statement: order.index(statement.level))
 
 
 def synthetic(context: ReportContext) -> Found:
@@ -131,15 +131,15 @@ def external_confidence(context: ReportContext) -> Found:
 
 
 def unlike_training(context: ReportContext) -> Found:
-    """How many external cases lie further from those of the training than nearly all held-out cases do."""
+    """How many external cases lie further from the training cases than nearly all held-out cases do."""
     if context.metrics.drift is None:
         return None
     figures = context.metrics.drift.learners.get(context.learner)
     if figures is None:
-        return "open", "It is not known how many external cases are unlike those of the training.", ""
+        return "open", "It is not known how many external cases are unlike the training cases.", ""
     count, total = figures.outside.answers, counted(figures.external.answers, terms_of(context).noun)
     level = "bad" if _note(context, "external_outside") else "note"
-    return level, f"{count:,} of {total} of {context.study.external_name} are unlike those of the training.", "external"
+    return level, f"{count:,} of {total} of {context.study.external_name} are unlike the training cases.", "external"
 
 
 def subjects_apart(context: ReportContext) -> Found:
@@ -171,11 +171,13 @@ def audited(context: ReportContext) -> Found:
         text = f"The audit found no error and no warning{notes}; {its} cannot show that there is no shortcut."
         return "good", text, "audit"
     gravest = errors or warnings
-    own = [each for each in gravest if each.figures.get("target") in (None, context.outcome)]
+    own = [finding for finding in gravest if finding.figures.get("target") in (None, context.outcome)]
     # of a column that no network sees, and that may follow from the disease, last
-    first = next((each for each in own if not audit_section.of_other_column(each, context)), (own or gravest)[0])
+    first = next(
+        (finding for finding in own if not audit_section.of_other_column(finding, context)), (own or gravest)[0]
+    )
     about, size = audit_section.about(first, audit), audit_section.size(first)
-    counts = [counted(len(each), noun) for each, noun in ((errors, "error"), (warnings, "warning")) if each]
+    counts = [counted(len(findings), noun) for findings, noun in ((errors, "error"), (warnings, "warning")) if findings]
     text = f"Audit: {listed(counts)}. First: {about}{f' ({size})' if size != MISSING else ''}"
     text += f", accepted by the study: {accepted[first.id].rstrip('.')}" if first.id in accepted else ""
     return "bad" if errors else "warning", f"{text}.{within_values(context.study, context.metrics)}", "audit"

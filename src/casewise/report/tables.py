@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from casewise.study.schema import Study
 
 Figure = Mapping[str, Any] | None
-# A difference is printed with at most so many decimals.
+# A difference is printed with at most this many decimals.
 MOST_DIGITS = 4
 # The words of a verdict in a table.
 VERDICTS = {
@@ -54,7 +54,7 @@ def verdict(low: float | None, high: float | None, metric: str) -> str:
 
 
 def verdict_beside(figure: Mapping[str, Any], value: float, metric: str) -> str:
-    """The verdict on a figure beside a fixed value, by its interval; a rough one does not show that it is worse.
+    """The verdict on a figure compared with a fixed value, by its interval; a rough interval never gives `worse`.
 
     >>> verdict_beside({"low": 0.1, "high": 0.2, "rough": True}, 0.5, "auroc")
     'open'
@@ -218,7 +218,7 @@ def metric_format(study: Study, target: str) -> MetricFormat:
 
 @dataclass(frozen=True)
 class KindReport:
-    """What the report shows of one kind of target, beside the tables that the registry of metrics names.
+    """The report's settings for one kind of target, besides the tables that the registry of metrics names.
 
     Attributes:
         headline: the metric of the one sentence at the top.
@@ -241,5 +241,5 @@ KINDS = {
 
 
 def kind_report(name: str) -> KindReport:
-    """What the report shows of a kind; the default is the record of the kind whose metrics it shares."""
+    """The report's settings for a kind; by default the record of the kind whose metrics it shares."""
     return KINDS[name] if name in KINDS else KINDS[kind_named(name).metrics_of]

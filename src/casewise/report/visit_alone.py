@@ -1,4 +1,4 @@
-"""The visit alone, or the position of a slice, as a prediction: what other subjects have there, without any image."""
+"""A prediction from only the visit, or the position of a slice: other subjects' labels there, without any image."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from casewise.report.sections.learners import gap_between
 from casewise.report.tables import kind_report
 from casewise.targets import kind_named
 
-# A visit is known where so many other subjects have it, and so many of the cases must have a known one.
+# The fewest other subjects for a visit to count as known, and the smallest share of cases with a known visit.
 FEWEST_SUBJECTS, KNOWN = 5, 0.9
 # The error of a prediction that says more than a guess, as a share of the guess's.
 TELLING = 0.95
@@ -58,7 +58,7 @@ def visit_alone(context: ReportContext, guessed_by: float) -> tuple[Estimate, Di
 
 
 def _tells(figure: Estimate, metric: str, guess: float) -> bool:
-    """Whether a figure is better than that of a guess: its whole interval, or an error at most `TELLING` of it."""
+    """Whether a figure is better than a guess: its whole interval, or an error of at most `TELLING` of the guess's."""
     if metric_of(metric).larger_is_better:
         return figure.low is not None and figure.low > guess
     return figure.value is not None and figure.value <= TELLING * guess

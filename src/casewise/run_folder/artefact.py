@@ -57,7 +57,7 @@ class Artefact:
     def replacing(self) -> Iterator[Path]:
         """Yield a temporary file that takes the artefact's place, with its checksum, when the block ends.
 
-        The checksum is recorded before the file is moved, and that of the present file stays until the next time:
+        The checksum is recorded before the file is moved, and the present file's checksum stays until the next time:
         after a kill between the two steps, every file still matches its record.
         """
         with replacing(self.path, before_replacing=self._record) as temporary:
@@ -107,7 +107,7 @@ class Artefact:
     def set_aside(self) -> Path:
         """Rename the file to `*.damaged-N`, so that it is kept but not used.
 
-        Only for a process that holds the lock of the folder and makes the file anew; readers raise the error instead.
+        Only for a process that holds the lock of the folder and recreates the file; readers raise the error instead.
         """
         number = 1
         while (target := self.path.with_name(f"{self.path.name}.damaged-{number}")).exists():

@@ -56,7 +56,7 @@ class BundleFolder:
     # The format, and size and SHA-256 of every other file.
     manifest_path = Part(Path, "manifest.json")
 
-    # The study's settings for new cases, the networks, and everything fitted beside them.
+    # The study's settings for new cases, the networks, and everything else that was fitted.
     facts = Part(JsonFile, "bundle.json", REMEDY, portable=True)
     # Metrics with their intervals.
     metrics = Part(JsonFile, "metrics.json", REMEDY, portable=True)
@@ -241,7 +241,7 @@ def _hash(content: Mapping[str, Any]) -> str:
 MARK = b"casewise bundle "
 _DATE = (1980, 1, 1, 0, 0, 0)
 _CHUNK = 2**20
-# Text of a bundle is compressed at most so much; a larger ratio is that of a decompression bomb.
+# Largest compression ratio of a bundle's text; a larger ratio means a decompression bomb.
 _RATIO, _SLACK = 200, 2**20
 
 
@@ -286,7 +286,7 @@ def is_archive(path: Path) -> bool:
 
 
 def stated_facts(path: Path) -> Mapping[str, Any]:
-    """What a bundle, a folder or a zip file, states of itself; it is not verified, and {} if it cannot be read.
+    """The facts that a bundle, a folder or a zip file, states about itself, not verified; {} if it cannot be read.
 
     It has the names of `learners`, of the learner of each of the `members`, and of the targets of the `settings`.
     """
@@ -444,7 +444,7 @@ def check_signature(bundle: BundleFolder, where: Path, key: Path) -> None:
 
 
 def public_key(path: Path) -> Any:
-    """The key of --trust; errors as those of `_key`."""
+    """The key of --trust; errors as in `_key`."""
     return _key(path, "--trust", "public")
 
 

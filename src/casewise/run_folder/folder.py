@@ -27,7 +27,7 @@ from casewise.run_folder.job_folder import FINAL, LOCK, JobFolder
 
 # The file that marks a folder of explanations before it has a table.
 EXPLANATIONS_MARK = ".explanations"
-# What `--learner` may say in place of the name of a learner.
+# What `--learner` may say instead of the name of a learner.
 HEADLINE, NETWORKS, ALL_LEARNERS = "headline", "networks", "all"
 
 
@@ -185,7 +185,7 @@ class RunFolder:
 
     @property
     def cohort_twins(self) -> JsonFile:
-        """The pictures that the study's cohort, that for pretraining and the external one share, beside the images."""
+        """The pictures shared by the study's, the pretraining and the external cohort; stored with the images."""
         return JsonFile((self.images_of or self.path) / "cohort-twins.json")
 
     def seed(self, seed: int) -> RunFolder:
@@ -277,7 +277,7 @@ class RunFolder:
     def evaluated_files(self, learners: Iterable[str] = ()) -> dict[str, str]:
         """The checksums of all parts of a run, by their names in the folder; `metrics.json` keeps them as `made_from`.
 
-        Files that measure time differ between equal runs, so they are no parts: of the network of a job, its facts are.
+        Files that measure time differ between equal runs, so they are left out: a network is represented by its facts.
         """
         parts = [self.study, self.cohort, self.splits, self.audit, self.fingerprint, self.recipe_plan, self.left_out]
         parts += [self.external_cohort, self.cohort_difference, self.counterfactuals, self.tile_predictions]
@@ -292,25 +292,25 @@ class RunFolder:
         }
 
     def changed_parts(self, results: Mapping[str, Any]) -> list[str]:
-        """The names of the parts that metrics were computed from and that are missing by now, or have changed."""
+        """The names of the files that metrics were computed from and that are now missing or have changed."""
         recorded = {file.path.name: "" for file in (self.study, self.predictions)} | (results.get("made_from") or {})
         parts = {name: Artefact(self.path / name) for name in recorded}
         kept = {name for name, artefact in parts.items() if artefact.exists() and artefact.matches([recorded[name]])}
         return [name for name in parts if name not in kept]
 
     @property
-    def _own_names(self) -> set[str]:
-        """Names of which a folder that casewise has worked in has at least one."""
+    def _marker_names(self) -> set[str]:
+        """File names that mark a folder as a casewise run."""
         files = (self.study, self.cohort, self.audit, self.predictions, self.metrics, self.image_split_mark)
         return {LOCK, self.jobs_folder.name, self.explanation_folder.path.name, *(file.path.name for file in files)}
 
     def is_own(self) -> bool:
         """Whether casewise has worked in the folder."""
-        return any((self.path / name).exists() for name in self._own_names)
+        return any((self.path / name).exists() for name in self._marker_names)
 
     @property
     def continuing(self) -> str:
-        """The command that continues the run, whose study file is named after the stored study if there is one."""
+        """The command that continues the run; it names the stored study if there is one."""
         name = str((self.study.peek() or {}).get("name", ""))
         output = "" if self.path == Path("runs") / name else f" --output {quote(str(self.path))}"
         file = f"the file of the study {name!r}" if name else "its study file"
@@ -334,13 +334,13 @@ class RunFolder:
         Raises:
             RunError: it has other files.
         """
-        check_folder(self.path, self._own_names, "a run folder")
+        check_folder(self.path, self._marker_names, "a run folder")
 
     def check_exists(self) -> None:
         """Check that there is such a folder.
 
         Raises:
-            RunError: there is not, or it is a file or a bundle; the nearest name beside it is given.
+            RunError: there is none, or it is a file or a bundle; the message has the nearest name in its folder.
         """
         what = "a bundle" if BundleFolder(self.path).exists() else ""
         if self.path.is_file():
@@ -458,7 +458,7 @@ def check_model_path(path: Path, trust: Path | None = None, learners: Iterable[s
         learners: names that it must have, as far as it can be told before it is loaded.
 
     Returns:
-        What the bundle states of itself, unchecked; {} of a network alone.
+        The facts that the bundle states about itself, unchecked; {} for a single network.
 
     Raises:
         RunError: it has none of them, no such learner, or is not a bundle, and only bundles are signed; or a run has no

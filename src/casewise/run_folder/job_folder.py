@@ -15,11 +15,11 @@ from casewise.files import checksum, is_locked, sweep, write_json
 from casewise.run_folder.artefact import Artefact, JsonFile, Part, TableFile, TextFile, WeightsFile, log
 
 LOCK = ".lock"
-# The folder of a network that was trained on all folds, beside those of its folds.
+# The folder of a network that was trained on all folds, next to the folders of its folds.
 FINAL = "final"
 # The stage of a training that ended with an error of its own.
 FAILED = "failed"
-# The stage of a training on another cohort, after which the job goes on.
+# The stage of a training on another cohort; the job continues after it.
 PRETRAINING = "pretraining"
 
 
@@ -42,7 +42,7 @@ class TrainingFolder:
 
     path: Path
 
-    # The training's state at the end of an epoch, from which a killed one continues.
+    # The training's state at the end of an epoch; a killed training continues from it.
     state = Part(WeightsFile, "state.safetensors")
     # The curve of the learning-rate search.
     rate_search = Part(JsonFile, "finder.json", required=("chosen",))
@@ -57,7 +57,7 @@ class TrainingFolder:
 
     @property
     def activations(self) -> tuple[Path, Path]:
-        """The activations of frozen layers for the training panels and for those of early stopping."""
+        """The activations of frozen layers for the training panels and for the panels of early stopping."""
         return self.path / "train.bin", self.path / "stop.bin"
 
     @property
@@ -123,11 +123,11 @@ class JobFolder(TrainingFolder):
     distance = Part(WeightsFile, "distance.safetensors", portable=True)
     # Perceptual hashes of the training images (`casewise.audit.fingerprints`).
     fingerprints = Part(WeightsFile, "fingerprints.safetensors", portable=True)
-    # The rule of each grade for cases that the network predicts alone, with its thresholds.
+    # The rule of each grade for cases that only this network predicts, with its thresholds.
     decisions = Part(JsonFile, "decisions.json", portable=True)
 
     def folds(self, count: int) -> list[JobFolder]:
-        """The folders of the same learner on all folds but one, beside that of a network on all folds."""
+        """The folders of the same learner on all folds but one; this folder is of a network on all folds."""
         return [JobFolder(self.path.with_name(f"fold{fold + 1}")) for fold in range(count)]
 
     def weights_sha256(self) -> str:

@@ -23,11 +23,11 @@ from casewise.splits.assignment import Assignment, ClassNeeds, assign
 
 # Runs of a fold that are tried: the fewest that give every side the classes that it can have.
 RUNS = (1, 2, 4, 8, 16, 32, 64)
-# A series of file names has at least so many members on average; names of random digits have one each.
+# A series of file names has at least this many members on average; names of random digits have one each.
 LEAST_SERIES = 4
-# A number with at least so many values may identify people; one with fewer is a magnification, an eye or a year.
+# A number with at least this many values may identify people; one with fewer is a magnification, an eye or a year.
 LEAST_VALUES = 8
-# A series of at most so many files may show one person and is not cut.
+# A series of at most this many files may show one person and is not cut.
 MOST_OF_PERSON = 20
 # How far a cut may move from equal lengths to a gap in the numbers, as a fraction of the length.
 CUT_SHIFT = 0.25
@@ -101,8 +101,8 @@ def assign_runs(
 ) -> tuple[np.ndarray, Assignment]:
     """Assign runs of neighbouring file numbers to sides: (subjects,) the side of each, and how it was chosen.
 
-    As few runs as possible: more of them are tried only if a side would lack a class that it could have. The record is
-    that of `assign`, and the number of `runs`.
+    As few runs as possible: more are tried only if a side would lack a class that it could have. The record is as
+    from `assign`, with the number of `runs`.
 
     Args:
         paths: the file of each subject.
@@ -130,7 +130,7 @@ def assign_runs(
 def file_runs(paths: Sequence[str], holders: np.ndarray, sides: int, factor: int = 1) -> tuple[np.ndarray, int]:
     """(files,) the run of each file, and the number of files or persons that are never divided.
 
-    Every line of numbers is cut into `factor` runs for each of so many sides of equal size. A run has at most one and a
+    Every line of numbers is cut into `factor` runs for each of `sides` sides of equal size. A run has at most one and a
     half times the files of an equal share, and the files of one number or person.
 
     Args:
@@ -144,7 +144,7 @@ def file_runs(paths: Sequence[str], holders: np.ndarray, sides: int, factor: int
 
 
 def identities(paths: Sequence[str], holders: np.ndarray) -> list[list[Key]]:
-    """What may identify the person of each file, the likeliest first: keys, equal for files of one person.
+    """Candidates for the identity of each file's person, the likeliest first: keys, equal for files of one person.
 
     Folders and names that are more than the numbers in each of them; then the first number in folder and name with
     enough values, several of them in a class (a class may have a number for a name); or without one the number with
@@ -192,7 +192,7 @@ def _numbers(path: str) -> list[int]:
 
 
 def _keys(paths: Sequence[str], holders: np.ndarray, sides: int) -> list[Key]:
-    """What identifies the person of each file; the files of a series that is too long for a person have their numbers.
+    """The identity of each file's person; files of a series too long for one person are identified by their numbers.
 
     What identifies people has several values for each class; folders of classes have one. A series is too long if it
     has more files, or more of a class, than a side should have, and more than `MOST_OF_PERSON`.

@@ -221,7 +221,7 @@ def classes_lacking(panels: pd.DataFrame, study: Study, side: dict[str, int], fo
 def _held_out(
     cohort: Cohort, study: Study, subjects: list[str], share: float, folds: int, seed: int
 ) -> tuple[dict[str, int], Assignment]:
-    """The subjects that are held out, as `TEST`, and the others, for so many folds; and how they were assigned."""
+    """The subjects that are held out, as `TEST`, and the others, for this many folds; and how they were assigned."""
     needs = needs_of_test(class_holders(cohort.panels, study, subjects)[0], folds)
     assigned, how = _assigned(cohort, study, subjects, [1 - share, share], needs, seed, restarts=study.split.restarts)
     return {subject: (0, TEST)[s] for subject, s in zip(subjects, assigned.tolist(), strict=True)}, how

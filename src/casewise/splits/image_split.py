@@ -1,7 +1,7 @@
 """The comparison with a split by image: the same study with every image treated as a separate subject.
 
 Images of one subject are then on both sides of the split, so that a network that recognises the subject seems to
-recognise the disease. The results are shown in addition to those of the study, and are marked as a comparison.
+recognise the disease. The results are shown in addition to the study's results, and are marked as a comparison.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def on_both_sides(cohort: Cohort, comparison: ImageSplit) -> dict[str, int]:
 
 
 def training_subjects(panels: pd.DataFrame, names: Iterable[str]) -> dict[str, Any]:
-    """The subjects that a network was trained on, for its facts; `names` may be those of single images.
+    """The subjects that a network was trained on, for its facts; `names` may be names of single images.
 
     >>> import pandas as pd
     >>> training_subjects(pd.DataFrame({"subject": ["b", "a"]}), {"a", "b"})

@@ -23,7 +23,7 @@ from casewise.models.threads import on_threads
 from casewise.study.schema import Compute
 from casewise.training.cost import MB, PeakMemory, available_mb, give_memory_back, memory_is_kept
 
-# Copies of the weights beside a step of training: two moments of the optimizer, and the best epoch.
+# Copies of the weights in addition to a step of training: two moments of the optimizer, and the best epoch.
 WEIGHT_COPIES = 3
 # Panels from which the memory of a step is extrapolated, before one is tried.
 FEW_PANELS, MORE_PANELS = 2, 4

@@ -85,15 +85,15 @@ class PeakMemory:
     @property
     def own_mb(self) -> float:
         """The peak so far without pages of files, which the system can drop and processes share."""
-        return self.peak_mb - _of_files()
+        return self.peak_mb - _file_pages()
 
     @staticmethod
     def own_now() -> float:
         """The resident memory of this process without pages of files."""
-        return float(psutil.Process().memory_info().rss) / MB - _of_files()
+        return float(psutil.Process().memory_info().rss) / MB - _file_pages()
 
 
-def _of_files() -> float:
+def _file_pages() -> float:
     figures = _figures(STATUS)
     return figures.get("RssFile", 0.0) + figures.get("RssShmem", 0.0)
 
@@ -131,7 +131,7 @@ def _left_by_cgroups(root: Path) -> Iterator[float]:
                 names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
             else:
                 continue
-            # In a container the path may be that of the host, of which only the top is visible.
+            # In a container the path may be the host's, and only its top is visible.
             levels = [level for level in path.split("/") if level and level != ".."]
             for depth in range(len(levels) + 1):
                 yield from _left_in(top.joinpath(*levels[:depth]), *names)

@@ -295,12 +295,12 @@ class FeatureStore:
 
 @dataclass(frozen=True, eq=False)
 class SharedFeatures:
-    """The panels of a study as one learner of one fold reads them, whose features are shared by content.
+    """The panels of a study as one learner of one fold reads them; features are shared by content.
 
     Attributes:
         panels: all panels.
-        sides: subsets of them with their rows, such as those of training and of early stopping.
-        identity: a text that decides the pixels of the panels, which are then hashed once in a process; else empty.
+        sides: subsets of them with their rows, such as training and early stopping.
+        identity: a text that determines the panels' pixels, so that they are hashed once in a process; otherwise empty.
         store: where features are kept.
     """
 

@@ -200,8 +200,8 @@ class _Ridge(_Problem):
 class _Logistic(_Problem):
     """Classes by multinomial regression; a class without rows keeps a bias that never chooses it.
 
-    The inner losses are those of a path from strong to weak penalties, each model fitted from the one before; the model
-    of the chosen penalty is fitted from zero.
+    The inner losses follow a path from strong to weak penalties, each model fitted from the previous one; the model of
+    the chosen penalty is fitted from zero.
     """
 
     penalties = LOGISTIC
@@ -291,7 +291,7 @@ def probe(
     """Set the network's head to linear models on its features: ridge for numbers, logistic for classes and grades.
 
     The penalty of each target is chosen by cross-validation over groups of the given (training) subjects.
-    `cached_features` are those of `data`, (P, width) or (P, K, width) of bags, if they were computed before.
+    `cached_features` are the features of `data`, (P, width) or (P, K, width) for bags, if already computed.
     """
     by_panel = features(network, data, batch=batch) if cached_features is None else cached_features
     if network.pooling is not None:

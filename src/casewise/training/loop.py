@@ -54,7 +54,7 @@ class TrainingContext:
         keep: `best` stops early and takes the weights of the best epoch; `last` trains all epochs and takes the weights
         of the last.
         tell: called after each epoch with the number of epochs done and the training loss.
-        until: the epoch of the recipe after which training ends; the schedule is that of all epochs.
+        until: the epoch of the recipe after which training ends; the schedule still spans all epochs.
         memory: the bytes for values that are computed once (`casewise.training.frozen_features.Buffer`).
         shared: the panels of the study, whose features in frozen networks are shared between folds and runs.
         sources: the source of each training row, if the network is for other sources (`losses.balanced`).
@@ -112,7 +112,9 @@ class Training:
         if recipe.batch_norm_momentum:
             set_momentum(network, recipe.batch_norm_momentum)
         self.weights = class_weights(train.truth, context.outputs) if recipe.imbalance == "weights" else None
-        drawn = recipe.imbalance == "sampling" or (context.sources and any(each.classes for each in context.outputs))
+        drawn = recipe.imbalance == "sampling" or (
+            context.sources and any(output.classes for output in context.outputs)
+        )
         self.shares = balanced(train.truth, context.outputs, context.sources) if drawn else None
         self.steps = steps_of(len(train), recipe.batch_size)
         self.optimizer = optimizer_of(parameter_groups(network, recipe, float(recipe.lr)), recipe)
@@ -139,9 +141,9 @@ class Training:
             group["lr"] = rate * share
 
     def batches(self, epoch: int) -> list[list[int]]:
-        """The rows of every batch of an epoch, before which the modules are put in training mode."""
+        """Put the modules in training mode; the rows of every batch of an epoch."""
         self.network.train()
-        # not those of the head, which has no statistics from first weights
+        # not in the head, which has no statistics from first weights
         keep_statistics(self.network.body, only_frozen=self.recipe.batch_norm == "update")
         return epoch_batches(len(self.data), self.recipe.batch_size, self.context.seed, epoch, shares=self.shares)
 
@@ -354,9 +356,8 @@ def split_batch(network: nn.Module, panels: Tensor, parts: int, compute: Callabl
     """The outputs (B, W) of a batch of panels (B, ...), or what `compute` returns, in `parts` of nearly equal size.
 
     A part is computed a second time when its gradients are needed, so that memory holds the intermediate values of one
-    part at a time. The loss is that of the whole batch, so gradients are equal to those without parts up to rounding,
-    except in networks with batch norm in training mode, which normalises each part by itself, and for the draws of
-    dropout.
+    part at a time. The loss is computed on the whole batch, so gradients are equal up to rounding to gradients without
+    parts, except with batch norm in training mode, which normalises each part by itself, and for the draws of dropout.
 
     >>> network = nn.Linear(3, 2)
     >>> split_batch(network, torch.ones(5, 3), 2).shape

@@ -40,7 +40,7 @@ def loss_of(
     """The mean loss over targets of scored rows.
 
     Args:
-        raw: (B, W) the network's outputs; those of numbers in the targets' units.
+        raw: (B, W) the network's outputs, for numbers in the targets' units.
         truth: (B, T), NaN where not scored; class numbers for classes and grades.
         scaling: of the network's outputs.
         weights: for each target (K,) weights of its classes (empty for numbers).

@@ -74,7 +74,7 @@ def optimizer_of(groups: list[Group], recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def cosine_share(recipe: Recipe, epoch: int, batch: int, steps: int) -> float:
-    """The share of the full rate with `schedule: cosine`: that of the epoch, or with a warm-up that of the step."""
+    """The share of the full rate with `schedule: cosine`: changes by epoch, or with a warm-up by step."""
     if recipe.warmup:
         return warmed_cosine(epoch * steps + batch, recipe.warmup * steps, recipe.epochs * steps)
     return warmed_cosine(epoch, 0, recipe.epochs)

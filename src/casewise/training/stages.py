@@ -45,7 +45,7 @@ Record: TypeAlias = dict[str, Any]
 class Learned:
     """A trained network, its history, the curve of the rate search, the stages of gradual unfreezing, the phases.
 
-    `candidates` are those of a linear model, with their inner losses.
+    `candidates` are a linear model's candidates, with their inner losses.
     """
 
     network: Network
@@ -293,10 +293,10 @@ def _gradually(
 def frozen_features(
     network: Network, panels: PanelDataset, recipe: Recipe, context: TrainingContext, *, flips: bool
 ) -> FeatureData | None:
-    """The features on which a head alone was trained, of all panels, if it predicts from the same ones; else None.
+    """The features of all panels on which only a head was trained, if it also predicts from them; otherwise None.
 
-    It does not with mirrored panels (`flips`), for bags, and for panels with several views, of which
-    predictions are averaged and not features. Otherwise the folds of a study need not compute the panels again.
+    It does not with mirrored panels (`flips`), for bags, and for panels with several views, whose predictions are
+    averaged rather than their features. Otherwise the folds of a study need not compute the panels again.
     """
     slots, _ = panels.views()
     same = not flips and not panels.bags and len(slots) == len(panels)

@@ -251,7 +251,7 @@ def with_headline(finished: FinishedRun, learner: str) -> FinishedRun:
 
 def test_the_cases_chosen_are_of_what_the_report_shows(opened: FinishedRun) -> None:
     models, of_stacker = list(opened.study.networks), with_headline(opened, "meta_learner_weighted")
-    assert f"{models[0]} (in place of weighted mean," in select_cases(of_stacker, models)[1]
+    assert f"{models[0]} (instead of weighted mean," in select_cases(of_stacker, models)[1]
 
 
 def test_panels_are_those_of_prediction(opened: FinishedRun) -> None:

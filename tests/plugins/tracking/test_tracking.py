@@ -194,13 +194,13 @@ class TestStudy:
         [
             ("mlfow", "Did you mean 'mlflow'"),
             ("tensorboard:/tmp", "tensorboard has no address"),
-            ("mlflow:server", "is no address"),
+            ("mlflow:server", "is not an address"),
             ("mlflow:https://me:hush@server", "a user name or password"),
             ("mlflow:me:hush@server", "a user name or password"),
             ("mlflow:postgresql://server/db?user=me&password=hush", "after ? or #"),
             ("mlflow:https://server/?token=hush", "after ? or #"),
             ("mlflow:http://server#hush", "after ? or #"),
-            ("mlflow:http://[hush", "is no address"),
+            ("mlflow:http://[hush", "is not an address"),
         ],
     )
     def test_what_is_no_tracker_is_refused(self, finished: RunFolder, tracker: str, sentence: str) -> None:

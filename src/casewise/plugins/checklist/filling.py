@@ -33,8 +33,8 @@ AUTHOR, RUN = "author", "run"
 
 COLUMNS = ("Item", "Section", "Topic", "Filled in by", "What the run says", "Place in report.html")
 CAPTION = (
-    "What the run says does not show that an item is complete: check each one, complete it, and fill in those left to"
-    " the author. Topics are shortened; the wording that counts is that of the publication: {source}."
+    "What the run says does not show that an item is complete: check each one, complete it, and fill in the items left"
+    " to the author. Topics are shortened; the publication has the authoritative wording: {source}."
 )
 # What a word processor understands.
 STYLE = (
@@ -309,7 +309,7 @@ def prediction(context: ReportContext) -> str:
         text = "A case is predicted by one network for each backbone, which was fitted on the training set."
     if parts:
         text += f" {the_learner(context.learner, start=True)} combines {listed(parts)}"
-        crossed = ", for a fold those of the other folds" if context.stage == "oof" else ""
+        crossed = " (in each fold, on predictions of the other folds)" if context.stage == "oof" else ""
         text += f"; its weights rest on their predictions out of fold{crossed}."
     if not context.study.test_time_augmentation:
         return text
@@ -424,7 +424,7 @@ def saliency(context: ReportContext) -> str:
         return ""
     cases = content["shown"]["cases"]
     methods = sorted({method for case in cases for method in case["methods"]})
-    compared = "compared with masks, and with those of networks with random weights"
+    compared = "compared with masks, and with maps of networks with random weights"
     masks = compared if content.get("measured") else "not compared with masks"
     names = listed([METHODS.get(name, name) for name in methods])
     return f"{names} of {counted(len(cases), 'case')}. The maps were {masks}."

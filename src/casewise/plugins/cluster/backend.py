@@ -41,11 +41,11 @@ Results: TypeAlias = dict[str, Any]
 
 # How long, in seconds: to start a process on every machine, and to wait for a machine with room.
 START, ROOM = 600.0, 60.0
-# How often a job moves at most; a further loss of its machine is its failure.
+# The most moves of a job; if its machine is lost again, the job has failed.
 MOVES = 5
 # Seconds between two looks at the machines of the cluster.
 NODES = 2.0
-# Tasks for each core of the cluster, into which the images are divided; files of which every machine must see some.
+# Tasks per core of the cluster into which the images are divided; files to try on every machine.
 PARTS, FILES = 32, 10
 
 
@@ -67,7 +67,7 @@ class Ended(NamedTuple):
 
 @dataclass(frozen=True)
 class Session:
-    """What the jobs or the images of one folder share: who grants their leases, and their inputs in the cluster."""
+    """Shared by the jobs or images of one folder: the lessor of their leases, and their inputs in the cluster."""
 
     folder: Path
     lessor: Lessor
@@ -156,8 +156,8 @@ class RayBackend(Backend):
             plan = plans[job.model]
             gpus = int(plan.device == "cuda")
             cores = machines.cores_of(plan.threads, gpus, nodes)
-            beside = min(limit or len(jobs), max(machines.rooms(node, cores, gpus) for node in nodes.values()))
-            call = _pickled(machines.attempt_of, _absolute(job), plan, max(1, beside))
+            at_once = min(limit or len(jobs), max(machines.rooms(node, cores, gpus) for node in nodes.values()))
+            call = _pickled(machines.attempt_of, _absolute(job), plan, max(1, at_once))
             tasks.append(Task(job.name, call, cores, gpus, _absolute(job)))
         machines.check_room(tasks, nodes)
         results = self._run(tasks, limit)
@@ -211,7 +211,7 @@ class RayBackend(Backend):
     def _reports(
         self, session: Session, nodes: Mapping[str, Any], needed: Sequence[Path], libraries: Sequence[str] = ("torch",)
     ) -> list[NodeReport]:
-        """What every machine with cores sees; a machine that is lost meanwhile has no report.
+        """A report from every machine with cores; a machine that is lost meanwhile has none.
 
         Raises:
             RunError: a machine does not answer, or cannot load what the study uses.
@@ -324,7 +324,7 @@ class RayBackend(Backend):
                 raise error.cause from None
             raise
         except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
-            # a job is tried once more by whoever gave it
+            # a job is tried again by whoever gave it
             if lessor.expired(attempt.since) or not (task.job or task.moves):
                 return self._lost(attempt)
             failure = lost(task.job) if task.job else Failure(f"{task.name}: there was not enough memory.", True)
@@ -353,7 +353,7 @@ class RayBackend(Backend):
         return [Ended(attempt, time.monotonic() + SAFE, failure)]
 
     def _cancel(self, at_work: Mapping[Any, Attempt]) -> None:
-        """End the processes of these attempts; the leases of those that do not answer remain withdrawn."""
+        """End the processes of these attempts; the leases of processes that do not answer remain withdrawn."""
         if not at_work:
             return
         lessor = self._begun.lessor

@@ -36,7 +36,7 @@ LEASES = ".leases"
 # Seconds between two renewals of the leases, and between two looks of a process at its own.
 BEAT = 2.0
 LOOK = 0.5
-# A process ends itself after so many seconds without a renewal; the others rely on it after `SAFE`.
+# A process ends itself after this many seconds without a renewal; the others rely on it after `SAFE`.
 EXPIRY = 20.0
 SAFE = 30.0
 # How long, in seconds, a file that another machine wrote may take until it is seen.
@@ -45,13 +45,13 @@ DELAY = 10.0
 
 @dataclass(frozen=True)
 class Leases:
-    """What the file of the leases says.
+    """The contents of the file of leases.
 
     Attributes:
         session: the run that grants them.
         beat: changes with every renewal.
         valid: the leases that hold.
-        withdrawn: those whose processes may not have ended yet.
+        withdrawn: leases whose processes may not have ended yet.
     """
 
     session: str
@@ -181,10 +181,10 @@ def locked(path: Path, session: str, lease: str, node: str, expiry: float = EXPI
         node: the machine of this process, for `Lessor.node_of`.
 
     Raises:
-        RunError: the folder of `path` is not that of the run.
+        RunError: the folder of `path` is not the run's folder.
         LeaseError: the lease does not hold.
     """
-    leases = _of_session(path, session, lease)
+    leases = _session_leases(path, session, lease)
     if lease not in leases.valid:
         raise LeaseError(lease)
     _node_path(path, lease).write_text(node, encoding="utf-8")
@@ -209,20 +209,20 @@ def _node_path(path: Path, lease: str) -> Path:
 def reads(path: Path, session: str) -> bool:
     """Whether this machine sees the leases of the run, and so its folder, at this path."""
     try:
-        _of_session(path, session)
+        _session_leases(path, session)
     except RunError:
         return False
     return True
 
 
-def _of_session(path: Path, session: str, lease: str | None = None) -> Leases:
+def _session_leases(path: Path, session: str, lease: str | None = None) -> Leases:
     """The leases of the run as this machine sees them, which may be some seconds late.
 
     Args:
-        lease: one that they name; without it after `DELAY`, as they are.
+        lease: wait until they name this lease, at most for `DELAY`.
 
     Raises:
-        RunError: the folder of `path` is not that of the run.
+        RunError: the folder of `path` is not the run's folder.
     """
     until = time.monotonic() + DELAY
     while True:

@@ -106,7 +106,7 @@ def nodes_alive() -> Mapping[str, Mapping[str, Any]]:
 
 
 def cores_of(threads: int, gpus: int, nodes: Mapping[str, Mapping[str, Any]]) -> int:
-    """The cores that a job takes: those of its threads; on GPUs no more than each GPU's share of its machine."""
+    """The cores that a job takes: one per thread; on GPUs at most each GPU's share of its machine."""
     if not gpus:
         return threads
     shares = [int(node.get("CPU", 0) // node["GPU"]) for node in nodes.values() if node.get("GPU", 0) >= 1]
@@ -195,7 +195,7 @@ _LOADED: dict[str, Any] = {}
 
 @dataclass(frozen=True)
 class NodeReport:
-    """What a machine of the cluster is like.
+    """A report on a machine of the cluster.
 
     Attributes:
         shares: whether it sees the run folder as the machine that began the run does, and can write there.

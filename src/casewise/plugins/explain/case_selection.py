@@ -1,4 +1,4 @@
-"""What of a finished run is explained: its networks, cases, masks, and each network's prediction of a case."""
+"""The networks, cases and masks of a finished run to explain, and each network's prediction of a case."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def _reference_model(run: FinishedRun, models: list[str]) -> tuple[str, pd.DataF
     main, table = run.results.main.learner, run.final
     name = main if main in models else models[0]
     phrase = learner_name(name)
-    phrase += f" (in place of {learner_name(main)}, which the report shows)" if main and main != name else ""
+    phrase += f" (instead of {learner_name(main)}, which the report shows)" if main and main != name else ""
     return phrase, table[table["model"] == name]
 
 
@@ -166,10 +166,10 @@ def _across_classes(table: pd.DataFrame) -> list[str]:
 
 
 def mask_to_measure(run: FinishedRun) -> tuple[MaskMeaning, str]:
-    """The masks against which maps are measured, those of lesions if there are any: what they mark, and their column.
+    """The masks that maps are measured against, lesion masks if there are any: what they mark, and their column.
 
     Raises:
-        RunError: the study names none.
+        RunError: the study names no masks.
         CohortError: the table does not have the column.
     """
     columns = run.modality.mask_columns(run.study)

@@ -35,8 +35,8 @@ def explain(
         int,
         typer.Option(
             min=0,
-            help="CNNs: the last feature map with at least so many cells a side [0: stride 16 if there is one; 1: the "
-            "last map].",
+            help="CNNs: the last feature map with at least this many cells a side [0: stride 16 if there is one; 1: "
+            "the last map].",
         ),
     ] = 0,
     quiet: Quiet = False,

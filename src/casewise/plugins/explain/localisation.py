@@ -58,8 +58,8 @@ def summary(
 ) -> dict[str, Estimate]:
     """The mean over panels of every measure and of every paired difference, with intervals by subject.
 
-    Resamples draw subjects and, within each fold, networks with random weights. Where all cases hit or none does,
-    resamples do not vary, and the interval is that of Clopper and Pearson (1934) over subjects.
+    Resamples draw subjects and, within each fold, networks with random weights. If all cases hit or none does,
+    resamples do not vary, and the interval is Clopper and Pearson's (1934) over subjects.
 
     Args:
         table: one row per panel with `subject`, `fold` and the `MEASURES`; rows with NaN are left out.
@@ -148,7 +148,7 @@ ORDERS = ("map", "random", "centre", "brightness")
 
 @dataclass
 class _Measurements:
-    """What is collected over the folds of one network."""
+    """Values collected over the folds of one network."""
 
     rows: list[Record]
     random_weights: list[np.ndarray]
@@ -316,7 +316,7 @@ def _summaries(table: pd.DataFrame, random_weights: np.ndarray, plan: Plan) -> R
 
 
 def _sanity_check(run: FinishedRun, model: LoadedModel, cases: Sequence[MaskedCase]) -> Record:
-    """The similarity of maps to those of the same network with more and more randomised layers."""
+    """The similarity of maps to the maps of the same network with more and more randomised layers."""
     by_step: dict[str, list[tuple[int, float | None, float, int]]] = {}
     groups: dict[int | None, list[MaskedCase]] = {}
     for case in cases:

@@ -30,7 +30,7 @@ class OriginalMap:
         channel: the sequence; empty for images.
         native: the map, and the original image if it is not a volume.
         method: the saliency method.
-        signed: whether the map goes from −1 (against) to 1 (in favour), in place of 0 to 1.
+        signed: whether the map goes from −1 (against) to 1 (in favour), instead of 0 to 1.
         flat: the map is nearly uniform.
     """
 
@@ -64,7 +64,7 @@ def explain_new(
         predictors: the networks of the learner's folds, one or more, on the CPU, each used before the next is taken.
         predicted: rows of the predictions table with the columns `case`, `region`, `image`, `target` and `y_pred`; for
             classes and grades, the predicted one is explained.
-        side: the longest side of pictures in pixels; by default that of the original images.
+        side: the longest side of pictures in pixels; by default as in the original images.
     """
     names = prepared.cohort.panels["case"].astype(str).to_numpy()
     sampled = {case: np.flatnonzero(names == case).tolist() for case in dict.fromkeys(names)}

@@ -191,7 +191,7 @@ def figure_rows(run: FinishedRun, case: str, networks: list[CaseExplanation]) ->
         pictures = {network.model: outlined(network.picture_of(index, name), None) for network in shown[1:]}
         written = {model: _value_text(run, target, prediction.y_pred) for model, prediction in predictions.items()}
         for network in shown:
-            if (own := network.maps[index].own) is not None:  # a U-Net's own map stands beside Grad-CAM
+            if (own := network.maps[index].own) is not None:  # a U-Net's own map is shown with Grad-CAM
                 title = f"{network.model}: own map"
                 values[title] = enlarged(own[network.maps[index].middle_view])
                 pictures[title] = outlined(network.picture_of(index, name), None)
@@ -231,7 +231,7 @@ def _shown_panels(networks: list[CaseExplanation]) -> Iterator[tuple[int, str, l
 def _mask_on_panel(
     run: FinishedRun, saliency: SaliencyMap, meanings: Iterable[MaskMeaning]
 ) -> tuple[MaskMeaning | None, np.ndarray | None]:
-    """What the first of these masks on the middle view marks, and this mask (H, W); None if there is none."""
+    """The meaning of the first of these masks on the middle view, and the mask (H, W); None without a mask."""
     for meaning in meanings:
         if run.modality.mask_columns(run.study)[meaning] not in run.cohort.images:
             continue
@@ -298,7 +298,7 @@ def save_scan(path: Path, values: np.ndarray, affine: np.ndarray, *, signed: boo
     """Write a map (X, Y, Z) as `.nii.gz` in the geometry of its scan, atomically; equal maps give equal bytes.
 
     Args:
-        affine: (4, 4) from voxels to mm (RAS), that of the scan.
+        affine: (4, 4) the scan's affine from voxels to mm (RAS).
     """
     import nibabel
 

@@ -47,8 +47,8 @@ def placement(
 
     Returns:
         `regions`: by name the column, and the number of panels of the sample; `networks`: by name and region the mean
-        share of the map, the mean share of the area, and their paired difference; of masks and the own map of a U-Net,
-        the mean Dice, and that of a map that marks everything.
+        share of the map, the mean share of the area, and their paired difference; for a U-Net with its own map, the
+        mean Dice of this map and the masks, and the mean Dice of a map that marks everything.
     """
     rows_by_region, masks = _samples(run)
     plan = Plan(run.study.evaluation.bootstrap_resamples, run.study.evaluation.confidence, run.study.seed)

@@ -139,7 +139,7 @@ def placement_rows(placement: Values, *, marked: str = "") -> list[Row]:
 
 
 def agreement_rows(placement: Values, *, marked: str = "") -> list[Row]:
-    """For each network with a map of its own and each kind of mask the Dice of both, and that of everything."""
+    """For each network with a map of its own and each kind of mask, the Dice of both, and of marking everything."""
     rows = []
     for name, by_region in placement["networks"].items():
         for region, own in ((region, figures["own"]) for region, figures in by_region.items() if "own" in figures):
@@ -166,7 +166,7 @@ def measured_rows(measured: Values, figures: Sequence[str]) -> list[Row]:
 
 
 def verdict(figure: Values) -> str:
-    """What a paired difference shows: `more`, `less`, or `not shown to differ` if it may be 0 or subjects are few.
+    """The verdict on a paired difference: `more`, `less`, or `not shown to differ` if it may be 0 or subjects are few.
 
     >>> verdict({"low": 0.1, "high": 0.2}), verdict({"low": 0.1, "high": 0.2, "rough": True})
     ('more', 'not shown to differ')
@@ -277,7 +277,7 @@ def _chosen(shown: Values, cases: Cases) -> list[tuple[str, str]]:
 
 
 def own_map(context: ReportContext) -> str:
-    """What the own map of a U-Net was trained with."""
+    """The labels or masks that a U-Net's own map was trained with, as text."""
     column = context.study.images.mask
     return OWN_MAP[bool(column)].format(column=column)
 
@@ -297,7 +297,7 @@ def _case_by_case(shown: Values, cases: Cases, form: tuple[str, str, str], own: 
 
 
 def _strip(row: Values, uri: str, folder: Path, form: tuple[str, str, str], own: str) -> list[Picture]:
-    """The input of the networks and the map of each; a U-Net's own map is beside it."""
+    """The input of the networks and the map of each; a U-Net's own map is next to it."""
     name = f" on {row['name']}" if row["name"] else ""
     pictures = [
         Picture(uri, f"Input of the networks{name}", f"{row['name'] or 'Input'}; reference: {row['reference']}")

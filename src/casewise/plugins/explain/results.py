@@ -1,4 +1,4 @@
-"""What `casewise explain` is asked for, what it stores in `explanations.json`, and whether that describes the run."""
+"""The options of `casewise explain`, its `explanations.json`, and whether that still describes the run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Record: TypeAlias = dict[str, Any]
 
 @dataclass(frozen=True)
 class ExplainSettings:
-    """What is explained, and where it is written.
+    """The options of `casewise explain`.
 
     Attributes:
         cases: as `SUBJECT/VISIT`; by default a few that `select_cases` selects.
@@ -51,7 +51,7 @@ class ExplainSettings:
 
 
 def learners_of(run: FinishedRun) -> list[str]:
-    """What is explained by default: the networks, then the baselines.
+    """The learners that are explained by default: the networks, then the baselines.
 
     Networks that weight the tiles of a bag are left out: the weights already give the influence of each tile.
     """
@@ -160,7 +160,7 @@ def read_results(folder: RunFolder) -> Record | None:
 
 
 def measurement_source(study: Study, images: pd.DataFrame) -> Record:
-    """What measures depend on besides the networks: the columns with masks, the masks' contents, and the intervals.
+    """The inputs of measures besides the networks: the columns with masks, the masks' contents, and the intervals.
 
     `masks` is None if no mask file exists, for example on another machine; their contents are then unknown.
 

@@ -170,7 +170,7 @@ class CaseMaps:
 
     @property
     def predictions(self) -> pd.DataFrame:
-        """What each network predicted for each panel: `learner`, `panel`, `reference`, `prediction`, `correct`."""
+        """Each network's prediction for each panel: `learner`, `panel`, `reference`, `prediction`, `correct`."""
         cells = [
             (network, row.name.partition("\n")[2], row.reference, prediction, row.correct[network])
             for row in self.rows

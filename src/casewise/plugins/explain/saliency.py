@@ -341,7 +341,7 @@ def contribution_map(model: LoadedModel, row: int, target: ExplainTarget) -> Sal
         at = torch.cat([model.network.features(batch) for batch in panels]).mean(dim=0) if len(views) > 1 else None
     by_batch: list[Contributions] = [contributions(model.network, batch, target, at=at) for batch in panels]
     panel = torch.cat(panels)
-    # the output is that of the mean features of all views
+    # the output comes from the mean features of all views
     maps = torch.cat([batch.maps for batch in by_batch]) / len(views)
     total = OutputSum(
         float(torch.cat([batch.output for batch in by_batch]).mean()),
@@ -376,7 +376,7 @@ def _grid(data: PanelDataset) -> tuple[int, int]:
 
 
 def average_folds(folds: Sequence[list[SaliencyMap]]) -> list[SaliencyMap]:
-    """The mean over folds of maps of the same rows; the panels are those of the first fold."""
+    """The mean over folds of maps of the same rows; the panels come from the first fold."""
     averages = []
     for of_row in zip(*folds, strict=True):
         first = of_row[0]
@@ -385,7 +385,7 @@ def average_folds(folds: Sequence[list[SaliencyMap]]) -> list[SaliencyMap]:
             for name in ("maps", "by_sequence", "raw", "contrast")
         }
         sums = [saliency.output_sum for saliency in of_row if saliency.output_sum]
-        total = OutputSum(*np.mean([astuple(each) for each in sums], axis=0).tolist()) if sums else None
+        total = OutputSum(*np.mean([astuple(output_sum) for output_sum in sums], axis=0).tolist()) if sums else None
         own = None if first.own is None else np.mean([saliency.own for saliency in of_row], axis=0)
         averages.append(replace(first, **means, output_sum=total, own=own))
     return averages
@@ -397,15 +397,15 @@ def native_maps(
     """The maps of one network of one case in the space of its original images, by channel; missing channels are absent.
 
     Args:
-        side: of photographs and slides, the longest side of the pictures in pixels; by default that of the originals.
+        side: for photographs and slides, the longest side of the pictures in pixels; by default as in the originals.
     """
     modality, by_channel = modality_of(prepared.study), {}
     for number, channel in enumerate(channels):
         if all(np.isnan(saliency.by_sequence[:, number]).all() for saliency in maps):
             continue
         slot_maps = [
-            SlotMaps(each.row, to_slots(each.by_sequence[:, number], each.grid), each.slots.reshape(-1))
-            for each in maps
+            SlotMaps(saliency.row, to_slots(saliency.by_sequence[:, number], saliency.grid), saliency.slots.reshape(-1))
+            for saliency in maps
         ]
         by_channel[channel] = modality.to_native(prepared, slot_maps, channel, side=side)
     return by_channel

@@ -16,7 +16,7 @@ plugin = _Export()
 
 
 def check_names(names: Sequence[str], trained: Collection[str]) -> None:
-    """Check that each name is that of a trained learner.
+    """Check that each name belongs to a trained learner.
 
     Raises:
         CasewiseError: there is no such learner, or it combines others.

@@ -197,7 +197,7 @@ class TorchScript:
 
 
 GraphFormat: TypeAlias = Onnx | TorchScript
-FORMATS: dict[str, GraphFormat] = {each.name: each for each in (Onnx(), TorchScript())}
+FORMATS: dict[str, GraphFormat] = {graph_format.name: graph_format for graph_format in (Onnx(), TorchScript())}
 
 
 def format_named(name: str) -> GraphFormat:
@@ -235,7 +235,7 @@ def _refusing(graph: LearnerGraph, name: str) -> Iterator[None]:
         while cause.__cause__ is not None:
             cause = cause.__cause__
         lines = (str(cause) or type(cause).__name__).strip().splitlines()
-        other = next(each for each in FORMATS if each != name)
+        other = next(format_name for format_name in FORMATS if format_name != name)
         raise CasewiseError(
             f"{graph.name} cannot be exported to {name}: {cut(lines[0])}. Try --to {other}, or select other learners "
             "with --learner."

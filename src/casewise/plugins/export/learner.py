@@ -176,7 +176,7 @@ def _fused(body: Fused, panels: Tensor) -> Tensor:
 
 
 def _filled(body: Fused, panels: Tensor) -> Tensor:
-    """Panels (B, S, H, W) of early fusion with the learned value in place of missing sequences."""
+    """Panels (B, S, H, W) of early fusion with the learned value instead of missing sequences."""
     if body.missing_token is None:
         return panels
     present = ~panels[:, :, :1, :1].isnan()
@@ -224,7 +224,7 @@ class TrainedLearner:
 
     @cached_property
     def study(self) -> Study:
-        """The settings of reading and preparation, as this learner sees them; those of augmentation are left out."""
+        """The settings of reading and preparation, as this learner sees them; without augmentation."""
         settings = self.members[0].settings
         panels = {key: settings["panels"][key] for key in ("by", "grid", "pooling")}
         member = replace(self.members[0], settings={**settings, "panels": panels})
@@ -242,7 +242,7 @@ class TrainedLearner:
 
     @property
     def units(self) -> list[float]:
-        """What a difference in each target is divided by: 1, or the deviation of its labels where that is larger."""
+        """The divisor of differences in each target: 1, or the deviation of its labels if that is larger."""
         return [
             max([1.0, *record["target_std"]] if output.network_kind.standardised else [1.0])
             for record, output in zip(self.members[0].outputs, self.outputs, strict=True)
@@ -250,7 +250,7 @@ class TrainedLearner:
 
     @property
     def flips(self) -> bool:
-        """Whether predictions are averaged with those of mirrored panels."""
+        """Whether predictions are averaged with predictions of mirrored panels."""
         return bool(self.members[0].settings["test_time_augmentation"])
 
     @property
@@ -282,7 +282,7 @@ class TrainedLearner:
 
     @property
     def names(self) -> Names:
-        """The names of the graph's inputs and outputs; those of targets with other signs than letters as `_`."""
+        """The names of the graph's inputs and outputs; in names of targets, other signs than letters become `_`."""
         inputs = ["panels"] if len(self.fitted) == 1 else [f"panels_{n}" for n in range(1, len(self.fitted) + 1)]
         taken = list(inputs)
         for output in self.outputs:

@@ -68,16 +68,16 @@ def steps(learner: TrainedLearner) -> list[Step]:
     """The steps from files to the input of the graph, in order, each as a sentence and as values."""
     study = learner.study
     if study.modality_name == "volumes":
-        return [*_of_scans(learner), *_several_panels(learner)]
+        return [*_scan_steps(learner), *_several_panels(learner)]
     if study.modality_name not in ("photographs", "slides"):
         text = f"Images are prepared by the modality `{study.modality_name}`, with the settings under `preparation`."
         return [{"step": "prepare", "text": text}]
     cut = "Tiles are cut from a slide as `preparation.settings` states; an image file is used whole."
     tiles: list[Step] = [{"step": "tiles", "text": cut}] if study.modality_name == "slides" else []
-    return [*tiles, *_of_files(Preparation.of(study.images)), *_of_panels(learner), *_several_panels(learner)]
+    return [*tiles, *_file_steps(Preparation.of(study.images)), *_panel_steps(learner), *_several_panels(learner)]
 
 
-def _of_files(preparation: Preparation) -> list[Step]:
+def _file_steps(preparation: Preparation) -> list[Step]:
     """From an image file to a tile."""
     size, pads = preparation.size, preparation.fit == "pad"
     sides = (
@@ -88,7 +88,7 @@ def _of_files(preparation: Preparation) -> list[Step]:
     )
     bars = {"reflect": "the image mirrored at its edges, whose pixels are repeated", "black": "black"}
     placed = (
-        f"Where its longest side is not {size}, the image is resized once more, by the same rule without the condition "
+        f"Where its longest side is not {size}, the image is resized again, by the same rule without the condition "
         f"(small images are enlarged). Of W×H pixels, its left is at ({size} − W) // 2 and its top at ({size} − H) "
         f"// 2 in a square of {size}×{size}; the rest is {bars[preparation.padding]}."
         if pads
@@ -112,10 +112,9 @@ def _of_files(preparation: Preparation) -> list[Step]:
             "jpeg_spare": SPARE,
             "text": "The first image of the file is decoded. A JPEG is decoded at 1/s of its size, with the largest s "
             f"of 8, 4, 2, 1 for which w // s and h // s are at least {SPARE} times the target, by libjpeg's scaled "
-            "decoding (Pillow: `draft(mode, (w // s, h // s))`); it then has ceil(w/s) × ceil(h/s) pixels, of which "
-            "the image covers w/s × h/s. A DICOM file is rendered by its rescale and its first VOI LUT or window; "
-            "MONOCHROME1 is inverted. "
-            "Padding is black.",
+            "decoding (Pillow: `draft(mode, (w // s, h // s))`); it then has ceil(w/s) × ceil(h/s) pixels, and "
+            "the image covers w/s × h/s of them. A DICOM file is rendered by its rescale and its first VOI LUT or "
+            "window; MONOCHROME1 is inverted. Padding is black.",
         },
         {
             "step": "depth",
@@ -154,12 +153,12 @@ def _of_files(preparation: Preparation) -> list[Step]:
     ]
 
 
-def _of_panels(learner: TrainedLearner) -> list[Step]:
+def _panel_steps(learner: TrainedLearner) -> list[Step]:
     """From tiles to a panel."""
     study = learner.study
     panels, regions = study.panels, list(study.regions)
     order = "in the natural order of their paths (digits as numbers)"
-    order += f", those of {', '.join(regions)} after one another" if regions else ""
+    order += f", first all of one region, then the next ({', '.join(regions)})" if regions else ""
     facts: Step = {"step": "panel", "by": panels.by, "grid": [panels.rows, panels.columns], "regions": regions}
     if learner.bags:
         text = f"All images of a {panels.by} are one set, {order}. Sets of a batch are filled up with images of NaN."
@@ -182,7 +181,7 @@ def _several_panels(learner: TrainedLearner) -> list[Step]:
     return [{"step": "several panels", "pooling": pooling, "text": text}]
 
 
-def _of_scans(learner: TrainedLearner) -> list[Step]:
+def _scan_steps(learner: TrainedLearner) -> list[Step]:
     settings, panels = learner.study.modality_settings, learner.study.panels
     assert settings is not None
     own = settings.model_dump(mode="json")

@@ -1,6 +1,6 @@
 """Writing an export: the graph of each learner, and what a person needs to feed it.
 
-The values of a written graph on panels are compared with those of casewise's own networks.
+The values of a written graph on panels are compared with the values of casewise's own networks.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ Cases = Callable[[TrainedLearner, "FittedPreprocessing"], "PanelDataset"]
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What only the folder of a run has.
+    """Facts for an export that only a run folder has.
 
     Attributes:
         cases: panels of some cases of the run, on which graphs are checked; None: on random panels.
@@ -224,7 +224,7 @@ def describe(learner: TrainedLearner, path: Path, parity: Parity) -> dict[str, A
 
 
 def _missing(learner: TrainedLearner) -> str:
-    """What is NaN in an input, in words of the file."""
+    """The meaning of NaN in an input, in words."""
     empty = "an image of NaN is an empty slot" if learner.bags else ""
     absent = "a channel of NaN is a missing sequence" if learner.may_lack_sequences else ""
     return "; ".join(text for text in (empty, absent) if text) or "nothing may be NaN"
@@ -319,7 +319,7 @@ def random_sample(learner: TrainedLearner) -> Sample:
 
 
 def with_gaps(sample: Sample, *, sequences: bool) -> Sample:
-    """The panels, and the first one once more with what it may lack: a sequence, or images of a bag."""
+    """The panels, and a copy of the first one without what it may lack: a sequence, or images of a bag."""
     inputs = []
     for panels in sample.panels:
         copy = panels[:1].clone()
@@ -332,9 +332,9 @@ def with_gaps(sample: Sample, *, sequences: bool) -> Sample:
 
 
 def reference(learner: TrainedLearner, panels: Sequence[Tensor]) -> list[np.ndarray]:
-    """What casewise itself predicts for panels, in float32: the values (P, V) of each target, mean over the folds.
+    """casewise's own predictions for panels, in float32: the values (P, V) of each target, mean over the folds.
 
-    This is the code of `casewise.models` and of the predictions table, not that of the graph.
+    This uses the code of `casewise.models` and of the predictions table, not the graph.
     """
     by_fold = [
         _values(network, panels[number], learner.outputs, flips=learner.flips)

@@ -38,7 +38,7 @@ UNLIKE = "unlike the training images"
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What results say about the model.
+    """The facts about the model in results.
 
     Attributes:
         name: the name of its study.
@@ -78,7 +78,7 @@ class ModelFacts:
             own = RunFolder(model.folder).bundle
             way = f"Give {own.path}" if own.exists() else "Give a bundle"
             raise RunError(
-                f"{model.folder} is no bundle, and results for hospitals name the bundle by its checksum. {way}, or "
+                f"{model.folder} is not a bundle, and results for hospitals name the bundle by its checksum. {way}, or "
                 "the file that `casewise bundle` writes."
             )
         first = model.members[0]
@@ -186,7 +186,7 @@ class CaseResult:
         return unique(self.key, *names)
 
     def image_key(self, value: Value) -> str:
-        """What identifies the image of a value, also in other folders if it is DICOM; empty for a whole case."""
+        """The identity of a value's image, valid in other folders if it is DICOM; empty for a whole case."""
         if value.source is None:
             return ""
         try:
@@ -210,7 +210,7 @@ def results_of(
     """The cases of a chunk in their order, without rows that name no subject.
 
     Args:
-        names: whether they have the names of the table and of files, in place of hashes and fixed texts.
+        names: whether they have the names of the table and of files, instead of hashes and fixed texts.
         subject_system: the URI of the system that identifies subjects.
     """
     for case, rows in chunk.table.groupby("case", sort=False):
@@ -234,7 +234,7 @@ def results_of(
 
 
 def _without_names(result: CaseResult, facts: ModelFacts) -> CaseResult:
-    """The same with hashes in place of names, and fixed texts in place of those that may contain a name."""
+    """The same with hashes instead of names, and fixed texts instead of those that may contain a name."""
     return replace(
         result,
         case=_hashed(facts, result.case),
@@ -247,7 +247,7 @@ def _without_names(result: CaseResult, facts: ModelFacts) -> CaseResult:
 
 
 def nameless(value: Value, facts: ModelFacts) -> Value:
-    """A value with a hash in place of its image, and fixed texts for flags and problems that may contain a name."""
+    """A value with a hash instead of its image, and fixed texts for flags and problems that may contain a name."""
     # a reason may follow the name of a file
     flags = joined(
         next((text for text in facts.flags if reason == text or reason.endswith(f": {text}")), UNLIKE)
@@ -336,7 +336,7 @@ def _uncomputed(score: Score, learner: str, values: Sequence[Value]) -> Value:
 
 
 def of_study(values: Sequence[Value], facts: ModelFacts) -> list[str]:
-    """What the study's audit found, and its figures, where they are those of the learner that predicted."""
+    """The findings of the study's audit, and its figures; empty unless they are about the learner that predicted."""
     if facts.headline and any(value.learner != facts.headline for value in values):
         return []
     return [*filter(None, [facts.audited]), *([f"In its study: {facts.result}."] if facts.result else [])]

@@ -20,9 +20,9 @@ LONGEST_NAME = 64
 def own_series(result: CaseResult, facts: ModelFacts, kind: str, number: int) -> dict[str, Any]:
     """Arguments of `highdicom.base.SOPClass` for the one object of a kind, in a series of its own of the case's study.
 
-    Its identifiers are those of every object that the same bundle and learners make of this kind, case and study, so
-    that a repetition replaces it. Its dates are those of the prediction, as the standard defines them: a report dated
-    like its images would seem to have existed before it was made.
+    Its identifiers follow from the bundle, the learners, the kind, the case and the study, so that a repetition
+    replaces it. Its dates are the dates of the prediction, as the standard defines them: a report dated like its images
+    would seem to have existed before it was made.
 
     Raises:
         CasewiseError: the case has no DICOM study.

@@ -70,7 +70,7 @@ def transaction(result: CaseResult, facts: ModelFacts, release: Release) -> Reso
     ]
     report = {
         "resourceType": "DiagnosticReport",
-        "identifier": [_identifier("report", digest(result.key, *sorted({each.learner for each in result.values})))],
+        "identifier": [_identifier("report", digest(result.key, *sorted({value.learner for value in result.values})))],
         "status": "preliminary",
         "category": [_concept(f"{TERMINOLOGY}/v2-0074", "IMG", "Diagnostic Imaging")],
         "code": _concept("http://loinc.org", "18748-4", "Diagnostic imaging study"),
@@ -84,7 +84,7 @@ def transaction(result: CaseResult, facts: ModelFacts, release: Release) -> Reso
 
 
 def _entry(resource: Resource) -> Resource:
-    """A resource of a transaction that is written in place of that with the same identifier, if there is one."""
+    """A resource of a transaction; it replaces the one with the same identifier, if there is one."""
     kind, identifier = resource["resourceType"], resource["identifier"][0]
     return {
         "fullUrl": unique(kind, identifier["system"], identifier["value"]).urn,
@@ -94,7 +94,7 @@ def _entry(resource: Resource) -> Resource:
 
 
 def _context(result: CaseResult) -> Resource:
-    """What observations and report state alike: whom and what study they are about, when, and where it was examined."""
+    """The elements common to observations and report: patient, study, time, order and institution."""
     study = _study(result)
     patient: Resource = {"value": _text(study.patient_id if study else result.subject)}
     if result.subject_system:
@@ -136,16 +136,16 @@ def _study(result: CaseResult) -> ImagingStudy | None:
 
 
 def _identified(result: CaseResult, facts: ModelFacts) -> Iterator[tuple[Quantity, str]]:
-    """The quantities of a case, each with what identifies it: its number among those of its learner and target.
+    """The quantities of a case, each with its identifier: its number within its learner and target.
 
-    A region or image does not, so that a value is written in place of the refusal of the same study.
+    A region or image does not identify it, so that a value replaces the refusal of the same study.
     """
     groups: dict[tuple[str, str], list[Quantity]] = {}
     for quantity in quantities(result, facts):
         groups.setdefault((quantity.main.learner, quantity.main.target), []).append(quantity)
     for names, group in groups.items():
         group.sort(key=lambda quantity: (quantity.main.region, result.image_key(quantity.main)))
-        yield from ((each, digest(result.key, *names, str(number))) for number, each in enumerate(group))
+        yield from ((quantity, digest(result.key, *names, str(number))) for number, quantity in enumerate(group))
 
 
 def _observation(quantity: Quantity, key: str, facts: ModelFacts) -> Resource:
@@ -204,7 +204,7 @@ def _value(value: Value, facts: ModelFacts) -> Resource:
 
 
 def _extensions(value: Value, facts: ModelFacts) -> Iterator[Resource]:
-    """The interval, the set, the probabilities and the distance, for which an Observation has no element."""
+    """The interval, the set, the probabilities and the distance; an Observation has no element for them."""
     coverage = [{"url": "coverage", "valueDecimal": facts.coverage}] if facts.coverage is not None else []
     if value.low is not None and value.high is not None:
         ends = {"low": _quantity(value.low, value, facts), "high": _quantity(value.high, value, facts)}

@@ -31,7 +31,7 @@ class ResultFormat(Protocol):
 
     Attributes:
         name: on the command line; title: for people; ending: of its files.
-        packages: the modules that it needs beyond those of casewise.
+        packages: the modules that it needs beyond casewise's own.
     """
 
     @property
@@ -56,7 +56,8 @@ class ResultFormat(Protocol):
 
 
 FORMATS: dict[str, ResultFormat] = {
-    each.name: each for each in (Fhir("fhir", "R5"), Fhir("fhir-r4", "R4"), DicomSr(), SummaryImage(), SummaryPdf())
+    result_format.name: result_format
+    for result_format in (Fhir("fhir", "R5"), Fhir("fhir-r4", "R4"), DicomSr(), SummaryImage(), SummaryPdf())
 }
 
 
@@ -104,7 +105,7 @@ class ResultFolder:
 
     @property
     def title(self) -> str:
-        """What people call the format."""
+        """The title of the format, for people."""
         return self.format.title
 
     def add(self, result: CaseResult, facts: ModelFacts) -> None:
@@ -119,7 +120,7 @@ class ResultFolder:
             self.without[result.case] = str(error)
 
     def publish(self) -> None:
-        """Move the files to their folder; those of the same names are replaced."""
+        """Move the files to their folder, replacing files of the same name."""
         try:
             make_folder(self.folder)
             for file in sorted(self.staged.iterdir()):
@@ -133,14 +134,14 @@ class ResultFolder:
 def result_folders(
     model: TrainedModel, folders: Mapping[str, Path], *, names: bool = False, subject_system: str = ""
 ) -> Iterator[Results]:
-    """What receives the predictions of every chunk; the files appear when the block ends without an error.
+    """Yield a receiver of every chunk's predictions; the files appear when the block ends without an error.
 
     Args:
-        names: whether the files have the names of subjects, visits and images, in place of hashes.
+        names: whether the files have the names of subjects, visits and images, instead of hashes.
         subject_system: the URI of the system that identifies subjects, for FHIR.
 
     Raises:
-        RunError: the model is no bundle, or a folder cannot be written.
+        RunError: the model is not a bundle, or a folder cannot be written.
     """
     with ExitStack() as stack:
         written = []
@@ -152,8 +153,8 @@ def result_folders(
                 raise RunError(f"{folder} could not be written: {error.strerror or error}.") from error
             written.append(ResultFolder(format_named(name), folder, staged))
         yield Results(facts, written, names, subject_system)
-        for each in written:
-            each.publish()
+        for result_folder in written:
+            result_folder.publish()
 
 
 @dataclass(frozen=True)

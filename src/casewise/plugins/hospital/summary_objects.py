@@ -1,4 +1,4 @@
-"""The summary page as DICOM objects that viewers show beside the images: Secondary Capture and Encapsulated PDF."""
+"""The summary page as DICOM objects that viewers show with the images: Secondary Capture and Encapsulated PDF."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ def page(result: CaseResult, facts: ModelFacts) -> Block:
     for scale, columns, bars in ATTEMPTS:
         width = TEXT_WIDTH[columns] if pictures else SIDE - 2 * MARGIN
         column = (width - (columns - 1) * GAP) / columns
-        blocks = [_prediction(each, result, facts, _Column(column, scale), bars, several) for each in shown]
+        blocks = [_prediction(value, result, facts, _Column(column, scale), bars, several) for value in shown]
         body = _flow(blocks, column, room, columns)
         if body:
             break
@@ -177,7 +177,7 @@ def _fonts() -> list[str]:
 
 
 def width_of(text: str, size: float, bold: bool = False) -> float:
-    """The width of a line in pixels: that of its words and the blanks between them."""
+    """The width of a line in pixels: its words and the blanks between them."""
     words = text.split(" ")
     return sum(_width(word, size, bold) for word in words) + (len(words) - 1) * _width(" ", size, bold)
 
@@ -267,7 +267,7 @@ class _Column:
         self.y += height * self.scale
 
     def block(self) -> Block:
-        """What was written."""
+        """The written text."""
         return Block(self.items, self.y)
 
 
@@ -329,13 +329,13 @@ def _prediction(
             column.write(shortened(text, 300), 13)
     if bars and value.probabilities:
         column.space(4)
-        ranked = sorted(value.probabilities.items(), key=lambda each: (each[0] != value.prediction, -each[1]))[:bars]
+        ranked = sorted(value.probabilities.items(), key=lambda item: (item[0] != value.prediction, -item[1]))[:bars]
         shares = {plain(name): share for name, share in value.probabilities.items() if (name, share) in ranked}
         column.bars(shares, plain(value.prediction))
         if hidden := len(value.probabilities) - len(shares):
             column.write(f"and {counted(hidden, 'other class', 'other classes')}", 12, colour=GREY)
     if quantity.inputs:
-        inputs = [f"{_title(each, facts, result)} {_shown(each)}" for each in quantity.inputs[:MOST_INPUTS]]
+        inputs = [f"{_title(source, facts, result)} {_shown(source)}" for source in quantity.inputs[:MOST_INPUTS]]
         hidden = len(quantity.inputs) - len(inputs)
         column.write(f"From {', '.join(inputs)}{f' and {hidden} more' if hidden else ''}", 12, colour=GREY)
     column.space(16)
@@ -359,8 +359,8 @@ def headline_of(value: Value, facts: ModelFacts) -> str:
 
 
 def _title(value: Value, facts: ModelFacts, result: CaseResult) -> str:
-    """The target with its region, and the number of its image in place of its name."""
-    images = list(dict.fromkeys(each.source for each in result.values if each.source))
+    """The target with its region, and the number of its image instead of its name."""
+    images = list(dict.fromkeys(value.source for value in result.values if value.source))
     image = f"image {images.index(value.source) + 1}" if value.source else ""
     location = ", ".join(filter(None, (value.region, image)))
     title = facts.titles.get(value.target, plain(value.target))
@@ -407,8 +407,8 @@ def _pictures(result: CaseResult) -> list[CasePicture]:
     """The pictures with saliency maps; without them the images alone, of a series that in its middle."""
     if result.pictures:
         return [
-            replace(each, title=_without_people(each.title, result, f"image {number}"))
-            for number, each in enumerate(result.pictures[:MOST_PICTURES], 1)
+            replace(picture, title=_without_people(picture.title, result, f"image {number}"))
+            for number, picture in enumerate(result.pictures[:MOST_PICTURES], 1)
         ]
     pictures = []
     for number, source in enumerate(result.sources[:MOST_PICTURES], 1):
@@ -436,23 +436,23 @@ def _grid(pictures: Sequence[CasePicture], width: float, room: float) -> Block:
 
 
 def _rows(pictures: Sequence[CasePicture], width: float, room: float, columns: int, *, below: bool) -> Block:
-    """Pictures in so many columns; each map beside or below its image."""
+    """Pictures in this many columns; each map next to or below its image."""
     rows = [pictures[start : start + columns] for start in range(0, len(pictures), columns)]
     cell, size, gap = (width - (columns - 1) * GAP) / columns, 12, 6
-    titles = {id(each): wrapped(shortened(each.title, LONGEST), cell, size)[:3] for each in pictures}
+    titles = {id(picture): wrapped(shortened(picture.title, LONGEST), cell, size)[:3] for picture in pictures}
     items: list[Item] = []
     y = 0.0
     for row in rows:
-        head = LINE * size * max(len(titles[id(each)]) for each in row) + 4
+        head = LINE * size * max(len(titles[id(picture)]) for picture in row) + 4
         high, tallest = (room - (len(rows) - 1) * GAP) / len(rows) - head, 0.0
-        for number, each in enumerate(row):
+        for number, picture in enumerate(row):
             x = number * (cell + GAP)
-            items += [Text(x, y + n * LINE * size, t, size, colour=GREY) for n, t in enumerate(titles[id(each)])]
-            tiles = [each.image] if each.overlay is None else [each.image, each.overlay]
+            items += [Text(x, y + n * LINE * size, t, size, colour=GREY) for n, t in enumerate(titles[id(picture)])]
+            tiles = [picture.image] if picture.overlay is None else [picture.image, picture.overlay]
             across, down = (1, len(tiles)) if below else (len(tiles), 1)
             tile = ((cell - (across - 1) * gap) / across, (high - (down - 1) * gap) / down)
-            scale = min(tile[0] / each.image.shape[1], tile[1] / each.image.shape[0])
-            extent = (each.image.shape[1] * scale, each.image.shape[0] * scale)
+            scale = min(tile[0] / picture.image.shape[1], tile[1] / picture.image.shape[0])
+            extent = (picture.image.shape[1] * scale, picture.image.shape[0] * scale)
             for n, pixels in enumerate(tiles):
                 shift = (0.0, n * (extent[1] + gap)) if below else (n * (extent[0] + gap), 0.0)
                 items.append(Picture(x + shift[0], y + head + shift[1], extent, pixels))

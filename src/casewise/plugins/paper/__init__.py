@@ -1,4 +1,4 @@
-"""The tables and figures of a publication from finished runs, beside the published values."""
+"""The tables and figures of a publication from finished runs, with the published values."""
 
 from __future__ import annotations
 

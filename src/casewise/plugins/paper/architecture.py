@@ -57,10 +57,10 @@ def first_jobs(run: Run) -> dict[str, Job]:
 
 
 def layers(run: Run, network: str, job: Job) -> Table:
-    """The layers of a network in the order in which an image passes them, with the shape of what each gives.
+    """The layers of a network in the order in which an image passes them, with the shape of each one's output.
 
     Raises:
-        CasewiseError: the network that this version builds is not that of the run.
+        CasewiseError: the network that this version builds differs from the run's network.
     """
     import torch
 

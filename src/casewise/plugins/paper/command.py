@@ -19,9 +19,9 @@ def paper(
     grey: Annotated[
         bool, typer.Option("--grey", help="Photographs in shades of grey, no larger than networks see them.")
     ] = False,
-    names: Annotated[bool, typer.Option("--names", help="Names of subjects and visits in place of numbers.")] = False,
+    names: Annotated[bool, typer.Option("--names", help="Names of subjects and visits instead of numbers.")] = False,
     references: Annotated[
-        str, typer.Option(help="The publication to compare with [default: that of the run's study].")
+        str, typer.Option(help="The publication to compare with [default: the one of the run's study].")
     ] = "",
 ) -> None:
     """Write every table (CSV, LaTeX) and figure (PDF, SVG, PNG) that the runs allow, with the published values."""

@@ -1,4 +1,4 @@
-"""The tables of a run from its typed results, each beside the published values; no number is computed again."""
+"""The tables of a run from its typed results, each with the published values; no number is computed again."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CLASS_METRICS = ("precision", "recall", "f1", "auroc")
 
 @dataclass(frozen=True)
 class Paper:
-    """A run beside a publication.
+    """A run compared with a publication.
 
     Attributes:
         references: the name of the publication; empty for what the study names.
@@ -100,14 +100,14 @@ class Paper:
     # ------------------------------------------------------------------------------------------------------- tables
 
     def design(self) -> Table:
-        """Cohort, split and training of the run beside those of the publication."""
+        """Cohort, split and training of the run and of the publication."""
         ours, published = design(self.run), self.published.design
         rows = [(name, published.get(name, ""), ours.get(name, "")) for name in ours]
         caption = f"Design of {self.published.source or 'the publication'} and of this run."
         return from_data("design", caption, pd.DataFrame(rows, columns=["item", "published", "this run"]))
 
     def results(self, target: str, stage: str, *, most: int | None = None) -> Table:
-        """Every metric of every learner; in LaTeX those of the report, each published value beside ours.
+        """Every metric of every learner; in LaTeX the report's metrics, with each published value next to ours.
 
         Raises:
             CasewiseError: nothing was evaluated.
@@ -160,7 +160,7 @@ class Paper:
         return caption + (" This run is of synthetic images, the publication of patients." * self.run.study.synthetic)
 
     def published_values(self) -> Table:
-        """Every published value with that of the run beside it, or the reason why the run has none.
+        """Every published value with the run's value, or the reason why the run has none.
 
         Raises:
             CasewiseError: there is no publication.
@@ -403,12 +403,12 @@ class Paper:
         """
         trials = self.run.results.trials or {}
         lines = [
-            (stage, entry.baseline, at.visit, arm, at.subjects[arm], figure, outcome, each.value, each.low, each.high)
+            (stage, entry.baseline, at.visit, arm, at.subjects[arm], figure, outcome, diff.value, diff.low, diff.high)
             for stage, entry in trials.items()
             for at in entry.visits
             for figure, by_arm in (("change", at.change), ("effect", at.effect))
             for arm, outcomes in by_arm.items()
-            for outcome, each in outcomes.items()
+            for outcome, diff in outcomes.items()
         ]
         if not lines:
             raise CasewiseError("the run has no effects of a treatment (evaluation.arm)")
@@ -432,11 +432,11 @@ class Paper:
             by_arm = {**trial.responders, **risks}
             groups += [(self.learner, arm, trial.baseline, by_visit) for arm, by_visit in by_arm.items()]
         lines = [
-            (learner, arm, baseline, visit, rates.n_subjects, threshold, rater, each.value, each.low, each.high)
+            (learner, arm, baseline, visit, rates.n_subjects, threshold, rater, rate.value, rate.low, rate.high)
             for learner, arm, baseline, by_visit in groups
             for visit, rates in by_visit.items()
             for threshold, by_rater in rates.rates.items()
-            for rater, each in by_rater.items()
+            for rater, rate in by_rater.items()
         ]
         if not lines:
             raise CasewiseError("the run has no response over time")
@@ -473,8 +473,8 @@ def joined(papers: Sequence[Paper]) -> Table:
         tables.append(([study.name, display_name(study, target), SIDES[stage]], paper.results(target, stage)))
         compared.add(metric_format(study, target).heading(kind_report(kind).compared))
     every = list(dict.fromkeys(head for _, table in tables for head in table.heads))
-    beside = {head for head in every if f"{head}, published" in every or head.endswith(", published")}
-    heads = [head for head in every if not beside or head in beside | compared | {"Learner"}]
+    published_heads = {head for head in every if f"{head}, published" in every or head.endswith(", published")}
+    heads = [head for head in every if not published_heads or head in published_heads | compared | {"Learner"}]
     rows = [
         [*about_run, *(dict(zip(table.heads, row, strict=True)).get(head, "") for head in heads)]
         for about_run, table in tables

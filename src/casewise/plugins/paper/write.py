@@ -106,7 +106,7 @@ class Sheet:
 
 
 def reduce_text(figure: Figure) -> None:
-    """Bring all text to the sizes of print: that of the report is for screens."""
+    """Reduce all text to print sizes: the report's text is sized for screens."""
     from matplotlib.text import Text
 
     for text in figure.findobj(Text):
@@ -131,7 +131,7 @@ LIST, FORMAT, MOST_TRACKS = "paper.json", "casewise-paper-1", 12
 
 @dataclass(frozen=True)
 class Settings:
-    """How the folder is written: in greys, with the names of subjects, beside which publication."""
+    """Settings of the folder: greys, the names of subjects, and the publication to compare with."""
 
     grey: bool = False
     names: bool = False
@@ -140,7 +140,7 @@ class Settings:
 
 @dataclass
 class Paper:
-    """What was written, by name its files, and what was not, by name the reason."""
+    """The written items with their files, and the items left out with the reason, by name."""
 
     folder: Path
     written: dict[str, list[str]] = field(default_factory=dict)
@@ -172,7 +172,7 @@ def check_output(output: Path, runs: Sequence[Path]) -> None:
 
 
 def write(runs: Sequence[Run], output: Path, settings: Settings, *, progress: Any = None) -> Paper:
-    """Write everything into a new folder that appears whole in place of `output`.
+    """Write everything into a new folder that replaces `output` in one step.
 
     Raises:
         CasewiseError: nothing was evaluated in any run, or the disk cannot be written.
@@ -282,8 +282,8 @@ def figures(contents: Contents, settings: Settings) -> dict[str, Callable[[], Sh
 
         kinds = {"preparation": preparation, "examples": examples, "saliency": saliency}
         shown = kinds[what](run, grey=settings.grey)
-        rows = len({each.row for each in shown})
-        columns = max(sum(each.row == row for each in shown) for row in {each.row for each in shown})
+        rows = len({picture.row for picture in shown})
+        columns = max(sum(picture.row == row for picture in shown) for row in {picture.row for picture in shown})
 
         def draw(axes: Any) -> None:
             with onto(axes):

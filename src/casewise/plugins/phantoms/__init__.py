@@ -14,7 +14,7 @@ class _Phantoms(Plugin):
 
     def commands(self) -> Sequence[Command]:
         """The command, which answers a kind that is given as an argument."""
-        return [replace(each, reads_extra=True) for each in super().commands()]
+        return [replace(command, reads_extra=True) for command in super().commands()]
 
 
 plugin = _Phantoms()

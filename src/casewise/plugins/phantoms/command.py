@@ -33,7 +33,7 @@ def phantom(
     marker: Annotated[str | None, typer.Option(help="chest: corner draws a letter that shows the class.")] = None,
     watermark: Annotated[
         str | None,
-        typer.Option(help="chest: two faint marks, of which one goes with the class (class) or none (chance)."),
+        typer.Option(help="chest: two faint marks; one goes with the class (class) or neither does (chance)."),
     ] = None,
     twins: Annotated[int | None, typer.Option(min=1, help="chest: copies for each of twelve alterations.")] = None,
     stains: Annotated[str | None, typer.Option(help="slides, regions: alike, or own for each subject.")] = None,

@@ -60,8 +60,8 @@ def rate(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Write the labels of all readers as a table (CSV), and end; with --doubtful those of its session, "
-            "and how many labels changed.",
+            help="Write the labels of all readers as a table (CSV), and end; with --doubtful the labels of its session "
+            "and the number of changed labels.",
         ),
     ] = None,
     host: Annotated[str, typer.Option(help="The address to listen on; other computers need a reader's token.")] = (
@@ -207,7 +207,7 @@ def _readings(opened: _Opened, sessions: list[str]) -> tuple[Form, pd.DataFrame]
 
 
 def _without_other_runs(table: pd.DataFrame, folder: Path, run: Run) -> pd.DataFrame:
-    """The readings without those of sessions that showed predictions of another run."""
+    """The readings without sessions that showed predictions of another run."""
     from casewise.plugins.readers.model_values import source_of
     from casewise.plugins.readers.rating.store import NAME, ReadingStore
 

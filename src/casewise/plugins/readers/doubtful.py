@@ -37,9 +37,9 @@ COLUMNS = (
 )
 STAGES = ("oof", "test")
 # The neighbours by prediction whose errors give the scale of a number's error: a third of the cases within limits. The
-# scale of all cases counts as much as that of so many neighbours.
+# scale of all cases has the weight of this many neighbours (PRIOR_NEIGHBOURS).
 FEWEST_NEIGHBOURS, MOST_NEIGHBOURS, PRIOR_NEIGHBOURS = 20, 400, 30
-# A robust standard deviation below this share of that of all cases is no evidence of a smaller error.
+# A robust standard deviation below this share of the one over all cases is not evidence of a smaller error.
 LEAST_SCALE = 0.1
 # Of a normal distribution, the standard deviation in median absolute deviations.
 IN_DEVIATIONS = 1.4826
@@ -159,8 +159,8 @@ def number_doubts(predicted: np.ndarray, recorded: np.ndarray, variance: np.ndar
 
     Args:
         predicted, recorded: (N,), of held-out cases.
-        variance: (N,) of the error of the recorded values. The deviations of similar predictions contain its mean, in
-            place of which each label gets its own.
+        variance: (N,) of the error of the recorded values. The deviations of similar predictions contain its mean; each
+            label gets its own variance instead.
 
     >>> predicted = np.arange(40.0)
     >>> scores = number_doubts(predicted, predicted + np.tile([1.0, -1.0], 20) + 9 * (predicted == 7))
@@ -246,10 +246,10 @@ def blinded_list(doubts: Doubts, count: int, seed: int = 0) -> pd.DataFrame:
 
 
 def blinded_of(run: Run, form: Form, count: int) -> tuple[Doubts, pd.DataFrame]:
-    """The doubts of a run and its blinded list, whose seed is that of the study.
+    """The doubts of a run and its blinded list, with the study's seed.
 
-    They are of the primary outcome; where readers do not score it, as of one that is computed, of their first target.
-    The same run and count give the same list, so that it can be made again when it has been read.
+    They are about the primary outcome or, if readers do not score it because it is computed, about their first target.
+    The same run and count give the same list, so that it can be made again after it was read.
 
     Raises:
         CasewiseError: as `doubtful_labels` and `blinded_list`.

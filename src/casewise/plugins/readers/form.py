@@ -1,4 +1,4 @@
-"""What a reader fills in for each case: the fields that follow from the targets of a study."""
+"""The form that a reader fills in for each case: its fields follow from the targets of a study."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from casewise.targets import kind_named
 if TYPE_CHECKING:
     from casewise.study.schema import Study
 
-# A number with so many values or fewer is chosen from options, one key each.
+# A number with this many values or fewer is chosen from options, one key each.
 MOST_OPTIONS = 10
 STEPS_OF_A_RANGE = 100
 # The key of a comment, which no target can have.

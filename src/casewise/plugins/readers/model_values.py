@@ -1,4 +1,4 @@
-"""What a finished run predicts for cases that it did not learn from, beside the values of readers."""
+"""A finished run's predictions for cases that it did not learn from, in the terms of the readers' values."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HELD_OUT = ("test", "oof")
 
 
 def source_of(run: Run, count: int = 0) -> str:
-    """What a session keeps of a run whose predictions it shows, or from which its list of so many doubtful cases is."""
+    """The source of a session that shows a run's predictions, or reads `count` doubtful cases of the run."""
     return f"{checksum(run.files.predictions.path)}{f' {count}' if count else ''}"
 
 
@@ -82,7 +82,7 @@ def model_values(run: Run, form: Form, *, to_compare: bool = False) -> pd.DataFr
 
 
 def shown_values(values: pd.DataFrame, form: Form, items: Mapping[str, Item]) -> dict[str, Shown]:
-    """What an aided session shows of each item that was predicted: the model's values by the keys of the form."""
+    """The model's values by the keys of the form, which an aided session shows with each predicted item."""
     fields = {(field.target, field.region): field for field in form.fields}
     of_item: dict[tuple[str, str], Shown] = {}
     for row in values.to_dict("records"):

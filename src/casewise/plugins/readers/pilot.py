@@ -1,8 +1,8 @@
 """How many subjects and readers a study needs, from a pilot run: widths of intervals, a learning curve, readers.
 
 The width of an interval follows from how much each subject influences the figure (the jackknife, as for every interval
-of a report). A study of n subjects is expected to have n such influences, drawn from those of the run and scaled from
-its number of subjects to n; the interval of the report's scheme is made from them. In subsets of the run's subjects,
+of a report). A study of n subjects is expected to have n such influences, drawn from the run's influences and scaled
+from its number of subjects to n; the report's scheme makes an interval from them. In subsets of the run's subjects,
 where the interval can be computed, its mean width is given as well. With more subjects than the run, the width is an
 extrapolation: from 25 simulated pilots of 60 subjects to studies of 240, the mean width was right within 9 % (MAE, CCC,
 AUROC and accuracy), and single pilots differed with a standard deviation of 6 to 26 % of it.
@@ -57,7 +57,7 @@ _SAMPLE = ["case", "region", "image"]
 
 @dataclass(frozen=True)
 class ExpectedInterval:
-    """The interval of a metric that a study of so many subjects is expected to have; `measured`: its width in subsets
+    """The interval of a metric that a study of this many subjects is expected to have; `measured`: its width in subsets
     of the run's subjects. The ends are NaN where it has none."""
 
     metric: str
@@ -94,11 +94,11 @@ class SizePlan:
     """The sizes of a study.
 
     Attributes:
-        metric: the merit of the primary outcome, by which models are compared.
-        subjects: those of the run that its intervals rest on.
+        metric: the primary metric of the primary outcome; models are compared by it.
+        subjects: the run's subjects that its intervals rest on.
         expected: the intervals of each metric of the headline by number of subjects.
-        needed: the number of subjects for each wanted width of the interval of `metric`; None if none is enough.
-        baseline, curve: the learning curve and whose it is; empty without one, for the reason `no_curve`.
+        needed: the number of subjects for each wanted width of the interval of `metric`; None if no number is enough.
+        baseline, curve: a baseline and its learning curve; empty without one, for the reason `no_curve`.
         gain: how much better the baseline is with all training subjects than with half, with its interval.
         readers: the precision of the mean of several readers; empty without readings by several.
     """
@@ -131,7 +131,7 @@ def size_plan(
         CasewiseError: a wanted width is not above 0.
     """
     if wrong := [width for width in widths if not 0 < width < math.inf]:
-        raise CasewiseError(f"{wrong[0]:g} is no width of an interval. Ask for one above 0, such as 0.1.")
+        raise CasewiseError(f"An interval cannot have the width {wrong[0]:g}. Ask for one above 0, such as 0.1.")
     study, main, target = run.study, run.results.main, run.results.main.target
     kind, settings = kind_named(main.kind), study.evaluation
     low, high = (0.0, math.inf) if study.classes_of(target) else study.range_of(target)
@@ -195,8 +195,8 @@ def figures_of(rows: pd.DataFrame, judge: Judge, plan: Plan) -> tuple[list[str],
 def expected_ends(name: str, points: dict[str, np.ndarray], basis: Basis, ratio: float, seed: int) -> np.ndarray:
     """The expected ends (2,) of the first learner's interval in a study of `ratio` times as many subjects.
 
-    The n influences of such a study are those of the run, as often as they fit in, and a random part of them; what
-    leaving out one of n subjects changes is smaller by (subjects of the run − 1) / (n − 1).
+    The n influences of such a study are the run's influences, repeated as often as they fit, and a random sample of
+    them; leaving out one of n subjects changes the figure less, by (subjects of the run − 1) / (n − 1).
     """
     groups, rng = len(basis.presence), np.random.default_rng(seed)
     size = max(round(groups * ratio), intervals.FEWEST)
@@ -238,7 +238,7 @@ def expected_intervals(rows: pd.DataFrame, judge: Judge, names: list[str], plan:
 
 
 def measured_widths(rows: pd.DataFrame, judge: Judge, names: list[str], size: int, plan: Plan) -> dict[str, float]:
-    """The mean widths of the intervals in random subsets of the subjects; with all of them, those of the run."""
+    """The mean widths of the intervals in random subsets of the subjects; with all subjects, the run's widths."""
     rng, subjects, widths = np.random.default_rng(plan.seed), np.sort(rows["subject"].unique()), []
     for _ in range(SUBSETS if size < len(subjects) else 1):
         chosen = rows["subject"].isin(rng.choice(subjects, size, replace=False))
@@ -248,9 +248,9 @@ def measured_widths(rows: pd.DataFrame, judge: Judge, names: list[str], size: in
 
 
 def subjects_for(width: float, name: str, points: dict[str, np.ndarray], basis: Basis, subjects: int) -> int | None:
-    """The least number of subjects whose interval is expected to be this narrow; None if none up to the limit is.
+    """The least number of subjects whose interval is expected to be this narrow; None if it is above the limit.
 
-    `subjects` are those of the figures.
+    `subjects` is the number of subjects behind the figures.
     """
 
     def narrow(size: int) -> bool:
@@ -282,9 +282,9 @@ class ThinnedSplits(Splits):
 
 
 def thinned(splits: Splits, labels: dict[str, int], share: float, seed: int, *, classes: bool = True) -> ThinnedSplits:
-    """Splits with a random share of the subjects to be trained on, as nearly as possible of each side and label.
+    """Splits with a random share of the training subjects, as equal as possible for each side and label.
 
-    With the same seed, those of a smaller share are among those of a larger one. Of `classes`, each label stays on two
+    With the same seed, a larger share contains the subjects of a smaller one. With `classes`, each label stays on two
     sides, so that no fold lacks it.
     """
     rng, strata = np.random.default_rng(seed), dict[tuple[int, int], list[str]]()
@@ -308,7 +308,7 @@ def learning_curve(
     """The metric of a baseline by the share of training subjects, and the gain from half of them to all.
 
     Args:
-        rows: those of the baseline in the run, which was fitted on all training subjects.
+        rows: the rows of the baseline in the run, which was fitted on all training subjects.
 
     Raises:
         CasewiseError: the images are missing or have changed.
@@ -345,7 +345,7 @@ def learning_curve(
 def refitted(run: FinishedRun, baseline: str, share: float, draw: int) -> tuple[float, pd.DataFrame]:
     """The mean number of training subjects, and the predictions of a baseline that was fitted on some of them.
 
-    Its jobs are those of the run: the same folds, features, inner choices and held-out cases.
+    Its jobs are the same as in the run: the same folds, features, inner choices and held-out cases.
     """
     from joblib import cpu_count
 

@@ -31,16 +31,16 @@ COLUMNS = (
     *("quantity", "metric", "subjects", "readers", "value", "low", "high", "width", "measured", "extrapolated"),
     *("lowest", "highest"),
 )
-# As on the page of the audit, there is no list of contents beside it.
+# As on the page of the audit, there is no list of contents at its side.
 STYLE = "\n@media (min-width: 1100px) { .page { display: block; } }\n"
 WIDTHS = (
     "{title}: expected interval by number of subjects, each of whom influences it as one of this run does. Measured: "
     "the mean width in random subsets of the subjects of this run."
 )
 EXTRAPOLATION = (
-    "* More subjects than in this run: an extrapolation, which holds for the same model, and for subjects, sites, "
-    "readers and numbers of cases like those of this run. A model that is trained on more subjects also gets better, "
-    "which is not in these widths."
+    "* More subjects than in this run: an extrapolation. It holds for the same model, and for subjects, sites, readers "
+    "and numbers of cases as in this run. A model that is trained on more subjects also gets better; these widths do "
+    "not include that."
 )
 NEEDED = "Number of subjects for which the expected interval is as narrow as wanted."
 CURVE = (
@@ -49,11 +49,11 @@ CURVE = (
 )
 GAIN = (
     "Gain from half of the training subjects to all: {gain}. The next doubling seldom brings more, and beyond this run "
-    "a learning curve is an extrapolation. A network of which all layers are trained may gain more."
+    "a learning curve is an extrapolation. A network with all layers trained may gain more."
 )
 READERS = (
-    "The mean of several readers: its reliability, and the distance within which 95 % of such means lie from that of "
-    "all readers. Readers are interchangeable here; others may agree better or worse."
+    "The mean of several readers: its reliability, and the distance within which 95 % of such means lie from the mean "
+    "of all readers. Readers are interchangeable here; others may agree better or worse."
 )
 
 
@@ -73,7 +73,7 @@ def plan_size(
     widths: Sequence[float] = (),
     show: Show | None = None,
 ) -> WrittenPlan:
-    """Write the page of the sizes of a study like this run, and the table beside it.
+    """Write the page of the sizes of a study like this run, and the table next to it.
 
     Args:
         output: the page, which ends in `.html`; by default `plan-size.html` in the run folder.
@@ -101,7 +101,7 @@ def size_table(plan: SizePlan) -> pd.DataFrame:
         for point in plan.curve
     ]
     rows = {
-        "expected interval": [{**vars(each), "width": each.width} for each in plan.expected],
+        "expected interval": [{**vars(size), "width": size.width} for size in plan.expected],
         "subjects needed": [
             {
                 "metric": plan.metric,
@@ -112,8 +112,8 @@ def size_table(plan: SizePlan) -> pd.DataFrame:
             for width, count in plan.needed.items()
         ],
         f"learning curve of {plan.baseline}": learning,
-        "reliability of the mean": [{**each.reliability, "readers": each.readers} for each in plan.readers],
-        "distance from all readers": [{"readers": each.readers, "value": each.half_width} for each in plan.readers],
+        "reliability of the mean": [{**mean.reliability, "readers": mean.readers} for mean in plan.readers],
+        "distance from all readers": [{"readers": mean.readers, "value": mean.half_width} for mean in plan.readers],
     }
     named = [{"quantity": name, **row} for name, of_name in rows.items() for row in of_name]
     return pd.DataFrame(named, columns=list(COLUMNS))
@@ -136,18 +136,18 @@ def sections(plan: SizePlan) -> list[Section]:
         Facts([*facts, (f"{subjects} in this run", f"{plan.subjects:,}")]),
         Plots(list(_plots(plan))),
     ]
-    for metric in dict.fromkeys(each.metric for each in plan.expected):
+    for metric in dict.fromkeys(size.metric for size in plan.expected):
         rows = [
             _row(
-                f"{each.subjects:,}{'*' if each.extrapolated else ''}",
+                f"{size.subjects:,}{'*' if size.extrapolated else ''}",
                 [
-                    _ends(form, metric, each.low, each.high),
-                    *(form.text(metric, width) for width in (each.width, each.measured)),
+                    _ends(form, metric, size.low, size.high),
+                    *(form.text(metric, width) for width in (size.width, size.measured)),
                 ],
-                mark=each.subjects == plan.subjects,
+                mark=size.subjects == plan.subjects,
             )
-            for each in plan.expected
-            if each.metric == metric
+            for size in plan.expected
+            if size.metric == metric
         ]
         heads, caption = [subjects, "Interval", "Width", "Measured"], WIDTHS.format(title=metric_of(metric).title)
         blocks.append(Table(heads, rows, caption))
@@ -183,13 +183,13 @@ def sections(plan: SizePlan) -> list[Section]:
     if plan.readers:
         rows = [
             _row(
-                str(each.readers),
+                str(mean.readers),
                 [
-                    *(number(each.reliability.value, 2), interval(each.reliability, 2, words=True) or MISSING),
-                    f"± {number(each.half_width, 2)}",
+                    *(number(mean.reliability.value, 2), interval(mean.reliability, 2, words=True) or MISSING),
+                    f"± {number(mean.half_width, 2)}",
                 ],
             )
-            for each in plan.readers
+            for mean in plan.readers
         ]
         table = Table(["Readers", "Reliability", "Interval", "Distance"], rows, READERS)
         shown.append(Section("readers", "Number of readers", [table]))
@@ -215,7 +215,7 @@ def text_lines(section: Section) -> Iterator[str]:
 def _plots(plan: SizePlan) -> Iterator[Plot]:
     """The interval of the primary metric by number of subjects and, if there is one, the learning curve."""
     title = metric_of(plan.metric).title
-    own = [each for each in plan.expected if each.metric == plan.metric and is_number(each.width)]
+    own = [size for size in plan.expected if size.metric == plan.metric and is_number(size.width)]
     if own:
         alt = f"Expected interval of {title} for {own[0].subjects} to {own[-1].subjects} subjects."
         yield Plot(widths_figure(own, plan.subjects, title), alt, "Expected interval; dashed: extrapolated.")
@@ -233,8 +233,8 @@ def _with_sizes(axes: Axes, sizes: Sequence[float], label: str) -> None:
 
 
 def widths_figure(expected: Sequence[ExpectedInterval], subjects: int, title: str) -> Drawing:
-    """The expected interval of one metric by number of subjects, dashed beyond those of the run."""
-    sizes, ends = np.array([each.subjects for each in expected]), np.array([(each.low, each.high) for each in expected])
+    """The expected interval of one metric by number of subjects, dashed beyond the run's number."""
+    sizes, ends = np.array([size.subjects for size in expected]), np.array([(size.low, size.high) for size in expected])
     with canvas(440, 280, (52, 42, 12, 10)) as (figure, axes):
         axes.fill_between(sizes, *ends.T, color=MODEL, alpha=0.08, linewidth=0)
         for side, style in ((sizes <= subjects, "solid"), (sizes >= subjects, "dashed")):

@@ -1,4 +1,4 @@
-"""What a second reading of a blinded list of doubtful labels showed."""
+"""The results of a second reading of a blinded list of doubtful labels."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class SecondReading:
     """How many labels a second reading changed.
 
     Attributes:
-        doubtful, undoubted: the shares of changed labels; the undoubted ones are weighted by the cases that they stand
+        doubtful, undoubted: the shares of changed labels; undoubted labels are weighted by the cases that they stand
             for.
         overall: the share that a second reading is expected to change among all cases with the labels of the list. It
-            includes the error of the second reading. The doubtful ones were all read; the interval is due to the
-            undoubted ones, of which a sample was read.
+            includes the error of the second reading. All doubtful labels were read, but only a sample of the undoubted
+            ones; the interval is due to this sample.
         unread: the cases of the list without a label of the second reading.
     """
 
@@ -48,7 +48,7 @@ def second_reading(
     Args:
         listed: of `blinded_list`.
         labels: `case`, `image` ('' for a case), `target`, `region` and `value`, once each.
-        tolerance: the largest difference of two numbers that is no change.
+        tolerance: the largest difference of two numbers that does not count as a change.
 
     Raises:
         CasewiseError: none of the doubtful cases, or none of the others, has a label of the second reading.
@@ -89,7 +89,7 @@ def _share(changed: pd.Series, weights: pd.Series, subjects: pd.Series, plan: Pl
 
 
 def second_reading_lines(run: Run, form: Form, count: int, labels: Labels) -> list[str]:
-    """What the exported labels of a second reading changed, in words."""
+    """The changes by the exported labels of a second reading, in words."""
     doubts, listed = blinded_of(run, form, count)
     tolerance = labels.limits[doubts.target]
     reading = second_reading(listed, labels.values, tolerance=tolerance)

@@ -29,7 +29,7 @@ SMALLER = "Send fewer or smaller images."
 
 @dataclass(frozen=True)
 class ServicePlan(WorkerPlan):
-    """What a worker process of the service needs, too: the learner, and the pixels that one image may have."""
+    """Further settings of a worker process: the learner, and the most pixels of one image."""
 
     learner: str = "headline"
     max_pixels: int = 10**8

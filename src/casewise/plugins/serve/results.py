@@ -43,7 +43,7 @@ def explained_class(rows: pd.DataFrame, target: str, level: str, shown: Mapping[
 
 
 def plain(cell: Any) -> Any:
-    """A cell of a table as JSON has it: None in place of NaN and NA.
+    """A cell of a table as JSON has it: None instead of NaN and NA.
 
     >>> plain(np.float64(1.5)), plain(float("nan")), plain(pd.NA), plain(np.True_)
     (1.5, None, None, True)
@@ -54,7 +54,7 @@ def plain(cell: Any) -> Any:
 
 
 def flags_of(results: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """What the results of a visit should be read with: a code, and a sentence."""
+    """Caveats on the results of a visit, each a code and a sentence."""
     flags = []
     distances = [result["distance"] for result in results if result["beyond"]]
     if distances:

@@ -94,7 +94,7 @@ def create_app(settings: ServiceSettings, pool: WorkerPool, description: Json, f
 
 
 def _sentence(error: HTTPException, settings: ServiceSettings) -> str:
-    """What is wrong with a request that is no valid form, or is for another address."""
+    """The error message for a request that is not a valid form, or is for another address."""
     if error.status_code == 404:
         return "There is nothing at this address. The page is at /."
     if error.status_code == 405:

@@ -80,7 +80,7 @@ def describe(model: TrainedModel, study: Study, learner: str, networks: list[str
         "titles": titles,
         "coverage": level,
         "audited": _first_sentence(str(about.get("audited") or "")) if learner == model.headline else "",
-        "known": _known(about) if learner == model.headline else OTHER_LEARNER,
+        "known": _background(about) if learner == model.headline else OTHER_LEARNER,
         "unit": study.unit,
         "response": about.get("response"),
         "slots": slots_of(study),
@@ -103,8 +103,8 @@ def _first_sentence(text: str) -> str:
     return first + mark.strip()
 
 
-def _known(about: Mapping[str, Any]) -> str:
-    """What the study's audit found, and its figures, in sentences; empty for a study without results."""
+def _background(about: Mapping[str, Any]) -> str:
+    """The findings of the study's audit, and its figures, in sentences; empty for a study without results."""
     result = f"In its study: {about['result']}." if about.get("result") else ""
     return " ".join(filter(None, [str(about.get("audited") or ""), result]))
 
@@ -117,17 +117,17 @@ def covariate_fields(record: Mapping[str, Any]) -> list[Json]:
     """
     return [
         {
-            "name": each.name,
-            "range": list(each.limits) or None,
-            "levels": [level for level in each.levels if level],
-            "optional": each.marks_missing or "" in each.levels,
+            "name": encoding.name,
+            "range": list(encoding.limits) or None,
+            "levels": [level for level in encoding.levels if level],
+            "optional": encoding.marks_missing or "" in encoding.levels,
         }
-        for each in encodings_of(record)
+        for encoding in encodings_of(record)
     ]
 
 
 def several_images(study: Study, networks: list[str]) -> str:
-    """What becomes of several images of a visit or region, as a sentence; empty where they are one scan."""
+    """How several images of a visit or region are used, as a sentence; empty where they are one scan."""
     if getattr(study.modality_settings, "sequences", None):
         return ""
     noun, own = modality_of(study).noun(study), [study.level_of(name) == "image" for name in study.targets]
@@ -280,7 +280,7 @@ class ModelSession:
 
     @property
     def _facts(self) -> Json:
-        """What an answer says about the model, so that a client sees whether it is the one that was described."""
+        """The facts about the model in an answer, so that a client can check that it is the described model."""
         names = ("name", "title", "checksum", "learner", "casewise", "synthetic")
         return {name: self.description[name] for name in names}
 

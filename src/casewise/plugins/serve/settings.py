@@ -47,7 +47,7 @@ class ServiceSettings(WebSettings):
 
 
 def check_learner(name: str, learners: Sequence[str]) -> None:
-    """Check that a name means one learner of a model; without learners, which are not known yet, nothing is checked.
+    """Check that a name means one learner of a model; without `learners`, nothing is checked yet.
 
     Raises:
         RunError: it means several, or there is no such learner.

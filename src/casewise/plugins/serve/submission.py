@@ -1,4 +1,4 @@
-"""What a client sends: images of one subject at one or several visits, under neutral names, and their checks."""
+"""A client's submission: images of one subject at one or several visits, under neutral names, and their checks."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Submission:
     learner: str = ""
 
     def named(self, text: str, folder: Path | None = None) -> str:
-        """A message in which the client's names stand in place of the neutral ones of files, in `folder` if stated."""
+        """A message with the client's names instead of the neutral names of files, in `folder` if stated."""
 
         def name(match: re.Match[str]) -> str:
             number = int(match[2])
@@ -181,7 +181,7 @@ def check_person(submission: Submission, folder: Path) -> None:
     """Check that the DICOM images of all visits state one patient.
 
     Raises:
-        ServiceError: images state different patients, whose results would be shown as those of one.
+        ServiceError: images state different patients, whose results would be shown as one patient's.
     """
     if problem := people_problem(list(stated_by([folder / file.stored for file in submission.files])), "", ()):
         message = f"{submission.named(problem)} Send the images of each patient in a request of their own."
@@ -189,7 +189,7 @@ def check_person(submission: Submission, folder: Path) -> None:
 
 
 def into_series(submission: Submission, folder: Path) -> list[UploadedFile]:
-    """One entry for each scan; DICOM files of a series are moved into a folder, whose name is that of the entry."""
+    """One entry for each scan; DICOM files of a series are moved into a folder with the entry's name."""
     by_scan: dict[tuple[int, str], list[UploadedFile]] = {}
     for file in submission.files:
         by_scan.setdefault((file.visit, file.slot), []).append(file)
@@ -227,7 +227,7 @@ async def read_submission(
     """The submission of a request; its images are in `folder`, under neutral names.
 
     Raises:
-        ServiceError: the request is no multipart form, has too many parts, an unknown field, or no image.
+        ServiceError: the request is not a multipart form, has too many parts, an unknown field, or no image.
     """
     if not request.headers.get("content-type", "").casefold().startswith("multipart/form-data"):
         example = f"curl -F {(description['slots'] or [IMAGE])[0]}=@photograph.jpg"
@@ -349,7 +349,7 @@ def _file(
 
 def _unknown(field: str, description: Mapping[str, Any], *, is_file: bool, file: str = "") -> ServiceError:
     slots = description["slots"] or [IMAGE]
-    options = slots if is_file else ["visit", "day", *(each["name"] for each in description["covariates"])]
+    options = slots if is_file else ["visit", "day", *(covariate["name"] for covariate in description["covariates"])]
     noun = "a field for files" if is_file else "a text field"
     if not is_file and _numbered(field, description)[1] in slots:
         message = f"{cut(field)} must be a file, such as `curl -F {field}=@photograph.jpg`, and was sent as text."

@@ -128,7 +128,7 @@ def pictures(study: Study, cohort: Cohort, folder: Path, show: Show) -> tuple[Co
     for row, slide in enumerate(slides):
         if slide is None:
             continue
-        # Bytes per pixel are those of the slide, but width and height are those of its thumbnail.
+        # Bytes per pixel are the slide's, but width and height are its thumbnail's.
         shown = float(index.at[row, "width"]) * float(index.at[row, "height"])
         index.loc[row, ["path", "mode", "format"]] = [str(slide.path), slide.facts.vendor, "slide"]
         index.loc[row, "bytes"] = max(1, round(slide.facts.bytes * shown / (slide.size[0] * slide.size[1])))
@@ -279,11 +279,11 @@ def notes_of(slides: Sequence[PlannedSlide], plan: TilePlan) -> list[str]:
     if poor and fewest < most:
         verb = "gives" if len(poor) == 1 else "give"
         notes.append(f"{len(poor):,} of {len(slides):,} slides {verb} fewer than {FEW} tiles: {names_text(poor, 5)}.")
-    alike: dict[str, list[tuple[str, str]]] = {}
+    by_text: dict[str, list[tuple[str, str]]] = {}
     for slide, name in zip(slides, names, strict=True):
         for note in slide.notes:
-            alike.setdefault(VARYING.sub("0", note), []).append((name, note))
-    for similar in alike.values():
+            by_text.setdefault(VARYING.sub("0", note), []).append((name, note))
+    for similar in by_text.values():
         texts = Counter(text for _, text in similar)
         example = f"{texts.most_common(1)[0][0]}{' (numbers differ)' if len(texts) > 1 else ''}"
         notes.append(

@@ -51,7 +51,7 @@ class SlideTile:
     companions: str = field(init=False, default="")
 
     def __post_init__(self) -> None:
-        """Compute the hash of the slide's other files, of which most formats have none."""
+        """Compute the hash of the slide's other files; most formats have none."""
         object.__setattr__(self, "companions", companions_hash(self.path))
 
     def __fspath__(self) -> str:
@@ -88,10 +88,10 @@ class SlideReader:
             alone = self._hashing.setdefault(source.path, threading.Lock())
         with alone:
             if source.path not in self._hashes:
-                self._hashes[source.path] = self._of_all(source.path)
+                self._hashes[source.path] = self._slide_hash(source.path)
         return hashlib.sha256(f"{self._hashes[source.path]} {source.x} {source.y} {source.side}".encode()).hexdigest()
 
-    def _of_all(self, path: Path) -> str:
+    def _slide_hash(self, path: Path) -> str:
         """A hash of the bytes of a slide; of names and bytes if it consists of several files."""
         others = companion_files(path)
         if not others:

@@ -118,10 +118,10 @@ def companion_files(path: Path) -> list[Path]:
             folder = path.with_suffix("")
             return sorted(file for file in folder.iterdir() if file.is_file()) if folder.is_dir() else []
         if suffix in {".vms", ".vmu"}:
-            return sorted(path.parent / name for name in _named(path) if (path.parent / name).is_file())
+            return sorted(path.parent / name for name in _names_in_index(path) if (path.parent / name).is_file())
         if suffix in DICOM_FILES and _is_dicom_slide(path):
-            alike = (file for file in path.parent.iterdir() if file.suffix.lower() == suffix and file != path)
-            return sorted(file for file in alike if file.is_file())
+            same_suffix = (file for file in path.parent.iterdir() if file.suffix.lower() == suffix and file != path)
+            return sorted(file for file in same_suffix if file.is_file())
     except OSError:
         # Opening the slide raises the error.
         return []
@@ -140,7 +140,7 @@ def companions_hash(path: Path) -> str:
     return hashlib.sha256(json.dumps(stamps).encode()).hexdigest()[:12] if stamps else ""
 
 
-def _named(path: Path) -> set[str]:
+def _names_in_index(path: Path) -> set[str]:
     """The values in an index, which include names of files."""
     with open(path, "rb") as file:
         text = file.read(LONGEST_INDEX).decode("utf-8", errors="replace")

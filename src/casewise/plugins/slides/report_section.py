@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 MOST_TILES = 18
 MOST_SLIDES = 3
 PER_GROUP = 2
-# Weights are drawn up to so many times an even share.
+# Weights are drawn up to this many times an even share.
 MOST_WEIGHT = 4.0
 SLIDE = "maps slide"
 TILES = (
@@ -113,7 +113,7 @@ def _example(context: ReportContext, tiles: pd.DataFrame) -> list[Block]:
 
 @dataclass(frozen=True)
 class Painting:
-    """What colours of tiles mean, their scale with its labels, and the titles and values (N,) of a case's maps."""
+    """The meaning of tile colours, their scale with its labels, and the titles and values (N,) of a case's maps."""
 
     meaning: str
     scale: draw.Scale
@@ -133,7 +133,7 @@ def maps(context: ReportContext) -> list[Block]:
     predictions = predictions[predictions["target"].isin(["", context.outcome])]
     weighted = "weight" in predictions and bool(predictions["weight"].notna().any())
     if weighted:
-        # an even share is that of the case: its weights sum to one over all its slides
+        # the even share is relative to the case: its weights sum to one over all its slides
         even = predictions.groupby("case")["weight"].transform("mean")
         predictions = predictions.assign(share=predictions["weight"] / even / MOST_WEIGHT)
     rows = context.rows(context.choosing, model)
@@ -174,7 +174,7 @@ def _case_groups(context: ReportContext, rows: pd.DataFrame) -> dict[str, pd.Dat
     sure = rows[[f"p{i}" for i in range(len(context.classes))]].to_numpy(float)
     rows = rows.iloc[np.argsort(-sure[range(len(rows)), rows["y_pred"].to_numpy(int)], kind="stable")]
     correct, wrong = rows[rows["y_pred"] == rows["y_true"]], rows[rows["y_pred"] != rows["y_true"]]
-    # first one case of each class: a map is read best next to that of another class
+    # first one case of each class: a map is read best next to another class's map
     correct = correct.iloc[np.argsort(correct.duplicated("y_pred"), kind="stable")]
     return {"correct": correct[: max(PER_GROUP, min(len(context.classes), 3))], "wrong": wrong[:PER_GROUP]}
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class Tiles(ModalitySettings):
     """Which tiles are cut from every slide; a tile has a side of `images.size` pixels.
 
-    At most one of `mpp` (microns per pixel), `magnification` and `level` states the resolution; without any of them
-    it is that of the slide's finest level.
+    At most one of `mpp` (microns per pixel), `magnification` and `level` states the resolution; by default it is the
+    resolution of the slide's finest level.
     """
 
     mpp: float | None = Field(None, gt=0)
@@ -48,7 +48,7 @@ class Tiles(ModalitySettings):
             raise ValueError("images.lesion: maps of slides are not measured against masks; leave it out")
 
     def target_level(self, study: Study) -> Level | None:
-        """A label is that of a whole slide, so of its case."""
+        """A label belongs to a whole slide, and so to its case."""
         return "case" if study.panels.by == "image" else None
 
 

@@ -312,12 +312,12 @@ def keep(planned: PlannedSlide, folder: Path, name: str) -> PlannedSlide | None:
 
 
 def sweep(folder: Path, names: set[str]) -> None:
-    """Remove stored tiles of other slides and plans than those of these names."""
+    """Remove stored tiles of slides and plans with other names."""
     for path in [*folder.glob("*.npz"), *folder.glob("*.jpg")]:
         if path.stem not in names:
             path.unlink(missing_ok=True)
 
 
 def _tuples(value: Any) -> Any:
-    """A value of JSON with tuples in place of lists."""
+    """A value of JSON with tuples instead of lists."""
     return tuple(map(_tuples, value)) if isinstance(value, list) else value

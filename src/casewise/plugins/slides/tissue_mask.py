@@ -20,7 +20,7 @@ LONGEST = 1024
 # The blur in microns that merges nuclei and gaps between fibres, and its maximum in pixels. Fluorescence needs a wider
 # blur, because nothing shines between the nuclei.
 BLUR, DARK_BLUR, MOST_BLUR = 10.0, 30.0, 20.0
-# Of 255 grey levels: the median of a fluorescence slide is lower, that of a brightfield slide is higher.
+# Of 255 grey levels: a fluorescence slide has a lower median, a brightfield slide a higher one.
 DARK = 64
 # Of 255: nearly all stains have a higher saturation and nearly all glass a lower one.
 PALE = 20

@@ -48,7 +48,7 @@ class Tracker(Protocol):
     address: str
 
     def send(self, unit: Unit) -> None:
-        """Take a unit, in place of an earlier one of the same name; taking one twice has no effect.
+        """Take a unit, replacing an earlier one of the same name; taking one twice has no effect.
 
         Raises:
             TrackerError: it could not.
@@ -76,7 +76,7 @@ FACTS = ("model", "parameters", "epochs", "best_epoch", "n_fitted", "n_stopped",
 
 @dataclass(frozen=True)
 class Unit:
-    """What is sent at once: facts, and numbers with their step.
+    """A unit that is sent at once: facts, and numbers with their step.
 
     Attributes:
         name: `results`, or learner and fold of a network.
@@ -91,7 +91,7 @@ class Unit:
     sha256: str = field(init=False, default="")
 
     def __post_init__(self) -> None:
-        """Identify the content, by which a tracker's record tells what it has already."""
+        """Compute the hash of the content, by which a tracker skips units that were already sent."""
         content = {name: value for name, value in asdict(self).items() if name != "sha256"}
         text = json.dumps(content, sort_keys=True)
         object.__setattr__(self, "sha256", hashlib.sha256(text.encode()).hexdigest())
@@ -140,7 +140,7 @@ def _is_finite(value: Any) -> bool:
 def parameters(study: Study) -> dict[str, str]:
     """The settings that trackers get, by their path in the study file.
 
-    The first weights are `pretrained`, `random` or `file`, never a path; the kinds of the targets are those of the
+    The first weights are `pretrained`, `random` or `file`, never a path; the kinds of the targets are the kinds of the
     outputs.
     """
     plain = study.model_dump(mode="json")
@@ -175,15 +175,15 @@ class MLflow:
     """Sends units to a server or a store.
 
     Args:
-        address: of the server or store; empty: that of MLFLOW_TRACKING_URI, else the folder `mlruns` beside the run's.
+        address: of the server or store; empty: MLFLOW_TRACKING_URI, else the folder `mlruns` next to the run folder.
         run: identifies the run, so that nothing is sent twice.
     """
 
     def __init__(self, address: str, folder: RunFolder, study: Study, run: str) -> None:
         for name, value in (SETTINGS | PATIENCE).items():
             os.environ.setdefault(name, value)
-        beside = (folder.path.resolve().parent / "mlruns").as_uri()
-        uri = address or os.environ.get("MLFLOW_TRACKING_URI") or beside
+        default = (folder.path.resolve().parent / "mlruns").as_uri()
+        uri = address or os.environ.get("MLFLOW_TRACKING_URI") or default
         self.address = without_secrets(uri)
         self._run, self._title = run, folder.path.resolve().name
         with _failures(self.address):
@@ -228,12 +228,12 @@ class MLflow:
         now = int(time.time() * 1000)
         # MLflow refuses another value of a parameter; of a study that was extended, the tags have the present ones
         before = self._client.get_run(run).data.params
-        facts = {_named(name): value[:LENGTH] for name, value in unit.facts.items()}
+        facts = {_valid_name(name): value[:LENGTH] for name, value in unit.facts.items()}
         params = [Param(name, value) for name, value in facts.items() if name not in before]
         for name, value in facts.items():
             if before.get(name, value) != value:
                 self._client.set_tag(run, name, value)
-        metrics = [Metric(_named(name), value, now, step) for name, value, step in unit.values]
+        metrics = [Metric(_valid_name(name), value, now, step) for name, value, step in unit.values]
         for start in range(0, len(params), PARAMS):
             self._client.log_batch(run, params=params[start : start + PARAMS])
         for start in range(0, len(metrics), METRICS):
@@ -241,10 +241,10 @@ class MLflow:
         self._client.set_terminated(run)
 
 
-def _named(name: str) -> str:
+def _valid_name(name: str) -> str:
     """A name with signs that MLflow takes.
 
-    >>> _named("oof/timm:vit@late/size/mae")
+    >>> _valid_name("oof/timm:vit@late/size/mae")
     'oof/timm:vit_late/size/mae'
     """
     return re.sub(r"[^\w.:/ -]", "_", name)
@@ -330,7 +330,7 @@ def tensorboard_path(folder: RunFolder) -> Path:
 
 
 def tracking_path(folder: RunFolder) -> Path:
-    """What the study's trackers have got."""
+    """The file that lists the units that the study's trackers already have."""
     return folder.path / "tracking.json"
 
 

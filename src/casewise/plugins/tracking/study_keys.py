@@ -34,7 +34,7 @@ def check_tracker(text: str) -> str:
     """
     name, _, address = text.partition(":")
     if name not in PACKAGES:
-        raise _refusal(f"{cut(name)} is no tracker; there are {', '.join(PACKAGES)}.{nearest(name, PACKAGES)}")
+        raise _refusal(f"{cut(name)} is not a tracker; there are {', '.join(PACKAGES)}.{nearest(name, PACKAGES)}")
     if not address:
         return name
     if name != "mlflow":
@@ -57,7 +57,7 @@ def check_tracker(text: str) -> str:
             "show; leave that out and set MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_URI for the whole address"
         )
     if not named:
-        raise _refusal("what follows mlflow: is no address; write one such as mlflow:http://127.0.0.1:5000")
+        raise _refusal("what follows mlflow: is not an address; write one such as mlflow:http://127.0.0.1:5000")
     return text
 
 

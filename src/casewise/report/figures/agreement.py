@@ -75,7 +75,7 @@ def scatter(rows: pd.DataFrame, limits: Limits, *, scale: tuple[float, float], l
 def bland_altman(rows: pd.DataFrame, limits: Limits, *, digits: int, label: str, slope: float | None = None) -> Drawing:
     """Difference model − physician over their mean, with the bias, its limits and their intervals as bands.
 
-    `slope` is that of the difference on the mean, where it is shown; it is drawn as a dotted line.
+    `slope` is the slope of the difference on the mean; with it, a dotted line is drawn.
     """
     mean = (rows["y_true"].to_numpy() + rows["y_pred"].to_numpy()) / 2
     difference = (rows["y_pred"] - rows["y_true"]).to_numpy()

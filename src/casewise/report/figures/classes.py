@@ -67,7 +67,7 @@ class RecallCurve:
 
 
 def curves_of(entry: ClassFigures, figures: Figures) -> list[Curve]:
-    """The curves to draw from an entry of `classes` and the figures beside it; at most `MOST_CURVES`."""
+    """The curves to draw from an entry of `classes` and its figures; at most `MOST_CURVES`."""
     curves = []
     for name, curve in list(entry.roc.items())[:MOST_CURVES]:
         if len(curve.get("fpr", [])) < 2:

@@ -111,7 +111,7 @@ def _look(axes: Axes, grid: Grid) -> None:
 
 
 def lower_axes(axes: Axes, margins: Margins) -> Axes:
-    """Further axes with the same horizontal axis within margins of the figure; below those of a caller's figure."""
+    """Further axes with the same horizontal axis within margins of the figure; below the axes of a caller's figure."""
     if _ONTO.get() is None:
         lower = axes.figure.add_axes((0.0, 0.0, 1.0, 1.0), sharex=axes)  # type: ignore[union-attr]
         position_axes(lower, margins, grid="y")

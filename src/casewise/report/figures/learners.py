@@ -70,19 +70,19 @@ def forest(
         dashed: a value with a line through all rows.
     """
     names = [shortened(text, 40) for text, _ in rows]
-    width, height, below = 440.0, 21.0 * len(rows) + 62, 58 if any(each.label for each in series) else 44
+    width, height, below = 440.0, 21.0 * len(rows) + 62, 58 if any(curve.label for curve in series) else 44
     with canvas(width, height, (14 + 5.6 * max(map(len, names)), below, 10, 4), grid="x") as (figure, axes):
         if shaded is not None:
             axes.axhspan(-shaded - 0.5, -shaded + 0.5, color=MODEL, alpha=0.08, linewidth=0)
         values: list[float] = [] if dashed is None else [dashed]
-        for each in series:
-            drawn = [(each.shift - row, f) for row, f in each.figures.items() if f.value is not None]
+        for curve in series:
+            drawn = [(curve.shift - row, f) for row, f in curve.figures.items() if f.value is not None]
             bars = np.array([(y, f.low, f.high) for y, f in drawn if f.low is not None and f.high is not None])
             at = [f.value for _, f in drawn if f.value is not None]
             if len(bars):
-                axes.hlines(*bars.T, color=each.colour, linewidth=each.line)
-            look: Look = {"color": each.colour, "markerfacecolor": each.face or each.colour}
-            axes.plot(at, [y for y, _ in drawn], each.marker, markersize=each.size, label=each.label, **look)
+                axes.hlines(*bars.T, color=curve.colour, linewidth=curve.line)
+            look: Look = {"color": curve.colour, "markerfacecolor": curve.face or curve.colour}
+            axes.plot(at, [y for y, _ in drawn], curve.marker, markersize=curve.size, label=curve.label, **look)
             values += [*at, *bars[:, 1:].ravel()] if len(bars) else at
         if dashed is not None:
             axes.axvline(dashed, linewidth=1, **DASHED)
@@ -93,7 +93,7 @@ def forest(
         axes.locator_params(axis="x", nbins=6)
         in_percent(*([axes.xaxis] if percent else []), digits=".4g")
         axes.spines["left"].set_visible(False)
-        if any(each.label for each in series):
+        if any(curve.label for curve in series):
             figure.legend(loc="lower center", ncols=2, handletextpad=0.3, columnspacing=1.6, borderaxespad=0.1)
         return svg(figure, name)
 

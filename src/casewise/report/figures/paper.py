@@ -19,7 +19,7 @@ FEWEST_SUBJECTS, RESAMPLES = 5, 500
 
 @dataclass(frozen=True)
 class Shown:
-    """A picture, (h, w) or (h, w, 3) `uint8`, with its title; `row` is that of the gallery."""
+    """A picture, (h, w) or (h, w, 3) `uint8`, with its title and its row in the gallery."""
 
     pixels: np.ndarray
     title: str
@@ -97,7 +97,9 @@ def _correlation(figure: Estimate | None) -> str:
 
 def gallery(pictures: Sequence[Shown]) -> Drawing:
     """Pictures with their titles, row by row; a row is as wide as the axes are."""
-    rows = [[each for each in pictures if each.row == row] for row in sorted({each.row for each in pictures})]
+    rows = [
+        [picture for picture in pictures if picture.row == row] for row in sorted({picture.row for picture in pictures})
+    ]
     columns = max(map(len, rows))
     with canvas(100.0 * columns, 126.0 * len(rows), grid=None) as (figure, axes):
         axes.set_axis_off()

@@ -55,7 +55,7 @@ TRACKS = (
 )
 UNDATED = (
     "The study has no day of some visit for {count} of {total}. Their visits are in the order of their names, which"
-    " need not be that of time{response}."
+    " may differ from the order in time{response}."
 )
 RESPONSE = (
     "Visits after the baseline, {side}, at which the score had fallen by at least the stated percentage, of {visits}"
@@ -292,7 +292,7 @@ def detail(context: ReportContext) -> Section | None:
     blocks, write = band_blocks(context), context.write
     ranges = [] if context.classes else score_ranges(context)
     if len(ranges) > 1:
-        rows = [Row(each.name, [Cell(str(each.subjects)), write.cell("mae", each.figures["mae"])]) for each in ranges]
+        rows = [Row(band.name, [Cell(str(band.subjects)), write.cell("mae", band.figures["mae"])]) for band in ranges]
         caption = RANGES.format(place=capital(evaluated_on(context, context.stage)))
         by_range = Table(["Physician", f"{capital(context.study.unit)}s", write.title("mae")], rows, caption)
         blocks.append(Fold("Error by range of the score, with intervals", [by_range]))
@@ -352,7 +352,7 @@ def target_table(context: ReportContext, stage: str) -> Table | None:
     order = ["", *dict.fromkeys([context.outcome, *study.scores, *study.targets, *study.regions])]
     keys = [(*split_key(key), key) for key in by_key if not study.classes_of(split_key(key)[0])]
     rows = []
-    for target, region, key in sorted(keys, key=lambda each: [order.index(name) for name in each[:2] if name in order]):
+    for target, region, key in sorted(keys, key=lambda key: [order.index(name) for name in key[:2] if name in order]):
         low, high = context.range_of(target)
         scale = "" if region and target in by_key else f"{low:g} to {high:g}"
         cells = [Cell(scale), *_figures(context, by_key[key], target, "targets")]

@@ -125,7 +125,7 @@ def findings(audit: Audit, accepted: Mapping[str, str], *, grave: bool = False) 
         few = audit.facts.get("subjects", FEWEST) < FEWEST
         why = f"fewer than {FEWEST} subjects" if few else "too few cases, or nothing varies"
         counts.append(("Shortcuts", f"not tested: {why}"))
-    shown = [each for each in worst_first(audit) if not (grave and each.level == "note")][:MOST_FINDINGS]
+    shown = [finding for finding in worst_first(audit) if not (grave and finding.level == "note")][:MOST_FINDINGS]
     if not shown:
         return [Facts(counts)]
     rows = []
@@ -144,7 +144,7 @@ def worst_first(audit: Audit) -> list[Finding]:
 
 
 def about(finding: Finding, audit: Audit) -> str:
-    """What a finding is about, within a sentence.
+    """The subject of a finding, as words within a sentence.
 
     >>> about(Finding("shortcut-border-grade", "note", "", {"target": "grade", "evidence": "border (side)"}), Audit([]))
     'grade from the image border (side)'
@@ -164,7 +164,7 @@ def about(finding: Finding, audit: Audit) -> str:
 
 
 def _tested(figures: Mapping[str, Any], noun: str) -> str:
-    """What was predicted from which evidence."""
+    """A tested prediction in words: the target and the evidence."""
     name, _, detail = str(figures.get("evidence") or "").partition(" (")
     suffix = f" ({detail}" if detail else ""
     if within := figures.get("within"):
@@ -206,7 +206,7 @@ def _p(figures: Mapping[str, Any]) -> Cell:
 
 
 def _meanings(shown: Sequence[Finding], accepted: Mapping[str, str]) -> list[str]:
-    """What findings mean, with the study's reason for accepting them, else with what to do.
+    """The meaning of findings, with the study's reason for accepting them, otherwise with the remedy.
 
     Findings that differ in nothing but their first sentence, whose numbers are in the table, share an item.
     """
@@ -247,7 +247,7 @@ def _lacking(audit: Audit) -> list[tuple[str, str]]:
 
 
 def _limits(context: ReportContext, audit: Audit) -> list[tuple[str, str]]:
-    """What the audit examined, how, and how long it took."""
+    """The scope, methods and duration of the audit."""
     facts, permutations = audit.facts, context.study.audit.permutations
     unit = context.study.unit
     nouns = {"subjects": (unit, f"{unit}s"), "images": noun_of(facts)}

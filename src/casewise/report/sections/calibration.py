@@ -26,9 +26,9 @@ HOW = (
 ROUGH = " Rough: fewer than {few} {unit}s with the class, or without it."
 BY_FOLD = " Slope by fold: lowest to highest, because the network of each fold has its own calibration."
 BENEFIT = (
-    "Net benefit per {noun}: the share of true positives minus that of false positives times the odds of the threshold;"
-    " treating none has 0. Thresholds are those that the study declares, applied to the probabilities as predicted, at"
-    " the share of the class in these cases. Intervals by resampling {unit}s, each threshold on its own."
+    "Net benefit per {noun}: the share of true positives minus the share of false positives times the odds of the"
+    " threshold; treating none has 0. The study declares the thresholds. They are applied to the probabilities as"
+    " predicted, at the share of the class in these cases. Intervals by resampling {unit}s, each threshold on its own."
 )
 
 
@@ -113,9 +113,9 @@ CLASSES = (
 WHETHER = ", and suffices whether each {unit}{of_class} or each case counts equally"
 READING = (
     "Coverage: {share}. Out of fold, coverage and size are"
-    " those of the networks of single folds, calibrated on the other folds. New cases are predicted by the mean over"
-    " the folds or by networks trained on all {unit}s, for which the level is not proven, and it is meant for cases"
-    " like those of the calibration."
+    " of the networks of single folds, calibrated on the other folds. New cases are predicted by the mean over"
+    " the folds or by networks trained on all {unit}s, for which the level is not proven. The level is meant for cases"
+    " like the calibration cases."
 )
 
 

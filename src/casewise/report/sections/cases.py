@@ -26,7 +26,7 @@ from casewise.report.sections import preparation
 
 FIRST, MOST_NUMBERS, MOST_CONFIDENT, MOST_CLASSES, MOST_TARGETS, MOST_REGIONS = 2, 6, 8, 8, 8, 8
 NOTE = "The {which} {place}, with the model’s input. Look for wrong labels and for features other than the disease."
-SUREST = "wrong predictions of which the model was surest"
+SUREST = "most confident wrong predictions"
 
 
 def section(context: ReportContext) -> Section | None:

@@ -93,7 +93,7 @@ def section(context: ReportContext) -> Section | None:
         blocks.append(cuts(context))
     if plots := _plots(context, entry, figures):
         blocks.append(Plots(plots))
-    blocks += (beside := beside_column_blocks(context))
+    blocks += (by_column := beside_column_blocks(context))
     if worse := worse_scaled(figures):
         names = listed([metric_of(name).phrase for name in worse])
         blocks.append(Text(WORSE_SCALED.format(place=where, names=names)))
@@ -101,7 +101,7 @@ def section(context: ReportContext) -> Section | None:
     blocks.append(Fold("Class by class: precision, recall, F1 and areas", [table] if table else []))
     if entry.operating:
         points = point_blocks(context, entry, context.stage)
-        if any(isinstance(block, Table) for block in beside):
+        if any(isinstance(block, Table) for block in by_column):
             points.append(Text(BESIDE, note=True))
         blocks.append(Fold("Operating points", points))
     if scores := probability_rows(entry, figures):
@@ -159,7 +159,7 @@ def _plots(context: ReportContext, entry: ClassFigures, figures: Figures) -> lis
         areas = ", ".join(f"{curve.name} {WRITE.cell('auprc', curve.auprc).text}" for curve in recalls)
         alt = f"Precision against recall, with the AUPRC: {areas}."
         plots.append(Plot(draw.precision_recall(recalls), alt, RECALL.format(ranked=RANKED if folds else "", **texts)))
-    if any(each.n for each in entry.reliability):
+    if any(bin_.n for bin_ in entry.reliability):
         errors = [figures.get(name) for name in ("ece", "ece_calibrated")]
         drawing = draw.reliability(entry.reliability, entry.reliability_calibrated, ece=errors)
         alt = "Share of correct predictions against predicted probability; the scores are in the table."
@@ -257,7 +257,7 @@ def rule_text(rule: str) -> str:
 
 
 def probability_rows(entry: ClassFigures, figures: Figures) -> list[Row]:
-    """The scores of the probabilities as predicted and after temperature scaling, beside their mean and what it claims.
+    """The scores of the probabilities as predicted and after temperature scaling, with their mean and what it claims.
 
     Empty if no score is defined.
     """
@@ -284,9 +284,9 @@ def worse_scaled(figures: Figures) -> list[str]:
 
 def mean_confidence(bins: Sequence[ReliabilityBin]) -> tuple[float, float]:
     """The mean probability of the likeliest class, and the share that is correct, from the bins; NaN without cases."""
-    total = sum(each.n for each in bins) or float("nan")
-    right = sum(round(each.n * each.accuracy) for each in bins)  # stored shares are rounded
-    return sum(each.n * each.confidence for each in bins) / total, right / total
+    total = sum(bin_.n for bin_ in bins) or float("nan")
+    right = sum(round(bin_.n * bin_.accuracy) for bin_ in bins)  # stored shares are rounded
+    return sum(bin_.n * bin_.confidence for bin_ in bins) / total, right / total
 
 
 def temperature(entry: ClassFigures) -> list[tuple[str, str]]:

@@ -12,9 +12,9 @@ TERMS: tuple[tuple[str, str], ...] = (
     (
         "Interval",
         "How much a figure would vary with other subjects of the same kind, from how much it changes without each"
-        " subject. Those of differences between learners come from resamples of subjects. A model's error is compared"
-        " with that of a guess on the same cases, an AUROC with a fixed value: 0.5, or that of a column. Rough: too few"
-        " subjects for the interval to be reliable.",
+        " subject. Intervals of differences between learners come from resamples of subjects. A model's error is"
+        " compared with a guess's error on the same cases, an AUROC with a fixed value: 0.5, or a column's AUROC."
+        " Rough: too few subjects for the interval to be reliable.",
     ),
     (
         OUT_OF_FOLD,
@@ -84,7 +84,7 @@ def section(context: ReportContext) -> Section:
 
 
 def glossary_names(context: ReportContext) -> list[str]:
-    """The metrics that the page explains: those of its tables."""
+    """The metrics that the page explains: all in its tables."""
     tables = ("learners", "external", "targets", "classes") if context.classes else ("learners", "targets")
     stage = context.choosing_stage
     names = dict.fromkeys(name for table in tables for name in context.columns(table, stage))

@@ -44,7 +44,7 @@ GAPS = (
 )
 OF_TEST = (
     " Blue: training; orange: test; dash: all together. Where blue and orange differ greatly, the test cases are not"
-    " comparable to those of the training."
+    " comparable to the training cases."
 )
 CORRECTIONS = {
     "none": "no correction in training",
@@ -55,7 +55,7 @@ CORRECTIONS = {
 
 
 def section(context: ReportContext) -> Section | None:
-    """How each target is distributed, training beside test; None without values."""
+    """How each target is distributed, in training and test; None without values."""
     blocks: list[Block] = class_blocks(context) if context.classes else []
     if plots := distributions(context):
         tested = "test" in context.splits.get("subjects", {}).values()

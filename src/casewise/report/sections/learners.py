@@ -45,7 +45,7 @@ FITTED_WEIGHTS = (
 FOREST = "{stages}: points with {confidence} intervals, ordered by the {merit} {order}. Shaded: the reported learner."
 OVER_FOLDS = "Out of fold: mean ± standard deviation over {folds} folds."
 SPREAD = (
-    "The standard deviation is no interval of the mean, because the cases of one fold are training cases of the others."
+    "The standard deviation is not an interval of the mean: the cases of one fold are training cases of the others."
 )
 LACKING = " A mean over the classes is undefined in a fold that lacks a class."
 
@@ -145,7 +145,7 @@ def _rank(context: ReportContext, stage: str, learner: str, metric: str) -> floa
 
 
 def _noun(context: ReportContext, learner: str) -> str:
-    """What kind of learner this is."""
+    """The kind of a learner, as text."""
     if is_registered(learner):
         return learner_named(learner).noun
     return "network" if learner in context.study.networks else "nested choice" if learner == NESTED else "combined"
@@ -167,9 +167,9 @@ def _is_tested(context: ReportContext, stage: str, entry: Comparison, other: str
 
 
 def gap_between(entry: Comparison, learner: str, other: str) -> Difference | None:
-    """A learner's figure minus that of another one; None if the comparison does not have this pair.
+    """A learner's figure minus another learner's; None if the comparison does not have this pair.
 
-    It has the pairs with the best learner and those with a baseline.
+    It has the pairs with the best learner and the pairs with a baseline.
     """
     from_other, from_learner = (
         entry.differences if name == entry.best else entry.from_baseline.get(name, {}) for name in (other, learner)

@@ -137,7 +137,7 @@ def characteristic_rows(study: Study, entry: Participants) -> list[Row]:
 
 
 def brief(cells: Sequence[Cell], entry: Participants) -> list[Cell]:
-    """The cells of a row, those of folds without their small print."""
+    """The cells of a row; cells of folds without their small print."""
     pairs = zip(cells, entry.sides, strict=True)
     return [replace(cell, small="") if side.code == "fold" else cell for cell, side in pairs]
 

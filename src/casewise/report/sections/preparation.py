@@ -25,11 +25,11 @@ PADDINGS = {"reflect": "mirrored at the edge where it is not square", "black": "
 
 
 def module_of(study: Study) -> ModuleType:
-    """What the report shows of the study's modality, by default that of photographs: this module.
+    """The report module of the study's modality; by default this module, for photographs.
 
     A module has `section(context)`, the section on the input of the model or None, and may have `case_pictures(context,
-    row)`, names and pictures (data URIs) of the input of one prediction, in place of those of photographs. The report
-    imports no plugin: `Plugin.report` names its module.
+    row)`, names and pictures (data URIs) of the input of one prediction, instead of the pictures of photographs. The
+    report imports no plugin: `Plugin.report` names its module.
     """
     modules = (plugin.report for plugin in plugins() if plugin.name == study.modality_name and plugin.report)
     return importlib.import_module(next(modules, __name__))
@@ -58,11 +58,11 @@ def section(context: ReportContext) -> Section | None:
         return None
     if _slots(study) == 1:
         caption = f"{capital(terms.picture)} and tile"
-        blocks.append(Pictures([picture for each in shown for picture in each], caption, layout="pictures"))
+        blocks.append(Pictures([picture for pictures in shown for picture in pictures], caption, layout="pictures"))
     else:
         blocks += _flow(panels[0][0], shown[0])
         others = list(zip(panels, shown, strict=True))[1:]
-        rest = [block for (region, _), each in others for block in _flow(region, each)]
+        rest = [block for (region, _), pictures in others for block in _flow(region, pictures)]
         blocks += [Fold(f"Panels 2 to {len(shown)} of the {len(rows)} of this {terms.case}", rest)] if rest else []
     return Section("preparation", "Model input", blocks, page_only=True)
 

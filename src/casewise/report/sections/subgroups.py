@@ -107,7 +107,7 @@ def largest_difference(column: SubgroupColumn, name: str, write: MetricFormat) -
     groups = [group for group in column.groups if name in group.differences]
     if column.tests[name].p is None or not groups:
         return Cell("–")
-    group = max(groups, key=lambda each: abs(each.differences[name].difference))
+    group = max(groups, key=lambda candidate: abs(candidate.differences[name].difference))
     figure = group.differences[name]
     cell = write.difference(name, figure)
     return Cell(cell.text, f"{cell.small} {group_label(group)}".strip(), cell.value)

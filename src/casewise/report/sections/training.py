@@ -80,7 +80,7 @@ PERFORMANCE = (
 )
 SEEDS = (
     "{side}: lowest and highest value over trainings with the seeds {seeds} on the same split, and their standard"
-    " deviation, which is rough for few trainings. It describes what chance does in training, and is no interval of"
+    " deviation, which is rough for few trainings. It describes chance in training and is not an interval over"
     " subjects. All other figures of this page are of the first seed."
 )
 MEMORY = " Peak memory: resident, of the process of a network."
@@ -109,7 +109,7 @@ def section(context: ReportContext) -> Section:
 
 
 def scheme(context: ReportContext) -> list[tuple[str, str]]:
-    """What was trained, at which learning rate, and in how much time."""
+    """Facts about the training: the networks, their learning rates and the time."""
     recipe, plan, nested = context.study.recipe, context.plan, context.study.nested_cv
     lr = "chosen by a search before training" if recipe.lr == "find" else rate(float(recipe.lr))
     if nested and nested.lr:
@@ -147,7 +147,7 @@ def _by_model(jobs: Iterable[Job]) -> dict[str, list[Job]]:
 
 
 def curves(context: ReportContext) -> list[Block]:
-    """The training curves, those of the search for a learning rate, and the losses of gradual unfreezing."""
+    """The training curves, the curves of the learning-rate search, and the losses of gradual unfreezing."""
     by_model = _by_model(context.jobs)
     order = sorted(by_model, key=lambda name: name != context.learner)
     drawn = [name for name in order if any(job.get("history") for job in by_model[name])][:MOST_CURVES]
@@ -276,7 +276,7 @@ def _rate_cell(write: MetricFormat, name: str, records: Sequence[Job]) -> Cell:
 def seeds(context: ReportContext) -> list[Block]:
     """The primary outcome over trainings with several seeds, a row per learner; nothing for a single training.
 
-    The figures are those of the test set if there is one, else out of fold.
+    The figures are of the test set if there is one, otherwise out of fold.
     """
     entry = context.metrics.seeds
     stage = next((stage for stage in INTERNAL if entry and entry.metrics.get(stage)), None)

@@ -2,8 +2,8 @@
 
 The output of a linear model is a sum over its features. A mean over a map, a cell of a grid, a product of centred
 channels and, by its share of the variance, a standard deviation are sums over positions, so what they add to the output
-has a place. Maxima and statistics of the whole image have none; what they add is stated. Contributions are centred at
-the mean features of the training images: they state how the output differs from that of the average training image.
+has a place. Maxima and statistics of the whole image have no place; what they add is stated. Contributions are centred
+at the mean features of the training images: they state how the output differs from the average training image's output.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from casewise.models.backbones import Network
     from casewise.plugins.explain.methods.target import ExplainTarget
 
-# The name of the buffer with the features at which contributions are centred; it is no part of the weights.
+# The name of the buffer with the features at which contributions are centred; it is not part of the weights.
 REFERENCE = "reference_features"
 # A channel with a smaller deviation is uniform, and no position of it differs from another.
 UNIFORM = 1e-12
@@ -66,11 +66,11 @@ def contributions(
     """The contributions to the output that `directions` states, for panels (B, C, H, W) in 0–1.
 
     With a radial kernel, the weight of a feature is its mean slope on the line from the centre to the features of the
-    panel, with which the contributions add up to the output as well.
+    panel, so that the contributions still add up to the output.
 
     Args:
-        at: (W,) the features of the end of this line, if the output is that of the mean features of several views;
-            by default those of each panel. The outputs of linear models do not depend on it.
+        at: (W,) the features at the end of this line, if the output comes from the mean features of several views;
+            by default each panel's own features. The outputs of linear models do not depend on it.
     """
     bank: Any = network.body
     head: Any = network.head[-1]
@@ -93,7 +93,7 @@ def contributions(
         widths = dict(zip(bank.specs, bank.widths, strict=True))
         for spec, chosen, spec_maps in bank.read(panels):
             columns = slice(ends[spec] - widths[spec], ends[spec])
-            placed, rest = _of_spec(spec, chosen, spec_maps, rows[:, columns], centre[columns])
+            placed, rest = _spec_contributions(spec, chosen, spec_maps, rows[:, columns], centre[columns])
             unplaced = unplaced + rest
             if placed is not None:
                 channels = list(spec.channels) or list(range(panels.shape[1]))
@@ -127,7 +127,7 @@ def _against_others(decided: Tensor, width: int) -> Tensor:
     return weights.scatter(1, decided[:, None], 1.0)
 
 
-def _of_spec(
+def _spec_contributions(
     spec: FeatureSpec, panels: Tensor, maps: dict[str, Tensor], weight: Tensor, centre: Tensor
 ) -> tuple[Tensor | None, Tensor]:
     """The contributions of one candidate: (B, C, H, W) of the channels that it reads, and (B,) without a place.
@@ -148,17 +148,17 @@ def _of_spec(
         values = maps[name].double()
         width = spec.width(values.shape[1])
         columns = slice(start, start + width)
-        placed, rest = _of_map(spec, values, weight[:, columns], centre[columns])
+        placed, rest = _map_contributions(spec, values, weight[:, columns], centre[columns])
         total, unplaced, start = total + spread(placed[:, None], size)[:, 0], unplaced + rest, start + width
     return total[:, None].expand(-1, panels.shape[1], -1, -1) / panels.shape[1], unplaced
 
 
-def _of_map(spec: FeatureSpec, values: Tensor, weight: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
+def _map_contributions(spec: FeatureSpec, values: Tensor, weight: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
     """The contributions of the positions of a map (B, C, h, w): (B, h, w), and (B,) without a place."""
     if spec.summary == "moments":
-        return _of_moments(values, weight, centre)
+        return _moment_contributions(values, weight, centre)
     if spec.summary == "covariance":
-        return _of_covariance(values, weight, centre)
+        return _covariance_contributions(values, weight, centre)
     size = (int(values.shape[2]), int(values.shape[3]))
     by_cell, expected = _by_cell(spec, values.shape[1], weight, centre)
     placed = (spread(by_cell, size) * values).sum(1) - spread(expected.sum(1, keepdim=True), size)[:, 0]
@@ -168,8 +168,8 @@ def _of_map(spec: FeatureSpec, values: Tensor, weight: Tensor, centre: Tensor) -
 def _by_cell(spec: FeatureSpec, channels: int, weight: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
     """Of every cell the weight of its mean, and its contribution at `centre`: both (B, channels, cells, cells).
 
-    Of a difference between mirrored cells, one cell has the weight and the other its negative, and both have half of
-    what the centre contributes.
+    In a difference between mirrored cells, one cell has the weight and the other its negative, and each has half of the
+    centre's contribution.
     """
     columns = spec.cells // 2 if spec.summary == "asymmetry" else spec.cells
     by_cell = weight.unflatten(1, (channels, spec.cells, columns))
@@ -181,7 +181,7 @@ def _by_cell(spec: FeatureSpec, channels: int, weight: Tensor, centre: Tensor) -
     return by_cell, expected
 
 
-def _of_moments(values: Tensor, weight: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
+def _moment_contributions(values: Tensor, weight: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
     """Means and, by their share of the variance, standard deviations; maxima have no place of their own."""
     positions = values.shape[2] * values.shape[3]
     of_mean, of_std, of_max = weight.chunk(3, dim=1)
@@ -194,7 +194,7 @@ def _of_moments(values: Tensor, weight: Tensor, centre: Tensor) -> tuple[Tensor,
     return (placed - expected[:, None, None]) / positions, unplaced
 
 
-def _of_covariance(values: Tensor, weight: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
+def _covariance_contributions(values: Tensor, weight: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
     """Means, and products of centred channels."""
     channels, positions = values.shape[1], values.shape[2] * values.shape[3]
     centred = (values - values.mean((2, 3), keepdim=True)).flatten(2)
@@ -209,7 +209,7 @@ def _of_covariance(values: Tensor, weight: Tensor, centre: Tensor) -> tuple[Tens
 def spread(values: Tensor, size: tuple[int, int]) -> Tensor:
     """Values (B, C, n, m) of cells, spread evenly over their pixels (B, C, h, w); the sums stay.
 
-    The cells are those of `adaptive_avg_pool2d`.
+    The cells are as in `adaptive_avg_pool2d`.
 
     >>> spread(torch.tensor([[[[2.0, 4.0]]]]), (1, 4)).tolist()
     [[[[1.0, 1.0, 2.0, 2.0]]]]

@@ -93,12 +93,12 @@ def layer_of(network: Network, shape: tuple[int, int], map_size: int = 0) -> str
 
     Args:
         shape: height and width of the panels.
-        map_size: take the last block whose map of such a panel has at least so many rows and columns instead: earlier
+        map_size: take the last block whose map of such a panel has at least this many rows and columns instead: earlier
             blocks localise more finely and separate classes less well. 1 takes the last map. The patches of a
             transformer do not change.
 
     Raises:
-        CasewiseError: no block has so many.
+        CasewiseError: no block has this many.
     """
     body: Any = network.bodies[0]
     if is_transformer(body):

@@ -85,7 +85,7 @@ def _reinitialise(group: nn.Module, reset_modules: set[int]) -> None:
 def similarities(
     network: Network, panels: Tensor, maps_of: Callable[[Network, Tensor], Tensor], *, seed: int = 0
 ) -> list[Similarity]:
-    """Compare the maps (B, H, W) that `maps_of` gives of the trained network with those of randomised ones.
+    """Compare the maps (B, H, W) that `maps_of` gives for the trained network with maps of randomised networks.
 
     Explain the same class before and after: name it instead of taking the predicted one.
     """

@@ -164,7 +164,7 @@ class Chest:
     """One phantom subject: outlines closed, lines open, all `(N, 2)` in body units.
 
     `vessels` is `(V, K, 2)` with `calibre` `(V,)`; `lungs` are right, left; `leads` are wires on the skin.
-    `densities` are those of each part on the film; a thick body without lungs has about 1.
+    `densities` has the density of each part on the film; a thick body without lungs has about 1.
     """
 
     number: int

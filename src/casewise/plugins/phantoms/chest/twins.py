@@ -67,11 +67,11 @@ def plant_twins(table: Path, *, kinds: Sequence[str] | None = None, each: int = 
     return write_rows(table, [*columns, *added], [*rows, *planted])
 
 
-def _read(table: Path, kinds: tuple[str, ...], each: int) -> tuple[list[str], list[dict[str, str]]]:
+def _read(table: Path, kinds: tuple[str, ...], count: int) -> tuple[list[str], list[dict[str, str]]]:
     for kind in kinds:
         check_choice("A twin's kind", kind, TWIN_KINDS)
-    if each < 1:
-        raise CasewiseError(f"There must be 1 or more twins of each kind; found {each}.")
+    if count < 1:
+        raise CasewiseError(f"There must be 1 or more twins of each kind; found {count}.")
     if not table.is_file():
         raise CasewiseError(f"There is no table {table}.")
     if not read_note(table.parent):

@@ -347,7 +347,7 @@ def _frame(random: Random, flesh: Trunk) -> Iterator[Tissue]:
 
 
 def _solid(random: Random) -> Iterator[Tissue]:
-    """Liver with its veins, gall bladder, spleen, kidneys, some of which have a harmless cyst, and lungs."""
+    """Liver with its veins, gall bladder, spleen, kidneys (some with a harmless cyst) and lungs."""
     yield Tissue("liver", _organ(random, (80.0, 8.0, 38.0), (66.0, 84.0, 92.0)), "room")
     yield Tissue("liver", _organ(random, (8.0, 50.0, 42.0), (58.0, 34.0, 46.0)), "room")
     porta = _moved(random, (40.0, 18.0, 40.0), 2.0)
@@ -423,7 +423,7 @@ def _vessels(random: Random) -> Iterator[Tissue]:
 Lesion = Literal["cysts", "planted"]
 
 GRADES = ("normal", "low", "high")
-# Radius of the duct, mm: a normal duct is barely visible, that of a high grade is clearly dilated.
+# Radius of the duct, mm: a normal duct is barely visible, a high-grade duct is clearly dilated.
 DUCT = {"normal": (0.9, 1.3), "low": (0.9, 1.6), "high": (3.0, 4.6)}
 # Radius of the largest cyst and thickness of its wall, mm.
 CYST = {"low": (5.0, 8.0), "high": (11.0, 17.0)}
@@ -490,8 +490,8 @@ def _cyst(random: Random, patient: Abdomen, grade: str, seat: float) -> Cyst:
         return Cyst(fluid, wall, None)
     angle, size = random.uniform(0, 2 * np.pi), random.uniform(0.38, 0.5) * radius
     far = radius - 0.75 * size
-    beside = centre[0] + far * np.cos(angle), centre[1] + far * np.sin(angle), centre[2]
-    return Cyst(fluid, wall, Ellipsoid(beside, (size, 0.85 * size, 1.2 * size), angle))
+    middle = centre[0] + far * np.cos(angle), centre[1] + far * np.sin(angle), centre[2]
+    return Cyst(fluid, wall, Ellipsoid(middle, (size, 0.85 * size, 1.2 * size), angle))
 
 
 def _planted(random: Random, patient: Abdomen, grade: str) -> Ellipsoid:

@@ -260,7 +260,7 @@ def make_pancreas(folder: Path, *, progress: Progress | None = None, **settings:
             volume = draw(seed, patient, lesions, scan)
             path = f"images/{patient.name}/{scan.sequence}.nii.gz"
             if not state["scans"]:
-                # Masks are those of the subject's first scan.
+                # Masks belong to the subject's first scan.
                 if grade != "normal":
                     person["lesion"] = f"masks/{patient.name}/lesion.nii.gz"
                     cohort.save(person["lesion"], nifti_bytes(volume.lesion, scan))

@@ -88,7 +88,7 @@ def make_psoriasis(
     cohort = CohortFolder(folder, PSORIASIS, options, total, None)
     series = [(number, *shot) for number in range(options.subjects) for shot in SHOTS]
     # A fork of a parent that has loaded torch, and therefore has threads, can deadlock; other new processes execute
-    # the script that calls this function once more, but those of loky do not.
+    # the script that calls this function again, but loky's processes do not.
     own: Mapping[str, object] = {"initializer": cv2.setNumThreads, "initargs": (1,)}
     jobs = min(processes or cpu_count(), len(series))
     workers = Parallel(n_jobs=jobs, backend="loky", return_as="generator", **own)

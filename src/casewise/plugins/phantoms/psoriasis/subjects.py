@@ -236,8 +236,8 @@ def _colour(values: np.ndarray) -> tuple[float, float, float]:
 def anatomy(seed: int, patient: Subject, region: str, number: int) -> Maps:
     """Return the canvas maps of one of a subject's photographs (`number` from 1), the same at every visit.
 
-    They are those of the body (`render_body`), and `plaque`: distance-like field in body units, the covered skin is
-    where it exceeds a threshold, so that a plaque shrinks inside its own outline; `flecks`: uniform in [0, 1]; `bumps`,
+    They are the maps of the body (`render_body`), and `plaque`: distance-like field in body units, above a threshold
+    where skin is covered, so that a plaque shrinks inside its own outline; `flecks`: uniform in [0, 1]; `bumps`,
     `mottle`: standard normal; `marks`: 0 on bare skin to 1 in a mole or tattoo.
     """
     random, posed = stream(seed, "anatomy", patient.number, region, number), pose(region, number, patient.build)

@@ -134,7 +134,7 @@ def _directory(file: BinaryIO, link: int, level: _Level, number: int, mpp: float
 
 # The smallest side of a slide in microns.
 SMALLEST_MICRONS = 600.0
-# One pixel of a slide's mask covers so many pixels of the slide along each axis.
+# One pixel of a slide's mask covers this many pixels of the slide along each axis.
 MASK_STEP = 16
 # Regions are cut from sections of this width and height in microns.
 FRAME = (3072.0, 2304.0)

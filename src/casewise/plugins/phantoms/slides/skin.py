@@ -331,7 +331,7 @@ class Section:
         return turn[0, 0] * x + (turn[0, 1] * y)[:, None], turn[1, 0] * x + (turn[1, 1] * y)[:, None]
 
     def _depths(self, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The depth of each pixel below the surface, and that of the lower border of the epidermis."""
+        """The depth of each pixel and of the epidermis's lower border below the surface."""
         first = int(np.floor(u.min()))
         # Sampled at whole microns, so that the curves do not depend on the window.
         microns = np.arange(first, int(np.ceil(u.max())) + 2)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from casewise.study.schema import Study
 
 KEYS = ["case", "image", "target", "region"]
-# Of a difference of two values, so that 0.4 − 0.1 is no more than 0.3.
+# Tolerance of a difference of two values, so that 0.4 − 0.1 does not exceed 0.3.
 TOLERANCE = 1e-9
 
 
@@ -121,7 +121,7 @@ def disagreements(readings: Readings, study: Study) -> pd.DataFrame:
 def adjudication_items(readings: Readings, study: Study) -> dict[str, Shown | None]:
     """The items on which readers disagree, the largest disagreement first, with the blind values of each as A, B, ...
 
-    Letters are drawn anew for each item, so that nobody is recognised by them.
+    New letters are drawn for each item, so that they identify nobody.
     """
     apart = disagreements(readings, study)
     keys = {(item.case, item.image): key for key, item in readings.items.items()}
@@ -200,7 +200,7 @@ def labels_of(
         own, limit = first[first["target"] == name], limits[name]
         read = own.set_index(KEYS).index.unique()
         values = own.dropna(subset="value").groupby(KEYS)["value"]
-        label = values.agg(lambda each: consensus(each.to_numpy(), rule, limit)).reindex(read)  # noqa: B023
+        label = values.agg(lambda group: consensus(group.to_numpy(), rule, limit)).reindex(read)  # noqa: B023
         decided = read.intersection(adjudicated.index)
         label[decided] = adjudicated[decided]
         without[name] = int(label.isna().sum())
@@ -252,7 +252,7 @@ def _text(value: float, field: FormField) -> str:
 
 
 def write_labels(labels: Labels, readings: Readings, path: Path) -> list[Path]:
-    """Write the table as CSV, and beside it every reading with its comment; texts that a sheet executes are marked.
+    """Write the table as CSV, and next to it every reading with its comment; texts that a sheet executes are marked.
 
     Returns:
         The two files.
@@ -269,7 +269,7 @@ def write_labels(labels: Labels, readings: Readings, path: Path) -> list[Path]:
 
 
 def every_reading(path: Path) -> Path:
-    """The file beside an exported table that has every reading."""
+    """The file with every reading, next to an exported table."""
     return path.with_name(f"{path.stem}-readings.csv")
 
 
@@ -290,7 +290,7 @@ def check_export(path: Path, table: Path) -> None:
     elif path.exists() and path.samefile(table):
         problem = "is the table of the study"
     elif path.exists() and not every_reading(path).exists():
-        problem = "exists and is no export"
+        problem = "exists and is not an export"
     if problem:
         raise CasewiseError(f"--export: {path} {problem}. Name a new file, such as labels.csv.")
 

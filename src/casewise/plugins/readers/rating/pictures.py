@@ -1,4 +1,4 @@
-"""What the browser of a reader gets of an image file: pixels and nothing else of the file.
+"""The pictures that a reader's browser gets of an image file: its pixels and nothing else.
 
 - A photograph is an upright JPEG without any metadata, at most `PHOTO_SIDE` pixels wide or high.
 - A grey film has its own depth, as `uint16`, with the window of the file or from the 0.5 to the 99.5 percentile.
@@ -29,7 +29,7 @@ PERCENTILES = (0.5, 99.5)
 # Pixels from which percentiles are computed, about.
 SAMPLE = 2_000_000
 MOST_VOXELS = 400_000_000
-# The coarsest axis of a volume is that of its slices if it is coarser than the next one by this factor.
+# The coarsest axis of a volume is its slice axis if it is coarser than the next one by this factor.
 COARSER = 1.25
 NIFTI = (".nii", ".nii.gz")
 IMAGE_TYPE = "0008|0008"
@@ -46,7 +46,7 @@ class Picture:
     Attributes:
         data: a JPEG, or (slices, height, width) `uint16`, black being small.
         low, high: black and white at first, in values of `data`.
-        slope, intercept: from values of `data` to those of the file.
+        slope, intercept: from values of `data` to the file's values.
         spacing: height and width of a pixel, in mm or as a ratio.
     """
 
@@ -99,7 +99,7 @@ class Pictures:
         with self._lock:
             picture = self._kept.pop(path, None) or read_picture(path)
             self._kept[path] = picture
-            while len(self._kept) > 1 and sum(each.n_bytes for each in self._kept.values()) > self.limit:
+            while len(self._kept) > 1 and sum(picture.n_bytes for picture in self._kept.values()) > self.limit:
                 self._kept.popitem(last=False)
         return picture
 
@@ -290,12 +290,12 @@ def _slices_of(folder: Path) -> list[str]:
     """The files of the only series in a folder, apart from localisers, in their order.
 
     Raises:
-        ImageError: there is none, or there are several, of which another one could be shown than the model reads.
+        ImageError: there is no series, or several, so that the shown series might not be the one the model reads.
     """
     import SimpleITK
 
     finder, header = SimpleITK.ImageSeriesReader, SimpleITK.ImageFileReader()
-    folders = sorted({folder, *(each for each in folder.rglob("*") if each.is_dir())})
+    folders = sorted({folder, *(path for path in folder.rglob("*") if path.is_dir())})
     series = [list(finder.GetGDCMSeriesFileNames(str(f), i)) for f in folders for i in finder.GetGDCMSeriesIDs(str(f))]
     if len(series) > 1:
         proper = []

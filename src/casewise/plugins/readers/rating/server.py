@@ -73,11 +73,11 @@ class RateSettings(WebSettings):
 
     @property
     def needs_tokens(self) -> bool:
-        """Whether readers must be told apart, or others could reach the page."""
+        """Whether readers must be distinguished, or others could reach the page."""
         return len(self.readers) > 1 or not is_local(self.host)
 
     def check(self) -> None:
-        """Check that the options agree; tokens that are missing are those of the store (see `with_tokens`).
+        """Check that the options agree; missing tokens come from the store (see `with_tokens`).
 
         Raises:
             CasewiseError: there is no reader, one is named twice, or a token is too short.
@@ -95,7 +95,7 @@ class RateSettings(WebSettings):
 
 
 class EntryBody(BaseModel):
-    """What the page sends for an entry."""
+    """The fields that the page sends for an entry."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -109,7 +109,7 @@ class EntryBody(BaseModel):
 
 @dataclass
 class Desk:
-    """What a session hands to its readers, and takes from them."""
+    """The exchange of a session with its readers."""
 
     session: Session
     store: ReadingStore
@@ -150,7 +150,7 @@ class Desk:
             "comment": texts.get(COMMENT, ""),
             "unreadable": texts.get("", ""),
             # values of an earlier form that this one does not accept are missing
-            "values": {each.key: texts[each.key] for each in fields if each.accepts(texts.get(each.key, ""))},
+            "values": {field.key: texts[field.key] for field in fields if field.accepts(texts.get(field.key, ""))},
             "complete": self.session.is_complete(entries),
             "shown": self.session.shown.get(presented.item.key),
         }
@@ -216,7 +216,7 @@ class Desk:
             seconds[key] = max(seconds.pop(key, 0.0), entry.milliseconds / 1000)  # the latest case comes last
         complete = {key for key, values in newest.items() if self.session.is_complete(values)}
         order = self._order(reader)
-        left = [each.position for each in order if (each.item.key, each.occurrence) not in complete]
+        left = [turn.position for turn in order if (turn.item.key, turn.occurrence) not in complete]
         recent = [value for key, value in seconds.items() if key in complete][-RECENT_CASES:]
         time_left = round(statistics.median(recent) * len(left)) if recent else None
         progress = {"done": len(order) - len(left), "total": len(order), "seconds_left": time_left}
@@ -273,7 +273,7 @@ def create_app(desk: Desk, reader: str = "") -> Starlette:
         try:
             body = EntryBody.model_validate_json(content)
         except ValidationError as error:
-            fields = ", ".join(sorted({".".join(map(str, each["loc"])) or "body" for each in error.errors()}))
+            fields = ", ".join(sorted({".".join(map(str, problem["loc"])) or "body" for problem in error.errors()}))
             message = f"The entry cannot be read ({cut(fields)}). Load the page again."
             raise ServiceError(422, "bad_entry", message) from error
 

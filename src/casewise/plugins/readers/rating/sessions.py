@@ -1,4 +1,4 @@
-"""What readers read: the items of a session, in an order of each reader's own, some of them twice."""
+"""The items of a reading session, in a separate order for each reader, some of them twice."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from casewise.study.schema import Study
 
 SessionKind: TypeAlias = Literal["blind", "aided", "adjudication", "doubtful"]
-# What is shown beside the images: lines by the keys of the form, with a model's prediction or values of other readers.
+# Lines shown next to the images, by the keys of the form, with a model's prediction or values of other readers.
 Shown: TypeAlias = dict[str, list[str]]
-# A case that is read again comes after at least so many others, in a session of twice as many cases.
+# A case that is read again comes after at least this many others, in a session of twice as many cases.
 FEWEST_BETWEEN = 10
 
 
@@ -37,7 +37,7 @@ class ItemImage:
 
 @dataclass(frozen=True)
 class Item:
-    """What gets one set of values: a case, or a single image where images have labels of their own.
+    """An item that gets one set of values: a case, or a single image if images have labels of their own.
 
     Attributes:
         key: the case; for an image also its path from the folder of the table.
@@ -72,7 +72,7 @@ def items_of(study: Study, cohort: Cohort, form: Form) -> dict[str, Item]:
     if "image" in levels and len(levels) > 1:
         raise CasewiseError(
             "reading.targets: targets of single images and targets of cases cannot be read in one session. Name "
-            "those of one level, and read the others with another study file."
+            "targets of one level, and read the others with another study file."
         )
     orders = cohort.cases.groupby("subject", sort=False).cumcount()
     order = dict(zip(cohort.cases["case"], orders, strict=True))
@@ -91,11 +91,11 @@ def items_of(study: Study, cohort: Cohort, form: Form) -> dict[str, Item]:
 
 @dataclass(frozen=True)
 class Session:
-    """A session: what is read, and what is shown beside the images.
+    """A session: the items to read, and the lines shown next to their images.
 
     Attributes:
         batches: the keys of items that were added together, in the order in which they were added.
-        shown: by item, what is shown beside the images; nothing in a blind session.
+        shown: by item, the lines next to the images; empty in a blind session.
         seed: of the orders; repeat: the share of items that is read twice.
     """
 
@@ -135,8 +135,8 @@ class Session:
         """The items of earlier visits of the subject, where the session shows them."""
         if not self.longitudinal:
             return []
-        same = [each for each in self.items.values() if each.subject == item.subject and each.order < item.order]
-        return sorted(same, key=lambda each: each.order)
+        same = [other for other in self.items.values() if other.subject == item.subject and other.order < item.order]
+        return sorted(same, key=lambda other: other.order)
 
     def is_complete(self, values: Mapping[str, Entry]) -> bool:
         """Whether every field has a value, or a reason why the item cannot be judged."""
@@ -161,11 +161,11 @@ def _with_repeats(keys: list[str], share: float, rng: np.random.Generator) -> li
 
 @dataclass(frozen=True)
 class SessionRequest:
-    """The session that is to be opened.
+    """The session to open.
 
     Attributes:
-        items: the keys of its items with what is shown beside the images; None: all of the cohort, blind.
-        source: what its items follow from, such as the checksum of a run; a session keeps that of its beginning.
+        items: the keys of its items with what is shown next to the images; None: all of the cohort, blind.
+        source: what its items follow from, such as the checksum of a run; a session keeps its first source.
     """
 
     name: str

@@ -74,7 +74,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class SessionFacts:
-    """What a session keeps from its beginning: the seed of its orders, the share that is read twice, and its source."""
+    """The fixed settings of a session: the seed of its orders, the share that is read twice, and its source."""
 
     seed: int
     repeat: float
@@ -148,7 +148,7 @@ class ReadingStore(Database):
         return (str(rows[0][0]), SessionFacts(**json.loads(rows[0][1]))) if rows else None
 
     def source(self, name: str) -> str:
-        """What the items of a session follow from; empty where there is no such session."""
+        """The source of a session's items; empty without such a session."""
         recorded = self.session(name)
         return recorded[1].source if recorded else ""
 
@@ -163,7 +163,7 @@ class ReadingStore(Database):
             self._db.execute("INSERT OR IGNORE INTO sessions VALUES (?, ?, ?, ?)", values)
 
     def items(self, session: str) -> list[tuple[int, str, dict[str, list[str]] | None]]:
-        """The items of a session in the order of the table: batch, key, and what is shown beside its images."""
+        """The items of a session in the order of the table: batch, key, and the lines next to its images."""
         rows = self._rows("SELECT batch, item, shown FROM items WHERE session = ? ORDER BY number", [session])
         return [(batch, item, None if shown is None else json.loads(shown)) for batch, item, shown in rows]
 
@@ -172,7 +172,7 @@ class ReadingStore(Database):
         with self._writing():
             query = "SELECT coalesce(max(number), -1), coalesce(max(batch), -1) FROM items WHERE session = ?"
             last, batch = self._db.execute(query, [session]).fetchone()
-            texts = [None if each is None else json.dumps(each) for each in shown]
+            texts = [None if lines is None else json.dumps(lines) for lines in shown]
             rows = [(session, last + n, batch + 1, *pair) for n, pair in enumerate(zip(items, texts, strict=True), 1)]
             self._db.executemany("INSERT INTO items VALUES (?, ?, ?, ?, ?)", rows)
 

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 Statistic: TypeAlias = Callable[[np.ndarray], Mapping[str, float]]
 
-# Figures beyond the registry of metrics, by the registered metric whose interval suits them; that of an ICC allows for
-# skewed values.
+# Figures beyond the registry of metrics, by the registered metric whose interval suits them; an ICC's interval allows
+# for skewed values.
 ICC_AGREEMENT, ICC_CONSISTENCY = "icc[2,1]", "icc[3,1]"
 FLEISS, KRIPPENDORFF = "kappa[fleiss]", "icc[krippendorff]"
 FEWEST_SUBJECTS = 3
@@ -102,7 +102,7 @@ def ratings_of(rows: pd.DataFrame) -> Ratings:
         return table.reindex(index=units, columns=readers).to_numpy(dtype=float)
 
     columns = [(n, column) for column in ("value", "position") for n in (1, 2)]
-    return Ratings(tuple(readers), units, *(wide(*each) for each in columns))
+    return Ratings(tuple(readers), units, *(wide(*column) for column in columns))
 
 
 # --------------------------------------------------------------------------------------------------------- intervals
@@ -112,8 +112,8 @@ def leaving_out(statistic: Statistic, subjects: np.ndarray, plan: Plan = PLAN, r
     """Figures with intervals from leaving out one subject at a time.
 
     Args:
-        statistic: of the numbers of the rows that count, (n,); names of figures are those of registered metrics, with
-            anything in brackets behind; other names are means.
+        statistic: takes the numbers (n,) of the rows that count; figures are named after registered metrics, optionally
+            with a suffix in brackets; other names are means.
         subjects: (N,) the subject of each row.
         reason: why a figure is undefined where it is.
     """
@@ -121,7 +121,7 @@ def leaving_out(statistic: Statistic, subjects: np.ndarray, plan: Plan = PLAN, r
     points = {name: np.array([value]) for name, value in statistic(np.arange(len(codes))).items()}
     groups = groups_of(len(names), plan.seed)[codes]
     rest = [statistic(np.flatnonzero(groups != group)) for group in np.unique(groups)]
-    left_out = {name: np.array([[each[name]] for each in rest]) for name in points}
+    left_out = {name: np.array([[figures[name]] for figures in rest]) for name in points}
     rests_on = {name: np.array([len(names)]) for name in points}
     basis = Basis(left_out, np.ones((len(rest), 1, 1), dtype=bool), rests_on, plan.confidence, plan.scale)
     numbers = {"n_subjects": len(names), "n_cases": len(codes)}
@@ -153,7 +153,7 @@ def without_few(readings: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, list[st
 
 # ------------------------------------------------------------------------------------------------ groups of readings
 
-# By kind, the figures that use all readings, and those of the cases with a reading in every column.
+# By kind, the figures from all readings, and the figures from cases with a reading in every column.
 PAIRWISE = {
     NUMBERS: ("mae", KRIPPENDORFF),
     GRADES: ("mae", "agreement", KRIPPENDORFF),
@@ -169,7 +169,7 @@ CONSTANT = "a reader gave every case the same value"
 
 def _pairwise(values: np.ndarray, kind: str, rows: np.ndarray) -> dict[str, float]:
     x = values[rows]
-    first, second = (list(each) for each in zip(*itertools.combinations(range(x.shape[1]), 2), strict=True))
+    first, second = (list(numbers) for numbers in zip(*itertools.combinations(range(x.shape[1]), 2), strict=True))
     apart = np.abs(x[:, first] - x[:, second])
     apart = apart[~np.isnan(apart)]
     figures = {"mae": apart.mean(), "agreement": (apart == 0).mean(), KRIPPENDORFF: krippendorff(x, kind)}
@@ -254,7 +254,7 @@ class ReaderFigures(Record):
 
 
 class MeanOfReaders(Record):
-    """The mean of several readers: its reliability, and how far it lies from that of all readers (95 %, ±)."""
+    """The mean of several readers: its reliability, and its distance from the mean of all readers (95 %, ±)."""
 
     readers: int
     reliability: Interval

@@ -1,4 +1,4 @@
-"""The page of a reader study: how far readers differ, who stands out, how many are needed, and readers beside model."""
+"""The page of a reader study: how far readers differ, who stands out, how many are needed, and readers and model."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from casewise.plugins.readers.settings import Reading
     from casewise.study.schema import Study
 
-# The page has no list of contents beside it.
+# The page has no list of contents at its side.
 STYLE = "\n@media (min-width: 1100px) { .page { display: block; } }\n"
 FOOTER = "This page names readers and describes how they judge: treat it as confidentially as the readings."
 TITLES = {
@@ -92,7 +92,7 @@ PAIRS = (
     " subjects with several cases, with the variance between and within subjects (Bland and Altman 2007)."
 )
 COUNTS = (
-    "Reliability of the mean of so many readers (Spearman and Brown) and, below, how far it lies from the mean of all"
+    "Reliability of the mean of this many readers (Spearman and Brown) and, below, its distance from the mean of all"
     " readers in 95 % of the cases. Both take readers as interchangeable, with independent errors."
 )
 DUEL = (
@@ -120,9 +120,9 @@ def write_agreement(
     """Write `agreement.html` of a readings table.
 
     Args:
-        readings: of the chosen sessions. All figures are of the blind ones; without any, agreement is of those of
-            doubtful labels; without these, of those with the model.
-        study: its title, and the margins and the reference that it states in advance.
+        readings: of the chosen sessions. All figures are of blind readings; without any, agreement is of readings of
+            doubtful labels; without these too, of readings with the model.
+        study: for its title and for the margins and the reference that it states in advance.
         model: what is compared with the readers; a table has the columns of `ModelPredictions.rows`.
 
     Raises:
@@ -135,7 +135,7 @@ def write_agreement(
     if isinstance(model, pd.DataFrame):
         two = {name: study.classes_of(name).index(str(study.positive_of(name))) for name in _two_classes(form)}
         model = ModelPredictions("The model", "on cases that it was not trained on", model, settings.reference, two)
-    scales = {each.target: scale_of(each) for each in form.fields}
+    scales = {field.target: scale_of(field) for field in form.fields}
     page = Page(own, scales, agreements(own, form.fields, plan), settings.margin, few, plan.confidence)
     blind = own["kind"].iloc[0] == BLIND
     of_model = duels(own, form.fields, model, settings.margin, plan) if model and blind else {}
@@ -166,7 +166,7 @@ def _independent(readings: pd.DataFrame) -> pd.DataFrame:
 
 
 def _two_classes(form: Form) -> list[str]:
-    return [each.target for each in form.fields if scale_of(each).kind == CLASSES and len(each.options) == 2]
+    return [field.target for field in form.fields if scale_of(field).kind == CLASSES and len(field.options) == 2]
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ class Page(Answers):
         return blocks
 
     def by_reader(self) -> list[Block]:
-        """A figure for each target, the table of readers, and folded that of regions."""
+        """A figure for each target, the table of readers, and a folded table of regions."""
         plots = [plot for name in self.whole if (plot := self.plot(name)) is not None]
         regions = {name: result for name, result in self.results.items() if "[" in name}
         blocks: list[Block] = [Plots(plots)] if plots else []
@@ -278,14 +278,14 @@ class Page(Answers):
         rows = []
         for name, result in self.whole.items():
             cells = []
-            for each in result.means:
-                ends = interval(each.reliability, 2)
-                half = f"± {number(each.half_width, self.scale(name).digits)} {self.scale(name).unit}"
-                cells.append(Cell(number(each.reliability.value, 2), f"{ends} {half}".strip()))
+            for mean in result.means:
+                ends = interval(mean.reliability, 2)
+                half = f"± {number(mean.half_width, self.scale(name).digits)} {self.scale(name).unit}"
+                cells.append(Cell(number(mean.reliability.value, 2), f"{ends} {half}".strip()))
             if cells:
                 rows.append(Row(self.label(name), cells))
         counts = next((r.means for r in self.whole.values() if r.means), [])
-        heads = ["Target", *(counted(each.readers, "reader") for each in counts)]
+        heads = ["Target", *(counted(mean.readers, "reader") for mean in counts)]
         return [Table(heads, rows, COUNTS)] if rows else []
 
     # ------------------------------------------------------------------------------------------------------- the model
@@ -301,9 +301,9 @@ class Page(Answers):
     def duel_table(self, name: str, duel: Duel) -> Table:
         """A row for each reader and for the mean over readers."""
         scale, rows = self.scale(name), []
-        for reader, each in [*duel.readers.items(), ("Mean over readers", duel.mean)]:
-            cells = [scale.size(each.reader), scale.size(each.model), scale.difference(each.difference)]
-            rows.append(Row(reader, [*cells, Cell(verdict_words(each, duel.margin, scale))], mark=each is duel.mean))
+        for reader, pair in [*duel.readers.items(), ("Mean over readers", duel.mean)]:
+            cells = [scale.size(pair.reader), scale.size(pair.model), scale.difference(pair.difference)]
+            rows.append(Row(reader, [*cells, Cell(verdict_words(pair, duel.margin, scale))], mark=pair is duel.mean))
         error = "share of the others who disagree" if scale.kind == CLASSES else "mean distance from the others"
         margin = "no margin" if duel.margin is None else f"a margin of {margin_words(duel.margin, scale)}"
         caption = f"{self.label(name)}. Error: {error}; {margin} was stated in advance."
@@ -315,7 +315,7 @@ class Page(Answers):
         blocks: list[Block] = [Text(REFERENCE.format(reference=model.reference), note=True)]
         for target, against in compared.items():
             for pair, comparisons in (("model", against.model), ("aided", against.aided or [])):
-                rows = [_comparison_row(each) for each in comparisons]
+                rows = [_comparison_row(comparison) for comparison in comparisons]
                 if not rows:
                     continue
                 sizes = f"{counted(comparisons[0].n_cases, 'case')} of {counted(comparisons[0].n_subjects, 'subject')}"
@@ -344,10 +344,13 @@ def reader_differences(readers: Sequence[str], values: np.ndarray, scale: Scale,
         return svg(figure, f"readers-{name}")
 
 
-def _comparison_row(each: ModalityComparison) -> Row:
+def _comparison_row(comparison: ModalityComparison) -> Row:
     """Both modalities and their difference by one metric."""
-    metric, gap = each.metric, each.difference
-    cells = [_mean_cell(metric, each.first, each.mean_first), _mean_cell(metric, each.second, each.mean_second)]
+    metric, gap = comparison.metric, comparison.difference
+    cells = [
+        _mean_cell(metric, comparison.first, comparison.mean_first),
+        _mean_cell(metric, comparison.second, comparison.mean_second),
+    ]
     cells += [WRITE.difference(metric, {"difference": gap.value, **ends}) for ends in (gap.random, gap.fixed)]
     return Row(WRITE.title(metric) + (" of calls" if metric == "auroc" else ""), cells)
 

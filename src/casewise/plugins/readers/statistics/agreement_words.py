@@ -182,15 +182,15 @@ class Answers:
 
     def who_stands_out(self) -> list[str]:
         """The readers with a bias or drift that chance among so many figures does not explain, or that none has."""
-        every = [each for r in self.whole.values() for f in r.readers.values() for each in (f.bias, f.drift)]
-        count = sum(each.low is not None for each in every)
+        every = [figure for r in self.whole.values() for f in r.readers.values() for figure in (f.bias, f.drift)]
+        count = sum(figure.low is not None for figure in every)
         sentences = []
         for name, result in self.whole.items():
             scale = self.scale(name)
             names = list(result.readers)
             for reader, figures in result.readers.items():
                 others = names[1] if len(names) == 2 else "the others"
-                # of two readers, the bias of the second is that of the first with the other sign
+                # with two readers, the second one's bias is the first one's with the other sign
                 if stands_out(figures.bias, count, self.confidence) and not (len(names) == 2 and reader == names[1]):
                     side = (figures.bias.value or 0.0) < 0
                     what = f"scores {('higher', 'lower')[side]}"
@@ -247,12 +247,12 @@ class Answers:
         return sentences
 
     def beside_reference(self, compared: Mapping[str, AgainstReference]) -> list[str]:
-        """The mean of sensitivity and specificity of the model, and of readers with it, minus that of the readers."""
+        """The mean of sensitivity and specificity of the model, and of readers with it, minus the readers' mean."""
         sentences = []
         for target, against in compared.items():
             pairs = (("the model", against.model), ("readers with the model", against.aided or []))
             for who, comparisons in pairs:
-                gap = next((each.difference for each in comparisons if each.metric == "auroc"), None)
+                gap = next((comparison.difference for comparison in comparisons if comparison.metric == "auroc"), None)
                 if gap is None or gap.value is None:
                     continue
                 ends = interval(gap.fixed, 2, words=True)
@@ -309,20 +309,20 @@ def _in(ends: str) -> str:
 
 
 def margin_words(margin: float, scale: Scale) -> str:
-    """A margin with its unit; that of classes is a share."""
+    """A margin with its unit; for classes it is a share."""
     size = f"{100 * margin if scale.in_percent else margin:g}"
     return f"{size} {scale.unit.removesuffix('s') if size == '1' else scale.unit}"
 
 
-def verdict_words(each: ReaderDuel, margin: float | None, scale: Scale) -> str:
-    """What the model is beside a reader."""
-    farther = each.difference.low is not None and each.difference.low > 0
-    if each.verdict == "not worse" and margin is not None:
+def verdict_words(comparison: ReaderDuel, margin: float | None, scale: Scale) -> str:
+    """The verdict on the model compared with a reader."""
+    farther = comparison.difference.low is not None and comparison.difference.low > 0
+    if comparison.verdict == "not worse" and margin is not None:
         return ("worse than a reader, by less than " if farther else "not worse than a reader by more than ") + (
             margin_words(margin, scale)
         )
-    if each.verdict == "better":
+    if comparison.verdict == "better":
         return "better than a reader"
-    if each.difference.high is None:
+    if comparison.difference.high is None:
         return "not compared: too few cases"
     return "worse than a reader" if farther else "not clearly better or worse than a reader"

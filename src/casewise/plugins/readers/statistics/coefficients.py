@@ -158,7 +158,7 @@ def readers_for(icc: float, wanted: float) -> int | None:
 
 
 def readers_for_half_width(error: float, wanted: float) -> int:
-    """How many readers have a mean within ± `wanted` of that of all readers (95 %).
+    """The number of readers whose mean lies within ± `wanted` of the mean of all readers (95 %).
 
     Args:
         error: the standard deviation of one reader's readings around the mean of all readers, of readers drawn at

@@ -128,12 +128,12 @@ def errors(values: np.ndarray, model: np.ndarray, kind: str) -> tuple[np.ndarray
         others = np.stack([np.delete(values, reader, axis=1) for reader in range(values.shape[1])], axis=1)
         read = (~np.isnan(others)).sum(axis=2)
         differ = [((others != x) & ~np.isnan(others)).sum(axis=2) for x in (values[..., None], model[:, None, None])]
-        of_reader, of_model = (np.where(read > 0, each / np.maximum(read, 1), np.nan) for each in differ)
+        of_reader, of_model = (np.where(read > 0, errors / np.maximum(read, 1), np.nan) for errors in differ)
     else:
         reference = mean_of_others(values)
         of_reader, of_model = np.abs(values - reference), np.abs(model[:, None] - reference)
     missing = np.isnan(values) | np.isnan(model)[:, None]
-    of_reader, of_model = (np.where(missing, np.nan, each) for each in (of_reader, of_model))
+    of_reader, of_model = (np.where(missing, np.nan, errors) for errors in (of_reader, of_model))
     return of_reader, of_model
 
 
@@ -166,7 +166,7 @@ def duels(
     plan: Plan = PLAN,
 ) -> dict[str, Duel]:
     """The duel by target key, for each target over its regions and for each of several; margins are by target."""
-    kinds = {each.target: kind_named(each.kind).metrics_of for each in fields}
+    kinds = {field.target: kind_named(field.kind).metrics_of for field in fields}
     result = {}
     for key, rows in by_key(readings[readings["target"].isin(kinds)]):
         target = str(rows["target"].iloc[0])
@@ -193,7 +193,7 @@ def against_reference(
     readings: pd.DataFrame, fields: Sequence[FormField], model: ModelPredictions, plan: Plan = PLAN
 ) -> dict[str, AgainstReference]:
     """The comparison by targets of two classes whose reference depends on no reader."""
-    two = [each.target for each in fields if kind_named(each.kind).metrics_of == CLASSES and len(each.options) == 2]
+    two = [field.target for field in fields if kind_named(field.kind).metrics_of == CLASSES and len(field.options) == 2]
     result = {}
     for target in dict.fromkeys(two if model.reference and "truth" in model.rows else ()):
         of_target = readings[readings["target"] == target]
@@ -241,7 +241,7 @@ def _compared(
             return mean_by_subject(values[:, 0], of_subjects, plan, name=of_figure)
         return leaving_out(lambda kept: {of_figure: _mean(values[kept])}, of_subjects, plan)[of_figure]
 
-    of_readers, of_model = (figure(each[:, defined], name) for each in (reader, model))
+    of_readers, of_model = (figure(errors[:, defined], name) for errors in (reader, model))
     difference = figure((model - reader)[:, defined], "difference")
     return ReaderDuel(of_readers, of_model, difference, verdict(difference, margin))
 

@@ -158,8 +158,8 @@ def unbiased_variance(kernel: Sequence[np.ndarray]) -> float:
     total = np.sum(kernel, axis=0)
     for shared in itertools.product((0, 1), repeat=3):
         axes = tuple(axis for axis in (0, 1) if not shared[axis])
-        each = kernel if shared[2] else [total]
-        squares[shared] = sum(float((np.sum(x, axis=axes) ** 2).sum()) for x in each)
+        kernels = kernel if shared[2] else [total]
+        squares[shared] = sum(float((np.sum(x, axis=axes) ** 2).sum()) for x in kernels)
     moments = {}
     for shared in squares:
         # those that share exactly these indices, by inclusion and exclusion
@@ -186,7 +186,7 @@ def mean_over_readers(
     minus: np.ndarray | None = None,
     plan: Plan = PLAN,
 ) -> ReaderMean:
-    """The mean over R readers of a figure, or of its difference from that of `minus`.
+    """The mean over R readers of a figure, or of its difference from the figure of `minus`.
 
     Args:
         truth, subjects: (N,) as in `left_out`.
@@ -234,7 +234,7 @@ def compare_modalities(
     Cases that lack a score are left out.
     """
     complete = ~np.isnan(np.column_stack([first, second, truth])).any(axis=1)
-    truth, first, second, subjects = (np.asarray(each)[complete] for each in (truth, first, second, subjects))
+    truth, first, second, subjects = (np.asarray(values)[complete] for values in (truth, first, second, subjects))
     return ModalityComparison(
         metric,
         len(np.unique(np.asarray(subjects, dtype=str))),
@@ -257,7 +257,8 @@ def by_column(
     numbers = {"n_subjects": len(figures.presence), "n_cases": len(truth)}
     why = "a class has no case"
     return [
-        each[name] for each in with_intervals({name: figures.points}, {}, lambda *_: why, plan, basis=basis, **numbers)
+        estimates[name]
+        for estimates in with_intervals({name: figures.points}, {}, lambda *_: why, plan, basis=basis, **numbers)
     ]
 
 
@@ -272,9 +273,9 @@ def _inference(value: float, variance: float, freedom: float, plan: Plan) -> Inf
 def _within(mean: ReaderMean) -> ReaderMean:
     """A mean of figures: intervals end at 0 and 1, and there is no test."""
 
-    def clipped(each: Inference) -> Inference:
-        low, high = (None if end is None else min(max(end, 0.0), 1.0) for end in (each.low, each.high))
-        return replace(each, low=low, high=high, p=None)
+    def clipped(inference: Inference) -> Inference:
+        low, high = (None if end is None else min(max(end, 0.0), 1.0) for end in (inference.low, inference.high))
+        return replace(inference, low=low, high=high, p=None)
 
     unbiased = None if mean.unbiased is None else clipped(mean.unbiased)
     return replace(mean, random=clipped(mean.random), fixed=clipped(mean.fixed), unbiased=unbiased)
@@ -291,5 +292,5 @@ def _kernels(positive: np.ndarray, scores: np.ndarray, minus: np.ndarray | None)
         return first
     second = [kernel(column) for column in minus.T]
     count = max(len(first), len(second))
-    first, second = (each * count if len(each) == 1 else each for each in (first, second))
+    first, second = (readings * count if len(readings) == 1 else readings for readings in (first, second))
     return [x - y for x, y in zip(first, second, strict=True)]

@@ -16,8 +16,8 @@ from casewise.study.learners import COVARIATES, JOINED, learner_name
 
 BENEFIT_DIGITS = 3
 ANSWER = (
-    "{stage}. The images add to the covariates where the model of both is better than that of the covariates; no clear"
-    " difference does not show that they add nothing."
+    "{stage}. The images add to the covariates where the model of both is better than the covariates by themselves; no"
+    " clear difference does not show that they add nothing."
 )
 HOW = (
     "Out of fold, all parts are fitted on other folds: medians of missing values, categories, penalties, and the weight"
@@ -58,7 +58,7 @@ def section(context: ReportContext) -> Section | None:
 
 
 def _gaps_text(context: ReportContext, gaps: Sequence[tuple[str, str, float]]) -> str:
-    """That the models of covariates can read the outcome from missing values."""
+    """A note where the models of covariates can read the outcome from missing values."""
     metrics = {"auroc": "AUROC {:.2f}", "r": "r = {:.2f}"}
     columns = listed([f"{plain(name)} ({metrics[metric].format(value)})" for name, metric, value in gaps])
     return GAPS.format(columns=columns, outcome=terms_of(context).heading)

@@ -105,18 +105,18 @@ EVIDENCE = {
     "files": "properties of the files",
 }
 COHORTS = (
-    "A linear model predicts, from one image of each {unit}, of which of the two cohorts it is. With an AUROC of 0.50"
-    " the images cannot be told apart in this way; p allows for all tests."
+    "A linear model predicts the cohort, the study or the external one, from one image of each {unit}. With an AUROC of"
+    " 0.50 it cannot distinguish them; p allows for all tests."
 )
 GROUPS = (
     "Outside: further from the training cases, in the features of the networks, than at least 19 of 20 held-out"
     " cases of the study."
 )
-OUTSIDE = "A case inside may still be unlike those of the training in ways that these features do not show."
+OUTSIDE = "A case inside may still be unlike the training cases in ways that these features do not show."
 
 
 def distant_cases(context: ReportContext) -> list[Block]:
-    """How well the cohorts are told apart, and the cases outside; none without an external cohort."""
+    """How well the cohorts can be distinguished, and the cases outside; empty without an external cohort."""
     entry = context.metrics.drift
     if entry is None:
         return []
@@ -138,11 +138,11 @@ def distant_cases(context: ReportContext) -> list[Block]:
         heads += ["Mean confidence"] if figures.external.confidence else []
         shown.append(Table(heads, rows_of(figures, context.write), GROUPS))
         shown.append(Text(OUTSIDE, note=True))
-    return [Heading("Cases unlike those of the training"), *shown] if shown else []
+    return [Heading("Cases unlike the training cases"), *shown] if shown else []
 
 
 def rows_of(figures: LearnerDrift, write: MetricFormat) -> list[Row]:
-    """The cases of the study, the external ones, those of them inside and outside, and how much surer answers are.
+    """Rows for the study's cases, all external cases, the external cases inside and outside, and the differences.
 
     How much better or worse all external cases are predicted is in the table of the external cohort.
     """

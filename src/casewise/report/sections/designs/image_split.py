@@ -1,4 +1,4 @@
-"""What a split by image gives, as published studies split, beside the study's own split by subject."""
+"""Results of a split by image, as published studies split, compared with the study's own split by subject."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def table(context: ReportContext, own: dict[str, Figures], by_image: dict[str, F
 
 
 def figure(context: ReportContext, own: dict[str, Figures], by_image: dict[str, Figures], names: list[str]) -> Plot:
-    """One metric of all learners both ways, beside always predicting the most common class."""
+    """One metric of all learners under both splits, compared with always predicting the most common class."""
     write, metric = context.write, kind_report(context.kind).headline
     both = [
         {i: figures[name][metric] for i, name in enumerate(names) if metric in figures[name]}

@@ -48,7 +48,7 @@ def section(context: ReportContext) -> Section | None:
 
 
 def blocks_of(context: ReportContext, entry: Trial, stage: str) -> list[Block]:
-    """The table of effects, that of changes, and the facts of a stage."""
+    """The table of effects, the table of changes and the facts of a stage."""
     digits, names = terms_of(context).digits + 1, list(entry.subjects)
     texts = {"side": capital(RESPONSE_SIDES[stage]), "baseline": entry.baseline, "control": plain(entry.control)}
     texts |= {"confidence": terms_of(context).confidence, "outcome": display_name(context.study, context.outcome)}
@@ -84,7 +84,7 @@ def blocks_of(context: ReportContext, entry: Trial, stage: str) -> list[Block]:
     if changes:
         blocks.append(Table(["Visit, arm and subjects", *HEADS], changes, CHANGE.format(**texts)))
     if responders:
-        named = [responder_name(context, f"{each:g}") for each in context.study.evaluation.responders]
+        named = [responder_name(context, f"{percent:g}") for percent in context.study.evaluation.responders]
         blocks.append(Table(["Visit, arm and subjects", *named], responders, RESPONDERS.format(**texts)))
         if risks:
             blocks.append(Table(["Visit, arm, score and subjects", *named], risks, RISKS.format(**texts)))

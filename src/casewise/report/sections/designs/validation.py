@@ -45,7 +45,7 @@ FITTED_WEIGHTS = (
 
 
 def nested_section(context: ReportContext) -> Section | None:
-    """What inner folds chose; None without nested cross-validation."""
+    """The choices of the inner folds; None without nested cross-validation."""
     study, settings = context.study, context.study.nested_cv
     inner = [job["inner"] for job in context.jobs if job.get("inner")]
     if settings is None or not inner:
@@ -124,19 +124,21 @@ def source_metrics(context: ReportContext) -> list[str]:
 def source_rows(context: ReportContext) -> list[Row]:
     """The reported learner's mean over the sources, if there is one, and a line for each source."""
     write, metrics = context.write, source_metrics(context)
-    learner, beside = context.learner, context.metrics.known_sources
+    learner, known_sources = context.learner, context.metrics.known_sources
     means = (context.metrics.site_means or {}).get(learner, {})
 
     def row(name: str, count: str, figures: Mapping[str, Any], *, inner: bool = False) -> Row:
         return Row(name, [Cell(count), *(write.cell(metric, figures.get(metric)) for metric in metrics)], inner=inner)
 
     rows = [row("mean", "", means)] if means else []
-    rows += [row("known", "", beside.site_means.get(learner, {}), inner=True)] if means and beside else []
+    if means and known_sources:
+        rows.append(row("known", "", known_sources.site_means.get(learner, {}), inner=True))
     for source, by_learner in (context.metrics.by_site or {}).items():
         figures = by_learner.get(learner, {})
         count = next((figure.n_cases for figure in figures.values()), None)
         rows.append(row(source, number(count, 0), figures))
-        rows += [row("known", "", beside.by_site.get(source, {}).get(learner, {}), inner=True)] if beside else []
+        if known_sources:
+            rows.append(row("known", "", known_sources.by_site.get(source, {}).get(learner, {}), inner=True))
     return rows
 
 
@@ -161,7 +163,7 @@ def learner_rows(context: ReportContext) -> list[Row]:
     for learner in context.learners:
         mean = (context.metrics.site_means or {}).get(learner, {}).get(metric)
         sources = [by_learner.get(learner, {}).get(metric) for by_learner in (context.metrics.by_site or {}).values()]
-        row = Row(learner_name(learner), [write.cell(metric, each) for each in (mean, *sources)])
+        row = Row(learner_name(learner), [write.cell(metric, figure) for figure in (mean, *sources)])
         rank = 2.0 if mean is None or mean.value is None else -mean.value
         ranked.append((rank, replace(row, mark=learner == context.learner)))
     return [row for _, row in sorted(ranked, key=lambda pair: pair[0])]
