@@ -47,7 +47,7 @@ def replacing(
         durable: bring the file and its folder to the disk before returning.
         before_replacing: called with the complete temporary file before it is moved.
         unlocked_folder: the folder is any that a user named, so that no lock and no later run cleans it: what killed
-            processes left of `path` is removed first (see `remove_unfinished`).
+            processes left of `path` is removed first (see `_remove_unfinished`).
 
     Raises:
         RunError: the disk is full or the folder cannot be written; `path` is unchanged and nothing is left behind.
@@ -56,7 +56,7 @@ def replacing(
     try:
         make_folder(path.parent)
         if unlocked_folder:
-            remove_unfinished(path)
+            _remove_unfinished(path)
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW, 0o666))
         mode = stat.S_IMODE(temporary.stat().st_mode)
         yield temporary
@@ -91,7 +91,7 @@ def staging_folder(path: Path) -> Iterator[Path]:
     if not path.name or path.is_mount():
         path = path / "files"
     make_folder(path.parent)
-    remove_unfinished(path)
+    _remove_unfinished(path)
     folder = _temporary_beside(path)
     folder.mkdir(mode=0o700)
     try:
@@ -325,7 +325,7 @@ def sweep(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def remove_unfinished(path: Path) -> None:
+def _remove_unfinished(path: Path) -> None:
     """Remove what killed processes left of `path`, a file or folder: what nobody has written to for a day."""
     for temporary in path.parent.glob(f"{TEMPORARY}{'[0-9a-f]' * 16}-{glob.escape(_end(path.name))}"):
         with suppress(OSError):

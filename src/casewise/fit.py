@@ -101,7 +101,7 @@ def fit(
     if isinstance(images, Mapping):
         changes, images = changes | {"images": dict(images)}, None
     path, content = (Path(table), b"") if isinstance(table, (str, Path)) else (folder / "table.csv", table_bytes(table))
-    images = images or (image_folder(table) if content else None)
+    images = images or (_image_folder(table) if content else None)
     stated = {"table": sha256(content).hexdigest() if content else str(path), "target": target, "subject": subject}
     stated["images"] = str(images) if images else ""
     record = folder / "fit.json"
@@ -167,7 +167,7 @@ def table_bytes(table: pd.DataFrame) -> bytes:
     return table.to_csv(index=False).encode()
 
 
-def image_folder(table: pd.DataFrame) -> Path:
+def _image_folder(table: pd.DataFrame) -> Path:
     """The folder that contains the files of the first column with absolute paths; without one, the current folder.
 
     >>> import pandas as pd

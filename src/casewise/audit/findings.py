@@ -235,10 +235,10 @@ def check_settings(study: Study, images: pd.DataFrame) -> None:
     mask, columns = study.audit.mask, [str(column) for column in images.columns]
     if mask and mask not in columns:
         raise CohortError(f"audit.mask: {mask!r} is not a column.{closest(mask, columns)}")
-    check_accepted(study.accept, possible_findings(study, columns))
+    check_accepted(study.accept, _possible_findings(study, columns))
 
 
-def possible_findings(study: Study, columns: Sequence[str]) -> list[str]:
+def _possible_findings(study: Study, columns: Sequence[str]) -> list[str]:
     """The names that findings can have in a study whose table has these columns."""
     standard_columns = [*study.targets, "image", "path", "subject", "case", "panel"]
     others = [column.removeprefix("table_") for column in columns if column not in standard_columns]

@@ -49,7 +49,7 @@ _MIRRORED = np.arange(128).reshape(4, 4, 8)[::-1, :, -np.arange(8)].ravel()
 
 
 @dataclass(frozen=True, eq=False)
-class LocalFeatures:
+class _LocalFeatures:
     """The features of one image: descriptors (K, 32) of unit length, and positions (K, 2) as shares of the sides.
 
     `pixels` is the width and height of the image in which they were found, `mirrored` the descriptors of the image
@@ -108,14 +108,14 @@ def local_pairs(
     return agreeing
 
 
-def _mirrored(item: LocalFeatures) -> LocalFeatures:
+def _mirrored(item: _LocalFeatures) -> _LocalFeatures:
     positions = np.array([1, 0], np.float32) + np.array([-1, 1], np.float32) * item.positions
     return replace(item, descriptors=item.mirrored, mirrored=item.descriptors, positions=positions)
 
 
 def extract(
     store: TileStore, paths: Sequence[str], rows: np.ndarray, *, progress: Callable[[float], None] | None = None
-) -> list[LocalFeatures]:
+) -> list[_LocalFeatures]:
     """The features of these images; an image without any has empty arrays."""
     small = store.preparation.size < SMALLEST_TILE
 
@@ -130,7 +130,7 @@ def extract(
         descriptors, positions, pixels = raw.pop()
         rooted = _rooted(descriptors)
         mirrored = _reduced(rooted[:, _MIRRORED], basis)
-        features.append(LocalFeatures(_reduced(rooted, basis), mirrored, positions, pixels))
+        features.append(_LocalFeatures(_reduced(rooted, basis), mirrored, positions, pixels))
     return features
 
 
@@ -197,7 +197,7 @@ def _reduced(descriptors: np.ndarray, basis: tuple[np.ndarray, np.ndarray]) -> n
     return np.asarray((projected / (np.linalg.norm(projected, axis=1, keepdims=True) + 1e-6)).astype(np.float16))
 
 
-def _size(item: LocalFeatures) -> int:
+def _size(item: _LocalFeatures) -> int:
     return len(item.descriptors)
 
 
@@ -220,7 +220,7 @@ def _word_of(descriptors: np.ndarray, words: np.ndarray) -> np.ndarray:
     return np.asarray((descriptors.astype(np.float32) @ words.T - (words**2).sum(axis=1) / 2).argmax(axis=1))
 
 
-def _by_word(features: Sequence[LocalFeatures], words: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+def _by_word(features: Sequence[_LocalFeatures], words: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     """For each word its descriptors (K, 32) and (K,) the numbers of their images."""
     word = np.concatenate([_word_of(item.descriptors, words) for item in features])
     order = np.argsort(word, kind="stable")
@@ -231,7 +231,7 @@ def _by_word(features: Sequence[LocalFeatures], words: np.ndarray) -> list[tuple
 
 
 def _nearest(
-    features: Sequence[LocalFeatures],
+    features: Sequence[_LocalFeatures],
     words: np.ndarray,
     indexed: Sequence[tuple[np.ndarray, np.ndarray]],
     excluded: set[tuple[int, int]],
@@ -263,7 +263,7 @@ def _nearest(
     return sorted(set().union(*in_parallel(pairs_of, range(0, count, ROWS))))
 
 
-def _aligned(first: LocalFeatures, second: LocalFeatures) -> Register | None:
+def _aligned(first: _LocalFeatures, second: _LocalFeatures) -> Register | None:
     """The map on which the matches of two images agree; None if too few do, or the scale is implausible."""
     if min(len(first.descriptors), len(second.descriptors)) < INLIERS:
         return None

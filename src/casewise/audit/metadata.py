@@ -156,7 +156,7 @@ def encode(name: str, text: Sequence[object], subjects: Sequence[object]) -> Col
         return Column("dates", np.column_stack(features), filled)
     sizes = np.array([_pair(cell) for cell in cells])
     if _mostly(sizes[:, 0], filled):
-        return Column("sizes", np.column_stack([size_features(*sizes.T), _one_hot(cells, subjects)]), filled)
+        return Column("sizes", np.column_stack([_size_features(*sizes.T), _one_hot(cells, subjects)]), filled)
     numbers = np.array([_number(cell) for cell in cells])
     if _mostly(numbers, filled) and len(np.unique(numbers[filled])) > FEW_NUMBERS:
         return Column("numbers", _quantity(numbers), filled)
@@ -229,7 +229,7 @@ def _one_hot(cells: Sequence[str], subjects: Sequence[object]) -> Floats:
     return table
 
 
-def size_features(width: Floats, height: Floats) -> Floats:
+def _size_features(width: Floats, height: Floats) -> Floats:
     """(n, 8) logarithms of width, height and their ratio with squares, whether square, and whether unknown."""
     sides = [np.log(np.maximum(side, 1.0)) for side in (width, height)]
     features = [_quantity(values)[:, :2] for values in (*sides, sides[0] - sides[1])]
@@ -247,7 +247,7 @@ def file_features(index: pd.DataFrame, subjects: Sequence[object]) -> Floats:
     table = np.array([_quantisation(str(path)) if kind == "JPEG" else np.nan for path, kind in files])
     sizes = [f"{w:.0f}x{h:.0f}" for w, h in zip(width, height, strict=True)]
     formats = [_one_hot(index[name].astype(str).tolist(), subjects) for name in ("mode", "format")]
-    return np.column_stack([size_features(width, height), _one_hot(sizes, subjects), _quantity(table), *formats])
+    return np.column_stack([_size_features(width, height), _one_hot(sizes, subjects), _quantity(table), *formats])
 
 
 def file_rate(index: pd.DataFrame) -> Floats:

@@ -179,7 +179,7 @@ EXAMPLES = 5
 
 
 @dataclass(frozen=True)
-class ImportedSplit:
+class _ImportedSplit:
     """A split that came with the data: its location, the side of each image or '', and whether the study uses it."""
 
     where: str
@@ -210,16 +210,16 @@ def imported_findings(images: pd.DataFrame, study: Study) -> list[Finding]:
     return findings
 
 
-def imported_splits(images: pd.DataFrame, study: Study) -> list[ImportedSplit]:
+def imported_splits(images: pd.DataFrame, study: Study) -> list[_ImportedSplit]:
     """The splits that came with the data and have at least two sides."""
     splits, used = [], {*columns_in_use(study), *study.targets, *STANDARD}
     if (column := study.split.column) and column in images:
-        splits.append(ImportedSplit(f"column {column}", [side_of(cell) for cell in images[column].astype(str)], True))
+        splits.append(_ImportedSplit(f"column {column}", [side_of(cell) for cell in images[column].astype(str)], True))
     for name in map(str, images.columns):
         plain = name.removeprefix("table_")
         if not {name, plain} & used and not plain.startswith(INTERNAL):
-            splits.append(ImportedSplit(f"column {plain}", sides_in(plain, images[name].astype(str).tolist()), False))
-    splits.append(ImportedSplit("the folders", _folder_sides(images["path"].astype(str).tolist()), False))
+            splits.append(_ImportedSplit(f"column {plain}", sides_in(plain, images[name].astype(str).tolist()), False))
+    splits.append(_ImportedSplit("the folders", _folder_sides(images["path"].astype(str).tolist()), False))
     return [split for split in splits if len(set(split.sides) - {""}) > 1]
 
 
@@ -268,7 +268,7 @@ def side_named(name: str) -> str:
     return next((WORDS[word] for word in words if word in WORDS), "") if len(words) <= MOST_WORDS else ""
 
 
-def _subject_findings(split: ImportedSplit, images: pd.DataFrame) -> list[Finding]:
+def _subject_findings(split: _ImportedSplit, images: pd.DataFrame) -> list[Finding]:
     """Subjects with images on several sides; if most are affected, the split was made by image."""
     table = images[["subject", "path"]].astype(str).assign(side=split.sides)
     table = table[table["side"] != ""]

@@ -53,7 +53,7 @@ _MOST_LISTED = 4
 
 
 @dataclass(frozen=True)
-class Alteration:
+class _Alteration:
     """Names that are not as they were written, the rows that have them, and whether that is certain."""
 
     text: str
@@ -65,7 +65,7 @@ class Alteration:
         return f"{column}: {self.text} ({rows_text(self.rows, 4)})."
 
 
-def alterations(raw: pd.Series, field: str, declared: Declared = "") -> list[Alteration]:
+def alterations(raw: pd.Series, field: str, declared: Declared = "") -> list[_Alteration]:
     """What a spreadsheet or program did to the names of a column, indexed by row; `field` is subject or visit.
 
     With `as_written`, a study states that dates, trailing zeros and frequent names are as they were written; with
@@ -88,7 +88,7 @@ def alterations(raw: pd.Series, field: str, declared: Declared = "") -> list[Alt
         if field == "subject":
             doubted += _shared(rows_of)
     return [
-        Alteration(text, sorted(row for name in altered for row in rows_of[name]), certain)
+        _Alteration(text, sorted(row for name in altered for row in rows_of[name]), certain)
         for text, altered, certain in doubted
     ]
 

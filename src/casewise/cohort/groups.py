@@ -113,9 +113,9 @@ def grouping(
     text = recorded(cells)
     values = numbers_in(text)
     if not cuts and values is not None and is_quantity(values, subjects):
-        cuts = tertiles(values.groupby(subjects.to_numpy()).mean().dropna().to_numpy())
+        cuts = _tertiles(values.groupby(subjects.to_numpy()).mean().dropna().to_numpy())
     if cuts and values is not None:
-        bands = [Group(name) for name in band_names(cuts)]
+        bands = [Group(name) for name in _band_names(cuts)]
         means = values.groupby(units.to_numpy(), sort=False).mean()
         numbers = means.map(lambda value: len(bands) if np.isnan(value) else int(np.searchsorted(cuts, value, "right")))
         return _grouping(column, bands, numbers)
@@ -144,7 +144,7 @@ def _grouping(column: str, groups: list[Group], of_units: pd.Series) -> Grouping
     return Grouping(column, [*groups, *missing], of_units)
 
 
-def tertiles(values: np.ndarray) -> tuple[float, ...]:
+def _tertiles(values: np.ndarray) -> tuple[float, ...]:
     """The two cut points of thirds, rounded to three digits; fewer where they coincide.
 
     >>> tertiles(np.arange(90.0))
@@ -155,7 +155,7 @@ def tertiles(values: np.ndarray) -> tuple[float, ...]:
     return tuple(cut for cut in dict.fromkeys(cuts) if cut > low)
 
 
-def band_names(cuts: tuple[float, ...]) -> list[str]:
+def _band_names(cuts: tuple[float, ...]) -> list[str]:
     """The names of bands; a band begins with its cut point.
 
     >>> band_names((40,))

@@ -146,8 +146,8 @@ def same_people(names: Iterable[str], others: Iterable[str], declared: Declared 
     return spellings
 
 
-def own_marks(name: str) -> list[str]:
-    """Texts by which `marks_of_same` recognises this person; hashed, they stand for the name (see `pseudonym`)."""
+def _own_marks(name: str) -> list[str]:
+    """Texts by which `_marks_of_same` recognises this person; hashed, they stand for the name (see `pseudonym`)."""
     letters, joined = sum(map(_visible(name).count, "oil")), alike(name).isalnum()
     conditions = {_READ_AS_DIGITS: f" {letters}", _JOINED: f" {joined}"}
     return [
@@ -156,8 +156,8 @@ def own_marks(name: str) -> list[str]:
     ]
 
 
-def marks_of_same(name: str) -> list[str]:
-    """Texts of which `own_marks` of another name has one exactly if both may mean one person.
+def _marks_of_same(name: str) -> list[str]:
+    """Texts of which `_own_marks` of another name has one exactly if both may mean one person.
 
     >>> bool(set(own_marks("001")) & set(marks_of_same("1"))), bool(set(own_marks("2")) & set(marks_of_same("1")))
     (True, False)
@@ -312,7 +312,7 @@ def pseudonym(name: str, salt: str) -> str:
     """
     if name.startswith(PREFIX):
         return name
-    texts = [_exact(name), _spelled(name), *own_marks(name)]
+    texts = [_exact(name), _spelled(name), *_own_marks(name)]
     return f"{PREFIX}{salt}:{','.join(_hash(text, salt) for text in texts)}"
 
 
@@ -338,7 +338,7 @@ def same_subjects(names: Iterable[str], others: Iterable[str], declared: Declare
 def _is_among(name: str, salt: str, people: list[set[str]], declared: Declared) -> bool:
     """Whether a name may mean one of the people with these hashes."""
     as_written = declared == AS_WRITTEN
-    marks = {_hash(text, salt) for text in ([_spelled(name)] if as_written else [_exact(name), *marks_of_same(name)])}
+    marks = {_hash(text, salt) for text in ([_spelled(name)] if as_written else [_exact(name), *_marks_of_same(name)])}
     groups = [] if isinstance(declared, str) else [[other.strip() for other in group] for group in declared]
     others = {other for group in groups if name.strip() in group for other in group} - {name.strip()}
     different = {_hash(_exact(other), salt) for other in others}

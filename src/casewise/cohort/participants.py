@@ -82,11 +82,11 @@ def described_columns(study: Study, images: pd.DataFrame) -> dict[str, str]:
         if (stored := table_column(study, images, column))
     }
     others = [str(column) for column in images if column not in STORED and column not in study.targets]
-    common = {column: column for column in others if plain_name(column) in COMMON and column not in named.values()}
+    common = {column: column for column in others if _plain_name(column) in COMMON and column not in named.values()}
     return named | common
 
 
-def plain_name(column: str) -> str:
+def _plain_name(column: str) -> str:
     """The name of a column without case, spaces and a prefix.
 
     >>> plain_name("Patient Sex"), plain_name("skin_tone")

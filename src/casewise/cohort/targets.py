@@ -192,7 +192,7 @@ def _check_there(name: str, target: Target, text: pd.Series, problems: Problems)
                 problems.add("class absent", f"{message} There are: {listed}.")
 
 
-def read_classes(target: Target, text: pd.Series) -> pd.Series:
+def _read_classes(target: Target, text: pd.Series) -> pd.Series:
     """Class numbers from the study's order, row by row; NaN where the cell is empty."""
     numbers = {s: float(i) for i, spellings in enumerate(target.classes.values()) for s in spellings}
     return text.map(lambda value: numbers.get(value, numbers.get(numbered(value), float("nan")))).astype(float)
@@ -277,7 +277,7 @@ def read_target(name: str, study: Study, cells: pd.DataFrame, problems: Problems
 def _read_class_names(name: str, target: Target, cells: pd.DataFrame, problems: Problems) -> pd.Series:
     if len(cells.columns) > 1:
         problems.add("columns", f"targets.{name}: classes are read from one column, found {len(cells.columns)}.")
-    return read_classes(target, cells.iloc[:, 0].str.strip())
+    return _read_classes(target, cells.iloc[:, 0].str.strip())
 
 
 def _read_numbers(name: str, target: Target, cells: pd.DataFrame, problems: Problems) -> pd.Series:

@@ -247,7 +247,7 @@ FEWEST_SUBJECTS = 10
 
 
 @dataclass(frozen=True)
-class PairIntervals:
+class _PairIntervals:
     """Simultaneous intervals of the differences of L learners: `difference` and `half_width` (L, L), row minus column.
 
     The half-width is NaN where too few resamples are defined.
@@ -281,7 +281,7 @@ def pair_freedom(left_out: np.ndarray, strata: np.ndarray, effective: float) -> 
 
 def pair_intervals(
     point: np.ndarray, samples: np.ndarray, freedom: np.ndarray, *, n_subjects: int, confidence: float
-) -> PairIntervals:
+) -> _PairIntervals:
     """Simultaneous intervals of all differences of L learners, from points (L,) and samples (resamples, L).
 
     The critical value is the quantile of the largest standardised difference of each resample over all pairs. It is
@@ -308,7 +308,7 @@ def pair_intervals(
     difference, half_width = np.zeros((2, n_learners, n_learners))
     difference[first, second], difference[second, first] = at, 0.0 - at
     half_width[first, second] = half_width[second, first] = half
-    return PairIntervals(difference, half_width)
+    return _PairIntervals(difference, half_width)
 
 
 def compare(
@@ -385,7 +385,7 @@ def differences(
     return comparison
 
 
-def _gaps_from(reference: str, learners: Sequence[str], pairs: PairIntervals, most: float) -> dict[str, Difference]:
+def _gaps_from(reference: str, learners: Sequence[str], pairs: _PairIntervals, most: float) -> dict[str, Difference]:
     """For each learner but the reference, its difference from it, which is at most `most`."""
     entries: dict[str, Difference] = {}
     column = learners.index(reference)

@@ -42,7 +42,7 @@ class Judgement:
 
 
 @dataclass(frozen=True)
-class NumberJudge:
+class _NumberJudge:
     """The evaluation of one target that is a number; `kind` is the name of its kind."""
 
     kind: str
@@ -104,7 +104,7 @@ class ClassJudge:
     prevalence: float | None = None
 
     def judge(self, rows: pd.DataFrame, plan: Plan, *, whole: bool) -> Judgement:
-        """As `NumberJudge.judge`, from counts, probabilities and ranks."""
+        """As `_NumberJudge.judge`, from counts, probabilities and ranks."""
         crossed = bool((rows["stage"] == "oof").all())
         wide = widen(rows, self.classes, self.choice.temperatures, crossed=crossed)
         metrics, compared = judge_classes(wide, self.classes, plan, comparing=whole)
@@ -114,7 +114,7 @@ class ClassJudge:
         return Judgement(metrics, compared, described)
 
     def resampled(self, rows: pd.DataFrame, plan: Plan) -> tuple[dict[str, float], dict[str, np.ndarray], int]:
-        """As `NumberJudge.resampled`, from counts by subject."""
+        """As `_NumberJudge.resampled`, from counts by subject."""
         wide = widen(rows, self.classes, {}, crossed=bool((rows["stage"] == "oof").all()))
         points, drawn, n_subjects = resampled(wide.samples, self.classes, plan)
         return (
@@ -124,7 +124,7 @@ class ClassJudge:
         )
 
     def by_fold(self, rows: pd.DataFrame) -> dict[str, np.ndarray]:
-        """As `NumberJudge.by_fold`, from counts."""
+        """As `_NumberJudge.by_fold`, from counts."""
         by_fold = []
         for _, own in rows.groupby("outer_fold"):
             samples = widen(own, self.classes, {}, crossed=False).samples
@@ -132,11 +132,11 @@ class ClassJudge:
         return {name: np.array([metrics[name][0, 0] for metrics in by_fold]) for name in self.names("folds")}
 
     def names(self, table: str) -> list[str]:
-        """As `NumberJudge.names`, of its kind and number of classes."""
+        """As `_NumberJudge.names`, of its kind and number of classes."""
         return columns(table, self.classes.kind, len(self.classes.names))
 
 
-Judge: TypeAlias = NumberJudge | ClassJudge
+Judge: TypeAlias = _NumberJudge | ClassJudge
 
 
 class Judged(TypedDict, total=False):
@@ -164,7 +164,7 @@ def judge_of(
     """
     kind = str(rows["kind"].iloc[0])
     if kind_named(kind).form == "number":
-        return NumberJudge(kind)
+        return _NumberJudge(kind)
     classes = classes_of(rows, names or None, positive)
     if sensitivities is None:
         return ClassJudge(kind, classes)

@@ -34,7 +34,7 @@ SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True)
-class GroupFigures:
+class _GroupFigures:
     """The figures of a group, and the resamples (R,) of those that may be tested.
 
     `fewest` is the number of subjects behind each of these figures: of the rarest class that it is about.
@@ -96,14 +96,14 @@ def subgroups(
     return stored.Subgroups(main.target, str(main.stage), str(main.learner), names, columns)
 
 
-def _figures(rows: pd.DataFrame, group: Group, judge: Judge, names: Sequence[str], plan: Plan) -> GroupFigures:
+def _figures(rows: pd.DataFrame, group: Group, judge: Judge, names: Sequence[str], plan: Plan) -> _GroupFigures:
     n_subjects, counts = int(rows["subject"].nunique()), None
     if judge.classes is not None:
         of_class = rows.groupby(rows["y_true"].astype(int))["subject"].nunique()
         counts = {label: int(of_class.get(number, 0)) for number, label in enumerate(judge.classes.names)}
     values = stored.Subgroup(group.name, group.code, n_subjects, int(rows["case"].nunique()), {}, [], {}, counts)
     if not n_subjects:
-        return GroupFigures(values)
+        return _GroupFigures(values)
     (figures,) = judge.judge(rows, plan, whole=False).metrics.values()
     fewest_of_class = {name: _fewest_of_class(name, judge.classes, counts) for name in names}
     fewest = {name: int(min(n_subjects, fewest_of_class[name])) for name in names}
@@ -111,7 +111,7 @@ def _figures(rows: pd.DataFrame, group: Group, judge: Judge, names: Sequence[str
     tested = [name for name in names if fewest[name] >= FEW_SUBJECTS]
     resamples = judge.resampled(rows, plan)[1] if tested else {}
     drawn = {name: np.asarray(resamples[name], dtype=float) for name in tested}
-    return GroupFigures(replace(values, metrics={name: figures[name] for name in names}, small=small), drawn, fewest)
+    return _GroupFigures(replace(values, metrics={name: figures[name] for name in names}, small=small), drawn, fewest)
 
 
 def _fewest_of_class(name: str, classes: Classes | None, counts: Mapping[str, int] | None) -> float:
@@ -124,7 +124,7 @@ def _fewest_of_class(name: str, classes: Classes | None, counts: Mapping[str, in
     return min(subjects) if metric_of(name).by_class else np.inf
 
 
-def _compare(groups: Sequence[GroupFigures], name: str, plan: Plan) -> Comparison | None:
+def _compare(groups: Sequence[_GroupFigures], name: str, plan: Plan) -> Comparison | None:
     """Compare the groups that can be, and set their differences; None if fewer than two can be."""
     tested = [
         number
@@ -139,24 +139,24 @@ def _compare(groups: Sequence[GroupFigures], name: str, plan: Plan) -> Compariso
     of_tested = [groups[number] for number in tested]
     points = np.array([figures.values.metrics[name].value for figures in of_tested], dtype=float)
     drawn = np.stack([figures.drawn[name] for figures in of_tested], axis=1)
-    contrasts = contrast_weights(np.array([figures.values.n_subjects for figures in of_tested], dtype=float))
+    contrasts = _contrast_weights(np.array([figures.values.n_subjects for figures in of_tested], dtype=float))
     differences, resampled = contrasts @ points, drawn @ contrasts.T
     with np.errstate(all="ignore"):
         spread = np.nanstd(resampled, axis=0, ddof=1)
         fewest = min(figures.fewest[name] for figures in of_tested)
         # resamples of n subjects vary by (n - 1) / n of the variance
         errors = spread * np.sqrt(fewest / (fewest - 1))
-        statistics = on_normal_scale(np.abs(differences) / errors, fewest - 1)
+        statistics = _on_normal_scale(np.abs(differences) / errors, fewest - 1)
         null = np.nan_to_num(np.abs(resampled - np.nanmean(resampled, axis=0)) / spread).max(axis=1)
     defined = bool((spread > 0).all())
-    halves = errors * from_normal_scale(matching_quantile(null, plan.confidence), fewest - 1)
+    halves = errors * _from_normal_scale(matching_quantile(null, plan.confidence), fewest - 1)
     for figures, difference, half in zip(of_tested, differences, halves, strict=True):
         ends = (float(difference - half), float(difference + half)) if defined and np.isfinite(half) else (None, None)
         figures.values.differences[name] = stored.Difference(float(difference), *ends)
     return Comparison(tested, float(statistics.max()), null) if defined else None
 
 
-def contrast_weights(sizes: np.ndarray) -> np.ndarray:
+def _contrast_weights(sizes: np.ndarray) -> np.ndarray:
     """(G, G) weights of the difference of each group from the mean of the others, weighted by their sizes.
 
     >>> contrast_weights(np.array([10.0, 20.0, 60.0])).round(2).tolist()
@@ -167,7 +167,7 @@ def contrast_weights(sizes: np.ndarray) -> np.ndarray:
     return np.asarray(np.eye(len(sizes)) - others / others.sum(axis=1, keepdims=True))
 
 
-def on_normal_scale(statistics: np.ndarray, freedom: int) -> np.ndarray:
+def _on_normal_scale(statistics: np.ndarray, freedom: int) -> np.ndarray:
     """Statistics of Student's t as normal deviates with the same p-values.
 
     >>> on_normal_scale(np.array([0.0, 2.262157]), 9).round(3).tolist()
@@ -178,8 +178,8 @@ def on_normal_scale(statistics: np.ndarray, freedom: int) -> np.ndarray:
     return np.asarray(norm.isf(t.sf(statistics, freedom)))
 
 
-def from_normal_scale(statistic: float, freedom: int) -> float:
-    """The statistic of Student's t with the p-value of a normal deviate: the inverse of `on_normal_scale`.
+def _from_normal_scale(statistic: float, freedom: int) -> float:
+    """The statistic of Student's t with the p-value of a normal deviate: the inverse of `_on_normal_scale`.
 
     >>> round(from_normal_scale(1.959964, 9), 3)
     2.262

@@ -52,7 +52,7 @@ def require_statsmodels(column: str) -> None:
 
 
 @dataclass(frozen=True)
-class MixedFit:
+class _MixedFit:
     """The means of each arm at each visit, (A·V,) with arms outside, their covariance, and the random effects."""
 
     means: Array
@@ -97,13 +97,13 @@ def trial(
         return Trial(control, sizes, first, [], left_out, dict.fromkeys(OUTCOMES, "too_few"), {}, {}, {})
     change = change[change["visit"].isin([first, *visits])].drop_duplicates(["subject", "visit"])
     change = change.assign(difference=change["y_pred"] - change["y_true"])
-    fits: dict[str, MixedFit] = {}
+    fits: dict[str, _MixedFit] = {}
     problems: dict[str, str] = {}
     visit_number = change["visit"].map([first, *visits].index)
     cells = (change["arm"].map(names.index) * (1 + len(visits)) + visit_number).to_numpy()
     for outcome, column in zip(OUTCOMES[:2], ("y_true", "y_pred"), strict=True):
-        fit = fit_mixed(change[column].to_numpy(dtype=float), cells, change["subject"].to_numpy(), 1 + len(visits))
-        if isinstance(fit, MixedFit):
+        fit = _fit_mixed(change[column].to_numpy(dtype=float), cells, change["subject"].to_numpy(), 1 + len(visits))
+        if isinstance(fit, _MixedFit):
             fits[outcome] = fit
         else:
             problems[outcome] = fit
@@ -119,14 +119,14 @@ def trial(
         changes = (wide[visit] - wide[first]).groupby(of_arm)
         paired = {name: changes.get_group(name).dropna().to_numpy() for name in names}
         for name, values in paired.items():
-            at.change[name]["difference"] = t_interval(values, None, plan)
+            at.change[name]["difference"] = _t_interval(values, None, plan)
         for name in names[1:]:
-            at.effect[name]["difference"] = t_interval(paired[name], paired[control], plan)
+            at.effect[name]["difference"] = _t_interval(paired[name], paired[control], plan)
         compared.append(at)
     slopes = {outcome: fit.slope for outcome, fit in fits.items()}
     risks = {
         name: {
-            visit: risk_difference(at, rates[control][visit], plan)
+            visit: _risk_difference(at, rates[control][visit], plan)
             for visit, at in rates[name].items()
             if visit in rates[control]
         }
@@ -135,7 +135,7 @@ def trial(
     return Trial(control, sizes, first, compared, left_out, problems, slopes, rates, risks)
 
 
-def t_interval(values: Array, control: Array | None = None, plan: Plan = PLAN) -> Interval:
+def _t_interval(values: Array, control: Array | None = None, plan: Plan = PLAN) -> Interval:
     """The mean, or its difference from the control's mean, with the interval of a t-test (Welch's for two).
 
     Equal values, or a single value, have no interval: that all are the same does not make the mean certain.
@@ -156,7 +156,7 @@ def t_interval(values: Array, control: Array | None = None, plan: Plan = PLAN) -
     return Interval(value, value - half, value + half)
 
 
-def risk_difference(arm: ResponseRates, control: ResponseRates, plan: Plan = PLAN) -> ResponseRates:
+def _risk_difference(arm: ResponseRates, control: ResponseRates, plan: Plan = PLAN) -> ResponseRates:
     """The shares of responders in an arm minus those in the control, with Newcombe's intervals; of all subjects."""
     from statsmodels.stats.proportion import confint_proportions_2indep
 
@@ -182,7 +182,7 @@ def _visit(
     visit: str,
     number: int,
     arms: Sequence[str],
-    fits: Mapping[str, MixedFit],
+    fits: Mapping[str, _MixedFit],
     width: float,
     counts: pd.Series,
     visits: int,
@@ -208,7 +208,7 @@ def _visit(
     )
 
 
-def fit_mixed(scores: Array, cells: Array, subjects: Array, visits: int) -> MixedFit | str:
+def _fit_mixed(scores: Array, cells: Array, subjects: Array, visits: int) -> _MixedFit | str:
     """Fit the means (A·V,) of the `cells` of each score; or the code of why there is none.
 
     The codes are `constant`, if scores hardly vary, and `singular`, if the fit did not converge or the subjects do not
@@ -233,13 +233,13 @@ def fit_mixed(scores: Array, cells: Array, subjects: Array, visits: int) -> Mixe
         smallest = float(np.linalg.eigvalsh(between).min())
         residuals = scores / spread - means @ np.asarray(result.fe_params)
         assumed = random @ between @ random.T + result.scale * np.eye(len(scores))
-        covariance = robust_covariance(means, residuals, subjects, assumed, arms=means.shape[1] // visits)
+        covariance = _robust_covariance(means, residuals, subjects, assumed, arms=means.shape[1] // visits)
         if result.converged and smallest > SINGULAR * result.scale and bool((np.diag(covariance) > 0).all()):
-            return MixedFit(np.asarray(result.fe_params) * spread, covariance * spread**2, slope)
+            return _MixedFit(np.asarray(result.fe_params) * spread, covariance * spread**2, slope)
     return "singular"
 
 
-def robust_covariance(means: Array, residuals: Array, subjects: Array, assumed: Array, *, arms: int) -> Array:
+def _robust_covariance(means: Array, residuals: Array, subjects: Array, assumed: Array, *, arms: int) -> Array:
     """The covariance of the means that holds however the scores of a subject vary (Liang and Zeger 1986).
 
     Without missing scores and with arms of one size it equals the covariance of a t-test of the changes.

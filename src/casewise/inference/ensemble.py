@@ -59,7 +59,7 @@ class Ensemble:
 
     def __init__(self, members: Sequence[Bundle], combination: Combination, learner: str) -> None:
         self._combination = combination
-        self.learners = chosen_learners(members, combination, learner)
+        self.learners = _chosen_learners(members, combination, learner)
         needed = {name for chosen in self.learners for name in combination.networks_of(chosen)}
         self.members = [member for member in members if member.model in needed]
         if lacking := needed - {member.model for member in self.members}:
@@ -85,7 +85,7 @@ class Ensemble:
         cells = self.covariate_cells(new.cohort.images)
         by_fold = [self._combined(fold_rows, cells) for _, fold_rows in rows.groupby("outer_fold", sort=True)]
         decided = apply_thresholds(self._combined(mean_over_folds(rows), cells), self._combination.decisions)
-        means = with_spread(scored(decided, study), scored(pd.concat(by_fold, ignore_index=True), study))
+        means = _with_spread(scored(decided, study), scored(pd.concat(by_fold, ignore_index=True), study))
         return with_sets(means[means["model"].isin(self.learners)], self._combination.intervals)
 
     def covariate_cells(self, images: pd.DataFrame) -> pd.DataFrame:
@@ -211,7 +211,7 @@ def _mirrors(bundle: Bundle) -> bool:
     return bool(bundle.settings["test_time_augmentation"])
 
 
-def chosen_learners(members: Sequence[Bundle], combination: Combination, learner: str) -> list[str]:
+def _chosen_learners(members: Sequence[Bundle], combination: Combination, learner: str) -> list[str]:
     """The learners that `learner` names (see `Ensemble`).
 
     Raises:
@@ -235,7 +235,7 @@ def chosen_learners(members: Sequence[Bundle], combination: Combination, learner
     )
 
 
-def with_spread(means: pd.DataFrame, by_fold: pd.DataFrame) -> pd.DataFrame:
+def _with_spread(means: pd.DataFrame, by_fold: pd.DataFrame) -> pd.DataFrame:
     """The means with the column `spread`, from the rows of each fold (see `Ensemble.predict`)."""
     key = ["model", *SAMPLE_KEY]
     shares = probability_columns(by_fold)
@@ -296,7 +296,7 @@ class Combination:
         return cls(
             stackers,
             str(nested["final"]["network"]) if nested else "",
-            decisions_of(folder.decisions, members, combined),
+            _decisions_of(folder.decisions, members, combined),
             (read_results(folder).main.learner or "") if folder.metrics.exists() else "",
             folder.conformal.read_if_exists() or {},
             covariates,
@@ -305,7 +305,7 @@ class Combination:
     @classmethod
     def of_network(cls, folder: JobFolder, member: Bundle) -> Combination:
         """That of a network alone: nothing but its decisions."""
-        return cls(decisions=decisions_of(folder.decisions, [member]), headline=member.model)
+        return cls(decisions=_decisions_of(folder.decisions, [member]), headline=member.model)
 
     def rehearsed(self, members: Sequence[Bundle]) -> pd.DataFrame:
         """Combine, decide and calibrate a made-up case, as a check of what was read from a file.
@@ -349,7 +349,7 @@ class Combination:
         return list(dict.fromkeys(names))
 
 
-def decisions_of(file: JsonFile, members: Sequence[Bundle], combined: Sequence[str] = ()) -> Mapping[str, Any]:
+def _decisions_of(file: JsonFile, members: Sequence[Bundle], combined: Sequence[str] = ()) -> Mapping[str, Any]:
     """The rules of grades with their thresholds; without a file, those that need none.
 
     Raises:

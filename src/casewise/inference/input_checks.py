@@ -8,7 +8,7 @@ share (`SHARES`), and each of them takes its share of the cases of subjects out 
 - An image turned by 180 degrees, or its negative, has the opposite score of a linear model that was fitted to give
   training images the score 1 (ridge regression). Whether images have an upright position, or are distinct from
   negatives, is measured on held-out images: the check exists only if it recognises `DETECTED` of them.
-- An image of another region than its row states is recognised by scores of regions (`RegionScore`), if regions differ.
+- An image of another region than its row states is recognised by scores of regions (`_RegionScore`), if regions differ.
 - The look of an image (`casewise.inference.look`) may be as far from that of the training images as that of held-out
   ones. Where there are several sources, an image is held out with its source. This check takes what the others leave.
 - A region, or a sequence of volumes, is missed if nearly all training cases have it. No study has both.
@@ -222,7 +222,7 @@ class Limits:
     upright: Score | None = None
     polarity: Score | None = None
     regions: tuple[str, ...] = ()
-    wrong_region: RegionScore | None = None
+    wrong_region: _RegionScore | None = None
     sequences: tuple[str, ...] = ()
     look: LookFacts | None = None
     quantiles: dict[str, Quantiles] = field(default_factory=dict)
@@ -253,10 +253,10 @@ class Training:
         _, first, numbers = np.unique(self.cases, return_index=True, return_inverse=True)
         largest = np.full(len(first), -np.inf)
         np.maximum.at(largest, numbers, values)
-        return upper_quantile(largest, self.subjects[first], share)
+        return _upper_quantile(largest, self.subjects[first], share)
 
 
-def upper_quantile(values: Floats, subjects: NDArray[Any], share: float) -> float | None:
+def _upper_quantile(values: Floats, subjects: NDArray[Any], share: float) -> float | None:
     """The smallest value that at most this share of the cases exceeds, each subject weighing the same.
 
     With few subjects it is the largest value, and None if there are fewer than `FEWEST_SUBJECTS`.
@@ -285,13 +285,13 @@ def fit_limits(training: Training, regions: Sequence[str] = (), sequences: Seque
     for fold in folds:
         held_out = training.folds == fold
         if not held_out.all():
-            needed[held_out] = excess(values[held_out], *inner_range(values[~held_out])).max(axis=1)
+            needed[held_out] = _excess(values[held_out], *_inner_range(values[~held_out])).max(axis=1)
     tolerance = training.worst(needed, SHARES["ranges"])
     subjects = len(np.unique(training.subjects))
     if tolerance is None or len(folds) < 2:
         return Limits(len(values), subjects, LEAST_TOLERANCE, {})
     tolerance = max(tolerance, LEAST_TOLERANCE)
-    low, high = inner_range(values)
+    low, high = _inner_range(values)
     slack = tolerance * spans(low, high)
     lows, highs = (low - slack).tolist(), (high + slack).tolist()
     lows[NAMES.index("contrast")] = max(lows[NAMES.index("contrast")], UNIFORM)
@@ -308,14 +308,14 @@ def fit_limits(training: Training, regions: Sequence[str] = (), sequences: Seque
         float(tolerance),
         ranges,
         fit_score(training, turned_difference, SHARES["upright"]),
-        fit_score(training, negative_difference, SHARES["polarity"]),
+        fit_score(training, _negative_difference, SHARES["polarity"]),
         tuple(regions),
         wrong_region=fit_regions(training),
         sequences=tuple(sequences),
     )
 
 
-def inner_range(values: Floats) -> tuple[Floats, Floats]:
+def _inner_range(values: Floats) -> tuple[Floats, Floats]:
     """The lowest and highest value of each number (N, V), without the few most extreme: (V,), (V,)."""
     low, high = np.quantile(values, [LOWEST, HIGHEST], axis=0)
     return low, high
@@ -326,7 +326,7 @@ def spans(low: Floats, high: Floats) -> Floats:
     return np.maximum(high - low, np.array([LEAST_RANGE[name] for name in NAMES]))
 
 
-def excess(values: Floats, low: Floats, high: Floats) -> Floats:
+def _excess(values: Floats, low: Floats, high: Floats) -> Floats:
     """By how many ranges the numbers (N, V) are outside of theirs; 0 inside, and on a side that has no limit."""
     below, above = low - values, values - high
     for number, name in enumerate(NAMES):
@@ -380,7 +380,7 @@ def turned_difference(grids: Floats) -> Floats:
     return np.asarray((centred - centred[:, ::-1, ::-1]).reshape(len(grids), -1))
 
 
-def negative_difference(grids: Floats) -> Floats:
+def _negative_difference(grids: Floats) -> Floats:
     """(N, GRID²): standardised grids plus themselves turned by 180 degrees; negatives have the opposite.
 
     They do not depend on brightness and contrast, and turned images have the same.
@@ -448,7 +448,7 @@ LEAST_DEVIATION = 0.02
 
 
 @dataclass(frozen=True)
-class RegionScore:
+class _RegionScore:
     """Scores by which images of another region than their row states are recognised.
 
     A linear discriminant analysis (Gaussian, one covariance within regions, shrunk, equal priors) gives each image a
@@ -503,7 +503,7 @@ class RegionScore:
         return [self.regions[region] if is_flagged else "" for region, is_flagged in zip(closest, flagged, strict=True)]
 
 
-def fit_regions(training: Training) -> RegionScore | None:
+def fit_regions(training: Training) -> _RegionScore | None:
     """The scores of regions with their limit; None if there are no two distinct regions.
 
     A region with fewer than `FEWEST_SUBJECTS` is not compared.
@@ -531,7 +531,7 @@ def fit_regions(training: Training) -> RegionScore | None:
         if min(shares) >= DETECTED:
             names = tuple((regions[first], regions[second]) for first, second in pairs)
             centre, scale, weights, intercepts = (v.tolist() for v in _discriminant(training.measures, rows))
-            return RegionScore(regions, centre, scale, weights, intercepts, names, limit, float(np.mean(shares)))
+            return _RegionScore(regions, centre, scale, weights, intercepts, names, limit, float(np.mean(shares)))
         pairs.pop(int(np.argmin(shares)))
     return None
 
@@ -618,7 +618,7 @@ def image_flags(
     flags: list[list[str]] = [_out_of_range(limits, numbers) for numbers in measures.values.tolist()]
     is_negative, is_turned = np.zeros(len(measures), dtype=bool), np.zeros(len(measures), dtype=bool)
     if limits.polarity:
-        is_negative = scores(limits.polarity, measures.grids, negative_difference) < limits.polarity.limit
+        is_negative = scores(limits.polarity, measures.grids, _negative_difference) < limits.polarity.limit
     if limits.upright:
         upright = scores(limits.upright, measures.grids, turned_difference)
         # the score of a negative is the opposite of that of the image itself

@@ -136,7 +136,7 @@ class NewTable:
             raise self.corrected(error) from error
         for doubt in problems.doubts:
             log.warning("%s", doubt)
-        return with_endings(cells, self.study)
+        return _with_endings(cells, self.study)
 
     def prepared(self, folder: Path, show: Show, cells: pd.DataFrame | None = None) -> NewCases:
         """Read the table, or these rows of it, without labels, and prepare the images in `folder`.
@@ -154,7 +154,7 @@ class NewTable:
             raise self.corrected(error) from error
 
 
-def with_endings(cells: pd.DataFrame, study: Study) -> pd.DataFrame:
+def _with_endings(cells: pd.DataFrame, study: Study) -> pd.DataFrame:
     """The table with the names of files as the disk spells them, with their endings where one image has the name."""
     folder, column = (study.root or study.cohort.parent).absolute(), study.columns.get("path") or "path"
     if column not in cells:
@@ -218,7 +218,7 @@ def new_table(
             )
         table = cases
     else:
-        cases = written_images(cases, folder / _IN_MEMORY)
+        cases = _written_images(cases, folder / _IN_MEMORY)
         groups = _groups(cases)
         paths = [path for group in groups for path in group]
         if _is_table(paths, pattern):
@@ -244,7 +244,7 @@ def new_table(
     return NewTable(bundle.study(written, Path(root or Path.cwd()).absolute()), own=False, reading=reading)
 
 
-def written_images(cases: Any, folder: Path, number: Iterator[int] | None = None) -> Any:
+def _written_images(cases: Any, folder: Path, number: Iterator[int] | None = None) -> Any:
     """Cases with files in place of images in memory, which are written into a folder without a loss.
 
     An image is named by its number among all images of the list, whether they are files or in memory.
@@ -254,7 +254,7 @@ def written_images(cases: Any, folder: Path, number: Iterator[int] | None = None
     """
     number = number or count(1)
     if isinstance(cases, (list, tuple)):
-        return [written_images(each, folder, number) for each in cases]
+        return [_written_images(each, folder, number) for each in cases]
     own = next(number)
     if isinstance(cases, np.ndarray):
         if cases.dtype != np.uint8 or cases.ndim not in (2, 3) or cases.shape[2:] not in ((), (3,)) or not cases.size:

@@ -148,7 +148,7 @@ MOST_KINDS = 3
 
 
 @dataclass(frozen=True)
-class Written:
+class _Written:
     """What was written: the file, the number of cases, those without a prediction and flagged ones with a prediction.
 
     Each counts as a `unit`: a case, or an image where single images are predicted.
@@ -176,7 +176,7 @@ def predict_to_file(
     *,
     receive: Callable[[PredictedChunk], None] | None = None,
     **options: Any,
-) -> Written:
+) -> _Written:
     """Predict new cases in chunks and write their table (see `TrainedModel.predict_in_chunks`) in one step.
 
     The file beside it, such as `predictions.csv.json`, has the test of all cases together (`casewise.inference.drift`).
@@ -216,7 +216,7 @@ def predict_to_file(
         len(flagged),
         "".join(first_flags),
     )
-    return Written(output, unit, *counts, drift, record)
+    return _Written(output, unit, *counts, drift, record)
 
 
 def _kinds(reasons: Sequence[str]) -> str:

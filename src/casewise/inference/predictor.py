@@ -147,7 +147,7 @@ def held_out_quantile(values: np.ndarray) -> float:
     return float(np.sort(values)[min(rank, len(values)) - 1])
 
 
-def why_no_distance(folder: JobFolder, facts: Mapping[str, Any] | None) -> str:
+def _why_no_distance(folder: JobFolder, facts: Mapping[str, Any] | None) -> str:
     """Why a network gives no distances; empty if it gives them."""
     if not facts:
         return "its facts state none: its training features did not vary, or no network of a fold has one"
@@ -158,7 +158,7 @@ def why_no_distance(folder: JobFolder, facts: Mapping[str, Any] | None) -> str:
 
 
 def read_distance(folder: JobFolder, facts: Mapping[str, Any] | None, width: int) -> FeatureDistance | None:
-    """The distance that belongs to these facts of a network; None if it has none, see `why_no_distance`.
+    """The distance that belongs to these facts of a network; None if it has none, see `_why_no_distance`.
 
     Args:
         width: that of the network's features.
@@ -166,7 +166,7 @@ def read_distance(folder: JobFolder, facts: Mapping[str, Any] | None, width: int
     Raises:
         RunError: the file beside the weights is of another training, or damaged.
     """
-    if not facts or why_no_distance(folder, facts):
+    if not facts or _why_no_distance(folder, facts):
         return None
     try:
         tensors: Mapping[str, Any] = read_checked(folder.distance, str(facts["sha256"]))
@@ -201,7 +201,7 @@ class Predictor:
         device = compute.device if compute.device == "cpu" or torch.cuda.is_available() else "cpu"
         network = bundle.load(parts=parts, own=own).to(device).to(memory_format=form)  # type: ignore[call-overload]
         folder = JobFolder(bundle.folder)
-        if why := why_no_distance(folder, bundle.distance):
+        if why := _why_no_distance(folder, bundle.distance):
             log.warning(
                 "%s, %s: no distance from the training cases, because %s.", bundle.model, bundle.folder.name, why
             )
@@ -289,7 +289,7 @@ def prediction_rows(
         shown["distance"] = np.nan if distances is None else distances
         means = shown.groupby(numbers).mean()
         if choose and study.level_of(name) != "image":
-            prominence = kind.prominence(output.classes, positive_number(study, name))
+            prominence = kind.prominence(output.classes, _positive_number(study, name))
             means[value_names] = choose(shown[value_names], numbers, prominence)
         if not finite.all():
             means.loc[np.unique(numbers[~finite]), value_names] = np.nan
@@ -316,7 +316,7 @@ def _units(panels: pd.DataFrame, level: str) -> tuple[pd.DataFrame, NDArray[np.i
     return table.iloc[np.unique(numbers, return_index=True)[1]].reset_index(drop=True), numbers
 
 
-def positive_number(study: Study, name: str) -> int | None:
+def _positive_number(study: Study, name: str) -> int | None:
     """The number of the class that sensitivity is about; None unless there are two."""
     positive = study.positive_of(name)
     return None if positive is None else study.classes_of(name).index(positive)

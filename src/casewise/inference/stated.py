@@ -32,7 +32,7 @@ UNSPECIFIC = ("OT", "SC")
 
 
 @dataclass(frozen=True)
-class Stated:
+class _Stated:
     """What an image states; texts are empty where it states nothing.
 
     Attributes:
@@ -48,7 +48,7 @@ class Stated:
     modality: str = ""
 
 
-def stated_by(paths: Sequence[Path]) -> Iterator[Stated]:
+def stated_by(paths: Sequence[Path]) -> Iterator[_Stated]:
     """What images state; those that are not DICOM, or cannot be read, state nothing."""
     for path in paths:
         with suppress(ImageError, ImportError, OSError):
@@ -61,17 +61,17 @@ def stated_by(paths: Sequence[Path]) -> Iterator[Stated]:
                 tags = [*PERSON, DAY, MODALITY, "SpecificCharacterSet"]
                 header = quiet_pydicom().dcmread(file, stop_before_pixels=True, specific_tags=tags, force=True)
                 texts = [one_form(text_of(header, tag)) for tag in (*PERSON, DAY, MODALITY)]
-            yield Stated(path.name, tuple(texts[:-2]), texts[-2], texts[-1].upper())
+            yield _Stated(path.name, tuple(texts[:-2]), texts[-2], texts[-1].upper())
 
 
-def people_problem(images: Sequence[Stated], subject: str, subjects: Collection[str]) -> str:
+def people_problem(images: Sequence[_Stated], subject: str, subjects: Collection[str]) -> str:
     """Why the images of a case are not of its subject; empty if nothing is known against it.
 
     Args:
         subjects: the names of subjects that an image may state.
     """
     # an image of each person; all pairs, because one that states little is like several others
-    first_of: dict[tuple[str, ...], Stated] = {}
+    first_of: dict[tuple[str, ...], _Stated] = {}
     for image in images:
         first_of.setdefault(image.person, image)
     for image, other in combinations(first_of.values(), 2):
@@ -95,7 +95,7 @@ def modalities_of(paths: Sequence[Path]) -> tuple[str, ...]:
         return tuple(sorted({image.modality for image in stated if image and image.modality not in ("", *UNSPECIFIC)}))
 
 
-def modality_problem(images: Sequence[Stated], modalities: Sequence[str]) -> str:
+def modality_problem(images: Sequence[_Stated], modalities: Sequence[str]) -> str:
     """Why images of a case are not of the modality of the training; empty if nothing is known against it.
 
     Args:
@@ -112,13 +112,13 @@ def modality_problem(images: Sequence[Stated], modalities: Sequence[str]) -> str
     return ""
 
 
-def unspecific(images: Iterable[Stated], modalities: Sequence[str]) -> list[str]:
+def unspecific(images: Iterable[_Stated], modalities: Sequence[str]) -> list[str]:
     """The names of images that state no certain modality, where the training images, which stated these, did."""
     specific = [name for name in modalities if name not in UNSPECIFIC]
     return [image.name for image in images if specific and image.modality in UNSPECIFIC]
 
 
-def days_problem(images: Sequence[Stated]) -> str:
+def days_problem(images: Sequence[_Stated]) -> str:
     """Why the images of a case are not of one day; empty if nothing is known against it."""
     dated = [image for image in images if image.day]
     for image in dated[1:]:

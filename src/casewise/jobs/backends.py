@@ -155,7 +155,7 @@ def attempt(job: Job, inputs: JobInputs, plan: ComputePlan, workers: int) -> Fai
         message = f"{job.name}: {error.strerror or error} ({where}).{f' {remedy}.' if remedy else ''}"
         return failed(job, message, transient=True, folder=True)
     except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
+        if not _is_out_of_memory(error):
             raise
         message = f"{job.name}: there was not enough memory. {LESS_MEMORY}"
         return failed(job, message, transient=True, memory=True)
@@ -170,7 +170,7 @@ def failed(job: Job, message: str, *, transient: bool, memory: bool = False, fol
     return Failure(message, transient, memory, folder)
 
 
-def is_out_of_memory(error: Exception) -> bool:
+def _is_out_of_memory(error: Exception) -> bool:
     """Whether memory ran out, for which PyTorch has a class on GPUs and only a text on CPUs."""
     import torch
 

@@ -228,7 +228,7 @@ class Pretrained:
 
 
 @dataclass(frozen=True)
-class FirstNetwork:
+class _FirstNetwork:
     """A network before its training: the origin of its weights, and the subjects of a bundle and of pretraining."""
 
     network: Network
@@ -245,7 +245,7 @@ def first_network(
     excluded: Sequence[str],
     folder: PretrainingFolder,
     tell: ReportEpoch,
-) -> FirstNetwork:
+) -> _FirstNetwork:
     """The job's network with its first weights, pretrained on another cohort if the study states so.
 
     Args:
@@ -262,7 +262,7 @@ def first_network(
     used: list[str] = []
     if inputs.pretraining:
         used = pretrain(network, inputs.pretraining, job, excluded, folder, seed, plan, tell)
-    return FirstNetwork(network, origin, list(of_bundle), used)
+    return _FirstNetwork(network, origin, list(of_bundle), used)
 
 
 def pretrain(

@@ -67,7 +67,7 @@ class _Training:
         return f"lr{self.candidate}-fold{self.fold + 1}"
 
 
-def choose_inside(progress: Progress, plan: ComputePlan, tune: NestedCV) -> Record:
+def _choose_inside(progress: Progress, plan: ComputePlan, tune: NestedCV) -> Record:
     """Train the job's network for each learning rate on each inner fold; return what was chosen, and all trainings.
 
     Finished inner trainings of an interrupted job are read from its folder; the interrupted one continues to the same
@@ -229,7 +229,7 @@ def choose(job: Job, inputs: JobInputs, plan: ComputePlan, progress: Progress) -
     check_apart(fit_subjects, held_out, where=where)
     if not study.nested_cv:
         return Choice(held_out, fit_subjects, stop_subjects, study.recipe)
-    inner = choose_inside(progress, plan, study.nested_cv)
+    inner = _choose_inside(progress, plan, study.nested_cv)
     recipe = study.recipe.model_copy(update={"lr": inner["chosen"]["lr"]})
     return Choice(held_out, fit_subjects, stop_subjects, recipe, inner)
 

@@ -99,7 +99,7 @@ def predict(job: Job, inputs: JobInputs, fitted: FittedModel) -> JobPredictions:
                 stage_panels, study, values, stage=stage, model=job.model, fold=job.fold, distances=distances
             )
         )
-        tile_tables.append(tile_rows(stage_panels, study, values, stage=stage))
+        tile_tables.append(_tile_rows(stage_panels, study, values, stage=stage))
         tile_tables.append(weight_rows(fitted.predictor, data, stage_panels, stage=stage))
     by_tile = [table for table in tile_tables if table is not None]
     table = pd.concat(tables, ignore_index=True)
@@ -151,7 +151,7 @@ def evenly(rows: np.ndarray, subjects: np.ndarray, most: int, seed: int) -> np.n
 MOST = 500_000
 
 
-def tile_rows(panels: pd.DataFrame, study: Study, values: NDArray[Any], *, stage: str) -> pd.DataFrame | None:
+def _tile_rows(panels: pd.DataFrame, study: Study, values: NDArray[Any], *, stage: str) -> pd.DataFrame | None:
     """The prediction of each panel and target; None if panels are not single images of larger units.
 
     Columns: image (number), case, stage, target, y_pred, and p0, p1, … of classes; `float32`. `values` is (P, V).

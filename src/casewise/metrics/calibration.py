@@ -65,7 +65,7 @@ def scaled(probabilities: np.ndarray, temperature: np.ndarray) -> np.ndarray:
     return np.asarray(shares / shares.sum(axis=-1, keepdims=True))
 
 
-def bin_of(confidence: np.ndarray) -> np.ndarray:
+def _bin_of(confidence: np.ndarray) -> np.ndarray:
     """The number of the bin of each confidence, of 15 bins of equal width that include their upper bound.
 
     >>> bin_of(np.array([0.0, 0.06, 1 / 15, 0.07, 1.0])).tolist()
@@ -83,7 +83,7 @@ def gaps(probabilities: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """
     top = np.take_along_axis(probabilities, probabilities.argmax(axis=-1)[..., None], axis=-1)[..., 0]
     gap = top - (probabilities.argmax(axis=-1) == truth)
-    return np.where(np.isnan(gap)[..., None], np.nan, np.eye(BINS)[bin_of(top)] * np.nan_to_num(gap)[..., None])
+    return np.where(np.isnan(gap)[..., None], np.nan, np.eye(BINS)[_bin_of(top)] * np.nan_to_num(gap)[..., None])
 
 
 def reliability(probabilities: np.ndarray, truth: np.ndarray) -> list[tuple[float, float, int, float, float]]:
@@ -96,7 +96,7 @@ def reliability(probabilities: np.ndarray, truth: np.ndarray) -> list[tuple[floa
     if np.isnan(probabilities).any():
         return []
     top, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == truth
-    bins, result = bin_of(top), []
+    bins, result = _bin_of(top), []
     for number in np.unique(bins).tolist():
         rows = bins == number
         bounds = number / BINS, (number + 1) / BINS

@@ -58,7 +58,7 @@ class Samples:
 
 
 @dataclass(frozen=True)
-class ClassSubjects:
+class _ClassSubjects:
     """The numbers of subjects that the metrics of classes rest on, for L learners.
 
     Attributes:
@@ -114,7 +114,7 @@ def subjects_behind(samples: Samples, classes: Classes) -> dict[str, np.ndarray]
     n_of_class, rest = (np.broadcast_to(n, predicted.shape[1:]) for n in _sides(true))
     paired = np.minimum(n_of_class, rest) if samples.folds is None else _paired(samples, samples.folds, k)
     named = np.minimum(n_of_class, predicted.sum(axis=0))
-    subjects = ClassSubjects(classes, len(true), n_of_class, rest, named, paired)
+    subjects = _ClassSubjects(classes, len(true), n_of_class, rest, named, paired)
     numbers: dict[str, np.ndarray] = {}
     for metric in classes.registered:
         rests_on = metric.rests_on(subjects)

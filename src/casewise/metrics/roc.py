@@ -19,7 +19,7 @@ MOST_POINTS = 200
 
 
 @dataclass(frozen=True)
-class Ranking:
+class _Ranking:
     """How the scores rank the cases of one class in each of R resamples, all (R,).
 
     `passed` is the weight of pairs of a case of the class and another case in the right order, ties half, and `pairs`
@@ -36,7 +36,7 @@ class Ranking:
         return _ratio(self.passed, self.pairs)
 
 
-def ranking(scores: np.ndarray, of_class: np.ndarray, subject: np.ndarray, counts: np.ndarray) -> Ranking:
+def ranking(scores: np.ndarray, of_class: np.ndarray, subject: np.ndarray, counts: np.ndarray) -> _Ranking:
     """Rank the cases of one class against the others in each of R resamples.
 
     Args:
@@ -54,7 +54,7 @@ def ranking(scores: np.ndarray, of_class: np.ndarray, subject: np.ndarray, count
     columns = np.asarray(subject)[order]
     starts = np.flatnonzero(np.diff(scores[order], prepend=np.inf))
     step = max(1, _AT_ONCE // max(len(scores), 1))
-    ranks = Ranking(np.zeros(len(counts)), np.zeros(len(counts)), np.full(len(counts), np.nan))
+    ranks = _Ranking(np.zeros(len(counts)), np.zeros(len(counts)), np.full(len(counts), np.nan))
     for first in range(0, len(counts) if len(scores) else 0, step):
         weights = counts[first : first + step].take(columns, axis=1)
         inside = weights * of_class

@@ -67,7 +67,7 @@ def mask_on_tiles(prepared: PreparedCohort, row: int, column: str, meaning: Mask
             present |= mask_labels.occurring(labels)
             marked |= bool(pixels.any())
             fit = store.preparation.fit
-            plane[:] = to_tile(pixels, width=width, height=height, side=side, fit=fit, meaning=meaning)
+            plane[:] = _to_tile(pixels, width=width, height=height, side=side, fit=fit, meaning=meaning)
     return CaseMask(np.array(numbers, dtype=int), planes, marked, content, present)
 
 
@@ -110,7 +110,7 @@ def training_masks(prepared: PreparedCohort, show: Show) -> Path:
                 width, height = (int(store.index[name].iat[row]) for name in ("width", "height"))
                 marked, box = _marked_pixels(folder / names[row], width, height, wanted), store.content(row)
                 side, fit = store.preparation.size, store.preparation.fit
-                tile = to_tile(marked, width=width, height=height, side=side, fit=fit, meaning="segmentation")
+                tile = _to_tile(marked, width=width, height=height, side=side, fit=fit, meaning="segmentation")
                 codes[row][box] = 1 + tile[box]
 
         check(of_each_image(len(names), fill, progress=bar)[1])
@@ -156,7 +156,7 @@ def _refuse(
         raise ImageError(f"{key}: no row of column {column!r} names a mask. Fill it in, or leave {key} out.")
 
 
-def to_tile(marked: np.ndarray, *, width: int, height: int, side: int, fit: Fit, meaning: MaskMeaning) -> np.ndarray:
+def _to_tile(marked: np.ndarray, *, width: int, height: int, side: int, fit: Fit, meaning: MaskMeaning) -> np.ndarray:
     """A mask (h, w) on the tile of its image: (side, side) `bool`, false on padding.
 
     The same as `casewise.modalities.store.preparation.Preparation` does with the image of `width` and `height`.

@@ -47,7 +47,7 @@ def draw(tiles: Sequence[int], settings: Panels, generator: torch.Generator) -> 
     return filled
 
 
-def gather(store: Tensor, slots: Tensor) -> Tensor:
+def _gather(store: Tensor, slots: Tensor) -> Tensor:
     """Copy tiles from the store; empty slots are black.
 
     Args:
@@ -74,7 +74,7 @@ def fold(tiles: Tensor, settings: Panels) -> Tensor:
     return grid.permute(0, 3, 1, 4, 2, 5).reshape(size, channels, settings.rows * height, settings.columns * width)
 
 
-def with_planes(tiles: Tensor, numbers: Tensor, masks: Tensor | None) -> Tensor:
+def _with_planes(tiles: Tensor, numbers: Tensor, masks: Tensor | None) -> Tensor:
     """Tiles (..., C, H, W) `uint8`, followed by two planes of their masks: marked pixels, and known ones, as 255.
 
     Args:
@@ -94,7 +94,7 @@ def plain(
 ) -> Tensor:
     """Panels for inference without augmentation, on `device`: (B, C, H, W) float in 0–1; bags as by `arrange`."""
     # bytes are moved to the device, a quarter of the memory of numbers
-    tiles = with_planes(gather(store, slots), slots, masks)
+    tiles = _with_planes(_gather(store, slots), slots, masks)
     return arrange(tiles.to(device).float().div_(255), slots, settings)
 
 
@@ -124,13 +124,13 @@ def augmented(
 
     Returns:
         (B, C, rows·H, columns·W) float in 0–1 on `device`; bags as by `arrange`. With masks, two planes follow the
-        channels (`with_planes`).
+        channels (`_with_planes`).
     """
     size, count = slots.shape
     flat = slots.reshape(-1)
     parameters = torch.rand(len(flat), PARAMETERS, generator=generator)
     full = torch.nonzero(flat != EMPTY).squeeze(1)
-    tiles = with_planes(store[flat[full]], flat[full], masks).to(device).float().div_(255)
+    tiles = _with_planes(store[flat[full]], flat[full], masks).to(device).float().div_(255)
     drawn = parameters[full].to(tiles.device)
     if settings.zoom_in or settings.perspective or settings.probability < 1:
         # drawn after the others, so that they do not change the draws of studies without them

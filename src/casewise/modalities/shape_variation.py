@@ -84,7 +84,7 @@ class Stretch:
 
     def among(self, numbers: Sequence[int]) -> Stretch | None:
         """The variation within the range of these rows; None if nearly all of them have one aspect ratio."""
-        lowest, highest = common_range(self.aspects[list(numbers)].numpy()) if len(numbers) else (0.0, 0.0)
+        lowest, highest = _common_range(self.aspects[list(numbers)].numpy()) if len(numbers) else (0.0, 0.0)
         return replace(self, lowest=lowest, highest=highest) if highest > lowest else None
 
 
@@ -117,11 +117,11 @@ def stretches(aspects: NDArray[np.floating]) -> Stretch | None:
     >>> stretches(np.array([1.0, 1.0, 1.5, 1.25])).highest.__round__(2)
     1.49
     """
-    lowest, highest = common_range(aspects)
+    lowest, highest = _common_range(aspects)
     return Stretch(torch.from_numpy(aspects).float(), lowest, highest) if highest > lowest else None
 
 
-def common_range(aspects: NDArray[np.floating]) -> tuple[float, float]:
+def _common_range(aspects: NDArray[np.floating]) -> tuple[float, float]:
     """The aspect ratios between which images vary in training."""
     lowest, highest = (float(value) for value in np.percentile(aspects, COMMON))
     return lowest, highest

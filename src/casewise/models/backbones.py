@@ -63,7 +63,7 @@ class NetworkOptions:
         missing: what a missing sequence is: an error (`require`, and `drop`, where such cases were left out before), or
             replaced by a learned value (`mask`).
         side: height and width of the panels in pixels, for which transformers are built.
-        head: `linear`, or `fastai`: fastai's layers (`fastai_head`) on the maximum and the mean over the last map.
+        head: `linear`, or `fastai`: fastai's layers (`_fastai_head`) on the maximum and the mean over the last map.
         map_cells: the side of the grid of means over the widest map at `MAP_STRIDE` that the head receives, so that it
             knows where things are; 0 for the average over the last map. Layers after that map are not used.
         architecture, arguments: of timm, as a hub repository states them; by default from the name.
@@ -108,7 +108,7 @@ class Network(nn.Module):
         self.map_cells, self.read_map, self.bags = options.map_cells, body.read_map, bool(options.pooling)
         pooling = [BagPooling(options.pooling, body.width)] if options.pooling else []
         if options.head == "fastai":
-            layers = fastai_head(body.width, outputs, 0.5 if options.dropout is None else options.dropout)
+            layers = _fastai_head(body.width, outputs, 0.5 if options.dropout is None else options.dropout)
         else:
             layers = [nn.Dropout(options.dropout or 0.0), nn.Linear(body.width, outputs)]
         self.head = nn.Sequential(*pooling, *layers)
@@ -213,7 +213,7 @@ class Network(nn.Module):
         return [(key, nn.ModuleList([m, *[body.get_submodule(key) for body in others]])) for key, m in blocks]
 
 
-def fastai_head(width: int, outputs: int, dropout: float) -> list[nn.Module]:
+def _fastai_head(width: int, outputs: int, dropout: float) -> list[nn.Module]:
     """The layers of fastai's `create_head` after its pooling, with its first weights.
 
     >>> [type(layer).__name__ for layer in fastai_head(8, 3, 0.5)]

@@ -50,7 +50,7 @@ def feature_maps(body: nn.Module, *, side: int = SIDE, channels: int = 3) -> lis
     layers inside them, such as the hidden layer of a block.
     """
     outputs = _outputs(body, side, channels)
-    maps = [(name, as_map(output, body)) for name, output in outputs]
+    maps = [(name, _as_map(output, body)) for name, output in outputs]
     feature_maps = [FeatureMap.of(name, side, values) for name, values in maps if values is not None]
     has_blocks = any(_is_tokens(output) for _, output in outputs)
     blocks = {str(info["module"]) for info in getattr(body, "feature_info", ())} if has_blocks else set()
@@ -105,7 +105,7 @@ def _outputs(body: nn.Module, side: int, channels: int) -> list[tuple[str, Tenso
     return outputs
 
 
-def as_map(output: Tensor, body: Any, *, smallest: int = 2, square: bool = True) -> Tensor | None:
+def _as_map(output: Tensor, body: Any, *, smallest: int = 2, square: bool = True) -> Tensor | None:
     """A module's output as a map (B, C, h, w) with `smallest` cells a side or more; None if it is not a map.
 
     Tokens (B, N, C) are arranged as their patches, without class and register tokens. For panels that are not `square`,
@@ -176,7 +176,7 @@ def read_maps(
 
     def keep(name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            maps = as_map(output, body, smallest=1, square=square)
+            maps = _as_map(output, body, smallest=1, square=square)
             if maps is None:
                 raise ValueError(f"{name} has no map for panels of this size")
             # a recorded graph leaves out by itself what is not needed, and cannot be recorded across an exception; what

@@ -116,7 +116,7 @@ def freeze(network: Network, upto: FreezePoint | str | int) -> str:
     if network.missing_token is not None:
         network.missing_token.requires_grad_(True)  # it has no pretrained values
     network.head.requires_grad_(True)
-    network.keep_in_eval(frozen_module_names(network, end))
+    network.keep_in_eval(_frozen_module_names(network, end))
     return last_frozen(network, end)
 
 
@@ -144,7 +144,7 @@ def frozen_end(network: Network, upto: FreezePoint | str | int) -> int:
     return end if behind else len(modules)
 
 
-def frozen_module_names(network: Network, end: int) -> list[str]:
+def _frozen_module_names(network: Network, end: int) -> list[str]:
     """The names of the completely frozen modules among the body's first `end` modules."""
     names = [name for name, _ in network.bodies[0].named_modules()]
     outer = _around(names[end:])
@@ -329,7 +329,7 @@ def split_modules(network: Network, end: int) -> tuple[Segment, Segment]:
             f"freeze: {network.name} cannot be cut before its first layer, {layers(network)[0][0]}: nothing is frozen. "
             "Give a later freeze point."
         )
-    frozen_modules = [network.bodies[0].get_submodule(name) for name in frozen_module_names(network, end)]
+    frozen_modules = [network.bodies[0].get_submodule(name) for name in _frozen_module_names(network, end)]
     eval_modules = [module for element in before for module in element.modules()]
     first, rest = Segment([_Scaled(network), *before], [*frozen_modules, *eval_modules]), Segment(after, frozen_modules)
     first.at = rest.at = _name_of(network, before)

@@ -137,7 +137,7 @@ class FeatureSpec:
     def vector(self, panels: Tensor, maps: Mapping[str, Tensor]) -> Tensor:
         """The candidate's vector (B, W) of its panels and of the maps of its modules."""
         if self.source == "statistics":
-            return image_statistics(panels)
+            return _image_statistics(panels)
         if self.source == "pixels":
             # in double precision, so that a panel has the same vector in every batch
             return self._summarised(panels.double()).float()
@@ -154,7 +154,7 @@ class FeatureSpec:
         return cls(**{**values, "channels": tuple(values["channels"]), "modules": tuple(values["modules"])})
 
 
-def image_statistics(panels: Tensor) -> Tensor:
+def _image_statistics(panels: Tensor) -> Tensor:
     """Intensities and texture of every channel: (B, C, H, W) → (B, 18·C).
 
     Mean, standard deviation, nine quantiles, and at three scales the mean and deviation of the gradient's magnitude;
@@ -374,7 +374,7 @@ def bank_facts(network: Network) -> Facts:
     }
 
 
-def random_frequencies(inputs: int, count: int, seed: int) -> NDArray[np.float64]:
+def _random_frequencies(inputs: int, count: int, seed: int) -> NDArray[np.float64]:
     """(inputs, count) frequencies, orthogonal in groups of `inputs`, each with the length of a Gaussian vector.
 
     >>> random_frequencies(3, 7, 0).shape
@@ -406,7 +406,7 @@ class RadialBlock(nn.Module):
         self.centre.copy_(torch.from_numpy(centre))
         self.back.copy_(torch.from_numpy(back))
         directions, count = self.frequencies.shape
-        self.frequencies.copy_(torch.from_numpy(random_frequencies(directions, count, seed)))
+        self.frequencies.copy_(torch.from_numpy(_random_frequencies(directions, count, seed)))
 
     def forward(self, values: Tensor) -> Tensor:
         angles = (values - self.centre) @ self.back.T @ self.frequencies

@@ -126,7 +126,7 @@ class NumberOutput:
         return float(LOSSES[recipe.loss](error, torch.zeros_like(error))) if len(validation) else 0.0
 
 
-class ClassOutput:
+class _ClassOutput:
     """Classes by softmax and cross-entropy."""
 
     standardised, last = False, False
@@ -169,7 +169,7 @@ class ClassOutput:
         return functional.cross_entropy(raw, label, weight=weight, label_smoothing=recipe.label_smoothing)
 
 
-class GradeOutput(ClassOutput):
+class _GradeOutput(_ClassOutput):
     """Grades by a chain of conditional probabilities, learned step by step."""
 
     def decode(self, raw: Tensor) -> Tensor:
@@ -202,8 +202,8 @@ class GradeOutput(ClassOutput):
 
 NETWORK_KINDS: dict[str, NetworkKind] = {
     "regression": NumberOutput(),
-    "classification": ClassOutput(),
-    "ordinal": GradeOutput(),
+    "classification": _ClassOutput(),
+    "ordinal": _GradeOutput(),
 }
 
 

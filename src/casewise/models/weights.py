@@ -105,10 +105,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
-        raise WeightsError(f"weights: {path} cannot be read as network weights: {first_line(error)}.") from error
+        raise WeightsError(f"weights: {path} cannot be read as network weights: {_first_line(error)}.") from error
     except Exception as error:  # torch raises pickle.UnpicklingError, which is not a public type of torch
         raise WeightsError(
-            f"weights: {path} holds more than tensors and is not opened: {first_line(error)}."
+            f"weights: {path} holds more than tensors and is not opened: {_first_line(error)}."
         ) from error
     return {k: v for k, v in loaded.items() if isinstance(v, Tensor)}
 
@@ -200,7 +200,7 @@ def read_checked(file: WeightsFile, expected: str) -> dict[str, Tensor]:
     try:
         tensors = load(data)
     except (SafetensorError, LookupError, ValueError, RuntimeError) as error:  # also of types that torch does not have
-        raise WeightsError(f"weights: {file.path} cannot be read as network weights: {first_line(error)}.") from error
+        raise WeightsError(f"weights: {file.path} cannot be read as network weights: {_first_line(error)}.") from error
     check_finite(tensors, f"{file.path}: ", "Train the network again.")
     return tensors
 
@@ -345,7 +345,7 @@ def download_of(name: str, folder: Path | None) -> Iterator[None]:
         folders = [str(path) for path in (folder, environment_folder()) if path]
         raise WeightsError(
             f"There are no pretrained weights for {name}. Searched {', '.join(folders) or 'no folder (none given)'} "
-            f"and the library's cache, then tried its download, which failed ({first_line(error)}). "
+            f"and the library's cache, then tried its download, which failed ({_first_line(error)}). "
             f"{WAYS.format(file=file_name(name))}"
         ) from error
     finally:
@@ -360,6 +360,6 @@ def hub_file(name: str, file: str) -> Path:
     return Path(hf_hub_download(repository, file, revision=revision or None))
 
 
-def first_line(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     """The beginning of an error's message, for a sentence of another one."""
     return str(error).splitlines()[0][:160].rstrip(".") if str(error) else type(error).__name__

@@ -41,7 +41,7 @@ def audit(inputs: RunInputs, show: Show) -> Audit:
         AuditError: naming the errors that the study does not accept; nothing was trained.
     """
     study, folder = inputs.study, inputs.folder
-    result = current_audit(study, inputs.cohort, inputs.store, inputs.splits, folder, show)
+    result = _current_audit(study, inputs.cohort, inputs.store, inputs.splits, folder, show)
     verdict = result.verdict(study.accept)
     show.line("audit", SENTENCE.split(verdict)[0] if result.findings else verdict)
     for note in result.notes(study.accept):
@@ -52,7 +52,7 @@ def audit(inputs: RunInputs, show: Show) -> Audit:
     return result
 
 
-def current_audit(
+def _current_audit(
     study: Study, cohort: Cohort, store: ImageStore, splits: Splits | None, folder: RunFolder, show: Show
 ) -> Audit:
     """The stored audit of a study, repeated only if its inputs have changed.
@@ -81,7 +81,9 @@ def current_audit(
 
             result = run_audit(study, cohort, store, side, embed=embed, progress=report)
         if splits and study.split.by == "image":
-            result = dataclasses.replace(result, findings=[*result.findings, image_split_finding(study, whole, splits)])
+            result = dataclasses.replace(
+                result, findings=[*result.findings, _image_split_finding(study, whole, splits)]
+            )
         if (noun := modality.noun(study)).singular != "image":
             result = with_noun(result, noun.singular, noun.plural)
         origin = embed.origin if embed else "none: no pretrained weights at hand"
@@ -108,7 +110,7 @@ def audit_alone(study: Study, folder: RunFolder, show: Show, write: Callable[[st
             show.line("split", "none that can be used: subjects are on several sides")
         study = plan(study, cohort, splits, folder, show)
         store = prepare(study, cohort, folder, show)
-        result = current_audit(study, cohort, store, splits, folder, show)
+        result = _current_audit(study, cohort, store, splits, folder, show)
     write(audit_text(result, study.accept))
     for note in result.notes(study.accept):
         write(f"{'':<10} {note}")
@@ -119,7 +121,7 @@ def audit_alone(study: Study, folder: RunFolder, show: Show, write: Callable[[st
     result.gate(study.accept, already_shown=True)
 
 
-def image_split_finding(study: Study, cohort: Cohort, splits: Splits) -> Finding:
+def _image_split_finding(study: Study, cohort: Cohort, splits: Splits) -> Finding:
     """The finding about a study that requests a comparison by image.
 
     Raises:

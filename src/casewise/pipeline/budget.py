@@ -122,10 +122,10 @@ def show_time(inputs: RunInputs, show: Show) -> None:
     """Show how long a planned run took, beside its budget."""
     planned = recorded_plan(inputs.study, inputs.folder)
     if planned and planned.forecast:
-        show.line("budget", time_in_words(clock() - inputs.began, planned.forecast, planned.facts.budget))
+        show.line("budget", _time_in_words(clock() - inputs.began, planned.forecast, planned.facts.budget))
 
 
-def time_in_words(seconds: float, forecast: Forecast, budget: float) -> str:
+def _time_in_words(seconds: float, forecast: Forecast, budget: float) -> str:
     """How long a command took, and if it was longer than its budget, by how much, and what was expected."""
     over = seconds - budget
     if over <= 0:

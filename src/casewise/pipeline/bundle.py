@@ -105,7 +105,7 @@ def _fill(target: BundleFolder, run: FinishedRun, members: Sequence[JobFolder]) 
     # not random, so that equal runs have equal bundles
     study, folder = run.study, run.files
     salt = hashlib.sha256(f"subjects of {run.fingerprint}".encode()).hexdigest()[:32]
-    entries = share_networks(target, members, salt)
+    entries = _share_networks(target, members, salt)
     bundles = [Bundle.open(member.path) for member in members]
     combination = Combination.of_run(folder, bundles)
     reader = next((bundle for bundle in bundles if bundle.model in study.networks), bundles[0])
@@ -209,7 +209,7 @@ def _provenance(run: FinishedRun, bundles: list[Bundle]) -> dict[str, object]:
                 "learner": bundle.model,
                 "fold": None if bundle.origin.get("final") else bundle.fold + 1,
                 "subjects": len(bundle.subjects),
-                "first_weights": without_paths(str(bundle.origin["weights"])),
+                "first_weights": _without_paths(str(bundle.origin["weights"])),
                 "origins": as_records(recorded_origins(bundle.origin)),
                 "weights_sha256": bundle.origin["weights_sha256"],
             }
@@ -223,7 +223,7 @@ _PATH = re.compile(r"\b(file|bundle) ([^;,]*[/\\][^;,]*)")
 _OF_SUBJECTS = ("subjects", "stop_subjects", "earlier_subjects")
 
 
-def share_networks(target: BundleFolder, members: Sequence[JobFolder], salt: str) -> list[Mapping[str, Any]]:
+def _share_networks(target: BundleFolder, members: Sequence[JobFolder], salt: str) -> list[Mapping[str, Any]]:
     """Put networks into a bundle, their weights as further names of the same files where possible.
 
     Args:
@@ -243,19 +243,19 @@ def share_networks(target: BundleFolder, members: Sequence[JobFolder], salt: str
             link_or_copy(member.distance.verified(), copy.distance.path)
         if member.fingerprints.exists():
             link_or_copy(member.fingerprints.verified(), copy.fingerprints.path)
-        write_json(copy.facts.path, shared_facts(facts, salt))
+        write_json(copy.facts.path, _shared_facts(facts, salt))
         entries.append({"learner": facts["model"], "fold": fold, "backbone": facts["network"]["name"]})
     return entries
 
 
-def shared_facts(facts: Mapping[str, Any], salt: str) -> Mapping[str, Any]:
+def _shared_facts(facts: Mapping[str, Any], salt: str) -> Mapping[str, Any]:
     """The facts of a network with hashes in place of subjects' names, and without paths of the user's files."""
     present = [name for name in _OF_SUBJECTS if name in facts]
     hashed = {name: sorted(pseudonym(subject, salt) for subject in facts[name]) for name in present}
-    return {**facts, **hashed, "weights": without_paths(str(facts["weights"]))}
+    return {**facts, **hashed, "weights": _without_paths(str(facts["weights"]))}
 
 
-def without_paths(text: str) -> str:
+def _without_paths(text: str) -> str:
     """A clause on the origin of weights with the names of files in place of their paths.
 
     >>> without_paths("bundle /data/a b/fold1, itself from file C:\\\\w\\\\resnet18.safetensors; adapted")

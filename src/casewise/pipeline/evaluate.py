@@ -141,7 +141,7 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Ru
         plan,
         bands=settings.bands or None,
         follow_up=FollowUp(settings.baseline, tuple(settings.responders)) if settings.response else None,
-        readers=readers_table(study, cohort),
+        readers=_readers_table(study, cohort),
     )
     for name, cases in cases_with_missing_regions(predictions, study_scores(study)).items():
         if cases and study.missing_regions == "allow":
@@ -161,7 +161,7 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Ru
     )
     results = with_calibration(study, predictions, results)
     if not folder.image_split_mark.exists():  # there, images count as subjects
-        results = participants_and_subgroups(study, cohort, predictions, results, folder)
+        results = _participants_and_subgroups(study, cohort, predictions, results, folder)
     results = _with_robustness(study, predictions, results, folder)
     results = write_results(folder, replace(results, made_from=folder.evaluated_files(study.learners)))
     learners = counted(predictions["model"].nunique(), "learner")
@@ -274,7 +274,7 @@ def _with_other_sources(study: Study, predictions: pd.DataFrame, results: Result
     return as_stored(results)
 
 
-def readers_table(study: Study, cohort: Cohort) -> pd.DataFrame | None:
+def _readers_table(study: Study, cohort: Cohort) -> pd.DataFrame | None:
     """What each reader recorded: case, target, reader, value; None if the study names no readers."""
     tables = []
     for target, columns in study.evaluation.readers.items():
@@ -376,26 +376,26 @@ def within_shortcut_column(
     if len(groups) < 2 or OTHER_VALUES in groups:  # a column of many values, such as dates, is not a grouping
         return None
     set_holds = holding(rows, folder.conformal.read_if_exists() or {}, str(main.learner), target)
-    by_group, means = within_column(rows, group_of, groups, set_holds, **_judged(study, target))
-    return stored.WithinColumn(column["name"], main.target, str(main.stage), str(main.learner), by_group, means)
+    _by_group, means = within_column(rows, group_of, groups, set_holds, **_judged(study, target))
+    return stored.WithinColumn(column["name"], main.target, str(main.stage), str(main.learner), _by_group, means)
 
 
 MOST_FOLDS = 6
 
 
-def participants_and_subgroups(
+def _participants_and_subgroups(
     study: Study, cohort: Cohort, predictions: pd.DataFrame, results: Results, folder: RunFolder
 ) -> Results:
     """The results with the participants and, where the study names subgroups, the figures by subgroup."""
     main, splits = results.main, folder.splits.read()
-    flow, sides, described = described_cohort(study, cohort, splits, folder)
+    flow, sides, described = _described_cohort(study, cohort, splits, folder)
     participants = stored.Participants(flow, sides, described, evaluated(predictions, study.primary_outcome))
     if study.evaluation.subgroup_cuts and main.stage in INTERNAL:
-        results = replace(results, subgroups=by_group(study, cohort.images, predictions, main))
+        results = replace(results, subgroups=_by_group(study, cohort.images, predictions, main))
     return replace(results, participants=participants)
 
 
-def described_cohort(
+def _described_cohort(
     study: Study, cohort: Cohort, splits: Mapping[str, Any], folder: RunFolder
 ) -> tuple[stored.Flow, list[stored.Side], list[stored.Characteristic]]:
     """The flow of participants, the sides of the split with the external cohort, and the characteristics on each."""
@@ -456,7 +456,7 @@ def evaluated(predictions: pd.DataFrame, target: str) -> dict[str, dict[str, int
     }
 
 
-def by_group(study: Study, images: pd.DataFrame, predictions: pd.DataFrame, main: stored.Headline) -> stored.Subgroups:
+def _by_group(study: Study, images: pd.DataFrame, predictions: pd.DataFrame, main: stored.Headline) -> stored.Subgroups:
     """The figures of the headline's learner in each group of the study's subgroups."""
     target, settings = main.target, study.evaluation
     rows = headline_rows(predictions, main)

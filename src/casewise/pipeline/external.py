@@ -28,7 +28,7 @@ from casewise.version import __version__
 OF_TABLE = ("cohort", "sheet", "root", "columns", "where", "where_not")
 
 
-def external_study(study: Study) -> Study:
+def _external_study(study: Study) -> Study:
     """The study that reads the external cohort: its own table, the same targets, images and panels."""
     settings = study.external
     assert settings is not None
@@ -58,7 +58,7 @@ def read_external(study: Study, main: Cohort) -> tuple[Study, Cohort]:
     """
     settings = study.external
     assert settings is not None
-    other = external_study(study)
+    other = _external_study(study)
     if study.landmarks_of_subjects and not other.landmarks_of_subjects:
         position = study.columns.get("visit", "visit")
         raise CohortError(
@@ -232,7 +232,7 @@ def _inputs_hash(first: tuple[Cohort, TileStore], second: tuple[Cohort, TileStor
     return json_hash(inputs)
 
 
-def pretraining_study(study: Study, settings: Pretraining) -> Study:
+def _pretraining_study(study: Study, settings: Pretraining) -> Study:
     """The study that reads and prepares the other cohort: its own table and targets, one panel an image."""
     fixed = {"schedule": "cosine", "tuning": "full", "imbalance": "none", "epochs": settings.epochs}
     fixed["meant_for"] = "same_sources"
@@ -263,7 +263,7 @@ def read_pretraining(study: Study, main: Cohort) -> tuple[Study, Cohort, int]:
     """
     settings = study.pretrain
     assert settings is not None
-    other = pretraining_study(study, settings)
+    other = _pretraining_study(study, settings)
     cohort = read_cohort(other)
     subjects = set(main.images["subject"].astype(str))
     return other, cohort, _check_pretraining_subjects(settings, cohort, subjects, study.subject_names)

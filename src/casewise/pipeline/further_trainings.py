@@ -36,11 +36,11 @@ def seeds(inputs: RunInputs, results: Results, show: Show) -> Results:
     for (stage, learner, target, metric), value in points[0].items():
         values = [value, *(other.get((stage, learner, target, metric)) for other in points[1:])]
         by_target = spread.setdefault(stage, {}).setdefault(learner, {}).setdefault(target, {})
-        by_target[metric] = OverSeeds(values, **spread_of(values))
+        by_target[metric] = OverSeeds(values, **_spread_of(values))
     return write_results(inputs.folder, replace(results, seeds=Seeds(numbers, spread)))
 
 
-def spread_of(values: Sequence[float | None]) -> dict[str, float | None]:
+def _spread_of(values: Sequence[float | None]) -> dict[str, float | None]:
     """Mean, extremes and standard deviation (n - 1) of the values of all seeds; None if one of them is undefined.
 
     >>> spread_of([0.5, 0.75])["sd"], spread_of([0.5, None])["max"]

@@ -260,7 +260,7 @@ def validate(study: Study, show: Show) -> list[str]:
     splits = grouped.split(cohort, study)
     check_learnable(splits, cohort.panels, study)
     lines = number_lines(splits)
-    lines += side_lines(study, splits, cohort.panels, panels=len(cohort.images) == len(table.images))
+    lines += _side_lines(study, splits, cohort.panels, panels=len(cohort.images) == len(table.images))
     lines += [f"{'WARNING':<10} {sentence}" for sentence in missing_classes(splits.record)]
     lines += [*weight_lines(study), *encoder_lines(study), *origin_lines(study)]
     if study.trained:
@@ -317,7 +317,7 @@ def number_lines(splits: Splits) -> list[str]:
     return [f"{'split':<10} runs of neighbouring file numbers are on one side: {', '.join(runs)}"] if runs else []
 
 
-def side_lines(study: Study, splits: Splits, rows: pd.DataFrame, *, panels: bool) -> list[str]:
+def _side_lines(study: Study, splits: Splits, rows: pd.DataFrame, *, panels: bool) -> list[str]:
     """A line for each side of the split: the source that it leaves out, its subjects, cases, and those of each class.
 
     `rows` are the panels of the cohort; `panels`: whether they are counted as well, which panels of tiles are not.

@@ -301,12 +301,12 @@ def _flips(study: Study, store: ImageStore | None, training: np.ndarray) -> str:
         return "none"
     if "flip" in study.panels.model_fields_set:
         return study.panels.flip
-    if has_sides(study.outputs, [name for target in study.targets.values() for name in target.classes]):
+    if _has_sides(study.outputs, [name for target in study.targets.values() for name in target.classes]):
         return "none"
     return planned_flips(store.tiles, training, study.seed) if store else "horizontal"
 
 
-def has_sides(outputs: Sequence[str], classes: Sequence[str]) -> bool:
+def _has_sides(outputs: Sequence[str], classes: Sequence[str]) -> bool:
     """Whether targets may be told by the side (left or right): by such words, or as counted places of a picture.
 
     >>> has_sides(["zone_A", "zone_B"], []), has_sides(["score_1", "score_2"], []), has_sides(["eye"], ["OD", "OS"])

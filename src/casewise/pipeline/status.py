@@ -28,7 +28,7 @@ LEAST_SHARE = 0.02
 
 
 @dataclass(frozen=True)
-class RunStatus:
+class _RunStatus:
     """The jobs of a run, each learner on each fold, by their state.
 
     Attributes:
@@ -85,7 +85,7 @@ class RunStatus:
         return [*lines, f"{work} {self.remedy}".rstrip()]
 
 
-def run_status(folder: RunFolder) -> RunStatus:
+def run_status(folder: RunFolder) -> _RunStatus:
     """The status of a run.
 
     First weights are not read: trained networks do not need them, and they may be on another computer.
@@ -137,7 +137,7 @@ def run_status(folder: RunFolder) -> RunStatus:
         step = "in the training" if waiting or failed else step
     over = at_work is not False or stopped or not (waiting or unreported)
     remedy = "" if over else f"It stopped {step}. To continue: {folder.continuing}."
-    return RunStatus(folder.path, at_work, unreported, stopped, remedy, done, running, failed, waiting, left, damaged)
+    return _RunStatus(folder.path, at_work, unreported, stopped, remedy, done, running, failed, waiting, left, damaged)
 
 
 def _planned_jobs(folder: RunFolder, at_work: bool | None) -> tuple[list[tuple[str, str, JobFolder]], Any]:

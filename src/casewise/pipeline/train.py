@@ -336,7 +336,7 @@ def epochs_of(fold: str, record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     ]
 
 
-def write_training_table(folder: RunFolder, learners: Sequence[str]) -> None:
+def _write_training_table(folder: RunFolder, learners: Sequence[str]) -> None:
     """Write `training.csv` of the networks that are finished.
 
     Empty cells are values that were not recorded; numbers keep all their digits.
@@ -360,7 +360,7 @@ def record_trained(study: Study, folder: RunFolder, show: Show) -> None:
     Raises:
         RunError: a record is damaged, or the table cannot be written.
     """
-    write_training_table(folder, study.learners)
+    _write_training_table(folder, study.learners)
     for plugin in run_hooks():
         plugin.on_trained(study, folder, show)
 
@@ -378,7 +378,7 @@ def following(study: Study, folder: RunFolder, tell: Callable[[float, str], None
         if count > written[0]:
             written[0] = count
             with suppress(CasewiseError, OSError):
-                write_training_table(folder, study.learners)
+                _write_training_table(folder, study.learners)
                 for plugin in run_hooks():
                     plugin.on_jobs_finished(study, folder)
 

@@ -26,7 +26,7 @@ MOST_ROUNDS = 50
 
 
 @dataclass(frozen=True)
-class Decided:
+class _Decided:
     """Rows with the grades that the rules decide.
 
     `records`: for each target with a rule its `rule` and, unless it is the median, `thresholds`: by learner and then
@@ -37,7 +37,7 @@ class Decided:
     records: Mapping[str, Mapping[str, Any]]
 
 
-def decide_grades(table: pd.DataFrame, rules: Mapping[str, str]) -> Decided:
+def decide_grades(table: pd.DataFrame, rules: Mapping[str, str]) -> _Decided:
     """Decide the grades of the predictions table by the rule of each target; the median leaves its rows as they are."""
     records: dict[str, Mapping[str, Any]] = {target: {"rule": rule} for target, rule in rules.items()}
     for target, rule in rules.items():
@@ -50,11 +50,11 @@ def decide_grades(table: pd.DataFrame, rules: Mapping[str, str]) -> Decided:
         thresholds = {model: limits for model, (limits, _) in by_learner.items()}
         rows_of = {"rows": {model: counts for model, (_, counts) in by_learner.items()}} if rule == "kappa" else {}
         records[target] = {"rule": rule, "thresholds": thresholds, **rows_of}
-    return Decided(apply_thresholds(table, records), records)
+    return _Decided(apply_thresholds(table, records), records)
 
 
 def apply_thresholds(table: pd.DataFrame, records: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
-    """Decide the grades of further rows, such as altered images, tiles or new cases, by the records of `Decided`.
+    """Decide the grades of further rows, such as altered images, tiles or new cases, by the records of `_Decided`.
 
     Out-of-fold rows get the thresholds of their learner and fold, others the thresholds of all folds.
     """
@@ -63,7 +63,7 @@ def apply_thresholds(table: pd.DataFrame, records: Mapping[str, Mapping[str, Any
         if "thresholds" not in record:
             continue
         for model, rows in table[table["target"] == target].groupby("model", sort=False):
-            expected, _ = expected_grades(rows)
+            expected, _ = _expected_grades(rows)
             folds, grades = _fold_names(rows), np.empty(len(rows))
             for fold in set(folds):
                 members = folds == fold
@@ -72,7 +72,7 @@ def apply_thresholds(table: pd.DataFrame, records: Mapping[str, Mapping[str, Any
     return table
 
 
-def expected_grades(rows: pd.DataFrame) -> tuple[NDArray[np.float64], int]:
+def _expected_grades(rows: pd.DataFrame) -> tuple[NDArray[np.float64], int]:
     """The expected grade of each row of one target, (N,), NaN without probabilities, and the steps between grades."""
     columns = [name for name in probability_columns(rows) if rows[name].notna().any()]
     if not columns:
@@ -109,7 +109,7 @@ def _fold_names(rows: pd.DataFrame) -> NDArray[np.object_]:
 
 def _fitted(rows: pd.DataFrame, rule: str) -> tuple[dict[str, list[float]], dict[str, int]]:
     """For each fold and for all of them the thresholds, and the number of rows by which they were tuned."""
-    expected, steps = expected_grades(rows)
+    expected, steps = _expected_grades(rows)
     names, truth = _fold_names(rows), rows["y_true"].to_numpy(dtype=float)
     scored = (names != ALL) & ~np.isnan(truth) & ~np.isnan(expected)
     thresholds, counts = dict[str, list[float]](), dict[str, int]()

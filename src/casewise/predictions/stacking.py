@@ -38,7 +38,7 @@ Coefficients: TypeAlias = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 
 @dataclass(frozen=True)
-class Stacker:
+class _Stacker:
     """How one kind of meta learner is fitted.
 
     Weights are equal (`equal`, the plain mean), at least 0 with the sum 1 (`weighted`), or of either sign. Networks
@@ -58,14 +58,14 @@ class Stacker:
         return not (self.equal or self.weighted)
 
 
-STACKERS: Mapping[str, Stacker] = {
-    "linear": Stacker("meta_learner"),
-    "linear+intercept": Stacker("meta_learner_w_intercept", intercept=True),
-    "ridge": Stacker("meta_learner_ridge", ridge=True),
-    "ridge+intercept": Stacker("meta_learner_ridge_w_intercept", ridge=True, intercept=True),
-    "logistic": Stacker("meta_learner_logistic", intercept=True),
-    "mean": Stacker("mean_of_learners", equal=True),
-    "weighted": Stacker("meta_learner_weighted", weighted=True),
+STACKERS: Mapping[str, _Stacker] = {
+    "linear": _Stacker("meta_learner"),
+    "linear+intercept": _Stacker("meta_learner_w_intercept", intercept=True),
+    "ridge": _Stacker("meta_learner_ridge", ridge=True),
+    "ridge+intercept": _Stacker("meta_learner_ridge_w_intercept", ridge=True, intercept=True),
+    "logistic": _Stacker("meta_learner_logistic", intercept=True),
+    "mean": _Stacker("mean_of_learners", equal=True),
+    "weighted": _Stacker("meta_learner_weighted", weighted=True),
 }
 EITHER_SIGN = tuple(name for name, stacker in STACKERS.items() if stacker.either_sign)
 META_LEARNERS = tuple(stacker.learner for stacker in STACKERS.values())
@@ -147,7 +147,7 @@ def stack(
 
 
 def _stacked(
-    stacker: Stacker, rows: pd.DataFrame, values: np.ndarray, learners: list[str], limits: Sequence[float]
+    stacker: _Stacker, rows: pd.DataFrame, values: np.ndarray, learners: list[str], limits: Sequence[float]
 ) -> tuple[np.ndarray | None, Fitted, dict[int, Fitted]]:
     """The cross-fitted predictions (N, K), the coefficients of all rows, and those without each fold.
 
@@ -181,7 +181,7 @@ def _stacked(
 
 
 def _fitted(
-    stacker: Stacker, rows: pd.DataFrame, values: np.ndarray, learners: list[str], limits: Sequence[float]
+    stacker: _Stacker, rows: pd.DataFrame, values: np.ndarray, learners: list[str], limits: Sequence[float]
 ) -> Fitted:
     """The coefficients of a stacker that is fitted on rows of one target with a reference."""
     truth, subjects = rows["y_true"].to_numpy(dtype=float), rows["subject"].to_numpy()
@@ -192,7 +192,7 @@ def _fitted(
 
 def _combine(entry: Mapping[str, Any], values: np.ndarray) -> np.ndarray:
     """The predictions (N, K) of a meta learner from its learners' predictions (N, learners, K)."""
-    return combine(entry, values[:, :, 0])[:, None] if "low" in entry else combine_classes(entry, values)
+    return combine(entry, values[:, :, 0])[:, None] if "low" in entry else _combine_classes(entry, values)
 
 
 def decided(rows: pd.DataFrame, learner: str, columns: list[str], values: np.ndarray) -> pd.DataFrame:
@@ -216,7 +216,7 @@ def combine(coefficients: Mapping[str, Any], features: np.ndarray) -> np.ndarray
 
 
 def _fit(
-    stacker: Stacker,
+    stacker: _Stacker,
     features: np.ndarray,
     truth: np.ndarray,
     subjects: np.ndarray,
@@ -248,7 +248,7 @@ def _fit(
     }
 
 
-def _penalty(stacker: Stacker, features: np.ndarray, truth: np.ndarray, subjects: np.ndarray) -> tuple[float, str]:
+def _penalty(stacker: _Stacker, features: np.ndarray, truth: np.ndarray, subjects: np.ndarray) -> tuple[float, str]:
     """Choose the ridge penalty by the squared error on subjects left out; with one subject there is no choice."""
     from sklearn.linear_model import Ridge
     from sklearn.model_selection import GroupKFold
@@ -308,17 +308,17 @@ _LEAST = 1e-6
 
 
 def _fit_classes(
-    stacker: Stacker, probabilities: np.ndarray, truth: np.ndarray, subjects: np.ndarray, learners: list[str]
+    stacker: _Stacker, probabilities: np.ndarray, truth: np.ndarray, subjects: np.ndarray, learners: list[str]
 ) -> Fitted:
     if stacker.equal:
         return {"weights": dict.fromkeys(learners, 1 / len(learners)), "intercept": 0.0}
     if stacker.weighted:
-        weights = weights_of_classes(probabilities, truth, subjects).tolist()
+        weights = _weights_of_classes(probabilities, truth, subjects).tolist()
         return {"weights": dict(zip(learners, weights, strict=True)), "intercept": 0.0, "n_rows": len(truth)}
     return {**_logistic(probabilities, truth, subjects), "learners": learners, "n_rows": len(truth)}
 
 
-def combine_classes(coefficients: Mapping[str, Any], probabilities: np.ndarray) -> np.ndarray:
+def _combine_classes(coefficients: Mapping[str, Any], probabilities: np.ndarray) -> np.ndarray:
     """The probabilities (N, K) of a meta learner, from an entry of `StackingResult.coefficients` of classes.
 
     `probabilities` is (N, learners, K), the learners in the order of the entry's `weights` or `learners`.
@@ -439,7 +439,7 @@ def weights_of_numbers(predicted: np.ndarray, truth: np.ndarray, subjects: np.nd
     )
 
 
-def weights_of_classes(probabilities: np.ndarray, truth: np.ndarray, subjects: np.ndarray) -> np.ndarray:
+def _weights_of_classes(probabilities: np.ndarray, truth: np.ndarray, subjects: np.ndarray) -> np.ndarray:
     """The weights (L,) of probabilities (N, L, K), of the largest likelihood if clearly better than equal ones.
 
     >>> sure = np.tile([[[0.9, 0.1], [0.5, 0.5]], [[0.1, 0.9], [0.5, 0.5]]], (10, 1, 1))

@@ -30,7 +30,7 @@ COLUMN = (
 
 
 @dataclass(frozen=True)
-class ClassBesideColumn:
+class _ClassBesideColumn:
     """The AUROC of a class: of the model, of the column by itself, and within the values of the column.
 
     `within` has a figure and the subjects with the class for each shown value, `mean` is over all values.
@@ -49,7 +49,7 @@ class ClassBesideColumn:
 
 
 @dataclass(frozen=True)
-class BesideColumn:
+class _BesideColumn:
     """The column, its shown values and the number of all, and a row for each class (of two the positive one).
 
     `note` names the images on which the column was evaluated, unless it was evaluated on all.
@@ -58,11 +58,11 @@ class BesideColumn:
     name: str
     values: list[str]
     count: int
-    rows: list[ClassBesideColumn]
+    rows: list[_ClassBesideColumn]
     note: str = ""
 
 
-def beside_column(context: ReportContext) -> BesideColumn | None:
+def beside_column(context: ReportContext) -> _BesideColumn | None:
     """The reported model compared with the column; None without such a column, or where sources were left out in turn.
 
     The position of slices that are cases does not count as a column: `visit_alone` compares with it.
@@ -83,11 +83,11 @@ def beside_column(context: ReportContext) -> BesideColumn | None:
                 (groups[group].metrics.get(key), _subjects(groups[group], label, study.unit)) for group in shown
             ]
             name, alone = class_name(study, target, label), column["by_class"].get(label)
-            rows.append(ClassBesideColumn(name, figure, alone, means.get(key), by_group))
+            rows.append(_ClassBesideColumn(name, figure, alone, means.get(key), by_group))
     if all(row.alone is None for row in rows):
         return None
     note = f"one image a {study.unit}" if context.one_image_each else ""
-    return BesideColumn(plain(column["name"]), [plain(group) for group in shown], len(groups), rows, note)
+    return _BesideColumn(plain(column["name"]), [plain(group) for group in shown], len(groups), rows, note)
 
 
 def _subjects(group: ColumnGroup, label: str, unit: str) -> str:
@@ -97,7 +97,7 @@ def _subjects(group: ColumnGroup, label: str, unit: str) -> str:
 
 def beside_column_blocks(context: ReportContext) -> list[Block]:
     """The counts within each value of the column, and the areas, folded; none without such a column."""
-    column, counts = beside_column(context), counts_table(context)
+    column, counts = beside_column(context), _counts_table(context)
     if column is None:
         return [counts] if counts else []
     write, name = context.write, capital(column.name)
@@ -123,7 +123,7 @@ def beside_column_blocks(context: ReportContext) -> list[Block]:
     return [counts, fold] if counts else [fold]
 
 
-def counts_table(context: ReportContext) -> Table | None:
+def _counts_table(context: ReportContext) -> Table | None:
     """How often each class is found, and mistaken for, within each value of the column; None without figures."""
     within = _within(context)
     if within is None or context.by_site:

@@ -80,7 +80,7 @@ def sentences(notes: Iterable[Values | str]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class ExternalResult:
+class _ExternalResult:
     """The primary metric of a learner on the external cohort and in the study.
 
     Attributes:
@@ -101,7 +101,7 @@ class ExternalResult:
     recognised: list[str]
 
 
-def external_result(study: Study, results: Results, learner: str, stage: str) -> ExternalResult | None:
+def external_result(study: Study, results: Results, learner: str, stage: str) -> _ExternalResult | None:
     """The results of a learner on the external cohort and in `stage`; None without an external evaluation.
 
     Where the primary metric is undefined outside, such as an AUROC without a case of one class, the first defined
@@ -128,7 +128,7 @@ def external_result(study: Study, results: Results, learner: str, stage: str) ->
             name = class_name(study, outcome, label)
             right = f"{entry.confusion[row][row]} of {support} of {name} recognised"
             (recognised if support else absent).append(right if support else name)
-    return ExternalResult(
+    return _ExternalResult(
         code=code if metric in inside else "not_inside",
         metric=metric,
         cases=outside[metric].n_cases,

@@ -320,7 +320,7 @@ RESPONSE_SIDES = {**SIDES, "all": "of all subjects, out of fold and of the test 
 
 
 @dataclass(frozen=True)
-class Unlearned:
+class _Unlearned:
     """The evidence that the networks behind the figures may have learned nothing.
 
     Attributes:
@@ -386,7 +386,7 @@ def report_title(study: Study) -> str:
     return f"{capital(name)}: {what}" if says_more else capital(what)
 
 
-def unlearned(context: ReportContext) -> Unlearned | None:
+def unlearned(context: ReportContext) -> _Unlearned | None:
     """Evidence that the networks behind the figures may have learned nothing; None without any.
 
     Either the reported learner predicts nearly the same for every case of a fold, or half of its networks, or most of
@@ -395,17 +395,17 @@ def unlearned(context: ReportContext) -> Unlearned | None:
     """
     constant, folds = constant_folds(context.predictions, context.outcome, context.learner)
     if constant:
-        return Unlearned(constant=True, count=constant, of=folds)
+        return _Unlearned(constant=True, count=constant, of=folds)
     inner = context.study.nested_cv is not None
     if not inner and context.stopped_on == "none":
         return None
     judged = [(str(job["model"]), failed) for job in context.jobs if (failed := no_better(job)) is not None]
     own, every = [failed for model, failed in judged if model == context.learner], [failed for _, failed in judged]
     if own and 2 * sum(own) >= len(own):
-        return Unlearned(constant=False, count=sum(own), of=len(own), whose="own", inner=inner)
+        return _Unlearned(constant=False, count=sum(own), of=len(own), whose="own", inner=inner)
     if 2 * sum(every) > len(every):
         whose = "study" if context.learner in context.study.learners else "combined"
-        return Unlearned(constant=False, count=sum(every), of=len(every), whose=whose, inner=inner)
+        return _Unlearned(constant=False, count=sum(every), of=len(every), whose=whose, inner=inner)
     return None
 
 

@@ -127,7 +127,7 @@ def screen(context: ReportContext) -> Screen:
         failure_heads=heads,
         failures=rows,
         more_failures=_failures_note(context, rows, more),
-        rival_heads=["Model", compared + own_side(context), interval, "The reported model is"],
+        rival_heads=["Model", compared + _own_side(context), interval, "The reported model is"],
         rivals=compared_rows,
         flags=[statement for statement in holding if statement.level == "flag" and statement is not external],
         trust=[statement for statement in holding if statement.level != "flag" and statement is not external],
@@ -137,7 +137,7 @@ def screen(context: ReportContext) -> Screen:
                 [
                     model(context),
                     combined and f"Weights{of_new}: {combined}.",
-                    in_effect(context),
+                    _in_effect(context),
                     decided(context),
                     coverage(context),
                 ],
@@ -187,7 +187,7 @@ def evaluated(context: ReportContext) -> str:
     rows, held_out = context.headline_rows, context.stage in ("test", "validation")
     if rows.empty:
         return "No case has a reference value: nothing can be evaluated."
-    count = "Internal: " * bool(own_side(context)) + counted_cases(context, rows)
+    count = "Internal: " * bool(_own_side(context)) + counted_cases(context, rows)
     count += f" in a {context.stage} set" if held_out else ""
     # what first weights were trained on before the study
     doubtful = unknown_origin(context.origins)
@@ -202,7 +202,7 @@ def evaluated(context: ReportContext) -> str:
     return f"{count}. Each{whose} was predicted by models {trained} on {what}."
 
 
-def own_side(context: ReportContext) -> str:
+def _own_side(context: ReportContext) -> str:
     """Label for figures of the study's own cases if there are also external figures, otherwise empty."""
     return ", internal" if context.figures(EXTERNAL, context.learner) else ""
 
@@ -215,12 +215,12 @@ def sizes(context: ReportContext) -> list[Size]:
     within = context.metrics.known_sources
     of_known = defined(within.site_means.get(context.learner, {}).get(metric)) if within and context.by_site else None
     if outside:
-        shown.append(_size(context, metric, outside, context.study.external_name, external_recalls(context)))
+        shown.append(_size(context, metric, outside, context.study.external_name, _external_recalls(context)))
     if here:
         over = counted(len(getattr(here, "sources", [])), context.site) if context.by_site else ""
         inside = context.metric("oof", context.learner, metric) if context.stage == "test" and not outside else None
         out_of_fold = f"out of fold {context.write.text(metric, inside.value, short=True)}" if inside else ""
-        cohort = f"{context.site}s left out" if of_known else own_side(context)[2:]
+        cohort = f"{context.site}s left out" if of_known else _own_side(context)[2:]
         shown.append(_size(context, metric, here, cohort, f"mean over {over}" if over else out_of_fold))
     if of_known:
         names = f"known {context.site}s", f"in folds of {context.study.unit}s"
@@ -228,7 +228,7 @@ def sizes(context: ReportContext) -> list[Size]:
     return shown
 
 
-def external_recalls(context: ReportContext) -> str:
+def _external_recalls(context: ReportContext) -> str:
     """Sensitivity and specificity in the external cohort, or the mean recall; if a class has no case, other recalls."""
     names = {"recall": "mean recall"}
     if context.study.positive_of(context.outcome) is not None:
@@ -256,23 +256,23 @@ def guess(context: ReportContext) -> str:
     if context.by_site:
         return ""
     if not context.classes:
-        guessed = guessed_median(context)
+        guessed = _guessed_median(context)
         error = write.text("mae", guessed["error"]) if guessed else ""
-        return f"Guessing the median: {error} points{own_side(context)}" if guessed else ""
+        return f"Guessing the median: {error} points{_own_side(context)}" if guessed else ""
     rows = context.headline_rows
     if rows.empty:
         return ""
     counts = np.bincount(rows["y_true"].to_numpy(int), minlength=len(context.classes))
     commonest = [context.classes[i] for i in np.flatnonzero(counts == counts.max())]
     names = listed([class_name(context.study, context.outcome, name) for name in commonest], "or")
-    text = f"Always naming {names}: {100 * counts.max() / counts.sum():.0f} % of {terms.noun}s{own_side(context)}"
+    text = f"Always naming {names}: {100 * counts.max() / counts.sum():.0f} % of {terms.noun}s{_own_side(context)}"
     outside = context.rows(EXTERNAL, context.learner)["y_true"]
     if len(outside) and len(commonest) == 1:
         text += f"; {percent((outside == counts.argmax()).mean())} of {context.study.external_name}"
     return text
 
 
-def guessed_median(context: ReportContext) -> Note | None:
+def _guessed_median(context: ReportContext) -> Note | None:
     """The record of always predicting the median of the training subjects."""
     for note in context.metrics.notes:
         if note["code"] == "guess_median" and (note["stage"], note["target"]) == (context.stage, context.outcome):
@@ -288,10 +288,10 @@ def spread(context: ReportContext) -> str:
     if not context.classes:
         ends = (rows["y_pred"] - rows["y_true"]).abs().quantile([0.5, 0.9])
         half, most = (number(value, terms.digits) for value in ends)
-        return f"Half of the {terms.noun}s within {half}, nine in ten within {most}{own_side(context)}"
+        return f"Half of the {terms.noun}s within {half}, nine in ten within {most}{_own_side(context)}"
     metric = kind_report(context.kind).compared
     figure, chance = defined(context.quoted.get(metric)), metric_of(metric).chance
-    if figure is None or own_side(context):
+    if figure is None or _own_side(context):
         return ""  # with an external figure, the first sentence and the third card have it
     bounds = _bounds(write, metric, figure)
     inside = context.metric("oof", context.learner, metric) if context.stage == "test" else None
@@ -355,8 +355,8 @@ def _failing_classes(context: ReportContext) -> tuple[list[str], list[Failure]]:
     names = [class_name(context.study, context.outcome, name) for name in here.names]
     counts, heads = np.asarray(here.confusion), ["Found"]
     if outside:
-        heads = [f"Found{own_side(context)}", f"Found, {context.study.external_name}"]
-    heads.append("Correct when predicted" + own_side(context))
+        heads = [f"Found{_own_side(context)}", f"Found, {context.study.external_name}"]
+    heads.append("Correct when predicted" + _own_side(context))
     wrong, totals = counts * (1 - np.eye(len(names), dtype=int)), counts.sum(axis=1)
     recall = np.divide(np.diag(counts), totals, out=np.ones(len(names)), where=totals > 0)
     rows, positive = [], context.study.positive_of(context.outcome)
@@ -373,7 +373,7 @@ def _failing_classes(context: ReportContext) -> tuple[list[str], list[Failure]]:
         others = [figure for j, figure in enumerate(recalls) if j != i and totals[j]]
         clearly = bool(others) and all(_clearly_above(other, [recalls[i]]) for other in others)
         rows.append(Failure(names[i], cells, clearly))
-    return ["Reference", *heads, *([f"Mostly taken for{own_side(context)}"] if len(names) > 2 else [])], rows
+    return ["Reference", *heads, *([f"Mostly taken for{_own_side(context)}"] if len(names) > 2 else [])], rows
 
 
 def _clearly_above(figure: Estimate | None, others: Sequence[Estimate | None]) -> bool:
@@ -417,7 +417,7 @@ def rivals(context: ReportContext) -> list[Rival]:
         gap = gap_between(entry, context.learner, better) if entry else None
         of_better = context.figures(context.stage, better)[metric]
         rows.append(rival(learner_name(better), of_better, gap, "its best learner on these cases"))
-    guessed, chance = guessed_median(context), metric_of(metric).chance if context.classes else None
+    guessed, chance = _guessed_median(context), metric_of(metric).chance if context.classes else None
     if guessed and metric == "mae":
         low, high, rough = guessed["gaps"].get(context.learner, (None, None, True))
         chance, code = guessed["error"], verdict_beside({"low": low, "high": high, "rough": rough}, 0, metric)
@@ -488,7 +488,7 @@ def decided(context: ReportContext) -> str:
     return f"Predicted grade: {rule} (with the likeliest one: {likeliest})."
 
 
-def in_effect(context: ReportContext) -> str:
+def _in_effect(context: ReportContext) -> str:
     """A note if a combined model is a single learner for new cases, unlike in its evaluation; otherwise empty."""
     shown, parts = dict(weights(context)), weights_of(context)
     whole = next((name for name in (parts[0] if parts else ()) if shown[learner_name(name)] == number(1.0, 2)), "")

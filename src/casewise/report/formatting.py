@@ -103,7 +103,7 @@ def display_name(study: Study, name: str) -> str:
     `pasi` becomes `PASI` if the description contains PASI. A target whose name is its column in plain letters has the
     heading of that column: `Befund_0_8` becomes `Befund (0-8)`.
     """
-    if heading := own_heading(study, name):
+    if heading := _own_heading(study, name):
         return heading
     plain_name = plain(name)
     for text in (study.description, study.title):
@@ -122,7 +122,7 @@ def outcome_words(study: Study, name: str) -> str:
     return display_name(study, name)
 
 
-def own_heading(study: Study, name: str) -> str:
+def _own_heading(study: Study, name: str) -> str:
     """The heading of a target's column, if its name has the same letters and digits; empty if they are the same."""
     column = study.targets[name].column if name in study.targets else None
     alike = isinstance(column, str) and re.sub(r"[\W_]+", "", column) == re.sub(r"[\W_]+|^target_", "", name)

@@ -96,13 +96,13 @@ def page(contexts: Sequence[ReportContext], parts: Sequence[Section], details: s
     head = [f"# {escaped(report_title(study))}"]
     head += ["**Synthetic phantom data, not patients.**"] if study.synthetic else []
     head += [escaped(values.lead), *([escaped(study.description)] if study.description.strip() else [])]
-    summary = Section("summary", "Result", [*screen_blocks(values), Text(brackets(context))])
+    summary = Section("summary", "Result", [*_screen_blocks(values), Text(brackets(context))])
     further = [beside(contexts)] if len(contexts) > 1 else []
     text = markdown_page(head, [summary, *further, *map(without_folds, parts)])
     return without_html(f"{text}\nFurther tables and definitions: {details}.\n")
 
 
-def screen_blocks(values: Screen) -> list[Block]:
+def _screen_blocks(values: Screen) -> list[Block]:
     """The five questions of the first screen as tables and lists."""
     sizes = []
     for size in values.sizes:
@@ -137,17 +137,17 @@ def beside(runs: Sequence[ReportContext]) -> Section:
         RunError: a run cannot share these tables; it is named with the reason.
     """
     first = runs[0]
-    check_comparable(runs)
-    targets = targets_of(first)
+    _check_comparable(runs)
+    targets = _targets_of(first)
     compared = comparisons(runs, targets)
     described = [(run.study.name, " ".join(run.study.description.split())) for run in runs[1:]]
     blocks: list[Block] = [Text(f"{name}: {text}") for name, text in described if text]
     for target in targets:
-        blocks += [Heading(capital(target)), of_target(runs, target, compared.get(target))]
+        blocks += [Heading(capital(target)), _of_target(runs, target, compared.get(target))]
     return Section("beside", f"Beside {', '.join(run.study.name for run in runs[1:])}", blocks)
 
 
-def of_target(runs: Sequence[ReportContext], target: str, compared: Comparison | None) -> Table:
+def _of_target(runs: Sequence[ReportContext], target: str, compared: Comparison | None) -> Table:
     """A line for each learner of every run; learners of later runs carry their study's name."""
     first, stage = runs[0], runs[0].stage
     study, write = first.study, metric_format(first.study, target)
@@ -174,20 +174,20 @@ def _row_name(learner: str, study: Study, number: int) -> str:
     return f"{learner} ({study.name})" if number else learner
 
 
-def targets_of(run: ReportContext) -> list[str]:
+def _targets_of(run: ReportContext) -> list[str]:
     """The whole targets and scores that were evaluated, the primary one first."""
     by_learner = run.metrics.metrics.get(run.stage, {})
     evaluated = dict.fromkeys(key for by_target in by_learner.values() for key in by_target if "[" not in key)
     return sorted(evaluated, key=lambda name: name != run.outcome)
 
 
-def check_comparable(runs: Sequence[ReportContext]) -> None:
+def _check_comparable(runs: Sequence[ReportContext]) -> None:
     """Check that the other runs can share the tables of the first one.
 
     Raises:
         RunError: naming the run and the reason.
     """
-    first, targets = runs[0], targets_of(runs[0])
+    first, targets = runs[0], _targets_of(runs[0])
     for run in runs[1:]:
         refusal = f"{run.source} cannot be compared with {first.source}"
         if first.stage not in run.metrics.metrics:
@@ -195,9 +195,9 @@ def check_comparable(runs: Sequence[ReportContext]) -> None:
         if run.study.synthetic != first.study.synthetic:
             phantom = run.source if run.study.synthetic else first.source
             raise RunError(f"{refusal}: only {phantom} is of synthetic phantom data. Write two pages.")
-        shared = [name for name in targets if name in targets_of(run)]
+        shared = [name for name in targets if name in _targets_of(run)]
         if not shared:
-            evaluated = ", ".join(targets_of(run))
+            evaluated = ", ".join(_targets_of(run))
             raise RunError(f"{refusal}: it evaluated {evaluated}, and nothing of {', '.join(targets)}. Leave it out.")
         for name in shared:
             first_scale, run_scale = (_scale(study, name) for study in (first.study, run.study))
@@ -229,9 +229,9 @@ def comparisons(runs: Sequence[ReportContext], targets: Sequence[str]) -> dict[s
     settings = first.study.evaluation
     plan = Plan(settings.bootstrap_resamples, settings.confidence, first.study.seed, first.study.unit)
     for target in targets:
-        of_target = rows[(rows["target"] == target) & rows["y_true"].notna()]
-        if _same_cases(of_target):
-            compared = evaluate(of_target, Outcomes(target, [target]), plan).comparisons
+        evaluated = rows[(rows["target"] == target) & rows["y_true"].notna()]
+        if _same_cases(evaluated):
+            compared = evaluate(evaluated, Outcomes(target, [target]), plan).comparisons
             metric = kind_report(first.study.kind_of(target)).compared
             entry = compared.get(first.stage, {}).get(target, {}).get(metric)
             comparisons |= {target: entry} if entry else {}

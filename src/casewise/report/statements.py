@@ -122,7 +122,7 @@ def external_cohort(context: ReportContext) -> Found:
     return {"worse": "flag", "better": "good"}.get(entry.code, "open"), f"{text}.", "external"
 
 
-def external_confidence(context: ReportContext) -> Found:
+def _external_confidence(context: ReportContext) -> Found:
     if (note := _note(context, "confident_outside")) is None:
         return None
     sure, right = (f"{100 * note[key]['external']:.0f} %" for key in ("confidence", "accuracy"))
@@ -235,7 +235,7 @@ def classes_missing(context: ReportContext) -> Found:
     return ("bad", f"{capital('; '.join(missing))}.", "") if missing else None
 
 
-def one_class(context: ReportContext) -> Found:
+def _one_class(context: ReportContext) -> Found:
     only = context.constant_class(context.stage, context.learner) if context.classes else ""
     return ("flag", f"It predicts {plain(only)} for every {terms_of(context).noun}.", "") if only else None
 
@@ -287,10 +287,10 @@ def chosen(context: ReportContext) -> Found:
 
 def weights_of(context: ReportContext) -> list[dict[str, float]]:
     """The weights of the learners that the reported model combines, for each part of the outcome."""
-    return [dict(fit.get("weights") or {}) for fit in fits_of(context)]
+    return [dict(fit.get("weights") or {}) for fit in _fits_of(context)]
 
 
-def fits_of(context: ReportContext) -> list[dict[str, Any]]:
+def _fits_of(context: ReportContext) -> list[dict[str, Any]]:
     """The fitted weights of the reported model, for each part of the outcome; empty for models that have none."""
     fits = context.stackers.get(context.learner) or {}
     return [fits[name] for name in context.study.parts_of(context.outcome) if isinstance(fits.get(name), dict)]
@@ -300,21 +300,21 @@ def unlike_folds(context: ReportContext) -> str:
     """Of how many folds the weights are equal where those for new cases are not, or the other way; else empty."""
     pairs = [
         (len(set(fit["weights"].values())) == 1, len(set(fold.values())) == 1)
-        for fit in fits_of(context)
+        for fit in _fits_of(context)
         for fold in fit.get("weights_by_fold", {}).values()
     ]
     unlike = [own for new, own in pairs if own != new]
     if not unlike:
         return ""
     kind = "fitted and equal" if len(set(unlike)) > 1 else "equal" if unlike[0] else "fitted"
-    if len(fits_of(context)) > 1:
+    if len(_fits_of(context)) > 1:
         return f"the weights of some folds are {kind}, unlike those for new cases"
     return f"the weights of {len(unlike)} of {len(pairs)} folds are {kind}, unlike those for new cases"
 
 
 def weights_fitted(context: ReportContext) -> bool:
     """Whether the networks behind unequal weights for a fold were trained on its cases."""
-    of_folds = (fit.get("weights_by_fold", {"new": fit.get("weights", {})}) for fit in fits_of(context))
+    of_folds = (fit.get("weights_by_fold", {"new": fit.get("weights", {})}) for fit in _fits_of(context))
     unequal = any(len(set(weights.values())) > 1 for by_fold in of_folds for weights in by_fold.values())
     return context.stage == "oof" and context.learner.startswith(FITTED) and unequal
 
@@ -328,10 +328,10 @@ KINDS: dict[str, Callable[[ReportContext], Found]] = {
     for find in (
         synthetic,
         nothing_learned,
-        one_class,
+        _one_class,
         first_weights,
         external_cohort,
-        external_confidence,
+        _external_confidence,
         unlike_training,
         subjects_apart,
         lower_on_test,

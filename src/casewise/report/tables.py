@@ -217,7 +217,7 @@ def metric_format(study: Study, target: str) -> MetricFormat:
 
 
 @dataclass(frozen=True)
-class KindReport:
+class _KindReport:
     """The report's settings for one kind of target, besides the tables that the registry of metrics names.
 
     Attributes:
@@ -234,12 +234,12 @@ class KindReport:
 
 
 KINDS = {
-    "regression": KindReport("mae", "mae", ("mae", "ccc")),
-    "classification": KindReport("accuracy", "auroc", ("accuracy", "auroc")),
-    "ordinal": KindReport("accuracy", "kappa_quadratic", ("accuracy", "kappa_quadratic"), ordered=True),
+    "regression": _KindReport("mae", "mae", ("mae", "ccc")),
+    "classification": _KindReport("accuracy", "auroc", ("accuracy", "auroc")),
+    "ordinal": _KindReport("accuracy", "kappa_quadratic", ("accuracy", "kappa_quadratic"), ordered=True),
 }
 
 
-def kind_report(name: str) -> KindReport:
+def kind_report(name: str) -> _KindReport:
     """The report's settings for a kind; by default the record of the kind whose metrics it shares."""
     return KINDS[name] if name in KINDS else KINDS[kind_named(name).metrics_of]

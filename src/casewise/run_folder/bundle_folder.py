@@ -87,7 +87,7 @@ class BundleFolder:
             RunError: it is missing, cannot be read, or has another format.
         """
         about = self.facts.read()
-        check_format(about, str(self.facts.path))
+        _check_format(about, str(self.facts.path))
         return about
 
     def exists(self) -> bool:
@@ -181,7 +181,7 @@ def checked_manifest(data: bytes, where: str) -> Mapping[str, Any]:
     """
     try:
         content = parsed_json(data.decode())
-        check_format(content, f"The manifest of {where}")
+        _check_format(content, f"The manifest of {where}")
         recorded = content.pop("sha256")
         files: Mapping[str, Mapping[str, Any]] = content["files"]
         intact = _hash(content) == recorded and json_text(content | {"sha256": recorded}).encode() == data
@@ -197,7 +197,7 @@ def checked_manifest(data: bytes, where: str) -> Mapping[str, Any]:
     return dict(content)
 
 
-def check_format(content: Mapping[str, Any], where: str) -> None:
+def _check_format(content: Mapping[str, Any], where: str) -> None:
     """Check the format that a file of a bundle states.
 
     Raises:
@@ -253,7 +253,7 @@ def write_archive(bundle: BundleFolder, path: Path, key: Path | None = None) -> 
         CasewiseError: the file of the key holds no private key.
     """
     bundle.verify()
-    signature = signature_of(bundle, key) if key else ""
+    signature = _signature_of(bundle, key) if key else ""
     names = [bundle.manifest_path.name, *sorted(bundle.manifest()["files"])]
     with replacing(path, unlocked_folder=True) as temporary:
         with zipfile.ZipFile(temporary, "w", allowZip64=True) as archive:
@@ -401,7 +401,7 @@ LARGEST_SIGNATURE = 2**14
 _PURPOSE = b"casewise bundle\n"
 
 
-def signature_of(bundle: BundleFolder, key: Path) -> str:
+def _signature_of(bundle: BundleFolder, key: Path) -> str:
     """The content of `signature.json` for a bundle, by a private key.
 
     Raises:

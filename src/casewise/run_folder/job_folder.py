@@ -94,7 +94,7 @@ class TrainingFolder:
 
 
 @dataclass(frozen=True)
-class InnerTraining:
+class _InnerTraining:
     """One inner training: its record once it is finished, and the folder of its state before."""
 
     record: JsonFile
@@ -165,10 +165,10 @@ class JobFolder(TrainingFolder):
     # The folder of the inner trainings of nested cross-validation.
     inner_folder = Part(Path, "inner")
 
-    def inner(self, name: str) -> InnerTraining:
+    def inner(self, name: str) -> _InnerTraining:
         """One inner training."""
         stem = self.inner_folder / name
-        return InnerTraining(JsonFile(stem.with_name(f"{name}.json")), TrainingFolder(stem))
+        return _InnerTraining(JsonFile(stem.with_name(f"{name}.json")), TrainingFolder(stem))
 
     # The lock of the process that trains in this folder.
     lock_path = Part(Path, LOCK)

@@ -107,7 +107,7 @@ def assign(
     """
     targets = np.asarray(shares, float)
     holders = needs.holders.astype(float)
-    sides, gaps = greedy_candidates(records, targets, restarts=restarts, seed=seed)
+    sides, gaps = _greedy_candidates(records, targets, restarts=restarts, seed=seed)
     offers: list[tuple[tuple[float, float], str, np.ndarray]] = []
     lowest = dict.fromkeys(["greedy", "random"] if equal_sizes else ["greedy", "random", "unequal"], np.inf)
 
@@ -121,7 +121,7 @@ def assign(
     for sides in _random_assignments(len(records), targets, restarts=restarts, seed=seed):
         offer("random", sides, imbalance(_counts(sides, records, len(targets)), targets))
     if not equal_sizes:
-        offer("unequal", *greedy_candidates(records, targets, restarts=restarts, seed=seed, equal_sizes=False))
+        offer("unequal", *_greedy_candidates(records, targets, restarts=restarts, seed=seed, equal_sizes=False))
     _, method, side = min(offers, key=lambda candidate: candidate[0])
     side, exchanges = _exchanged(side, records, targets, needs)
     counts = _counts(side[None], records, len(targets))[0]
@@ -137,12 +137,12 @@ def assign(
 
 def greedy(records: np.ndarray, shares: Sequence[float], *, restarts: int, seed: int) -> tuple[np.ndarray, float]:
     """The side of each subject in the most balanced greedy assignment, (subjects,), and its imbalance."""
-    sides, gaps = greedy_candidates(records, np.asarray(shares, float), restarts=restarts, seed=seed)
+    sides, gaps = _greedy_candidates(records, np.asarray(shares, float), restarts=restarts, seed=seed)
     best = int(gaps.argmin())
     return sides[best].astype(int), float(gaps[best])
 
 
-def greedy_candidates(
+def _greedy_candidates(
     records: np.ndarray, shares: np.ndarray, *, restarts: int, seed: int, equal_sizes: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
     """Assign subjects one at a time to the side that keeps the imbalance smallest, in random orders.

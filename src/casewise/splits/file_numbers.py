@@ -143,7 +143,7 @@ def file_runs(paths: Sequence[str], holders: np.ndarray, sides: int, factor: int
     return _runs(_lines(paths, identity), names, classes, sides * factor), len(names)
 
 
-def identities(paths: Sequence[str], holders: np.ndarray) -> list[list[Key]]:
+def _identities(paths: Sequence[str], holders: np.ndarray) -> list[list[Key]]:
     """Candidates for the identity of each file's person, the likeliest first: keys, equal for files of one person.
 
     Folders and names that are more than the numbers in each of them; then the first number in folder and name with
@@ -197,7 +197,7 @@ def _keys(paths: Sequence[str], holders: np.ndarray, sides: int) -> list[Key]:
     What identifies people has several values for each class; folders of classes have one. A series is too long if it
     has more files, or more of a class, than a side should have, and more than `MOST_OF_PERSON`.
     """
-    rankings = identities(paths, holders)
+    rankings = _identities(paths, holders)
     keys = next((keys for keys in rankings if _values_of_classes(_ranks(keys), holders) >= 2), rankings[-1])
     rows_of: dict[Key, list[int]] = defaultdict(list)
     for row, key in enumerate(keys):

@@ -39,7 +39,7 @@ class Splits:
 
     @property
     def hash(self) -> str:
-        return manifest_hash(self.side)
+        return _manifest_hash(self.side)
 
     @property
     def holdout(self) -> bool:
@@ -59,7 +59,7 @@ class Splits:
         return sorted(subject for subject, subject_side in self.side.items() if subject_side in (TEST, fold))
 
 
-def manifest_hash(side: dict[str, int]) -> str:
+def _manifest_hash(side: dict[str, int]) -> str:
     """SHA-256 over the sorted assignment of subjects.
 
     >>> manifest_hash({"a": 0, "b": 1}) == manifest_hash({"b": 1, "a": 0})
@@ -136,7 +136,7 @@ def split(cohort: Cohort, study: Study) -> Splits:
             side_name(s, holdout): _counted(cohort.panels, {k for k, v in side.items() if v == s})
             for s in [TEST, *([TRAIN] if holdout else []), *range(folds)]
         },
-        "imbalance": measured_imbalance(cohort, study, side, folds, assigned),
+        "imbalance": _measured_imbalance(cohort, study, side, folds, assigned),
         "assignment": assigned,
         "classes_lacking": classes_lacking(cohort.panels, study, side, folds),
     }
@@ -178,7 +178,7 @@ def panel_records(panels: pd.DataFrame, study: Study, subjects: list[str], name:
     return table[:, table.sum(axis=0) > 0]
 
 
-def class_holders(panels: pd.DataFrame, study: Study, subjects: list[str]) -> tuple[np.ndarray, list[tuple[str, str]]]:
+def _class_holders(panels: pd.DataFrame, study: Study, subjects: list[str]) -> tuple[np.ndarray, list[tuple[str, str]]]:
     """(subjects, classes) whether a subject has a panel of each class of any output, and the (output, class) names."""
     names = [(output, label) for output in study.outputs for label in study.classes_of(output)]
     holders = holders_by_class(panels, study)
@@ -201,7 +201,7 @@ def classes_lacking(panels: pd.DataFrame, study: Study, side: dict[str, int], fo
     `too_few`: fewer subjects of the cohort have the class than there are sides; `not_assigned`: there are enough.
     """
     subjects = sorted(side)
-    holders, names = class_holders(panels, study, subjects)
+    holders, names = _class_holders(panels, study, subjects)
     sides = [*(s for s in (TEST, TRAIN) if s in side.values()), *range(folds)]
     where = np.array([side[subject] for subject in subjects])
     return [
@@ -222,14 +222,14 @@ def _held_out(
     cohort: Cohort, study: Study, subjects: list[str], share: float, folds: int, seed: int
 ) -> tuple[dict[str, int], Assignment]:
     """The subjects that are held out, as `TEST`, and the others, for this many folds; and how they were assigned."""
-    needs = needs_of_test(class_holders(cohort.panels, study, subjects)[0], folds)
+    needs = needs_of_test(_class_holders(cohort.panels, study, subjects)[0], folds)
     assigned, how = _assigned(cohort, study, subjects, [1 - share, share], needs, seed, restarts=study.split.restarts)
     return {subject: (0, TEST)[s] for subject, s in zip(subjects, assigned.tolist(), strict=True)}, how
 
 
 def _into_folds(cohort: Cohort, study: Study, subjects: list[str], folds: int) -> tuple[dict[str, int], Assignment]:
     """The fold of each training subject, and how they were assigned."""
-    needs = needs_of_folds(class_holders(cohort.panels, study, subjects)[0], folds)
+    needs = needs_of_folds(_class_holders(cohort.panels, study, subjects)[0], folds)
     stated, restarts = study.split.equal_sizes, study.split.restarts
     assign_folds = partial(_assigned, cohort, study, subjects, [1 / folds] * folds, needs, study.seed + 1)
     assigned, how = assign_folds(equal_sizes=stated, restarts=restarts)
@@ -269,7 +269,7 @@ def _assigned(
     return assign_runs(paths, records, shares, needs, restarts=restarts, seed=seed)
 
 
-def measured_imbalance(
+def _measured_imbalance(
     cohort: Cohort, study: Study, side: dict[str, int], folds: int, assigned: Collection[str]
 ) -> dict[str, dict[str, float]]:
     """The `imbalance` of every target: between the test set and the rest, and between the folds (widest gap).
@@ -327,7 +327,7 @@ def read_splits(file: JsonFile) -> Splits:
         folds = int(values["folds"])
     except (ValueError, TypeError, AttributeError) as error:
         raise DamagedError(f"{file.path} is not a split manifest ({error}). {file.remedy}") from error
-    if manifest_hash(side) != values["hash"]:
+    if _manifest_hash(side) != values["hash"]:
         raise SplitError(f"{file.path}: the split does not match its hash. Delete the run folder and run again.")
     record = {k: v for k, v in values.items() if k not in ("hash", "subjects", "folds")}
     return Splits(side=side, folds=folds, record=record)

@@ -23,12 +23,12 @@ def check_study(study: Study) -> None:
         ValueError: two sections contradict each other; the message begins with the key.
     """
     check_names(study)
-    check_split(study)
-    check_modality(study)
-    check_learners(study)
-    check_training(study)
-    check_masks(study)
-    check_kinds(study)
+    _check_split(study)
+    _check_modality(study)
+    _check_learners(study)
+    _check_training(study)
+    _check_masks(study)
+    _check_kinds(study)
 
 
 def _listed(column: str | list[str] | None) -> list[str]:
@@ -91,7 +91,7 @@ def check_names(study: Study) -> None:
     _check_among("evaluation.references", own, evaluated, "neither predicted nor a score")
 
 
-def check_split(study: Study) -> None:
+def _check_split(study: Study) -> None:
     """A comparison with a split by image needs panels of single images and known subjects; `number` unknown ones."""
     unknown, pretrain, by, final = not study.subjects_known, study.pretrain, study.panels.by, study.final == "refit"
     by_number, by_image = study.split.by == "number", study.split.by == "image"
@@ -129,7 +129,7 @@ def check_split(study: Study) -> None:
     refuse(problems)
 
 
-def check_modality(study: Study) -> None:
+def _check_modality(study: Study) -> None:
     """Sections of plugins must match the other sections; only sequences can be fused or turned together."""
     for name in type(study).model_fields:
         if isinstance(section := getattr(study, name), StudyModel):
@@ -153,7 +153,7 @@ def check_modality(study: Study) -> None:
     refuse(problems)
 
 
-def check_learners(study: Study) -> None:
+def _check_learners(study: Study) -> None:
     """A study needs a network or a baseline; weights, encoders and pretraining must suit them."""
     names = list(dict.fromkeys(name.partition("@")[0] for name in study.backbones))
     weights = study.weights if isinstance(study.weights, dict) else dict.fromkeys(names, "")
@@ -173,7 +173,7 @@ def check_learners(study: Study) -> None:
     refuse(problems)
 
 
-def check_training(study: Study) -> None:
+def _check_training(study: Study) -> None:
     """No key may choose what the inner folds choose, and no phase may change the augmentation of fixed copies."""
     copies, phases = study.panels.offline_copies, study.recipe.phases
     for_others = study.recipe.meant_for == "other_sources"
@@ -221,7 +221,7 @@ def check_training(study: Study) -> None:
     refuse(problems)
 
 
-def check_masks(study: Study) -> None:
+def _check_masks(study: Study) -> None:
     """Masks train the whole of a network with a map, with photographs in grids."""
     recipe, column = study.recipe.completed, study.images.mask
     frozen = next((n for n, phase in enumerate(recipe.phases, 1) if phase.freeze != "none"), 0)
@@ -267,7 +267,7 @@ def check_masks(study: Study) -> None:
     refuse({f"recipe.mask_loss: {lone}": recipe.mask_loss != 1 and not column})
 
 
-def check_kinds(study: Study) -> None:
+def _check_kinds(study: Study) -> None:
     """Formulas, stackers, bands, readers and balancing must suit the kinds of their targets."""
     kinds = {name: kind_named(study.kind_of(name)) for name in [*study.targets, *study.scores]}
     for name, score in study.scores.items():

@@ -185,7 +185,7 @@ class KernelLearner(LinearLearner):
 
 
 @dataclass(frozen=True)
-class CovariatesModel(Learner):
+class _CovariatesModel(Learner):
     """A model of columns of the table, which is fitted with the stackers and has no jobs, folders or weights."""
 
     is_baseline: ClassVar[bool] = True
@@ -207,7 +207,7 @@ class CovariatesModel(Learner):
 
 
 _LINEAR = (LinearLearner(PIXELS), LinearLearner(FEATURES, on_features=True), KernelLearner(KERNEL))
-_OWN = (CovariatesModel(COVARIATES), *_LINEAR)
+_OWN = (_CovariatesModel(COVARIATES), *_LINEAR)
 _REGISTERED: dict[str, Learner] = {learner.name: learner for learner in _OWN}
 
 
@@ -329,10 +329,10 @@ def without_baselines(learners: Iterable[str]) -> list[str]:
 
 def encoders_of(study: Study) -> list[str]:
     """The pretrained networks whose frozen features the baselines use: the stated ones, else one."""
-    return list(study.encoders) or [name for name in [encoder_of(study)] if name]
+    return list(study.encoders) or [name for name in [_encoder_of(study)] if name]
 
 
-def encoder_of(study: Study) -> str:
+def _encoder_of(study: Study) -> str:
     """The encoder of a study that states none; empty if it has no pretrained network.
 
     It is MobileNetV2 if the study has it or no network at all, else the study's first pretrained backbone.

@@ -39,7 +39,7 @@ def sentences(problems: Sequence[Any], values: Values, study: type[StudyModel]) 
     """One sentence for each key with a problem; for a key of several types, the values that each accepts."""
     by_location: dict[tuple[Any, ...], list[Any]] = {}
     for problem in problems:
-        loc = written_location(problem["loc"], values)
+        loc = _written_location(problem["loc"], values)
         by_location.setdefault(loc, []).append({**problem, "loc": loc})
     lines: list[str] = []
     for several in list(by_location.values())[:_SHOWN]:
@@ -95,7 +95,7 @@ def _option_hint(several: Sequence[Any], messages: Sequence[str]) -> str:
     return nearest(several[0].get("input"), options)
 
 
-def written_location(loc: tuple[Any, ...], values: Any) -> tuple[Any, ...]:
+def _written_location(loc: tuple[Any, ...], values: Any) -> tuple[Any, ...]:
     """A location as in the study file, without the options of unions."""
     written: list[Any] = []
     for key in loc:
@@ -110,11 +110,11 @@ def written_location(loc: tuple[Any, ...], values: Any) -> tuple[Any, ...]:
 
 def sentence(problem: Any, study: type[StudyModel]) -> str:
     """One problem in words."""
-    loc = location_text(problem["loc"])
+    loc = _location_text(problem["loc"])
     value = problem.get("input")
     kind = problem["type"]
     if kind in ("model_type", "model_attributes_type"):
-        names = keys_at(problem["loc"], study)
+        names = _keys_at(problem["loc"], study)
         return f"{loc}: needs settings ({', '.join(names[:4])} …), such as `{{{names[0]}: …}}`, found {cut(value)}."
     if kind == "dict_type":
         return f"{loc}: needs names with values, `{problem['loc'][-1]}: {{name: …}}`, found {cut(value)}."
@@ -126,7 +126,7 @@ def sentence(problem: Any, study: type[StudyModel]) -> str:
             return f"{loc}: belongs to the plugin {KEYS[name]!r} of casewise, which is not installed here."
         if reason := REMOVED.get(tuple(problem["loc"])):
             return f"{loc}: this setting of casewise 1.0 is gone: {reason}. Remove the line."
-        own_hint = nearest(name, keys_at(problem["loc"][:-1], study))
+        own_hint = nearest(name, _keys_at(problem["loc"][:-1], study))
         return f"{loc}: there is no such setting.{_hint_elsewhere(name, study) or own_hint}"
     if kind == "missing":
         return f"{loc}: is missing."
@@ -139,7 +139,7 @@ def sentence(problem: Any, study: type[StudyModel]) -> str:
     return f"{loc}: {text[0].lower() + text[1:].rstrip('.')}{shown}.{hint}"
 
 
-def location_text(loc: tuple[Any, ...]) -> str:
+def _location_text(loc: tuple[Any, ...]) -> str:
     """A location in words; phases are counted from 1, as in the report.
 
     >>> location_text(("recipe", "phases", 1, "freeze")), location_text(("split", "test"))
@@ -151,7 +151,7 @@ def location_text(loc: tuple[Any, ...]) -> str:
     return ".".join(shortened(str(key)) for key in loc)
 
 
-def keys_at(loc: tuple[Any, ...], study: type[StudyModel]) -> list[str]:
+def _keys_at(loc: tuple[Any, ...], study: type[StudyModel]) -> list[str]:
     """The keys that exist at a location of a study file."""
     model: Any = study
     for key in loc:

@@ -52,7 +52,7 @@ class StudyModel(BaseModel):
         items = value if isinstance(value, list) else [value]
         if any(isinstance(item, bool) for item in items):
             annotation: Any = cls.model_fields[info.field_name or ""].annotation
-            types = types_of(annotation)
+            types = _types_of(annotation)
             if types & {int, float} and not types & {bool, True, False}:
                 raise ValueError("must be a number, and not true or false")
         return value
@@ -66,14 +66,14 @@ class StudyModel(BaseModel):
 
 
 @cache
-def types_of(annotation: Any) -> frozenset[Any]:
+def _types_of(annotation: Any) -> frozenset[Any]:
     """The types and values that an annotation consists of.
 
     >>> sorted(map(str, types_of(int | Literal["auto"])))
     ["<class 'int'>", 'auto']
     """
     arguments = get_args(annotation)
-    return frozenset().union(*map(types_of, arguments)) if arguments else frozenset([annotation])
+    return frozenset().union(*map(_types_of, arguments)) if arguments else frozenset([annotation])
 
 
 def refuse(problems: Mapping[str, object]) -> None:

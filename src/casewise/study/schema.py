@@ -35,7 +35,7 @@ _AUTO_BACKBONE = {False: "mobilenet_v2", True: "cnn"}
 NETWORKS, BUNDLE = "decides networks", "in the bundle"
 
 
-def network_names(backbones: Sequence[str], fusions: Sequence[str]) -> list[str]:
+def _network_names(backbones: Sequence[str], fusions: Sequence[str]) -> list[str]:
     """Combine each backbone with each fusion, and a name written as `backbone@fusion` with that fusion alone.
 
     Where all networks use the same fusion, and where there is none, networks have the names of their backbones.
@@ -271,7 +271,7 @@ class Study(StudyModel):
     @property
     def networks(self) -> list[str]:
         """The networks trained on every fold; the name before an `@` is the backbone."""
-        return network_names(self.backbones, self.fusions)
+        return _network_names(self.backbones, self.fusions)
 
     @property
     def learners(self) -> list[str]:

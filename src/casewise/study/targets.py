@@ -15,14 +15,14 @@ from casewise.targets import DEFAULT, kind_named, kind_names
 MOST_CLASSES = 1000
 
 
-def check_kind(name: str) -> str:
+def _check_kind(name: str) -> str:
     """Return the name of a registered kind of target."""
     if name not in kind_names():
         raise ValueError(f"the kind of target {none_of(name, kind_names())}")
     return name
 
 
-Kind = Annotated[str, AfterValidator(check_kind), WithJsonSchema({"enum": kind_names(), "type": "string"})]
+Kind = Annotated[str, AfterValidator(_check_kind), WithJsonSchema({"enum": kind_names(), "type": "string"})]
 
 
 class Target(StudyModel):
@@ -62,7 +62,7 @@ class Target(StudyModel):
     @model_validator(mode="before")
     @classmethod
     def _fill_in_classes(cls, values: Any) -> Any:
-        return with_classes(values) if isinstance(values, dict) else values
+        return _with_classes(values) if isinstance(values, dict) else values
 
     @model_validator(mode="after")
     def _check(self) -> Target:
@@ -78,7 +78,7 @@ class Target(StudyModel):
         return self
 
 
-def with_classes(values: Values) -> Values:
+def _with_classes(values: Values) -> Values:
     """Fill in the kind, the range of class numbers and the spellings that follow from the classes of a target.
 
     >>> with_classes({"classes": ["no", "yes"]})["range"]

@@ -46,7 +46,7 @@ Lines: TypeAlias = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
-class LinearModel:
+class _LinearModel:
     """A linear model of one target: raw outputs are `values @ weight.T + bias`.
 
     Attributes:
@@ -109,7 +109,7 @@ def linear_model(
     *,
     weights: NDArray[np.float64] | None = None,
     standardise: bool = True,
-) -> LinearModel:
+) -> _LinearModel:
     """Fit the model of one target to features (N, W) of rows with labels (N,), of the subjects `groups` (N,).
 
     Numbers must be standardised labels; classes and grades are their numbers.
@@ -122,15 +122,15 @@ def linear_model(
     problems: dict[str, type[_Ridge | _Logistic]] = {"number": _Ridge, "classes": _Logistic, "ordinal": _Steps}
     weights = np.ones(len(labels)) if weights is None else weights
     problem = by_form(output.kind, problems)(directions.scores, labels, output.classes, weights)
-    folds = [problem.losses(train, left_out) for train, left_out in group_folds(groups)]
-    losses = losses_until_they_rise(folds) or [0.0]
+    folds = [problem.losses(train, left_out) for train, left_out in _group_folds(groups)]
+    losses = _losses_until_they_rise(folds) or [0.0]
     chosen = int(np.argmin(losses))
     weight, bias = problem.fit(np.arange(len(labels)), problem.penalties[chosen])
     own_weight, own_bias = directions.in_own_units(weight, bias)
-    return LinearModel(own_weight, own_bias, losses[chosen] / len(labels), problem.penalties[chosen])
+    return _LinearModel(own_weight, own_bias, losses[chosen] / len(labels), problem.penalties[chosen])
 
 
-def losses_until_they_rise(folds: Sequence[Iterable[float]]) -> list[float]:
+def _losses_until_they_rise(folds: Sequence[Iterable[float]]) -> list[float]:
     """The sums over folds of the losses at one penalty after another, up to `PATIENCE` after the smallest.
 
     >>> losses_until_they_rise([[3.0, 1.0, 2.0, 2.5, 9.0], [3.0, 1.0, 2.0, 2.5, 9.0]])
@@ -144,7 +144,7 @@ def losses_until_they_rise(folds: Sequence[Iterable[float]]) -> list[float]:
     return sums
 
 
-def group_folds(groups: NDArray[np.object_]) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+def _group_folds(groups: NDArray[np.object_]) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
     """Inner folds that keep the rows of a subject together; none for a single subject."""
     from sklearn.model_selection import GroupKFold
 
@@ -329,7 +329,7 @@ def _ridge(rows: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes: in
     """One line for a number."""
     from sklearn.linear_model import RidgeCV
 
-    folds = group_folds(groups)
+    folds = _group_folds(groups)
     if not folds:
         return [None]
     ridge = RidgeCV(PROBE_RIDGE, cv=folds, scoring="neg_mean_squared_error").fit(rows, labels)
@@ -343,7 +343,7 @@ def _logistic(rows: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes:
         return [None] * classes
     model = _Logistic(rows, labels, classes, np.ones(len(labels)), MOST_PROBE_STEPS)
     # a fold without all classes on its training side is not informative about the penalty
-    folds = [(t, v) for t, v in group_folds(groups) if len(set(labels[t].tolist())) == len(present)]
+    folds = [(t, v) for t, v in _group_folds(groups) if len(set(labels[t].tolist())) == len(present)]
 
     def loss(penalty: float) -> float:
         return sum(model.loss(model.fit(train, penalty), left_out) / len(left_out) for train, left_out in folds)
@@ -407,15 +407,15 @@ def fit_head(
     Args:
         train: the features of all candidates, and the labels.
         subjects: the subject of each row; inner folds keep the rows of a subject together.
-        sources: the source of each row, if the model is for other sources: see `choose_candidates`.
+        sources: the source of each row, if the model is for other sources: see `_choose_candidates`.
         seed: of the frequencies of a radial head; a linear one draws nothing.
     """
-    chosen, records = choose_candidates(
+    chosen, records = _choose_candidates(
         network, blocks_of(network, train), train, subjects, outputs, averaged=AVERAGED, sources=sources
     )
     columns = keep_only(network, _specs(chosen))
     bank = bank_of(network)
-    set_weights(network.head[-1], bank.specs, bank.widths, chosen, outputs)
+    _set_weights(network.head[-1], bank.specs, bank.widths, chosen, outputs)
     return LinearFit(columns, records)
 
 
@@ -427,7 +427,7 @@ def blocks_of(network: Network, train: FeatureData) -> dict[FeatureSpec, NDArray
 
 
 # The models of one target that are averaged.
-Models: TypeAlias = "dict[FeatureSpec, LinearModel]"
+Models: TypeAlias = "dict[FeatureSpec, _LinearModel]"
 
 
 def _specs(chosen: Sequence[Models]) -> list[FeatureSpec]:
@@ -435,7 +435,7 @@ def _specs(chosen: Sequence[Models]) -> list[FeatureSpec]:
     return list(dict.fromkeys(spec for by_spec in chosen for spec in by_spec))
 
 
-def choose_candidates(
+def _choose_candidates(
     network: Network,
     blocks: Mapping[FeatureSpec, NDArray[np.float32]],
     train: FeatureData,
@@ -469,7 +469,7 @@ def choose_candidates(
     return chosen, records
 
 
-def set_weights(
+def _set_weights(
     linear: Any,
     specs: Sequence[FeatureSpec],
     widths: Sequence[int],
@@ -502,10 +502,10 @@ def fit_radial_head(
 ) -> LinearFit:
     """Replace the head of a network with a bank of features by one with a radial kernel, and reduce the bank to it.
 
-    Candidates are the features that do not say where things are (`radial_candidates`). See
+    Candidates are the features that do not say where things are (`_radial_candidates`). See
     `fit_head` for the arguments.
     """
-    blocks = radial_candidates(blocks_of(network, train))
+    blocks = _radial_candidates(blocks_of(network, train))
     fourier: dict[FeatureSpec, RadialBlock] = {}
     for spec, block in blocks.items():
         directions = Directions.of(block.astype(float), most=MOST_RADIAL_DIRECTIONS)
@@ -513,7 +513,7 @@ def fit_radial_head(
         fourier[spec].fill(directions.centre, directions.back, seed)
     with torch.no_grad():
         values = {spec: fourier[spec](torch.from_numpy(block)).numpy() for spec, block in blocks.items()}
-    chosen, records = choose_candidates(
+    chosen, records = _choose_candidates(
         network, values, train, subjects, outputs, averaged=AVERAGED_RADIAL, sources=sources, standardise=False
     )
     columns = keep_only(network, _specs(chosen))
@@ -521,12 +521,12 @@ def fit_radial_head(
     ranks = [len(fourier[spec].back) for spec in bank.specs]
     head = RadialHead(bank.widths, ranks, FREQUENCIES, network.target_mean.numel())
     head.blocks = torch.nn.ModuleList(fourier[spec] for spec in bank.specs)
-    set_weights(head.linear, bank.specs, [2 * FREQUENCIES] * len(bank.specs), chosen, outputs)
+    _set_weights(head.linear, bank.specs, [2 * FREQUENCIES] * len(bank.specs), chosen, outputs)
     network.head[-1] = head.double()
     return LinearFit(columns, records)
 
 
-def radial_candidates(blocks: Mapping[FeatureSpec, Values]) -> dict[FeatureSpec, Values]:
+def _radial_candidates(blocks: Mapping[FeatureSpec, Values]) -> dict[FeatureSpec, Values]:
     """The features that a radial kernel may read: no grids; of single channels only if no encoder reads all of them.
 
     >>> from casewise.models.linear import FeatureSpec

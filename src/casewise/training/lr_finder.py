@@ -107,7 +107,7 @@ def weights(rates: np.ndarray) -> np.ndarray:
     return np.asarray(kernel / kernel.sum(1, keepdims=True))
 
 
-def without_outliers(losses: np.ndarray) -> np.ndarray:
+def _without_outliers(losses: np.ndarray) -> np.ndarray:
     """The losses with single outliers limited to three deviations from the median of the five around them.
 
     >>> without_outliers(np.array([2.0, 2.1, 2.0, 0.1, 2.1, 2.0, 1.9, 2.0])).min().round(1).item()
@@ -129,7 +129,7 @@ def deepest(rates: np.ndarray, losses: np.ndarray) -> Fall | None:
     first = max(5, steps // 6)
     # Losses after a divergence must not affect the fall before it.
     losses = np.minimum(losses, losses[: 2 * first].max())
-    kernel, limited = weights(rates), without_outliers(losses)
+    kernel, limited = weights(rates), _without_outliers(losses)
     curve = kernel @ limited
     least = int(curve.argmin())
 

@@ -78,7 +78,7 @@ def learn(
     if recipe.tuning in ("head_only", "gradual_unfreezing"):
         if recipe.tuning == "head_only" or gradual.first_stage == "features":
             batch = recipe.batch_size
-            heads = head_input(network, train, batch, context), head_input(network, stop, batch, context)
+            heads = _head_input(network, train, batch, context), _head_input(network, stop, batch, context)
         norms = gradual.train_norms and recipe.tuning == "gradual_unfreezing"
         unfreeze(network, 0, gradual.groups, norms=norms)
         if recipe.lr == "find":
@@ -300,10 +300,10 @@ def frozen_features(
     """
     slots, _ = panels.views()
     same = not flips and not panels.bags and len(slots) == len(panels)
-    return head_input(network, panels, recipe.batch_size, context) if recipe.tuning == "head_only" and same else None
+    return _head_input(network, panels, recipe.batch_size, context) if recipe.tuning == "head_only" and same else None
 
 
-def head_input(network: Network, data: PanelDataset, batch: int, context: TrainingContext) -> FeatureData:
+def _head_input(network: Network, data: PanelDataset, batch: int, context: TrainingContext) -> FeatureData:
     """The features of every panel of `data` for its head, shared with other folds if the context states how."""
     compute = partial(features, network, batch=batch)
     if context.shared is None or data.bags:

@@ -56,7 +56,7 @@ SIZE, LARGE_SIZE, MOST_LARGE, LARGE_FROM = 224, 384, 1000, 448
 STRIDE = 32
 
 
-def needs_plan(images: Images) -> bool:
+def _needs_plan(images: Images) -> bool:
     """Whether the shapes of the images decide a setting that affects tiles."""
     return images.fit == "auto" or (images.fit == "pad" and images.padding == "auto")
 
@@ -198,7 +198,7 @@ class Photographs(base.Modality):
     def planned(self, study: Study, cohort: Cohort, folder: ImageFolder, show: Show) -> Study:
         size_open = study.recipe.auto and self.plans_size and "size" not in study.images.model_fields_set
         images = study.images
-        if size_open or needs_plan(images):
+        if size_open or _needs_plan(images):
             sizes = shapes(self.sources(cohort), images.size)
             if size_open:
                 images = images.model_copy(update={"size": planned_size(sizes)})

@@ -163,7 +163,7 @@ def prepare(
         if len(missing := [source for source in paths if not earlier.has(source)]) >= FEWEST:
             parts = [list(sources) for _, sources in groupby(missing, key=os.fspath)]
             files = [Path(sources[0]) for sources in parts]
-            work = Work(partial(build_part, preparation, folder.absolute()), parts, folder, files)
+            work = Work(partial(_build_part, preparation, folder.absolute()), parts, folder, files)
             if spread(work, len(paths) - len(missing), progress):
                 earlier = _earlier_tiles(folder, preparation)
         building = Building(folder, paths, preparation)
@@ -181,7 +181,7 @@ def prepare(
     return open_store(folder)
 
 
-def build_part(preparation: Preparation, folder: Path, paths: Sequence[ImageSource]) -> None:
+def _build_part(preparation: Preparation, folder: Path, paths: Sequence[ImageSource]) -> None:
     """Build the tiles of some images as an unfinished build, from which `prepare` takes them; problems are its own.
 
     Two processes that do this at once, one of them on a machine that was lost, write the same bytes.
@@ -217,7 +217,7 @@ def _alone(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-class EarlierTiles:
+class _EarlierTiles:
     """Tiles of earlier builds, by the path and the stamp of an unchanged source or by the hash of its content."""
 
     def __init__(self) -> None:
@@ -251,9 +251,9 @@ class EarlierTiles:
         return (record, copy) if hash_tile(copy) == record["tile_sha256"] else None
 
 
-def _earlier_tiles(folder: Path, preparation: Preparation) -> EarlierTiles:
+def _earlier_tiles(folder: Path, preparation: Preparation) -> _EarlierTiles:
     """All tiles with these settings in the folder, of the finished store and of unfinished builds."""
-    earlier = EarlierTiles()
+    earlier = _EarlierTiles()
     for journal in sorted(folder.glob(f"{_stem(preparation)}*.jsonl")):
         try:
             earlier.add(journal.with_suffix(".npy"), _read_journal(journal))
@@ -277,7 +277,7 @@ class Building:
         key = hashlib.sha256("\n".join([preparation.fingerprint(), *map(str, paths)]).encode()).hexdigest()
         stem = f"{_stem(preparation)}{key[:16]}"
         self.tiles, self.journal = folder / f"{stem}.npy", folder / f"{stem}.jsonl"
-        self.earlier = EarlierTiles()
+        self.earlier = _EarlierTiles()
         self._paths, self._preparation = paths, preparation
         header = io.BytesIO()
         whole = {"descr": "|u1", "fortran_order": False, "shape": (len(paths), *preparation.shape)}

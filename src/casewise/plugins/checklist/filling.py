@@ -67,7 +67,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Checklist:
+class _Checklist:
     """A guideline's list: its name, its source, the number of its items without their parts, and the items."""
 
     name: str
@@ -85,7 +85,7 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
-def read_checklist(name: str) -> Checklist:
+def read_checklist(name: str) -> _Checklist:
     """A list without anything filled in.
 
     Raises:
@@ -96,10 +96,10 @@ def read_checklist(name: str) -> Checklist:
     if name not in names():
         raise CasewiseError(f"--of: {name!r} is none of {', '.join(names())}.{nearest(name, names())}")
     values = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
-    return Checklist(**{**values, "items": tuple(Item(**item) for item in values["items"])})
+    return _Checklist(**{**values, "items": tuple(Item(**item) for item in values["items"])})
 
 
-def filled(checklist: Checklist, context: ReportContext) -> Checklist:
+def filled(checklist: _Checklist, context: ReportContext) -> _Checklist:
     """The list with what the run recorded."""
     path = RunFolder(Path(context.source)).report_path
     report = path.read_text(encoding="utf-8") if path.exists() else ""

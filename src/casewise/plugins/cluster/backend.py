@@ -49,7 +49,7 @@ NODES = 2.0
 PARTS, FILES = 32, 10
 
 
-class Attempt(NamedTuple):
+class _Attempt(NamedTuple):
     """A task that was given to the cluster, its lease, and when, by `time.monotonic`."""
 
     task: Task
@@ -57,10 +57,10 @@ class Attempt(NamedTuple):
     since: float
 
 
-class Ended(NamedTuple):
+class _Ended(NamedTuple):
     """A task whose process ends until `ready`, and its failure; None if it moves."""
 
-    attempt: Attempt
+    attempt: _Attempt
     ready: float
     failure: Failure | None
 
@@ -244,7 +244,7 @@ class RayBackend(Backend):
         `tell` receives those that are there, whenever one is added.
         """
         lessor = self._begun.lessor
-        waiting, at_work, ending = deque(tasks), dict[Any, Attempt](), list[Ended]()
+        waiting, at_work, ending = deque(tasks), dict[Any, _Attempt](), list[_Ended]()
         results: Results = {}
         nodes, looked = machines.nodes_alive(), time.monotonic()
         roomy = looked
@@ -252,7 +252,7 @@ class RayBackend(Backend):
             while waiting or at_work or ending:
                 side_by_side = limit or max(1, int(sum(node.get("CPU", 0) for node in nodes.values())))
                 while waiting and len(at_work) < side_by_side:
-                    attempt = Attempt(waiting.popleft(), lessor.grant(), time.monotonic())
+                    attempt = _Attempt(waiting.popleft(), lessor.grant(), time.monotonic())
                     at_work[self._submit(attempt)] = attempt
                 for ref in _done(at_work):
                     ending += self._collect(ref, at_work.pop(ref), results)
@@ -282,7 +282,7 @@ class RayBackend(Backend):
         finally:
             self._cancel(at_work)
 
-    def _removed(self, at_work: dict[Any, Attempt], nodes: Mapping[str, Any], *, machine_lost: bool) -> list[Ended]:
+    def _removed(self, at_work: dict[Any, _Attempt], nodes: Mapping[str, Any], *, machine_lost: bool) -> list[_Ended]:
         """Remove the attempts whose results Ray may await for minutes or without end.
 
         They are on machines that the cluster has given up, or, after a machine was lost, on none: Ray may have asked
@@ -300,14 +300,14 @@ class RayBackend(Backend):
                 ray.cancel(ref, force=True)
         return ending
 
-    def _submit(self, attempt: Attempt) -> Any:
+    def _submit(self, attempt: _Attempt) -> Any:
         task, session = attempt.task, self._begun
         options = {"num_cpus": task.cpus, "num_gpus": task.gpus, "name": f"casewise: {task.name}"}
         if self._losses:  # some bytes, by which Ray tells tasks apart: like ones wait for the answer of a lost machine
             options["memory"] = self._losses
         return self._work.options(**options).remote(*session.arguments, attempt.lease, task.call)
 
-    def _collect(self, ref: Any, attempt: Attempt, results: Results) -> list[Ended]:
+    def _collect(self, ref: Any, attempt: _Attempt, results: Results) -> list[_Ended]:
         """Store the result of a task that is done; how it ends, if its process or its machine was lost.
 
         Raises:
@@ -336,7 +336,7 @@ class RayBackend(Backend):
         lessor.ended(attempt.lease)
         return []
 
-    def _lost(self, attempt: Attempt) -> list[Ended]:
+    def _lost(self, attempt: _Attempt) -> list[_Ended]:
         """A task whose machine was lost: it moves when its process has ended, unless it has moved too often."""
         task, message = attempt.task, f"{attempt.task.name}: the connection to its machine was lost"
         if task.moves >= MOVES:
@@ -348,11 +348,11 @@ class RayBackend(Backend):
         log.warning("%s. It %s.", message, how)
         return self._ending(attempt._replace(task=task._replace(moves=task.moves + 1)), None)
 
-    def _ending(self, attempt: Attempt, failure: Failure | None) -> list[Ended]:
+    def _ending(self, attempt: _Attempt, failure: Failure | None) -> list[_Ended]:
         self._begun.lessor.withdraw([attempt.lease])
-        return [Ended(attempt, time.monotonic() + SAFE, failure)]
+        return [_Ended(attempt, time.monotonic() + SAFE, failure)]
 
-    def _cancel(self, at_work: Mapping[Any, Attempt]) -> None:
+    def _cancel(self, at_work: Mapping[Any, _Attempt]) -> None:
         """End the processes of these attempts; the leases of processes that do not answer remain withdrawn."""
         if not at_work:
             return
@@ -368,7 +368,7 @@ class RayBackend(Backend):
                 lessor.ended(at_work[ref].lease)
 
 
-def _done(at_work: Mapping[Any, Attempt]) -> list[Any]:
+def _done(at_work: Mapping[Any, _Attempt]) -> list[Any]:
     """The tasks that are done, after half a second at most."""
     if not at_work:
         time.sleep(0.5)

@@ -196,7 +196,7 @@ def measure(
             "cells": list(collected.map_size),
             **_summaries(table, np.concatenate(collected.random_weights), plan),
             "sanity": collected.sanity,
-            "deletion": summarise_deletion(collected.deletion, plan),
+            "deletion": _summarise_deletion(collected.deletion, plan),
         }
         tables.append(table)
     progress(total, total, "")
@@ -221,7 +221,7 @@ def _measure_fold(
     run: FinishedRun, model: LoadedModel, masks: Mapping[int, CaseMask], collected: _Measurements
 ) -> set[int]:
     """Add the measurements of one fold's network; returns the panel rows with a visible mask."""
-    cases = masked_cases(run, model, masks)
+    cases = _masked_cases(run, model, masks)
     collected.method = model.method
     if cases:
         check_reproduces(run, model, [case.row for case in cases])
@@ -232,11 +232,11 @@ def _measure_fold(
         collected.random_weights.append(np.stack(random, axis=1))
         collected.sanity = collected.sanity or _sanity_check(run, model, cases[:RANDOMISED_CASES])
         deleted = _sample(cases, -(-DELETED_CASES // run.splits.folds), run.study.seed)
-        collected.deletion += deletion_areas(run, model, deleted)
+        collected.deletion += _deletion_areas(run, model, deleted)
     return {case.row for case in cases}
 
 
-def masked_cases(run: FinishedRun, model: LoadedModel, masks: Mapping[int, CaseMask]) -> list[MaskedCase]:
+def _masked_cases(run: FinishedRun, model: LoadedModel, masks: Mapping[int, CaseMask]) -> list[MaskedCase]:
     """The predicted cases of a network's fold with a mask on the images or slices that it sees."""
     panels, sides = run.cohort.panels, run.splits.side
     rows = [row for row in masks if sides.get(str(panels["subject"].iloc[row])) == model.fold]
@@ -341,7 +341,7 @@ def _sanity_check(run: FinishedRun, model: LoadedModel, cases: Sequence[MaskedCa
     return {"cases": len(cases), "fold": model.fold + 1, "steps": steps}
 
 
-def deletion_areas(run: FinishedRun, model: LoadedModel, cases: Sequence[MaskedCase]) -> list[Record]:
+def _deletion_areas(run: FinishedRun, model: LoadedModel, cases: Sequence[MaskedCase]) -> list[Record]:
     """For each case and order the area under the curve of the predicted class's probability, or of the number."""
     results, shares = [], np.linspace(0, 1, STEPS + 1)
     for case in cases:
@@ -373,7 +373,7 @@ def deletion_areas(run: FinishedRun, model: LoadedModel, cases: Sequence[MaskedC
     return results
 
 
-def summarise_deletion(areas_by_case: Sequence[Mapping[str, Any]], plan: Plan) -> Record | None:
+def _summarise_deletion(areas_by_case: Sequence[Mapping[str, Any]], plan: Plan) -> Record | None:
     """The mean areas under the curves, and their differences to the map's."""
     if not areas_by_case:
         return None

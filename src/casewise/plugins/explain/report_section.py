@@ -97,12 +97,12 @@ def section(context: ReportContext) -> Section | None:
     methods = sorted({name for entry in shown["cases"] for name in entry["methods"]}, reverse=True)
     confidence = terms_of(context).confidence
     facts = [*_reading(context, methods, form), *_chosen(shown, cases)]
-    blocks: list[Block] = [Text(READING), Facts(facts), *_case_by_case(shown, cases, form, own_map(context))]
+    blocks: list[Block] = [Text(READING), Facts(facts), *_case_by_case(shown, cases, form, _own_map(context))]
     if places:
         rows = placement_rows(places, marked=context.learner)
         blocks += [Heading("Where the maps lie"), Table(PLACEMENT, rows, WHERE.format(confidence=confidence))]
         blocks += [Text(ANATOMY, note=True)] if "anatomy" in places["regions"] else []
-        if own := agreement_rows(places, marked=context.learner):
+        if own := _agreement_rows(places, marked=context.learner):
             columns = ("Network", "Panels", "Dice", "Everything", "Difference")
             blocks += [Heading("Own maps and masks"), Table(columns, own, AGREEMENT.format(confidence=confidence))]
     if measured:
@@ -138,7 +138,7 @@ def placement_rows(placement: Values, *, marked: str = "") -> list[Row]:
     return rows
 
 
-def agreement_rows(placement: Values, *, marked: str = "") -> list[Row]:
+def _agreement_rows(placement: Values, *, marked: str = "") -> list[Row]:
     """For each network with a map of its own and each kind of mask, the Dice of both, and of marking everything."""
     rows = []
     for name, by_region in placement["networks"].items():
@@ -276,7 +276,7 @@ def _chosen(shown: Values, cases: Cases) -> list[tuple[str, str]]:
     return [*facts, *([("In the run folder", counted(further, "further case"))] if further > 0 else [])]
 
 
-def own_map(context: ReportContext) -> str:
+def _own_map(context: ReportContext) -> str:
     """The labels or masks that a U-Net's own map was trained with, as text."""
     column = context.study.images.mask
     return OWN_MAP[bool(column)].format(column=column)

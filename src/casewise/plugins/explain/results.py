@@ -50,7 +50,7 @@ class ExplainSettings:
     map_size: int = 0
 
 
-def learners_of(run: FinishedRun) -> list[str]:
+def _learners_of(run: FinishedRun) -> list[str]:
     """The learners that are explained by default: the networks, then the baselines.
 
     Networks that weight the tiles of a bag are left out: the weights already give the influence of each tile.
@@ -60,13 +60,13 @@ def learners_of(run: FinishedRun) -> list[str]:
 
 
 def check_networks(run: FinishedRun, names: Sequence[str]) -> list[str]:
-    """The learners of these names, by default all of `learners_of`, after checking that their files exist.
+    """The learners of these names, by default all of `_learners_of`, after checking that their files exist.
 
     Raises:
         CasewiseError: the study has no such network, or its files are missing or belong to another split; or it has
-            only networks that weight tiles (see `learners_of`).
+            only networks that weight tiles (see `_learners_of`).
     """
-    networks = learners_of(run)
+    networks = _learners_of(run)
     if not networks:
         raise CasewiseError(
             f"The networks of {run.study.name} weight the tiles of a case (panels.pooling: {run.study.panels.pooling})."
@@ -120,15 +120,15 @@ def named_cases(run: FinishedRun, names: Sequence[str]) -> list[str]:
 def save_results(run: FinishedRun, shown: Record, placement: Record, measures: Record | None) -> None:
     """Write `explanations.json`; without new measures, earlier ones of the same networks and masks are kept."""
     before = run.files.explanations.read_or_none() or {}
-    source = measurement_source(run.study, run.cohort.images)
+    source = _measurement_source(run.study, run.cohort.images)
     if measures is not None:
         measures = {"inputs": source, **measures}
     elif before.get("fingerprint") == run.fingerprint and run.files.has_weights(before.get("weights_sha256")):
         earlier = before.get("measured") or {}
-        measures = earlier if same_source(earlier.get("inputs") or {}, source) else None
+        measures = earlier if _same_source(earlier.get("inputs") or {}, source) else None
     results = {
         "fingerprint": run.fingerprint,
-        "weights_sha256": run.files.weights_sha256(learners_of(run)),
+        "weights_sha256": run.files.weights_sha256(_learners_of(run)),
         "shown": shown,
         "placement": placement,
         "measured": measures,
@@ -149,8 +149,8 @@ def read_results(folder: RunFolder) -> Record | None:
     if results.get("measured"):
         try:
             study = saved_study(folder.study.read(), source=str(folder.study.path))
-            source = measurement_source(study, folder.cohort.read())
-            current = same_source(results["measured"].get("inputs") or {}, source)
+            source = _measurement_source(study, folder.cohort.read())
+            current = _same_source(results["measured"].get("inputs") or {}, source)
         except RunError:
             current = False
         results["measured"] = results["measured"] if current else None
@@ -159,7 +159,7 @@ def read_results(folder: RunFolder) -> Record | None:
     return results
 
 
-def measurement_source(study: Study, images: pd.DataFrame) -> Record:
+def _measurement_source(study: Study, images: pd.DataFrame) -> Record:
     """The inputs of measures besides the networks: the columns with masks, the masks' contents, and the intervals.
 
     `masks` is None if no mask file exists, for example on another machine; their contents are then unknown.
@@ -183,7 +183,7 @@ def measurement_source(study: Study, images: pd.DataFrame) -> Record:
     }
 
 
-def same_source(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+def _same_source(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
     """Whether measures made from `before` are valid for `after`.
 
     >>> before = {"form": 3, "masks": "a"}

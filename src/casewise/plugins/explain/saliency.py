@@ -39,7 +39,7 @@ _METHODS: dict[tuple[str, tuple[int, int], int], SaliencyMethod] = {}
 
 
 @dataclass(frozen=True)
-class OutputSum:
+class _OutputSum:
     """The explained output of a baseline as a sum: `average` + what is on the map + `unplaced`.
 
     Attributes:
@@ -96,7 +96,7 @@ class SaliencyMap:
     map_size: tuple[int, int]
     peaks: tuple[np.ndarray, np.ndarray]
     grid: tuple[int, int]
-    output_sum: OutputSum | None = None
+    output_sum: _OutputSum | None = None
     own: np.ndarray | None = None
     layer: str = ""
 
@@ -274,7 +274,7 @@ def compare_predictions(
 def saliency_maps(model: LoadedModel, rows: Sequence[int], target: ExplainTarget) -> list[SaliencyMap]:
     """The maps of every view of these panel rows."""
     if reads_features(model.network):
-        return [contribution_map(model, row, target) for row in rows]
+        return [_contribution_map(model, row, target) for row in rows]
     data = model.panels.subset(rows)
     slots, owner = data.views()
     late = model.network.fusion in ("late", "late-shared")
@@ -332,7 +332,7 @@ def maps_by_row(model: LoadedModel, targets: Mapping[int, ExplainTarget]) -> dic
     return {saliency.row: saliency for of_target in maps for saliency in of_target}
 
 
-def contribution_map(model: LoadedModel, row: int, target: ExplainTarget) -> SaliencyMap:
+def _contribution_map(model: LoadedModel, row: int, target: ExplainTarget) -> SaliencyMap:
     """The contributions of a panel row to the output of a model on fixed features; of several views, to their mean."""
     data = model.panels.subset([row])
     views, _ = data.views()
@@ -343,7 +343,7 @@ def contribution_map(model: LoadedModel, row: int, target: ExplainTarget) -> Sal
     panel = torch.cat(panels)
     # the output comes from the mean features of all views
     maps = torch.cat([batch.maps for batch in by_batch]) / len(views)
-    total = OutputSum(
+    total = _OutputSum(
         float(torch.cat([batch.output for batch in by_batch]).mean()),
         float(by_batch[0].average[0]),
         float(torch.cat([batch.unplaced for batch in by_batch]).mean()),
@@ -385,7 +385,7 @@ def average_folds(folds: Sequence[list[SaliencyMap]]) -> list[SaliencyMap]:
             for name in ("maps", "by_sequence", "raw", "contrast")
         }
         sums = [saliency.output_sum for saliency in of_row if saliency.output_sum]
-        total = OutputSum(*np.mean([astuple(output_sum) for output_sum in sums], axis=0).tolist()) if sums else None
+        total = _OutputSum(*np.mean([astuple(output_sum) for output_sum in sums], axis=0).tolist()) if sums else None
         own = None if first.own is None else np.mean([saliency.own for saliency in of_row], axis=0)
         averages.append(replace(first, **means, output_sum=total, own=own))
     return averages

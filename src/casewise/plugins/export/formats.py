@@ -1,6 +1,6 @@
 """The formats of a graph: how one is written, and how the written file is read again for the check.
 
-A new format is a class with the members of `Onnx`, registered in `FORMATS`.
+A new format is a class with the members of `_Onnx`, registered in `FORMATS`.
 
 A format may lack or limit operators, which are then written with ones that it has.
 While a graph is recorded, calls of these operators are replaced, also those in the code of timm and torchvision.
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from casewise.plugins.export.learner import LearnerGraph
 
 
-class PortableOperators(TorchFunctionMode):
+class _PortableOperators(TorchFunctionMode):
     """Replace operators in `PORTABLE` by equal computations while it is active."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -109,7 +109,7 @@ class Names:
     outputs: tuple[str, ...]
 
 
-class Onnx:
+class _Onnx:
     """ONNX, run by ONNX Runtime."""
 
     name, ending, reader = "onnx", ".onnx", "onnxruntime"
@@ -135,7 +135,7 @@ class Onnx:
         """
         free = {0: torch.export.Dim("batch")} | ({1: torch.export.Dim("images")} if panels[0].ndim == 5 else {})
         size = sum(tensor.numel() * tensor.element_size() for tensor in graph.state_dict().values())
-        with _quiet(), torch.no_grad(), PortableOperators(), _refusing(graph, self.name):
+        with _quiet(), torch.no_grad(), _PortableOperators(), _refusing(graph, self.name):
             program = torch.onnx.export(
                 graph,
                 tuple(panels),
@@ -174,7 +174,7 @@ class TorchScript:
         """Nothing is needed but PyTorch."""
 
     def write(self, graph: LearnerGraph, panels: Sequence[Tensor], names: Names, path: Path) -> None:
-        """See `Onnx`."""
+        """See `_Onnx`."""
 
         def recorded(*inputs: Tensor) -> tuple[Tensor, ...]:
             # a function: of a module, the recorder would also evaluate every property
@@ -185,7 +185,7 @@ class TorchScript:
             torch.jit.save(torch.jit.trace(recorded, tuple(panels), check_trace=False), str(path))
 
     def open(self, path: Path, names: Names) -> RunGraph:
-        """See `Onnx`."""
+        """See `_Onnx`."""
         with _quiet():
             module: Any = torch.jit.load(str(path), map_location="cpu")
 
@@ -196,8 +196,8 @@ class TorchScript:
         return run
 
 
-GraphFormat: TypeAlias = Onnx | TorchScript
-FORMATS: dict[str, GraphFormat] = {graph_format.name: graph_format for graph_format in (Onnx(), TorchScript())}
+GraphFormat: TypeAlias = _Onnx | TorchScript
+FORMATS: dict[str, GraphFormat] = {graph_format.name: graph_format for graph_format in (_Onnx(), TorchScript())}
 
 
 def format_named(name: str) -> GraphFormat:

@@ -93,7 +93,7 @@ class LearnerGraph(nn.Module):
         ]
 
     def _decoded(self, networks: list[Network], panels: Tensor) -> list[list[Tensor]]:
-        raws = [split_raw(raw, self.outputs) for raw in raw_outputs(networks, panels, self.together)]
+        raws = [split_raw(raw, self.outputs) for raw in _raw_outputs(networks, panels, self.together)]
         return [
             [output.network_kind.decode(raw) for raw, output in zip(of_network, self.outputs, strict=True)]
             for of_network in raws
@@ -112,7 +112,7 @@ def _shares(values: Tensor, low: float, high: float) -> Tensor:
 LIMITS: dict[str, Callable[[Tensor, float, float], Tensor]] = {"number": _clipped, "classes": _shares}
 
 
-def raw_outputs(networks: Sequence[Network], panels: Tensor, together: Network | None = None) -> list[Tensor]:
+def _raw_outputs(networks: Sequence[Network], panels: Tensor, together: Network | None = None) -> list[Tensor]:
     """The raw outputs (B, outputs) of networks in evaluation mode, as `Network.forward`, for a graph.
 
     Args:

@@ -127,7 +127,7 @@ def _write_graph(learner: TrainedLearner, path: Path, graph_format: GraphFormat,
         sample = random_sample(learner)
     else:
         cases = facts.cases
-        sample = sample_of_cases([cases(learner, fitted) for fitted in learner.fitted])
+        sample = _sample_of_cases([cases(learner, fitted) for fitted in learner.fitted])
     sample = with_gaps(sample, sequences=learner.may_lack_sequences)
     # the example for the recording is random: sizes of 1 would be taken as fixed
     graph_format.write(learner.graph(), random_sample(learner).panels, learner.names, path)
@@ -298,7 +298,7 @@ class Parity:
         return {**asdict(self), "tolerance": TOLERANCE}
 
 
-def sample_of_cases(datasets: Sequence[PanelDataset]) -> Sample:
+def _sample_of_cases(datasets: Sequence[PanelDataset]) -> Sample:
     """Panels of the same cases, prepared for each input of the graph, with one more that has a gap."""
     inputs = []
     for dataset in datasets:

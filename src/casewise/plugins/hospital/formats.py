@@ -87,7 +87,7 @@ NO_SUBJECT = "A row names no subject, so nobody is known whom the result is abou
 
 
 @dataclass
-class ResultFolder:
+class _ResultFolder:
     """The files of one format.
 
     Attributes:
@@ -151,7 +151,7 @@ def result_folders(
                 staged = stack.enter_context(staging_folder(folder))
             except OSError as error:
                 raise RunError(f"{folder} could not be written: {error.strerror or error}.") from error
-            written.append(ResultFolder(format_named(name), folder, staged))
+            written.append(_ResultFolder(format_named(name), folder, staged))
         yield Results(facts, written, names, subject_system)
         for result_folder in written:
             result_folder.publish()
@@ -162,7 +162,7 @@ class Results:
     """The folders of all formats."""
 
     facts: ModelFacts
-    folders: list[ResultFolder]
+    folders: list[_ResultFolder]
     names: bool
     subject_system: str
 

@@ -321,7 +321,7 @@ def _prediction(
         column.write(shortened(_without_people(value.problem, result, UNREADABLE), 300), 13)
     else:
         unlike = value.flags or (value.distance or 0) > FAR
-        headline = headline_of(value, facts)
+        headline = _headline_of(value, facts)
         column.write_large(headline, 32, colour=GREY if unlike else INK)
         if headline != _shown(value):
             column.write(f"most probable: {_shown(value)}", 14)
@@ -342,7 +342,7 @@ def _prediction(
     return column.block()
 
 
-def headline_of(value: Value, facts: ModelFacts) -> str:
+def _headline_of(value: Value, facts: ModelFacts) -> str:
     """A prediction in the largest type: a number, or the classes of its set; undecided if these are all.
 
     >>> facts = ModelFacts("films", "ab", {"label": ("covid", "no_finding")}, {})

@@ -254,11 +254,11 @@ def _planned(data: OwnData, folder: Path, stated: Pattern | None = None) -> NewS
     slices = [] if files.scans else _slice_lines(data)
     # the study reads the table as it is if it can
     root = _direct_root(data, data.table) if data.table and not rows.changed and plan.cells is None else None
-    lines = _head(data, plan, root, folder) + source_lines(roles.sources, outcomes, rows, cells)
+    lines = _head(data, plan, root, folder) + _source_lines(roles.sources, outcomes, rows, cells)
     lines += slices
     if not mask_files(cells, files):
         lines += _mask_lines(rows, files, in_table=root is None)
-    lines += covariate_lines({n: c for n, c in cells.items() if n not in {data.target, *roles.used, *outcomes}}, rows)
+    lines += _covariate_lines({n: c for n, c in cells.items() if n not in {data.target, *roles.used, *outcomes}}, rows)
     lost = sum(not labels[i] or labels[i] in plan.where_not for i in present)
     left_out = f"{lost:,} of {len(present):,} images have no value of {plan.column} and are not used." if lost else ""
     study = NewStudy(folder, left_out=left_out, understood=list(rows.understood), doubts=list(rows.doubts))
@@ -287,7 +287,7 @@ def _planned(data: OwnData, folder: Path, stated: Pattern | None = None) -> NewS
     study.understood.insert(0, f"{counted(len(present), files.noun)} of {subjects}{skipped_text(files)}.")
     if origins := [f"{name} from {_source(origin)}" for name, origin in rows.origins.items()]:
         study.understood.append(f"Read as: {', '.join(origins)}.")
-    study.understood += [f"Target: {plan.column}, {{{plan.setting}}}.", weights_text(weights)]
+    study.understood += [f"Target: {plan.column}, {{{plan.setting}}}.", _weights_text(weights)]
     return study
 
 
@@ -430,7 +430,7 @@ def _read_back(study: NewStudy, data: OwnData) -> None:
             file.write_bytes(study.files[STUDY])
             settings = read_study(file, **paths)
         try:
-            for sentence in untested_columns(settings, read_cohort(settings)):
+            for sentence in _untested_columns(settings, read_cohort(settings)):
                 study.files[STUDY] += _wrapped([f"# {sentence}"]).encode("utf-8")
                 study.doubts.append(sentence)
         except CasewiseError as error:
@@ -491,7 +491,7 @@ def available_weights() -> str:
     return next((name for name in SMALL_PRETRAINED if is_present(name)), "")
 
 
-def weights_text(weights: str) -> str:
+def _weights_text(weights: str) -> str:
     """What is understood of first weights: which network has them, or where they were looked for."""
     if weights:
         return f"Weights: pretrained ones of {weights} are on this computer."
@@ -534,7 +534,7 @@ def default_recipe(facts: DataFacts, weights: str) -> list[str]:
     return [*lines, "evaluation: {response: false}  # true: also the change from the first visit"]
 
 
-def source_lines(
+def _source_lines(
     sources: Sequence[str], outcomes: Sequence[str], rows: ImageRows, cells: Mapping[str, list[str]]
 ) -> list[str]:
     """The key `audit` with sources of unusual names and with outcomes, and a split that leaves out one source in turn.
@@ -595,7 +595,7 @@ _FEWEST_SLICES = 3
 _COVARIATE = r"age|alter|sex|gender|geschlecht|bmi|body (weight|height)|smok(er|ing)|ethnicity|race"
 
 
-def covariate_lines(cells: Mapping[str, list[str]], rows: ImageRows) -> list[str]:
+def _covariate_lines(cells: Mapping[str, list[str]], rows: ImageRows) -> list[str]:
     """A commented proposal of `covariates`: numbers or few categories of a usual name, one value in each case."""
     names = []
     for name, values in cells.items():
@@ -608,7 +608,7 @@ def covariate_lines(cells: Mapping[str, list[str]], rows: ImageRows) -> list[str
     return [comment, f"# covariates: [{', '.join(names)}]"] if names else []
 
 
-def untested_columns(study: Study, cohort: Cohort) -> list[str]:
+def _untested_columns(study: Study, cohort: Cohort) -> list[str]:
     """A sentence that names the columns of the table that the audit does not test; [] if none."""
     images = cohort.images
     audited = probed_columns(study, images)

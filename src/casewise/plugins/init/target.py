@@ -150,7 +150,7 @@ def _lone_value(column: Column) -> str:
     return (
         f"{only}: {counted(missing.total(), 'row was', 'rows were')} read as missing ({words}). If this is a class, "
         "write its name into the cells, such as `negative`; or write the study by hand, where "
-        f"`targets: {{{quoted(field_name(column.name))}: {{classes: {_listed(classes)}}}}}` states it."
+        f"`targets: {{{quoted(_field_name(column.name))}: {{classes: {_listed(classes)}}}}}` states it."
     )
 
 
@@ -217,7 +217,7 @@ def _usable(column: Column) -> bool:
     if column.numbers is not None:
         # a running number predicts nothing
         return not (len(counts) == len(column.cells) and column.are_whole) or column.are_percentages
-    if mostly_numbers(column):
+    if _mostly_numbers(column):
         fractions = any(value is not None and not value.is_integer() for value in map(decimal, column.values))
         return len(counts) < len(column.cells) or fractions
     return len(counts) <= min(MOST_CLASSES, len(column.values) / 2) and max(map(len, counts)) <= 60
@@ -285,7 +285,7 @@ def understand_target(column: str, values: Sequence[str], subjects: Sequence[str
     return replace(plan, where_not=words, doubts=[*plan.doubts, *applying(doubts)])
 
 
-def field_name(column: str, taken: Sequence[str] = (*STORED, "date")) -> str:
+def _field_name(column: str, taken: Sequence[str] = (*STORED, "date")) -> str:
     """A name for the study file: the column's own if it is plain, else one made from it.
 
     >>> field_name("Grade (0-4)"), field_name("dr_grade"), field_name("case")
@@ -360,7 +360,7 @@ def _classes(column: str, by_value: Mapping[str, set[str]], counts: Mapping[str,
         "`positive`.": not is_certain,
     }
     doubts += applying(further)
-    return TargetPlan(field_name(column), column, ", ".join(parts), comment, rarest=rarest, doubts=doubts)
+    return TargetPlan(_field_name(column), column, ", ".join(parts), comment, rarest=rarest, doubts=doubts)
 
 
 def _misspelt(column: str, classes: Mapping[str, int]) -> list[str]:
@@ -441,7 +441,7 @@ def _grades(column: str, by_value: Mapping[str, set[str]], numbers: Sequence[flo
         f"codes of classes, write `{{classes: {_listed(map(str, grades))}}}`; if they are measured, `{{range: "
         f"{grades[0]}..{grades[-1]}}}`."
     )
-    return TargetPlan(field_name(column), column, f"kind: ordinal, {values}", "grades", rarest=rarest, doubts=[doubt])
+    return TargetPlan(_field_name(column), column, f"kind: ordinal, {values}", "grades", rarest=rarest, doubts=[doubt])
 
 
 def _number(column: Column, numbers: Sequence[float]) -> TargetPlan:
@@ -464,10 +464,10 @@ def _number(column: Column, numbers: Sequence[float]) -> TargetPlan:
         doubts.append(f"{name}: percent signs were left out: 45 % is the number 45.")
     if any(point_number(value) != value for value in column.values):
         texts = list(map(point_number, column.cells))
-    return TargetPlan(field_name(name), name, setting, "CHECK the range", cells=texts, doubts=doubts)
+    return TargetPlan(_field_name(name), name, setting, "CHECK the range", cells=texts, doubts=doubts)
 
 
-def mostly_numbers(column: Column) -> bool:
+def _mostly_numbers(column: Column) -> bool:
     """Whether a column has numbers and a few other texts.
 
     >>> mostly_numbers(Column("score", [*map(str, range(9)), ">8"])), mostly_numbers(Column("score", ["1", "2"] * 9))
@@ -490,7 +490,7 @@ def check_numbers(name: str, cells: Sequence[str], rows: Sequence[int]) -> None:
         CasewiseError: with the rows and the cells.
     """
     column = Column(name, cells)
-    if mostly_numbers(column):
+    if _mostly_numbers(column):
         good = sum(decimal(value) is not None for value in column.values)
         raise CasewiseError(
             f"{good:,} of {len(column.values):,} cells of {name} are numbers; not so "

@@ -29,7 +29,7 @@ BLOCK = 65_536
 
 
 @dataclass(frozen=True)
-class Break:
+class _Break:
     """A line, counted from 1, that is not what the node wrote."""
 
     line: int
@@ -89,7 +89,7 @@ class AuditTrail:
         with self.path.open("rb") as file:
             return _digest(_last_line(file)[0])
 
-    def verify(self) -> list[Break]:
+    def verify(self) -> list[_Break]:
         """The lines that do not follow from the one before, or differ from the queue; none if nothing was changed.
 
         Raises:
@@ -107,7 +107,7 @@ class AuditTrail:
                         problem = (
                             "is not this event of the queue" if follows else "does not follow from the line before"
                         )
-                        breaks.append(Break(number, problem))
+                        breaks.append(_Break(number, problem))
                         events = self._events(_number(content))
                     previous = _digest(line)
         except FileNotFoundError:

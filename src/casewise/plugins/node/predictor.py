@@ -98,7 +98,7 @@ class StudyPredictor:
         except CasewiseError as error:
             return {"unanswerable": str(error)}
         except Exception as error:  # noqa: BLE001 (the study is tried again, and then left to a person)
-            return {"failed": fault_text(error), "fault": True}
+            return {"failed": _fault_text(error), "fault": True}
         rows = [[each.name, each.format, str(each.path), each.sha256] for each in answer.answers]
         observation, unwritten = answer.observation.as_json(), dict(answer.unwritten)
         return {"answers": rows, "observation": observation, "accession": answer.accession, "unwritten": unwritten}
@@ -264,7 +264,7 @@ def _noted(unwritten: dict[str, str], name: str) -> Iterator[None]:
     except CasewiseError as error:
         unwritten[name] = str(error)
     except Exception as error:  # noqa: BLE001 (its message may quote data of a patient)
-        unwritten[name] = fault_text(error)
+        unwritten[name] = _fault_text(error)
 
 
 def _may_pass(error: Exception) -> bool:
@@ -273,7 +273,7 @@ def _may_pass(error: Exception) -> bool:
     return isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno not in PERMANENT)
 
 
-def fault_text(error: Exception) -> str:
+def _fault_text(error: Exception) -> str:
     """A fault in words, without the message of the error, which may quote data of a patient."""
     return f"A fault of casewise ({location_of(error)}). Please report it."
 

@@ -72,7 +72,7 @@ class Node:
         target: Callable[[Connection, NodePlan], None] = work,
         clock: Callable[[], datetime] = datetime.now,
     ) -> None:
-        self.settings, self._clock, folder = settings, clock, make_node_folder(settings.folder)
+        self.settings, self._clock, folder = settings, clock, _make_node_folder(settings.folder)
         self._lock = _locked(folder)
         self.partners = partners(settings)
         self.queue = StudyQueue(folder, routes(self.partners), settings.retry)
@@ -291,7 +291,7 @@ def run_node(settings: NodeSettings, show: Show) -> None:
         CasewiseError: it cannot be started.
     """
     os.umask(os.umask(0) | 0o027)  # images and answers are not for everybody on this computer
-    make_node_folder(settings.folder)
+    _make_node_folder(settings.folder)
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
@@ -308,7 +308,7 @@ def run_node(settings: NodeSettings, show: Show) -> None:
                 starting.result()
                 about = node.description
                 show.line("model", f"{about['title']}, checksum {about['checksum'][:12]}")
-                for line in receiving(node):
+                for line in _receiving(node):
                     show.line("receive", line)
                 for remark in settings.remarks():
                     show.line("remark", remark)
@@ -321,7 +321,7 @@ def run_node(settings: NodeSettings, show: Show) -> None:
             log.info("the node ended")
 
 
-def receiving(node: Node) -> Iterator[str]:
+def _receiving(node: Node) -> Iterator[str]:
     """Where a node receives, in words."""
     settings = node.settings.receive
     if settings.dicom and node.dicom:
@@ -358,7 +358,7 @@ def _naming(key: str, path: Path) -> Iterator[None]:
         raise CasewiseError(f"{text} Check the path and its permissions, or state another.") from error
 
 
-def make_node_folder(folder: Path) -> Path:
+def _make_node_folder(folder: Path) -> Path:
     """The folder of a node; only its owner may read one that is made.
 
     Raises:

@@ -101,11 +101,11 @@ class Sheet:
                 )
                 axes = figure.add_axes(box)
                 draw(axes)
-            reduce_text(figure)
+            _reduce_text(figure)
         return figure
 
 
-def reduce_text(figure: Figure) -> None:
+def _reduce_text(figure: Figure) -> None:
     """Reduce all text to print sizes: the report's text is sized for screens."""
     from matplotlib.text import Text
 
@@ -178,7 +178,7 @@ def write(runs: Sequence[Run], output: Path, settings: Settings, *, progress: An
         CasewiseError: nothing was evaluated in any run, or the disk cannot be written.
     """
     paper = Paper(output)
-    folders = folder_names(runs)
+    folders = _folder_names(runs)
     with storage_failures(output), staging_folder(output) as stage:
         papers = [Contents(run, settings.references) for run in runs]
         for number, (contents, name) in enumerate(zip(papers, folders, strict=True)):
@@ -204,7 +204,7 @@ def write(runs: Sequence[Run], output: Path, settings: Settings, *, progress: An
     return paper
 
 
-def folder_names(runs: Sequence[Run]) -> list[str]:
+def _folder_names(runs: Sequence[Run]) -> list[str]:
     """The folder of each run in the output: none for a single one, else its study's name, numbered where equal."""
     if len(runs) == 1:
         return [""]

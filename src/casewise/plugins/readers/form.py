@@ -177,14 +177,14 @@ def _field(study: Study, name: str, region: str, anchors: Mapping[str, str]) -> 
         options = tuple(Option(value, anchors.get(value, "")) for value in target.classes)
         return FormField(key, name, region, title, target.kind, options)
     low, high = low_high
-    step = study.key("reading").steps.get(name, 1.0 if target.integer else default_step(low, high))
+    step = study.key("reading").steps.get(name, 1.0 if target.integer else _default_step(low, high))
     count = int((high - low) / step + 1e-6) + 1
     values = [f"{low + number * step:.10g}" for number in range(count)] if count <= MOST_OPTIONS else []
     options = tuple(Option(value, anchors.get(value, "")) for value in values)
     return FormField(key, name, region, title, target.kind, options, low, high, step)
 
 
-def default_step(low: float, high: float) -> float:
+def _default_step(low: float, high: float) -> float:
     """The largest power of ten that is at most a hundredth of a range.
 
     >>> default_step(0, 1), default_step(0, 18), default_step(0, 72)

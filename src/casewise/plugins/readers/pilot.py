@@ -73,7 +73,7 @@ class ExpectedInterval:
 
 
 @dataclass(frozen=True)
-class CurvePoint:
+class _CurvePoint:
     """The metric of a baseline that was fitted on a share of the training subjects, `subjects` on average over folds.
 
     `value` is the mean over draws of subjects, which lie from `lowest` to `highest`; `low` and `high` are the interval
@@ -111,7 +111,7 @@ class SizePlan:
     expected: list[ExpectedInterval]
     needed: dict[float, int | None]
     baseline: str
-    curve: list[CurvePoint]
+    curve: list[_CurvePoint]
     gain: tuple[float, float, float]
     no_curve: str
     readers: list[MeanOfReaders]
@@ -150,14 +150,14 @@ def size_plan(
     _, points, basis = figures_of(rows, judge, plan)
     expected = expected_intervals(rows, judge, list(dict.fromkeys([kind.merit, *kind.headline])), plan)
     needed = {width: subjects_for(width, kind.merit, points, basis, subjects) for width in widths}
-    baseline, curve, gain, no_curve = "", list[CurvePoint](), (math.nan,) * 3, "the run has no baselines"
+    baseline, curve, gain, no_curve = "", list[_CurvePoint](), (math.nan,) * 3, "the run has no baselines"
     of_stage = of_target[of_target["stage"] == stage]
     if baselines := [name for name in baselines_among(of_stage["model"].astype(str)) if name in study.learners]:
         # fitting baselines needs the images, which may be elsewhere
         try:
             names, points, _ = figures_of(of_stage[of_stage["model"].isin(baselines)], judge, plan)
             baseline = names[int(np.nanargmax(points[kind.merit]))]
-            curve, gain = learning_curve(run, of_stage[of_stage["model"] == baseline], judge, kind.merit, plan, show)
+            curve, gain = _learning_curve(run, of_stage[of_stage["model"] == baseline], judge, kind.merit, plan, show)
             no_curve = ""
         except CasewiseError as error:
             baseline, no_curve = "", str(error)
@@ -227,7 +227,7 @@ def expected_intervals(rows: pd.DataFrame, judge: Judge, names: list[str], plan:
     _, points, basis = figures_of(rows, judge, plan)
     count = int(rows["subject"].nunique())
     sizes = list(dict.fromkeys(max(round(count * ratio), FEWEST_SUBJECTS) for ratio in SIZES))
-    measured = {size: measured_widths(rows, judge, names, size, plan) for size in sizes if size <= count}
+    measured = {size: _measured_widths(rows, judge, names, size, plan) for size in sizes if size <= count}
     expected = []
     for name in names:
         for size in sizes:
@@ -237,7 +237,7 @@ def expected_intervals(rows: pd.DataFrame, judge: Judge, names: list[str], plan:
     return expected
 
 
-def measured_widths(rows: pd.DataFrame, judge: Judge, names: list[str], size: int, plan: Plan) -> dict[str, float]:
+def _measured_widths(rows: pd.DataFrame, judge: Judge, names: list[str], size: int, plan: Plan) -> dict[str, float]:
     """The mean widths of the intervals in random subsets of the subjects; with all subjects, the run's widths."""
     rng, subjects, widths = np.random.default_rng(plan.seed), np.sort(rows["subject"].unique()), []
     for _ in range(SUBSETS if size < len(subjects) else 1):
@@ -302,9 +302,9 @@ def thinned(splits: Splits, labels: dict[str, int], share: float, seed: int, *, 
     return ThinnedSplits(splits.side, splits.folds, splits.record, frozenset(kept))
 
 
-def learning_curve(
+def _learning_curve(
     run: FinishedRun, rows: pd.DataFrame, judge: Judge, metric: str, plan: Plan, show: Show
-) -> tuple[list[CurvePoint], tuple[float, float, float]]:
+) -> tuple[list[_CurvePoint], tuple[float, float, float]]:
     """The metric of a baseline by the share of training subjects, and the gain from half of them to all.
 
     Args:
@@ -333,7 +333,7 @@ def learning_curve(
         of_share = replace(of_share, presence=basis.presence[:, :1])
         low, high = (float(end[0]) for end in intervals.ends(metric, {metric: mean}, of_share))
         curve.append(
-            CurvePoint(share, subjects[share], float(mean[0]), low, high, float(values.min()), float(values.max()))
+            _CurvePoint(share, subjects[share], float(mean[0]), low, high, float(values.min()), float(values.max()))
         )
     value = {point.share: point.value for point in curve}
     gain, changes = np.array([value[1.0] - value[0.5]]), without[1.0] - without[0.5]

@@ -58,7 +58,7 @@ READERS = (
 
 
 @dataclass(frozen=True)
-class WrittenPlan:
+class _WrittenPlan:
     """The sizes of a study, the page, the table, and a text for the terminal in at most 80 columns."""
 
     plan: SizePlan
@@ -72,7 +72,7 @@ def plan_size(
     output: Path | None = None,
     widths: Sequence[float] = (),
     show: Show | None = None,
-) -> WrittenPlan:
+) -> _WrittenPlan:
     """Write the page of the sizes of a study like this run, and the table next to it.
 
     Args:
@@ -88,13 +88,15 @@ def plan_size(
     shown, title = sections(plan), f"How many cases: {report_title(plan.study)}"
     style = (FOLDER / "report.css").read_text() + STYLE
     csv = write_page(
-        page.with_suffix(".csv"), size_table(plan).to_csv(index=False, lineterminator="\n", float_format="%.6g"), ".csv"
+        page.with_suffix(".csv"),
+        _size_table(plan).to_csv(index=False, lineterminator="\n", float_format="%.6g"),
+        ".csv",
     )
     write_page(page, plain_page(title, shown, kind="Size of a study", style=style, footer=""), ".html")
-    return WrittenPlan(plan, page, csv, "\n".join(line for section in shown for line in text_lines(section)))
+    return _WrittenPlan(plan, page, csv, "\n".join(line for section in shown for line in _text_lines(section)))
 
 
-def size_table(plan: SizePlan) -> pd.DataFrame:
+def _size_table(plan: SizePlan) -> pd.DataFrame:
     """Every figure of the plan, a row each."""
     learning = [
         {**vars(point), "metric": plan.metric, "width": point.high - point.low, "extrapolated": False}
@@ -196,7 +198,7 @@ def sections(plan: SizePlan) -> list[Section]:
     return shown
 
 
-def text_lines(section: Section) -> Iterator[str]:
+def _text_lines(section: Section) -> Iterator[str]:
     """The tables and texts of a section for the terminal."""
     yield from ("", section.heading)
     for block in section.blocks:
@@ -218,11 +220,11 @@ def _plots(plan: SizePlan) -> Iterator[Plot]:
     own = [size for size in plan.expected if size.metric == plan.metric and is_number(size.width)]
     if own:
         alt = f"Expected interval of {title} for {own[0].subjects} to {own[-1].subjects} subjects."
-        yield Plot(widths_figure(own, plan.subjects, title), alt, "Expected interval; dashed: extrapolated.")
+        yield Plot(_widths_figure(own, plan.subjects, title), alt, "Expected interval; dashed: extrapolated.")
     if plan.curve:
         first, last = plan.curve[0].value, plan.curve[-1].value
         alt = f"{title} of the {learner_name(plan.baseline)} from {first:.2f} to {last:.2f}."
-        yield Plot(curve_figure(plan, title), alt, "Learning curve with intervals; orange: the range of the draws.")
+        yield Plot(_curve_figure(plan, title), alt, "Learning curve with intervals; orange: the range of the draws.")
 
 
 def _with_sizes(axes: Axes, sizes: Sequence[float], label: str) -> None:
@@ -232,7 +234,7 @@ def _with_sizes(axes: Axes, sizes: Sequence[float], label: str) -> None:
     axes.set_xlabel(label)
 
 
-def widths_figure(expected: Sequence[ExpectedInterval], subjects: int, title: str) -> Drawing:
+def _widths_figure(expected: Sequence[ExpectedInterval], subjects: int, title: str) -> Drawing:
     """The expected interval of one metric by number of subjects, dashed beyond the run's number."""
     sizes, ends = np.array([size.subjects for size in expected]), np.array([(size.low, size.high) for size in expected])
     with canvas(440, 280, (52, 42, 12, 10)) as (figure, axes):
@@ -246,7 +248,7 @@ def widths_figure(expected: Sequence[ExpectedInterval], subjects: int, title: st
         return svg(figure, "widths")
 
 
-def curve_figure(plan: SizePlan, title: str) -> Drawing:
+def _curve_figure(plan: SizePlan, title: str) -> Drawing:
     """The metric of the baseline by number of training subjects, with intervals and the range of the draws."""
     points = np.array([(p.subjects, p.value, p.low, p.high, p.lowest, p.highest) for p in plan.curve])
     sizes, values, low, high, lowest, highest = points.T

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _READING = ["session", "reader", "occurrence"]
 
 
-def number_fields(study: Study, name: str) -> list[FormField]:
+def _number_fields(study: Study, name: str) -> list[FormField]:
     """A field for a target or score that is a number, or for each of its regions."""
     low, high = study.range_of(name)
     regions = study.regions if study.level_of(name) == "region" else [""]
@@ -32,7 +32,7 @@ def number_fields(study: Study, name: str) -> list[FormField]:
 
 def columns_form(study: Study) -> Form:
     """The fields of `evaluation.readers`; all are numbers."""
-    return Form(tuple(field for name in study.evaluation.readers for field in number_fields(study, name)), (), 0)
+    return Form(tuple(field for name in study.evaluation.readers for field in _number_fields(study, name)), (), 0)
 
 
 def column_readings(study: Study, cohort: Cohort) -> pd.DataFrame:
@@ -74,5 +74,5 @@ def with_scores(study: Study, form: Form, table: pd.DataFrame) -> tuple[Form, pd
     added = scores[columns].merge(facts, on=["model", "case"]).rename(columns={"y_pred": "value"})
     names = [name for name in study.scores if study.level_of(name) == "case"]
     added = added[added["target"].isin(names)]
-    fields = [field for name in names for field in number_fields(study, name)]
+    fields = [field for name in names for field in _number_fields(study, name)]
     return replace(form, fields=(*fields, *form.fields)), pd.concat([added[COLUMNS], table], ignore_index=True)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class SecondReading:
+class _SecondReading:
     """How many labels a second reading changed.
 
     Attributes:
@@ -42,7 +42,7 @@ class SecondReading:
 
 def second_reading(
     listed: pd.DataFrame, labels: pd.DataFrame, *, tolerance: float = 0.0, plan: Plan = PLAN
-) -> SecondReading:
+) -> _SecondReading:
     """Compare the labels of a second reading with the recorded ones.
 
     Args:
@@ -73,7 +73,7 @@ def second_reading(
     ends = of_all(undoubted.value), of_all(undoubted.low), of_all(undoubted.high)
     subjects = int(read["subject"].nunique())
     overall = Estimate(*ends, subjects, len(read), undoubted.rough, undoubted.reason)
-    return SecondReading(sides[0], undoubted, overall, int(rows["value"].isna().sum()))
+    return _SecondReading(sides[0], undoubted, overall, int(rows["value"].isna().sum()))
 
 
 def _share(changed: pd.Series, weights: pd.Series, subjects: pd.Series, plan: Plan) -> Estimate:

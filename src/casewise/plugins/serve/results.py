@@ -128,12 +128,12 @@ def map_picture(explainer: Explainer, shown: Any, submission: Submission) -> Jso
         "note": note,
         "width": picture.shape[1],
         "height": picture.shape[0],
-        "original": data_url(picture),
-        "overlay": data_url(explainer.overlay(picture, values, signed=shown.signed)),
+        "original": _data_url(picture),
+        "overlay": _data_url(explainer.overlay(picture, values, signed=shown.signed)),
     }
 
 
-def data_url(picture: NDArray[np.uint8]) -> str:
+def _data_url(picture: NDArray[np.uint8]) -> str:
     """(h, w) or (h, w, 3) `uint8` as a data URL of a JPEG."""
     from PIL import Image
 

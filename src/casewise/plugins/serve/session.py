@@ -73,7 +73,7 @@ def describe(model: TrainedModel, study: Study, learner: str, networks: list[str
         "modality": study.modality_name,
         "noun": {"singular": noun.singular, "plural": noun.plural},
         "visits": bool(about.get("visits", True)),
-        "several": several_images(study, networks),
+        "several": _several_images(study, networks),
         "primary_outcome": outcome,
         "targets": targets,
         "targets_by_name": {target["name"]: target for target in targets},
@@ -109,7 +109,7 @@ def _background(about: Mapping[str, Any]) -> str:
     return " ".join(filter(None, [str(about.get("audited") or ""), result]))
 
 
-def covariate_fields(record: Mapping[str, Any]) -> list[Json]:
+def _covariate_fields(record: Mapping[str, Any]) -> list[Json]:
     """The fields of covariates: numbers have a `range`, categories `levels`; `optional` if training cases lacked some.
 
     Args:
@@ -126,7 +126,7 @@ def covariate_fields(record: Mapping[str, Any]) -> list[Json]:
     ]
 
 
-def several_images(study: Study, networks: list[str]) -> str:
+def _several_images(study: Study, networks: list[str]) -> str:
     """How several images of a visit or region are used, as a sentence; empty where they are one scan."""
     if getattr(study.modality_settings, "sequences", None):
         return ""
@@ -190,7 +190,7 @@ class ModelSession:
         """The answer of /api/model (see `casewise.plugins.serve.session.describe`)."""
         networks = sorted({member.model for member in self.ensemble.members})
         described = describe(self.model, self.study, self.learner, networks, self.resident.explained)
-        return described | {"covariates": covariate_fields(self.ensemble.covariates)}
+        return described | {"covariates": _covariate_fields(self.ensemble.covariates)}
 
     def predict(self, submission: Submission, folder: Path) -> Json:
         """The answer of /api/predict for images in `folder`.

@@ -55,7 +55,7 @@ def has_tiles(cohort: Cohort) -> bool:
     return TILE[0] in cohort.images
 
 
-def plan_of(study: Study) -> TilePlan:
+def _plan_of(study: Study) -> TilePlan:
     """The rules by which the study cuts its slides."""
     from casewise.plugins.slides.tiles import TilePlan
 
@@ -75,7 +75,7 @@ def into_tiles(study: Study, cohort: Cohort, folder: Path | None, show: Show) ->
         ImageError: slides cannot be cut; every one of them is in the message, and the others are kept.
         CasewiseError: the package that reads slides is not installed.
     """
-    plan = plan_of(study)
+    plan = _plan_of(study)
     paths = [Path(path) for path in cohort.images["path"]]
     with show.bar("slides") as bar:
         planned = _planned(paths, plan, folder, bar)
@@ -86,7 +86,7 @@ def into_tiles(study: Study, cohort: Cohort, folder: Path | None, show: Show) ->
     _check(study, cohort)
     images = _expanded(cohort.images, planned)
     images, panels = with_panels(images, study)
-    notes = [*cohort.notes, *notes_of(slides, plan)]
+    notes = [*cohort.notes, *_notes_of(slides, plan)]
     if whole := [path for path, slide in zip(paths, planned, strict=True) if slide is None]:
         rows = "1 row names no slide" if len(whole) == 1 else f"{len(whole):,} rows name no slides"
         names = names_text([short_path(path) for path in whole], 3)
@@ -145,7 +145,7 @@ def slide_of(study: Study, path: Path | str, folder: Path) -> PlannedSlide:
     """
     from casewise.plugins.slides.tiles import find
 
-    stored = find(Path(path), plan_of(study), folder)
+    stored = find(Path(path), _plan_of(study), folder)
     if stored is None:
         raise RunError(f"{path}: the slide or its stored tiles in {folder} changed during this run. Run again.")
     return stored
@@ -156,7 +156,7 @@ def sweep(study: Study, cohort: Cohort, folder: Path) -> None:
     from casewise.plugins.slides import tiles as slide_plans
 
     if has_tiles(cohort):
-        plan = plan_of(study)
+        plan = _plan_of(study)
         slide_plans.sweep(folder, {slide_plans.name_of(Path(path), plan) for path in cohort.images["path"].unique()})
 
 
@@ -266,7 +266,7 @@ def _facts(slide: PlannedSlide) -> tuple[str, str, str, str]:
     return facts.vendor, mpp, magnification, f"{facts.width}x{facts.height}"
 
 
-def notes_of(slides: Sequence[PlannedSlide], plan: TilePlan) -> list[str]:
+def _notes_of(slides: Sequence[PlannedSlide], plan: TilePlan) -> list[str]:
     """The numbers of tiles and deviations from the plan; similar notes of several slides are merged."""
     counts = np.array([len(slide) for slide in slides])
     fewest, most = int(counts.min()), int(counts.max())

@@ -56,7 +56,7 @@ def crop_of(slide: PlannedSlide) -> Crop:
     return Crop(x, y, min(int(right + rim) + 1, width) - x, min(int(bottom + rim) + 1, height) - y)
 
 
-def is_dark(slide: PlannedSlide) -> bool:
+def _is_dark(slide: PlannedSlide) -> bool:
     """Whether the slide is dark, as in fluorescence."""
     return bool(np.median(slide.read_picture().max(axis=2)) < DARK)
 
@@ -67,13 +67,13 @@ def cropped(slide: PlannedSlide, crop: Crop, *, grey: bool = False) -> np.ndarra
     if not grey:
         return tissue
     # The darkest channel shows stain best, because glass is white in all of them; dark slides are inverted.
-    stain = tissue.max(axis=2).astype(float) if is_dark(slide) else 255 - tissue.min(axis=2).astype(float)
+    stain = tissue.max(axis=2).astype(float) if _is_dark(slide) else 255 - tissue.min(axis=2).astype(float)
     return np.rint(255 - PALE * stain).astype(np.uint8)
 
 
 def taken(slide: PlannedSlide) -> Drawing:
     """The slide with its tissue outlined and a frame around every selected tile."""
-    crop, dark = crop_of(slide), is_dark(slide)
+    crop, dark = crop_of(slide), _is_dark(slide)
     squares = slide.boxes / slide.downsample - [crop.left, crop.top, 0]
     path = "".join(f"M{x:.1f} {y:.1f}h{side:.1f}v{side:.1f}h-{side:.1f}Z" for x, y, side in squares)
     frames = f'<path d="{path}" {_stroke(IN_DARK if dark else GRID, 1.0)}/>'
@@ -96,7 +96,7 @@ def heat(slide: PlannedSlide, boxes: np.ndarray, values: np.ndarray, *, stride: 
         stride: level-0 pixels from one tile to the next; values of overlapping tiles are averaged.
     """
     crop = crop_of(slide)
-    cells, (left, top) = grid_of(boxes, values, stride)
+    cells, (left, top) = _grid_of(boxes, values, stride)
     x, y = left / slide.downsample - crop.left, top / slide.downsample - crop.top
     height, width = (count * stride / slide.downsample for count in cells.shape)
     coloured = (
@@ -108,7 +108,7 @@ def heat(slide: PlannedSlide, boxes: np.ndarray, values: np.ndarray, *, stride: 
     return _drawing(slide, crop, [_image(cropped(slide, crop, grey=True), crop), coloured, edge])
 
 
-def grid_of(boxes: np.ndarray, values: np.ndarray, stride: float) -> tuple[np.ndarray, tuple[float, float]]:
+def _grid_of(boxes: np.ndarray, values: np.ndarray, stride: float) -> tuple[np.ndarray, tuple[float, float]]:
     """Values on a grid of cells one stride wide, (rows, columns), NaN without a tile; and the position of its corner.
 
     >>> cells, corner = grid_of(np.array([[0, 0, 10], [20, 10, 10]]), np.array([0.5, 1.0]), 10)

@@ -51,12 +51,12 @@ def checked_size(path: Path) -> int:
     return size_of(path, "Name a slide.")
 
 
-def name_no_slide(path: Path) -> str:
+def _name_no_slide(path: Path) -> str:
     """A clause and a remedy on the content of a file that OpenSlide does not read."""
     with open(path, "rb") as file:
         head = file.read(HEAD)
     if head.startswith(TIFF_HEADS):
-        if missing := cut_short(path):
+        if missing := _cut_short(path):
             return f"the slide is cut short ({missing}). Copy it again from its source."
         return "this TIFF is not a slide (it is not tiled, or its kind is unknown). Save it as a pyramidal, tiled TIFF."
     if path.suffix.lower() in INDEX_FILES:
@@ -81,10 +81,10 @@ def is_cut_tiff(path: Path) -> bool:
     checked_size(path)
     with open(path, "rb") as file:
         head = file.read(4)
-    return head.startswith(TIFF_HEADS) and bool(cut_short(path))
+    return head.startswith(TIFF_HEADS) and bool(_cut_short(path))
 
 
-def cut_short(path: Path) -> str:
+def _cut_short(path: Path) -> str:
     """A clause on the directory of a TIFF that lies beyond the end of the file; empty if there is none."""
     with open(path, "rb") as file:
         head = file.read(4)
@@ -235,7 +235,7 @@ def is_slide(path: Path) -> bool:
     if openslide.OpenSlide.detect_format(path) is not None:
         return True
     # Reading it then raises an error with the reason; the content of other damaged TIFFs is unknown.
-    return path.suffix.lower() in SLIDE_FILES and head.startswith(TIFF_HEADS) and bool(cut_short(path))
+    return path.suffix.lower() in SLIDE_FILES and head.startswith(TIFF_HEADS) and bool(_cut_short(path))
 
 
 def _tiled_pages(path: Path) -> int:
@@ -275,7 +275,7 @@ class Slide:
         try:
             self._slide: Any = self._module.OpenSlide(self.path)
         except self._module.OpenSlideUnsupportedFormatError as error:
-            raise ImageError(f"{self.path}: {name_no_slide(self.path)}") from error
+            raise ImageError(f"{self.path}: {_name_no_slide(self.path)}") from error
         except self._module.OpenSlideError as error:
             raise ImageError(
                 f"{self.path}: the slide is damaged ({error}). Copy it again from its source, with all its files."

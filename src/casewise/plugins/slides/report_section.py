@@ -70,13 +70,13 @@ def section(context: ReportContext) -> Section | None:
 
 def case_pictures(context: ReportContext, row: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Names and small pictures of the case's slides; of a case without slides its panels."""
-    if not (slides := slides_of(context, str(row["case"]))):
+    if not (slides := _slides_of(context, str(row["case"]))):
         return preparation.case_pictures(context, row)
     shown = [(Path(path).name, draw.cropped(slide, draw.crop_of(slide))) for path, slide in slides[:MOST_SLIDES]]
     return [(name, data_uri(picture, longest=300)) for name, picture in shown]
 
 
-def slides_of(context: ReportContext, case: str) -> list[tuple[str, PlannedSlide]]:
+def _slides_of(context: ReportContext, case: str) -> list[tuple[str, PlannedSlide]]:
     """The slides of a case that can be shown, those with the most tiles first."""
     images = context.cohort_images
     if "tile_side" not in images:
@@ -112,7 +112,7 @@ def _example(context: ReportContext, tiles: pd.DataFrame) -> list[Block]:
 
 
 @dataclass(frozen=True)
-class Painting:
+class _Painting:
     """The meaning of tile colours, their scale with its labels, and the titles and values (N,) of a case's maps."""
 
     meaning: str
@@ -179,9 +179,9 @@ def _case_groups(context: ReportContext, rows: pd.DataFrame) -> dict[str, pd.Dat
     return {"correct": correct[: max(PER_GROUP, min(len(context.classes), 3))], "wrong": wrong[:PER_GROUP]}
 
 
-def _case(context: ReportContext, row: pd.Series, predictions: pd.DataFrame, painting: Painting) -> Plots | None:
+def _case(context: ReportContext, row: pd.Series, predictions: pd.DataFrame, painting: _Painting) -> Plots | None:
     """One case on its slide with the most tiles."""
-    slides = slides_of(context, str(row["case"]))
+    slides = _slides_of(context, str(row["case"]))
     if not slides:
         return None
     path, slide = slides[0]
@@ -199,13 +199,13 @@ def _case(context: ReportContext, row: pd.Series, predictions: pd.DataFrame, pai
     return Plots(plots, f"{capital(label)}; {_result(context, row)}; {where}", SLIDE)
 
 
-def _painting(context: ReportContext, weighted: bool) -> Painting:
+def _painting(context: ReportContext, weighted: bool) -> _Painting:
     """How tiles are coloured: by their weights, or by the probabilities of classes and grades."""
     study, outcome, names = context.study, context.outcome, context.classes
     if weighted:
         ticks = [(0.0, "0"), (1 / MOST_WEIGHT, "1"), (0.5, "2"), (1.0, f"{MOST_WEIGHT:g} or more")]
         meaning = "the weight of a tile in its case; 1 is an equal share"
-        return Painting(
+        return _Painting(
             meaning, "rising", ticks, lambda row, tiles: [("weight of each tile", tiles["share"].to_numpy(float))]
         )
 
@@ -216,7 +216,7 @@ def _painting(context: ReportContext, weighted: bool) -> Painting:
         positive = names.index(study.positive_of(outcome) or "")
         ticks = [(0.0, f"0 %: {pair[1]}"), (0.5, "50 %"), (1.0, f"100 %: {pair[0]}")]
         meaning = "the probability of the positive class predicted for a tile"
-        return Painting(meaning, "two", ticks, lambda row, tiles: [probability_of(positive, tiles)])
+        return _Painting(meaning, "two", ticks, lambda row, tiles: [probability_of(positive, tiles)])
 
     def of_both(row: pd.Series, tiles: pd.DataFrame) -> list[tuple[str, np.ndarray]]:
         roles = {int(row["y_true"]): ["reference"]}
@@ -224,7 +224,7 @@ def _painting(context: ReportContext, weighted: bool) -> Painting:
         return [probability_of(index, tiles, f" ({listed(role)})") for index, role in roles.items()]
 
     ticks = [(0.0, "0 %"), (0.5, "50 %"), (1.0, "100 %")]
-    return Painting("the probability of the class above the map predicted for a tile", "rising", ticks, of_both)
+    return _Painting("the probability of the class above the map predicted for a tile", "rising", ticks, of_both)
 
 
 def _result(context: ReportContext, row: pd.Series) -> str:

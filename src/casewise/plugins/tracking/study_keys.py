@@ -17,7 +17,7 @@ from casewise.study.model import StudyModel
 PACKAGES = ("tensorboard", "mlflow")
 
 
-def tracker_names(value: object) -> object:
+def _tracker_names(value: object) -> object:
     """One tracker as a list; anything else is left to the type check.
 
     >>> tracker_names("mlflow")
@@ -26,7 +26,7 @@ def tracker_names(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
-def check_tracker(text: str) -> str:
+def _check_tracker(text: str) -> str:
     """Return a tracker: its name, for MLflow perhaps with the address of its server or store.
 
     >>> check_tracker("mlflow:http://127.0.0.1:5000")
@@ -46,7 +46,7 @@ def check_tracker(text: str) -> str:
         query = query or "password" in parts.query.lower()
     except ValueError:
         named = query = False
-    if without_user(address) != address:
+    if _without_user(address) != address:
         raise _refusal(
             "the address of mlflow has a user name or password, which the report would show; leave them out and set "
             "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
@@ -64,7 +64,7 @@ def check_tracker(text: str) -> str:
 class TrackingKeys(StudyModel):
     """The key `track`."""
 
-    track: Annotated[list[Annotated[str, AfterValidator(check_tracker)]], BeforeValidator(tracker_names)] = Field(
+    track: Annotated[list[Annotated[str, AfterValidator(_check_tracker)]], BeforeValidator(_tracker_names)] = Field(
         [],
         description="Where else losses and metrics are sent: `tensorboard` (files in the run folder), `mlflow`, or "
         "`mlflow:ADDRESS`, such as `mlflow:http://127.0.0.1:5000`: [Follow a training](howto-track.md). Results do not "
@@ -77,7 +77,7 @@ def _refusal(message: str) -> ValueError:
     return PydanticCustomError(PRIVATE, message)  # type: ignore[arg-type]
 
 
-def without_user(text: str) -> str:
+def _without_user(text: str) -> str:
     """A text whose addresses have no user name or password.
 
     >>> without_user("https://me:word@server/mlflow")
@@ -92,4 +92,4 @@ def without_secrets(text: str) -> str:
     >>> without_secrets("http://me:word@127.0.0.1:5000?token=x did not answer")
     'http://127.0.0.1:5000 did not answer'
     """
-    return re.sub(r"(/[^\s?#]*)[?#]\S*", r"\1", without_user(text))
+    return re.sub(r"(/[^\s?#]*)[?#]\S*", r"\1", _without_user(text))

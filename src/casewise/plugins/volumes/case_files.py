@@ -56,7 +56,7 @@ class CaseSources:
 
 
 @dataclass(eq=False)
-class LoadedCase:
+class _LoadedCase:
     """The scans of a case in the order of the study's sequences, None for an absent one.
 
     `notes` describe anything unusual, `problems` prevent the use of the case; each names its file.
@@ -77,9 +77,9 @@ class LoadedCase:
                 self.problems.append(str(error))
 
 
-def gather(case: CaseSources, *, voxels: bool = True) -> LoadedCase:
+def gather(case: CaseSources, *, voxels: bool = True) -> _LoadedCase:
     """Read all files of a case; without `voxels` only headers."""
-    loaded = LoadedCase()
+    loaded = _LoadedCase()
 
     def read(make: Callable[[], Scan]) -> Scan | None:
         scan = None
@@ -204,7 +204,7 @@ def source_of(study: Study, cohort: Cohort, row: int) -> CaseSources:
     return _sources(study, str(case), cohort.images[cohort.images["case"] == case])
 
 
-def lesions_of(study: Study, cohort: Cohort) -> dict[str, list[Path]]:
+def _lesions_of(study: Study, cohort: Cohort) -> dict[str, list[Path]]:
     """The masks of lesions that the table names, by case."""
     column = volumes_of(study).lesion
     if not column:
@@ -243,7 +243,7 @@ def check_headers(study: Study, cohort: Cohort, show: Show) -> None:
     Raises:
         ImageError: scans cannot be read, or those of a case do not match; the message names all of them.
     """
-    cases, lesions = sources_of(study, cohort), lesions_of(study, cohort)
+    cases, lesions = sources_of(study, cohort), _lesions_of(study, cohort)
     problems: dict[str, list[str]] = {}
     notes: list[str] = []
     slices = 0
@@ -269,13 +269,13 @@ def check_headers(study: Study, cohort: Cohort, show: Show) -> None:
         show.line("", note)
 
 
-def _overlap(scan: Scan, reference: Scan, loaded: LoadedCase) -> None:
+def _overlap(scan: Scan, reference: Scan, loaded: _LoadedCase) -> None:
     share = float(covered(scan.shape, scan.affine, Grid(reference.shape, reference.affine)).mean())
     with loaded.noting_problems():
         loaded.notes += check_shown(share, scan, reference)
 
 
-def _check_lesions(study: Study, paths: list[Path], reference: Scan | None, loaded: LoadedCase) -> None:
+def _check_lesions(study: Study, paths: list[Path], reference: Scan | None, loaded: _LoadedCase) -> None:
     """Check that the masks of lesions can be read and overlap the scans of the case."""
     for path in paths:
         with loaded.noting_problems():

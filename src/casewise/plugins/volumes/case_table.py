@@ -24,7 +24,7 @@ PROBLEMS_SHOWN = 20
 UNEVEN = 0.05
 
 
-def check_rows(study: Study, images: pd.DataFrame, problems: list[str]) -> list[str]:
+def _check_rows(study: Study, images: pd.DataFrame, problems: list[str]) -> list[str]:
     """Check that a case has one scan of each sequence, or the same positions of slices in all of them.
 
     Problems are added to `problems`; notes on anything unusual are returned.
@@ -75,7 +75,7 @@ def check_rows(study: Study, images: pd.DataFrame, problems: list[str]) -> list[
     ]
 
 
-def check_masks(study: Study, images: pd.DataFrame, problems: list[str]) -> list[str]:
+def _check_masks(study: Study, images: pd.DataFrame, problems: list[str]) -> list[str]:
     """Check the masks of regions of interest and of lesions; return notes on masks that several subjects share."""
     volumes = volumes_of(study)
     columns = {"mask": volumes.mask} if volumes.roi == "mask" else {}
@@ -149,10 +149,10 @@ def resolve_sequences(study: Study, cohort: Cohort) -> Cohort:
     if len(left_out):
         rows = counted(len(left_out), "row shows another sequence", "rows show other sequences")
         notes.append(f"{rows} ({others}) and {'is' if len(left_out) == 1 else 'are'} left out.")
-    notes += check_rows(study, images, problems)
+    notes += _check_rows(study, images, problems)
     labelled = bool(images[[name for name in study.targets if name in images]].notna().any(axis=None))
     images, missing_notes = _with_missing(volumes, images, left_out, problems, labelled=labelled)
-    notes += [*missing_notes, *check_masks(study, images, problems)]
+    notes += [*missing_notes, *_check_masks(study, images, problems)]
     if not problems and labelled and len(cohort.cases) > images["case"].nunique():
         _check_classes(study, images, problems)
     if problems:

@@ -47,7 +47,7 @@ log = logging.getLogger("casewise")
 NIFTI = (".nii", ".nii.gz")
 
 
-def new_scans(study: Study, paths: Sequence[Path], pattern: Pattern | None = None) -> pd.DataFrame:
+def _new_scans(study: Study, paths: Sequence[Path], pattern: Pattern | None = None) -> pd.DataFrame:
     """One row for each scan in `subject/visit/`, `subject/`, alone, or by a pattern; its name contains its sequence.
 
     A study of one sequence needs no sequence in the names. A scan alone is a subject of its own, named by its file.
@@ -163,7 +163,7 @@ class VolumesModality(base.Modality):
         return base.Start(study, [], [], "scan")
 
     def new_table(self, study: Study, paths: Sequence[Path], pattern: Pattern | None = None) -> pd.DataFrame:
-        return new_scans(study, paths, pattern)
+        return _new_scans(study, paths, pattern)
 
     def columns(self, study: Study) -> dict[str, str]:
         volumes = volumes_of(study)

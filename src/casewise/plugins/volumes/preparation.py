@@ -54,7 +54,7 @@ class PreparedScans:
         return len(self.pictures)
 
 
-def steps_of(study: Study) -> Steps:
+def _steps_of(study: Study) -> Steps:
     """The steps by which the study prepares its volumes."""
     volumes = volumes_of(study)
     stated = {name: getattr(volumes, name) for name in ("in_plane_size", "bias", "smoothing", "roi", "margin")}
@@ -72,7 +72,7 @@ def slices_and_pictures(study: Study, cohort: Cohort, folder: Path, show: Show) 
     start = time.monotonic()
     cases = sources_of(study, cohort)
     with show.bar("scans") as bar:
-        slices = prepare_slices(cases, steps_of(study), folder, progress=lambda done, total: bar(done, total))
+        slices = prepare_slices(cases, _steps_of(study), folder, progress=lambda done, total: bar(done, total))
     size = study.images.size
     text = f"{counted(len(cases), 'case')}, {counted(len(slices.slices), 'slice')} of {size} px"
     show.line("scans", f"{text}, {duration(time.monotonic() - start)}")

@@ -58,7 +58,7 @@ def body(values: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return bright, filled & inside
 
 
-def shrink_factors(shape: tuple[int, ...], shrink: int) -> list[int]:
+def _shrink_factors(shape: tuple[int, ...], shrink: int) -> list[int]:
     """The factor by which each axis is shrunk: `shrink`, or less if too few voxels would be left.
 
     >>> shrink_factors((256, 256, 40), 4), shrink_factors((256, 256, 20), 4), shrink_factors((256, 256, 9), 4)
@@ -83,7 +83,7 @@ def log_field(values: np.ndarray, spacing: np.ndarray, mask: np.ndarray, *, shri
     image, body_image = sitk.GetImageFromArray(values), sitk.GetImageFromArray(mask.astype(np.uint8))
     for sitk_image in (image, body_image):
         sitk_image.SetSpacing([float(gap) for gap in spacing[::-1]])
-    factors = shrink_factors(values.shape, shrink)[::-1]
+    factors = _shrink_factors(values.shape, shrink)[::-1]
     # Evaluating the field has no thread setting of its own, only the global one.
     threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)

@@ -45,7 +45,7 @@ WIDTH = 420.0
 
 
 @dataclass(frozen=True)
-class Curve:
+class _Curve:
     """One class: its ROC curve, its AUROC with its interval, and its points (1 - specificity, sensitivity)."""
 
     name: str
@@ -56,7 +56,7 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class RecallCurve:
+class _RecallCurve:
     """One class: recall and precision at each threshold, its AUPRC with its interval, and its share of the cases."""
 
     name: str
@@ -66,7 +66,7 @@ class RecallCurve:
     share: float
 
 
-def curves_of(entry: ClassFigures, figures: Figures) -> list[Curve]:
+def curves_of(entry: ClassFigures, figures: Figures) -> list[_Curve]:
     """The curves to draw from an entry of `classes` and its figures; at most `MOST_CURVES`."""
     curves = []
     for name, curve in list(entry.roc.items())[:MOST_CURVES]:
@@ -81,11 +81,13 @@ def curves_of(entry: ClassFigures, figures: Figures) -> list[Curve]:
                 points.append((1 - specificity.value, sensitivity.value))
         # two classes have one AUROC, under the name of either
         auroc = figures.get(f"auroc[{name}]") or figures.get("auroc")
-        curves.append(Curve(plain(name), np.array(curve["fpr"], float), np.array(curve["tpr"], float), auroc, points))
+        curves.append(_Curve(plain(name), np.array(curve["fpr"], float), np.array(curve["tpr"], float), auroc, points))
     return curves
 
 
-def recall_curves(rows: pd.DataFrame, names: Sequence[str], entry: ClassFigures, figures: Figures) -> list[RecallCurve]:
+def recall_curves(
+    rows: pd.DataFrame, names: Sequence[str], entry: ClassFigures, figures: Figures
+) -> list[_RecallCurve]:
     """Precision against recall of each class that has a ROC curve; at most `MOST_CURVES`.
 
     Args:
@@ -104,11 +106,11 @@ def recall_curves(rows: pd.DataFrame, names: Sequence[str], entry: ClassFigures,
             continue
         auprc = figures.get(f"auprc[{name}]") or figures.get("auprc")
         recall, precision = np.array(points["recall"]), np.array(points["precision"])
-        curves.append(RecallCurve(plain(name), recall, precision, auprc, float(of_class.mean())))
+        curves.append(_RecallCurve(plain(name), recall, precision, auprc, float(of_class.mean())))
     return curves
 
 
-def roc(curves: list[Curve]) -> Drawing:
+def roc(curves: list[_Curve]) -> Drawing:
     """One curve a class against the others, its AUROC and interval in the key, dots at the operating points."""
     lines = len(curves) + any(curve.points for curve in curves)
     with _square(lines, "False positive rate (1 − specificity)", "True positive rate (sensitivity)") as drawn:
@@ -131,7 +133,7 @@ def roc(curves: list[Curve]) -> Drawing:
         return svg(figure, "roc", titles)
 
 
-def precision_recall(curves: list[RecallCurve]) -> Drawing:
+def precision_recall(curves: list[_RecallCurve]) -> Drawing:
     """One curve a class against the others, and, thin and dotted, its share of the cases, which is chance."""
     with _square(len(curves), "Recall (sensitivity)", "Precision (positive predictive value)") as (figure, axes):
         for i, curve in enumerate(curves):

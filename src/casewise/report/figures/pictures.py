@@ -33,7 +33,7 @@ def as_picture(tile: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(tile.transpose(1, 2, 0)) if len(tile) == 3 else tile[0]
 
 
-def grid_picture(tiles: np.ndarray, *, rows: int, columns: int) -> np.ndarray:
+def _grid_picture(tiles: np.ndarray, *, rows: int, columns: int) -> np.ndarray:
     """Tiles arranged row by row in a grid, with black empty slots, as in the input of the network.
 
     Args:
@@ -65,5 +65,5 @@ def panel_uri(material: ReportContext, numbers: list[int], *, longest: int) -> s
     if panels.bags:
         columns = math.ceil(math.sqrt(len(shown)))
         rows = math.ceil(len(shown) / columns)
-    picture = grid_picture(tiles, rows=rows, columns=columns)
+    picture = _grid_picture(tiles, rows=rows, columns=columns)
     return data_uri(picture, longest=longest)

@@ -147,7 +147,7 @@ def over_time(context: ReportContext) -> Section | None:
         blocks.append(Text(UNDATED.format(count=undated, total=total, response=rests)))
     for stage in dict.fromkeys([context.stage, *RESPONSE_SIDES]):
         entry = context.metrics.response.get(stage, {}).get(context.learner)
-        if entry and (response := response_blocks(context, entry, stage)):
+        if entry and (response := _response_blocks(context, entry, stage)):
             title = f"Response {RESPONSE_SIDES[stage]}: agreement at each threshold, and responders by visit"
             blocks.append(Fold(title, response, needed=stage == context.stage))
     return Section("time", "Change over time" if days else "Visits of each subject", blocks)
@@ -167,7 +167,7 @@ def _trajectories(context: ReportContext, tracks: list[draw.Track], *, days: boo
     return plots
 
 
-def response_blocks(context: ReportContext, entry: Response, stage: str) -> list[Block]:
+def _response_blocks(context: ReportContext, entry: Response, stage: str) -> list[Block]:
     """Responders by physician and by model at each threshold and visit, and the subjects that are left out."""
     blocks: list[Block] = []
     if entry.responders:
@@ -183,18 +183,18 @@ def response_blocks(context: ReportContext, entry: Response, stage: str) -> list
         ]
         left_out = {LEFT_OUT[code]: len(subjects) for code, subjects in entry.undefined.items() if subjects}
         facts += [(f"Left out: {why}", counted(count, "subject")) for why, count in left_out.items()]
-        blocks += [Table(heads, response_rows(context, entry), caption), Facts(facts)]
+        blocks += [Table(heads, _response_rows(context, entry), caption), Facts(facts)]
     visits = entry.by_visit or {}
     if len(visits) > 1:
         names = [responder_name(context, name) for name in next(iter(visits.values())).rates]
-        rows = visit_rows(entry)
+        rows = _visit_rows(entry)
         if len(visits) > MOST_VISITS:
             rows.append(Row(f"{len(visits) - MOST_VISITS} further visits", [Cell("")] * (1 + len(names))))
         blocks.append(Table(["Visit", f"{capital(context.study.unit)}s", *names], rows, VISITS))
     return blocks
 
 
-def response_rows(context: ReportContext, entry: Response) -> list[Row]:
+def _response_rows(context: ReportContext, entry: Response) -> list[Row]:
     """Responders by physician and by model at each threshold, with their agreement."""
     rows = []
     for threshold, figures in (entry.responders or {}).items():
@@ -213,7 +213,7 @@ def responder_name(context: ReportContext, threshold: str) -> str:
     return f"{name}{threshold}" if name.isupper() else f"{threshold} % lower"
 
 
-def visit_rows(entry: Response) -> list[Row]:
+def _visit_rows(entry: Response) -> list[Row]:
     """Responders at each visit, physician / model, one column per threshold."""
     rows = []
     for visit, figures in list((entry.by_visit or {}).items())[:MOST_VISITS]:
@@ -235,7 +235,7 @@ def responder_cells(figures: ResponseRates) -> list[Cell]:
 
 
 @dataclass(frozen=True)
-class ScoreRange:
+class _ScoreRange:
     """Cases and subjects of one range of the physician's score, and the model's mean error and bias there.
 
     `figures` are the metrics `mae` and `bias` with their intervals.
@@ -251,7 +251,7 @@ class ScoreRange:
         return float(self.figures["mae"].value or 0.0)
 
 
-def score_ranges(context: ReportContext) -> list[ScoreRange]:
+def score_ranges(context: ReportContext) -> list[_ScoreRange]:
     """The model's error in each severity band, or in thirds of the physician's scores without bands."""
     rows, study = context.headline_rows, context.study
     if rows.empty:
@@ -264,20 +264,20 @@ def score_ranges(context: ReportContext) -> list[ScoreRange]:
         edges = list(dict.fromkeys(np.quantile(truth, [1 / 3, 2 / 3], method="higher").tolist()))
         index = np.searchsorted(edges, truth, side="right")
         digits = digits_of(*context.range_of(context.outcome))
-        names = range_names([number(edge, digits) for edge in edges])
+        names = _range_names([number(edge, digits) for edge in edges])
     groups = [(name, rows[index == i]) for i, name in enumerate(names)]
     return [_score_range(name, own, study) for name, own in groups if len(own)]
 
 
-def _score_range(name: str, rows: pd.DataFrame, study: Study) -> ScoreRange:
+def _score_range(name: str, rows: pd.DataFrame, study: Study) -> _ScoreRange:
     truth, predicted = (rows[column].to_numpy(float) for column in ("y_true", "y_pred"))
     plan = Plan(confidence=study.evaluation.confidence, seed=study.seed, unit=study.unit)
     figures = by_subject(truth, {name: predicted}, rows["subject"].to_numpy(), plan)[name]
     shown = {metric: figures[metric] for metric in ("mae", "bias")}
-    return ScoreRange(name, len(rows), int(rows["subject"].nunique()), shown)
+    return _ScoreRange(name, len(rows), int(rows["subject"].nunique()), shown)
 
 
-def range_names(edges: list[str]) -> list[str]:
+def _range_names(edges: list[str]) -> list[str]:
     """The ranges below, between and from these edges.
 
     >>> range_names(["1", "10"])
@@ -289,7 +289,7 @@ def range_names(edges: list[str]) -> list[str]:
 
 def detail(context: ReportContext) -> Section | None:
     """Every target and region that is a number, with intervals, severity bands and readers; None without any."""
-    blocks, write = band_blocks(context), context.write
+    blocks, write = _band_blocks(context), context.write
     ranges = [] if context.classes else score_ranges(context)
     if len(ranges) > 1:
         rows = [Row(band.name, [Cell(str(band.subjects)), write.cell("mae", band.figures["mae"])]) for band in ranges]
@@ -310,14 +310,14 @@ def detail(context: ReportContext) -> Section | None:
     return Section("targets", heading, blocks) if blocks else None
 
 
-def band_blocks(context: ReportContext) -> list[Block]:
+def _band_blocks(context: ReportContext) -> list[Block]:
     """The severity bands of physician and model, and their agreement; empty if the study has no bands."""
     bands = context.metrics.bands
     entry = bands.stages.get(context.stage, {}).get(context.learner) if bands else None
     if bands is None or entry is None:
         return []
     names = list(bands.lower_bounds)
-    bounds = range_names([f"{edge:g}" for edge in list(bands.lower_bounds.values())[1:]])
+    bounds = _range_names([f"{edge:g}" for edge in list(bands.lower_bounds.values())[1:]])
     rows = zip(names, bounds, entry.confusion, strict=True)
     lines = [counts_line(f"{name}, {bound}", counts) for name, bound, counts in rows]
     caption = BANDS.format(noun=capital(terms_of(context).noun), place=evaluated_on(context, context.stage))

@@ -34,11 +34,11 @@ BENEFIT = (
 
 def section(context: ReportContext) -> Section | None:
     """Curves, slopes and decision curves of each stage; None if the run has no record of calibration."""
-    blocks = [block for stage in context.metrics.calibration or {} for block in of_stage(context, stage)]
+    blocks = [block for stage in context.metrics.calibration or {} for block in _of_stage(context, stage)]
     return Section("calibration", "Calibration", blocks) if blocks else None
 
 
-def of_stage(context: ReportContext, stage: str) -> list[Block]:
+def _of_stage(context: ReportContext, stage: str) -> list[Block]:
     """The curves of a stage, and folded its slopes and decision curves."""
     terms, points = terms_of(context), context.write.points
     by_name = (context.metrics.calibration or {})[stage]
@@ -61,7 +61,7 @@ def of_stage(context: ReportContext, stage: str) -> list[Block]:
     ]
     decided = (context.metrics.decision_curves or {}).get(stage, {})
     all_points = [(name, point) for name, points_of in decided.items() for point in points_of]
-    declared = [decision_row(name, point, several=len(decided) > 1) for name, point in all_points if point.declared]
+    declared = [_decision_row(name, point, several=len(decided) > 1) for name, point in all_points if point.declared]
     if declared:
         alt = "Net benefit by threshold, of the model, of treating all and of treating none; values are in the table."
         drawings = [
@@ -88,7 +88,7 @@ def row(name: str, entry: Calibration, digits: int) -> Row:
     return Row(plain(name) or "all", cells)
 
 
-def decision_row(name: str, point: NetBenefit, *, several: bool) -> Row:
+def _decision_row(name: str, point: NetBenefit, *, several: bool) -> Row:
     """The net benefit at a declared threshold: of the model, of treating all, and their difference.
 
     Where the model treats all or none, in every resample, the interval of a difference would have no width.

@@ -104,7 +104,7 @@ def section(context: ReportContext) -> Section | None:
         if any(isinstance(block, Table) for block in by_column):
             points.append(Text(BESIDE, note=True))
         blocks.append(Fold("Operating points", points))
-    if scores := probability_rows(entry, figures):
+    if scores := _probability_rows(entry, figures):
         caption = PROBABILITIES.format(place=capital(where))
         facts = temperature(entry)
         if (decision := context.study.decisions.get(context.outcome)) in DECISIONS:
@@ -221,14 +221,14 @@ def point_blocks(context: ReportContext, entry: ClassFigures, stage: str) -> lis
     ]
     first = ["Class and rule", "Threshold", *map(WRITE.title, POINT_FIGURES)]
     blocks: list[Block] = [
-        Table(first, [point_row(point) for point in points], caption, wide=True),
+        Table(first, [_point_row(point) for point in points], caption, wide=True),
         Table(["Class and rule", *heads], further, note, wide=True),
     ]
     more = len(entry.operating) - len(points)
     return [*blocks, Facts([("Further operating points, in metrics.json", str(more))])] if more else blocks
 
 
-def point_row(point: OperatingPoint) -> Row:
+def _point_row(point: OperatingPoint) -> Row:
     """Threshold, sensitivity, specificity and precision of an operating point; an aim that is missed or uncertain."""
     cells = [WRITE.cell(metric, point.figures.get(metric)) for metric in POINT_FIGURES]
     if point.aim in ("missed", "uncertain"):
@@ -238,10 +238,10 @@ def point_row(point: OperatingPoint) -> Row:
 
 
 def _point_name(point: OperatingPoint) -> str:
-    return f"{plain(point.label)}, {rule_text(point.rule)}"
+    return f"{plain(point.label)}, {_rule_text(point.rule)}"
 
 
-def rule_text(rule: str) -> str:
+def _rule_text(rule: str) -> str:
     """The rule of an operating point in words.
 
     >>> rule_text("sensitivity >= 0.9"), rule_text("youden")
@@ -256,7 +256,7 @@ def rule_text(rule: str) -> str:
 # -------------------------------------------------------------------------------------------------- probabilities
 
 
-def probability_rows(entry: ClassFigures, figures: Figures) -> list[Row]:
+def _probability_rows(entry: ClassFigures, figures: Figures) -> list[Row]:
     """The scores of the probabilities as predicted and after temperature scaling, with their mean and what it claims.
 
     Empty if no score is defined.

@@ -65,7 +65,7 @@ AUDIT = (
 
 def section(context: ReportContext) -> Section:
     """The metrics of the tables, and the terms that the page uses."""
-    facts = [(metric_of(name).title, metric_of(name).glossary) for name in glossary_names(context)]
+    facts = [(metric_of(name).title, metric_of(name).glossary) for name in _glossary_names(context)]
     facts += OF_CLASSES if context.classes else [AGREEMENT]
     facts += [AUDIT] if context.audit else []
     confidence, unit = terms_of(context).confidence, context.study.unit
@@ -83,7 +83,7 @@ def section(context: ReportContext) -> Section:
     return Section("glossary", "How to read this report", blocks, page_only=True)
 
 
-def glossary_names(context: ReportContext) -> list[str]:
+def _glossary_names(context: ReportContext) -> list[str]:
     """The metrics that the page explains: all in its tables."""
     tables = ("learners", "external", "targets", "classes") if context.classes else ("learners", "targets")
     stage = context.choosing_stage

@@ -56,7 +56,7 @@ CORRECTIONS = {
 
 def section(context: ReportContext) -> Section | None:
     """How each target is distributed, in training and test; None without values."""
-    blocks: list[Block] = class_blocks(context) if context.classes else []
+    blocks: list[Block] = _class_blocks(context) if context.classes else []
     if plots := distributions(context):
         tested = "test" in context.splits.get("subjects", {}).values()
         shown = Plots(plots, DISTRIBUTIONS + (OF_TEST if tested else ""), layout="multiples")
@@ -132,7 +132,7 @@ def _truths(context: ReportContext, name: str) -> pd.DataFrame | None:
 # ---------------------------------------------------------------------------------------------------------- classes
 
 
-def class_blocks(context: ReportContext) -> list[Block]:
+def _class_blocks(context: ReportContext) -> list[Block]:
     """The primary outcome's classes by side of the split and by source; empty without a reference value."""
     table, terms, column = reference_classes(context), terms_of(context), source_column(context)
     if table.empty:

@@ -57,16 +57,16 @@ def section(context: ReportContext) -> Section | None:
     if entry is None:
         return None
     flows: list[Block] = [
-        Table(["Step", "Left out", "Remaining"], flow_rows(entry.flow, entry, study.unit), FLOW, wide=True)
+        Table(["Step", "Left out", "Remaining"], _flow_rows(entry.flow, entry, study.unit), FLOW, wide=True)
     ]
     if entry.flow.external:
-        rows = flow_rows(entry.flow.external, entry, study.unit)
+        rows = _flow_rows(entry.flow.external, entry, study.unit)
         flows.append(
             Table(["Step", "Left out", "Remaining"], rows, f"External cohort: {entry.flow.external.name}.", wide=True)
         )
     heads = ["Characteristic", *(SIDE_NAMES[side.code].format(name=side.name) for side in entry.sides)]
     caption = without_folds(context, CHARACTERISTICS).replace("subject", study.unit)
-    described = Table(heads, characteristic_rows(study, entry), caption, wide=True)
+    described = Table(heads, _characteristic_rows(study, entry), caption, wide=True)
     blocks: list[Block] = [Fold("Flow of participants, step by step", [*flows, Text(FLOW_NOTE, note=True)])]
     blocks.append(Fold("Characteristics by side of the split", [described, Text(COLUMNS_NOTE, note=True)]))
     return Section("participants", "Participants", blocks)
@@ -75,7 +75,7 @@ def section(context: ReportContext) -> Section | None:
 # -------------------------------------------------------------------------------------------------------------- flow
 
 
-def flow_rows(flow: Flow, entry: Participants, unit: str = "subject") -> list[Row]:
+def _flow_rows(flow: Flow, entry: Participants, unit: str = "subject") -> list[Row]:
     """The steps from the table to the cohort, and what of it was predicted and evaluated; subjects are a `unit`."""
     rows = []
     for index, step in enumerate(flow.steps):
@@ -111,7 +111,7 @@ def _rows(counts: Mapping[str, Any], unit: str) -> Cell:
 # --------------------------------------------------------------------------------------------------- characteristics
 
 
-def characteristic_rows(study: Study, entry: Participants) -> list[Row]:
+def _characteristic_rows(study: Study, entry: Participants) -> list[Row]:
     """A line for each number, and for each class of a characteristic; shares are of those recorded."""
     sides = [str(position) for position in range(len(entry.sides))]
     sizes = [name for name in SIZES if name != "subjects" or study.unit != "image"]
@@ -124,11 +124,11 @@ def characteristic_rows(study: Study, entry: Participants) -> list[Row]:
         if item.kind == "numbers":
             digits = metric_format(study, item.name).digits("mae") if target else 1
             summaries = (values for values in by_side if isinstance(values, NumberSummary))
-            rows.append(Row(name, brief([numbers_cell(values, digits) for values in summaries], entry)))
+            rows.append(Row(name, brief([_numbers_cell(values, digits) for values in summaries], entry)))
         else:
             rows.append(Row(name, [Cell("") for _ in by_side]))
             for position, level in enumerate(item.levels or []):
-                cells = [counts_cell(side.counts, position) for side in by_side if isinstance(side, CategoryCounts)]
+                cells = [_counts_cell(side.counts, position) for side in by_side if isinstance(side, CategoryCounts)]
                 label = plain(group_label(level)) if target else group_label(level)
                 rows.append(Row(label, brief(cells, entry), inner=True))
         if any(values.missing for values in by_side):
@@ -142,7 +142,7 @@ def brief(cells: Sequence[Cell], entry: Participants) -> list[Cell]:
     return [replace(cell, small="") if side.code == "fold" else cell for cell, side in pairs]
 
 
-def numbers_cell(values: NumberSummary, digits: int) -> Cell:
+def _numbers_cell(values: NumberSummary, digits: int) -> Cell:
     """Mean (SD), with the median and quartiles below.
 
     >>> numbers_cell(NumberSummary(2, 0, mean=1.5, sd=0.5, median=1.5, low=1.25, high=1.75), 1)
@@ -155,7 +155,7 @@ def numbers_cell(values: NumberSummary, digits: int) -> Cell:
     return Cell(f"{mean} ({spread})", f"{number(values.median, digits)} {quartiles}", values.mean)
 
 
-def counts_cell(counts: Sequence[int], position: int) -> Cell:
+def _counts_cell(counts: Sequence[int], position: int) -> Cell:
     """A count with its share of those recorded.
 
     >>> counts_cell([3, 1], 0), counts_cell([0, 0], 1)

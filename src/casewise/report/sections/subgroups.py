@@ -35,11 +35,11 @@ def section(context: ReportContext) -> Section | None:
     write, confidence = metric_format(context.study, entry.target), terms_of(context).confidence
     titles = [write.title(name) for name in entry.figures]
     caption = TESTS.format(learner=learner_name(entry.learner), place=evaluated_on(context, entry.stage))
-    tests = [Row(heading(column), [test_cell(column, name) for name in entry.figures]) for column in entry.columns]
+    tests = [Row(heading(column), [_test_cell(column, name) for name in entry.figures]) for column in entry.columns]
     blocks: list[Block] = [Table(["Column", *titles], tests, caption)]
     overall = context.metrics.figures(entry.stage, entry.learner, entry.target)
     drawn = [name for name in kind_report(context.kind).forests if name in entry.figures]
-    plots = [forest_of(entry.columns, name, defined(overall.get(name)), write) for name in drawn]
+    plots = [_forest_of(entry.columns, name, defined(overall.get(name)), write) for name in drawn]
     if plots:
         blocks.append(Plots(plots, FOREST.format(confidence=confidence, unit=unit)))
     tables: list[Block] = []
@@ -53,7 +53,7 @@ def section(context: ReportContext) -> Section | None:
     return Section("subgroups", "Subgroups", blocks)
 
 
-def forest_of(columns: Sequence[SubgroupColumn], metric: str, overall: Estimate | None, write: MetricFormat) -> Plot:
+def _forest_of(columns: Sequence[SubgroupColumn], metric: str, overall: Estimate | None, write: MetricFormat) -> Plot:
     """A line for each group below its column's name; figures of small groups are hollow, a dashed line is all cases."""
     rows: list[tuple[str, bool]] = []
     figures: tuple[dict[int, Estimate], dict[int, Estimate]] = ({}, {})
@@ -74,7 +74,7 @@ def heading(column: SubgroupColumn) -> str:
     return capital(plain(column.column))
 
 
-def test_cell(column: SubgroupColumn, name: str) -> Cell:
+def _test_cell(column: SubgroupColumn, name: str) -> Cell:
     """Whether a figure is shown to differ between the groups of a column, with its p-value."""
     test = column.tests[name]
     if test.p_adjusted is None:

@@ -286,14 +286,14 @@ def seeds(context: ReportContext) -> list[Block]:
     rows = []
     for learner, by_key in entry.metrics[stage].items():
         spreads = by_key.get(context.outcome, {})
-        cells = [seed_cell(write, metric, spreads.get(metric)) for metric in columns]
+        cells = [_seed_cell(write, metric, spreads.get(metric)) for metric in columns]
         rows.append(Row(learner_name(learner), cells, mark=learner == context.learner))
     caption = SEEDS.format(side=capital(SIDES[stage]), seeds=listed([str(seed) for seed in entry.seeds]))
     table = Table(["Learner", *map(write.title, columns)], rows, caption, wide=True)
     return [Heading("Variation between trainings"), table]
 
 
-def seed_cell(write: MetricFormat, metric: str, spread: OverSeeds | None) -> Cell:
+def _seed_cell(write: MetricFormat, metric: str, spread: OverSeeds | None) -> Cell:
     """The lowest and the highest value over the seeds, with their standard deviation; a dash if one is undefined."""
     if spread is None or spread.sd is None:
         return Cell(MISSING)
@@ -317,13 +317,13 @@ def networks(context: ReportContext) -> list[Block]:
     caption = "All networks." + (MEMORY if memory else "")
     return [
         Heading("Networks"),
-        Table(heads, job_rows(context.jobs, context.learner), caption, wide=True),
+        Table(heads, _job_rows(context.jobs, context.learner), caption, wide=True),
         Heading("First weights"),
         Facts(weight_origins(context.jobs)),
     ]
 
 
-def job_rows(jobs: Sequence[Job], learner: str) -> list[Row]:
+def _job_rows(jobs: Sequence[Job], learner: str) -> list[Row]:
     """One line per backbone: networks, size, epochs, time, memory if any job records it, and how it was computed."""
     rows, memory = [], any(is_number(job.get("peak_memory_mb")) for job in jobs)
     for model, own in _by_model(jobs).items():

@@ -81,7 +81,7 @@ def contributions(
         toward = directions(network, panels, target)
         if isinstance(head, RadialHead):
             values = bank(panels) if at is None else at.expand(len(panels), -1)
-            rows = mean_slopes(head, toward * std, values, centre)  # (B, W)
+            rows = _mean_slopes(head, toward * std, values, centre)  # (B, W)
             of_centre = head.double()(centre[None])[0]
         else:
             rows = toward @ (head.weight.double() * std[:, None])
@@ -227,7 +227,7 @@ def _windows(cells: int, length: int, like: Tensor) -> Tensor:
     return inside.to(like) / (last - first)[:, None]
 
 
-def mean_slopes(head: RadialHead, toward: Tensor, values: Tensor, centre: Tensor) -> Tensor:
+def _mean_slopes(head: RadialHead, toward: Tensor, values: Tensor, centre: Tensor) -> Tensor:
     """(B, W) the mean slopes of the outputs, weighted by `toward` (B, O), on the line from `centre` to `values`.
 
     Their product with `values − centre` is exactly the difference of the weighted outputs: along the line every

@@ -52,7 +52,7 @@ def upsampled(maps: Tensor, size: tuple[int, int], centres: Centres | None = Non
     [[[1.0, 1.5, 2.5, 3.0]]]
     """
     rows, columns = centres or tuple(
-        even_centres(count, length) for count, length in zip(maps.shape[1:], size, strict=True)
+        _even_centres(count, length) for count, length in zip(maps.shape[1:], size, strict=True)
     )
     weights = _linear_weights(rows, size[0]).to(maps.device), _linear_weights(columns, size[1]).to(maps.device)
     return weights[0] @ maps.double() @ weights[1].T
@@ -68,7 +68,7 @@ def peak_pixels(
     """
     axes = []
     for axis in (0, 1):
-        weights = _linear_weights(centres[axis] if centres else even_centres(count[axis], size[axis]), size[axis])
+        weights = _linear_weights(centres[axis] if centres else _even_centres(count[axis], size[axis]), size[axis])
         highest = (weights >= weights.amax(dim=0, keepdim=True) - 1e-9).double()
         axes.append((highest / highest.sum(dim=0, keepdim=True)).numpy())
     return axes[0], axes[1]
@@ -89,7 +89,7 @@ def zero_to_one(maps: Tensor) -> Tensor:
     return scaled.masked_fill(flat.isnan(), torch.nan).reshape(maps.shape).float()
 
 
-def even_centres(count: int, length: int) -> Tensor:
+def _even_centres(count: int, length: int) -> Tensor:
     """The centres of `count` cells that divide `length` pixels evenly.
 
     >>> even_centres(2, 8).tolist()
@@ -108,7 +108,7 @@ def patch_centres(count: tuple[int, int], size: tuple[int, int], patch: tuple[in
     """
     if any(-(-side // length) != cells for cells, side, length in zip(count, size, patch, strict=True)):
         return None
-    return even_centres(count[0], count[0] * patch[0]), even_centres(count[1], count[1] * patch[1])
+    return _even_centres(count[0], count[0] * patch[0]), _even_centres(count[1], count[1] * patch[1])
 
 
 def _linear_weights(centres: Tensor, length: int) -> Tensor:

@@ -114,7 +114,7 @@ def layer_of(network: Network, shape: tuple[int, int], map_size: int = 0) -> str
             network.features(torch.zeros(1, network.channels, *shape, device=network.mean.device))
 
     def is_fine(name: str) -> bool:
-        return min(sizes[name]) >= map_size if map_size else stride_of(shape, sizes[name]) <= STRIDE
+        return min(sizes[name]) >= map_size if map_size else _stride_of(shape, sizes[name]) <= STRIDE
 
     # `sizes` is in the order in which blocks are computed; the last map itself is preferred to a block inside it
     fine = [""] if is_fine("") else [name for name in sizes if name and is_fine(name)]
@@ -141,7 +141,7 @@ def last_map(network: Network) -> str:
     return maps[-1]
 
 
-def stride_of(shape: tuple[int, int], size: tuple[int, int]) -> int:
+def _stride_of(shape: tuple[int, int], size: tuple[int, int]) -> int:
     """The distance of the cells of a map of `size` in pixels of a panel of `shape`, as the nearest power of two.
 
     Convolutions without padding lose cells at the edge, so the quotient is often a little larger.

@@ -23,7 +23,7 @@ SIGMA, K1, K2 = 1.5, 0.01, 0.03
 
 
 @dataclass(frozen=True)
-class Similarity:
+class _Similarity:
     """The mean similarity over panels between maps of a partly randomised network and of the trained one.
 
     Attributes:
@@ -84,7 +84,7 @@ def _reinitialise(group: nn.Module, reset_modules: set[int]) -> None:
 
 def similarities(
     network: Network, panels: Tensor, maps_of: Callable[[Network, Tensor], Tensor], *, seed: int = 0
-) -> list[Similarity]:
+) -> list[_Similarity]:
     """Compare the maps (B, H, W) that `maps_of` gives for the trained network with maps of randomised networks.
 
     Explain the same class before and after: name it instead of taking the predicted one.
@@ -97,7 +97,7 @@ def similarities(
         ranks = [spearman(first, second) for first, second in pairs]
         defined = [rank for rank in ranks if not np.isnan(rank)]
         mean_ssim = float(np.mean([ssim(first, second) for first, second in pairs]))
-        steps.append(Similarity(name, number + 1, float(np.mean(defined)) if defined else None, mean_ssim))
+        steps.append(_Similarity(name, number + 1, float(np.mean(defined)) if defined else None, mean_ssim))
     return steps
 
 

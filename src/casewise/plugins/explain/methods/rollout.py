@@ -47,7 +47,7 @@ def rollout_by_sequence(network: Network, panels: Tensor) -> Tensor:
     bodies: list[Any] = network.bodies
     recorders = [_AttentionRecorder(body) for body in bodies]
     attentions = [block.attn for body in bodies for block in body.blocks]
-    with without_side_effects(network) as hooks, unfused_attention(attentions):
+    with without_side_effects(network) as hooks, _unfused_attention(attentions):
         for recorder in recorders:
             hooks += recorder.hooks()
         with torch.no_grad():
@@ -90,13 +90,13 @@ def record_grids(body: Any, grids: list[tuple[int, int]]) -> RemovableHandle:
     """Record the grid of patches at every run of a transformer, until the handle is removed."""
 
     def record(module: nn.Module, inputs: tuple[Tensor, ...], patches: Any) -> None:
-        grids.append(grid_of(body, patches[0] if isinstance(patches, tuple) else patches, inputs[0]))
+        grids.append(_grid_of(body, patches[0] if isinstance(patches, tuple) else patches, inputs[0]))
 
     handle: RemovableHandle = body.patch_embed.register_forward_hook(record)
     return handle
 
 
-def grid_of(body: Any, patches: Tensor, panels: Tensor) -> tuple[int, int]:
+def _grid_of(body: Any, patches: Tensor, panels: Tensor) -> tuple[int, int]:
     """Rows and columns of the patches into which a timm transformer divides panels (B, C, H, W)."""
     if patches.ndim == 4:
         # kept as (B, h, w, C) where the size of the panel may vary
@@ -162,7 +162,7 @@ def without_side_effects(network: nn.Module) -> Iterator[list[RemovableHandle]]:
 
 
 @contextmanager
-def unfused_attention(layers: list[nn.Module]) -> Iterator[None]:
+def _unfused_attention(layers: list[nn.Module]) -> Iterator[None]:
     """Compute attention step by step so that hooks can read its weights; restored at the end."""
     with ExitStack() as stack:
         for layer in layers:

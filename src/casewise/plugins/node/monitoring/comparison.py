@@ -41,7 +41,7 @@ def stability_index(expected: Floats, observed: Floats) -> float:
     return float(((o - e) * np.log(o / e)).sum())
 
 
-def index_by_chance(bins: int, first: float, second: float) -> float:
+def _index_by_chance(bins: int, first: float, second: float) -> float:
     """The stability index that one in twenty pairs of samples of these sizes exceeds without a change.
 
     It is chi-squared with bins - 1 degrees of freedom times 1/n + 1/m (Yurdakul, "Statistical properties of population
@@ -61,7 +61,7 @@ def compared(first: Floats, second: Floats) -> Comparison | None:
     edges = np.unique(np.quantile(first, np.linspace(0.1, 0.9, 9)))
     counts = [_binned(values, edges) for values in (first, second)]
     distance = float(ks_2samp(first, second, method="asymp").statistic)
-    chance = index_by_chance(len(edges) + 1, len(first), len(second))
+    chance = _index_by_chance(len(edges) + 1, len(first), len(second))
     return Comparison(stability_index(*counts), chance, distance, None)
 
 
@@ -77,7 +77,7 @@ def compared_classes(first: Mapping[str, int], second: Mapping[str, int]) -> Com
     if not counts.size or not counts.sum(axis=1).all():
         return None
     first_total, second_total = counts.sum(axis=1).tolist()
-    chance, p = index_by_chance(len(names), first_total, second_total), None
+    chance, p = _index_by_chance(len(names), first_total, second_total), None
     if len(names) > 1:
         expected = np.outer(counts.sum(axis=1), counts.sum(axis=0)) / counts.sum()
         p = float(power_divergence(counts, expected, ddof=len(names), axis=None, lambda_="log-likelihood").pvalue)
@@ -98,5 +98,5 @@ def compared_with_quantiles(
     expected, observed = (
         np.diff(each[chosen], prepend=0, append=1) * n for each, n in ((shares, subjects), (below, count))
     )
-    chance = index_by_chance(len(expected), subjects, count)
+    chance = _index_by_chance(len(expected), subjects, count)
     return Comparison(stability_index(expected, observed), chance, float(np.abs(below - shares).max()), None)

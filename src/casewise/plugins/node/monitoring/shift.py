@@ -165,7 +165,7 @@ def changes(studies: Studies, baseline: int) -> list[Change]:
         return []
     plan = Plan.of(studies, baseline)
     by_series = (change for quantity in studies.series for change in changes_of(studies, quantity, plan, baseline))
-    return sorted([*new_names(studies, baseline), *by_series], key=lambda change: change.since)
+    return sorted([*_new_names(studies, baseline), *by_series], key=lambda change: change.since)
 
 
 def changes_of(
@@ -292,7 +292,7 @@ def difference(quantity: Quantity, before: Floats, after: Floats) -> tuple[float
     return float(ks_2samp(before, after, method="asymp").statistic), float(np.median(before)), float(np.median(after))
 
 
-def new_names(studies: Studies, baseline: int) -> list[Change]:
+def _new_names(studies: Studies, baseline: int) -> list[Change]:
     """Scanners and sites that the baseline lacks: each is a finding, with its first study."""
     changes = []
     for noun, names in (("scanner", studies.scanners), ("site", studies.sites)):

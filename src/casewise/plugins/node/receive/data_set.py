@@ -85,7 +85,7 @@ def syntax_of(stream: BinaryIO) -> str:
 
 
 @dataclass(frozen=True)
-class Header:
+class _Header:
     """What is checked of a data set.
 
     Attributes:
@@ -160,7 +160,7 @@ class DataSet:
         self.stream.seek(start)
         return read(self.stream, syntax.is_implicit_VR, syntax.is_little_endian, **options)
 
-    def header(self) -> Header:
+    def header(self) -> _Header:
         """What is checked.
 
         Raises:
@@ -186,7 +186,7 @@ class DataSet:
                     values[tag] = bytes(value)
         except damage():
             raise RefusedError("Its data set is damaged.") from None
-        return Header(values, pixels, bool(self.syntax.is_encapsulated), is_whole)
+        return _Header(values, pixels, bool(self.syntax.is_encapsulated), is_whole)
 
     def copied(self, head: bytes, file: BinaryIO | None = None) -> str:
         """The SHA-256 of a head and the data set, which are also written to a file if one is stated."""

@@ -62,7 +62,7 @@ def create_app(inbox: Inbox, queue: StudyQueue, readiness: Readiness) -> Starlet
         uploads[client] += 1
         try:
             source = " ".join(filter(None, ("web", str(request.scope.get(CLIENT, "")))))
-            stored = StoreAnswer()
+            stored = _StoreAnswer()
             async for item in instances(request):
                 await run_in_threadpool(stored.add, inbox, item, source)
         finally:
@@ -102,7 +102,7 @@ def create_app(inbox: Inbox, queue: StudyQueue, readiness: Readiness) -> Starlet
 
 
 @dataclass
-class StoreAnswer:
+class _StoreAnswer:
     """The answer to STOW-RS: which images were stored, and why others were not (PS3.18, 10.5.3 and table I.2-1)."""
 
     stored: list[ReceivedImage] = field(default_factory=list)

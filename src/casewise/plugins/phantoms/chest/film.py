@@ -117,10 +117,10 @@ def paint(ill: Sign, inverse: Points, room: Floats, slope: Floats, scale: float)
         cloud = np.float32(0.75) * texture + np.float32(0.55) * fine
         raw = cover / (1 + np.exp((cloud - np.float32(0.35)) * np.float32(-3.2)))
     raw *= slope * np.float32(ill.strength)
-    return levelled(raw, room, COARSEST[ill.kind] * scale)
+    return _levelled(raw, room, COARSEST[ill.kind] * scale)
 
 
-def levelled(raw: Floats, room: Floats, blur: float) -> Floats:
+def _levelled(raw: Floats, room: Floats, blur: float) -> Floats:
     """Return `raw` within `room` minus its local mean, so that averages over wide areas do not change.
 
     >>> room = np.ones((64, 64), np.float32)

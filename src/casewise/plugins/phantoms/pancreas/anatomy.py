@@ -42,7 +42,7 @@ class Shape(Protocol):
 
 
 @dataclass(frozen=True)
-class Ellipsoid:
+class _Ellipsoid:
     """An ellipsoid, rotated about the body's axis by `turn` radians; distances are accurate near its surface."""
 
     centre: Point
@@ -74,7 +74,7 @@ class Ellipsoid:
 
 
 @dataclass(frozen=True)
-class Tube:
+class _Tube:
     """A tube along a broken line, with a radius at each of its points, and closed by spheres."""
 
     points: tuple[Point, ...]
@@ -240,7 +240,7 @@ THICKNESS = (11.0, 16.0, 11.5, 10.0, 11.5, 10.5, 7.0)
 PIECES = 22
 RIB = 30.0
 # The gate of the liver, which it does not fill.
-PORTA = Ellipsoid((4.0, 8.0, -14.0), (64.0, 36.0, 46.0))
+PORTA = _Ellipsoid((4.0, 8.0, -14.0), (64.0, 36.0, 46.0))
 
 
 @dataclass(frozen=True)
@@ -267,7 +267,7 @@ class Abdomen:
     flesh: Trunk
     cavity: Trunk
     before: tuple[Tissue, ...]
-    pancreas: Tube
+    pancreas: _Tube
     after: tuple[Tissue, ...]
     signals: dict[str, tuple[float, float]]
 
@@ -287,13 +287,13 @@ def abdomen(seed: int, number: int) -> Abdomen:
     thick = np.interp(np.linspace(0, 1, PIECES), np.linspace(0, 1, len(THICKNESS)), THICKNESS)
     thick = thick * random.uniform(0.92, 1.1)
     points = tuple(map(tuple, line.tolist()))
-    pancreas = Tube(points, tuple(thick.tolist()))
+    pancreas = _Tube(points, tuple(thick.tolist()))
     before = (*_frame(random, flesh), *_solid(random), *_bowel(random), *_vessels(random))
     behind = tuple((x, y - 0.9 * r, z + 1.0) for (x, y, z), r in zip(points[8:], pancreas.radii[8:], strict=True))
     after = (
-        Tissue("vein", Tube(behind[::2], (3.4,) * len(behind[::2]))),
-        Tissue("vein", Tube(((11.0, 12.0, -120.0), (12.0, 14.0, 0.0), (38.0, 18.0, 40.0)), (5.6, 5.6, 6.0))),
-        Tissue("blood", Tube(((-5.0, -6.0, 12.0), (-2.0, 6.0, -2.0), (1.0, 11.0, -120.0)), (3.4, 3.4, 3.2))),
+        Tissue("vein", _Tube(behind[::2], (3.4,) * len(behind[::2]))),
+        Tissue("vein", _Tube(((11.0, 12.0, -120.0), (12.0, 14.0, 0.0), (38.0, 18.0, 40.0)), (5.6, 5.6, 6.0))),
+        Tissue("blood", _Tube(((-5.0, -6.0, 12.0), (-2.0, 6.0, -2.0), (1.0, 11.0, -120.0)), (3.4, 3.4, 3.2))),
     )
     vary = stream(seed, "tissues", number).normal(1, 0.04, (len(TISSUES), 2))
     signals = {name: (t1 * a, t2 * b) for (name, (t1, t2)), (a, b) in zip(TISSUES.items(), vary.tolist(), strict=True)}
@@ -305,17 +305,17 @@ def _moved(random: Random, point: Point, far: float) -> Point:
     return tuple((np.asarray(point) + random.normal(0, far, 3) * (1, 1, 0.5)).tolist())
 
 
-def _organ(random: Random, centre: Point, radii: Point, turn: float = 0.0, far: float = 3.0) -> Ellipsoid:
+def _organ(random: Random, centre: Point, radii: Point, turn: float = 0.0, far: float = 3.0) -> _Ellipsoid:
     radii = tuple((np.asarray(radii) * random.normal(1, 0.05, 3)).tolist())
-    return Ellipsoid(_moved(random, centre, far), radii, turn + random.normal(0, 0.06))
+    return _Ellipsoid(_moved(random, centre, far), radii, turn + random.normal(0, 0.06))
 
 
 def _frame(random: Random, flesh: Trunk) -> Iterator[Tissue]:
     """Spine, muscles of the back, and ribs."""
     for side in (1, -1):
-        yield Tissue("muscle", Tube(((side * 28.0, -50.0, 30.0), (side * 46.0, -48.0, -150.0)), (9.0, 25.0)))
-        yield Tissue("muscle", Ellipsoid((side * 31.0, -82.0, -20.0), (30.0, 19.0, 700.0), side * 0.12))
-        yield Tissue("muscle", Ellipsoid((side * 62.0, -76.0, -40.0), (17.0, 8.0, 60.0), side * 0.3))
+        yield Tissue("muscle", _Tube(((side * 28.0, -50.0, 30.0), (side * 46.0, -48.0, -150.0)), (9.0, 25.0)))
+        yield Tissue("muscle", _Ellipsoid((side * 31.0, -82.0, -20.0), (30.0, 19.0, 700.0), side * 0.12))
+        yield Tissue("muscle", _Ellipsoid((side * 62.0, -76.0, -40.0), (17.0, 8.0, 60.0), side * 0.3))
         for height in np.arange(-75, 150, RIB) + random.uniform(-8, 8):
             for turn in np.arange(-55, 65, 20) + random.uniform(-4, 4):
                 angle = np.deg2rad(turn)
@@ -330,20 +330,20 @@ def _frame(random: Random, flesh: Trunk) -> Iterator[Tissue]:
                 normal = side * c ** (bend - 1) / flesh.wide, np.sign(s) * abs(s) ** (bend - 1) / deep
                 tangent = np.arctan2(normal[0], -normal[1])
                 position = (x, y, z)
-                yield Tissue("bone", Ellipsoid(position, (10.0, 5.0, 7.0), tangent))
-                yield Tissue("marrow", Ellipsoid(position, (7.5, 2.8, 5.0), tangent))
+                yield Tissue("bone", _Ellipsoid(position, (10.0, 5.0, 7.0), tangent))
+                yield Tissue("marrow", _Ellipsoid(position, (7.5, 2.8, 5.0), tangent))
     first = random.uniform(-18, 18)
-    yield Tissue("bone", Tube(((0.0, -44.0, -170.0), (0.0, -44.0, 170.0)), (21.5, 21.5)))
-    yield Tissue("bone", Ellipsoid((0.0, -68.0, 0.0), (22.0, 14.0, 400.0)))
-    yield Tissue("marrow", Tube(((0.0, -43.5, -170.0), (0.0, -43.5, 170.0)), (19.5, 19.5)))
+    yield Tissue("bone", _Tube(((0.0, -44.0, -170.0), (0.0, -44.0, 170.0)), (21.5, 21.5)))
+    yield Tissue("bone", _Ellipsoid((0.0, -68.0, 0.0), (22.0, 14.0, 400.0)))
+    yield Tissue("marrow", _Tube(((0.0, -43.5, -170.0), (0.0, -43.5, 170.0)), (19.5, 19.5)))
     for middle in np.arange(first - 180, 170, 36):
-        yield Tissue("disc", Ellipsoid((0.0, -43.5, middle), (20.5, 20.5, 5.5)))
-        yield Tissue("bone", Ellipsoid((0.0, -88.0, middle + 6), (4.5, 17.0, 14.0)))
-        yield Tissue("marrow", Ellipsoid((0.0, -88.0, middle + 6), (2.6, 14.0, 11.0)))
+        yield Tissue("disc", _Ellipsoid((0.0, -43.5, middle), (20.5, 20.5, 5.5)))
+        yield Tissue("bone", _Ellipsoid((0.0, -88.0, middle + 6), (4.5, 17.0, 14.0)))
+        yield Tissue("marrow", _Ellipsoid((0.0, -88.0, middle + 6), (2.6, 14.0, 11.0)))
         for side in (1, -1):
-            yield Tissue("bone", Ellipsoid((side * 30.0, -70.0, middle + 14), (16.0, 5.0, 6.0)))
-    yield Tissue("fluid", Tube(((0.0, -70.0, -170.0), (0.0, -70.0, 170.0)), (9.0, 9.0)))
-    yield Tissue("cord", Tube(((0.0, -71.0, -60.0), (0.0, -70.0, 170.0)), (3.0, 5.0)))
+            yield Tissue("bone", _Ellipsoid((side * 30.0, -70.0, middle + 14), (16.0, 5.0, 6.0)))
+    yield Tissue("fluid", _Tube(((0.0, -70.0, -170.0), (0.0, -70.0, 170.0)), (9.0, 9.0)))
+    yield Tissue("cord", _Tube(((0.0, -71.0, -60.0), (0.0, -70.0, 170.0)), (3.0, 5.0)))
 
 
 def _solid(random: Random) -> Iterator[Tissue]:
@@ -352,9 +352,9 @@ def _solid(random: Random) -> Iterator[Tissue]:
     yield Tissue("liver", _organ(random, (8.0, 50.0, 42.0), (58.0, 34.0, 46.0)), "room")
     porta = _moved(random, (40.0, 18.0, 40.0), 2.0)
     for end in ((92.0, 40.0, 50.0), (96.0, -20.0, 44.0), (10.0, 56.0, 52.0), (100.0, 10.0, 14.0)):
-        yield Tissue("vein", Tube((porta, _moved(random, end, 8.0)), (5.0, 2.2)), "cavity")
+        yield Tissue("vein", _Tube((porta, _moved(random, end, 8.0)), (5.0, 2.2)), "cavity")
     for end in ((110.0, 0.0, 78.0), (70.0, 50.0, 76.0), (100.0, -30.0, 64.0)):
-        yield Tissue("vein", Tube(((24.0, -6.0, 92.0), _moved(random, end, 8.0)), (5.0, 2.0)), "cavity")
+        yield Tissue("vein", _Tube(((24.0, -6.0, 92.0), _moved(random, end, 8.0)), (5.0, 2.0)), "cavity")
     yield Tissue("bile", _organ(random, (60.0, 50.0, 0.0), (14.0, 19.0, 22.0), 0.5, far=4.0), "cavity")
     yield Tissue("spleen", _organ(random, (-106.0, -26.0, 42.0), (27.0, 46.0, 48.0), -0.25), "cavity")
     for side, height in ((1.0, -16.0), (-1.0, -4.0)):
@@ -364,15 +364,15 @@ def _solid(random: Random) -> Iterator[Tissue]:
         for turn, up in product(range(6), (-0.55, 0.0, 0.55)):
             angle, wide = turn * np.pi / 3 + up, np.sqrt(1 - up * up)
             position = x + 0.56 * a * wide * np.cos(angle), y + 0.56 * b * wide * np.sin(angle), z + up * c
-            yield Tissue("medulla", Ellipsoid(position, (5.5, 6.0, 9.0)))
-        yield Tissue("fat", Ellipsoid((x - side * 9, y + 4.0, z), (11.0, 10.0, 26.0), whole.turn))
-        yield Tissue("fluid", Ellipsoid((x - side * 6, y + 3.0, z), (5.0, 5.0, 16.0)))
+            yield Tissue("medulla", _Ellipsoid(position, (5.5, 6.0, 9.0)))
+        yield Tissue("fat", _Ellipsoid((x - side * 9, y + 4.0, z), (11.0, 10.0, 26.0), whole.turn))
+        yield Tissue("fluid", _Ellipsoid((x - side * 6, y + 3.0, z), (5.0, 5.0, 16.0)))
         # Cysts of kidneys are common and independent of the pancreas.
         if random.random() < 0.35:
             radius = random.uniform(5, 12)
             position = x + side * 0.9 * a, y - 0.35 * b, z + random.uniform(-20, 20)
-            yield Tissue("fluid", Ellipsoid(position, (radius, radius, radius)))
-        yield Tissue("lung", Ellipsoid((side * 84.0, -22.0, 128.0), (56.0, 58.0, 58.0)), "cavity")
+            yield Tissue("fluid", _Ellipsoid(position, (radius, radius, radius)))
+        yield Tissue("lung", _Ellipsoid((side * 84.0, -22.0, 128.0), (56.0, 58.0, 58.0)), "cavity")
 
 
 def _bowel(random: Random) -> Iterator[Tissue]:
@@ -382,11 +382,11 @@ def _bowel(random: Random) -> Iterator[Tissue]:
     a, b, c = stomach.radii
     yield Tissue("bowel", stomach, "cavity")
     content = "fluid" if random.random() < 0.5 else "stool"
-    yield Tissue(content, Ellipsoid((x, y, z), (a - 5, b - 5, c - 5), stomach.turn))
-    yield Tissue("gas", Ellipsoid((x, y + 0.5 * b, z), (0.6 * a, 0.33 * b, 0.6 * c), stomach.turn))
+    yield Tissue(content, _Ellipsoid((x, y, z), (a - 5, b - 5, c - 5), stomach.turn))
+    yield Tissue("gas", _Ellipsoid((x, y + 0.5 * b, z), (0.6 * a, 0.33 * b, 0.6 * c), stomach.turn))
     loop = ((36.0, 32.0, 12.0), (54.0, 22.0, 2.0), (57.0, 4.0, -20.0), (46.0, -2.0, -44.0), (0.0, 0.0, -54.0))
-    yield Tissue("bowel", Tube(loop, (10.0, 10.5, 10.5, 10.0, 9.0)))
-    yield Tissue("stool" if random.random() < 0.75 else "fluid", Tube(loop, (5.0, 6.0, 6.0, 5.0, 4.0)))
+    yield Tissue("bowel", _Tube(loop, (10.0, 10.5, 10.5, 10.0, 9.0)))
+    yield Tissue("stool" if random.random() < 0.75 else "fluid", _Tube(loop, (5.0, 6.0, 6.0, 5.0, 4.0)))
     across = (
         (104.0, 18.0, -34.0),
         (50.0, 66.0, -40.0),
@@ -397,27 +397,27 @@ def _bowel(random: Random) -> Iterator[Tissue]:
     rising, falling = ((106.0, 4.0, -36.0), (102.0, 2.0, -170.0)), ((-112.0, 2.0, -8.0), (-106.0, -6.0, -170.0))
     colon = tuple(_moved(random, position, 3.0) for position in across)
     for way, thick in ((rising, 23.0), (colon, 17.0), (falling, 16.0)):
-        yield Tissue("bowel", Tube(way, (thick,) * len(way)), "cavity")
-        yield Tissue("stool", Tube(way, (thick - 4,) * len(way)), "cavity")
+        yield Tissue("bowel", _Tube(way, (thick,) * len(way)), "cavity")
+        yield Tissue("stool", _Tube(way, (thick - 4,) * len(way)), "cavity")
         up = tuple((x, y + 0.45 * thick, z) for x, y, z in way)
-        yield Tissue("gas", Tube(up, (0.36 * thick,) * len(way)), "cavity")
+        yield Tissue("gas", _Tube(up, (0.36 * thick,) * len(way)), "cavity")
     for low, high in [((-78, 12, -120), (72, 66, -42))] * 26 + [((-118, 8, -42), (-78, 58, 14))] * 9:
         centre, radii, turn = tuple(random.uniform(low, high)), random.uniform(10, 17, 3), random.uniform(0, np.pi)
         # Loops beside the pancreas are collapsed or contain gas: bright water would look like a cyst.
         wet = "fluid" if high[2] < 0 else "stool"
         kind = ("stool", wet, "gas")[int(random.choice(3, p=(0.55, 0.35, 0.1)))]
-        yield Tissue("bowel", Ellipsoid(centre, tuple(radii), turn), "cavity")
-        yield Tissue(kind, Ellipsoid(centre, tuple(radii - 4), turn), "cavity")
+        yield Tissue("bowel", _Ellipsoid(centre, tuple(radii), turn), "cavity")
+        yield Tissue(kind, _Ellipsoid(centre, tuple(radii - 4), turn), "cavity")
 
 
 def _vessels(random: Random) -> Iterator[Tissue]:
     """The aorta, the inferior vena cava and the vessels of the kidneys."""
     thick = random.uniform(8.5, 11)
-    yield Tissue("wall", Tube(((-9.0, -11.0, 170.0), (-5.0, -12.0, -170.0)), (thick + 1.2, thick + 0.4)))
-    yield Tissue("blood", Tube(((-9.0, -11.0, 170.0), (-5.0, -12.0, -170.0)), (thick, thick - 1)))
-    yield Tissue("vein", Ellipsoid((21.0, -12.0, 0.0), (12.0, 8.5, 600.0), 0.2))
-    yield Tissue("vein", Tube(((22.0, -12.0, -8.0), (50.0, -36.0, -14.0)), (4.0, 3.5)))
-    yield Tissue("vein", Tube(((18.0, -3.0, -6.0), (-8.0, 2.0, -5.0), (-48.0, -34.0, -4.0)), (3.5, 3.5, 3.5)))
+    yield Tissue("wall", _Tube(((-9.0, -11.0, 170.0), (-5.0, -12.0, -170.0)), (thick + 1.2, thick + 0.4)))
+    yield Tissue("blood", _Tube(((-9.0, -11.0, 170.0), (-5.0, -12.0, -170.0)), (thick, thick - 1)))
+    yield Tissue("vein", _Ellipsoid((21.0, -12.0, 0.0), (12.0, 8.5, 600.0), 0.2))
+    yield Tissue("vein", _Tube(((22.0, -12.0, -8.0), (50.0, -36.0, -14.0)), (4.0, 3.5)))
+    yield Tissue("vein", _Tube(((18.0, -3.0, -6.0), (-8.0, 2.0, -5.0), (-48.0, -34.0, -4.0)), (3.5, 3.5, 3.5)))
 
 
 Lesion = Literal["cysts", "planted"]
@@ -438,21 +438,21 @@ SEATS = (0.14, 0.86)
 
 
 @dataclass(frozen=True)
-class Cyst:
+class _Cyst:
     """Fluid in a wall, with or without a solid nodule."""
 
-    fluid: Ellipsoid
-    wall: Ellipsoid
-    nodule: Ellipsoid | None
+    fluid: _Ellipsoid
+    wall: _Ellipsoid
+    nodule: _Ellipsoid | None
 
 
 @dataclass(frozen=True)
 class Findings:
     """The lesions of a subject; `duct` runs along the pancreas."""
 
-    duct: Tube
-    cysts: tuple[Cyst, ...] = ()
-    planted: Ellipsoid | None = None
+    duct: _Tube
+    cysts: tuple[_Cyst, ...] = ()
+    planted: _Ellipsoid | None = None
 
 
 def findings(seed: int, patient: Abdomen, grade: str, lesion: Lesion = "cysts") -> Findings:
@@ -465,7 +465,7 @@ def findings(seed: int, patient: Abdomen, grade: str, lesion: Lesion = "cysts") 
     random = stream(seed, "cysts", patient.number)
     wide = random.uniform(*DUCT["normal" if lesion == "planted" else grade])
     inner = patient.pancreas.points[2:-2]
-    duct = Tube(inner, tuple(np.linspace(wide, 0.75 * wide, len(inner)).tolist()))
+    duct = _Tube(inner, tuple(np.linspace(wide, 0.75 * wide, len(inner)).tolist()))
     if grade == "normal":
         return Findings(duct)
     if lesion == "planted":
@@ -479,24 +479,24 @@ def findings(seed: int, patient: Abdomen, grade: str, lesion: Lesion = "cysts") 
     return Findings(duct, tuple(cysts))
 
 
-def _cyst(random: Random, patient: Abdomen, grade: str, seat: float) -> Cyst:
+def _cyst(random: Random, patient: Abdomen, grade: str, seat: float) -> _Cyst:
     radius, thick = random.uniform(*CYST[grade]), random.uniform(*WALL[grade])
     line = np.array(patient.pancreas.points)
     position = [np.interp(seat * (len(line) - 1), np.arange(len(line)), line[:, axis]) for axis in range(3)]
     centre = tuple(position + random.normal(0, 0.22, 3) * np.array((radius, radius, 0.3 * radius)))
     radii, turn = radius * random.uniform(0.88, 1.12, 3), random.uniform(0, np.pi)
-    fluid, wall = Ellipsoid(centre, tuple(radii), turn), Ellipsoid(centre, tuple(radii + thick), turn)
+    fluid, wall = _Ellipsoid(centre, tuple(radii), turn), _Ellipsoid(centre, tuple(radii + thick), turn)
     if grade != "high":
-        return Cyst(fluid, wall, None)
+        return _Cyst(fluid, wall, None)
     angle, size = random.uniform(0, 2 * np.pi), random.uniform(0.38, 0.5) * radius
     far = radius - 0.75 * size
     middle = centre[0] + far * np.cos(angle), centre[1] + far * np.sin(angle), centre[2]
-    return Cyst(fluid, wall, Ellipsoid(middle, (size, 0.85 * size, 1.2 * size), angle))
+    return _Cyst(fluid, wall, _Ellipsoid(middle, (size, 0.85 * size, 1.2 * size), angle))
 
 
-def _planted(random: Random, patient: Abdomen, grade: str) -> Ellipsoid:
+def _planted(random: Random, patient: Abdomen, grade: str) -> _Ellipsoid:
     x, y, z = np.mean(patient.pancreas.points, axis=0)
     angle, far = random.uniform(0, 2 * np.pi), AROUND * np.sqrt(random.random())
     radius = random.uniform(*PLANTED[grade])
     centre = x + far * np.cos(angle), y + far * np.sin(angle), z + random.uniform(-ABOUT, ABOUT)
-    return Ellipsoid(centre, (radius, radius, radius))
+    return _Ellipsoid(centre, (radius, radius, radius))

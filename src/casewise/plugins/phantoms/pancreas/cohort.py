@@ -20,7 +20,7 @@ ORIENTATIONS = ("RAS", "LAS", "LPS", "RPI", "PSR", "ASL", "SRA")
 
 
 @dataclass(frozen=True)
-class Machine:
+class _Machine:
     """The scanner of a site: level of intensities, standard deviation of noise, and unevenness of its coils."""
 
     scanner: str
@@ -30,9 +30,9 @@ class Machine:
 
 
 MACHINES = {
-    "site-1": Machine("A 1.5T", 420.0, 0.030, 0.16),
-    "site-2": Machine("B 3T", 900.0, 0.020, 0.26),
-    "site-3": Machine("C 3T", 1600.0, 0.024, 0.22),
+    "site-1": _Machine("A 1.5T", 420.0, 0.030, 0.16),
+    "site-2": _Machine("B 3T", 900.0, 0.020, 0.26),
+    "site-3": _Machine("C 3T", 1600.0, 0.024, 0.22),
 }
 
 
@@ -245,11 +245,11 @@ def make_pancreas(folder: Path, *, progress: Progress | None = None, **settings:
     _check(options)
     seed = options.seed
     cohort = CohortFolder(folder, PANCREAS, options, len(SEQUENCES) * options.subjects, progress)
-    grades = [grade_of(seed, number, options.classes) for number in range(options.subjects)]
+    grades = [_grade_of(seed, number, options.classes) for number in range(options.subjects)]
     labels = shuffled_labels(seed, grades) if options.labels == "shuffled" else grades
     truth: list[Row] = []
     for number, (grade, label) in enumerate(zip(grades, labels, strict=True)):
-        patient, site = anatomy.abdomen(seed, number), site_of(seed, number, options.classes)
+        patient, site = anatomy.abdomen(seed, number), _site_of(seed, number, options.classes)
         lesions = anatomy.findings(seed, patient, grade, options.lesion)
         person: Row = {"subject": patient.name, "visit": 1, "grade": label, "site": site, "lesion": ""}
         person |= {"sex": patient.sex, "age": patient.age, "scanner": MACHINES[site].scanner}
@@ -263,22 +263,22 @@ def make_pancreas(folder: Path, *, progress: Progress | None = None, **settings:
                 # Masks belong to the subject's first scan.
                 if grade != "normal":
                     person["lesion"] = f"masks/{patient.name}/lesion.nii.gz"
-                    cohort.save(person["lesion"], nifti_bytes(volume.lesion, scan))
-                cohort.save(person["mask"], nifti_bytes(volume.pancreas, scan))
+                    cohort.save(person["lesion"], _nifti_bytes(volume.lesion, scan))
+                cohort.save(person["mask"], _nifti_bytes(volume.pancreas, scan))
                 state |= _measures(lesions, volume)
-            cohort.save(path, nifti_bytes(volume.voxels, scan))
+            cohort.save(path, _nifti_bytes(volume.voxels, scan))
             state["scans"].append({name: value for name, value in asdict(scan).items() if name != "middle"})
             cohort.add(path=path, sequence=scan.sequence, **person)
         truth.append(state)
     return cohort.finish(truth)
 
 
-def grade_of(seed: int, number: int, classes: tuple[str, ...]) -> str:
+def _grade_of(seed: int, number: int, classes: tuple[str, ...]) -> str:
     """Return the grade of subject `number`; each block of `len(classes)` subjects has each class once."""
     return balanced_class(seed, "pancreas classes", number, classes)
 
 
-def site_of(seed: int, number: int, classes: tuple[str, ...]) -> str:
+def _site_of(seed: int, number: int, classes: tuple[str, ...]) -> str:
     """Return the site of subject `number`: in three blocks of subjects every class occurs once at every site.
 
     >>> classes = ("normal", "low", "high")
@@ -287,10 +287,10 @@ def site_of(seed: int, number: int, classes: tuple[str, ...]) -> str:
     """
     turn, position = divmod(number // len(classes), len(SITES))
     first = int(stream(seed, "sites", turn).permutation(len(SITES))[position])
-    return SITES[(first + classes.index(grade_of(seed, number, classes))) % len(SITES)]
+    return SITES[(first + classes.index(_grade_of(seed, number, classes))) % len(SITES)]
 
 
-def nifti_bytes(voxels: NDArray[Any], scan: Scan) -> bytes:
+def _nifti_bytes(voxels: NDArray[Any], scan: Scan) -> bytes:
     """Return a volume, (X, Y, Z) in the order of the scan's affine, as a .nii.gz file with its direction of axes."""
     nib, affine = _nibabel(), scan.affine
     image = nib.Nifti1Image(voxels.astype(np.uint8) if voxels.dtype == bool else voxels, affine)

@@ -32,14 +32,14 @@ class Build:
 
 
 @dataclass(frozen=True)
-class Chain:
+class _Chain:
     """A tapered limb: a smooth centre line through rows of (x, y, radius) in body units."""
 
     rows: tuple[tuple[float, float, float], ...]
 
-    def mirrored(self) -> Chain:
+    def mirrored(self) -> _Chain:
         """Return the chain of the other side."""
-        return Chain(tuple((-x, y, r) for x, y, r in self.rows))
+        return _Chain(tuple((-x, y, r) for x, y, r in self.rows))
 
     def circles(self) -> Floats:
         """Return `(M, 3)` circles, interpolated by Catmull-Rom, dense enough to form one outline."""
@@ -57,16 +57,16 @@ class Chain:
 
 
 @dataclass(frozen=True)
-class Pose:
+class _Pose:
     """One photograph's body: layers from back to front, cloth over them, frequent sites of plaques, and creases."""
 
-    layers: tuple[tuple[Chain, ...], ...]
-    cloth: tuple[Chain, ...] = ()
+    layers: tuple[tuple[_Chain, ...], ...]
+    cloth: tuple[_Chain, ...] = ()
     sites: tuple[tuple[float, float], ...] = ()
-    creases: tuple[Chain, ...] = ()
+    creases: tuple[_Chain, ...] = ()
 
 
-def render_body(pose: Pose) -> Maps:
+def render_body(pose: _Pose) -> Maps:
     """Draw a pose on the canvas: maps by name, all `(384, 576) float32`.
 
     `inside`: signed distance to the outline in body units, positive on the body; `cloth`: the same for it;
@@ -89,7 +89,7 @@ def render_body(pose: Pose) -> Maps:
     return {"inside": inside, "cloth": cloth, "tilt_x": tilt_x, "tilt_y": tilt_y, "shade": shade}
 
 
-def _paint(chains: tuple[Chain, ...]) -> Floats:
+def _paint(chains: tuple[_Chain, ...]) -> Floats:
     """Paint each chain with its local radius (body units); 0 is outside."""
     width, height = CANVAS
     painted = np.zeros((height, width), dtype=np.float32)
@@ -110,7 +110,7 @@ def _signed_distance(mask: NDArray[np.bool_]) -> Floats:
     return cv2.GaussianBlur(signed, (0, 0), 0.9).astype(np.float32, copy=False) / np.float32(UNIT)
 
 
-def _layer(chains: tuple[Chain, ...]) -> tuple[Floats, Floats, Floats]:
+def _layer(chains: tuple[_Chain, ...]) -> tuple[Floats, Floats, Floats]:
     painted = _paint(chains)
     distance = _signed_distance(painted > 0)
     radius = cv2.GaussianBlur(painted, (0, 0), 3)
@@ -125,7 +125,7 @@ def _layer(chains: tuple[Chain, ...]) -> tuple[Floats, Floats, Floats]:
 PHOTOGRAPHS = {"upper": 4, "trunk": 2, "lower": 2}
 
 
-def pose(region: str, number: int, build: Build) -> Pose:
+def pose(region: str, number: int, build: Build) -> _Pose:
     """Return the pose of photograph `number` (from 1) of a region for a subject of this build.
 
     Arms: 1 left stretched, 2 right stretched, 3 left bent, 4 right bent; trunk: 1 front, 2 back; legs: 1 front, 2 back.
@@ -138,8 +138,8 @@ def pose(region: str, number: int, build: Build) -> Pose:
     return _legs(build, back=number == 2)
 
 
-def _mirrored(drawn: Pose) -> Pose:
-    return Pose(
+def _mirrored(drawn: _Pose) -> _Pose:
+    return _Pose(
         layers=tuple(tuple(chain.mirrored() for chain in layer) for layer in drawn.layers),
         cloth=tuple(chain.mirrored() for chain in drawn.cloth),
         sites=tuple((-x, y) for x, y in drawn.sites),
@@ -147,11 +147,11 @@ def _mirrored(drawn: Pose) -> Pose:
     )
 
 
-def _chain(x: Sequence[float], y: Sequence[float], radius: Sequence[float], girth: float = 1.0) -> Chain:
-    return Chain(tuple((across, down, r * girth) for across, down, r in zip(x, y, radius, strict=True)))
+def _chain(x: Sequence[float], y: Sequence[float], radius: Sequence[float], girth: float = 1.0) -> _Chain:
+    return _Chain(tuple((across, down, r * girth) for across, down, r in zip(x, y, radius, strict=True)))
 
 
-def _hand(x: float, y: float, angle: float, spread: float, size: float = 1.0) -> tuple[Chain, ...]:
+def _hand(x: float, y: float, angle: float, spread: float, size: float = 1.0) -> tuple[_Chain, ...]:
     """Return a hand whose wrist is at (x, y) and whose fingers point along `angle` (radians, 0 = right)."""
     cos, sin = np.cos(angle), np.sin(angle)
 
@@ -159,28 +159,28 @@ def _hand(x: float, y: float, angle: float, spread: float, size: float = 1.0) ->
         along, across = along * size, across * size
         return (float(x + along * cos - across * sin), float(y + along * sin + across * cos), radius * size)
 
-    palm = [Chain((at(0.0, 0.0, 0.062), at(0.06, 0.0, 0.068), at(0.13, 0.0, 0.066)))]
-    palm += [Chain((at(0.12, side, 0.030), at(0.16, side * 1.12, 0.026))) for side in (-0.048, 0.048)]
+    palm = [_Chain((at(0.0, 0.0, 0.062), at(0.06, 0.0, 0.068), at(0.13, 0.0, 0.066)))]
+    palm += [_Chain((at(0.12, side, 0.030), at(0.16, side * 1.12, 0.026))) for side in (-0.048, 0.048)]
     fingers = []
     for offset, length in zip((-0.063, -0.022, 0.021, 0.060), (0.150, 0.180, 0.168, 0.125), strict=True):
         tip = offset + offset * spread
         middle = at(0.13 + length * 0.55, (offset + tip) / 2, 0.021)
-        fingers.append(Chain((at(0.13, offset, 0.023), middle, at(0.13 + length, tip, 0.016))))
-    thumb = Chain((at(0.02, -0.04, 0.034), at(0.09, -0.115, 0.027), at(0.155, -0.145, 0.020)))
+        fingers.append(_Chain((at(0.13, offset, 0.023), middle, at(0.13 + length, tip, 0.016))))
+    thumb = _Chain((at(0.02, -0.04, 0.034), at(0.09, -0.115, 0.027), at(0.155, -0.145, 0.020)))
     return (*palm, *fingers, thumb)
 
 
-def _arm_stretched(build: Build) -> Pose:
+def _arm_stretched(build: Build) -> _Pose:
     lift = 0.05 * build.posture
     y = (0.10, 0.09, 0.07, 0.05, 0.02 - lift, -0.01 - lift, -0.03 - 2 * lift, -0.035 - 2 * lift)
     radius = (0.185, 0.170, 0.142, 0.112, 0.115, 0.092, 0.064, 0.062)
     arm = _chain((-1.1, -0.75, -0.40, -0.17, 0.02, 0.20, 0.36, 0.40), y, radius, build.girth)
     hand = _hand(0.40, -0.035 - 2 * lift, -0.10 - lift, 0.5 + 0.3 * build.posture)
     crease = _chain((-0.15, -0.155, -0.145), (-0.02, 0.03, 0.07), (0.004, 0.004, 0.003))
-    return Pose(layers=((arm, *hand),), sites=((-0.16, 0.10), (0.10, 0.05), (-0.50, 0.02)), creases=(crease,))
+    return _Pose(layers=((arm, *hand),), sites=((-0.16, 0.10), (0.10, 0.05), (-0.50, 0.02)), creases=(crease,))
 
 
-def _arm_bent(build: Build) -> Pose:
+def _arm_bent(build: Build) -> _Pose:
     lean, girth = 0.08 * build.posture, build.girth
     upper = _chain(
         (-1.1, -0.70, -0.30, -0.02, 0.10), (0.10, 0.15, 0.22, 0.27, 0.27), (0.180, 0.165, 0.138, 0.108, 0.098), girth
@@ -188,10 +188,10 @@ def _arm_bent(build: Build) -> Pose:
     x = (0.12, 0.13, 0.15 + lean, 0.19 + 2 * lean, 0.195 + 2 * lean)
     fore = _chain(x, (0.27, 0.17, 0.04, -0.13, -0.15), (0.098, 0.108, 0.098, 0.064, 0.060), girth)
     hand = _hand(0.195 + 2 * lean, -0.14, -1.45 + lean, 0.25, 0.9)
-    return Pose(layers=((upper,), (fore, *hand)), sites=((0.13, 0.30), (0.12, 0.20), (-0.35, 0.22), (0.17, 0.0)))
+    return _Pose(layers=((upper,), (fore, *hand)), sites=((0.13, 0.30), (0.12, 0.20), (-0.35, 0.22), (0.17, 0.0)))
 
 
-def _trunk(build: Build, *, back: bool) -> Pose:
+def _trunk(build: Build, *, back: bool) -> _Pose:
     g, swing = build.girth, 0.06 * build.posture
     side = _chain(
         (0.14, 0.13, 0.10, 0.12, 0.13), (-0.24, 0.0, 0.18, 0.42, 0.70), (0.185, 0.170, 0.165, 0.190, 0.195), g
@@ -210,7 +210,7 @@ def _trunk(build: Build, *, back: bool) -> Pose:
     briefs = _chain((-0.20, 0.20), (0.70, 0.70), (0.23, 0.23))
     if back:
         middle = _chain((0.0, 0.0, 0.0), (-0.33, 0.0, 0.36), (0.003, 0.004, 0.005))
-        right: tuple[Chain, ...] = (_chain((0.21, 0.15, 0.09), (-0.24, -0.13, -0.09), (0.003, 0.003, 0.002)),)
+        right: tuple[_Chain, ...] = (_chain((0.21, 0.15, 0.09), (-0.24, -0.13, -0.09), (0.003, 0.003, 0.002)),)
         sites = ((-0.05, 0.32), (0.06, 0.33), (-0.16, -0.15), (0.18, -0.05))
     else:
         middle = _chain((0.0, 0.0), (0.235, 0.245), (0.005, 0.005))
@@ -220,13 +220,13 @@ def _trunk(build: Build, *, back: bool) -> Pose:
         )
         sites = ((0.02, 0.20), (-0.14, 0.05), (0.15, 0.28), (-0.05, -0.20))
     creases = (middle, *(crease.mirrored() for crease in right), *right)
-    return Pose(layers=((arm, arm.mirrored()), torso), cloth=(waist, briefs), sites=sites, creases=creases)
+    return _Pose(layers=((arm, arm.mirrored()), torso), cloth=(waist, briefs), sites=sites, creases=creases)
 
 
-def _legs(build: Build, *, back: bool) -> Pose:
+def _legs(build: Build, *, back: bool) -> _Pose:
     stance, calf = 0.03 * build.posture, 0.100 if back else 0.092
 
-    def leg(x: Sequence[float], y: Sequence[float], radius: Sequence[float]) -> Chain:
+    def leg(x: Sequence[float], y: Sequence[float], radius: Sequence[float]) -> _Chain:
         return _chain([across + stance for across in x], y, radius)
 
     # The hip does not move with the stance.
@@ -243,4 +243,4 @@ def _legs(build: Build, *, back: bool) -> Pose:
         sites = ((-0.19, -0.07), (0.19, -0.07), (-0.20, 0.15), (0.21, 0.18))
     shorts = _chain((-0.42, 0.42), (-0.52, -0.52), (0.13, 0.13))
     layers = ((right, foot), (right.mirrored(), foot.mirrored()))
-    return Pose(layers=layers, cloth=(shorts,), sites=sites, creases=(crease, crease.mirrored()))
+    return _Pose(layers=layers, cloth=(shorts,), sites=sites, creases=(crease, crease.mirrored()))

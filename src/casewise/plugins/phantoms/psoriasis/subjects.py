@@ -242,16 +242,18 @@ def anatomy(seed: int, patient: Subject, region: str, number: int) -> Maps:
     """
     random, posed = stream(seed, "anatomy", patient.number, region, number), pose(region, number, patient.build)
     maps = render_body(posed)
-    fine, middle, coarse = (smooth_noise(random, unit) for unit in (0.016, 0.035, 0.12))
+    fine, middle, coarse = (_smooth_noise(random, unit) for unit in (0.016, 0.035, 0.12))
     maps["plaque"] = _plaque_field(random, maps["inside"], posed.sites, patient.plaque_size)
     maps["plaque"] = maps["plaque"] + 0.004 * fine + 0.009 * middle
-    maps["flecks"] = ndtr((smooth_noise(random, 0.009) + 0.9 * smooth_noise(random, 0.022)) / np.float32(np.sqrt(1.81)))
-    maps["bumps"], maps["mottle"] = smooth_noise(random, 0.030), 0.8 * coarse + 0.3 * fine
+    maps["flecks"] = ndtr(
+        (_smooth_noise(random, 0.009) + 0.9 * _smooth_noise(random, 0.022)) / np.float32(np.sqrt(1.81))
+    )
+    maps["bumps"], maps["mottle"] = _smooth_noise(random, 0.030), 0.8 * coarse + 0.3 * fine
     maps["marks"] = _marks(random, maps["inside"], maps["cloth"], tattoo=patient.tattooed == (region, number))
     return maps
 
 
-def smooth_noise(random: Random, unit: float) -> Floats:
+def _smooth_noise(random: Random, unit: float) -> Floats:
     """Return standard normal noise on the canvas whose grains are about `unit` body units wide."""
     width, height = (int(np.ceil(pixels / UNIT / unit)) + 1 for pixels in CANVAS)
     grid = random.standard_normal((height, width), dtype=np.float32)

@@ -52,7 +52,7 @@ def drawn(section: Section, left: int, top: int, width: int, height: int) -> lis
     return [layer * (np.float32(1) / unit) for layer, unit in zip(layers, (UNIT, UNIT, 255), strict=True)]
 
 
-def scattered_shapes(random: Random, section: Section) -> np.ndarray:
+def _scattered_shapes(random: Random, section: Section) -> np.ndarray:
     """Scatter the shapes of a section: (N, 8), in the order of drawing."""
     stage, width = section.patient.stage, section.width
     rows = [_fat(random, section)]
@@ -275,7 +275,7 @@ class Section:
     @cached_property
     def shapes(self) -> np.ndarray:
         """Nuclei, fat cells, vessels, glands and follicles."""
-        return scattered_shapes(stream(self.patient.seed, "shapes", self.patient.number, self.number), self)
+        return _scattered_shapes(stream(self.patient.seed, "shapes", self.patient.number, self.number), self)
 
     def surface(self, u: np.ndarray) -> np.ndarray:
         """The depth v of the surface of the skin along u."""

@@ -50,7 +50,7 @@ class Labels:
     readers: dict[str, dict[str, str]]
 
 
-def rule_of(study: Study, name: str) -> Consensus:
+def _rule_of(study: Study, name: str) -> Consensus:
     """How several readers of a target become one label; whole numbers have a median, which is one of the values."""
     reading: Reading = study.key("reading")
     default = "median" if study.targets[name].integer else "mean"
@@ -58,7 +58,7 @@ def rule_of(study: Study, name: str) -> Consensus:
     return reading.consensus.get(name, default if kind == "regression" else DEFAULT_CONSENSUS[kind])  # type: ignore[arg-type]
 
 
-def limit_of(study: Study, name: str) -> float:
+def _limit_of(study: Study, name: str) -> float:
     """The difference between two readers above which they disagree."""
     low, high = study.range_of(name)
     default = (high - low) / 10 if kind_named(study.kind_of(name)).form == "number" else 0.0
@@ -111,7 +111,7 @@ def disagreements(readings: Readings, study: Study) -> pd.DataFrame:
     spread = rows.groupby(KEYS, sort=False)["value"].agg(["count", np.ptp]).reset_index()
     names = spread["target"].astype(str)
     widths = names.map({name: float(np.ptp(study.range_of(name))) for name in names.unique()})
-    limits = names.map({name: limit_of(study, name) for name in names.unique()})
+    limits = names.map({name: _limit_of(study, name) for name in names.unique()})
     spread["share"] = spread["ptp"] / widths
     apart = spread[(spread["count"] > 1) & (spread["ptp"] > limits + TOLERANCE)]
     items = apart.groupby(["case", "image"], sort=False)["share"].agg(fields="count", worst="max").reset_index()
@@ -154,7 +154,7 @@ def table_rows(study: Study, cohort: Cohort) -> pd.DataFrame:
     return cells.loc[[row_of[path] for path in paths]].reset_index(drop=True).assign(**{heading: paths.to_numpy()})
 
 
-def label_column(study: Study, name: str) -> str:
+def _label_column(study: Study, name: str) -> str:
     """The column of the table that has the label of a target; a new one where it is the mean of several."""
     column = study.targets[name].column or study.columns.get(name) or name
     return column if isinstance(column, str) else name
@@ -187,7 +187,7 @@ def labels_of(
     names = [name for name in dict.fromkeys(field.target for field in readings.form.fields) if name in read_targets]
     exported = table_rows(study, cohort)
     rules: dict[str, Consensus] = {}
-    limits = {field.target: limit_of(study, field.target) for field in readings.form.fields}
+    limits = {field.target: _limit_of(study, field.target) for field in readings.form.fields}
     labels: list[pd.DataFrame] = []
     without: dict[str, int] = {}
     columns: dict[str, dict[str, str]] = {}
@@ -196,7 +196,7 @@ def labels_of(
     # a later session of the same reader has columns of its own
     end = "".join(f"_{name}" for name in sessions)
     for name in names:
-        rule = rules[name] = rule_of(study, name)
+        rule = rules[name] = _rule_of(study, name)
         own, limit = first[first["target"] == name], limits[name]
         read = own.set_index(KEYS).index.unique()
         values = own.dropna(subset="value").groupby(KEYS)["value"]
@@ -206,7 +206,7 @@ def labels_of(
         without[name] = int(label.isna().sum())
         labels.append(label.rename("value").reset_index())
         keys = pd.MultiIndex.from_frame(_keys(cohort, name, by_case=name in by_case, readings=readings))
-        cells, own_column = pd.Series(_texts(label.reindex(keys), fields[name])), label_column(study, name)
+        cells, own_column = pd.Series(_texts(label.reindex(keys), fields[name])), _label_column(study, name)
         if keep:
             unread = ~keys.isin(read)
             cells[unread] = _recorded(exported, study, name)[unread]
@@ -230,7 +230,7 @@ def _recorded(table: pd.DataFrame, study: Study, name: str) -> pd.Series:
     if isinstance(stated, list):
         means = table[stated].apply(pd.to_numeric, errors="coerce").mean(axis=1, skipna=False)
         return means.map(lambda value: "" if np.isnan(value) else f"{value:.10g}")
-    column = label_column(study, name)
+    column = _label_column(study, name)
     return table[column].astype(str) if column in table else pd.Series("", index=table.index)
 
 
@@ -257,7 +257,7 @@ def write_labels(labels: Labels, readings: Readings, path: Path) -> list[Path]:
     Returns:
         The two files.
     """
-    every, fields = every_reading(path), {(field.target, field.region): field for field in readings.form.fields}
+    every, fields = _every_reading(path), {(field.target, field.region): field for field in readings.form.fields}
     table = readings.table.drop(columns="entry")
     own = [fields[key] for key in zip(table["target"], table["region"], strict=True)]
     table = table.assign(value=[t for v, f in zip(table["value"], own, strict=True) for t in _texts([v], f)])
@@ -268,7 +268,7 @@ def write_labels(labels: Labels, readings: Readings, path: Path) -> list[Path]:
     ]
 
 
-def every_reading(path: Path) -> Path:
+def _every_reading(path: Path) -> Path:
     """The file with every reading, next to an exported table."""
     return path.with_name(f"{path.stem}-readings.csv")
 
@@ -289,7 +289,7 @@ def check_export(path: Path, table: Path) -> None:
         problem = "does not end in .csv"
     elif path.exists() and path.samefile(table):
         problem = "is the table of the study"
-    elif path.exists() and not every_reading(path).exists():
+    elif path.exists() and not _every_reading(path).exists():
         problem = "exists and is not an export"
     if problem:
         raise CasewiseError(f"--export: {path} {problem}. Name a new file, such as labels.csv.")

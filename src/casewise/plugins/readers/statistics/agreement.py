@@ -46,7 +46,7 @@ UNIT = ["case", "image", "region", "subject"]
 
 
 @dataclass(frozen=True)
-class Ratings:
+class _Ratings:
     """The readings of one target by N cases (or regions of cases) and R readers, NaN where there is none.
 
     Attributes:
@@ -81,7 +81,7 @@ def mean_of_others(values: np.ndarray) -> np.ndarray:
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def ratings_of(rows: pd.DataFrame) -> Ratings:
+def ratings_of(rows: pd.DataFrame) -> _Ratings:
     """The ratings in a readings table of one target; of several sessions of a reader, a case's earliest counts.
 
     Positions go on from one session of a reader to the next.
@@ -102,7 +102,7 @@ def ratings_of(rows: pd.DataFrame) -> Ratings:
         return table.reindex(index=units, columns=readers).to_numpy(dtype=float)
 
     columns = [(n, column) for column in ("value", "position") for n in (1, 2)]
-    return Ratings(tuple(readers), units, *(wide(*column) for column in columns))
+    return _Ratings(tuple(readers), units, *(wide(*column) for column in columns))
 
 
 # --------------------------------------------------------------------------------------------------------- intervals
@@ -314,7 +314,7 @@ def agreements(readings: pd.DataFrame, fields: Sequence[FormField], plan: Plan =
     return result
 
 
-def _reader(ratings: Ratings, number: int, kind: str, n_classes: int, plan: Plan) -> ReaderFigures:
+def _reader(ratings: _Ratings, number: int, kind: str, n_classes: int, plan: Plan) -> ReaderFigures:
     first, second = ratings.first[:, number], ratings.second[:, number]
     position = ratings.position[:, number]
     values, positions = np.append(first, second), np.append(position, ratings.position_again[:, number])

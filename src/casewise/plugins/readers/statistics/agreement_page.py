@@ -251,7 +251,7 @@ class Page(Answers):
         if scale.kind == CLASSES or not result.between:
             return None
         ratings = ratings_of(self.readings[self.readings["target"] == name])
-        drawing = reader_differences(ratings.readers, ratings.first, scale, name)
+        drawing = _reader_differences(ratings.readers, ratings.first, scale, name)
         biases = [f"{reader} {signed(f.bias.value, scale.digits)}" for reader, f in result.readers.items()]
         alt = f"{scale.title}, difference of each reader from the mean of the others; bias: {', '.join(biases)}."
         return Plot(drawing, alt, f"{scale.title}: each reader minus the mean of the others. Lines: bias.")
@@ -326,7 +326,7 @@ class Page(Answers):
         return Section("reference", "Against the reference", blocks)
 
 
-def reader_differences(readers: Sequence[str], values: np.ndarray, scale: Scale, name: str) -> Drawing:
+def _reader_differences(readers: Sequence[str], values: np.ndarray, scale: Scale, name: str) -> Drawing:
     """Each reader's values (N, R) minus the mean of the others over that mean, with each bias as a line."""
     others = mean_of_others(values)
     apart = values - others

@@ -191,13 +191,13 @@ class Answers:
             for reader, figures in result.readers.items():
                 others = names[1] if len(names) == 2 else "the others"
                 # with two readers, the second one's bias is the first one's with the other sign
-                if stands_out(figures.bias, count, self.confidence) and not (len(names) == 2 and reader == names[1]):
+                if _stands_out(figures.bias, count, self.confidence) and not (len(names) == 2 and reader == names[1]):
                     side = (figures.bias.value or 0.0) < 0
                     what = f"scores {('higher', 'lower')[side]}"
                     if scale.kind == CLASSES:
                         what = f"says {plain(scale.names[1])} {('more', 'less')[side]} often"
                     sentences.append(f"{scale.title}: {reader} {what} than {others}, by {scale.words(figures.bias)}.")
-                if stands_out(figures.drift, count, self.confidence):
+                if _stands_out(figures.drift, count, self.confidence):
                     moves = "falls" if (figures.drift.value or 0.0) < 0 else "rises"
                     text = f"the difference of {reader} from the others {moves} by {scale.words(figures.drift)}"
                     sentences.append(f"{scale.title}: {text} over the session.")
@@ -280,7 +280,7 @@ class Answers:
         return sentences
 
 
-def stands_out(figure: Estimate, count: int, confidence: float = 0.95) -> bool:
+def _stands_out(figure: Estimate, count: int, confidence: float = 0.95) -> bool:
     """Whether a figure, with an interval of this confidence, differs from 0 beyond chance among `count` (Bonferroni).
 
     >>> stands_out(Estimate(1.0, 0.1, 1.9, 20, 20, False), 1), stands_out(Estimate(1.0, 0.1, 1.9, 20, 20, False), 12)

@@ -16,7 +16,7 @@ NUMBERS, GRADES, CLASSES = "regression", "ordinal", "classification"
 
 
 @dataclass(frozen=True)
-class MeanSquares:
+class _MeanSquares:
     """Two-way analysis of variance of n cases by k readers: mean squares of cases, of readers, and residual."""
 
     n: int
@@ -43,7 +43,7 @@ class MeanSquares:
         return (self.cases - self.residual) / total if total > 0 else np.nan
 
 
-def mean_squares(values: np.ndarray) -> MeanSquares:
+def mean_squares(values: np.ndarray) -> _MeanSquares:
     """The analysis of variance of a complete table (n, k); NaN where fewer than two cases or readers.
 
     >>> table = np.array([[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7.]])
@@ -53,7 +53,7 @@ def mean_squares(values: np.ndarray) -> MeanSquares:
     """
     n, k = values.shape
     if n < 2 or k < 2:
-        return MeanSquares(n, k, np.nan, np.nan, np.nan)
+        return _MeanSquares(n, k, np.nan, np.nan, np.nan)
     centred = values - values.mean()
     of_cases, of_readers = centred.mean(axis=1), centred.mean(axis=0)
     residual = centred - of_cases[:, None] - of_readers
@@ -61,7 +61,7 @@ def mean_squares(values: np.ndarray) -> MeanSquares:
     # differences below rounding are none
     rounding = 1e-12 * max(float((values**2).mean()), 1e-300)
     rest = float((residual**2).sum()) / ((n - 1) * (k - 1))
-    return MeanSquares(n, k, float(cases), float(readers), rest if rest > rounding else 0.0)
+    return _MeanSquares(n, k, float(cases), float(readers), rest if rest > rounding else 0.0)
 
 
 def krippendorff(values: np.ndarray, kind: str) -> float:

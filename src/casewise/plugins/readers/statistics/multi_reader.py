@@ -39,7 +39,7 @@ _SAME, _MOST_FREEDOM = 1e-12, 1e9
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class _LeftOut:
     """A figure of each of L columns of scores, (L,), and without each of G groups of subjects, (G, L).
 
     `presence` (G, 1, 2) is whether a group has negative and positive cases; the figure rests on `rests_on` subjects.
@@ -93,7 +93,9 @@ class ModalityComparison(Record):
     difference: ReaderMean
 
 
-def left_out(metric: Metric, truth: np.ndarray, scores: np.ndarray, subjects: np.ndarray, plan: Plan = PLAN) -> LeftOut:
+def left_out(
+    metric: Metric, truth: np.ndarray, scores: np.ndarray, subjects: np.ndarray, plan: Plan = PLAN
+) -> _LeftOut:
     """A figure of each column of scores, also without each subject.
 
     Args:
@@ -121,7 +123,7 @@ def left_out(metric: Metric, truth: np.ndarray, scores: np.ndarray, subjects: np
     presence[codes, 0, truth.astype(int)] = True
     negative, positive = presence.sum(axis=(0, 1)).tolist()
     rests_on = {"auroc": min(negative, positive), "sensitivity": positive, "specificity": negative}[metric]
-    return LeftOut(values[0], values[1:], presence, rests_on)
+    return _LeftOut(values[0], values[1:], presence, rests_on)
 
 
 def random_readers(points: np.ndarray, covariance: np.ndarray, plan: Plan = PLAN) -> Inference:
@@ -239,15 +241,15 @@ def compare_modalities(
         metric,
         len(np.unique(np.asarray(subjects, dtype=str))),
         len(truth),
-        by_column(metric, truth, first, subjects, plan),
-        by_column(metric, truth, second, subjects, plan),
+        _by_column(metric, truth, first, subjects, plan),
+        _by_column(metric, truth, second, subjects, plan),
         mean_over_readers(metric, truth, first, subjects, plan=plan),
         mean_over_readers(metric, truth, second, subjects, plan=plan),
         mean_over_readers(metric, truth, first, subjects, minus=second, plan=plan),
     )
 
 
-def by_column(
+def _by_column(
     metric: Metric, truth: np.ndarray, scores: np.ndarray, subjects: np.ndarray, plan: Plan
 ) -> list[Estimate]:
     """The figure of each column of scores with its interval."""

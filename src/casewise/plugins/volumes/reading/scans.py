@@ -58,10 +58,10 @@ class Scan:
     @property
     def spacing(self) -> tuple[float, float, float]:
         """Distance in mm between neighbouring voxels along each axis."""
-        return spacing_of(self.affine)
+        return _spacing_of(self.affine)
 
 
-def spacing_of(affine: np.ndarray) -> tuple[float, float, float]:
+def _spacing_of(affine: np.ndarray) -> tuple[float, float, float]:
     """The lengths of the affine's columns.
 
     >>> spacing_of(np.diag([-1.0, 2.0, 0.5, 1.0]))
@@ -81,7 +81,7 @@ def checked_affine(affine: np.ndarray, path: Path) -> tuple[np.ndarray, list[str
     remedy = "Convert the scan again from its DICOM files."
     if affine.shape != (4, 4) or not np.isfinite(affine).all():
         raise ImageError(f"{path}: its affine is not finite, so the positions of its voxels are unknown. {remedy}")
-    spacing = spacing_of(affine)
+    spacing = _spacing_of(affine)
     text = " x ".join(f"{side:.4g}" for side in spacing)
     if min(spacing) < FINEST_MM or max(spacing) > COARSEST_MM:
         raise ImageError(

@@ -34,13 +34,13 @@ def section(context: ReportContext) -> Section | None:
     blocks: list[Block] = [Facts([fact])]
     if metrics := [metric for metric in context.columns("external") if metric in outside]:
         titles = {context.write.title(metric): metric for metric in metrics}
-        blocks.append(both_table(context, "Metric", titles))
+        blocks.append(_both_table(context, "Metric", titles))
         blocks += [Fold(summary, inside) for summary, inside in details(context) if inside]
     heading = f"External validation: {study.external_name or 'the external cohort'}"
-    return Section("external", heading, [*blocks, *distant_cases(context)])
+    return Section("external", heading, [*blocks, *_distant_cases(context)])
 
 
-def both_table(context: ReportContext, head: str, metrics: Mapping[str, str]) -> Table:
+def _both_table(context: ReportContext, head: str, metrics: Mapping[str, str]) -> Table:
     """By name of the row, a metric inside and outside, their difference, and the verdict on the external one."""
     inside = f"Mean within each {context.site}" if context.by_site else capital(SIDES[context.stage])
     rows = [Row(name, both_cells(context, metric)) for name, metric in metrics.items()]
@@ -62,7 +62,7 @@ def details(context: ReportContext) -> list[tuple[str, list[Block]]]:
             for metric in BY_CLASS
             if defined(figures.get(f"{metric}[{label}]"))
         }
-        of_classes += [both_table(context, "Class (external cases)", both)] if both else []
+        of_classes += [_both_table(context, "Class (external cases)", both)] if both else []
         of_classes += classes.point_blocks(context, entry, EXTERNAL) if entry.operating else []
     return [
         ("External, by class: confusion matrix, figures and operating points", of_classes),
@@ -115,7 +115,7 @@ GROUPS = (
 OUTSIDE = "A case inside may still be unlike the training cases in ways that these features do not show."
 
 
-def distant_cases(context: ReportContext) -> list[Block]:
+def _distant_cases(context: ReportContext) -> list[Block]:
     """How well the cohorts can be distinguished, and the cases outside; empty without an external cohort."""
     entry = context.metrics.drift
     if entry is None:

@@ -72,7 +72,7 @@ def blocks_of(context: ReportContext, entry: Trial, stage: str) -> list[Block]:
         if (rates := by_visit.get(visit.visit))
     ]
     risks = [
-        Row(f"{visit.visit}: {plain(arm)}, {side} ({risk.n_subjects})", risk_cells(risk, side))
+        Row(f"{visit.visit}: {plain(arm)}, {side} ({risk.n_subjects})", _risk_cells(risk, side))
         for visit in entry.visits
         for arm, by_visit in entry.risk_differences.items()
         if (risk := by_visit.get(visit.visit))
@@ -109,6 +109,6 @@ def cells(figures: dict[str, Interval], digits: int) -> list[Cell]:
     return [figure_cell(figures[name], digits, sign=True) if name in figures else Cell(MISSING) for name in OUTCOMES]
 
 
-def risk_cells(risk: ResponseRates, side: str) -> list[Cell]:
+def _risk_cells(risk: ResponseRates, side: str) -> list[Cell]:
     """The differences of responders by one score, in percentage points, one cell per threshold."""
     return [figure_cell(by_side[side], 0, percent=True, sign=True) for by_side in risk.rates.values()]
