@@ -517,7 +517,7 @@ def test_the_command_writes_both_formats(tmp_path: Path) -> None:
     (report,) = map(srread, (tmp_path / "sr").iterdir())
     assert report.StudyInstanceUID == "1.2.3"
     model = load_bundle(bundle)
-    with pytest.raises(RunError, match="no bundle"):
+    with pytest.raises(RunError, match="not a bundle"):
         ModelFacts.of(load_bundle(model.members[0].folder))
     scores = {"double": {"formula": "number*2", "level": "case", "range": [0.0, 8.0]}}
     settings = {**model.members[0].settings, "scores": scores}
