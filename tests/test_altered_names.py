@@ -10,6 +10,7 @@ from casewise.cohort.altered_names import alterations
 from casewise.cohort.cohort import read_cohort
 from casewise.cohort.table_formats import missing_words, text_of_value
 from casewise.errors import CohortError
+from casewise.inference.new_cases import NewTable
 from casewise.study.schema import Study
 
 BASE = {"name": "s", "cohort": "c.csv", "backbones": ["alexnet"], "targets": {"grade": {"range": (0, 4)}}}
@@ -66,6 +67,21 @@ def test_a_refusal_names_the_setting_that_states_rounded_numbers_as_names(names:
     assert Study.model_validate(BASE | {"subject_names": stated}).subject_names == stated
     (alone,) = alterations(pd.Series(names), "subject")
     assert "become one" not in alone.text
+
+
+def test_new_cases_may_have_names_of_the_form_that_their_study_states(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = tmp_path / "new.csv"
+    table.write_text("path,subject\na.png,1.7E3\nb.png,B1\n")
+    settings = BASE | {"cohort": table, "subject_names": [["1.5E3", "1.6E3"]]}
+    cells = NewTable(Study.model_validate(settings), own=True).cells()
+    assert cells["subject"].tolist() == ["1.7E3", "B1"]
+    assert "1.7E3" in caplog.text
+    with pytest.raises(CohortError, match=r"1\.7E3") as refused:
+        NewTable(Study.model_validate(BASE | {"cohort": table}), own=True).cells()
+    # nobody with new cases can change the study of a model
+    assert "in the study" not in str(refused.value) + caplog.text
 
 
 def test_a_number_of_thousands_of_digits_is_a_name() -> None:

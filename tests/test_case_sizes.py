@@ -45,6 +45,7 @@ def test_the_record_of_a_run(chest_run: Run, chests: Path) -> None:
     images = pd.DataFrame({"case": list("aaabbc"), "path": list("123456"), "region": list("uulull"), "sequence": ""})
     assert CaseSizes.of(images) == CaseSizes(2, 1)
     assert CaseSizes.of(images.drop(columns="region")) == CaseSizes(3, 2)
+    assert CaseSizes.of(images.assign(region=None)) == CaseSizes(3, 2)
     assert CaseSizes.of(images.iloc[:0]) is None
 
 

@@ -116,9 +116,7 @@ def _stated_as(names: Sequence[str], every: Sequence[str]) -> str:
         return ""
     shown = ", ".join(json.dumps(name, ensure_ascii=False) for name in listed[:_MOST_LISTED])
     more, of_all = (", …", "with all of them ") if len(listed) > _MOST_LISTED else ("", "")
-    return (
-        f"; if these are real names of different people, write `subject_names: [[{shown}{more}]]` {of_all}in the study"
-    )
+    return f"; if these are the real names, write `subject_names: [[{shown}{more}]]` {of_all}in the study"
 
 
 def _rounded(rows_of: dict[str, list[int]], every: Sequence[str]) -> Iterator[_Doubt]:

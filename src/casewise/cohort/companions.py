@@ -42,7 +42,9 @@ _BY_KIND = {
     THUMBNAIL: "thumb thumbs thumbnail thumbnails small preview previews icon icons tn lowres",
 }
 _KIND_OF = {word: kind for kind, words in _BY_KIND.items() for word in words.split()}
-_LONGER = tuple(word for word in _BY_KIND[MASK].split() if len(word) >= 4 and word not in ("label", "labels", "truth"))
+# In headings of tables, labels and truths are classes.
+_IN_HEADINGS = {word for word in _BY_KIND[MASK].split() if word not in ("label", "labels", "truth", "truths")}
+_LONGER = tuple(word for word in _IN_HEADINGS if len(word) >= 4)
 # Words that no photograph is named by because of what it shows.
 _CLEAR_TEXT = (
     "segmentation segmentations groundtruth groundtruths labelmap labelmaps annotation annotations superpixel "
@@ -168,11 +170,11 @@ def companions_text(group: Collection[Companion]) -> str:
 def names_masks(text: str) -> bool:
     """Whether a heading is about masks: one of its words is, or begins or ends with a longer one.
 
-    >>> [name for name in ("mask_file", "LungMask", "lungmask", "Segmentation", "image") if names_masks(name)]
+    >>> [name for name in ("mask_file", "LungMask", "lungmask", "Segmentation", "image", "label") if names_masks(name)]
     ['mask_file', 'LungMask', 'lungmask', 'Segmentation']
     """
     words = _words(text)
-    return any(_KIND_OF.get(word) == MASK for word in words) or any(
+    return any(word in _IN_HEADINGS for word in words) or any(
         word.startswith(own) or word.endswith(own) for word in words for own in _LONGER
     )
 
@@ -393,7 +395,8 @@ def _folders_of_masks(rest: Sequence[_Name], read: Reader) -> tuple[list[str], l
             if drawn and all(picture and _is_folder_mask(folder, picture) for picture in pictures):
                 fit = _says(_words(folder)) or {picture.size for picture in pictures if picture} <= sizes
                 (masks if fit else doubtful).extend(name.path for name in by_folder[folder])
-        rest = [name for name in rest if name.path not in {*masks, *doubtful}]
+        removed = {*masks, *doubtful}
+        rest = [name for name in rest if name.path not in removed]
     return masks, doubtful
 
 

@@ -175,6 +175,26 @@ def point_numbers(
     return notes, doubts, unread
 
 
+def clear_decimals(column: list[str], missing: Iterable[str]) -> list[str]:
+    """Cells of a column, in which decimal points cannot be taken for marks of thousands: 1.059 becomes 1.0590.
+
+    >>> clear_decimals(["12", "1.059", "900"], []), clear_decimals(["1.25", "1.059"], []), clear_decimals(["a"], [])
+    (['12', '1.0590', '900'], ['1.25', '1.059'], ['a'])
+    """
+    words = set(missing)
+    notation = _notation(
+        dict.fromkeys(text for cell in column if (text := cell.strip()) and text.casefold() not in words)
+    )
+    if not notation or notation.decimals or {*notation.unclear.values()} != {"."}:
+        return column
+    written = {
+        value: f"{sign}{digits}0{end}"
+        for value, (sign, digits, end) in notation.numbers.items()
+        if value in notation.unclear
+    }
+    return [written.get(cell.strip(), cell) for cell in column]
+
+
 def _mark_of_thousands(notation: _Notation, proven: set[str], delimiter: str) -> tuple[str, bool]:
     """The mark of unclear numbers if it separates thousands, and whether this is certain."""
     mark = next(iter(notation.unclear.values()), "")

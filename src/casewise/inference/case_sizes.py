@@ -74,8 +74,8 @@ def image_counts(
         unit: the columns that name a case.
     """
     keys = [*unit, *(name for name in slots if name in images)]
-    counts = images.groupby(keys, sort=False)[path].nunique()
-    return counts.groupby(level=list(unit), sort=False).max()
+    counts = images.groupby(keys, sort=False, dropna=False)[path].nunique()
+    return counts.groupby(level=list(unit), sort=False, dropna=False).max()
 
 
 def check_people(
@@ -106,11 +106,11 @@ def check_people(
     elif sizes:
         doubtful = several[several > (sizes.limit_alone if alone else sizes.limit)]
         usual = ", and usually 1" if 1 == sizes.usual < sizes.most else ""
-        reason = f"Cases of the training had at most {sizes.most:,}{usual}, so these may be several people."
+        reason = f"Cases of the training had at most {sizes.most:,}{usual}."
     else:
         doubtful, reason = several[:0], "The model does not state how many images cases of its training had."
     if together and len(doubtful):
-        text = f"{_described(doubtful)} would be those of one person. {reason}"
+        text = f"{_described(doubtful)} would be those of one person, and may be of several. {reason}"
         raise CasewiseError(f"cases: {text}\n  {_remedies(table, study, paths, doubtful)}")
     if named:
         log.warning("%s", reason)
@@ -121,7 +121,7 @@ def check_people(
 
 def _described(counts: pd.Series) -> str:
     """Numbers of images with the names of their cases."""
-    names = ["/".join(map(str, key)) if isinstance(key, tuple) else str(key) for key in counts.index]
+    names = ["/".join(map(str, filter(None, key))) if isinstance(key, tuple) else str(key) for key in counts.index]
     images = [counted(int(count), "image") for count in counts]
     return names_text([f"{of_case} of {name}" for name, of_case in zip(names, images, strict=True)], 3)
 

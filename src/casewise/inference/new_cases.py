@@ -22,7 +22,7 @@ from casewise.cohort.checks import find_columns
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.cohort.companions import listed_companions
 from casewise.cohort.folder_layout import ENDINGS, begins_as_image, stated_pattern
-from casewise.cohort.identity import alike
+from casewise.cohort.identity import AS_WRITTEN, alike
 from casewise.cohort.table import Problems, names_text, natural, read_text_table
 from casewise.console import Show, Silent
 from casewise.errors import CasewiseError, CohortError, ImageError, counted, nearest, nearest_folder, none_of
@@ -55,7 +55,7 @@ OneImage: TypeAlias = "Path | str | NDArray[np.uint8] | Image.Image"
 NewInput: TypeAlias = "OneImage | Sequence[OneImage | Sequence[OneImage]] | pd.DataFrame"
 
 # What the errors of a study advise: a line of the study file, which says nothing to a person with new cases.
-IN_STUDY = re.compile(r", or write `[^`]*` in the study")
+IN_STUDY = re.compile(r"(, or|; if these are the real names,) write `[^`]*` (with all of them )?in the study")
 NO_COLUMN = re.compile(
     r"columns: (?!path |subject |region )(\w+) is [^\n]*, which is not a column of the table\."
     r"(?: Did you mean [^?]*\?)?"
@@ -117,11 +117,13 @@ class NewTable:
             problems = Problems()
             cells, _ = read_text_table(self.study.cohort, problems)
             columns = find_columns(self.study, cells.columns.tolist(), problems)
+            names = self.study.subject_names
+            stated = [] if isinstance(names, str) else [name for group in names for name in group]
+            # if the study states that names of this form are real, so are others
+            are_real = bool(alterations(pd.Series(stated, dtype="str"), "subject", AS_WRITTEN))
             for role in ("subject", "visit") if not self.reading else ():
-                for alteration in (
-                    alterations(cells[columns[role]], role, self.study.subject_names) if role in columns else ()
-                ):
-                    if alteration.certain:
+                for alteration in alterations(cells[columns[role]], role, names) if role in columns else ():
+                    if alteration.certain and not are_real:
                         problems.add(f"{role} altered", f"{alteration.text}.", alteration.rows, columns[role])
                     else:
                         problems.doubts.append(alteration.sentence(columns[role]))
@@ -135,7 +137,7 @@ class NewTable:
         except CasewiseError as error:
             raise self.corrected(error) from error
         for doubt in problems.doubts:
-            log.warning("%s", doubt)
+            log.warning("%s", IN_STUDY.sub("", doubt))
         return _with_endings(cells, self.study)
 
     def prepared(self, folder: Path, show: Show, cells: pd.DataFrame | None = None) -> NewCases:

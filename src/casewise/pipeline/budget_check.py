@@ -71,7 +71,8 @@ def budget_lines(study: Study, cases: RunCases) -> list[str]:
     folds, budget = cases.splits.folds, study.budget
     began = budgets.clock()
     try:
-        trial = None if _surely_kept(study, cases) else _tried(study, cases)
+        planned = _planned(study, cases)
+        trial = None if _surely_kept(planned, cases) else _tried(planned, cases)
     except CasewiseError:
         return []
     if trial is None or (forecast := trial.forecast(cases, folds=folds, budget=budget)).total <= budget:
@@ -88,10 +89,9 @@ def budget_lines(study: Study, cases: RunCases) -> list[str]:
 
 
 def _surely_kept(study: Study, cases: RunCases) -> bool:
-    """Whether the least plan keeps its budget even with the slowest networks; nothing is prepared or trained."""
+    """Whether the least plan of a study that `_planned` returned keeps its budget even with the slowest networks."""
     if study.fusions:
         return False
-    study = _planned(study, cases)
     facts = plan_facts(study, cases.cohort, cases.splits, None)
     recipe = recipe_of(study, facts, study.recipe.stated, 1)
     epochs = sum(phase["epochs"] for phase in recipe["phases"])
@@ -152,12 +152,16 @@ def _smaller(study: Study, cases: RunCases, trial: _Trial) -> int:
     size = int(images.size * math.sqrt(max(0.0, left) / networks)) // _STRIDE * _STRIDE
     if 2 * size < images.size:
         return 0
-    other = _tried(study.model_copy(update={"images": study.images.model_copy(update={"size": size})}), cases)
+    smaller = study.model_copy(update={"images": study.images.model_copy(update={"size": size})})
+    try:
+        other = _tried(_planned(smaller, cases), cases)
+    except CasewiseError:
+        return 0
     return size if other and _fits(other.forecast(cases, folds=folds, budget=budget), budget) else 0
 
 
 def _tried(study: Study, cases: RunCases) -> _Trial | None:
-    """Prepare some images of training and try the networks on them; None if this fails, as the run will explain."""
+    """Prepare some images and try the networks of a study that `_planned` returned; None if a run would fail, too."""
     from casewise.jobs.execution import quick_paces
     from casewise.jobs.plan import Job, JobInputs
 
@@ -165,7 +169,6 @@ def _tried(study: Study, cases: RunCases) -> _Trial | None:
     try:
         with tempfile.TemporaryDirectory() as temporary:
             folder, stated = RunFolder(Path(temporary)), study.recipe.stated
-            study = _planned(study, cases)
             facts = plan_facts(study, cases.cohort, splits, None)
             study = planned_study(study, RecipePlan(facts, recipe_of(study, facts, stated), stated))
             sample = _sample(study, cases)

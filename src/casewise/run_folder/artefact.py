@@ -138,7 +138,11 @@ class Artefact:
         self.path.unlink(missing_ok=True)
         recorded = _checksums(self.path.parent)
         if recorded.pop(self.path.name, None) is not None:
-            write_json(self.path.parent / CHECKSUMS, recorded)
+            if recorded:
+                write_json(self.path.parent / CHECKSUMS, recorded)
+            else:
+                # an empty record counts as damaged
+                (self.path.parent / CHECKSUMS).unlink()
 
     def _record(self, temporary: Path) -> None:
         folder, name = self.path.parent, self.path.name

@@ -643,6 +643,20 @@ def test_an_error_names_the_sheets_and_one_can_be_named(tmp_path: Path) -> None:
     assert (study.sheet, len(read_cohort(study).images)) == ("Cases", 12)
 
 
+def test_decimals_of_a_workbook_stay_decimals_in_the_table_that_is_written(tmp_path: Path) -> None:
+    own = arranged(tmp_path, "image|patient|grade", numbered())
+    own["table"] = tmp_path / "t.xlsx"
+    dose = [12.0, 900.0, 1.059, 250.0, 480.0, 1.5] * 2
+    names = ["Anna Muster", "Bert Meyer"] * 6
+    frame = pd.read_csv(tmp_path / "t.csv").assign(dose=[*dose[:5], 33.0] * 2, ratio=dose, Name=names)
+    frame.to_excel(own["table"], index=False)
+    study = read_study(plan_study(**own).write()[-1])
+    images = read_cohort(study).images
+    assert study.cohort.name == "cohort.csv"
+    assert images["dose"].astype(float).tolist() == [*dose[:5], 33.0] * 2
+    assert images["ratio"].astype(float).tolist() == dose
+
+
 @pytest.mark.parametrize(
     ("heads", "subject", "known", "doubted"),
     [

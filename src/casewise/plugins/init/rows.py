@@ -20,7 +20,9 @@ from casewise.cohort.altered_names import alterations
 from casewise.cohort.checks import STORED
 from casewise.cohort.companions import ARE_THESE_IMAGES, LEAVE_OUT, companions_text
 from casewise.cohort.folder_layout import FIELDS, Pattern, are_batches, batches_text
+from casewise.cohort.number_columns import clear_decimals
 from casewise.cohort.table import names_text, natural
+from casewise.cohort.table_formats import NO_VALUE
 from casewise.cohort.targets import plain
 from casewise.console import Terminal
 from casewise.errors import CasewiseError, ImageError, counted, nearest
@@ -463,15 +465,15 @@ def add_film_columns(rows: ImageRows, cells: Mapping[str, list[str]], images: im
 def cohort_table(
     rows: ImageRows, cells: Mapping[str, list[str]], roles: Roles, target: TargetPlan, labels: Sequence[str]
 ) -> bytes:
-    """The table of a new study: standard columns first, then the target, then the other columns unchanged.
+    """The table of a new study: standard columns first, then the target, then the other columns.
 
-    Columns that name people are left out.
+    Columns that name people are left out. Decimals are written so that they are read as they were here.
     """
     columns = {"path": rows.paths, "subject": rows["subject"]}
     columns |= {name: rows[name] for name in ("visit", "date", "sequence", "split") if rows.has(name)}
     if not all(rows.paths):
         columns[FOUND] = ["yes" if path else "no" for path in rows.paths]
-    columns[target.heading] = list(labels)
+    columns[target.heading] = clear_decimals(list(labels), NO_VALUE)
     consumed = {target.column, roles.subject, *roles.people, *(column.name for column in rows.files)}
     consumed |= {rows.origins.get(name, "") for name in ("visit", "date", "split", "sequence")}
     others = {name: rows.of(values) for name, values in cells.items() if name not in consumed}
@@ -481,7 +483,7 @@ def cohort_table(
         if heading != "day" or name != day:
             while heading in columns or heading in STANDARD:
                 heading = f"table_{heading}"
-        columns[heading] = values
+        columns[heading] = clear_decimals(values, NO_VALUE)
     return table_bytes(list(columns), zip(*columns.values(), strict=True))
 
 
