@@ -251,8 +251,6 @@ class Node:
 
         A node that does not run at the time of day writes it at its next start.
         """
-        if self._page and self._page.exitcode:
-            raise CasewiseError("The page of monitoring could not be written; `casewise monitor` says why.")
         now, at = self._clock(), self.settings.monitor.at
         due = now.replace(hour=int(at[:2]), minute=int(at[3:]), second=0, microsecond=0)
         if self._monitored < (due if due <= now else due - timedelta(days=1)):
@@ -261,6 +259,8 @@ class Node:
                 target=_write_page, args=(self.settings,), daemon=True
             )
             self._page.start()
+        elif self._page and self._page.exitcode:  # it remains the problem until a page is written
+            raise CasewiseError("The page of monitoring could not be written; `casewise monitor` says why.")
         return False
 
     def _remove(self) -> bool:
