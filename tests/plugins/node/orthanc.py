@@ -63,7 +63,8 @@ class Orthanc:
 
 def shipped_configuration() -> dict[str, Any]:
     """The configuration that casewise ships, without its comments."""
-    configuration: dict[str, Any] = json.loads(re.sub(r"^\s*//.*$", "", SHIPPED.read_text(), flags=re.MULTILINE))
+    text = re.sub(r"^\s*//.*$", "", SHIPPED.read_text(), flags=re.MULTILINE)
+    configuration: dict[str, Any] = json.loads(re.sub(r"\$\{\w+:-(\w+)\}", r"\1", text))
     return configuration
 
 
