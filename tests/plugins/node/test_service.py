@@ -381,38 +381,25 @@ def test_killed_nodes_lose_nothing_and_answer_nothing_twice(tmp_path: Path, orth
     state.close()
 
 
-@pytest.mark.parametrize("patient", ["A\\B\\C", "P" * 65, "P\n7", "", "\x1b[31m"])
-def test_hostile_identifiers_are_in_quarantine(
-    tmp_path: Path, orthanc: Orthanc, chest_run: Run, chests: Path, patient: str
-) -> None:
-    """Checked in the process of the node: a model is not needed to refuse them."""
-    settings = node_settings(tmp_path, chest_run.folder / "bundle", orthanc)
-    orthanc.store(film(patient))
-    with running(settings, target=service.work) as node:
-        wait(lambda: ended(node.state, 1))
-        (study,) = node.state.studies()
-        assert study.state == StudyState.QUARANTINED
-        assert patient == "" or patient not in study.reason
-        assert [each["event"] for each in node.state.events()].count("quarantined") == 1
-
-
 def test_studies_are_answered(chest_run: Run, chests: Path, tmp_path: Path, orthanc: Orthanc) -> None:
-    """Also one that names two patients, and one whose identifier looks like a path."""
+    """Also one that names two patients, one whose identifier looks like a path, and some that no answer can repeat."""
+    hostile = {f"1.2.6.{number}": name for number, name in enumerate(["A\\B\\C", "P" * 65, "P\n7", "", "\x1b[31m"])}
     send = [{"folder": "outgoing", "formats": ["fhir-r4"]}]
     answer = {"formats": ["sr", "summary-sc", "fhir-r4"], "threads": 1}
     settings = node_settings(tmp_path, chest_run.folder / "bundle", orthanc, send=send, answer=answer)
     unfit = [2, 4]
     for _, films in studies(chests, 5, unfit):
         orthanc.store(*films)
-    orthanc.store(film("P8", "1.2.8"), film("P9", "1.2.8", 2), film("../../etc/passwd", "1.2.7"))
+    orthanc.store(*(film(name, uid) for uid, name in hostile.items()), film("P8", "1.2.8"), film("P9", "1.2.8", 2), film("../../etc/passwd", "1.2.7"))
     with running(settings, target=service.work) as node:
-        wait(lambda: ended(node.state, 8))
+        wait(lambda: ended(node.state, 13))
+        assert [each["event"] for each in node.state.events()].count("quarantined") == 7
         states = [(study.uid, study.state) for study in node.state.studies()]
         observations = dict(node.state.observations())
         log = " ".join(study.reason for study in node.state.studies())
     assert sorted(states) == sorted(
         [(f"1.2.826.{n}", StudyState.REFUSED if n in unfit else StudyState.ANSWERED) for n in range(1, 6)]
-        + [("1.2.8", StudyState.QUARANTINED)] * 2
+        + [(uid, StudyState.QUARANTINED) for uid in ("1.2.8", "1.2.8", *hostile)]
         + [("1.2.7", StudyState.REFUSED)]
     )
     assert {name for name, each in observations.items() if each.refused} == {
@@ -429,7 +416,7 @@ def test_studies_are_answered(chest_run: Run, chests: Path, tmp_path: Path, orth
         assert ("No image of the study suits" in str(report)) is (uid == "1.2.7" or int(number) in unfit)
     assert len(list((tmp_path / "outgoing").glob("*/fhir-r4.json"))) == 6
     names = [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")]
-    assert not any(person in text for person in ("P1", "passwd", *PEOPLE) for text in (*names, log))
+    assert not any(person in text for person in ("P1", "passwd", "A\\B", "PPP", *PEOPLE) for text in (*names, log))
 
 
 @pytest.mark.slow

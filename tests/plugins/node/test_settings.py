@@ -64,6 +64,7 @@ REFUSED = {
     "FHIR to a PACS": ("answer: {formats: [fhir]}\nsend: [{modality: A}]", "send.0"),
     "FHIR stated for a PACS": ("answer: {formats: [fhir]}\nsend: [{modality: A, formats: [fhir]}]", "send.0"),
     "unknown format": ("send: [{folder: a, formats: [srr]}]", "srr"),
+    "name of a partner": ("send: [{modality: ../changes}]", "send.0.modality"),
     "same partner": ("send: [{folder: a}, {folder: a}]", "send"),
     "address": ("orthanc: {url: 'ftp://a'}", "orthanc.url"),
     "address without host": ("orthanc: {url: localhost}", "orthanc.url"),

@@ -50,6 +50,8 @@ def _absolute(path: Path, info: ValidationInfo) -> Path:
 
 
 NodePath = Annotated[Path, AfterValidator(_absolute)]
+# Of a partner in the configuration of Orthanc.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]*$")]
 
 
 class OrthancSettings(StudyModel):
@@ -177,11 +179,11 @@ class AnswerSettings(StudyModel):
 class SendRule(StudyModel):
     """A partner that receives answers: one of `modality`, `peer`, `dicomweb` and `folder`."""
 
-    modality: str = ""
+    modality: Name = ""
     """A PACS by its name in `DicomModalities` of Orthanc, which sends it the answers with C-STORE."""
-    peer: str = ""
+    peer: Name = ""
     """Another Orthanc by its name in `OrthancPeers`."""
-    dicomweb: str = ""
+    dicomweb: Name = ""
     """A server by its name in `DicomWeb.Servers` of Orthanc, which sends it the answers with STOW-RS."""
     folder: NodePath | None = None
     """A folder; each study has a subfolder of it."""
