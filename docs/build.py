@@ -90,7 +90,7 @@ The model of this example reads two sequences of a scan. For each, one series of
 # node file
 bundle: pancreas.zip
 trust: team.pub
-orthanc: {url: "https://orthanc.hospital:8042", credentials: orthanc.credentials, ca: hospital.pem}
+orthanc: {url: "https://orthanc.hospital:8042", credentials: orthanc.credentials}
 select:
   - {slot: t1, modality: [MR], description: "t1.*vibe", slices: [40, 200]}
   - {slot: t2, modality: [MR], description: "t2.*haste", spacing: [0.5, 1.5]}

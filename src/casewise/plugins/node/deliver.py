@@ -44,8 +44,7 @@ def deliver_due(state: NodeState, orthanc: Orthanc, settings: NodeSettings) -> b
             elif (rule := rules[delivery.partner]).folder:
                 _copy(delivery, rule)
                 state.delivered(delivery)
-            elif not _forwarded(state, orthanc, delivery, rule):
-                state.look_later(delivery, settings.orthanc.poll)
+            elif not _forwarded(state, orthanc, delivery, rule, settings.orthanc.poll):
                 continue
         except OrthancError as error:
             if error.is_away:
@@ -93,17 +92,18 @@ def _copy(delivery: Delivery, rule: SendRule) -> None:
                 other.unlink(missing_ok=True)
 
 
-def _forwarded(state: NodeState, orthanc: Orthanc, delivery: Delivery, rule: SendRule) -> bool:
+def _forwarded(state: NodeState, orthanc: Orthanc, delivery: Delivery, rule: SendRule, poll: float) -> bool:
     """Whether the job of Orthanc that sends an answer has succeeded; a job is begun if there is none.
 
     Raises:
         OrthancError: it failed; the next attempt is another job.
     """
     status, problem = orthanc.job(delivery.job) if delivery.job else ("", "")
+    if status == "Failure":
+        raise OrthancError(problem, 500)
     if status == "Success":
         state.delivered(delivery)
-    elif status == "Failure":
-        raise OrthancError(problem, 500)
-    elif not status:
-        state.submitted(delivery, orthanc.forward(rule.kind, rule.partner, delivery.instance))
+    else:
+        job = delivery.job if status else orthanc.forward(rule.kind, rule.partner, delivery.instance)
+        state.submitted(delivery, job, poll)
     return status == "Success"

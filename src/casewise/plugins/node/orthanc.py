@@ -82,7 +82,7 @@ class Orthanc:
     """Orthanc as a client sees it; every request has a time-out.
 
     Raises:
-        StudyError: the credentials or certificates cannot be read.
+        StudyError: the credentials cannot be read.
     """
 
     def __init__(self, settings: OrthancSettings) -> None:
@@ -91,7 +91,7 @@ class Orthanc:
         if settings.credentials:
             token = base64.b64encode(read_credentials(settings.credentials).encode()).decode()
             self._headers["Authorization"] = f"Basic {token}"
-        self._context = settings.context() if self._address.scheme == "https" else None
+        self._context = ssl.create_default_context() if self._address.scheme == "https" else None
 
     @contextmanager
     def _reaching(self) -> Iterator[None]:
@@ -105,7 +105,9 @@ class Orthanc:
             yield
         except ssl.SSLCertVerificationError as error:
             text = f"orthanc.url: the certificate of {url} is not trusted ({error.verify_message})."
-            raise OrthancError(f"{text} State the certificate that signed it as orthanc.ca.") from error
+            raise OrthancError(
+                f"{text} Name the file with the one that signed it in the variable SSL_CERT_FILE."
+            ) from error
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "strerror", None) or type(error).__name__
             raise OrthancError(f"orthanc.url: Orthanc at {url} cannot be reached ({reason}).") from error

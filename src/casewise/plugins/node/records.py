@@ -41,7 +41,7 @@ class NodeStudy:
 
     Attributes:
         id: in Orthanc; uid: its Study Instance UID.
-        content: a hash of its images in Orthanc; version: 1, and one more each time that the content changed.
+        version: 1, and one more each time that its images changed.
         changed_at: the last change of state, in ISO 8601, UTC.
         reason: of a failure or quarantine; attempts: that failed; begun: predictions that did not end.
         unwritten: which formats of its answer could not be written, with the reasons.
@@ -50,7 +50,6 @@ class NodeStudy:
     id: str
     uid: str
     state: StudyState
-    content: str
     version: int
     images: int
     changed_at: str

@@ -164,7 +164,7 @@ class Node:
         except UnanswerableError as error:
             self._quarantine(study, str(error))
         except (StoppedError, OrthancError) as error:
-            self.state.begin(study, -1)
+            self.state.postpone(study)
             if isinstance(error, OrthancError) and error.is_away:
                 raise
             if isinstance(error, OrthancError):
@@ -177,7 +177,7 @@ class Node:
         except OSError as error:
             self._fail(study, storage_message(error, self.settings.folder / WORK / study.label))
         except CasewiseError:  # of the state, such as on a full disk
-            self.state.begin(study, -1)
+            self.state.postpone(study)
             raise
         finally:
             shutil.rmtree(self.settings.folder / WORK / study.label, ignore_errors=True)
@@ -190,8 +190,7 @@ class Node:
         if about is None:
             raise UnanswerableError("Orthanc has removed the study before it was answered. Send it again.")
         if not about.stable or self.state.arrived(about):
-            self.state.wait(study, self.settings.orthanc.poll)
-            self.state.begin(study, -1)
+            self.state.postpone(study, self.settings.orthanc.poll)
             return
         self._check(about)
         task = self._downloaded(study, about)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import ssl
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -58,11 +57,10 @@ class OrthancSettings(StudyModel):
     """The Orthanc beside the node, which receives, stores and sends."""
 
     url: str = "http://127.0.0.1:8042"
-    """The address of its REST interface."""
+    """The address of its REST interface. With https, the system must trust its certificate; another one can be named in
+    the variable `SSL_CERT_FILE`."""
     credentials: NodePath | None = None
     """A file with one line `USER:PASSWORD`, of its `RegisteredUsers`."""
-    ca: NodePath | None = None
-    """With https: the certificate in PEM format that is trusted. Default: those of the system."""
     timeout: float = Field(60, gt=0)
     """Seconds without any byte after which a request is given up, and repeated later."""
     poll: float = Field(2, gt=0)
@@ -84,18 +82,6 @@ class OrthancSettings(StudyModel):
         refuse({"write an address such as http://127.0.0.1:8042": not valid or "?" in value or "#" in value})
         refuse({"put no password into the address; state a file as credentials": "@" in value})
         return value
-
-    def context(self) -> ssl.SSLContext:
-        """For connections with https.
-
-        Raises:
-            StudyError: the certificate cannot be used.
-        """
-        try:
-            return ssl.create_default_context(cafile=self.ca)
-        except (OSError, ssl.SSLError) as error:
-            text = getattr(error, "strerror", None) or str(error)
-            raise StudyError(f"orthanc.ca: {self.ca} cannot be used ({cut(text)}). State a PEM file.") from error
 
 
 def read_credentials(path: Path) -> str:
@@ -346,7 +332,7 @@ class NodeSettings(ModelSettings):
         return {ORTHANC: dicom, **{rule.name: self.formats_for(rule) for rule in self.send}}
 
     def check_files(self) -> None:
-        """Check credentials, certificates, folders and the model.
+        """Check credentials, folders and the model.
 
         Raises:
             CasewiseError: one cannot be used; the message begins with its key.
@@ -357,7 +343,6 @@ class NodeSettings(ModelSettings):
                 raise StudyError(f"{key}: {problem}")
         if self.orthanc.credentials:
             read_credentials(self.orthanc.credentials)
-        self.orthanc.context()
         self.check_model()
 
     def remarks(self) -> list[str]:

@@ -210,15 +210,16 @@ class NodeState(Database):
         """For `DUE`."""
         return now, now + self._retry.longest
 
-    def begin(self, study: NodeStudy, count: int = 1) -> None:
-        """Count a prediction that begins, so that a study with which nodes end is noticed; -1 takes it back."""
+    def begin(self, study: NodeStudy) -> None:
+        """Count a prediction that begins, so that a study with which nodes end is noticed."""
         with self._writing() as db:
-            db.execute("UPDATE studies SET begun = begun + ? WHERE id = ?", [count, study.id])
+            db.execute("UPDATE studies SET begun = begun + 1 WHERE id = ?", [study.id])
 
-    def wait(self, study: NodeStudy, seconds: float) -> None:
-        """Let a study wait, such as while images arrive."""
+    def postpone(self, study: NodeStudy, seconds: float = 0) -> None:
+        """Let a study wait whose prediction began and did not fail, such as while images arrive."""
         with self._writing() as db:
-            db.execute("UPDATE studies SET next_at = ? WHERE id = ?", [time.time() + seconds, study.id])
+            query = "UPDATE studies SET begun = max(begun - 1, 0), next_at = ? WHERE id = ?"
+            db.execute(query, [time.time() + seconds, study.id])
 
     def answered(
         self, study: NodeStudy, answer: StudyAnswer, bundle: str, routes: Mapping[str, Sequence[str]], **facts: Any
@@ -289,15 +290,11 @@ class NodeState(Database):
             for row in self._rows(query, [*self._span(now), ORTHANC, limit])
         ]
 
-    def submitted(self, delivery: Delivery, job: str) -> None:
-        """Record the job of Orthanc that sends an answer."""
+    def submitted(self, delivery: Delivery, job: str, seconds: float) -> None:
+        """Record the job of Orthanc that sends an answer, and look at it later."""
         with self._writing() as db:
-            db.execute("UPDATE deliveries SET job = ? WHERE id = ?", [job, delivery.id])
-
-    def look_later(self, delivery: Delivery, seconds: float) -> None:
-        """Let a delivery wait while Orthanc sends it."""
-        with self._writing() as db:
-            db.execute("UPDATE deliveries SET next_at = ? WHERE id = ?", [time.time() + seconds, delivery.id])
+            values = [job, time.time() + seconds, delivery.id]
+            db.execute("UPDATE deliveries SET job = ?, next_at = ? WHERE id = ?", values)
 
     def delivered(self, delivery: Delivery, instance: str = "") -> None:
         """Record that a partner has an answer; others that it did not take are tried again now.
@@ -411,10 +408,10 @@ class NodeState(Database):
     # ------------------------------------------------------------------------------------------------------- reading
 
     def _studies(self, condition: str, values: Sequence[Any], limit: int = -1) -> list[NodeStudy]:
-        columns = "id, uid, state, content, version, images, changed_at, reason, attempts, begun, unwritten"
+        columns = "id, uid, state, version, images, changed_at, reason, attempts, begun, unwritten"
         query = f"SELECT {columns} FROM studies WHERE {condition} ORDER BY changed_at, id LIMIT ?"  # noqa: S608
         return [
-            NodeStudy(row[0], row[1], StudyState(row[2]), *row[3:6], _iso(row[6]), *row[7:])
+            NodeStudy(row[0], row[1], StudyState(row[2]), row[3], row[4], _iso(row[5]), *row[6:])
             for row in self._rows(query, [*values, limit])
         ]
 

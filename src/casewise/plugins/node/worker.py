@@ -99,7 +99,7 @@ class StudyWorker:
             FailedError: another attempt may succeed.
             StoppedError: the node ends.
         """
-        job = {"uid": task.uid, "files": [str(path) for path in task.files], "folder": str(task.folder)}
+        job: Json = {"uid": task.uid, "files": [str(path) for path in task.files], "folder": str(task.folder)}
         job |= {"content": task.content, "version": task.version}
         for _ in range(2):
             try:
