@@ -83,7 +83,7 @@ support JSON schemas can complete and check keys. To use this, write as the firs
 """
 NODE_HEAD = """# The file of a node
 
-The keys of `node.yaml`, with which [a node](howto-node.md) receives and answers studies. It is read as a study file
+The keys of `node.yaml`, with which [a node](howto-node.md) answers studies. It is read as a study file
 is: an unknown key is an error, and relative paths start at the folder of the file. `casewise node check` checks it.
 
 The model of this example reads two sequences of a scan. For each, one series of a study must fit a rule:
@@ -92,15 +92,12 @@ The model of this example reads two sequences of a scan. For each, one series of
 # node file
 bundle: pancreas.zip
 trust: team.pub
-receive:
-  dicom: {host: 0.0.0.0, allowed: [MR1, PACS], tls: {certificate: node.pem, key: node.key, ca: hospital.pem}}
-complete: {quiet: 120}
+orthanc: {url: "https://orthanc.hospital:8042", credentials: orthanc.credentials}
 select:
   - {slot: t1, modality: [MR], description: "t1.*vibe", slices: [40, 200]}
   - {slot: t2, modality: [MR], description: "t2.*haste", spacing: [0.5, 1.5]}
 answer: {formats: [sr, summary-pdf], abstain: true, timeout: 1800}
-send:
-  - dicom: {host: pacs.hospital, ae_title: PACS, tls: {ca: hospital.pem}}
+send: [{modality: PACS}]
 monitor: {outcomes: outcomes.csv}
 ```
 """
@@ -122,9 +119,9 @@ COMMANDS_TAIL = """`casewise --version` shows the version.
 | code | meaning |
 |---|---|
 | 0 | done |
-| 1 | `run`: a network could not be trained and is left out of the report; `reproduce`: predictions differ; `predict`: no case was predicted, or a format of `--also` has no file; `node check`, `node status`: a partner cannot be reached, or a study is in quarantine. Any other command, or with a traceback: a fault of casewise, please report it |
+| 1 | `run`: a network could not be trained and is left out of the report; `reproduce`: predictions differ; `predict`: no case was predicted, or a format of `--also` has no file; `node check`, `node health`, `node status`, `node mercure`: a partner cannot be reached, the node cannot work, or a study is in quarantine. Any other command, or with a traceback: a fault of casewise, please report it |
 | 2 | an error in the input; the message states what it is, where, and how to correct it |
-| 130, 143 | stopped by Ctrl-C or SIGTERM; the same command continues (`predict` begins again). `serve`, `rate` and `node start`, which end so, give 0 |
+| 130, 143 | stopped by Ctrl-C or SIGTERM; the same command continues (`predict` begins again). `serve`, `rate` and `node run`, which end so, give 0 |
 
 ## Environment
 
@@ -214,20 +211,15 @@ def _keys(model: type[StudyModel], schema: dict[str, Any], section: str, link: C
 
 
 def node_page() -> str:
-    """Keys of the file of a node; the same settings of several sections are described once."""
-    from casewise.plugins.node.credentials import Tls
+    """Keys of the file of a node."""
     from casewise.plugins.node.settings import NodeSettings
-
-    def link(section: str) -> str:
-        section = "tls" if section.endswith("tls") else section
-        return f"[`{section}`](#{section.replace('.', '')})"
 
     schema = NodeSettings.model_json_schema()
     lines = [GENERATED, NODE_HEAD]
-    sections = [(model, path) for model, path in _sections(NodeSettings, "") if model is not Tls]
-    for model, section in [*sections, (Tls, "tls")]:
+    for model, section in _sections(NodeSettings, ""):
         own = schema if model is NodeSettings else schema["$defs"][model.__name__]
-        lines += [f"## `{section}`" if section else "## The node", "", *_keys(model, own, section, link), ""]
+        keys = _keys(model, own, section, lambda name: f"[`{name}`](#{name.replace('.', '')})")
+        lines += [f"## `{section}`" if section else "## The node", "", *keys, ""]
     return "\n".join(lines)
 
 

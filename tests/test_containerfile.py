@@ -13,21 +13,26 @@ import tomllib
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import pytest
+import yaml
 
 from casewise.run import Run
-from tests.plugins.node.dicom_objects import free_port
-from tests.plugins.node.films import RULE, chest_film
+from tests.plugins.node.films import chest_film, node_values
+from tests.plugins.node.orthanc import Orthanc, running_orthanc, shipped_configuration
 
-pytest.importorskip("pynetdicom", reason="the extra `node` is not installed")
 pytest.importorskip("highdicom", reason="the extra `hospital` is not installed")
 pytestmark = pytest.mark.plugins("hospital", "node")
 ROOT = Path(__file__).resolve().parents[1]
 # What an environment with PyTorch for CPUs has not.
 GPU = re.compile(r"nvidia|cuda|triton")
 LARGEST_GB = 3.0
+
+
+@pytest.fixture
+def orthanc(tmp_path: Path) -> Iterator[Orthanc]:
+    with running_orthanc(tmp_path / "orthanc") as pacs:
+        yield pacs
 
 
 def lines_of(instruction: str) -> list[str]:
@@ -89,15 +94,8 @@ def test_it_copies_what_exists_and_runs_without_rights() -> None:
     }
     assert all((ROOT / name).exists() for name in copied())
     assert int(lines_of("USER")[-1].partition(":")[0]) > 0
-    assert start_command() == ["casewise", "node", "start", "/node/node.yaml"]
+    assert start_command() == ["casewise", "node", "run", "/node/node.yaml"]
     assert len(lines_of("FROM")) == 2
-
-
-def test_its_ports_are_those_of_a_node() -> None:
-    from casewise.plugins.node.settings import DicomReceive, WebReceive
-
-    assert set(map(int, lines_of("EXPOSE")[-1].split())) == {DicomReceive().port, WebReceive().port}
-    assert f":{WebReceive().port}/health" in environment_variables()["HEALTH"]
 
 
 def test_its_packages_are_small_enough() -> None:
@@ -140,31 +138,31 @@ def states(*folders: Path) -> dict[Path, int]:
 
 
 @pytest.mark.slow
-def test_a_node_of_these_packages_answers_and_writes_nowhere_else(tmp_path: Path, chest_run: Run, chests: Path) -> None:
+def test_a_node_of_these_packages_answers_and_writes_nowhere_else(
+    tmp_path: Path, chest_run: Run, chests: Path, orthanc: Orthanc
+) -> None:
     installed, node, temporary = environment(tmp_path / "opt"), tmp_path / "node", tmp_path / "tmp"
     temporary.mkdir()
     shutil.copytree(chest_run.folder / "bundle", node / "bundle")
-    port = free_port()
-    settings: dict[str, Any] = {"bundle": "bundle", "folder": "work", "select": [RULE], "complete": {"quiet": 0.5}}
-    settings |= {"receive": {"folder": "incoming", "web": {"port": port}}, "send": [{"folder": "outgoing"}]}
-    settings |= {"answer": {"formats": ["sr", "summary-sc", "fhir-r4"], "threads": 1}}
-    (node / "node.yaml").write_text(json.dumps(settings))
+    answer = {"formats": ["sr", "summary-sc", "fhir-r4"], "threads": 1}
+    values = node_values(orthanc, Path("bundle"), node) | {"answer": answer, "send": [{"folder": "outgoing"}]}
+    (node / "node.yaml").write_text(json.dumps(values | {"folder": "work"}))
     variables = {**environment_variables(), "HOME": str(temporary), "TMPDIR": str(temporary)}
-    variables |= {"PATH": f"{installed}/bin:{os.environ['PATH']}", "HEALTH": f"http://127.0.0.1:{port}/health"}
+    variables |= {"PATH": f"{installed}/bin:{os.environ['PATH']}"}
     before = states(installed, tmp_path / "source")
-    command = [word.replace("/node/", f"{node}/") for word in start_command()]
-    healthy = json.loads(lines_of("HEALTHCHECK")[0].partition("CMD ")[2])
+
+    def words_of(words: list[str]) -> list[str]:
+        return [f"{installed}/bin/{words[0]}", *(word.replace("/node/", f"{node}/") for word in words[1:])]
 
     def run(words: list[str]) -> int:
-        return subprocess.run([f"{installed}/bin/{words[0]}", *words[1:]], env=variables, cwd=node).returncode
+        return subprocess.run(words_of(words), env=variables, cwd=node).returncode
 
-    process = subprocess.Popen([f"{installed}/bin/{command[0]}", *command[1:]], env=variables, cwd=node)
+    process = subprocess.Popen(words_of(start_command()), env=variables, cwd=node)
     try:
-        wait(lambda: process.poll() is not None or run(healthy) == 0)
-        incoming = node / "incoming"
-        (incoming / "film.dcm").write_bytes(chest_film(next(chests.parent.rglob("1.jpg")), 1))
-        wait(lambda: len([path for path in node.glob("outgoing/*/*") if path.suffix != ".tmp"]) == 3)
-        assert run(["casewise", "node", "status", str(node / "node.yaml")]) == 0
+        orthanc.store(chest_film(next(chests.parent.rglob("1.jpg")), 1))
+        wait(lambda: process.poll() is not None or len(list(node.glob("outgoing/*/*"))) == 3)
+        assert run(json.loads(lines_of("HEALTHCHECK")[0].partition("CMD ")[2])) == 0
+        assert run(["casewise", "node", "status", "/node/node.yaml"]) == 0
     finally:
         process.send_signal(signal.SIGTERM)
         code = process.wait(60)
@@ -172,3 +170,13 @@ def test_a_node_of_these_packages_answers_and_writes_nowhere_else(tmp_path: Path
     assert states(installed, tmp_path / "source") == before
     written = {path.name for path in temporary.iterdir() if not path.name.startswith("torchinductor_")}  # of PyTorch
     assert written <= {".cache", ".config", ".local"}
+
+
+def test_the_compose_file_fits_the_image_and_the_configuration() -> None:
+    services = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text(encoding="utf-8"))["services"]
+    assert (ROOT / "deploy" / services["casewise"]["build"]).resolve() == ROOT
+    ports = {each.rpartition(":")[2] for each in services["orthanc"]["ports"]}
+    configuration = shipped_configuration()
+    assert ports == {str(configuration["DicomPort"]), str(configuration["HttpPort"])}
+    assert configuration["StorageDirectory"] in " ".join(services["orthanc"]["volumes"])
+    assert "ports" not in services["casewise"]

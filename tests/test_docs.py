@@ -182,7 +182,7 @@ def test_examples_read_as_study_files(page: Path, tmp_path: Path) -> None:
             from casewise.plugins.node.settings import read_settings
 
             path.write_text(text)
-            assert read_settings(path).receive
+            assert read_settings(path).bundle
             continue
         if head.startswith("# study file: "):
             path = tmp_path / head.removeprefix("# study file: ")

@@ -10,6 +10,7 @@ from PIL import Image
 
 from casewise.plugins.node.settings import NodeSettings
 from tests.film_files import film_bytes
+from tests.plugins.node.orthanc import USER, Orthanc
 
 RULE: dict[str, Any] = {"modality": ["DX", "CR"], "body_part": ["CHEST"], "view": ["PA", "AP"]}
 # What is changed in studies that the rule does not fit.
@@ -44,9 +45,16 @@ def studies(table: Path, count: int, unfit: Sequence[int] = ()) -> Iterator[tupl
         yield f"1.2.826.{number}", films
 
 
-def node_settings(folder: Path, bundle: Path, **changes: Any) -> NodeSettings:
-    """The settings of a node in a folder, which takes films from `incoming` and puts answers into `outgoing`."""
-    values: dict[str, Any] = {"bundle": bundle, "folder": "node", "receive": {"folder": "incoming"}, "select": [RULE]}
-    values |= {"send": [{"folder": "outgoing"}], "complete": {"quiet": 0.2}, "retry": {"first": 0.2, "longest": 1}}
-    values |= {"answer": {"formats": ["sr"], "threads": 1}}
+def node_values(orthanc: Orthanc, bundle: Path, folder: Path) -> dict[str, Any]:
+    """The settings of a node in a folder beside an Orthanc."""
+    (folder / "credentials").write_text(USER)
+    (folder / "credentials").chmod(0o600)
+    values: dict[str, Any] = {"bundle": str(bundle), "folder": "node", "select": [RULE]}
+    values |= {"orthanc": {"url": orthanc.url, "credentials": "credentials", "poll": 0.1, "timeout": 20}}
+    return values | {"answer": {"formats": ["sr"], "threads": 1}, "retry": {"first": 0.2, "longest": 1}}
+
+
+def node_settings(folder: Path, bundle: Path, orthanc: Orthanc | None = None, **changes: Any) -> NodeSettings:
+    """The settings of a node in a folder, beside an Orthanc that need not run."""
+    values = node_values(orthanc or Orthanc(1, 1), bundle, folder)
     return NodeSettings.model_validate(values | changes, context={"folder": folder})

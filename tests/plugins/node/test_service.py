@@ -1,54 +1,58 @@
-"""A node at work: studies arrive in a folder, and every one ends in an answer or in quarantine, whatever is killed."""
+"""A node beside a real Orthanc: every study ends in one answer or in quarantine, whatever is killed or away."""
 
-import io
-import json
+from __future__ import annotations
+
+import errno
 import os
-import random
 import signal
-import ssl
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from casewise.console import Silent
 from casewise.errors import CasewiseError
-from casewise.files import TEMPORARY
 from casewise.plugins.node import service
-from casewise.plugins.node.audit_trail import AuditTrail
-from casewise.plugins.node.monitoring.observation import salt_of
-from casewise.plugins.node.queue.records import study_folder
-from casewise.plugins.node.queue.study_queue import StudyQueue, StudyState, study_label
+from casewise.plugins.node.orthanc import Orthanc as Client
+from casewise.plugins.node.orthanc import OrthancError
+from casewise.plugins.node.records import NodeStudy, StudyState, study_label
 from casewise.plugins.node.service import Node, run_node
-from casewise.plugins.node.settings import NodeSettings, read_settings
+from casewise.plugins.node.settings import NodeSettings
+from casewise.plugins.node.state import NAME, NodeState
 from casewise.run import Run
-from tests.film_files import PEOPLE
-from tests.plugins.node.dicom_objects import certificate, client_context
-from tests.plugins.node.films import RULE, node_settings, studies
-from tests.plugins.node.toy import dies_of_sigterm, loads_for_ever, toy
+from tests.film_files import PEOPLE, film_bytes
+from tests.plugins.node.dicom_objects import free_port
+from tests.plugins.node.films import node_settings, node_values, studies
+from tests.plugins.node.orthanc import Orthanc, running_orthanc
+from tests.plugins.node.toy import toy
 
 pydicom = pytest.importorskip("pydicom", reason="the extra `node` is not installed")
-pytest.importorskip("highdicom", reason="the extra `node` is not installed")
+pytest.importorskip("highdicom", reason="the extra `hospital` is not installed")
 pytestmark = pytest.mark.plugins("hospital")
 PATIENCE = 240.0
 
 
 @contextmanager
 def running(settings: NodeSettings, **options: Any) -> Iterator[Node]:
-    node = Node(settings, **options)
+    """A node at work in a thread."""
+    node = Node(settings, **({"target": toy} | options))
+    node.start()
+    thread = threading.Thread(target=node.run)
+    thread.start()
     try:
-        node.start()
         yield node
     finally:
+        node.worker.stop()
+        thread.join()
         node.stop()
 
 
@@ -59,355 +63,418 @@ def wait(condition: Callable[[], bool], patience: float = PATIENCE) -> None:
         time.sleep(0.05)
 
 
-def put(folder: Path, films: list[bytes], name: str) -> None:
-    """Put a study into a folder, each file under its name when it is complete."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for number, content in enumerate(films):
-        (folder / f".{name}").write_bytes(content)
-        (folder / f".{name}").rename(folder / f"{name}-{number}.dcm")
+def film(patient: str = "P1", study: str = "1.2.826.1", number: int = 1, **tags: Any) -> bytes:
+    about = {"StudyInstanceUID": study, "SeriesInstanceUID": f"{study}.1", "SOPInstanceUID": f"{study}.1.{number}"}
+    with pydicom.config.disable_value_validation():
+        return film_bytes(np.full((8, 8), number, np.uint16), PatientID=patient, **(about | tags))
 
 
-def ended(queue: StudyQueue, count: int) -> bool:
-    counts = queue.counts()
-    return counts[StudyState.SENT] + counts[StudyState.QUARANTINED] == count == sum(counts.values())
+def ended(state: NodeState, count: int) -> bool:
+    """Whether so many studies have an end, and every answer is where it should be."""
+    counts, pending = state.counts(), [how for _, how in state.delivery_counts() if how == "pending"]
+    return counts[StudyState.WAITING] + counts[StudyState.FAILED] == 0 and sum(counts.values()) >= count and not pending
 
 
-def answered(folder: Path) -> dict[str, Any]:
-    """The reports in the outgoing folder by the study that they are about."""
-    reports = [pydicom.dcmread(path) for path in folder.rglob("*.dcm")]
-    by_study = {str(report.StudyInstanceUID): report for report in reports}
-    assert len(by_study) == len(reports)
-    return by_study
+def by_uid(state: NodeState) -> dict[str, NodeStudy]:
+    return {study.uid: study for study in state.studies()}
 
 
-def trail_of(settings: NodeSettings) -> list[dict[str, Any]]:
-    """The lines of the audit trail, which are the events of the queue."""
-    queue = StudyQueue(settings.folder)
-    trail = AuditTrail(queue)
-    lines = [json.loads(line) for line in trail.path.read_text().splitlines()]
-    assert trail.verify() == []
-    assert len(lines) == len(queue.events())
-    queue.close()
-    return lines
+@pytest.fixture
+def settings(tmp_path: Path, orthanc: Orthanc) -> NodeSettings:
+    return node_settings(tmp_path, tmp_path / "bundle", orthanc, answer={"timeout": 5})
 
 
-def check_answers(folder: Path, count: int, unfit: list[int]) -> None:
-    """Check that each study has an answer about its patient, and that those of `unfit` state why there is none."""
-    reports = answered(folder / "outgoing")
-    assert set(reports) == {f"1.2.826.{number}" for number in range(1, count + 1)}
-    for uid, report in reports.items():
-        number = int(uid.rpartition(".")[2])
-        assert report.PatientID == f"P{number}"
-        assert ("No image of the study suits" in report.to_json()) is (number in unfit)
+class TestStates:
+    def test_each_study_has_its_end(self, settings: NodeSettings, orthanc: Orthanc) -> None:
+        ends = {"well": StudyState.ANSWERED, "person": StudyState.QUARANTINED, "fault": StudyState.QUARANTINED}
+        ends |= {"die": StudyState.QUARANTINED, "die once": StudyState.ANSWERED}
+        uids = {name: f"1.2.{number}" for number, name in enumerate(ends, 1)}
+        orthanc.store(*(film(name, uid) for name, uid in uids.items()))
+        orthanc.store(film("P9", "1.2.9", SOPClassUID="1.2.840.10008.5.1.4.1.1.88.33", Modality="SR"))
+        with running(settings) as node:
+            wait(lambda: ended(node.state, len(ends) + 1))
+            found = by_uid(node.state)
+            assert {name: found[uid].state for name, uid in uids.items()} == ends
+            assert found["1.2.9"].state == StudyState.DISCARDED
+            assert node.state.problem == ""
+            events = node.state.events()
+            assert node.state.trail()[0] == []
+        assert set(orthanc.answers()) == {uids["well"], uids["die once"]}
+        assert (events[0]["event"], events[0]["bundle"]) == ("started", "abc")
+        for event, names in (("answered", ("well", "die once")), ("quarantined", ("person", "fault", "die"))):
+            assert {each["study"] for each in events if each["event"] == event} == {study_label(uids[n]) for n in names}
+
+    def test_what_comes_again_is_answered_once(self, settings: NodeSettings, orthanc: Orthanc) -> None:
+        orthanc.store(film())
+        with running(settings) as node:
+            wait(lambda: ended(node.state, 1))
+            orthanc.store(film())
+            time.sleep(2.5)
+            assert len(node.state.observations()) == 1
+        with running(settings) as node:
+            time.sleep(1)
+            assert len(node.state.observations()) == 1
+        (answers,) = orthanc.answers().values()
+        assert len(answers) == 1
+
+    def test_half_a_study_then_the_rest(self, settings: NodeSettings, orthanc: Orthanc) -> None:
+        orthanc.store(film())
+        with running(settings) as node:
+            wait(lambda: ended(node.state, 1))
+            orthanc.store(film(number=2), film(number=3))
+            wait(lambda: len(node.state.observations()) == 2 and ended(node.state, 1))
+            (study,) = node.state.studies()
+            assert (study.version, study.images, study.state) == (2, 3, StudyState.ANSWERED)
+        (answers,) = orthanc.answers().values()
+        assert len({each["SOPInstanceUID"] for each in answers}) == 2
+
+    @pytest.mark.parametrize("start", ["state lost", "state empty", "node folder lost"])
+    def test_a_state_that_is_lost_answers_again_and_removes_nothing(
+        self, settings: NodeSettings, orthanc: Orthanc, start: str
+    ) -> None:
+        orthanc.store(film(), film("P2", "1.2.826.2"))
+        with running(settings) as node:
+            wait(lambda: ended(node.state, 2))
+        before = set(orthanc.ask("/instances"))
+        for path in settings.folder.glob(f"{NAME}*"):
+            path.unlink()
+        if start == "state empty":
+            (settings.folder / NAME).touch()
+        if start == "node folder lost":
+            settings.folder.rename(settings.folder.with_name("gone"))
+        with running(settings) as node:
+            wait(lambda: ended(node.state, 2))
+            assert node.state.counts()[StudyState.ANSWERED] == 2
+        assert set(orthanc.ask("/instances")) == before
+
+    def test_studies_before_a_day_are_left_alone(self, settings: NodeSettings, orthanc: Orthanc) -> None:
+        orthanc.store(film())
+        later = settings.orthanc.model_copy(update={"since": datetime(2999, 1, 1).date()})
+        with running(settings.model_copy(update={"orthanc": later})) as node:
+            time.sleep(2.5)
+            assert node.state.studies() == []
+
+    def test_a_study_that_is_removed_before_its_answer_is_named(self, settings: NodeSettings, orthanc: Orthanc) -> None:
+        orthanc.store(film("hang"))
+        (orthanc_id,) = orthanc.ask("/studies")
+        with running(settings):
+            wait(lambda: (settings.folder / "hangs").exists())
+        orthanc.ask(f"/studies/{orthanc_id}", method="DELETE")
+        with running(settings) as node:
+            wait(lambda: ended(node.state, 1))
+            (study,) = node.state.studies()
+            assert (study.state, "removed" in study.reason) == (StudyState.QUARANTINED, True)
+
+    def test_a_study_that_is_too_large_is_left_to_a_person(self, settings: NodeSettings, orthanc: Orthanc) -> None:
+        orthanc.store(film())
+        small = settings.orthanc.model_copy(update={"largest": 1e-4})
+        with running(settings.model_copy(update={"orthanc": small})) as node:
+            wait(lambda: ended(node.state, 1))
+            assert node.state.studies()[0].state == StudyState.QUARANTINED
 
 
-class Processes:
-    """In place of processes that write the page of monitoring."""
+class TestDelivery:
+    def test_a_partner_that_is_away_and_comes_back(self, tmp_path: Path) -> None:
+        ports = (free_port(), free_port())
+        modalities = {"PACS": ["PACS", "127.0.0.1", ports[0]]}
+        with running_orthanc(tmp_path / "own", DicomModalities=modalities) as own:
+            send = [{"modality": "PACS"}, {"folder": "outgoing", "formats": ["sr"]}]
+            settings = node_settings(tmp_path, tmp_path / "bundle", own, send=send)
+            own.store(film(), film("P2", "1.2.826.2"))
+            sender = {"DicomModalities": {"CASEWISE": ["CASEWISE", "127.0.0.1", 1]}, "DicomAet": "PACS"}
+            with running(settings) as node:
+                wait(lambda: node.state.delivery_counts().get(("modality PACS", "pending")) == 2)
+                wait(lambda: any(each["event"] == "not delivered" for each in node.state.events()))
+                with running_orthanc(tmp_path / "pacs", ports, **sender) as pacs:
+                    wait(lambda: ended(node.state, 2))
+                    assert {uid: len(own) for uid, own in pacs.answers().items()} == {"1.2.826.1": 1, "1.2.826.2": 1}
+        assert len(list((tmp_path / "outgoing").glob("*/sr.dcm"))) == 2
 
-    def __init__(self, page: Path) -> None:
-        self.page, self.count, self.exitcode = page, 0, 0
+    def test_a_partner_that_orthanc_does_not_know(self, settings: NodeSettings, orthanc: Orthanc) -> None:
+        rules = node_settings(settings.folder.parent, settings.bundle, orthanc, send=[{"modality": "NO"}]).send
+        orthanc.store(film())
+        retry = settings.retry.model_copy(update={"give_up": 0.5})
+        with running(settings.model_copy(update={"send": rules, "retry": retry})) as node:
+            wait(lambda: node.state.delivery_counts().get(("modality NO", "given up")) == 1)
+            (study,) = node.state.studies(unfinished=True)
+            assert "NO" in " ".join(node.state.undelivered(study))
+            node.state.retry(study.uid, settings.routes())
+            assert node.state.delivery_counts()[("modality NO", "pending")] == 1
+        with running(settings) as node:  # which no longer states it
+            wait(lambda: ended(node.state, 1))
+            assert [partner for partner, _ in node.state.delivery_counts()] == ["Orthanc"]
 
-    def Process(self, **_: Any) -> "Processes":  # noqa: N802
-        return self
+    def test_orthanc_is_away_and_comes_back(self, tmp_path: Path) -> None:
+        ports = (free_port(), free_port())
+        settings = node_settings(tmp_path, tmp_path / "bundle", Orthanc(*ports))
+        with running(settings) as node:
+            wait(lambda: node.state.problem != "")
+            with running_orthanc(tmp_path / "own", ports) as own:
+                own.store(film())
+                wait(lambda: ended(node.state, 1) and node.state.problem == "")
+            wait(lambda: node.state.problem != "")
+            with running_orthanc(tmp_path / "own", ports) as own:
+                own.store(film("P2", "1.2.826.2"))
+            # it ended before the study was stable, so that it never announces it
+            with running_orthanc(tmp_path / "own", ports) as own:
+                wait(lambda: ended(node.state, 2))
+                assert {uid: len(answers) for uid, answers in own.answers().items()} == {
+                    "1.2.826.1": 1,
+                    "1.2.826.2": 1,
+                }
 
-    def start(self) -> None:
-        self.count += 1
-        self.page.touch()
+    def test_an_answer_whose_acknowledgement_is_lost_is_stored_once(
+        self, settings: NodeSettings, orthanc: Orthanc, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store, lost = Client.store, iter([True] * 2)
 
-    def is_alive(self) -> bool:
-        return False
+        def sometimes(client: Client, path: Path) -> str:
+            instance = store(client, path)
+            if next(lost, False):
+                raise OrthancError("The connection ended.")
+            return instance
+
+        monkeypatch.setattr(Client, "store", sometimes)
+        orthanc.store(film())
+        with running(settings) as node:
+            wait(lambda: ended(node.state, 1))
+            assert [each["event"] for each in node.state.events()].count("delivered") == 1
+        (answers,) = orthanc.answers().values()
+        assert len(answers) == 1
+
+    def test_a_wrong_password_is_a_problem_of_the_node(self, settings: NodeSettings, orthanc: Orthanc) -> None:
+        assert settings.orthanc.credentials is not None
+        settings.orthanc.credentials.write_text("casewise:wrong-password")
+        orthanc.store(film())
+        with running(settings) as node:
+            wait(lambda: "credentials" in node.state.problem)
+            assert node.state.studies() == []
 
 
-class TestWithAToy:
-    """Without a model."""
+class TestDisk:
+    def test_a_disk_that_is_full_while_images_are_read(
+        self, settings: NodeSettings, orthanc: Orthanc, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        download, full = Client.download, iter([True] * 3)
 
-    @pytest.fixture
-    def settings(self, tmp_path: Path) -> NodeSettings:
-        return node_settings(tmp_path, tmp_path / "bundle", send=[], answer={"timeout": 5})
+        def sometimes(client: Client, instance: str, path: Path) -> None:
+            if next(full, False):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            download(client, instance, path)
 
-    def test_states_of_a_study(self, settings: NodeSettings) -> None:
-        with running(settings, target=toy) as node:
-            names = {"well": StudyState.SENT, "person": StudyState.QUARANTINED, "fault": StudyState.QUARANTINED}
-            names |= {"die": StudyState.QUARANTINED, "die once": StudyState.SENT}
-            for name in names:
-                node.queue.add_instance(name, "s", f"{name}.1", node.queue.folder / "a.dcm", "ab", "test")
-            wait(lambda: ended(node.queue, len(names)))
-            assert {study.uid: study.state for study in node.queue.studies()} == names
-            assert not any(node.readiness().values())
-        trail = trail_of(settings)
-        assert (trail[0]["event"], trail[0]["bundle"]) == ("started", "abc")
-        for event, uids in (("predicted", ("well", "die once")), ("quarantined", ("person", "fault", "die"))):
-            assert {line["study"] for line in trail if line["event"] == event} == {*map(study_label, uids)}
-        assert {line["bundle"] for line in trail if line["event"] == "predicted"} == {"abc"}
+        monkeypatch.setattr(Client, "download", sometimes)
+        orthanc.store(film())
+        with running(settings) as node:
+            wait(lambda: ended(node.state, 1))
+            assert [each["event"] for each in node.state.events()].count("failed") == 3
+            assert node.state.counts()[StudyState.ANSWERED] == 1
 
+    def test_a_disk_that_is_full_while_answers_are_recorded(
+        self, settings: NodeSettings, orthanc: Orthanc, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        answered, full = NodeState.answered, iter([True] * 3)
+
+        def sometimes(state: NodeState, *values: Any, **facts: Any) -> None:
+            if next(full, False):
+                raise CasewiseError("The disk is full.")
+            answered(state, *values, **facts)
+
+        monkeypatch.setattr(NodeState, "answered", sometimes)
+        orthanc.store(film())
+        with running(settings) as node:
+            wait(lambda: ended(node.state, 1))
+            assert node.state.counts()[StudyState.ANSWERED] == 1
+        (answers,) = orthanc.answers().values()
+        assert len(answers) == 1
+
+
+class TestProcess:
     def test_one_node_works_in_a_folder(self, settings: NodeSettings) -> None:
-        with running(settings, target=toy), pytest.raises(CasewiseError, match="Another node"):
+        with running(settings), pytest.raises(CasewiseError, match="Another node"):
             Node(settings, target=toy)
-        with running(settings, target=toy):
+        with running(settings):
             pass
 
-    def test_a_study_at_work_remains_for_the_next_start(
-        self, settings: NodeSettings, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(service, "GRACE", 0.2)
-        with running(settings, target=toy) as node:
-            node.queue.add_instance("hang", "s", "1", node.queue.folder / "a.dcm", "ab", "test")
-            wait(lambda: (settings.folder / "work" / "hangs").exists())
-        queue = StudyQueue(settings.folder)
-        (study,) = queue.studies()
-        assert (study.state, study.lease, study.attempts) == (StudyState.COMPLETE, "", 0)
-        assert queue.events("hang")[-1][2] != "released"
-        queue.close()
+    def test_a_study_at_work_remains_for_the_next_start(self, settings: NodeSettings, orthanc: Orthanc) -> None:
+        orthanc.store(film("hang"))
+        with running(settings):
+            wait(lambda: (settings.folder / "hangs").exists())
+        state = NodeState(settings.folder)
+        (study,) = state.studies()
+        assert (study.state, study.attempts, study.begun) == (StudyState.WAITING, 0, 0)
+        state.close()
 
-    def test_a_study_with_which_nodes_end_needs_a_person(
-        self, settings: NodeSettings, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        queue = StudyQueue(settings.folder)
-        queue.add_instance("well", "s", "1", queue.folder / "a.dcm", "ab", "test")
-        queue.complete_ready(0, 1, time.time())
+    def test_a_study_with_which_nodes_end_needs_a_person(self, settings: NodeSettings, orthanc: Orthanc) -> None:
+        orthanc.store(film("hang"))
+        with running(settings):
+            wait(lambda: (settings.folder / "hangs").exists())
+        state = NodeState(settings.folder)
         for _ in range(service.MOST_ENDS):
-            queue.claim(time.time())
-            queue.start("abc", "1")
-        queue.close()
-        with running(settings, target=toy) as node:
-            wait(lambda: ended(node.queue, 1))
-            assert node.queue.studies()[0].state == StudyState.QUARANTINED
-            node.queue.retry("well")
-            wait(lambda: node.queue.studies()[0].state == StudyState.SENT)
-
-    def test_a_changed_bundle_is_stated(self, settings: NodeSettings) -> None:
-        for count, before in enumerate(("", "abc", "abc"), 1):
-            with running(settings, target=toy):
-                pass
-            started = [line for line in trail_of(settings) if line["event"] == "started"]
-            assert (len(started), started[-1]["bundle"], started[-1]["bundle_before"]) == (count, "abc", before)
-
-    def test_processes_that_are_ended_with_the_node(self, settings: NodeSettings) -> None:
-        with running(settings, target=dies_of_sigterm) as node:
-            node.queue.add_instance("hang", "s", "1", node.queue.folder / "a.dcm", "ab", "test")
-            wait(lambda: (settings.folder / "work" / "hangs").exists())
-            os.kill(node.worker._worker._process.pid, signal.SIGTERM)
-        queue = StudyQueue(settings.folder)
-        (study,) = queue.studies()
-        assert (study.state, study.lease, study.attempts) == (StudyState.COMPLETE, "", 0)
-        queue.close()
-
-    def test_a_node_ends_while_its_model_loads(self, settings: NodeSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-        mark = settings.folder / "work" / "loads"
-
-        def end() -> None:
-            wait(mark.exists)
-            os.kill(os.getpid(), signal.SIGTERM)
-
-        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-        monkeypatch.setattr(service, "Node", partial(Node, target=loads_for_ever))
-        thread = threading.Thread(target=end)
-        thread.start()
-        try:
-            run_node(settings, Silent())
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-        thread.join()
-        with running(settings, target=toy) as node:  # its lock is free
-            assert node.description["title"] == "toy"
+            state.begin(state.studies()[0])
+        state.close()
+        with running(settings) as node:
+            wait(lambda: ended(node.state, 1))
+            assert node.state.studies()[0].state == StudyState.QUARANTINED
 
     def test_folders_that_cannot_be_used_are_named(self, settings: NodeSettings, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
         for folder in (tmp_path / "file", tmp_path / "file" / "node"):
             with pytest.raises(CasewiseError, match="folder"):
                 run_node(settings.model_copy(update={"folder": folder}), Silent())
-        (settings.folder / "node.log").mkdir(parents=True)
-        with pytest.raises(CasewiseError, match=r"folder.*node\.log"):
-            run_node(settings, Silent())
-        (tmp_path / "incoming").write_text("")
-        with pytest.raises(CasewiseError, match=r"receive\.folder"), running(settings, target=toy):
-            pass
+
+    def test_the_folder_of_casewise_1_0_is_refused(self, settings: NodeSettings) -> None:
+        settings.folder.mkdir()
+        (settings.folder / "queue.sqlite").write_bytes(b"x")
+        with pytest.raises(CasewiseError, match=r"1\.0"):
+            Node(settings, target=toy)
+        assert (settings.folder / "queue.sqlite").exists()
 
     def test_the_folder_is_private(self, settings: NodeSettings) -> None:
-        with running(settings, target=toy):
+        with running(settings):
             assert settings.folder.stat().st_mode & 0o77 == 0
 
-    def test_old_refused_files_are_removed(self, settings: NodeSettings) -> None:
-        refused = settings.folder / "refused"
-        with running(settings, target=toy) as node:
-            refused.mkdir()
-            for name, days in (("new", 1), ("old", settings.keep + 1)):
-                (refused / name).touch()
-                os.utime(refused / name, (time.time() - days * 86_400,) * 2)
-            node._remove()
-        assert [path.name for path in refused.iterdir()] == ["new"]
+    def test_old_answers_are_removed(self, settings: NodeSettings, orthanc: Orthanc) -> None:
+        orthanc.store(film())
+        with running(settings) as node:
+            wait(lambda: ended(node.state, 1))
+            assert node.state.remove_answers(time.time() - 60) == 0
+            assert node.state.remove_answers(time.time() + 60) == 1
+            node.state.retry("1.2.826.1", settings.routes())
+            wait(lambda: len(node.state.observations()) == 2 and ended(node.state, 1))
 
-    def test_files_of_no_study_outlive_a_start(self, settings: NodeSettings) -> None:
-        files = [settings.folder / name / "a" / "b.dcm" for name in ("received", "answers")]
-        for path in files:
-            path.parent.mkdir(parents=True)
-            path.touch()
-        with pytest.raises(CasewiseError, match="backup"):
-            Node(settings, target=toy)
-        assert all(path.exists() for path in files)
-        for path in files:
-            path.rename(path.with_name(f"{TEMPORARY}b"))
-        StudyQueue(settings.folder).close()
-        for path in files:
-            path.touch()
-        with running(settings, target=toy):
-            assert all(path.exists() for path in files)
-            assert not any(path.with_name(f"{TEMPORARY}b").exists() for path in files)
-
-    def test_an_error_of_a_loop_is_stated_and_ends(
-        self, settings: NodeSettings, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        claim = StudyQueue.claim
-        full = iter([True] * 3)
-
-        def sometimes(queue: StudyQueue, *values: Any) -> Any:
-            if next(full, False):
-                raise CasewiseError("The disk is full.")
-            return claim(queue, *values)
-
-        monkeypatch.setattr(StudyQueue, "claim", sometimes)
-        with running(settings, target=toy) as node:
-            node.queue.add_instance("well", "s", "1", node.queue.folder / "a.dcm", "ab", "test")
-            wait(lambda: node.readiness()["predict"] != "")
-            wait(lambda: ended(node.queue, 1) and node.readiness()["predict"] == "")
-            assert [each.state for each in node.queue.studies()] == [StudyState.SENT]
-
-    def test_the_page_of_monitoring_is_written_at_its_time_of_day(
-        self, settings: NodeSettings, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        processes, page = Processes(settings.folder / "monitoring.html"), settings.folder / "monitoring.html"
-        monkeypatch.setattr(service.multiprocessing, "get_context", lambda _: processes)
+    def test_the_page_of_monitoring_is_written_at_its_time_of_day(self, settings: NodeSettings) -> None:
         now = [datetime(2026, 3, 1, 1, 0)]
         node = Node(settings, target=toy, clock=lambda: now[0])
-        for text, count in (
-            ("2026-03-01 01:59", 0),
-            ("2026-03-01 02:00", 1),
-            ("2026-03-01 23:59", 1),
-            ("2026-03-02 01:59", 1),
-            ("2026-03-03 14:00", 2),
-            ("2026-03-04 03:00", 3),
-        ):
-            now[0] = datetime.fromisoformat(text)
+        for text, begins in (("01 01:59", False), ("01 02:00", True), ("03 14:00", True)):
+            now[0] = datetime.strptime(f"2026-03-{text}", "%Y-%m-%d %H:%M")
+            before = node._page
             node._monitor()
-            assert processes.count == count
-        processes.exitcode, now[0] = 1, datetime(2026, 3, 5, 3, 0)
-        with pytest.raises(CasewiseError):
+            assert (node._page is not before) is begins
+        node._page.join()
+        now[0] = datetime(2026, 3, 3, 23, 59)
+        with pytest.raises(CasewiseError, match="monitor"):  # there is no bundle
             node._monitor()
         node.stop()
-        for text, count in (("2026-03-05 02:30", 5), ("2026-03-05 01:30", 4)):  # the page is of 2 a.m. the day before
-            os.utime(page, (datetime(2026, 3, 4, 3, 0).timestamp(),) * 2)
-            now[0], processes.count, processes.exitcode = datetime.fromisoformat(text), 4, 0
-            node = Node(settings, target=toy, clock=lambda: now[0])
-            node._monitor()
-            node.stop()
-            assert processes.count == count
-
-    def test_the_salt_stays(self, tmp_path: Path) -> None:
-        assert salt_of(tmp_path) == salt_of(tmp_path)
-        assert len(salt_of(tmp_path)) == 64
-        assert (tmp_path / ".salt").stat().st_mode & 0o77 == 0
 
 
-def test_studies_are_answered(chest_run: Run, chests: Path, tmp_path: Path) -> None:
-    unfit = [2, 4, 6]
-    settings = node_settings(tmp_path, chest_run.folder / "bundle")
-    with running(settings) as node:
-        for uid, films in studies(chests, 7, unfit):
-            put(tmp_path / "incoming", films, uid)
-        wait(lambda: ended(node.queue, 7))
-        observations = dict(node.queue.observations())
-    check_answers(tmp_path, 7, unfit)
-    refused = {study_label(f"1.2.826.{number}") for number in unfit}
-    assert {name for name, each in observations.items() if each.refused} == refused
-    assert len(observations) == 7
-    events = [line["event"] for line in trail_of(settings)]
-    assert (events.count("predicted"), events.count("delivered")) == (7, 7)
-    names = [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")]
-    assert not any(person in name for person in ("P1", *PEOPLE) for name in names)
-    assert study_folder("1.2.826.1") in "".join(names)
+def start(file: Path, *words: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-m", *words, str(file)])
 
 
-def test_a_study_on_an_encrypted_way(chest_run: Run, chests: Path, tmp_path: Path) -> None:
-    pynetdicom = pytest.importorskip("pynetdicom", reason="the extra `node` is not installed")
-    authority = certificate(tmp_path, "authority")[0]
-    certificates = {name: certificate(tmp_path, name, "authority") for name in ("node", "pacs")}
-    tls = {"certificate": certificates["node"][0], "key": certificates["node"][1], "ca": authority}
-    received: list[Any] = []
+def killed(
+    tmp_path: Path,
+    orthanc: Orthanc,
+    values: dict[str, Any],
+    arriving: Sequence[Sequence[bytes]],
+    kills: int,
+    *words: str,
+) -> NodeState:
+    """The state after studies arrived while the node was killed so often; it is answered in the end."""
+    (tmp_path / "node.yaml").write_text(yaml.safe_dump(values))
+    log, state, size = tmp_path / "node" / "node.log", NodeState(tmp_path / "node"), -(-len(arriving) // (kills + 1))
+    for attempt in range(kills + 1):
+        lines = log.read_text().count("is ready") if log.exists() else 0
+        process = start(tmp_path / "node.yaml", *words)
+        wait(lambda lines=lines: log.exists() and log.read_text().count("is ready") > lines)
+        for films in arriving[attempt * size : (attempt + 1) * size]:
+            orthanc.store(*films)
+        if attempt < kills:  # somewhere in its work
+            events = len(state.events()) + 2 + 5 * (attempt % 3)
+            wait(lambda events=events: len(state.events()) >= events)
+            process.kill()
+            process.wait()
+    wait(lambda: ended(state, len(arriving)), 1200)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+    assert not any(person in log.read_text() for person in ("P1", *PEOPLE))
+    return state
 
-    def store(event: Any) -> int:
-        received.append(event.dataset)
-        return 0
 
-    pacs = pynetdicom.AE(ae_title="PACS")
-    pacs.supported_contexts = pynetdicom.StoragePresentationContexts
-    pacs_context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(authority))
-    pacs_context.load_cert_chain(*certificates["pacs"])
-    pacs_context.verify_mode = ssl.CERT_REQUIRED
-    handlers = [(pynetdicom.evt.EVT_C_STORE, store)]
-    server = pacs.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers, ssl_context=pacs_context)
-    partner = {"host": "127.0.0.1", "port": server.server_address[1], "ae_title": "PACS", "tls": tls}
-    receive = {"dicom": {"port": 0, "allowed": ["PACS"], "tls": tls}}
-    settings = node_settings(
-        tmp_path, chest_run.folder / "bundle", receive=receive, send=[{"dicom": partner}], complete={"instances": 1}
+def test_killed_nodes_lose_nothing_and_answer_nothing_twice(tmp_path: Path, orthanc: Orthanc) -> None:
+    arriving = [[film(f"P{number}", f"1.2.826.{number}")] for number in range(1, 25)]
+    words = ("tests.plugins.node.toy",)
+    state = killed(tmp_path, orthanc, node_values(orthanc, tmp_path / "bundle", tmp_path), arriving, 3, *words)
+    assert {uid: len(answers) for uid, answers in orthanc.answers().items()} == {
+        f"1.2.826.{n}": 1 for n in range(1, 25)
+    }
+    assert (state.counts()[StudyState.ANSWERED], state.trail()[0]) == (24, [])
+    state.close()
+
+
+def test_studies_are_answered(chest_run: Run, chests: Path, tmp_path: Path, orthanc: Orthanc) -> None:
+    """Also one that names two patients, one whose identifier looks like a path, and some that no answer can repeat."""
+    hostile = {f"1.2.6.{number}": name for number, name in enumerate(["A\\B\\C", "P" * 65, "P\n7", "", "\x1b[31m"])}
+    send = [{"folder": "outgoing", "formats": ["fhir-r4"]}]
+    answer = {"formats": ["sr", "summary-sc", "fhir-r4"], "threads": 1}
+    settings = node_settings(tmp_path, chest_run.folder / "bundle", orthanc, send=send, answer=answer)
+    unfit = [2, 4]
+    for _, films in studies(chests, 5, unfit):
+        orthanc.store(*films)
+    orthanc.store(
+        *(film(name, uid) for uid, name in hostile.items()),
+        film("P8", "1.2.8"),
+        film("P9", "1.2.8", 2),
+        film("../../etc/passwd", "1.2.7"),
     )
-    film = pydicom.dcmread(io.BytesIO(next(studies(chests, 1))[1][0]))
-    try:
-        with running(settings) as node:
-            assert node.dicom is not None
-            pacs.add_requested_context(film.SOPClassUID, film.file_meta.TransferSyntaxUID)
-            client = client_context(authority, certificates["pacs"])
-            sending = pacs.associate("127.0.0.1", node.dicom.port, ae_title="CASEWISE", tls_args=(client, "127.0.0.1"))
-            assert sending.send_c_store(film).Status == 0
-            sending.release()
-            wait(lambda: ended(node.queue, 1))
-            assert node.queue.counts()[StudyState.SENT] == 1
-    finally:
-        server.shutdown()
-    (report,) = received
-    assert (report.StudyInstanceUID, report.PatientID, report.Modality) == ("1.2.826.1", "P1", "SR")
+    with running(settings, target=service.work) as node:
+        wait(lambda: ended(node.state, 13))
+        assert [each["event"] for each in node.state.events()].count("quarantined") == 7
+        states = [(study.uid, study.state) for study in node.state.studies()]
+        observations = dict(node.state.observations())
+        log = " ".join(study.reason for study in node.state.studies())
+    assert sorted(states) == sorted(
+        [(f"1.2.826.{n}", StudyState.REFUSED if n in unfit else StudyState.ANSWERED) for n in range(1, 6)]
+        + [(uid, StudyState.QUARANTINED) for uid in ("1.2.8", "1.2.8", *hostile)]
+        + [("1.2.7", StudyState.REFUSED)]
+    )
+    assert {name for name, each in observations.items() if each.refused} == {
+        study_label(uid) for uid in ("1.2.826.2", "1.2.826.4", "1.2.7")
+    }
+    answers = orthanc.answers()
+    assert {uid: sorted(each["Modality"] for each in own) for uid, own in answers.items()} == {
+        uid: ["OT", "SR"] for uid in [*(f"1.2.826.{n}" for n in range(1, 6)), "1.2.7"]
+    }
+    for uid, own in answers.items():
+        number = uid.rpartition(".")[2]
+        report = next(each for each in own if each["Modality"] == "SR")
+        assert (report["PatientID"] == f"P{number}") is (uid != "1.2.7")
+        assert ("No image of the study suits" in str(report)) is (uid == "1.2.7" or int(number) in unfit)
+    assert len(list((tmp_path / "outgoing").glob("*/fhir-r4.json"))) == 6
+    names = [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")]
+    assert not any(person in text for person in ("P1", "passwd", "A\\B", "PPP", *PEOPLE) for text in (*names, log))
 
 
 @pytest.mark.slow
-def test_killed_nodes_lose_nothing_and_answer_nothing_twice(chest_run: Run, chests: Path, tmp_path: Path) -> None:
-    count, unfit, rng = 24, [5, 12, 20], random.Random(1)
-    values = {"bundle": str(chest_run.folder / "bundle"), "folder": "node", "receive": {"folder": "incoming"}}
-    values |= {"select": [RULE], "send": [{"folder": "outgoing"}], "complete": {"quiet": 0.2}}
-    values |= {"answer": {"formats": ["sr"], "threads": 1}, "retry": {"first": 0.2, "longest": 1}}
-    (tmp_path / "node.yaml").write_text(yaml.safe_dump(values))
-    command = [sys.executable, "-m", "casewise.cli.main", "node", "start", str(tmp_path / "node.yaml"), "--quiet"]
-    log = tmp_path / "node" / "node.log"
-    queue = StudyQueue(tmp_path / "node")
-    arriving = list(studies(chests, count, unfit))
-    for attempt in range(6):
-        lines = log.read_text().count("is ready") if log.exists() else 0
-        process = subprocess.Popen(command)
-        wait(lambda lines=lines: log.exists() and log.read_text().count("is ready") > lines)
-        for uid, films in arriving[attempt * 4 : attempt * 4 + 4]:
-            put(tmp_path / "incoming", films, uid)
-        if attempt < 5:
-            time.sleep(rng.uniform(0.5, 6))
-            process.kill()
-            process.wait()
-    wait(lambda: ended(queue, count))
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 0
-    assert queue.counts()[StudyState.SENT] == count
-    queue.close()
-    check_answers(tmp_path, count, unfit)
-    lines = trail_of(read_settings(tmp_path / "node.yaml"))
-    delivered = [(line["study"], line["answer"]) for line in lines if line["event"] == "delivered"]
-    assert (len(delivered), len(set(delivered))) == (count, count)
-    assert not any(person in log.read_text() for person in ("P1", *PEOPLE))
+def test_a_hospital_day(chest_run: Run, chests: Path, tmp_path: Path) -> None:
+    """200 studies, every tenth of which fits no rule, while the node is killed ten times and the PACS is often away."""
+    count, unfit, ports = 200, list(range(7, 201, 10)), (free_port(), free_port())
+    modalities = {"PACS": ["PACS", "127.0.0.1", ports[0]]}
+    arriving = [films for _, films in studies(chests, count, unfit)]
+    sender = {"DicomModalities": {"CASEWISE": ["CASEWISE", "127.0.0.1", 1]}, "DicomAet": "PACS"}
+    with running_orthanc(tmp_path / "own", DicomModalities=modalities) as own:
+        values = node_values(own, chest_run.folder / "bundle", tmp_path) | {"send": [{"modality": "PACS"}]}
+        done = threading.Event()
 
+        def come_and_go() -> None:
+            while not done.is_set():
+                with running_orthanc(tmp_path / "pacs", ports, **sender):
+                    done.wait(30)
+                done.wait(5)
 
-def test_a_killed_process_that_predicts_is_started_again(chest_run: Run, chests: Path, tmp_path: Path) -> None:
-    settings = node_settings(tmp_path, chest_run.folder / "bundle")
-    with running(settings) as node:
-        for number, (uid, films) in enumerate(studies(chests, 4)):
-            process = node.worker._worker._process
-            if number % 2 and process is not None:
-                os.kill(process.pid, signal.SIGKILL)
-            put(tmp_path / "incoming", films, uid)
-        wait(lambda: ended(node.queue, 4))
-    check_answers(tmp_path, 4, [])
+        pacs = threading.Thread(target=come_and_go)
+        pacs.start()
+        try:
+            state = killed(tmp_path, own, values, arriving, 10, "casewise.cli.main", "node", "run", "--quiet")
+        finally:
+            done.set()
+            pacs.join()
+        with running_orthanc(tmp_path / "pacs", ports, **sender) as received:
+            for answers in (own.answers(), received.answers()):
+                assert {uid: len(each) for uid, each in answers.items()} == {f"1.2.826.{n}": 1 for n in range(1, 201)}
+                for uid, (report,) in answers.items():
+                    number = int(uid.rpartition(".")[2])
+                    assert (report["PatientID"], report["Modality"]) == (f"P{number}", "SR")
+                    assert ("No image of the study suits" in str(report)) is (number in unfit)
+    assert (state.counts()[StudyState.ANSWERED], state.counts()[StudyState.REFUSED]) == (180, 20)
+    assert state.trail()[0] == []
+    state.close()

@@ -3,8 +3,8 @@
 import errno
 import json
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +19,13 @@ from casewise.inference.new_cases import PredictedChunk
 from casewise.plugins.node.headers import UnanswerableError
 from casewise.plugins.node.monitoring.observation import identifier_hash
 from casewise.plugins.node.predictor import StudyPredictor
-from casewise.plugins.node.queue.records import StoredInstance, StudyTask
-from casewise.plugins.node.worker import (
-    FailedError,
-    NodePlan,
-    StoppedError,
-    StudyWorker,
-    _predictor,
-)
+from casewise.plugins.node.records import StudyTask
+from casewise.plugins.node.worker import NodePlan, StudyWorker, _predictor
 from casewise.run import Run
 from casewise.run_folder import BundleFolder
 from casewise.run_folder.bundle_folder import write_archive
 from tests.film_files import PEOPLE, film_bytes
 from tests.plugins.node.films import chest_film, node_settings
-from tests.plugins.node.toy import toy
 from tests.plugins.serve.test_release import in_memory, no_collector
 
 pydicom = pytest.importorskip("pydicom", reason="the extra `node` is not installed")
@@ -52,8 +45,8 @@ def task(tmp_path: Path) -> Callable[..., StudyTask]:
         for number, content in enumerate(films):
             path = tmp_path / f"{number}.dcm"
             path.write_bytes(content)
-            files.append(StoredInstance(path, "", checksum(path)))
-        return StudyTask(uid, files, tmp_path / "answers" / "study")
+            files.append(path)
+        return StudyTask(uid, files, tmp_path / "answers" / "study", "abc")
 
     return write
 
@@ -77,7 +70,7 @@ def test_a_study_has_the_prediction_of_its_image(
     assert (sr.name, sr.format, sr.path, sr.sha256) == ("sr.dcm", "sr", own.folder / "sr.dcm", checksum(sr.path))
     report = pydicom.dcmread(sr.path)
     assert (report.StudyInstanceUID, report.PatientID, report.Modality) == ("1.2.826.7", "P7", "SR")
-    expected = model.predict(own.files[0].path, learner="headline").iloc[0]
+    expected = model.predict(own.files[0], learner="headline").iloc[0]
     observation = answer.observation
     assert observation.predictions == {"label": expected["prediction"]}
     for name, share in observation.probabilities["label"].items():
@@ -134,17 +127,25 @@ def test_what_nobody_can_be_answered_about(
     ):
         with pytest.raises(UnanswerableError):
             predictor.answer(task(*films))
-    job = {"uid": "1.2.826.7", "files": ["/nowhere/a.dcm"], "folder": "/nowhere/answers"}
+    job = {"uid": "1.2.826.7", "files": ["/nowhere/a.dcm"], "folder": "/nowhere/answers", "content": "", "version": 1}
     assert set(predictor.reply(job)) == {"unanswerable"}
     json.dumps(predictor.reply(job))
 
 
-def test_a_repeat_replaces_the_answers(predictor: StudyPredictor, film: Path, task: Callable[..., StudyTask]) -> None:
+def test_identifiers_follow_from_study_model_and_images(
+    predictor: StudyPredictor, film: Path, task: Callable[..., StudyTask]
+) -> None:
     study = task(chest_film(film, 7))
-    first = pydicom.dcmread(predictor.answer(study).answers[0].path)
-    again = predictor.answer(study)
-    assert pydicom.dcmread(again.answers[0].path).SOPInstanceUID == first.SOPInstanceUID
+    tasks = [study, study, replace(study, content="other", version=2)]
+    reports = [pydicom.dcmread(predictor.answer(each).answers[0].path) for each in tasks]
     assert [path.name for path in study.folder.iterdir()] == ["sr.dcm"]
+    for tag in ("SOPInstanceUID", "SeriesInstanceUID"):
+        first, again, other = (str(report[tag].value) for report in reports)
+        assert first == again != other
+    assert reports[2].file_meta.MediaStorageSOPInstanceUID == reports[2].SOPInstanceUID
+    assert [int(report.InstanceNumber) for report in reports] == [1, 1, 2]
+    assert ("version 2" in reports[2].SeriesDescription, "version" in reports[0].SeriesDescription) == (True, False)
+    assert len(reports[2].SeriesDescription) <= 64
 
 
 def test_a_format_that_cannot_be_written_keeps_back_no_other(
@@ -177,7 +178,13 @@ def test_a_format_that_cannot_be_written_keeps_back_no_other(
         answer = predictor.answer(study)
     assert (len(answer.answers), list(answer.unwritten)) == (3, ["pictures"])
     with monkeypatch.context() as patch:
-        job = {"uid": study.uid, "files": [str(study.files[0].path)], "folder": str(study.folder)}
+        job = {
+            "uid": study.uid,
+            "files": [str(study.files[0])],
+            "folder": str(study.folder),
+            "content": "",
+            "version": 1,
+        }
         for cause, is_permanent in (
             (OSError(errno.ENOSPC, ""), False),
             (OSError(errno.EIO, ""), False),
@@ -207,7 +214,15 @@ def test_tiles_of_a_study_are_released_with_its_answer(
     with no_collector():
         for films in ([whole], [whole[:-3000]], [whole, whole[:-3000]], [b"text"]):
             study = task(*films)
-            predictor.reply({"uid": "1", "files": [str(f.path) for f in study.files], "folder": str(study.folder)})
+            predictor.reply(
+                {
+                    "uid": "1",
+                    "files": [str(path) for path in study.files],
+                    "folder": str(study.folder),
+                    "content": "",
+                    "version": 1,
+                }
+            )
             assert in_memory(work) == []
             assert list(work.iterdir()) == []
 
@@ -240,7 +255,13 @@ def test_identifiers_that_no_answer_can_repeat_are_left_to_a_person(
     with pydicom.config.disable_value_validation():
         study = task(chest_film(film, 7, **tags), chest_film(film, 7, 2))
     reply = predictor.reply(
-        {"uid": study.uid, "files": [str(f.path) for f in study.files], "folder": str(study.folder)}
+        {
+            "uid": study.uid,
+            "files": [str(path) for path in study.files],
+            "folder": str(study.folder),
+            "content": "",
+            "version": 1,
+        }
     )
     assert next(iter(tags)) in reply["unanswerable"]
     assert not any(value in reply["unanswerable"] for value in tags.values())
@@ -335,7 +356,6 @@ def test_pictures_are_for_formats_that_show_them(
     model: TrainedModel, film: Path, task: Callable[..., StudyTask], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chunks: list[PredictedChunk] = []
-    monkeypatch.setattr("casewise.plugins.node.predictor.check_formats", lambda names: None)
     monkeypatch.setattr(StudyPredictor, "_written", lambda self, chunk, *_: chunks.append(chunk) or ())
     for formats, saliency in ((["summary-sc"], True), (["summary-sc"], False), (["sr"], True)):
         answer = {"formats": formats, "saliency": saliency}
@@ -387,78 +407,9 @@ def test_scans_are_read_as_series(task: Callable[..., StudyTask], tmp_path: Path
 
 
 def test_settings_that_do_not_suit_the_model(model: TrainedModel, tmp_path: Path) -> None:
-    for changes in (
-        {"select": [{"slot": "front"}]},
-        {"answer": {"formats": ["sr", "xml"]}, "send": []},
-    ):
+    for changes in ({"select": [{"slot": "front"}]},):
         with pytest.raises(CasewiseError):
             StudyPredictor(model, node_settings(tmp_path, model.folder, **changes))
-
-
-@pytest.fixture
-def worker(tmp_path: Path) -> Iterator[StudyWorker]:
-    settings = node_settings(tmp_path, tmp_path / "bundle", answer={"timeout": 3})
-    (tmp_path / "work").mkdir()
-    process = StudyWorker(settings, tmp_path / "work", "", target=toy)
-    assert process.start()["checksum"] == "abc"
-    yield process
-    process.stop()
-
-
-def study(uid: str, files: Sequence[StoredInstance] = ()) -> StudyTask:
-    return StudyTask(uid, files, Path("/a"))
-
-
-def test_a_process_that_dies_is_started_again(worker: StudyWorker) -> None:
-    assert worker.answer(study("die once")).answers[0].path == Path("/a/sr.dcm")
-    with pytest.raises(UnanswerableError, match="twice"):
-        worker.answer(study("die"))
-    assert worker.answer(study("well")).observation.at == 1.0
-
-
-def test_what_a_process_reports(worker: StudyWorker) -> None:
-    with pytest.raises(FailedError) as failed:
-        worker.answer(study("fault"))
-    assert failed.value.fault
-    with pytest.raises(UnanswerableError):
-        worker.answer(study("person"))
-
-
-def test_a_process_that_hangs_is_ended(tmp_path: Path, worker: StudyWorker) -> None:
-    import threading
-
-    with pytest.raises(UnanswerableError, match="3 seconds"):
-        worker.answer(study("hang"))
-    assert worker.answer(study("well")).answers
-    (tmp_path / "work" / "hangs").unlink()
-    errors: list[Exception] = []
-
-    def stopped() -> None:
-        try:
-            worker.answer(study("hang"))
-        except StoppedError as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=stopped)
-    thread.start()
-    while not (tmp_path / "work" / "hangs").exists():
-        time.sleep(0.02)
-    worker.stop()
-    thread.join(20)
-    assert len(errors) == 1
-
-
-def test_a_process_is_not_started_again_while_the_node_ends(worker: StudyWorker) -> None:
-    worker.stopping.set()
-    with pytest.raises(StoppedError):
-        worker.answer(study("die"))
-
-
-def test_a_model_that_cannot_be_loaded(tmp_path: Path) -> None:
-    (tmp_path / "work").mkdir()
-    worker = StudyWorker(node_settings(tmp_path, tmp_path / "nothing"), tmp_path / "work", "")
-    with pytest.raises(RunError):
-        worker.start()
 
 
 def test_a_real_process_answers(

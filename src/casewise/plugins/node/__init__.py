@@ -1,4 +1,4 @@
-"""A node of a hospital network: it receives studies, decides which images a model reads, answers, and is watched."""
+"""A node of a hospital network: it follows Orthanc, decides which images a model reads, answers, and is watched."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class _Node(Plugin):
         from casewise.plugins.node import command
 
         return [
-            Command("node", command.node, "Receive studies in a hospital network, and answer them."),
+            Command("node", command.node, "Answer the studies that Orthanc receives, or those of mercure."),
             Command("monitor", command.monitor, "Whether the studies and predictions of a node have changed."),
         ]
 

@@ -8,11 +8,13 @@ of two patients or a damaged file, needs a person.
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import multiprocessing
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,17 +25,17 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from casewise.errors import CasewiseError, RunError
+from casewise.errors import CasewiseError, RunError, shortened
 from casewise.files import checksum, make_folder, sync_folder, write_atomic
 from casewise.inference.new_cases import CasePicture, NewCases, PredictedChunk, RawCase, slot_column
 from casewise.inference.resident import ResidentModel, pictured
 from casewise.inference.result_formats import format_owners
+from casewise.modalities.store.dicom_file import quiet_pydicom
 from casewise.plugins.node.headers import InstanceHeader, UnanswerableError, patient_of, read_header
-from casewise.plugins.node.monitoring.observation import PICTURES, identifier_hash, observed
-from casewise.plugins.node.queue.records import UNFINISHED, Answer, StoredInstance, StudyAnswer, StudyTask, study_label
+from casewise.plugins.node.monitoring.observation import identifier_hash, observed
+from casewise.plugins.node.records import UNFINISHED, Answer, StudyAnswer, StudyTask, study_label
 from casewise.plugins.node.selection import Row, SelectionError, Slots, select
-from casewise.plugins.node.send import check_formats
-from casewise.plugins.node.settings import NodeSettings
+from casewise.plugins.node.settings import ModelSettings
 from casewise.report.formatting import plain
 from casewise.run_folder.folder import HEADLINE
 from casewise.study.learners import learner_name
@@ -50,12 +52,18 @@ SHOWS_PICTURES = "summary"
 MOST_PICTURES = 6
 # Failures of a disk that another attempt meets again, such as a path that is too long.
 PERMANENT = (errno.ENOENT, errno.EINVAL, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EILSEQ)
+# Characters of a Series Description: PS3.5, 6.2, VR LO.
+LONGEST_TITLE = 64
 # The longest side of a picture for the page of monitoring, in pixels.
 PICTURE_SIDE = 240
 
 
 class StudyPredictor:
     """The model of a node in memory.
+
+    Args:
+        salt: the secret with which identifiers of patients are hashed; they are not recorded without one.
+        pictures: the folder for pictures of studies that are unlike the training; none are kept without one.
 
     Attributes:
         without_maps: why summary pages will show no saliency maps; empty if they will, or need not.
@@ -64,15 +72,16 @@ class StudyPredictor:
         CasewiseError: the model, the rules of selection and the formats do not suit each other.
     """
 
-    def __init__(self, model: TrainedModel, settings: NodeSettings, salt: str = "") -> None:
+    def __init__(
+        self, model: TrainedModel, settings: ModelSettings, salt: str = "", pictures: Path | None = None
+    ) -> None:
         if not model.checksum:
             raise RunError(f"bundle: {model.folder} is no bundle, which answers name by its checksum.")
-        self.resident, self._settings, self._salt = ResidentModel(model, HEADLINE), settings, salt
+        self.resident, self._settings, self._salt, self._kept = ResidentModel(model, HEADLINE), settings, salt, pictures
         if columns := self.resident.ensemble.covariates.get("columns", ()):
             raise RunError(f"bundle: {model.folder} predicts from {', '.join(columns)}, which images do not state.")
         self._slots = Slots.of(self.resident.study)
         self._slots.check(settings.select)
-        check_formats(settings.answer.formats)
         if settings.answer.abstain:
             model.check_abstaining()
         self._target, self.without_maps = None, ""
@@ -87,9 +96,9 @@ class StudyPredictor:
 
     def reply(self, job: Json) -> Json:
         """The answer to a job as plain values, or why there is none; no content of files is quoted."""
-        files = [StoredInstance(Path(path), "", "") for path in job["files"]]
+        files, folder = [Path(path) for path in job["files"]], Path(job["folder"])
         try:
-            answer = self.answer(StudyTask(job["uid"], files, Path(job["folder"])))
+            answer = self.answer(StudyTask(job["uid"], files, folder, job["content"], job["version"]))
         except UnanswerableError as error:
             return {"unanswerable": str(error)}
         except (RunError, OSError, MemoryError) as error:
@@ -109,7 +118,7 @@ class StudyPredictor:
         Raises:
             CasewiseError: it cannot be answered.
         """
-        headers = [read_header(file.path) for file in task.files]
+        headers = [read_header(path) for path in task.files]
         patient, unwritten, refused = patient_of(headers), dict[str, str](), ""
         with tempfile.TemporaryDirectory() as name:
             work = Path(name)
@@ -153,18 +162,10 @@ class StudyPredictor:
         slots = {path.name: row.slot for path, row in zip(sources, rows, strict=True)}
         chunk, pictures = PredictedChunk(predicted, {task.uid: tuple(sources)}, False, batch), list[CasePicture]()
         with _noted(unwritten, "pictures"):
-            if prepared and observed(chunk).is_unlike:
-                self._keep_picture(task.uid, prepared[0])
+            if self._kept and prepared and observed(chunk).is_unlike:
+                _keep_picture(prepared[0], self._kept / f"{study_label(task.uid)}.png")
             pictures = self._pictures(table.study, prepared, predicted, slots)
         return replace(chunk, pictures={task.uid: pictures} if pictures else {})
-
-    def _keep_picture(self, uid: str, prepared: NewCases) -> None:
-        """Keep a picture of a study that is unlike the training, for the page of monitoring."""
-        picture = np.asarray(prepared.store.tiles[0])  # (C, H, W)
-        image = Image.fromarray(picture[0] if len(picture) != 3 else picture.transpose(1, 2, 0))
-        image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
-        image.save(content := io.BytesIO(), "PNG")
-        write_atomic(self._settings.folder / PICTURES / f"{study_label(uid)}.png", content.getvalue())
 
     def _refused(self, task: StudyTask, headers: Sequence[InstanceHeader], reason: str) -> PredictedChunk:
         """A row without prediction for each target; its sources are the first instance of each series."""
@@ -245,6 +246,8 @@ class StudyPredictor:
             files = sorted((staged / style).iterdir())
             for number, file in enumerate(files, 1):
                 name = f"{style}{f'-{number}' if len(files) > 1 else ''}{file.suffix}"
+                if task.content and file.suffix == ".dcm":
+                    _state_version(file, task)
                 os.replace(file, task.folder / name)
                 answers.append(Answer(name, style, task.folder / name, checksum(task.folder / name)))
         for path in set(task.folder.iterdir()) - {answer.path for answer in answers}:
@@ -265,6 +268,34 @@ def _noted(unwritten: dict[str, str], name: str) -> Iterator[None]:
         unwritten[name] = str(error)
     except Exception as error:  # noqa: BLE001 (its message may quote data of a patient)
         unwritten[name] = _fault_text(error)
+
+
+def _keep_picture(prepared: NewCases, path: Path) -> None:
+    """Keep a picture of a study for the page of monitoring."""
+    picture = np.asarray(prepared.store.tiles[0])  # (C, H, W)
+    image = Image.fromarray(picture[0] if len(picture) != 3 else picture.transpose(1, 2, 0))
+    image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+    image.save(content := io.BytesIO(), "PNG")
+    write_atomic(path, content.getvalue())
+
+
+def _state_version(path: Path, task: StudyTask) -> None:
+    """Let the UIDs of a DICOM answer follow from the images too, so that answers to other images do not replace it.
+
+    The same images, model and study give the same UIDs, so that Orthanc recognises a repetition.
+    """
+    dataset = quiet_pydicom().dcmread(path)
+    for tag in ("SeriesInstanceUID", "SOPInstanceUID"):
+        number = int(hashlib.sha256(f"{dataset[tag].value} {task.content}".encode()).hexdigest()[:32], 16)
+        dataset[tag].value = f"2.25.{number}"
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    dataset.InstanceNumber = task.version
+    if task.version > 1:
+        dataset.SeriesDescription = shortened(f"{dataset.SeriesDescription}, version {task.version}", LONGEST_TITLE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the images may violate the standard
+        dataset.save_as(content := io.BytesIO(), enforce_file_format=True)
+    write_atomic(path, content.getvalue())
 
 
 def _may_pass(error: Exception) -> bool:

@@ -1,69 +1,59 @@
-"""A node at work: it receives, lets studies become complete, answers them, sends the answers, and watches itself.
+"""A node at work: it follows Orthanc, answers studies that are complete, delivers the answers, and watches itself.
 
-Each of these is a loop in a thread of its own over the queue, which alone knows what is to be done. A loop that meets
-an error states it in the log and under `/ready`, and goes on; a node that is killed goes on at its next start.
+One loop over the state, which alone knows what is to be done. A step that fails is stated in the log and by `status`,
+and repeated; a node that is killed goes on at its next start.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import multiprocessing
 import os
 import shutil
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
-from functools import partial
 from logging.handlers import RotatingFileHandler
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from casewise.console import Show
 from casewise.errors import CasewiseError, counted
-from casewise.files import make_folder
-from casewise.plugins.node.audit_trail import AuditTrail
+from casewise.files import checksum, make_folder, storage_message
+from casewise.plugins.node.deliver import deliver_due
 from casewise.plugins.node.headers import UnanswerableError
 from casewise.plugins.node.monitoring.observation import PAGE, PICTURES, salt_of
-from casewise.plugins.node.node_log import count_left_out, log
-from casewise.plugins.node.queue.records import ANSWERS, QueuedStudy, StudyTask, study_folder, study_label
-from casewise.plugins.node.queue.study_queue import StudyQueue
-from casewise.plugins.node.receive.inbox import Inbox
-from casewise.plugins.node.receive.watched_folder import REFUSED, WatchedFolder
-from casewise.plugins.node.send import partners, routes, send_due
+from casewise.plugins.node.orthanc import Orthanc, OrthancError, OrthancStudy
+from casewise.plugins.node.records import ANSWERS, NodeStudy, StudyAnswer, StudyTask, study_folder, study_label
 from casewise.plugins.node.settings import NodeSettings
-from casewise.plugins.node.worker import FailedError, NodePlan, StoppedError, StudyWorker, work
+from casewise.plugins.node.state import NodeState
+from casewise.plugins.node.worker import FailedError, NodePlan, StoppedError, StudyWorker, log, work
 from casewise.version import __version__
-from casewise.web.settings import Json, location_of
-
-if TYPE_CHECKING:
-    from casewise.plugins.node.receive.dicom import DicomReceiver
-    from casewise.plugins.node.receive.web import WebServer
-    from casewise.plugins.node.send import Partner
+from casewise.web.settings import location_of
 
 WORK, LOCK, LOGGED = "work", ".node.lock", "node.log"
-# Seconds between two looks of a loop that found nothing to do, and for the study at work when the node ends.
-PAUSE, GRACE = 0.5, 8.0
+# Seconds between two looks at all studies in Orthanc, of which events may have been lost; and at what may be removed.
+SWEEP, REMOVE = 3600, 3600
 # A fault of casewise is not met a third time, and a study with which so many nodes ended needs a person.
 MOST_FAULTS, MOST_ENDS = 3, 5
 LOG_BYTES, LOG_FILES = 10_000_000, 5
 
 
 class Node:
-    """A node and its threads.
+    """A node.
 
     Args:
         target: the function of the process that predicts.
         clock: gives the time of this computer, for the page of monitoring.
 
     Raises:
-        CasewiseError: another node works in the folder, or the queue, a certificate or a token cannot be used.
+        CasewiseError: another node works in the folder, or the state or the credentials cannot be used.
     """
 
     def __init__(
@@ -72,179 +62,188 @@ class Node:
         target: Callable[[Connection, NodePlan], None] = work,
         clock: Callable[[], datetime] = datetime.now,
     ) -> None:
-        self.settings, self._clock, folder = settings, clock, _make_node_folder(settings.folder)
+        self.settings, self._clock, folder = settings, clock, make_node_folder(settings.folder)
         self._lock = _locked(folder)
-        self.partners = partners(settings)
-        self.queue = StudyQueue(folder, routes(self.partners), settings.retry)
-        self.trail, self.inbox = AuditTrail(self.queue), Inbox(self.queue, settings.receive.largest_bytes)
+        self.orthanc, self.state = Orthanc(settings.orthanc), NodeState(folder, settings.retry)
         shutil.rmtree(folder / WORK, ignore_errors=True)
         self.worker = StudyWorker(settings, make_folder(folder / WORK), salt_of(folder), target)
-        self.description: Json = {}
-        self.dicom: DicomReceiver | None = None
-        self.web: WebServer | None = None
-        self._stopping, self._threads = self.worker.stopping, list[threading.Thread]()
-        self._problems: dict[str, str] = {}
-        self._claimed: QueuedStudy | None = None
+        self.stopping, self.description = self.worker.stopping, dict[str, Any]()
+        self._swept = self._removed = 0.0
         page = folder / PAGE
         self._monitored = datetime.fromtimestamp(page.stat().st_mtime) if page.exists() else clock()
-        self._unwritten = ""
+        self._page: Any = None
 
     def start(self) -> None:
-        """Load the model, then receive, predict and send, in threads.
+        """Load the model.
 
         Raises:
-            CasewiseError: the model does not suit the settings, or a port cannot be used.
+            CasewiseError: it does not suit the settings.
         """
-        settings = self.settings
         self.description = self.worker.start()
-        self._state_model(str(self.description["checksum"]))
-        self.inbox.sweep()
-        before = time.time() - settings.keep * 86_400
-        for path in self.queue.sweep(settings.folder / ANSWERS):  # a kill came before they were recorded
-            if path.stat().st_mtime < before:
-                path.unlink()
-        if settings.receive.dicom:
-            from casewise.plugins.node.receive.dicom import DicomReceiver
+        bundle = str(self.description["checksum"])
+        before = self.state.start(bundle, __version__, self.settings.routes())
+        if before and before != bundle:
+            log.warning("the bundle has changed since the node ran last: %s, before %s", bundle[:12], before[:12])
 
-            self.dicom = DicomReceiver(settings.receive.dicom, self.inbox)
-            self.dicom.start()
-        if settings.receive.web:
-            from casewise.plugins.node.receive.web import WebServer
+    def run(self) -> None:
+        """Work until `stopping` is set."""
+        while not self.stopping.is_set():
+            busy, problems = False, []
+            for step in (self._follow, self._answer, self._deliver, self._monitor, self._remove):
+                try:
+                    busy |= not self.stopping.is_set() and step()
+                except (CasewiseError, OSError) as error:
+                    problems.append(str(error))
+                    self._swept = 0 if isinstance(error, OrthancError) else self._swept
+                except Exception as error:  # noqa: BLE001 (a node must go on; messages may quote data of a patient)
+                    problems.append(location_of(error))
+            self._state_problem(" ".join(dict.fromkeys(problems)))
+            if problems or not busy:
+                self.stopping.wait(self.settings.orthanc.poll)
 
-            self.web = WebServer(settings.receive.web, self.inbox, self.queue, self.readiness)
-            self.web.start()
-        if settings.receive.folder:
-            with _naming("receive.folder", settings.receive.folder):
-                watched = WatchedFolder(settings.receive.folder, self.inbox, self.queue)
-            self._loop("receive.folder", lambda: bool(watched.scan()))
-        self._loop("complete", self._complete)
-        self._loop("predict", self._predict)
-        for partner in self.partners:
-            self._loop(f"send to {partner.name}", partial(self._send, partner))
-        self._loop("audit trail", self._audit, pause=1)
-        self._loop("monitor", self._monitor, pause=20)
-        self._loop("keep", self._remove, pause=3600)
+    def _state_problem(self, problem: str) -> None:
+        try:
+            if problem and problem != self.state.problem:
+                log.error("%s", problem)
+            self.state.meet(problem)
+        except CasewiseError as error:  # of a full disk
+            log.error("%s", error)
 
     def stop(self) -> None:
-        """End: the study at work may end within seconds, or remains for the next start."""
-        self._stopping.set()
-        for receiver in (self.dicom, self.web):
-            if receiver:
-                receiver.stop()
-        for thread in self._threads:
-            if thread.name == "predict":
-                thread.join(GRACE)
-        end = time.monotonic() + GRACE
-        for thread in self._threads:
-            while thread.is_alive() and time.monotonic() < end:
-                self.worker.stop()  # again: it may be starting
-                thread.join(PAUSE)
+        """End; a study that is not answered remains for the next start."""
         self.worker.stop()
+        if self._page and self._page.is_alive():
+            self._page.kill()
         shutil.rmtree(self.settings.folder / WORK, ignore_errors=True)
-        with suppress(CasewiseError):  # of a full disk: the next start writes what is missing
-            self.trail.write()
-        self.queue.close()
+        self.state.close()
         self._lock.release()
 
-    def readiness(self) -> Mapping[str, str]:
-        """By loop the problem that it met last; empty if it met none. Of partners, answers wait in the queue."""
-        current = self._problems.copy()  # loops add to it meanwhile
-        problems = {name: text for name, text in current.items() if not name.startswith("send to ")}
-        return {"receive": self.inbox.problem(), **problems}
+    # ------------------------------------------------------------------------------------------------------ following
 
-    def _loop(self, name: str, step: Callable[[], bool], pause: float = PAUSE) -> None:
-        """Repeat a step in a thread: at once after one that did something, and otherwise after a pause."""
-        self._problems[name] = ""
+    def _follow(self) -> bool:
+        """Record the studies that became stable; at the start, and each hour, all that the state does not have."""
+        if time.monotonic() - self._swept > SWEEP or not self._swept:
+            self._sweep()
+            self._swept = time.monotonic()
+        ids, last, done = self.orthanc.stable_since(self.state.change)
+        for study in ids:
+            self._look_at(study)
+        if last != self.state.change:
+            self.state.reached(last)
+        return not done
 
-        def run() -> None:
-            while not self._stopping.is_set():
-                try:
-                    busy, problem = step(), ""
-                except (CasewiseError, OSError) as error:
-                    busy, problem = False, str(error)
-                except Exception as error:  # noqa: BLE001 (a node must go on; messages may quote data of a patient)
-                    busy, problem = False, location_of(error)
-                if problem and problem != self._problems[name]:
-                    log.error("%s: %s", name, problem)
-                self._problems[name] = problem
-                if not busy:
-                    self._stopping.wait(pause)
+    def _sweep(self) -> None:
+        """Look at each stable study whose last instance is later than the state has it.
 
-        thread = threading.Thread(target=run, name=name, daemon=True)
-        self._threads.append(thread)
-        thread.start()
+        Orthanc announces no study that became complete while it ended, and an Orthanc or a state that was restored
+        knows nothing of the other.
+        """
+        last, own = self.orthanc.last_change(), self.state.updates()
+        if not 0 <= self.state.change <= last:
+            self.state.reached(last)
+        for study, updated in self.orthanc.stable_studies():
+            if own.get(study) != updated:
+                self._look_at(study)
 
-    def _complete(self) -> bool:
-        complete = self.settings.complete
-        for uid in self.queue.complete_ready(complete.quiet, complete.instances, time.time()):
-            log.info("study %s: complete", study_label(uid))
-        return False
+    def _look_at(self, study: str) -> None:
+        since, about = self.settings.orthanc.since, self.orthanc.study(study)
+        left = not about or not about.stable or (since and about.updated < since.strftime("%Y%m%d"))
+        if about and not left and self.state.arrived(about):
+            log.info("study %s: complete, %s", study_label(about.uid), counted(len(about.images), "image"))
 
-    def _predict(self) -> bool:
+    # ------------------------------------------------------------------------------------------------------ answering
+
+    def _answer(self) -> bool:
         """Answer the next study."""
-        if self._claimed:  # of a step that failed, such as on a full disk
-            self.queue.release(self._claimed)
-        self._claimed = study = self.queue.claim(time.time())
+        study = self.state.next(time.time())
         if study is None:
             return False
-        begun, files = time.monotonic(), self.queue.files(study.uid)
+        self.state.begin(study)
         try:
-            if self._ends(study) >= MOST_ENDS:
-                raise UnanswerableError(f"The node ended {MOST_ENDS} times with this study. Is there enough memory?")
-            task = StudyTask(study.uid, files, self.settings.folder / ANSWERS / study_folder(study.uid))
-            answer = self.worker.answer(task)
-        except StoppedError:
-            self.queue.release(study)
+            self._predict(study)
         except UnanswerableError as error:
             self._quarantine(study, str(error))
+        except (StoppedError, OrthancError) as error:
+            self.state.postpone(study)
+            if isinstance(error, OrthancError) and error.is_away:
+                raise
+            if isinstance(error, OrthancError):
+                self._fail(study, str(error))
         except FailedError as error:
-            self._problems["model"] = "" if error.fault else str(error)
             if error.fault and study.attempts + 1 >= MOST_FAULTS:
                 self._quarantine(study, str(error))
             else:
-                log.warning("study %s: not predicted: %s", study.label, error)
-                self.queue.failed(study, str(error))
-        else:
-            self._problems["model"] = ""
-            seconds, refused = time.monotonic() - begun, answer.observation.refused
-            for name, reason in answer.unwritten.items():
-                log.warning("study %s: answered without %s: %s", study.label, name, reason)
-            if self.queue.predicted(
-                study,
-                answer.answers,
-                answer.observation,
-                seconds=seconds,
-                unwritten=answer.unwritten,
-                bundle=str(self.description["checksum"]),
-                accession=answer.accession,
-            ):
-                count, result = len(answer.answers), f"no prediction: {refused}" if refused else "predicted"
-                log.info("study %s: %s (%.1f s, %s)", study.label, result, seconds, counted(count, "answer"))
-            else:
-                log.info("study %s: changed meanwhile; the prediction is dropped", study.label)
-        self._claimed = None
+                self._fail(study, str(error))
+        except OSError as error:
+            self._fail(study, storage_message(error, self.settings.folder / WORK / study.label))
+        except CasewiseError:  # of the state, such as on a full disk
+            self.state.postpone(study)
+            raise
+        finally:
+            shutil.rmtree(self.settings.folder / WORK / study.label, ignore_errors=True)
         return True
 
-    def _ends(self, study: QueuedStudy) -> int:
-        """How many nodes ended while they predicted this study, since something else happened to it."""
-        count = 0
-        for _, _, event, _ in reversed(self.queue.events(study.uid)):
-            if event != "released":
-                break
-            count += 1
-        return count
+    def _predict(self, study: NodeStudy) -> None:
+        if study.begun >= MOST_ENDS:
+            raise UnanswerableError(f"The node ended {MOST_ENDS} times with this study. Is there enough memory?")
+        begun, about = time.monotonic(), self.orthanc.study(study.id)
+        if about is None:
+            raise UnanswerableError("Orthanc has removed the study before it was answered. Send it again.")
+        if not about.stable or self.state.arrived(about):
+            self.state.postpone(study, self.settings.orthanc.poll)
+            return
+        self._check(about)
+        task = self._downloaded(study, about)
+        answer = self.worker.answer(task)
+        images = sorted(checksum(path) for path in task.files)
+        bundle = str(self.description["checksum"])
+        self.state.answered(study, answer, bundle, self.settings.routes(), files=images)
+        self._log(study, answer, time.monotonic() - begun)
 
-    def _quarantine(self, study: QueuedStudy, reason: str) -> None:
-        if self.queue.quarantine(study, reason):
-            log.warning("study %s: in quarantine: %s", study.label, reason)
+    def _check(self, about: OrthancStudy) -> None:
+        """Refuse a study that nobody can be answered about.
 
-    def _send(self, partner: Partner) -> bool:
-        return bool(send_due(self.queue, partner, time.time()))
+        Raises:
+            UnanswerableError: it names several patients, or is too large.
+        """
+        if self.orthanc.same_uid(about.uid) > 1:
+            text = "Orthanc has several studies with this Study Instance UID, so it names several patients."
+            raise UnanswerableError(f"{text} Remove the wrong ones from Orthanc.")
+        largest = self.settings.orthanc.largest
+        if about.size > largest * 2**20:
+            raise UnanswerableError(f"It has {about.size / 2**20:,.0f} MiB; orthanc.largest allows {largest:,.0f}.")
 
-    def _audit(self) -> bool:
-        self.trail.write()
-        count_left_out()
-        return False
+    def _downloaded(self, study: NodeStudy, about: OrthancStudy) -> StudyTask:
+        """The task of a study, with its images in the folder `work`."""
+        folder, digests = make_folder(self.settings.folder / WORK / study.label), list[str]()
+        files = [folder / f"{number:06}.dcm" for number, _ in enumerate(about.images, 1)]
+        for instance, path in zip(sorted(about.images), files, strict=True):
+            self.orthanc.download(instance, path)
+            digests.append(checksum(path))
+        content = hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
+        return StudyTask(
+            about.uid, files, self.settings.folder / ANSWERS / study_folder(about.uid), content, study.version
+        )
+
+    def _log(self, study: NodeStudy, answer: StudyAnswer, seconds: float) -> None:
+        for name, reason in answer.unwritten.items():
+            log.warning("study %s: answered without %s: %s", study.label, name, reason)
+        refused = answer.observation.refused
+        result = f"no prediction: {refused}" if refused else "predicted"
+        log.info("study %s: %s (%.1f s, %s)", study.label, result, seconds, counted(len(answer.answers), "answer"))
+
+    def _quarantine(self, study: NodeStudy, reason: str) -> None:
+        self.state.quarantine(study, reason)
+        log.warning("study %s: in quarantine: %s", study.label, reason)
+
+    def _fail(self, study: NodeStudy, reason: str) -> None:
+        self.state.failed(study, reason)
+        log.warning("study %s: not predicted: %s", study.label, reason)
+
+    def _deliver(self) -> bool:
+        return deliver_due(self.state, self.orthanc, self.settings)
+
+    # ------------------------------------------------------------------------------------------------------ each day
 
     def _monitor(self) -> bool:
         """Write the page of monitoring once a day, in a process of its own, whose memory is free again afterwards.
@@ -253,35 +252,26 @@ class Node:
         """
         now, at = self._clock(), self.settings.monitor.at
         due = now.replace(hour=int(at[:2]), minute=int(at[3:]), second=0, microsecond=0)
-        if self._monitored >= (due if due <= now else due - timedelta(days=1)):
-            if self._unwritten:  # remains the problem until a page is written
-                raise CasewiseError(self._unwritten)
-            return False
-        self._monitored, self._unwritten = now, ""
-        process = multiprocessing.get_context("spawn").Process(target=_write_page, args=(self.settings,), daemon=True)
-        process.start()
-        while process.is_alive() and not self._stopping.wait(1):
-            pass
-        if process.is_alive():
-            process.kill()
-        elif process.exitcode:
-            self._unwritten = "The page of monitoring could not be written; `casewise monitor` says why."
-            raise CasewiseError(self._unwritten)
+        if self._monitored < (due if due <= now else due - timedelta(days=1)):
+            self._monitored = now
+            self._page = multiprocessing.get_context("spawn").Process(
+                target=_write_page, args=(self.settings,), daemon=True
+            )
+            self._page.start()
+        elif self._page and self._page.exitcode:  # it remains the problem until a page is written
+            raise CasewiseError("The page of monitoring could not be written; `casewise monitor` says why.")
         return False
 
     def _remove(self) -> bool:
-        """Remove images and answers of studies that were sent long ago, pictures of unlike ones, and refused files."""
-        before, folder = time.time() - self.settings.keep * 86_400, self.settings.folder
-        for path in [*(folder / PICTURES).glob("*.png"), *(folder / REFUSED).glob("*")]:
+        """Remove answers that were delivered long ago, and pictures of unlike studies."""
+        if self._removed and time.monotonic() - self._removed < REMOVE:
+            return False
+        self._removed, before = time.monotonic(), time.time() - self.settings.keep * 86_400
+        for path in (self.settings.folder / PICTURES).glob("*.png"):
             if path.stat().st_mtime < before:
                 path.unlink()
-        return bool(self.queue.remove_sent(before))
-
-    def _state_model(self, checksum: str) -> None:
-        """Record by which bundle studies are predicted from now on."""
-        before = self.queue.start(checksum, __version__)
-        if before and before != checksum:
-            log.warning("the bundle has changed since the node ran last: %s, before %s", checksum[:12], before[:12])
+        self.state.remove_answers(before)
+        return False
 
 
 def run_node(settings: NodeSettings, show: Show) -> None:
@@ -291,46 +281,33 @@ def run_node(settings: NodeSettings, show: Show) -> None:
         CasewiseError: it cannot be started.
     """
     os.umask(os.umask(0) | 0o027)  # images and answers are not for everybody on this computer
-    _make_node_folder(settings.folder)
-    ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
+    make_node_folder(settings.folder)
     with _logging(settings.folder / LOGGED):
         node = Node(settings)
+
+        def end(*_: object) -> None:
+            node.worker.stop()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, end)
         try:
-            with show.bar("node") as bar, ThreadPoolExecutor(1) as pool:
+            with show.bar("node") as bar:
                 bar(0, 0, "loading the model")
-                starting = pool.submit(node.start)
-                while wait([starting], PAUSE).not_done:
-                    if ended.is_set():
-                        node.worker.stop()  # again: it may be starting
-            if not ended.is_set():
-                starting.result()
-                about = node.description
-                show.line("model", f"{about['title']}, checksum {about['checksum'][:12]}")
-                for line in _receiving(node):
-                    show.line("receive", line)
-                for remark in settings.remarks():
-                    show.line("remark", remark)
-                log.info("the node is ready")
-                ended.wait()
-            show.line("node", "ending")
+                node.start()
+            about = node.description
+            show.line("model", f"{about['title']}, checksum {about['checksum'][:12]}")
+            show.line("orthanc", f"{settings.orthanc.url}; answers go to {', '.join(settings.routes())}")
+            for remark in settings.remarks():
+                show.line("remark", remark)
+            log.info("the node is ready")
+            node.run()
+        except CasewiseError:
+            if not node.stopping.is_set():  # else the model was still loading
+                raise
         finally:
             node.stop()
-            count_left_out(ended=True)
             log.info("the node ended")
-
-
-def _receiving(node: Node) -> Iterator[str]:
-    """Where a node receives, in words."""
-    settings = node.settings.receive
-    if settings.dicom and node.dicom:
-        yield f"DICOM at {settings.dicom.host} port {node.dicom.port}, AE title {settings.dicom.ae_title}"
-    if settings.web and node.web:
-        scheme = "https" if settings.web.tls else "http"
-        yield f"STOW-RS at {scheme}://{settings.web.host}:{node.web.port}/studies; /health, /ready and /metrics there"
-    if settings.folder:
-        yield f"files in {settings.folder}"
+        show.line("node", "ended")
 
 
 @contextmanager
@@ -358,7 +335,7 @@ def _naming(key: str, path: Path) -> Iterator[None]:
         raise CasewiseError(f"{text} Check the path and its permissions, or state another.") from error
 
 
-def _make_node_folder(folder: Path) -> Path:
+def make_node_folder(folder: Path) -> Path:
     """The folder of a node; only its owner may read one that is made.
 
     Raises:
@@ -368,6 +345,17 @@ def _make_node_folder(folder: Path) -> Path:
         if not folder.is_dir():
             make_folder(folder).chmod(0o700)
     return folder
+
+
+def works(folder: Path) -> bool:
+    """Whether a node works in a folder."""
+    if not folder.exists():
+        return False
+    try:
+        with FileLock(folder / LOCK).acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
 
 
 def _locked(folder: Path) -> FileLock:

@@ -1,25 +1,24 @@
-"""The file of a node: what it receives, when a study is complete, what it answers, and to whom."""
+"""The file of a node: its model, its Orthanc, which images are read, what is answered, and to whom."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from casewise.errors import CasewiseError, StudyError, cut, nearest
+from casewise.errors import CasewiseError, StudyError, cut, nearest, none_of
 from casewise.files import read_regular
-from casewise.plugins.node.credentials import NodePath, Tls, read_token
+from casewise.inference.result_formats import format_owners
+from casewise.run_folder.bundle_folder import public_key
 from casewise.study.messages import sentences
 from casewise.study.model import StudyModel, refuse
 from casewise.study.yaml_text import mapping
-from casewise.web.settings import WebSettings, is_local, seconds_for
+from casewise.web.settings import is_local
 
 # The largest file of a node that is read, in bytes.
 LARGEST = 1_000_000
@@ -28,141 +27,78 @@ MODALITIES = re.compile(
     "BI|BMD|CR|CT|DG|DX|EPS|ES|GM|IO|IVOCT|IVUS|LS|MG|MR|NM|OAM|OCT|OPM?|OPT|OPTBSV|OPTENF|OT|PT|PX|RF|RG|RTIMAGE|SEG|SM|"
     "TG|US|VA|XA|XC"
 )
-# How the names of formats begin that are no DICOM objects, which PACS do not take.
+# Prefix of formats that are not DICOM objects, which PACS do not take.
 NOT_DICOM = "fhir"
+# The name of the first partner, which stores the answers beside the images.
+ORTHANC = "Orthanc"
+# Keys of casewise 1.0, and what replaces them.
+SUCCESSORS = {
+    "receive": "Orthanc receives the images: state its address as `orthanc: {url: …}`, and ports, AE titles, users and "
+    "TLS in its configuration (deploy/orthanc.json)",
+    "complete": "Orthanc says when a study is complete: set StableAge in its configuration (deploy/orthanc.json)",
+}
+SENDERS = {
+    "dicom": "Orthanc sends the answers: state `modality: NAME`, with NAME in DicomModalities of its configuration",
+    "stow": "Orthanc sends the answers: state `dicomweb: NAME`, with NAME in DicomWeb.Servers of its configuration",
+}
 
 
-def _title(value: str) -> str:
-    """An AE title: PS3.5, 6.2, VR AE."""
-    title = value.strip()
-    if not re.fullmatch(r"[ -\[\]-~]{1,16}", title):
-        raise ValueError("an AE title has 1 to 16 characters of ASCII without a backslash")
-    return title
+def _absolute(path: Path, info: ValidationInfo) -> Path:
+    """A path that starts at the folder of the file."""
+    return Path(os.path.abspath(Path((info.context or {}).get("folder", ".")) / path))
 
 
-AeTitle = Annotated[str, AfterValidator(_title)]
-Port = Annotated[int, Field(ge=0, le=65535)]
+NodePath = Annotated[Path, AfterValidator(_absolute)]
+# Of a partner in the configuration of Orthanc.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]*$")]
 
 
-class DicomReceive(StudyModel):
-    """Images that are sent to the node with C-STORE."""
+class OrthancSettings(StudyModel):
+    """The Orthanc beside the node, which receives, stores and sends."""
 
-    port: Port = 11112
-    """The port; 0 for a free one."""
-    ae_title: AeTitle = "CASEWISE"
-    """The AE title of the node, by which partners must call it."""
-    host: str = "127.0.0.1"
-    """The address at which the node listens: 127.0.0.1 for this computer only, 0.0.0.0 for all of its networks."""
-    allowed: list[AeTitle] = []
-    """The AE titles that may send; others are rejected. Needed unless `host` is of this computer."""
-    tls: Tls | None = None
-    """Encryption. An AE title is no secret, so `tls` with `ca` is what keeps others away."""
-    associations: int = Field(10, ge=1, le=100)
-    """How many connections may be open at a time; at most three quarters of them come from one address."""
+    url: str = "http://127.0.0.1:8042"
+    """The address of its REST interface. With https, the system must trust its certificate; another one can be named in
+    the variable `SSL_CERT_FILE`."""
+    credentials: NodePath | None = None
+    """A file with one line `USER:PASSWORD`, of its `RegisteredUsers`."""
+    timeout: float = Field(60, gt=0)
+    """Seconds without any byte after which a request is given up, and repeated later."""
+    poll: float = Field(2, gt=0)
+    """Seconds between two looks at its changes."""
+    since: date | None = None
+    """A day, such as `2026-03-01`: studies to which nothing was added from this day on (as Orthanc states it) are left
+    alone. Default: every study in Orthanc is answered."""
+    largest: float = Field(8192, gt=0)
+    """The largest study in MiB; a larger one is put in quarantine."""
 
-    @model_validator(mode="after")
-    def _closed(self) -> DicomReceive:
-        _refuse_open(self, "`allowed` the AE titles that may", self.allowed)
-        return self
-
-
-@dataclass(frozen=True, kw_only=True)
-class NodeWebSettings(WebSettings):
-    """`receive.web` for the server, with the secrets that its files hold."""
-
-    secrets: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def tokens(self) -> dict[str, str]:
-        """The token of each client."""
-        return self.secrets
-
-
-class WebReceive(StudyModel):
-    """Images that are sent to the node with DICOMweb (STOW-RS), and its state for monitoring systems."""
-
-    port: Port = 8104
-    """The port; 0 for a free one."""
-    host: str = "127.0.0.1"
-    """The address at which the node listens, as in `receive.dicom`."""
-    tokens: dict[str, NodePath] = {}
-    """For each client, the file with its token, which it sends as `Authorization: Bearer TOKEN`. Needed unless `host`
-    is of this computer."""
-    tls: Tls | None = None
-    """Encryption; without it, others on the network can read tokens and images."""
-
-    @model_validator(mode="after")
-    def _closed(self) -> WebReceive:
-        _refuse_open(self, "`tokens` a file for each client that may", self.tokens)
-        return self
-
-    def web_settings(self, largest: int) -> NodeWebSettings:
-        """The settings of the server.
-
-        Args:
-            largest: bytes of a request, for which there is time at 1 MiB a second.
-
-        Raises:
-            CasewiseError: a token cannot be read, or is too short.
-        """
-        secrets = {name: read_token(path, f"receive.web.tokens.{name}") for name, path in self.tokens.items()}
-        if len(set(secrets.values())) < len(secrets):
-            raise StudyError("receive.web.tokens: two clients have the same token. Give each one of its own.")
-        settings = NodeWebSettings(
-            host=self.host,
-            port=self.port,
-            max_bytes=largest,
-            upload_seconds=seconds_for(largest),
-            secrets=secrets,
-        )
+    @field_validator("url")
+    @classmethod
+    def _address(cls, value: str) -> str:
         try:
-            settings.check()
-        except CasewiseError as error:
-            raise StudyError(f"receive.web.tokens: {str(error).partition(': ')[2]}") from None
-        return settings
+            address = urlsplit(value)
+            valid = address.scheme in ("http", "https") and bool(address.hostname) and address.port != 0
+        except ValueError:
+            valid = False
+        refuse({"write an address such as http://127.0.0.1:8042": not valid or "?" in value or "#" in value})
+        refuse({"put no password into the address; state a file as credentials": "@" in value})
+        return value
 
 
-def _refuse_open(receiver: DicomReceive | WebReceive, remedy: str, permitted: object) -> None:
-    """Refuse a receiver that everybody on the network can use, and one with an encryption that cannot be used."""
-    problem = f"with the host {cut(receiver.host)}, other computers can send to the node; state under {remedy}"
-    needed = not is_local(receiver.host) and not permitted
-    refuse({f"{problem}, or use the host 127.0.0.1": needed})
-    refuse({"tls: a receiver needs certificate and key": receiver.tls is not None and not receiver.tls.certificate})
+def read_credentials(path: Path) -> str:
+    """The line `USER:PASSWORD` in a file.
 
-
-class Receive(StudyModel):
-    """The ways on which images arrive; at least one."""
-
-    dicom: DicomReceive | None = None
-    """C-STORE."""
-    folder: NodePath | None = None
-    """A folder for files of images, or subfolders of them. A file that did not change for 2 seconds is taken into the
-    queue and removed, also a DICOM object without an image, such as a report. What is no image, or only the beginning
-    of one, stays until it did not change for 10 minutes; then it is moved to `refused`."""
-    web: WebReceive | None = None
-    """STOW-RS at `/studies`, and `/health`, `/ready` and `/metrics`."""
-    largest: float = Field(512, gt=0)
-    """The largest image, and the largest request of STOW-RS, in MiB. All connections together need at most eight times
-    so much memory; an image or request may take a second for each MiB, at least 300."""
-
-    @property
-    def largest_bytes(self) -> int:
-        """The limit in bytes."""
-        return int(self.largest * 2**20)
-
-    @model_validator(mode="after")
-    def _any(self) -> Receive:
-        refuse({"state dicom, folder or web": not (self.dicom or self.folder or self.web)})
-        return self
-
-
-class Complete(StudyModel):
-    """When all images of a study have arrived."""
-
-    quiet: float = Field(30, gt=0)
-    """Seconds without a new image. Images that arrive later are added, and the study is predicted again."""
-    instances: int | None = Field(None, ge=1)
-    """With so many images, a study is complete at once."""
+    Raises:
+        StudyError: the file cannot be read, or has no such line.
+    """
+    try:
+        text = read_regular(path, LARGEST).decode().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise StudyError(f"orthanc.credentials: {path} cannot be read: {reason}.") from None
+    user, colon, password = text.partition(":")
+    if not (user and colon and password) or not text.isprintable():
+        raise StudyError(f"orthanc.credentials: {path} must have one line, USER:PASSWORD.")
+    return text
 
 
 class SelectRule(StudyModel):
@@ -226,67 +162,42 @@ class AnswerSettings(StudyModel):
     """How many cores predict. Default: all."""
 
 
-class DicomPartner(StudyModel):
-    """A partner that stores answers sent with C-STORE."""
-
-    host: str
-    """Its address."""
-    port: int = Field(104, ge=1, le=65535)
-    """Its port."""
-    ae_title: AeTitle
-    """Its AE title."""
-    calling: AeTitle = "CASEWISE"
-    """The AE title by which the node introduces itself."""
-    tls: Tls | None = None
-    """Encryption; `tls: {}` trusts the certificates of the system."""
-
-
 class SendRule(StudyModel):
-    """A partner that receives answers: `dicom`, `stow` or `folder`."""
+    """A partner that receives answers: one of `modality`, `peer`, `dicomweb` and `folder`."""
 
-    dicom: DicomPartner | None = None
-    """A PACS that is sent DICOM answers with C-STORE."""
-    stow: str = ""
-    """The address of a server that takes DICOM answers with STOW-RS, such as `https://pacs/dicom-web/studies`."""
-    token: NodePath | None = None
-    """With `stow`: the file with a token that is sent as `Authorization: Bearer TOKEN`."""
-    tls: Tls | None = None
-    """With `stow` and https: the certificates."""
+    modality: Name = ""
+    """A PACS by its name in `DicomModalities` of Orthanc, which sends it the answers with C-STORE."""
+    peer: Name = ""
+    """Another Orthanc by its name in `OrthancPeers`."""
+    dicomweb: Name = ""
+    """A server by its name in `DicomWeb.Servers` of Orthanc, which sends it the answers with STOW-RS."""
     folder: NodePath | None = None
     """A folder; each study has a subfolder of it."""
     formats: list[str] = []
-    """Which answers. Default: all of `answer.formats` that the partner can take: no FHIR with `dicom` and `stow`."""
+    """Which answers. Default: all of `answer.formats` that the partner can take: FHIR goes into a folder only."""
+
+    @property
+    def kind(self) -> str:
+        """The key that states the partner."""
+        return next((kind for kind in ("modality", "peer", "dicomweb") if getattr(self, kind)), "folder")
+
+    @property
+    def partner(self) -> str:
+        """The name of the partner, or the path of the folder."""
+        return str(getattr(self, self.kind))
 
     @property
     def name(self) -> str:
-        """For messages, and to recognise the partner after a restart; the query of an address may be a secret."""
-        if self.dicom:
-            return f"{self.dicom.ae_title}@{self.dicom.host}:{self.dicom.port}"
-        return urlsplit(self.stow)._replace(query="", fragment="").geturl() if self.stow else f"folder {self.folder}"
+        """For messages, and to recognise the partner after a restart."""
+        return f"{self.kind} {self.partner}"
 
     @model_validator(mode="after")
     def _single(self) -> SendRule:
-        kinds = [self.dicom is not None, bool(self.stow), self.folder is not None]
-        refuse({"state one of dicom, stow and folder": sum(kinds) != 1})
-        if self.stow:
-            try:
-                address = urlsplit(self.stow)
-                valid = address.scheme in ("http", "https") and bool(address.hostname) and address.port != 0
-            except ValueError:
-                valid = False
-            refuse({"stow: write an address such as https://pacs/dicom-web/studies": not valid})
-            refuse({"stow: put no password into the address; state a token": "@" in self.stow})
-        refuse({"token: belongs to stow": self.token is not None and not self.stow})
-        https = self.stow.startswith("https:")
-        refuse({"tls: belongs to stow with https; write that of dicom under it": self.tls is not None and not https})
-        refuse({"token: needs https, or a host of this computer": self.token is not None and not self._private()})
+        kinds = [bool(self.modality), bool(self.peer), bool(self.dicomweb), self.folder is not None]
+        refuse({"state one of modality, peer, dicomweb and folder": sum(kinds) != 1})
         unfit = [name for name in self.formats if name.startswith(NOT_DICOM) and not self.folder]
         refuse({f"formats: {', '.join(unfit)} can go into a folder only": unfit})
         return self
-
-    def _private(self) -> bool:
-        address = urlsplit(self.stow)
-        return address.scheme == "https" or is_local(address.hostname or "")
 
 
 class Retry(StudyModel):
@@ -337,125 +248,113 @@ class Monitor(StudyModel):
         return value
 
 
-class NodeSettings(StudyModel):
-    """The file of a node, such as `node.yaml`. Paths start at its folder."""
+class ModelSettings(StudyModel):
+    """The model, the images that it reads, and what it writes; also the settings of a mercure module."""
 
     bundle: NodePath
     """The trained model: a bundle."""
     trust: NodePath | None = None
     """A public key; a bundle that is not signed with its private key is refused."""
-    folder: NodePath = Path("node")
-    """The folder with everything that the node writes: queue, received images, answers, audit trail and pages."""
-    receive: Receive
-    """The ways on which images arrive."""
-    complete: Complete = Complete()
-    """When all images of a study have arrived."""
     select: list[SelectRule] = []
     """The images of a study that the model reads: one rule for each slot. Default: all images."""
     answer: AnswerSettings = AnswerSettings()
     """What the node writes on a study."""
+
+    @model_validator(mode="after")
+    def _own_slots(self) -> Self:
+        slots = [rule.slot for rule in self.select]
+        refuse({"select: with several rules, each needs a slot of its own": len(set(slots)) < len(slots)})
+        return self
+
+    def check_model(self) -> None:
+        """Check that the bundle is there, and that every format can be written; no model is loaded.
+
+        Raises:
+            CasewiseError: it is not; a format is unknown, or a package is missing.
+        """
+        if not self.bundle.exists():
+            raise CasewiseError(f"bundle: there is no {self.bundle}. `casewise bundle` writes one.")
+        if self.trust:
+            public_key(self.trust)
+        owners = format_owners()
+        if unknown := [name for name in self.answer.formats if name not in owners]:
+            raise CasewiseError(f"answer.formats: {none_of(unknown[0], owners)}")
+        for name in self.answer.formats:
+            owners[name].check_result_format(name)
+
+
+class NodeSettings(ModelSettings):
+    """The file of a node, such as `node.yaml`. Paths start at its folder."""
+
+    folder: NodePath = Path("node")
+    """The folder with everything that the node writes: its state, answers and pages."""
+    orthanc: OrthancSettings = OrthancSettings()
+    """The Orthanc beside the node."""
     send: list[SendRule] = []
-    """Who receives the answers. Without any, they stay in the folder `answers`."""
+    """Who receives the answers besides Orthanc itself, which has all that are DICOM. Without any, FHIR stays in the
+    folder `answers`."""
     retry: Retry = Retry()
     """When what failed is tried again."""
     keep: float = Field(30, gt=0)
-    """Days for which images and answers stay on the disk after a study was sent."""
+    """Days for which answers stay in the folder `answers` after they were delivered."""
     monitor: Monitor = Monitor()
     """How the node watches itself."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _removed(cls, values: Any) -> Any:
+        """Refuse the keys of casewise 1.0 that Orthanc replaces."""
+        if isinstance(values, dict):
+            refuse({f"{key}: {successor}": key in values for key, successor in SUCCESSORS.items()})
+            rules = [rule for rule in values.get("send") or [] if isinstance(rule, dict)]
+            refuse({f"send.{key}: {text}": any(key in rule for rule in rules) for key, text in SENDERS.items()})
+        return values
+
     @model_validator(mode="after")
-    def _agree(self, info: ValidationInfo) -> NodeSettings:
+    def _agree(self) -> NodeSettings:
         for number, rule in enumerate(self.send):
             unknown = [name for name in rule.formats if name not in self.answer.formats]
             there = ", ".join(self.answer.formats)
             refuse({f"send.{number}.formats: {cut(name)} is not in answer.formats: {there}": True for name in unknown})
-            refuse({f"send.{number}.dicom: is this node's own port, receive.dicom": self._is_own(rule)})
             refuse({f"send.{number}: no format of answer.formats suits it": not self.formats_for(rule)})
-        receivers = (self.receive.dicom, self.receive.web)
-        ports = [each.port for each in receivers if each]
-        refuse({"receive: dicom and web need ports of their own": len(set(ports)) < len(ports)})
         names = [rule.name for rule in self.send]
         refuse({f"send: {cut(name)} is stated twice": names.count(name) > 1 for name in names})
-        slots = [rule.slot for rule in self.select]
-        refuse({"select: with several rules, each needs a slot of its own": len(set(slots)) < len(slots)})
-        self._check_incoming((info.context or {}).get("file"))
         return self
-
-    def _is_own(self, rule: SendRule) -> bool:
-        """Whether answers would come back to this node."""
-        own = self.receive.dicom
-        return bool(own and rule.dicom and rule.dicom.port == own.port and is_local(rule.dicom.host))
-
-    def _check_incoming(self, file: Path | None) -> None:
-        """Refuse a folder of incoming files with what the node needs in it, or in what the node or a partner writes."""
-        incoming = self.receive.folder
-        if incoming is None:
-            return
-        real = Path(os.path.realpath(incoming))
-        for key, path in [("this file", file), *_paths(self)]:
-            if key == "receive.folder" or path is None:
-                continue
-            other = Path(os.path.realpath(path))
-            taken = f"receive.folder: {incoming} contains {path}, which is {key}, and files in it are taken away"
-            refuse({f"{taken}; choose another folder": other.is_relative_to(real)})
-            refuse({f"receive.folder: {incoming} is in {key}; choose another folder": real.is_relative_to(other)})
 
     def formats_for(self, rule: SendRule) -> list[str]:
         """The formats that a partner receives."""
         suitable = [name for name in self.answer.formats if rule.folder or not name.startswith(NOT_DICOM)]
         return rule.formats or suitable
 
+    def routes(self) -> dict[str, list[str]]:
+        """The formats that each partner receives, by its name; Orthanc comes first."""
+        dicom = [name for name in self.answer.formats if not name.startswith(NOT_DICOM)]
+        return {ORTHANC: dicom, **{rule.name: self.formats_for(rule) for rule in self.send}}
+
     def check_files(self) -> None:
-        """Check tokens, certificates and folders.
+        """Check credentials, folders and the model.
 
         Raises:
-            StudyError: one cannot be used; the message begins with its key.
+            CasewiseError: one cannot be used; the message begins with its key.
         """
-        for key, path in (("folder", self.folder), ("receive.folder", self.receive.folder)):
+        folders = {"folder": self.folder} | {f"send.{n}.folder": rule.folder for n, rule in enumerate(self.send)}
+        for key, path in folders.items():
             if path and (problem := _folder_problem(path)):
                 raise StudyError(f"{key}: {problem}")
-        if self.receive.web:
-            self.receive.web.web_settings(self.receive.largest_bytes)
-        receivers = {"receive.dicom": self.receive.dicom, "receive.web": self.receive.web}
-        tls = [(key, each.tls, True) for key, each in receivers.items() if each and each.tls]
-        for number, rule in enumerate(self.send):
-            key = f"send.{number}"
-            if rule.token:
-                read_token(rule.token, f"{key}.token")
-            stated = rule.dicom.tls if rule.dicom else rule.tls
-            tls += [(key, stated, False)] if stated else []
-        for key, each, receives in tls:
-            try:
-                each.server() if receives else each.client()
-            except StudyError as error:
-                raise StudyError(f"{key}: {error}") from None
+        if self.orthanc.credentials:
+            read_credentials(self.orthanc.credentials)
+        self.check_model()
 
     def remarks(self) -> list[str]:
-        """What another computer on the network could read, and what is not there yet, in sentences."""
-        lines = []
+        """What others could read, and what is not there yet, in sentences."""
+        lines, orthanc = [], self.orthanc
         if (outcomes := self.monitor.outcomes) and not outcomes.exists():
             lines.append(f"monitor.outcomes: {outcomes} does not exist yet.")
-        for key, each in {"receive.dicom": self.receive.dicom, "receive.web": self.receive.web}.items():
-            if each and not each.tls and not is_local(each.host):
-                lines.append(f"{key}: images are received without encryption. State `tls`.")
-        for rule in self.send:
-            host = rule.dicom.host if rule.dicom else urlsplit(rule.stow).hostname or "localhost"
-            encrypted = rule.dicom.tls is not None if rule.dicom else rule.stow.startswith("https:")
-            if not encrypted and not is_local(host):
-                lines.append(f"send: answers go to {rule.name} without encryption.")
-        secrets = {path for key, path in _paths(self.model_dump()) if "token" in key or key.endswith("tls.key")}
-        readable = [str(path) for path in sorted(secrets) if path.exists() and path.stat().st_mode & 0o004]
-        lines += [f"{path} can be read by everybody on this computer: `chmod o-rwx` it." for path in readable]
+        if orthanc.url.startswith("http:") and not is_local(urlsplit(orthanc.url).hostname or ""):
+            lines.append("orthanc.url: images and password are not encrypted. Keep the network to these two.")
+        if (path := orthanc.credentials) and path.exists() and path.stat().st_mode & 0o004:
+            lines.append(f"{path} can be read by everybody on this computer: `chmod o-rwx` it.")
         return lines
-
-
-def _paths(value: object, key: str = "") -> Iterator[tuple[str, Path]]:
-    """The paths in settings, by key."""
-    if isinstance(value, Path):
-        yield key, value
-    entries = dict(enumerate(value)) if isinstance(value, list) else value
-    for name, each in dict(entries).items() if isinstance(entries, (StudyModel, dict)) else ():
-        yield from _paths(each, f"{key}.{name}" if key else str(name))
 
 
 def _folder_problem(path: Path) -> str:

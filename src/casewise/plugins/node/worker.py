@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 from collections.abc import Callable
@@ -14,11 +15,12 @@ import joblib
 from casewise.errors import CasewiseError, RunError
 from casewise.inference.worker_process import Worker, WorkerPlan, answer_jobs
 from casewise.plugins.node.headers import UnanswerableError
-from casewise.plugins.node.monitoring.observation import Observation
-from casewise.plugins.node.node_log import log
-from casewise.plugins.node.queue.records import Answer, StudyAnswer, StudyTask
+from casewise.plugins.node.monitoring.observation import PICTURES, Observation
+from casewise.plugins.node.records import Answer, StudyAnswer, StudyTask
 from casewise.plugins.node.settings import NodeSettings
 from casewise.web.settings import Json
+
+log = logging.getLogger("casewise.node")
 
 
 class FailedError(CasewiseError):
@@ -56,7 +58,8 @@ def _predictor(plan: NodePlan) -> tuple[Json, Callable[[Json], Json]]:
     from casewise.plugins.node.predictor import StudyPredictor
 
     assert plan.settings is not None
-    predictor = StudyPredictor(load_bundle(plan.bundle, trust=plan.trust), plan.settings, plan.salt)
+    model, pictures = load_bundle(plan.bundle, trust=plan.trust), plan.settings.folder / PICTURES
+    predictor = StudyPredictor(model, plan.settings, plan.salt, pictures)
     return predictor.description, predictor.reply
 
 
@@ -96,9 +99,12 @@ class StudyWorker:
             FailedError: another attempt may succeed.
             StoppedError: the node ends.
         """
-        job = {"uid": task.uid, "files": [str(file.path) for file in task.files], "folder": str(task.folder)}
+        job: Json = {"uid": task.uid, "files": [str(path) for path in task.files], "folder": str(task.folder)}
+        job |= {"content": task.content, "version": task.version}
         for _ in range(2):
             try:
+                if self.stopping.is_set():
+                    raise EOFError
                 message = self._worker.call(job, self._timeout)
                 break
             except (EOFError, TimeoutError, RunError) as error:

@@ -7,13 +7,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from casewise.errors import CasewiseError
 from casewise.inference.model import load_bundle
 from casewise.plugins.node.monitoring.observation import PAGE, PICTURES, salt_of
 from casewise.plugins.node.monitoring.outcomes import OutcomeTable, Window, compared_outcomes, read_outcomes
 from casewise.plugins.node.monitoring.page import WrittenMonitoring, write_monitoring
 from casewise.plugins.node.monitoring.summary import Watched
-from casewise.plugins.node.queue.study_queue import StudyQueue
+from casewise.plugins.node.state import state_of
 from casewise.run_folder import BundleFolder
 
 if TYPE_CHECKING:
@@ -30,14 +29,12 @@ def monitor_node(settings: NodeSettings, path: Path | None = None) -> WrittenMon
     """
     folder, monitor = settings.folder, settings.monitor
     since = datetime.combine(monitor.since, datetime.min.time(), UTC).timestamp() if monitor.since else 0.0
-    if not (folder / "queue.sqlite").exists():
-        raise CasewiseError(f"{folder} has no queue. Start the node first: `casewise node start`.")
-    model = load_bundle(settings.bundle, trust=settings.trust)
-    queue = StudyQueue(folder)
+    state = state_of(folder)
     try:
-        recorded, accessions = dict(queue.observations()), queue.accessions()
+        recorded, accessions = dict(state.observations()), state.accessions()
     finally:
-        queue.close()
+        state.close()
+    model = load_bundle(settings.bundle, trust=settings.trust)
     own = [(name, each) for name, each in recorded.items() if each.bundle == model.checksum]
     outcomes = None
     if monitor.outcomes:

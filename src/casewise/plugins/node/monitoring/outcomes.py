@@ -44,7 +44,7 @@ from casewise.plugins.node.monitoring.shift import (
     changes_of,
     evidence_of,
 )
-from casewise.plugins.node.queue.records import study_label
+from casewise.plugins.node.records import study_label
 
 COLUMNS = ("target", "value")
 # The columns of which one states the study.

@@ -1,4 +1,4 @@
-"""What the queue of a node holds: studies with their states, images, answers and deliveries; and a study at work."""
+"""A study that a node answers: its state, its task, and its answers."""
 
 from __future__ import annotations
 
@@ -13,65 +13,55 @@ if TYPE_CHECKING:
     from casewise.plugins.node.monitoring.observation import Observation
 
 
-# The folders of images and of answers, in the folder of the node.
-RECEIVED, ANSWERS = "received", "answers"
-# How the name of a folder of answers ends that are being written.
+# The folder of answers, in the folder of the node.
+ANSWERS = "answers"
+# Suffix of a folder of answers while they are written.
 UNFINISHED = ".part"
 
 
 class StudyState(StrEnum):
     """Where a study is on its way.
 
-    `RECEIVED`: images arrive. `COMPLETE`: it waits for its prediction. `PREDICTED`: answers are being delivered.
-    `SENT`: every partner has its answers, but for formats that could not be written. `FAILED`: its prediction failed,
-    and will be repeated. `QUARANTINED`: a person must decide. `DISCARDED`: a person decided that it needs no answer.
+    `WAITING`: it is complete, and waits for the model. `FAILED`: its prediction failed, and will be repeated.
+    `ANSWERED`: it has its answers. `REFUSED`: it has answers that say why there is no prediction. `QUARANTINED`: a
+    person must decide. `DISCARDED`: it needs no answer.
     """
 
-    RECEIVED = "received"
-    COMPLETE = "complete"
-    PREDICTED = "predicted"
-    SENT = "sent"
+    WAITING = "waiting"
     FAILED = "failed"
+    ANSWERED = "answered"
+    REFUSED = "refused"
     QUARANTINED = "quarantined"
     DISCARDED = "discarded"
 
 
 @dataclass(frozen=True)
-class QueuedStudy:
-    """A study in the queue.
+class NodeStudy:
+    """A study in the state of the node.
 
     Attributes:
-        uid: its Study Instance UID; label: for logs (see `study_label`).
-        instances: how many are stored; version: 1, and one more each time that images arrived after a prediction.
+        id: in Orthanc; uid: its Study Instance UID.
+        version: 1, and one more each time that its images changed.
         changed_at: the last change of state, in ISO 8601, UTC.
-        reason: of a failure or quarantine; attempts: that failed.
-        lease: of the node that works on it; empty if none does.
+        reason: of a failure or quarantine; attempts: that failed; begun: predictions that did not end.
         unwritten: which formats of its answer could not be written, with the reasons.
     """
 
+    id: str
     uid: str
     state: StudyState
-    instances: int
-    changed_at: str
-    reason: str
-    attempts: int
     version: int
-    lease: str = ""
+    images: int
+    changed_at: str
+    reason: str = ""
+    attempts: int = 0
+    begun: int = 0
     unwritten: str = ""
 
     @property
     def label(self) -> str:
         """The name of the study in logs."""
         return study_label(self.uid)
-
-
-@dataclass(frozen=True)
-class StoredInstance:
-    """An image of a study, as received."""
-
-    path: Path
-    instance: str
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -93,15 +83,18 @@ class Delivery:
     """An answer that a partner has not received yet.
 
     Attributes:
-        attempts: that failed; version: of the study.
+        partner: Orthanc, or the name of a rule of `send`.
+        instance: of the answer in Orthanc; job: in Orthanc, that sends it; both empty without one.
+        attempts: that failed.
     """
 
     id: int
-    study: str
+    study: NodeStudy
     answer: Answer
     partner: str
+    instance: str
+    job: str
     attempts: int
-    version: int
 
 
 @dataclass(frozen=True)
@@ -111,11 +104,14 @@ class StudyTask:
     Attributes:
         uid: its Study Instance UID.
         folder: where its answers go.
+        content: a hash of the files, from which the UIDs of the answers follow; version: of the study.
     """
 
     uid: str
-    files: Sequence[StoredInstance]
+    files: Sequence[Path]
     folder: Path
+    content: str = ""
+    version: int = 1
 
 
 @dataclass(frozen=True)

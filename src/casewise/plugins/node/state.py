@@ -1,0 +1,479 @@
+"""What a node knows of the studies in Orthanc: one SQLite file, in which a change is made whole or not at all.
+
+The images are in Orthanc; the file has the state of each study, the answers that are still to be delivered, and the
+audit trail: an event for each step, with the hash of the event before, so that a change breaks the chain.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from casewise.errors import CasewiseError, cut, printable
+from casewise.plugins.node.monitoring.observation import Observation
+from casewise.plugins.node.records import Answer, Delivery, NodeStudy, StudyAnswer, StudyState, study_label
+from casewise.plugins.node.settings import ORTHANC, Retry
+from casewise.web.database import Database
+from casewise.web.settings import Json
+
+if TYPE_CHECKING:
+    from casewise.plugins.node.orthanc import OrthancStudy
+
+NAME = "node.sqlite"
+# The file of a node of casewise 1.0.
+FORMER = "queue.sqlite"
+SCHEMA = """
+CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+INSERT INTO facts VALUES ('format', '1'), ('change', '-1'), ('bundle', ''), ('problem', '');
+CREATE TABLE studies (
+    id TEXT PRIMARY KEY, uid TEXT NOT NULL, label TEXT NOT NULL, state TEXT NOT NULL, content TEXT NOT NULL,
+    version INTEGER NOT NULL DEFAULT 1, images INTEGER NOT NULL, updated TEXT NOT NULL, changed_at REAL NOT NULL,
+    reason TEXT NOT NULL DEFAULT '', attempts INTEGER NOT NULL DEFAULT 0, next_at REAL NOT NULL DEFAULT 0,
+    failing_since REAL, begun INTEGER NOT NULL DEFAULT 0, unwritten TEXT NOT NULL DEFAULT ''
+);
+CREATE INDEX by_state ON studies (state, changed_at);
+CREATE TABLE predictions (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, study TEXT NOT NULL REFERENCES studies, observation TEXT NOT NULL,
+    accession TEXT NOT NULL
+);
+CREATE TABLE answers (
+    study TEXT NOT NULL REFERENCES studies, name TEXT NOT NULL, format TEXT NOT NULL, path TEXT NOT NULL,
+    sha256 TEXT NOT NULL, instance TEXT NOT NULL DEFAULT '', PRIMARY KEY (study, name)
+);
+CREATE TABLE deliveries (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, study TEXT NOT NULL, name TEXT NOT NULL, partner TEXT NOT NULL,
+    state TEXT NOT NULL DEFAULT 'pending', job TEXT NOT NULL DEFAULT '', attempts INTEGER NOT NULL DEFAULT 0,
+    next_at REAL NOT NULL DEFAULT 0, failing_since REAL, reason TEXT NOT NULL DEFAULT '',
+    UNIQUE (study, name, partner), FOREIGN KEY (study, name) REFERENCES answers ON DELETE CASCADE
+);
+CREATE INDEX pending ON deliveries (state, next_at);
+CREATE TABLE events (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, at TEXT NOT NULL, study TEXT NOT NULL, event TEXT NOT NULL,
+    facts TEXT NOT NULL, previous TEXT NOT NULL
+);
+CREATE TRIGGER events_stay BEFORE UPDATE ON events BEGIN SELECT RAISE(ABORT, 'events are never changed'); END;
+CREATE TRIGGER events_last BEFORE DELETE ON events BEGIN SELECT RAISE(ABORT, 'events are never removed'); END;
+"""
+EVENT = "id, at, study, event, facts, previous"
+ANSWERED = (StudyState.ANSWERED, StudyState.REFUSED)
+# A time that is no later than now, or so late that the clock was set back since.
+DUE = "NOT ({0} > ? AND {0} <= ?)"
+
+
+class NodeState(Database):
+    """The state of a node, in its folder.
+
+    Args:
+        retry: when what failed is tried again.
+
+    Raises:
+        CasewiseError: the file is damaged, of a newer casewise, or cannot be written; or casewise 1.0 used the folder.
+    """
+
+    schema, busy = SCHEMA, 30
+
+    def __init__(self, folder: Path, retry: Retry | None = None) -> None:
+        self.folder, self._retry = folder.absolute(), retry or Retry()
+        super().__init__(self.folder / NAME)
+
+    def check_new(self) -> None:
+        """Refuse the folder of a node of casewise 1.0, whose queue may have studies that wait.
+
+        Raises:
+            CasewiseError: it is one.
+        """
+        if (self.folder / FORMER).exists():
+            text = f"folder: {self.folder} is of a node of casewise 1.0, and its queue is not read"
+            raise CasewiseError(f"{text}. State another `folder`, and send Orthanc the studies without an answer.")
+
+    def remedy(self) -> str:
+        return f"Restore {self.path} from a backup, or move it away: every study in Orthanc is then answered again."
+
+    # -------------------------------------------------------------------------------------------------------- events
+
+    def _event(self, study: str, event: str, **facts: Any) -> None:
+        query = f"SELECT {EVENT} FROM events ORDER BY id DESC LIMIT 1"  # noqa: S608
+        last = self._db.execute(query).fetchone()
+        at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        values = [at, study and study_label(study), event, json.dumps(facts), _digest(last)]
+        self._db.execute("INSERT INTO events (at, study, event, facts, previous) VALUES (?, ?, ?, ?, ?)", values)
+
+    def events(self, study: str = "") -> list[Json]:
+        """The audit trail in its order, or the events of the study with a label."""
+        query = f"SELECT {EVENT} FROM events WHERE ? = '' OR study = ? ORDER BY id"  # noqa: S608
+        return [
+            {"id": row[0], "at": row[1], "study": row[2], "event": row[3], **json.loads(row[4])}
+            for row in self._rows(query, [study, study])
+        ]
+
+    def trail(self) -> tuple[list[int], str]:
+        """The events that do not follow from the one before, and the hash of the last."""
+        breaks, last = list[int](), None
+        for number, row in enumerate(self._rows(f"SELECT {EVENT} FROM events ORDER BY id"), 1):  # noqa: S608
+            if row[0] != number or row[5] != _digest(last):
+                breaks.append(int(row[0]))
+            last = row
+        return breaks, _digest(last)
+
+    def start(self, bundle: str, casewise: str, partners: Iterable[str]) -> str:
+        """Record that the node starts; the checksum of the bundle before, or nothing.
+
+        What waits for a partner that the settings no longer state is not delivered any more.
+        """
+        with self._writing() as db:
+            before = self._fact("bundle")
+            self._set("bundle", bundle)
+            self._event("", "started", bundle=bundle, bundle_before=before, casewise=casewise)
+            query = "SELECT DISTINCT partner FROM deliveries WHERE state = 'pending'"
+            for partner in {row[0] for row in db.execute(query).fetchall()} - set(partners):
+                db.execute("DELETE FROM deliveries WHERE partner = ? AND state = 'pending'", [partner])
+                self._event("", "partner removed", partner=partner)
+        return before
+
+    def _set(self, name: str, value: object) -> None:
+        self._db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", [name, str(value)])
+
+    @property
+    def problem(self) -> str:
+        """What the node met last that it could not do; empty if nothing."""
+        return self._fact("problem")
+
+    def meet(self, problem: str) -> None:
+        """Record a problem, or that there is none any more."""
+        if problem != self.problem:
+            with self._writing():
+                self._set("problem", problem)
+
+    # ------------------------------------------------------------------------------------------------------- arrival
+
+    @property
+    def change(self) -> int:
+        """The number of the last change of Orthanc that was read; -1 before the first."""
+        return int(self._fact("change"))
+
+    def reached(self, change: int) -> None:
+        """Record the last change that was read; what it names is recorded before."""
+        with self._writing():
+            self._set("change", change)
+
+    def updates(self) -> dict[str, str]:
+        """The time of the last instance of each study, as Orthanc stated it when it was looked at."""
+        return dict(self._rows("SELECT id, updated FROM studies"))
+
+    def arrived(self, study: OrthancStudy) -> bool:
+        """Record a study that is stable; whether it is new, or its images have changed.
+
+        What is still to be delivered of a former version is dropped. A study without images needs no answer.
+        """
+        state = StudyState.WAITING if study.images else StudyState.DISCARDED
+        reason = "" if study.images else "It has no image."
+        with self._writing() as db:
+            row = db.execute("SELECT content, version FROM studies WHERE id = ?", [study.id]).fetchone()
+            if row and row[0] == study.content:
+                db.execute("UPDATE studies SET updated = ? WHERE id = ?", [study.updated, study.id])
+                return False
+            columns = "id, uid, label, state, content, images, updated, changed_at"
+            if row is None:
+                values = [study.id, study.uid, study_label(study.uid), state, study.content, 0, "", time.time()]
+                db.execute(f"INSERT INTO studies ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)  # noqa: S608
+            version = row[1] + 1 if row else 1
+            db.execute("DELETE FROM deliveries WHERE study = ? AND state = 'pending'", [study.id])
+            about = {"content": study.content, "images": len(study.images), "updated": study.updated}
+            self._change(study.id, study.uid, state, reason, version=version, unwritten="", **about)
+        return True
+
+    def _change(self, study: str, uid: str, state: StudyState, reason: str = "", **columns: Any) -> None:
+        """Put a study into a state, in a transaction."""
+        fresh: Json = {"attempts": 0, "next_at": 0, "failing_since": None, "begun": 0}
+        values = fresh | columns | {"state": state, "reason": cut_text(reason), "changed_at": time.time()}
+        stated = ", ".join(f"{name} = ?" for name in values)
+        self._db.execute(f"UPDATE studies SET {stated} WHERE id = ?", [*values.values(), study])  # noqa: S608
+        facts = {name: columns[name] for name in ("version", "content", "images") if name in columns}
+        if state not in ANSWERED:
+            self._event(uid, state, reason=cut_text(reason), **facts)
+
+    # ---------------------------------------------------------------------------------------------------- prediction
+
+    def next(self, now: float) -> NodeStudy | None:
+        """The next study to predict, WAITING or FAILED and due; None if there is none."""
+        condition = f"state IN (?, ?) AND {DUE.format('next_at')}"
+        studies = self._studies(condition, [StudyState.WAITING, StudyState.FAILED, *self._span(now)], limit=1)
+        return studies[0] if studies else None
+
+    def _span(self, now: float) -> tuple[float, float]:
+        """For `DUE`."""
+        return now, now + self._retry.longest
+
+    def begin(self, study: NodeStudy) -> None:
+        """Count a prediction that begins, so that a study with which nodes end is noticed."""
+        with self._writing() as db:
+            db.execute("UPDATE studies SET begun = begun + 1 WHERE id = ?", [study.id])
+
+    def postpone(self, study: NodeStudy, seconds: float = 0) -> None:
+        """Let a study wait whose prediction began and did not fail, such as while images arrive."""
+        with self._writing() as db:
+            query = "UPDATE studies SET begun = max(begun - 1, 0), next_at = ? WHERE id = ?"
+            db.execute(query, [time.time() + seconds, study.id])
+
+    def answered(
+        self, study: NodeStudy, answer: StudyAnswer, bundle: str, routes: Mapping[str, Sequence[str]], **facts: Any
+    ) -> None:
+        """Record the answers of a study, which lie durably at their paths, and what is to be delivered.
+
+        Args:
+            routes: the formats that each partner receives, by its name.
+        """
+        refused = answer.observation.refused
+        state = StudyState.REFUSED if refused else StudyState.ANSWERED
+        with self._writing() as db:
+            db.execute("DELETE FROM answers WHERE study = ?", [study.id])  # with their deliveries
+            for each in answer.answers:
+                path = os.path.relpath(each.path.absolute(), self.folder)
+                query = "INSERT INTO answers (study, name, format, path, sha256) VALUES (?, ?, ?, ?, ?)"
+                db.execute(query, [study.id, each.name, each.format, path, each.sha256])
+            self._route(study.id, routes)
+            query = "INSERT INTO predictions (study, observation, accession) VALUES (?, ?, ?)"
+            db.execute(query, [study.id, answer.observation.as_json(), answer.accession])
+            text = cut_text(" ".join(f"Without {name}: {reason}" for name, reason in answer.unwritten.items()))
+            self._change(study.id, study.uid, state, refused, unwritten=text)
+            hashes = {each.name: each.sha256 for each in answer.answers}
+            about = {"version": study.version, "bundle": bundle, "answers": hashes, "unwritten": dict(answer.unwritten)}
+            self._event(study.uid, state, **about, **facts)
+
+    def _route(self, study: str, routes: Mapping[str, Sequence[str]]) -> None:
+        for name, style in self._db.execute("SELECT name, format FROM answers WHERE study = ?", [study]).fetchall():
+            for partner in (partner for partner, formats in routes.items() if style in formats):
+                values = [study, name, partner]
+                self._db.execute("INSERT OR IGNORE INTO deliveries (study, name, partner) VALUES (?, ?, ?)", values)
+
+    def failed(self, study: NodeStudy, reason: str) -> None:
+        """Record that a study could not be predicted: it is tried again, or put in quarantine at last."""
+        now = time.time()
+        with self._writing() as db:
+            since = db.execute("SELECT failing_since FROM studies WHERE id = ?", [study.id]).fetchone()[0] or now
+            state = StudyState.QUARANTINED if now - since >= self._retry.give_up else StudyState.FAILED
+            attempts = study.attempts + 1
+            values: Json = {"attempts": attempts, "failing_since": since, "next_at": now + self._retry.wait(attempts)}
+            self._change(study.id, study.uid, state, reason, **values)
+
+    def quarantine(self, study: NodeStudy, reason: str) -> None:
+        """Leave a study to a person."""
+        with self._writing():
+            self._change(study.id, study.uid, StudyState.QUARANTINED, reason)
+
+    # ---------------------------------------------------------------------------------------------------- deliveries
+
+    def deliveries(self, now: float, limit: int = 200) -> list[Delivery]:
+        """The answers that are to be delivered now; those that failed least come first.
+
+        What Orthanc is to send waits until Orthanc has it.
+        """
+        query = (
+            "SELECT d.id, d.study, a.name, a.format, a.path, a.sha256, d.partner, a.instance, d.job, d.attempts "  # noqa: S608
+            "FROM deliveries d JOIN answers a ON a.study = d.study AND a.name = d.name WHERE d.state = 'pending' AND "
+            f"{DUE.format('d.next_at')} AND (a.instance != '' OR d.partner = ? OR d.partner LIKE 'folder %') "
+            "ORDER BY d.attempts, d.id LIMIT ?"
+        )
+        return [
+            Delivery(
+                row[0],
+                self._studies("id = ?", [row[1]])[0],
+                Answer(row[2], row[3], self.folder / row[4], row[5]),
+                *row[6:],
+            )
+            for row in self._rows(query, [*self._span(now), ORTHANC, limit])
+        ]
+
+    def submitted(self, delivery: Delivery, job: str, seconds: float) -> None:
+        """Record the job of Orthanc that sends an answer, and look at it later."""
+        with self._writing() as db:
+            values = [job, time.time() + seconds, delivery.id]
+            db.execute("UPDATE deliveries SET job = ?, next_at = ? WHERE id = ?", values)
+
+    def delivered(self, delivery: Delivery, instance: str = "") -> None:
+        """Record that a partner has an answer; others that it did not take are tried again now.
+
+        Args:
+            instance: its ID, of an answer that Orthanc stored.
+        """
+        answer, partner = delivery.answer, delivery.partner
+        facts = {"answer": answer.name, "sha256": answer.sha256, "partner": partner, "version": delivery.study.version}
+        with self._writing() as db:
+            db.execute("UPDATE deliveries SET state = 'delivered', reason = '' WHERE id = ?", [delivery.id])
+            query = "UPDATE deliveries SET next_at = 0 WHERE partner = ? AND state = 'pending' AND attempts > 0"
+            db.execute(query, [partner])
+            if instance:
+                values = [instance, delivery.study.id, answer.name]
+                db.execute("UPDATE answers SET instance = ? WHERE study = ? AND name = ?", values)
+            self._event(delivery.study.uid, "delivered", **facts)
+
+    def not_delivered(self, delivery: Delivery, reason: str, *, final: bool = False) -> None:
+        """Record that an answer could not be delivered: it is tried again, or given up.
+
+        Args:
+            final: another attempt would not help.
+        """
+        now, attempts = time.time(), delivery.attempts + 1
+        with self._writing() as db:
+            row = db.execute("SELECT failing_since FROM deliveries WHERE id = ?", [delivery.id]).fetchone()
+            since = row[0] or now
+            state = "given up" if final or now - since >= self._retry.give_up else "pending"
+            query = (
+                "UPDATE deliveries SET state = ?, job = '', attempts = ?, next_at = ?, failing_since = ?, reason = ? "
+                "WHERE id = ?"
+            )
+            values = [state, attempts, now + self._retry.wait(attempts), since, cut_text(reason), delivery.id]
+            db.execute(query, values)
+            facts = {"answer": delivery.answer.name, "partner": delivery.partner, "reason": cut_text(reason)}
+            self._event(delivery.study.uid, "not delivered" if state == "pending" else state, **facts)
+
+    # ------------------------------------------------------------------------------------------- decisions of a person
+
+    def _named(self, study: str) -> NodeStudy:
+        studies = self._studies("uid = ? OR label = ? OR id = ?", [study] * 3)
+        if not studies:
+            text = f"There is no study {cut(study)}. `casewise node status` lists those that wait, node.log all."
+            raise CasewiseError(text)
+        return min(studies, key=lambda each: each.state in ANSWERED)
+
+    def discard(self, study: str) -> NodeStudy:
+        """Dismiss a study that is not answered, or whose answers are not delivered; images that come make it wait.
+
+        Args:
+            study: its UID or label.
+
+        Raises:
+            CasewiseError: there is no such study, or it waits for nothing.
+        """
+        with self._writing() as db:
+            named = self._named(study)
+            undelivered = "SELECT 1 FROM deliveries WHERE study = ? AND state != 'delivered'"
+            waits = named.state not in (*ANSWERED, StudyState.DISCARDED)
+            if not waits and not db.execute(undelivered, [named.id]).fetchone():
+                raise CasewiseError(f"The study {named.label} is {named.state}: there is nothing to discard.")
+            db.execute("DELETE FROM deliveries WHERE study = ? AND state != 'delivered'", [named.id])
+            self._change(named.id, named.uid, StudyState.DISCARDED, unwritten="")
+            return self._named(named.id)
+
+    def retry(self, study: str, routes: Mapping[str, Sequence[str]]) -> NodeStudy:
+        """Put a study back to work: its answers are delivered again if it has all, else it is predicted again.
+
+        Args:
+            study: its UID or label; routes: as for `answered`.
+
+        Raises:
+            CasewiseError: there is no such study, or it waits for its prediction anyway.
+        """
+        with self._writing() as db:
+            named = self._named(study)
+            if named.state == StudyState.WAITING:
+                raise CasewiseError(f"The study {named.label} is waiting: there is nothing to try again.")
+            answers = db.execute("SELECT path FROM answers WHERE study = ?", [named.id]).fetchall()
+            complete = named.state in ANSWERED and not named.unwritten
+            if complete and answers and all((self.folder / path).exists() for (path,) in answers):
+                undelivered = db.execute(
+                    "SELECT 1 FROM deliveries WHERE study = ? AND state != 'delivered'", [named.id]
+                ).fetchone()
+                query = (
+                    "UPDATE deliveries SET state = 'pending', job = '', attempts = 0, next_at = 0, "
+                    "failing_since = NULL WHERE study = ? AND (? OR state != 'delivered')"
+                )
+                db.execute(query, [named.id, undelivered is None])
+                self._route(named.id, routes)
+                self._event(named.uid, "retry")
+            else:
+                self._change(named.id, named.uid, StudyState.WAITING, unwritten="")
+            return self._named(named.id)
+
+    def remove_answers(self, before: float) -> int:
+        """Remove the files of answers that were delivered before a time, in seconds since 1970; how many."""
+        query = (
+            "SELECT path FROM answers JOIN studies ON id = study WHERE changed_at < ? AND NOT EXISTS "
+            "(SELECT 1 FROM deliveries d WHERE d.study = id AND d.state != 'delivered')"
+        )
+        paths = [self.folder / path for (path,) in self._rows(query, [before])]
+        there = [path for path in paths if path.exists()]
+        for path in there:
+            path.unlink()
+            if not any(path.parent.iterdir()):
+                path.parent.rmdir()
+        return len(there)
+
+    # ------------------------------------------------------------------------------------------------------- reading
+
+    def _studies(self, condition: str, values: Sequence[Any], limit: int = -1) -> list[NodeStudy]:
+        columns = "id, uid, state, version, images, changed_at, reason, attempts, begun, unwritten"
+        query = f"SELECT {columns} FROM studies WHERE {condition} ORDER BY changed_at, id LIMIT ?"  # noqa: S608
+        return [
+            NodeStudy(row[0], row[1], StudyState(row[2]), row[3], row[4], _iso(row[5]), *row[6:])
+            for row in self._rows(query, [*values, limit])
+        ]
+
+    def studies(self, *, unfinished: bool = False) -> list[NodeStudy]:
+        """All studies, or those that are not answered, lack a format, or have answers that are not delivered."""
+        condition = (
+            "NOT ? OR state NOT IN (?, ?, ?) OR unwritten != '' OR EXISTS "
+            "(SELECT 1 FROM deliveries d WHERE d.study = studies.id AND d.state != 'delivered')"
+        )
+        return self._studies(condition, [unfinished, *ANSWERED, StudyState.DISCARDED])
+
+    def undelivered(self, study: NodeStudy) -> list[str]:
+        """What is not delivered of a study, in words."""
+        query = "SELECT partner, name, state, reason FROM deliveries WHERE study = ? AND state != 'delivered'"
+        return [
+            ": ".join(filter(None, (f"{row[1]} to {row[0]} {row[2]}", row[3]))) for row in self._rows(query, [study.id])
+        ]
+
+    def counts(self) -> dict[StudyState, int]:
+        """How many studies are in each state."""
+        rows: dict[str, int] = dict(self._rows("SELECT state, count(*) FROM studies GROUP BY state"))
+        return {state: rows.get(state, 0) for state in StudyState}
+
+    def delivery_counts(self) -> dict[tuple[str, str], int]:
+        """How many answers are `pending`, `delivered` or `given up`, by partner and this state."""
+        query = "SELECT partner, state, count(*) FROM deliveries GROUP BY partner, state ORDER BY partner, state"
+        return {(partner, state): count for partner, state, count in self._rows(query)}
+
+    def observations(self) -> list[tuple[str, Observation]]:
+        """What was observed at each prediction, with the label of its study, in their order."""
+        query = "SELECT label, observation FROM predictions p JOIN studies s ON s.id = p.study ORDER BY p.id"
+        return [(label, Observation.from_json(text)) for label, text in self._rows(query)]
+
+    def accessions(self) -> dict[str, set[str]]:
+        """The labels of the studies by the hash of their accession number, which is not always one of one study."""
+        query = "SELECT accession, label FROM predictions p JOIN studies s ON s.id = p.study WHERE accession != ''"
+        studies: dict[str, set[str]] = {}
+        for accession, label in self._rows(query):
+            studies.setdefault(accession, set()).add(label)
+        return studies
+
+
+def state_of(folder: Path, retry: Retry | None = None) -> NodeState:
+    """The state of a node, which may be running.
+
+    Raises:
+        CasewiseError: it never ran.
+    """
+    if not (folder / NAME).exists():
+        raise CasewiseError(f"{folder} has no {NAME}: the node has not run. Start it: `casewise node run NODE`.")
+    return NodeState(folder, retry)
+
+
+def _digest(event: Sequence[Any] | None) -> str:
+    """The hash of an event with the hash of the one before."""
+    return hashlib.sha256(json.dumps(list(event)).encode()).hexdigest() if event else "0" * 64
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+def cut_text(text: str) -> str:
+    """A reason in one line of bounded length."""
+    return printable(" ".join(text.split()))[:500]
