@@ -65,7 +65,7 @@ class WebSettings:
             )
 
 
-def seconds_for(size: int) -> float:
+def _seconds_for(size: int) -> float:
     """Seconds in which so many bytes must arrive: 1 MiB a second, and at least 300 s."""
     return max(WebSettings.upload_seconds, size / MEBI)
 

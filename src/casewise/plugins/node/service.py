@@ -62,7 +62,7 @@ class Node:
         target: Callable[[Connection, NodePlan], None] = work,
         clock: Callable[[], datetime] = datetime.now,
     ) -> None:
-        self.settings, self._clock, folder = settings, clock, make_node_folder(settings.folder)
+        self.settings, self._clock, folder = settings, clock, _make_node_folder(settings.folder)
         self._lock = _locked(folder)
         self.orthanc, self.state = Orthanc(settings.orthanc), NodeState(folder, settings.retry)
         shutil.rmtree(folder / WORK, ignore_errors=True)
@@ -281,7 +281,7 @@ def run_node(settings: NodeSettings, show: Show) -> None:
         CasewiseError: it cannot be started.
     """
     os.umask(os.umask(0) | 0o027)  # images and answers are not for everybody on this computer
-    make_node_folder(settings.folder)
+    _make_node_folder(settings.folder)
     with _logging(settings.folder / LOGGED):
         node = Node(settings)
 
@@ -335,7 +335,7 @@ def _naming(key: str, path: Path) -> Iterator[None]:
         raise CasewiseError(f"{text} Check the path and its permissions, or state another.") from error
 
 
-def make_node_folder(folder: Path) -> Path:
+def _make_node_folder(folder: Path) -> Path:
     """The folder of a node; only its owner may read one that is made.
 
     Raises:

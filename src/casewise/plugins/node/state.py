@@ -191,12 +191,12 @@ class NodeState(Database):
     def _change(self, study: str, uid: str, state: StudyState, reason: str = "", **columns: Any) -> None:
         """Put a study into a state, in a transaction."""
         fresh: Json = {"attempts": 0, "next_at": 0, "failing_since": None, "begun": 0}
-        values = fresh | columns | {"state": state, "reason": cut_text(reason), "changed_at": time.time()}
+        values = fresh | columns | {"state": state, "reason": _cut_text(reason), "changed_at": time.time()}
         stated = ", ".join(f"{name} = ?" for name in values)
         self._db.execute(f"UPDATE studies SET {stated} WHERE id = ?", [*values.values(), study])  # noqa: S608
         facts = {name: columns[name] for name in ("version", "content", "images") if name in columns}
         if state not in ANSWERED:
-            self._event(uid, state, reason=cut_text(reason), **facts)
+            self._event(uid, state, reason=_cut_text(reason), **facts)
 
     # ---------------------------------------------------------------------------------------------------- prediction
 
@@ -240,7 +240,7 @@ class NodeState(Database):
             self._route(study.id, routes)
             query = "INSERT INTO predictions (study, observation, accession) VALUES (?, ?, ?)"
             db.execute(query, [study.id, answer.observation.as_json(), answer.accession])
-            text = cut_text(" ".join(f"Without {name}: {reason}" for name, reason in answer.unwritten.items()))
+            text = _cut_text(" ".join(f"Without {name}: {reason}" for name, reason in answer.unwritten.items()))
             self._change(study.id, study.uid, state, refused, unwritten=text)
             hashes = {each.name: each.sha256 for each in answer.answers}
             about = {"version": study.version, "bundle": bundle, "answers": hashes, "unwritten": dict(answer.unwritten)}
@@ -328,9 +328,9 @@ class NodeState(Database):
                 "UPDATE deliveries SET state = ?, job = '', attempts = ?, next_at = ?, failing_since = ?, reason = ? "
                 "WHERE id = ?"
             )
-            values = [state, attempts, now + self._retry.wait(attempts), since, cut_text(reason), delivery.id]
+            values = [state, attempts, now + self._retry.wait(attempts), since, _cut_text(reason), delivery.id]
             db.execute(query, values)
-            facts = {"answer": delivery.answer.name, "partner": delivery.partner, "reason": cut_text(reason)}
+            facts = {"answer": delivery.answer.name, "partner": delivery.partner, "reason": _cut_text(reason)}
             self._event(delivery.study.uid, "not delivered" if state == "pending" else state, **facts)
 
     # ------------------------------------------------------------------------------------------- decisions of a person
@@ -474,6 +474,6 @@ def _iso(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
-def cut_text(text: str) -> str:
+def _cut_text(text: str) -> str:
     """A reason in one line of bounded length."""
     return printable(" ".join(text.split()))[:500]
