@@ -96,7 +96,7 @@ def within_budget(inputs: RunInputs, jobs: Sequence[Job], job_inputs: JobInputs,
         speed = _measured_speed(inputs, jobs, job_inputs)
     other = job_inputs.pretraining
     pretraining = (other.study, len(other.cohort.panels)) if other else None
-    planned = _with_forecast(study, planned, RunCases(inputs.cohort, inputs.splits, outside, pretraining), speed)
+    planned = with_forecast(study, planned, RunCases(inputs.cohort, inputs.splits, outside, pretraining), speed)
     folder.recipe_plan.write(asdict(planned))
     study = study.model_copy(update={"recipe": Recipe.model_validate({**planned.recipe, "auto": True})})
     study = with_fewer_altered(study, planned.forecast)
@@ -106,7 +106,7 @@ def within_budget(inputs: RunInputs, jobs: Sequence[Job], job_inputs: JobInputs,
     return study
 
 
-def _with_forecast(study: Study, planned: RecipePlan, cases: RunCases, speed: Speed) -> RecipePlan:
+def with_forecast(study: Study, planned: RecipePlan, cases: RunCases, speed: Speed) -> RecipePlan:
     """The plan with the epochs that fit into its budget at a speed, and the forecast of the run."""
     forecast = _forecast(study, planned.facts, cases, speed)
     epochs = max(FEWEST_EPOCHS, min(forecast.epochs, MOST_EPOCHS))

@@ -42,7 +42,7 @@ class Crop(NamedTuple):
     height: int
 
 
-def _crop_of(slide: PlannedSlide) -> Crop:
+def crop_of(slide: PlannedSlide) -> Crop:
     """The area of tissue and tiles, with a margin, because a slide is mostly glass."""
     height, width = slide.mask.shape
     rows, columns = np.flatnonzero(slide.mask.any(axis=1)), np.flatnonzero(slide.mask.any(axis=0))
@@ -73,7 +73,7 @@ def cropped(slide: PlannedSlide, crop: Crop, *, grey: bool = False) -> np.ndarra
 
 def taken(slide: PlannedSlide) -> Drawing:
     """The slide with its tissue outlined and a frame around every selected tile."""
-    crop, dark = _crop_of(slide), _is_dark(slide)
+    crop, dark = crop_of(slide), _is_dark(slide)
     squares = slide.boxes / slide.downsample - [crop.left, crop.top, 0]
     path = "".join(f"M{x:.1f} {y:.1f}h{side:.1f}v{side:.1f}h-{side:.1f}Z" for x, y, side in squares)
     frames = f'<path d="{path}" {_stroke(IN_DARK if dark else GRID, 1.0)}/>'
@@ -83,7 +83,7 @@ def taken(slide: PlannedSlide) -> Drawing:
 
 def plain(slide: PlannedSlide) -> Drawing:
     """The slide without marks."""
-    crop = _crop_of(slide)
+    crop = crop_of(slide)
     return _drawing(slide, crop, [_image(cropped(slide, crop), crop)])
 
 
@@ -95,7 +95,7 @@ def heat(slide: PlannedSlide, boxes: np.ndarray, values: np.ndarray, *, stride: 
         values: (N,) 0 to 1, the position on the colour scale.
         stride: level-0 pixels from one tile to the next; values of overlapping tiles are averaged.
     """
-    crop = _crop_of(slide)
+    crop = crop_of(slide)
     cells, (left, top) = _grid_of(boxes, values, stride)
     x, y = left / slide.downsample - crop.left, top / slide.downsample - crop.top
     height, width = (count * stride / slide.downsample for count in cells.shape)
@@ -132,7 +132,7 @@ def _middle(edge: float) -> int:
     return int(np.ceil(edge - 0.5 - 1e-6))
 
 
-def _colour_bar(scale: Scale, ticks: list[tuple[float, str]]) -> Drawing:
+def colour_bar(scale: Scale, ticks: list[tuple[float, str]]) -> Drawing:
     """The colours from low to high as an inline SVG, with words at positions from 0 to 1."""
     width, height = 420, 44
     stops = "".join(

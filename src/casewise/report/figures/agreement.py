@@ -109,7 +109,7 @@ def bland_altman(rows: pd.DataFrame, limits: Limits, *, digits: int, label: str,
         return svg(figure, "bland-altman", titles)
 
 
-def _small_scatter(rows: pd.DataFrame, *, scale: tuple[float, float], title: str, name: str, width: float) -> Drawing:
+def small_scatter(rows: pd.DataFrame, *, scale: tuple[float, float], title: str, name: str, width: float) -> Drawing:
     """A small scatter of one further target; whole-number references are jittered so that points do not overlap."""
     truth = rows["y_true"].to_numpy(float)
     if len(truth) and np.array_equal(truth, np.rint(truth)) and scale[1] - scale[0] <= 20:

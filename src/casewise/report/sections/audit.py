@@ -173,7 +173,7 @@ def _tested(figures: Mapping[str, Any], noun: str) -> str:
     return f"{plain(figures.get('target') or 'the label')} from {evidence}{suffix}"
 
 
-def _of_other_column(finding: Finding, context: ReportContext) -> bool:
+def of_other_column(finding: Finding, context: ReportContext) -> bool:
     """Whether a finding is of a column of the table that has no usual name, and that the study does not name."""
     name, images = str(finding.figures.get("evidence") or "").removesuffix(FILLED), context.cohort_images
     in_table = name in images or f"table_{name}" in images
