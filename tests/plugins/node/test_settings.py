@@ -36,6 +36,7 @@ def written(folder: Path, text: str) -> NodeSettings:
 
 def test_a_full_file(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("casewise:word\n")
+    (tmp_path / "secret").chmod(0o644)
     settings = written(tmp_path, FULL)
     assert (settings.bundle, settings.orthanc.credentials) == (tmp_path / "grades.zip", tmp_path / "secret")
     assert settings.orthanc.since == date(2026, 3, 1)
