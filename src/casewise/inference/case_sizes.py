@@ -48,7 +48,7 @@ class CaseSizes:
 
     @property
     def limit(self) -> int:
-        """A case of more images is unlike those of the training."""
+        """A case with more images is unlike the training cases."""
         return self.most if self.most == 1 else _TIMES * self.most
 
     @property
@@ -110,7 +110,7 @@ def check_people(
     else:
         doubtful, reason = several[:0], "The model does not state how many images cases of its training had."
     if together and len(doubtful):
-        text = f"{_described(doubtful)} would be those of one person, and may be of several. {reason}"
+        text = f"{_described(doubtful)} would be taken as one person's, but may be of several. {reason}"
         raise CasewiseError(f"cases: {text}\n  {_remedies(table, study, paths, doubtful)}")
     if named:
         log.warning("%s", reason)

@@ -207,7 +207,7 @@ class _Call:
 
 
 def _mirrors(bundle: Bundle) -> bool:
-    """Whether predictions are averaged with those of mirrored panels, which features of panels do not give."""
+    """Whether predictions are averaged with predictions for mirrored panels; features of panels cannot give them."""
     return bool(bundle.settings["test_time_augmentation"])
 
 

@@ -194,7 +194,7 @@ def new_table(
     pattern: str = "",
     sizes: CaseSizes | None = None,
 ) -> NewTable:
-    """The table of new cases; that of a data frame or of image files is written into `folder`.
+    """The table of new cases; for a data frame or image files, it is written into `folder`.
 
     Args:
         bundle: the network by whose settings they are read.
@@ -313,7 +313,7 @@ def _is_table(paths: Sequence[Path], pattern: str) -> bool:
 
 
 def _groups(cases: object) -> list[list[Path]]:
-    """Absolute paths, each of which exists; those of a list within a list together."""
+    """Absolute paths, all existing; a list within a list is one group."""
     several = [cases] if isinstance(cases, (str, Path)) else cases
     each = several if isinstance(several, (list, tuple)) else []
     lists = [list(case) if isinstance(case, (list, tuple)) else [case] for case in each]
@@ -612,7 +612,7 @@ def _checked(
     sources = sources_of([case for case in cases if case.name], cells, study)
     stated_of = {name: list(stated_by(paths)) for name, paths in sources.items()}
     people = {(image.person[0], subject_of[name]) for name, images in stated_of.items() for image in images}
-    # an identifier of several subjects, such as that of anonymised images, tells nobody
+    # an identifier that several subjects share, as in anonymised images, identifies nobody
     telling = {number for number, times in Counter(number for number, _ in people).items() if number and times == 1}
     if telling:
         telling &= set(_texts(cells, study.columns.get("subject") or "subject"))

@@ -84,7 +84,7 @@ def within_budget(inputs: RunInputs, jobs: Sequence[Job], job_inputs: JobInputs,
     """The study with as many epochs of its networks as fit into the budget of its plan; unchanged without a plan.
 
     Args:
-        jobs: of the networks, none of which has begun, unless a forecast is recorded.
+        jobs: the networks' jobs, all still to begin unless a forecast is recorded.
         outside: the number of panels of the external cohort.
     """
     study, folder = inputs.study, inputs.folder
@@ -181,7 +181,7 @@ def _forecast(study: Study, facts: PlanFacts, cases: RunCases, speed: Speed) -> 
 
 
 def fewer_altered(study: Study, seconds: float, budget: float) -> int:
-    """The number of cases whose images are altered, if those of the study take too much of the budget; else 0.
+    """The reduced number of cases whose images are altered, if the study's takes too much of the budget; else 0.
 
     A number that the study states is kept.
     """

@@ -120,7 +120,7 @@ def _planned(study: Study, cases: RunCases) -> Study:
 
 
 def _remedies(study: Study, cases: RunCases, trial: _Trial, *, quick: bool) -> Iterator[str]:
-    """Changes of the study file, each of which the estimate allows."""
+    """Changes of the study file; with any one of them the estimate fits the budget."""
     folds, budget = cases.splits.folds, study.budget
     minutes = next(
         minutes

@@ -86,7 +86,7 @@ def _points(metrics: Metrics) -> dict[tuple[str, str, str, str], float | None]:
 def known_sources(inputs: RunInputs, results: Results, show: Show) -> Results:
     """Train the study again, split by subject, so that each source is known; return `results` with these figures too.
 
-    They are means within each source as those of sources left out, with which they can be compared.
+    They are means within each source, like the figures for left-out sources, and can be compared with them.
     """
     study, cohort, folder = inputs.study, inputs.cohort, inputs.folder.known_sources
     show.line("sources", "every learner is fitted once more, in folds of subjects, to compare known with other sources")

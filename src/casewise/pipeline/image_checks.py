@@ -134,7 +134,7 @@ def _expected(images: pd.DataFrame, column: str) -> tuple[str, ...]:
 
 
 def _sample(cases: np.ndarray, rows: np.ndarray, seed: int) -> np.ndarray:
-    """Some of the rows, sorted: at most `MOST_OF_CASE` of a case, and of many cases those of randomly chosen ones."""
+    """A sorted sample of the rows: at most `MOST_OF_CASE` a case, and random cases if there are many."""
     order = np.random.default_rng(seed).permutation(rows)
     table = pd.DataFrame({"row": order, "case": cases[order]})
     table["number"] = pd.factorize(table["case"])[0]  # cases in the order of their first image

@@ -318,7 +318,7 @@ def number_lines(splits: Splits) -> list[str]:
 
 
 def _side_lines(study: Study, splits: Splits, rows: pd.DataFrame, *, panels: bool) -> list[str]:
-    """A line for each side of the split: the source that it leaves out, its subjects, cases, and those of each class.
+    """A line for each side of the split: the source that it leaves out, its subjects and cases, in all and by class.
 
     `rows` are the panels of the cohort; `panels`: whether they are counted as well, which panels of tiles are not.
     """

@@ -73,7 +73,7 @@ class PlanFacts:
         images, panels: of training, in all folds together.
         budget: seconds.
         size: the side of an image in pixels.
-        flips: those of training.
+        flips: the flips of training panels.
         noun: what the images are called, in the plural.
     """
 
@@ -362,7 +362,7 @@ def _mirror_auroc(images: np.ndarray, mirrored: np.ndarray) -> float:
 
 
 def mirrored(study: Study, facts: PlanFacts) -> bool:
-    """Whether predictions are averaged with those of mirrored panels: where training mirrors, unless the study says."""
+    """Whether predictions are averaged over mirrored panels: as the study says, else if training mirrors."""
     if "test_time_augmentation" in study.model_fields_set:
         return study.test_time_augmentation
     return facts.flips not in ("none", "vertical")
@@ -503,5 +503,5 @@ def as_yaml(study: Study, planned: RecipePlan) -> str:
         "stack_baselines": study.stack_baselines,
     }
     lines = yaml.safe_dump({key: value for key, value in stated.items() if value not in ({}, [])}, sort_keys=False)
-    head = f"# {in_words(study, planned)}\n# These lines replace those of the same keys in the study file.\n"
+    head = f"# {in_words(study, planned)}\n# These lines replace the lines with the same keys in the study file.\n"
     return head + lines
