@@ -38,8 +38,7 @@ BackendName = Annotated[
 Address = Annotated[
     str | None,
     typer.Option(
-        help="The Ray cluster, HOST:PORT, or auto for that of this machine "
-        "[default: RAY_ADDRESS, else a Ray started here]."
+        help="The Ray cluster, HOST:PORT, or auto for this machine's [default: RAY_ADDRESS, else a Ray started here]."
     ),
 ]
 

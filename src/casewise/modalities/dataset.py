@@ -68,7 +68,7 @@ class Batches(ABC):
 class PanelDataset(Batches):
     """Panels of some cases as the input of a network, with their labels.
 
-    A modality states how its images fill panels; the defaults are those of panels that are drawn anew in every epoch.
+    A modality states how its images fill panels; the defaults are for panels that are drawn again in every epoch.
 
     Attributes:
         settings: how panels are arranged and augmented.
@@ -175,7 +175,7 @@ class FeatureData(Batches):
         return features.float().div_(255) if features.dtype == torch.uint8 else features
 
     def subset(self, rows: Sequence[int]) -> FeatureData:
-        """Some of the panels, each of which has one view."""
+        """Some of the panels; each has one view."""
         names = [self.names[row] for row in rows] if self.names else []
         return replace(self, features=self.features[list(rows)], truth=self.truth[list(rows)], names=names)
 

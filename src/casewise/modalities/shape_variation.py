@@ -50,7 +50,7 @@ class Bars:
         return moved.permute(0, 3, 1, 2).contiguous()
 
     def among(self, numbers: Sequence[int]) -> Bars:
-        """The same: bars are those of other tiles of a batch, and thereby of training."""
+        """The same: bars come from other tiles of a batch, and so from training."""
         return self
 
 

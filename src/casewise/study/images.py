@@ -1,7 +1,7 @@
 """How images are prepared, which of them a network sees at once, how they are combined, and how panels are augmented.
 
 Study files are read without torch, so this module does not import it: the functions of poolings receive tensors. Gated
-attention is that of Ilse, Tomczak and Welling, "Attention-based Deep Multiple Instance Learning", ICML 2018.
+attention follows Ilse, Tomczak and Welling, "Attention-based Deep Multiple Instance Learning", ICML 2018.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ class ModalitySettings(StudyModel):
         return False
 
     def target_level(self, study: Study) -> Level | None:
-        """The level of a target that states none; None for that of a panel."""
+        """The level of a target that states none; None for the panel's level."""
         return None
 
 

@@ -1,4 +1,4 @@
-"""Films as DICOM files (CR, DX, photographs) as 8-bit images, by rules that agree with those of `pixels` for PNG.
+"""Films as DICOM files (CR, DX, photographs) as 8-bit images, by rules that agree with the rules of `pixels` for PNG.
 
 - Pixels are decoded and scaled as `dicom_pixels` states.
 - The first VOI LUT sets black and white, else the first window with a positive width (WindowCenter,
