@@ -57,7 +57,7 @@ class Column:
 
 
 def named_columns(study: Study) -> list[str]:
-    """The columns that a study names for the audit, and that of the position of slices which are cases."""
+    """The columns that a study names for the audit, and the position column if slices are cases."""
     return list(filter(None, [*(study.audit.columns or []), modality_of(study).position(study)]))
 
 

@@ -49,7 +49,7 @@ def suffix_findings(subjects: Iterable[str]) -> list[Finding]:
     for name in names:
         match = _ENDING.fullmatch(name)
         ending = (match[2] or match[3]).casefold() if match else ""
-        # numbers after a number are those of a site's subjects
+        # numbers after a number count a site's subjects
         if match and not (ending.isdecimal() and len(ending) < 3 and match[1].isdecimal()):
             by_stem[match[1].casefold()][ending] = name
     several = {stem: endings for stem, endings in by_stem.items() if len(endings) > 1}

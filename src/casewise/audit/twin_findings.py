@@ -103,7 +103,7 @@ def _with_remedies(
 ) -> list[Finding]:
     """The findings with their remedies: each lists what the study and the errors leave out, too.
 
-    So the list of one finding can replace that of another in the study file.
+    So one finding's list can replace another's in the study file.
 
     Args:
         left_out: for each finding its targets and the images that it would leave out, as the table names them.

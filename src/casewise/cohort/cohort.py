@@ -212,7 +212,7 @@ def _check_order(images: pd.DataFrame, problems: Problems) -> None:
     if len(named):
         first = named.iloc[0]
         text = f"{cut(first['visit'])} of subject {first['subject']} looks like a date, and the order of such names is "
-        text += "not that of time. Write dates as 2024-02-01 (year-month-day), or add a `day` column."
+        text += "not the order in time. Write dates as 2024-02-01 (year-month-day), or add a `day` column."
         problems.add("visit order", text, named.index, "visit")
 
 

@@ -78,9 +78,9 @@ _DRAWN_SHARE, _CHANGED, _DRAWN_COLOURS = 0.001, 60, 8
 _SMALLER = 0.75
 # More additions to one name number images.
 _MOST_ADDITIONS = 8
-# So many files of one name and folder are compared with another, so that the cost is linear.
+# At most this many files of one name and folder are compared with another, so that the cost is linear.
 _MOST_ALIKE = 64
-# So many folders side by side may be classes, sites or kinds of images; more are those of people.
+# At most this many folders side by side may be classes, sites or kinds of images; more are people's folders.
 _MOST_FOLDERS = 40
 # Pictures in memory.
 _MOST_KEPT = 8

@@ -186,10 +186,10 @@ def begins_as_image(path: Path) -> bool:
 
 
 def walk(source: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Each folder below `source`, the paths of its files, and those of hidden files and links to folders, with `/`.
+    """Each folder below `source`, the paths of its files, and paths of hidden files and links to folders, with `/`.
 
     Raises:
-        CasewiseError: the folder is missing or cannot be read, or the name of a file is no text.
+        CasewiseError: the folder is missing or cannot be read, or the name of a file is not text.
     """
     if source.is_file():
         raise CasewiseError(f"--images: {source} is a file. Name the folder of the images, such as {source.parent}.")
@@ -340,7 +340,7 @@ def stated_pattern(text: str, *, of_cases: bool = False) -> Pattern:
     """
     allowed = CASE_FIELDS if of_cases else FIELDS
     example = "{subject}/{visit}/{file}" if of_cases else "{label}/{subject}_{visit}.jpg"
-    another = "" if of_cases else ", or that of another column"
+    another = "" if of_cases else ", or another column's name"
     fields = re.findall(r"\{([^{}]*)\}", text)
     plain = re.sub(r"\{\w+\}", "", text)
     if not fields or "{" in plain or "}" in plain:
@@ -394,7 +394,7 @@ def read_paths(pattern: Pattern, paths: Sequence[str], source: Path) -> list[dic
 
 
 def refuse_visits(source: Path, subjects: Iterable[str]) -> None:
-    """Refuse names of subjects that all look like visits, as where the folder is that of one subject.
+    """Refuse names of subjects that all look like visits, as in the folder of one subject.
 
     Raises:
         CasewiseError: they do; the message states the patterns of either reading.

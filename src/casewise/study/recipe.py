@@ -213,8 +213,8 @@ class Recipe(StudyModel):
     """Whether settings that are not stated are [planned](explanation-plan.md) from the images and `budget`; `recipe:
     auto` plans all of them. Default: `true` in a study that does not state `backbones`."""
     meant_for: Literal["same_sources", "other_sources"] = "same_sources"
-    """Whose cases the models shall predict. `other_sources`: cases from hospitals, devices or collections that the study
-    does not have; it needs `split.leave_out`, and [weights and figures follow the
+    """Whose cases the models shall predict. `other_sources`: cases from hospitals, devices or collections outside the
+    study; it needs `split.leave_out`, and [weights and figures follow the
     sources](howto-external.md#models-for-other-sources)."""
     loss: Literal["mse", "huber", "l1"] = "mse"
     """Loss over standardised numbers: mean squared error, smooth L1 (`huber`) or absolute error. Classes use
@@ -246,7 +246,7 @@ class Recipe(StudyModel):
     over `epochs`. `one-cycle`: it rises for a quarter of the steps and then falls. `constant`: it stays the same."""
     warmup: int = Field(0, ge=0)
     """Number of epochs over which the learning rate rises before it falls, with `schedule: cosine` only; fewer than
-    `epochs`, than `gradual_unfreezing.epochs` with that tuning, and than the epochs of each phase with this schedule."""
+    `epochs`, `gradual_unfreezing.epochs` with that tuning, and the epochs of each phase with this schedule."""
     plateau: Plateau = Plateau()
     """Settings of `schedule: plateau`."""
     batch_size: int = Field(16, ge=2)

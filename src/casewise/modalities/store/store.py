@@ -210,7 +210,7 @@ def publish(folder: Path, built: Path, rows: Sequence[Record], preparation: Prep
 
 
 def sweep(folder: Path) -> None:
-    """Remove files that the finished store does not need, except files of unfinished builds; the caller holds the lock."""
+    """Remove files that neither the finished store nor unfinished builds need; the caller holds the lock."""
     try:
         marker = parsed_json((folder / MARKER).read_text(encoding="utf-8"))
         needed = {marker["tiles"], marker["index"]}

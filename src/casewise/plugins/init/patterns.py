@@ -215,7 +215,7 @@ def _kind(words: set[str]) -> str:
 
 
 def are_classes(names: set[str]) -> bool:
-    """Whether names are those of classes, not of people: few words, or grades.
+    """Whether names belong to classes, not to people: few words, or grades.
 
     >>> are_classes({"benign", "malignant"}), are_classes({"covid-19", "normal"}), are_classes({"P01", "P02"})
     (True, True, False)

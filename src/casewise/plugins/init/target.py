@@ -87,7 +87,7 @@ class TargetPlan:
     """A target of a new study.
 
     Attributes:
-        name: its name in the study file; `column` is that of the table.
+        name: its name in the study file; `column` is its name in the table.
         setting: its value in the study file, in YAML.
         comment: a clause behind it.
         cells: the cells of the table, if they must be changed to be read, such as decimal commas.
@@ -451,7 +451,7 @@ def _number(column: Column, numbers: Sequence[float]) -> TargetPlan:
     # all digits: a rounded end would refuse the cell that it is from
     setting = "range: " + "..".join(np.format_float_positional(end, trim="-") for end in (low, high))
     doubts = [
-        f"{name}: the {setting.replace(':', '')} is that of the table. Check it: predictions are clipped to it, "
+        f"{name}: the {setting.replace(':', '')} comes from the table. Check it: predictions are clipped to it, "
         "so write the range that is possible."
     ]
     texts = None
