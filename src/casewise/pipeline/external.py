@@ -317,7 +317,7 @@ def _check_pretraining_subjects(settings: Pretraining, cohort: Cohort, subjects:
         )
     if shared and settings.subjects == "distinct":
         raise SplitError(
-            f"pretrain: the study states that no subject is also in {settings.cohort}, but "
+            f"pretrain: `subjects: distinct` states that no subject is also in {settings.cohort}, but "
             f"{len(shared)} are in both ({', '.join(shared[:5])}). Write `subjects: shared`: each fold's held-out "
             "subjects are then left out of its pretraining."
         )
