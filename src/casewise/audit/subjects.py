@@ -171,7 +171,7 @@ MOST_WORDS = 3
 # Numbers are folds if the column is called so.
 FOLD_NAMES = re.compile(r"fold|split|partition|subset|(^|_)(cv|set)(_|$)", re.IGNORECASE)
 FEWEST_FOLDS, MOST_FOLDS = 3, 10
-# A column of more different values is no split.
+# A column with more different values is not a split.
 MOST_VALUES = 20
 # The split was made by image if at least five subjects, and half of those with several images, are on both sides.
 MOSTLY, FEWEST = 0.5, 5

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from casewise.inference.new_cases import PredictedChunk
     from casewise.inference.result_formats import ResultFolders
 
-# Cases without a file of a format that are printed; all are in the record beside the table.
+# Cases without a file of a format that are printed; all are in the record next to the table.
 MOST_CASES = 20
 
 Trust = Annotated[

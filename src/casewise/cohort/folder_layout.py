@@ -172,7 +172,7 @@ def _image_files(source: Path) -> tuple[list[str], list[str], list[Companion]]:
 def begins_as_image(path: Path) -> bool:
     """Whether a file without an ending, or with a number as its ending, begins as a DICOM, JPEG or PNG file.
 
-    A DICOMDIR is no image.
+    A DICOMDIR is not an image.
     """
     if not (path.suffix[1:].isdigit() or not path.suffix) or not path.is_file():
         return False
@@ -381,7 +381,7 @@ def read_paths(pattern: Pattern, paths: Sequence[str], source: Path) -> list[dic
     if unread := [path for path, values in zip(paths, stated, strict=True) if values is None]:
         raise CasewiseError(
             f"--pattern {pattern.text!r} does not match {len(unread):,} of {len(paths):,} paths below {source}, such "
-            f"as {unread[0]}. Correct the pattern, or move files that are no cases elsewhere."
+            f"as {unread[0]}. Correct the pattern, or move files that are not cases elsewhere."
         )
     for path in paths:
         if len(readings := pattern.readings(path)) > 1:

@@ -166,7 +166,7 @@ def _band_names(cuts: tuple[float, ...]) -> list[str]:
 
 
 def check_subgroups(study: Study, cells: pd.DataFrame, problems: Problems) -> None:
-    """Check that the columns of subgroups exist, are no outputs, and contain numbers where cut points are stated."""
+    """Check that the columns of subgroups exist, are not outputs, and contain numbers where cut points are stated."""
     for column, cuts in study.evaluation.subgroup_cuts.items():
         if column not in cells:
             add_unknown_column("evaluation.subgroups", column, cells.columns.tolist(), problems)
@@ -215,7 +215,7 @@ def check_arm(study: Study, cells: pd.DataFrame, images: pd.DataFrame, problems:
     elif not names:
         problems.add("arm", f"evaluation.arm: the column {cut(column)} is empty.")
     elif len(names) > len(several) / 2 and len(names) > MOST_GROUPS:
-        problems.add("arm", f"evaluation.arm: {cut(column)} has {len(names)} values, so that they are no arms.")
+        problems.add("arm", f"evaluation.arm: {cut(column)} has {len(names)} values, so that they are not arms.")
     else:
         first = present.groupby(images["subject"]).first().str.casefold()
         sizes = ", ".join(f"{name} {count}" for name, count in first.value_counts().items())

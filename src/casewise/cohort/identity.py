@@ -214,7 +214,7 @@ def _letters(name: str) -> Iterator[str]:
         if category[0] == "M":
             invisible = unicodedata.name(character, "").startswith(("VARIATION SELECTOR", "COMBINING GRAPHEME"))
             if not invisible and not script.startswith(_WRITTEN_WITH_ACCENTS):
-                # a vowel or voicing sign is part of the name; as letters, it is no separator
+                # a vowel or voicing sign is part of the name; as letters, it is not a separator
                 yield "".join(chr(ord("a") + int(digit, 16)) for digit in f"{ord(character):x}")
         elif category in ("Zs", "Zl", "Zp") or character.isspace():
             yield " "

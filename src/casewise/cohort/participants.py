@@ -73,7 +73,7 @@ SUBJECT, CASE = "subject", "case"
 def described_columns(study: Study, images: pd.DataFrame) -> dict[str, str]:
     """The columns of the table to describe, with their names in the cohort's images.
 
-    Those of subgroups come first, then those that the study names for the audit, then common ones.
+    Columns of subgroups come first, then columns that the study names for the audit, then common ones.
     """
     audited = [column for column in study.audit.columns or [] if table_column(study, images, column) not in STORED]
     named = {

@@ -281,7 +281,7 @@ def workbook_cells(path: Path, data: bytes, problems: Problems, *, sheet: str) -
     """The cells of a sheet of an .xlsx workbook: the stated one, else the first visible one, with a note if it chose.
 
     Raises:
-        CohortError: the file is no such workbook, or has no such sheet.
+        CohortError: the file is not such a workbook, or has no such sheet.
     """
     import openpyxl
 

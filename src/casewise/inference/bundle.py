@@ -277,7 +277,7 @@ def _check_types(facts: Mapping[str, Any]) -> None:
         )
     names = [*facts["subjects"], *(name for output in facts["outputs"] for name in output["classes"])]
     if not facts["outputs"] or not all(isinstance(name, str) for name in names):
-        raise ValueError("there are no outputs, or a name is no text")
+        raise ValueError("there are no outputs, or a name is not text")
     if (stated := facts["network"]["outputs"]) != (width := width_of(_records(facts["outputs"]))):
         raise ValueError(f"network.outputs is {stated}, and outputs describe {width}")
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from casewise.study.schema import Study
 
 log = logging.getLogger("casewise")
-# A new case may have so many times the images of the largest training case, where that has several.
+# A new case may have this many times the images of the largest training case, if that has several.
 _TIMES = 2
 
 

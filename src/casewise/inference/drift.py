@@ -100,6 +100,6 @@ def shares_below(values: Floats, subjects: Any, points: Floats) -> Floats:
 
 
 def quantiles_of(values: Floats, subjects: Any) -> Quantiles:
-    """Those of values (N,) of training images of subjects (N,)."""
+    """Quantiles of the values (N,) of training images, with the subject of each image (N,)."""
     points = np.unique(np.quantile(values, QUANTILES))
     return points.tolist(), shares_below(values, subjects, points).tolist()

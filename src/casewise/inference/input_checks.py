@@ -74,7 +74,7 @@ class Measures:
         return len(self.values)
 
     def subset(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> Measures:
-        """Those of some of the images."""
+        """The measures of some of the images."""
         others = (None if values is None else values[rows] for values in (self.bytes, self.maps))
         return Measures(self.values[rows], self.grids[rows], *others)
 
@@ -182,8 +182,8 @@ RIDGE = 0.1
 MOST_OF_CASE = 16
 # Fewer subjects give no limits.
 FEWEST_SUBJECTS = 8
-# Of so many sources, each is left out to set the limit of the look. Otherwise it is set in these folds of subjects: in
-# fewer, a covariance of much fewer images than in the end gives a lower limit than new cases keep.
+# With this many sources, each is left out to set the limit of the look. Otherwise it is set in these folds of subjects:
+# with fewer folds, a covariance of far fewer images than in the end gives a lower limit than new cases keep.
 FEWEST_SOURCES, MOST_SOURCES = 3, 30
 LOOK_FOLDS = 20
 

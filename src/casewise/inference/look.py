@@ -55,7 +55,7 @@ class EarlyMaps:
 
     @classmethod
     def of_study(cls, study: Study) -> EarlyMaps | None:
-        """Those of a network whose weights are at hand; None if there is none."""
+        """The early maps of a network with weights on this computer; None if there is none."""
         quick = quick_network(study, FIRST_CHOICE)
         return cls(quick[0]) if quick else None
 

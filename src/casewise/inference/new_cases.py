@@ -62,7 +62,7 @@ NO_COLUMN = re.compile(
 )
 COLUMN_HINT = re.compile(r", or write `[^`]*columns: \{(\w+): ([^`}]*)\}+` in the study")
 
-# The folder of images that were given in memory, beside the table that was written for them.
+# The folder of images that were given in memory, next to the table that was written for them.
 _IN_MEMORY = "images"
 # Rows of a table that nobody wrote.
 ROWS_OF_CASE = re.compile(r"\brows? [\d,… -]+: (?=case )")
@@ -111,7 +111,7 @@ class NewTable:
         """Every row of the table, after the checks of its headings; doubts about names and numbers are logged.
 
         Raises:
-            CohortError: the file is no table, or lacks a column that every case needs.
+            CohortError: the file is not a table, or lacks a column that every case needs.
         """
         try:
             problems = Problems()
@@ -247,12 +247,12 @@ def new_table(
 
 
 def _written_images(cases: Any, folder: Path, number: Iterator[int] | None = None) -> Any:
-    """Cases with files in place of images in memory, which are written into a folder without a loss.
+    """Cases with files instead of images in memory; the images are written into a folder without loss.
 
     An image is named by its number among all images of the list, whether they are files or in memory.
 
     Raises:
-        CasewiseError: an array is no image.
+        CasewiseError: an array is not an image.
     """
     number = number or count(1)
     if isinstance(cases, (list, tuple)):
@@ -277,7 +277,7 @@ def existing_paths(cases: object) -> list[Path]:
     """Absolute paths of cases.
 
     Raises:
-        CasewiseError: one is missing, or these are no paths.
+        CasewiseError: one is missing, or is not a path.
     """
     return [path for group in _groups(cases) for path in group]
 
@@ -308,7 +308,9 @@ def _is_table(paths: Sequence[Path], pattern: str) -> bool:
         raise CasewiseError(f"--pattern is about the paths below a folder, and {files[0]} is a file. Leave it out.")
     others = [path for path in files if not _is_image(path)]
     if others and len(paths) > 1:
-        raise CasewiseError(f"cases: {others[0]} is no image. Give one table alone, or images and folders of images.")
+        raise CasewiseError(
+            f"cases: {others[0]} is not an image. Give a single table, or images and folders of images."
+        )
     return bool(others)
 
 

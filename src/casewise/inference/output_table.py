@@ -179,7 +179,8 @@ def predict_to_file(
 ) -> _Written:
     """Predict new cases in chunks and write their table (see `TrainedModel.predict_in_chunks`) in one step.
 
-    The file beside it, such as `predictions.csv.json`, has the test of all cases together (`casewise.inference.drift`).
+    The file next to it, such as `predictions.csv.json`, has the test of all cases together
+    (`casewise.inference.drift`).
 
     Args:
         receive: called with every chunk, such as to write it in further formats.

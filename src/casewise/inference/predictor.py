@@ -68,7 +68,7 @@ class FeatureDistance:
 
     @classmethod
     def fit(cls, features: Tensor, subjects: int) -> FeatureDistance | None:
-        """From features (N, W) of training panels of so many subjects; None if they do not vary."""
+        """From features (N, W) of training panels of this many subjects; None if they do not vary."""
         values = features.double()
         if len(values) < 2 or not bool(values.isfinite().all()):
             return None
@@ -126,7 +126,7 @@ class FeatureDistance:
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """What the file beside the weights holds."""
+        """The content of the file next to the weights."""
         names = ("mean", "components", "variances", "residual")
         return {name: getattr(self, name) for name in names}
 
@@ -164,7 +164,7 @@ def read_distance(folder: JobFolder, facts: Mapping[str, Any] | None, width: int
         width: the number of the network's features.
 
     Raises:
-        RunError: the file beside the weights is of another training, or damaged.
+        RunError: the file next to the weights is from another training, or damaged.
     """
     if not facts or _why_no_distance(folder, facts):
         return None

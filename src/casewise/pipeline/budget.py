@@ -119,7 +119,7 @@ def with_forecast(study: Study, planned: RecipePlan, cases: RunCases, speed: Spe
 
 
 def show_time(inputs: RunInputs, show: Show) -> None:
-    """Show how long a planned run took, beside its budget."""
+    """Show how long a planned run took, and its budget."""
     planned = recorded_plan(inputs.study, inputs.folder)
     if planned and planned.forecast:
         show.line("budget", _time_in_words(clock() - inputs.began, planned.forecast, planned.facts.budget))
@@ -213,7 +213,7 @@ def _altered(study: Study, facts: PlanFacts, cases: RunCases, paces: Mapping[str
 
 
 def _predicting(study: Study, facts: PlanFacts, paces: Mapping[str, Pace], panels: float) -> float:
-    """The seconds in which each learner of each fold is read and predicts so many panels, one after another."""
+    """The seconds in which each learner of each fold is read and predicts this many panels, one after another."""
     # two baselines read the features of each encoder
     predicting = sum(pace.predict for pace in paces.values()) + 2 * len(facts.encoders) * encoding(facts, paces)
     busy = max(pace.busy for pace in paces.values())

@@ -1,4 +1,4 @@
-"""Cohorts beside the study's own: the external one, the one of a pretraining, and what tells them apart."""
+"""Further cohorts: the external one, the one for pretraining, and checks that their subjects are distinct."""
 
 from __future__ import annotations
 

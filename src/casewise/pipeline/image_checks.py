@@ -101,7 +101,7 @@ def _with_scores(study: Study, rows: pd.DataFrame, alteration: str) -> pd.DataFr
     return predicted.check(scored(altered_rows, study)).assign(alteration=alteration)
 
 
-# At most so many images are measured, of randomly chosen cases.
+# At most this many images of randomly chosen cases are measured.
 MOST_IMAGES = 2000
 
 

@@ -105,7 +105,7 @@ class Forecast:
         reason: why as many.
         pretraining: of all networks, on another cohort.
         external, altered: predictions of the external cohort, and of altered images.
-        altered_cases: those whose images are altered, if they are fewer for the sake of the budget; else 0.
+        altered_cases: the number of cases whose images are altered, if reduced for the budget; else 0.
     """
 
     before: float
@@ -126,12 +126,12 @@ class Forecast:
 
     @property
     def training(self) -> float:
-        """That of all networks."""
+        """The seconds of all networks, without pretraining."""
         return self.once + self.epochs * self.epoch
 
     @property
     def total(self) -> float:
-        """That of these parts of the run."""
+        """The seconds of the whole run."""
         return self.before + self.pretraining + self.training + self.external + self.altered + self.after
 
 
@@ -401,7 +401,7 @@ def recipe_of(study: Study, facts: PlanFacts, stated: Mapping[str, Any], epochs:
         "mixup": 0.2 if mixed and kind == "classification" else 0.0,
         "batch_norm": "keep_statistics" if pretrained else "update",
         "pool": "map" if positions else "average",
-        # A head on a map has many weights for few steps. That of an average would only repeat the linear model.
+        # A head on a map has many weights for few steps. A head on an average would only repeat the linear model.
         "head": "probe" if positions and pretrained else "random",
         **recipe,
         "phases": phases,

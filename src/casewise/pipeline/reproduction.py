@@ -149,7 +149,7 @@ def _mark(files: RunFolder) -> dict[str, str]:
 
 
 def _again(study: Study, source: RunFolder) -> Study:
-    """The study with the compute plan that the run recorded, which prepares its images anew and tells no tracker."""
+    """The study with the compute plan that the run recorded, which prepares its images again and uses no tracker."""
     from casewise.jobs.compute_plans import recorded_plans
 
     source.compute.read_if_exists()  # a damaged one must not be set aside in another run's folder
@@ -191,7 +191,7 @@ def _check_target(source: RunFolder, target: RunFolder, mark: Mapping[str, str])
         elif present["finished"]:
             problem = (
                 f"already holds a reproduction of {source.path}; its result is in {target.reproduction.path.name}. "
-                "Remove it to run the study once more"
+                "Remove it to run the study again"
             )
     if problem:
         raise RunError(f"{target.path} {problem}. Choose a new folder with --output.")

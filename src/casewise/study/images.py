@@ -100,7 +100,7 @@ else:
 def _ordered(box: tuple[float, ...]) -> tuple[float, ...]:
     left, top, right, bottom = box
     if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
-        raise ValueError(f"{list(box)} is no box: write [left, top, right, bottom], each from 0 to 1, in this order")
+        raise ValueError(f"{list(box)} is not a box: write [left, top, right, bottom], each from 0 to 1, in this order")
     if (right - left) * (bottom - top) > 0.5:
         raise ValueError(f"{list(box)} hides more than half of every image")
     return box

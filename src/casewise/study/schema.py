@@ -144,7 +144,7 @@ class Study(StudyModel):
     weights_dir: Path | None = None
     """Folder of `<backbone>.safetensors` for `pretrained` weights, the same as `--weights-dir`."""
     baselines: Baselines = Baselines()
-    """[Simple models](explanation-baselines.md) on pixels and on frozen features, evaluated beside the networks. `auto`
+    """[Simple models](explanation-baselines.md) on pixels and on frozen features, evaluated with the networks. `auto`
     (default): they are fitted; `{off: the reason}`: they are not, and the report says why."""
     covariates: list[str] = []
     """Columns with facts of each case, such as `[age, sex]`. The report shows [what images add to

@@ -177,7 +177,7 @@ def response_to(error: ServiceError) -> JSONResponse:
 
 
 def _part(address: str, name: str) -> str:
-    """A part of an address; empty if it has none, or is no address."""
+    """A part of an address; empty if it has none, or is not an address."""
     try:
         return str(getattr(urlsplit(address), name) or "")
     except ValueError:

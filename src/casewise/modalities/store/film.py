@@ -110,7 +110,7 @@ class Film(ImageFile.ImageFile):
 def film_columns(path: Path) -> dict[str, str]:
     """What a film states on how it was taken, for columns of a table; '' where it does not.
 
-    Empty if the file is no film or cannot be read, also where the package is missing, which `validate` reports.
+    Empty if the file is not a film or cannot be read, also where the package is missing, which `validate` reports.
 
     Values are from tags of fixed terms and of the manufacturer; no tag of a person is read.
     """

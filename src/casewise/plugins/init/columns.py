@@ -148,7 +148,7 @@ class Column:
 
     @cached_property
     def numbers(self) -> list[float] | None:
-        """The values as numbers, also with decimal commas; None if one is no number."""
+        """The values as numbers, also with decimal commas; None if one is not a number."""
         parsed = [decimal(value) for value in self.values]
         numbers = [value for value in parsed if value is not None]
         return numbers if numbers and len(numbers) == len(parsed) else None
@@ -232,7 +232,7 @@ class Roles:
 
     @property
     def used(self) -> set[str]:
-        """The columns that are no candidates for a target."""
+        """The columns that are not candidates for a target."""
         single = {self.subject, self.visit, self.day, self.date, self.split, self.sequence}
         return (single | set(self.sources) | set(self.people)) - {""}
 

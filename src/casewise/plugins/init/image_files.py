@@ -127,7 +127,7 @@ def are_grey(images: ImageFiles) -> tuple[bool, list[str]]:
 
 
 def skipped_text(images: ImageFiles) -> str:
-    """Clauses on the files that are no images, or belong to images; empty if there are none."""
+    """Clauses on the files that are not images, or belong to images; empty if there are none."""
     text = ""
     if images.companions:
         text = f"; left out, because they belong to other images: {companions_text(images.companions.values())}"
@@ -217,7 +217,7 @@ def file_columns(cells: Mapping[str, Sequence[str]], images: ImageFiles, rows: S
         has_ending = any(stem_of(value) != value or "/" in value for value in values)
         candidates.append(((matched - len(unclear), has_ending, -position), FileColumn(name, paths), unclear))
     candidates.sort(key=lambda candidate: candidate[0], reverse=True)
-    # a column of masks, whatever its name, beside one of images
+    # a column of masks, whatever its name, next to one of images
     of_images = [each for each in candidates if not set(each[1].paths) - {""} <= set(images.companions)]
     candidates = of_images or candidates
     columns: list[FileColumn] = []

@@ -143,7 +143,7 @@ def not_prepared(problems: Mapping[str, Sequence[str]], count: int, more: str = 
 
 
 def doubled_in(case: CaseSources, prepared: Prepared) -> list[str]:
-    """A sentence for each two sequences of a case with the same voxels: a file is named in place of another."""
+    """A sentence for each two sequences of a case with the same voxels: a file is named instead of another."""
     return [
         f"{case.sequences[a]} and {case.sequences[b]} show the same voxels: {case.paths[a][0]} and {case.paths[b][0]}. "
         "Name the file of each sequence, or leave out the sequence that was not acquired."

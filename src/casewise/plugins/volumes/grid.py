@@ -170,7 +170,7 @@ def as_mask(scan: Scan, labels: Collection[int] | None = None) -> Scan:
     """A volume of labels with 1 where it is marked, else 0; with `labels` only these are marked.
 
     Raises:
-        ImageError: its values are no labels.
+        ImageError: its values are not labels.
     """
     marked = marked_labels(whole_labels(scan.values, scan.path), labels)
     return dataclasses.replace(scan, values=marked.astype(np.float32))

@@ -26,7 +26,7 @@ from casewise.plugins.volumes.grid import Grid, Region, check_shown, covered, pl
 from casewise.plugins.volumes.reading.scans import Scan
 from casewise.plugins.volumes.standardise import LEVELS
 
-# The field is fitted on a grid so many times coarser.
+# The field is fitted on a grid this many times coarser.
 SHRINK = 4
 # The smallest number of voxels along each axis for the fit, if there are as many.
 FEWEST = 8
