@@ -53,12 +53,12 @@ class CaseSizes:
 
     @property
     def limit_alone(self) -> int:
-        """The limit of a folder that is the only case: it may hold all there is, of everybody."""
+        """The limit of a folder that is the only case: it may contain the images of all people."""
         return 1 if self.usual == 1 else self.most
 
     @property
     def reason(self) -> str:
-        """What is said of a case above the limit."""
+        """The message about a case above the limit."""
         return f"more images than cases of the training, which had at most {self.most:,}"
 
 

@@ -268,7 +268,7 @@ class Combination:
         decisions: the rules of grades with their thresholds by learner (see `casewise.predictions.decisions`).
         headline: the learner that the report is about; empty if nothing was evaluated.
         intervals: the quantiles for prediction intervals and sets (see `casewise.predictions.conformal.fit`); empty for
-            a network alone.
+            a single network.
         covariates: the models of covariates (see `casewise.predictions.covariates`); empty without them.
     """
 

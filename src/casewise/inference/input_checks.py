@@ -598,7 +598,7 @@ NEGATIVE = "a negative: light and dark are exchanged"
 # Without a check of negatives the two cannot be told apart.
 UPSIDE_DOWN, TURNED_OR_NEGATIVE = "upside down", "upside down, or a negative"
 NEARLY_UNIFORM = "nearly uniform"
-# What is said of a number below and above its range.
+# Messages for a number below and above its range.
 REASONS = {name: tuple(f"much {word} than the training images" for word in WORDS[name]) for name in NAMES}
 REASONS["colour"] = ("grey, and the training images are in colour", "in colour, and the training images are not")
 # What precedes the name of a region or sequence that a case lacks.

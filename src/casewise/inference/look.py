@@ -1,6 +1,6 @@
 """The look of images: how they were made, as a distance from the training images, whatever they show.
 
-The features of an image are its shape and intensities and, where the weights of a fast pretrained network are at hand,
+The features of an image are its shape and intensities and, if the weights of a fast pretrained network are available,
 statistics of its early maps. Early layers respond to edges, texture and noise, and so to detectors, processing and
 compression. The distance is the Mahalanobis distance, with the covariance of Ledoit and Wolf ("A well-conditioned
 estimator for large-dimensional covariance matrices", 2004).
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from casewise.study.schema import Study
 
 Floats: TypeAlias = NDArray[np.float64]
-# The network with which the statistics were chosen; others are used where its weights are not at hand.
+# The network with which the statistics were chosen; others are used if its weights are not available.
 FIRST_CHOICE = "mobilenet_v2"
 STRIDES = (4, 8)
 # Longer images are reduced to this side.

@@ -78,9 +78,9 @@ class TrainedModel:
         folder: the folder of the bundle, of the run, or of the network.
         members: the networks of all folds.
         combination: the stackers, the rules of decisions, the headline, and the quantiles of intervals.
-        about: the facts of the bundle; empty for a network alone, and for a run without a bundle.
+        about: the facts of the bundle; empty for a single network, and for a run without a bundle.
         card: the model card of the bundle, in Markdown; empty without one.
-        limits: those by which new cases are flagged; None if there are none, as for a network alone.
+        limits: the limits by which new cases are flagged; None if there are none, as for a single network.
         look: what the look of new cases is compared with; None if the limits have none.
     """
 
@@ -156,7 +156,7 @@ class TrainedModel:
 
     @property
     def reader(self) -> Bundle:
-        """The network by whose settings new cases are read; other learners derive their own from these."""
+        """The network whose settings decide how new cases are read; other learners derive their own from these."""
         return next((member for member in self.members if learner_named(member.model).by_steps), self.members[0])
 
     def predict(

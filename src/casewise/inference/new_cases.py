@@ -197,7 +197,7 @@ def new_table(
     """The table of new cases; for a data frame or image files, it is written into `folder`.
 
     Args:
-        bundle: the network by whose settings they are read.
+        bundle: the network whose settings decide how they are read.
         columns: standard name -> the table's column, where it has another name than in the study.
         root: the folder that paths are relative to; by default the table's own, and for a data frame the working
             directory.
@@ -573,7 +573,7 @@ def in_chunks(cases: Sequence[RawCase], size: int = ROWS) -> Iterator[list[RawCa
 def prepare_together(
     table: NewTable, cells: pd.DataFrame, cases: Sequence[RawCase], folder: Path, show: Show | None = None
 ) -> tuple[list[NewCases], list[tuple[RawCase, str]]]:
-    """Prepare cases in `folder`: together, and where that fails, without those that fail alone.
+    """Prepare cases in `folder` together; if that fails, without the cases that fail by themselves.
 
     Returns:
         the prepared cases, and the others with the reason.

@@ -331,7 +331,7 @@ def labels_tensor(labels: np.ndarray | None, panels: int) -> Tensor:
 def epoch_batches(count: int, size: int, seed: int, epoch: int, *, shares: Tensor | None = None) -> list[list[int]]:
     """Rows in random order, divided into batches; a last batch of one joins the one before (batch norm cannot use it).
 
-    The order depends on seed and epoch alone, so that a resumed epoch is the same epoch. With `shares` rows are drawn
+    The order depends only on seed and epoch, so that a resumed epoch is the same epoch. With `shares` rows are drawn
     with replacement, each by its share.
 
     >>> [len(batch) for batch in epoch_batches(9, 4, seed=0, epoch=1)]

@@ -158,7 +158,7 @@ def _forecast(study: Study, facts: PlanFacts, cases: RunCases, speed: Speed) -> 
     once = share * sum(pace.start + trained * pace.once + predicted * pace.predict for pace in paces.values())
     epoch = share * sum(trained * pace.epoch for pace in paces.values())
     pretraining = share * _pretraining(cases, paces)
-    # what follows is computed by this process alone, not by several that share the processor
+    # only this process computes what follows, not several that share the processor
     alone = {name: replace(pace, predict=pace.predict * slow / pace.busy, busy=slow) for name, pace in paces.items()}
     external = _predicting(study, facts, alone, cases.external) if cases.external else 0.0
     altered, after = _altered(study, facts, cases, alone), slow * (REPORT + REPORT_CASE * len(cases.cohort.cases))

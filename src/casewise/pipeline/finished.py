@@ -38,7 +38,7 @@ class FinishedRun:
         files: the run folder.
         study: with every setting in force.
         results: the content of `metrics.json`.
-        inputs: the prepared cohort where it is at hand; otherwise `prepared` reads it when it is needed.
+        inputs: the prepared cohort if available; otherwise `prepared` reads it when needed.
     """
 
     files: RunFolder

@@ -122,7 +122,7 @@ def _check_weights_folder(study: Study) -> None:
 
 
 def _check_bundles(study: Study, cohort: Cohort) -> None:
-    """Refuse first weights from networks that were trained on subjects of the study, each of whom is held out once."""
+    """Refuse first weights from networks that saw subjects of the study in training: each is held out once."""
     stated = map(study.weights_of, study.networks)
     bundles = dict.fromkeys(weights for weights in stated if weights.startswith("bundle:"))
     if bundles and study.bundle_subjects != "distinct":

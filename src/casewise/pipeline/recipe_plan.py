@@ -376,7 +376,7 @@ def recipe_of(study: Study, facts: PlanFacts, stated: Mapping[str, Any], epochs:
     """
     pretrained, stated = _all_pretrained(study), dict(stated)
     kind = study.kind_of(study.primary_outcome)
-    # Predictions of grades were better with flips alone.
+    # Predictions of grades were better with flips only.
     varied = pretrained and not study.fusions and kind != "ordinal"
     # Networks without pretrained weights, and those whose images vary, are trained twice as long at the same rate.
     longer = 2 if varied or not pretrained else 1

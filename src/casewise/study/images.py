@@ -169,7 +169,7 @@ class ModalitySettings(StudyModel):
         return False
 
     def landmarks_of_subjects(self, study: Study) -> bool:
-        """Whether intensities are standardised by all images of a subject, of whom every image is a case."""
+        """Whether intensities are standardised by all images of a subject, each a case of its own."""
         return False
 
     def target_level(self, study: Study) -> Level | None:

@@ -86,7 +86,7 @@ class Learner:
         return [file for file in files if file and file.is_file()]
 
     def fusion(self, study: Study) -> str | None:
-        """How it combines the sequences: a fusion, or one sequence alone; None without volumes."""
+        """How it combines the sequences: a fusion, or a single sequence; None without volumes."""
         if not study.fusions:
             return None
         alone = next((name.partition("@")[2] for name in study.backbones), "") or study.fusions[0]

@@ -73,7 +73,7 @@ class External(OtherTable):
     bundle_subjects: Apart = "named_apart"
     """The same for subjects that a network of `weights: bundle:PATH` was trained on."""
     by: Annotated[list[str], BeforeValidator(_as_list)] = []
-    """Columns of this table, such as `site`, by whose values the results are shown separately as well. Default: the
+    """Columns of this table, such as `site`: results are also shown for each of their values separately. Default: the
     column of `split.leave_out`, if this table has it."""
 
 

@@ -122,7 +122,7 @@ class GradualUnfreezing(StudyModel):
     groups: int = Field(3, ge=1, le=20)
     """Groups of layers below the head, each with about the same number of layers."""
     epochs: int = Field(3, ge=1)
-    """Largest number of epochs of each stage; the first stage trains the head alone."""
+    """Largest number of epochs of each stage; the first stage trains the head only."""
     first_stage: Literal["features", "images"] = "features"
     """What the first stage reads: `features` of the images as they are, computed once, or augmented `images`."""
     train_norms: bool = False
@@ -256,7 +256,7 @@ class Recipe(StudyModel):
     early_stopping: EarlyStopping = EarlyStopping()
     """When training stops, and which subjects determine this."""
     tuning: Literal["full", "head_only", "gradual_unfreezing"] = "full"
-    """Which layers are trained: all, the head alone on features computed once (`head_only`), or one group of layers
+    """Which layers are trained: all, only the head on features computed once (`head_only`), or one group of layers
     after another while the loss improves (`gradual_unfreezing`)."""
     gradual_unfreezing: GradualUnfreezing = GradualUnfreezing()
     """Settings of `tuning: gradual_unfreezing`."""

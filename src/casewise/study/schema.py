@@ -328,7 +328,7 @@ class Study(StudyModel):
         return "backbone" if self.networks == self.backbones else "pairing"
 
     def fusion_of(self, network: str) -> str | None:
-        """How a network combines the sequences: a fusion, or one sequence alone; None without volumes."""
+        """How a network combines the sequences: a fusion, or a single sequence; None without volumes."""
         return learner_named(network).fusion(self)
 
     @property

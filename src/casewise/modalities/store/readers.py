@@ -346,7 +346,7 @@ def image_shape(path: Path) -> tuple[int, int] | None:
     return facts["width"], facts["height"]
 
 
-# Memory of all decoders together, in bytes; an image that needs more is decoded alone.
+# Memory of all decoders together, in bytes; an image that needs more is decoded by itself.
 MEMORY = 640 * 2**20
 
 

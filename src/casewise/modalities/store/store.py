@@ -68,7 +68,7 @@ class TileStore:
 
     Index columns: `path` as in the cohort table, `sha256`, `bytes`, `mtime_ns` and `ctime_ns` of the source file,
     upright `width` and `height`, stored `mode`, `format`, and `tile_sha256` of the tile's bytes. `address` is a hash
-    over the settings and the sources. `overview`: the tiles are pictures for the audit alone, such as thumbnails of
+    over the settings and the sources. `overview`: the tiles are pictures only for the audit, such as thumbnails of
     slides; networks see other parts of the images, and never the padding. `cut`: these parts are tiles of tissue. A
     pickle contains the folder, not the pixels.
     """

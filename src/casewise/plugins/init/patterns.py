@@ -71,7 +71,7 @@ def infer_pattern(paths: Sequence[str], *, labels: Mapping[str, str] | None = No
     text = re.sub(r"\*[_\-. ]*(?:\*[_\-. ]*)*\*", "*", text)
     ending = paths[0][len(stem_of(paths[0])) :].lower()
     pattern = Pattern("/".join([*folders, text]) + ending, inference.doubts)
-    # else the folders alone, which every path matches
+    # else only the folders, which every path matches
     fits = all(pattern.read(path) is not None for path in paths)
     return pattern if fits else Pattern("/".join([*folders, "*"]) + ending, inference.doubts)
 

@@ -1,4 +1,4 @@
-"""Reorienting scans and resampling them to one grid, by their affines alone.
+"""Reorienting scans and resampling them to one grid, using only their affines.
 
 Voxel coordinates follow NIfTI: whole numbers are the centres of voxels, so a volume of n voxels reaches from -0.5
 to n - 0.5. An affine maps them to millimetres, x to the right, y to the front, z upwards (RAS).
