@@ -122,7 +122,7 @@ def test_every_image_is_masked_alike_also_with_the_settings_of_a_bundle(films: d
         assert (tiles[0][:, 96:124, 4:64] == 128).all()
     plain = Preparation(128, "stretch")
     assert plain.fingerprint() != Preparation.of(study.images).fingerprint()
-    with pytest.raises(ValueError, match="is no box"):
+    with pytest.raises(ValueError, match="is not a box"):
         study_of(films["class"], mask_overlays=[[0.5, 0, 0.2, 1]])
 
 

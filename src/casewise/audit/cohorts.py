@@ -1,4 +1,4 @@
-"""Whether the images of an external cohort can be told from those of the study by simple features."""
+"""Whether simple features distinguish the images of an external cohort from the study's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Columns of the table with other than the usual names: those of few values, and copies of a label."""
+"""Columns of the table with unusual names: columns with few values, and copies of a label."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Fingerprints of training images, which travel with a network, and the images of a cohort that have them.
 
-A fingerprint is the perceptual hash of the search for twins (`casewise.audit.hashes`) with 512 signs in place of 128:
+A fingerprint is the perceptual hash of the search for twins (`casewise.audit.hashes`) with 512 signs instead of 128:
 there is no picture to verify a candidate with. Copies that were resized to a quarter and saved as poor JPEG differ in
 at most 56 signs; 1 % in more than 38. Films, fundus photographs, skin and tissue of two people differ in at least 61.
 """

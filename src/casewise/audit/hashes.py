@@ -162,7 +162,7 @@ def close_pairs(
     `LIMIT` of 128 bits.
 
     At most the `nearest` of each image are kept. Flat images have no hash and are left out. All images are compared
-    with all others or, with the group of each image (N,), with those of other `groups` only.
+    with all others or, with the group of each image (N,), only with images of other `groups`.
     """
     among = among[~hashes.flat[among]]
     group = np.arange(len(among)) if groups is None else groups[among]

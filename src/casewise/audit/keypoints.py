@@ -3,8 +3,8 @@
 Each image has up to 200 SIFT features (Lowe, 2004), each with a word of a vocabulary learned from all of them. A
 feature votes for every image with a similar one of the same word (Sivic and Zisserman, 2003), and the images with
 most votes are matched feature by feature. A deep crop keeps few features, but these are alike, whatever else the
-images show. The features of a mirrored image are those of the image with their parts in another order (MIFT: Guo et
-al., 2010), so the mirrored images vote as well. A pair is a candidate if enough matches agree on one shift, angle and
+images show. A mirrored image has the features of the image with their parts in another order (MIFT: Guo et al.,
+2010), so the mirrored images vote as well. A pair is a candidate if enough matches agree on one shift, angle and
 scale (RANSAC: Fischler and Bolles, 1981). Films of two people agree in a few; whether a candidate shows the same
 picture is decided by its texture, in `casewise.audit.verify`.
 """
@@ -237,8 +237,7 @@ def _nearest(
     excluded: set[tuple[int, int]],
     group: np.ndarray,
 ) -> list[tuple[int, int]]:
-    """The pairs i < j of two groups of which one, with `features`, gives the other one of its most votes; without
-    `excluded`."""
+    """The pairs i < j, not `excluded`, of two groups: one image is among the `NEAREST` with most votes of the other."""
     count = len(features)
     others: dict[int, list[int]] = {}
     for i, j in excluded:

@@ -57,7 +57,7 @@ class Column:
 
 
 def named_columns(study: Study) -> list[str]:
-    """The columns that a study names for the audit, and that of the position of slices which are cases."""
+    """The columns that a study names for the audit, and the position column if slices are cases."""
     return list(filter(None, [*(study.audit.columns or []), modality_of(study).position(study)]))
 
 
@@ -86,7 +86,7 @@ def probed_columns(study: Study, images: pd.DataFrame) -> list[str]:
 
 
 def columns_in_use(study: Study) -> set[str]:
-    """The columns with labels, readers, names, masks and the split, which are no evidence of a shortcut."""
+    """The columns with labels, readers, names, masks and the split, which are not evidence of a shortcut."""
     masks = {study.audit.mask, *modality_of(study).mask_columns(study).values()}
     columns = {*study.columns.values(), study.split.column, *masks}
     return _annotations(study) | {column for column in columns if column}

@@ -257,7 +257,7 @@ def _centred(values: Floats, hats: list[_Hat], weights: Floats) -> Floats:
 
 
 def correlation(scores: Floats, values: Floats, weights: Floats) -> Floats:
-    """(m,) weighted Pearson correlation of each row of `scores` with that of `values`; 0 if one is constant.
+    """(m,) weighted Pearson correlation of each row of `scores` with the same row of `values`; 0 if one is constant.
 
     >>> correlation(np.array([[1.0, 2.0, 3.0]]), np.array([[2.0, 4.0, 6.0]]), np.ones(3)).round(6)
     array([1.])

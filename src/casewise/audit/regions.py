@@ -236,7 +236,7 @@ def _mask(
 
 
 def _fitted(mask: Bools, store: TileStore) -> Bools:
-    """The mask of an image as that of its tile before it is resized: padded as the image was.
+    """An image's mask for its tile before resizing: padded as the image was.
 
     A mirrored bar shows mirrored anatomy, which is masked as well.
     """

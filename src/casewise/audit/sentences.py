@@ -70,11 +70,11 @@ def shortcut_sentence(answer: ShortcutTest, *, source: str = "", marks_source: b
 
 
 def value_text(value: float, by_class: Mapping[str, float], target: str, beside: str = "") -> str:
-    """How well something predicts a target: AUROC, with that of the best predicted of several classes, or r.
+    """How well something predicts a target: AUROC, with the best predicted class's if there are several, or r.
 
     Args:
         by_class: the AUROC of each class; empty for numbers.
-        beside: what stands behind the first figure.
+        beside: text after the first figure.
 
     >>> value_text(0.56, {"a": 0.5, "b": 0.52, "c": 0.66}, "label"), value_text(0.3, {}, "score")
     ('AUROC 0.56, and 0.66 for c', 'r = 0.30')

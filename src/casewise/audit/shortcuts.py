@@ -91,9 +91,9 @@ def _inside_without(inside: Callable[[], Floats], covariates: list[Floats]) -> F
 class ShortcutTest:
     """One test and its result; `within` is the class within which a source was predicted.
 
-    Of a border without what its appearance explains, `as_it_is` is the test of the border as it is, and `measures` are
-    the names of the measures of appearance. `inside` is the test of an equally large area inside the image, and
-    `strongest` that of the side or corner which predicts best; both are without p.
+    For a border adjusted for its appearance, `as_it_is` is the test before adjusting, and `measures` names the measures
+    of appearance. `inside` is the test of an equally large area inside the image, and `strongest` the test of the side
+    or corner that predicts best; both are without p.
     """
 
     evidence: Evidence
@@ -336,12 +336,11 @@ class _Search:
                     yield ShortcutTest(pictures, target, labels, result, within=name)
 
     def without_explained(self, answers: list[ShortcutTest]) -> tuple[list[ShortcutTest], dict[str, ShortcutTest]]:
-        """The answers, of which those from the border keep only what the appearance of the image does not explain.
+        """The answers; answers from the border keep only what the appearance of the image does not explain.
 
-        Where both predict a target and the border hardly better, the border is tested again: of pictures with equal
-        brightness and contrast, without the regression on those measures of appearance that predict the target. What
-        then predicts replaces the answers from the border; if nothing does, they are left out, and the best is
-        returned.
+        Where both predict a target and the border hardly better, the border is tested again: on pictures with equal
+        brightness and contrast, after regressing out the measures of appearance that predict the target. What still
+        predicts replaces the answers from the border; if nothing does, they are left out, and the best is returned.
         """
         explained: dict[str, ShortcutTest] = {}
         for target in self.labels:
@@ -504,7 +503,7 @@ class _Search:
         return self.study.audit.fields and not self.tiles.cut
 
     def _borders(self, pictures: regions.Bytes, rows: NDArray[np.int64], how: str = "") -> Iterator[Evidence]:
-        """The border and its corners as evidence; those of fields are compared with the interior here already."""
+        """The border and its corners as evidence; for fields, they are compared with the interior here already."""
         how = " ".join(filter(None, ("compared with the interior" if self.fields else "", how)))
         alone = self.fields or self.tiles.cut
         for measure, within, name in (

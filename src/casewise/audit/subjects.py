@@ -49,7 +49,7 @@ def suffix_findings(subjects: Iterable[str]) -> list[Finding]:
     for name in names:
         match = _ENDING.fullmatch(name)
         ending = (match[2] or match[3]).casefold() if match else ""
-        # numbers after a number are those of a site's subjects
+        # numbers after a number count a site's subjects
         if match and not (ending.isdecimal() and len(ending) < 3 and match[1].isdecimal()):
             by_stem[match[1].casefold()][ending] = name
     several = {stem: endings for stem, endings in by_stem.items() if len(endings) > 1}
@@ -171,7 +171,7 @@ MOST_WORDS = 3
 # Numbers are folds if the column is called so.
 FOLD_NAMES = re.compile(r"fold|split|partition|subset|(^|_)(cv|set)(_|$)", re.IGNORECASE)
 FEWEST_FOLDS, MOST_FOLDS = 3, 10
-# A column of more different values is no split.
+# A column with more different values is not a split.
 MOST_VALUES = 20
 # The split was made by image if at least five subjects, and half of those with several images, are on both sides.
 MOSTLY, FEWEST = 0.5, 5

@@ -103,7 +103,7 @@ def _with_remedies(
 ) -> list[Finding]:
     """The findings with their remedies: each lists what the study and the errors leave out, too.
 
-    So the list of one finding can replace that of another in the study file.
+    So one finding's list can replace another's in the study file.
 
     Args:
         left_out: for each finding its targets and the images that it would leave out, as the table names them.
@@ -206,7 +206,7 @@ def twins_between(
 def refuse_twins(pairs: Sequence[Sequence[str]], other: Study, file: Path, *, where: str, other_people: bool) -> None:
     """Stop if there are pairs of two cohorts, each the path and subject in the first and those in the second.
 
-    The remedy leaves out everybody whom the pairs name in the second cohort, which is read by the study `other`.
+    The remedy leaves out all subjects that the pairs name in the second cohort, which the study `other` reads.
 
     Raises:
         CohortError: names the first pairs, the `file` with all, and the remedy.

@@ -234,7 +234,7 @@ def _normalised(detail: np.ndarray) -> np.ndarray:
 
 # The side at which images are compared; smaller ones are enlarged.
 LARGE = 256
-# Images with fewer pixels a side, and images of which only the tile is available, have little texture.
+# Images with fewer pixels a side, and images that are only available as tiles, have little texture.
 BLURRED = 48
 # The longest side that is read from a file: enough for a square of 256 pixels.
 READ = 384

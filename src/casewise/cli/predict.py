@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from casewise.inference.new_cases import PredictedChunk
     from casewise.inference.result_formats import ResultFolders
 
-# Cases without a file of a format that are printed; all are in the record beside the table.
+# Cases without a file of a format that are printed; all are in the record next to the table.
 MOST_CASES = 20
 
 Trust = Annotated[
@@ -91,7 +91,7 @@ def predict(
     casewise predict grades.zip new-cases.csv --output predictions.csv
 
     The file has a row for each learner, case, region or image, and target: the prediction, for classes their
-    probabilities, an interval or set where it was calibrated, and flags of cases that are unlike those of the training.
+    probabilities, an interval or set where it was calibrated, and flags of cases that are unlike the training cases.
     A case that cannot be read is a row with the reason. Exit code 1: no case was predicted, or none
     could be written with --also.
     """
@@ -151,7 +151,7 @@ def predict(
         print(f"wrote {written.path}: {counted(written.cases, written.unit)}")
     if "there is no file" in written.reasons and root is None:
         print_error(
-            "Paths of a table are relative to its folder; --root names another one, such as that of the training."
+            "Paths of a table are relative to its folder; --root names another one, such as the training table's."
         )
     unlike = "flags: they are unlike the training cases, so that the prediction may not apply"
     for count, what, first in (

@@ -38,8 +38,7 @@ BackendName = Annotated[
 Address = Annotated[
     str | None,
     typer.Option(
-        help="The Ray cluster, HOST:PORT, or auto for that of this machine "
-        "[default: RAY_ADDRESS, else a Ray started here]."
+        help="The Ray cluster, HOST:PORT, or auto for this machine's [default: RAY_ADDRESS, else a Ray started here]."
     ),
 ]
 
@@ -116,7 +115,7 @@ def validate(study: StudyFile, weights_dir: WeightsDir = None, settings: Setting
 def status(run_folder: Annotated[Path, typer.Argument(help="A run folder, such as runs/my-study.")]) -> None:
     """Say how far a run is: what is done, running, waiting or failed, and the time left.
 
-    Exit code 2: a file of the run is damaged, or the folder is no run folder.
+    Exit code 2: a file of the run is damaged, or the folder is not a run folder.
     """
     from casewise.console import print_lines
     from casewise.pipeline.status import run_status
@@ -190,7 +189,9 @@ def results(
     run_folder: Annotated[Path, typer.Argument(help="A finished run folder.")],
     output: Annotated[
         Path | None,
-        typer.Option(help="The Markdown page to write, with its details as a CSV table beside it [default: print it]."),
+        typer.Option(
+            help="The Markdown page to write, with its details as a CSV table next to it [default: print it]."
+        ),
     ] = None,
     compare: Annotated[list[Path] | None, typer.Option(help="Further run folders to show in the same tables.")] = None,
 ) -> None:

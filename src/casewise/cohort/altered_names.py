@@ -21,9 +21,9 @@ from casewise.errors import counted, cut
 # A spreadsheet writes one digit before the mark and a signed exponent; names such as 12E5 are not of this form.
 _SCIENTIFIC = re.compile(r"[+-]?\d([.,]\d+)?[eE]\+\d{2,3}|[+-]?\d[.,]\d+[eE]-?\d{1,3}", re.ASCII)
 _WHOLE = re.compile(r"[+-]?(\d+)([.,]0*)?", re.ASCII)
-# Spreadsheets keep so many digits of a number; binary numbers are exact up to the second limit.
+# Spreadsheets keep this many digits of a number; binary numbers are exact up to the second limit.
 _DIGITS_KEPT, _LARGEST_EXACT = 15, 2**53
-# So many zeros in place of digits, over all names, are no chance.
+# This many zeros instead of digits, over all names, are not due to chance.
 _ZEROS = 4
 # English, German, French, Spanish, Italian, Dutch and Portuguese names, as spreadsheets write them
 _MONTH = (
@@ -45,7 +45,7 @@ _NOBODY = re.compile(
     r"0+|9{2,}|-1|x+|tests?|unknown.*|unbekannt|anon|anonym\w*|nobody|dummy|tbd|k\.? ?a\.?|not available|--|–|—|\.",
     re.IGNORECASE,
 )
-# A name has far more rows than the others: at least so many, and so many times the next count.
+# A name has far more rows than the others: at least this many, and this many times the next count.
 _MANY_ROWS, _TIMES, _MOST_LARGE, _FEWEST_NAMES = 10, 4, 3, 5
 _LONG_NUMBER, _ROUNDED_ZEROS = 10, 3
 # So many names are written out in a setting.

@@ -98,7 +98,7 @@ def read_cohort(
     if misnamed:
         # without a column, such as the visit, the cases would show problems that the table does not have
         problems.raise_any(study.cohort)
-    # New cases are in no split, and names of files are no names of people.
+    # New cases are in no split, and file names do not identify people.
     people = study.subject_names if labelled and study.subjects_known else AS_WRITTEN
     images, marks = _standard_columns(cells, columns, study, problems, notes, people=people, whole=whole)
     for name, column in values.items():
@@ -212,7 +212,7 @@ def _check_order(images: pd.DataFrame, problems: Problems) -> None:
     if len(named):
         first = named.iloc[0]
         text = f"{cut(first['visit'])} of subject {first['subject']} looks like a date, and the order of such names is "
-        text += "not that of time. Write dates as 2024-02-01 (year-month-day), or add a `day` column."
+        text += "not the order in time. Write dates as 2024-02-01 (year-month-day), or add a `day` column."
         problems.add("visit order", text, named.index, "visit")
 
 

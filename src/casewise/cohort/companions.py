@@ -7,7 +7,7 @@ A companion has a partner, the image that it belongs to, and is recognised in tw
 - Its pixels: a second file of the same name, or of the name with an addition, has few values, or is the same picture
   with drawings or smaller.
 
-Without a partner a file is an image, whatever its name, but for folders of masks that lie beside folders of images.
+Without a partner a file is an image, whatever its name, but for folders of masks next to folders of images.
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ _VOLUMES = (".nii", ".nii.gz", ".mha", ".nrrd")
 
 # Rows and columns are passed over so that about this many remain of each side.
 _SIDE = 512
-# A mask has at most so many values; one without a word in its name fewer, and its image many.
+# A mask has at most this many values; one without a word in its name fewer, and its image many.
 _MOST_LEVELS, _FEW_LEVELS, _MANY_LEVELS = 16, 8, 32
-# All pictures of a folder that is not named for masks have at most so many.
+# All pictures of a folder that is not named for masks have at most this many.
 _TWO_LEVELS = 2
 # Compression and smooth borders leave this share of a mask near black and white.
 _NEAR, _NEAR_SHARE = 24, 0.95
@@ -78,9 +78,9 @@ _DRAWN_SHARE, _CHANGED, _DRAWN_COLOURS = 0.001, 60, 8
 _SMALLER = 0.75
 # More additions to one name number images.
 _MOST_ADDITIONS = 8
-# So many files of one name and folder are compared with another, so that the cost is linear.
+# At most this many files of one name and folder are compared with another, so that the cost is linear.
 _MOST_ALIKE = 64
-# So many folders side by side may be classes, sites or kinds of images; more are those of people.
+# At most this many folders side by side may be classes, sites or kinds of images; more are people's folders.
 _MOST_FOLDERS = 40
 # Pictures in memory.
 _MOST_KEPT = 8
@@ -293,7 +293,7 @@ def _named_pair(name: _Name, index: _Index) -> _Pair | None:
     for core in name.cores:
         near = partners(index.get(("here", core, *name.folders), [])[:_MOST_ALIKE])
         near = near or partners(index.get(("near", core, name.plain_folders), [])[:_MOST_ALIKE])
-        # `1.png` of many folders is no name of one image
+        # `1.png` in many folders is not the name of one image
         far = index.get(("core", core), []) if core and not near else []
         best = near or (partners(far) if len(far) <= _MOST_ADDITIONS else [])
         if not best:
@@ -308,7 +308,7 @@ def _named_pair(name: _Name, index: _Index) -> _Pair | None:
 
 
 def _addition_to(name: _Name, index: _Index) -> _Name | None:
-    """The image of the same folder whose name begins this one; of the same stem, or in the folder of images beside."""
+    """The image in the same folder whose name begins this one, of the same stem, or in the adjacent image folder."""
     for length in range(len(name.stem), 0, -1):
         same = index.get(("stem", name.stem[:length], *name.folders), [])
         others = [other for other in same[: _MOST_ADDITIONS + 1] if other is not name]
@@ -339,14 +339,14 @@ def _kind_of_pair(pair: _Pair, read: Reader) -> str:
         return MASK * (own.size == image.size)
     if kind := _same_picture(own, image):
         return kind
-    # a soft mask is no mask of labels
+    # a soft mask is not a mask of labels
     return (ANNOTATION if by_word == MASK else by_word) * clear
 
 
 def _without_partner(rest: Sequence[_Name], result: dict[str, Companion], read: Reader) -> dict[str, Companion]:
-    """Masks by name and pixels whose image is missing or has another name, beside others that have their image.
+    """Masks by name and pixels whose image is missing or has another name, among others that have their image.
 
-    The others have the same word in their name, or there are images in the folder beside a folder of masks.
+    The others have the same word in their name, or there are images in the folder next to a folder of masks.
     """
     words = {word for path in result for word in _says(_words(path.rpartition("/")[2].rpartition(".")[0]))}
     images = {
@@ -371,10 +371,10 @@ def _without_partner(rest: Sequence[_Name], result: dict[str, Companion], read: 
 
 
 def _folders_of_masks(rest: Sequence[_Name], read: Reader) -> tuple[list[str], list[str]]:
-    """The files of folders that hold only pictures of few values, beside folders that hold none.
+    """The files of folders that hold only pictures of few values, next to folders that hold none.
 
-    Those of a folder that is named for masks, or whose pictures have the sizes of the others, are masks; the second
-    list is of other folders. One picture of each folder is opened, and all of a folder whose first one has few values.
+    Files in a folder that is named for masks, or whose pictures have the sizes of the others, are masks; the second
+    list has the files of other folders. One picture of each folder is opened, and the rest if it has few values.
     """
     masks: list[str] = []
     doubtful: list[str] = []
@@ -481,7 +481,7 @@ def _same_picture(own: _Picture, image: _Picture) -> str:
     changed = difference > _CHANGED
     if shown.mean() < 0.01 or (difference > _NEAR // 2).mean() < _DRAWN_SHARE:
         return ""
-    # no two photographs have the same values in so many pixels
+    # no two photographs have the same values in this many pixels
     if float((difference[shown] == 0).mean()) >= _SAME_SHARE and _levels(original) >= _MANY_LEVELS:
         return OVERLAY
     if changed.mean() < _DRAWN_SHARE:

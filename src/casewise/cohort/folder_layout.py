@@ -172,7 +172,7 @@ def _image_files(source: Path) -> tuple[list[str], list[str], list[Companion]]:
 def begins_as_image(path: Path) -> bool:
     """Whether a file without an ending, or with a number as its ending, begins as a DICOM, JPEG or PNG file.
 
-    A DICOMDIR is no image.
+    A DICOMDIR is not an image.
     """
     if not (path.suffix[1:].isdigit() or not path.suffix) or not path.is_file():
         return False
@@ -186,10 +186,10 @@ def begins_as_image(path: Path) -> bool:
 
 
 def walk(source: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Each folder below `source`, the paths of its files, and those of hidden files and links to folders, with `/`.
+    """Each folder below `source`, the paths of its files, and paths of hidden files and links to folders, with `/`.
 
     Raises:
-        CasewiseError: the folder is missing or cannot be read, or the name of a file is no text.
+        CasewiseError: the folder is missing or cannot be read, or the name of a file is not text.
     """
     if source.is_file():
         raise CasewiseError(f"--images: {source} is a file. Name the folder of the images, such as {source.parent}.")
@@ -340,7 +340,7 @@ def stated_pattern(text: str, *, of_cases: bool = False) -> Pattern:
     """
     allowed = CASE_FIELDS if of_cases else FIELDS
     example = "{subject}/{visit}/{file}" if of_cases else "{label}/{subject}_{visit}.jpg"
-    another = "" if of_cases else ", or that of another column"
+    another = "" if of_cases else ", or another column's name"
     fields = re.findall(r"\{([^{}]*)\}", text)
     plain = re.sub(r"\{\w+\}", "", text)
     if not fields or "{" in plain or "}" in plain:
@@ -381,7 +381,7 @@ def read_paths(pattern: Pattern, paths: Sequence[str], source: Path) -> list[dic
     if unread := [path for path, values in zip(paths, stated, strict=True) if values is None]:
         raise CasewiseError(
             f"--pattern {pattern.text!r} does not match {len(unread):,} of {len(paths):,} paths below {source}, such "
-            f"as {unread[0]}. Correct the pattern, or move files that are no cases elsewhere."
+            f"as {unread[0]}. Correct the pattern, or move files that are not cases elsewhere."
         )
     for path in paths:
         if len(readings := pattern.readings(path)) > 1:
@@ -394,7 +394,7 @@ def read_paths(pattern: Pattern, paths: Sequence[str], source: Path) -> list[dic
 
 
 def refuse_visits(source: Path, subjects: Iterable[str]) -> None:
-    """Refuse names of subjects that all look like visits, as where the folder is that of one subject.
+    """Refuse names of subjects that all look like visits, as in the folder of one subject.
 
     Raises:
         CasewiseError: they do; the message states the patterns of either reading.

@@ -166,7 +166,7 @@ def _band_names(cuts: tuple[float, ...]) -> list[str]:
 
 
 def check_subgroups(study: Study, cells: pd.DataFrame, problems: Problems) -> None:
-    """Check that the columns of subgroups exist, are no outputs, and contain numbers where cut points are stated."""
+    """Check that the columns of subgroups exist, are not outputs, and contain numbers where cut points are stated."""
     for column, cuts in study.evaluation.subgroup_cuts.items():
         if column not in cells:
             add_unknown_column("evaluation.subgroups", column, cells.columns.tolist(), problems)
@@ -215,7 +215,7 @@ def check_arm(study: Study, cells: pd.DataFrame, images: pd.DataFrame, problems:
     elif not names:
         problems.add("arm", f"evaluation.arm: the column {cut(column)} is empty.")
     elif len(names) > len(several) / 2 and len(names) > MOST_GROUPS:
-        problems.add("arm", f"evaluation.arm: {cut(column)} has {len(names)} values, so that they are no arms.")
+        problems.add("arm", f"evaluation.arm: {cut(column)} has {len(names)} values, so that they are not arms.")
     else:
         first = present.groupby(images["subject"]).first().str.casefold()
         sizes = ", ".join(f"{name} {count}" for name, count in first.value_counts().items())
@@ -225,9 +225,9 @@ def check_arm(study: Study, cells: pd.DataFrame, images: pd.DataFrame, problems:
 
 # A category with more values, and more than half as many as there are subjects, identifies people.
 MOST_CATEGORIES = 12
-# A column is compared with the targets, of which it may be a copy, if so many cases have both.
+# A column is compared with the targets, in case it is a copy of one, if at least this many cases have both.
 FEWEST_COMPARED = 5
-# Ranks of numbers that are correlated more than this are those of a copy.
+# Columns of numbers are copies if their ranks are correlated more than this.
 COPY = 0.9999
 
 
@@ -287,7 +287,7 @@ def check_covariates(
     problems: Problems,
     notes: list[str] | None,
 ) -> None:
-    """Check the columns of the covariates; with `notes`, those of the study's own cohort, whose kinds are noted.
+    """Check the columns of the covariates; `notes`, given for the study's own cohort only, receives their kinds.
 
     Args:
         images: the rows of the table that are images, with their case and targets.

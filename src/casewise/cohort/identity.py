@@ -66,7 +66,7 @@ def look_equal(names: Sequence[str]) -> bool:
 
 
 def identity(name: str) -> frozenset[str]:
-    """The keys of a subject's name; names without a key in common are those of different people.
+    """The keys of a subject's name; names without a key in common belong to different people.
 
     Case, accents, invisible characters, leading zeros, the decimal places of whole numbers, endings of image files,
     escapes of HTML and of addresses, and letters of other alphabets that look like Latin ones do not count; nor do
@@ -157,7 +157,7 @@ def _own_marks(name: str) -> list[str]:
 
 
 def _marks_of_same(name: str) -> list[str]:
-    """Texts of which `_own_marks` of another name has one exactly if both may mean one person.
+    """Texts: another name's `_own_marks` contain one of them exactly if both names may mean one person.
 
     >>> bool(set(own_marks("001")) & set(marks_of_same("1"))), bool(set(own_marks("2")) & set(marks_of_same("1")))
     (True, False)
@@ -214,7 +214,7 @@ def _letters(name: str) -> Iterator[str]:
         if category[0] == "M":
             invisible = unicodedata.name(character, "").startswith(("VARIATION SELECTOR", "COMBINING GRAPHEME"))
             if not invisible and not script.startswith(_WRITTEN_WITH_ACCENTS):
-                # a vowel or voicing sign is part of the name; as letters, it is no separator
+                # a vowel or voicing sign is part of the name; as letters, it is not a separator
                 yield "".join(chr(ord("a") + int(digit, 16)) for digit in f"{ord(character):x}")
         elif category in ("Zs", "Zl", "Zp") or character.isspace():
             yield " "

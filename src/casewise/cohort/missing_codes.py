@@ -12,9 +12,9 @@ from casewise.cohort.groups import numbers_in, recorded
 from casewise.cohort.table import rows_text
 
 _CODE = re.compile(r"-1|-?([789])\1*(\.\1+)?", re.ASCII)
-# The other numbers of a column have so many different values.
+# The other numbers of a column have this many different values.
 _FEWEST_OTHERS = 3
-# A number that is no usual code occurs so often, and is so many times the range of the others away from them.
+# A number that is not a usual code occurs this often, and is this many times the range of the others away from them.
 _REPEATED, _RANGES_AWAY = 3, 2
 
 
@@ -28,7 +28,7 @@ def is_code(number: float) -> bool:
 
 
 def missing_codes(numbers: pd.Series, *, usual_only: bool = True) -> list[float]:
-    """The numbers of a column that probably state no value; without `usual_only`, also one that is no usual code.
+    """The numbers of a column that probably state no value; without `usual_only`, also one that is not a usual code.
 
     A usual code occurs twice or more and is the only negative number, or is farther from the others than these are
     from each other.

@@ -23,7 +23,7 @@ _UNCLEAR = re.compile(r"[1-9]\d{0,2}[.,]\d{3}", re.ASCII)
 _OTHER = {".": ",", ",": "."}
 # So many different numbers with three digits behind the mark, among whole ones below 1000, are thousands.
 _FEWEST = 3
-# Numbers with and without the mark are far apart if so many times the largest of one kind is below the other kind.
+# Numbers with and without the mark are far apart if this many times the largest of one kind is below the other kind.
 _APART = 10
 # Headings of names of people, cases and visits: `patient`, `study patient id`; not `patient age`.
 _OF_PEOPLE = r"ids?|codes?|nr|no|number|names?|pseudonyms?|keys?|identifiers?"

@@ -73,7 +73,7 @@ SUBJECT, CASE = "subject", "case"
 def described_columns(study: Study, images: pd.DataFrame) -> dict[str, str]:
     """The columns of the table to describe, with their names in the cohort's images.
 
-    Those of subgroups come first, then those that the study names for the audit, then common ones.
+    Columns of subgroups come first, then columns that the study names for the audit, then common ones.
     """
     audited = [column for column in study.audit.columns or [] if table_column(study, images, column) not in STORED]
     named = {
@@ -102,12 +102,12 @@ def characteristics(
     """One entry for each described column and target, with its values on each side.
 
     Args:
-        images: the cohort's images, with those of an external cohort if there is one.
+        images: the cohort's images, with the external cohort's if there is one.
         columns: name -> column of `images`, as of `described_columns`.
         sides: name -> which images are on this side, (N,) booleans.
 
     Returns:
-        `name`, `what` (`column` or `target`), `unit` (a level, each unit of which counts once) and `kind`. Of
+        `name`, `what` (`column` or `target`), `unit` (a level; each unit counts once) and `kind`. Of
         `numbers`, each side has `n`, `missing`, `mean`, `sd`, `median`, and the quartiles `low` and `high`; of
         `categories`, `missing` and `counts` by `levels`. A column is described by subject unless a subject has several
         values, then by case.

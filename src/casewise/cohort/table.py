@@ -228,7 +228,7 @@ def read_text_table(path: Path, problems: Problems, *, sheet: str = "") -> tuple
         The cells, indexed by the row number that a spreadsheet shows (Parquet: counted from 1), and notes.
 
     Raises:
-        CohortError: the file is missing, is no such table, exceeds a limit, or has no rows.
+        CohortError: the file is missing, is not such a table, exceeds a limit, or has no rows.
     """
     if path.name.casefold().endswith(PICTURES) and os.path.isfile(path):
         raise CohortError(f"{path} is an image and no table. Name a table (.csv, .tsv, .xlsx or .parquet).")

@@ -213,8 +213,8 @@ def _delimiter(text: str) -> str:
 def _heading_row(rows: Sequence[tuple[int, Sequence[str]]]) -> tuple[int, list[str]]:
     """The number of the row of headings among rows that are not blank, and a note if there are titles above it.
 
-    Rows of one cell, in the first column, are titles if nearly all below have several cells, the first of which look
-    like headings: they are filled, are no numbers, and do not occur again in their columns.
+    Rows of one cell, in the first column, are titles if nearly all rows below have several cells, and the first of
+    these rows looks like headings: its cells are filled, are not numbers, and do not occur again in their columns.
     """
     if not rows:
         return 0, []
@@ -281,7 +281,7 @@ def workbook_cells(path: Path, data: bytes, problems: Problems, *, sheet: str) -
     """The cells of a sheet of an .xlsx workbook: the stated one, else the first visible one, with a note if it chose.
 
     Raises:
-        CohortError: the file is no such workbook, or has no such sheet.
+        CohortError: the file is not such a workbook, or has no such sheet.
     """
     import openpyxl
 

@@ -143,7 +143,7 @@ def keep_classes(
 def drawn_rows(
     cells: pd.DataFrame, study: Study, columns: dict[str, str], problems: Problems, flow: Flow
 ) -> pd.DataFrame:
-    """The rows without those of the classes of `sample` that the seed does not draw; a class with too few is a problem.
+    """The rows minus undrawn rows of the classes in `sample`; a class with too few rows is a problem.
 
     The order of the rows has no influence: they are drawn by the order of their paths.
     """

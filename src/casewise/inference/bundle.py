@@ -48,12 +48,12 @@ class Bundle:
         network: the arguments of `casewise.models.backbones.build_network`, `name` and `outputs` among them.
         outputs: one record a target: name, kind, classes, whether it is the primary one, its range and level, and
             the mean and standard deviation of its training labels, a number for each raw output.
-        settings: those of the study that are marked with `BUNDLE`, and of its modality.
+        settings: the study's settings that are marked with `BUNDLE`, and its modality's.
         fitted: the values that preprocessing derived from the training cases, as JSON.
         compute: precision, memory format, device and threads of the training.
         batch_size: panels in a training batch, by which prediction batches are sized.
         subjects: everybody who shaped the network, by training or by early stopping.
-        stop_subjects: those of `subjects` who only decided when to stop.
+        stop_subjects: the `subjects` who only decided when to stop.
         origin: what else is recorded: the first weights as a clause, and their `origins`
             (`casewise.study.weight_origins`), the split's hash, whether the cohort is synthetic, and
             `comparison_only` where the network belongs to a comparison by image, and the SHA-256 of the weights;
@@ -118,7 +118,7 @@ class Bundle:
         return _records(self.outputs)
 
     def study(self, table: Path, root: Path | None = None) -> Study:
-        """The study that reads and prepares the cases of another table exactly as those of the training.
+        """The study that reads and prepares the cases of another table exactly like the training cases.
 
         Raises:
             RunError: the settings are not of this version, or of a modality that is not registered.
@@ -277,7 +277,7 @@ def _check_types(facts: Mapping[str, Any]) -> None:
         )
     names = [*facts["subjects"], *(name for output in facts["outputs"] for name in output["classes"])]
     if not facts["outputs"] or not all(isinstance(name, str) for name in names):
-        raise ValueError("there are no outputs, or a name is no text")
+        raise ValueError("there are no outputs, or a name is not text")
     if (stated := facts["network"]["outputs"]) != (width := width_of(_records(facts["outputs"]))):
         raise ValueError(f"network.outputs is {stated}, and outputs describe {width}")
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from casewise.study.schema import Study
 
 log = logging.getLogger("casewise")
-# A new case may have so many times the images of the largest training case, where that has several.
+# A new case may have this many times the images of the largest training case, if that has several.
 _TIMES = 2
 
 
@@ -48,17 +48,17 @@ class CaseSizes:
 
     @property
     def limit(self) -> int:
-        """A case of more images is unlike those of the training."""
+        """A case with more images is unlike the training cases."""
         return self.most if self.most == 1 else _TIMES * self.most
 
     @property
     def limit_alone(self) -> int:
-        """The limit of a folder that is the only case: it may hold all there is, of everybody."""
+        """The limit of a folder that is the only case: it may contain the images of all people."""
         return 1 if self.usual == 1 else self.most
 
     @property
     def reason(self) -> str:
-        """What is said of a case above the limit."""
+        """The message about a case above the limit."""
         return f"more images than cases of the training, which had at most {self.most:,}"
 
 
@@ -110,7 +110,7 @@ def check_people(
     else:
         doubtful, reason = several[:0], "The model does not state how many images cases of its training had."
     if together and len(doubtful):
-        text = f"{_described(doubtful)} would be those of one person, and may be of several. {reason}"
+        text = f"{_described(doubtful)} would be taken as one person's, but may be of several. {reason}"
         raise CasewiseError(f"cases: {text}\n  {_remedies(table, study, paths, doubtful)}")
     if named:
         log.warning("%s", reason)

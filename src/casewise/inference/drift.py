@@ -1,4 +1,4 @@
-"""Whether new cases, taken together, differ from the training cases, as those of another source do.
+"""Whether new cases, taken together, differ from the training cases, as cases from another source do.
 
 Each number of an image is compared with its quantiles among the training images by the test of Kolmogorov and Smirnov.
 An image weighs the less, the more its subject has, and the sizes of the samples are the numbers of subjects. The
@@ -29,10 +29,10 @@ FEWEST_CASES, FEWEST_SUBJECTS = 20, 10
 LEVEL = 0.05
 # The least difference of two distributions (from 0 to 1) that is reported.
 LEAST_DIFFERENCE = 0.25
-# No quantile is that of the most extreme subject.
+# No quantile is the most extreme subject's value.
 QUANTILES = np.linspace(0.02, 0.98, 25)
 TEXTURE = "texture"
-# What is said where more of the new images are below, and where more are above.
+# Words for new images that are mostly below, and mostly above, the training images.
 WORDS = {
     "brightness": ("darker", "lighter"),
     "contrast": ("less contrast", "more contrast"),
@@ -66,7 +66,7 @@ class Drift:
 
 
 def drift(batch: Batch, quantiles: Mapping[str, Quantiles], trained: int) -> Drift:
-    """Compare images of new cases with those of the training.
+    """Compare images of new cases with the training images.
 
     Args:
         trained: the number of training subjects.
@@ -78,7 +78,7 @@ def drift(batch: Batch, quantiles: Mapping[str, Quantiles], trained: int) -> Dri
     for name in [name for name in quantiles if tested and name in table]:
         values, shares = quantiles[name]
         gaps = shares_below(table[name].to_numpy(dtype=float), table["subject"], np.array(values)) - shares
-        # that of the training was measured held out, even from its source, and is rarer than that of equal new cases
+        # training images were measured held out, even from their source, so equal new images have a less distant look
         gaps = gaps.clip(max=0) if name == "look" else gaps
         gap = float(gaps[np.abs(gaps).argmax()])
         statistic = np.sqrt(subjects * trained / (subjects + trained)) * abs(gap)
@@ -100,6 +100,6 @@ def shares_below(values: Floats, subjects: Any, points: Floats) -> Floats:
 
 
 def quantiles_of(values: Floats, subjects: Any) -> Quantiles:
-    """Those of values (N,) of training images of subjects (N,)."""
+    """Quantiles of the values (N,) of training images, with the subject of each image (N,)."""
     points = np.unique(np.quantile(values, QUANTILES))
     return points.tolist(), shares_below(values, subjects, points).tolist()

@@ -49,7 +49,7 @@ class Ensemble:
 
     Args:
         members: the networks of all folds.
-        combination: what was fitted beside them.
+        combination: what was fitted in addition to them.
         learner: the name of a learner; `headline`, the one that the report is about; `networks`, every network and
             baseline; or `all`, these and the stackers.
 
@@ -67,7 +67,7 @@ class Ensemble:
         self._stackers = {name: combination.stackers[name] for name in self.learners if name in combination.stackers}
         self._nested = combination.nested if NESTED in self.learners else ""
         self.covariates = combination.covariates if set(self.learners) & {COVARIATES, JOINED} else {}
-        for name in self.covariates.get("images", ()):  # what both models of covariates are computed beside
+        for name in self.covariates.get("images", ()):  # both models of covariates are computed in addition to these
             self._stackers |= {name: combination.stackers[name]} if name in combination.stackers else {}
             self._nested = combination.nested if name == NESTED else self._nested
         self._parts = SharedParts()
@@ -207,7 +207,7 @@ class _Call:
 
 
 def _mirrors(bundle: Bundle) -> bool:
-    """Whether predictions are averaged with those of mirrored panels, which features of panels do not give."""
+    """Whether predictions are averaged with predictions for mirrored panels; features of panels cannot give them."""
     return bool(bundle.settings["test_time_augmentation"])
 
 
@@ -260,7 +260,7 @@ def _with_spread(means: pd.DataFrame, by_fold: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Combination:
-    """What was fitted beside the networks, and which learner the study is about.
+    """What was fitted in addition to the networks, and which learner the study is about.
 
     Attributes:
         stackers: the coefficients of the stackers, by learner and target (see `casewise.predictions.stacking`).
@@ -268,7 +268,7 @@ class Combination:
         decisions: the rules of grades with their thresholds by learner (see `casewise.predictions.decisions`).
         headline: the learner that the report is about; empty if nothing was evaluated.
         intervals: the quantiles for prediction intervals and sets (see `casewise.predictions.conformal.fit`); empty for
-            a network alone.
+            a single network.
         covariates: the models of covariates (see `casewise.predictions.covariates`); empty without them.
     """
 
@@ -281,7 +281,7 @@ class Combination:
 
     @classmethod
     def of_run(cls, folder: RunFolder, members: Sequence[Bundle]) -> Combination:
-        """That of a run folder.
+        """The combination of a run folder.
 
         Raises:
             RunError: a file of it is damaged, or thresholds are missing.
@@ -304,7 +304,7 @@ class Combination:
 
     @classmethod
     def of_network(cls, folder: JobFolder, member: Bundle) -> Combination:
-        """That of a network alone: nothing but its decisions."""
+        """The combination for a single network: only its decisions."""
         return cls(decisions=_decisions_of(folder.decisions, [member]), headline=member.model)
 
     def rehearsed(self, members: Sequence[Bundle]) -> pd.DataFrame:
@@ -318,7 +318,7 @@ class Combination:
             RunError: a stacker combines a network that is not there.
         """
         if not (isinstance(self.headline, str) and isinstance(self.nested, str)):
-            raise TypeError("the name of a learner is no text")
+            raise TypeError("the name of a learner is not text")
         networks = list(dict.fromkeys(member.model for member in members))
         rows = [
             {**dict.fromkeys(COLUMNS, ""), "model": model, "stage": "external", "target": output.name}

@@ -9,10 +9,10 @@ share (`SHARES`), and each of them takes its share of the cases of subjects out 
   training images the score 1 (ridge regression). Whether images have an upright position, or are distinct from
   negatives, is measured on held-out images: the check exists only if it recognises `DETECTED` of them.
 - An image of another region than its row states is recognised by scores of regions (`_RegionScore`), if regions differ.
-- The look of an image (`casewise.inference.look`) may be as far from that of the training images as that of held-out
-  ones. Where there are several sources, an image is held out with its source. This check takes what the others leave.
+- The look of an image (`casewise.inference.look`) may be as far from the training images as the look of held-out
+  images. Where there are several sources, an image is held out with its source. This check takes what the others leave.
 - A region, or a sequence of volumes, is missed if nearly all training cases have it. No study has both.
-- A case may have more images than those of the training (`casewise.inference.case_sizes`).
+- A case may have more images than the training cases (`casewise.inference.case_sizes`).
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Measures:
         return len(self.values)
 
     def subset(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> Measures:
-        """Those of some of the images."""
+        """The measures of some of the images."""
         others = (None if values is None else values[rows] for values in (self.bytes, self.maps))
         return Measures(self.values[rows], self.grids[rows], *others)
 
@@ -162,10 +162,10 @@ def _colour_of_file(path: str, mode: str) -> float:
     try:
         return _colour(read_image(Path(path), size=COLOUR_SIDE, channels="rgb").transpose(2, 0, 1))
     except ImageError:
-        return 0.0  # a picture of something that is no image file
+        return 0.0  # a picture of something that is not an image file
 
 
-# The share of held-out cases that all checks may flag together, and that of each that exists; the look has the rest.
+# The share of held-out cases that all checks together may flag, and each check's own share; the look has the rest.
 TOTAL = 0.05
 SHARES = dict.fromkeys(("ranges", "upright", "polarity", "regions", "sequences", "wrong_region"), 0.005)
 # The range of a number is between these quantiles of the training images, and counts as no smaller than this.
@@ -182,8 +182,8 @@ RIDGE = 0.1
 MOST_OF_CASE = 16
 # Fewer subjects give no limits.
 FEWEST_SUBJECTS = 8
-# Of so many sources, each is left out to set the limit of the look. Otherwise it is set in these folds of subjects: in
-# fewer, a covariance of much fewer images than in the end gives a lower limit than new cases keep.
+# With this many sources, each is left out to set the limit of the look. Otherwise it is set in these folds of subjects:
+# with fewer folds, a covariance of far fewer images than in the end gives a lower limit than new cases keep.
 FEWEST_SOURCES, MOST_SOURCES = 3, 30
 LOOK_FOLDS = 20
 
@@ -206,12 +206,12 @@ class Limits:
         tolerance: by how many of their ranges the numbers may leave them.
         ranges: by name of a number, its lowest and highest value; None where there is no limit.
         upright, polarity: the scores of images turned by 180 degrees, and of negatives; None without such a check.
-        regions: those that a case must have.
+        regions: the regions that a case must have.
         wrong_region: the scores by which images of another region are recognised; None without such a check.
-        sequences: those of volumes that a case must have.
+        sequences: the sequences of volumes that a case must have.
         look: the limit of the look; None without one.
         quantiles: by name the quantiles of numbers among the training images, with which a batch of cases is compared.
-        modalities: those that training images state in their DICOM headers; new images that state others are refused.
+        modalities: stated in the DICOM headers of training images; new images that state others are refused.
         sizes: numbers of images of training cases; None in records of older versions.
     """
 
@@ -248,7 +248,7 @@ class Training:
     def worst(self, values: Floats, share: float) -> float | None:
         """The value that this share of the cases exceeds, the largest of a case counting; None with too few subjects.
 
-        A random case of each subject counts as much as those of the others.
+        Each subject weighs the same, however many cases it has.
         """
         _, first, numbers = np.unique(self.cases, return_index=True, return_inverse=True)
         largest = np.full(len(first), -np.inf)
@@ -274,10 +274,10 @@ def _upper_quantile(values: Floats, subjects: NDArray[Any], share: float) -> flo
 
 
 def fit_limits(training: Training, regions: Sequence[str] = (), sequences: Sequence[str] = ()) -> Limits:
-    """The limits of numbers and scores; that of the look is of `fit_look`.
+    """The limits of numbers and scores; `fit_look` adds the limit of the look.
 
     Args:
-        regions, sequences: those that a case must have (`expected_names`).
+        regions, sequences: names that a case must have (`expected_names`).
     """
     values = training.measures.values
     folds = np.unique(training.folds)
@@ -338,13 +338,13 @@ def _excess(values: Floats, low: Floats, high: Floats) -> Floats:
 def fit_look(
     limits: Limits, training: Training, maps: EarlyMaps | None, sources: Sequence[str]
 ) -> tuple[Look, Limits] | None:
-    """The look of training images, and the limits with that of the look, without the checksum of a file.
+    """The look of training images, and the limits including the look's, without the checksum of a file.
 
     Args:
         limits: the other checks.
         maps: the layers by which the images were measured.
-        sources: that of each image; of `FEWEST_SOURCES` to `MOST_SOURCES`, each is a fold if the others have
-            `FEWEST_SUBJECTS`.
+        sources: the source of each image; with `FEWEST_SOURCES` to `MOST_SOURCES` sources, each is a fold if the
+            others have `FEWEST_SUBJECTS`.
     """
     features, share = training.measures.look, TOTAL - sum(SHARES[name] for name in SHARES if getattr(limits, name))
     folds = np.unique(training.subjects, return_inverse=True)[1] % LOOK_FOLDS
@@ -455,8 +455,8 @@ class _RegionScore:
     score for each region. An image is flagged if another region has a higher score than the stated one by more than the
     same comparison gave of held-out images that stated their own region.
 
-    Only distinct regions are compared: two of which `DETECTED` of the held-out images would be flagged under the name
-    of the other one. Pairs that are not, such as hands photographed alike, are left out, the least distinct first.
+    Only distinct regions are compared: two regions are distinct if `DETECTED` of their held-out images would be flagged
+    under the other's name. Other pairs, such as hands photographed alike, are left out, the least distinct first.
 
     Attributes:
         regions: the R regions.
@@ -537,7 +537,7 @@ def fit_regions(training: Training) -> _RegionScore | None:
 
 
 def _differences(scores: Floats, stated: NDArray[np.intp], pairs: list[tuple[int, int]]) -> Floats:
-    """(N, R): the score of the stated region, by number, minus that of each region that it is compared with, else inf.
+    """(N, R): the score of the stated region, by number, minus the score of each region compared with it, else inf.
 
     A stated region of -1 is compared with none.
     """
@@ -598,7 +598,7 @@ NEGATIVE = "a negative: light and dark are exchanged"
 # Without a check of negatives the two cannot be told apart.
 UPSIDE_DOWN, TURNED_OR_NEGATIVE = "upside down", "upside down, or a negative"
 NEARLY_UNIFORM = "nearly uniform"
-# What is said of a number below and above its range.
+# Messages for a number below and above its range.
 REASONS = {name: tuple(f"much {word} than the training images" for word in WORDS[name]) for name in NAMES}
 REASONS["colour"] = ("grey, and the training images are in colour", "in colour, and the training images are not")
 # What precedes the name of a region or sequence that a case lacks.
@@ -621,7 +621,7 @@ def image_flags(
         is_negative = scores(limits.polarity, measures.grids, _negative_difference) < limits.polarity.limit
     if limits.upright:
         upright = scores(limits.upright, measures.grids, turned_difference)
-        # the score of a negative is the opposite of that of the image itself
+        # a negative has the opposite score of the image itself
         is_turned = np.where(is_negative, -upright, upright) < limits.upright.limit
     suspected = [""] * len(measures)
     if limits.wrong_region and regions is not None:
@@ -660,7 +660,7 @@ def _out_of_range(limits: Limits, numbers: list[float]) -> list[str]:
 def case_flags(
     limits: Limits, new: NewCases, look: Look | None = None, batch: Batch | None = None, *, by: str = "case"
 ) -> dict[str, str]:
-    """By case the reasons of its images, those of one image after its file's name where a case has several.
+    """The reasons by case; where a case has several images, a reason for one of them begins with its file's name.
 
     Args:
         by: `path` for the reasons by image, where each is predicted by itself.
@@ -692,7 +692,7 @@ def case_flags(
 
 
 def joined(reasons: Iterable[str]) -> str:
-    """Different reasons as one text; a name in them, such as that of a file, cannot divide one into two.
+    """Different reasons as one text; a name in them, such as a file's, cannot divide one into two.
 
     >>> reasons_of(joined(["a; b.jpg: upside down", "", "no image of trunk"]))
     ['a, b.jpg: upside down', 'no image of trunk']

@@ -1,9 +1,9 @@
 """The look of images: how they were made, as a distance from the training images, whatever they show.
 
-The features of an image are its shape and intensities and, where the weights of a fast pretrained network are at hand,
+The features of an image are its shape and intensities and, if the weights of a fast pretrained network are available,
 statistics of its early maps. Early layers respond to edges, texture and noise, and so to detectors, processing and
-compression. The distance is that of Mahalanobis, with the covariance of Ledoit and Wolf ("A well-conditioned estimator
-for large-dimensional covariance matrices", 2004).
+compression. The distance is the Mahalanobis distance, with the covariance of Ledoit and Wolf ("A well-conditioned
+estimator for large-dimensional covariance matrices", 2004).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from casewise.study.schema import Study
 
 Floats: TypeAlias = NDArray[np.float64]
-# The network with which the statistics were chosen; others are used where its weights are not at hand.
+# The network with which the statistics were chosen; others are used if its weights are not available.
 FIRST_CHOICE = "mobilenet_v2"
 STRIDES = (4, 8)
 # Longer images are reduced to this side.
@@ -44,7 +44,7 @@ NUMBERS, WEIGHTS = ("centre", "scale", "precision", "directions"), "network."
 
 
 class EarlyMaps:
-    """The last blocks of a pretrained network at `STRIDES`, and those before them, of which it keeps the weights."""
+    """The last blocks of a pretrained network at `STRIDES`, and the weights of all blocks up to them."""
 
     def __init__(self, network: Network) -> None:
         self.name, self.body, self._network = network.name, network.eval().body, network
@@ -55,7 +55,7 @@ class EarlyMaps:
 
     @classmethod
     def of_study(cls, study: Study) -> EarlyMaps | None:
-        """Those of a network whose weights are at hand; None if there is none."""
+        """The early maps of a network with weights on this computer; None if there is none."""
         quick = quick_network(study, FIRST_CHOICE)
         return cls(quick[0]) if quick else None
 
@@ -94,12 +94,12 @@ class LookFacts:
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """The look of training images in a few numbers, without those of any image.
+    """The look of training images in a few numbers, without the numbers of any single image.
 
     Attributes:
         centre, scale: (W,) mean of each feature, and standard deviation with `DEVIATION`.
         precision: (W, W) the inverse covariance of standardised features.
-        directions: (K, W) those of the largest variance, orthonormal.
+        directions: (K, W) the directions of largest variance, orthonormal.
         maps: the early maps; None: the features are shape and intensities only.
     """
 
@@ -139,7 +139,7 @@ def read_look(file: WeightsFile, facts: LookFacts, numbers: int) -> Look:
     """The look that belongs to these facts.
 
     Args:
-        numbers: how many features are not those of the maps.
+        numbers: the number of features that do not come from the maps.
 
     Raises:
         RunError: the file is missing, of another training, or damaged.
@@ -153,7 +153,7 @@ def read_look(file: WeightsFile, facts: LookFacts, numbers: int) -> Look:
                 raise ValueError("the network is not one of torchvision")
             maps = EarlyMaps(build_network(facts.network, 1))
             if set(weights) != set(maps.weights):
-                raise ValueError("the weights are not those of the network")
+                raise ValueError("the weights do not belong to the network")
             maps.body.load_state_dict(weights, strict=False)
             features = np.hstack([features, maps.statistics(np.zeros((3, SIDE, SIDE), np.uint8))[None]])
         look = Look(**{name: tensors[name].double().numpy() for name in NUMBERS}, maps=maps)

@@ -78,9 +78,9 @@ class TrainedModel:
         folder: the folder of the bundle, of the run, or of the network.
         members: the networks of all folds.
         combination: the stackers, the rules of decisions, the headline, and the quantiles of intervals.
-        about: the facts of the bundle; empty for a network alone, and for a run without a bundle.
+        about: the facts of the bundle; empty for a single network, and for a run without a bundle.
         card: the model card of the bundle, in Markdown; empty without one.
-        limits: those by which new cases are flagged; None if there are none, as for a network alone.
+        limits: the limits by which new cases are flagged; None if there are none, as for a single network.
         look: what the look of new cases is compared with; None if the limits have none.
     """
 
@@ -122,7 +122,7 @@ class TrainedModel:
 
     @property
     def checksum(self) -> str:
-        """The SHA-256 of the bundle's manifest, which lists that of every other file; empty if it is no bundle."""
+        """The SHA-256 of the bundle's manifest, which lists the checksums of all other files; empty if not a bundle."""
         bundle = BundleFolder(Path(self.unpacked.name) if self.unpacked else self.folder)
         return checksum(bundle.manifest_path) if bundle.exists() else ""
 
@@ -156,7 +156,7 @@ class TrainedModel:
 
     @property
     def reader(self) -> Bundle:
-        """The network by whose settings new cases are read; other learners derive their own from these."""
+        """The network whose settings decide how new cases are read; other learners derive their own from these."""
         return next((member for member in self.members if learner_named(member.model).by_steps), self.members[0])
 
     def predict(
@@ -181,7 +181,7 @@ class TrainedModel:
             learner: the name of a learner; `headline`, the one that the report is about; `networks`, every network and
                 baseline; `all`, these and the stackers.
             columns: standard name -> the table's column, such as `{"path": "file", "subject": "patient"}`; the others
-                are those of the study.
+                are named as in the study.
             root: the folder that paths in the table are relative to; by default the table's own, and for a data frame
                 the working directory.
             pattern: what the paths below a folder state: `{subject}`, `{visit}`, `{region}`, `{sequence}` and `{file}`,
@@ -200,8 +200,8 @@ class TrainedModel:
             `spread`, the standard deviation over the networks of the folds (of a number, of the expected grade, or of
             the probability of the predicted class; NaN for a single network); `distance` from the training features: 1
             is the distance that one in twenty held-out cases of the study exceeds, NaN where a network gives none (a
-            warning then says why); `beyond`, whether it is above 1; `flags`, why the case is unlike those of the
-            training, separated by `; `, empty if it is not; and `problem`, why there is no prediction, such as a file
+            warning then says why); `beyond`, whether it is above 1; `flags`, why the case is unlike the training
+            cases, separated by `; `, empty if it is not; and `problem`, why there is no prediction, such as a file
             that cannot be read; empty if there is one.
 
         Raises:
@@ -259,7 +259,7 @@ class TrainedModel:
             for doubt in listed_companions(start / text for text in cells[path].str.strip() if text):
                 log.warning("%s", doubt.removeprefix("WARNING: "))
         if ignores_visits(cells, table.study):
-            log.warning("The study of this model has no visits: those of the new cases are not used.")
+            log.warning("The study of this model has no visits: the visits of the new cases are not used.")
         return table, cells
 
     def _names(self, cells: pd.DataFrame, heading: str, path: str, start: Path) -> dict[str, set[str]]:
@@ -517,7 +517,7 @@ def _limits(file: JsonFile) -> Limits | None:
 
 
 def _check(members: tuple[Bundle, ...], path: Path) -> None:
-    """Refuse networks that do not belong together, and those of a comparison by image."""
+    """Refuse networks that do not belong together or come from a comparison by image."""
     if not members:
         raise RunError(f"{path} contains no trained networks.")
     if any(member.origin.get("comparison_only") for member in members):

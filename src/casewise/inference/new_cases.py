@@ -62,7 +62,7 @@ NO_COLUMN = re.compile(
 )
 COLUMN_HINT = re.compile(r", or write `[^`]*columns: \{(\w+): ([^`}]*)\}+` in the study")
 
-# The folder of images that were given in memory, beside the table that was written for them.
+# The folder of images that were given in memory, next to the table that was written for them.
 _IN_MEMORY = "images"
 # Rows of a table that nobody wrote.
 ROWS_OF_CASE = re.compile(r"\brows? [\d,… -]+: (?=case )")
@@ -111,7 +111,7 @@ class NewTable:
         """Every row of the table, after the checks of its headings; doubts about names and numbers are logged.
 
         Raises:
-            CohortError: the file is no table, or lacks a column that every case needs.
+            CohortError: the file is not a table, or lacks a column that every case needs.
         """
         try:
             problems = Problems()
@@ -194,10 +194,10 @@ def new_table(
     pattern: str = "",
     sizes: CaseSizes | None = None,
 ) -> NewTable:
-    """The table of new cases; that of a data frame or of image files is written into `folder`.
+    """The table of new cases; for a data frame or image files, it is written into `folder`.
 
     Args:
-        bundle: the network by whose settings they are read.
+        bundle: the network whose settings decide how they are read.
         columns: standard name -> the table's column, where it has another name than in the study.
         root: the folder that paths are relative to; by default the table's own, and for a data frame the working
             directory.
@@ -247,12 +247,12 @@ def new_table(
 
 
 def _written_images(cases: Any, folder: Path, number: Iterator[int] | None = None) -> Any:
-    """Cases with files in place of images in memory, which are written into a folder without a loss.
+    """Cases with files instead of images in memory; the images are written into a folder without loss.
 
     An image is named by its number among all images of the list, whether they are files or in memory.
 
     Raises:
-        CasewiseError: an array is no image.
+        CasewiseError: an array is not an image.
     """
     number = number or count(1)
     if isinstance(cases, (list, tuple)):
@@ -277,7 +277,7 @@ def existing_paths(cases: object) -> list[Path]:
     """Absolute paths of cases.
 
     Raises:
-        CasewiseError: one is missing, or these are no paths.
+        CasewiseError: one is missing, or is not a path.
     """
     return [path for group in _groups(cases) for path in group]
 
@@ -308,12 +308,14 @@ def _is_table(paths: Sequence[Path], pattern: str) -> bool:
         raise CasewiseError(f"--pattern is about the paths below a folder, and {files[0]} is a file. Leave it out.")
     others = [path for path in files if not _is_image(path)]
     if others and len(paths) > 1:
-        raise CasewiseError(f"cases: {others[0]} is no image. Give one table alone, or images and folders of images.")
+        raise CasewiseError(
+            f"cases: {others[0]} is not an image. Give a single table, or images and folders of images."
+        )
     return bool(others)
 
 
 def _groups(cases: object) -> list[list[Path]]:
-    """Absolute paths, each of which exists; those of a list within a list together."""
+    """Absolute paths, all existing; a list within a list is one group."""
     several = [cases] if isinstance(cases, (str, Path)) else cases
     each = several if isinstance(several, (list, tuple)) else []
     lists = [list(case) if isinstance(case, (list, tuple)) else [case] for case in each]
@@ -571,7 +573,7 @@ def in_chunks(cases: Sequence[RawCase], size: int = ROWS) -> Iterator[list[RawCa
 def prepare_together(
     table: NewTable, cells: pd.DataFrame, cases: Sequence[RawCase], folder: Path, show: Show | None = None
 ) -> tuple[list[NewCases], list[tuple[RawCase, str]]]:
-    """Prepare cases in `folder`: together, and where that fails, without those that fail alone.
+    """Prepare cases in `folder` together; if that fails, without the cases that fail by themselves.
 
     Returns:
         the prepared cases, and the others with the reason.
@@ -612,7 +614,7 @@ def _checked(
     sources = sources_of([case for case in cases if case.name], cells, study)
     stated_of = {name: list(stated_by(paths)) for name, paths in sources.items()}
     people = {(image.person[0], subject_of[name]) for name, images in stated_of.items() for image in images}
-    # an identifier of several subjects, such as that of anonymised images, tells nobody
+    # an identifier that several subjects share, as in anonymised images, identifies nobody
     telling = {number for number, times in Counter(number for number, _ in people).items() if number and times == 1}
     if telling:
         telling &= set(_texts(cells, study.columns.get("subject") or "subject"))

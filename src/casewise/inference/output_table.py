@@ -28,7 +28,7 @@ FLAGS = (*INTERVAL, "spread", "distance", "beyond", "flags", "problem")
 # A distance above this is flagged: one in twenty held-out cases of the study exceeds it.
 FAR = 1.0
 NOT_FINITE = "The networks gave no finite value."
-UNLIKE = "calibrated for cases like those of the training, and this one is flagged; "
+UNLIKE = "calibrated for cases like the training cases, and this one is flagged; "
 FLAGGED = "The case is unlike the training cases"
 
 
@@ -143,7 +143,7 @@ class OutputTable:
 ENDINGS = (".csv", ".parquet")
 
 
-# Kinds of reasons of which an example is shown.
+# Number of kinds of reasons shown, each with an example.
 MOST_KINDS = 3
 
 
@@ -154,8 +154,8 @@ class _Written:
     Each counts as a `unit`: a case, or an image where single images are predicted.
 
     `reasons` has an example of each kind of reason, the most frequent first, with their numbers where there are
-    several; the first flags are those of the first flagged case. `drift`, whether all cases together differ from
-    those of the training, is also in the file `record`.
+    several; the first flags belong to the first flagged case. `drift`, whether all cases together differ from
+    the training cases, is also in the file `record`.
     """
 
     path: Path
@@ -179,7 +179,8 @@ def predict_to_file(
 ) -> _Written:
     """Predict new cases in chunks and write their table (see `TrainedModel.predict_in_chunks`) in one step.
 
-    The file beside it, such as `predictions.csv.json`, has the test of all cases together (`casewise.inference.drift`).
+    The file next to it, such as `predictions.csv.json`, has the test of all cases together
+    (`casewise.inference.drift`).
 
     Args:
         receive: called with every chunk, such as to write it in further formats.

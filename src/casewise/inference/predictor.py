@@ -43,7 +43,7 @@ EXPLAINED, MOST_COMPONENTS, SUBJECTS_PER_COMPONENT = 0.95, 64, 10
 
 @dataclass(frozen=True, eq=False)
 class FeatureDistance:
-    """The training features of a network in a few numbers, without those of any case, for the distance of other cases.
+    """A network's training features in a few numbers, without the features of any case, for the distance of others.
 
     Two parts are averaged, as in the combined index of Yue and Qin ("Reconstruction-based fault identification using a
     combined index", 2001): the squared Mahalanobis distance within the first principal components of the training
@@ -68,7 +68,7 @@ class FeatureDistance:
 
     @classmethod
     def fit(cls, features: Tensor, subjects: int) -> FeatureDistance | None:
-        """From features (N, W) of training panels of so many subjects; None if they do not vary."""
+        """From features (N, W) of training panels of this many subjects; None if they do not vary."""
         values = features.double()
         if len(values) < 2 or not bool(values.isfinite().all()):
             return None
@@ -126,7 +126,7 @@ class FeatureDistance:
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """What the file beside the weights holds."""
+        """The content of the file next to the weights."""
         names = ("mean", "components", "variances", "residual")
         return {name: getattr(self, name) for name in names}
 
@@ -161,10 +161,10 @@ def read_distance(folder: JobFolder, facts: Mapping[str, Any] | None, width: int
     """The distance that belongs to these facts of a network; None if it has none, see `_why_no_distance`.
 
     Args:
-        width: that of the network's features.
+        width: the number of the network's features.
 
     Raises:
-        RunError: the file beside the weights is of another training, or damaged.
+        RunError: the file next to the weights is from another training, or damaged.
     """
     if not facts or _why_no_distance(folder, facts):
         return None
@@ -235,7 +235,7 @@ class Predictor:
         They have labels where `panels` has them.
 
         Args:
-            study: the study that read and prepared these cases: that of `Bundle.study`, or one with the same settings.
+            study: the study that read and prepared these cases: from `Bundle.study`, or one with the same settings.
             store: their prepared images.
         """
         bundle = self.bundle

@@ -69,8 +69,8 @@ class ResidentModel:
         """The table of new cases, its cells and its cases.
 
         Args:
-            rows: with the columns `path`, `subject`, that of the slot if the study has slots, and `visit` if there are
-                several; covariates by their names.
+            rows: with the columns `path`, `subject`, the slot's column if the study has slots, and `visit` if there
+                are several; covariates by their names.
             folder: where the table is written.
             root: the folder that paths are relative to.
         """

@@ -62,7 +62,7 @@ class ResultFormats(Protocol):
 
         Args:
             folders: the folder of each format.
-            names: whether the files have the names of subjects, visits and images, in place of hashes.
+            names: whether the files have the names of subjects, visits and images, instead of hashes.
             subject_system: the URI of the system that identifies subjects, for formats that state it.
         """
         raise NotImplementedError

@@ -24,7 +24,7 @@ def job_fingerprint(fingerprint: str, study: Study, model: str, first_weights: s
 
 
 def predicting_members(folder: RunFolder) -> list[JobFolder]:
-    """The folders of the networks that predict new cases: those of the folds, or those trained on all of them.
+    """The folders of the networks that predict new cases: the folds' networks, or the ones trained on all folds.
 
     Raises:
         RunError: as `members_of`, or a network on all folds is missing, incomplete or has other inputs.

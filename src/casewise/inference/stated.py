@@ -75,7 +75,7 @@ def people_problem(images: Sequence[_Stated], subject: str, subjects: Collection
     for image in images:
         first_of.setdefault(image.person, image)
     for image, other in combinations(first_of.values(), 2):
-        # what one of them does not state tells nobody apart
+        # what one of them does not state distinguishes nobody
         pairs = list(zip(image.person, other.person, strict=True))
         if not same_patient([[own or its for own, its in pairs], [its or own for own, its in pairs]]):
             return (

@@ -366,12 +366,12 @@ class Modality(ABC):
         """The maps of one case for one of `channels` in the space of the original images.
 
         Args:
-            side: the longest side of pictures in pixels; by default that of the originals. Volumes are never reduced.
+            side: the longest side of pictures in pixels; by default the originals' side. Volumes are never reduced.
         """
         raise NotImplementedError
 
     def mask_columns(self, study: Study) -> dict[MaskMeaning, str]:
-        """The columns of the table with masks, by what they mark; those that the study names."""
+        """The columns with masks that the study names, by what they mark."""
         return {}
 
     def mask(self, prepared: PreparedCohort, row: int, meaning: MaskMeaning) -> CaseMask:

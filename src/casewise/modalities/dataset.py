@@ -68,7 +68,7 @@ class Batches(ABC):
 class PanelDataset(Batches):
     """Panels of some cases as the input of a network, with their labels.
 
-    A modality states how its images fill panels; the defaults are those of panels that are drawn anew in every epoch.
+    A modality states how its images fill panels; the defaults are for panels that are drawn again in every epoch.
 
     Attributes:
         settings: how panels are arranged and augmented.
@@ -175,7 +175,7 @@ class FeatureData(Batches):
         return features.float().div_(255) if features.dtype == torch.uint8 else features
 
     def subset(self, rows: Sequence[int]) -> FeatureData:
-        """Some of the panels, each of which has one view."""
+        """Some of the panels; each has one view."""
         names = [self.names[row] for row in rows] if self.names else []
         return replace(self, features=self.features[list(rows)], truth=self.truth[list(rows)], names=names)
 
@@ -331,7 +331,7 @@ def labels_tensor(labels: np.ndarray | None, panels: int) -> Tensor:
 def epoch_batches(count: int, size: int, seed: int, epoch: int, *, shares: Tensor | None = None) -> list[list[int]]:
     """Rows in random order, divided into batches; a last batch of one joins the one before (batch norm cannot use it).
 
-    The order depends on seed and epoch alone, so that a resumed epoch is the same epoch. With `shares` rows are drawn
+    The order depends only on seed and epoch, so that a resumed epoch is the same epoch. With `shares` rows are drawn
     with replacement, each by its share.
 
     >>> [len(batch) for batch in epoch_batches(9, 4, seed=0, epoch=1)]

@@ -33,7 +33,7 @@ def read_labels(path: Path, size: tuple[int, int]) -> np.ndarray:
     """The labels of the mask of an image of `size`, its width and height: (H, W) integers, 0 is not marked.
 
     Raises:
-        ImageError: it cannot be read, has another size, or its values are no labels.
+        ImageError: it cannot be read, has another size, or its values are not labels.
     """
     source = open_source(path, read_bytes(path))
     facts = source.facts()
@@ -64,7 +64,7 @@ def whole_labels(values: np.ndarray, path: Path) -> np.ndarray:
         examples = np.unique(numbers[fractions])
         shown = ", ".join(f"{value:.4g}" for value in examples[:_MOST_SHOWN])
         raise ImageError(
-            f"{path}: this mask has values that are no integers ({shown}{', …' * (len(examples) > _MOST_SHOWN)}), as "
+            f"{path}: this mask has values that are not integers ({shown}{', …' * (len(examples) > _MOST_SHOWN)}), as "
             "after resampling, or of a probability map. Resample it with the nearest neighbour, or save what exceeds a "
             "threshold, such as 0.5, as 1."
         )

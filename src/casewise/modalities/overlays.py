@@ -30,11 +30,11 @@ Pixels: TypeAlias = tuple[int, int, int, int]
 
 # Images are examined as squares of this side, at most this many of them.
 SIDE, MOST_IMAGES = 256, 2_000
-# Radii in pixels of the detail, of the area by whose detail it is divided, and of the area that a mark must fill.
+# Radii in pixels: of the detail, of the area whose detail divides it, and of the area that a mark must fill.
 FINE, WIDE, FILLED = 2.0, 8.0, 4.0
-# The largest detail, and the least local strength in grey levels, so that noise of flat areas is no detail.
+# The largest detail, and the least local strength in grey levels, so that noise of flat areas is not detail.
 CLIP, FLOOR = 2.0, 2.0
-# The detail of the mean must exceed that of shifted images this many times.
+# The detail of the mean must be this many times the detail of shifted images.
 ABOVE_CHANCE = 1.5
 # The outermost share of an image is left out, where frames lie. A mark is at most this long and this large.
 EDGE, MOST_LONG, MOST_AREA, FEWEST_PIXELS = 0.02, 0.8, 0.25, 6
@@ -205,8 +205,8 @@ def _kinds(details: Details, whole: int) -> Iterator[tuple[Pixels, Bools, int]]:
 def _candidates(details: Details, whole: int) -> list[Pixels]:
     """The areas in which the mean over the images has more detail than chance gives, the clearest first.
 
-    At each level, from that of chance upwards, they are the connected areas that are as small as a mark can be, in an
-    image with the side `whole`.
+    At each level, from the chance level upwards, they are the connected areas that are as small as a mark can be, in
+    an image with the side `whole`.
     """
     side = details.shape[1]
     random = np.random.default_rng(side)
@@ -240,7 +240,7 @@ def _strength(mean: Floats) -> Floats:
 def _fitted(details: Details, box: Pixels, eligible: Bools) -> tuple[Floats, Bools]:
     """How much better the mean of the other images fits each at its place than elsewhere, in standard deviations.
 
-    At first it is the mean of all eligible images, then that of those that fit.
+    At first it is the mean of all eligible images, then the mean of the images that fit.
     """
     top, left, bottom, right = box
     side, random = details.shape[1], np.random.default_rng(top * details.shape[1] + left)

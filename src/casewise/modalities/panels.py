@@ -78,7 +78,7 @@ def _with_planes(tiles: Tensor, numbers: Tensor, masks: Tensor | None) -> Tensor
     """Tiles (..., C, H, W) `uint8`, followed by two planes of their masks: marked pixels, and known ones, as 255.
 
     Args:
-        numbers: (...) of the tiles, −1 for an empty slot, of which nothing is known.
+        numbers: (...) of the tiles, −1 for an empty slot, where no pixel is known.
         masks: (N, H, W) of the store as by `casewise.modalities.masks.training_masks`; None adds nothing.
     """
     if masks is None:
@@ -172,7 +172,7 @@ def _toned(tiles: Tensor, drawn: Tensor, settings: Panels) -> Tensor:
 def _mirrored(tiles: Tensor, drawn: Tensor, flip: str) -> Tensor:
     horizontal, vertical = (drawn[:, column].view(-1, 1, 1, 1) < 0.5 for column in (6, 7))
     if flip == "dihedral":
-        # half of the tiles get one of the eight symmetries of a square, of which one changes nothing
+        # half of the tiles get one of the eight symmetries of a square; one of the eight changes nothing
         number = (drawn[:, 6] * 16).long().view(-1, 1, 1, 1)
         horizontal, vertical, swapped = ((number < 8) & (number & bit > 0) for bit in (1, 2, 4))
         tiles = torch.where(swapped, tiles.transpose(2, 3), tiles)

@@ -71,7 +71,9 @@ def modality_of(study: Study) -> Modality:
             register(import_module("casewise.modalities.photographs.modality").MODALITY)
         elif name in of_plugins and (modality := of_plugins[name].modality()):
             if modality.name != name:
-                raise StudyError(f"modality: that of the plugin {name} is named {modality.name!r}; both need one name.")
+                raise StudyError(
+                    f"modality: the plugin {name} has a modality named {modality.name!r}; both need the same name."
+                )
             register(modality)
         else:
             names = list(dict.fromkeys(["photographs", *of_plugins, *_REGISTERED]))

@@ -28,7 +28,7 @@ class Bars:
         """Tiles with other bars, as they are drawn for a training step: (B, C, S, S) of any type.
 
         Each image is cropped to the width and height of the box of a random tile of the batch where its own are larger,
-        at a random position, and is then placed at random. Bars thereby occur around images of every shape.
+        at a random position, and is then placed at random. So bars occur around images of every shape.
 
         Args:
             numbers: (B,) the rows of the tiles in the store.
@@ -50,7 +50,7 @@ class Bars:
         return moved.permute(0, 3, 1, 2).contiguous()
 
     def among(self, numbers: Sequence[int]) -> Bars:
-        """The same: bars are those of other tiles of a batch, and thereby of training."""
+        """The same: bars come from other tiles of a batch, and so from training."""
         return self
 
 
@@ -66,7 +66,7 @@ class Stretch:
         """Tiles as if their images had other shapes: (B, C, S, S) float.
 
         Each image is cropped to an aspect ratio that is drawn from the range, evenly on the log scale, at a random
-        position, and the crop is stretched to the tile. All images are thereby stretched in the same ways.
+        position, and the crop is stretched to the tile. So all images are stretched in the same ways.
 
         Args:
             numbers: (B,) the rows of the tiles in the store.

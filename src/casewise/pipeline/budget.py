@@ -84,7 +84,7 @@ def within_budget(inputs: RunInputs, jobs: Sequence[Job], job_inputs: JobInputs,
     """The study with as many epochs of its networks as fit into the budget of its plan; unchanged without a plan.
 
     Args:
-        jobs: of the networks, none of which has begun, unless a forecast is recorded.
+        jobs: the networks' jobs, all still to begin unless a forecast is recorded.
         outside: the number of panels of the external cohort.
     """
     study, folder = inputs.study, inputs.folder
@@ -119,7 +119,7 @@ def with_forecast(study: Study, planned: RecipePlan, cases: RunCases, speed: Spe
 
 
 def show_time(inputs: RunInputs, show: Show) -> None:
-    """Show how long a planned run took, beside its budget."""
+    """Show how long a planned run took, and its budget."""
     planned = recorded_plan(inputs.study, inputs.folder)
     if planned and planned.forecast:
         show.line("budget", _time_in_words(clock() - inputs.began, planned.forecast, planned.facts.budget))
@@ -158,7 +158,7 @@ def _forecast(study: Study, facts: PlanFacts, cases: RunCases, speed: Speed) -> 
     once = share * sum(pace.start + trained * pace.once + predicted * pace.predict for pace in paces.values())
     epoch = share * sum(trained * pace.epoch for pace in paces.values())
     pretraining = share * _pretraining(cases, paces)
-    # what follows is computed by this process alone, not by several that share the processor
+    # only this process computes what follows, not several that share the processor
     alone = {name: replace(pace, predict=pace.predict * slow / pace.busy, busy=slow) for name, pace in paces.items()}
     external = _predicting(study, facts, alone, cases.external) if cases.external else 0.0
     altered, after = _altered(study, facts, cases, alone), slow * (REPORT + REPORT_CASE * len(cases.cohort.cases))
@@ -181,7 +181,7 @@ def _forecast(study: Study, facts: PlanFacts, cases: RunCases, speed: Speed) -> 
 
 
 def fewer_altered(study: Study, seconds: float, budget: float) -> int:
-    """The number of cases whose images are altered, if those of the study take too much of the budget; else 0.
+    """The reduced number of cases whose images are altered, if the study's takes too much of the budget; else 0.
 
     A number that the study states is kept.
     """
@@ -213,7 +213,7 @@ def _altered(study: Study, facts: PlanFacts, cases: RunCases, paces: Mapping[str
 
 
 def _predicting(study: Study, facts: PlanFacts, paces: Mapping[str, Pace], panels: float) -> float:
-    """The seconds in which each learner of each fold is read and predicts so many panels, one after another."""
+    """The seconds in which each learner of each fold is read and predicts this many panels, one after another."""
     # two baselines read the features of each encoder
     predicting = sum(pace.predict for pace in paces.values()) + 2 * len(facts.encoders) * encoding(facts, paces)
     busy = max(pace.busy for pace in paces.values())

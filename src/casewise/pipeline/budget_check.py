@@ -56,7 +56,7 @@ class _Trial:
     seconds: float
 
     def forecast(self, cases: RunCases, *, folds: int, budget: float) -> Forecast:
-        """The least that a run takes with so many folds, planned within a budget in seconds."""
+        """The least that a run takes with this many folds, planned within a budget in seconds."""
         facts = replace(self.facts, folds=folds, budget=budget)
         planned = RecipePlan(facts, self.study.recipe.stated, self.stated)
         forecast = budgets.with_forecast(self.study, planned, cases, self.speed).forecast
@@ -120,7 +120,7 @@ def _planned(study: Study, cases: RunCases) -> Study:
 
 
 def _remedies(study: Study, cases: RunCases, trial: _Trial, *, quick: bool) -> Iterator[str]:
-    """Changes of the study file, each of which the estimate allows."""
+    """Changes of the study file; with any one of them the estimate fits the budget."""
     folds, budget = cases.splits.folds, study.budget
     minutes = next(
         minutes
@@ -219,7 +219,7 @@ def _sample(study: Study, cases: RunCases) -> list[int]:
 
 
 def _spread(count: int, most: int) -> list[int]:
-    """At most so many of the numbers below `count`, evenly spread."""
+    """At most this many of the numbers below `count`, evenly spread."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int)).tolist() if count else []
 
 

@@ -168,7 +168,7 @@ def _verdict(audit: Mapping[str, Any], study: Study) -> dict[str, object]:
 
 
 def _warnings(run: FinishedRun) -> str:
-    """What stands beside every prediction: errors of the audit, and that there was no external cohort."""
+    """What accompanies every prediction: errors of the audit, and that there was no external cohort."""
     from casewise.report.caveats import within_values
 
     errors = sum(finding["level"] == "error" for finding in run.audit.get("findings", []))
@@ -227,7 +227,7 @@ def _share_networks(target: BundleFolder, members: Sequence[JobFolder], salt: st
     """Put networks into a bundle, their weights as further names of the same files where possible.
 
     Args:
-        salt: of the hashes in place of subjects' names (see `casewise.cohort.identity.pseudonym`).
+        salt: of the hashes that replace subjects' names (see `casewise.cohort.identity.pseudonym`).
 
     Returns:
         For each network its `learner`, `fold`, from 1, None if it was trained on all folds, and `backbone`.
@@ -249,14 +249,14 @@ def _share_networks(target: BundleFolder, members: Sequence[JobFolder], salt: st
 
 
 def _shared_facts(facts: Mapping[str, Any], salt: str) -> Mapping[str, Any]:
-    """The facts of a network with hashes in place of subjects' names, and without paths of the user's files."""
+    """The facts of a network with hashes instead of subjects' names, and without paths of the user's files."""
     present = [name for name in _OF_SUBJECTS if name in facts]
     hashed = {name: sorted(pseudonym(subject, salt) for subject in facts[name]) for name in present}
     return {**facts, **hashed, "weights": _without_paths(str(facts["weights"]))}
 
 
 def _without_paths(text: str) -> str:
-    """A clause on the origin of weights with the names of files in place of their paths.
+    """A clause on the origin of weights with the names of files instead of their paths.
 
     >>> without_paths("bundle /data/a b/fold1, itself from file C:\\\\w\\\\resnet18.safetensors; adapted")
     'bundle fold1, itself from file resnet18.safetensors; adapted'

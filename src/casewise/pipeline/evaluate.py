@@ -443,7 +443,7 @@ _COUNTED = {"subjects": "subject", "cases": "case", "images": "path"}
 
 
 def evaluated(predictions: pd.DataFrame, target: str) -> dict[str, dict[str, int]]:
-    """By stage: the subjects and cases with a prediction of the target, and those of them with a reference value."""
+    """By stage: numbers of subjects and cases with a prediction of the target, and how many have a reference value."""
     rows = final_rows(predictions[predictions["target"] == target])
     rows, counted_columns = rows.assign(known=rows["y_true"].notna()), ("subject", "case")
     return {

@@ -1,4 +1,4 @@
-"""Cohorts beside the study's own: the external one, the one of a pretraining, and what tells them apart."""
+"""Further cohorts: the external one, the one for pretraining, and checks that their subjects are distinct."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _external_study(study: Study) -> Study:
     evaluation = {"response": False, "readers": {}, "bands": {}}
     changes = {name: getattr(settings, name) for name in OF_TABLE} | {
         "name": study.external_name,
-        # columns that the study names are those of its table; another table may have others
+        # columns that the study names belong to its own table; another table may have others
         "targets": {
             name: target.model_copy(update={"column": None}) if name in settings.columns else target
             for name, target in study.targets.items()
@@ -62,7 +62,7 @@ def read_external(study: Study, main: Cohort) -> tuple[Study, Cohort]:
     if study.landmarks_of_subjects and not other.landmarks_of_subjects:
         position = study.columns.get("visit", "visit")
         raise CohortError(
-            f"external: every slice of the study is a case, and those of {settings.cohort} are not. State `external: "
+            f"external: every slice of the study is a case, but in {settings.cohort} slices are not. State `external: "
             f"{{columns: {{visit: {position}}}}}` with the column of the slices' positions."
         )
     cohort = read_cohort(other, to_learn=False)
@@ -84,7 +84,7 @@ def read_external(study: Study, main: Cohort) -> tuple[Study, Cohort]:
 
 
 def external_groups(study: Study, images: pd.DataFrame) -> list[str]:
-    """The columns by whose values the external cohort is evaluated: as stated, else that of the study's sources."""
+    """The columns that group the external cohort's evaluation: as stated, else the column of the study's sources."""
     settings = study.external
     assert settings is not None
     if settings.by or not study.split.leave_out:
@@ -118,8 +118,8 @@ def prepare_external(own: PreparedCohort, folder: RunFolder, show: Show) -> Prep
 def check_names_apart(study: Study, main: Cohort, external: Cohort, pretraining: Cohort) -> None:
     """Check that the external cohort shares no names of subjects with the cohort for pretraining.
 
-    Names that the study shares with the cohort for pretraining are those of its own subjects, which are compared with
-    the external cohort as such.
+    Names that the study shares with the cohort for pretraining belong to the study's own subjects, which are compared
+    with the external cohort separately.
 
     Raises:
         SplitError: naming subjects of both.
@@ -164,7 +164,7 @@ WHOSE = {
 
 
 def _check_subjects(study: Study, subjects: set[str], names: set[str], key: str, of: str = "") -> None:
-    """Check names of external subjects against those of others, unless the setting `key` says that all are distinct."""
+    """Check names of external subjects against other `names`, unless the setting `key` says that all are distinct."""
     settings = study.external
     assert settings is not None
     if getattr(settings, key) == "distinct":
@@ -298,7 +298,7 @@ def _check_pretraining_subjects(settings: Pretraining, cohort: Cohort, subjects:
     """Check the names of subjects in both cohorts, and return the number of shared ones."""
     names = set(cohort.images["subject"].astype(str))
     shared = sorted(names & subjects)
-    # with `distinct`, the study states that the names of the two tables are those of different people
+    # with `distinct`, the study states that the names in the two tables belong to different people
     declared = "as_written" if settings.subjects == "distinct" else declared
     similar = same_people(sorted(names - set(shared)), subjects, declared)
     if similar:
@@ -317,7 +317,7 @@ def _check_pretraining_subjects(settings: Pretraining, cohort: Cohort, subjects:
         )
     if shared and settings.subjects == "distinct":
         raise SplitError(
-            f"pretrain: the study states that its subjects are distinct from those of {settings.cohort}, but "
+            f"pretrain: `subjects: distinct` states that no subject is also in {settings.cohort}, but "
             f"{len(shared)} are in both ({', '.join(shared[:5])}). Write `subjects: shared`: each fold's held-out "
             "subjects are then left out of its pretraining."
         )

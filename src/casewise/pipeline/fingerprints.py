@@ -1,4 +1,4 @@
-"""Fingerprints of training images: written beside each network, and compared where a network gives first weights."""
+"""Fingerprints of training images: written next to each network, and compared where a network gives first weights."""
 
 from __future__ import annotations
 

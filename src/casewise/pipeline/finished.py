@@ -38,7 +38,7 @@ class FinishedRun:
         files: the run folder.
         study: with every setting in force.
         results: the content of `metrics.json`.
-        inputs: the prepared cohort where it is at hand; otherwise `prepared` reads it when it is needed.
+        inputs: the prepared cohort if available; otherwise `prepared` reads it when needed.
     """
 
     files: RunFolder
@@ -70,7 +70,7 @@ class FinishedRun:
 
     @cached_property
     def rows_by_case(self) -> dict[tuple[str, str, str], pd.DataFrame]:
-        """The rows of `final` of each learner, target and case, without those of external cases."""
+        """The rows of `final` by learner, target and case, without external cases."""
         own = self.final[self.final["stage"] != "external"]
         groups = own.groupby([own[name].astype(str) for name in ("model", "target", "case")], sort=False)
         return dict(iter(groups))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Trainings of the whole study once more: with other seeds, on known sources, and with a split by image."""
+"""Further trainings of the whole study: with other seeds, on known sources, and with a split by image."""
 
 from __future__ import annotations
 
@@ -86,10 +86,10 @@ def _points(metrics: Metrics) -> dict[tuple[str, str, str, str], float | None]:
 def known_sources(inputs: RunInputs, results: Results, show: Show) -> Results:
     """Train the study again, split by subject, so that each source is known; return `results` with these figures too.
 
-    They are means within each source as those of sources left out, with which they can be compared.
+    They are means within each source, like the figures for left-out sources, and can be compared with them.
     """
     study, cohort, folder = inputs.study, inputs.cohort, inputs.folder.known_sources
-    show.line("sources", "every learner is fitted once more, in folds of subjects, to compare known with other sources")
+    show.line("sources", "every learner is fitted again, in folds of subjects, to compare known with other sources")
     subjects = cohort.images["subject"].nunique()
     by_subject = {"leave_out": None, "test": 0.0, "folds": min(study.split.folds, subjects)}
     whole = modality_of(study).whole(study, cohort)
@@ -109,7 +109,7 @@ def image_split(inputs: RunInputs, results: Results, show: Show) -> Results:
     study, cohort, split_folder = inputs.study, inputs.cohort, inputs.folder.image_split
     comparison = image_split_of(study, cohort, inputs.splits)
     other, images = comparison.study, comparison.cohort
-    show.line("by image", "every network is trained once more, with each image treated as a separate subject")
+    show.line("by image", "every network is trained again, with each image treated as a separate subject")
     split_folder.image_split_mark.write({"split": split_folder.path.name, "of": study.name})
     check_learnable(comparison.splits, images.panels, other)
     # The images are already prepared, and their folder is not part of the study.

@@ -101,7 +101,7 @@ def _with_scores(study: Study, rows: pd.DataFrame, alteration: str) -> pd.DataFr
     return predicted.check(scored(altered_rows, study)).assign(alteration=alteration)
 
 
-# At most so many images are measured, of randomly chosen cases.
+# At most this many images of randomly chosen cases are measured.
 MOST_IMAGES = 2000
 
 
@@ -134,7 +134,7 @@ def _expected(images: pd.DataFrame, column: str) -> tuple[str, ...]:
 
 
 def _sample(cases: np.ndarray, rows: np.ndarray, seed: int) -> np.ndarray:
-    """Some of the rows, sorted: at most `MOST_OF_CASE` of a case, and of many cases those of randomly chosen ones."""
+    """A sorted sample of the rows: at most `MOST_OF_CASE` a case, and random cases if there are many."""
     order = np.random.default_rng(seed).permutation(rows)
     table = pd.DataFrame({"row": order, "case": cases[order]})
     table["number"] = pd.factorize(table["case"])[0]  # cases in the order of their first image

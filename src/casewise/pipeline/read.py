@@ -122,7 +122,7 @@ def _check_weights_folder(study: Study) -> None:
 
 
 def _check_bundles(study: Study, cohort: Cohort) -> None:
-    """Refuse first weights from networks that were trained on subjects of the study, each of whom is held out once."""
+    """Refuse first weights from networks that saw subjects of the study in training: each is held out once."""
     stated = map(study.weights_of, study.networks)
     bundles = dict.fromkeys(weights for weights in stated if weights.startswith("bundle:"))
     if bundles and study.bundle_subjects != "distinct":
@@ -318,7 +318,7 @@ def number_lines(splits: Splits) -> list[str]:
 
 
 def _side_lines(study: Study, splits: Splits, rows: pd.DataFrame, *, panels: bool) -> list[str]:
-    """A line for each side of the split: the source that it leaves out, its subjects, cases, and those of each class.
+    """A line for each side of the split: the source that it leaves out, its subjects and cases, in all and by class.
 
     `rows` are the panels of the cohort; `panels`: whether they are counted as well, which panels of tiles are not.
     """

@@ -73,7 +73,7 @@ class PlanFacts:
         images, panels: of training, in all folds together.
         budget: seconds.
         size: the side of an image in pixels.
-        flips: those of training.
+        flips: the flips of training panels.
         noun: what the images are called, in the plural.
     """
 
@@ -105,7 +105,7 @@ class Forecast:
         reason: why as many.
         pretraining: of all networks, on another cohort.
         external, altered: predictions of the external cohort, and of altered images.
-        altered_cases: those whose images are altered, if they are fewer for the sake of the budget; else 0.
+        altered_cases: the number of cases whose images are altered, if reduced for the budget; else 0.
     """
 
     before: float
@@ -126,12 +126,12 @@ class Forecast:
 
     @property
     def training(self) -> float:
-        """That of all networks."""
+        """The seconds of all networks, without pretraining."""
         return self.once + self.epochs * self.epoch
 
     @property
     def total(self) -> float:
-        """That of these parts of the run."""
+        """The seconds of the whole run."""
         return self.before + self.pretraining + self.training + self.external + self.altered + self.after
 
 
@@ -362,7 +362,7 @@ def _mirror_auroc(images: np.ndarray, mirrored: np.ndarray) -> float:
 
 
 def mirrored(study: Study, facts: PlanFacts) -> bool:
-    """Whether predictions are averaged with those of mirrored panels: where training mirrors, unless the study says."""
+    """Whether predictions are averaged over mirrored panels: as the study says, else if training mirrors."""
     if "test_time_augmentation" in study.model_fields_set:
         return study.test_time_augmentation
     return facts.flips not in ("none", "vertical")
@@ -376,7 +376,7 @@ def recipe_of(study: Study, facts: PlanFacts, stated: Mapping[str, Any], epochs:
     """
     pretrained, stated = _all_pretrained(study), dict(stated)
     kind = study.kind_of(study.primary_outcome)
-    # Predictions of grades were better with flips alone.
+    # Predictions of grades were better with flips only.
     varied = pretrained and not study.fusions and kind != "ordinal"
     # Networks without pretrained weights, and those whose images vary, are trained twice as long at the same rate.
     longer = 2 if varied or not pretrained else 1
@@ -401,7 +401,7 @@ def recipe_of(study: Study, facts: PlanFacts, stated: Mapping[str, Any], epochs:
         "mixup": 0.2 if mixed and kind == "classification" else 0.0,
         "batch_norm": "keep_statistics" if pretrained else "update",
         "pool": "map" if positions else "average",
-        # A head on a map has many weights for few steps. That of an average would only repeat the linear model.
+        # A head on a map has many weights for few steps. A head on an average would only repeat the linear model.
         "head": "probe" if positions and pretrained else "random",
         **recipe,
         "phases": phases,
@@ -503,5 +503,5 @@ def as_yaml(study: Study, planned: RecipePlan) -> str:
         "stack_baselines": study.stack_baselines,
     }
     lines = yaml.safe_dump({key: value for key, value in stated.items() if value not in ({}, [])}, sort_keys=False)
-    head = f"# {in_words(study, planned)}\n# These lines replace those of the same keys in the study file.\n"
+    head = f"# {in_words(study, planned)}\n# These lines replace the lines with the same keys in the study file.\n"
     return head + lines

@@ -149,7 +149,7 @@ def _mark(files: RunFolder) -> dict[str, str]:
 
 
 def _again(study: Study, source: RunFolder) -> Study:
-    """The study with the compute plan that the run recorded, which prepares its images anew and tells no tracker."""
+    """The study with the compute plan that the run recorded, which prepares its images again and uses no tracker."""
     from casewise.jobs.compute_plans import recorded_plans
 
     source.compute.read_if_exists()  # a damaged one must not be set aside in another run's folder
@@ -191,14 +191,14 @@ def _check_target(source: RunFolder, target: RunFolder, mark: Mapping[str, str])
         elif present["finished"]:
             problem = (
                 f"already holds a reproduction of {source.path}; its result is in {target.reproduction.path.name}. "
-                "Remove it to run the study once more"
+                "Remove it to run the study again"
             )
     if problem:
         raise RunError(f"{target.path} {problem}. Choose a new folder with --output.")
 
 
 def _check_inputs(study: Study, source: FinishedRun, target: RunFolder, show: Show) -> None:
-    """Check that table, first weights and images are those of the run, before anything is trained.
+    """Check that table, first weights and images are the same as in the run, before anything is trained.
 
     The images are prepared for this, in the new folder, where the run finds them.
 
@@ -247,11 +247,11 @@ def _check_weights(study: Study, source: RunFolder) -> None:
         if record is not None and before != now:
             problems.append(f"{name}: SHA-256 was {before or 'none'}, is {now or 'none, because the file is missing'}")
     if problems:
-        raise WeightsError(_listed(f"First weights are not those of {source.path}:", problems))
+        raise WeightsError(_listed(f"First weights have changed since {source.path} was trained:", problems))
 
 
 def _check_images(source: FinishedRun, store: ImageStore) -> None:
-    """Check that the prepared images are those of the run; files that have changed are named."""
+    """Check that the prepared images are the same as in the run; files that have changed are named."""
     from casewise.modalities.store.store import open_store
 
     folder, before = source.files.path, str(source.files.fingerprint.read()["decided"].get("tiles", ""))
@@ -266,8 +266,8 @@ def _check_images(source: FinishedRun, store: ImageStore) -> None:
     if changed:
         raise ImageError(_listed(f"{counted(len(changed), 'image')} changed after {folder} was made:", changed))
     raise ImageError(
-        f"The images are not those of {folder}: their hash was {before[:12]} and is {store.address[:12]}. Either files "
-        "have changed, or this version of casewise or of its libraries prepares them otherwise."
+        f"The images are not the same as in {folder}: their hash was {before[:12]} and is {store.address[:12]}. Either "
+        "files have changed, or this version of casewise or of its libraries prepares them differently."
     )
 
 

@@ -91,7 +91,7 @@ def run_status(folder: RunFolder) -> _RunStatus:
     First weights are not read: trained networks do not need them, and they may be on another computer.
 
     Raises:
-        RunError: the folder is no run folder, or a record of a finished run is missing or damaged.
+        RunError: the folder is not a run folder, or a record of a finished run is missing or damaged.
     """
     from casewise.inference.run_members import job_fingerprint
 

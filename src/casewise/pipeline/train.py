@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from casewise.run_folder import JobFolder, RunFolder
 
 
-# Resamples of the first figures, which those of the report replace.
+# Resamples of the first figures, which the report's figures replace.
 FIRST_RESAMPLES = 1000
 
 
@@ -202,7 +202,7 @@ def _tell(bar: Callable[..., None], jobs: int, done: float, text: str) -> None:
 def _without_failed(
     study: Study, networks: list[Job], failures: Mapping[str, Failure], folder: RunFolder, show: Show
 ) -> Study:
-    """The study without the networks of which a job failed; the reasons are recorded.
+    """The study without networks that had a failed job; the reasons are recorded.
 
     Raises:
         TrainingError: no network is left, or a learner of a plugin failed.

@@ -16,7 +16,7 @@ ALL29 = [
     *["googlenet", "shufflenet_v2_x0_5", "shufflenet_v2_x1_0", "mobilenet_v2", "mobilenet_v3_large"],
     *["mobilenet_v3_small", "mnasnet0_5", "mnasnet1_0"],
 ]
-# all backbones of torchvision: the 29, and those of another preset
+# all backbones of torchvision: the 29, and the backbones of another preset
 TORCHVISION = [*ALL29, "densenet201", *[f"efficientnet_b{i}" for i in range(8)]]
 # networks of casewise, without published weights (`casewise.models.layers`)
 UNTRAINED = ["cnn", "unet_encoder", "unet", "unet_unpadded"]
@@ -58,7 +58,7 @@ def _check_network(name: str, source: str, noun: str, own: list[str]) -> None:
 
 
 def _is_hub(name: str, source: str) -> bool:
-    """Whether a name is that of a hub repository, which is not looked up."""
+    """Whether a name means a hub repository; it is not looked up."""
     if not name.startswith("hf-hub:") and "/" not in name:
         return False
     if not _HUB.match(name):

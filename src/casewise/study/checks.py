@@ -63,8 +63,8 @@ def check_names(study: Study) -> None:
     for name in evaluation.prevalence:
         if study.positive_of(name) is None:
             raise ValueError(
-                f"evaluation.prevalence: {cut(name)} is no target with two classes, and a prevalence is that of one "
-                f"of two{'' if name in names else nearest(name, names)}"
+                f"evaluation.prevalence: {cut(name)} is not a target with two classes, and a prevalence needs "
+                f"two{'' if name in names else nearest(name, names)}"
             )
     if evaluation.decision_thresholds and not study.classes_of(study.primary_outcome):
         raise ValueError(

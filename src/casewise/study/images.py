@@ -1,7 +1,7 @@
 """How images are prepared, which of them a network sees at once, how they are combined, and how panels are augmented.
 
 Study files are read without torch, so this module does not import it: the functions of poolings receive tensors. Gated
-attention is that of Ilse, Tomczak and Welling, "Attention-based Deep Multiple Instance Learning", ICML 2018.
+attention follows Ilse, Tomczak and Welling, "Attention-based Deep Multiple Instance Learning", ICML 2018.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ else:
 def _ordered(box: tuple[float, ...]) -> tuple[float, ...]:
     left, top, right, bottom = box
     if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
-        raise ValueError(f"{list(box)} is no box: write [left, top, right, bottom], each from 0 to 1, in this order")
+        raise ValueError(f"{list(box)} is not a box: write [left, top, right, bottom], each from 0 to 1, in this order")
     if (right - left) * (bottom - top) > 0.5:
         raise ValueError(f"{list(box)} hides more than half of every image")
     return box
@@ -169,11 +169,11 @@ class ModalitySettings(StudyModel):
         return False
 
     def landmarks_of_subjects(self, study: Study) -> bool:
-        """Whether intensities are standardised by all images of a subject, of whom every image is a case."""
+        """Whether intensities are standardised by all images of a subject, each a case of its own."""
         return False
 
     def target_level(self, study: Study) -> Level | None:
-        """The level of a target that states none; None for that of a panel."""
+        """The level of a target that states none; None for the panel's level."""
         return None
 
 

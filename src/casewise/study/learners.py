@@ -75,7 +75,7 @@ class Learner:
         return [self.name.partition("@")[0]] if self.kind == "network" else []
 
     def weights(self, study: Study) -> str:
-        """Its initial weights: those of the study, or those stated for its backbone; a learner of a plugin has none."""
+        """Its initial weights: the study's, or the weights stated for its backbone; a plugin's learner has none."""
         if not self.encoders(study):
             return "random"
         return study.weights if isinstance(study.weights, str) else study.weights[self.encoders(study)[0]]
@@ -86,7 +86,7 @@ class Learner:
         return [file for file in files if file and file.is_file()]
 
     def fusion(self, study: Study) -> str | None:
-        """How it combines the sequences: a fusion, or one sequence alone; None without volumes."""
+        """How it combines the sequences: a fusion, or a single sequence; None without volumes."""
         if not study.fusions:
             return None
         alone = next((name.partition("@")[2] for name in study.backbones), "") or study.fusions[0]
@@ -149,7 +149,7 @@ class LinearLearner(Learner):
     def view(self, study: Study) -> Study:
         by = study.panels.by
         pooling = study.panels.pooling if by == "image" else "maps"
-        # where predictions of networks are averaged with those of mirrored panels, features are averaged over all flips
+        # where predictions of networks are averaged over mirrored panels, features are averaged over all flips
         flips = {study.panels.flip, *(phase.variations.get("flip") for phase in study.recipe.phases)}
         flip = "both" if flips & {"both", "dihedral"} else "horizontal"
         averaged = self.on_features and study.test_time_augmentation
@@ -249,7 +249,7 @@ def is_registered(name: str) -> bool:
 
 
 def learner_named(name: str) -> Learner:
-    """The record of a learner; a name that is not registered is that of a network."""
+    """The record of a learner; a name that is not registered means a network."""
     return _REGISTERED.get(name) or Learner(name)
 
 

@@ -91,7 +91,7 @@ def _has(keys: list[str], values: Any) -> bool:
 
 
 def _check_kind(path: Path) -> None:
-    """Refuse a missing file, and a table, an image or a folder in place of a study file.
+    """Refuse a missing file, and a table, an image or a folder instead of a study file.
 
     Raises:
         StudyError: the message says what to write instead.

@@ -73,7 +73,7 @@ class External(OtherTable):
     bundle_subjects: Apart = "named_apart"
     """The same for subjects that a network of `weights: bundle:PATH` was trained on."""
     by: Annotated[list[str], BeforeValidator(_as_list)] = []
-    """Columns of this table, such as `site`, by whose values the results are shown separately as well. Default: the
+    """Columns of this table, such as `site`: results are also shown for each of their values separately. Default: the
     column of `split.leave_out`, if this table has it."""
 
 
@@ -88,6 +88,6 @@ class Pretraining(OtherTable):
     epochs: int = Field(5, ge=1)
     """Number of epochs; all of them are trained."""
     lr: float | None = Field(None, gt=0)
-    """Learning rate; it falls as half a cosine. Default: that of the recipe; required with `recipe.lr: find`."""
+    """Learning rate; it falls as half a cosine. Default: the recipe's; required with `recipe.lr: find`."""
     batch_size: int | None = Field(None, ge=2)
-    """Panels in a batch. Default: that of the recipe."""
+    """Panels in a batch. Default: the recipe's."""

@@ -122,7 +122,7 @@ class GradualUnfreezing(StudyModel):
     groups: int = Field(3, ge=1, le=20)
     """Groups of layers below the head, each with about the same number of layers."""
     epochs: int = Field(3, ge=1)
-    """Largest number of epochs of each stage; the first stage trains the head alone."""
+    """Largest number of epochs of each stage; the first stage trains the head only."""
     first_stage: Literal["features", "images"] = "features"
     """What the first stage reads: `features` of the images as they are, computed once, or augmented `images`."""
     train_norms: bool = False
@@ -161,9 +161,9 @@ class Phase(StudyModel):
     the body's weights; or the name of a module, with everything before it. Frozen layers keep their running
     statistics."""
     lr: float | None = Field(None, gt=0)
-    """Learning rate of this phase. Default: that of the recipe."""
+    """Learning rate of this phase. Default: the recipe's."""
     schedule: Schedule | None = None
-    """Schedule of this phase. Default: that of the recipe."""
+    """Schedule of this phase. Default: the recipe's."""
     batch_norm: BatchNorm | None = None
     """As in the recipe."""
     variations: Values = {}
@@ -199,7 +199,7 @@ PLANNED: Mapping[str, object] = {
 }
 
 
-# Settings that may differ between networks: those of a step. Others decide which steps there are.
+# Settings that may differ between networks: the settings of a step. Others decide which steps there are.
 OF_NETWORKS = (
     *("optimizer", "lr", "momentum", "weight_decay", "head_lr", "dropout", "clip_gradients", "batch_norm_momentum"),
     "label_smoothing",
@@ -213,8 +213,8 @@ class Recipe(StudyModel):
     """Whether settings that are not stated are [planned](explanation-plan.md) from the images and `budget`; `recipe:
     auto` plans all of them. Default: `true` in a study that does not state `backbones`."""
     meant_for: Literal["same_sources", "other_sources"] = "same_sources"
-    """Whose cases the models shall predict. `other_sources`: those of hospitals, devices or collections that the study
-    does not have; it needs `split.leave_out`, and [weights and figures follow the
+    """Whose cases the models shall predict. `other_sources`: cases from hospitals, devices or collections outside the
+    study; it needs `split.leave_out`, and [weights and figures follow the
     sources](howto-external.md#models-for-other-sources)."""
     loss: Literal["mse", "huber", "l1"] = "mse"
     """Loss over standardised numbers: mean squared error, smooth L1 (`huber`) or absolute error. Classes use
@@ -224,7 +224,7 @@ class Recipe(StudyModel):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Fraction of the label that is spread evenly over the classes in training. Not for grades."""
     mixup: float = Field(0.0, ge=0, le=10)
-    """Each panel of a batch is mixed with another one, and the loss is that of both labels in the same shares, drawn
+    """Each panel of a batch is mixed with another one, and the loss weighs both labels by the same shares, drawn
     from a beta distribution with both parameters `mixup`; 0.2 is usual, 0 mixes nothing. Not for bags, masks
     and `volumes: {missing: mask}`. Source: Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018."""
     imbalance: Literal["none", "weights", "sampling"] = "none"
@@ -246,7 +246,7 @@ class Recipe(StudyModel):
     over `epochs`. `one-cycle`: it rises for a quarter of the steps and then falls. `constant`: it stays the same."""
     warmup: int = Field(0, ge=0)
     """Number of epochs over which the learning rate rises before it falls, with `schedule: cosine` only; fewer than
-    `epochs`, than `gradual_unfreezing.epochs` with that tuning, and than those of each phase with this schedule."""
+    `epochs`, `gradual_unfreezing.epochs` with that tuning, and the epochs of each phase with this schedule."""
     plateau: Plateau = Plateau()
     """Settings of `schedule: plateau`."""
     batch_size: int = Field(16, ge=2)
@@ -256,7 +256,7 @@ class Recipe(StudyModel):
     early_stopping: EarlyStopping = EarlyStopping()
     """When training stops, and which subjects determine this."""
     tuning: Literal["full", "head_only", "gradual_unfreezing"] = "full"
-    """Which layers are trained: all, the head alone on features computed once (`head_only`), or one group of layers
+    """Which layers are trained: all, only the head on features computed once (`head_only`), or one group of layers
     after another while the loss improves (`gradual_unfreezing`)."""
     gradual_unfreezing: GradualUnfreezing = GradualUnfreezing()
     """Settings of `tuning: gradual_unfreezing`."""
@@ -264,7 +264,7 @@ class Recipe(StudyModel):
     """Factor on the learning rate from one layer to the next towards the input, as is usual for transformers (0.65 to
     0.9). Layers are the blocks and the embedding of a transformer, or the freeze points of another network."""
     batch_norm: BatchNorm = "update"
-    """`keep_statistics`: keep all running statistics of the first weights; `update`: only those of frozen layers."""
+    """`keep_statistics`: keep all running statistics of the first weights; `update`: only in frozen layers."""
     head: Literal["random", "probe", "fastai"] = "random"
     """`random`: a linear layer. `probe`: the same, which starts as a linear model of the initial features (ridge or
     logistic). `fastai`: the maximum and the mean over the last map, batch norm, dropout of half of `dropout`, 512
@@ -272,7 +272,7 @@ class Recipe(StudyModel):
     head_lr: float = Field(1.0, gt=0)
     """Factor on the head's learning rate."""
     batch_norm_momentum: float | None = Field(None, gt=0, le=1)
-    """Momentum of the running statistics. Default: that of the library, too small for random weights in MNASNet
+    """Momentum of the running statistics. Default: the library's, too small for random weights in MNASNet
     (0.0003) and MobileNetV3 (0.01): use 0.1."""
     pool: Literal["average", "map"] = "average"
     """What the head receives. `average`: the mean over the last map, which does not say where things are. `map`: the
@@ -422,8 +422,8 @@ class Compute(StudyModel):
     jobs: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """Networks trained in parallel, as `--jobs`; `auto`: as many as cores and memory allow, or one on a GPU."""
     threads: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    """Threads of each network in training. `auto`: the number of cores divided by that of the run's networks, at least
-    one."""
+    """Threads of each network in training. `auto`: the number of cores divided by the number of networks in the run, at
+    least one."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`auto`: bfloat16 on a GPU, fp32 on a CPU. Networks trained in bfloat16 give other predictions."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -144,7 +144,7 @@ class Study(StudyModel):
     weights_dir: Path | None = None
     """Folder of `<backbone>.safetensors` for `pretrained` weights, the same as `--weights-dir`."""
     baselines: Baselines = Baselines()
-    """[Simple models](explanation-baselines.md) on pixels and on frozen features, evaluated beside the networks. `auto`
+    """[Simple models](explanation-baselines.md) on pixels and on frozen features, evaluated with the networks. `auto`
     (default): they are fitted; `{off: the reason}`: they are not, and the report says why."""
     covariates: list[str] = []
     """Columns with facts of each case, such as `[age, sex]`. The report shows [what images add to
@@ -162,7 +162,7 @@ class Study(StudyModel):
     nested_cv: Annotated[NestedCV | None, NETWORKS] = None
     """[Nested cross-validation](explanation-nested.md). Default: none."""
     test_time_augmentation: Annotated[bool, NETWORKS, BUNDLE] = False
-    """Average each prediction with that of the mirrored panel."""
+    """Average each prediction with the prediction for the mirrored panel."""
     stack: list[Stacker] = []
     """Meta learners that combine the networks, fitted on out-of-fold predictions. `mean` and `weighted` (weights of at
     least 0 that sum to 1, equal unless others are clearly better) are for all targets. `linear` and `ridge`, for
@@ -310,12 +310,12 @@ class Study(StudyModel):
         return list(getattr(self.modality_settings, "fusion", []))
 
     def weights_of(self, network: str) -> str:
-        """The initial weights of a network: those of the study, or those stated for its backbone."""
+        """The initial weights of a network: the study's, or the weights stated for its backbone."""
         return learner_named(network).weights(self)
 
     @property
     def rates(self) -> list[float]:
-        """The learning rates that inner folds choose among: those of `nested_cv`, else the recipe's rate."""
+        """The learning rates that inner folds choose among: the rates in `nested_cv`, else the recipe's rate."""
         if self.nested_cv and self.nested_cv.lr:
             return list(self.nested_cv.lr)
         return [self.recipe.lr] if isinstance(self.recipe.lr, float) else []
@@ -328,12 +328,12 @@ class Study(StudyModel):
         return "backbone" if self.networks == self.backbones else "pairing"
 
     def fusion_of(self, network: str) -> str | None:
-        """How a network combines the sequences: a fusion, or one sequence alone; None without volumes."""
+        """How a network combines the sequences: a fusion, or a single sequence; None without volumes."""
         return learner_named(network).fusion(self)
 
     @property
     def target_level(self) -> Level:
-        """The level of a target that states none: that of a panel; with tiles, the case."""
+        """The level of a target that states none: the panel's level; with tiles, the case."""
         levels = (section.target_level(self) for section in self._sections.values())
         return next((level for level in levels if level), self.panels.by)
 
@@ -344,7 +344,7 @@ class Study(StudyModel):
         return (stated.name or stated.cohort.parent.name or "external") if stated else ""
 
     def parts_of(self, outcome: str) -> list[str]:
-        """The targets that an outcome is made of: itself, or those of a score, also by way of earlier scores."""
+        """The targets that an outcome is made of: itself, or a score's targets, also through earlier scores."""
         if outcome not in self.scores:
             return [outcome] if outcome in self.targets else []
         words = re.findall(r"\w+", self.scores[outcome].formula)

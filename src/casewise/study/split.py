@@ -14,7 +14,7 @@ from casewise.study.model import Fraction, StudyModel, refuse
 class Split(StudyModel):
     """Test set and folds, by subject.
 
-    `by: image` adds a split by image, as in many publications, for comparison only: the study is trained once more with
+    `by: image` adds a split by image, as in many publications, for comparison only: the study is trained again with
     images of one subject on both sides, and the report shows the figures that this would have given. `by: number` keeps
     runs of neighbouring file numbers on one side where subjects are not known.
     """

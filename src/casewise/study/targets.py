@@ -105,7 +105,7 @@ def _with_classes(values: Values) -> Values:
         classes = {str(name): [str(name)] for name in classes}
     count = len(classes) if isinstance(classes, (list, tuple, dict)) else 0
     named: dict[Any, Any] = classes if isinstance(classes, dict) else {}
-    # a saved study states the range of class numbers beside the classes
+    # a saved study states the range of class numbers next to the classes
     of_classes = isinstance(limits, (list, tuple)) and list(limits) == [0, count - 1]
     problems: dict[str, object] = {
         f"a {kind} has a range, not classes": registered and not has_classes,

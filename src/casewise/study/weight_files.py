@@ -39,7 +39,7 @@ def weights_file(name: str, weights: str, folder: Path | None) -> Path | None:
 
 
 def file_name(name: str) -> str:
-    """The name of a network as that of its file, without the ending.
+    """A network's file name, without the ending.
 
     >>> file_name("hf-hub:owner/name")
     'owner_name'
@@ -191,7 +191,7 @@ def _hub_repositories(name: str) -> Iterator[Path]:
 
 
 def embedding_weights(study: Study) -> Iterator[tuple[str, Path]]:
-    """Fast networks whose weights are at hand, with their files; those of the study first, none for random weights."""
+    """Fast networks with weights on this computer, and their files: the study's first; none for random weights."""
     if study.weights == "random":
         return
     stated = study.weights

@@ -93,7 +93,7 @@ def mapping(text: str, source: str) -> Values:
     """The keys and values of a YAML text; `source` names it in messages.
 
     Raises:
-        StudyError: the text is not YAML, is no mapping, exceeds a limit, or has a value that no setting can have.
+        StudyError: the text is not YAML, is not a mapping, exceeds a limit, or has a value that no setting can have.
     """
     try:
         _check_size(text)

@@ -47,7 +47,7 @@ class Guard:
 
     Args:
         paths: paths that are logged, and beginnings of such paths that end with a slash; others may contain anything.
-        public: beginnings of paths that need no token, such as those of the files of a page.
+        public: beginnings of paths that need no token, such as the paths of a page's files.
     """
 
     def __init__(self, app: ASGIApp, settings: WebSettings, paths: Sequence[str], public: tuple[str, ...] = ()) -> None:
@@ -177,7 +177,7 @@ def response_to(error: ServiceError) -> JSONResponse:
 
 
 def _part(address: str, name: str) -> str:
-    """A part of an address; empty if it has none, or is no address."""
+    """A part of an address; empty if it has none, or is not an address."""
     try:
         return str(getattr(urlsplit(address), name) or "")
     except ValueError:

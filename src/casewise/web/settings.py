@@ -66,7 +66,7 @@ class WebSettings:
 
 
 def _seconds_for(size: int) -> float:
-    """Seconds in which so many bytes must arrive: 1 MiB a second, and at least 300 s."""
+    """Seconds in which this many bytes must arrive: 1 MiB a second, and at least 300 s."""
     return max(WebSettings.upload_seconds, size / MEBI)
 
 

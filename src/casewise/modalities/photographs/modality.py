@@ -1,6 +1,6 @@
 """Photographs and other single image files as a modality.
 
-The size of tiles and how images become square are planned from their shapes alone: labels are never read.
+The size of tiles and how images become square are planned only from their shapes: labels are never read.
 """
 
 from __future__ import annotations

@@ -299,7 +299,7 @@ def _check_range(words: np.ndarray, stored: np.ndarray, padding: np.ndarray | No
 
 def _wraps(stated: np.ndarray, other: np.ndarray, modulus: int, padding: np.ndarray | None) -> bool:
     """Whether neighbours often jump by more than half of the range as stated, but hardly differ otherwise, and seldom
-    the other way round, as with overlays or noise. Labels of a single value are no reason.
+    the other way round, as with overlays or noise. Labels of a single value are not a reason.
 
     >>> ramp = np.tile(np.arange(-80, 80, 4), (9, 1)) + np.arange(9)[:, None] % 4
     >>> _wraps(ramp % 256, ramp, 256, None), _wraps(ramp, ramp % 256, 256, None)
@@ -348,7 +348,7 @@ def scanner_values(
     """Stored values after the modality LUT, else after slope and intercept: `float64`; and the white of the LUT.
 
     `span`: the smallest and the largest stored value that occur, padding apart. `scale`: slope and intercept of a frame
-    in place of the header's.
+    instead of the header's.
 
     Raises:
         PixelError: the scale or the LUT cannot be used.

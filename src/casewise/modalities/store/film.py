@@ -1,4 +1,4 @@
-"""Films as DICOM files (CR, DX, photographs) as 8-bit images, by rules that agree with those of `pixels` for PNG.
+"""Films as DICOM files (CR, DX, photographs) as 8-bit images, by rules that agree with the rules of `pixels` for PNG.
 
 - Pixels are decoded and scaled as `dicom_pixels` states.
 - The first VOI LUT sets black and white, else the first window with a positive width (WindowCenter,
@@ -110,7 +110,7 @@ class Film(ImageFile.ImageFile):
 def film_columns(path: Path) -> dict[str, str]:
     """What a film states on how it was taken, for columns of a table; '' where it does not.
 
-    Empty if the file is no film or cannot be read, also where the package is missing, which `validate` reports.
+    Empty if the file is not a film or cannot be read, also where the package is missing, which `validate` reports.
 
     Values are from tags of fixed terms and of the manufacturer; no tag of a person is read.
     """

@@ -68,7 +68,7 @@ class Reader:
 
     Attributes:
         name: what messages call it.
-        matches: whether the first 512 bytes of a file, or all of a shorter one, are those of this format.
+        matches: whether the first 512 bytes of a file, or all of a shorter one, have this format.
         open: a stream of bytes as a Pillow image, which is not decoded yet. What it raises for damaged bytes becomes an
             `ImageError`, if it is one of the exceptions of Pillow's decoders.
         turned: the library applies the orientation itself.
@@ -301,7 +301,7 @@ def _opened(path: Path, stream: IO[bytes], head: bytes, n_bytes: int) -> Source:
         if (frames := images_in(image)) > 1:
             remedy = "Save the image to use in a separate file."
             raise ImageError(f"{path}: this {reader.name} holds {frames} images. {remedy}")
-        # The method of the base class, because that of PNG decodes the image to find an orientation after the pixels.
+        # The base class's method, because PNG's decodes the image to find an orientation after the pixels.
         orientation = _orientation(Image.Image.getexif(image))
     return Source(path, reader, image, n_bytes, orientation, width, height, image.mode, stream)
 
@@ -346,7 +346,7 @@ def image_shape(path: Path) -> tuple[int, int] | None:
     return facts["width"], facts["height"]
 
 
-# Memory of all decoders together, in bytes; an image that needs more is decoded alone.
+# Memory of all decoders together, in bytes; an image that needs more is decoded by itself.
 MEMORY = 640 * 2**20
 
 

@@ -68,7 +68,7 @@ class TileStore:
 
     Index columns: `path` as in the cohort table, `sha256`, `bytes`, `mtime_ns` and `ctime_ns` of the source file,
     upright `width` and `height`, stored `mode`, `format`, and `tile_sha256` of the tile's bytes. `address` is a hash
-    over the settings and the sources. `overview`: the tiles are pictures for the audit alone, such as thumbnails of
+    over the settings and the sources. `overview`: the tiles are pictures only for the audit, such as thumbnails of
     slides; networks see other parts of the images, and never the padding. `cut`: these parts are tiles of tissue. A
     pickle contains the folder, not the pixels.
     """
@@ -210,7 +210,7 @@ def publish(folder: Path, built: Path, rows: Sequence[Record], preparation: Prep
 
 
 def sweep(folder: Path) -> None:
-    """Remove files that the finished store does not need, except those of unfinished builds; the caller has locked."""
+    """Remove files that neither the finished store nor unfinished builds need; the caller holds the lock."""
     try:
         marker = parsed_json((folder / MARKER).read_text(encoding="utf-8"))
         needed = {marker["tiles"], marker["index"]}

@@ -99,7 +99,7 @@ def not_read(
         kept: whether tiles of the other images are kept.
     """
     lines: list[str] = []
-    first: dict[Path, int] = {}  # the line of each file of which regions are read
+    first: dict[Path, int] = {}  # by file whose regions are read: its line
     more: Counter[Path] = Counter()
     for row in sorted(problems):
         source = paths[row]

@@ -20,11 +20,11 @@ Result = TypeVar("Result")
 class Work:
     """Work on many images that other machines can do for this one.
 
-    Its results are files in `folder`, of which a killed process leaves none that could be taken for a finished one.
+    Its results are files in `folder`; a killed process leaves no file that could be taken for a finished one.
 
     Attributes:
         function: of a list of items; one that other processes can import, or a `partial` of one.
-        parts: the items; those of one part stay together, such as the tiles of a slide.
+        parts: the items; all items of one part stay together, such as the tiles of a slide.
         files: some of the files that it reads, which every machine must see.
     """
 

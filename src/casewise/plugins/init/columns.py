@@ -148,7 +148,7 @@ class Column:
 
     @cached_property
     def numbers(self) -> list[float] | None:
-        """The values as numbers, also with decimal commas; None if one is no number."""
+        """The values as numbers, also with decimal commas; None if one is not a number."""
         parsed = [decimal(value) for value in self.values]
         numbers = [value for value in parsed if value is not None]
         return numbers if numbers and len(numbers) == len(parsed) else None
@@ -213,7 +213,7 @@ class Roles:
 
     Attributes:
         people: columns that look like names, addresses or dates of birth, which no file of a study may contain.
-        naming: those of `people` that together tell people apart where no other column does; [] to choose them.
+        naming: the columns of `people` that together distinguish people if no other column does; [] to choose them.
         dates: the ISO dates of `date`, row by row ('' if there is none).
         sources: columns that look like a source, such as a hospital.
     """
@@ -232,7 +232,7 @@ class Roles:
 
     @property
     def used(self) -> set[str]:
-        """The columns that are no candidates for a target."""
+        """The columns that are not candidates for a target."""
         single = {self.subject, self.visit, self.day, self.date, self.split, self.sequence}
         return (single | set(self.sources) | set(self.people)) - {""}
 
@@ -247,7 +247,7 @@ def understand_columns(
 ) -> Roles:
     """The meaning of the columns, except the `files` that name images, the stated target and the stated subject.
 
-    `numbers` are those of the rows, which sentences name.
+    `numbers` are the row numbers that sentences name.
     """
     columns = [column for name, values in cells.items() if (column := Column(name, values)).values and name != target]
     roles = Roles(people=[c.name for c in columns if c.name not in files and names_people(c)])
@@ -382,7 +382,7 @@ def _date(
 ) -> tuple[str, list[str]]:
     """The column of dates whose order of day and month is clear, and its dates in ISO form.
 
-    Dates that differ within subjects come before those that do not; of the latter only those of a usual name count.
+    Dates that differ within subjects come first; other columns of dates count only with a usual name.
     """
     usable: list[tuple[tuple[bool, bool], Column]] = []
     for column in columns:
@@ -396,7 +396,7 @@ def _date(
             elif not subjects:
                 doubts.append(
                     f"Date: {column.name!r} has dates and is not used, because its name does not say that they are "
-                    "those of the images, and no column names the subjects. If they are, rename it to `date` and "
+                    "dates of the images, and no column names the subjects. If they are, rename it to `date` and "
                     "repeat this."
                 )
         elif column.are_mostly_dates or any(re.search(r"\d{4}|\d[./]\d", value) for value in column.values):

@@ -26,7 +26,7 @@ def init(
     table: Annotated[
         Path | None, typer.Option(help="Your table (.csv, .tsv, .xlsx, .parquet): a row for each image or case.")
     ] = None,
-    images: Annotated[Path | None, typer.Option(help="The folder of your images [default: that of the table].")] = None,
+    images: Annotated[Path | None, typer.Option(help="The folder of your images [default: the table's].")] = None,
     sheet: Annotated[str, typer.Option(help="The sheet of an .xlsx table [default: the first visible one].")] = "",
     target: Annotated[str, typer.Option(help="The column to predict [default: the most likely one].")] = "",
     subject: Annotated[

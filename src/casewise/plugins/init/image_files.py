@@ -101,9 +101,9 @@ def _dicom_value(path: Path, tag: str) -> str:
 
 
 def are_grey(images: ImageFiles) -> tuple[bool, list[str]]:
-    """Whether those of a sample of the image files that can be read have no colours, as their headers state.
+    """Whether the readable files in a sample of the images have no colours, as their headers state.
 
-    Also returns those of the sample that cannot be read.
+    Also returns the files of the sample that cannot be read.
     """
     from PIL import Image
 
@@ -127,7 +127,7 @@ def are_grey(images: ImageFiles) -> tuple[bool, list[str]]:
 
 
 def skipped_text(images: ImageFiles) -> str:
-    """Clauses on the files that are no images, or belong to images; empty if there are none."""
+    """Clauses on the files that are not images, or belong to images; empty if there are none."""
     text = ""
     if images.companions:
         text = f"; left out, because they belong to other images: {companions_text(images.companions.values())}"
@@ -217,7 +217,7 @@ def file_columns(cells: Mapping[str, Sequence[str]], images: ImageFiles, rows: S
         has_ending = any(stem_of(value) != value or "/" in value for value in values)
         candidates.append(((matched - len(unclear), has_ending, -position), FileColumn(name, paths), unclear))
     candidates.sort(key=lambda candidate: candidate[0], reverse=True)
-    # a column of masks, whatever its name, beside one of images
+    # a column of masks, whatever its name, next to one of images
     of_images = [each for each in candidates if not set(each[1].paths) - {""} <= set(images.companions)]
     candidates = of_images or candidates
     columns: list[FileColumn] = []
@@ -233,7 +233,7 @@ def file_columns(cells: Mapping[str, Sequence[str]], images: ImageFiles, rows: S
 
 
 def in_other_folders(column: FileColumn, cells: Sequence[str]) -> list[tuple[str, str]]:
-    """The cells that name another folder than that of their file, each with the file.
+    """The cells that name another folder than their file's, each with the file.
 
     Absolute paths of another computer count only if the file lies in a folder that they do not name.
 
@@ -283,8 +283,8 @@ def by_names_of_subjects(
     """The images of each row where no column names files, but folders or words of the file names name its subject.
 
     One column identifies the rows, or two do, such as subject and visit. The word of the first one stands at the same
-    place of all paths: subject 1 is not that of `17_1.jpg`, whose first word is 17. Returns the columns, and for each
-    row number (from 0) its images; ([], {}) if no columns do.
+    place of all paths: `17_1.jpg` is not an image of subject 1, because its first word is 17. Returns the columns, and
+    for each row number (from 0) its images; ([], {}) if no columns do.
     """
     words = {path: _words(path) for path in images.paths}
     positions = dict.fromkeys(position for of_path in words.values() for position in of_path)

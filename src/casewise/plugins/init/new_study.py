@@ -72,7 +72,7 @@ def quoted(text: str) -> str:
 
 
 def relative_path(path: Path, folder: Path) -> str:
-    """A path from the folder of the study: relative if it is below it or beside it, else absolute."""
+    """A path from the folder of the study: relative if it is below it or next to it, else absolute."""
     target, home = path.resolve(), folder.resolve()
     text = os.path.relpath(target, home).replace(os.sep, "/")
     return text if text.count("..") <= 1 else str(target)

@@ -319,7 +319,7 @@ def _head(data: OwnData, plan: TargetPlan, root: Path | None, folder: Path) -> l
     """The lines of the study file on cohort, columns and target. With `root` the study reads the table as it is."""
     rows, table = data.rows, data.table if root else None
     lines = ["# Written by `casewise init`: check it with `casewise validate`, then start `casewise run`."]
-    # a table that is written anew would no longer say how the original was read
+    # a table that is written again would no longer say how the original was read
     lines += [f"# - {note}" for note in ([] if table else rows.notes)]
     lines += [f"# - {doubt}" for doubt in rows.doubts]
     name = folder.resolve().name.strip()
@@ -461,7 +461,7 @@ def _wrapped(lines: list[str]) -> str:
 # In order of preference: small enough to be trained on a CPU in minutes.
 SMALL_PRETRAINED = ("mobilenet_v2", "resnet18", "efficientnet_b0", "squeezenet1_1", "shufflenet_v2_x1_0")
 PLANNED = "mobilenet_v2"
-# From so many subjects on a part of them is kept as the test set.
+# From this many subjects on, some of them are kept as the test set.
 MANY_SUBJECTS = 300
 _FOLDS = 5
 

@@ -71,7 +71,7 @@ def infer_pattern(paths: Sequence[str], *, labels: Mapping[str, str] | None = No
     text = re.sub(r"\*[_\-. ]*(?:\*[_\-. ]*)*\*", "*", text)
     ending = paths[0][len(stem_of(paths[0])) :].lower()
     pattern = Pattern("/".join([*folders, text]) + ending, inference.doubts)
-    # else the folders alone, which every path matches
+    # else only the folders, which every path matches
     fits = all(pattern.read(path) is not None for path in paths)
     return pattern if fits else Pattern("/".join([*folders, "*"]) + ending, inference.doubts)
 
@@ -215,7 +215,7 @@ def _kind(words: set[str]) -> str:
 
 
 def are_classes(names: set[str]) -> bool:
-    """Whether names are those of classes, not of people: few words, or grades.
+    """Whether names belong to classes, not to people: few words, or grades.
 
     >>> are_classes({"benign", "malignant"}), are_classes({"covid-19", "normal"}), are_classes({"P01", "P02"})
     (True, True, False)

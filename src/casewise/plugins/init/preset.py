@@ -76,7 +76,7 @@ def _value_columns(study: Study) -> list[str]:
 
 
 def _label_column(study: Study) -> str:
-    """The column for the class named by a folder: that of the preset's indicators, if they share one."""
+    """The column for the class named by a folder: the column of the preset's indicators, if they share one."""
     columns = {str(target.column or name) for name, target in study.targets.items() if target.equals is not None}
     return columns.pop() if len(columns) == 1 else "label"
 

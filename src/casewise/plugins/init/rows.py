@@ -58,7 +58,7 @@ class ImageRows:
         subjects_known: every image of a person has the same subject.
         files: the columns of the table that name images.
         by_image: whether each image is predicted by itself.
-        day_used: whether a column of days states that of each visit.
+        day_used: whether a column of days states the day of each visit.
         notes: sentences on how the table was read.
         stated_fields: the fields of a pattern that the user states.
     """
@@ -133,7 +133,7 @@ def rows_of_table(cells: Mapping[str, list[str]], images: image_files.ImageFiles
             )
         if in_others := [pair for column in files for pair in image_files.in_other_folders(column, cells[column.name])]:
             rows.doubts.append(
-                f"CELLS THAT NAME ANOTHER FOLDER than that of their {noun}: {len(in_others):,}, such as "
+                f"CELLS THAT NAME ANOTHER FOLDER than the folder of their {noun}: {len(in_others):,}, such as "
                 f"{in_others[0][0][:80]} for {in_others[0][1]}. Only the names of the files agree: check that they are "
                 f"the same {noun}s."
             )
@@ -363,7 +363,7 @@ def _from_names(rows: ImageRows, labels: Sequence[str], stated: Pattern | None) 
 def _offered_subjects(rows: ImageRows, classes: int = 0) -> str:
     """A part of the file names that may identify people, because it repeats; '' if there is none.
 
-    Folders, of which there are as many as classes, are not offered.
+    Folders are not offered if there are as many as classes.
     """
     text, values = _repeating_part(rows)
     if text.startswith("{subject}/") and len(values) == classes and are_classes(set(values)):

@@ -43,7 +43,7 @@ _TAKEN = (
     r"version|thickness|spacing|pixels?|bits?|depth|tesla|field|focal|aperture|temperature|counts?|total"
 )
 _FEWEST_OF_RESULT = 3
-# Among up to so many different whole numbers, up to so many of a single row may be errors.
+# Among up to this many different whole numbers, up to this many of a single row may be errors.
 _FEW, _MOST_SINGLE = 12, 2
 _KEY = r"ids?|uid|guid|uuid|identifier|accession|accession (no|number)|mrn|pid|pseudonym"
 # Words in rising order; a column with three of them or more has grades.
@@ -87,7 +87,7 @@ class TargetPlan:
     """A target of a new study.
 
     Attributes:
-        name: its name in the study file; `column` is that of the table.
+        name: its name in the study file; `column` is its name in the table.
         setting: its value in the study file, in YAML.
         comment: a clause behind it.
         cells: the cells of the table, if they must be changed to be read, such as decimal commas.
@@ -106,7 +106,7 @@ class TargetPlan:
 
     @property
     def heading(self) -> str:
-        """Its column in a table that is written anew: the user's own heading, if no other column must have this name.
+        """Its column in a table that is written again: the user's own heading, if no other column must have this name.
 
         >>> TargetPlan("Befund_0_8", "Befund (0-8)", "", "").heading, TargetPlan("target_case", "case", "", "").heading
         ('Befund (0-8)', 'target_case')
@@ -162,7 +162,7 @@ def _candidates(cells: Mapping[str, Sequence[str]], roles: Roles, files: Sequenc
             continue
         score = 2 if column.named(_LIKELY) else 0 if column.named(_UNLIKELY) or _are_sexes(column) else 1
         ranked.append((-score, column.filled < 0.5, position, name))
-    # a column that describes people or images is no target unless it is stated
+    # a column that describes people or images is not a target unless it is stated
     return [name for score, *_, name in sorted(ranked) if score < 0]
 
 
@@ -376,7 +376,7 @@ def _misspelt(column: str, classes: Mapping[str, int]) -> list[str]:
         for name, many in classes.items()
         if few * _RARE <= many
         and min(len(rare), len(name)) >= _LETTERS
-        # numbers, also Roman ones, tell classes apart
+        # numbers, also Roman ones, distinguish classes
         and _NUMERALS.findall(rare) == _NUMERALS.findall(name)
         and _edits(rare.casefold(), name.casefold()) <= _EDITS
     ]
@@ -398,7 +398,7 @@ def _edits(name: str, other: str) -> int:
 
 
 def _rising(names: Sequence[str]) -> list[str]:
-    """The names of three grades or more in rising order; [] if they are no grades.
+    """The names of three grades or more in rising order; [] if they are not grades.
 
     >>> _rising(["severe", "Mild", "none"]), _rising(["G2", "G1", "G3"]), _rising(["a", "b", "c"])
     (['none', 'Mild', 'severe'], ['G1', 'G2', 'G3'], [])
@@ -451,7 +451,7 @@ def _number(column: Column, numbers: Sequence[float]) -> TargetPlan:
     # all digits: a rounded end would refuse the cell that it is from
     setting = "range: " + "..".join(np.format_float_positional(end, trim="-") for end in (low, high))
     doubts = [
-        f"{name}: the {setting.replace(':', '')} is that of the table. Check it: predictions are clipped to it, "
+        f"{name}: the {setting.replace(':', '')} comes from the table. Check it: predictions are clipped to it, "
         "so write the range that is possible."
     ]
     texts = None
@@ -484,7 +484,7 @@ def _mostly_numbers(column: Column) -> bool:
 
 
 def check_numbers(name: str, cells: Sequence[str], rows: Sequence[int]) -> None:
-    """Refuse a target of numbers in which some cells are no numbers, or some have decimal commas and others points.
+    """Refuse a target of numbers in which some cells are not numbers, or some have decimal commas and others points.
 
     Raises:
         CasewiseError: with the rows and the cells.

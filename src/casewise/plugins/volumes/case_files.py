@@ -91,7 +91,7 @@ def gather(case: CaseSources, *, voxels: bool = True) -> _LoadedCase:
         modality = str(scan.facts.get("modality") or "MR")
         if modality != "MR":
             loaded.notes.append(
-                f"{scan.path}: its modality is {modality}; its intensities are corrected and scaled as those of MR"
+                f"{scan.path}: its modality is {modality}; its intensities are corrected and scaled as for MR"
             )
         return scan
 
@@ -130,7 +130,7 @@ def scans_of(case: CaseSources) -> list[Scan | None]:
 
 
 def not_prepared(problems: Mapping[str, Sequence[str]], count: int, more: str = "") -> ImageError:
-    """The error that names the problems of every case; `count` is that of all cases, `more` a sentence about them.
+    """The error that names the problems of every case; `count` is the number of cases, `more` a sentence about them.
 
     >>> print(not_prepared({"P1/1": ["a.nii: the file is empty."]}, 8))
     1 of 8 cases cannot be prepared.
@@ -143,7 +143,7 @@ def not_prepared(problems: Mapping[str, Sequence[str]], count: int, more: str = 
 
 
 def doubled_in(case: CaseSources, prepared: Prepared) -> list[str]:
-    """A sentence for each two sequences of a case with the same voxels: a file is named in place of another."""
+    """A sentence for each two sequences of a case with the same voxels: a file is named instead of another."""
     return [
         f"{case.sequences[a]} and {case.sequences[b]} show the same voxels: {case.paths[a][0]} and {case.paths[b][0]}. "
         "Name the file of each sequence, or leave out the sequence that was not acquired."
@@ -236,12 +236,12 @@ def _sources(study: Study, case: str, rows: pd.DataFrame, subject: str = "") -> 
 
 
 def check_headers(study: Study, cohort: Cohort, show: Show) -> None:
-    """Read the headers of every scan and mask, compare those of a case, and show notes on anything unusual.
+    """Read the headers of every scan and mask, compare them within a case, and show notes on anything unusual.
 
     Voxels are not read: they are checked when the scans are prepared.
 
     Raises:
-        ImageError: scans cannot be read, or those of a case do not match; the message names all of them.
+        ImageError: scans cannot be read, or scans of a case do not match; the message names all of them.
     """
     cases, lesions = sources_of(study, cohort), _lesions_of(study, cohort)
     problems: dict[str, list[str]] = {}

@@ -1,6 +1,6 @@
-"""Reorienting scans and resampling them to one grid, by their affines alone.
+"""Reorienting scans and resampling them to one grid, using only their affines.
 
-Voxel coordinates are those of NIfTI: whole numbers are the centres of voxels, so a volume of n voxels reaches from -0.5
+Voxel coordinates follow NIfTI: whole numbers are the centres of voxels, so a volume of n voxels reaches from -0.5
 to n - 0.5. An affine maps them to millimetres, x to the right, y to the front, z upwards (RAS).
 
 The region of interest of a case is one square of the axial plane for all its slices.
@@ -59,7 +59,7 @@ def to_ras(scan: Scan) -> Scan:
 
 
 def plane_grid(scan: Scan, size: int) -> Grid:
-    """The grid of `size`×`size` square pixels over the scan's axial field; its slices stay those of the scan.
+    """The grid of `size`×`size` square pixels over the scan's axial field; it keeps the scan's slices.
 
     A field that is not square is widened about its centre to a square of equal spacing, so that proportions stay.
     """
@@ -101,7 +101,7 @@ def covered(shape: tuple[int, ...], affine: np.ndarray, grid: Grid) -> np.ndarra
 def resampled(
     values: np.ndarray, affine: np.ndarray, grid: Grid, *, nearest: bool = False, fill: float = 0.0
 ) -> np.ndarray:
-    """The values of a volume on a grid: linear between voxels, or those of the nearest voxel.
+    """The values of a volume on a grid: linear between voxels, or the nearest voxel's.
 
     Along an axis on which the grid is coarser, the volume is blurred first to the resolution of the grid
     (Cardoso et al., MICCAI 2015: σ² = (f² - 1) / (8 ln 2) for a grid f times coarser), so that there is no
@@ -170,7 +170,7 @@ def as_mask(scan: Scan, labels: Collection[int] | None = None) -> Scan:
     """A volume of labels with 1 where it is marked, else 0; with `labels` only these are marked.
 
     Raises:
-        ImageError: its values are no labels.
+        ImageError: its values are not labels.
     """
     marked = marked_labels(whole_labels(scan.values, scan.path), labels)
     return dataclasses.replace(scan, values=marked.astype(np.float32))

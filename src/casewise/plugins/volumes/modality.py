@@ -252,7 +252,7 @@ class VolumesModality(base.Modality):
         return _slice_data(slices, study, panels, labels_tensor(labels, len(panels)), fitted)
 
     def alterations(self, study: Study) -> tuple[str, ...]:
-        """Those of intensities: a slice of a region of interest has no border and no shape of its own."""
+        """Alterations of intensities only: a slice of a region of interest has no border and no shape of its own."""
         from casewise.modalities.alterations import OF_VALUES
 
         return tuple(OF_VALUES)

@@ -46,7 +46,7 @@ class PreparedScans:
 
     @property
     def index(self) -> pd.DataFrame:
-        """One row for each picture; its `path` is that of the scan."""
+        """One row for each picture; its `path` is the scan's."""
         return self.pictures.index
 
     def __len__(self) -> int:
@@ -64,7 +64,7 @@ def _steps_of(study: Study) -> Steps:
 def slices_and_pictures(study: Study, cohort: Cohort, folder: Path, show: Show) -> PreparedScans:
     """Prepare the slices of every case in `folder`, or open finished ones, with a picture of each scan.
 
-    Notes on unusual scans are added to those of the cohort, which the report shows.
+    Notes on unusual scans are added to the cohort's notes, which the report shows.
 
     Raises:
         ImageError: cases cannot be prepared; the message names all of them.

@@ -1,6 +1,6 @@
 """The slices of one case from its scans: reoriented, resampled, bias-corrected, smoothed and cut to a region.
 
-N4 (Tustison et al., IEEE Trans. Med. Imaging 29, 1310-1320, 2010) is that of SimpleITK. The bias field is smooth, so it
+N4 (Tustison et al., IEEE Trans. Med. Imaging 29, 1310-1320, 2010) is SimpleITK's. The bias field is smooth, so it
 is fitted on a shrunk grid and then evaluated on the full one.
 
 The published preparation names an "edge-preserving Gaussian smoothing" (004_c22792b4e9a56ae8.txt, IV.A). Gaussian
@@ -26,7 +26,7 @@ from casewise.plugins.volumes.grid import Grid, Region, check_shown, covered, pl
 from casewise.plugins.volumes.reading.scans import Scan
 from casewise.plugins.volumes.standardise import LEVELS
 
-# The field is fitted on a grid so many times coarser.
+# The field is fitted on a grid this many times coarser.
 SHRINK = 4
 # The smallest number of voxels along each axis for the fit, if there are as many.
 FEWEST = 8

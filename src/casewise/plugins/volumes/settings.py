@@ -65,7 +65,7 @@ class Volumes(ModalitySettings):
     `BACKBONE@FUSION` in `backbones`."""
     missing: Literal["require", "drop", "mask"] = "require"
     """Cases that lack a sequence: `require` refuses them, `drop` leaves them out, both with a list; `mask` puts a
-    learned token in place of the missing sequence, and hides one sequence in five in a training step. All `sequences`
+    learned token instead of the missing sequence, and hides one sequence in five in a training step. All `sequences`
     count, also for networks that use only one."""
     inference_windows: Literal["central", "all"] = "central"
     """A prediction uses the `central` window of a case's slices, or the mean over `all` windows. In training a window

@@ -38,7 +38,7 @@ class SubjectScans:
     spans: np.ndarray
 
     def of(self, cases: np.ndarray) -> SubjectScans:
-        """Those of some cases, numbered from 0."""
+        """The scans of some cases, numbered from 0."""
         _, first, number = np.unique(self.first[cases], return_index=True, return_inverse=True)
         return replace(self, first=first[number], landmarks=self.landmarks[cases], spans=self.spans[cases])
 
@@ -92,7 +92,7 @@ def _percentiles(values: np.ndarray, weights: np.ndarray, percentiles: tuple[flo
 def fit(landmarks: np.ndarray) -> np.ndarray:
     """The standard scale of training scans: (L,) `float64` ascending from 0 to 1.
 
-    `landmarks`: (V, L) of one sequence, ascending along L. Those of each scan are scaled to 0 to 1 and then averaged.
+    `landmarks`: (V, L) of one sequence, ascending along L. Each scan's landmarks are scaled to 0 to 1, then averaged.
     Absent scans (NaN) and scans of a single value are left out.
 
     Raises:

@@ -104,7 +104,7 @@ def pydicom_module() -> ModuleType:
 
 
 def frame_value(header: Any, frame: int, tag: str) -> Any:
-    """A value of a frame: from its own groups, else from those of all frames, else from the header of the file."""
+    """A value of a frame: from its own groups, else from the groups of all frames, else from the header of the file."""
     per_frame, shared = header.get("PerFrameFunctionalGroupsSequence"), header.get("SharedFunctionalGroupsSequence")
     if per_frame and frame >= len(per_frame):
         raise DefectError(f"it has {len(per_frame)} functional groups, fewer than frames")
@@ -136,7 +136,7 @@ def plane(path: Path, header: Any, frame: int, name: str) -> Plane:
     kind = text_of(header, "PhotometricInterpretation") or GREY[1]
     if whole_number(header, "SamplesPerPixel", 1) > 1 or kind not in GREY:
         problem = f"its pixels are colours ({kind}), not values of the scanner"
-        raise ImageError(f"{path}: {problem}. Leave the file out, or name the series of which it was made.")
+        raise ImageError(f"{path}: {problem}. Leave the file out, or name the series that it was made from.")
     scale = {}
     for tag in ("RescaleSlope", "RescaleIntercept", "RealWorldValueSlope", "RealWorldValueIntercept"):
         value = frame_value(header, max(frame, 0), tag)

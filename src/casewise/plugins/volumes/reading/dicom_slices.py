@@ -121,7 +121,7 @@ def _check_positions(ordered: Sequence[Slice], normal: np.ndarray, where: str) -
 
 def _check_gaps(slices: Sequence[Slice], normal: np.ndarray, where: str) -> None:
     gaps = np.diff([image.position @ normal for image in slices])
-    # Of two gaps the smaller: that of a missing slice is never the usual one.
+    # The lower median: of two gaps the smaller, because a missing slice's gap is never the usual one.
     usual = float(np.sort(gaps)[(len(gaps) - 1) // 2])
     uneven = [i for i, gap in enumerate(gaps) if abs(gap - usual) > max(UNEVEN * usual, ROUNDED)]
     if not uneven:

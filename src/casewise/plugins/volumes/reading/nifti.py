@@ -42,7 +42,7 @@ COPY_AGAIN = "Copy it again from its source."
 
 @dataclass(frozen=True)
 class _Layout:
-    """The voxels as the header promises them: where they begin, how many of which type, and how they are scaled."""
+    """The voxels as the header describes them: where they begin, their number, type and scale."""
 
     shape: tuple[int, int, int]
     dtype: np.dtype[Any]

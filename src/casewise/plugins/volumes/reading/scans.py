@@ -232,7 +232,7 @@ def stack_images(paths: Sequence[Path], spacing: tuple[float, float], *, voxels:
 
 
 def need_one_scale(paths: Sequence[Path]) -> bool:
-    """Whether slices need one scale for all (DICOM, 16 bits), in place of the 0 to 255 of 8-bit images.
+    """Whether slices need one scale for all (DICOM, 16 bits), instead of the 0 to 255 of 8-bit images.
 
     Raises:
         ImageError: some do and others do not.

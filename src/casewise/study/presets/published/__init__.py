@@ -1,4 +1,4 @@
-"""Published results of other studies: those that a study file lists, or those of a publication that casewise has."""
+"""Published results of other studies, listed in a study file or taken from a publication that casewise has."""
 
 from __future__ import annotations
 
