@@ -31,8 +31,10 @@ def missing_codes(numbers: pd.Series, *, usual_only: bool = True) -> list[float]
     """The numbers of a column that probably state no value; without `usual_only`, also one that is not a usual code.
 
     A usual code occurs twice or more and is the only negative number, or is farther from the others than these are
-    from each other.
+    from each other; twice as far if it has two digits, such as 77.
 
+    >>> missing_codes(pd.Series([65, 66, 70, 77, 77])), missing_codes(pd.Series([0, 1, 4, 99, 99]))
+    ([], [99.0])
     >>> missing_codes(pd.Series([-999, -999, 31, 45, 62.5, 77])), missing_codes(pd.Series([-3, -1, -1, 2, 4, 5]))
     ([-999.0], [])
     >>> missing_codes(pd.Series([500, 500, 500, 31, 45, 62.5]), usual_only=False)
@@ -46,7 +48,7 @@ def missing_codes(numbers: pd.Series, *, usual_only: bool = True) -> list[float]
         most_frequent = counts.index[0]
         if most_frequent in others - {0} and _is_far(most_frequent, others - {most_frequent}, _RANGES_AWAY):
             codes, others = [*codes, most_frequent], others - {most_frequent}
-    return sorted(float(n) for n in codes if _is_far(n, others))
+    return sorted(float(n) for n in codes if _is_far(n, others, _RANGES_AWAY if 0 < n < 100 else 1))
 
 
 def _is_far(number: float, others: Set[float], ranges: float = 1) -> bool:
