@@ -49,7 +49,7 @@ def section(context: ReportContext) -> Section | None:
         caption = f"{capital(evaluated_on(context, entry.stage))}."
         tables += [Heading(heading(column)), Table(["Group", f"{capital(unit)}s", *titles], rows, caption, wide=True)]
     tables.append(Text(HOW.format(unit=unit, few=FEW_SUBJECTS, few_of_class=FEW_OF_CLASS), note=True))
-    blocks.append(Fold("Figures of each group, and how they are compared", tables))
+    blocks.append(Fold("Figures of each group, and how they are compared", tables, needed=True))
     return Section("subgroups", "Subgroups", blocks)
 
 

@@ -22,6 +22,8 @@ SHARES = (
 )
 BY_GROUP = "External, by {column}. Accuracy counts all cases of a group; an AUROC takes cases of every class."
 
+BY_GROUP = "External, by group"
+
 
 def section(context: ReportContext) -> Section | None:
     """The figures of the external cohort; None where nothing was predicted there."""
@@ -35,7 +37,7 @@ def section(context: ReportContext) -> Section | None:
     if metrics := [metric for metric in context.columns("external") if metric in outside]:
         titles = {context.write.title(metric): metric for metric in metrics}
         blocks.append(_both_table(context, "Metric", titles))
-        blocks += [Fold(summary, inside) for summary, inside in details(context) if inside]
+        blocks += [Fold(summary, inside, needed=summary == BY_GROUP) for summary, inside in details(context) if inside]
     heading = f"External validation: {study.external_name or 'the external cohort'}"
     return Section("external", heading, [*blocks, *_distant_cases(context)])
 
@@ -66,7 +68,7 @@ def details(context: ReportContext) -> list[tuple[str, list[Block]]]:
         of_classes += classes.point_blocks(context, entry, EXTERNAL) if entry.operating else []
     return [
         ("External, by class: confusion matrix, figures and operating points", of_classes),
-        ("External, by group", list(groups(context))),
+        (BY_GROUP, list(groups(context))),
         ("External, all learners", [table] if table else []),
     ]
 
