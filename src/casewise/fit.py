@@ -171,7 +171,7 @@ def _image_folder(table: pd.DataFrame) -> Path:
     """The folder that contains the files of the first column with absolute paths; without one, the current folder.
 
     >>> import pandas as pd
-    >>> str(image_folder(pd.DataFrame({"subject": [1, 2], "path": ["/a/b/1.jpg", "/a/c/2.jpg"]})))
+    >>> str(_image_folder(pd.DataFrame({"subject": [1, 2], "path": ["/a/b/1.jpg", "/a/c/2.jpg"]})))
     '/a'
     """
     for column in table:

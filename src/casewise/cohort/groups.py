@@ -147,7 +147,7 @@ def _grouping(column: str, groups: list[Group], of_units: pd.Series) -> Grouping
 def _tertiles(values: np.ndarray) -> tuple[float, ...]:
     """The two cut points of thirds, rounded to three digits; fewer where they coincide.
 
-    >>> tertiles(np.arange(90.0))
+    >>> _tertiles(np.arange(90.0))
     (29.7, 59.3)
     """
     cuts = [float(f"{cut:.3g}") for cut in np.quantile(values, [1 / 3, 2 / 3])]
@@ -158,7 +158,7 @@ def _tertiles(values: np.ndarray) -> tuple[float, ...]:
 def _band_names(cuts: tuple[float, ...]) -> list[str]:
     """The names of bands; a band begins with its cut point.
 
-    >>> band_names((40,))
+    >>> _band_names((40,))
     ['below 40', '40 and above']
     """
     between = [f"{low:g} to below {high:g}" for low, high in pairwise(cuts)]

@@ -159,7 +159,7 @@ def _own_marks(name: str) -> list[str]:
 def _marks_of_same(name: str) -> list[str]:
     """Texts: another name's `_own_marks` contain one of them exactly if both names may mean one person.
 
-    >>> bool(set(own_marks("001")) & set(marks_of_same("1"))), bool(set(own_marks("2")) & set(marks_of_same("1")))
+    >>> bool(set(_own_marks("001")) & set(_marks_of_same("1"))), bool(set(_own_marks("2")) & set(_marks_of_same("1")))
     (True, False)
     """
     letters, joined = sum(map(_visible(name).count, "oil")), alike(name).isalnum()

@@ -89,7 +89,7 @@ def described_columns(study: Study, images: pd.DataFrame) -> dict[str, str]:
 def _plain_name(column: str) -> str:
     """The name of a column without case, spaces and a prefix.
 
-    >>> plain_name("Patient Sex"), plain_name("skin_tone")
+    >>> _plain_name("Patient Sex"), _plain_name("skin_tone")
     ('sex', 'skintone')
     """
     plain = re.sub(r"[\W\d_]", "", column.removeprefix("table_").casefold())

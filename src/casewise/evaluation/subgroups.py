@@ -159,7 +159,7 @@ def _compare(groups: Sequence[_GroupFigures], name: str, plan: Plan) -> Comparis
 def _contrast_weights(sizes: np.ndarray) -> np.ndarray:
     """(G, G) weights of the difference of each group from the mean of the others, weighted by their sizes.
 
-    >>> contrast_weights(np.array([10.0, 20.0, 60.0])).round(2).tolist()
+    >>> _contrast_weights(np.array([10.0, 20.0, 60.0])).round(2).tolist()
     [[1.0, -0.25, -0.75], [-0.14, 1.0, -0.86], [-0.33, -0.67, 1.0]]
     """
     others = np.tile(sizes, (len(sizes), 1))
@@ -170,7 +170,7 @@ def _contrast_weights(sizes: np.ndarray) -> np.ndarray:
 def _on_normal_scale(statistics: np.ndarray, freedom: int) -> np.ndarray:
     """Statistics of Student's t as normal deviates with the same p-values.
 
-    >>> on_normal_scale(np.array([0.0, 2.262157]), 9).round(3).tolist()
+    >>> _on_normal_scale(np.array([0.0, 2.262157]), 9).round(3).tolist()
     [0.0, 1.96]
     """
     from scipy.stats import norm, t
@@ -181,7 +181,7 @@ def _on_normal_scale(statistics: np.ndarray, freedom: int) -> np.ndarray:
 def _from_normal_scale(statistic: float, freedom: int) -> float:
     """The statistic of Student's t with the p-value of a normal deviate: the inverse of `_on_normal_scale`.
 
-    >>> round(from_normal_scale(1.959964, 9), 3)
+    >>> round(_from_normal_scale(1.959964, 9), 3)
     2.262
     """
     from scipy.stats import norm, t

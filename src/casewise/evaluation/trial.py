@@ -140,7 +140,7 @@ def _t_interval(values: Array, control: Array | None = None, plan: Plan = PLAN) 
 
     Equal values, or a single value, have no interval: that all are the same does not make the mean certain.
 
-    >>> t_interval(np.array([1.0, 2.0, 3.0])).value, t_interval(np.zeros(5)).low
+    >>> _t_interval(np.array([1.0, 2.0, 3.0])).value, _t_interval(np.zeros(5)).low
     (2.0, None)
     """
     from scipy import stats

@@ -261,7 +261,7 @@ def _upper_quantile(values: Floats, subjects: NDArray[Any], share: float) -> flo
 
     With few subjects it is the largest value, and None if there are fewer than `FEWEST_SUBJECTS`.
 
-    >>> upper_quantile(np.arange(100.0), np.arange(100), 0.05), upper_quantile(np.arange(9.0), np.arange(9), 0.05)
+    >>> _upper_quantile(np.arange(100.0), np.arange(100), 0.05), _upper_quantile(np.arange(9.0), np.arange(9), 0.05)
     (95.0, 8.0)
     """
     names, numbers, counts = np.unique(subjects, return_inverse=True, return_counts=True)

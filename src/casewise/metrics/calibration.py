@@ -68,7 +68,7 @@ def scaled(probabilities: np.ndarray, temperature: np.ndarray) -> np.ndarray:
 def _bin_of(confidence: np.ndarray) -> np.ndarray:
     """The number of the bin of each confidence, of 15 bins of equal width that include their upper bound.
 
-    >>> bin_of(np.array([0.0, 0.06, 1 / 15, 0.07, 1.0])).tolist()
+    >>> _bin_of(np.array([0.0, 0.06, 1 / 15, 0.07, 1.0])).tolist()
     [0, 0, 0, 1, 14]
     """
     # rounding must not move 9/15 beyond the bound 0.6

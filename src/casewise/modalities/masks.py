@@ -161,7 +161,7 @@ def _to_tile(marked: np.ndarray, *, width: int, height: int, side: int, fit: Fit
 
     The same as `casewise.modalities.store.preparation.Preparation` does with the image of `width` and `height`.
 
-    >>> to_tile(np.ones((2, 4), bool), width=40, height=20, side=4, fit="pad", meaning="anatomy").sum(axis=1)
+    >>> _to_tile(np.ones((2, 4), bool), width=40, height=20, side=4, fit="pad", meaning="anatomy").sum(axis=1)
     array([0, 4, 4, 0])
     """
     import cv2

@@ -216,7 +216,7 @@ class Network(nn.Module):
 def _fastai_head(width: int, outputs: int, dropout: float) -> list[nn.Module]:
     """The layers of fastai's `create_head` after its pooling, with its first weights.
 
-    >>> [type(layer).__name__ for layer in fastai_head(8, 3, 0.5)]
+    >>> [type(layer).__name__ for layer in _fastai_head(8, 3, 0.5)]
     ['BatchNorm1d', 'Dropout', 'Linear', 'ReLU', 'BatchNorm1d', 'Dropout', 'Linear']
     """
     first, last = nn.Linear(width, FASTAI_UNITS, bias=False), nn.Linear(FASTAI_UNITS, outputs, bias=False)

@@ -377,7 +377,7 @@ def bank_facts(network: Network) -> Facts:
 def _random_frequencies(inputs: int, count: int, seed: int) -> NDArray[np.float64]:
     """(inputs, count) frequencies, orthogonal in groups of `inputs`, each with the length of a Gaussian vector.
 
-    >>> random_frequencies(3, 7, 0).shape
+    >>> _random_frequencies(3, 7, 0).shape
     (3, 7)
     """
     rng = np.random.default_rng(seed)

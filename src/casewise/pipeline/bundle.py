@@ -258,7 +258,7 @@ def _shared_facts(facts: Mapping[str, Any], salt: str) -> Mapping[str, Any]:
 def _without_paths(text: str) -> str:
     """A clause on the origin of weights with the names of files instead of their paths.
 
-    >>> without_paths("bundle /data/a b/fold1, itself from file C:\\\\w\\\\resnet18.safetensors; adapted")
+    >>> _without_paths("bundle /data/a b/fold1, itself from file C:\\\\w\\\\resnet18.safetensors; adapted")
     'bundle fold1, itself from file resnet18.safetensors; adapted'
     """
 

@@ -43,7 +43,7 @@ def seeds(inputs: RunInputs, results: Results, show: Show) -> Results:
 def _spread_of(values: Sequence[float | None]) -> dict[str, float | None]:
     """Mean, extremes and standard deviation (n - 1) of the values of all seeds; None if one of them is undefined.
 
-    >>> spread_of([0.5, 0.75])["sd"], spread_of([0.5, None])["max"]
+    >>> _spread_of([0.5, 0.75])["sd"], _spread_of([0.5, None])["max"]
     (0.1767766952966369, None)
     """
     defined = [value for value in values if value is not None]

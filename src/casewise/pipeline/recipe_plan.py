@@ -309,7 +309,7 @@ def _flips(study: Study, store: ImageStore | None, training: np.ndarray) -> str:
 def _has_sides(outputs: Sequence[str], classes: Sequence[str]) -> bool:
     """Whether targets may be told by the side (left or right): by such words, or as counted places of a picture.
 
-    >>> has_sides(["zone_A", "zone_B"], []), has_sides(["score_1", "score_2"], []), has_sides(["eye"], ["OD", "OS"])
+    >>> _has_sides(["zone_A", "zone_B"], []), _has_sides(["score_1", "score_2"], []), _has_sides(["eye"], ["OD", "OS"])
     (True, False, True)
     """
     parts = [re.findall(r"[A-Z]?[a-z]+|[A-Z]+|\d+", name) for name in (*outputs, *classes)]

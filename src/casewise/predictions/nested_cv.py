@@ -17,7 +17,7 @@ NESTED = "nested"
 
 
 @dataclass(frozen=True)
-class _TunedParams:
+class TunedParams:
     """The chosen learning rate and number of epochs of a network, with their mean inner loss."""
 
     lr: float
@@ -25,7 +25,7 @@ class _TunedParams:
     loss: float
 
 
-def best_of(losses: Mapping[float, Sequence[Sequence[float]]], *, epochs: bool) -> _TunedParams | None:
+def best_of(losses: Mapping[float, Sequence[Sequence[float]]], *, epochs: bool) -> TunedParams | None:
     """Choose the rate and the number of epochs with the lowest mean loss over the inner folds.
 
     Of equal losses the earlier epoch and the rate that is stated first are chosen. None if no rate has losses.
@@ -39,14 +39,14 @@ def best_of(losses: Mapping[float, Sequence[Sequence[float]]], *, epochs: bool) 
     >>> best_of({0.1: [[3, 1, 2], [3, 2, 1.5]], 0.01: [[4, 3, 1], [4, 3, 1]]}, epochs=False)
     TunedParams(lr=0.01, epochs=3, loss=1.0)
     """
-    best: _TunedParams | None = None
+    best: TunedParams | None = None
     for rate, by_fold in losses.items():
         if not by_fold:
             continue
         means = np.mean(np.asarray(by_fold, dtype=float), axis=0)
         position = int(means.argmin()) if epochs else len(means) - 1
         if best is None or means[position] < best.loss:
-            best = _TunedParams(rate, position + 1, float(means[position]))
+            best = TunedParams(rate, position + 1, float(means[position]))
     return best
 
 

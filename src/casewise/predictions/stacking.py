@@ -323,7 +323,7 @@ def _combine_classes(coefficients: Mapping[str, Any], probabilities: np.ndarray)
 
     `probabilities` is (N, learners, K), the learners in the order of the entry's `weights` or `learners`.
 
-    >>> combine_classes({"weights": {"a": 0.5, "b": 0.5}}, np.array([[[0.2, 0.8], [0.6, 0.4]]]))
+    >>> _combine_classes({"weights": {"a": 0.5, "b": 0.5}}, np.array([[[0.2, 0.8], [0.6, 0.4]]]))
     array([[0.4, 0.6]])
     """
     if "weights" in coefficients:
@@ -443,7 +443,7 @@ def _weights_of_classes(probabilities: np.ndarray, truth: np.ndarray, subjects: 
     """The weights (L,) of probabilities (N, L, K), of the largest likelihood if clearly better than equal ones.
 
     >>> sure = np.tile([[[0.9, 0.1], [0.5, 0.5]], [[0.1, 0.9], [0.5, 0.5]]], (10, 1, 1))
-    >>> weights_of_classes(sure, np.tile([0, 1], 10), np.arange(20)).round(2).tolist()
+    >>> _weights_of_classes(sure, np.tile([0, 1], 10), np.arange(20)).round(2).tolist()
     [1.0, 0.0]
     """
     likelihood = np.maximum(probabilities[np.arange(len(truth)), :, truth.astype(int)], 1e-9)

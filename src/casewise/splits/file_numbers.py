@@ -154,7 +154,7 @@ def _identities(paths: Sequence[str], holders: np.ndarray) -> list[list[Key]]:
         holders: (files, classes) whether a file has the class.
 
     >>> names = ["Normal_100x_7.png", "Normal_100x_12.png", "Normal_400x_7.png", "Normal_400x_8.png"]
-    >>> identities(names, np.ones((4, 1)))[0]
+    >>> _identities(names, np.ones((4, 1)))[0]
     [((), 7), ((), 12), ((), 7), ((), 8)]
     """
     numbers, series = [_numbers(path) for path in paths], [(natural(_shape(path)),) for path in paths]

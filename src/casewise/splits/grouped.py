@@ -62,7 +62,7 @@ class Splits:
 def _manifest_hash(side: dict[str, int]) -> str:
     """SHA-256 over the sorted assignment of subjects.
 
-    >>> manifest_hash({"a": 0, "b": 1}) == manifest_hash({"b": 1, "a": 0})
+    >>> _manifest_hash({"a": 0, "b": 1}) == _manifest_hash({"b": 1, "a": 0})
     True
     """
     return hashlib.sha256(json.dumps(sorted(side.items())).encode()).hexdigest()

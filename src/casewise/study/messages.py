@@ -142,7 +142,7 @@ def sentence(problem: Any, study: type[StudyModel]) -> str:
 def _location_text(loc: tuple[Any, ...]) -> str:
     """A location in words; phases are counted from 1, as in the report.
 
-    >>> location_text(("recipe", "phases", 1, "freeze")), location_text(("split", "test"))
+    >>> _location_text(("recipe", "phases", 1, "freeze")), _location_text(("split", "test"))
     ('recipe.phases, phase 2: freeze', 'split.test')
     """
     if tuple(loc[:2]) == ("recipe", "phases") and len(loc) > 2 and isinstance(loc[2], int):

@@ -69,7 +69,7 @@ class StudyModel(BaseModel):
 def _types_of(annotation: Any) -> frozenset[Any]:
     """The types and values that an annotation consists of.
 
-    >>> sorted(map(str, types_of(int | Literal["auto"])))
+    >>> sorted(map(str, _types_of(int | Literal["auto"])))
     ["<class 'int'>", 'auto']
     """
     arguments = get_args(annotation)

@@ -40,9 +40,9 @@ def _network_names(backbones: Sequence[str], fusions: Sequence[str]) -> list[str
 
     Where all networks use the same fusion, and where there is none, networks have the names of their backbones.
 
-    >>> network_names(["vit", "resnet18", "vit@late"], ["early"])
+    >>> _network_names(["vit", "resnet18", "vit@late"], ["early"])
     ['vit@early', 'resnet18@early', 'vit@late']
-    >>> network_names(["vit", "resnet18"], ["early"])
+    >>> _network_names(["vit", "resnet18"], ["early"])
     ['vit', 'resnet18']
     """
     if not fusions:

@@ -81,9 +81,9 @@ class Target(StudyModel):
 def _with_classes(values: Values) -> Values:
     """Fill in the kind, the range of class numbers and the spellings that follow from the classes of a target.
 
-    >>> with_classes({"classes": ["no", "yes"]})["range"]
+    >>> _with_classes({"classes": ["no", "yes"]})["range"]
     (0.0, 1.0)
-    >>> list(with_classes({"kind": "ordinal", "range": "0..2"})["classes"])
+    >>> list(_with_classes({"kind": "ordinal", "range": "0..2"})["classes"])
     ['0', '1', '2']
     """
     kind, classes, limits = values.get("kind"), values.get("classes"), values.get("range")

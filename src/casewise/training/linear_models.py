@@ -133,7 +133,7 @@ def linear_model(
 def _losses_until_they_rise(folds: Sequence[Iterable[float]]) -> list[float]:
     """The sums over folds of the losses at one penalty after another, up to `PATIENCE` after the smallest.
 
-    >>> losses_until_they_rise([[3.0, 1.0, 2.0, 2.5, 9.0], [3.0, 1.0, 2.0, 2.5, 9.0]])
+    >>> _losses_until_they_rise([[3.0, 1.0, 2.0, 2.5, 9.0], [3.0, 1.0, 2.0, 2.5, 9.0]])
     [6.0, 2.0, 4.0, 5.0]
     """
     sums: list[float] = []
@@ -531,9 +531,9 @@ def _radial_candidates(blocks: Mapping[FeatureSpec, Values]) -> dict[FeatureSpec
 
     >>> from casewise.models.linear import FeatureSpec
     >>> specs = [FeatureSpec("statistics"), FeatureSpec("pixels", cells=8), FeatureSpec("features", (1,), ("conv1",))]
-    >>> [spec.name for spec in radial_candidates(dict.fromkeys(specs))]
+    >>> [spec.name for spec in _radial_candidates(dict.fromkeys(specs))]
     ['statistics', 'conv1 in 1×1 cells of channel 2']
-    >>> [spec.name for spec in radial_candidates(dict.fromkeys([*specs, FeatureSpec("features", (), ("conv1",))]))]
+    >>> [spec.name for spec in _radial_candidates(dict.fromkeys([*specs, FeatureSpec("features", (), ("conv1",))]))]
     ['statistics', 'conv1 in 1×1 cells']
     """
     without_place = {

@@ -110,7 +110,7 @@ def weights(rates: np.ndarray) -> np.ndarray:
 def _without_outliers(losses: np.ndarray) -> np.ndarray:
     """The losses with single outliers limited to three deviations from the median of the five around them.
 
-    >>> without_outliers(np.array([2.0, 2.1, 2.0, 0.1, 2.1, 2.0, 1.9, 2.0])).min().round(1).item()
+    >>> _without_outliers(np.array([2.0, 2.1, 2.0, 0.1, 2.1, 2.0, 1.9, 2.0])).min().round(1).item()
     1.8
     """
     middle = np.median(np.lib.stride_tricks.sliding_window_view(np.pad(losses, 2, mode="edge"), 5), axis=1)

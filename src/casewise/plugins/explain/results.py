@@ -187,7 +187,7 @@ def _same_source(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
     """Whether measures made from `before` are valid for `after`.
 
     >>> before = {"form": 3, "masks": "a"}
-    >>> same_source(before, {"form": 3, "masks": None}), same_source(before, {"form": 3, "masks": "b"})
+    >>> _same_source(before, {"form": 3, "masks": None}), _same_source(before, {"form": 3, "masks": "b"})
     (True, False)
     """
     masks_exist = after["masks"] is not None

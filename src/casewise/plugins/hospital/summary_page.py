@@ -346,9 +346,9 @@ def _headline_of(value: Value, facts: ModelFacts) -> str:
     """A prediction in the largest type: a number, or the classes of its set; undecided if these are all.
 
     >>> facts = ModelFacts("films", "ab", {"label": ("covid", "no_finding")}, {})
-    >>> headline_of(Value("cnn", "label", prediction="covid", members=("covid",)), facts)
+    >>> _headline_of(Value("cnn", "label", prediction="covid", members=("covid",)), facts)
     'covid'
-    >>> headline_of(Value("cnn", "label", prediction="covid", members=("covid", "no_finding")), facts)
+    >>> _headline_of(Value("cnn", "label", prediction="covid", members=("covid", "no_finding")), facts)
     'undecided'
     """
     if not value.members or isinstance(value.prediction, float):

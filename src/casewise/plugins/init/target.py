@@ -288,7 +288,7 @@ def understand_target(column: str, values: Sequence[str], subjects: Sequence[str
 def _field_name(column: str, taken: Sequence[str] = (*STORED, "date")) -> str:
     """A name for the study file: the column's own if it is plain, else one made from it.
 
-    >>> field_name("Grade (0-4)"), field_name("dr_grade"), field_name("case")
+    >>> _field_name("Grade (0-4)"), _field_name("dr_grade"), _field_name("case")
     ('Grade_0_4', 'dr_grade', 'target_case')
     """
     name = column if re.fullmatch(r"[^\W\d]\w*", column) else re.sub(r"\W+", "_", column).strip("_")
@@ -470,10 +470,10 @@ def _number(column: Column, numbers: Sequence[float]) -> TargetPlan:
 def _mostly_numbers(column: Column) -> bool:
     """Whether a column has numbers and a few other texts.
 
-    >>> mostly_numbers(Column("score", [*map(str, range(9)), ">8"])), mostly_numbers(Column("score", ["1", "2"] * 9))
+    >>> _mostly_numbers(Column("score", [*map(str, range(9)), ">8"])), _mostly_numbers(Column("score", ["1", "2"] * 9))
     (True, False)
 
-    >>> mostly_numbers(Column("grade", [*"01201201", "x1"])), mostly_numbers(Column("stage", [*"12" * 9, "3a", "3a"]))
+    >>> _mostly_numbers(Column("grade", [*"01201201", "x1"])), _mostly_numbers(Column("stage", [*"12" * 9, "3a", "3a"]))
     (True, False)
     """
     numbers = [value for text in column.values if (value := decimal(text)) is not None]

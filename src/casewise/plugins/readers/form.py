@@ -187,7 +187,7 @@ def _field(study: Study, name: str, region: str, anchors: Mapping[str, str]) -> 
 def _default_step(low: float, high: float) -> float:
     """The largest power of ten that is at most a hundredth of a range.
 
-    >>> default_step(0, 1), default_step(0, 18), default_step(0, 72)
+    >>> _default_step(0, 1), _default_step(0, 18), _default_step(0, 72)
     (0.01, 0.1, 0.1)
     """
     return float(10.0 ** math.floor(math.log10((high - low) / STEPS_OF_A_RANGE) + 1e-9))

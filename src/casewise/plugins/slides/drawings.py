@@ -111,7 +111,7 @@ def heat(slide: PlannedSlide, boxes: np.ndarray, values: np.ndarray, *, stride: 
 def _grid_of(boxes: np.ndarray, values: np.ndarray, stride: float) -> tuple[np.ndarray, tuple[float, float]]:
     """Values on a grid of cells one stride wide, (rows, columns), NaN without a tile; and the position of its corner.
 
-    >>> cells, corner = grid_of(np.array([[0, 0, 10], [20, 10, 10]]), np.array([0.5, 1.0]), 10)
+    >>> cells, corner = _grid_of(np.array([[0, 0, 10], [20, 10, 10]]), np.array([0.5, 1.0]), 10)
     >>> cells.tolist(), corner
     ([[0.5, nan, nan], [nan, nan, 1.0]], (0.0, 0.0))
     """

@@ -20,7 +20,7 @@ PACKAGES = ("tensorboard", "mlflow")
 def _tracker_names(value: object) -> object:
     """One tracker as a list; anything else is left to the type check.
 
-    >>> tracker_names("mlflow")
+    >>> _tracker_names("mlflow")
     ['mlflow']
     """
     return [value] if isinstance(value, str) else value
@@ -29,7 +29,7 @@ def _tracker_names(value: object) -> object:
 def _check_tracker(text: str) -> str:
     """Return a tracker: its name, for MLflow perhaps with the address of its server or store.
 
-    >>> check_tracker("mlflow:http://127.0.0.1:5000")
+    >>> _check_tracker("mlflow:http://127.0.0.1:5000")
     'mlflow:http://127.0.0.1:5000'
     """
     name, _, address = text.partition(":")
@@ -80,7 +80,7 @@ def _refusal(message: str) -> ValueError:
 def _without_user(text: str) -> str:
     """A text whose addresses have no user name or password.
 
-    >>> without_user("https://me:word@server/mlflow")
+    >>> _without_user("https://me:word@server/mlflow")
     'https://server/mlflow'
     """
     return re.sub(r":(//)?[^\s/]\S*@", r":\1", text)

@@ -61,7 +61,7 @@ def body(values: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray
 def _shrink_factors(shape: tuple[int, ...], shrink: int) -> list[int]:
     """The factor by which each axis is shrunk: `shrink`, or less if too few voxels would be left.
 
-    >>> shrink_factors((256, 256, 40), 4), shrink_factors((256, 256, 20), 4), shrink_factors((256, 256, 9), 4)
+    >>> _shrink_factors((256, 256, 40), 4), _shrink_factors((256, 256, 20), 4), _shrink_factors((256, 256, 9), 4)
     ([4, 4, 4], [4, 4, 2], [4, 4, 1])
     """
     return [max(1, min(shrink, count // FEWEST)) for count in shape]

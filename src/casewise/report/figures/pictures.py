@@ -39,7 +39,7 @@ def _grid_picture(tiles: np.ndarray, *, rows: int, columns: int) -> np.ndarray:
     Args:
         tiles: (n, C, H, W) uint8, n at most rows * columns.
 
-    >>> grid_picture(np.full((3, 3, 4, 4), 255, np.uint8), rows=2, columns=2).shape
+    >>> _grid_picture(np.full((3, 3, 4, 4), 255, np.uint8), rows=2, columns=2).shape
     (8, 8, 3)
     """
     first = as_picture(tiles[0])

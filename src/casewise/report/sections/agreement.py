@@ -280,7 +280,7 @@ def _score_range(name: str, rows: pd.DataFrame, study: Study) -> _ScoreRange:
 def _range_names(edges: list[str]) -> list[str]:
     """The ranges below, between and from these edges.
 
-    >>> range_names(["1", "10"])
+    >>> _range_names(["1", "10"])
     ['below 1', '1 to below 10', '10 or more']
     """
     between = [f"{low} to below {high}" for low, high in pairwise(edges)]

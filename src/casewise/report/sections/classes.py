@@ -244,7 +244,7 @@ def _point_name(point: OperatingPoint) -> str:
 def _rule_text(rule: str) -> str:
     """The rule of an operating point in words.
 
-    >>> rule_text("sensitivity >= 0.9"), rule_text("youden")
+    >>> _rule_text("sensitivity >= 0.9"), _rule_text("youden")
     ('sensitivity of at least 90 %', 'largest Youden index')
     """
     name, _, least = rule.partition(">=")

@@ -145,7 +145,7 @@ def brief(cells: Sequence[Cell], entry: Participants) -> list[Cell]:
 def _numbers_cell(values: NumberSummary, digits: int) -> Cell:
     """Mean (SD), with the median and quartiles below.
 
-    >>> numbers_cell(NumberSummary(2, 0, mean=1.5, sd=0.5, median=1.5, low=1.25, high=1.75), 1)
+    >>> _numbers_cell(NumberSummary(2, 0, mean=1.5, sd=0.5, median=1.5, low=1.25, high=1.75), 1)
     Cell(text='1.5 (0.5)', small='1.5 [1.2, 1.8]', value=1.5)
     """
     if values.mean is None:
@@ -158,7 +158,7 @@ def _numbers_cell(values: NumberSummary, digits: int) -> Cell:
 def _counts_cell(counts: Sequence[int], position: int) -> Cell:
     """A count with its share of those recorded.
 
-    >>> counts_cell([3, 1], 0), counts_cell([0, 0], 1)
+    >>> _counts_cell([3, 1], 0), _counts_cell([0, 0], 1)
     (Cell(text='3', small='75 %', value=3.0), Cell(text='0', small='', value=0.0))
     """
     total, count = sum(counts), counts[position]

@@ -92,7 +92,7 @@ def zero_to_one(maps: Tensor) -> Tensor:
 def _even_centres(count: int, length: int) -> Tensor:
     """The centres of `count` cells that divide `length` pixels evenly.
 
-    >>> even_centres(2, 8).tolist()
+    >>> _even_centres(2, 8).tolist()
     [1.5, 5.5]
     """
     return (torch.arange(count, dtype=torch.float64) + 0.5) * (length / count) - 0.5

@@ -146,7 +146,7 @@ def _stride_of(shape: tuple[int, int], size: tuple[int, int]) -> int:
 
     Convolutions without padding lose cells at the edge, so the quotient is often a little larger.
 
-    >>> stride_of((224, 224), (14, 14)), stride_of((128, 128), (7, 7)), stride_of((96, 96), (3, 3))
+    >>> _stride_of((224, 224), (14, 14)), _stride_of((128, 128), (7, 7)), _stride_of((96, 96), (3, 3))
     (16, 16, 32)
     """
     return 2 ** round(max(math.log2(side / cells) for side, cells in zip(shape, size, strict=True)))

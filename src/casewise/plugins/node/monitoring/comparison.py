@@ -47,7 +47,7 @@ def _index_by_chance(bins: int, first: float, second: float) -> float:
     It is chi-squared with bins - 1 degrees of freedom times 1/n + 1/m (Yurdakul, "Statistical properties of population
     stability index", 2018).
 
-    >>> round(index_by_chance(10, 200, 200), 3)
+    >>> round(_index_by_chance(10, 200, 200), 3)
     0.169
     """
     return float(chi2.ppf(0.95, max(bins - 1, 1)) * (1 / max(first, 1) + 1 / max(second, 1)))

@@ -125,7 +125,7 @@ def _levelled(raw: Floats, room: Floats, blur: float) -> Floats:
 
     >>> room = np.ones((64, 64), np.float32)
     >>> raw = np.zeros((64, 64), np.float32); raw[30:34, 30:34] = 1
-    >>> flat = levelled(raw, room, 4.0)
+    >>> flat = _levelled(raw, room, 4.0)
     >>> bool(flat[31, 31] > 0.5), bool(abs(flat[24:40, 24:40].mean()) < 0.1 * raw[24:40, 24:40].mean())
     (True, True)
     """

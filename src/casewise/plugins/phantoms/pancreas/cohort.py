@@ -282,7 +282,7 @@ def _site_of(seed: int, number: int, classes: tuple[str, ...]) -> str:
     """Return the site of subject `number`: in three blocks of subjects every class occurs once at every site.
 
     >>> classes = ("normal", "low", "high")
-    >>> len({(grade_of(7, number, classes), site_of(7, number, classes)) for number in range(9)})
+    >>> len({(_grade_of(7, number, classes), _site_of(7, number, classes)) for number in range(9)})
     9
     """
     turn, position = divmod(number // len(classes), len(SITES))

@@ -283,7 +283,7 @@ class Answers:
 def _stands_out(figure: Estimate, count: int, confidence: float = 0.95) -> bool:
     """Whether a figure, with an interval of this confidence, differs from 0 beyond chance among `count` (Bonferroni).
 
-    >>> stands_out(Estimate(1.0, 0.1, 1.9, 20, 20, False), 1), stands_out(Estimate(1.0, 0.1, 1.9, 20, 20, False), 12)
+    >>> _stands_out(Estimate(1.0, 0.1, 1.9, 20, 20, False), 1), _stands_out(Estimate(1.0, 0.1, 1.9, 20, 20, False), 12)
     (True, False)
     """
     if figure.value is None or figure.low is None or figure.high is None:

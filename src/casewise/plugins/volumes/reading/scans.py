@@ -64,7 +64,7 @@ class Scan:
 def _spacing_of(affine: np.ndarray) -> tuple[float, float, float]:
     """The lengths of the affine's columns.
 
-    >>> spacing_of(np.diag([-1.0, 2.0, 0.5, 1.0]))
+    >>> _spacing_of(np.diag([-1.0, 2.0, 0.5, 1.0]))
     (1.0, 2.0, 0.5)
     """
     x, y, z = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))

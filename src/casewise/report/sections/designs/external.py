@@ -22,7 +22,7 @@ SHARES = (
 )
 BY_GROUP = "External, by {column}. Accuracy counts all cases of a group; an AUROC takes cases of every class."
 
-BY_GROUP = "External, by group"
+BY_GROUP_HEADING = "External, by group"
 
 
 def section(context: ReportContext) -> Section | None:
@@ -37,7 +37,9 @@ def section(context: ReportContext) -> Section | None:
     if metrics := [metric for metric in context.columns("external") if metric in outside]:
         titles = {context.write.title(metric): metric for metric in metrics}
         blocks.append(_both_table(context, "Metric", titles))
-        blocks += [Fold(summary, inside, needed=summary == BY_GROUP) for summary, inside in details(context) if inside]
+        blocks += [
+            Fold(summary, inside, needed=summary == BY_GROUP_HEADING) for summary, inside in details(context) if inside
+        ]
     heading = f"External validation: {study.external_name or 'the external cohort'}"
     return Section("external", heading, [*blocks, *_distant_cases(context)])
 
@@ -68,7 +70,7 @@ def details(context: ReportContext) -> list[tuple[str, list[Block]]]:
         of_classes += classes.point_blocks(context, entry, EXTERNAL) if entry.operating else []
     return [
         ("External, by class: confusion matrix, figures and operating points", of_classes),
-        (BY_GROUP, list(groups(context))),
+        (BY_GROUP_HEADING, list(groups(context))),
         ("External, all learners", [table] if table else []),
     ]
 
