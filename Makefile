@@ -29,15 +29,17 @@ demo: setup
 	$(BIN)/casewise phantom runs/demo-cohort --subjects 20 --visits 6 --size 320x212 --seed 1
 	$(BIN)/casewise run studies/demo.yaml --output runs/demo
 
+# The core, the golden pages, and some tests of every plugin; PLUGIN=node: all tests of one plugin but the slowest
 test: tools
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+	$(BIN)/python -m pytest $(if $(PLUGIN),tests/plugins/$(PLUGIN) -m "not slow",-m "not slow and not thorough") -n 2 --dist loadfile
 
 # Golden pages and figures, after a change that is meant to move them: read the difference before committing it.
 golden: tools
 	CASEWISE_GOLDEN=1 $(BIN)/python -m pytest tests -k golden
 
+# MARKS="thorough and not slow": what `make test` leaves out, without the slowest
 test-all: tools
-	$(BIN)/python -m pytest tests src/casewise benchmarks/test_benchmarks.py -n 2 --dist loadfile
+	$(BIN)/python -m pytest tests src/casewise benchmarks/test_benchmarks.py $(if $(MARKS),-m "$(MARKS)") -n 2 --dist loadfile
 
 lint: tools
 	$(BIN)/ruff format --check src tests benchmarks

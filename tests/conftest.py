@@ -70,6 +70,15 @@ def group_of(file: str) -> str:
     return next((name for name in DEAR if name in text), file)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the files of `thorough.txt`, which `make test` leaves out."""
+    root = Path(__file__).parent
+    thorough = {root / name for name in (root / "thorough.txt").read_text(encoding="utf-8").split()}
+    for item in items:
+        if item.path in thorough:
+            item.add_marker("thorough")
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what needs a plugin whose folder was removed: `@pytest.mark.plugins("volumes")`."""
     from casewise.plugin import plugins

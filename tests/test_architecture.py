@@ -8,6 +8,13 @@ from pathlib import Path
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "casewise"
 
 
+def test_thorough_tests_are_files() -> None:
+    tests = Path(__file__).parent
+    names = (tests / "thorough.txt").read_text(encoding="utf-8").split()
+    assert names == sorted(names)
+    assert all((tests / name).is_file() for name in names)
+
+
 def lines_outside(rooms: tuple[str, ...], pattern: str) -> list[str]:
     """Lines of code that match, outside of some folders of the package."""
     return [
