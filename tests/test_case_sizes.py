@@ -120,6 +120,15 @@ def test_folders_of_people_are_predicted(
     assert ("as of one person" in caplog.text) == warned
 
 
+def test_folders_of_several_people_are_warned_of_where_images_are_predicted_alone(
+    chest_run: Run, films: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = [f"{site}/{i}.png" for site in ("Nord", "Sued") for i in range(3)]
+    load_bundle(chest_run.folder).predict(folder_of(tmp_path / "new", films, names))
+    assert "3 images of Nord, 3 images of Sued" in caplog.text
+    assert "--pattern" in caplog.text
+
+
 def test_cases_of_a_table_with_more_images_than_those_of_the_training_are_flagged(
     chest_run: Run, films: list[Path]
 ) -> None:

@@ -44,6 +44,8 @@ _PLACES = (
     r"group|cohort|station|camera|cam|device|scanner|machine|unit|room|ward|lab|site|cent(?:er|re)|clinic|hospital|"
     r"department|reader|gruppe|kamera|raum|klinik|zentrum|krankenhaus"
 )
+# Hospitals, which have names of their own.
+_HOSPITALS = r"clinic|hospital|klinik|klinikum|krankenhaus|praxis|spital|hopital|ospedale|medical cent(?:er|re)"
 _NUMBERED = r"s?(?: ?[0-9]+| (?:[a-z]|[ivx]+))"
 # Folders that say what files are, and days, written apart.
 _CONTAINERS = (
@@ -54,6 +56,7 @@ _CONTAINERS = (
 _DAY = r"(?:19|20)[0-9]{2} [0-9]{1,2} [0-9]{1,2}|[0-9]{1,2} [0-9]{1,2} (?:19|20)[0-9]{2}"
 _BATCH = (
     rf"(?:new )?(?:{_FILES_WORDS}){_NUMBERED}(?: .*)?|(?:{_PLACES}){_NUMBERED}(?: [^0-9]*)?|"
+    rf"(?:{_HOSPITALS})(?: .*)?|.* (?:{_HOSPITALS})|"
     rf"[0-9]{{3}} ?(?:canon|apple|nikon|olymp|media|pana|msdcf)|{_CONTAINERS}|{_DAY}"
 )
 _YEAR, _MOST_YEARS = r"(?:19|20)\d\d(?:[-_ ]?(?:0[1-9]|1[0-2]|[qQ][1-4]))?", 12
@@ -412,6 +415,8 @@ def are_batches(names: Iterable[str]) -> bool:
 
     >>> are_batches(["batch_01", "DICOM"]), are_batches(["Station 3", "2024-01-31"]), are_batches(["P01", "P02"])
     (True, True, False)
+    >>> are_batches(["Klinikum Nord", "Praxis Süd"]), are_batches(["St. Mary Hospital", "Hospitality, Ann"])
+    (True, True)
     """
     different = set(map(one_form, names))
     batches = [name for name in different if re.fullmatch(_BATCH, heading_words(name))]

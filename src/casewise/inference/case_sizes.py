@@ -112,7 +112,10 @@ def check_people(
     if together and len(doubtful):
         text = f"{_described(doubtful)} would be taken as one person's, but may be of several. {reason}"
         raise CasewiseError(f"cases: {text}\n  {_remedies(table, study, paths, doubtful)}")
-    if named:
+    if len(doubtful):
+        text = f"{_described(doubtful)} have the name of one person each, but may be of several. {reason}"
+        log.warning("%s %s", text, _remedies(table, study, paths, doubtful))
+    elif named:
         log.warning("%s", reason)
     elif together and len(several) and (alone or not sizes):
         text = f"{_described(several)} are predicted together, as of one person."

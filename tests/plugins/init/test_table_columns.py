@@ -3,10 +3,13 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from casewise.errors import CasewiseError, CohortError
+from casewise.plugins.init.own_data import plan_study
 from tests.plugins.init.test_own_data import cohort_in, start, study_in
 
 
@@ -132,6 +135,23 @@ def test_rounded_names_are_doubted_by_init_and_refused_until_the_study_states_th
     stated = "\nsubject_names: [[" + ", ".join(f'"{row[1]}"' for row in rows) + "]]\n"
     (tmp_path / "study" / "study.yaml").write_text(plan.text + stated)
     assert cohort_in(tmp_path).images["subject"].nunique() == 12
+
+
+def test_a_code_is_not_in_the_range_of_the_target(tmp_path: Path) -> None:
+    scores = ["-999", *(f"{i}.5" for i in range(8))]
+    rows = [[f"{i}.png", f"P{i}", scores[i % 9]] for i in range(36)]
+    plan = start(tmp_path, "image|patient|extent", rows)
+    assert "range: 0.5..7.5" in plan.files["study.yaml"].decode()
+    assert any("without -999" in doubt for doubt in plan.doubts)
+
+
+def test_hospitals_as_folders_of_classes_are_doubted(tmp_path: Path) -> None:
+    for number in range(12):
+        path = tmp_path / "films" / ("Klinikum Nord" if number % 2 else "Praxis Süd") / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((32, 32), 8 * number, np.uint8)).save(path)
+    plan = plan_study(table=None, images=tmp_path / "films", folder=tmp_path / "s")
+    assert any(doubt.startswith("Target: ARE THESE CLASSES?") for doubt in plan.doubts)
 
 
 def test_a_code_of_a_column_is_doubted_by_init(tmp_path: Path) -> None:

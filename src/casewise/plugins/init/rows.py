@@ -223,6 +223,11 @@ def rows_of_names(images: image_files.ImageFiles, stated: Pattern | None) -> Ima
             f"The pattern can read {len(several):,} names in several ways: {several[0]} as "
             f"{'; or as '.join(stated.readings(several[0]))}. The first is used."
         )
+    if are_batches(labels := set(columns["label"])):
+        rows.doubts.append(
+            f"Target: ARE THESE CLASSES? {names_text(sorted(labels), 3)} look like hospitals, batches or devices. A "
+            "model of them would tell sources apart, not diseases. If so, give a table of labels with --table."
+        )
     if rest:
         rows.doubts.append(
             f"{images.noun.capitalize()}s that do not match the pattern and are not used: {len(rest):,} of "

@@ -445,14 +445,18 @@ def _grades(column: str, by_value: Mapping[str, set[str]], numbers: Sequence[flo
 
 
 def _number(column: Column, numbers: Sequence[float]) -> TargetPlan:
-    name, low, high = column.name, min(numbers), max(numbers)
+    name, cells = column.name, [value for cell in column.cells if (value := decimal(cell)) is not None]
+    codes = missing_codes(pd.Series(cells, dtype=float))
+    values = [number for number in numbers if number not in codes]
+    low, high = min(values), max(values)
     if low == high:
         raise CasewiseError(f"{name}: a number needs two different values, found {low:g} only.")
     # all digits: a rounded end would refuse the cell that it is from
     setting = "range: " + "..".join(np.format_float_positional(end, trim="-") for end in (low, high))
+    without = f" without {', '.join(f'{code:g}' for code in codes)}" if codes else ""
     doubts = [
-        f"{name}: the {setting.replace(':', '')} comes from the table. Check it: predictions are clipped to it, "
-        "so write the range that is possible."
+        f"{name}: the {setting.replace(':', '')} comes from the table{without}. Check it: predictions are clipped to "
+        "it, so write the range that is possible."
     ]
     texts = None
     if comma := next((value for value in column.values if "," in value), ""):
