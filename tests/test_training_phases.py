@@ -54,7 +54,7 @@ def fresh(name: str = "mobilenet_v2") -> Network:
 
 def learned(folder: Path, recipe: Recipe = RECIPE, settings: Panels = STEADY, *, once: bool = True) -> Learned:
     keep = "last" if recipe.early_stopping.monitor == "none" else "best"
-    course = TrainingContext(OUTPUTS, folder, 3, ComputePlan(), 0.0, keep, None, once)
+    course = TrainingContext(OUTPUTS, folder, 3, ComputePlan(), 0.0, keep, frozen_once=once)
     folder.mkdir(exist_ok=True)
     return learn(fresh(), recipe, data(settings), data(settings, 4), [str(i) for i in range(12)], course)
 
@@ -186,7 +186,7 @@ def test_frozen_parts_computed_once(
         head = {"map_cells": cells} if cells >= 0 else {"head": "fastai", "dropout": 0.0}
         options = {"pooling": pooling if pooling in BAGS else "", "side": 64, **head}
         network, choice = build_network("mobilenet_v2", 2, **options), ComputePlan(channels_last=channels_last)
-        context = TrainingContext(OUTPUTS, tmp_path / name, 3, choice, 0.0, "last", None, once)
+        context = TrainingContext(OUTPUTS, tmp_path / name, 3, choice, 0.0, "last", frozen_once=once)
         (tmp_path / name).mkdir()
         result = learn(network, recipe, panels, panels, [str(i) for i in range(12)], context)
         return result, predict_together(

@@ -54,6 +54,7 @@ class TrainingContext:
         keep: `best` stops early and takes the weights of the best epoch; `last` trains all epochs and takes the weights
         of the last.
         tell: called after each epoch with the number of epochs done and the training loss.
+        frozen_once: compute the output of frozen layers once instead of at every step; the result is the same.
         until: the epoch of the recipe after which training ends; the schedule still spans all epochs.
         memory: the bytes for values that are computed once (`casewise.training.frozen_features.Buffer`).
         shared: the panels of the study, whose features in frozen networks are shared between folds and runs.
@@ -71,6 +72,7 @@ class TrainingContext:
     memory: int = field(default=MEMORY, kw_only=True)
     shared: SharedFeatures | None = field(default=None, kw_only=True)
     sources: Sequence[str] = field(default=(), kw_only=True)
+    frozen_once: bool = field(default=True, kw_only=True)
 
     @property
     def files(self) -> TrainingFolder:

@@ -207,6 +207,7 @@ def _shortened(
         return *plain, "all layers computed at every step"
     whole = not any(parameter.requires_grad for parameter in network.body.parameters())
     obstacles = {
+        ", as stated": not context.frozen_once,
         ", since panels vary": train.varied,
         ", since panels are mixed": bool(recipe.mixup),
         ", since more tiles than slots are drawn at random": train.subsampled,
