@@ -143,10 +143,10 @@ def _remedies(table: pd.DataFrame, study: Study, paths: Sequence[Path], doubtful
         if roles[role] in table and row[roles[role]]
     }
     # folders of other meanings, such as `images` or `train`
-    parts = [stated.get(one_form(part), "*") for part in file.relative_to(folder).parts[:-1]]
-    if study.regions and parts and parts[-1] == "*" and "{subject}" in parts:
-        parts[-1] = "{region}"
-    pattern = "/".join([*parts, "{file}"])
+    fields = [stated.get(one_form(directory), "*") for directory in file.relative_to(folder).parts[:-1]]
+    if study.regions and fields and fields[-1] == "*" and "{subject}" in fields:
+        fields[-1] = "{region}"
+    pattern = "/".join([*fields, "{file}"])
     files = f"{shlex.quote(str(file.parent))}/*{file.suffix}"
     return (
         f"If each of these is one person, state --pattern '{pattern}'. If every image is a case of its own, give the "

@@ -171,7 +171,9 @@ class Orthanc:
     def study(self, study: str) -> OrthancStudy | None:
         """A study with its images; None if Orthanc does not have it."""
         try:
-            about, series, instances = (self.ask(f"/studies/{study}{part}") for part in ("", "/series", "/instances"))
+            about, series, instances = (
+                self.ask(f"/studies/{study}{resource}") for resource in ("", "/series", "/instances")
+            )
         except OrthancError as error:
             if error.status == 404:
                 return None

@@ -93,7 +93,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Selection:
-    """The images of a study that the model reads; `headers` are those of their instances."""
+    """The images of a study that the model reads; `headers` are the headers of their instances."""
 
     rows: list[Row] = field(default_factory=list)
     headers: list[InstanceHeader] = field(default_factory=list)

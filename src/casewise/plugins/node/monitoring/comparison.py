@@ -19,7 +19,7 @@ class Comparison:
     Attributes:
         psi: the population stability index.
         by_chance: the index that one in twenty samples of the same distribution exceeds.
-        distance: that of Kolmogorov and Smirnov; for classes None.
+        distance: the Kolmogorov-Smirnov distance; for classes None.
         p: of the G-test of classes, for one look, not for many; for numbers None.
     """
 

@@ -45,7 +45,7 @@ class Observation:
         predictions: by target, with the region as `target[region]`: the value, or the name of the class; of the first
             image for targets in `by_image`.
         widths: of the prediction interval of a number, or the number of classes in the prediction set.
-        probabilities: by target, that of each class.
+        probabilities: of each class, by target.
         subject: a salted hash of the patient ID; empty if it is not recorded.
         bundle: the checksum of the bundle that predicted.
         by_image: the targets that are predicted for each image.

@@ -47,7 +47,7 @@ from casewise.plugins.node.monitoring.shift import (
 from casewise.plugins.node.records import study_label
 
 COLUMNS = ("target", "value")
-# The columns of which one states the study.
+# One of these columns states the study.
 STATED_BY = ("study", "accession")
 # Outcomes before errors are tested; fewer are not an interval either.
 BASELINE, FEWEST_OF_INTERVAL = 50, 5
@@ -144,7 +144,7 @@ def read_outcomes(
 
     Args:
         observations: of each study its hash (the first characters of SHA-256 of the UID) and what was recorded.
-        accessions: by the hash of an accession number those of its studies.
+        accessions: study UIDs by hashed accession number.
         salt: of the node, with which accession numbers are hashed.
 
     Raises:

@@ -111,8 +111,8 @@ def write_monitoring(
 
     Args:
         observations: of each study its hash and what was recorded.
-        limits: those of the bundle, with the quantiles of the training.
-        outcomes: those of `compared_outcomes`, if there are any.
+        limits: the limits of the bundle, with the quantiles of the training.
+        outcomes: from `compared_outcomes`, if there are any.
         pictures: by the hash of a study the file of a picture of it.
 
     Raises:

@@ -345,7 +345,7 @@ def against_training(
             text = quantity.words(higher=gap < 0)
             differences.append(Change(quantity, Scope(), start, abs(gap), text, from_start=True))
     n = limits.subjects
-    rank = min(math.ceil((1 - EXPECTED_FLAGGED) * (n + 1)), n)  # that of the limit, as in `held_out_quantile`
+    rank = min(math.ceil((1 - EXPECTED_FLAGGED) * (n + 1)), n)  # the rank of the limit, as in `held_out_quantile`
     for quantity, yes in _expected_shares(first):
         count, share = int(yes.sum()), float(yes.mean())
         if betabinom.sf(count - 1, len(yes), n + 1 - rank, rank) < LEVEL / 2:

@@ -103,7 +103,7 @@ def _is_of_outcomes(change: Change) -> bool:
 
 
 def _group_text(group: Sequence[Change], outcomes: Outcomes | None) -> str:
-    """The sentence of a group; its date is that of the largest change."""
+    """The sentence of a group; its date is the date of the largest change."""
     by_size = sorted(group, key=lambda change: (change.what is not None, -change.size))
     words = list(dict.fromkeys(_words(change) for change in by_size))
     if (more := len(words) - MOST_IN_GROUP) > 0:
