@@ -29,7 +29,8 @@ from casewise.version import __version__
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-RESULTS, INDEX = ROOT / "docs" / "results", ROOT / "docs" / "evidence.md"
+RESULTS = ROOT / "docs" / "results"
+INDEX = RESULTS / "index.md"
 # The code of a page, and the file that names the commit of the runs in `runs`.
 CODE = ("src", "studies")
 RUNS = ROOT / "runs" / "evidence.txt"
@@ -38,11 +39,10 @@ RESULT = (r"## Result.*?\n\| [^|\n]+ \| ([^|\n]+) \| (95 % interval [^|\n]+) \|\
 STAMP = re.compile(r"\n\*Made with casewise (\S+), commit ([0-9a-f]{8,40}), on (\d+ \w+ \d{4}): `(.*)`\.\*\n$")
 HEAD = """# Evidence
 
-What was measured, the figure, the page with its details, the version that made it, and the command. A page is valid
-for the commit that it names; later commits do not outdate it. `make evidence EVIDENCE="--only PAGE"` makes a page
-again, and `make evidence EVIDENCE=--release` all pages of earlier versions: about a day on two cores, which may be
-interrupted.
-Pages on real images need their packs.
+What was measured, the figure, the page with its details, and the version that made it. A page is valid for the commit
+that it names at its end, beside its command; later commits do not outdate it. `make evidence EVIDENCE="--only PAGE"`
+makes a page again, and `make evidence EVIDENCE=--release` all pages of earlier versions: about a day on two cores, which
+may be interrupted. Pages on real images need their packs.
 
 """
 
@@ -69,11 +69,6 @@ class Evidence:
     def path(self) -> Path:
         """The page."""
         return RESULTS / f"{self.page}.md"
-
-    @property
-    def written_by(self) -> str:
-        """The commands that print it, or the one that writes it."""
-        return "; ".join(self.commands) if self.title else self.commands[-1]
 
     def text(self) -> str:
         """The page; empty if it is missing."""
@@ -145,14 +140,13 @@ def index(pages: list[Evidence]) -> str:
         (
             page.claim,
             page.figure_text() or "–",
-            f"[{page.page}](results/{page.page}.md)",
+            f"[{page.page}]({page.page}.md)",
             page.made_with,
-            f"`{page.written_by}`",
         )
         for page in pages
         if page.path.exists()
     ]
-    return HEAD + "\n".join(table(("what", "figure", "page", "made with", "command"), rows)) + "\n"
+    return HEAD + "\n".join(table(("what", "figure", "page", "made with"), rows)) + "\n"
 
 
 def main() -> None:

@@ -101,7 +101,7 @@ def version_of(text: str) -> tuple[int, ...]:
 def test_pages_of_results_state_version_commit_and_command(benchmark: Callable[[str], ModuleType]) -> None:
     evidence = benchmark("evidence")
     pages = {entry.page: entry for entry in evidence.read_evidence()}
-    assert {path.stem for path in evidence.RESULTS.glob("*.md")} == set(pages)
+    assert {path.stem for path in evidence.RESULTS.glob("*.md")} == {*pages, "index"}
     for name, entry in pages.items():
         stamp = evidence.STAMP.search(entry.text())
         assert stamp, name
