@@ -41,7 +41,7 @@ HEAD = """# Evidence
 
 What was measured, the figure, the page with its details, and the version that made it. A page is valid for the commit
 that it names at its end, beside its command; later commits do not outdate it. `make evidence EVIDENCE="--only PAGE"`
-makes a page again, and `make evidence EVIDENCE=--release` all pages of earlier versions: about a day on two cores, which
+makes a page again, and `make evidence EVIDENCE=--release` all pages of earlier versions: about a day on two cores; it
 may be interrupted. Pages on real images need their packs.
 
 """
