@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import yaml
 
 from casewise.cohort.altered_names import alterations
 from casewise.cohort.cohort import read_cohort
@@ -54,21 +53,6 @@ def test_a_study_can_state_that_dates_are_names_but_not_rounded_numbers() -> Non
     assert certainties(["1.2E+06", "P1"], declared="as_written") == [True]
 
 
-@pytest.mark.parametrize(
-    "names", [["1.5E3", "1.6E3"], ["1.5E3", "B1", "B2"], ["9007199254740992.0", "9007199254740994.0", "7"]]
-)
-def test_a_refusal_names_the_setting_that_states_rounded_numbers_as_names(names: list[str]) -> None:
-    (altered,) = alterations(pd.Series([name for name in names for _ in range(2)]), "subject")
-    assert altered.certain
-    assert "may have become one" in altered.text
-    setting = altered.text.partition("`")[2].partition("`")[0]
-    stated = yaml.safe_load(setting)["subject_names"]
-    assert alterations(pd.Series(names), "subject", stated) == []
-    assert Study.model_validate(BASE | {"subject_names": stated}).subject_names == stated
-    (alone,) = alterations(pd.Series(names), "subject")
-    assert "become one" not in alone.text
-
-
 def test_new_cases_may_have_names_of_the_form_that_their_study_states(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -82,16 +66,6 @@ def test_new_cases_may_have_names_of_the_form_that_their_study_states(
         NewTable(Study.model_validate(BASE | {"cohort": table}), own=True).cells()
     # nobody with new cases can change the study of a model
     assert "in the study" not in str(refused.value) + caplog.text
-
-
-def test_a_number_of_thousands_of_digits_is_a_name() -> None:
-    assert alterations(pd.Series(["1" * 5000 + ".", "P2"]), "subject")[0].certain
-
-
-def test_visits_may_be_dates() -> None:
-    assert certainties(["2024-03-01", "2024-04-01"], "visit") == []
-    assert certainties(["1-Mar", "2-Apr"], "visit") == [False]
-    assert certainties(["1.2E+06", "1"], "visit") == [True]
 
 
 def test_a_table_is_refused_with_its_column_and_rows(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,7 +9,7 @@ import pytest
 from sklearn.metrics import accuracy_score, average_precision_score, mean_absolute_error
 
 import casewise as cw
-from casewise.errors import CasewiseError, RunError
+from casewise.errors import CasewiseError
 from casewise.run_folder import RunFolder
 from casewise.run_folder.job_folder import LOCK
 from tests.chest_study import THREE, chest_study
@@ -108,56 +107,6 @@ def test_a_figure_shows_the_numbers_of_its_learner_and_stage(run: cw.Run) -> Non
         area = float(np.sum(np.diff(recall) * precision[1:]))
         truth, scores = (rows["reference"] == name).astype(int), rows[f"probability of {name}"]
         assert area == pytest.approx(average_precision_score(truth, scores))
-
-
-def test_figures_of_numbers(ages: cw.Run) -> None:
-    rows = ages.predictions.query("stage == 'oof'")
-    points = [line for line in ages.plot.agreement(stage="oof").axes[0].get_lines() if line.get_marker() == "o"]
-    assert sorted(np.concatenate([line.get_xdata() for line in points])) == sorted(rows["reference"])
-    assert ages.plot.bland_altman().axes
-    assert ages.plot.calibration().axes
-
-
-def test_figures_for_another_kind_of_target_name_those_that_apply(run: cw.Run, ages: cw.Run) -> None:
-    for plots, wrong, right in ((run.plot, "agreement", "roc"), (ages.plot, "confusion", "bland_altman")):
-        with pytest.raises(CasewiseError, match=right):
-            getattr(plots, wrong)()
-    with pytest.raises(CasewiseError, match="covid"):
-        ages.plot.calibration("covid")  # a number has one curve
-
-
-@pytest.mark.plugins("explain")
-@pytest.mark.parametrize(
-    ("mistake", "meant"),
-    [
-        (lambda run: run.plot.roc(learner="test_resnt"), "test_resnet"),
-        (lambda run: run.plot.roc(stage="tests"), "test"),
-        (lambda run: run.plot.calibration("covd"), "covid"),
-        (lambda run: run.explain(f"{run.predictions['subject'][0]}/2"), "/1"),
-        (lambda run: run.explain(run.predictions["case"][0], learners="cn"), "cnn"),
-        (lambda run: cw.open_run(run.folder.with_name("flims")), "films"),
-    ],
-)
-def test_a_mistyped_name_gets_the_nearest_one(run: cw.Run, mistake: Any, meant: str) -> None:
-    with pytest.raises(CasewiseError, match=r"Did you mean|The subject has") as refused:
-        mistake(run)
-    assert meant in str(refused.value)
-    assert "--" not in str(refused.value)
-
-
-@pytest.mark.parametrize(
-    ("mistake", "error", "named"),
-    [
-        (lambda run: cw.open_run(run.folder.parent), RunError, ("films",)),
-        (lambda run: cw.run(5), CasewiseError, ("path", "5")),
-    ],
-    ids=["folder above", "no study"],
-)
-def test_mistakes_name_what_is_there(run: cw.Run, mistake: Any, error: type[Exception], named: tuple[str, ...]) -> None:
-    with pytest.raises(error) as refused:
-        mistake(run)
-    assert all(name in str(refused.value) for name in named)
-    assert "roc()" in repr(run.plot)
 
 
 def test_two_runs_are_compared_on_their_common_cases(run: cw.Run, slower: cw.Run) -> None:

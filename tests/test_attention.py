@@ -101,12 +101,6 @@ def test_a_tile_without_finite_features_is_no_empty_slot(value: float) -> None:
         assert BagPooling(name, 4)(features).isfinite().all(dim=1).tolist() == [False, True, True]
 
 
-@pytest.mark.parametrize("wrong", [{"by": "image"}, {"grid": "2x2"}, {"shuffle": True}])
-def test_attention_needs_whole_cases(wrong: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="pooling: attention"):
-        Panels.model_validate({"by": "case", "pooling": "attention", **wrong})
-
-
 def test_a_network_sees_a_bag_as_its_tiles() -> None:
     torch.manual_seed(0)
     network, bags = build_network("resnet10t", 2, pooling="attention").eval(), torch.rand(2, 3, 3, 32, 32)

@@ -10,7 +10,7 @@ import pytest
 from casewise.audit.columns import MOST_COLUMNS, further_columns, repeats
 from casewise.audit.findings import check_settings
 from casewise.audit.metadata import columns_in_use
-from casewise.audit.subjects import imported_findings, imported_splits, side_named, sides_in
+from casewise.audit.subjects import imported_findings, side_named, sides_in
 from casewise.cohort.cohort import read_cohort
 from casewise.errors import CohortError
 from casewise.pipeline.audit import _inputs_hash
@@ -110,15 +110,6 @@ def test_a_column_that_is_stated_as_that_of_a_reader_later_is_audited_again(tmp_
     assert len({_inputs_hash(each, cohort, tiles, None, "") for each in studies}) == 2
 
 
-def test_an_unused_split_is_examined_whatever_its_name() -> None:
-    subjects, mixed = [f"s{n // 2}" for n in range(20)], ["train" if n % 2 else "test" for n in range(20)]
-    (finding,) = imported_findings(table(mixed, subjects).rename(columns={"set": "remark"}), imported_study(None))
-    assert (finding.id, finding.level) == ("image-level-split", "note")
-    assert finding.figures["where"] == "column remark"
-    grades = table([str(n % 3) for n in range(20)], subjects).rename(columns={"set": "severity"})
-    assert imported_splits(grades, imported_study(None)) == []
-
-
 def test_numbers_are_folds_by_the_name_of_their_column() -> None:
     folds = [str(n // 2 % 5 + 1) for n in range(30)]
     assert (sides_in("grade", folds), len(set(sides_in("cv_fold", folds)))) == ([], 5)
@@ -159,42 +150,9 @@ def test_subject_on_both_sides_is_an_error_where_the_column_is_used() -> None:
     assert "split.column" in finding.remedy
 
 
-def test_split_by_image_is_called_so() -> None:
-    subjects = [f"s{i // 4}" for i in range(40)]
-    images = table(["train" if i % 4 else "test" for i in range(40)], subjects)
-    (finding,) = imported_findings(images, imported_study())
-    assert (finding.id, finding.level) == ("image-level-split", "error")
-    assert finding.figures["subjects"] == [f"s{i}" for i in range(10)]
-    assert finding.figures["subjects_on_both_sides"] == finding.figures["subjects_with_several_images"] == 10
-    assert finding.figures["images"] == 40
-
-
 def test_what_a_split_trains_on_is_one_side() -> None:
     images = table(["train", "training", "Validation", "test"], ["a", "a", "a", "b"])
     assert imported_findings(images, imported_study()) == []
-
-
-def test_folders_are_a_note() -> None:
-    paths = [f"/test/data/{side}/ill/{i}.png" for i, side in enumerate(["train", "val", "train"])]
-    images = table(["", "", ""], ["a", "a", "b"], paths)
-    found = imported_findings(images, imported_study(None))
-    assert [(f.id, f.level) for f in found] == [("subjects-across-splits", "note")]
-    assert all(f.figures["where"] == "the folders" for f in found)
-    assert found[0].figures["sides"] == {"train": 2, "validation": 1}
-
-
-def test_folders_that_all_images_share_are_no_split() -> None:
-    images = table(["", ""], ["a", "a"], ["/x/test/1.png", "/x/test/2.png"])
-    assert imported_splits(images, imported_study(None)) == []
-    images = table(["", ""], ["a", "a"], ["/x/test/1.png", "/x/other/2.png"])
-    assert imported_splits(images, imported_study(None)) == []
-
-
-def test_unknown_subjects_are_said() -> None:
-    images = table(["train", "test"], ["a", "b"])
-    (finding,) = imported_findings(images, imported_study(known=False))
-    assert (finding.level, finding.figures) == ("note", {"where": "column set"})
-    assert imported_findings(images.assign(set=""), imported_study(None, known=False)) == []
 
 
 @pytest.mark.parametrize(

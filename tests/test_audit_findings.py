@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from casewise.audit.findings import CODES, Audit, Finding, check_accepted, is_code, read_audit, write_audit
-from casewise.errors import AuditError, CasewiseError, RunError
+from casewise.audit.findings import CODES, Audit, Finding, is_code, read_audit, write_audit
+from casewise.errors import AuditError, CasewiseError
 from casewise.run_folder import RunFolder
 
 PAIRS = [(f"a{number}.png", f"b{number}.png") for number in range(7)]
@@ -45,14 +45,6 @@ def test_only_the_accepted_error_passes():
     audit.gate({"shortcut-source": "shown apart", "twins-across-subjects": "one hospital's copies"})
 
 
-def test_a_name_that_was_not_found_is_remarked_not_refused():
-    audit, accepted = Audit([NOTE]), {"shortcut-site": "known", "twins-within-subject": "known"}
-    audit.gate(accepted)
-    assert len(audit.notes(accepted)) == 1
-    assert "shortcut-site" in audit.notes(accepted)[0]
-    assert audit.accepted(accepted) == {}
-
-
 def test_an_audit_is_written_as_plain_values_and_read_again(tmp_path: Path):
     odd = Finding("shortcut-age", "warning", "s", {"auc": np.float32(0.5), "p": float("nan"), "by": np.arange(2)})
     audit = Audit([odd, TWINS], {"twins": 1.5}, {"images": np.int64(3)})
@@ -67,27 +59,9 @@ def test_an_audit_is_written_as_plain_values_and_read_again(tmp_path: Path):
     assert again.verdict() == audit.verdict()
 
 
-@pytest.mark.parametrize("content", ["", "{}", '{"findings": [{"id": "x"}], "seconds": {}, "facts": {}}'])
-def test_a_file_that_is_no_audit_is_named(tmp_path: Path, content: str):
-    path = tmp_path / "audit.json"
-    path.write_text(content)
-    with pytest.raises(RunError, match=r"audit\.json"):
-        read_audit(RunFolder(tmp_path).audit)
-
-
 def test_findings_have_levels_and_names_that_exist():
     assert all(is_code(id) for id in CODES)
     with pytest.raises(ValueError, match="fatal"):
         Finding("shortcut-source", "fatal", "s")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="twin-problem"):
         Finding("twin-problem", "error", "s")
-
-
-def test_names_that_a_study_cannot_have_are_refused_with_the_nearest():
-    possible = [*CODES, "shortcut-source", "shortcut-border", "source-predictable-covid"]
-    for wrong in ("shortcut-sourc", "shortcu-source"):
-        with pytest.raises(AuditError, match="Did you mean 'shortcut-source'"):
-            check_accepted({wrong: "known"}, possible)
-    with pytest.raises(AuditError, match="shortcut-source"):
-        check_accepted({"shortcut-source": " "}, possible)
-    check_accepted({"shortcut-source": "known"}, possible)

@@ -20,7 +20,7 @@ from casewise.modalities.store.store_builder import prepare
 from casewise.pipeline.audit import audit_alone
 from casewise.plugins.phantoms.chest import make_chest, plant_twins
 from casewise.report import audit_page
-from casewise.report.audit_page import difference, write_audit_page
+from casewise.report.audit_page import write_audit_page
 from casewise.run_folder import RunFolder
 from casewise.study.schema import Study
 from tests.chest_study import chest_study
@@ -76,15 +76,6 @@ def test_pairs_without_registration_and_images_that_are_gone_are_shown_as_far_as
     ).read_text()
     assert (text.count('<div class="panels">'), text.count("data:image/jpeg")) == (2, 5)
     assert "&lt;i&gt;" in text
-
-
-def test_the_difference_is_grey_for_a_copy_and_not_for_another_picture() -> None:
-    first = film(1)
-    inner, warp = cv2.resize(first[16:144, 14:126], (112, 128)), np.array([[1.25, 0, -16.0], [0, 1.25, -16.0]])
-    copy, other = (difference(first, 255 - one, warp, negative=True)[1] for one in (inner, film(2)[16:144, 14:126]))
-    assert (difference(first, first, np.eye(2, 3))[1] == 128).all()
-    assert abs(copy.astype(float) - 128).mean() < 5
-    assert abs(other.astype(float) - 128).mean() > 15
 
 
 def test_the_page_is_there_when_the_run_stops(tmp_path: Path) -> None:

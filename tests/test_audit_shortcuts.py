@@ -20,9 +20,8 @@ from sklearn.preprocessing import StandardScaler
 
 from casewise.audit.findings import read_audit, write_audit
 from casewise.audit.metadata import encode, file_features, probed_columns
-from casewise.audit.probes import FOLDS, Labels, ProbeResult, _folds, adjusted, correlation, enough, moves, probe
+from casewise.audit.probes import FOLDS, Labels, ProbeResult, _folds, adjusted, correlation, moves, probe
 from casewise.audit.run import audit
-from casewise.audit.sentences import remedy
 from casewise.audit.shortcuts import Shortcuts, find_shortcuts
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.errors import AuditError, CohortError
@@ -183,16 +182,6 @@ def test_adjusted_p_values_hold_together_and_still_reach_the_floor() -> None:
     assert false <= binom.ppf(0.999, 200, 0.1)
 
 
-def test_too_little_to_tell() -> None:
-    assert Labels.of(np.arange(19.0), range(19), [], permutations=9, seed=0) is None
-    assert Labels.of(np.zeros(30), range(30), ["a", "b"], permutations=9, seed=0) is None
-    labels = Labels.of(np.arange(30.0), range(30), [], permutations=9, seed=0)
-    assert labels
-    assert probe(np.ones((30, 2)), labels, seed=0) is None
-    kept = enough(np.array([0.0] * 6 + [1.0] * 6), ["x"] * 6 + list("abcdef"), classed=True)
-    assert kept.tolist() == [False] * 6 + [True] * 6
-
-
 def test_columns_are_read_as_what_they_hold() -> None:
     dates = ["January 22, 2020", "2020-02-03", "3/7/2020", "2015", "", "March 2003", "January 12", "03/16/20"]
     column = encode("date", dates, range(8))
@@ -297,15 +286,6 @@ def test_source_is_named_with_its_figure_and_what_only_marks_it_is_not_an_error(
     age = next(finding for finding in findings if finding.id == "shortcut-age")
     assert age.level == "error"
     assert age.sentence.startswith("Whether the column age is filled in")
-
-
-def test_source_that_goes_with_no_label_is_a_note(tmp_path: Path) -> None:
-    def change(pixels: np.ndarray, row: dict[str, Any], random: np.random.Generator) -> None:
-        pixels += 60 * (row["site"] == "a")
-
-    found = look(make(tmp_path, subjects=80, change=change))
-    assert levels(found) == {}
-    assert {f.id for f in found.findings} == {"source-predictable-ill", "source-predictable-well"}
 
 
 @pytest.mark.parametrize(
@@ -429,19 +409,3 @@ def test_the_whole_audit(tmp_path: Path) -> None:
     write_audit(RunFolder(tmp_path).audit, found, {})
     again = read_audit(RunFolder(tmp_path).audit)
     assert [f.id for f in again.of("error")] == ["shortcut-border"]
-
-
-def test_a_class_of_one_source_is_not_to_be_left_out() -> None:
-    advice = remedy("column", "site", single=("ill", "a"))
-    assert advice.startswith("Add ill from another site (all ill comes from site a,")
-    assert "leave_out: site" not in advice
-    assert "add ill from another site" in remedy("border", "border", source="site", single=("ill", "a"))
-
-
-@pytest.mark.parametrize("kind", ["column", "other-column"])
-def test_a_quantity_is_not_left_out_as_a_source(kind: Any) -> None:
-    for reading in ("numbers", "codes"):
-        advice = remedy(kind, "haze", reading=reading)
-        assert "within one haze" not in advice
-        assert ("leave_out: haze" in advice) is (reading == "codes")
-    assert "leave_out: ward" in remedy(kind, "ward")

@@ -171,11 +171,6 @@ def test_of_many_identical_images_each_is_paired_with_the_first():
     assert [(twin.i, twin.j) for twin in found] == [(0, row) for row in range(1, 40)]
 
 
-def test_tiles_of_other_images_are_refused():
-    with pytest.raises(ValueError, match="1 tiles"):
-        find_twins(store_of([film(0)]), strangers(2))
-
-
 def seen(texture: float, pixels: int = 320, blurred: bool = False, turn: float = 0.0) -> SecondCheck:
     return SecondCheck(Register(texture, 1.0, np.array([[1, turn, 0], [-turn, 1, 0]], np.float32)), pixels, blurred)
 
@@ -237,13 +232,6 @@ def test_one_outline_does_not_make_two_limbs_one(number: int):
     copy = recompressed(brightened(one, np.random.default_rng(number)), np.random.default_rng(0))
     same = texture_likeness(one.astype(np.float32), copy.astype(np.float32), tiles.warp)
     assert same.likeness > 0.6
-
-
-def test_an_outline_alone_tells_nothing():
-    y, x = np.mgrid[-1 : 1 : LARGE * 1j, -1 : 1 : LARGE * 1j]
-    for edge in (np.abs(x) < 0.4, x + y < 0.3):
-        bare = cv2.GaussianBlur(np.where(edge, 170.0, 90.0), (0, 0), 1).astype(np.float32)
-        assert texture_likeness(bare, bare, STRAIGHT_ON) is None
 
 
 def written(pictures: list[np.ndarray], folder: Path, **targets: list) -> tuple[TileStore, pd.DataFrame]:
@@ -433,31 +421,3 @@ def test_identical_images_with_two_labels_are_an_error_and_remedies_write_paths_
     accepting = study.model_copy(update={"accept": {"twins-across-subjects": "twins", "twins-across-labels": "doubt"}})
     found = {f.id: f for f in twin_findings([Twin(0, 1, "bytes"), Twin(1, 2, "near")], images, accepting)}
     assert '`where_not: {file: ["three 3.png"]}`.' in found["twins-within-subject"].remedy
-
-
-def test_a_pair_that_differs_in_several_targets_is_one_finding():
-    images = table(["a", "b", "c"], score=[1.0, 2.0, 2.0], extent=[0.0, 3.0, 1.0], zone=[1.0, 1.0, 2.0])
-    study = study_of(targets={name: {"range": (0, 4)} for name in ("score", "extent", "zone")})
-    found = twin_findings([Twin(0, 1, "near")], images, study)
-    (labels,) = [each for each in found if each.id == "twins-across-labels"]
-    assert "two values of score, extent" in labels.sentence
-    assert (labels.figures["target"], labels.figures["targets"]) == ("score", ["score", "extent"])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("pack", "known"), [("covid-cxr", 11), ("severity-idrid", 6)])
-def test_every_known_duplicate_of_the_real_data_is_found(shared: Path, tmp_path: Path, pack: str, known: int):
-    folder = shared / "data" / pack
-    cases = pd.read_csv(folder / "cases.csv")
-    copies = cases[cases["duplicate_of"].notna()]
-    named = cases["path"].isin([*copies["path"], *copies["duplicate_of"]])
-    cases = cases[named | (cases.index % 9 == 0)].reset_index(drop=True)
-    copies, files = cases[cases["duplicate_of"].notna()], [folder / path for path in cases["path"]]
-    store = prepare(files, Preparation(size=160, channels="grey"), tmp_path)
-    found = {(twin.i, twin.j) for twin in find_twins(store, cases.assign(path=files))}
-    row = {path: number for number, path in enumerate(cases["path"])}
-    pairs = {tuple(sorted((number, row[other]))) for number, other in copies["duplicate_of"].items()}
-    assert len(pairs) == known
-    assert pairs <= found
-    # What else is found was looked at: films published twice, and one eye photographed twice.
-    assert len(found) <= known + 6

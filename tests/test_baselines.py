@@ -152,16 +152,6 @@ def test_the_interval_allows_for_the_choice_among_learners() -> None:
     assert widths[1] > 1.2 * widths[0]
 
 
-def test_a_baseline_chosen_on_the_judged_cases_is_said_to_be_so() -> None:
-    random = np.random.default_rng(6)
-    truth, names = random.normal(size=60), ["net", "linear_pixels", "linear_features"]
-    predictions = {name: truth + random.normal(size=60) for name in names}
-    for count in (1, 2):
-        some = {name: predictions[name] for name in names[: count + 1]}
-        compared = against_baselines(evaluate(table_of(truth, some), Outcomes("extent"), Plan(200, 0.95, 0)))
-        assert compared.chosen == count
-
-
 def test_baselines_are_switched_off_with_a_reason(tmp_path: Path, chests: Path) -> None:
     study = read_study(write_study(tmp_path, chests, baselines="{off: as published}", backbones="[cnn]"))
     assert study.learners == ["cnn"]

@@ -48,10 +48,6 @@ def test_a_budget_that_cannot_be_kept_is_said_with_what_keeps_it(slow: Path) -> 
         assert warnings(slow, [*settings, f"{name}={value}"]) == []
 
 
-def test_a_budget_that_suffices_is_not_mentioned(slow: Path) -> None:
-    assert warnings(slow, [*SIZED, "budget=2h"]) == []
-
-
 @pytest.mark.parametrize("minutes", [1, 3, 6, 60])
 def test_a_run_agrees_with_the_estimate(
     slow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, minutes: int

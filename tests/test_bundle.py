@@ -12,10 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from typer.testing import CliRunner
 
-from casewise.audit.sentences import untested
-from casewise.cli.main import command_line
 from casewise.console import Silent
 from casewise.errors import CasewiseError, RunError, SplitError, WeightsError
 from casewise.evaluation.results import plain
@@ -23,13 +20,9 @@ from casewise.inference.model import load_bundle
 from casewise.inference.output_table import NOT_FINITE, UNITS, predict_to_file
 from casewise.inference.predictor import Predictor
 from casewise.models.weights import check_bundle_subjects
-from casewise.pipeline import bundle as bundle_step
 from casewise.pipeline.bundle import archive_run, write_bundle
-from casewise.report.blocks import Text
-from casewise.report.model_card import _audited
 from casewise.run import Run
 from casewise.run_folder import RunFolder
-from casewise.run_folder.folder import check_model_path
 from tests.combinations import KINDS, MODALITIES, run_for_new_cases
 from tests.test_cli import casewise
 
@@ -283,41 +276,3 @@ def test_the_command_line_says_what_is_wrong(photograph_run: Run, tmp_path: Path
     failed = casewise(*words)
     assert failed.returncode == 1
     assert "no.png" in failed.stderr
-
-
-@pytest.mark.parametrize(
-    "option", ["--learner=test_resnt", "--column=pth=file", "--column=subject=patnt", "--pattern={subjct}/{file}"]
-)
-def test_unknown_names_are_refused_before_a_model_is_loaded(
-    photograph_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
-) -> None:
-    zipped = archive_run(photograph_run.folder, tmp_path / "model.zip", Silent())
-    (tmp_path / "cases.csv").write_text("path,patient\na.png,P1\n")
-    monkeypatch.setattr("casewise.inference.model.load_bundle", lambda *_, **__: pytest.fail("a model is loaded"))
-    for path in (photograph_run.folder, photograph_run.folder / "bundle", zipped):
-        words = ["predict", str(path), str(tmp_path / "cases.csv"), "--output", str(tmp_path / "new.csv"), option]
-        error = CliRunner().invoke(command_line(), words).exception
-        assert isinstance(error, CasewiseError)
-        assert str(error).startswith(option.split("=")[0])
-        assert "Did you mean" in str(error)
-
-
-def test_a_bundle_of_other_results_does_not_say_what_learners_exist(photograph_run: Run, tmp_path: Path) -> None:
-    folder = RunFolder(Path(shutil.copytree(photograph_run.folder, tmp_path / "run")))
-    folder.metrics.write({**folder.metrics.read(), "main": None})
-    for learners in ([], ["test_resnt"]):
-        with pytest.raises(RunError, match="no bundle"):
-            check_model_path(folder.path, learners=learners)
-
-
-def test_the_card_says_what_the_audit_could_not_test() -> None:
-    few = {"audited": True, "findings": [], "untested": untested({"subjects": 3, "tests": []})}
-    assert [block.text for block in _audited(few) if isinstance(block, Text)] == [
-        "The audit found no duplicates or leaks; shortcuts were not tested: too few subjects (20 are needed)."
-    ]
-
-
-def test_what_stands_beside_a_prediction_begins_with_what_limits_it_most(chest_run: Run) -> None:
-    first = bundle_step._warnings(chest_run.finished).split(". ")[0]
-    errors = sum(finding["level"] == "error" for finding in chest_run.finished.audit.get("findings", []))
-    assert first.startswith(f"The audit of its study found {errors} " if errors else "Not tested on ")

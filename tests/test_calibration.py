@@ -88,12 +88,6 @@ class TestClasses:
         assert constant.intercept.value == pytest.approx(np.log(0.5 / 0.5) - logit(np.array([0.4]))[0])
         assert constant.curve == absent.curve == []
 
-    def test_a_class_of_few_subjects_has_rough_figures(self) -> None:
-        p, truth = drawn(100, slope=0.2)
-        studies = [rows_of(p[:n], truth[:n], per_subject=1) for n in (40, 100)]
-        entries = [class_calibration(rows, ["a", "b"], "a", PLAN)["a"] for rows in studies]
-        assert [entry.slope.rough for entry in entries] == [True, False]
-
 
 def test_the_line_of_a_number_is_that_of_scikit_learn() -> None:
     random = np.random.default_rng(0)
@@ -129,15 +123,6 @@ class TestPredictiveValues:
         at_own = self.point(truth, called, prevalence=1 / 3)
         assert at_own["ppv_at_prevalence"].value == pytest.approx(at_own["precision"].value)
         assert at_own["npv_at_prevalence"].value == pytest.approx(at_own["npv"].value)
-
-    def test_infinite_ratios_and_empty_rows_have_reasons(self) -> None:
-        perfect = self.point([1, 1, 0, 0], [1, 1, 0, 0])
-        assert perfect["lr_positive"].value is None
-        assert perfect["lr_positive"].reason == "no case is a false positive"
-        everyone = self.point([1, 1, 0, 0], [1, 1, 1, 1])
-        assert everyone["npv"].value is None
-        assert everyone["npv"].reason == "every case is called positive"
-        assert everyone["lr_negative"].value is None
 
 
 class TestDecisions:

@@ -6,9 +6,7 @@ import signal
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
-from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -17,7 +15,6 @@ from casewise.cli.main import main
 from casewise.plugins.phantoms.chest import make_chest
 from casewise.run_folder import RunFolder
 from casewise.run_folder.job_folder import LOCK
-from casewise.study.schema import Study
 
 CHEST = "synthetic: true\nweights: random\nbackbones: [test_resnet]\npanels: {by: image}\n"
 
@@ -162,33 +159,6 @@ def test_the_audit_tells_of_a_given_split_that_a_run_refuses(tmp_path: Path) -> 
     found = {f["id"]: f for f in json.loads((tmp_path / "run" / "audit.json").read_text())["findings"]}
     assert found["subjects-across-splits"]["figures"]["subjects"] == names
     assert any("copy.png" in path for pair in found["twins-across-splits"]["pairs"] for path in pair)
-
-
-def test_check_looks_at_what_is_accepted(tiny: Path, tmp_path: Path) -> None:
-    study = tmp_path / "accepting.yaml"
-    for wrong, said in (
-        ("accept: {shortcut-borde: known}", "Did you mean 'shortcut-border'"),
-        ("audit: {columns: [nowhere]}", "audit.columns: 'nowhere'"),
-    ):
-        study.write_text(f"extends: {tiny}\n{wrong}\n")
-        done = casewise("validate", str(study))
-        assert (done.returncode, said in " ".join(done.stderr.split())) == (2, True), done.stderr
-
-
-def test_the_number_of_jobs_on_the_command_line_counts(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plans: list[Study] = []
-    monkeypatch.setattr(import_module("casewise.run"), "run", lambda plan, *_, **__: plans.append(plan) or 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        casewise("run", str(tiny), "--jobs", "3")
-    assert [plan.compute.jobs for plan in plans] == [3]
-
-
-def test_a_run_ends_with_the_command_that_applies_it(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ended = SimpleNamespace(folder=Path("runs/a b"), report=Path("runs/a b/report.html"), left_out=())
-    monkeypatch.setattr(import_module("casewise.run"), "run", lambda *_, **__: ended)
-    last = casewise("run", str(tiny)).stdout.splitlines()[-1]
-    assert last == "next: casewise predict 'runs/a b' INPUT --output predictions.csv"
-    assert casewise("run", str(tiny), "--quiet").stdout == ""
 
 
 TORN_DOWN = "class Late:\n    def __del__(self):\n        print('torn down')\n\nlate = Late()\n"

@@ -108,24 +108,11 @@ class TestWhatIsRead:
         assert (cohort.images["table_panel"].tolist(), cohort.images["score"].tolist()) == (["y", "x"], ["1", "3"])
         assert (cohort.images["date"].tolist(), cohort.images["panel"].tolist()) == (["", "May 2020"], [0, 1])
 
-    def test_a_column_mapped_to_nothing_is_left_unused(self, write: Callable[..., Path]) -> None:
-        folder = write("path,subject,visit,grade", "a.jpg,A,x,1", "b.jpg,A,,1")
-        cohort = read_cohort(study(folder, columns={"visit": ""}))
-        assert cohort.cases["case"].tolist() == ["A/1"]
-        assert any("No column is read as the visit" in note for note in cohort.notes)
-
     def test_where_keeps_rows(self, write: Callable[..., Path]) -> None:
         folder = write("path,subject,twin,view,grade", "a.jpg,A,,PA,1", "b.jpg,B,a.jpg,PA,1", "c.jpg,C,,L,1", ",,,X,1")
         cohort = read_cohort(study(folder, where={"twin": "", "view": ["PA", "L"]}))
         assert cohort.cases["subject"].tolist() == ["A", "C"]
         assert any("2 of 4 rows" in note for note in cohort.notes)
-
-    def test_root(self, write: Callable[..., Path]) -> None:
-        folder = write("path,subject,grade", "a.jpg,A,1", images=False)
-        (folder / "photos").mkdir()
-        (folder / "photos" / "a.jpg").write_bytes(b"x")
-        cohort = read_cohort(study(folder, root=folder / "photos"))
-        assert cohort.images["path"].tolist() == [str(folder / "photos" / "a.jpg")]
 
     def test_days_from_dates_order_the_visits(self, write: Callable[..., Path]) -> None:
         rows = ["a.jpg,A,z,2020-02-28,1", "b.jpg,A,a,2020-03-01T09:30:00Z,1", "c.jpg,B,q,2021-01-05,1", "d.jpg,A,a,,1"]
@@ -173,12 +160,6 @@ class TestWhatIsRead:
         assert cohort.images["path"].tolist() == [str(folder / "d" / "a.jpg"), str(folder / "b .jpg")]
         assert any("1 path," in note for note in cohort.notes)
 
-    def test_missing_regions_allowed(self, regional: Path) -> None:
-        leave_out(regional, "S2_week2_trunk")
-        cohort = read_cohort(regional_study(regional, missing_regions="allow"))
-        assert len(cohort.panels) == 11
-        assert any("predicted from the available ones: S2/week2 (trunk)" in note for note in cohort.notes)
-
     def test_a_region_column_of_a_study_without_regions_is_kept_aside(self, write: Callable[..., Path]) -> None:
         folder = write("path,subject,region,grade", "a.jpg,A,Left lung,1", "b.jpg,A,left lung,1", "c.jpg,B,,2")
         cohort = read_cohort(study(folder))
@@ -187,11 +168,6 @@ class TestWhatIsRead:
         assert cohort.images["table_region"].tolist() == ["Left lung", "left lung", ""]
         assert any("region is kept as table_region" in note for note in cohort.notes)
         assert "'region' is a reserved name" in problems(folder, split={"column": "region"})
-
-    def test_baseline_left_out(self, regional: Path) -> None:
-        leave_out(regional, "S2_week2")
-        evaluation = {"baseline": "week2", "missing_baseline": "leave_out"}
-        assert "1 subject has no visit" in str(read_cohort(regional_study(regional, evaluation=evaluation)).notes)
 
     def test_blank_rows_and_unnamed_empty_columns_do_no_harm(self, write: Callable[..., Path]) -> None:
         folder = write("path,subject,grade,,", "a.jpg,A,1,,", ",,,,", "", "b.jpg,B,1,,")
@@ -235,18 +211,6 @@ class TestTheTableItself:
         (tmp_path / table).write_bytes(data)
         assert told in problems(tmp_path, table=table)
 
-    def test_missing_table_names_the_nearest(self, write: Callable[..., Path]) -> None:
-        folder = write("path,subject,grade", "a.jpg,A,1")
-        assert "Did you mean 'cohort.csv'?" in problems(folder, table="cohorts.csv")
-        assert "There is no cohort table" in problems(folder / "nowhere")
-        assert "is a folder" in problems(folder.parent, table=folder.name)
-
-    def test_headings(self, write: Callable[..., Path]) -> None:
-        folder = write("path,subject,grade,grade,", "a.jpg,A,1,2,x", "b.jpg,B,1,2,")
-        message = problems(folder)
-        assert "'grade' is repeated" in message
-        assert "column 5 has values but no name" in message
-
     def test_rows_of_another_width(self, write: Callable[..., Path]) -> None:
         message = problems(write("path,subject,grade", "a.jpg,A,1,5", "b.jpg,B", "c.jpg,C,1,"))
         assert "row 2: has 4 cells where the heading has 3" in message
@@ -261,12 +225,6 @@ class TestTheTableItself:
         assert "column region: is missing. Did you mean 'zone'?" in message
         assert "column grade: is missing. Did you mean 'Grade'?" in message
         assert "split.column: 'fold' is not a column" in message
-
-    def test_a_misspelt_column_is_one_problem(self, write: Callable[..., Path]) -> None:
-        rows = [f"{k}.jpg,A,v{k},{k},{k % 5}" for k in range(6)]
-        message = problems(write("path,subject,visit,day,grade", *rows), columns={"visit": "vist"})
-        assert "1 problem." in message
-        assert "visit is 'vist', which is not a column of the table. Did you mean 'visit'?" in message
 
     def test_settings_that_name_columns(self, write: Callable[..., Path]) -> None:
         folder = write("path,subject,grade,day,case", "a.jpg,A,1,1,2")
@@ -355,24 +313,8 @@ class TestTogether:
             assert text in message
         assert len(message) <= 2000
 
-    def test_hundreds_are_grouped(self, write: Callable[..., Path]) -> None:
-        rows = [f"{i}.jpg,,9" if i % 2 else f"{i}.jpg,S{i},1" for i in range(434)]
-        message = problems(write("path,subject,grade", *rows))
-        assert "218 problems" in message
-        assert "and 212 more of this kind (rows 13, 15," in message
-        assert len(message.splitlines()) == 8
-
-    def test_rows_are_those_of_a_spreadsheet(self, write: Callable[..., Path]) -> None:
-        folder = write("path,subject,remark,grade", 'a.jpg,A,"two\nlines",1', "", "b.jpg,,,1")
-        assert "row 4, subject: is empty" in problems(folder)
-
 
 class TestFilesAndRoots:
-    def test_a_root_that_is_not_there(self, write: Callable[..., Path]) -> None:
-        folder = write("path,subject,grade", "s/a.jpg,A,1", images=False)
-        assert "`root` in the study sets another" in problems(folder)
-        assert "there is no folder" in problems(folder, root=folder / "nowhere")
-
     def test_no_ordinary_file(self, write: Callable[..., Path]) -> None:
         folder = write("path,subject,grade", "pipe,A,1", "x\0y.jpg,B,1", images=False)
         (folder / "cohort.csv").write_text("path,subject,grade\npipe,A,1\n" + "n" * 300 + ".jpg,B,1\n")
@@ -408,10 +350,6 @@ class TestVisits:
         with pytest.raises(CohortError, match=r"no visit 'week3'. Did you mean 'week2'\?"):
             read_cohort(regional_study(regional, evaluation={"baseline": "week3"}))
         read_cohort(regional_study(regional, evaluation={"baseline": "week2", "response": False}))
-
-    def test_names_that_give_one_case(self, write: Callable[..., Path]) -> None:
-        folder = write("path,subject,visit,grade", "a.jpg,A/B,C,1", "b.jpg,A,B/C,1")
-        assert "two subjects have the case A/B/C" in problems(folder)
 
 
 class TestTargets:

@@ -93,11 +93,6 @@ def test_other_kinds(tmp_path: Path) -> None:
     assert {image for _, image in found.values()} == {"1.png"}
 
 
-def test_mask_after_a_compression_with_loss(tmp_path: Path) -> None:
-    soft = np.asarray(Image.fromarray(mask()).resize((SIDE, SIDE)))
-    assert kinds(tmp_path, {"1.jpg": photograph(), "1_mask.jpg": soft}) == {"1_mask.jpg": ("mask", "1.jpg")}
-
-
 IMAGES = {
     "people with masks": ["with_mask/1.jpg", "without_mask/1.jpg", "with_mask/2.jpg", "without_mask/2.jpg"],
     "in file names": ["with_mask_1.jpg", "with_mask_2.jpg", "without_mask_1.jpg"],
@@ -196,13 +191,6 @@ def test_pictures_of_two_values_are_images_unless_those_of_other_folders_are_not
     files = traces("af", 32) | photos
     result, doubtful = companions(tmp_path / "sizes", write(tmp_path / "sizes", files))
     assert (result, sorted(doubtful)) == ({}, sorted(traces("af")))
-
-
-def test_the_cost_of_names_is_linear(tmp_path: Path) -> None:
-    """Thousands of folders named for lesions, each with the same names of files; each image has its own mask."""
-    files = [f"lesion_{i:05d}/{kind}s/{kind}.png" for i in range(4000) for kind in ("image", "mask")]
-    result, _ = companions(tmp_path, files)
-    assert {path: own.image for path, own in result.items()} == dict(zip(files[1::2], files[::2], strict=True))
 
 
 def test_volumes_by_their_names(tmp_path: Path) -> None:

@@ -5,18 +5,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.special import expit
 
 from casewise.errors import RunError
 from casewise.evaluation.bootstrap import Plan, compare, differences, pair_intervals
-from casewise.evaluation.classification import PredictionMatrix, judge_classes
 from casewise.evaluation.intervals import Basis
 from casewise.evaluation.results import Comparison, Difference, Headline, Results, plain
-from casewise.metrics.classes import Classes, Samples
 from casewise.metrics.registry import columns
 from casewise.predictions.table import check
 from casewise.report.context import read_context
-from casewise.report.results_page import beside, comparisons, write_results
+from casewise.report.results_page import comparisons, write_results
 from casewise.run_folder import RunFolder
 from casewise.study.schema import Study
 from tests.prediction_rows import prediction_rows
@@ -100,19 +97,6 @@ def test_undefined_and_equal_figures_are_no_difference() -> None:
     assert alone.half_width.tolist() == [[0.0]]
 
 
-def test_learners_that_differ_on_three_subjects_of_a_class_are_seldom_told_apart() -> None:
-    random, calls = np.random.default_rng(0), 0
-    truth, subjects = np.repeat([0, 1], [3, 97]), np.array([f"{n:03d}" for n in range(100)])
-    for _ in range(40):
-        score = (truth == 0)[:, None] * 1.2 + random.normal(0, 0.4, (100, 1)) + random.normal(0, 0.7, (100, 3))
-        p = np.stack([expit(score), 1 - expit(score)], axis=-1)
-        samples = Samples(truth, p.argmax(axis=-1), p, p, subjects)
-        matrix = PredictionMatrix(list("abc"), samples, np.ones((100, 3), bool), np.full((100, 3), -1))
-        compared = judge_classes(matrix, Classes(("ill", "well"), positive=0), Plan(200), comparing=True)[1]
-        calls += len(compared["auroc"].indistinguishable) < 3
-    assert calls <= 2
-
-
 def run_of(folder: Path, error: float, *, target: str = "extent", study: Any = (), **changed: Any) -> Path:
     """A run of one network whose predictions are off by this; its own comparison is of a learner called 'first'.
 
@@ -154,14 +138,6 @@ def test_the_better_run_is_best_and_the_other_has_its_interval(tmp_path: Path) -
     (runs[1] / "predictions.parquet").unlink()
     with pytest.raises(RunError):
         write_results(runs[0], tmp_path / "page.md", others=runs[1:])
-
-
-@pytest.mark.parametrize("change", [{"subjects": 29}, {"region": "left"}, {"image": "left"}])
-def test_runs_of_other_cases_are_shown_and_not_compared(tmp_path: Path, change: dict[str, Any]) -> None:
-    contexts = [read_context(run_of(tmp_path / name, 1.0, **own)) for name, own in (("a", {}), ("b", change))]
-    assert comparisons(contexts, ["extent"]) == {}
-    table = beside(contexts).blocks[1]
-    assert [(row.name, row.cells[-1].text) for row in table.rows] == [("net", "–"), ("net (b)", "–")]
 
 
 def test_runs_that_share_nothing_are_refused(tmp_path: Path) -> None:

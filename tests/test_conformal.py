@@ -6,7 +6,7 @@ import pytest
 
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.calibration import coverage
-from casewise.inference.output_table import UNLIKE, OutputTable
+from casewise.inference.output_table import OutputTable
 from casewise.predictions.conformal import fewest_subjects, fit, members, set_names, subject_quantile, with_sets
 from tests.prediction_rows import prediction_rows
 
@@ -118,21 +118,6 @@ class TestQuantile:
 
 
 class TestSets:
-    def test_too_few_subjects_have_no_interval_and_the_note_says_so(self) -> None:
-        random = np.random.default_rng(0)
-        few = drawn_numbers(random, 8)
-        record = fit(few, {"outcome": (0, 4)}, 0.9)
-        assert record["learners"]["net"]["outcome"]["quantile"] is None
-        new = with_sets(as_test(few), record)
-        assert new["low"].isna().all()
-        assert new["high"].isna().all()
-        note = OutputTable({"outcome": []}, [], record).interval_note("net", "outcome")
-        assert "8 subjects" in note
-        assert "9" in note
-        figures = coverage(pd.concat([few, as_test(few)]), "net", record, {}, PLAN)["targets"]["outcome"].stages
-        assert figures["test"]["coverage"] is None
-        assert figures["test"]["without"] == len(few)
-
     def test_a_class_of_too_few_subjects_is_in_every_set(self) -> None:
         rows = drawn_classes(np.random.default_rng(1), 60)
         rare = rows["y_true"] == 2
@@ -159,15 +144,6 @@ class TestSets:
         # the prediction belongs to the set although its own quantile would exclude it
         assert rows["y_pred"].tolist()[:2] == [2.0, 0.0]
         assert set_names("0 2", ["a", "b", "c"]) == "a | c"
-
-    def test_a_flagged_case_has_a_note_where_it_has_a_set(self) -> None:
-        rows = drawn_classes(np.random.default_rng(2), 60)
-        names = ["well", "ill", "rare"]
-        for record, expected in ((fit(rows, {}, 0.9), UNLIKE[:20]), ({}, "no interval or set")):
-            new = with_sets(as_test(rows).head(2), record).assign(flags=["", "upside down"], spread=0.0, distance=0.5)
-            notes = OutputTable({"outcome": names}, [], record).of_rows(new)["interval note"]
-            assert notes.iloc[1].startswith(expected)
-            assert not notes.iloc[0].startswith(UNLIKE[:20])
 
     def test_a_case_that_no_class_fits_is_doubtful(self) -> None:
         rows = rows_of("classification", np.arange(20), np.zeros(20, int), np.tile([0.1, 0.6, 0.3], (20, 1)))

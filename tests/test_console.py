@@ -1,11 +1,10 @@
 """What the command line prints: progress on a terminal and in a log, wrapped text, and remedies that can be copied."""
 
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from casewise.console import BEAT, CODE, LONGEST_BEAT, Silent, Terminal, print_lines, readable, shown
+from casewise.console import BEAT, Silent, Terminal, shown
 from casewise.jobs.execution import JOBS_SHOWN, progress
 from casewise.jobs.plan import Job
 from casewise.run_folder import RunFolder
@@ -57,20 +56,6 @@ def test_a_log_gets_a_line_after_a_while(terminal: Terminal, clock: Clock, capsy
     assert capsys.readouterr().out == ""
 
 
-def test_a_log_of_an_hour_has_few_lines(terminal: Terminal, clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    printed = []
-    with terminal.bar("jobs") as bar:
-        for second in range(3600):
-            clock.now += 1
-            waiting = ", 2 waiting" if second % 500 < 250 else ""
-            bar(second, 3600, "predicting" if 1800 <= second < 1810 else f"epoch {second} of 3,600{waiting}")
-            terminal.beat()
-            printed += [second] * len(capsys.readouterr().out.splitlines())
-    assert len(printed) < 50  # of 900 with a line every four seconds
-    assert max(after - before for before, after in pairwise(printed)) <= LONGEST_BEAT
-    assert any(1800 <= second < 1810 for second in printed)
-
-
 def test_the_time_left_falls_during_a_long_unit(terminal: Terminal, clock: Clock) -> None:
     with terminal.bar("explain") as bar:
         bar(0, 100)
@@ -82,27 +67,6 @@ def test_the_time_left_falls_during_a_long_unit(terminal: Terminal, clock: Clock
         assert "about 40 s left" in terminal.status()[0]
         clock.now += 10  # nothing is done meanwhile
         assert "about 30 s left" in terminal.status()[0]
-
-
-def test_of_nested_steps_the_innermost_is_shown(terminal: Terminal, clock: Clock) -> None:
-    assert terminal.status() == []
-    with terminal.bar("run"):
-        with terminal.bar("audit") as bar:
-            bar(1, 3)
-            assert terminal.status()[0].startswith("audit      1 of 3")
-        clock.now += 3
-        assert terminal.status() == ["run        working; 3 s in all"]
-    assert terminal.status() == []
-
-
-@pytest.mark.parametrize("width", [None, 30])
-def test_a_remedy_stands_on_a_line_of_its_own_unbroken(width: int | None) -> None:
-    remedy = "casewise run studies/a-study-with-a-long-name.yaml --output runs/another-folder"
-    text = f"Something is wrong with the table, and this is how it can be mended: `{remedy}`. Then run it again."
-    lines = readable(text, width).split("\n")
-    assert CODE + remedy in lines
-    assert lines[-1] == "Then run it again."
-    assert readable(f"{text}\n{CODE}{remedy} {remedy}", width).split("\n")[-1] == f"{CODE}{remedy} {remedy}"
 
 
 def test_a_step_is_shown_while_its_function_runs(terminal: Terminal) -> None:
@@ -154,10 +118,3 @@ class TestProgressOfJobs:
         lines = text.split("\n")
         assert (done, len(lines)) == (pytest.approx(1 + (JOBS_SHOWN + 2) / 2), 1 + JOBS_SHOWN + 1)
         assert lines[-1] == "and 2 more"
-
-
-def test_what_follows_the_name_of_a_step_stays_in_its_column(capsys: pytest.CaptureFixture[str]) -> None:
-    print_lines("error      shortcut-border\n" + " " * 11 + "word " * 20)
-    lines = capsys.readouterr().out.splitlines()
-    assert [line[:11].strip() for line in lines] == ["error", "", ""]
-    assert max(map(len, lines)) <= 80

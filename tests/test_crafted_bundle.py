@@ -153,13 +153,6 @@ def test_numbers_that_are_not_finite_are_refused(bundle: BundleFolder, tmp_path:
         file.read()
 
 
-@pytest.mark.parametrize("file", ["bundle.json", FACTS, "input-checks.json"])
-@pytest.mark.parametrize("text", ["[]", "null", "", "{", "\udcff", '{"a":' * 3000])
-def test_another_text_than_an_object_is_refused(bundle: BundleFolder, file: str, text: str) -> None:
-    (bundle.path / file).write_bytes(text.encode("utf-8", "surrogateescape"))
-    refused(sealed(bundle), file)
-
-
 @pytest.mark.parametrize("quantiles", [{"size": [[1.0], []]}, {"": [[1.0], [0.5]]}, {"x": [[1.0], [0.5]]}, {"size": 1}])
 def test_limits_of_another_form_are_refused(bundle: BundleFolder, quantiles: dict[str, Any]) -> None:
     limits = {"images": 9, "subjects": 9, "tolerance": 0.25, "ranges": {}}
@@ -200,23 +193,6 @@ def test_names_of_another_form_are_not_used_before_the_bundle_is_verified(
 def test_what_combines_networks_is_checked_when_it_is_loaded(bundle: BundleFolder, name: str) -> None:
     path = forged(bundle, "bundle.json", lambda about: COMBINATION[name](about["combination"]))
     refused(path, "bundle.json", "combination")
-
-
-FIELDS = [
-    *[((name,), value) for name in ("model", "network", "outputs", "settings", "compute") for value in ([], None)],
-    *[(("settings", name), None) for name in ("columns", "targets", "scores", "test_time_augmentation")],
-    (("network", "mean"), [0.5]),
-    (("network", "outputs"), 10**12),
-    (("settings", "targets", "grades", "classes"), 10**12),
-    (("network", "scaling"), None),
-    (("outputs", 1, "classes"), ["a", "b", "c"]),
-    (("distance",), "x"),
-]
-
-
-@pytest.mark.parametrize(("keys", "value"), FIELDS)
-def test_a_field_of_another_form_is_named(bundle: BundleFolder, keys: tuple[Any, ...], value: Any) -> None:
-    refused(forged(bundle, FACTS, put(*keys, value=value)), FACTS)
 
 
 def with_weights(bundle: BundleFolder, data: bytes) -> Path:

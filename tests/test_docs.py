@@ -232,22 +232,6 @@ def test_the_audit_page_tells_every_finding_and_the_limits_in_force() -> None:
         assert limit in page, limit
 
 
-@pytest.mark.slow
-def test_the_audit_says_what_the_page_shows(tmp_path: Path) -> None:
-    page = DOCS / "howto-audit.md"
-    study = next(text for text in blocks(page, "yaml") if text.startswith("# study file: marker.yaml"))
-    (tmp_path / "marker.yaml").write_text(study)
-    drawn, audited = (
-        next(t for t in code(page) if t.startswith(f"casewise {c}")) for c in ("phantom films", "audit marker.yaml")
-    )
-    for text, expected in ((drawn, 0), (audited, 2)):
-        words = [sys.executable, "-m", "casewise.cli.main", *text.split()[1:]]
-        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-        assert done.returncode == expected, done.stderr
-    shown = next(text for text in blocks(page, "text") if "shortcut-border" in text)
-    assert shown.strip() in done.stdout
-
-
 def test_the_pages_stand_in_the_menu() -> None:
     text = (ROOT / "mkdocs.yml").read_text()
     named = set(re.findall(r": ([\w/-]+\.md)$", text, re.MULTILINE))

@@ -8,13 +8,12 @@ import pandas as pd
 import pytest
 
 from casewise.evaluation.bootstrap import Estimate, Plan
-from casewise.evaluation.caveats import caveat, lower_on_test
+from casewise.evaluation.caveats import lower_on_test
 from casewise.evaluation.evaluate import FollowUp, Outcomes, evaluate
 from casewise.evaluation.results import Results, from_json, plain
 from casewise.metrics.registry import metric_of, metrics_of
 from casewise.predictions.scores import apply_scores
 from casewise.predictions.table import check
-from casewise.report.caveats import sentences
 from casewise.study.scores import Score
 from tests.prediction_rows import metric_value
 
@@ -147,26 +146,6 @@ def test_readers_stand_beside_the_learners(table: pd.DataFrame) -> None:
     regional = evaluate(table, Outcomes("area"), Plan(50), readers=readers.assign(target="area"))
     assert regional.readers.learners["oof"] == {"good": {}, "fair": {}, "poor": {}}
     assert "readers_at_other_level" in codes(regional)
-
-
-def test_what_was_left_out_is_said(table: pd.DataFrame) -> None:
-    gaps = table.copy()
-    gaps.loc[(gaps["case"] == "s0/week 4") & (gaps["target"] == "pasi"), "y_true"] = np.nan
-    gaps.loc[(gaps["case"] == "s1/week 0") & (gaps["target"] == "pasi"), "y_true"] = 0.0
-    gaps = gaps[~((gaps["model"] == "fair") & (gaps["case"] == "s2/week 0") & (gaps["target"] == "pasi"))]
-    notes = evaluate(gaps, Outcomes("pasi"), Plan(50), follow_up=FollowUp()).notes
-    assert caveat("without_truth", stage="oof", target="pasi", missing=1, total=96) in notes
-    assert caveat("different_cases", stage="oof", target="pasi") in notes
-    reason = "physician_baseline_zero"
-    assert caveat("response_left_out", stage="oof", reason=reason, subjects=["s1"]) in notes
-    assert all(sentence[0].isupper() and sentence.endswith(".") for sentence in sentences(notes))
-
-
-def test_cases_without_any_truth_are_no_failure(table: pd.DataFrame) -> None:
-    found = evaluate(table.assign(y_true=np.nan), Outcomes("pasi"), Plan(50), follow_up=FollowUp())
-    assert found.metrics == {}
-    assert found.main.learner is None
-    assert "nothing_judged" in codes(found)
 
 
 def test_one_subject_with_one_visit_is_no_failure(table: pd.DataFrame) -> None:

@@ -16,13 +16,10 @@ from casewise import open_run
 from casewise.cohort.cohort import read_cohort
 from casewise.console import Silent
 from casewise.errors import CohortError, SplitError
-from casewise.evaluation.bootstrap import Plan
-from casewise.evaluation.external import drop
 from casewise.files import checksum
 from casewise.inference.bundle import Bundle
 from casewise.jobs.plan import expand
 from casewise.jobs.predict import predict_external
-from casewise.metrics.registry import metric_of
 from casewise.models.weights import bundle_subjects, read_tensors
 from casewise.pipeline.external import prepare_external, read_external
 from casewise.pipeline.finished import FinishedRun
@@ -34,7 +31,6 @@ from casewise.training.checkpoint import write_tensors
 from tests.chest_study import THREE
 from tests.chest_study import chest_run_study as chest_study
 from tests.conftest import absolute
-from tests.prediction_rows import prediction_rows
 
 LEARNER = "test_resnet"
 
@@ -154,24 +150,6 @@ def test_results_by_a_column_of_the_external_table(done: Run, chests: Path, ther
     assert "| lake | 6 |" in page
     with pytest.raises(CohortError, match=r"'sites' is not a column .*'site'"):
         read_external(chest_study(chests, **external(table, by="sites")), read_cohort(chest_study(chests)))
-
-
-def test_no_drop_where_both_cohorts_are_alike() -> None:
-    """The same predictions on both sides: no difference, and an interval about nought."""
-    random = np.random.default_rng(0)
-    truth = random.integers(0, 2, 60)
-    p = np.clip(0.5 + 0.25 * (truth * 2 - 1) + 0.3 * random.standard_normal(60), 0.01, 0.99)
-    rows = prediction_rows(range(60), truth, np.stack([1 - p, p], axis=1), model="m", target="label")
-    elsewhere = rows.assign(stage="external", subject="x:" + rows["subject"], case="x:" + rows["case"])
-    plan = Plan(500, 0.95, 0)
-    found = drop(pd.concat([rows, elsewhere], ignore_index=True), "label", classes=["a", "b"], positive="b", plan=plan)
-    for name, figure in found["m"].items():
-        assert figure.difference == pytest.approx(0, abs=1e-12)
-        if metric_of(name).interval is None:
-            assert figure.low is figure.high is None
-        else:
-            assert figure.low < 0 < figure.high
-    assert drop(rows, "label", classes=["a", "b"], plan=plan) == {}
 
 
 def refused(chests: Path, folder: Path, done: Run, **values: Any) -> str:

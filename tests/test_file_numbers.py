@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from casewise.audit.subjects import streak_findings
 from casewise.cohort.cohort import Cohort, read_cohort
-from casewise.errors import CasewiseError, SplitError
+from casewise.errors import SplitError
 from casewise.pipeline.read import number_lines
 from casewise.splits.assignment import needs_of_folds
 from casewise.splits.file_numbers import MOST_OF_PERSON, assign_runs, file_runs, series_of
@@ -76,15 +76,6 @@ def test_a_class_named_by_a_number_is_no_person(name: str, tmp_path: Path, monke
     assert splits.record["classes_lacking"] == []
     sides = np.array([splits.side[f"x{row}"] for row in range(len(files))]).reshape(10, 30)
     assert all(np.bincount(row, minlength=5).tolist() == [6] * 5 for row in sides)
-
-
-def test_folders_of_the_same_numbers_are_cut_at_the_same_numbers(tmp_path: Path) -> None:
-    names = [f"a/{n}.png" for n in range(50)] + [f"b/{n}.png" for n in range(50)]
-    cohort, study = cohort_of(tmp_path, names, ["a"] * 50 + ["b"] * 50)
-    splits = split(cohort, study)
-    of_folders = [[splits.side[f"x{n}"] for n in range(first, first + 50)] for first in (0, 50)]
-    assert (of_folders[0], sorted(np.bincount(of_folders[0]).tolist())) == (of_folders[1], [10] * 5)
-    assert borders(of_folders[0]) == 4
 
 
 PAIRS = [("{0:03}_left", "{0:03}_right"), ("left/{0}", "right/{0}"), ("100x/{0}", "400x/{0}")]
@@ -173,25 +164,6 @@ def test_runs_are_contiguous_limited_and_of_any_order(paths: list[str], sides: i
     assert int(run.max()) < units <= len(paths)
     order = random.sample(range(len(paths)), len(paths))
     assert (file_runs([paths[row] for row in order], holders[order], sides, factor)[0] == run[order]).all()
-
-
-OF_WORDS = [f"{chr(97 + n % 26)}{chr(97 + n // 26)}.png" for n in range(40)]
-OF_RANDOM_SIGNS = [f"{chr(97 + n)}{n}{chr(122 - n)}.png" for n in range(20)]
-
-
-@pytest.mark.parametrize("names", [OF_WORDS, OF_RANDOM_SIGNS])
-def test_files_without_numbers_are_refused(tmp_path: Path, names: list[str]) -> None:
-    cohort, study = cohort_of(tmp_path, names, streaks(len(names), 1))
-    with pytest.raises(SplitError):
-        split(cohort, study)
-
-
-def test_known_subjects_and_left_out_sources_are_refused() -> None:
-    stated: dict[str, Any] = {"name": "t", "cohort": Path("c.csv"), "targets": {"label": {"classes": LABELS}}}
-    sources: dict[str, Any] = {"split": {"by": "number", "leave_out": "site"}, "subjects_known": False}
-    for more in ({"split": {"by": "number"}}, sources):
-        with pytest.raises((CasewiseError, ValueError), match="number"):
-            Study(**stated, **more)
 
 
 def test_streaks_are_reported_where_folds_are_random(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import io
 import logging
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from casewise.console import Silent
 from casewise.errors import ImageError
 from casewise.modalities.registry import modality_of
 from casewise.modalities.store.film import film_columns
-from casewise.modalities.store.readers import image_facts, image_shape, open_source, read_image
+from casewise.modalities.store.readers import open_source, read_image
 from casewise.study.loading import read_study
 from tests.film_files import PEOPLE, film_bytes, write_film
 
@@ -139,12 +138,6 @@ def test_colours(tmp_path: Path) -> None:
     assert np.array_equal(read_image(write_film(tmp_path / "a.dcm", wide)), rgb)
 
 
-def test_a_film_without_a_preamble(tmp_path: Path) -> None:
-    path = write_film(tmp_path / "no-suffix", film(12), bits=12, preamble=False)
-    assert np.array_equal(read_image(path, channels="grey")[..., 0], grey(film_bytes(film(12), bits=12)))
-    assert (image_shape(path), image_facts(path)["format"]) == ((60, 50), "DICOM")
-
-
 @pytest.mark.parametrize(
     "tags",
     [
@@ -247,15 +240,6 @@ def test_columns_of_a_film_name_nobody(tmp_path: Path) -> None:
     assert (film_columns(tmp_path / "a.png"), film_columns(tmp_path / "missing.dcm")) == ({}, {})
 
 
-def test_without_the_package_the_message_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write_film(tmp_path / "film.dcm", film(8))
-    monkeypatch.setitem(sys.modules, "pydicom", None)
-    with pytest.raises(ImageError, match=r"casewise\[dicom\]") as caught:
-        read_image(path)
-    check_message(caught.value, path)
-    assert film_columns(path) == {}
-
-
 def table_of(entries: np.ndarray, *, depth: int = 16, first: int = 0, count: int | None = None) -> Any:
     """An item of a LUT sequence."""
     item = pydicom.Dataset()
@@ -293,14 +277,6 @@ def test_a_stated_range_that_is_not_for_the_values_leaves_no_black_film(tags: di
     assert np.abs(grey(film_bytes(film(12), bits=12, **tags)) - expected).max() <= 1
     inverted = grey(film_bytes(film(12), bits=12, **tags, PhotometricInterpretation="MONOCHROME1")).astype(int)
     assert np.abs(inverted - (255 - expected)).max() <= 1
-
-
-def test_a_window_of_a_scan_counts_on_a_dark_slice() -> None:
-    dark = (film(12) // 100).astype(np.uint16)
-    tags = {"bits": 12, "WindowCenter": 1000, "WindowWidth": 2000}
-    assert int(grey(film_bytes(dark, Modality="MR", **tags)).max()) < 8
-    outside = {"bits": 12, "WindowCenter": 9000, "WindowWidth": 1000}
-    assert int(grey(film_bytes(film(12), Modality="MR", **outside)).max()) == 255
 
 
 def test_entries_of_8_bits_two_to_a_word() -> None:

@@ -2,11 +2,8 @@
 
 import dataclasses
 import re
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from casewise.evaluation.bootstrap import Plan
@@ -16,10 +13,8 @@ from casewise.report.caveats import SENTENCES
 from casewise.report.context import EXTERNAL, ReportContext
 from casewise.report.first_screen import Rival, rivals_line, screen
 from casewise.report.page import render
-from casewise.report.sections.agreement import between_columns
-from casewise.report.statements import KINDS, MARKS, Statement, statements, unlike_folds
+from casewise.report.statements import KINDS, MARKS, Statement, statements
 from casewise.report.tables import VERDICTS
-from casewise.study.loading import build_study
 from tests.report_contexts import classes, films, numbers, with_own, with_results
 
 QUESTIONS = ["Where does it fail?", "Does something simpler do as well?", "Can it be trusted?"]
@@ -104,64 +99,9 @@ def test_a_model_is_chosen_only_among_learners_with_a_figure_out_of_fold(report_
     assert f"among {count - 1} out of fold" in getattr(statement(fewer, "chosen"), "text", "")
 
 
-def test_of_many_classes_the_worst_are_shown(report_of_classes: ReportContext, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = screen(report_of_classes).failures
-    monkeypatch.setattr("casewise.report.first_screen.MOST_CLASSES", 1)
-    assert screen(report_of_classes).failures == [
-        min(whole, key=lambda row: eval(row.cells[0].partition(" (")[0].replace(" of ", "/")))
-    ]
-
-
 def test_a_difference_stands_where_figures_are_written_alike() -> None:
     assert Rival("a", "0.90", "", "better", by="0.009").verdict_text == "better by 0.009"
     assert Rival("a", "0.90", "", "open", by="0.009").verdict_text == VERDICTS["open"]
-
-
-def test_how_far_apart_the_two_columns_of_a_mean_are(report_of_numbers: ReportContext) -> None:
-    targets = {name: {"range": "0..3", "column": [f"{name}_a", f"{name}_b"]} for name in ("zone_x", "zone_y")}
-    scores = {"zones": {"formula": "zone_x + zone_y", "range": "0..6", "level": "case"}}
-    values = {"name": "zones", "cohort": "cases.csv", "targets": targets, "scores": scores, "primary_outcome": "zones"}
-    study = build_study(values | {"panels": {"by": "case"}, "backbones": []}, source="the test", folder=Path())
-    cells = {"zone_x_a": [0, 1, ""], "zone_x_b": [2, 1, 1], "zone_y_a": [1, 3, 3], "zone_y_b": [2, 2, 2]}
-    images = pd.DataFrame({"case": ["a", "b", "c"], **cells})
-    rows = report_of_numbers.predictions.query("stage == 'test'").head(6)
-    rows = rows.assign(
-        case=[*"aabbcc"], target=["zone_x", "zone_y"] * 3, model="net", region="", image="", outer_fold=1
-    ).assign(y_pred=[1, 1, 3, 2, 0, 0])
-    context = SimpleNamespace(
-        study=study, cohort_images=images, outcome="zones", predictions=rows, learner="net", stage="test"
-    )
-    # without the case that one of the columns lacks
-    assert between_columns(context) == ((3 + 1) / 2, (1 + 1) / 2, (2 + 2) / 2)
-    context.cohort_images = pd.concat([images, images])
-    assert between_columns(context) is None
-
-
-def test_the_column_says_that_it_was_judged_on_one_image_a_subject(report_of_classes: ReportContext) -> None:
-    (row, *_) = [row for row in screen(report_of_classes).rivals if row.name.startswith("column")]
-    assert row.note == "one image a subject"
-    images = report_of_classes.cohort_images.drop_duplicates("subject")
-    context = dataclasses.replace(report_of_classes, cohort_images=images)
-    assert next(row for row in screen(context).rivals if row.name.startswith("column")).note == ""
-
-
-def test_a_test_set_of_unknown_subjects_is_named() -> None:
-    evaluated = screen(films(subjects_known=False, test=10)).evaluated
-    assert "test set" in evaluated
-    assert "without a reference" not in evaluated  # the others were trained on
-
-
-def test_cases_without_a_reference_are_counted_out_of_fold() -> None:
-    context = numbers()
-    if context.stage != "oof":
-        context = films()
-    known = context.predictions["case"].unique()[:-2]
-    lacking = context.predictions.assign(
-        y_true=context.predictions["y_true"].where(context.predictions["case"].isin(known))
-    )
-    whole, less = screen(context).evaluated, screen(dataclasses.replace(context, predictions=lacking)).evaluated
-    assert "without a reference" not in whole
-    assert "and 2 without a reference value" in less
 
 
 def test_a_level_that_is_not_reached_stands_beside_the_observed_share(
@@ -176,27 +116,6 @@ def test_a_level_that_is_not_reached_stands_beside_the_observed_share(
             stages = {**entry.stages, stage: dataclasses.replace(figures, coverage=low)}
             record = dataclasses.replace(sets, targets={context.outcome: dataclasses.replace(entry, stages=stages)})
             assert (f"{100 * value:.0f} %" in screen(with_results(context, prediction_sets=record)).model) == shown
-
-
-def test_folds_with_equal_weights_are_counted_where_the_model_has_others(report_of_classes: ReportContext) -> None:
-    equal, own = {"a": 0.5, "b": 0.5}, {"a": 0.25, "b": 0.75}
-    texts = []
-    for new, by_fold in ((own, {"1": equal, "2": own}), (own, {"1": own, "2": own}), (equal, {"1": own, "2": equal})):
-        fits = {report_of_classes.learner: {report_of_classes.outcome: {"weights": new, "weights_by_fold": by_fold}}}
-        texts.append(unlike_folds(dataclasses.replace(report_of_classes, stackers=fits)))
-    unlike = "the weights of 1 of 2 folds are {}, unlike those for new cases"
-    assert texts == [unlike.format("equal"), "", unlike.format("fitted")]
-
-
-def test_a_combined_model_that_is_one_learner_for_new_cases_is_said_to_be_so(
-    report_of_classes: ReportContext, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("casewise.report.first_screen.weights_fitted", lambda context: True)
-    for weight, alone in ((0.998, True), (0.92, False)):
-        fit = {"weights": {"linear_features": weight, "b": 1 - weight}, "weights_by_fold": {"1": {"a": 0.5, "b": 0.5}}}
-        fits = {report_of_classes.learner: {report_of_classes.outcome: fit}}
-        text = screen(dataclasses.replace(report_of_classes, stackers=fits)).model
-        assert ("For new cases it is in effect the linear model on image features alone." in text) == alone
 
 
 def test_a_class_is_bold_only_where_it_is_clearly_found_least_often() -> None:
@@ -216,16 +135,6 @@ def test_a_class_is_bold_only_where_it_is_clearly_found_least_often() -> None:
     # of a class without cases nothing is known, and of one with one case hardly anything
     assert bold([[50, 50], [0, 0]], covid=(0.5, 0.4, 0.6)) == [False, False]
     assert bold([[50, 50], [0, 1]], covid=(0.5, 0.4, 0.6), no_finding=(1.0, 0.03, 1.0)) == [False, False]
-
-
-def test_classes_that_are_in_every_set_are_named(report_of_classes: ReportContext) -> None:
-    sets, names = report_of_classes.metrics.prediction_sets, report_of_classes.classes
-    entry = sets.targets[report_of_classes.outcome]
-    for few, said in ((1, "; every set holds covid, for lack of"), (len(names), "Too few subjects to calibrate")):
-        quantiles = [{"quantile": None if place < few else 0.5} for place in range(len(names))]
-        changed = dataclasses.replace(entry, calibration={**entry.calibration, "classes": quantiles})
-        record = dataclasses.replace(sets, targets={report_of_classes.outcome: changed})
-        assert said in screen(with_results(report_of_classes, prediction_sets=record)).model
 
 
 def test_an_external_cohort_comes_first_and_every_figure_says_whose_it_is(report_of_classes: ReportContext) -> None:
@@ -271,23 +180,3 @@ def test_a_test_set_below_the_folds_is_against_the_model() -> None:
     other = Note("test_below_oof", {"learner": "other", "metric": context.merit, **sides})
     assert not statement(with_results(context, notes=[other]), "lower_on_test")
     assert not statement(context, "lower_on_test")
-
-
-def test_what_a_study_lacks_is_said(report_of_two_classes: ReportContext) -> None:
-    two = report_of_two_classes
-    assert level(two, "external_cohort") == "bad"
-    table = two.predictions
-    for subjects, expected in ((8, "note"), (40, "")):
-        few = table[table["subject"].isin(table["subject"].unique()[:subjects])]
-        assert level(dataclasses.replace(two, predictions=few), "few_subjects") == expected
-    known = table["subject"].isin(table["subject"].unique()[:8])
-    partly = table.assign(y_true=table["y_true"].where(known))
-    assert level(dataclasses.replace(two, predictions=partly), "few_subjects")
-    for monitor, expected in (("inner", ""), ("fold", "bad")):
-        assert level(films(recipe={"early_stopping": {"monitor": monitor}}), "stopped_on_fold") == expected
-
-
-def test_constant_predictions_are_flagged(report_of_two_classes: ReportContext) -> None:
-    table = report_of_two_classes.predictions.copy()
-    table.loc[table["model"] == report_of_two_classes.learner, ["p0", "p1"]] = [0.6, 0.4]
-    assert level(dataclasses.replace(report_of_two_classes, predictions=table), "nothing_learned") == "flag"

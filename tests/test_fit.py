@@ -20,7 +20,7 @@ from casewise.audit.findings import Finding
 from casewise.audit.shortcuts import find_shortcuts
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.console import Silent
-from casewise.errors import CohortError, StudyError
+from casewise.errors import StudyError
 from casewise.inference.bundle import Bundle
 from casewise.inference.new_cases import NewTable
 from casewise.modalities.base import StoreAddress
@@ -98,15 +98,6 @@ def test_what_is_stated_is_kept() -> None:
     assert planned(Images(fit="pad"), sizes)[0].padding == "reflect"
     assert planned(Images(fit="pad", padding="black"), sizes)[0].padding == "black"
     assert planned(Images(padding="reflect"), [(80, 60)])[0].padding == "reflect"
-
-
-def test_padding_that_the_plan_leaves_unused_is_remarked_on() -> None:
-    sizes = [(80, 60), (60, 60)]
-    images, reason = planned(Images(padding="black"), sizes)
-    assert (images.fit, images.padding) == ("stretch", "auto")
-    assert "padding: black" in reason
-    assert "padding" not in planned(Images(), sizes)[1]
-    Images.model_validate(images.model_dump())  # a saved plan can be read again
 
 
 def test_labels_do_not_change_the_plan(films: Path, tmp_path: Path) -> None:
@@ -256,11 +247,6 @@ def test_new_cases_are_prepared_as_in_training(finished: Run, films: Path, tmp_p
     bundle = Bundle.open(RunFolder(finished.folder).job("test_resnet", 0).path)
     store = NewTable(bundle.study(tmp_path / "a.csv"), own=True).prepared(tmp_path, Silent()).store
     assert store.preparation.fit == "stretch"
-
-
-def test_a_column_of_masks_that_does_not_exist_is_named_before_training(films: Path) -> None:
-    with pytest.raises(CohortError, match="lung_mask"):
-        read(chest_study(films, images={"lesion": "lung_masks"}, columns={"visit": "", "date": ""}), None, Silent())
 
 
 def test_a_stated_compute_plan_is_checked_before_any_image_is_read(films: Path, tmp_path: Path) -> None:

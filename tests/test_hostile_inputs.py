@@ -9,7 +9,6 @@ import yaml
 
 from casewise.cohort.cohort import read_cohort
 from casewise.errors import MESSAGE, CasewiseError, CohortError, StudyError
-from casewise.study.backbones import timm_names
 from casewise.study.loading import read_study
 from tests.hostile_inputs import LINES, prepare
 
@@ -62,10 +61,6 @@ class TestStudies:
         assert all(word not in message for word in ("x" * 81, "k" * 81))
         assert "seed: " in message
 
-    def test_many_unknown_keys_are_counted(self, tmp_path: Path) -> None:
-        message = refusal(tmp_path, GOOD + "".join(f"unknown{i}: 1\n" for i in range(900)))
-        assert "and 888 more" in message
-
     def test_control_characters_are_shown_as_escapes(self) -> None:
         assert str(StudyError("a\x1b[31m\ud800\nb")) == "a\\x1b[31m\\ud800\nb"
 
@@ -99,8 +94,3 @@ class TestStudies:
         values = yaml.safe_load((tmp_path / "good.yaml").read_text())
         with pytest.raises(CohortError, match="root"):
             read_cohort(read(tmp_path, yaml.safe_dump({**values, "root": "9" * 5000})))
-
-    def test_names_of_timm_are_those_that_it_lists(self) -> None:
-        import timm
-
-        assert timm_names() == sorted(timm.list_models())

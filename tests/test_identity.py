@@ -203,21 +203,6 @@ def test_listed_names_are_different_people_and_others_are_refused(tiny: Path, tm
     assert any("S01 and s-1; S03 and S 003" in note for note in cohort.notes)
 
 
-def test_names_of_different_people_are_listed_once() -> None:
-    for names, listed in ((["B", "B ", "b"], '[["B", "b"]]'), (["B", "B "], "")):
-        problems = Problems()
-        check_alike(pd.Series(names), "subject", problems, people="refuse_similar")
-        ((_, message),) = problems.by_kind["subject alike"]
-        assert listed in message
-        assert ("subject_names" in message) is bool(listed)
-
-
-def test_a_pair_of_a_larger_group_says_nothing_of_the_others() -> None:
-    assert groups_of_one(["1", "01", "001"], [["1", "01"]]) == [["1", "01", "001"]]
-    assert groups_of_one(["1", "01", "001"], [["1", "01", "001"]]) == []
-    assert same_people(["01"], ["1", "001"], [["1", "01"]]) == {"01": "001"}
-
-
 def test_a_bundle_of_people_with_the_same_names_is_declared(tiny: Path, tmp_path: Path) -> None:
     bundle = JobFolder(tmp_path / "bundle")
     facts = {"format": 1, "backbone": "x", "weights": "random", "weights_sha256": "", "network": {}}

@@ -8,13 +8,12 @@ import pandas as pd
 import pytest
 
 from casewise.cohort.cohort import read_cohort
-from casewise.errors import CohortError, RunError, StudyError, WeightsError
+from casewise.errors import CohortError, StudyError, WeightsError
 from casewise.evaluation.results import plain
 from casewise.models.backbones import build_network
 from casewise.models.weights import load_weights
 from casewise.plugins.phantoms.chest import make_chest
 from casewise.plugins.phantoms.slides import make_regions
-from casewise.report.results_page import write_results
 from casewise.run import Run, run
 from casewise.run_folder import RunFolder
 from casewise.splits.grouped import split
@@ -118,11 +117,6 @@ def regional(folder: Path, *, primary_outcome: str) -> tuple[Any, Any]:
     return study, read_cohort(study)
 
 
-def test_without_known_subjects_nothing_is_compared(chests: Path) -> None:
-    with pytest.raises(StudyError, match="subjects are not known"):
-        chest_study(chests, TWO, split=BY_IMAGE, subjects_known=False)
-
-
 def test_one_image_a_subject_is_refused_before_training(tmp_path: Path) -> None:
     table = make_chest(tmp_path / "films", subjects=8, classes=("no_finding", "covid"), size=(64, 64), seed=2)
     with pytest.raises(CohortError, match="no subject has more than one image"):
@@ -168,25 +162,6 @@ class TestRun:
         assert load_weights(network, f"bundle:{done.folder / place}")[1] == sorted(
             name for name, side in told(done.folder, "splits.json")["subjects"].items() if side == 2
         )
-
-    def test_it_gets_no_page_of_its_own(self, done: Run, tmp_path: Path) -> None:
-        place, page = RunFolder(done.folder).image_split.path, tmp_path / "page.md"
-        for runs in ((place, []), (done.folder, [place])):
-            with pytest.raises(RunError) as error:
-                write_results(runs[0], page, others=runs[1])
-            assert str(done.folder.resolve()) in str(error.value)
-        assert not page.exists()
-        with pytest.raises(RunError) as error:
-            explain_run(place, ExplainSettings())
-        assert str(done.folder.resolve()) in str(error.value)
-
-    def test_the_audit_warns(self, done: Run) -> None:
-        audit = told(done.folder, "audit.json")
-        (found,) = [one for one in audit["findings"] if one["id"] == "image-level-split"]
-        assert found["level"] == "warning"
-        both = done.results["image_split"]["subjects_on_both_sides"]
-        assert found["figures"]["subjects_on_both_sides"] == both
-        assert f"{both} of 16 subjects" in found["sentence"]
 
     def test_run_again_trains_nothing(self, done: Run, chests: Path) -> None:
         jobs = list(done.folder.glob("**/job.json"))

@@ -64,19 +64,6 @@ def test_files_of_the_training_are_counted_where_subjects_are_not_known(
     assert "Names of the training: 1 of 2 images." in caplog.text
 
 
-def test_folders_are_not_subjects_where_the_training_knew_none(chest_run: Run, new: Path, tmp_path: Path) -> None:
-    for file in ("ill/1.png", "ill/2.png", "well/2.png"):
-        (tmp_path / "in" / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(next(new.parent.glob("**/*.png")), tmp_path / "in" / file)
-    model = load_bundle(chest_run.folder)
-    assert model.predict(tmp_path / "in")["subject"].unique().tolist() == ["ill", "well"]
-    members = tuple(replace(each, settings={**each.settings, "subjects_known": False}) for each in model.members)
-    unknown = replace(model, members=members)
-    names = sorted(Path(name).name for name in unknown.predict(tmp_path / "in")["subject"].unique())
-    assert names == ["1.png", "2.png", "2.png"]
-    assert unknown.predict(tmp_path / "in", pattern="{subject}/{file}")["subject"].unique().tolist() == ["ill", "well"]
-
-
 def test_a_column_of_the_training_that_new_cases_lack_may_be_left_unused(
     chest_run: Run, new: Path, tmp_path: Path
 ) -> None:
@@ -206,24 +193,6 @@ def test_a_row_of_a_panel_without_a_number_has_none(chest_run: Run, new: Path, t
         lacking = rows["case"] == panels["case"].iloc[1]
         assert rows.loc[lacking, ["y_pred", "p0", "p1", "p2"]].isna().to_numpy().any(axis=0).all()
         assert rows[["y_pred", "p0", "p1", "p2"]].isna().any(axis=1).sum() == 1
-
-
-def test_what_is_no_table_is_refused_by_the_name_of_the_argument(chest_run: Run, new: Path, tmp_path: Path) -> None:
-    image = next(path for path in sorted(new.parent.rglob("*")) if path.suffix in (".png", ".jpg"))
-    assert set(chest_run.predict([str(image)])["subject"]) == set(chest_run.predict(image)["subject"]) == {image.name}
-    for cases in ([3], [], [str(new), str(image)], 3, None, str(new / "nowhere")):
-        with pytest.raises(CasewiseError, match=r"^cases: "):
-            chest_run.predict(cases)  # type: ignore[arg-type]
-    bundle = load_bundle(chest_run.folder).members[0]
-    regional = replace(bundle, settings={**bundle.settings, "regions": ["upper", "lower"]})
-    for name in ("upper.jpg", "1.jpg"):
-        shutil.copy(image, tmp_path / name)
-    listed = new_table([[tmp_path / "1.jpg"], [tmp_path / "upper.jpg"]], regional, tmp_path, columns={}, root=None)
-    assert listed.reading.endswith("1.jpg: subject 1.jpg")
-    with pytest.raises(CasewiseError) as refused:
-        chest_run.predict(pd.DataFrame({"file": [str(image)]}))
-    assert "new-cases" not in str(refused.value)
-    assert "external:" not in str(refused.value)
 
 
 def test_one_damaged_file_is_a_row_and_files_of_a_case_are_grouped(

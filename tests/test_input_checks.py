@@ -12,17 +12,13 @@ import pytest
 from PIL import Image
 
 from casewise.errors import RunError
-from casewise.evaluation.results import from_json
-from casewise.files import checksum
 from casewise.inference import input_checks as checks
 from casewise.inference.drift import drift, quantiles_of
-from casewise.inference.input_checks import GRID, NAMES, Limits, Measures, Training, fit_limits, image_flags
-from casewise.inference.look import EarlyMaps, read_look
+from casewise.inference.input_checks import GRID, NAMES, Measures, Training, fit_limits, image_flags
+from casewise.inference.look import EarlyMaps
 from casewise.inference.model import load_bundle
 from casewise.inference.output_table import predict_to_file
 from casewise.run import Run
-from casewise.run_folder.artefact import WeightsFile
-from casewise.training.checkpoint import write_tensors
 from tests.test_cli import casewise
 
 
@@ -146,15 +142,6 @@ def test_only_distinct_regions_are_compared() -> None:
     assert np.mean([name == "face" for name in score.suspected(faces.measures, np.full(100, "leg"))]) > 0.95
 
 
-def test_scores_of_regions_come_back_from_json() -> None:
-    limits = fit_limits(of_regions(60, 0), ("face",), ("T1",))
-    values = json.loads(json.dumps(asdict(limits)))
-    assert from_json(Limits, values) == limits
-    for name, damaged in (("weights", [[1.0]] * 3), ("centre", []), ("distinct", [["face", "foot"]]), ("limit", None)):
-        with pytest.raises((LookupError, TypeError, ValueError)):
-            from_json(Limits, values | {"wrong_region": values["wrong_region"] | {name: damaged}})
-
-
 def test_a_case_without_an_expected_sequence_is_flagged(monkeypatch: pytest.MonkeyPatch) -> None:
     limits = fit_limits(training(), (), checks.expected_names([frozenset({"t1", "flair"})] * 9))
     table = {"case": ["A", "A", "B"], "path": ["x/a.nii", "x/b.nii", "x/c.nii"], "region": "", "sequence": ["t1"] * 3}
@@ -220,29 +207,6 @@ def test_images_of_any_shape_have_as_many_statistics() -> None:
     maps = EarlyMaps(build_network("mobilenet_v2", 1))
     shapes = [(224, 224), (96, 128), (128, 96), (90, 224)]  # of 96 × 128 one map has as many rows as channels
     assert {len(maps.statistics(np.zeros((3, *shape), np.uint8))) for shape in shapes} == {112}
-
-
-def test_a_look_comes_back_from_its_file(tmp_path: Path) -> None:
-    from casewise.models.backbones import build_network
-
-    maps, image = EarlyMaps(build_network("squeezenet1_1", 1)), np.full((1, 40, 60), 90, np.uint8)
-    statistics = np.random.default_rng(0).normal(0, 1, (30, len(maps.statistics(image))))
-    own = replace(training(30), measures=replace(drawn(30, 0), maps=statistics))
-    look, limits = checks.fit_look(fit_limits(own), own, maps, [])
-    file = WeightsFile(tmp_path / "look.safetensors")
-    write_tensors(file, look.tensors)
-    facts = replace(limits.look, sha256=checksum(file.path))
-    again = read_look(file, facts, len(checks.COMPARED))
-    np.testing.assert_array_equal(again.maps.statistics(image), maps.statistics(image))
-    np.testing.assert_allclose(again.distance(own.measures.look), look.distance(own.measures.look))
-    assert from_json(Limits, json.loads(json.dumps(asdict(limits)))) == limits
-    for name in ("centre", "directions"):
-        write_tensors(file, look.tensors | {name: look.tensors[name].repeat(2, *[1] * (name == "directions"))[None]})
-        with pytest.raises(RunError, match=r"look\.safetensors"):
-            read_look(file, replace(facts, sha256=checksum(file.path)), len(checks.COMPARED))
-    for other in ({"network": "hf-hub:a/b"}, {"network": "mobilenet_v2"}, {"network": ""}, {"sha256": ""}):
-        with pytest.raises(RunError, match=r"look\.safetensors"):
-            read_look(file, replace(facts, **other), len(checks.COMPARED))
 
 
 def batch_of(random: Any, subjects: int, **shifts: float) -> pd.DataFrame:
@@ -348,14 +312,3 @@ def test_an_image_of_a_person_costs_no_other_one_a_prediction(images: Path, base
 def test_limits_depend_on_training_images_alone(baseline_run: Run) -> None:
     record, sides = baseline_run.files.input_checks.read(), baseline_run.files.splits.read()["subjects"]
     assert record["subjects"] == sum(side != "test" for side in sides.values()) < len(sides)
-
-
-def test_missing_regions_and_the_file_of_a_flag_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    limits = replace(fit_limits(training()), regions=("face", "hand"))
-    table = {"case": ["A", "A", "B"], "path": ["x/a.jpg", "x/b.jpg", "x/c.jpg"], "region": ["face", "hand", "face"]}
-    new: Any = SimpleNamespace(cohort=SimpleNamespace(images=pd.DataFrame(table)), store=None)
-    measured = drawn(3, 1)
-    measured.values[1, NAMES.index("brightness")] = 0.95
-    monkeypatch.setattr(checks, "measure", lambda store, rows, maps: measured.subset(np.array(rows)))
-    lighter = "b.jpg: much lighter than the training images"
-    assert checks.case_flags(limits, new) == {"A": lighter, "B": "no image of hand"}

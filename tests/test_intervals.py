@@ -10,7 +10,6 @@ from casewise.evaluation.classification import PredictionMatrix, judge_classes
 from casewise.evaluation.intervals import Basis, ends
 from casewise.metrics.classes import Classes, Samples, class_metrics
 from casewise.metrics.numbers import moments, number_metrics, sum_by_subject
-from tests.prediction_rows import metric_value
 
 TWO = Classes(("negative", "positive"), "classification", 1)
 
@@ -61,27 +60,6 @@ def test_a_share_with_few_events_has_an_interval_between_none_and_more() -> None
     assert (found[1].low, found[1].high) == pytest.approx((exact.low, exact.high), abs=0.005)
     mirrored = mean_by_subject([0] + [1] * 50, range(51), name="share")
     assert (mirrored.low, mirrored.high) == pytest.approx((1 - found[1].high, 1 - found[1].low))
-
-
-def test_the_figures_left_out_are_those_without_a_subject() -> None:
-    rng = np.random.default_rng(1)
-    truth, subjects = rng.uniform(0, 40, 30), np.repeat([f"s{n:02d}" for n in range(10)], 3)
-    predicted = truth + rng.normal(0, 4, 30)
-    found = by_subject(truth, {"net": predicted}, subjects)["net"]
-    without = [subjects != name for name in np.unique(subjects)]
-    left = {n: np.array([metric_value(n, truth[r], predicted[r]) for r in without]) for n in ("mae", "ccc")}
-    for name, transform, back in (("mae", np.log, np.exp), ("ccc", np.arctanh, np.tanh)):
-        # the width of the interval, in standard errors on its own scale, is a quantile of Student's t
-        point = found[name].value
-        assert found[name].low is not None
-        scale = 1.0 if name == "mae" else 1 / (1 - point**2)
-        changes = np.log(left[name]) if name == "mae" else left[name]
-        error = scale * np.sqrt(9 / 10 * ((changes - changes.mean()) ** 2).sum())
-        quantile = (transform(point) - transform(found[name].low)) / error
-        assert stats.t.ppf(0.975, 9) - 1e-9 <= quantile < stats.t.ppf(0.975, 4)
-        mirrored = back(2 * transform(point) - transform(found[name].low))
-        # one more subject like the one that raises the CCC most may come
-        assert found[name].high > mirrored if name == "ccc" else found[name].high == pytest.approx(mirrored)
 
 
 def test_all_right_is_not_certainty() -> None:

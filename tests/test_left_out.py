@@ -12,15 +12,9 @@ from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.evaluate import Outcomes, evaluate
 from casewise.evaluation.external import by_source, source_means
 from casewise.pipeline.evaluate import evaluate as evaluate_step
-from casewise.report.context import ReportContext
-from casewise.report.sections import learners
-from casewise.report.sections.designs import validation
 from casewise.run_folder import RunFolder
-from casewise.study.learners import learner_name
 from casewise.study.loading import build_study
 from tests.prediction_rows import prediction_rows
-from tests.report_contexts import classes as toy
-from tests.report_contexts import with_results
 
 CLASSES = ["covid", "none"]
 SOURCES = ["north", "south", "west"]
@@ -152,41 +146,3 @@ def test_means_within_sources_state_ranges_reasons_and_rough_classes() -> None:
     alone = source_means(by_source(lone, "dx", sources, **judged), lone, "dx", sources, **judged)["m"]
     assert alone["accuracy"].low is None
     assert "one subject" in str(alone["accuracy"].reason)
-
-
-@pytest.fixture(scope="module")
-def held_out() -> ReportContext:
-    """The toy study of two classes, each of five sources (its folds) left out."""
-    material = toy("binary", networks=2, split={"leave_out": "source"})
-    outcome, rows = material.study.primary_outcome, material.predictions
-    folds = rows.drop_duplicates("subject").set_index("subject")["outer_fold"]
-    sources = {subject: "vwxyz"[fold - 1] for subject, fold in folds.sort_values().items()}
-    names, plan = material.study.classes_of(outcome), Plan(50, 0.95, 0)
-    told = by_source(rows, outcome, sources, classes=names, positive=material.study.positive_of(outcome), plan=plan)
-    judged = {"classes": names, "positive": material.study.positive_of(outcome), "plan": plan}
-    means = source_means(told, rows, outcome, sources, **judged)
-    return with_results(material, by_site=told, site_means=means)
-
-
-def test_pooled_figures_are_no_finding(held_out: ReportContext) -> None:
-    table = learners.learner_table(held_out, "oof")
-    assert not any(head.startswith("Against") for head in table.columns)
-    assert held_out.by_site
-    means = held_out.metrics.site_means or {}
-    values = {learner_name(name): figures["auroc"].value for name, figures in means.items()}
-    shown = [float(values[row.name] or 0) for row in table.rows]
-    assert shown == sorted(shown, reverse=True)
-    assert [row.name for row in validation.source_rows(held_out)] == ["mean", *"vwxyz"]
-    assert len(validation.learner_rows(held_out)) == 3
-
-
-def test_a_learner_that_names_one_class_is_named(table: pd.DataFrame) -> None:
-    every = table[table["model"] == "pool"].assign(model="lazy", p0=0.9, p1=0.1, y_pred=0.0)
-    both = pd.concat([table, every], ignore_index=True)
-    found = evaluate(both, Outcomes("dx", classes={"dx": CLASSES}), Plan(50))
-    blocks = found["classes"]
-    assert blocks["oof"]["lazy"]["dx"]["constant_class"] == "covid"
-    assert blocks["oof"]["pool"]["dx"]["constant_class"] is None
-    # nothing to tell apart where only one class is recorded
-    alone = evaluate(both[both["subject"].str.startswith("west")], Outcomes("dx", classes={"dx": CLASSES}), Plan(50))
-    assert alone["classes"]["oof"]["lazy"]["dx"]["constant_class"] is None

@@ -162,22 +162,3 @@ def test_named_networks_are_trained_and_then_the_others(tmp_path: Path, chests: 
     assert done == {("test_byobnet", 2), *others}
     assert not folder.report_path.exists()
     pd.testing.assert_frame_equal(casewise.run(study, folder.path).rows, whole.rows)
-
-
-@pytest.mark.parametrize(
-    ("only", "said"),
-    [
-        ("test_efficient", "Did you mean 'test_efficientnet'?"),
-        ("test_efficientnet:3", "'test_efficientnet:3' names no fold of the study, which has folds 1 to 2"),
-        (" , ", "--only: names no network"),
-    ],
-)
-def test_an_unknown_network_or_fold_is_refused(only: str, said: str, tmp_path: Path, chests: Path) -> None:
-    study_of(tmp_path, chests)
-    path = str(tmp_path / "study.yaml")
-    for planned in ([], ["--set", "recipe=auto"]):
-        ended = command("run", path, "--output", str(tmp_path / "run"), "--only", only, *planned)
-        assert ended.returncode == 2
-        assert said in " ".join(ended.stderr.split())
-        assert "audit" not in ended.stdout
-        assert not (tmp_path / "run" / "tiles").exists()

@@ -12,7 +12,7 @@ from PIL import Image
 
 from casewise.audit.regions import read_masks
 from casewise.console import Silent
-from casewise.errors import CohortError, ImageError, RunError, StudyError
+from casewise.errors import CohortError, ImageError, RunError
 from casewise.modalities.base import PreparedCohort
 from casewise.modalities.dataset import PanelData
 from casewise.modalities.mask_labels import marked_labels
@@ -174,18 +174,6 @@ def study_of(cohort: Path, table: str = "cases.csv", **changes: Any) -> Study:
         both_mappings = isinstance(value, dict) and isinstance(values.get(section), dict)
         values[section] = values[section] | value if both_mappings else value
     return build_study(values, source="the test's study", folder=cohort)
-
-
-@pytest.mark.parametrize(("key", "changes"), [
-    ("images.mask", {"backbones": ["cnn"]}), ("images.mask", {"recipe": {"tuning": "head_only"}}),
-    ("images.mask", {"recipe": {"epochs": 1000, "phases": [{"epochs": 2, "freeze": "all"}]}}),
-    ("images.mask", {"recipe": {"pool": "map"}}), ("images.mask", {"recipe": {"head": "fastai"}}),
-    ("images.mask", {"panels": {"by": "case", "pooling": "maps"}}), ("images.mask", {"recipe": {"auto": True}}),
-    ("recipe.mask_loss", {"images": {"mask": None}, "recipe": {"mask_loss": 2}}),
-])  # fmt: skip
-def test_studies_that_cannot_train_on_masks(cohort: Path, key: str, changes: dict[str, Any]) -> None:
-    with pytest.raises(StudyError, match=rf"\b{key}\b"):
-        study_of(cohort, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -396,9 +384,3 @@ def test_volumes_of_labels(values: list[float], expected: int | str) -> None:
             as_mask(scan)
     else:
         assert int(as_mask(scan).values.sum()) == 50 * expected
-
-
-@pytest.mark.parametrize("labels", [[], [0], [1.5], {"mask": []}, {"masks": [1]}])
-def test_labels_that_cannot_count(cohort: Path, labels: Any) -> None:
-    with pytest.raises(StudyError, match=r"images\.mask_labels"):
-        study_of(cohort, images={"mask_labels": labels})

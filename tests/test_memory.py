@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import nn
 
-from casewise.errors import CasewiseError
 from casewise.jobs import execution
 from casewise.jobs.execution import jobs_that_fit
 from casewise.models.backbones import build_network
@@ -104,30 +103,6 @@ def test_as_many_jobs_run_in_parallel_as_fit(
         assert fitted(available, 4, monkeypatch) == fit
     assert len(caplog.records) == (fit < 4)
     assert fit == 4 or "4.9 GB" in caplog.text
-
-
-TOGETHER = "training 2 networks at a time"
-
-
-@pytest.mark.parametrize(
-    ("available", "workers", "stated", "named"),
-    [
-        (2850.0, 2, {"jobs": "auto"}, ("large", "2.9 GB", "2.8 GB", "batch_size (now 16)", "size (now 224)")),
-        (3500.0, 2, {"jobs": 2}, (TOGETHER, "3.9 GB", "3.4 GB", "{jobs: 1}", "batch_size (now 16)")),
-    ],
-)
-def test_what_does_not_fit_is_refused(
-    available: float, workers: int, stated: dict[str, Any], named: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.raises(CasewiseError) as refusal:
-        fitted(available, workers, monkeypatch, **stated)
-    for text in named:
-        assert text in str(refusal.value)
-
-
-def test_a_recipe_that_trains_some_of_the_layers_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert fitted(2000.0, 2, monkeypatch, tuning="head_only") == 1
-    assert fitted(2000.0, 2, monkeypatch, tuning="head_only", jobs=2) == 1
 
 
 def test_the_plan_records_the_memory_of_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from casewise.cohort.cohort import Cohort
 from casewise.console import Silent
-from casewise.errors import RunError, SplitError, StudyError, TrainingError
+from casewise.errors import RunError, SplitError, TrainingError
 from casewise.inference.model import load_bundle
 from casewise.inference.run_members import job_fingerprint
 from casewise.jobs import fitting
@@ -38,7 +38,6 @@ from tests.chest_study import THREE, chest_study
 SliceStore = pytest.importorskip("casewise.plugins.volumes.slice_store").SliceStore
 
 RECIPE = {"epochs": 3, "schedule": "cosine", "early_stopping": {"monitor": "none"}, "label_smoothing": 0.0}
-PHASES = {"early_stopping": {"monitor": "none"}, "schedule": "cosine", "phases": [{"epochs": 2}]}
 NETWORKS = ["test_resnet", "test_efficientnet"]
 RATES = [0.01, 0.001]
 SMALL: dict[str, Any] = {"name": "nested", "images": {"size": 32, "channels": "grey"}, "split": {"column": "fold"}}
@@ -276,19 +275,6 @@ class TestChoosing:
 
 
 class TestRefused:
-    @pytest.mark.parametrize(
-        ("changes", "sentence"),
-        [
-            ({"recipe": {**RECIPE, "lr": "find"}}, "recipe.lr is .find."),
-            ({"recipe": PHASES}, "phases state"),
-            ({"nested_cv": {"epochs": False, "lr": [0.1]}}, "nothing to choose"),
-            ({"nested_cv": {"lr": [0.1, 0.1]}}, "listed twice"),
-        ],
-    )
-    def test_what_does_not_go_with_it(self, tmp_path: Path, changes: dict[str, Any], sentence: str) -> None:
-        with pytest.raises(StudyError, match=sentence):
-            small_study(tmp_path / "cohort.csv", **changes)
-
     def test_a_class_of_fewer_subjects_than_folds(self, tmp_path: Path) -> None:
         rows = pd.read_csv(small_table(tmp_path / "cohort"))
         rows["label"] = ["b" if n < 3 else "a" for n in range(12)]

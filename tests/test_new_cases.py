@@ -14,9 +14,9 @@ from casewise.cohort.cohort import read_cohort
 from casewise.cohort.folder_layout import read_new_layout, stated_pattern
 from casewise.errors import CasewiseError, CohortError
 from casewise.inference.model import load_bundle
-from casewise.inference.new_cases import NewTable, cases_of, in_chunks, prepare_together, reason_of
-from casewise.inference.output_table import OutputTable, write_table
-from casewise.inference.stated import modalities_of, people_problem, stated_by
+from casewise.inference.new_cases import NewTable, cases_of, prepare_together
+from casewise.inference.output_table import OutputTable
+from casewise.inference.stated import people_problem, stated_by
 from casewise.modalities.registry import modality_of
 from casewise.run import Run
 from casewise.study.loading import build_study
@@ -45,12 +45,6 @@ def test_rows_become_cases_by_subject_and_visit() -> None:
     assert [case.name for case in cases_of(cells.drop(columns="visit"), study)][2:] == ["P1/1", "P2/1"]
     partly = cases_of(cells.assign(visit=["1", "", "1", "1", "1"]), study)
     assert "row 3, visit" in partly[2].problem
-
-
-def test_the_visits_of_a_subject_stay_together() -> None:
-    cells = cells_of(path=list("abcdef"), subject=list("ABABCC"), visit=list("112211"))
-    chunks = list(in_chunks(cases_of(cells, study_of("photographs")), 3))
-    assert [[case.name for case in chunk] for chunk in chunks] == [["A/1", "A/2"], ["B/1", "B/2"], ["C/1"]]
 
 
 def test_folders_of_new_cases_are_never_classes(tmp_path: Path) -> None:
@@ -159,28 +153,11 @@ def test_new_cases_may_all_lack_a_sequence(tmp_path: Path) -> None:
         modality_of(study).read(study, read_cohort(study, to_learn=False), None, None)  # type: ignore[arg-type]
 
 
-def test_the_reason_of_one_case_is_one_line() -> None:
-    assert reason_of(CohortError("new.csv: 1 problem.\n  row 2, path: is empty.")) == "row 2, path: is empty."
-    assert reason_of(CohortError("one line")) == "one line"
-    lacking = CohortError("new.csv: 1 problem.\n  rows 2-3, 5: case P1/1 has no image of region lower.")
-    reasons = [reason_of(NewTable(study_of("photographs"), own).corrected(lacking)) for own in (True, False)]
-    assert [reason.partition("case P1/1")[0] for reason in reasons] == ["rows 2-3, 5: ", ""]
-
-
 def rows_of(table: OutputTable) -> pd.DataFrame:
     texts = ("learner", "case", "subject", "visit", "region", "image", "target", "problem", "prediction set")
     values = {name: [""] for name in (*texts, "interval note", "flags")}
     frame = pd.DataFrame({name: values.get(name, [0.5]) for name in table.columns})
     return frame.assign(prediction=["yes, no"], beyond=pd.array([True], dtype="boolean"))
-
-
-@pytest.mark.parametrize("ending", [".csv", ".parquet"])
-def test_a_table_is_written_and_read(tmp_path: Path, ending: str) -> None:
-    table, path = OutputTable({"label": ["yes, no", "@b"]}, []), tmp_path / f"new{ending}"
-    write_table(pd.concat([rows_of(table), rows_of(table)], ignore_index=True), path)
-    read = pd.read_csv(path) if ending == ".csv" else pd.read_parquet(path)
-    assert (len(read), list(read)) == (2, table.columns)
-    assert [path.name for path in tmp_path.iterdir()] == [path.name]
 
 
 def test_images_in_memory_are_predicted_like_their_files(chest_run: Run, chests: Path, tmp_path: Path) -> None:
@@ -297,15 +274,6 @@ def test_an_image_that_states_little_hides_no_second_patient(tmp_path: Path, fir
     assert people_problem(stated[:2], "P1", {"P1", "7"}).startswith("1.dcm states a PatientID that is another subject")
 
 
-def test_single_images_of_two_patients_are_not_of_one_subject(chest_run: Run, tmp_path: Path) -> None:
-    pytest.importorskip("pydicom")
-    films = [film(tmp_path / "a.dcm"), film(tmp_path / "b.dcm", PatientID="8", StudyDate="20200301")]
-    assert chest_run.predict([films])["prediction"].isna().all()
-    assert chest_run.predict(films)["prediction"].notna().all()
-    film(tmp_path / "b.dcm", StudyDate="20200301")  # each is predicted for itself, whatever its day
-    assert chest_run.predict([films])["prediction"].notna().all()
-
-
 def test_a_film_of_another_subject_of_the_table_has_no_prediction(chest_run: Run, tmp_path: Path) -> None:
     pytest.importorskip("pydicom")
     films = [film(tmp_path / f"{number}.dcm", PatientID=number) for number in "789"]
@@ -353,13 +321,6 @@ def test_an_image_of_another_modality_has_no_prediction(
     assert ("a.dcm" in caplog.text) == (stated in ("OT", "SC"))  # what is said of anything is a doubt
 
 
-def test_modalities_of_training_images(tmp_path: Path) -> None:
-    pytest.importorskip("pydicom")
-    films = [film(tmp_path / f"{name}.dcm", Modality=name) for name in ("DX", "CR", "OT", "SC")]
-    Image.new("L", (8, 8)).save(tmp_path / "a.png")
-    assert modalities_of([*films, tmp_path / "a.png", tmp_path / "missing.dcm"]) == ("CR", "DX")
-
-
 def test_companions_in_a_folder_and_among_files_are_no_cases(
     chest_run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -382,19 +343,6 @@ def test_companions_in_a_folder_and_among_files_are_no_cases(
     caplog.clear()
     assert chest_run.predict([files])["subject"].unique().tolist() == ["a.png"]  # and so is a list of lists
     assert "a_mask.png of a.png" in caplog.text
-
-
-def test_names_are_judged_in_the_whole_table_and_not_in_a_part_of_it(chest_run: Run, tmp_path: Path) -> None:
-    names = ["1234567890123450000", "1234567890123456789"]
-    for number in (0, 1):
-        pixels = np.random.default_rng(number).integers(0, 255, (64, 64)).astype(np.uint8)
-        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
-    table = pd.DataFrame({"path": ["0.png", "1.png"], "subject": names})
-    table.to_csv(tmp_path / "new.csv", index=False)
-    model = load_bundle(chest_run.folder)
-    rows = pd.concat([chunk.table for chunk in model.predict_in_chunks(tmp_path / "new.csv", size=1)])
-    assert rows["subject"].tolist() == names
-    assert not rows["problem"].any()
 
 
 def test_images_of_the_training_under_other_subjects_of_a_table_are_named(
@@ -427,13 +375,3 @@ def test_doubts_about_a_table_of_new_cases_are_warnings(
     assert len(NewTable(study, own=True).cells()) == 3
     assert len(caplog.records) == bool(doubts)
     assert all(doubt in caplog.text for doubt in doubts)
-
-
-def test_folders_of_batches_are_doubted_as_people(
-    chest_run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    for folder in ("batch_01", "batch_02"):
-        (tmp_path / folder).mkdir()
-        Image.new("L", (64, 64)).save(tmp_path / folder / "1.png")
-    chest_run.predict(tmp_path)
-    assert "batch_01, batch_02 look like batches" in caplog.text

@@ -11,7 +11,6 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 import casewise
-from casewise.errors import StudyError
 from casewise.models.outputs import Output
 from casewise.report.context import read_context
 from casewise.report.first_screen import sizes
@@ -79,19 +78,6 @@ def study_of(folder: Path, **changes: Any) -> Any:
     values |= {"audit": {"permutations": 99}, "accept": dict.fromkeys(("shortcut-border", "shortcut-site"), "planted")}
     values |= {"evaluation": {"bootstrap_resamples": 100, "response": False, "counterfactual_cases": 0}}
     return build_study(values | changes, source="the test's study", folder=folder)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"split": {"test": 0}}, "leave_out: COLUMN"),
-        ({"recipe": {"meant_for": "other_sources", "imbalance": "weights"}}, "two ways to weigh cases"),
-        ({"targets": {"extent": "0..4"}}, "no target with classes"),
-    ],
-)
-def test_what_contradicts_other_sources_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(StudyError, match=message):
-        study_of(tmp_path, **changes)
 
 
 def test_a_run_shows_known_and_left_out_sources(tmp_path: Path) -> None:

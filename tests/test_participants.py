@@ -8,7 +8,6 @@ import pytest
 
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.cohort.participants import Flow, cases_step, characteristics, described_columns
-from casewise.errors import CohortError
 from tests.chest_study import chest_study
 
 
@@ -93,19 +92,3 @@ class TestCharacteristics:
         ward, sex, _ = characteristics(study, images, columns, {"0": pd.Series([True] * 3)})
         assert (ward["unit"], ward["sides"]["0"]["counts"]) == ("case", [2, 1])
         assert (sex["unit"], sex["sides"]["0"]["counts"]) == ("subject", [1, 1])
-
-    def test_german_names_and_columns_of_the_audit_are_described(self, table: Path) -> None:
-        study = chest_study(table, **settings(), audit={"columns": ["ward", "region"]})
-        images = pd.DataFrame({"subject": ["A"], "case": ["A/1"], "path": ["x"], "region": ["lung"]})
-        images = images.assign(label=0.0, Geschlecht="w", Patientenalter="61", Alter="61", Gerät="X", ward="1")
-        assert list(described_columns(study, images)) == ["ward", "Geschlecht", "Alter", "Gerät"]
-
-
-class TestColumnsOfSubgroups:
-    def test_a_missing_column_is_named_with_the_nearest(self, table: Path) -> None:
-        with pytest.raises(CohortError, match="'sex'"):
-            read_cohort(chest_study(table, **settings(subgroups=["sexx"])))
-
-    def test_text_in_a_column_with_cut_points_is_refused(self, table: Path) -> None:
-        with pytest.raises(CohortError, match=r"evaluation\.subgroups"):
-            read_cohort(chest_study(table, **settings(subgroups=[{"sex": [1]}])))

@@ -15,7 +15,6 @@ import pandas as pd
 import pytest
 
 from casewise import plugin as plugin_file
-from casewise.cli import main
 from casewise.errors import CasewiseError
 from casewise.pipeline.hooks import run_hooks
 from casewise.plugin import KEYS, Plugin, plugins
@@ -50,18 +49,6 @@ def test_a_plugin_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch, 
         plugins()
     monkeypatch.undo()
     plugins.cache_clear()
-
-
-@pytest.mark.parametrize(("commands", "problem"), [(None, "NoneType"), (["layers"], "'layers' is no casewise.plugin")])
-def test_commands_of_a_wrong_type_name_the_plugin(commands: Any, problem: str) -> None:
-    class Wrong(Plugin):
-        name = "wrong"
-
-        def commands(self) -> Any:
-            return commands
-
-    with pytest.raises(CasewiseError, match=f"plugin wrong of tests.test_plugins has no commands .*{problem}"):
-        main._commands(Wrong())
 
 
 def test_a_plugin_takes_part_in_a_protocol_with_one_of_its_methods(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,7 +210,6 @@ class OctPlugin(Plugin):
 
         register_kind(Thickness())
         NETWORK_KINDS["thickness"] = NETWORK_KINDS["regression"]
-
 
 
 plugin = OctPlugin()

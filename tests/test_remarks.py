@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from casewise.evaluation.bootstrap import mean_by_subject
-from casewise.evaluation.caveats import constant_folds, guess, no_better
+from casewise.evaluation.caveats import guess, no_better
 from casewise.evaluation.results import Estimate, Headline, Results
 from casewise.pipeline.status import environment
 from casewise.report.caveats import result_line
@@ -45,16 +45,6 @@ def line(outcome: str, stage: str, kind: str, figures: dict[str, Estimate], *, k
     return result_line(study, Results({}, {}, {}, {}, main, []))
 
 
-def test_the_headline_of_classes_and_grades() -> None:
-    figures = dict.fromkeys(("accuracy", "auroc", "kappa_quadratic", "mae"), Estimate(0.8, 0.7, 0.9, 9, 9, rough=False))
-    said = line("dx", "oof", "classification", figures)
-    assert said == "dx, out of fold, 9 cases of 9 subjects, net: Accuracy 80 % [70, 90], AUROC 0.80 [0.70, 0.90]"
-    assert "subject" not in line("dx", "oof", "classification", figures, known=False)
-    said = line("dx", "external", "ordinal", figures)
-    assert said.startswith("dx, external cohort, 9 cases")
-    assert said.endswith("net: Weighted kappa 0.80 [0.70, 0.90], Accuracy 80 % [70, 90]")
-
-
 def test_the_command_is_recorded_with_its_study(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["/bin/casewise", "run", "my study.yaml", "--jobs", "2"])
     assert environment(1.0)["command"] == "casewise run 'my study.yaml' --jobs 2"
@@ -62,20 +52,3 @@ def test_the_command_is_recorded_with_its_study(monkeypatch: pytest.MonkeyPatch)
     assert environment(1.0)["command"] == "casewise run s.yaml"
     monkeypatch.setattr("sys.argv", ["pytest"])
     assert "Python" in environment(1.0)["command"]
-
-
-def test_a_network_that_says_the_same_of_every_case_is_named() -> None:
-    spreads = {("still", 1): 0.001, ("still", 2): 0.2, ("moved", 1): 0.2, ("moved", 2): 0.1}
-    facts = {"target": "t", "stage": "oof", "y_pred": 1}
-    rows = [
-        facts | {"model": model, "outer_fold": fold, "y_true": case % 2, "p1": p1, "subject": str(case)}
-        for (model, fold), spread in spreads.items()
-        for case, p1 in enumerate(0.5 + spread * np.linspace(-1, 1, 6))
-    ]
-    table = pd.DataFrame(rows)
-    assert [constant_folds(table, "t", name) for name in ("still", "moved", "nobody")] == [(1, 2), (0, 2), (0, 0)]
-    numbers = table.drop(columns="p1").assign(y_pred=lambda table: 3 + 0.0001 * table.index)
-    assert constant_folds(numbers, "t", "moved") == (2, 2)
-    # the visits of one subject, and cases with one reference, need no different predictions
-    assert constant_folds(table.assign(subject="one"), "t", "still") == (0, 0)
-    assert constant_folds(table.assign(y_true=1), "t", "still") == (0, 0)

@@ -9,17 +9,13 @@ import pytest
 from casewise.errors import RunError
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.evaluate import Outcomes, evaluate
-from casewise.report import formatting, results_page
 from casewise.report.context import ReportContext
 from casewise.report.figures.drawing import canvas, svg
-from casewise.report.first_screen import evaluated, lead, screen
+from casewise.report.first_screen import evaluated, screen
 from casewise.report.page import render, write_report
-from casewise.report.page import sections as sections_of
 from casewise.report.results_page import write_results
-from casewise.report.statements import statements
 from casewise.report.tables import metric_format
-from casewise.study.schema import Study
-from tests.report_contexts import check_page, classes, estimate, films, finished, numbers, with_results, without_truth
+from tests.report_contexts import check_page, classes, estimate, finished, numbers, with_results, without_truth
 from tests.test_report_golden import check_named_by_code_once
 
 OF_BOTH = {"summary", "learners", "labels", "preparation", "worst", "training", "glossary"}
@@ -111,38 +107,6 @@ def test_missing_artefacts_are_left_out(context: ReportContext) -> None:
     assert screen(bare).sizes == []
 
 
-def test_unknown_subjects_are_counted_nowhere_as_people() -> None:
-    context = films(subjects_known=False, test=10)
-    assert "subject" not in evaluated(context) + lead(context)
-    assert next(each for each in statements(context) if each.id == "subjects_apart").level == "bad"
-    page = check_page(render(context))
-    for text in (page.text, results_page.page([context, context], sections_of(context), "here")):
-        assert "intervals by image" in text
-        assert not re.search("(by|resampling) subjects?[.,;]", text)
-    assert not any("subject" in each.text for each in statements(context) if each.id == "external_cohort")
-
-
-def test_one_image_for_each_subject_is_what_the_table_states_and_no_proof() -> None:
-    context = films(test=10)
-    images = context.cohort_images
-    for own, level in ((images["subject"], "good"), ([f"s{n}" for n in range(len(images))], "note")):
-        shown = dataclasses.replace(context, cohort_images=images.assign(subject=own))
-        assert next(each for each in statements(shown) if each.id == "subjects_apart").level == level
-
-
-def test_grades_have_weighted_kappa_and_name_a_grade_with_its_target(report_of_grades: ReportContext) -> None:
-    assert (report_of_grades.merit, report_of_grades.learner) == ("kappa_quadratic", "mean_of_learners")
-    assert all(row.name.startswith("retinopathy ") for row in screen(report_of_grades).failures)
-
-
-def test_classes_that_folds_lack_are_on_the_first_page(report_of_classes: ReportContext) -> None:
-    lacking = [{"side": "fold 2", "target": "dx", "class": "<flat>", "subjects": 183, "reason": "not_assigned"}]
-    splits = report_of_classes.splits | {"classes_lacking": lacking}
-    page = render(dataclasses.replace(report_of_classes, splits=splits))
-    text = page.split('data-code="classes_missing"')[1].split("</li>")[0]
-    assert all(words in text for words in ("fold 2", "183 subjects", "&lt;flat&gt;"))
-
-
 def test_operating_points_do_not_depend_on_external_labels(report_of_classes: ReportContext) -> None:
     rows, outcome = report_of_classes.predictions, report_of_classes.outcome
     outside = rows["stage"] == "external"
@@ -164,12 +128,3 @@ def test_figures_keep_user_text_out_of_markup_and_digits_in_text() -> None:
     ids = re.findall(r' id="([^"]+)"', drawn)
     assert ids
     assert all(name.startswith("one-") for name in ids)
-
-
-@pytest.mark.parametrize(
-    ("name", "column", "shown"), [("Befund_0_8", "Befund (0-8)", "Befund (0-8)"), ("extent", "x_0 (8)", "extent")]
-)
-def test_a_target_is_called_by_the_heading_of_its_column(name: str, column: str, shown: str) -> None:
-    target = {name: {"range": "0..8", "column": column}}
-    study = Study.model_validate({"name": "a", "cohort": "a.csv", "targets": target, "title": "befund 0 8"})
-    assert formatting.display_name(study, name) == shown

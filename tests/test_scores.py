@@ -128,12 +128,6 @@ def test_names_are_checked(scores: list[Score], told: str) -> None:
         check_scores(scores, targets=levels, regions=REGIONS)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("name", "low", "high"), [("a b", 0, 1), ("", 0, 1), ("s", 1, 1), ("s", 0, float("inf"))])
-def test_a_score_needs_a_name_and_a_range(name: str, low: float, high: float) -> None:
-    with pytest.raises(StudyError):
-        Score(name, "a", "case", low, high)
-
-
 def test_a_truth_is_given_only_where_all_truths_are_there() -> None:
     true = whole([1.0] * 12)
     lacking = {key: value for key, value in true.items() if key != ("scaling", "trunk")}

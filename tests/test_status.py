@@ -75,21 +75,6 @@ def test_the_time_left_follows_from_finished_jobs_and_is_shared_by_running_ones(
         assert run_status(copied).seconds_left == pytest.approx(75.0)
 
 
-def test_before_the_training_nothing_is_planned(copied: RunFolder) -> None:
-    copied.metrics.remove()
-    copied.fingerprint.remove()
-    shutil.rmtree(copied.jobs_folder)
-    with copied.lock():
-        assert run_status(copied).lines()[-1].endswith("is planned yet. A process is at work in the folder.")
-    assert "before the training" in run_status(copied).remedy
-    stopping = {"findings": [{"id": "shortcut-border", "level": "error"}], "accepted": {}}
-    copied.audit.write(copied.audit.read() | stopping)
-    assert "the audit found 1 error (shortcut-border)" in run_status(copied).lines()[-1]
-    for words in (("bundle", "--output", f"{copied.path}.zip"), ("explain",), ("serve",), ("results",)):
-        done = casewise(words[0], str(copied.path), *words[1:])
-        assert (done.returncode, "(shortcut-border)" in done.stderr) == (2, True), done.stderr
-
-
 def test_time_in_which_nothing_ran_does_not_count(copied: RunFolder) -> None:
     job = copied.job("linear_pixels", 0)
     for fold in (0, 1):
@@ -170,12 +155,3 @@ def test_a_folder_whose_files_were_all_removed_is_not_damaged(tmp_path: Path) ->
     assert not any(tmp_path.iterdir())
     page.write("text")
     assert damaged_files(tmp_path) == ([], [])
-
-
-@pytest.mark.parametrize("name", ["report.html", "jobs/linear_pixels/fold1/job.json"])
-def test_a_damaged_run_has_an_exit_code(copied: RunFolder, name: str) -> None:
-    (copied.path / name).unlink()
-    done = casewise("status", str(copied.path))
-    assert done.returncode == 2
-    assert Path(name).name in done.stdout.replace("\n", "")
-    assert "Traceback" not in done.stderr

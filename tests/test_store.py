@@ -4,7 +4,6 @@ import errno
 import hashlib
 import json
 import os
-import pickle
 import shutil
 import threading
 from collections.abc import Callable
@@ -26,7 +25,7 @@ from casewise.modalities.store import store_builder as building_module
 from casewise.modalities.store.preparation import Preparation
 from casewise.modalities.store.readers import Source, fit, read_image
 from casewise.modalities.store.store import TileStore, damage, open_store
-from casewise.modalities.store.store_builder import PROBLEMS, Budget, Building, prepare
+from casewise.modalities.store.store_builder import Budget, Building, prepare
 
 SMALL = Preparation(size=16)
 
@@ -278,19 +277,6 @@ def test_every_unreadable_image_is_named_at_once(paths: list[Path], folder: Path
     assert sorted(decoded) == ["1.jpg", "2.png", "5.jpg", "6.png"]
 
 
-def test_very_many_problems_are_counted(tmp_path: Path, folder: Path) -> None:
-    with pytest.raises(ImageError) as caught:
-        prepare([tmp_path / f"{number}.jpg" for number in range(250)], SMALL, folder)
-    lines = str(caught.value).splitlines()
-    assert (lines[0], len(lines)) == ("250 of 250 images cannot be read.", 12)
-    assert [line.split("/")[-1].split(":")[0] for line in lines[1:11]] == [f"{number}.jpg" for number in range(10)]
-    assert "240" in lines[-1]
-    assert len((folder / PROBLEMS).read_text().splitlines()) == 250
-    paths = [picture(tmp_path / f"{number}.jpg", number) for number in range(3)]
-    prepare(paths, SMALL, folder)
-    assert not (folder / PROBLEMS).exists()
-
-
 def no_space(*_: Any) -> Any:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -391,17 +377,6 @@ def test_a_damaged_store_is_refused_and_then_mended(paths: list[Path], folder: P
     with pytest.raises(RunError, match=f"the tile store is damaged: .*({found}).*prepare again"):
         open_store(folder)
     assert_right(prepare(paths, SMALL, folder), paths)
-
-
-def test_a_store_is_pickled_as_its_folder(paths: list[Path], folder: Path) -> None:
-    store = prepare(paths, SMALL, folder)
-    packed = pickle.dumps(store)
-    assert len(packed) < 1000
-    assert np.array_equal(pickle.loads(packed).tiles, store.tiles)
-    picture(paths[0], 99)
-    prepare(paths, SMALL, folder)
-    with pytest.raises(RunError, match="replaced while it was in use"):
-        pickle.loads(packed)
 
 
 def test_the_memory_of_simultaneous_decoding_is_bounded() -> None:

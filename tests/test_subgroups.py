@@ -16,7 +16,6 @@ from casewise.report.blocks import Fold, Table
 from casewise.report.context import ReportContext
 from casewise.report.sections import subgroups as shown
 from casewise.report.tables import metric_format
-from casewise.study.evaluation import Evaluation
 from tests.prediction_rows import prediction_rows
 from tests.report_contexts import study_of_numbers
 
@@ -155,11 +154,3 @@ class TestSection:
         assert [row.name for row in rows] == ["a", "b", "largest difference from the others"]
         assert [rows[0].cells[0].text, rows[1].cells[0].text] == ["30", "30"]
         assert all(cell.small.startswith("[") for cell in rows[2].cells[1:])
-
-
-class TestSettings:
-    def test_cut_points_must_increase_and_columns_be_named_once(self) -> None:
-        for bad in (["sex", "sex"], ["sex", {"sex": [1]}], [{"age": [60, 40]}], [{"age": []}]):
-            with pytest.raises(ValueError, match="subgroups"):
-                Evaluation(subgroups=bad)
-        assert Evaluation(subgroups=["sex", {"age": [40, 60]}]).subgroup_cuts == {"sex": (), "age": (40.0, 60.0)}

@@ -1,7 +1,6 @@
 """The formats of cohort tables, as people and their programs write them: the same cells from each."""
 
 import io
-import zipfile
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -79,13 +78,6 @@ def test_every_format_has_the_same_cells(tmp_path: Path, data: bytes) -> None:
 
 
 class TestText:
-    def test_windows_1252_is_noted_without_words_of_the_table(self, tmp_path: Path) -> None:
-        (tmp_path / "cohort.csv").write_bytes(text().encode("cp1252"))
-        (note,) = [note for note in cohort(tmp_path).notes if "Windows-1252" in note]
-        assert "ü" in note
-        assert "row 2" in note
-        assert "Müller" not in note
-
     @pytest.mark.parametrize(
         "data",
         [
@@ -251,11 +243,6 @@ def test_a_row_above_the_headings_is_not_guessed(rows: str, tmp_path: Path) -> N
 
 
 class TestWorkbooks:
-    def test_the_first_sheet_is_read_and_noted(self, tmp_path: Path) -> None:
-        (tmp_path / "cohort.xlsx").write_bytes(workbook([HEADING, *ROWS], sheets=("Grades", "Notes")))
-        read = cohort(tmp_path, cohort=tmp_path / "cohort.xlsx")
-        assert any("'Grades', 'Notes'" in note and "`sheet: Notes`" in note for note in read.notes)
-
     def test_the_stated_sheet_is_read(self, tmp_path: Path) -> None:
         (tmp_path / "cohort.xlsx").write_bytes(workbook([HEADING, *ROWS], sheets=("Notes", "Grades"), at=1))
         assert len(cohort(tmp_path, cohort=tmp_path / "cohort.xlsx", sheet="Grades").images) == 2
@@ -264,11 +251,6 @@ class TestWorkbooks:
         (tmp_path / "cohort.csv").write_text(text())
         with pytest.raises(CohortError, match="sheet"):
             cohort(tmp_path, sheet="Grades")
-
-    def test_rows_are_those_of_the_spreadsheet(self, tmp_path: Path) -> None:
-        (tmp_path / "cohort.xlsx").write_bytes(workbook([HEADING, ROWS[0], [], ["b.jpg", None, None, 9]]))
-        with pytest.raises(CohortError, match="row 4, grade: 9"):
-            cohort(tmp_path, cohort=tmp_path / "cohort.xlsx")
 
     def test_a_formula_without_its_value_is_not_an_empty_cell(self, tmp_path: Path) -> None:
         (tmp_path / "cohort.xlsx").write_bytes(workbook([HEADING, [*ROWS[0][:3], "=1+1"], ROWS[1]]))
@@ -279,12 +261,6 @@ class TestWorkbooks:
         monkeypatch.setattr("casewise.cohort.table_formats.LARGEST_UNPACKED", 1000)
         (tmp_path / "cohort.xlsx").write_bytes(workbook([HEADING, *ROWS]))
         with pytest.raises(CohortError, match="1,000 bytes are read"):
-            cohort(tmp_path, cohort=tmp_path / "cohort.xlsx")
-
-    def test_other_archives_are_refused(self, tmp_path: Path) -> None:
-        with zipfile.ZipFile(tmp_path / "cohort.xlsx", "w") as archive:
-            archive.writestr("content.xml", "<a/>")
-        with pytest.raises(CohortError):
             cohort(tmp_path, cohort=tmp_path / "cohort.xlsx")
 
 

@@ -121,12 +121,6 @@ class TestImbalance:
         assert counts.min() > 0.9 * counts.max()
         assert epoch_batches(len(self.truth), 4, 0, 7, shares=shares) == epochs[7]
 
-    def test_drawing_goes_by_the_main_target(self) -> None:
-        both = torch.cat([self.truth[:20], torch.tensor([[0.0]] * 10 + [[1.0]] * 10)], dim=1)
-        sex, main = Output("sex", "classification", 2), Output("label", "classification", 3, main=True)
-        assert torch.equal(balanced(both.flip(1), [sex, main]), balanced(both[:, :1], [LABEL]))
-        assert torch.allclose(balanced(both.flip(1), [sex, LABEL]), torch.full((20,), 0.05))
-
     def test_a_class_that_early_stopping_took_away_is_said(self) -> None:
         from casewise.jobs.job import check_classes
 

@@ -12,8 +12,6 @@ from casewise.evaluation.evaluate import FollowUp, Outcomes, evaluate
 from casewise.evaluation.response import FIRST_VISIT
 from casewise.evaluation.trial import OUTCOMES, trial
 from casewise.predictions.table import check
-from casewise.study.loading import build_study
-from tests.test_covariates import chest_values
 
 statsmodels = pytest.importorskip("statsmodels.api")
 
@@ -207,33 +205,3 @@ def test_the_section_has_a_row_for_each_figure_and_none_without(report_of_number
     assert [cell.text for row in singular[0].rows for cell in row.cells][1] == "–"  # type: ignore[union-attr]
     stated = [fact for block in singular if isinstance(block, Facts) for fact in block.facts if fact[0] == "Model"]
     assert len(stated) == 1
-
-
-@pytest.mark.parametrize(
-    ("evaluation", "columns", "named"),
-    [
-        ({"arm": "armm"}, {}, "evaluation.arm: 'armm'.*arm"),
-        ({"arm": "arm", "control": "placeb"}, {"arm": lambda t: ["placebo", "drug"] * 12}, "'placeb'.*placebo"),
-        (
-            {"arm": "arm"},
-            {"subject": lambda t: ["A", "A", *t["subject"][2:]], "arm": lambda t: ["x", "y"] * 12},
-            "2-3.*A",
-        ),
-    ],
-)
-def test_arms_are_checked(chests: Any, tmp_path: Any, evaluation: Any, columns: Any, named: str) -> None:
-    from casewise.cohort.cohort import read_cohort
-    from casewise.errors import CohortError
-
-    values = chest_values(chests, tmp_path, **{"arm": "drug"} | columns)
-    values |= {"targets": {"age": "0..120"}, "where": {}, "covariates": [], "evaluation": evaluation}
-    with pytest.raises(CohortError, match=named):
-        read_cohort(build_study(values, source="test", folder=tmp_path))
-
-
-def test_differences_that_are_all_the_same_have_no_interval() -> None:
-    rows, arms = patients(visits=3)
-    at = trial(rows.assign(y_pred=rows["y_true"]), arms, "a").visits[-1]
-    for figures in (at.change["a"], at.effect["b"]):
-        assert (figures["difference"].value, figures["difference"].low, figures["difference"].high) == (0, None, None)
-        assert figures["physician"].low is not None

@@ -45,29 +45,6 @@ def test_a_tutorial_is_true(commands: Any, tmp_path: Path, names: tuple[str, ...
     assert check(commands, tmp_path, names) >= 5
 
 
-def test_other_text_and_other_words_are_noticed(commands: Any, tmp_path: Path) -> None:
-    page = "```sh\nprintf 'fold 1   12 cases, 3 s\\nend'\n```\n\n```text\nfold 1   7 cases, …\nend\n```\n"
-    with commands.Shell(tmp_path) as shell:
-        [(_, shown, printed)] = shell.execute(page)
-        assert commands.is_shown(shown, printed)
-        assert not commands.is_shown(shown.replace("cases", "panels"), printed)
-        assert not commands.is_shown(shown.replace("end", "start"), printed)
-        with pytest.raises(RuntimeError, match="not 0"):
-            list(shell.execute("```sh\nexit 2\n```\n"))
-        with pytest.raises(RuntimeError, match="not 2"):
-            list(shell.execute("```sh\ntrue\n```\n\n```text\nerror: …\n```\n"))
-
-
-def test_the_pictures_of_the_tutorials_are_there_and_small() -> None:
-    shown = {n for page in DOCS.glob("tutorial-*.md") for n in re.findall(r"\]\((images/[^)]+)\)", page.read_text())}
-    sizes = [(DOCS / name).stat().st_size for name in sorted(shown)]
-    assert len(sizes) > 10
-    assert max(sizes) <= LARGEST_PICTURE
-    assert sum(sizes) <= LARGEST_ALL
-    drawn = set(re.findall(r'"([\w-]+\.webp)"', (DOCS / "pictures.py").read_text()))
-    assert {Path(name).name for name in shown if name.endswith(".webp")} == drawn
-
-
 PAGE = DOCS / "tutorial-notebook.md"
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from casewise.console import Silent
 from casewise.errors import ImageError, WeightsError
 from casewise.modalities.store.store_builder import PROBLEMS
-from casewise.pipeline.read import prepare, read, split, validate, weight_lines
+from casewise.pipeline.read import read, split, validate, weight_lines
 from casewise.pipeline.train import missing_weights, weights
 from casewise.run import run
 from casewise.run_folder import RunFolder
@@ -136,17 +136,6 @@ def test_trained_networks_need_no_weights_again(study: Study, tmp_path: Path, mo
         weights(pretrained.model_copy(update={"weights": str(tmp_path / "none.safetensors")}), folder, show)
 
 
-def test_images_that_show_nothing_are_noted(study: Study, tmp_path: Path) -> None:
-    show = Bars()
-    validate(study, show)
-    assert "WARNING" not in [step for step, _ in show.lines]
-    Image.new("L", (1, 1), 9).save(tmp_path / "3.png")
-    Image.new("RGB", (40, 50)).save(tmp_path / "5.png")
-    validate(study, show)
-    (text,) = [text for step, text in show.lines if step == "WARNING"]
-    assert [str(tmp_path / f"{n}.png") in text for n in (3, 4, 5)] == [True, False, True]
-
-
 def test_a_fold_without_a_class_is_a_warning_in_validate_and_in_the_log(study: Study, tmp_path: Path) -> None:
     table = pd.read_csv(tmp_path / "cohort.csv")
     table["label"] = ["yes" if number < 2 else "no" for number in range(CASES)]
@@ -159,14 +148,6 @@ def test_a_fold_without_a_class_is_a_warning_in_validate_and_in_the_log(study: S
     show = Bars()
     split(three, read(three, None, Silent()), RunFolder(tmp_path / "run"), show)
     assert sum("WARNING" in text and "no yes" in text for _, text in show.lines) == 1
-
-
-def test_a_subject_of_two_classes_is_noted(study: Study, tmp_path: Path) -> None:
-    table = pd.read_csv(tmp_path / "cohort.csv").assign(visit=1)
-    table.loc[1, ["subject", "visit"]] = ["s0", 2]
-    table.to_csv(tmp_path / "cohort.csv", index=False)
-    lines = [line for line in validate(study, Silent()) if "several" in line]
-    assert [line.strip() for line in lines] == ["1 subject is in several of these classes"]
 
 
 @pytest.mark.parametrize("key", ["images.lesion", "images.mask", "audit.mask"])
@@ -189,29 +170,3 @@ def test_masks_of_every_use_are_checked(study: Study, tmp_path: Path, key: str) 
     Image.fromarray(labels[:30]).save(tmp_path / "mask.png")
     with pytest.raises(ImageError, match=rf"{key}: 24 of 24 masks"):
         validate(masked(), Silent())
-
-
-def test_images_of_several_assumed_depths_are_named_with_their_classes(study: Study, tmp_path: Path) -> None:
-    def save(largest: dict[str, int]) -> None:
-        rng = np.random.default_rng(0)
-        for number in range(CASES):
-            label = "no" if number % 3 else "yes"
-            Image.fromarray(rng.integers(0, largest[label], (40, 50)).astype(np.uint16)).save(
-                tmp_path / f"{number}.png"
-            )
-
-    def warnings() -> list[str]:
-        show, folder = Bars(), RunFolder(tmp_path / "run")
-        validate(study, show)
-        prepare(study, read(study, folder, Silent()), folder, show)
-        return [text for step, text in show.lines if step == "WARNING"]
-
-    save({"yes": 200, "no": 4000})
-    texts = warnings()
-    assert len(texts) == 2
-    assert texts[0] == texts[1]
-    assert "8 images as 8 bits (yes 8), 16 images as 12 bits (no 16)" in texts[0]
-    save({"yes": 200, "no": 250})
-    assert warnings() == []
-    save({"yes": 4000, "no": 300})
-    assert warnings() == []

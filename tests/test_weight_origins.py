@@ -171,17 +171,6 @@ def test_a_changed_file_in_the_cache_of_the_hub_is_refused(
         origins_of(study, "test_resnet")
 
 
-def test_a_file_in_the_cache_of_the_hub_without_its_digest_is_of_unknown_origin(
-    chests: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    snapshot = tmp_path / "models--timm--test_resnet.r160_in1k" / "snapshots" / "a"
-    snapshot.mkdir(parents=True)
-    (snapshot / "model.safetensors").write_bytes(b"trained on these patients")
-    study = chest_study(chests, backbones=["test_resnet"], weights="pretrained")
-    assert [origin.kind for origin in origins_of(study, "test_resnet")] == ["file"]
-
-
 # --------------------------------------------------------------------------------------------------------- whole runs
 
 

@@ -6,13 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from casewise.report.blocks import Facts, Fold, Matrix, Plots, Table, Text
+from casewise.report.blocks import Facts, Fold, Matrix, Plots, Table
 from casewise.report.context import ReportContext
 from casewise.report.figures import agreement as draw
 from casewise.report.formatting import number, signed
 from casewise.report.sections import agreement
 from tests.report.shared import blocks_of, first_table
-from tests.report_contexts import estimate, films, numbers, with_own, with_results, without_truth
+from tests.report_contexts import estimate, numbers, with_own, with_results, without_truth
 
 
 def test_bias_limits_and_slope_are_those_of_the_results(report_of_numbers: ReportContext) -> None:
@@ -23,14 +23,6 @@ def test_bias_limits_and_slope_are_those_of_the_results(report_of_numbers: Repor
     assert [row.cells[0].text for row in table.rows] == [*expected, signed(figures["proportional_bias"].value, 2)]
     assert [row.name.partition(", ")[2] for row in table.rows] == [*["points"] * 3, "slope on the mean of both"]
     assert len(blocks_of(agreement.agreement(context), Plots)[0].plots) == 2
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "rough", "drawn"), [(0.1, 0.3, False, True), (0.001, 0.4, False, False), (0.1, 0.3, True, False)]
-)
-def test_the_proportional_bias_is_drawn_beyond_chance_only(low: float, high: float, rough: bool, drawn: bool) -> None:
-    assert (agreement.shown_slope(estimate(0.2, low, high, rough=rough)) is not None) == drawn
-    assert agreement.shown_slope(None) is agreement.shown_slope(estimate(0.2)) is None
 
 
 def test_one_subject_has_figures_and_reasons_but_no_intervals() -> None:
@@ -67,27 +59,6 @@ def test_each_subject_has_a_plot_and_responders_are_counted(report_of_numbers: R
     assert ("Left out: no scored baseline visit", "2 subjects") in facts.facts
 
 
-@pytest.mark.parametrize("response", [True, False])
-def test_a_caption_names_the_change_only_where_it_is_drawn(report_of_numbers: ReportContext, response: bool) -> None:
-    evaluation = report_of_numbers.study.evaluation.model_copy(update={"response": response})
-    study = report_of_numbers.study.model_copy(update={"evaluation": evaluation})
-    section = agreement.over_time(dataclasses.replace(report_of_numbers, study=study))
-    assert ("change from baseline" in blocks_of(section, Plots)[0].note) == response
-
-
-def test_visits_without_days_are_no_change_over_time(report_of_numbers: ReportContext) -> None:
-    """Visits may be counted (1, 2, 3), so that the order of their names is not one in time."""
-    undated = dataclasses.replace(report_of_numbers, predictions=report_of_numbers.predictions.assign(day=np.nan))
-    section = agreement.over_time(undated)
-    assert section.heading == "Visits of each subject"
-    count = undated.headline_rows["subject"].nunique()
-    assert f"no day of some visit for {count} of {count} subjects" in blocks_of(section, Text)[0].text
-    assert not blocks_of(agreement.over_time(report_of_numbers), Text)
-    assert agreement.over_time(numbers(visits=1, subjects=8, learners=1)) is None
-    guessed = report_of_numbers.study.model_copy(update={"subjects_known": False, "subjects_guessed": True})
-    assert agreement.over_time(dataclasses.replace(undated, study=guessed)) is None
-
-
 def test_the_first_subjects_are_neither_the_best_nor_the_first_by_name() -> None:
     context = numbers(visits=2, subjects=8, learners=1, test=8)
     tracks = draw.tracks(context.headline_rows, baseline="first")
@@ -106,15 +77,6 @@ def test_tracks_start_at_the_baseline_and_follow_the_days() -> None:
     assert not draw.spaced_evenly([track])
     zero = draw.tracks(rows.assign(y_true=[5.0, 0.0, 1.0, 7.0]), baseline="first")
     assert np.isnan(zero[0].changes[0]).all()
-
-
-def test_tracks_beyond_the_cap_are_taken_evenly_from_best_to_worst() -> None:
-    def track(error: float) -> draw.Track:
-        truth, days = np.array([4.0, 2.0]), np.array([0.0, 7.0])
-        return draw.Track(f"s{error:g}", ["0", "1"], days, truth, truth + error, np.zeros((2, 2)))
-
-    shown = draw.chosen_tracks([track(e) for e in (5, 1, 3, 2, 4)], 3)
-    assert [each.subject for each in shown] == ["s1", "s3", "s5"]
 
 
 # ---------------------------------------------------------------------------------------- ranges, regions, targets
@@ -152,15 +114,6 @@ def test_bands_targets_and_regions_are_shown(report_of_numbers: ReportContext) -
     assert [row.name for row in rows if row.inner][:3] == ["upper", "trunk", "lower"]
     value = context.metrics.figures("test", context.learner, "pasi")["mae"].value
     assert rows[0].cells[1].text == number(value, 1)
-
-
-def test_readers_stand_beside_the_model_with_each_of_them() -> None:
-    (table,) = agreement.reader_tables(films())
-    assert {(row.name, row.mark) for row in table.rows} == {
-        ("junior and senior", False),
-        ("model and junior", True),
-        ("model and senior", True),
-    }
 
 
 def test_undefined_figures_have_their_reason(report_of_numbers: ReportContext) -> None:

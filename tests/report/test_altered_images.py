@@ -2,14 +2,13 @@
 
 import dataclasses
 
-from casewise.evaluation.results import AlteredAnswers, AlteredNumbers, ClassChange, CorrectAnswers
+from casewise.evaluation.results import AlteredAnswers, ClassChange, CorrectAnswers
 from casewise.evaluation.robustness import affects
 from casewise.predictions.table import probability_columns
 from casewise.report.blocks import Table
 from casewise.report.context import ReportContext
 from casewise.report.sections import counterfactuals
 from casewise.report.statements import statements
-from casewise.study.learners import learner_name
 from tests.report.shared import blocks_of, facts_of
 from tests.report_contexts import estimate, with_results
 
@@ -87,23 +86,3 @@ def test_changed_answers_are_counted_among_those_of_other_classes(report_of_clas
         few = of_ten(1)
         few = dataclasses.replace(few, share=dataclasses.replace(few.share, rough=rough))
         assert statement_of(with_results(context, counterfactuals={first: {"darker": few}}))[0] == level
-
-
-def test_numbers_move_and_the_most_affected_network_is_first(report_of_classes: ReportContext) -> None:
-    def entry(moved: float) -> AlteredNumbers:
-        return AlteredNumbers(9, 9, 9, estimate(moved, subjects=9), estimate(-moved, subjects=9), None, moved)
-
-    figures = {name: {"darker": entry(moved)} for name, moved in (("a", 0.1), ("c", 0.9))}
-    context = with_results(report_of_classes, counterfactuals=figures)
-    section = counterfactuals.section(context)
-    (table,) = blocks_of(section, Table)
-    assert (list(table.columns), table.rows[0].cells[0].value) == (["Image", "c", "a"], 0.9)
-    assert table.rows[0].cells[0].small == "−0.90"
-    assert facts_of(section)["Not tested"].startswith(learner_name(context.learner))
-    # it was not tested
-    assert statement_of(context)[0] == "open"
-
-
-def test_without_figures_there_is_no_section(report_of_classes: ReportContext) -> None:
-    for figures in ({}, {report_of_classes.learner: {}}):
-        assert counterfactuals.section(with_results(report_of_classes, counterfactuals=figures)) is None

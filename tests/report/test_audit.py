@@ -59,28 +59,6 @@ def test_the_first_screen_names_the_first_finding_and_why_it_is_accepted(report_
     assert "not accepted" in as_page(unaccepted)
 
 
-def test_a_clean_audit_is_good_and_none_is_a_warning(report_of_classes: ReportContext) -> None:
-    clean = with_audit(report_of_classes, [], {"subjects": 120, "images": 150})
-    assert (statement_of(clean).level, blocks_of(audit.section(clean), Table)) == ("good", [])
-    without = dataclasses.replace(report_of_classes, audit=None)
-    assert audit.section(without) is None
-    assert statement_of(without).level == "warning"
-
-
-@pytest.mark.parametrize(
-    ("subjects", "why"), [(12, "fewer than 20 subjects"), (40, "too few cases, or nothing varies")]
-)
-def test_an_audit_that_tested_no_shortcut_says_so(report_of_classes: ReportContext, subjects: int, why: str) -> None:
-    facts = {"subjects": subjects, "images": 24, "tests": [], "not_tested": ["finding from border"]}
-    context = with_audit(report_of_classes, [], facts)
-    assert statement_of(context).level == "open"
-    shown = facts_of(audit.section(context))
-    assert (shown["Shortcuts"], shown["Could not be tested"]) == (f"not tested: {why}", "finding from border")
-    twins = with_audit(report_of_classes, [Finding("twins-across-subjects", "error", "Two.")], facts)
-    assert statement_of(twins).level == "bad"
-    assert facts_of(audit.section(twins))["Shortcuts"] == f"not tested: {why}"
-
-
 def test_findings_that_mean_the_same_share_an_item(report_of_classes: ReportContext) -> None:
     codes = ("shortcut-sharpness-a", "shortcut-sharpness-b", "shortcut-sharpness-c")
     texts = ("It predicts a (0.9). It may be blur.", "It predicts b (0.8). It may be blur.", "It predicts c.")
@@ -91,14 +69,6 @@ def test_findings_that_mean_the_same_share_an_item(report_of_classes: ReportCont
     twins = [Finding("twins-across-labels", "warning", f"Two values of {name}.", remedy="Look.") for name in "ab"]
     (items,) = blocks_of(audit.section(with_audit(report_of_classes, twins, {})), Items)
     assert [text.split(": ")[1] for text in items.texts] == ["Two values of a. Look.", "Two values of b. Look."]
-
-
-def test_findings_cannot_break_the_page(report_of_classes: ReportContext) -> None:
-    evil = "<script>alert('x')</script>`<b>`"
-    found = [Finding("shortcut-source", "error", evil, remedy=evil)]
-    text = as_page(with_audit(report_of_classes, found, {}, shortcut_source=evil), html=True)
-    assert "<script" not in text
-    assert "<b>" not in text
 
 
 @pytest.mark.parametrize("code", CODES)

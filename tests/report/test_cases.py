@@ -6,7 +6,6 @@ from casewise.report.blocks import Facts, Text
 from casewise.report.context import ReportContext
 from casewise.report.formatting import number, probability
 from casewise.report.sections import cases, preparation
-from tests.report_contexts import without_truth
 
 
 def test_errors_are_wrong_and_the_surest_first(report_of_classes: ReportContext) -> None:
@@ -34,16 +33,6 @@ def test_the_furthest_predictions_come_first_with_their_parts(report_of_numbers:
     named = report_of_numbers.predictions.assign(image="folder/a.png")
     _, file, _ = cases.largest_errors(dataclasses.replace(report_of_numbers, predictions=named))[0].blocks
     assert file == Text("a.png", note=True)
-
-
-def test_single_cases_stand_on_the_page_only(report_of_numbers: ReportContext) -> None:
-    for section in (cases.section(report_of_numbers), preparation.section(report_of_numbers)):
-        assert section.page_only
-
-
-def test_without_truth_or_pictures_nothing_is_shown(report_of_numbers: ReportContext) -> None:
-    assert cases.section(without_truth(report_of_numbers)) is None
-    assert preparation.section(dataclasses.replace(report_of_numbers, tiles=lambda _: None)) is None
 
 
 def test_panels_follow_their_photographs(report_of_numbers: ReportContext) -> None:

@@ -8,13 +8,13 @@ from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.evaluate import Outcomes, evaluate
 from casewise.evaluation.external import drop
 from casewise.evaluation.results import Drop
-from casewise.report.blocks import Facts, Table
+from casewise.report.blocks import Table
 from casewise.report.caveats import external_result
 from casewise.report.context import EXTERNAL, ReportContext
 from casewise.report.sections.designs import external
 from casewise.report.statements import statements
 from tests.report.shared import blocks_of, cells_of
-from tests.report_contexts import classes, with_results
+from tests.report_contexts import with_results
 
 
 @pytest.fixture
@@ -46,15 +46,6 @@ def test_a_drop_is_called_one_only_beyond_chance(
     assert (result.code, result.inside, result.figure.value) == (code, inside, outside)
     statement = next(each for each in statements(context) if each.id == "external_cohort")
     assert statement.level == {"worse": "flag", "better": "good"}.get(code, "open")
-
-
-def test_without_reference_values_nothing_is_evaluated(three: ReportContext) -> None:
-    metrics = {stage: figures for stage, figures in three.metrics.metrics.items() if stage != EXTERNAL}
-    rows = three.predictions.assign(y_true=three.predictions["y_true"].where(three.predictions["stage"] != EXTERNAL))
-    context = dataclasses.replace(with_results(three, metrics=metrics, external_drop={}), predictions=rows)
-    section = external.section(context)
-    assert section.blocks == [Facts([("With a reference value", "none: nothing can be evaluated")])]
-    assert external.section(classes(networks=1)) is None
 
 
 @pytest.mark.parametrize("absent", [[0], [0, 1]])

@@ -12,15 +12,13 @@ from casewise.audit.columns import leading_column
 from casewise.evaluation.results import Comparison, Difference
 from casewise.pipeline.evaluate import within_shortcut_column
 from casewise.report import beside_column
-from casewise.report.blocks import Cell, Facts, Heading, Matrix, Table
+from casewise.report.blocks import Cell, Heading, Matrix, Table
 from casewise.report.caveats import within_values
 from casewise.report.context import ReportContext
 from casewise.report.formatting import class_name
 from casewise.report.sections import learners
 from casewise.report.sections.designs import validation
 from casewise.run_folder import RunFolder
-from casewise.study.learners import learner_name
-from casewise.study.split import NestedCV
 from tests.report.shared import cells_of, fold_of
 from tests.report_contexts import classes, estimate, numbers, with_own, with_results, without_truth
 
@@ -60,28 +58,6 @@ def test_no_pair_is_shown_with_a_learner_that_a_stage_lacks() -> None:
     context = with_results(context, metrics=metrics, comparisons={"oof": {context.outcome: {"mae": entry}}})
     table = learners.learner_table(context, "oof")
     assert [head for head in table.columns if head.startswith("Against")] == [f"Against {others[0]}"]
-
-
-def test_only_unequal_weights_are_a_table(report_of_numbers: ReportContext) -> None:
-    combined, parts = "meta_learner", {"net00": 0.7, "net01": 0.3}
-    plain = {"erythema": {"weights": dict.fromkeys(parts, 0.5)}}
-    fits = {combined: {"erythema": {"weights": parts}}, "mean_of_learners": plain}
-    (table,) = learners.weights(dataclasses.replace(report_of_numbers, stackers=fits))
-    assert [[cell.text for cell in row.cells] for row in table.rows] == [["+0.700"], ["+0.300"]]
-
-
-def test_published_values_stand_below_the_learners() -> None:
-    context = numbers(learners=2, evaluation={"references": {"pasi": {"Somebody 2020": {"mae": 3.3, "accuracy": 0.5}}}})
-    table = learners.learner_table(context, context.stage)
-    published = cells_of(table, "Somebody 2020")
-    assert (published["Kind"].text, published["MAE"].text, published["CCC"].text) == ("published", "3.3", "–")
-    assert published["Accuracy"].text == "50.0 %"
-
-
-def test_a_learner_that_predicts_one_class_is_marked(three: ReportContext) -> None:
-    context = with_own(three, constant_class="no_finding")
-    kind = cells_of(learners.learner_table(context, context.stage), learner_name(context.learner))["Kind"]
-    assert kind.small == "predicts only no finding"
 
 
 def test_other_learners_have_tables_of_single_classes_and_none_without_truth(three: ReportContext) -> None:
@@ -187,15 +163,3 @@ def test_each_source_left_out_has_its_line(three: ReportContext) -> None:
     auroc = rows[1].cells[1 + validation.source_metrics(context).index("auroc")]
     assert (auroc.text, auroc.small) == ("–", "no case is truly covid")
     assert validation.left_out_section(three) is None
-
-
-def test_choices_at_an_end_are_counted_only_of_several_rates(three: ReportContext) -> None:
-    assert validation.nested_section(three) is None
-    study = three.study.model_copy(update={"nested_cv": NestedCV(folds=2)})
-    for rates, expected in (([0.001], 0), ([0.01, 0.001, 0.1], 1)):
-        inner = {"folds": 2, "rates": [{"lr": rate} for rate in rates], "trainings": []}
-        inner["chosen"] = {"lr": rates[0], "epochs": 1, "loss": 1.0}
-        jobs = [{"model": network, "fold": 1, "inner": inner} for network in study.networks]
-        section = validation.nested_section(dataclasses.replace(three, study=study, jobs=jobs))
-        facts = next(block for block in section.blocks if isinstance(block, Facts)) if section else None
-        assert sum(name.endswith("highest rate") for name, _ in facts.facts) == expected

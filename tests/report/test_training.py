@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Iterable, Sequence
 
-import numpy as np
 import pytest
 
 from casewise.report.blocks import Block, Fold, Row
@@ -12,7 +11,7 @@ from casewise.report.figures import learners as draw
 from casewise.report.sections import training
 from casewise.report.sections.designs import image_split
 from tests.report.shared import first_table
-from tests.report_contexts import classes, films, in_phases, split_by_image, with_results
+from tests.report_contexts import classes, in_phases, split_by_image, with_results
 
 
 @pytest.fixture(scope="module")
@@ -44,39 +43,6 @@ def test_curves_mark_the_phases_and_show_accuracy(two: ReportContext, plain: Rep
     alone = curve(in_phases(plain, stop="none"))
     assert draw.MODEL not in alone  # no subjects decide when to stop
     assert draw.ACCENT not in alone
-
-
-def test_every_phase_has_its_sizes_and_its_cost(two: ReportContext) -> None:
-    head, upper = ([cell.text for cell in row.cells] for row in rows_of(training.phases(two))[1:3])
-    # times and rows are means over five folds
-    assert head == ["2,259,265", "2,223,872", "1,281", "34,112", "0.001", "60", "403", "30 s", "60.0"]
-    assert upper == ["2,259,265", "298,432", "1,926,721", "34,112", "1e-5", "15", "403", "30 s", "60.0"]
-
-
-def test_training_performance_stands_beside_held_out_performance(two: ReportContext) -> None:
-    network, *sides = rows_of(training.train_and_held_out(two))[:5]
-    assert [row.name for row in sides] == [*training.TRAINED_ON.values(), *training.HELD_OUT.values()]
-    shares = [100 / (100 + fold) for fold in range(1, 6)]
-    assert sides[0].cells[1].value == pytest.approx(np.mean(shares))
-    assert sides[0].cells[1].small == f"{100 * min(shares):.1f} to {100 * max(shares):.1f}"
-    figures = two.figures("test", network.name)
-    assert sides[3].cells[1].value == pytest.approx(figures["accuracy"].value)
-
-
-def test_more_classes_have_accuracy_only_and_numbers_have_none() -> None:
-    rows = rows_of(training.train_and_held_out(in_phases(classes(networks=1), stop="none")))
-    assert [len(row.cells) for row in rows] == [2, 2, 2]
-    assert [row.name for row in rows[1:]] == [training.TRAINED_ON["on_training"], training.HELD_OUT["oof"]]
-    assert training.train_and_held_out(in_phases(films())) == []
-
-
-def test_what_a_run_lacks_is_left_out(plain: ReportContext) -> None:
-    assert training.phases(plain) == training.train_and_held_out(plain) == training.seeds(plain) == []
-    assert image_split.section(plain) is None
-    bare = dataclasses.replace(plain, jobs=[], notes=[], environment={}, splits={})
-    summaries = [block.summary for block in training.section(bare).blocks if isinstance(block, Fold)]
-    of_settings = "Settings of the study as run, other than the defaults"
-    assert summaries == ["Networks, split, machine and versions", of_settings]
 
 
 def test_the_finder_and_gradual_unfreezing_are_shown(report_of_classes: ReportContext) -> None:

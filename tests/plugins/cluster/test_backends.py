@@ -13,12 +13,10 @@ import pytest
 
 import casewise
 from casewise.errors import CasewiseError, RunError
-from casewise.jobs.backends import BACKENDS, LocalBackend, backend_named, chosen_backend, executing_on
 from casewise.jobs.plan import Job
 from casewise.plugins.cluster import leases
 from casewise.plugins.cluster.leases import LEASES, LeaseError, Leases, Lessor, end_earlier, locked, reads
 from casewise.run_folder import RunFolder
-from tests.test_cli import casewise as command
 
 HOLDER = """
 import sys, time
@@ -30,39 +28,6 @@ with leases.locked(Path(sys.argv[1]), sys.argv[2], sys.argv[3], "machine-7", flo
     time.sleep(120)
 print("let go", flush=True)
 """
-
-
-@pytest.mark.parametrize(
-    ("words", "parts"),
-    [
-        (["--backend", "rya"], ["'rya' is none of local, ray", "Did you mean 'ray'?"]),
-        (["--address", "auto"], ["--address auto", "--backend ray"]),
-        (["--backend", "ray", "--address", "ray://head:10001"], ["HOST:PORT", "ray://head:10001"]),
-    ],
-)
-def test_mistakes_in_the_choice_of_a_back_end_are_messages(words: list[str], parts: list[str], tiny: Path) -> None:
-    failed = command("run", str(tiny), "--output", str(tiny.parent / "run"), *words)
-    text = " ".join(failed.stderr.split())
-    assert (failed.returncode, [part for part in parts if part not in text]) == (2, [])
-    assert not (tiny.parent / "run").exists()
-
-
-def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.delitem(sys.modules, "casewise.plugins.cluster.backend", raising=False)
-    with pytest.raises(CasewiseError, match=r"casewise\[ray\]"):
-        backend_named("ray")
-
-
-def test_the_back_end_is_chosen_for_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Other(LocalBackend):
-        notice = "elsewhere"
-
-    monkeypatch.setitem(BACKENDS, "other", lambda address: Other())
-    with executing_on("other") as backend:
-        assert chosen_backend() is backend
-        assert isinstance(backend, Other)
-    assert type(chosen_backend()) is LocalBackend
 
 
 def test_an_address_without_a_cluster_is_refused() -> None:
@@ -197,21 +162,6 @@ def test_a_process_ends_when_its_lease_is_withdrawn(tmp_path: Path) -> None:
     assert kept.wait(timeout=30) == 1
     # nobody has said that the second has ended, so the next run waits for it
     assert lessor.path.exists()
-
-
-def test_a_lease_that_is_seen_late_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leases, "LOOK", 0.0)
-    lessor = Lessor(tmp_path)
-    stale, lease = Leases.read(lessor.path), lessor.grant()
-    late, read = [None, stale, stale], Leases.read
-    monkeypatch.setattr(Leases, "read", lambda path: late.pop() if late else read(path))
-    with locked(lessor.path, lessor.session, lease, "machine-7", expiry=60):
-        assert late == []
-    monkeypatch.setattr(leases, "DELAY", 0.0)
-    with pytest.raises(LeaseError), locked(lessor.path, lessor.session, "never granted", "machine-7"):
-        pass
-    lessor.ended(lease)
-    lessor.close()
 
 
 def test_a_process_ends_when_its_lease_is_not_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

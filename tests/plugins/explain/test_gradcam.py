@@ -19,7 +19,6 @@ from tests.plugins.explain.maps import cell_maps, explain
 
 NUMBER = ExplainTarget((Output("extent"),), "extent")
 LABEL = (Output("label", "classification", 3),)
-QUICK = ["mobilenet_v2", "resnet18", "vit_tiny_patch16_224"]
 
 
 def signed_maps(network: Network, panels: torch.Tensor, target: ExplainTarget, map_size: int = 1) -> torch.Tensor:
@@ -41,20 +40,6 @@ def built(name: str, outputs: int = 1) -> Network:
     """A network with random weights for panels of 128 pixels."""
     torch.manual_seed(0)
     return build_network(name, outputs, side=None if name in [*TORCHVISION, *UNTRAINED] else 128)
-
-
-@pytest.mark.parametrize("name", QUICK)
-def test_quick_backbones(name: str) -> None:
-    """Maps of the panel's size, and at least three cells a side that differ."""
-    network = built(name)
-    maps = explain(network, panels_of(), NUMBER)
-    assert maps.shape == (2, 128, 128)
-    assert maps.isfinite().all()
-    assert 0 <= maps.min() <= maps.max() <= 1
-    signed = signed_maps(network, panels_of(), NUMBER, 0)
-    assert signed.shape[:2] == (2, 1)
-    assert min(signed.shape[2:]) >= 3
-    assert (signed.flatten(2).std(dim=2) > 0).all()
 
 
 def by_hand(network: Network, layer: nn.Module, panels: torch.Tensor, column: int) -> torch.Tensor:

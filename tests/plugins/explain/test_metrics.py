@@ -114,16 +114,6 @@ def test_the_summary_is_the_mean_with_intervals_by_subject() -> None:
     assert found["share_over_prior"].value == pytest.approx(table.eval("share_inside - panel_centre_share").mean())
 
 
-@pytest.mark.parametrize(("value", "low", "high"), [(0.0, 0.0, 0.2646), (1.0, 0.7354, 1.0)])
-def test_where_all_or_none_hit_the_interval_is_exact(value: float, low: float, high: float) -> None:
-    """Clopper and Pearson's of 12 subjects; the difference from what is sure is no surer than that."""
-    table = some_rows(12, 1).assign(hit=value)
-    found = summary(table, drawn(np.full((12, 5), 0.5), np.ones((12, 5))), prior=PRIOR, plan=PLAN)
-    assert [found["hit"].low, found["hit"].high] == pytest.approx([low, high], abs=1e-4)
-    over = found["hit_over_random_weights"]
-    assert [over.low, over.high] == pytest.approx([low - 0.5, high - 0.5], abs=1e-4)
-
-
 def test_deletion_by_the_right_order_falls_fastest() -> None:
     rng = np.random.default_rng(0)
     panel = rng.random((2, 12, 12))

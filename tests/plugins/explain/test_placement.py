@@ -12,7 +12,7 @@ from PIL import Image
 from casewise.modalities.base import CaseMask
 from casewise.pipeline.finished import FinishedRun
 from casewise.plugins.explain.command import explain_run
-from casewise.plugins.explain.placement import border, dice_of, placement, random_order, shares_of
+from casewise.plugins.explain.placement import border, dice_of, shares_of
 from casewise.plugins.explain.report_section import placement_rows
 from casewise.plugins.explain.run import ExplainSettings
 from casewise.plugins.explain.saliency import SaliencyMap
@@ -113,13 +113,3 @@ def test_films_are_measured_against_the_masks_of_the_audit(finished: Path, monke
 def masks_of(finished: Path) -> list[Path]:
     opened = FinishedRun.open(RunFolder(finished))
     return [opened.study.cohort.parent / name for name in opened.cohort.images["lung_mask"] if name]
-
-
-def test_a_sample_has_as_many_subjects_as_possible(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened = FinishedRun.open(RunFolder(finished))
-    rows = random_order(opened, [0, 0, 0, 0, 1, 2, 3, 4])
-    assert (set(rows[:5]), rows) == ({0, 1, 2, 3, 4}, random_order(opened, [0, 0, 0, 0, 1, 2, 3, 4]))
-    monkeypatch.setattr("casewise.plugins.explain.placement.SAMPLE", 4)
-    regions = placement(opened, ["test_resnet"], map_size=0, progress=lambda *_: None)["regions"]
-    assert regions["border"] == {"column": None, "sample": 4}
-    assert regions["anatomy"] == {"column": "lung_mask", "sample": 4}

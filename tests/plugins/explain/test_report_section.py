@@ -11,7 +11,6 @@ from PIL import Image
 
 from casewise.plugins.explain import report_section
 from casewise.plugins.explain.outputs import save_scan
-from casewise.plugins.explain.overlays import FigureRow, overlay, side_by_side
 from casewise.report import page
 from casewise.report.blocks import Pictures, Table
 from casewise.report.context import ReportContext
@@ -100,29 +99,6 @@ def test_maps_stand_beside_images_and_lost_ones_are_left_out(report_of_classes: 
     text = page.render(context)
     assert section_of(text, "saliency").count("vit&gt;") > 1
     assert "<vit>" not in text
-
-
-def test_nothing_is_laid_over_where_the_map_is_0_or_unknown() -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (6, 7, 3), dtype=np.uint8)
-    assert (overlay(picture, np.zeros((6, 7))) == picture).all()
-    assert (overlay(picture, np.full((6, 7), np.nan)) == picture).all()
-    values = np.zeros((6, 7))
-    values[2, 3] = 1
-    changed = (overlay(picture, values) != picture).any(axis=2)
-    assert changed.sum() == 1
-    assert changed[2, 3]
-
-
-def test_the_figure_tells_methods_cases_and_what_was_right() -> None:
-    picture, maps = np.zeros((24, 24), np.uint8), dict.fromkeys(("ViT, rollout", "Grad-CAM"), np.eye(24))
-    right, wrong = dict.fromkeys(maps, True), {"ViT, rollout": False}
-    rows = [FigureRow("P1/1", picture, maps, right, "covid", dict.fromkeys(maps, "covid"))]
-    rows.append(FigureRow("P2/1", picture, maps, wrong, "none", dict.fromkeys(maps, "pneumonia")))
-    figure = side_by_side(rows)
-    assert {*maps, "P1/1", "P2/1"} <= {text for axes in figure.axes for text in (axes.get_title(), axes.get_ylabel())}
-    labels = [axes.get_xlabel() for axes in figure.axes]
-    judged = [label.partition("\n")[2] for label in labels if "predicted" in label]
-    assert sorted(judged) == ["", "correct", "correct", "erroneous"]
 
 
 def test_a_scan_keeps_its_geometry(tmp_path: Path) -> None:

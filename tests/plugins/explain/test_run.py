@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,11 @@ import torch
 from PIL import Image
 
 from casewise.console import Silent
-from casewise.errors import CohortError, RunError
+from casewise.errors import RunError
 from casewise.modalities.base import CaseMask
 from casewise.pipeline.finished import FinishedRun
 from casewise.plugins.explain import saliency as saliency_file
-from casewise.plugins.explain.case_selection import explain_target, select_cases
+from casewise.plugins.explain.case_selection import explain_target
 from casewise.plugins.explain.command import explain_run
 from casewise.plugins.explain.localisation import measure
 from casewise.plugins.explain.methods.dispatch import peak_pixels
@@ -33,7 +32,7 @@ from casewise.report.context import read_context
 from casewise.run import run
 from casewise.run_folder import RunFolder
 from casewise.study.loading import build_study
-from tests.chest_study import SMALL, chest_study
+from tests.chest_study import SMALL
 from tests.combinations import quick_study
 from tests.plugins.explain.maps import cell_maps, without_a_sequence
 
@@ -244,16 +243,6 @@ def test_what_cannot_be_compared_is_not_taken_for_the_same(recorded: dict[str, A
         compare_predictions(rows_said(), rows_said().iloc[:0], {"grade": 1.0}, "network")
 
 
-def with_headline(finished: FinishedRun, learner: str) -> FinishedRun:
-    main = dataclasses.replace(finished.results.main, learner=learner)
-    return dataclasses.replace(finished, results=dataclasses.replace(finished.results, main=main))
-
-
-def test_the_cases_chosen_are_of_what_the_report_shows(opened: FinishedRun) -> None:
-    models, of_stacker = list(opened.study.networks), with_headline(opened, "meta_learner_weighted")
-    assert f"{models[0]} (instead of weighted mean," in select_cases(of_stacker, models)[1]
-
-
 def test_panels_are_those_of_prediction(opened: FinishedRun) -> None:
     model, fold = "test_resnet@late", 1
     one, names = saliency_file.load_model(opened, model, fold), opened.splits.subjects(fold)
@@ -307,21 +296,6 @@ def test_late_fusion_has_a_map_a_sequence_and_none_of_a_missing_one(opened: Fini
     if found.max() > 0:
         span = found.max() - found.min()
         np.testing.assert_allclose(saliency.by_sequence[0], (found - found.min()) / span, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "said"),
-    [
-        ({"cases": ["P0001/2"]}, CohortError, "The subject has P0001/1\\.$"),
-        ({"networks": ["test_resnet@lat"]}, RunError, "Did you mean 'test_resnet@late'"),
-    ],
-)
-def test_names_that_do_not_exist(
-    planted: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], error: type, said: str
-) -> None:
-    monkeypatch.setitem(sys.modules, "casewise.plugins.explain.run", None)  # which loads a network library
-    with pytest.raises(error, match=said):
-        explain_run(planted, ExplainSettings(**options))
 
 
 def test_files_that_are_gone_or_others(planted: Path, tmp_path: Path) -> None:
@@ -387,28 +361,6 @@ def test_slice_images(tmp_path: Path) -> None:
     assert len(files) == 6
     assert all(Image.open(done.folder / name).size == (40, 48) for name in files)
     assert done.measures["with_mask"] == 4
-
-
-def test_pictures(chests: Path, tmp_path: Path) -> None:
-    study = chest_study(chests, split={"test": 0.0}, recipe={"epochs": 1, "early_stopping": {"monitor": "fold"}})
-    folder = run(study, tmp_path / "run").folder
-    done, opened = explain_run(folder, ExplainSettings()), FinishedRun.open(RunFolder(folder))
-    bundle = saliency_file.load_model(opened, "test_resnet", 0).predictor.bundle
-    # the subjects of early stopping are no training subjects: their maps may be shown
-    assert bundle.stop_subjects == set(opened.splits.held_out(0))
-    table = pd.read_parquet(done.table)
-    assert set(table["explained_class"]) <= set(study.classes_of("label"))
-    for line in table.itertuples():
-        for name in json.loads(line.files):
-            images = opened.cohort.images[opened.cohort.images["case"].astype(str) == line.case]
-            sizes = {Image.open(path).size for path in images["path"]}
-            assert Image.open(done.folder / name).size in sizes
-    assert '<section id="saliency"' in done.report.read_text()
-    with pytest.raises(RunError, match=r"--measure.*lesion"):
-        explain_run(folder, ExplainSettings(measure=True))
-    # without masks, maps are placed at the border
-    placement = json.loads((folder / "explanations.json").read_text())["placement"]
-    assert set(placement["regions"]) == {"border"}
 
 
 def test_regions_of_photographs_and_numbers(tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ from typer.testing import CliRunner
 
 from casewise.cli.main import command_line
 from casewise.errors import CasewiseError
-from casewise.files import checksum
 from casewise.inference.bundle import Bundle, ComputeFacts, output_facts, settings_of
 from casewise.inference.model import load_bundle
 from casewise.modalities.dataset import FeatureData
@@ -34,10 +33,7 @@ from casewise.plugins.export.formats import FORMATS, PORTABLE, format_named
 from casewise.plugins.export.learner import LearnerGraph, TrainedLearner, selected_members
 from casewise.plugins.export.write import (
     TOLERANCE,
-    Parity,
     check_parity,
-    describe,
-    page,
     random_sample,
     reference,
     with_gaps,
@@ -304,19 +300,6 @@ def test_all_learners_are_exported_and_the_coefficients_of_those_that_combine_th
     assert set(export(done.folder, tmp_path / "all", to="torchscript").graphs) == {"test_resnet", "cnn"}
 
 
-@pytest.mark.slow
-@needs_onnx
-def test_weights_of_large_graphs_have_a_second_file(done: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(formats, "LARGEST_ONNX_FILE", 0)
-    written = export(done.folder / "jobs" / "test_resnet" / "fold1", tmp_path / "large", to="onnx")
-    (entry,) = json.loads((written.folder / "preprocessing.json").read_text())["learners"]
-    assert set(entry["sha256"]) == {"test_resnet.onnx", "test_resnet.onnx.data"}
-    assert {name: checksum(written.folder / name) for name in entry["sha256"]} == entry["sha256"]
-    names = formats.Names(("panels",), ("label",))
-    (values,) = format_named("onnx").open(written.graphs["test_resnet"], names)([torch.rand(2, 3, 64, 128)])
-    assert torch.allclose(values.sum(dim=1), torch.ones(2), atol=1e-5)
-
-
 def test_a_network_alone_is_checked_on_random_panels_and_says_so(done: Run, tmp_path: Path) -> None:
     folder = done.folder / "jobs" / "cnn" / "fold1"
     written = export(folder, tmp_path / "one", to="torchscript")
@@ -332,13 +315,6 @@ def test_other_graphs_are_refused_and_leave_nothing(done: Run, tmp_path: Path, m
     with pytest.raises(CasewiseError, match=r"cnn: .*differs from casewise by 0\.0002 in label"):
         export(done.folder, tmp_path / "out", to="torchscript", learners=["cnn"])
     assert list(tmp_path.iterdir()) == []
-
-
-def test_values_that_are_no_numbers_are_refused() -> None:
-    learner = learner_of("cnn", folds=1)
-    broken = [torch.full(each.shape, torch.nan) for each in reference(learner, random_sample(learner).panels)]
-    with pytest.raises(CasewiseError, match="differs"):
-        check_parity(learner, lambda panels: broken, random_sample(learner), "")
 
 
 def test_what_cannot_be_recorded_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -370,20 +346,3 @@ def test_what_cannot_be_exported_is_refused(done: Run, tmp_path: Path, monkeypat
     monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else object())
     with pytest.raises(CasewiseError, match=r"onnxruntime: pip install 'casewise\[export\]'"):
         format_named("onnx")
-
-
-@pytest.mark.parametrize("kind", QUICK)
-def test_the_page_of_every_kind_states_its_inputs_and_outputs(kind: str, tmp_path: Path) -> None:
-    learner, graph = learner_of(kind), tmp_path / "graph.pt"
-    graph.write_bytes(b"")
-    checked = Parity(1e-7, 4, "random", "torch.jit.load")
-    own_test = {"image": "reference.jpg", "panel": "graph.panel.npy", "panel_tolerance": 0.1}
-    entry = describe(learner, graph, checked) | {"self_test": own_test}
-    assert list(entry["sha256"]) == ["graph.pt"]
-    text = page({"casewise": "1", "graphs": "torchscript", "learners": [entry], "decisions": {}, "stackers": {}}, "")
-    for stated in [*entry["inputs"], *entry["outputs"]]:
-        assert f"`{stated['name']}`: `float32`, shape ({', '.join(map(str, stated['shape']))})" in text
-    assert ("NaN is an empty slot" in text) == learner.bags
-    assert ("missing sequence" in text) == learner.may_lack_sequences
-    assert "mild, severe" in text
-    assert max(map(len, text.splitlines())) < 200

@@ -13,12 +13,11 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from casewise.errors import CasewiseError
 from casewise.inference.new_cases import CasePicture
 from casewise.plugins.hospital.case_results import CaseResult, ModelFacts, Value
 from casewise.plugins.hospital.formats import FORMATS
 from casewise.plugins.hospital.imaging_study import ImagingStudy
-from casewise.plugins.hospital.summary_page import NOTICE, SIDE, SMALLEST, Box, Text, drawn, page
+from casewise.plugins.hospital.summary_page import SIDE, SMALLEST, Box, Text, drawn, page
 from tests.plugins.hospital.test_hospital import FACTS, STATED, VALUES, film, result
 
 pydicom = pytest.importorskip("pydicom", reason="the extra `hospital` is not installed")
@@ -103,11 +102,6 @@ class TestObjects:
             process = subprocess.run(command, capture_output=True, text=True, check=False)
             assert "Error" not in process.stdout + process.stderr, (kind, process.stderr)
 
-    def test_images_that_are_not_dicom_have_no_object(self, tmp_path: Path, name: str) -> None:
-        (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\xff photograph")
-        with pytest.raises(CasewiseError, match=r"photo\.jpg"):
-            written(name, result(tmp_path / "photo.jpg"))
-
 
 def test_a_refused_study_has_a_report_with_the_reason(tmp_path: Path) -> None:
     document = film(tmp_path / "b.dcm", SOPInstanceUID="1.2.3.1.9", Rows=None, Columns=None)
@@ -156,15 +150,6 @@ def test_dates_and_times_have_the_form_of_the_standard(
         assert dataset.get("TimezoneOffsetFromUTC", "+0100") == "+0100"
 
 
-def test_people_with_names_of_two_spellings_and_of_two_issuers(tmp_path: Path) -> None:
-    first = film(tmp_path / "a.dcm", PatientName="Doe^Jane", PatientID="7", IssuerOfPatientID="A")
-    spelt = film(tmp_path / "b.dcm", PatientName="Doe^Jane^^", PatientID="7", SOPInstanceUID="1.9")
-    other = film(tmp_path / "c.dcm", PatientName="Doe^Jane", PatientID="7", SOPInstanceUID="1.8", IssuerOfPatientID="B")
-    assert len(ImagingStudy.of([first, spelt]).headers) == 2
-    with pytest.raises(CasewiseError):
-        ImagingStudy.of([first, other])
-
-
 def texts(case: CaseResult, facts: ModelFacts = FACTS) -> str:
     return " ".join(item.text for item in page(case, facts).items if isinstance(item, Text))
 
@@ -202,21 +187,6 @@ class TestPage:
             assert line.get_window_extent(canvas.get_renderer()).width <= item.extent[0] * 1.02 + 2
         if targets == 40:
             assert "more predictions: see the structured report" in texts(case)
-
-    def test_what_the_page_states(self, tmp_path: Path) -> None:
-        case = replace(result(film(tmp_path / "a.dcm", **STATED)), at=AT)
-        shown = texts(case)
-        assert all(text in shown for text in (NOTICE, "Schöne Studie", "5.25"))
-        assert all(text in shown for text in ("90% prediction interval 4 to 6.5", "75%", "No prediction", "ab" * 6))
-        assert "Study of 2020-01-31 10:15" in shown
-        shares = {"0": 0.004, "1": 0.996, "2": 0.0}
-        sure = replace(case, values=(Value("net", "grade", prediction="1", probabilities=shares),))
-        percents = [item.text for item in page(sure, FACTS).items if isinstance(item, Text) and item.text[-1] == "%"]
-        assert percents == ["<1%", ">99%", "0%"]
-        flagged = (Value("net", "age", prediction=2.0, flags="x.dcm: upside down"),)
-        assert "unlike the training cases: upside down." in texts(
-            replace(case, values=flagged), replace(FACTS, flags=("upside down",))
-        )
 
     def test_no_name_of_a_person_or_file_is_on_the_page(self, tmp_path: Path) -> None:
         source = film(tmp_path / "Zwiebel.dcm", PatientName="Meier^Änne", PatientID="7-11")

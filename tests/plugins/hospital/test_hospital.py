@@ -18,8 +18,8 @@ from casewise.errors import CasewiseError, RunError
 from casewise.inference.new_cases import PredictedChunk, cases_of, names_visits, sources_of
 from casewise.inference.output_table import OutputTable
 from casewise.plugins.hospital import case_results
-from casewise.plugins.hospital.case_results import RESEARCH, CaseResult, ModelFacts, Value, remarks, results_of
-from casewise.plugins.hospital.formats import FORMATS, file_stem, result_folders
+from casewise.plugins.hospital.case_results import RESEARCH, CaseResult, ModelFacts, Value, results_of
+from casewise.plugins.hospital.formats import FORMATS, result_folders
 from casewise.study.scores import Score
 from tests.film_files import film_bytes
 from tests.test_new_cases import study_of
@@ -120,12 +120,6 @@ class TestFhir:
         assert extensions(first, "prediction-interval")[0]["range"]["high"]["value"] == 2.0
         assert "referenceRange" not in json.dumps(made)
         assert any("90% prediction interval 4 to 6.5" in note["text"] for note in made["total"]["note"])
-
-    def test_images_of_one_name_are_told_from_each_other(self) -> None:
-        files = [f"{side}/img.png" for side in ("left", "right")]
-        values = tuple(Value("net", "age", image=file, prediction=2.0, source=Path(file)) for file in files)
-        made = transaction(result(values=values))["Observation"]
-        assert len({each["identifier"][0]["value"] for each in made}) == len({each["fullUrl"] for each in made}) == 2
 
     def test_the_note_states_whether_a_case_is_unlike_the_training_cases(self) -> None:
         notes = {name: " ".join(note["text"] for note in made["note"]) for name, made in observations().items()}
@@ -239,10 +233,6 @@ class TestFhir:
         assert of_age[2] == of_age[3]
         assert len(set(of_age[2])) == 5
 
-    def test_texts_that_fhir_does_not_allow(self) -> None:
-        strange = Value("net", " a \x00 \n b ", prediction=1.0)
-        assert list(observations((strange, *VALUES[:5])))[-1] == "a \\x00 b"
-
 
 class TestDicom:
     def report(self, *sources: Path, values: tuple[Value, ...] = VALUES) -> Any:
@@ -257,11 +247,6 @@ class TestDicom:
         assert report.CompletionFlag == "PARTIAL"
         comments = [str(item.get("TextValue", "")) for item in report.ContentSequence]
         assert any("total: no prediction" in text and "no redness[lower]" in text for text in comments)
-
-    def test_images_of_two_people_of_no_number_have_no_report(self, tmp_path: Path) -> None:
-        images = [film(tmp_path / n, SOPInstanceUID=f"1.9.{n}", PatientID="", PatientName=f"X^{n}") for n in "12"]
-        with pytest.raises(CasewiseError, match="several patient identifiers, names"):
-            self.report(*images)
 
     def test_measurements_classes_and_evidence(self, tmp_path: Path) -> None:
         first = film(tmp_path / "a.dcm", SOPInstanceUID="1.2.3.1.1")
@@ -286,14 +271,6 @@ class TestDicom:
         assert [study.StudyInstanceUID for study in evidence] == ["1.2.3"]
         assert {series.SeriesInstanceUID for series in evidence[0].ReferencedSeriesSequence} == {"1.2.3.1", "1.2.3.2"}
 
-    def test_the_report_names_the_model_and_says_that_it_is_research(self, tmp_path: Path) -> None:
-        report = self.report(film(tmp_path / "a.dcm"))
-        texts = [str(item.TextValue) for item in report.ContentSequence if "TextValue" in item]
-        assert {RESEARCH, FACTS.checksum, "Schöne Studie", "casewise"} <= set(texts)
-        assert any(text.startswith("age: no prediction. Müllers Bild.png") for text in texts)
-        codes = [item.ConceptNameCodeSequence[0] for item in report.ContentSequence]
-        assert {code.CodingSchemeDesignator for code in codes} == {"DCM"}
-
     def test_a_series_in_a_folder(self, tmp_path: Path) -> None:
         (tmp_path / "series").mkdir()
         for number in range(3):
@@ -302,11 +279,6 @@ class TestDicom:
         report = self.report(tmp_path / "series")
         (group,) = report.content.get_image_measurement_groups(tracking_uid=None)[:1]
         assert len(group.source_images) == 3
-
-    def test_images_without_the_tags_of_a_patient(self, tmp_path: Path) -> None:
-        absent = dict.fromkeys(["PatientName", "PatientID", "PatientBirthDate", "StudyDate", "SpecificCharacterSet"])
-        report = self.report(film(tmp_path / "a.dcm", **absent), values=VALUES[5:7])
-        assert (report.PatientID, report.CompletionFlag) == ("", "COMPLETE")
 
     def test_cases_without_a_report_have_a_reason(self, tmp_path: Path) -> None:
         (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\xff photograph")
@@ -337,13 +309,6 @@ def chunk_of(tmp_path: Path) -> PredictedChunk:
     frame.loc[0, "interval note"] = "none was calibrated"
     (tmp_path / "b.png").write_bytes(b"\x89PNG")
     return PredictedChunk(frame, {"Ä/1": (film(tmp_path / "a.dcm"),), "B/1": (tmp_path / "b.png",)}, has_visits=False)
-
-
-def test_what_the_audit_found_stands_before_the_figures() -> None:
-    facts = replace(FACTS, audited="The audit of its study found 1 error.", result="Accuracy 82 %")
-    assert remarks(VALUES[:1], facts)[:3] == [RESEARCH, facts.audited, "In its study: Accuracy 82 %."]
-    other = replace(facts, headline="another")
-    assert not {facts.audited, "In its study: Accuracy 82 %."} & set(remarks(VALUES[:1], other))
 
 
 NUMBERS = ModelFacts("study", "cd" * 32, {"number": (), "befund": ("gesund", "krank")}, {})
@@ -437,13 +402,6 @@ def test_no_name_of_table_or_file_is_written(tmp_path: Path, monkeypatch: pytest
     with result_folders(None, {"fhir": tmp_path / "names"}, names=True) as results:  # type: ignore[arg-type]
         results.receive(chunk)
     assert all(MARK in path.name and MARK in path.read_text() for path in (tmp_path / "names").iterdir())
-
-
-def test_names_of_files(tmp_path: Path) -> None:
-    assert file_stem("Ä/1", "grade") != file_stem("Ä_1", "grade")
-    assert "/" not in file_stem("../../etc/passwd", "\0a")
-    assert not file_stem("../x", "").startswith(".")
-    (tmp_path / f"{file_stem('漢' * 300, 'grade')}.json").write_text("")
 
 
 @pytest.mark.parametrize(

@@ -15,14 +15,6 @@ def frame_of(chests: Path) -> pd.DataFrame:
     return table.assign(path=[str(chests.parent / path) for path in table["path"]])[["path", "subject", "label"]]
 
 
-def test_arguments_of_another_kind_are_refused(tmp_path: Path) -> None:
-    frame = pd.DataFrame({"path": ["a.png"]})
-    wrong: list[tuple[Any, Any]] = [(tmp_path, frame), ([1, 2], tmp_path)]
-    for arguments in wrong:
-        with pytest.raises(CasewiseError, match="the first argument is a data frame or the path of a table"):
-            casewise.fit(*arguments)
-
-
 def test_a_data_frame_is_fitted_and_continued(chests: Path, tmp_path: Path) -> None:
     frame = frame_of(chests)
     changes: dict[str, Any] = {"backbones": [], "budget": 60, "images": {"size": 64}}
@@ -70,27 +62,8 @@ def test_a_call_that_failed_in_the_run_does_not_block_its_folder(chests: Path, t
     assert run.study.classes_of("label") == sorted(frame["label"].unique())
 
 
-def test_an_interrupted_call_does_not_block_its_folder(
-    chests: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted(*arguments: object, **options: object) -> None:
-        raise KeyboardInterrupt
-
-    changes: dict[str, Any] = {"backbones": [], "budget": 60}
-    with monkeypatch.context() as patch:
-        patch.setattr("casewise.study.loading.read_study", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            casewise.fit(frame_of(chests), tmp_path / "study", target="label", **changes)
-    assert casewise.fit(frame_of(chests), tmp_path / "study", target="label", **changes).report.is_file()
-
-
 def test_a_study_of_somebody_is_not_replaced(chests: Path, tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text("name: mine\n")
     with pytest.raises(CasewiseError, match="another folder"):
         casewise.fit(frame_of(chests), tmp_path, target="label")
     assert (tmp_path / "study.yaml").read_text() == "name: mine\n"
-
-
-def test_an_empty_data_frame_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CasewiseError, match="no rows"):
-        casewise.fit(pd.DataFrame({"path": []}), tmp_path / "study")

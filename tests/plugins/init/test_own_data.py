@@ -1,6 +1,5 @@
 """From a table and a folder as people have them to a study: what is understood, doubted, refused and written."""
 
-import shlex
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,9 @@ from casewise.errors import CasewiseError
 from casewise.pipeline.read import read, validate
 from casewise.plugins.init.columns import understand_columns
 from casewise.plugins.init.new_study import NewStudy
-from casewise.plugins.init.own_data import DataFacts, available_weights, default_recipe, plan_study
+from casewise.plugins.init.own_data import DataFacts, default_recipe, plan_study
 from casewise.plugins.init.patterns import infer_pattern
-from casewise.plugins.init.target import doubtful_codes, understand_target
+from casewise.plugins.init.target import understand_target
 from casewise.splits.grouped import split
 from casewise.study.loading import read_study
 from casewise.study.schema import Study
@@ -124,14 +123,6 @@ def numbered(count: int = 12, cell: str = "{}.png") -> list[list[str]]:
     return [[cell.format(i), f"P{i}", "ab"[i % 2]] for i in range(count)]
 
 
-def test_the_options_for_new_rows_name_columns_of_the_table(tmp_path: Path) -> None:
-    rows = [[f"eye_{i}", "ab"[i % 2]] for i in range(12)]
-    plan = start(tmp_path, "Photo no.|grade", rows, images=[f"eye_{i}.png" for i in range(12)])
-    (line,) = [line for line in plan.understood if line.startswith("New rows")]
-    words = shlex.split(line.partition(" predicted with ")[2].partition(" --root")[0])
-    assert words == ["--column", "path=Photo no.", "--column", "subject=Photo no."]
-
-
 class TestImages:
     def test_two_files_of_one_name_are_refused_with_both(self, tmp_path: Path) -> None:
         images = [f"{side}/{i}.png" for side in ("a", "b") for i in range(6)]
@@ -154,19 +145,6 @@ class TestImages:
         rows = [[cells[i % len(cells)].format(i), f"P{i}", str(i % 2)] for i in range(8)]
         plan = start(tmp_path, "file|pid|grade", rows, images=[name.format(i) for i in range(8)])
         assert any(doubt.startswith("CELLS") for doubt in plan.doubts) == doubted
-
-    @pytest.mark.parametrize(("cell", "doubted"), [("{}", True), ("{}.png", False)])
-    def test_two_columns_that_may_name_the_files_are_doubted(self, cell: str, doubted: bool, tmp_path: Path) -> None:
-        rows = [[str(i), cell.format(13 - i), "ab"[i % 2]] for i in range(1, 13)]
-        plan = start(tmp_path, "pid|scan_no|grade", rows, images=[f"{i}.png" for i in range(1, 13)])
-        assert any(doubt.startswith("WHICH COLUMN") for doubt in plan.doubts) == doubted
-
-    def test_rows_without_an_image_are_kept_and_counted(self, tmp_path: Path, films: list[Film]) -> None:
-        plan = planned(build("missing_images", tmp_path, films), tmp_path / "study")
-        plan.write()
-        assert sum(row["image_found"] == "no" for row in table_of(tmp_path / "study")) == 4
-        assert any("5 of 24 rows" in note for note in cohort_in(tmp_path).notes)
-        assert any("extra.png" in doubt for doubt in plan.doubts)
 
     @pytest.mark.parametrize(
         ("heads", "name", "doubted"),
@@ -322,10 +300,6 @@ class TestTargets:
         with pytest.raises(CasewiseError):
             understand_target("value", values, [f"P{i}" for i in range(len(values))], [])
 
-    def test_a_likely_column_of_one_value_is_named(self, tmp_path: Path) -> None:
-        with pytest.raises(CasewiseError, match="diagnosis has only the value 'x'"):
-            start(tmp_path, "image|patient|diagnosis", [["0.png", "P0", "x"]])
-
     def test_the_likely_one_is_taken_and_the_others_are_named(self, tmp_path: Path) -> None:
         heads = "image|patient|age|tumour stage|oedema|centre|diagnosis"
         rows = [
@@ -371,18 +345,6 @@ class TestTargets:
         doubts = plan_study(**arranged(tmp_path, "image|patient|grade", rows)).doubts
         assert any(doubt.startswith(f"grade: {code} in row 5 ") for doubt in doubts) == doubted
 
-    @pytest.mark.parametrize(
-        ("values", "doubted"),
-        [
-            ([str(30 + 7 * i % 50) for i in range(30)], ""),  # ages
-            ([f"{i}.5" for i in range(30)] + ["999"], "999"),
-            ([*"012340123401234", "7.5"], ""),
-        ],
-    )
-    def test_ordinary_single_values_are_not_doubted(self, values: list[str], doubted: str) -> None:
-        doubts = doubtful_codes("value", values, range(len(values)))
-        assert [doubt.split()[1] for doubt in doubts] == ([doubted] if doubted else [])
-
     def test_cells_that_say_not_gradable_are_no_grade(self, tmp_path: Path) -> None:
         rows = [[f"{i}.png", f"P{i}", "not gradable" if i in (3, 20) else str(i % 4)] for i in range(40)]
         plan = yaml.safe_load(start(tmp_path, "image|patient|grade", rows).text)
@@ -406,13 +368,6 @@ class TestTargets:
         assert "Muster a" not in written
         assert cohort_in(tmp_path).cases["subject"].nunique() == (3 if subject == "Name" else 6)
         assert any(f"as stated, {subject!r} tell people apart" in doubt for doubt in plan.doubts)
-
-    def test_a_stated_subject_that_names_images_is_refused_or_doubted(self, tmp_path: Path) -> None:
-        rows = [[f"{i}.png", f"N{i}", str(i % 2)] for i in range(8)]
-        with pytest.raises(CasewiseError, match="--subject 'image': this column names the images"):
-            start(tmp_path, "image|number|grade", rows, subject="image")
-        plan = start(tmp_path, "image|number|grade", rows, subject="number")
-        assert any("another person, by the column 'number'" in doubt for doubt in plan.doubts)
 
     def test_images_of_a_subject_with_other_labels_are_predicted_one_by_one(self, tmp_path: Path) -> None:
         rows = [[f"{i}{side}.png", f"P{i}", "ab"[(i + n) % 2]] for i in range(8) for n, side in enumerate("lr")]
@@ -461,16 +416,6 @@ class TestTheRecipe:
         assert study.weights == ("pretrained" if weights else "random")
         assert study.split.folds == (2 if facts.rarest == 2 else 5)
 
-    def test_pretrained_weights_of_this_computer_are_used(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chests: Path
-    ) -> None:
-        assert available_weights() == ""
-        (tmp_path / "resnet18.safetensors").write_bytes(b"x")
-        monkeypatch.setenv("CASEWISE_WEIGHTS", str(tmp_path))
-        assert available_weights() == "resnet18"
-        plan = plan_study(table=chests, images=None, folder=tmp_path / "study")
-        assert yaml.safe_load(plan.text)["backbones"] == ["resnet18"]
-
 
 class TestPeople:
     @pytest.mark.parametrize("heads", ["pid|Patient name|Date of birth", "Patient name|Date of birth"])
@@ -496,13 +441,6 @@ class TestPeople:
         assert subjects == [*(f"S{i // 2 + 1:04}" for i in range(11)), ""]
         assert any("row 13" in doubt for doubt in plan.doubts), "validate refuses a row of nobody"
         assert plan.understood[0].startswith("12 images of 6 subjects")
-
-    def test_names_of_people_without_an_image_are_not_written(self, tmp_path: Path) -> None:
-        names = [f"anna-{letter} musterfrau" for letter in "abcdefgh"]
-        rows = [[name, str(i % 2)] for i, name in enumerate(names)]
-        plan = start(tmp_path, "Name|grade", rows, images=[f"{name}/1.png" for name in names[:-1]])
-        assert "row 9" in " ".join(plan.doubts)
-        assert "musterfrau" not in " ".join(plan.doubts)
 
     def test_names_in_file_names_are_doubted(self, tmp_path: Path) -> None:
         rows = [[f"{c}_Musterfrau.png", f"P{i}", "Musterfrau", str(i % 2)] for i, c in enumerate("abcdefgh")]
@@ -556,20 +494,6 @@ def scored(folder: Path, cells: list[str], **options: Any) -> NewStudy:
 
 
 class TestMixedNumbers:
-    def test_commas_and_points_in_one_column_are_refused(self, tmp_path: Path) -> None:
-        cells = [f"{500 + 111 * i},0" for i in range(28)]
-        with pytest.raises(CasewiseError) as caught:
-            scored(tmp_path, [*cells[:9], "1.234", *cells[9:]])
-        assert all(part in str(caught.value) for part in ("score", "row 2: '500,0'", "row 11: '1.234'"))
-
-    def test_percent_signs_are_read_in_a_whole_column_only(self, tmp_path: Path) -> None:
-        rows = [[f"{i}.png", f"P{i}", f"{7 * i},5 %"] for i in range(12)]
-        start(tmp_path, "file|pid|affected", rows, separator=";")
-        assert cohort_in(tmp_path).cases["affected"].tolist() == [7 * i + 0.5 for i in range(12)]
-        rows[3][2] = "0.21"
-        with pytest.raises(CasewiseError, match=r"row 5: '0\.21'"):
-            start(tmp_path, "file|pid|affected", rows, separator=";")
-
     @pytest.mark.parametrize("bad", ["2,5,1", "n.b.", ">8", "0,37 cm"])
     def test_a_cell_that_is_no_number_makes_no_classes(self, bad: str, tmp_path: Path) -> None:
         cells = [f"{i % 10},{i % 4}" for i in range(27)]
@@ -614,33 +538,6 @@ class TestDates:
         assert cases["case"].nunique() == 12, "every day of a subject is a visit"
         assert sorted(cases.loc[cases["subject"] == "P0", "day"]) == [0, 28]
         assert any(repr(head) in line for line in plan.understood)
-
-    @pytest.mark.parametrize("head", ["Tag", "day"])
-    def test_days_with_gaps_state_no_visits_and_are_left_unused(self, head: str, tmp_path: Path) -> None:
-        plan = self.make(tmp_path, head, [str(28 * (i % 2)) if i > 1 else "" for i in range(12)])
-        assert f"Day: {head!r} is not used, because images of one visit differ in it. It is empty for 2 images" in (
-            " ".join(plan.doubts)
-        )
-        cases = cohort_in(tmp_path).cases
-        assert (len(cases), cases["day"].notna().sum()) == (6, 0)
-        stated = Study.model_validate(
-            study_in(tmp_path).model_dump() | {"columns": {"path": "image", "subject": "patient", "day": head}}
-        )
-        with pytest.raises(CasewiseError, match=r'leave it unused: `columns: \{day: ""\}`'):
-            read_cohort(stated)
-
-
-def test_an_error_names_the_sheets_and_one_can_be_named(tmp_path: Path) -> None:
-    own = arranged(tmp_path, "image|patient|grade", numbered())
-    own["table"] = tmp_path / "t.xlsx"
-    with pd.ExcelWriter(own["table"]) as book:
-        pd.DataFrame({"Made by": ["the study group"]}).to_excel(book, sheet_name="Info", index=False)
-        pd.read_csv(tmp_path / "t.csv").to_excel(book, sheet_name="Cases", index=False)
-    with pytest.raises(CasewiseError) as caught:
-        plan_study(**own)
-    assert all(part in str(caught.value) for part in ("'Info'", "'Cases'", "--sheet"))
-    study = read_study(plan_study(**own, sheet="Cases").write()[-1])
-    assert (study.sheet, len(read_cohort(study).images)) == ("Cases", 12)
 
 
 def test_decimals_of_a_workbook_stay_decimals_in_the_table_that_is_written(tmp_path: Path) -> None:
@@ -729,14 +626,6 @@ def test_folders_of_patients_with_a_value_each_are_patients(tmp_path: Path) -> N
     assert cohort_in(tmp_path).images["subject"].nunique() == 24
 
 
-@pytest.mark.parametrize("pattern", ["*/*.png", "{folder}/*.png", "{label}/{subject}.png"])
-def test_a_pattern_beside_a_table_is_told_what_it_states(tmp_path: Path, pattern: str) -> None:
-    tiny(tmp_path / "in", ["a/1.png"])
-    table = text_table(tmp_path / "t.csv", [["file", "grade"], ["a/1.png", "a"]])
-    with pytest.raises(CasewiseError, match=r"with --table states the \{subject\}.*leave --pattern out"):
-        plan_study(table=table, images=tmp_path / "in", pattern=pattern, folder=tmp_path / "study")
-
-
 @pytest.mark.parametrize("head", ["id", "file"])
 @pytest.mark.parametrize(("name", "subjects", "offered"), [
     ("P{n:02}_left_{k}.png", 12, ""), ("{n:02}-1/visit{k}/a.png", 12, ""), ("{word}_{k}.png", 24, "**/{subject}_*.png"),
@@ -792,30 +681,6 @@ def test_masks_are_no_cases_and_are_offered(tmp_path: Path) -> None:
     }
     assert any("several (benign/benign (1).png)" in doubt for doubt in study.doubts)
     assert "`lesion: mask`" in study.text.replace("\n#", "")
-
-
-def test_masks_that_a_table_lists_as_images_are_doubted_and_kept(tmp_path: Path) -> None:
-    names = [f"{i}{end}.png" for i in range(8) for end in ("", "_mask")]
-    pictures(tmp_path / "in", names)
-    table = text_table(
-        tmp_path / "t.csv",
-        [["file", "patient", "label"], *([name, f"P{name[0]}", "ab"[int(name[0]) % 2]] for name in names)],
-    )
-    study = plan_study(table=table, images=tmp_path / "in", folder=tmp_path / "study")
-    file = study.write()[-1]
-    assert any("8 masks, such as 0_mask.png of 0.png" in doubt for doubt in study.doubts)
-    cohort = read(read_study(file), None, Silent())
-    assert len(cohort.images) == 16
-    assert any("8 masks, such as 0_mask.png of 0.png" in note for note in cohort.notes)
-
-
-def test_a_column_of_masks_of_any_name_is_none_of_images(tmp_path: Path) -> None:
-    pictures(tmp_path / "in", [f"{i}{end}.png" for i in range(8) for end in ("", "_mask")])
-    rows = [[f"{i}.png", f"{i}_mask.png", f"P{i}", "ab"[i % 2]] for i in range(8)]
-    table = text_table(tmp_path / "t.csv", [["file", "drawn", "patient", "label"], *rows])
-    study = plan_study(table=table, images=tmp_path / "in", folder=tmp_path / "study")
-    assert study.understood[0].startswith("8 images of 8 subjects")
-    assert not any("ARE THESE IMAGES" in doubt for doubt in study.doubts)
 
 
 BATCHES = [("batch_01", "batch_02"), ("part1", "part2"), ("set_a", "set_b"), ("fold_3", "fold_4"), ("2023", "2024")]

@@ -135,19 +135,6 @@ class TestSubjectsAndVisits:
         assert "split" in read_cohort(study).images
 
 
-def test_a_table_of_ones_own_is_read_as_it_is(tmp_path: Path, grades: str) -> None:
-    make(tmp_path / "photos", "a.png", "b.png")
-    own = tmp_path / "own.csv"
-    for heading, doubts in (("image", 1), ("path", 0)):
-        own.write_text(f"{heading},subject,finding\na.png,S1,covid\nb.png,S2,normal\n")
-        plan = plan_preset(grades, table=own, images=tmp_path / "photos", folder=tmp_path / heading)
-        assert len(plan.doubts) == doubts
-        assert all("columns: {path: image}" in doubt for doubt in plan.doubts)
-    (written,) = plan.write()
-    cohort = read_cohort(read_study(written))
-    assert cohort.images["covid"].tolist() == [1, 0]
-
-
 class TestClasses:
     def test_classes_have_no_subjects_and_it_is_said_loudly(self, tmp_path: Path, grades: str) -> None:
         source = make(tmp_path / "in", "Covid/1.jpg", "Covid/2.jpg", "normal/3.jpg", "normal/4.jpg")
@@ -201,10 +188,6 @@ class TestWhatIsNotUnderstood:
         assert all(path in message for path in paths), "both examples are named"
         assert "subject/visit/region/*.jpg" in message
         assert not (tmp_path / "out").exists()
-
-    def test_numbers_may_be_grades_or_subjects(self, tmp_path: Path) -> None:
-        with pytest.raises(CasewiseError, match="may be grades or subjects"):
-            read_layout(make(tmp_path, "0/a.jpg", "1/a.jpg", "2/a.jpg"), regions=[], classes=[])
 
     def test_file_names_that_are_no_text(self, tmp_path: Path) -> None:
         (tmp_path / "in" / "S1").mkdir(parents=True)
@@ -275,15 +258,6 @@ def test_find_region(name: str, region: str) -> None:
     assert find_region(name, ["upper", "lower", "arm", "forearm"]) == region
 
 
-def test_slides_are_found_and_the_study_says_how_they_are_cut(tmp_path: Path) -> None:
-    source = make(tmp_path / "slides", "A/1.svs", "B/1.ndpi", "C/1.jpg")
-    told = initialise("ssc-skin", source=source, folder=tmp_path / "study").understood
-    assert [row["path"] for row in table_of(tmp_path / "study")] == ["A/1.svs", "B/1.ndpi", "C/1.jpg"]
-    study = read_study(tmp_path / "study" / "study.yaml")
-    assert (study.tiles.mpp, study.tiles.max_tiles) == (1.0, 200)
-    assert any("2 of 3" in line and "1.svs, 1.ndpi" in line and "128 pixels" in line for line in told)
-
-
 def test_init_of_class_folders_of_films_offers_columns_and_names_nobody(tmp_path: Path) -> None:
     films = pytest.importorskip("tests.film_files")
     for number, label in enumerate(("covid", "no_finding", "pneumonia", "covid")):
@@ -299,14 +273,3 @@ def test_init_of_class_folders_of_films_offers_columns_and_names_nobody(tmp_path
     assert [rows[name]["view"] for name in ("0.dcm", "1.dcm", "9.png")] == ["PA", "AP", ""]
     # tags that no film states, or only with signs that spreadsheets compute, are left out
     assert not {"laterality", "manufacturer"} & set(rows["0.dcm"])
-
-
-def test_a_study_of_volumes_is_started_with_the_columns_of_scans(tmp_path: Path) -> None:
-    study = plan_preset("ipmn-mri", folder=tmp_path)
-    text = study.text
-    assert "one row for each scan" in study.understood[0]
-    assert "one row for each scan" in text
-    for column in ("sequence  which sequence the scan is: T1 or T2", "mask  ", "grade  "):
-        assert f"#   {column}" in text
-    with pytest.raises(CasewiseError, match="no tables of scans"):
-        plan_preset("ipmn-mri", images=tmp_path, folder=tmp_path / "other")

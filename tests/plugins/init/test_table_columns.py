@@ -3,13 +3,10 @@
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
-from PIL import Image
 
-from casewise.errors import CasewiseError, CohortError
-from casewise.plugins.init.own_data import plan_study
+from casewise.errors import CasewiseError
 from tests.plugins.init.test_own_data import cohort_in, start, study_in
 
 
@@ -124,37 +121,9 @@ def test_the_prothrombin_time_names_nobody(tmp_path: Path, separator: str, form:
     assert not any("'PT' was chosen" in doubt for doubt in plan.doubts)
 
 
-def test_rounded_names_are_doubted_by_init_and_refused_until_the_study_states_them(tmp_path: Path) -> None:
-    rows = [[f"{i}.png", f"1.{i:02}E+12", "ab"[i % 2]] for i in range(12)]
-    plan = start(tmp_path, "image|patient|grade", rows)
-    (doubt,) = [doubt for doubt in plan.doubts if "1.00E+12" in doubt]
-    assert "will refuse" in doubt
-    assert "become one" not in doubt
-    with pytest.raises(CohortError, match=r"subject_names: \[\["):
-        cohort_in(tmp_path)
-    stated = "\nsubject_names: [[" + ", ".join(f'"{row[1]}"' for row in rows) + "]]\n"
-    (tmp_path / "study" / "study.yaml").write_text(plan.text + stated)
-    assert cohort_in(tmp_path).images["subject"].nunique() == 12
-
-
 def test_a_code_is_not_in_the_range_of_the_target(tmp_path: Path) -> None:
     scores = ["-999", *(f"{i}.5" for i in range(8))]
     rows = [[f"{i}.png", f"P{i}", scores[i % 9]] for i in range(36)]
     plan = start(tmp_path, "image|patient|extent", rows)
     assert "range: 0.5..7.5" in plan.files["study.yaml"].decode()
     assert any("without -999" in doubt for doubt in plan.doubts)
-
-
-def test_hospitals_as_folders_of_classes_are_doubted(tmp_path: Path) -> None:
-    for number in range(12):
-        path = tmp_path / "films" / ("Klinikum Nord" if number % 2 else "Praxis Süd") / f"{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full((32, 32), 8 * number, np.uint8)).save(path)
-    plan = plan_study(table=None, images=tmp_path / "films", folder=tmp_path / "s")
-    assert any(doubt.startswith("Target: ARE THESE CLASSES?") for doubt in plan.doubts)
-
-
-def test_a_code_of_a_column_is_doubted_by_init(tmp_path: Path) -> None:
-    rows = [[*row, "ab"[i % 2]] for i, row in enumerate(rows_with(["-999", "31", "45", "62", "58", "70"]))]
-    plan = start(tmp_path, "image|patient|age|grade", rows)
-    assert any(doubt.startswith("age: -999 (rows 2, 8, 14, 20)") for doubt in plan.doubts)

@@ -1,6 +1,5 @@
 """The commands of a node."""
 
-import sqlite3
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from casewise.plugins.node.monitoring.observation import Observation, identifier
 from casewise.plugins.node.orthanc import OrthancStudy
 from casewise.plugins.node.records import NodeStudy, StudyAnswer, StudyState, study_label
 from casewise.plugins.node.settings import Retry
-from casewise.plugins.node.state import NAME, NodeState
+from casewise.plugins.node.state import NodeState
 from casewise.run import Run
 from tests.plugins.node.dicom_objects import free_port
 from tests.plugins.node.films import RULE
@@ -55,18 +54,6 @@ def file(tmp_path: Path) -> str:
     return node_file(tmp_path, tmp_path / "bundle")
 
 
-def test_status_names_what_needs_a_person(file: str) -> None:
-    done = casewise("node", "status", file)
-    assert done.returncode == 1
-    assert "1 answered" in done.stdout
-    for uid, state in UIDS.items():
-        assert (study_label(uid) in done.stdout) is (state != StudyState.ANSWERED)
-        assert uid not in done.stdout.split()
-    assert {"two", "no", "memory"} <= set(done.stdout.split())
-    assert {"1.2.2", "1.2.3"} <= set(casewise("node", "status", file, "--uids").stdout.split())
-    assert casewise("node", "health", file).returncode == 1
-
-
 def test_studies_are_put_back_and_discarded(file: str) -> None:
     done = casewise("node", "retry", file, "1.2.2")
     assert (done.returncode, done.stdout.split()[-1]) == (0, "waiting")
@@ -80,36 +67,6 @@ def test_studies_are_put_back_and_discarded(file: str) -> None:
     assert casewise("node", "discard", file, "1.2.1").returncode == 2
     assert casewise("node", "discard", file, "1.2.2", study_label("1.2.3")).returncode == 0
     assert "2 discarded" in casewise("node", "status", file).stdout
-
-
-def test_status_names_a_changed_audit_trail(file: str, tmp_path: Path) -> None:
-    casewise("node", "retry", file, "1.2.2")
-    assert casewise("node", "status", file).returncode == 0
-    with sqlite3.connect(tmp_path / "node" / NAME) as db:
-        with pytest.raises(sqlite3.DatabaseError):
-            db.execute("DELETE FROM events WHERE id = 2")
-        db.execute("DROP TRIGGER events_stay")
-        db.execute("UPDATE events SET facts = '{}' WHERE id = 2")
-    done = casewise("node", "status", file)
-    assert (done.returncode, "event 3" in done.stdout) == (1, True)
-
-
-def test_status_names_a_format_that_could_not_be_written(file: str, tmp_path: Path) -> None:
-    state = NodeState(tmp_path / "node")
-    answer = StudyAnswer((), OBSERVATION, unwritten={"summary-sc": "A fault."})
-    state.answered(arrive(state, "1.2.4"), answer, "abc", {})
-    state.close()
-    done = casewise("node", "status", file)
-    assert {study_label("1.2.4"), "summary-sc:"} <= set(done.stdout.split())
-
-
-def test_a_node_that_never_ran(tmp_path: Path) -> None:
-    file = node_file(tmp_path, tmp_path / "bundle")
-    for words in (["node", "status"], ["node", "health"], ["node", "retry"], ["monitor"]):
-        done = casewise(*words, file, *(["1.2"] if words[-1] == "retry" else []))
-        assert done.returncode == 2
-        assert "node run" in done.stderr
-    assert not (tmp_path / "node").exists()
 
 
 @pytest.mark.plugins("hospital")

@@ -12,16 +12,13 @@ import pytest
 from PIL import Image
 
 from casewise.errors import CasewiseError
-from casewise.plugins.node.monitoring.figures import _most_frequent
 from casewise.plugins.node.monitoring.observation import Observation
 from casewise.plugins.node.monitoring.outcomes import Outcome, OutcomeTable, Window, compared_outcomes
 from casewise.plugins.node.monitoring.page import MOST_UNLIKE, WrittenMonitoring, write_monitoring
-from casewise.plugins.node.monitoring.series import Kind, Quantity, studies_of
+from casewise.plugins.node.monitoring.series import Kind, Quantity
 from casewise.plugins.node.monitoring.shift import Change, Scope
-from casewise.plugins.node.monitoring.summary import FOLLOW_UP, MOST_GROUPS, Watched, groups, sentence
-from casewise.report.figures.drawing import SERIES
+from casewise.plugins.node.monitoring.summary import FOLLOW_UP, Watched
 from casewise.report.formatting import date
-from tests.browsing import chromium, needs_chromium
 from tests.plugins.node.observed import DAY, START, Node, limits, observed
 from tests.plugins.node.test_outcomes import outcomes_of, recorded
 
@@ -67,32 +64,6 @@ def test_weeks_without_a_change(tmp_path: Path) -> None:
     assert rows(html, "result") == 0
 
 
-@pytest.mark.parametrize("count", [0, 1, 10])
-def test_few_studies(tmp_path: Path, count: int) -> None:
-    result, html = page_of(tmp_path, observed(Node(5, 20))[:count])
-    assert not result.sentence.startswith("Nothing changed")
-    assert (f"{count} stud" in result.sentence) == (count > 0)
-    assert ("time" in sections(html)) == (count > 0)
-    assert "compared" not in sections(html)
-
-
-def test_a_node_that_records_little(tmp_path: Path) -> None:
-    bare = [(str(n), Observation(START + n * DAY / 40, predictions={"grade": str(n % 4)})) for n in range(400)]
-    result, html = page_of(tmp_path, bare, limits=None)
-    assert result.changes == ()
-    assert rows(html, "groups") == 2
-    assert "unlike" not in sections(html)
-    refused = [(str(n), Observation(START + n * DAY / 40, refused="no series fits")) for n in range(5)]
-    page_of(tmp_path, refused, limits=None)
-
-
-def test_one_scanner_has_no_other_to_compare_with(tmp_path: Path) -> None:
-    one = [(name, replace(each, scanner="A", site="")) for name, each in observed(Node(12, 40))]
-    result, html = page_of(tmp_path, one)
-    assert result.changes == ()
-    assert rows(html, "groups") == 2
-
-
 def test_another_hospital_differs_from_the_training(tmp_path: Path) -> None:
     result, html = written(tmp_path, Node(12, 40, change=0, lighter=2.0))
     assert result.sentence.startswith("Nothing changed since the first studies.")
@@ -126,11 +97,6 @@ def test_pictures_of_the_studies_most_unlike_the_training(tmp_path: Path) -> Non
     broken.write_bytes(b"none")
     with pytest.raises(CasewiseError):
         page_of(tmp_path, observations, pictures=dict.fromkeys(far, broken))
-
-
-def test_names_from_headers_are_text(tmp_path: Path) -> None:
-    own = [(name, replace(each, scanner="<script>&{x}")) for name, each in observed(Node(8, 40))]
-    assert "<script>" not in page_of(tmp_path, own)[1]
 
 
 @pytest.mark.parametrize("change", [{}, {"subject": "x"}, {"scanner": "S{}", "site": ""}])
@@ -180,55 +146,6 @@ def test_studies_of_another_bundle_are_counted(tmp_path: Path) -> None:
     assert "1,234" in page_of(tmp_path, [], watched=Watched("Films", 200, 0.0, 1234))[0].sentence
 
 
-@pytest.mark.parametrize("count", [2, len(SERIES), len(SERIES) + 3])
-def test_no_class_is_left_out_of_the_figure(count: int) -> None:
-    shares = {str(number): np.array([number + 1.0, 2.0]) for number in range(count)}
-    shown = _most_frequent(shares)
-    assert len(shown) == min(count, len(SERIES))
-    assert sum(values[0] for values in shown.values()) == sum(values[0] for values in shares.values())
-
-
 def change(day: float, what: str = "brightness", scope: Scope | None = None, size: float = 0.3) -> Change:
     quantity = Quantity(Kind.NUMBER, what)
     return Change(quantity, scope or Scope(), START + day * DAY, size, quantity.words(higher=True))
-
-
-class TestSentence:
-    studies = studies_of(observed(Node(30, 10)))
-
-    def test_changes_of_one_place_and_week_are_one(self) -> None:
-        changes = [change(1), change(3, "contrast"), change(4, scope=Scope("A")), change(20)]
-        assert [len(group) for group in groups(changes)] == [2, 1, 1]
-        text = sentence(self.studies, changes, Watched())
-        assert text.count("Since") == 3
-        assert "on scanner A" in text
-
-    def test_the_date_is_that_of_the_largest_change(self) -> None:
-        text = sentence(self.studies, [change(1, size=0.2), change(3, "contrast", size=0.6)], Watched())
-        assert "Since 4 January 2026" in text
-
-    def test_many_changes_are_counted(self) -> None:
-        text = sentence(self.studies, [change(10 * number) for number in range(MOST_GROUPS + 2)], Watched())
-        assert text.count("Since") == MOST_GROUPS
-        assert "2 earlier changes" in text
-
-    def test_shares_are_stated(self) -> None:
-        flagged = Change(Quantity(Kind.FLAGGED), Scope(), START, 0.17, "more flagged studies", 0.04, 0.21)
-        assert "(4.0 % → 21 %)" in sentence(self.studies, [flagged], Watched())
-
-
-@needs_chromium
-@pytest.mark.parametrize("width", [390, 1280])
-def test_the_page_is_as_wide_as_the_window(tmp_path: Path, width: int) -> None:
-    result, _ = written(tmp_path, Node(40, 30, change=20, lighter=1.2))
-    with chromium() as browser:
-        page = browser.new_page(viewport={"width": width, "height": 900})
-        page.goto(result.page.as_uri())
-        assert page.evaluate("document.documentElement.scrollWidth") == width
-        assert page.locator("#result p").first.bounding_box()["y"] < 300
-
-
-def test_widths_are_of_numbers_and_set_sizes_of_classes() -> None:
-    quantities = studies_of(observed(Node(5, 20))).series
-    kinds = {each.name: each.kind for each in quantities if each.kind in (Kind.WIDTH, Kind.SET_SIZE)}
-    assert kinds == {"finding": Kind.SET_SIZE, "score[left]": Kind.WIDTH}

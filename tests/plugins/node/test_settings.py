@@ -50,13 +50,6 @@ def test_a_full_file(tmp_path: Path) -> None:
     assert len(settings.remarks()) == 3
 
 
-def test_defaults(tmp_path: Path) -> None:
-    settings = written(tmp_path, "bundle: ../b.zip")
-    assert (settings.bundle, settings.folder) == (tmp_path.parent / "b.zip", tmp_path / "node")
-    assert (settings.orthanc.url, settings.retry.first) == ("http://127.0.0.1:8042", 10)
-    assert (settings.answer.formats, settings.remarks()) == (["sr"], [])
-
-
 REFUSED = {
     "bundel": ("bundel: b.zip", "bundel"),
     "unknown key": ("orthanc: {adress: A}", "adress"),

@@ -15,7 +15,6 @@ import pytest
 from casewise.errors import CasewiseError, RunError
 from casewise.files import checksum
 from casewise.inference.model import TrainedModel, load_bundle
-from casewise.inference.new_cases import PredictedChunk
 from casewise.plugins.node.headers import UnanswerableError
 from casewise.plugins.node.monitoring.observation import identifier_hash
 from casewise.plugins.node.predictor import StudyPredictor
@@ -268,25 +267,6 @@ def test_identifiers_that_no_answer_can_repeat_are_left_to_a_person(
     assert not study.folder.exists()
 
 
-@pytest.mark.parametrize(
-    "tags",
-    [
-        {"PatientID": "P" * 64},
-        {"PatientID": " P 7/Ä ", "SpecificCharacterSet": "ISO_IR 192"},
-        {"PatientName": "Yamada^Tarou=山田^太郎=やまだ^たろう", "SpecificCharacterSet": "ISO_IR 192"},
-        {"PatientName": "^".join(["N" * 12] * 5)},
-        {"PatientName": ""},
-        {"AccessionNumber": "A" * 16},
-    ],
-)
-def test_identifiers_that_dicom_allows_are_repeated(
-    predictor: StudyPredictor, film: Path, task: Callable[..., StudyTask], tags: dict[str, str]
-) -> None:
-    answer = predictor.answer(task(chest_film(film, 7, **tags)))
-    report, name = pydicom.dcmread(answer.answers[0].path), next(iter(tags))
-    assert str(report[name].value).strip() == tags[name].strip()
-
-
 def test_a_study_unlike_the_training_has_no_prediction(
     model: TrainedModel, film: Path, task: Callable[..., StudyTask], tmp_path: Path
 ) -> None:
@@ -352,22 +332,6 @@ def test_views_of_a_study_are_the_regions_of_a_model(task: Callable[..., StudyTa
         StudyPredictor(load_bundle(own.bundle), node_settings(tmp_path, own.bundle, select=select[:1]))
 
 
-def test_pictures_are_for_formats_that_show_them(
-    model: TrainedModel, film: Path, task: Callable[..., StudyTask], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    chunks: list[PredictedChunk] = []
-    monkeypatch.setattr(StudyPredictor, "_written", lambda self, chunk, *_: chunks.append(chunk) or ())
-    for formats, saliency in ((["summary-sc"], True), (["summary-sc"], False), (["sr"], True)):
-        answer = {"formats": formats, "saliency": saliency}
-        settings = node_settings(tmp_path, model.folder, answer=answer)
-        StudyPredictor(model, settings).answer(task(chest_film(film, 7)))
-    (picture,) = chunks[0].pictures["1.2.826.7"]
-    assert picture.image.shape == picture.overlay.shape
-    assert picture.image.shape[2] == 3
-    assert (picture.image != picture.overlay).any()
-    assert [dict(chunk.pictures) for chunk in chunks[1:]] == [{}, {}]
-
-
 def scan(sequence: str, number: int, **tags: Any) -> bytes:
     """A slice of a DICOM series."""
     rng = np.random.default_rng([number, ord(sequence[-1])])
@@ -404,12 +368,6 @@ def test_scans_are_read_as_series(task: Callable[..., StudyTask], tmp_path: Path
     refused = predictor.answer(task(*films[::2], *films[1:3:2])).observation.refused
     assert "T2" in refused
     assert "1 slice," in refused
-
-
-def test_settings_that_do_not_suit_the_model(model: TrainedModel, tmp_path: Path) -> None:
-    for changes in ({"select": [{"slot": "front"}]},):
-        with pytest.raises(CasewiseError):
-            StudyPredictor(model, node_settings(tmp_path, model.folder, **changes))
 
 
 def test_a_real_process_answers(

@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 
 from casewise.analysis.run import Run
 from casewise.errors import CasewiseError, RunError
@@ -30,8 +28,7 @@ from casewise.evaluation.results import (
 from casewise.plugins.paper import designs
 from casewise.plugins.paper.command import write_paper
 from casewise.plugins.paper.contents import Paper, joined
-from casewise.plugins.paper.tables import Table, escaped, latex
-from casewise.plugins.paper.write import LEAST, Settings, Sheet, figures
+from casewise.plugins.paper.tables import escaped, latex
 from casewise.report.context import SIDES
 from casewise.study.loading import preset_names, read_study
 from casewise.study.presets.published import publication, publications, published_lines
@@ -190,32 +187,6 @@ def test_images_are_compared_with_covariates(served_run: Path) -> None:
     assert (both["value"], both["low"], both["high"]) == (3.0, 2.0, 4.0)
 
 
-def test_names_of_classes_do_not_touch() -> None:
-    names = ["no finding at all", "moderate-to-severe", "after transplantation", "unknown"]
-
-    class Labels:
-        def distribution(self, target: str, ax: Any) -> None:
-            ax.bar(range(4), [1, 2, 3, 4])
-            ax.set_xticks(range(4), names)
-
-    plot, study = Labels(), SimpleNamespace(classes_of=lambda target: names)
-    plot.run = SimpleNamespace(study=study, plot=plot, targets=["grade", "other"])  # type: ignore[attr-defined]
-    contents: Any = SimpleNamespace(run=plot.run)
-    figure = figures(contents, Settings())["distributions"]().figure()
-    figure.canvas.draw()
-    for axes in figure.axes:
-        labels = axes.get_xticklabels()
-        boxes = [label.get_window_extent() for label in labels]
-        assert all(figure.bbox.contains(*corner) for box in boxes for corner in (box.min, box.max))
-        ends = [label.get_transform().transform(label.get_position())[0] for label in labels]
-        angle = labels[0].get_rotation()
-        if not angle:
-            assert not any(first.overlaps(second) for first, second in pairwise(boxes))
-        for label in labels if angle else []:
-            label.set_rotation(0)  # lines at a slant are apart by the sine of their distance
-            assert label.get_window_extent().height < (ends[1] - ends[0]) * np.sin(np.radians(angle))
-
-
 def test_published_values_stand_beside_those_of_the_same_learner(chest_run: Any, films: Path, visits: Path) -> None:
     table = pd.read_csv(visits / "tables/published.csv")  # the preset names its publication
     assert len(table) == 4 * (33 + 10)
@@ -318,23 +289,6 @@ def test_figures_of_classes_draw_on_given_axes(chest_run: Any, name: str) -> Non
     draws_on_axes(Run.open(chest_run.folder), name)
 
 
-@pytest.mark.parametrize("what", ["preparation", "examples"])
-def test_pictures_draw_on_given_axes_in_greys(chest_run: Any, served_run: Path, what: str) -> None:
-    draws_on_axes(Run.open(chest_run.folder), "pictures", what)
-    if what == "preparation":
-        from casewise.analysis.pictures import preparation
-
-        run = Run.open(served_run)
-        grey, colour = (preparation(run, grey=grey) for grey in (True, False))
-        assert {picture.pixels.ndim for picture in grey} == {2}
-        assert {picture.pixels.ndim for picture in colour} == {3}
-        titles = [picture.title for picture in grey]
-        assert {"Panel", "Augmented 1", "Augmented 2"} < set(titles)
-        panels = {p.title: p.pixels for p in grey if p.row == 0}
-        assert not np.array_equal(panels["Augmented 1"], panels["Augmented 2"])
-        assert max(side for p in grey for side in p.pixels.shape) <= 2 * run.study.images.size
-
-
 def draws_on_axes(run: Run, name: str, *given: str) -> None:
     figure = Figure()
     left, right = figure.subplots(1, 2)
@@ -344,30 +298,6 @@ def draws_on_axes(run: Run, name: str, *given: str) -> None:
     own = getattr(run.plot, name)(*given)
     assert own is not figure
     assert own.axes
-
-
-def test_fit_shows_the_line_of_its_rows_and_the_evaluated_correlation(served_run: Path) -> None:
-    run, figure = Run.open(served_run), Figure()
-    axes = figure.subplots()
-    run.plot.fit(ax=axes)
-    main = run.results.main
-    rows = run.predictions.query("learner == @main.learner and stage == @main.stage and target == @main.target")
-    line = next(line for line in axes.get_lines() if len(line.get_xdata()) == 50)
-    slope = np.polyfit(rows["reference"].astype(float), rows["prediction"].astype(float), 1)[0]
-    assert np.polyfit(line.get_xdata(), line.get_ydata(), 1)[0] == pytest.approx(slope, abs=1e-6)
-    r = run.results.metrics[main.stage][main.learner][main.target]["pcc"].value
-    assert f"{abs(r):.2f}" in axes.texts[0].get_text()
-
-
-def test_sheets_have_the_width_of_a_page_and_legible_text(chest_run: Any) -> None:
-    plot = Run.open(chest_run.folder).plot
-    sheet = Sheet("roc", [lambda ax: plot.roc(ax=ax), lambda ax: plot.confusion(ax=ax)], columns=2, height=90)
-    figure = sheet.figure()
-    assert figure.get_size_inches()[0] * 25.4 == pytest.approx(170)
-    shown = [text for text in figure.findobj(Text) if text.get_text()]
-    assert min(text.get_fontsize() for text in shown) >= LEAST
-    pages = list(Sheet("many", [lambda ax: None] * 20, columns=3, height=60).pages())
-    assert [len(page.parts) for page in pages] == [9, 9, 2]
 
 
 def test_latex_is_balanced_and_escapes_names(films: Path, visits: Path) -> None:
@@ -405,27 +335,6 @@ def test_other_folders_are_refused_and_an_own_one_is_replaced(chest_run: Any, fi
     (own / "paper.json").write_text("{}")
     with pytest.raises(RunError, match=r"paper\.json"):
         write_paper([chest_run.folder], own)
-
-
-def test_a_folder_appears_whole_or_not_at_all(
-    chest_run: Any, films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    own = Path(shutil.copytree(films, tmp_path / "own"))
-    before = sorted(str(file) for file in own.rglob("*"))
-    written: list[str] = []
-
-    def full(table: Table, folder: Path) -> list[str]:
-        written.append(table.name)
-        if len(written) > 3:
-            raise OSError(28, "No space left on device")
-        return []
-
-    monkeypatch.setattr(Table, "write", full)
-    for folder in (tmp_path / "new", own):
-        with pytest.raises(RunError, match="space"):
-            write_paper([chest_run.folder], folder)
-    assert sorted(str(file) for file in own.rglob("*")) == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["own"]
 
 
 def test_a_run_without_images_or_maps_gives_the_rest(

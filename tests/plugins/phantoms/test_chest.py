@@ -8,14 +8,11 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
-from casewise.cli.main import command_line
 from casewise.errors import CasewiseError
 from casewise.plugins.phantoms.chest import FINDINGS, TWIN_KINDS, Film, draw_film, make_chest, plant_twins
 from casewise.plugins.phantoms.chest.cohort import COLUMNS, finding_of
 from casewise.plugins.phantoms.folder import MARK
-from casewise.plugins.phantoms.psoriasis import make_psoriasis
 from tests.phantom_files import rows_of
 
 SMALL = (96, 96)
@@ -165,14 +162,6 @@ def test_twins_are_planted_as_said(tmp_path: Path) -> None:
         assert pixels(tmp_path / row["lung_mask"]).shape == two.shape
 
 
-def test_twins_of_colour_photographs(tmp_path: Path) -> None:
-    table = make_psoriasis(tmp_path, subjects=1, visits=1, size=(60, 40), processes=1)
-    plant_twins(table, each=1)
-    twins = rows_of(table)[8:]
-    assert (len(twins), {row["visit"] for row in twins}) == (len(TWIN_KINDS), {"week0"})
-    assert {pixels(tmp_path / row["path"]).ndim for row in twins} == {3}
-
-
 def test_twins_go_into_phantoms_only(tmp_path: Path) -> None:
     real = tmp_path / "cases.csv"
     real.write_text("path,subject\na.png,1\n")
@@ -185,30 +174,3 @@ def test_twins_go_into_phantoms_only(tmp_path: Path) -> None:
     with pytest.raises(CasewiseError, match="has 3 images to copy; 10 twins"):
         plant_twins(table)
     assert not (table.parent / "images" / "twin-0001").exists()
-
-
-def test_the_command_draws_a_cohort_with_twins(tmp_path: Path) -> None:
-    words = ["phantom", str(tmp_path / "c"), "--kind", "chest", "--subjects", "4", "--size", "64x64", "--images", "2"]
-    words += ["--classes", "covid,no_finding", "--marker", "corner", "--seed", "5", "--twins", "1"]
-    done = CliRunner().invoke(command_line(), words, catch_exceptions=False)
-    assert done.exit_code == 0
-    assert "cases.csv" in done.stdout
-    assert len(rows_of(tmp_path / "c" / "cases.csv")) == 8 + len(TWIN_KINDS)
-    same = make_chest(
-        tmp_path / "same", subjects=4, images=2, classes=("covid", "no_finding"), size=(64, 64), seed=5, marker="corner"
-    )
-    assert rows_of(same) == [{name: row[name] for name in COLUMNS} for row in rows_of(tmp_path / "c" / "cases.csv")[:8]]
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--kind", "chst"], "Did you mean 'chest'"),
-        (["--kind", "chest", "--visits", "2"], "--visits is not for --kind chest"),
-    ],
-)
-def test_an_option_of_the_other_kind_is_refused(words: list[str], message: str, tmp_path: Path) -> None:
-    done = CliRunner().invoke(command_line(), ["phantom", str(tmp_path / "x"), *words])
-    assert isinstance(done.exception, CasewiseError)
-    assert message in str(done.exception)
-    assert not (tmp_path / "x").exists()

@@ -1,7 +1,6 @@
 """The pancreas phantom: volumes whose anatomy agrees in millimetres, and whose grade is in the pancreas alone."""
 
 import json
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from casewise.errors import CasewiseError
 from casewise.plugins.phantoms.folder import MARK
 from casewise.plugins.phantoms.pancreas.anatomy import GRADES, abdomen, findings
 from casewise.plugins.phantoms.pancreas.cohort import (
@@ -143,10 +141,3 @@ def test_planted_lesion_is_all_there_is() -> None:
             assert np.array_equal(one.voxels[~near], normal.voxels[~near])
             assert one.voxels[one.lesion].mean() > 1.2 * normal.voxels[one.lesion].mean()
         assert volumes["high"].lesion.sum() > 2 * volumes["low"].lesion.sum()
-
-
-def test_without_its_package_nothing_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "nibabel", None)
-    with pytest.raises(CasewiseError, match=r"pip install 'casewise\[volumes\]'"):
-        make_pancreas(tmp_path / "a", subjects=1, **TINY)
-    assert not (tmp_path / "a").exists()

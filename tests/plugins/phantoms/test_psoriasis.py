@@ -94,9 +94,3 @@ def test_courses_are_those_of_a_trial() -> None:
     assert {len(one.attended) for one in courses} == {5, 6}
     assert all(one.attended[0] == 0 for one in courses)
     assert (len(courses[0].truth), courses[0].truth[:3]) == (6, course(1, 0, visits=3, regions=REGIONS).truth)
-
-
-def test_a_large_photograph_has_the_stated_size() -> None:
-    shot = draw_photograph(1, 0, "lower", 2, size=(1400, 930))
-    assert (shot.picture.shape, shot.picture.dtype) == ((930, 1400, 3), np.uint8)
-    assert shot.skin.shape == shot.plaque.shape == (930, 1400)

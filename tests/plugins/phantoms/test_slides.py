@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from casewise.errors import CasewiseError, RunError
 from casewise.plugins.phantoms.folder import MARK
-from casewise.plugins.phantoms.slides import cohort as drawn
-from casewise.plugins.phantoms.slides.cohort import COLUMNS, make_regions, make_slide_phantom, write_pyramid
+from casewise.plugins.phantoms.slides.cohort import COLUMNS, make_regions, make_slide_phantom
 from casewise.plugins.phantoms.slides.skin import Section, skin
 from tests.phantom_files import rows_of
 
@@ -98,19 +96,3 @@ def test_regions(tmp_path: Path) -> None:
             assert (pictures[-1][mask > 0][:, 1] > 215).mean() < 0.1  # gaps are pale
     assert len({picture.tobytes() for picture in pictures}) == len(rows)
     assert all((picture[..., 1] < 215).mean() > 0.4 for picture in pictures)
-
-
-def grey(left: int, top: int, width: int, height: int) -> np.ndarray:
-    return np.full((height, width, 3), 128, np.uint8)
-
-
-def test_a_slide_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(left: int, top: int, width: int, height: int) -> np.ndarray:
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(RunError, match="No space left"):
-        write_pyramid(tmp_path / "a.tiff", (600, 600), fails, mpp=1.0)
-    monkeypatch.setattr(drawn, "LARGEST_FILE", 2000)
-    with pytest.raises(CasewiseError, match="exceeds 4 GB"):
-        write_pyramid(tmp_path / "a.tiff", (600, 600), grey, mpp=1.0)
-    assert list(tmp_path.iterdir()) == []

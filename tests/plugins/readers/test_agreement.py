@@ -1,7 +1,5 @@
 """The agreement of readers beside published examples, closed forms, and planted values."""
 
-# ruff: noqa: F811 (fixtures of other files)
-
 from __future__ import annotations
 
 from typing import Any
@@ -20,7 +18,6 @@ from casewise.plugins.readers.statistics.agreement import (
     agreement,
     agreements,
     between,
-    drift,
     leaving_out,
     pair,
     ratings_of,
@@ -215,12 +212,6 @@ def test_grades_and_classes() -> None:
     assert classes.means == []
 
 
-def test_two_classes_have_a_bias() -> None:
-    values = (study(11, 60, bias=(3.0, 0.0)) > 10).astype(float)
-    result = agreement(readings(values), "classification", 2)
-    assert result.readers["A"].bias.value == pytest.approx(values[:, 0].mean() - values[:, 1].mean())
-
-
 # ---------------------------------------------------------------------------------------- what cannot be computed
 
 
@@ -265,21 +256,11 @@ def test_readers_of_different_cases() -> None:
     assert result.readers["A"].unreadable == 20
 
 
-def test_nothing_can_be_judged() -> None:
-    result = agreement(readings(np.full((5, 2), NAN)), "regression")
-    assert result.n_cases == 0
-    assert all(map(why, result.between.values()))
-
-
 def test_the_earliest_session_counts() -> None:
     early, late = readings(study(0)), readings(study(1)).assign(session="second", at="2031-01-01T00:00:00Z")
     assert ratings_of(pd.concat([late, early])).first == pytest.approx(study(0))
     # of a clock that was set back
     assert ratings_of(pd.concat([late.assign(entry=1), early.assign(entry=2)])).first == pytest.approx(study(1))
-
-
-def test_drift_without_positions() -> None:
-    assert why(drift(np.arange(5.0), np.ones(5), names(5)))
 
 
 def test_keys_are_targets_and_regions() -> None:
@@ -295,15 +276,6 @@ def test_keys_are_targets_and_regions() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------- simulation
-
-
-def test_intervals_contain_planted_values(benchmark: Any) -> None:
-    """Readers with bias, noise and drift; by chance 8 of 60 intervals lie beside the planted value, seldom more."""
-    module = benchmark("reader_studies")
-    for name, values in module.simulated(module.DESIGNS[1], 60).items():
-        planted, estimate, low, high = values.T
-        assert ((low <= planted) & (planted <= high)).sum() >= 52, name
-        assert np.abs(estimate.mean() - planted.mean()) < 0.5 * (high - low).mean(), name
 
 
 def test_a_reader_of_one_case_leaves_the_figures_of_the_others() -> None:

@@ -15,7 +15,7 @@ from casewise.plugins.readers.form import Form, FormField, Option
 from casewise.plugins.readers.statistics.agreement import agreements
 from casewise.plugins.readers.statistics.agreement_page import Page, write_agreement
 from casewise.plugins.readers.statistics.agreement_words import scale_of
-from casewise.plugins.readers.statistics.duel import ModelPredictions, duels
+from casewise.plugins.readers.statistics.duel import ModelPredictions
 from casewise.study.loading import read_study
 from casewise.study.schema import Study
 from tests.plugins.readers.test_agreement import NAN, readings, study
@@ -112,16 +112,6 @@ def test_readers_with_the_model_beside_histology(table: pd.DataFrame, plan: Stud
     assert "reference" not in sections(written(pd.concat([blind, aided]), plan, tmp_path, model=model))
 
 
-def test_a_table_of_predictions_is_enough(table: pd.DataFrame, plan: Study, tmp_path: Path) -> None:
-    html = written(table, plan, tmp_path, model=predicted(table))
-    assert sections(html)[-1] == "model"
-    assert "advantage" in html
-
-
-def test_without_a_model(table: pd.DataFrame, plan: Study, tmp_path: Path) -> None:
-    assert sections(written(table, plan, tmp_path)) == ["result", "targets", "readers", "pairs", "number"]
-
-
 def test_one_reader(table: pd.DataFrame, plan: Study, tmp_path: Path) -> None:
     alone = table[table["reader"] == "A"]
     html = written(alone, plan, tmp_path, model=predicted(table))
@@ -172,48 +162,3 @@ def test_no_independent_readings(table: pd.DataFrame, plan: Study, tmp_path: Pat
         write_agreement(
             table.assign(kind="adjudication", session="chair"), FORM, tmp_path / "agreement.html", study=plan
         )
-
-
-def test_a_reader_with_the_scale_upside_down(plan: Study, tmp_path: Path) -> None:
-    upside_down = readings(np.stack([np.arange(10.0), np.arange(9.0, -1, -1)], axis=1))
-    written(upside_down, plan, tmp_path)
-    assert page(upside_down, SCORE).results["score"].between["icc[2,1]"].value == pytest.approx(-1.25)
-    assert "poor," in page(upside_down, SCORE).how_far()[0]
-
-
-def test_the_number_of_readers_is_qualified_by_the_interval() -> None:
-    few = page(readings(study(2, 8, bias=(0.0, 0.0), noise=2.5)), SCORE)
-    icc = few.results["score"].between["icc[2,1]"]
-    assert icc.value > 0.5
-    assert icc.low < 0
-    assert "no number by the lower end" in few.how_many()[0]
-
-
-def test_sentences_name_who_stands_out(table: pd.DataFrame) -> None:
-    sentences = page(table[table["occurrence"] == 1], SCORE).who_stands_out()
-    assert all(any(f"Score: {reader} " in text for text in sentences) for reader in "AC")
-    # equal readers are seldom called different
-    shown = [page(readings(study(seed, bias=(0.0, 0.0, 0.0))), SCORE).who_stands_out() for seed in range(20)]
-    assert sum(len(sentences) > 1 or " A " in sentences[0] for sentences in shown) <= 4
-
-
-def test_sentences_of_repeated_readings(table: pd.DataFrame) -> None:
-    sentences = page(table, SCORE, GRADE).read_twice()
-    assert len(sentences) == 1
-    assert sentences[0].count("0.5") == 3
-    assert len(page(table[table["target"] == "grade"], GRADE).read_twice()) == 1
-
-
-def test_sentences_of_the_number_of_readers_and_of_the_model(table: pd.DataFrame) -> None:
-    shown = page(table, SCORE, GRADE, FINDING)
-    assert len(shown.how_many()) == 2
-    model = ModelPredictions("net", "out of fold", predicted(table))
-    sentences = shown.is_model_as_close(duels(table, FORM.fields, model, {}))
-    assert len(sentences) == 3
-
-
-def test_regions_are_folded(table: pd.DataFrame, plan: Study, tmp_path: Path) -> None:
-    two = pd.concat([readings(study(n)).assign(region=region) for n, region in enumerate(("trunk", "legs"))])
-    html = written(two, plan, tmp_path, model=predicted(two))
-    assert html.count('<details class="fold">') == 2
-    assert html.count("<svg") == 1

@@ -22,8 +22,6 @@ from casewise.plugins.readers.second_reading import second_reading
 from tests.prediction_rows import prediction_rows
 from tests.test_simulations import benchmark  # noqa: F401 (fixture)
 
-SUBJECTS = [f"s{number}" for number in range(60)]
-
 
 def finished(rows: pd.DataFrame, readers: dict[str, Any] | None = None, images: Any = None) -> Any:
     """What `doubtful_labels` reads of a run; subjects are in the fold of their out-of-fold row, or in the test set."""
@@ -103,18 +101,6 @@ def test_numbers_are_standardised_by_the_error_of_similar_predictions() -> None:
     assert score[:180].mean() == pytest.approx(score[220:].mean(), rel=0.25)
 
 
-def test_scores_of_numbers_do_not_depend_on_their_unit_and_a_constant_shift() -> None:
-    rng = np.random.default_rng(2)
-    predicted, recorded = rng.normal(size=(2, 120))
-    first = number_doubts(predicted, recorded)
-    assert number_doubts(7 * predicted, 7 * recorded) == pytest.approx(first)
-    assert number_doubts(predicted, recorded + 3.0) == pytest.approx(first)
-
-
-def test_perfect_predictions_give_no_doubt() -> None:
-    assert number_doubts(np.arange(30.0), np.arange(30.0)).tolist() == [0.0] * 30
-
-
 def test_a_label_on_which_readers_differ_is_less_surprising() -> None:
     rng = np.random.default_rng(3)
     truth = np.repeat([10.0, 50.0], 100) + rng.normal(size=200)
@@ -150,11 +136,6 @@ def test_a_run_without_out_of_fold_predictions_is_refused() -> None:
         doubtful_labels(finished(rows.assign(stage="training")))
 
 
-def test_an_unknown_target_is_refused() -> None:
-    with pytest.raises(RunError):
-        doubtful_labels(finished(classes_with_errors(1, 60)[0]), "outcom")
-
-
 def test_a_prediction_by_a_network_of_another_fold_is_refused() -> None:
     rows, _ = classes_with_errors(1, 60)
     run = finished(rows)
@@ -186,11 +167,6 @@ def test_numbers_are_matched_by_fifths() -> None:
     doubts = doubts_with([90.0, 95.0, 99.0, *map(float, range(97))], kind="regression")
     key = blinded_list(doubts, 3)
     assert key["recorded"].min() > 75
-
-
-def test_too_long_lists_are_refused() -> None:
-    with pytest.raises(CasewiseError):
-        blinded_list(doubts_with([0.0] * 100), 51)
 
 
 def test_the_list_of_a_session_has_the_keys_of_its_items() -> None:
@@ -249,34 +225,3 @@ def test_unread_cases_are_counted_and_a_list_without_any_is_refused() -> None:
     assert second_reading(key, some).unread == 1
     with pytest.raises(CasewiseError):
         second_reading(key, readings[key["doubtful"]])
-
-
-@pytest.mark.parametrize("kind", ["classification", "ordinal", "regression"])
-@pytest.mark.parametrize("near", [False, True])
-def test_the_benchmark_plants_errors_in_whole_subjects(benchmark: Any, kind: str, near: bool) -> None:  # noqa: F811
-    script, rng = benchmark("doubtful_labels"), np.random.default_rng(0)
-    subjects = np.repeat([f"s{number}" for number in range(60)], 2)
-    labels = np.repeat(rng.integers(0, 4, 60), 2).astype(float)
-    pack = script.Pack("a", "b", kind, () if kind == "regression" else tuple("0123"))
-    confused = labels if kind == "regression" else np.eye(4)[(labels.astype(int) + 2) % 4]
-    changed = script.planted(rng, labels, subjects, pack, confused, near=near)
-    wrong = changed != labels
-    assert wrong.mean() == pytest.approx(script.SHARE, abs=1 / 60)
-    assert (wrong[::2] == wrong[1::2]).all()
-    if near and kind == "ordinal":
-        assert np.abs(changed - labels)[wrong].tolist() == [1.0] * int(wrong.sum())
-    if near and kind == "classification":
-        assert (changed[wrong] == (labels[wrong] + 2) % 4).all()
-
-
-def test_the_benchmark_finds_planted_errors_of_a_clear_target(
-    benchmark: Any,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    script, rng = benchmark("doubtful_labels"), np.random.default_rng(0)
-    monkeypatch.setattr(script, "cleanlab_ranks", lambda kind: {})
-    values = rng.normal(size=(120, 6))
-    subjects = [f"s{number // 2}" for number in range(120)]
-    cases = pd.DataFrame({"path": [str(number) for number in range(120)], "subject": subjects, "value": values[:, 0]})
-    pack = script.Pack("a", "b", "regression")
-    assert script.precisions(pack, cases, values, 3, near=True)["casewise"].min() > 0.9

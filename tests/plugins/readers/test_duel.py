@@ -9,12 +9,9 @@ import pandas as pd
 import pytest
 
 from casewise.evaluation.results import Estimate
-from casewise.plugins.readers.form import FormField
 from casewise.plugins.readers.statistics.agreement import ratings_of
-from casewise.plugins.readers.statistics.agreement_words import scale_of, verdict_words
 from casewise.plugins.readers.statistics.duel import (
     ModelPredictions,
-    ReaderDuel,
     against_reference,
     aligned,
     duel,
@@ -167,18 +164,3 @@ def test_readers_with_the_model_against_a_reference() -> None:
     switched = ModelPredictions("net", "out of fold", rows, "biopsy", {"score": 0})
     assert against_reference(table, fields, switched)["score"].model[2].difference == sensitivity.difference
     assert against_reference(table, fields, ModelPredictions("net", "out of fold", rows)) == {}
-
-
-def test_a_model_that_is_farther_within_the_margin_is_said_to_be_farther() -> None:
-    nearer, farther, wide = (
-        Estimate(*ends, 20, 20, False) for ends in ((0.1, -0.2, 0.4), (0.3, 0.1, 0.5), (0.3, -1, 2))
-    )
-    scale = scale_of(FormField("n", "n", "", "n", "regression", high=10))
-    words = [
-        verdict_words(ReaderDuel(each, each, each, verdict(each, margin)), margin, scale)
-        for each, margin in ((nearer, 1.0), (farther, 1.0), (farther, None), (wide, 1.0))
-    ]
-    assert words[0].startswith("not worse")
-    assert words[1].startswith("worse than a reader, by less than 1")
-    assert words[2] == "worse than a reader"
-    assert words[3] == "not clearly better or worse than a reader"

@@ -1,7 +1,5 @@
 """Readers and modalities: a published example, the classical F test, and the moments of the unbiased variance."""
 
-# ruff: noqa: F811 (fixtures of other files)
-
 from __future__ import annotations
 
 import itertools
@@ -164,19 +162,6 @@ def test_the_unbiased_variance_has_the_moments_of_gallas(seed: int) -> None:
     assert unbiased_variance(list(np.moveaxis(kernel, 2, 0))) == pytest.approx(expected)
 
 
-def test_the_unbiased_variance_has_the_expected_value() -> None:
-    estimates, areas = [], []
-    for seed in range(1500):
-        rng = np.random.default_rng(seed)
-        scores = rng.normal(size=(16, 1)) + rng.normal(size=(16, 3)) + 0.4 * rng.normal(size=(2, 3))[np.arange(16) // 8]
-        scores[8:] += 1
-        kernels = [(np.sign(x[None, 8:] - x[:8, None]) + 1) / 2 for x in scores.T]
-        estimates.append(unbiased_variance(kernels))
-        areas.append(np.mean(kernels))
-    # the standard error of the ratio is about 4 %
-    assert np.mean(estimates) / np.var(areas) == pytest.approx(1.0, abs=0.13)
-
-
 def test_the_model_against_readers() -> None:
     truth, readers, _ = drawn(1)
     model = readers.mean(axis=1, keepdims=True)
@@ -229,15 +214,3 @@ def test_readers_who_do_not_differ_have_the_variance_of_cases() -> None:
     result = random_readers(np.full(3, 0.1), np.full((3, 3), 0.01))
     assert result.error == pytest.approx(0.1)
     assert result.p == pytest.approx(0.3173, abs=1e-4)
-
-
-def test_the_model_of_roe_and_metz(benchmark: Any) -> None:
-    """The area is the published one, and equal modalities seldom differ: 12 of 100 studies is the most by chance."""
-    module = benchmark("roe_metz")
-    model, rng = module.Model("LL", 1.5), np.random.default_rng(0)
-    studies = [model.study(rng, 5, 25, 25) for _ in range(60)]
-    areas = [roc_auc_score(truth, column) for truth, *scores in studies for table in scores for column in table.T]
-    assert np.mean(areas) == pytest.approx(0.855, abs=0.015)
-    shares = module.shares(model, "auroc", (5, 25, 25), 100)
-    assert max(shares["random"], shares["unbiased"]) <= 0.12
-    assert module.shares(module.Model("LL", 1.5, 0.12), "auroc", (5, 50, 50), 30)["random"] > 0.4

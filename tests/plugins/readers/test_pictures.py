@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from casewise.errors import ImageError
-from casewise.plugins.readers.rating.pictures import FILM_SIDE, PHOTO_SIDE, Pictures, read_picture
+from casewise.plugins.readers.rating.pictures import FILM_SIDE, PHOTO_SIDE, read_picture
 from tests.film_files import PEOPLE, write_film
 from tests.plugins.readers.rating import film, photograph, scan
 
@@ -186,17 +186,3 @@ def test_damage_is_an_error(tmp_path: Path) -> None:
     for missing in ("none.jpg", "empty", "none.nii.gz"):
         with pytest.raises(ImageError):
             read_picture(tmp_path / missing)
-
-
-def test_the_latest_pictures_are_kept_within_their_bytes(tmp_path: Path) -> None:
-    paths = [film(tmp_path / f"{number}.dcm", number) for number in range(4)]
-    size = 2 * 64 * 48
-    pictures = Pictures(limit=2 * size)
-    first = pictures.get(paths[0])
-    assert pictures.get(paths[0]) is first
-    for path in paths[1:]:
-        pictures.get(path)
-    assert [path.name for path in pictures._kept] == ["2.dcm", "3.dcm"]
-    small = Pictures(limit=1)
-    assert small.get(paths[0]).n_bytes == size
-    assert len(small._kept) == 1

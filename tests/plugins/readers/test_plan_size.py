@@ -67,16 +67,6 @@ def test_the_width_for_a_mean_is_that_of_students_t(ratio: int) -> None:
     assert high - low == pytest.approx(2 * t.ppf(0.975, n - 1) / np.sqrt(n - 1))
 
 
-def test_the_expected_width_for_fewer_subjects_is_that_of_subsets() -> None:
-    values = np.random.default_rng(0).normal(size=200)
-    low, high = expected_ends("x", *mean_basis(values), 0.25, 0)
-    rng, widths = np.random.default_rng(1), []
-    for _ in range(200):
-        points, basis = mean_basis(rng.choice(values, 50, replace=False))
-        widths.append(np.diff(np.concatenate(intervals.ends("x", points, basis)))[0])
-    assert high - low == pytest.approx(np.mean(widths), rel=0.02)
-
-
 @pytest.mark.parametrize(
     ("rows", "metrics"), [(number_rows(80), ("mae", "ccc")), (class_rows(120), ("auroc", "accuracy"))]
 )
@@ -223,12 +213,3 @@ def test_the_page_and_the_table_of_a_run(baseline_run: Run, tmp_path: Path) -> N
     assert len(table) == len(plan.expected) + 1 + len(SHARES) + 1
     assert table.loc[table["quantity"] == "expected interval", "extrapolated"].any()
     assert table.loc[table["quantity"] == "subjects needed", "width"].tolist() == [0.2]
-
-
-def test_a_share_of_few_subjects_of_many_labels_is_that_share() -> None:
-    side = {f"s{number}": number % 5 for number in range(50)}
-    labels = {subject: int(subject[1:]) % 7 for subject in side}
-    splits = Splits(side, 5, {})
-    for share in (0.25, 0.5, 0.75):
-        counts = [len(thinned(splits, labels, share, seed, classes=False).training(0)) for seed in range(20)]
-        assert np.mean(counts) == pytest.approx(40 * share, abs=2.5)

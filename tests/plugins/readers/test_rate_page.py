@@ -4,7 +4,6 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -136,19 +135,6 @@ def test_a_case_needs_as_many_keys_as_scores(browser: Any, served: Reading, size
     assert served.values() == {
         key: dict(zip(keys, row, strict=True)) for key, row in zip(order[:2], grades, strict=True)
     }
-
-
-def test_keys_before_a_case_is_there_score_nothing(browser: Any, served: Reading) -> None:
-    """Typed without waiting for the next case, keys are lost, and never become scores of the case before."""
-    with window(browser, served) as page:
-        page.route("**/api/case/2", lambda route: (page.wait_for_timeout(300), route.continue_()))
-        press(page, "1 1 1 1 1 1 1 1 Enter 4 4 Backspace")
-        at(page, "Case 2 of 3")
-        press(page, "3")
-        saved(page)
-    first, second = (served.values()[each.item.key] for each in served.session.order_for("anna")[:2])
-    assert set(first.values()) == {"1"}
-    assert second == {"erythema[upper]": "3"}
 
 
 def test_undo_takes_back_the_last_entries(browser: Any, served: Reading, size: tuple[int, int]) -> None:
@@ -284,26 +270,6 @@ def test_a_reading_goes_on_after_a_kill_and_a_reload(browser: Any, served: Readi
     assert list(values.values()) == ["1", "2", "3", "4", "0"]
 
 
-def test_entries_of_a_window_that_was_taken_over_are_listed(browser: Any, served: Reading) -> None:
-    with window(browser, served) as first:
-        first.on("dialog", lambda dialog: dialog.accept())
-        first.route("**/api/entry", lambda route: route.abort())
-        press(first, "2")
-        first.locator("#state.retrying").wait_for()
-        with window(browser, served) as second:
-            first.reload()
-            first.unroute("**/api/entry")
-            first.get_by_role("heading", name="This reading goes on in another window").wait_for()
-            press(second, "3")
-            saved(second)
-            assert first.locator("#screen li").count() == 1
-            first.get_by_role("button", name="Go on here instead").click()
-            start(first)
-            press(second, "ArrowRight")  # before anything is scored in vain
-            second.get_by_role("heading", name="This reading goes on in another window").wait_for()
-    assert [list(values.values()) for values in served.values().values()] == [["3"]]
-
-
 def test_the_second_window_takes_over(browser: Any, served: Reading, size: tuple[int, int]) -> None:
     with window(browser, served, size) as first:
         press(first, "2 3")
@@ -326,16 +292,6 @@ def test_the_second_window_takes_over(browser: Any, served: Reading, size: tuple
             second.get_by_role("heading", name="This reading goes on in another window").wait_for()
 
 
-def test_what_is_not_accepted_is_said_and_not_shown(browser: Any, served: Reading) -> None:
-    with window(browser, served) as page:
-        error = {"error": {"code": "not_accepted", "message": "A grade is needed.", "files": []}}
-        page.route("**/api/entry", lambda route: route.fulfill(status=422, json=error))
-        press(page, "2")
-        page.get_by_role("alert").get_by_text("A grade is needed.").wait_for()
-        page.locator("#state.saved").wait_for()
-        assert page.locator(".scored").count() == 0
-
-
 @pytest.mark.parametrize("status", [403, 404, 413, 421])
 def test_entries_outlast_answers_that_are_not_about_them(browser: Any, served: Reading, status: int) -> None:
     with window(browser, served) as page:
@@ -345,15 +301,6 @@ def test_entries_outlast_answers_that_are_not_about_them(browser: Any, served: R
         page.unroute("**/api/entry")
         page.locator("#state.saved").wait_for()
         assert [list(values.values()) for values in served.values().values()] == [["2"]]
-
-
-def test_what_cannot_be_saved_without_a_token_is_listed(browser: Any, served: Reading) -> None:
-    with window(browser, served) as page:
-        error = {"error": {"code": "token", "message": "The service needs a token.", "files": []}}
-        page.route("**/api/entry", lambda route: route.fulfill(status=401, json=error))
-        press(page, "2")
-        page.get_by_label("Token").wait_for()
-        assert page.locator("#screen li").count() == 1
 
 
 def test_each_reader_has_a_token(browser: Any, tmp_path: Path) -> None:
@@ -405,28 +352,6 @@ def test_entries_wait_for_their_reader(browser: Any, tmp_path: Path) -> None:
         start(page)
         assert page.locator(".scored .value").all_inner_texts() == ["2"]
         assert [list(values.values()) for values in service.values("anna").values()] == [["2"]]
-
-
-def pauses(form: Form, count: int) -> Form:
-    return replace(form, pause=count)
-
-
-def test_a_pause_is_suggested(browser: Any, tmp_path: Path) -> None:
-    form = pauses(Form((grade("grade"),), FORM.reasons, 50), 2)
-    with (
-        reading(session_of(items_in(tmp_path / "images", 3), form), tmp_path / "readings") as service,
-        window(browser, service) as page,
-    ):
-        press(page, "1 Enter")
-        at(page, "Case 2 of 3")
-        press(page, "1 Enter")
-        page.get_by_role("heading", name="Time for a pause").wait_for()
-        press(page, "2")  # no score
-        press(page, "Enter")
-        page.get_by_role("heading", name="Time for a pause").wait_for(state="hidden")
-        press(page, "3 Enter")
-        page.get_by_role("heading", name="All cases are scored").wait_for()
-        assert sorted(str(values["grade"]) for values in service.values().values()) == ["1", "1", "3"]
 
 
 TEN = FormField("ten", "ten", "", "ten", "ordinal", options({str(number): "" for number in range(11)}))
@@ -578,29 +503,3 @@ def test_every_control_is_reached_by_the_keyboard(browser: Any, served: Reading)
             style = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
             assert style != "none" or page.evaluate("document.activeElement === document.body"), names[-1]
         assert wanted <= set(names)
-
-
-def test_visits_and_predictions_are_shown(browser: Any, tmp_path: Path, size: tuple[int, int]) -> None:
-    session = session_of(items_in(tmp_path / "images", 2), longitudinal=True, kind="aided")
-    model = {FORM.fields[0].key: ["Model: 3 (2 to 4)"]}
-    session = replace(session, shown=dict.fromkeys(session.items, model))
-    with reading(session, tmp_path / "readings") as service, window(browser, service, size) as page:
-        page.get_by_text("Model: 3 (2 to 4)").wait_for()
-        press(page, "ArrowRight")
-        page.get_by_role("heading", name="Earlier visit 1").wait_for()
-        assert page.locator(".earlier img").count() == 2
-        assert accessibility_problems(page) == ""
-        page.locator(".earlier .tools button").last.click()
-        assert page.locator("#viewers").is_hidden()
-        press(page, "2")
-        saved(page)
-
-
-def test_an_image_that_cannot_be_read(browser: Any, served: Reading) -> None:
-    path = served.session.order_for("anna")[0].item.images[1].path
-    path.write_bytes(b"\xff\xd8\xff")
-    with window(browser, served) as page:
-        page.get_by_text("This image cannot be shown.").wait_for()
-        assert path.stem not in page.locator("#viewers").inner_text()
-        press(page, "2")
-        saved(page)

@@ -13,12 +13,11 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from casewise.console import Silent
 from casewise.errors import CasewiseError
 from casewise.plugins.readers.form import COMMENT, Form
-from casewise.plugins.readers.rating.server import Desk, RateSettings, application, create_app, run_rating
+from casewise.plugins.readers.rating.server import Desk, RateSettings, application
 from casewise.plugins.readers.rating.sessions import Session
-from casewise.plugins.readers.rating.store import Entry, ReadingStore, SessionFacts, WindowError
+from casewise.plugins.readers.rating.store import ReadingStore, SessionFacts
 from tests.plugins.readers.rating import FORM, MIXED, SECRETS, TOKENS, items_in, session_of, store_of
 
 COUNT = 4
@@ -106,16 +105,6 @@ def test_a_case_is_scored_and_shown_again(anna: Reader, session: Session, store:
     assert {entry.form for entry in entries.values()} == {FORM.version}
 
 
-def test_a_value_is_cleared_and_a_case_cannot_be_judged(anna: Reader) -> None:
-    anna.score(1)
-    assert anna.enter(1, "erythema[upper]", None).json()["progress"]["done"] == 0
-    assert anna.enter(1, "", "poor quality").json()["progress"]["done"] == 1
-    case = anna.case(1)
-    assert case["unreadable"] == "poor quality"
-    assert "erythema[upper]" not in case["values"]
-    assert anna.enter(1, "", None).json()["progress"]["done"] == 0
-
-
 def test_a_reader_goes_on_at_the_last_case(anna: Reader) -> None:
     anna.score(1)
     anna.enter(3, "area[trunk]", "6")
@@ -141,16 +130,6 @@ def test_the_second_window_takes_over(anna: Reader, session: Session, store: Rea
     anna.open()
     assert anna.case(1)["values"]["erythema[upper]"] == "3"
     assert other.enter(2, "erythema[upper]", "3").status_code == 409
-
-
-def test_entries_outlive_the_service(anna: Reader, session: Session, tmp_path: Path) -> None:
-    anna.score(2, "3")
-    again = ReadingStore(tmp_path / "readings")  # as after a kill, without closing
-    other = Reader(session, again, "anna")
-    other.window = anna.window  # the same page goes on
-    assert other.enter(2, "area[upper]", "1").status_code == 200
-    assert other.case(2)["values"]["erythema[upper]"] == "3"
-    again.close()
 
 
 def test_nothing_tells_who_a_case_is(anna: Reader, session: Session) -> None:
@@ -217,16 +196,6 @@ def test_a_page_stays_with_its_reader_and_session(session: Session, store: Readi
     assert client(second, "anna").get(address).status_code == 409
     assert client(session, "anna").get("/api/case/1").status_code == 409
     assert client(session, "anna").get(address).status_code == 200  # started again
-
-
-def test_a_doubtful_session_looks_like_a_blind_one(session: Session, store: ReadingStore) -> None:
-    doubtful = replace(session, name="doubtful", kind="doubtful")
-    store.begin("doubtful", "doubtful", SessionFacts(0, 0.0, longitudinal=False))
-    readers = [Reader(each, store, "anna") for each in (session, doubtful)]
-    blind, opened = (reader.open() for reader in readers)
-    assert blind | {"window": ""} == opened | {"window": ""}
-    assert readers[0].case(1).keys() == readers[1].case(1).keys()
-    assert readers[1].case(1)["shown"] is None
 
 
 def test_values_of_an_earlier_form_are_missing(anna: Reader, session: Session, store: ReadingStore) -> None:
@@ -344,12 +313,6 @@ def test_odd_addresses_give_nothing_away(anna: Reader, address: str) -> None:
     assert "import" not in answer.text
 
 
-@pytest.mark.parametrize("number", ["-1", "1", "x", "", "1.0", "٢", "9" * 30])
-def test_odd_slices(anna: Reader, number: str) -> None:
-    image = anna.case(1)["images"][0]["id"]
-    assert anna.client.get(f"/api/image/{image}", params={"slice": number}).status_code == 404
-
-
 def test_films_and_scans_come_as_numbers(tmp_path: Path) -> None:
     pytest.importorskip("nibabel", reason="scans are optional")
     session = session_of(items_in(tmp_path / "images", 2, "scan"), MIXED)
@@ -459,19 +422,3 @@ def test_several_readers_and_other_computers_get_tokens(store: ReadingStore) -> 
     for readers in ((), ("anna", "anna")):
         with pytest.raises(CasewiseError):
             RateSettings(readers=readers).check()
-
-
-def test_the_port_is_refused_before_anything_starts(session: Session, store: ReadingStore) -> None:
-    with pytest.raises(CasewiseError):
-        run_rating(session, store, RateSettings(readers=("anna",), port=1, host="203.0.113.1"), Silent())
-
-
-def test_the_window_of_a_reader_is_of_a_session(session: Session, store: ReadingStore) -> None:
-    store.begin("second", "blind", SessionFacts(0, 0.0, longitudinal=False))
-    window = store.open_window("main", "anna")
-    store.open_window("second", "anna")
-    item = session.order_for("anna")[0].item.key
-    store.append(Entry("main", "anna", item, 1, 1, "erythema[upper]", "2", FORM.version), window)
-    with pytest.raises(WindowError):
-        store.append(Entry("second", "anna", item, 1, 1, "erythema[upper]", "2", FORM.version), window)
-    assert create_app(Desk(session, store)).routes

@@ -20,15 +20,14 @@ from casewise.plugins.readers.model_values import held_out_rows
 from casewise.plugins.readers.rating.export import (
     adjudication_items,
     check_export,
-    consensus,
     first_readings,
     labels_of,
     study_lines,
     write_labels,
 )
 from casewise.plugins.readers.rating.readings import readings_of
-from casewise.plugins.readers.rating.sessions import Session, SessionRequest, _with_repeats, items_of, open_session
-from casewise.plugins.readers.rating.store import Entry, ReadingStore, SessionFacts, WindowError, check_reader
+from casewise.plugins.readers.rating.sessions import Session, SessionRequest, items_of, open_session
+from casewise.plugins.readers.rating.store import Entry, ReadingStore, SessionFacts, WindowError
 from casewise.plugins.readers.reader_columns import with_scores
 from casewise.study.loading import read_study
 from casewise.study.schema import Study
@@ -92,11 +91,6 @@ def test_the_form_follows_from_the_study(study: Study) -> None:
     for key, value in [("extent", "2.3"), ("extent", "9"), ("extent", "nan"), ("erythema[upper]", "5"), ("area", "1")]:
         with pytest.raises(FormError):
             form.checked(key, value)
-
-
-def test_another_form_is_another_version(study: Study) -> None:
-    other = study.model_copy(update={"reading": study.key("reading").model_copy(update={"targets": ["extent"]})})
-    assert form_of(other).version != form_of(study).version == form_of(study).version
 
 
 def test_settings_name_targets_that_exist(study: Study, tmp_path: Path) -> None:
@@ -167,13 +161,6 @@ def test_a_damaged_file_names_its_backup(store: ReadingStore) -> None:
         ReadingStore(store.folder)
 
 
-def test_names_of_readers_are_plain() -> None:
-    assert check_reader("reader-1") == "reader-1"
-    for name in ["", "a/b", "../x", "a b", "x" * 41]:
-        with pytest.raises(CasewiseError):
-            check_reader(name)
-
-
 def test_readings_become_labels_that_a_study_reads(
     study: Study, cohort: Cohort, store: ReadingStore, tmp_path: Path
 ) -> None:
@@ -232,11 +219,6 @@ def test_a_case_that_cannot_be_judged_has_no_label(study: Study, cohort: Cohort,
     assert set(table["reason"]) == {"poor quality"}
     labels = labels_of(readings_of(study, cohort, store), study, cohort)
     assert labels.without == {"erythema": 2, "kind_of": 1, "extent": 1}
-
-
-def test_consensus_of_readers() -> None:
-    assert consensus(np.array([1.0, 3.0]), "adjudication", 1.0) != consensus(np.array([1.0, 3.0]), "adjudication", 1.0)
-    assert consensus(np.array([1.0, 2.0, 2.0]), "adjudication", 1.0) == 2.0
 
 
 def test_an_adjudication_keeps_its_order_and_grows(study: Study, cohort: Cohort, store: ReadingStore) -> None:
@@ -380,17 +362,6 @@ def test_the_first_reading_stays_the_first_when_it_is_corrected_later(
     assert first["value"].tolist() == [2.0]
 
 
-def test_of_a_short_session_half_can_come_again() -> None:
-    for count in (2, 3, 5, 12, 40):
-        keys = [f"c{number}" for number in range(count)]
-        presented = _with_repeats(keys, 1.0, np.random.default_rng(0))
-        again = [key for key, occurrence in presented if occurrence == 2]
-        assert len(set(again)) == len(again) >= count // 2
-        for key in again:
-            apart = presented.index((key, 2)) - presented.index((key, 1))
-            assert apart > min(10, count // 2)
-
-
 @pytest.mark.parametrize(("anchors", "fits"), [({0: "no sign", 4: "severe"}, True), ({"5": "too many"}, False)])
 def test_meanings_are_of_values_of_the_form(study: Study, anchors: dict[object, str], fits: bool) -> None:
     changed = read_study(study.cohort.parent / "study.yaml", settings=[f"reading.anchors.erythema={anchors}"])
@@ -399,17 +370,6 @@ def test_meanings_are_of_values_of_the_form(study: Study, anchors: dict[object, 
     else:
         with pytest.raises(CasewiseError, match="erythema"):
             form_of(changed)
-
-
-def test_what_was_left_of_a_backup_does_not_damage_the_next(store: ReadingStore) -> None:
-    store.backups.mkdir(exist_ok=True)
-    (store.backups / "000000000.part").write_bytes(b"no database" * 100)
-    assert store.back_up().stat().st_mode & 0o777 == 0o600
-    assert store.path.stat().st_mode & 0o777 == 0o600
-
-
-def test_differences_as_large_as_the_limit_are_no_disagreement() -> None:
-    assert consensus(np.array([0.1, 0.4]), "adjudication", 0.3) == 0.1
 
 
 @pytest.mark.parametrize(

@@ -51,11 +51,6 @@ def test_every_answer_has_the_headers_of_security(toy: Running) -> None:
     assert httpx.head(toy.url + "/api/predict").headers["allow"] == "POST"
 
 
-def test_an_image_that_is_sent_as_text_is_named(toy: Running) -> None:
-    answer = httpx.post(toy.url + "/api/predict", files={"upper": (None, "a.png")})
-    assert "'upper' must be a file, such as `curl -F upper=@photograph.jpg`" in error_of(answer, 422, "unknown_field")
-
-
 def test_the_page_takes_nothing_from_elsewhere() -> None:
     from casewise.plugins.serve.server import PAGE
 

@@ -104,34 +104,6 @@ CUT = """() => {
   const lying = texts.filter((text) => texts.some((other) => other !== text && !apart(seen(text), seen(other))));
   return [...wide, ...scrolled, ...lying].map((node) => node.outerHTML.slice(0, 100));
 }"""
-# The bands in bold of a value whose interval touches some of them.
-BOLD = """async (bands) => {
-  const { showVisit } = await import("/page/results.js");
-  const target = { name: "t", primary: true, range: [0, 72], bands: { clear: 0, mild: 1, severe: 10 } };
-  const result = { target: "t", title: "T", prediction: 5, prediction_low: 2, prediction_high: 8, band: "mild", bands };
-  const visit = { visit: "a", flags: [], results: [{ ...result, spread: null }] };
-  const shown = showVisit(visit, { targets: [target], coverage: 0.9 }, false);
-  return [...shown.querySelectorAll(".here")].map((node) => node.textContent.split(" ")[0]);
-}"""
-
-
-def test_a_band_is_bold_only_where_the_whole_interval_lies_in_it(page: Page) -> None:
-    assert [page.evaluate(BOLD, bands) for bands in (["mild"], ["mild", "severe"], [])] == [["mild"], [], []]
-
-
-def test_a_study_without_visits_is_asked_for_none(browser: Any, served: Running) -> None:
-    page = browser.new_page(viewport={"width": 390, "height": 844})
-    facts = httpx.get(served.url + "/api/model", headers={"Authorization": f"Bearer {TOKEN}"}).json()
-    assert facts["unit"] == "subject"
-    facts |= {"visits": False, "several": "Several images are averaged.", "coverage": 0.9, "unit": "thing"}
-    page.route("**/api/model", lambda route: route.fulfill(json=facts))
-    page.goto(served.url)
-    page.get_by_text("Several images are averaged.").wait_for()
-    assert "new things" in page.locator("#facts").inner_text()
-    assert not [name for name in ("Name", "Day (optional)") if page.get_by_label(name, exact=True).is_visible()]
-    assert page.get_by_role("button", name="Add a visit").is_hidden()
-    assert page.evaluate(CUT) == []
-    page.close()
 
 
 def test_the_clinicians_path(page: Page, rows: pd.DataFrame, tmp_path: Path) -> None:
@@ -289,12 +261,6 @@ def refused(status: int, code: str) -> Callable[[Route], None]:
     return lambda route: route.fulfill(status=status, body=body, content_type="application/json")
 
 
-def by_another_model(route: Route) -> None:
-    response = route.fetch()
-    body = response.json()
-    route.fulfill(response=response, json=body | {"model": body["model"] | {"checksum": "0" * 64}})
-
-
 # What a person or the browser changes.
 CHANGES: dict[str, Callable[[Desk], None]] = {
     "label": lambda desk: desk.page.locator("#label").fill("B"),
@@ -342,14 +308,6 @@ def some(names: Iterable[str], *quick: str) -> list[Any]:
     return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
-@pytest.mark.parametrize("change", some(CHANGES, "label", "page restored by the browser"))
-def test_a_change_removes_the_answer(desk: Open, change: str) -> None:
-    tab = desk()
-    tab.predicted("A", *VISITS.get(change, ["a"]))
-    CHANGES[change](tab)
-    tab.check_empty()
-
-
 @pytest.mark.parametrize("change", some([name for name in CHANGES if not name.startswith("page")], "image removed"))
 def test_a_change_ends_the_running_request(desk: Open, change: str) -> None:
     tab = desk()
@@ -376,40 +334,6 @@ def test_two_patients_one_after_another(desk: Open, order: tuple[int, int]) -> N
         if number == 0 == order[0]:
             tab.check_empty()
     tab.check_shown("B", "b")
-
-
-def test_a_saliency_map_of_the_patient_before(desk: Open) -> None:
-    tab = desk()
-    tab.predicted("A", "a")
-    tab.send("#explain")
-    tab.page.locator("#clear").click()
-    tab.hold = False
-    tab.predicted("B", "b")
-    tab.answer()
-    assert tab.page.locator(".map").count() == 0
-    tab.check_shown("B", "b")
-
-
-ERRORS: dict[str, Callable[[Route], None]] = {
-    "refused": refused(422, "unreadable"),
-    "token": refused(401, "token"),
-    "ended": lambda route: route.abort(),
-    "other model": by_another_model,
-}
-
-
-@pytest.mark.parametrize(
-    "attempt",
-    some([f"#{button} {error}" for button in ("predict", "explain") for error in ERRORS], "#predict other model"),
-)
-def test_an_error_leaves_no_answer(desk: Open, attempt: str) -> None:
-    button, _, error = attempt.partition(" ")
-    then, tab = ERRORS[error], desk()
-    tab.predicted("A", "a")
-    tab.send(button)
-    tab.answer(then=then)
-    assert tab.page.get_by_role("alert").is_visible()
-    tab.check_empty()
 
 
 def test_files_are_those_that_were_chosen(desk: Open, tmp_path: Path) -> None:

@@ -232,17 +232,6 @@ def test_visits_of_two_patients_are_refused(served: Running, path: str, tags: di
     assert not {"Doe", "Roe"} & set(error["message"].replace(".", " ").split())
 
 
-def test_a_mask_is_no_image(served: Running) -> None:
-    upper = np.asarray(Image.open(io.BytesIO(picture())))
-    file = io.BytesIO()
-    Image.fromarray((np.indices(upper.shape[:2]).sum(axis=0) % 7 == 0).astype(np.uint8) * 255).save(file, "PNG")
-    answer = httpx.post(
-        served.url + "/api/predict", files=good_form(trunk=("upper_mask.png", file.getvalue())), timeout=300
-    )
-    assert code_of(answer) == (422, "not_an_image")
-    assert answer.json()["error"]["files"] == ["upper_mask.png"]
-
-
 def test_the_command_serves_until_it_is_stopped(served_run: Path, tmp_path: Path) -> None:
     words = [sys.executable, "-m", "casewise.cli.main", "serve", str(served_run / "bundle"), "--port", "0"]
     environment = {**os.environ, "TMPDIR": str(tmp_path), "CASEWISE_SERVE_TOKEN": "a-token-of-tests"}

@@ -1,8 +1,6 @@
 """Slides through a whole run: cut, kept, audited, predicted tile by tile, drawn; and everything that can be wrong."""
 
-import dataclasses
 import json
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from PIL import Image
 
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.console import Silent
-from casewise.errors import AuditError, CohortError, ImageError, StudyError
+from casewise.errors import AuditError, ImageError
 from casewise.modalities.registry import modality_of
 from casewise.modalities.store import store_builder
 from casewise.modalities.store.readers import read_image
@@ -25,11 +23,7 @@ from casewise.pipeline.read import RunInputs, prepare, read, split
 from casewise.plugins.phantoms.slides import draw_region, make_slide_phantom
 from casewise.plugins.phantoms.slides.cohort import write_pyramid
 from casewise.plugins.slides import cohort as slides
-from casewise.plugins.slides import report_section
 from casewise.plugins.slides import tiles as slide_tiles
-from casewise.report import page
-from casewise.report.blocks import Heading, Plots
-from casewise.report.context import ReportContext
 from casewise.run import Run, run
 from casewise.run_folder import RunFolder
 from casewise.study.loading import build_study
@@ -124,82 +118,9 @@ class TestWholeRun:
         pictures = open_store(done.folder / "slides" / "pictures")
         assert set(pictures.index["format"]) == {"JPEG"}
 
-    def test_the_report_shows_slides_and_maps(self, done: Run) -> None:
-        text = done.report.read_text()
-        section = section_of(text, "slides")
-        for fact in ("<dt>Slides</dt><dd>12</dd>", "72, 32 × 32 pixels", "4 µm per pixel", "128 µm"):
-            assert fact in section
-        assert "12 slides (72 tiles)" in text
-        assert section.count("1 of 2 slides") == section.count("the slide</figcaption>") >= 3
-        assert section.count("probability of ssc</figcaption>") == section.count("the slide</figcaption>")
-        assert "100 %: ssc" in section
-        assert 'id="preparation"' not in text
-        assert not re.findall(r'(?:href|src)="(?!data:|#)[^"]*"', section)
-
     def test_a_second_run_reads_no_slide(self, done: Run, skin: Path, no_slide_is_read: None) -> None:
         again = run(skin_study(skin), done.folder)
         assert again.rows.equals(done.rows)
-
-
-def material_of(done: Run, study: Study, monkeypatch: pytest.MonkeyPatch) -> ReportContext:
-    """What the report of a finished run is made of."""
-    kept: list[ReportContext] = []
-
-    def keep(material: ReportContext, path: Path) -> Path:
-        kept.append(material)
-        return path
-
-    monkeypatch.setattr(page, "write_report", keep)
-    run(study, done.folder)
-    return kept[0]
-
-
-def shown_maps(context: ReportContext) -> tuple[list[str], list[Plots]]:
-    """The headings of the maps, and of each case its drawings and what is said below them."""
-    blocks = report_section.maps(context)
-    return [b.text for b in blocks if isinstance(b, Heading)], [b for b in blocks if isinstance(b, Plots) and b.note]
-
-
-class TestMaps:
-    def test_maps_of_a_case_of_several_classes(self, done: Run, skin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        context = material_of(done, skin_study(skin), monkeypatch)
-        said = {"p0": 0.2, "p1": 0.5, "p2": 0.3, "y_pred": 1.0}
-        context = dataclasses.replace(
-            context,
-            study=skin_study(skin, targets={"disease": ["normal", "ssc", "scar"]}),
-            predictions=context.predictions.assign(**said, kind="classification", y_true=2.0),
-            tile_predictions=context.tile_predictions.assign(**said),
-        )
-        groups, cases = shown_maps(context)
-        assert groups == ["Most confident, wrong"]
-        titles = ["the slide", "probability of scar (reference)", "probability of ssc (predicted)"]
-        assert [plot.caption for plot in cases[0].plots] == titles
-        assert all("reference scar, predicted ssc (50 %); " in case.note for case in cases)
-
-    def test_an_even_weight_is_one_of_any_slides(self, done: Run, skin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        context = material_of(done, skin_study(skin), monkeypatch)
-        tiles = context.tile_predictions
-        drawn: list[np.ndarray] = []
-        real = report_section.draw.heat
-
-        def heat(slide: Any, boxes: np.ndarray, values: np.ndarray, **rest: Any) -> Any:
-            drawn.append(values)
-            return real(slide, boxes, values, **rest)
-
-        monkeypatch.setattr(report_section.draw, "heat", heat)
-
-        def first_note(weights: pd.Series) -> str:
-            drawn.clear()
-            changed = dataclasses.replace(context, tile_predictions=tiles.assign(weight=weights, target=""))
-            return shown_maps(changed)[1][0].note
-
-        first_note(pd.Series(1 / 12, tiles.index))
-        assert np.allclose(drawn, 1 / report_section.MOST_WEIGHT)
-        # Nine tenths on the slides that are called 1, one of which may be shown.
-        first = tiles["path"].str.endswith("1.tiff")
-        note = first_note(first.map({True: 0.9 / 6, False: 0.1 / 6}))
-        share = 0.9 if "/1.tiff" in note else 0.1
-        assert np.allclose(drawn[0], 2 * share / report_section.MOST_WEIGHT)
 
 
 def test_attention_leaves_the_weight_of_every_tile(skin: Path, tmp_path: Path) -> None:
@@ -282,20 +203,6 @@ class TestCut:
 
 
 class TestBadInput:
-    def test_without_tiles_the_key_is_named(self, skin: Path, tmp_path: Path) -> None:
-        study = skin_study(skin, tiles=None)
-        with pytest.raises(CohortError, match=r"12 rows name whole slides .* Write for example `tiles: \{mpp: 1\.0\}`"):
-            slides.refuse_slides(study, read_cohort(study))
-
-    def test_a_tiled_tiff_of_one_level_may_be_an_image(self, tmp_path: Path) -> None:
-        picture = draw_region(1, finding="late", size=256)
-        write_pyramid(
-            tmp_path / "a.tiff", (256, 256), lambda x, y, w, h: picture[y : y + h, x : x + w], mpp=None, levels=1
-        )
-        table = table_of(tmp_path / "cases.csv", [{"path": "a.tiff", "subject": "R1", "disease": 1}])
-        study = skin_study(table, tiles=None, targets=NUMBER)
-        slides.refuse_slides(study, read_cohort(study))
-
     def test_all_problems_are_told_at_once(self, skin: Path, tmp_path: Path) -> None:
         good = skin.parent / pd.read_csv(skin)["path"].iloc[0]
         data = good.read_bytes()
@@ -318,17 +225,6 @@ class TestBadInput:
         notes = cut(assumed, tmp_path / "slides").notes
         assert any("1 of 2 slides (" in note and "/silent.tiff): " in note for note in notes)
 
-    @pytest.mark.parametrize(
-        ("tiles", "said"),
-        [
-            ({"mpp": 1.0, "level": 1}, "tiles: mpp and level are stated"),
-            ({"min_tissue": 1.5}, r"tiles\.min_tissue: .*at most 1"),
-        ],
-    )
-    def test_what_no_slide_can_be_cut_by(self, skin: Path, tiles: dict[str, Any], said: str) -> None:
-        with pytest.raises(StudyError, match=said):
-            skin_study(skin, tiles=tiles)
-
 
 def test_one_slide_under_two_subjects_stops_the_run(skin: Path, tmp_path: Path) -> None:
     rows = pd.read_csv(skin).assign(path=lambda t: [str(skin.parent / p) for p in t["path"]])
@@ -345,23 +241,3 @@ def test_one_slide_under_two_subjects_stops_the_run(skin: Path, tmp_path: Path) 
     twins = next(one for one in found if one["id"] == "twins-across-splits")
     assert twins["figures"]["pairs"] == 1
     assert sorted(twins["pairs"][0]) == sorted([rows["path"].iloc[0], str(tmp_path / "copy.tiff")])
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "said"),
-    [
-        ("fake.svs", b"\xff\xd8\xff\xe0" + bytes(600), "this is a JPEG, PNG or WebP, not a slide"),
-        ("alone.mrxs", b"\xff\xd8\xff\xe0" + bytes(600), "the files next to this .mrxs are missing"),
-    ],
-)
-def test_what_is_only_named_like_a_slide_is_never_taken_whole(
-    skin: Path, tmp_path: Path, name: str, content: bytes, said: str
-) -> None:
-    good = skin.parent / pd.read_csv(skin)["path"].iloc[0]
-    data = good.read_bytes()
-    (tmp_path / name).write_bytes(data[: len(data) // 2] if said == "cut short" else content)
-    rows = [{"path": path, "subject": f"S{i}", "disease": i} for i, path in enumerate([name, str(good)])]
-    study = skin_study(table_of(tmp_path / "cases.csv", rows), targets=NUMBER)
-    with pytest.raises(ImageError, match=r"1 of 2 slides cannot be cut") as caught:
-        cut(study, None)
-    assert said in str(caught.value)

@@ -252,18 +252,6 @@ def test_a_colour_profile_is_applied(pyramid: Path) -> None:
         slide._slide = handle
 
 
-def test_real_slides(shared: Path) -> None:
-    facts = slide_facts(shared / "data/wsi/CMU-1-Small-Region.svs")
-    assert (facts.width, facts.height, facts.mpp, facts.magnification) == (2220, 2967, 0.499, 20.0)
-    assert facts.vendor == "aperio"
-    facts = slide_facts(shared / "data/wsi/test3-DAPI.ndpi")
-    assert (facts.vendor, facts.magnification, len(facts.levels)) == ("hamamatsu", 40.0, 7)
-    facts = slide_facts(shared / "data/wsi/openslide-boxes.tiff")
-    assert facts.mpp is None
-    assert "352.8" in facts.notes[0]
-    assert not is_slide(shared / "data/wsi/balnmp_351899_2.jpg")
-
-
 def test_a_level_without_room_for_a_tile_is_refused_with_the_levels_there_are(pyramid: Path) -> None:
     levels = r"0 of 1,024 x 768, 1 of 256 x 192, 2 of 64 x 48 px"
     with pytest.raises(ImageError, match=rf"64 px at level 2 \(it has the levels {levels}\) is 1,024 px wide"):
@@ -299,14 +287,6 @@ class TestSlidesOfSeveralFiles:
         beside.write_bytes(b"other pixels")
         assert plan != slide_tiles.name_of(named, TilePlan())
         assert str(piece) != str(pieces.SlideTile(named, 0, 0, 64))
-
-    @pytest.mark.parametrize("kind", ["mrxs", "vms", "dcm"])
-    def test_equal_named_files_are_told_apart_by_the_others(self, tmp_path: Path, kind: str) -> None:
-        one, other, copy = (self.made(tmp_path / n, kind, d)[0] for n, d in zip("abc", (b"1", b"2", b"1"), strict=True))
-        hashes = [pieces.SlideReader().sha256(pieces.SlideTile(path, 0, 0, 64)) for path in (one, other, copy)]
-        assert one.read_bytes() == other.read_bytes()
-        assert hashes[0] != hashes[1]
-        assert hashes[0] == hashes[2]
 
 
 def test_a_replaced_slide_is_planned_anew(pyramid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

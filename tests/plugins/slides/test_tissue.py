@@ -1,7 +1,5 @@
 """Finding tissue: the threshold, every kind of slide, specks and holes, the tissue of a tile, and the even choice."""
 
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
@@ -10,8 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from casewise.plugins.slides import tissue_mask
-from casewise.plugins.slides.reader import Slide
-from casewise.plugins.slides.tissue_mask import find_tissue, read_thumbnail, tissue_shares, tissue_threshold
+from casewise.plugins.slides.tissue_mask import find_tissue, tissue_shares, tissue_threshold
 
 PINK, GLASS = (220, 130, 170), (243, 242, 244)
 
@@ -112,25 +109,3 @@ def test_the_choice_is_of_distinct_places_in_order(places: set[tuple[int, int]],
     assert (np.diff(chosen) > 0).all()
     assert chosen[0] >= 0
     assert chosen[-1] < len(places)
-
-
-@pytest.mark.parametrize(
-    ("name", "low", "high", "note"),
-    [("CMU-1-Small-Region.svs", 0.30, 0.36, ""), ("test3-DAPI.ndpi", 0.65, 0.85, "brightness")],
-)
-def test_tissue_of_real_slides(shared: Path, name: str, low: float, high: float, note: str) -> None:
-    pytest.importorskip("openslide", reason="the package that reads slides is optional")
-    with Slide(shared / "data/wsi" / name) as opened:
-        picture, seen, downsample = read_thumbnail(opened)
-        found = find_tissue(picture, seen, downsample, mpp=opened.facts.mpp)
-    assert max(picture.shape) <= 1024
-    assert low < found.share < high
-    assert note in " ".join(found.notes)
-    height, width = found.mask.shape
-    if note:
-        # Below the tissue the slide is empty.
-        assert not found.mask[int(height * 0.95) :].any()
-    else:
-        # The skin stands in the middle of the lower edge; left of it is glass.
-        assert found.mask[int(height * 0.8), int(width * 0.35) : int(width * 0.6)].mean() > 0.95
-        assert not found.mask[int(height * 0.45) :, : int(width * 0.15)].any()

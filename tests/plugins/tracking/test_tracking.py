@@ -14,7 +14,7 @@ import pytest
 from casewise.console import Silent
 from casewise.errors import StudyError
 from casewise.evaluation.results import Estimate, Headline, Results, write_results
-from casewise.pipeline.train import COLUMNS, epochs_of, following, record_trained
+from casewise.pipeline.train import COLUMNS, following, record_trained
 from casewise.plugins.tracking import plugin, sending
 from casewise.plugins.tracking.sending import (
     EVENTS,
@@ -22,7 +22,6 @@ from casewise.plugins.tracking.sending import (
     TRACKERS,
     TrackerError,
     Unit,
-    job_unit,
     job_units,
     parameters,
     results_unit,
@@ -105,11 +104,6 @@ class TestTable:
         assert [row["kept"] for row in rows[:2]] == ["false", "true"]
         assert (rows[0]["phase"], rows[0]["stop_accuracy"], rows[-1]["phase"]) == ("", "", "1")
         assert float(rows[0]["job_seconds"]) == 4.0
-
-    def test_without_early_stopping_there_is_no_stopping_loss(self) -> None:
-        record = {"model": "cnn", "best_epoch": 2, "seconds": 4.0, "stopped_on": "none", "history": HISTORY}
-        assert [(row["train_loss"], row["stop_loss"]) for row in epochs_of("1", record)] == [(0.1, None), (0.05, None)]
-        assert {name for name, _, _ in job_unit("1", record).values} == {"loss/train", "lr", "accuracy/train"}
 
     def test_it_grows_while_networks_are_trained(self, finished: RunFolder) -> None:
         kept = finished.job("timm:resnet18", 1).record

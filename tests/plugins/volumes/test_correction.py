@@ -42,19 +42,6 @@ def test_n4_finds_the_field_and_evens_the_tissues() -> None:
     assert np.log(out[mask] / values[mask]).mean() == pytest.approx(0, abs=1e-3)
 
 
-def test_a_body_between_the_steps_of_the_shrunk_grid_is_found() -> None:
-    values = np.zeros((64, 64, 32), np.float32)
-    values[1:2, 1:2, 1:3] = 50
-    assert np.isfinite(corrected(values, SPACING, values > 0)).all()
-
-
-def test_a_small_field_in_a_large_empty_one_has_a_body() -> None:
-    values = np.zeros((64, 64, 16), np.float32)
-    values[30:32, 30:32, 8] = 90
-    bright, _ = body(values, np.ones(values.shape, bool))
-    assert bright.sum() == 4
-
-
 def edge(noise: float = 5.0, shape: tuple[int, int, int] = (48, 48, 6)) -> tuple[np.ndarray, np.ndarray]:
     even = np.where(np.arange(shape[0]) < shape[0] // 2, 100.0, 300.0)[:, None, None] * np.ones(shape)
     return (even + np.random.default_rng(0).normal(0, noise, shape)).astype(np.float32), even

@@ -10,14 +10,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
-from casewise.errors import SplitError, TrainingError, WeightsError
+from casewise.errors import SplitError, WeightsError
 from casewise.files import checksum
 from casewise.models.backbones import MEAN, STD, Network, build_network
-from casewise.models.freezing import split_at
-from casewise.models.fusion import adapted, first_layer
+from casewise.models.fusion import first_layer
 from casewise.models.outputs import Output
 from casewise.models.weights import load_weights
 from casewise.plugins.volumes.dataset import drop_sequences
@@ -109,15 +108,6 @@ class TestEarly:
         assert f"adapted to {sequences} sequence" in said
         assert (f"times 3/{sequences}" in said) == (sequences != 3)
 
-    def test_each_channel_has_the_mean_of_the_colours(self, tmp_path: Path) -> None:
-        path, network = library_file("resnet18", tmp_path), built("resnet18", "early", 2)
-        load_weights(network, str(path))
-        colours, found = load_file(path)["conv1.weight"], network.bodies[0].get_parameter("conv1.weight")
-        assert found.shape == (64, 2, 7, 7)
-        for channel in range(2):
-            assert torch.allclose(found[:, channel], colours.mean(dim=1) * 1.5)
-        assert torch.equal(adapted(colours, 1)[:, 0], colours.mean(dim=1) * 3)
-
 
 class TestLate:
     @torch.no_grad()
@@ -183,17 +173,6 @@ class TestDropping:
 
 
 class TestWeights:
-    @pytest.mark.parametrize(("kind", "bodies"), [("late", 2), ("late-shared", 1)])
-    def test_every_body_has_the_library_s(self, kind: str, bodies: int, tmp_path: Path) -> None:
-        path, network = library_file(NAME, tmp_path), built(kind=kind, missing="mask")
-        said, seen = load_weights(network, "pretrained", folder=tmp_path)
-        assert len(network.bodies) == bodies
-        stored = load_file(path)
-        for body in network.bodies:
-            assert all(torch.equal(v, stored[k]) for k, v in body.state_dict().items())
-        assert said.startswith(f"file {path}")
-        assert ("each of 2 bodies" in said, seen) == (bodies == 2, [])
-
     @staticmethod
     def bundle(network: Network, folder: Path, subjects: list[str]) -> str:
         folder.mkdir()
@@ -227,21 +206,6 @@ class TestWeights:
         load_weights(built(kind="late", sequences=2), bundle, channels=("T1", "T2"))
         with pytest.raises(WeightsError, match="T2, T1"):
             load_weights(built(kind="late", sequences=2), bundle, channels=("T2", "T1"))
-
-    def test_of_another_fusion_it_is_refused(self, tmp_path: Path) -> None:
-        bundle = self.bundle(built(kind="late"), tmp_path / "b", [])
-        for other in (built(), built(kind="late-shared"), built(kind="late", sequences=3), built(kind=None)):
-            with pytest.raises(WeightsError, match="does not belong to"):
-                load_weights(other, bundle)
-        with pytest.raises(WeightsError, match="missing_token is missing"):
-            load_weights(built(kind="late", missing="mask"), bundle)
-
-
-class TestFreezing:
-    @pytest.mark.parametrize(("kind", "missing"), [("late", "require"), ("late-shared", "drop"), ("early", "mask")])
-    def test_others_are_computed_at_every_step(self, kind: str, missing: str) -> None:
-        with pytest.raises(TrainingError, match=f"fused \\({kind}\\).* computed at every step"):
-            split_at(built("mobilenet_v2", kind, missing=missing), "11 blocks")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from casewise.errors import ImageError
 from casewise.plugins.volumes.grid import Grid, carried, covered, resampled, to_ras
 from casewise.plugins.volumes.reading.scans import Scan
 from tests.plugins.volumes.resampled_scans import in_plane, onto
@@ -120,9 +119,3 @@ def test_resampling_agrees_with_simpleitk_on_an_oblique_grid() -> None:
     goal.SetOrigin(affine[:3, 3].tolist())
     theirs = sitk.GetArrayFromImage(sitk.Resample(image, goal, sitk.Transform(), sitk.sitkLinear, 0.0)).T
     np.testing.assert_allclose(resampled(scan.values, scan.affine, Grid(shape, affine)), theirs, atol=1e-5)
-
-
-def test_scans_without_a_common_part_are_refused_by_name() -> None:
-    far = scan_of(origin=(500.0, 0.0, 0.0), name="t2.nii")
-    with pytest.raises(ImageError, match=r"t2\.nii: shows no part of the body that t1\.nii shows"):
-        onto(far, scan_of(name="t1.nii"))

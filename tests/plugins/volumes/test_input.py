@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import shutil
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -213,23 +212,6 @@ def test_voxels_that_cannot_be_are_told_by_a_run_and_the_others_are_kept(bench: 
         by=("run",),
     )
     assert len(list((folder / "run" / "scans" / "cases").glob("*.npz"))) == 3
-
-
-def test_names_of_sequences_that_are_mistyped_are_no_other_sequences(bench: Bench) -> None:
-    bench.table.loc[bench.row(1), "sequence"] = "t1"
-    bench.volumes = ", missing: mask"
-    bench.refused("1 problem.", "sequence: 1 row says 't1' (T1.nii.gz of P1/1), and the study lists 'T1'")
-
-
-def test_another_sequence_is_left_out_and_told(bench: Bench, sources: Path) -> None:
-    extra = bench.table.iloc[[0]].assign(sequence="DWI", path=str(bench.folder / "dwi.nii.gz"))
-    shutil.copyfile(sources / "P1" / "T1.nii.gz", bench.folder / "dwi.nii.gz")
-    bench.table = pd.concat([bench.table, extra], ignore_index=True)
-    assert "1 row shows another sequence (DWI) and is left out." in bench.taken()
-    bench.table.loc[bench.row(2), "sequence"] = "DWI"
-    bench.refused("1 of 6 cases lacks a sequence: P2/1 (T1)")
-    bench.volumes = ", missing: drop"
-    assert "1 of 6 cases lacks a sequence and is left out: P2/1 (T1)." in bench.taken()
 
 
 def test_cases_that_are_left_out_leave_every_class_to_learn_from(bench: Bench) -> None:

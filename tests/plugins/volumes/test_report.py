@@ -6,12 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from casewise.audit.metadata import named_columns
 from casewise.plugins.volumes import report_section
 from casewise.plugins.volumes.preparation import central_panels, grid
 from casewise.plugins.volumes.slice_store import SliceStore
 from casewise.plugins.volumes.standardise import fit
-from casewise.report.context import ReportContext, visit_noun
+from casewise.report.context import ReportContext
 from casewise.study.schema import Study
 
 BAGS = {"grid": "1x1", "pooling": "maps"}
@@ -53,20 +52,6 @@ def of_volumes(context: ReportContext, **changes: Any) -> ReportContext:
 )
 def test_preparation_is_shown(report_of_classes: ReportContext, changes: dict[str, Any], name: str, fact: str) -> None:
     assert dict(report_section.preparation(of_volumes(report_of_classes, **changes)))[name] == fact
-
-
-def test_slices_that_are_cases_have_positions_and_are_shown_once(report_of_classes: ReportContext) -> None:
-    context = of_volumes(report_of_classes, panels=BAGS, slice_index="visit")
-    assert named_columns(context.study) == ["visit"]
-    assert (visit_noun(context), visit_noun(of_volumes(report_of_classes, panels=BAGS))) == ("position", "visit")
-    shown = {
-        picture.alt.partition(": ")[2]
-        for section in (report_section.section(context), report_section.section(of_volumes(report_of_classes)))
-        for block in section.blocks[:1]
-        for picture in block.pictures
-    }
-    assert shown == {"the slice as the network receives it", "3 by 3 slices as the network receives them"}
-    assert dict(report_section.preparation(context))["Panel"] == "one slice, 32 × 32 pixels"
 
 
 def test_central_panels_are_those_of_the_fold(report_of_classes: ReportContext) -> None:

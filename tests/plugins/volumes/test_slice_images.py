@@ -4,19 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from PIL import Image
 
-from casewise.cohort.cohort import read_cohort
-from casewise.console import Silent
 from casewise.errors import ImageError
-from casewise.modalities.base import ImageFolder
-from casewise.modalities.registry import modality_of
 from casewise.plugins.volumes.reading.scans import as_pictures, stack_images
-from casewise.study.loading import read_study
 from tests.film_files import write_film
-from tests.plugins.volumes.test_subject_scans import STUDY
 
 TOPS = (180, 230, 600, 1500, 700, 210)
 DICOM = {"Modality": "MR", "bits": 12}
@@ -90,32 +83,3 @@ def test_slices_of_several_kinds_are_refused(tmp_path: Path, mixed: str, voxels:
     }
     with pytest.raises(ImageError, match=r"one scale|of one kind|holds 2 images"):
         stack_images(others[mixed](), (1, 3), voxels=voxels)
-
-
-def test_colours_beside_grey_are_refused(tmp_path: Path) -> None:
-    plane = planes()[0].astype(np.uint8)
-    coloured = np.stack([plane, plane // 2, plane], axis=-1)
-    with pytest.raises(ImageError, match="of one kind"):
-        stack_images([saved(tmp_path, "a.png", coloured), saved(tmp_path, "b.png", plane)], (1, 3))
-
-
-@pytest.mark.parametrize("visit", ["position", '""'])
-def test_pictures_for_the_audit_have_the_scale_of_the_scan(tmp_path: Path, visit: str) -> None:
-    """Whether each slice is a case or all slices are one; 8-bit images are their own pictures."""
-    pytest.importorskip("SimpleITK", reason="the package that prepares volumes is optional")
-    rows = []
-    for subject in range(4):
-        for k, plane in enumerate(planes()):
-            name = f"s{subject}-{k}.png"
-            saved(tmp_path, name, plane.repeat(4, axis=0).repeat(4, axis=1) + np.uint16(subject))
-            lesion = k % 2 if visit == "position" else subject % 2
-            rows.append([name, f"s{subject}", "flair", k, lesion])
-    table = pd.DataFrame(rows, columns=["path", "subject", "sequence", "position", "lesion"])
-    table.to_csv(tmp_path / "cohort.csv", index=False)
-    (tmp_path / "study.yaml").write_text(STUDY.format(visit=visit))
-    study = read_study(tmp_path / "study.yaml")
-    store = modality_of(study).prepare(study, read_cohort(study), ImageFolder(tmp_path / "images"), Silent())
-    backgrounds, tops = store.tiles[:6, 0, 2, 8], store.tiles[:6, 0, 13, 12]
-    assert len(set(backgrounds.tolist())) == 1
-    assert [int(top) for top in tops] == pytest.approx([top / 4095 * 255 for top in TOPS], abs=1)
-    assert [Path(path).name for path in store.index["path"][:2]] == ["s0-0.png", "s0-1.png"]

@@ -113,18 +113,6 @@ def test_only_training_subjects_decide_the_scale_each_once(both: tuple[PreparedC
     assert fitted_on(single, np.arange(SLICES)) != every
 
 
-def test_scans_that_are_cases_are_standardised_as_before(both: tuple[PreparedCohort, PreparedCohort]) -> None:
-    _, whole = both
-    store = stored(whole)
-    assert store.subjects is None
-    fitted = fitted_on(whole, np.arange(2))
-    assert set(fitted) == {"sequences", "standard"}
-    # the mapping of each scan is that of its own landmarks, to the bit
-    table = tables(store.landmarks[:, 0], np.asarray(fitted["standard"][0]))
-    expected = np.concatenate([table[case][store.slices[SLICES * case : SLICES * (case + 1), 0]] for case in range(4)])
-    assert np.array_equal(inputs(whole, fitted), expected)
-
-
 def test_landmarks_of_slices_never_replace_those_of_subjects(both: tuple[PreparedCohort, PreparedCohort]) -> None:
     single, whole = both
     fitted = fitted_on(single, np.arange(2 * SLICES))
