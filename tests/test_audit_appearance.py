@@ -107,26 +107,3 @@ def test_a_source_that_goes_with_the_label_one_to_one_stays_a_shortcut(tmp_path:
     found = {finding.id: finding for finding in look(make(tmp_path, change=change)).findings}
     assert found[f"shortcut-{column}"].level == level
     assert found[f"shortcut-{column}"].figures["value"] == pytest.approx(1.0)
-
-
-def test_a_border_without_its_appearance_states_the_border_as_it_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def change(pixels: np.ndarray, row: Row, random: np.random.Generator) -> None:
-        if row["label"] == "ill":
-            pixels += 45
-            stripe = random.normal(15, 20)
-            pixels[:, :6] += stripe
-            pixels[:, -6:] -= stripe
-
-    # only the brightness and contrast of the picture are made equal, so that something remains
-    monkeypatch.setattr(regions, "without", lambda features, covariates: features)
-    found = look(make(tmp_path, change=change))
-    finding = next(finding for finding in found.findings if finding.id == "shortcut-border")
-    as_it_is = finding.figures["as_it_is"]
-    assert as_it_is["value"] > finding.figures["value"]
-    assert f"{as_it_is['value']:.2f}" in finding.sentence
-    assert "brightness" in finding.sentence
-    values = {test["evidence"]: test["value"] for test in found.tested if test["evidence"].startswith("border")}
-    assert values[finding.figures["evidence"]] == finding.figures["value"]
-    assert values[as_it_is["evidence"]] == as_it_is["value"]

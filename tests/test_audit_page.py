@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from casewise.audit.findings import Audit, Finding
+from casewise.audit.findings import Audit
 from casewise.audit.twin_findings import twin_findings
 from casewise.audit.twins import find_twins
 from casewise.console import Silent
@@ -64,18 +64,6 @@ def test_every_pair_stands_once_with_its_difference_and_nothing_is_loaded(
     text = write_audit_page(audit, {}, images, store, tmp_path / "audit.html", title="Toy").read_text()
     assert text.count('<div class="panels">') == 2
     assert "2 of 3" in text
-
-
-def test_pairs_without_registration_and_images_that_are_gone_are_shown_as_far_as_possible(tmp_path: Path) -> None:
-    audit, images, store = audited(tmp_path, 1)
-    gone = (str(images["path"][0]), str(tmp_path / "nowhere.png"))
-    audit = Audit([*audit.findings, Finding("subjects-across-splits", "error", "One.", {}, [gone])])
-    Path(images["path"][1]).unlink()
-    text = write_audit_page(
-        audit, {"subjects-across-splits": "<i>"}, images, store, tmp_path / "a.html", title="Toy"
-    ).read_text()
-    assert (text.count('<div class="panels">'), text.count("data:image/jpeg")) == (2, 5)
-    assert "&lt;i&gt;" in text
 
 
 def test_the_page_is_there_when_the_run_stops(tmp_path: Path) -> None:

@@ -18,18 +18,15 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
-from casewise.audit.findings import read_audit, write_audit
 from casewise.audit.metadata import encode, file_features, probed_columns
 from casewise.audit.probes import FOLDS, Labels, ProbeResult, _folds, adjusted, correlation, moves, probe
-from casewise.audit.run import audit
 from casewise.audit.shortcuts import Shortcuts, find_shortcuts
 from casewise.cohort.cohort import Cohort, read_cohort
-from casewise.errors import AuditError, CohortError
+from casewise.errors import CohortError
 from casewise.metrics.roc import ranked_pairs, share
 from casewise.modalities.store.preparation import Preparation
 from casewise.modalities.store.store import TileStore
 from casewise.modalities.store.store_builder import prepare
-from casewise.run_folder import RunFolder
 from casewise.study.schema import Study
 
 SIZE = 64
@@ -336,26 +333,6 @@ def test_what_lies_outside_the_anatomy(tmp_path: Path) -> None:
     assert "outside-anatomy" in asked
 
 
-def test_masks_that_do_not_match(tmp_path: Path) -> None:
-    study = with_masks(tmp_path, "inside")
-    cohort, tiles = opened(study)
-    (tmp_path / "mask-s0.png").unlink()
-    for mask, told in (
-        (None, r"0-0\.png: .*mask-s0\.png: "),
-        (np.zeros((SIZE, SIZE)), r"mask-s0\.png \(64 x 64\)"),
-        (np.full((SIZE, SIZE), 255), r"mask-s0\.png \(64 x 64\)"),
-        (np.eye(SIZE)[:32] * 255, r"mask-s0\.png: .*64×32.*64×64"),
-    ):
-        if mask is not None:
-            Image.fromarray(mask.astype(np.uint8)).save(tmp_path / "mask-s0.png")
-        with pytest.raises(CohortError, match=told) as caught:
-            find_shortcuts(study, cohort, tiles)
-        assert "lungs" in str(caught.value)
-    misspelt = study.model_copy(update={"audit": study.audit.model_copy(update={"mask": "lung"})})
-    with pytest.raises(CohortError, match=r"audit\.mask: 'lung'.* Did you mean 'lungs'"):
-        look(misspelt)
-
-
 def test_a_network_is_shown_borders_and_what_lies_outside(tmp_path: Path) -> None:
     shown = []
 
@@ -391,21 +368,3 @@ def test_numbers_and_grades(tmp_path: Path) -> None:
     best = max(grade.figures["by_class"], key=lambda name: grade.figures["by_class"][name])
     assert best in ("0", "3")
     assert f"for grade {best}" in grade.sentence
-
-
-def test_the_whole_audit(tmp_path: Path) -> None:
-    study = make(tmp_path, change=corner)
-    cohort, tiles = opened(study)
-    told: list[float] = []
-    found = audit(study, cohort, tiles, None, progress=lambda done, total, text: told.append(done / total))
-    assert told == sorted(told)
-    assert 0 <= told[0] <= told[-1] <= 1
-    assert (set(found.seconds), found.facts["subjects"]) == ({"twins", "shortcuts"}, 60)
-    assert found.facts["columns"] == ["site", "age"]
-    assert found.verdict().startswith("1 error")
-    with pytest.raises(AuditError, match="shortcut-border"):
-        found.gate({})
-    found.gate({"shortcut-border": "a phantom"})
-    write_audit(RunFolder(tmp_path).audit, found, {})
-    again = read_audit(RunFolder(tmp_path).audit)
-    assert [f.id for f in again.of("error")] == ["shortcut-border"]

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ from casewise.modalities.store.pixels import fit
 from casewise.modalities.store.preparation import Fit, Preparation
 from casewise.modalities.store.store import TileStore
 from casewise.modalities.store.store_builder import prepare
-from casewise.plugins.phantoms.chest import make_chest, plant_twins
 from casewise.study.schema import Study
 
 SIZE = 128
@@ -269,25 +267,6 @@ def phantom_store(cohort: Path, folder: Path, size: int, every: int = 1) -> tupl
     return prepare(paths, Preparation(size=size), folder), images.assign(path=[str(path) for path in paths])
 
 
-@pytest.mark.parametrize("kind", [pytest.param("psoriasis", marks=pytest.mark.slow), "chest"])
-def test_twins_planted_into_a_phantom_are_found(kind: str, phantom: Path, tmp_path: Path):
-    if kind == "psoriasis":
-        cohort = Path(shutil.copytree(phantom.parent, tmp_path / "cohort")) / phantom.name
-    else:
-        cohort = make_chest(tmp_path / "cohort", subjects=24, size=(200, 200), seed=5)
-    store, images = phantom_store(plant_twins(cohort, each=5), tmp_path / "tiles", 64)
-    row, planted = {path: number for number, path in enumerate(images["path"])}, images[images["twin_of"] != ""]
-    pairs = zip(planted["path"], planted["twin_of"], strict=True)
-    source = {row[path]: row[str(cohort.parent / of)] for path, of in pairs}
-    person = [images["subject"].iat[source.get(number, number)] for number in range(len(images))]
-    found = {(twin.i, twin.j) for twin in find_twins(store, images)}
-    assert all(person[i] == person[j] for i, j in found)
-    for name, copies in planted.groupby("twin_kind"):
-        hits = [(source[row[path]], row[path]) in found for path in copies["path"]]
-        # pictures of 96 pixels are enlarged for the search
-        assert sum(hits) >= (5 if name == "exact" else 4), name
-
-
 def tilted(picture: np.ndarray, random: np.random.Generator) -> np.ndarray:
     height, width = picture.shape
     turn = cv2.getRotationMatrix2D((width / 2, height / 2), random.choice((-1, 1)) * random.uniform(8, 12), 1)
@@ -337,29 +316,6 @@ def test_a_deep_crop_is_found_whatever_other_images_there_are(tmp_path: Path):
         few = TileStore(store.tiles[:among], store.index[:among], "", store.preparation, Path())
         found = find_twins(few, images[:among])
         assert {(twin.i, twin.j) for twin in found} == {(number, number + 8) for number in range(8)}
-
-
-def test_nothing_is_left_after_the_first_search_between_cohorts(tmp_path: Path):
-    random, pictures = np.random.default_rng(4), [film(number, 200, 160) for number in range(5)]
-    # of the own films the first two are there three times, the third also recompressed
-    own = [*pictures, pictures[0], pictures[0], pictures[1], recompressed(pictures[2], random)]
-    one, two, three = pictures[:3]
-    copies = [cropped(one, random), resized(two, random), three, recompressed(three, random)]
-    other = [*copies, copies[0], film(90, 200, 160)]
-    store, images = written([*own, *other], tmp_path)
-    first = len(own)
-
-    def search(kept: list[int]) -> set[tuple[int, int]]:
-        some = TileStore(store.tiles[kept], store.index.iloc[kept], "", store.preparation, Path())
-        rows, cohorts = images.iloc[kept].reset_index(drop=True), (np.array(kept) >= first).astype(int)
-        return {(kept[twin.i], kept[twin.j]) for twin in find_twins(some, rows, cohorts=cohorts)}
-
-    found = search(list(range(len(images))))
-    expected = {(i, first + j) for i in (0, 5, 6) for j in (0, 4)} | {(1, first + 1), (7, first + 1)}
-    assert found == expected | {(i, first + j) for i in (2, 8) for j in (2, 3)}
-    for side in (0, 1):
-        assert search(sorted(set(range(len(images))) - {pair[side] for pair in found})) == set()
-    assert not {(i, j) for i, j in search(list(range(first)))}
 
 
 def test_neighbouring_fields_of_one_slide_are_no_twins(tmp_path: Path):

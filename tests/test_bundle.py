@@ -17,14 +17,12 @@ from casewise.console import Silent
 from casewise.errors import CasewiseError, RunError, SplitError, WeightsError
 from casewise.evaluation.results import plain
 from casewise.inference.model import load_bundle
-from casewise.inference.output_table import NOT_FINITE, UNITS, predict_to_file
-from casewise.inference.predictor import Predictor
+from casewise.inference.output_table import predict_to_file
 from casewise.models.weights import check_bundle_subjects
 from casewise.pipeline.bundle import archive_run, write_bundle
 from casewise.run import Run
 from casewise.run_folder import RunFolder
 from tests.combinations import KINDS, MODALITIES, run_for_new_cases
-from tests.test_cli import casewise
 
 LABELS = [*KINDS, "site"]
 
@@ -140,30 +138,6 @@ def test_a_bad_case_is_a_row_with_its_reason(photograph_run: Run, tmp_path: Path
     assert not (tmp_path / "none.csv").exists()
 
 
-def test_a_case_without_a_networks_number_is_a_problem(photograph_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = Predictor.rows_of
-
-    def rows_of(self: Predictor, values: Any, features: Any, study: Any, panels: Any, **options: Any) -> Any:
-        if self.bundle.fold == 0:
-            values = values.copy()
-            values[(panels["case"] == panels["case"].iloc[0]).to_numpy()] = np.nan
-        return original(self, values, features, study, panels, **options)
-
-    model, table = load_bundle(photograph_run.folder / "bundle"), table_of(photograph_run)
-    subjects = table["subject"].drop_duplicates().tolist()
-    expected = model.predict(table[table["subject"].isin(subjects[:2])], learner="all")
-    monkeypatch.setattr(Predictor, "rows_of", rows_of)
-    for count in (2, 1):  # among others, and alone
-        rows = model.predict(table[table["subject"].isin(subjects[:count])], learner="all")
-        lacking = rows["case"] == rows["case"].iloc[0]
-        assert set(rows.loc[lacking, "problem"]) == {NOT_FINITE}
-        assert rows.loc[lacking, ["prediction", "prediction low", "prediction high", "spread"]].isna().all(axis=None)
-        assert set(rows.loc[lacking, "prediction set"]) == {""}
-        others = expected.set_index(list(UNITS)).loc[list(rows[~lacking].set_index(list(UNITS)).index)]
-        pd.testing.assert_frame_equal(rows[~lacking].set_index(list(UNITS)), others, check_dtype=False)
-        assert rows.loc[lacking, "target"].nunique() == expected["target"].nunique()
-
-
 def test_folders_and_images_are_cases(photograph_run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model, table = load_bundle(photograph_run.folder / "bundle"), table_of(photograph_run).head(4)
     expected = model.predict(table, learner="headline")
@@ -246,33 +220,3 @@ def test_the_card_states_the_figures_of_the_run(photograph_run: Run) -> None:
     assert provenance["split"] == json.loads((result.folder / "splits.json").read_text())["hash"]
     metrics = json.loads((result.folder / "bundle" / "metrics.json").read_text())
     assert metrics["main"]["metrics"]["mae"] == plain(figure)
-
-
-def test_files_that_are_no_predictions_are_not_replaced(photograph_run: Run, tmp_path: Path) -> None:
-    model, table = load_bundle(photograph_run.folder / "bundle"), table_of(photograph_run).head(2)
-    table.to_csv(tmp_path / "cases.csv", index=False)
-    for output in ("cases.csv", "cases.xlsx", "."):
-        with pytest.raises(RunError, match="--output"):
-            predict_to_file(model, tmp_path / "cases.csv", tmp_path / output)
-    predict_to_file(model, tmp_path / "cases.csv", tmp_path / "new.csv")
-    predict_to_file(model, tmp_path / "cases.csv", tmp_path / "new.csv")
-    with pytest.raises(RunError, match="zip"):
-        archive_run(photograph_run.folder, tmp_path / "model.tar", Silent())
-
-
-def test_the_command_line_says_what_is_wrong(photograph_run: Run, tmp_path: Path) -> None:
-    bundle, table = str(photograph_run.folder / "bundle"), tmp_path / "cases.csv"
-    table_of(photograph_run).head(2).rename(columns={"subject": "patient"}).to_csv(table, index=False)
-    words = ["predict", bundle, str(table), "--output", str(tmp_path / "new.csv"), "--quiet"]
-    refused = casewise(*words)
-    assert refused.returncode == 2
-    assert "--column subject=patient" in refused.stderr
-    for option in (["--column", "patient"], ["--learner", "resnet18"], ["--output", str(tmp_path / "new.txt")]):
-        assert casewise(*words, "--column", "subject=patient", *option).returncode == 2
-    assert not (tmp_path / "new.csv").exists()
-    assert casewise(*words, "--column", "subject=patient").returncode == 0
-    assert len(pd.read_csv(tmp_path / "new.csv")) == 3
-    pd.DataFrame({"path": ["no.png"], "subject": ["A"], "region": ["upper"]}).to_csv(table, index=False)
-    failed = casewise(*words)
-    assert failed.returncode == 1
-    assert "no.png" in failed.stderr

@@ -1,7 +1,6 @@
 """Covariates: read and checked with the cohort, fitted without the cases that they judge, and used for new cases."""
 
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,7 @@ from casewise.predictions.covariates import (
     CovariateFit,
     Encoding,
     _spline,
-    encodings_of,
     fit_covariates,
-    flags_of,
     image_model,
     with_covariates,
 )
@@ -230,25 +227,6 @@ def test_a_run_compares_the_models_and_reports_the_images(covariate_run: Run) ->
     assert declared[0].over_other is not None
     page = covariate_run.finished.files.report_path.read_text()
     assert 'id="covariates"' in page
-
-
-def test_targets_that_saw_other_rows_are_asked_for_together() -> None:
-    first = Encoding.fit("age", NUMBER, ["20", "30", "40", "50", "60"])
-    second = Encoding.fit("age", NUMBER, ["10", "30", "", "50", "55"])
-    sexes = [Encoding.fit("sex", CATEGORY, cells) for cells in (["f", "m"], ["f", "other"])]
-    pairs = zip((first, second), sexes, strict=True)
-    models = {str(n): {"columns": [asdict(each) for each in pair]} for n, pair in enumerate(pairs)}
-    record = {"models": {COVARIATES: models}}
-    age, sex = encodings_of(record)
-    assert (age.limits, age.marks_missing, sex.levels) == ([10.0, 60.0], True, ["f", "m", "other"])
-    cells = pd.DataFrame({"age": ["58", "15", "", "30"], "sex": ["other", "m", "f", "f"]}, index=list("abcd"))
-    flags = flags_of(record, cells)
-    assert {case: [(text[:3], text[-3:]) for text in texts] for case, texts in flags.items()} == {
-        "a": [("age", "(1)"), ("sex", "(0)")],
-        "b": [("age", "(0)"), ("sex", "(1)")],
-        "c": [("age", " 40")],
-        "d": [],
-    }
 
 
 def test_new_cases_need_the_columns(covariate_run: Run, chests: Path, tmp_path: Path) -> None:

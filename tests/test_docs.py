@@ -4,10 +4,7 @@ import json
 import re
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -21,7 +18,6 @@ from casewise.predictions.stacking import META_LEARNERS
 from casewise.predictions.table import COLUMNS
 from casewise.study.loading import read_study
 from casewise.study.schema import Study
-from tests.browsing import chromium, needs_chromium
 from tests.test_run_folder import file_names
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -102,27 +98,6 @@ def test_the_reference_of_python_has_every_public_name(site: Path) -> None:
     text = "".join(page.read_text(encoding="utf-8") for page in site.glob("reference-api*.html"))
     for name in set(casewise.__all__) - {"__version__"}:
         assert re.search(rf'id="casewise\.(?:[\w.]+\.)?{name}"', text), name
-
-
-@pytest.mark.slow
-@needs_chromium
-def test_a_search_finds_pages_and_fetches_nothing_from_elsewhere(site: Path) -> None:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(site)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_port}/"
-    try:
-        with chromium() as opened:
-            requested: list[str] = []
-            page = opened.new_page()
-            page.on("request", lambda request: requested.append(request.url))
-            page.goto(f"{address}search.html?q=notebook")
-            page.locator("#mkdocs-search-results a[href*='tutorial-notebook.html']").first.wait_for()
-            page.goto(f"{address}search.html?q=xyzzyx")
-            page.get_by_text("No results found").wait_for()
-            assert [url for url in requested if not url.startswith((address, "data:", "blob:"))] == []
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 @every_plugin

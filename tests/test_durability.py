@@ -10,14 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from casewise.cli import main as command_line
-from casewise.errors import CasewiseError, RunError
+from casewise.errors import RunError
 from casewise.files import REMEDIES, TEMPORARY, read_regular, storage_message
-from casewise.inference.predictor import Predictor
 from casewise.jobs.job import run_job
 from casewise.jobs.plan import Job, JobInputs
 from casewise.jobs.predict import FittedModel, predict
@@ -186,29 +184,3 @@ def test_a_job_that_ended_after_its_last_epoch_predicts_the_same_bits(
     assert all(map(all, formats))
     for file in ("model.safetensors", "distance.safetensors", "predictions.parquet"):
         assert checks.sha256(job.folder.path / file) == checks.sha256(whole.folder.path / file), file
-
-
-@pytest.mark.parametrize("broken", ["weights", "outputs"])
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_jobs_need_finite_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str, value: float) -> None:
-    study = small_study(small_table(tmp_path / "cohort"), nested_cv=None, recipe={"batch_size": 4, "epochs": 1})
-    inputs, original = material_of(study, tmp_path / "run"), Predictor.predict_with_features
-
-    def one_without_a_number(self: Predictor, dataset: Any) -> Any:
-        values, features = original(self, dataset)
-        values[0] = value
-        return values, features
-
-    def another_weight(job: Job, inputs: JobInputs, fitted: FittedModel) -> Any:
-        predictions = predict(job, inputs, fitted)
-        next(fitted.predictor.network.parameters()).data.fill_(value)
-        return predictions
-
-    if broken == "outputs":
-        monkeypatch.setattr(Predictor, "predict_with_features", one_without_a_number)
-    else:
-        monkeypatch.setattr("casewise.jobs.job.predict", another_weight)
-    job = Job("test_resnet", 0, JobFolder(tmp_path / "job"), "the test's")
-    with pytest.raises(CasewiseError, match=r"test_resnet, fold 1: .*finite"):
-        run_job(job, inputs, ComputePlan())
-    assert not job.folder.record.exists()

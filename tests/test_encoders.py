@@ -16,12 +16,11 @@ from safetensors.torch import load_file, save_file
 from casewise.errors import StudyError, WeightsError
 from casewise.jobs import fitting
 from casewise.modalities.dataset import FeatureData
-from casewise.models.build_model import load_first_weights, network_facts, network_from, scaled_facts
+from casewise.models.build_model import network_facts
 from casewise.models.encoders import build_encoder, encoder_facts, load_encoders
 from casewise.models.feature_maps import feature_maps, widest
 from casewise.models.linear import FeatureSpec, bank_facts, bank_of, build_linear, candidates, keep_only
 from casewise.pipeline.read import encoder_lines
-from casewise.study.backbones import check_backbones, check_encoders
 from casewise.study.learners import encoders_of
 from casewise.study.loading import read_study
 from casewise.study.weight_files import file_name
@@ -175,25 +174,6 @@ def test_features_of_baselines_are_computed_once_for_equal_candidates_weights_an
     assert computed == [*[HUB] * 3, SMALL[0]]
 
 
-@pytest.mark.parametrize(
-    ("name", "nearest"),
-    [
-        ("timm:vit_small_patch14_dinov2.lvd142", "timm:vit_small_patch14_dinov2.lvd142m"),
-        ("mobilnet_v2", "mobilenet_v2"),
-        ("hospital/dino", HUB),
-        ("cnn", "cnn"),
-    ],
-)
-def test_a_mistyped_encoder_gets_a_suggestion(name: str, nearest: str) -> None:
-    with pytest.raises(StudyError, match=nearest):
-        check_encoders([name])
-    if name != "cnn":
-        with pytest.raises(StudyError, match=nearest):
-            check_backbones([name])
-    names = ["mobilenet_v2", "timm:vit_small_patch14_dinov2.lvd142m", "resnet10t", HUB, f"{HUB}@v1"]
-    assert check_encoders(names) == check_backbones(names) == names
-
-
 def offline(*args: Any, **kwargs: Any) -> None:
     raise OSError("Name or service not known")
 
@@ -235,29 +215,6 @@ def test_a_repository_is_read_from_the_hub(tmp_path: Path, folder: Path, monkeyp
     assert torch.equal(body.state_dict()[weight], load_file(files["model.safetensors"])[weight])
     assert bank.encoders[0].facts["mean"] == pytest.approx([0.1, 0.2, 0.3])
     assert asked == {("hospital/dino", "v1")}
-
-
-def test_a_backbone_is_a_repository_as_well(
-    tmp_path: Path, chests: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its architecture and scaling are recorded, so that its facts need neither folder nor hub."""
-    import huggingface_hub
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
-    path = write_study(tmp_path, chests, backbones=f"['{HUB}']", weights="pretrained", weights_dir=str(folder))
-    study = read_study(path)
-    facts = network_facts(study, HUB)
-    network = network_from(facts)
-    assert str(folder) in load_first_weights(network, study, HUB, [])[0]
-    stored = load_file(folder / "hospital_dino.safetensors")["blocks.0.norm1.weight"]
-    assert torch.equal(network.body.state_dict()["blocks.0.norm1.weight"], stored)
-    assert network.std.flatten().tolist() == pytest.approx([0.4, 0.5, 0.6])
-    again = network_from(json.loads(json.dumps(scaled_facts(facts, network))))
-    again.load_state_dict(network.state_dict())
-    panels = torch.rand(2, 3, 140, 140)
-    assert torch.equal(again.eval()(panels), network.eval()(panels))
-    with pytest.raises(WeightsError, match=r"hospital_dino\.json"):
-        network_facts(study.model_copy(update={"weights_dir": tmp_path}), HUB)
 
 
 def test_foreign_files_are_refused(tmp_path: Path, chests: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,13 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from casewise.cohort.cohort import read_cohort
-from casewise.console import Silent
 from casewise.errors import ImageError
-from casewise.modalities.registry import modality_of
 from casewise.modalities.store.film import film_columns
 from casewise.modalities.store.readers import open_source, read_image
-from casewise.study.loading import read_study
 from tests.film_files import PEOPLE, film_bytes, write_film
 
 pydicom = pytest.importorskip("pydicom", reason="the package that reads DICOM is optional")
@@ -338,39 +334,6 @@ def test_bits_and_signs_of_stored_values() -> None:
     header.save_as(stream)
     assert not grey(stream.getvalue())[:5].any()
     assert int(grey(stream.getvalue())[5:].min()) == 0
-
-
-class Lines(Silent):
-    """Keeps what would be shown."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lines: list[tuple[str, str]] = []
-
-    def line(self, name: str, text: str) -> None:
-        self.lines.append((name, text))
-
-
-def test_validate_names_films_with_a_doubt_and_slices_of_one_scan(tmp_path: Path) -> None:
-    rows = []
-    for subject in range(4):
-        for k in range(2):
-            name = f"s{subject}-{k}.dcm"
-            scan = {"Modality": "MR", "SeriesInstanceUID": f"1.2.{subject}"} if subject == 1 else {}
-            window = {"WindowCenter": 40000, "WindowWidth": 1000} if (subject, k) == (2, 0) else {}
-            write_film(tmp_path / name, film(12, seed=subject * 2 + k), bits=12, **scan, **window)
-            rows.append(f"{name},s{subject},{'ab'[subject % 2]}")
-    (tmp_path / "cohort.csv").write_text("path,subject,grade\n" + "\n".join(rows) + "\n")
-    text = "cohort: cohort.csv\nimages: {size: 32}\npanels: {by: case, grid: 1x2}\ntargets: {grade: [a, b]}\n"
-    (tmp_path / "study.yaml").write_text(text + "backbones: [test_resnet]\nweights: random\n")
-    study, show = read_study(tmp_path / "study.yaml"), Lines()
-    modality_of(study).check_files(study, read_cohort(study), show)
-    warnings = [text for name, text in show.lines if name == "WARNING"]
-    assert len(warnings) == 2
-    assert "s2-0.dcm" in warnings[0]
-    assert "window" in warnings[0]
-    assert "1 case " in warnings[1]
-    assert "s1" in warnings[1]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from casewise.cohort.cohort import read_cohort
-from casewise.errors import CohortError, StudyError, WeightsError
+from casewise.errors import CohortError, WeightsError
 from casewise.evaluation.results import plain
 from casewise.models.backbones import build_network
 from casewise.models.weights import load_weights
@@ -75,46 +75,6 @@ class TestStrangers:
         assert counts["subjects"] == counts["subjects_with_several_images"] == 16
         sides = found.cohort.images["subject"].map(found.splits.side).groupby(cohort.images["subject"]).nunique()
         assert counts["subjects_on_both_sides"] == (sides > 1).sum() > 10
-
-    def test_an_imported_split_and_sources_left_out_are_compared_as_well(self, chests: Path, tmp_path: Path) -> None:
-        table = pd.read_csv(chests)
-        numbers = table["subject"].map({name: i for i, name in enumerate(sorted(set(table["subject"])))})
-        table["fold"] = numbers.map(lambda i: "test" if i % 4 == 3 else str(i % 4 + 1))
-        table["path"] = [str(chests.parent / path) for path in table["path"]]
-        table.to_csv(tmp_path / "cases.csv", index=False)
-        study = chest_study(tmp_path / "cases.csv", TWO, split={**BY_IMAGE, "column": "fold"})
-        cohort = read_cohort(study)
-        found = image_split_of(study, cohort, split(cohort, study))
-        assert found.study.split.column is None
-        assert (found.splits.folds, len(found.splits.subjects(-1))) == (3, 12)
-
-    def test_scores_over_several_regions_are_left_out(self, tmp_path: Path) -> None:
-        study, cohort = regional(tmp_path, primary_outcome="severity")
-        found = image_split_of(study, cohort, split(cohort, study))
-        assert list(found.study.scores) == ["severity"]
-        whole, cohort = regional(tmp_path, primary_outcome="twice")
-        splits = split(cohort, whole)
-        with pytest.raises(StudyError):
-            image_split_of(whole, cohort, splits)
-
-
-def regional(folder: Path, *, primary_outcome: str) -> tuple[Any, Any]:
-    """A study with two regions, whose scores are of one region, of both, and of what is of both."""
-    rows = [{"subject": f"S{s}", "region": r, "red": s % 5, "area": 1} for s in range(8) for r in ("arm", "leg")]
-    for row in rows:
-        row |= {"path": f"{row['subject']}{row['region']}.png", "visit": 1}
-        (folder / row["path"]).write_bytes(row["path"].encode())
-    pd.DataFrame(rows).to_csv(folder / "cases.csv", index=False)
-    scores = {"severity": {"formula": "red * area", "range": "0..16", "level": "region"}}
-    scores |= {"whole": {"formula": "severity[arm] + severity[leg]", "range": "0..32"}}
-    scores |= {"twice": {"formula": "2 * whole", "range": "0..64"}}
-    values: dict[str, Any] = {"name": "skin", "cohort": folder / "cases.csv", "regions": ["arm", "leg"]}
-    values |= {"targets": {name: {"range": "0..4", "level": "region"} for name in ("red", "area")}, "scores": scores}
-    values |= {"panels": {"by": "image"}, "split": {"by": "image", "test": 0, "folds": 2, "stratify_by": "red"}}
-    values |= {"baselines": {"off": "tests of networks"}, "backbones": ["test_resnet"]}
-    values |= {"primary_outcome": primary_outcome, "evaluation": {"response": False}}
-    study = build_study(values, source="the test's study", folder=folder)
-    return study, read_cohort(study)
 
 
 def test_one_image_a_subject_is_refused_before_training(tmp_path: Path) -> None:

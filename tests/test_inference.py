@@ -15,13 +15,12 @@ from casewise.console import Silent
 from casewise.errors import CasewiseError, RunError, WeightsError, counted
 from casewise.files import checksum
 from casewise.inference.model import load_bundle
-from casewise.inference.new_cases import ignores_visits, new_table
+from casewise.inference.new_cases import new_table
 from casewise.inference.predictor import Predictor, prediction_rows
 from casewise.inference.run_members import members_of
 from casewise.plugins.phantoms.chest import make_chest
 from casewise.run import Run
 from casewise.run_folder import RunFolder
-from casewise.study.schema import Study
 from tests.chest_study import THREE
 
 FACTS, WEIGHTS, DISTANCE = "model.json", "model.safetensors", "distance.safetensors"
@@ -110,18 +109,6 @@ def test_a_run_folder_predicts_by_the_mean_of_its_folds(chest_run: Run, new: Pat
     assert len(mean) == len(pd.read_csv(new))
 
 
-def test_a_table_with_other_names_of_columns_is_read_by_them(chest_run: Run, new: Path, tmp_path: Path) -> None:
-    model = load_bundle(chest_run.folder / "jobs" / "test_resnet" / "fold1")
-    foreign = pd.read_csv(new).rename(columns={"path": "Datei", "subject": "Patientin"})
-    with pytest.raises(CasewiseError, match=r'columns=\{"path": "') as refused:
-        model.predict(foreign, root=new.parent)
-    assert "in the study" not in str(refused.value)
-    with pytest.raises(CasewiseError, match="'Bild', which is not a column"):
-        model.predict(foreign, columns={"path": "Bild", "subject": "Patientin"}, root=new.parent)
-    columns = {"path": "Datei", "subject": "Patientin"}
-    pd.testing.assert_frame_equal(model.predict(foreign, columns=columns, root=new.parent), model.predict(new))
-
-
 def test_a_run_that_lacks_a_network_is_refused(chest_run: Run, tmp_path: Path) -> None:
     shutil.copytree(chest_run.folder, folder := tmp_path / "run")
     record = RunFolder(folder).job("test_resnet", 1).record
@@ -195,29 +182,6 @@ def test_a_row_of_a_panel_without_a_number_has_none(chest_run: Run, new: Path, t
         assert rows[["y_pred", "p0", "p1", "p2"]].isna().any(axis=1).sum() == 1
 
 
-def test_one_damaged_file_is_a_row_and_files_of_a_case_are_grouped(
-    chest_run: Run, new: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    rows = pd.read_csv(new)
-    paths = [str(new.parent / path) for path in rows["path"]]
-    (tmp_path / "bad.jpg").write_bytes(Path(paths[0]).read_bytes()[:200])
-    model = load_bundle(chest_run.folder)
-    with caplog.at_level("WARNING", logger="casewise"):
-        table = model.predict([*paths[:2], tmp_path / "bad.jpg"])
-    assert "bad.jpg" in caplog.text
-    assert (table["prediction"].isna() == (table["subject"] == "bad.jpg")).all()
-    assert ((table["problem"] != "") == (table["subject"] == "bad.jpg")).all()
-    grouped, names = model.predict([paths[:2], (paths[2],)]), [Path(paths[number]).name for number in (0, 0, 2)]
-    framed = model.predict(pd.DataFrame({"path": paths[:3], "subject": names}))
-    assert framed["case"].nunique() == 2
-    pd.testing.assert_frame_equal(grouped, framed)
-    with pytest.raises(CasewiseError, match="within a list"):
-        model.predict([[paths[0], new.parent]])
-    for twice in ([paths[:2], [paths[0], paths[2]]], [paths[0], paths[0]]):
-        with pytest.raises(CasewiseError, match=rf"{Path(paths[0]).name} is given twice"):
-            model.predict(twice)
-
-
 def test_a_pattern_says_what_folders_are(chest_run: Run, new: Path, tmp_path: Path) -> None:
     for visit in ("first", "second"):
         (tmp_path / "P7" / visit).mkdir(parents=True)
@@ -232,15 +196,3 @@ def test_a_pattern_says_what_folders_are(chest_run: Run, new: Path, tmp_path: Pa
     twins = [tmp_path / "P7", tmp_path / "other" / "P7"]
     with pytest.raises(CasewiseError, match="both be the subject P7"):
         model.predict(twins, pattern="{visit}/{file}")
-
-
-@pytest.mark.parametrize(
-    ("visits", "column", "expected"), [(["a", "b"], "", True), (["a", "a"], "", False), (["a", "b"], "visit", False)]
-)
-def test_visits_that_are_not_used_are_noticed(visits: list[str], column: str, expected: bool) -> None:
-    study = Study.model_validate(
-        {"name": "a", "cohort": "a.csv", "columns": {"visit": column}, "targets": {"x": {"range": "0..4"}}}
-    )
-    cells = pd.DataFrame({"subject": ["P1", "P1", "P2"], "visit": [*visits, "c"], "path": ["1", "2", "3"]})
-    assert ignores_visits(cells, study) is expected
-    assert not ignores_visits(cells.drop(columns="visit"), study)

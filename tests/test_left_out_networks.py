@@ -149,16 +149,3 @@ def test_parts_belong_to_the_inputs_of_a_job(tmp_path: Path) -> None:
     job.folder.path.mkdir(parents=True)
     assert (job.parts(), job.halve_parts(), job.halve_parts()) == (1, 2, 4)
     assert Job("a", 0, folder.job("a", 0), "other inputs").parts() == 1
-
-
-@pytest.mark.usefixtures("training_only")
-def test_named_networks_are_trained_and_then_the_others(tmp_path: Path, chests: Path, whole: casewise.Run) -> None:
-    study = study_of(tmp_path, chests)
-    path, folder = str(tmp_path / "study.yaml"), RunFolder(tmp_path / "run")
-    only = ["--only", "test_byobnet:2,test_resnet", "--only", "linear_pixels"]
-    assert command("run", path, "--output", str(folder.path), *only).returncode == 0
-    done = {(record["model"], record["fold"]) for record in folder.job_records(study.learners)}
-    others = ((name, fold) for name in ("test_resnet", "linear_pixels") for fold in (1, 2))
-    assert done == {("test_byobnet", 2), *others}
-    assert not folder.report_path.exists()
-    pd.testing.assert_frame_equal(casewise.run(study, folder.path).rows, whole.rows)

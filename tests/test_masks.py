@@ -24,15 +24,12 @@ from casewise.models.backbones import build_network
 from casewise.models.outputs import Output
 from casewise.pipeline.finished import FinishedRun
 from casewise.pipeline.read import prepare, read, validate
-from casewise.plugins.volumes.grid import as_mask
 from casewise.plugins.volumes.native_space import _stack_masks
-from casewise.plugins.volumes.reading.scans import Scan
 from casewise.run import Run, run
 from casewise.run_folder import RunFolder
 from casewise.study.loading import build_study
 from casewise.study.schema import Panels, Recipe, Study
 from casewise.training.compute_plan import ComputePlan
-from casewise.training.frozen_features import Buffer, fixed
 from casewise.training.loop import Training, TrainingContext
 from casewise.training.losses import mask_loss
 from casewise.training.lr_finder import _swept
@@ -84,15 +81,6 @@ def test_masks_move_with_their_tiles(further: dict[str, Any], shapes: str | None
     assert (both[:, 4] >= both[:, 3] - 1e-6).all()
     assert not both[3, :, :, 32:].any()  # nothing is known of an empty slot
     assert not torch.equal(both, plain(store, slots, settings, masks=marked + 1))
-
-
-def test_fixed_copies_have_masks_of_their_own(tmp_path: Path) -> None:
-    data = squares(4, flip="both")
-    copies = fixed(data, 2, seed=1, path=tmp_path / "copies", buffer=Buffer(10**9))
-    assert (copies.masked, tuple(copies.features.shape)) == (True, (12, 5, 32, 32))
-    bright, marked, known = copies.features[:, 0] > 120, copies.features[:, 3] > 0, copies.features[:, 4] > 0
-    assert torch.equal(bright & known, marked)
-    assert known.flatten(1).all(dim=1).tolist() == [True, True, True, False] * 3
 
 
 def test_only_known_pixels_count_and_unpadded_maps_are_of_the_middle() -> None:
@@ -370,17 +358,3 @@ def test_labels_that_count_are_a_setting(labels: Any, share: int, prepared: Prep
     assert marked["explain"] == marked["training"] == pytest.approx(32 * share, rel=0.15)
     assert 288 * share <= marked["audit"] <= 288 * share * 1.6
     assert isinstance(labels, dict) or marked["slices"] == 50 * share
-
-
-@pytest.mark.plugins("volumes")
-@pytest.mark.parametrize(("values", "expected"), [
-    ([0, 0.9999999, 2], 2), ([1e-7, 1, 60000], 2), ([0, 1, 0.5], "0.5"), ([0, 1, -1], "negative"),
-    ([0, 1, np.nan], "nan"), ([0, 0.25, 0.75], "0.25, 0.75"),
-])  # fmt: skip
-def test_volumes_of_labels(values: list[float], expected: int | str) -> None:
-    scan = Scan(np.array(values, np.float32)[areas()][..., None], np.eye(4), Path("mask.nii"))
-    if isinstance(expected, str):
-        with pytest.raises(ImageError, match=rf"mask\.nii.*{expected}"):
-            as_mask(scan)
-    else:
-        assert int(as_mask(scan).values.sum()) == 50 * expected

@@ -25,7 +25,7 @@ from casewise.jobs.plan import Job, deciding_settings, lock_fingerprint
 from casewise.modalities.base import StoreAddress
 from casewise.pipeline.read import prepare, read
 from casewise.pipeline.read import split as split_step
-from casewise.predictions.nested_cv import NESTED, best_of, chosen_networks
+from casewise.predictions.nested_cv import NESTED
 from casewise.run import Run, run, train_only
 from casewise.run_folder import JobFolder, RunFolder
 from casewise.splits.grouped import Splits, split
@@ -263,15 +263,6 @@ class TestChoosing:
         alone = material.study.model_copy(update={"nested_cv": one_rate})
         with pytest.raises(TrainingError, match=r"inner fold 1, rate 0\.01: test_resnet: the loss is no longer"):
             trained(JobInputs(alone, *list(vars(material).values())[1:]), tmp_path / "other")
-
-    def test_equal_losses_take_the_first(self) -> None:
-        assert best_of({0.1: [[2.0, 1.0, 1.0]], 0.01: [[1.0, 1.0, 1.0]]}, epochs=True) == best_of(
-            {0.1: [[2.0, 1.0, 1.0]]}, epochs=True
-        )
-        assert best_of({0.1: []}, epochs=True) is None
-        jobs = [{"model": name, "fold": 1, "inner": {"chosen": {"loss": 1.0}}} for name in ("b", "a")]
-        assert chosen_networks(jobs, ["a", "b"])["folds"]["1"]["network"] == "a"
-        assert chosen_networks(jobs, ["b", "a"])["final"]["network"] == "b"
 
 
 class TestRefused:

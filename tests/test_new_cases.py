@@ -1,7 +1,6 @@
 """Reading new cases: chunks, layouts of folders, and cases that lack what others have. Images in memory."""
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from PIL import Image
 from casewise.cohort.cohort import read_cohort
 from casewise.cohort.folder_layout import read_new_layout, stated_pattern
 from casewise.errors import CasewiseError, CohortError
-from casewise.inference.model import load_bundle
 from casewise.inference.new_cases import NewTable, cases_of, prepare_together
 from casewise.inference.output_table import OutputTable
 from casewise.inference.stated import people_problem, stated_by
@@ -192,37 +190,6 @@ def test_images_in_memory_have_their_names_everywhere(
     assert "tmp" not in caplog.text + "".join(table["problem"]) + "".join(table["flags"])
 
 
-@pytest.mark.parametrize(
-    ("trained_on", "paths", "people"),
-    [
-        ("benign", ["dataset/images/benign/1.png", "dataset/images/benign/2.png", "dataset/images/ill/3.png"], 0),
-        ("1", ["images/0/a.png", "images/0/b.png", "images/1/c.png", "images/1/d.png"], 0),
-        ("images", ["images/a.png", "images/b.png"], 0),
-        ("new", ["new/x/a.png", "new/y/b.png"], 0),
-        ("P07", ["P07/a.png", "P08/b.png"], 1),
-        ("P07", ["site/P07/week0/a.png", "site/P08/week0/b.png"], 1),
-        ("a", ["in/a.png", "in/b.png"], 1),
-    ],
-)
-def test_folders_of_several_people_are_no_names_of_the_training(
-    chest_run: Run,
-    chests: Path,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-    trained_on: str,
-    paths: list[str],
-    people: int,
-) -> None:
-    for path in paths:
-        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(chests.parent / pd.read_csv(chests)["path"][0], tmp_path / path)
-    model = load_bundle(chest_run.folder)
-    members = tuple(replace(member, subjects=frozenset({trained_on})) for member in model.members)
-    table = pd.DataFrame({"path": paths, "subject": [f"N{number}" for number in range(len(paths))]})
-    replace(model, members=members).predict(table, root=tmp_path)
-    assert (f"Names of the training: {people} of" in caplog.text) == bool(people)
-
-
 def test_a_file_of_two_subjects_has_no_prediction(chest_run: Run, chests: Path) -> None:
     first, second = [str(chests.parent / path) for path in pd.read_csv(chests)["path"][:2]]
     table = chest_run.predict(pd.DataFrame({"path": [first, first, second], "subject": ["X", "Y", "Z"]}))
@@ -356,22 +323,3 @@ def test_images_of_the_training_under_other_subjects_of_a_table_are_named(
     table = pd.DataFrame({"path": files, "subject": ["new 1", "new 2", "new 3"]})
     chest_run.predict(table, root=tmp_path)
     assert "Names of the training: 2 of 3 subjects." in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("cells", "doubts"),
-    [
-        ({"subject": ["9007199254741", "P2", "P3"]}, []),
-        ({"subject": ["1230000000000", "4560000000000", "7890000000000"]}, ["subject: '1230000000000'", "rows 2-4"]),
-        ({"age": ["922", "1.059", "1.200"]}, ["age: 1.059 WAS READ AS 1059, and may be 1.059"]),
-    ],
-)
-def test_doubts_about_a_table_of_new_cases_are_warnings(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, cells: dict[str, list[str]], doubts: list[str]
-) -> None:
-    rows = pd.DataFrame({"path": ["a.png", "b.png", "c.png"], "subject": ["A", "B", "C"]} | cells)
-    rows.to_csv(tmp_path / "new.csv", index=False, sep=";")
-    study = study_of("photographs", cohort=str(tmp_path / "new.csv"), root=str(tmp_path))
-    assert len(NewTable(study, own=True).cells()) == 3
-    assert len(caplog.records) == bool(doubts)
-    assert all(doubt in caplog.text for doubt in doubts)

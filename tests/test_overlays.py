@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 from scipy.stats import binom
 
-from casewise.audit.findings import Audit
 from casewise.audit.probes import Labels, probe
 from casewise.audit.shortcuts import find_shortcuts
 from casewise.cohort.cohort import Cohort, read_cohort
@@ -19,17 +18,14 @@ from casewise.inference.bundle import settings_of
 from casewise.modalities.overlays import find_overlays
 from casewise.modalities.registry import modality_of
 from casewise.modalities.store.preparation import Preparation
-from casewise.modalities.store.readers import open_source, read_bytes, read_image
+from casewise.modalities.store.readers import open_source, read_bytes
 from casewise.modalities.store.store import TileStore
 from casewise.modalities.store.store_builder import prepare
 from casewise.plugins.phantoms.chest import make_chest
-from casewise.report.blocks import Table
-from casewise.report.sections.audit import overlays
 from casewise.run_folder import ImageFolder
 from casewise.study.schema import Study
 from tests.test_audit_shortcuts import SIZE, corner, look, make
 
-REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
 BOX = (0.03, 0.75, 0.5, 0.97)
 
 
@@ -126,25 +122,6 @@ def test_every_image_is_masked_alike_also_with_the_settings_of_a_bundle(films: d
         study_of(films["class"], mask_overlays=[[0.5, 0, 0.2, 1]])
 
 
-def test_a_mark_that_nearly_fills_a_small_image_hides_no_large_ones(tmp_path: Path) -> None:
-    random, rows = np.random.default_rng(0), []
-    logo = 255 * cv2.resize(np.uint8(random.random((5, 15)) > 0.5), (60, 20), interpolation=cv2.INTER_NEAREST)
-    for row in range(100):
-        width, height = (96, 90) if row == 10 else (random.integers(380, 520), random.integers(380, 520))
-        picture = cv2.GaussianBlur(random.normal(size=(height, width)), (0, 0), 2)
-        picture = np.clip(128 + 30 * picture / picture.std(), 0, 255).astype(np.uint8)
-        if row % 2 == 0:
-            picture[10:30, 10:70] = logo
-        path = str(tmp_path / f"{row}.png")
-        cv2.imwrite(path, picture)
-        rows.append({"subject": f"s{row}", "path": path, "label": ["covid", "no_finding"][row % 3 % 2]})
-    for left_out in ([], [10]):
-        films = pd.DataFrame(rows).drop(index=left_out).assign(table=str(tmp_path / f"{len(left_out)}.csv"))
-        films.to_csv(films["table"].iloc[0], index=False)
-        boxes = planned(films, mask_overlays=True).images.mask_overlays
-        assert [box[2] < 0.25 and box[3] < 0.15 for box in boxes] == [True] * len(left_out)
-
-
 @pytest.mark.parametrize("kind", ["tag", "texture"])
 def test_a_border_like_the_inside_stops_no_run(tmp_path: Path, kind: str) -> None:
     def change(pixels: np.ndarray, row: dict[str, Any], random: np.random.Generator) -> None:
@@ -158,23 +135,3 @@ def test_a_border_like_the_inside_stops_no_run(tmp_path: Path, kind: str) -> Non
     assert border.level == ("error" if kind == "tag" else "warning")
     assert ("upper left corner" in border.sentence) == (kind == "tag")
     assert (border.figures["inside"]["value"] > border.figures["value"] - 0.03) == (kind == "texture")
-
-
-def test_classes_of_two_targets_with_one_name_are_both_counted() -> None:
-    counts = {"oedema": {"yes": (1, 5), "no": (2, 6)}, "effusion": {"yes": (3, 7), "no": (0, 4)}}
-    mark = {"place": "top", "box": list(BOX), "example": 0, "images": 3, "examined": 11, "by_class": counts}
-    (table,) = overlays(Audit([], {}, {"overlays": [mark]}))
-    assert isinstance(table, Table)
-    assert table.rows[0].cells[1].text == "oedema yes 1 of 5, oedema no 2 of 6, effusion yes 3 of 7, effusion no 0 of 4"
-
-
-@pytest.mark.skipif(not (REAL / "photographs-skin").is_dir(), reason="the photographs are not on this machine")
-@pytest.mark.slow
-def test_the_two_watermarks_of_real_photographs() -> None:
-    paths = sorted((REAL / "photographs-skin" / "images").rglob("*.jpg"))
-    pictures = [read_image(path, size=512, channels="grey")[..., 0] for path in paths]
-    squares = np.array([cv2.resize(picture, (256, 256), interpolation=cv2.INTER_AREA) for picture in pictures])
-    second = find_overlays(squares, [(640, 480)] * len(paths))[1]
-    counts = pd.Series([path.parent.name for path in paths])[second.carriers].value_counts().to_dict()
-    expected = {"eczema": 42, "carcinoma": 12, "lichen": 9, "psoriasis": 2}
-    assert sum(abs(counts.get(name, 0) - count) for name, count in expected.items()) <= 4

@@ -2,7 +2,6 @@
 
 import time
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -84,19 +83,6 @@ def test_a_job_that_continues_begins_where_it_was(job: Job) -> None:
     assert progress([job], now, set()) == (0.75, "0 of 1 networks done, 1 waiting"), "no epoch is counted as new"
     progress_of(job, inputs(8)).begin()
     assert progress([job], 0.0, set())[1].endswith("epoch 7 of 8, loss 0.25")
-
-
-def test_a_baseline_that_is_fitted_at_once_has_no_epochs(job: Job) -> None:
-    baseline = replace(job, model="linear_pixels")
-    progress_of(baseline, inputs(8)).begin()
-    assert progress([baseline], 0.0, set())[1].endswith("linear_pixels, fold 1: fitting")
-
-
-def test_a_job_that_failed_begins_anew(job: Job) -> None:
-    job.folder.write_failure("it diverged", transient=True)
-    assert progress([job], time.time() + 60, set())[0] == 0
-    progress_of(job, inputs(8)).begin()
-    assert progress([job], 0.0, set())[1].endswith("epoch 1 of 8")
 
 
 def settings() -> dict[str, Any]:

@@ -15,23 +15,18 @@ from safetensors.torch import load_file, save_file
 
 import casewise
 from casewise.errors import RunError, StudyError
-from casewise.jobs.compute_plans import Pace
 from casewise.jobs.execution import measured_paces
 from casewise.modalities.photographs.modality import planned_size
 from casewise.models.encoders import build_encoder, encoder_facts
-from casewise.pipeline.budget import fewer_altered
 from casewise.pipeline.recipe_plan import (
-    VARIED,
     Forecast,
     PlanFacts,
     _flips,
-    forecast_in_words,
     mirrored,
     planned_encoders,
     planned_flips,
     recipe_of,
     stated_in_words,
-    with_fewer_altered,
 )
 from casewise.plugins.phantoms.chest import make_chest
 from casewise.predictions.stacking import weights_of_numbers
@@ -114,24 +109,6 @@ def test_images_without_an_upright_position_are_flipped_both_ways() -> None:
         )
     ]
     assert pools == ["average", "map", "average", "map"]
-
-
-def test_images_vary_in_the_training_of_pretrained_networks_for_classes_and_numbers() -> None:
-    def plan(**values: Any) -> tuple[dict[str, Any], int, float]:
-        recipe = recipe_of(study_of(**values), facts(flips="horizontal"), {})
-        (phase,) = recipe["phases"]
-        return phase.get("variations", {}), phase["epochs"], recipe["mixup"]
-
-    classes: dict[str, Any] = {"x": {"kind": "classification", "classes": ["a", "b"]}}
-    flips, grade = {"flip": "horizontal"}, {"x": {"kind": "ordinal", "range": "0..4"}}
-    assert plan() == (flips | VARIED, 24, 0)
-    assert plan(targets=classes) == (flips | VARIED, 24, 0.2)
-    assert plan(targets=grade) == (flips, 12, 0)
-    assert plan(targets=classes, weights="random") == (flips, 24, 0)
-    assert plan(targets=classes, columns={"visit": ""}, volumes={"sequences": ["t1"]}) == ({}, 12, 0)
-    assert plan(targets=classes, panels={"by": "case", "pooling": "attention"})[2] == 0
-    own = plan(panels={"zoom_in": 0.1, "padding_mode": "black"})[0]
-    assert own == {name: value for name, value in (flips | VARIED).items() if name not in ("zoom_in", "padding_mode")}
 
 
 def test_images_are_as_large_as_their_files_and_the_time_allow() -> None:
@@ -337,36 +314,3 @@ def test_epochs_fit_into_the_budget_and_a_continued_run_keeps_them(
     for fold in range(2):
         first, second = (load_file(run.job("cnn", fold).weights.path) for run in (folder, whole))
         assert all(torch.equal(first[name], second[name]) for name in first)
-
-
-def test_altered_images_take_a_fifth_of_the_budget_unless_their_number_is_stated() -> None:
-    studies = [study_of(), study_of(evaluation={"counterfactual_cases": 40})]
-    seconds = (20.0, 30.0, 1000.0)
-    assert [[fewer_altered(study, each, 100.0) for each in seconds] for study in studies] == [[0, 33, 12], [0, 0, 0]]
-    forecast = Forecast(before=1.0, once=1.0, epoch=1.0, after=1.0, epochs=2, altered=20.0, altered_cases=33)
-    counts = [with_fewer_altered(study, forecast).evaluation.counterfactual_cases for study in studies]
-    assert counts == [33, 40]
-    assert "altered images of 33 cases 20 s" in forecast_in_words(forecast, facts(budget=100.0))
-
-
-@pytest.mark.parametrize(
-    ("epoch_seconds", "stated", "reason", "epochs"),
-    [(1e-6, {}, "most", 24), (60.0, {}, "fewest", 2), (1.49, {}, "fit", 16), (60.0, {"epochs": 3}, "stated", 3)],
-)
-def test_the_number_of_epochs_and_its_reason_are_recorded(
-    tmp_path: Path,
-    chests: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    epoch_seconds: float,
-    stated: dict[str, Any],
-    reason: str,
-    epochs: int,
-) -> None:
-    (tmp_path / "study.yaml").write_text(STUDY.format(cohort=chests))
-    study = read_study(tmp_path / "study.yaml", settings=[f"recipe.{name}={value}" for name, value in stated.items()])
-    pace = {"cnn": Pace(0.0, 0.0, epoch_seconds / 12, 0.0, busy=2.0)}
-    monkeypatch.setattr("casewise.jobs.execution.measured_paces", lambda *given: (pace, 1))
-    monkeypatch.setattr("casewise.jobs.execution.run_jobs", lambda *given, **options: {})
-    train_only(study, ["cnn"], tmp_path / "run")
-    forecast = RunFolder(tmp_path / "run").recipe_plan.read()["forecast"]
-    assert (forecast["reason"], forecast["epochs"]) == (reason, epochs)

@@ -10,10 +10,7 @@ import pytest
 
 import casewise
 from casewise.errors import CohortError, RunError, StudyError
-from casewise.jobs.compute_plans import compute_plans
-from casewise.jobs.plan import Job, JobInputs
 from casewise.pipeline import reproduction as reproduction_file
-from casewise.pipeline.finished import FinishedRun
 from casewise.pipeline.reproduction import DIFFERENT, EQUAL, WITHIN, compared, compared_predictions
 from casewise.run import Run
 from casewise.run_folder import RunFolder
@@ -49,12 +46,6 @@ class TestPredictions:
         assert (comparison.equal, comparison.largest_difference) == (1, 0.25)
         assert compared_predictions(table(p0=1.0), table()).equal == 0
 
-    def test_rows_of_one_side_and_missing_values(self) -> None:
-        comparison = compared_predictions(table(), table(case=["a/1", "c/1"]))
-        assert (comparison.rows, comparison.missing, comparison.further, comparison.equal) == (3, 1, 1, 1)
-        assert compared_predictions(table(), table(y_pred=[np.nan, 0.2])).largest_difference is None
-        assert compared_predictions(table(distance=[1.0, 2.0]), table()).equal_distances is False
-
 
 class TestCompared:
     def test_a_run_is_equal_to_its_copy(self, baseline_run: Run, copied: RunFolder) -> None:
@@ -78,35 +69,6 @@ class TestCompared:
         for part in ("1 of ", f"{name}, fold 2", "Different: torch", "Not reproduced"):
             assert part in text
         assert compared(baseline_run.files, copied, baseline_run.study, 0.002).verdict == WITHIN
-
-
-class TestPlan:
-    def test_recorded_parts_are_repeated(self, baseline_run: Run, copied: RunFolder, tmp_path: Path) -> None:
-        name = baseline_run.study.learners[0]
-        job, target = copied.job(name, 1), RunFolder(tmp_path / "again")
-        job.record.write({**job.record.read(), "parts": 4})
-        reproduction_file._repeat_parts(baseline_run.study, copied, target)
-        again = Job(name, 1, target.job(name, 1), job.record.read()["fingerprint"])
-        assert again.parts() == 4
-        assert list(target.path.rglob("parts.json")) == [again.folder.parts.path]
-        again.halve_parts()  # the machine of the repetition has less memory
-        reproduction_file._repeat_parts(baseline_run.study, copied, target)
-        assert again.parts() == 8
-
-    def test_baselines_have_the_threads_of_the_run(self, baseline_run: Run, copied: RunFolder, tmp_path: Path) -> None:
-        name = baseline_run.study.learners[0]
-        for job in copied.finished_jobs(name):
-            job.record.write({**job.record.read(), "threads": 3})
-        study = reproduction_file._again(baseline_run.study, copied)
-        assert study.compute.threads == "auto"
-        jobs = [Job(learner, 0, RunFolder(tmp_path).job(learner, 0), "") for learner in study.learners]
-        finished = FinishedRun.open(baseline_run.files)
-        inputs = JobInputs(study, finished.cohort, finished.splits, None)  # type: ignore[arg-type]
-        plans = compute_plans(jobs, inputs, RunFolder(tmp_path), threads=7)
-        before = baseline_run.files.job_records(study.learners)[0]["threads"]
-        assert {learner: plan.threads for learner, plan in plans.items()} == {
-            learner: 3 if learner == name else before for learner in study.learners
-        }
 
 
 class TestRefused:

@@ -17,8 +17,6 @@ from casewise.run_folder import BundleFolder, ExplanationFolder, JobFolder, Json
 from casewise.run_folder.artefact import CHECKSUMS, Part
 from casewise.run_folder.job_folder import PretrainingFolder
 
-SOURCE = Path(__file__).parents[1] / "src" / "casewise"
-
 
 def is_file(attribute: object) -> bool:
     return isinstance(attribute, (property, Part))
@@ -187,14 +185,6 @@ def test_a_file_without_a_recorded_checksum_is_damaged(tmp_path: Path, content: 
     assert (tmp_path / "metrics.json.damaged-1").is_file()
     folder.metrics.write({"metrics": {}, "notes": []})
     assert (tmp_path / f"{CHECKSUMS}.damaged-1").is_file() == (content == b"")
-
-
-def test_a_file_without_a_recorded_checksum_is_not_overwritten(tmp_path: Path) -> None:
-    file = RunFolder(tmp_path).compute
-    file.path.write_text('{"a": 1}')
-    file.write({"a": 2})
-    assert file.read() == {"a": 2}
-    assert (tmp_path / f"{file.path.name}.damaged-1").read_text() == '{"a": 1}'
 
 
 def test_facts_and_weights_may_be_copied_without_checksums(tmp_path: Path) -> None:

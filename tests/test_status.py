@@ -13,7 +13,6 @@ from casewise.files import write_json
 from casewise.pipeline.status import run_status
 from casewise.run import Run
 from casewise.run_folder import BundleFolder, RunFolder, folder
-from casewise.run_folder.artefact import TextFile, damaged_files
 from tests.test_cli import casewise
 
 
@@ -138,20 +137,3 @@ def test_a_file_of_another_fold_is_damage(copied: RunFolder) -> None:
     done = casewise("status", str(copied.path))
     assert done.returncode == 2
     assert "fold1/fingerprints.safetensors" in done.stdout.replace("\n", "").replace(" ", "")
-
-
-def test_files_that_a_run_removes_are_not_missing(copied: RunFolder) -> None:
-    for fold in (0, 1):
-        job = copied.job("linear_pixels", fold)
-        job.parts.write({"parts": 2, "fingerprint": ""})
-        job.parts.remove()
-    assert "parts.json" not in " ".join(run_status(copied).lines())
-
-
-def test_a_folder_whose_files_were_all_removed_is_not_damaged(tmp_path: Path) -> None:
-    page = TextFile(tmp_path / "page.html")
-    page.write("text")
-    page.remove()
-    assert not any(tmp_path.iterdir())
-    page.write("text")
-    assert damaged_files(tmp_path) == ([], [])

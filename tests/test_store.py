@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import shutil
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +14,6 @@ from typing import Any
 import filelock
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from casewise.errors import ImageError, RunError
@@ -25,7 +22,7 @@ from casewise.modalities.store import store_builder as building_module
 from casewise.modalities.store.preparation import Preparation
 from casewise.modalities.store.readers import Source, fit, read_image
 from casewise.modalities.store.store import TileStore, damage, open_store
-from casewise.modalities.store.store_builder import Budget, Building, prepare
+from casewise.modalities.store.store_builder import Building, prepare
 
 SMALL = Preparation(size=16)
 
@@ -161,16 +158,6 @@ def test_only_changed_sources_are_read(
     assert np.array_equal(former, tiles)  # a finished store is never written into
     with filelock.FileLock(folder / ".lock"), pytest.raises(RunError, match="another run is preparing images here"):
         prepare(paths[1:], SMALL, folder)
-
-
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.lists(st.integers(0, 7), min_size=1, max_size=10), min_size=2, max_size=3))
-def test_lists_give_what_a_fresh_build_has(tmp_path_factory: pytest.TempPathFactory, lists: list[list[int]]) -> None:
-    top = tmp_path_factory.mktemp("property")
-    sources = [picture(top / f"{number}.png", number) for number in range(8)]
-    for chosen in lists:
-        chosen_paths = [sources[number] for number in chosen]
-        assert_right(prepare(chosen_paths, SMALL, top / "tiles", processes=2), chosen_paths)
 
 
 class Killed(BaseException):
@@ -310,25 +297,6 @@ def test_a_full_disk_keeps_what_is_finished(
     assert len(decoded) == {"free": 8, "_put": 5, "fsync": 0}[place]
 
 
-@pytest.mark.parametrize(
-    ("place", "number", "kind"), [("fsync", errno.EFBIG, RunError), ("load", errno.ENOMEM, MemoryError)]
-)
-def test_a_limit_of_the_process_is_no_full_disk_and_no_damage(
-    place: str, number: int, kind: type[Exception], paths: list[Path], folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def limited(*given: Any, **options: Any) -> Any:
-        raise OSError(number, os.strerror(number))
-
-    if place == "load":
-        prepare(paths, SMALL, folder)
-    with monkeypatch.context() as patch:
-        patch.setattr(np if place == "load" else os, place, limited)
-        with pytest.raises(kind) as caught:
-            prepare(paths, SMALL, folder)
-    assert os.strerror(number) in str(caught.value)
-    assert_right(prepare(paths, SMALL, folder), paths)
-
-
 def test_a_folder_that_cannot_be(paths: list[Path], tmp_path: Path) -> None:
     with pytest.raises(RunError, match="tiles cannot be stored here: Not a directory"):
         prepare(paths, SMALL, paths[0] / "tiles")
@@ -377,32 +345,6 @@ def test_a_damaged_store_is_refused_and_then_mended(paths: list[Path], folder: P
     with pytest.raises(RunError, match=f"the tile store is damaged: .*({found}).*prepare again"):
         open_store(folder)
     assert_right(prepare(paths, SMALL, folder), paths)
-
-
-def test_the_memory_of_simultaneous_decoding_is_bounded() -> None:
-    budget = Budget(100)
-
-    def held_later(amount: int) -> tuple[threading.Thread, threading.Event]:
-        held = threading.Event()
-
-        def hold() -> None:
-            with budget.hold(amount):
-                held.set()
-
-        thread = threading.Thread(target=hold)
-        thread.start()
-        return thread, held
-
-    with budget.hold(30), budget.hold(40):
-        thread, held = held_later(60)
-        assert not held.wait(0.05)
-    thread.join()
-    assert held.is_set()
-    with budget.hold(10):  # more than all of it waits for all of it
-        thread, held = held_later(250)
-        assert not held.wait(0.05)
-    thread.join()
-    assert held.is_set()
 
 
 def test_tiles_changed_after_they_were_written_are_decoded_again(

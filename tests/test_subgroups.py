@@ -1,6 +1,5 @@
 """Subgroups: groups of a column, figures of each, the test of differences, and what the pages say of them."""
 
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -10,14 +9,9 @@ import pytest
 from casewise.cohort.groups import grouping
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.judges import judge_of
-from casewise.evaluation.results import Headline, Results, Subgroups, SubgroupTest
+from casewise.evaluation.results import Headline, Subgroups, SubgroupTest
 from casewise.evaluation.subgroups import subgroups
-from casewise.report.blocks import Fold, Table
-from casewise.report.context import ReportContext
-from casewise.report.sections import subgroups as shown
-from casewise.report.tables import metric_format
 from tests.prediction_rows import prediction_rows
-from tests.report_contexts import study_of_numbers
 
 PLAN = Plan(400, 0.95, 0)
 
@@ -112,13 +106,6 @@ class TestFigures:
         assert (first["subjects_by_class"], first["small"]) == ({"ill": 25, "well": 75}, ["auroc", "sensitivity"])
         assert (second["small"], column["tests"]["sensitivity"]["groups"]) == ([], [0, 1])
 
-    def test_missing_values_are_shown_and_not_compared(self) -> None:
-        errors = np.array([0.0] * 60 + [9.0] * 30)
-        (column,) = judged(numbers(90, errors), {"sex": ["F", "M"] * 30 + [""] * 30})["columns"]
-        assert [group["code"] for group in column["groups"]] == ["value", "value", "not_recorded"]
-        assert column["tests"]["bias"]["groups"] == [0, 1]
-        assert column["tests"]["bias"]["p_adjusted"] > 0.05
-
 
 def test_false_alarms_are_few_without_any_difference() -> None:
     """Three columns without any difference, 40 subjects with two cases each; see also `benchmarks/multiplicity.py`."""
@@ -130,27 +117,3 @@ def test_false_alarms_are_few_without_any_difference() -> None:
         tests = [test for column in judged(rows, columns)["columns"] for test in column["tests"].values()]
         alarms += min((t["p_adjusted"] for t in tests if t["p_adjusted"] is not None), default=1) < 0.05
     assert alarms <= 2
-
-
-class TestSection:
-    def context(self, rows: pd.DataFrame, columns: dict[str, list[str]]) -> ReportContext:
-        study, results = study_of_numbers(), Results({}, {}, {}, {}, Headline("pasi", *[None] * 4, "regression"), [])
-        found = judged(rows.assign(target="pasi"), columns)
-        empty = pd.DataFrame({"stage": [], "model": [], "subject": [], "case": []})
-        of_groups = dataclasses.replace(results, subgroups=found)
-        return ReportContext(study, empty, empty, empty, {}, empty, of_groups, jobs=[])
-
-    def test_no_difference_is_not_shown_and_has_its_largest_deviation(self) -> None:
-        context = self.context(numbers(60, np.zeros(60)), {"ward": ["a", "b"] * 30})
-        section = shown.section(context)
-        tests = section.blocks[0]
-        assert {cell.text for cell in tests.rows[0].cells} == {"not shown to differ"}
-        entry = context.metrics.subgroups
-        unknown = dataclasses.replace(context, study=context.study.model_copy(update={"subjects_known": False}))
-        for each, unit in ((context, "Subjects"), (unknown, "Images")):
-            (fold,) = [block for block in getattr(shown.section(each), "blocks", ()) if isinstance(block, Fold)]
-            assert [block.columns[1] for block in fold.blocks if isinstance(block, Table)] == [unit]
-        rows = shown.group_rows(entry.columns[0], entry.figures, metric_format(context.study, "pasi"), None)
-        assert [row.name for row in rows] == ["a", "b", "largest difference from the others"]
-        assert [rows[0].cells[0].text, rows[1].cells[0].text] == ["30", "30"]
-        assert all(cell.small.startswith("[") for cell in rows[2].cells[1:])

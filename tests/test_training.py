@@ -169,16 +169,6 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return plan
 
 
-def test_steps_are_measured_as_the_recipe_trains(planned: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def measured(*given: Any, kept: bool, **more: Any) -> ComputePlan:
-        return ComputePlan(why="kept" if kept else "updated")
-
-    monkeypatch.setattr("casewise.jobs.compute_plans.choose", measured)
-    assert planned().why == "updated"
-    RunFolder(tmp_path).compute.remove()
-    assert planned(batch_norm="keep_statistics").why == "kept"
-
-
 RECORDED = ComputePlan("cpu", "fp32", False, 2, "by another version", step_seconds=0.1)
 
 
@@ -186,15 +176,6 @@ def test_a_run_continues_with_its_recorded_plan(planned: Any, tmp_path: Path) ->
     RunFolder(tmp_path).compute.write({"cnn": asdict(RECORDED)})
     assert planned() == planned(threads=2) == planned(jobs=1) == RECORDED
     assert planned(threads=1).why == "by the device"  # no network is finished, so another plan is possible
-
-
-def test_networks_of_two_plans_are_not_mixed(planned: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    RunFolder(tmp_path).compute.write({"cnn": asdict(RECORDED)})
-    monkeypatch.setattr(RunFolder, "job_records", lambda self, networks: [{}])
-    assert planned() == RECORDED
-    for stated in ({"threads": 1}, {"plan": {"cnn": {"threads": 1}}}, {"precision": "bf16"}):
-        with pytest.raises(RunError):
-            planned(**stated)
 
 
 def test_a_stated_plan_is_followed_and_recorded(planned: Any, tmp_path: Path) -> None:

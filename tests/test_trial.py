@@ -1,13 +1,10 @@
 """Effects of a treatment: those of a t-test where the design is balanced, and none where nothing can be said."""
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
-from casewise.cohort.groups import arms_of, control_of
 from casewise.evaluation.evaluate import FollowUp, Outcomes, evaluate
 from casewise.evaluation.response import FIRST_VISIT
 from casewise.evaluation.trial import OUTCOMES, trial
@@ -129,15 +126,6 @@ def test_where_nothing_can_be_said_there_is_no_figure() -> None:
     assert (len(trial(own, arms, "a").visits), trial(own, arms, "a").baseline) == (2, FIRST_VISIT)
 
 
-def test_an_arm_may_be_called_none() -> None:
-    cells = ["None", "none", "drug", "Drug", "", "drug", "none"]
-    images = pd.DataFrame({"subject": list("aabbcdd"), "arm": cells})
-    arms = arms_of(images, "arm")  # d has two
-    assert [name.casefold() for name in arms.values()] == ["none", "drug"]
-    assert list(arms) == ["a", "b"]
-    assert control_of(arms.values(), "NONE").casefold() == "none"
-
-
 def test_responders_are_counted_in_each_arm() -> None:
     rows, arms = patients(visits=3)
     by_arm = trial(rows, arms, "a", FollowUp(responders=(5,))).responders
@@ -185,23 +173,3 @@ def test_responders_of_every_stage_and_of_all_subjects() -> None:
     true, predicted = (rows.pivot(index="subject", columns="visit", values=name) for name in ("y_true", "y_pred"))
     changes = [100 * (wide[["w1", "w2"]].sub(wide["w0"], axis=0)).div(wide["w0"], axis=0) for wide in (predicted, true)]
     assert everybody.change["bias"].value == pytest.approx(float((changes[0] - changes[1]).to_numpy().mean()), abs=1e-4)
-
-
-def test_the_section_has_a_row_for_each_figure_and_none_without(report_of_numbers: Any) -> None:
-    from casewise.report.blocks import Facts, Table
-    from casewise.report.sections.designs.trial import blocks_of, section
-
-    assert section(report_of_numbers) is None
-    rows, arms = patients(visits=3)
-    whole = blocks_of(report_of_numbers, trial(rows, arms, "a"), "oof")
-    effects, changes, responders, risks = (block for block in whole if isinstance(block, Table))
-    assert (len(effects.rows), len(changes.rows), len(responders.rows), len(risks.rows)) == (2, 4, 4, 4)
-    assert all(cell.small for row in (*effects.rows, *changes.rows) for cell in row.cells)
-    one = blocks_of(report_of_numbers, trial(rows, dict.fromkeys(arms, "a"), "a"), "oof")
-    assert [len(block.rows) for block in one if isinstance(block, Table)] == [2, 2]
-    few = blocks_of(report_of_numbers, trial(rows[:9], arms, "a"), "oof")
-    assert not any(isinstance(block, Table) for block in few)
-    singular = blocks_of(report_of_numbers, trial(rows.assign(y_pred=1.0), arms, "a"), "oof")
-    assert [cell.text for row in singular[0].rows for cell in row.cells][1] == "–"  # type: ignore[union-attr]
-    stated = [fact for block in singular if isinstance(block, Facts) for fact in block.facts if fact[0] == "Model"]
-    assert len(stated) == 1

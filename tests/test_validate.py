@@ -94,33 +94,6 @@ def test_damaged_weights_stop_a_run_before_it_prepares_images(study: Study, tmp_
     assert not RunFolder(tmp_path / "run").audit.exists()
 
 
-def test_missing_weights_stop_a_run_before_all(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import timm
-
-    def offline(*_: object, **__: object) -> None:
-        tried.append(len(tried))
-        raise OSError("Name or service not known")
-
-    tried: list[int] = []
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
-    monkeypatch.delenv("CASEWISE_WEIGHTS", raising=False)
-    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
-    monkeypatch.setattr(timm, "create_model", offline)
-    changes = {"weights": "pretrained", "backbones": ["resnet18", "resnet34"], "encoders": ["timm:test_vit"]}
-    pretrained = Study.model_validate({**study.model_dump(exclude_unset=True), **changes})
-    assert missing_weights(pretrained) == (["resnet18", "resnet34"], ["timm:test_vit"])
-    assert any("NOT on this computer" in line for line in weight_lines(pretrained))
-    with pytest.raises(WeightsError) as error:
-        run(pretrained, tmp_path / "run")
-    for way in ("resnet18.safetensors", "CASEWISE_WEIGHTS", "bundle:PATH", "weights: random", "resnet34", "test_vit"):
-        assert way in str(error.value)
-    assert tried == [0]
-    folder = RunFolder(tmp_path / "run")
-    assert not folder.audit.exists()
-    assert not folder.images(None).of("tiles").exists()
-
-
 def test_trained_networks_need_no_weights_again(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.delenv("CASEWISE_WEIGHTS", raising=False)
@@ -148,25 +121,3 @@ def test_a_fold_without_a_class_is_a_warning_in_validate_and_in_the_log(study: S
     show = Bars()
     split(three, read(three, None, Silent()), RunFolder(tmp_path / "run"), show)
     assert sum("WARNING" in text and "no yes" in text for _, text in show.lines) == 1
-
-
-@pytest.mark.parametrize("key", ["images.lesion", "images.mask", "audit.mask"])
-def test_masks_of_every_use_are_checked(study: Study, tmp_path: Path, key: str) -> None:
-    labels = np.zeros((40, 50), np.uint8)
-    labels[5:20, 5:20], labels[25:35, 20:40] = 1, 2
-    Image.fromarray(labels).save(tmp_path / "mask.png")
-    pd.read_csv(tmp_path / "cohort.csv").assign(area="mask.png").to_csv(tmp_path / "cohort.csv", index=False)
-    section, name = key.split(".")
-
-    def masked(**images: object) -> Study:
-        settings = {"images": {"size": 32, **images}}
-        settings[section] = settings.get(section, {}) | {name: "area"}
-        settings |= {"backbones": ["unet"]} if key == "images.mask" else {}
-        return Study.model_validate({**study.model_dump(exclude_unset=True), **settings})
-
-    validate(masked(mask_labels=[1, 2]), Silent())
-    with pytest.raises(ImageError, match=r"mask_labels: no label 7 .* 1, 2 occur"):
-        validate(masked(mask_labels=[7]), Silent())
-    Image.fromarray(labels[:30]).save(tmp_path / "mask.png")
-    with pytest.raises(ImageError, match=rf"{key}: 24 of 24 masks"):
-        validate(masked(), Silent())

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from casewise.audit.fingerprints import joined, read_fingerprints
 from casewise.errors import SplitError, WeightsError
@@ -124,37 +124,6 @@ def test_an_exchanged_file_in_the_cache_is_refused(
     encoders = chest_study(chests, backbones=["cnn"], weights="random", encoders=[LEARNER], baselines={"off": ""})
     with pytest.raises(WeightsError, match=f"{exchanged.name} was changed"):
         origin_lines(encoders)
-
-
-def test_encoders_of_baselines_have_an_origin(chests: Path, body: Path) -> None:
-    settings: dict[str, Any] = {"weights": "random", "weights_dir": body.parent, "baselines": {"off": ""}}
-    study = chest_study(chests, encoders=[LEARNER], **settings)
-    assert [each.kind for each in origins_of(study, "linear_features")] == ["file"]
-    assert origins_of(study, "linear_pixels") == []
-    assert origin_lines(study)[0].startswith("WARNING")
-    assert body.name in origin_lines(study)[0]
-
-
-@pytest.mark.parametrize(
-    ("name", "images"),
-    [
-        ("mobilenet_v2", "ImageNet"),
-        ("squeezenet1_1", "ImageNet"),
-        ("tf_efficientnet_lite0.in1k", "ImageNet"),
-        ("vit_small_patch14_dinov2.lvd142m", ""),
-    ],
-)
-def test_published_weights_are_known_by_their_tensors(shared: Path, tmp_path: Path, name: str, images: str) -> None:
-    from casewise.study.weight_origins import _origins
-
-    stored = load_file(shared / "weights" / f"{name}.safetensors")
-    save_file(dict(reversed(stored.items())), tmp_path / "copy.safetensors", metadata={"format": "np"})
-    (origin,) = _origins(name, str(tmp_path / "copy.safetensors"), None)
-    assert (origin.kind, origin.images) == ("published", images)
-    first = next(name for name, values in stored.items() if values.ndim == 4)
-    save_file({**stored, first: stored[first] * stored[first].dtype.type(1.01)}, tmp_path / "trained.safetensors")
-    (origin,) = _origins(name, str(tmp_path / "trained.safetensors"), None)
-    assert origin.kind == "file"
 
 
 def test_a_changed_file_in_the_cache_of_the_hub_is_refused(

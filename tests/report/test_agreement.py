@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from casewise.report.blocks import Facts, Fold, Matrix, Plots, Table
+from casewise.report.blocks import Facts, Matrix, Plots, Table
 from casewise.report.context import ReportContext
 from casewise.report.figures import agreement as draw
 from casewise.report.formatting import number, signed
 from casewise.report.sections import agreement
-from tests.report.shared import blocks_of, first_table
+from tests.report.shared import blocks_of
 from tests.report_contexts import estimate, numbers, with_own, with_results, without_truth
 
 
@@ -59,13 +59,6 @@ def test_each_subject_has_a_plot_and_responders_are_counted(report_of_numbers: R
     assert ("Left out: no scored baseline visit", "2 subjects") in facts.facts
 
 
-def test_the_first_subjects_are_neither_the_best_nor_the_first_by_name() -> None:
-    context = numbers(visits=2, subjects=8, learners=1, test=8)
-    tracks = draw.tracks(context.headline_rows, baseline="first")
-    shown = {plot.alt.split(",")[0] for plot in blocks_of(agreement.over_time(context), Plots)[0].plots}
-    assert shown == {f"Subject {track.subject}" for track in draw.chosen_tracks(tracks, 4)}
-
-
 def test_tracks_start_at_the_baseline_and_follow_the_days() -> None:
     visits = {"visit": ["w4", "w0", "w8", "w0"], "day": [28.0, 0.0, 56.0, 0.0]}
     values = {"y_true": [5.0, 20.0, 0.0, 7.0], "y_pred": [8.0, 16.0, 4.0, 7.0]}
@@ -80,25 +73,6 @@ def test_tracks_start_at_the_baseline_and_follow_the_days() -> None:
 
 
 # ---------------------------------------------------------------------------------------- ranges, regions, targets
-
-
-@pytest.mark.parametrize("bands", [True, False])
-def test_ranges_of_the_score_hold_every_case(report_of_numbers: ReportContext, bands: bool) -> None:
-    study = report_of_numbers.study
-    if not bands:
-        study = study.model_copy(update={"evaluation": study.evaluation.model_copy(update={"bands": {}})})
-    context = dataclasses.replace(report_of_numbers, study=study)
-    ranges, rows = agreement.score_ranges(context), context.headline_rows
-    assert (len(ranges), sum(each.count for each in ranges)) == (3, len(rows))
-    error = (rows["y_pred"] - rows["y_true"]).abs().mean()
-    assert sum(each.error * each.count for each in ranges) / len(rows) == pytest.approx(error)
-    section = agreement.detail(context)
-    folds = {block.summary: block.blocks for block in section.blocks if isinstance(block, Fold)}
-    table = first_table(folds["Error by range of the score, with intervals"])
-    for each, row in zip(ranges, table.rows, strict=True):
-        assert (row.cells[0].text, row.cells[1].value) == (str(each.subjects), each.error)
-        # three subjects are few
-        assert "rough" in row.cells[1].small or "no interval" in row.cells[1].small
 
 
 def test_bands_targets_and_regions_are_shown(report_of_numbers: ReportContext) -> None:

@@ -1,19 +1,12 @@
 """The section on the external cohort, and the result on it."""
 
-import dataclasses
-
 import pytest
 
-from casewise.evaluation.bootstrap import Plan
-from casewise.evaluation.evaluate import Outcomes, evaluate
-from casewise.evaluation.external import drop
 from casewise.evaluation.results import Drop
-from casewise.report.blocks import Table
 from casewise.report.caveats import external_result
 from casewise.report.context import EXTERNAL, ReportContext
 from casewise.report.sections.designs import external
 from casewise.report.statements import statements
-from tests.report.shared import blocks_of, cells_of
 from tests.report_contexts import with_results
 
 
@@ -46,21 +39,3 @@ def test_a_drop_is_called_one_only_beyond_chance(
     assert (result.code, result.inside, result.figure.value) == (code, inside, outside)
     statement = next(each for each in statements(context) if each.id == "external_cohort")
     assert statement.level == {"worse": "flag", "better": "good"}.get(code, "open")
-
-
-@pytest.mark.parametrize("absent", [[0], [0, 1]])
-def test_without_a_class_what_is_defined_is_shown(three: ReportContext, absent: list[int]) -> None:
-    rows, names = three.predictions, three.classes
-    rows = rows[~((rows["stage"] == EXTERNAL) & rows["y_true"].isin(absent))]
-    results = evaluate(rows, Outcomes(three.outcome, classes={three.outcome: names}), Plan(50))
-    fall = drop(rows, three.outcome, classes=names, plan=Plan(50))
-    context = dataclasses.replace(three, predictions=rows, metrics=dataclasses.replace(results, external_drop=fall))
-    result = external_result(context.study, context.metrics, context.learner, context.stage)
-    assert result.metric == "accuracy"
-    outside = rows[(rows["stage"] == EXTERNAL) & (rows["model"] == context.learner)]
-    assert result.figure.value == pytest.approx((outside["y_true"] == outside["y_pred"]).mean(), abs=1e-6)
-    assert (len(result.absent), len(result.recognised)) == (len(absent), 3 - len(absent))
-    auroc = cells_of(blocks_of(external.section(context), Table)[0], "AUROC")
-    assert auroc["External"].text == "–"
-    assert "no case is truly" in auroc["External"].small
-    assert auroc["External is"].text == "not tested"

@@ -8,14 +8,11 @@ from typing import Any
 
 import pytest
 
-from casewise.audit.columns import leading_column
 from casewise.evaluation.results import Comparison, Difference
 from casewise.pipeline.evaluate import within_shortcut_column
 from casewise.report import beside_column
 from casewise.report.blocks import Cell, Heading, Matrix, Table
-from casewise.report.caveats import within_values
 from casewise.report.context import ReportContext
-from casewise.report.formatting import class_name
 from casewise.report.sections import learners
 from casewise.report.sections.designs import validation
 from casewise.run_folder import RunFolder
@@ -66,36 +63,6 @@ def test_other_learners_have_tables_of_single_classes_and_none_without_truth(thr
     assert learners.section(without_truth(three)) is None
 
 
-def test_the_run_evaluates_within_the_column_that_its_audit_found(three: ReportContext, tmp_path: Path) -> None:
-    folder, cohort = RunFolder(tmp_path / "run"), SimpleNamespace(images=three.cohort_images)
-    arguments: Any = (three.study, cohort, three.predictions, three.metrics, folder)
-    assert within_shortcut_column(*arguments) is None
-    folder.audit.write(three.audit or {})
-    entry = within_shortcut_column(*arguments)
-    assert (entry.column, set(entry.groups)) == ("source", {"cohen", "nih"})
-    rows = three.headline_rows
-    for name, group in entry.groups.items():
-        own = rows[rows["case"].map(three.cohort_images.groupby("case")["source"].first()) == name]
-        right = int((own["y_true"] == own["y_pred"]).sum())
-        assert (group.rows, group.right) == (len(own), right)
-        assert group.of_commonest == own["y_true"].value_counts().max()
-        assert sum(counts["rows"] for counts in group.classes.values()) == len(own)
-        for number, counts in enumerate(group.classes.values()):
-            called, is_of = own["y_pred"] == number, own["y_true"] == number
-            assert (counts["found"], counts["mistaken"]) == ((called & is_of).sum(), (called & ~is_of).sum())
-        enough = {label: counts for label, counts in group.classes.items() if counts["rows"] >= 10}
-        worst = min(enough, key=lambda label: enough[label]["found"] / enough[label]["rows"])
-        least = f"{class_name(three.study, three.outcome, worst)}, {enough[worst]['found']} of {enough[worst]['rows']}"
-        among = "of classes with 10 or more, " if len(enough) < len(group.classes) else ""
-        said = f"{name}: {right} of {len(own)} right" + (f" ({among}least often {least})," if len(enough) > 1 else ",")
-        assert said in within_values(three.study, dataclasses.replace(three.metrics, within_column=entry))
-    assert within_values(three.study, three.metrics) == ""
-    by_site = dataclasses.replace(three.metrics, by_site={})
-    assert within_shortcut_column(*arguments[:3], by_site, folder) is None
-    dates: Any = SimpleNamespace(images=cohort.images.assign(source=[f"2020-{n}" for n in range(len(cohort.images))]))
-    assert within_shortcut_column(three.study, dates, *arguments[2:]) is None
-
-
 def test_the_auroc_stands_beside_that_of_the_column_and_within_it(three: ReportContext, tmp_path: Path) -> None:
     audit, folder = copy.deepcopy(three.audit or {}), RunFolder(tmp_path / "run")
     audit["findings"][0]["figures"]["by_class"] = {"covid": 0.97, "no_finding": 0.75, "pneumonia": 0.52}
@@ -126,28 +93,6 @@ def test_the_auroc_stands_beside_that_of_the_column_and_within_it(three: ReportC
     assert [row.verdict for row in beside.rows] == ["better", "better", "untested"]
     assert other.values == []
     assert beside_column.beside_column_blocks(dataclasses.replace(context, audit=None)) == []
-
-
-@pytest.mark.parametrize(
-    ("change", "named", "expected"),
-    [
-        ({}, None, "site"),
-        ({"level": "note"}, None, None),
-        ({"id": "source-predictable-ill"}, None, None),
-        ({"figures": {"evidence": "border (its corners)"}}, None, None),
-        ({"figures": {"evidence": "ward"}}, None, None),
-        ({"figures": {"evidence": "ward"}}, ["ward"], "ward"),
-        ({"figures": {"by_class": {}}}, None, None),
-        ({"figures": {"target": "another"}}, None, None),
-    ],
-)
-def test_only_columns_that_should_not_predict_stand_beside(
-    change: dict[str, Any], named: list[str] | None, expected: str | None
-) -> None:
-    figures = {"target": "label", "evidence": "site", "value": 0.9, "by_class": {"ill": 0.9}}
-    finding = {"id": "shortcut-x", "level": "error", **change, "figures": figures | change.get("figures", {})}
-    column = leading_column({"findings": [finding]}, "label", named)
-    assert (column or {}).get("name") == expected
 
 
 def test_each_source_left_out_has_its_line(three: ReportContext) -> None:

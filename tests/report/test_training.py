@@ -8,7 +8,6 @@ import pytest
 from casewise.report.blocks import Block, Fold, Row
 from casewise.report.context import ReportContext, unlearned
 from casewise.report.figures import learners as draw
-from casewise.report.sections import training
 from casewise.report.sections.designs import image_split
 from tests.report.shared import first_table
 from tests.report_contexts import classes, in_phases, split_by_image, with_results
@@ -43,21 +42,6 @@ def test_curves_mark_the_phases_and_show_accuracy(two: ReportContext, plain: Rep
     alone = curve(in_phases(plain, stop="none"))
     assert draw.MODEL not in alone  # no subjects decide when to stop
     assert draw.ACCENT not in alone
-
-
-def test_the_finder_and_gradual_unfreezing_are_shown(report_of_classes: ReportContext) -> None:
-    three = report_of_classes
-    plots = training.finders(three)
-    assert [plot.caption for plot in plots] == ["Chosen: 1e-4 to 2.4e-4."] * 3
-    table = training.unfreezing(three)
-    assert [cell.text for cell in table.rows[0].cells] == ["0.800", "0.700", "0.600", "0.500"]
-    assert table.rows[0].cells[3].small == "3 networks"
-    jobs = [
-        job | {"finder": {**job["finder"], "losses": [*job["finder"]["losses"][:-2], None, 1e12]}} for job in three.jobs
-    ]
-    assert len(training.finders(dataclasses.replace(three, jobs=jobs))) == 3
-    given = dataclasses.replace(three, jobs=[{**job, "finder": None, "stages": []} for job in three.jobs])
-    assert (training.finders(given), training.unfreezing(given)) == ([], None)
 
 
 def test_a_split_by_image_stands_beside_the_figures_by_subject(two: ReportContext) -> None:

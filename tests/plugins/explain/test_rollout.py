@@ -6,12 +6,11 @@ import pytest
 import torch
 
 from casewise.models.backbones import Body, Network, NetworkOptions
-from casewise.models.fusion import Fused
 from casewise.models.outputs import Output
-from casewise.plugins.explain.methods.dispatch import method_for, patch_centres, scaled
+from casewise.plugins.explain.methods.dispatch import method_for, patch_centres
 from casewise.plugins.explain.methods.rollout import rollout_by_sequence
 from casewise.plugins.explain.methods.target import ExplainTarget
-from tests.plugins.explain.maps import cell_maps, explain
+from tests.plugins.explain.maps import explain
 
 
 def rolled_out(network: Network, panels: torch.Tensor) -> torch.Tensor:
@@ -75,37 +74,6 @@ def test_it_is_a_product_of_layers(panels: torch.Tensor, options: dict[str, Any]
     wanted, found = (rows / rows.sum(dim=1, keepdim=True)).reshape(2, 6, 4), rolled_out(network, panels)
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-7)
     assert torch.allclose(found.sum(dim=(1, 2)), torch.ones(2))
-
-
-def test_late_fusion_has_a_map_for_each_sequence(panels: torch.Tensor) -> None:
-    one, other = tiny_vit(), tiny_vit()
-    plain: Any = ((0, 0, 0), (1, 1, 1))
-    pairs = {}
-    for kind, bodies in (("late", [one.body, other.body]), ("late-shared", [one.body])):
-        body = Fused(bodies, 24, kind=kind, sequences=2, missing="mask")  # type: ignore[arg-type]
-        network = Network("late", Body(body, 48, ((0, 0), (1, 1))), 2, NetworkOptions())
-        assert method_for(network) == "rollout"
-        pairs[kind] = rollout_by_sequence(network, panels[:, :2])
-        torch.testing.assert_close(rolled_out(network, panels[:, :2]), pairs[kind].mean(dim=1))
-        # the second case lacks its first sequence
-        gone = panels[:, :2].clone()
-        gone[1, 0] = torch.nan
-        found = rollout_by_sequence(network, gone)
-        assert found[1, 0].isnan().all()
-        torch.testing.assert_close(found[0], pairs[kind][0])
-        torch.testing.assert_close(found[1, 1], pairs[kind][1, 1])
-        torch.testing.assert_close(rolled_out(network, gone)[1], found[1, 1])
-        asked = ExplainTarget((Output("label", "classification", 2),), "label")
-        maps = cell_maps(network, gone, asked)
-        each = scaled(maps.by_sequence(), maps.method)
-        assert each.shape == (2, 2, 48, 32)
-        assert each[1, 0].isnan().all()
-        assert each[1, 1].max() == 1
-        assert explain(network, gone, asked).isfinite().all()
-    alone = [Network("one", Body(body, 24, plain), 2, NetworkOptions()) for body in (one.body, other.body)]
-    for number, network in enumerate(alone):
-        torch.testing.assert_close(pairs["late"][:, number], rolled_out(network, panels[:, [number] * 3]))
-        torch.testing.assert_close(pairs["late-shared"][:, number], rolled_out(alone[0], panels[:, [number] * 3]))
 
 
 def test_patches_of_a_padded_panel_stay_where_they_are() -> None:

@@ -1,6 +1,5 @@
 """`casewise explain` on finished runs of volumes, slice images, pictures and slides; and all that can be wrong."""
 
-import dataclasses
 import json
 import shutil
 from collections.abc import Iterator
@@ -13,27 +12,24 @@ import pytest
 import torch
 from PIL import Image
 
-from casewise.console import Silent
 from casewise.errors import RunError
 from casewise.modalities.base import CaseMask
 from casewise.pipeline.finished import FinishedRun
 from casewise.plugins.explain import saliency as saliency_file
 from casewise.plugins.explain.case_selection import explain_target
 from casewise.plugins.explain.command import explain_run
-from casewise.plugins.explain.localisation import measure
 from casewise.plugins.explain.methods.dispatch import peak_pixels
 from casewise.plugins.explain.metrics import as_panel
-from casewise.plugins.explain.outputs import OUTLINE_COLOUR, CaseExplanation, outlined, write_native, write_outputs
+from casewise.plugins.explain.outputs import write_native
 from casewise.plugins.explain.results import read_results
-from casewise.plugins.explain.run import ExplainSettings, Explanation, explain_cases
-from casewise.plugins.explain.saliency import SaliencyMap, compare_predictions, saliency_maps, to_slots
+from casewise.plugins.explain.run import ExplainSettings, Explanation
+from casewise.plugins.explain.saliency import SaliencyMap, compare_predictions, saliency_maps
 from casewise.plugins.phantoms.pancreas import make_pancreas
 from casewise.report.context import read_context
 from casewise.run import run
 from casewise.run_folder import RunFolder
 from casewise.study.loading import build_study
 from tests.chest_study import SMALL
-from tests.combinations import quick_study
 from tests.plugins.explain.maps import cell_maps, without_a_sequence
 
 central = pytest.importorskip("casewise.plugins.volumes.preparation").central
@@ -169,58 +165,6 @@ def test_measured_stays_until_networks_are_others(planted: Path, explained: Expl
     note = json.loads((folder / "fingerprint.json").read_text())
     RunFolder(folder).fingerprint.write(note | {"fingerprint": "other"})
     assert read_results(RunFolder(folder)) is None
-
-
-def test_lesions_outside_are_not_measured(planted: Path, opened: FinishedRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mask beyond the window is told of, and neither measured nor deleted; one lost in preparation is named."""
-    sides = opened.splits.side
-    rows = [r for r in range(len(opened.cohort.panels)) if sides[str(opened.cohort.panels["subject"].iloc[r])] >= 0]
-    wide = [r for r in rows if int(slices_of(opened).count[r]) > 10]
-    near, gone = [r for r in rows if r != wide[0]][:2]
-
-    def lesion(self: Any, prepared: Any, row: int, meaning: str) -> CaseMask:
-        count = int(slices_of(opened).count[row])
-        mask = np.zeros((count, 32, 32), bool)
-        if row in (wide[0], near):
-            mask[0 if row == wide[0] else count // 2, 10:20, 10:20] = True
-        return CaseMask(np.arange(count), mask, marked=row in (wide[0], near, gone))
-
-    monkeypatch.setattr("casewise.plugins.volumes.modality.VolumesModality.mask", lesion)
-    found, table = measure(opened, ["test_vit@T2"], map_size=0, progress=lambda *_: None)
-    case = opened.cohort.panels["case"]
-    assert (found["with_mask"], found["outside_window"], found["cases"]) == (1, 1, len(rows))
-    assert found["lost_masks"] == [str(case.iloc[gone])]
-    assert list(table["case"]) == [str(case.iloc[near])]
-    assert found["networks"]["test_vit@T2"]["deletion"]["cases"] == 1
-    assert found["networks"]["test_vit@T2"]["sanity"]["cases"] == 1
-
-
-def slice_by_slice(saliency: SaliencyMap) -> SaliencyMap:
-    """What a learner sees that reads the slices of the same panels one by one."""
-    by_slice = {name: to_slots(getattr(saliency, name), saliency.grid) for name in ("maps", "raw")}
-    for name in ("panels", "by_sequence"):
-        channels = np.moveaxis(getattr(saliency, name), 1, 0)
-        by_slice[name] = np.stack([to_slots(channel, saliency.grid) for channel in channels], axis=1)
-    return dataclasses.replace(saliency, slots=saliency.slots.reshape(-1, 1), grid=(1, 1), **by_slice)
-
-
-def test_outlines_are_those_of_the_slices_that_a_learner_sees(opened: FinishedRun, tmp_path: Path) -> None:
-    """Baselines read single slices beside networks that read them on a panel, with other sizes of their pictures."""
-    slots = {row: central(int(slices_of(opened).count[row]), 9)[4] for row in marked_rows(opened)}
-    row = next(row for row, middle in slots.items() if lesion_of(opened, row).planes[middle].any())
-    case = str(opened.cohort.panels["case"].iloc[row])
-    (panels,) = explain_cases(opened, ["test_resnet@late"], [case], 0, Silent())[case]
-    slices = [slice_by_slice(saliency) for saliency in panels.maps]
-    single: CaseExplanation = dataclasses.replace(panels, model="single", maps=slices)
-    _, (entry,) = write_outputs(opened, {case: [panels, single]}, tmp_path, Silent())
-    mask = lesion_of(opened, row).planes[slots[row]]
-    expected = outlined(np.zeros(mask.shape, np.uint8), mask)
-    assert expected.any()
-    for shown in entry["rows"]:
-        (file,) = (each["file"] for each in shown["maps"] if each["network"] == "single")
-        picture = np.asarray(Image.open(tmp_path / file))
-        green = (picture == OUTLINE_COLOUR).all(axis=2)
-        np.testing.assert_array_equal(green, (expected == OUTLINE_COLOUR).all(axis=2))
 
 
 def rows_said(**changed: Any) -> pd.DataFrame:
@@ -361,20 +305,3 @@ def test_slice_images(tmp_path: Path) -> None:
     assert len(files) == 6
     assert all(Image.open(done.folder / name).size == (40, 48) for name in files)
     assert done.measures["with_mask"] == 4
-
-
-def test_regions_of_photographs_and_numbers(tmp_path: Path) -> None:
-    """A panel of several photographs is carried back to each of them; of a number no case is right or wrong."""
-    study = quick_study(tmp_path, regions=["upper", "lower"], panels={"by": "region"})
-    folder = run(study, tmp_path / "run").folder
-    done = explain_run(folder, ExplainSettings())
-    table = pd.read_parquet(done.table)
-    assert table["correct"].isna().all()
-    assert (table["explained_class"] == "").all()
-    assert set(table["region"]) == set(study.regions)
-    files, case = json.loads(table["files"].iloc[0]), table["case"].iloc[0]
-    cohort = pd.read_parquet(folder / "cohort.parquet")
-    assert len(files) == int((cohort["case"] == case).sum())
-    assert all(Image.open(done.folder / name).size == (32, 32) for name in files)
-    shown = json.loads((folder / "explanations.json").read_text())["shown"]
-    assert shown["rule"] in done.report.read_text()

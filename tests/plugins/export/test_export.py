@@ -300,32 +300,12 @@ def test_all_learners_are_exported_and_the_coefficients_of_those_that_combine_th
     assert set(export(done.folder, tmp_path / "all", to="torchscript").graphs) == {"test_resnet", "cnn"}
 
 
-def test_a_network_alone_is_checked_on_random_panels_and_says_so(done: Run, tmp_path: Path) -> None:
-    folder = done.folder / "jobs" / "cnn" / "fold1"
-    written = export(folder, tmp_path / "one", to="torchscript")
-    assert written.parity["cnn"].source == "random"
-    assert "random panels" in (written.folder / "README.md").read_text()
-    (entry,) = json.loads((written.folder / "preprocessing.json").read_text())["learners"]
-    assert entry["folds"] == [1]
-
-
 def test_other_graphs_are_refused_and_leave_nothing(done: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forward = LearnerGraph.forward
     monkeypatch.setattr(LearnerGraph, "forward", lambda *given: tuple(values + 2e-4 for values in forward(*given)))
     with pytest.raises(CasewiseError, match=r"cnn: .*differs from casewise by 0\.0002 in label"):
         export(done.folder, tmp_path / "out", to="torchscript", learners=["cnn"])
     assert list(tmp_path.iterdir()) == []
-
-
-def test_what_cannot_be_recorded_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def forward(self: LearnerGraph, *panels: torch.Tensor) -> Any:
-        raise RuntimeError("no such operator\nand more")
-
-    learner = learner_of("cnn", folds=1)
-    monkeypatch.setattr(LearnerGraph, "forward", forward)
-    panels = random_sample(learner).panels
-    with pytest.raises(CasewiseError, match=r"test_resnet cannot be exported to torchscript: .*no such operator"):
-        FORMATS["torchscript"].write(learner.graph(), panels, learner.names, tmp_path / "graph.pt")
 
 
 def test_what_cannot_be_exported_is_refused(done: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import signal
 import subprocess
 import sys
@@ -24,7 +22,7 @@ from casewise.errors import CasewiseError
 from casewise.plugins.node import service
 from casewise.plugins.node.orthanc import Orthanc as Client
 from casewise.plugins.node.orthanc import OrthancError
-from casewise.plugins.node.records import NodeStudy, StudyState, study_label
+from casewise.plugins.node.records import StudyState, study_label
 from casewise.plugins.node.service import Node, run_node
 from casewise.plugins.node.settings import NodeSettings
 from casewise.plugins.node.state import NAME, NodeState
@@ -75,35 +73,12 @@ def ended(state: NodeState, count: int) -> bool:
     return counts[StudyState.WAITING] + counts[StudyState.FAILED] == 0 and sum(counts.values()) >= count and not pending
 
 
-def by_uid(state: NodeState) -> dict[str, NodeStudy]:
-    return {study.uid: study for study in state.studies()}
-
-
 @pytest.fixture
 def settings(tmp_path: Path, orthanc: Orthanc) -> NodeSettings:
     return node_settings(tmp_path, tmp_path / "bundle", orthanc, answer={"timeout": 5})
 
 
 class TestStates:
-    def test_each_study_has_its_end(self, settings: NodeSettings, orthanc: Orthanc) -> None:
-        ends = {"well": StudyState.ANSWERED, "person": StudyState.QUARANTINED, "fault": StudyState.QUARANTINED}
-        ends |= {"die": StudyState.QUARANTINED, "die once": StudyState.ANSWERED}
-        uids = {name: f"1.2.{number}" for number, name in enumerate(ends, 1)}
-        orthanc.store(*(film(name, uid) for name, uid in uids.items()))
-        orthanc.store(film("P9", "1.2.9", SOPClassUID="1.2.840.10008.5.1.4.1.1.88.33", Modality="SR"))
-        with running(settings) as node:
-            wait(lambda: ended(node.state, len(ends) + 1))
-            found = by_uid(node.state)
-            assert {name: found[uid].state for name, uid in uids.items()} == ends
-            assert found["1.2.9"].state == StudyState.DISCARDED
-            assert node.state.problem == ""
-            events = node.state.events()
-            assert node.state.trail()[0] == []
-        assert set(orthanc.answers()) == {uids["well"], uids["die once"]}
-        assert (events[0]["event"], events[0]["bundle"]) == ("started", "abc")
-        for event, names in (("answered", ("well", "die once")), ("quarantined", ("person", "fault", "die"))):
-            assert {each["study"] for each in events if each["event"] == event} == {study_label(uids[n]) for n in names}
-
     def test_what_comes_again_is_answered_once(self, settings: NodeSettings, orthanc: Orthanc) -> None:
         orthanc.store(film())
         with running(settings) as node:
@@ -165,13 +140,6 @@ class TestStates:
             (study,) = node.state.studies()
             assert (study.state, "removed" in study.reason) == (StudyState.QUARANTINED, True)
 
-    def test_a_study_that_is_too_large_is_left_to_a_person(self, settings: NodeSettings, orthanc: Orthanc) -> None:
-        orthanc.store(film())
-        small = settings.orthanc.model_copy(update={"largest": 1e-4})
-        with running(settings.model_copy(update={"orthanc": small})) as node:
-            wait(lambda: ended(node.state, 1))
-            assert node.state.studies()[0].state == StudyState.QUARANTINED
-
 
 class TestDelivery:
     def test_a_partner_that_is_away_and_comes_back(self, tmp_path: Path) -> None:
@@ -189,20 +157,6 @@ class TestDelivery:
                     wait(lambda: ended(node.state, 2))
                     assert {uid: len(own) for uid, own in pacs.answers().items()} == {"1.2.826.1": 1, "1.2.826.2": 1}
         assert len(list((tmp_path / "outgoing").glob("*/sr.dcm"))) == 2
-
-    def test_a_partner_that_orthanc_does_not_know(self, settings: NodeSettings, orthanc: Orthanc) -> None:
-        rules = node_settings(settings.folder.parent, settings.bundle, orthanc, send=[{"modality": "NO"}]).send
-        orthanc.store(film())
-        retry = settings.retry.model_copy(update={"give_up": 0.5})
-        with running(settings.model_copy(update={"send": rules, "retry": retry})) as node:
-            wait(lambda: node.state.delivery_counts().get(("modality NO", "given up")) == 1)
-            (study,) = node.state.studies(unfinished=True)
-            assert "NO" in " ".join(node.state.undelivered(study))
-            node.state.retry(study.uid, settings.routes())
-            assert node.state.delivery_counts()[("modality NO", "pending")] == 1
-        with running(settings) as node:  # which no longer states it
-            wait(lambda: ended(node.state, 1))
-            assert [partner for partner, _ in node.state.delivery_counts()] == ["Orthanc"]
 
     def test_orthanc_is_away_and_comes_back(self, tmp_path: Path) -> None:
         ports = (free_port(), free_port())
@@ -252,23 +206,6 @@ class TestDelivery:
 
 
 class TestDisk:
-    def test_a_disk_that_is_full_while_images_are_read(
-        self, settings: NodeSettings, orthanc: Orthanc, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        download, full = Client.download, iter([True] * 3)
-
-        def sometimes(client: Client, instance: str, path: Path) -> None:
-            if next(full, False):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            download(client, instance, path)
-
-        monkeypatch.setattr(Client, "download", sometimes)
-        orthanc.store(film())
-        with running(settings) as node:
-            wait(lambda: ended(node.state, 1))
-            assert [each["event"] for each in node.state.events()].count("failed") == 3
-            assert node.state.counts()[StudyState.ANSWERED] == 1
-
     def test_a_disk_that_is_full_while_answers_are_recorded(
         self, settings: NodeSettings, orthanc: Orthanc, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -1,12 +1,9 @@
 """Tests of a change: their parts against references, silence without a change, and planted changes."""
 
-# ruff: noqa: F811 (a fixture of another file)
-
 from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +17,6 @@ from casewise.inference.new_cases import PredictedChunk
 from casewise.plugins.node.monitoring.comparison import (
     compared,
     compared_classes,
-    compared_with_quantiles,
     stability_index,
 )
 from casewise.plugins.node.monitoring.observation import Observation
@@ -226,23 +222,6 @@ class TestComparisons:
         assert same is not None
         assert (same.psi, same.p) == (0, None)
 
-    def test_quantiles_of_the_training(self) -> None:
-        rng = np.random.default_rng(2)
-        quantiles = limits().quantiles["brightness"]
-        cases = [str(number) for number in range(500)]
-        same = compared_with_quantiles(quantiles, 400, 0.45 + 0.06 * rng.normal(size=500), cases)
-        other = compared_with_quantiles(quantiles, 400, 0.51 + 0.06 * rng.normal(size=500), cases)
-        assert same is not None
-        assert other is not None
-        assert same.psi < same.by_chance < other.psi
-        assert same.distance is not None
-        assert other.distance == pytest.approx(0.38, abs=0.09)
-        # a case with a thousand images weighs as much as another one
-        many = [*0.45 + 0.06 * rng.normal(size=500), *np.full(1000, 0.7)]
-        weighed = compared_with_quantiles(quantiles, 400, np.array(many), [*cases, *["same"] * 1000])
-        assert weighed is not None
-        assert weighed.psi < weighed.by_chance
-
 
 class TestChanges:
     def test_no_change_is_reported_without_one(self) -> None:
@@ -396,21 +375,3 @@ class TestTraining:
             Quantity(Kind.FLAGGED): pytest.approx(0.125),
             Quantity(Kind.DISTANCE): pytest.approx(0.2),
         }
-
-
-def test_the_simulation_of_the_results_page_notices_what_it_plants(
-    benchmark: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    simulated = benchmark("node_monitoring")
-    monkeypatch.setattr(simulated, "FILMS", 60)
-    pools = simulated.Pools.drawn()
-    rng = np.random.default_rng(0)
-    quiet = simulated.changes_in(simulated.node(pools, rng, 30, 20, simulated.Shift(), 30))
-    assert quiet == []
-    changed = simulated.changes_in(simulated.node(pools, rng, 30, 60, simulated.SHIFTS["other processing"], 15))
-    assert {each.scope.scanner for each in changed} <= {"A", ""}
-    assert any(each.what == BRIGHTNESS and abs(each.since / DAY - 15) < 1 for each in changed)
-    # every night is a night with some difference at 5 %, hardly one at a thousandth of that
-    studies, _ = simulated.divided(simulated.node(pools, rng, 40, 20, simulated.Shift(), 40))
-    assert len(simulated.nights_with_difference(studies, 0.05)) > 3
-    assert len(simulated.nights_with_difference(studies, 1e-5, window=100)) == 0

@@ -16,10 +16,6 @@ from matplotlib.figure import Figure
 from casewise.analysis.run import Run
 from casewise.errors import CasewiseError, RunError
 from casewise.evaluation.results import (
-    AddedValue,
-    Comparison,
-    Difference,
-    Estimate,
     Interval,
     ResponseRates,
     Trial,
@@ -166,25 +162,6 @@ def test_subjects_are_described_by_arm(served_run: Path) -> None:
         truth = run.rows[(run.rows["target"] == run.study.primary_outcome) & run.rows["case"].isin(of_arm["case"])]
         scores = truth.drop_duplicates("case")["y_true"]
         assert table.loc[(slice(None), ""), arm].iloc[0] == f"{scores.mean():.1f} ({scores.std():.1f})"
-
-
-def test_images_are_compared_with_covariates(served_run: Path) -> None:
-    run = Run.open(served_run)
-    with pytest.raises(CasewiseError, match="covariates"):
-        designs.covariates(run)
-    gap, outcome = Difference(-1.0, -2.0, -0.5), run.study.primary_outcome
-    pairs = Comparison("images_and_covariates", [], 9, False, {"covariates": Difference(1.0, 0.5, 2.0)}, {})
-    figures = {"mae": Estimate(3.0, 2.0, 4.0, 9, 9, False)}
-    results = SimpleNamespace(
-        added_value=AddedValue(["a", "b"], {"age": "number"}, {}),
-        comparisons={"oof": {outcome: {"mae": pairs}}},
-        site_means=None,
-        figures=lambda stage, learner, target: figures,
-    )
-    alone, both = designs.covariates(SimpleNamespace(study=run.study, results=results)).data.to_dict("records")  # type: ignore[arg-type]
-    assert np.isnan(alone["difference"])
-    assert (both["difference"], both["difference_low"], both["difference_high"]) == (gap.difference, gap.low, gap.high)
-    assert (both["value"], both["low"], both["high"]) == (3.0, 2.0, 4.0)
 
 
 def test_published_values_stand_beside_those_of_the_same_learner(chest_run: Any, films: Path, visits: Path) -> None:
@@ -335,21 +312,3 @@ def test_other_folders_are_refused_and_an_own_one_is_replaced(chest_run: Any, fi
     (own / "paper.json").write_text("{}")
     with pytest.raises(RunError, match=r"paper\.json"):
         write_paper([chest_run.folder], own)
-
-
-def test_a_run_without_images_or_maps_gives_the_rest(
-    chest_run: Any, films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def missing(run: Any) -> None:
-        raise CasewiseError("There is no cohort table films.csv.")
-
-    monkeypatch.setattr("casewise.pipeline.finished.FinishedRun.prepared", property(missing))
-    monkeypatch.setattr("casewise.analysis.pictures.explainer", lambda: None)
-    folder = Path(shutil.copytree(films, tmp_path / "own"))
-    write_paper([chest_run.folder], folder)  # takes the place of the earlier one
-    reasons = not_written(folder)
-    assert "films.csv" in reasons["figure preparation"]
-    assert "explain" in reasons["figure saliency"]
-    assert (folder / "figures/confusion.pdf").is_file()
-    assert not (folder / "figures/preparation.pdf").exists()
-    assert not list(tmp_path.glob(".own*"))

@@ -224,23 +224,6 @@ def test_a_comment_is_typed_without_scoring(browser: Any, served: Reading) -> No
         assert page.get_by_label("Comment").input_value() == ""
 
 
-def test_what_was_typed_outlives_a_reload_at_once(browser: Any, tmp_path: Path) -> None:
-    form = Form((grade("comment"), EXTENT, grade("grade")), FORM.reasons, 50)
-    with (
-        reading(session_of(items_in(tmp_path / "images", 1), form), tmp_path / "readings") as service,
-        window(browser, service) as page,
-    ):
-        page.on("dialog", lambda dialog: dialog.accept())
-        press(page, "1 2 c")
-        page.keyboard.type("unclear")
-        page.reload()
-        at(page, "Case 1 of 1")
-        until(lambda: page.locator("#comment").input_value() == "unclear")
-        assert page.locator(".scored .value").all_inner_texts() == ["1", "2"]
-        saved(page)
-        assert list(service.values().values()) == [{COMMENT: "unclear", "comment": "1", "extent": "2"}]
-
-
 def test_a_reading_goes_on_after_a_kill_and_a_reload(browser: Any, served: Reading, size: tuple[int, int]) -> None:
     with window(browser, served, size) as page:
         press(page, "2 3 1 6 0 4 2 5 Enter")
@@ -290,17 +273,6 @@ def test_the_second_window_takes_over(browser: Any, served: Reading, size: tuple
             assert first.locator(".scored .value").all_inner_texts() == ["2", "3", "1"]
             press(second, "5")
             second.get_by_role("heading", name="This reading goes on in another window").wait_for()
-
-
-@pytest.mark.parametrize("status", [403, 404, 413, 421])
-def test_entries_outlast_answers_that_are_not_about_them(browser: Any, served: Reading, status: int) -> None:
-    with window(browser, served) as page:
-        page.route("**/api/entry", lambda route: route.fulfill(status=status, body="not casewise"))
-        press(page, "2")
-        page.locator("#state.retrying").wait_for()
-        page.unroute("**/api/entry")
-        page.locator("#state.saved").wait_for()
-        assert [list(values.values()) for values in served.values().values()] == [["2"]]
 
 
 def test_each_reader_has_a_token(browser: Any, tmp_path: Path) -> None:

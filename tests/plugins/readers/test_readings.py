@@ -20,13 +20,12 @@ from casewise.plugins.readers.model_values import held_out_rows
 from casewise.plugins.readers.rating.export import (
     adjudication_items,
     check_export,
-    first_readings,
     labels_of,
     study_lines,
     write_labels,
 )
 from casewise.plugins.readers.rating.readings import readings_of
-from casewise.plugins.readers.rating.sessions import Session, SessionRequest, items_of, open_session
+from casewise.plugins.readers.rating.sessions import Session, SessionRequest, open_session
 from casewise.plugins.readers.rating.store import Entry, ReadingStore, SessionFacts, WindowError
 from casewise.plugins.readers.reader_columns import with_scores
 from casewise.study.loading import read_study
@@ -248,21 +247,6 @@ def test_values_of_an_earlier_form_are_left_out_and_counted(study: Study, cohort
     assert session.is_complete(store.current("blind", "anna")[first.item.key, 1])
 
 
-def test_adjudicated_values_are_of_their_own_export(study: Study, cohort: Cohort, store: ReadingStore) -> None:
-    session = open_session(study, cohort, store, SessionRequest("blind"))
-    read_all(session, store, "anna")
-    items = dict.fromkeys(cohort.cases["case"])
-    final = open_session(study, cohort, store, SessionRequest("adjudication", "adjudication", items))
-    read_all(final, store, "chair", offset=1)
-    second = open_session(study, cohort, store, SessionRequest("second"))
-    window, one = store.open_window("second", "ben"), second.order_for("ben")[0]
-    store.append(Entry("second", "ben", one.item.key, 1, 1, "kind_of", "other", second.form.version), window)
-    only = labels_of(readings_of(study, cohort, store), study, cohort, ["second"])
-    assert only.without == {"kind_of": 0}
-    assert set(only.table["kind_of"]) == {"", "other"}
-    assert "kind_of_ben_second" in only.table
-
-
 def test_cases_that_were_not_read_again_keep_their_labels(
     study: Study, cohort: Cohort, store: ReadingStore, tmp_path: Path
 ) -> None:
@@ -288,22 +272,6 @@ def test_cases_that_were_not_read_again_keep_their_labels(
         open_session(labelled, new, store, SessionRequest("doubtful", "doubtful", listed, "run 2"))
     with pytest.raises(CasewiseError, match="erythema_anna"):
         labels_of(readings_of(labelled, new, store), labelled, new)
-
-
-def test_keys_of_images_do_not_depend_on_other_images(tmp_path: Path) -> None:
-    rows = []
-    for number, folder in enumerate(("a", "a", "b")):
-        (tmp_path / folder).mkdir(exist_ok=True)
-        Image.new("RGB", (8, 8), (9 * number, 0, 0)).save(tmp_path / folder / f"{number}.png")
-        rows.append({"path": f"{folder}/{number}.png", "subject": f"S{number}"})
-    pd.DataFrame(rows).to_csv(tmp_path / "cohort.csv", index=False)
-    text = "cohort: cohort.csv\npanels: {by: image}\ntargets: {grade: {range: 0..4, integer: true, level: image}}\n"
-    (tmp_path / "study.yaml").write_text(text)
-    study = read_study(tmp_path / "study.yaml")
-    cohort = read_cohort(study, to_learn=False, labelled=False)
-    fewer = Cohort(cohort.images[cohort.images["subject"] != "S2"], cohort.panels, cohort.cases)
-    before, after = (set(items_of(study, each, form_of(study))) for each in (fewer, cohort))
-    assert before < after
 
 
 def test_a_backup_restores_readings_after_a_kill(study: Study, cohort: Cohort, store: ReadingStore) -> None:
@@ -346,20 +314,6 @@ def test_scores_are_computed_from_complete_readings(tmp_path: Path, study: Study
     assert total.loc[order[0].item.case, "value"] == 11.0
     assert np.isnan(total.loc[order[2].item.case, "value"])
     assert total.loc[order[0].item.case, ["reader", "position", "session"]].tolist() == ["anna", 1, "blind"]
-
-
-def test_the_first_reading_stays_the_first_when_it_is_corrected_later(
-    study: Study, cohort: Cohort, store: ReadingStore
-) -> None:
-    for name in ("blind", "later"):
-        open_session(study, cohort, store, SessionRequest(name))
-    form = open_session(study, cohort, store, SessionRequest("blind")).form
-    item = next(iter(items_of(study, cohort, form)))
-    for name, value in (("blind", "1"), ("later", "4"), ("blind", "2")):
-        window = store.open_window(name, "anna")
-        store.append(Entry(name, "anna", item, 1, 1, "erythema[upper]", value, form.version), window)
-    first = first_readings(readings_of(study, cohort, store).table)
-    assert first["value"].tolist() == [2.0]
 
 
 @pytest.mark.parametrize(("anchors", "fits"), [({0: "no sign", 4: "severe"}, True), ({"5": "too many"}, False)])

@@ -1,7 +1,6 @@
 """The clinician's way through the page in a browser: images, results, course, saliency, saving; and the keyboard."""
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -334,25 +333,6 @@ def test_two_patients_one_after_another(desk: Open, order: tuple[int, int]) -> N
         if number == 0 == order[0]:
             tab.check_empty()
     tab.check_shown("B", "b")
-
-
-def test_files_are_those_that_were_chosen(desk: Open, tmp_path: Path) -> None:
-    tab = desk()
-    tab.page.locator("#label").fill("A\tB\\")
-    paths = [tmp_path / image["name"] for image in tab.images["a"]]
-    for path, image in zip(paths, tab.images["a"], strict=True):
-        path.write_bytes(image["buffer"])
-        tab.choose(path)
-    tab.page.locator(".files img").nth(len(paths) - 1).wait_for()
-    for path, other in zip(paths, tab.images["b"], strict=True):
-        changed = path.stat().st_mtime_ns
-        path.write_bytes(other["buffer"])
-        os.utime(path, ns=(changed, changed))
-    tab.page.locator("#predict").click()
-    tab.page.locator("#results").wait_for()
-    assert float(tab.page.locator(".headline .value").inner_text()) == pytest.approx(tab.values["a"], abs=0.051)
-    stamp = tab.page.evaluate("document.getElementById('results').style.getPropertyValue('--stamp')")
-    assert stamp.startswith('"A\\9 B\\5c ')
 
 
 def test_two_tabs(desk: Open) -> None:

@@ -15,7 +15,6 @@ from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.console import Silent
 from casewise.errors import AuditError, ImageError
 from casewise.modalities.registry import modality_of
-from casewise.modalities.store import store_builder
 from casewise.modalities.store.readers import read_image
 from casewise.modalities.store.store import open_store
 from casewise.pipeline.audit import audit
@@ -157,24 +156,6 @@ class TestKilled:
         assert not before & set(later)
         monkeypatch.undo()
         assert whole.images.equals(cut(study, None).images)
-
-    def test_on_another_machine(
-        self, skin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost_machine: list[Path]
-    ) -> None:
-        study, plan, here = skin_study(skin), slide_tiles.plan_tiles, []
-        monkeypatch.setattr(slides, "FEWEST", 12)
-        monkeypatch.setattr(slide_tiles, "plan_tiles", lambda path, *how: here.append(path) or plan(path, *how))
-        planned = cut(study, tmp_path / "slides")
-        assert len(lost_machine) == 6
-        assert len(set(here)) == len(here) == 12
-        monkeypatch.setattr(store_builder, "FEWEST", 1)
-        lost_machine.clear()
-        of_both = prepare(study, planned, RunFolder(tmp_path), Silent())
-        assert len(lost_machine) == len(of_both) // 2 == 36
-        monkeypatch.setattr(store_builder, "FEWEST", 1000)
-        alone = prepare(study, planned, RunFolder(tmp_path / "alone"), Silent())
-        assert (len(lost_machine), of_both.address) == (36, alone.address)
-        assert np.array_equal(of_both.tiles, alone.tiles)
 
 
 class TestCut:

@@ -14,9 +14,7 @@ from PIL import Image, ImageCms
 
 from casewise.errors import ImageError
 from casewise.modalities.store.pixels import LANCZOS
-from casewise.modalities.store.store_builder import Budget
 from casewise.plugins.phantoms.slides.cohort import write_pyramid
-from casewise.plugins.slides import cohort as cohort_slides
 from casewise.plugins.slides import modality as pieces
 from casewise.plugins.slides import reader as slides
 from casewise.plugins.slides import tiles as slide_tiles
@@ -287,21 +285,3 @@ class TestSlidesOfSeveralFiles:
         beside.write_bytes(b"other pixels")
         assert plan != slide_tiles.name_of(named, TilePlan())
         assert str(piece) != str(pieces.SlideTile(named, 0, 0, 64))
-
-
-def test_a_replaced_slide_is_planned_anew(pyramid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, plan, kept = tmp_path / "a.tiff", TilePlan(side=64), tmp_path / "kept"
-    path.write_bytes(pyramid.read_bytes())
-    kept.mkdir()
-
-    def replaced(*given: Any) -> Any:
-        planned = plan_tiles(*given)
-        write(path, scene()[:, ::-1])
-        return planned
-
-    monkeypatch.setattr(slide_tiles, "plan_tiles", replaced)
-    first = cohort_slides._plan(path, plan, kept, Budget(2**30))
-    assert slide_tiles.find(path, plan, kept) is None
-    monkeypatch.undo()
-    second = cohort_slides._plan(path, plan, kept, Budget(2**30))
-    assert not np.array_equal(first.mask, second.mask)
