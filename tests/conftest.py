@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pandas as pd
 import pytest
 from hypothesis import settings
+
+from casewise import open_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,9 +32,8 @@ os.fsync = lambda handle: None  # type: ignore[assignment]
 settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=40)
 settings.register_profile("random", derandomize=False, deadline=None, print_blob=True)
 settings.load_profile("fixed")
+Once: TypeAlias = "Callable[[str, Callable[[Path], object]], Path]"
 SHARED = Path(__file__).resolve().parents[2] / "shared"
-# Fixtures that are dear to make: `make test` gives the files that name one of them to the same worker.
-DEAR = ("served_run", "photograph_run", "baseline_run", "chest_run", "report_of_")
 
 TINY = """
 extends: onestep-pasi
@@ -53,29 +55,27 @@ compute: {{precision: fp32}}
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With `--dist loadfile`, files that share a dear fixture are as one file."""
+    """With `--dist loadfile`, files that share the contexts of reports, which one process keeps, are as one file."""
     from xdist.scheduler import LoadFileScheduling
 
     class Grouped(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return group_of(nodeid.partition("::")[0])
+            return "reports" if _reads_contexts(nodeid.partition("::")[0]) else super()._split_scope(nodeid)
 
     return Grouped(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @cache
-def group_of(file: str) -> str:
-    """The dear fixture that a file of tests names first in their order, or the file itself."""
-    text = (Path(__file__).resolve().parents[1] / file).read_text(encoding="utf-8")
-    return next((name for name in DEAR if name in text), file)
+def _reads_contexts(file: str) -> bool:
+    return "report_of_" in (Path(__file__).resolve().parents[1] / file).read_text(encoding="utf-8")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the files of `thorough.txt`, which `make test` leaves out."""
+    """Mark the files and the tests of `thorough.txt`, which `make test` leaves out."""
     root = Path(__file__).parent
-    thorough = {root / name for name in (root / "thorough.txt").read_text(encoding="utf-8").split()}
+    thorough = {str(root / name) for name in (root / "thorough.txt").read_text(encoding="utf-8").split()}
     for item in items:
-        if item.path in thorough:
+        if thorough & {str(item.path), f"{item.path}::{getattr(item, 'originalname', '')}"}:
             item.add_marker("thorough")
 
 
@@ -89,11 +89,30 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture(scope="session")
-def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """A folder that the first process of a session fills, for all of them; nothing changes it."""
+    base = tmp_path_factory.getbasetemp()
+    root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def folder(name: str, make: Callable[[Path], object]) -> Path:
+        with (root / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (root / name / "made").exists():
+                (root / name).mkdir()
+                make(root / name)
+                (root / name / "made").touch()
+        return root / name
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def phantom(once: Once) -> Path:
     """The table of a small synthetic cohort: 8 subjects, 3 visits, 8 photographs each."""
     from casewise.plugins.phantoms.psoriasis import make_psoriasis
 
-    return make_psoriasis(tmp_path_factory.mktemp("phantom"), subjects=8, visits=3, size=(96, 64), seed=3)
+    draw = partial(make_psoriasis, subjects=8, visits=3, size=(96, 64), seed=3)
+    return once("phantom", draw) / "visits.csv"
 
 
 def absolute(table: Path) -> pd.DataFrame:
@@ -103,38 +122,43 @@ def absolute(table: Path) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="session")
-def chests(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def chests(once: Once) -> Path:
     """The table of 24 chest phantoms, a subject each, of three classes."""
     from casewise.plugins.phantoms.chest import make_chest
 
-    return make_chest(tmp_path_factory.mktemp("chests"), subjects=24, size=(64, 64), seed=1)
+    return once("chests", partial(make_chest, subjects=24, size=(64, 64), seed=1)) / "cases.csv"
 
 
 @pytest.fixture(scope="session")
-def baseline_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def baseline_run(once: Once) -> Run:
     """A run of baselines alone: `tests.baseline_run`."""
     from tests.baseline_run import run_baselines
 
-    return run_baselines(tmp_path_factory.mktemp("baselines"))
+    return open_run(once("baselines", run_baselines) / "run")
 
 
 @pytest.fixture(scope="session")
-def chest_run(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> Run:
-    """A run of one network on films of three classes, with a test set; nothing changes its folder."""
+def chest_run(once: Once, chests: Path) -> Run:
+    """A run of one network on films of three classes, with a test set."""
     from casewise.run import run
     from tests.chest_study import chest_run_study
 
-    return run(chest_run_study(chests), tmp_path_factory.mktemp("chest") / "run")
+    return open_run(once("chest", lambda folder: run(chest_run_study(chests), folder / "run")) / "run")
 
 
 @pytest.fixture(scope="session")
-def photograph_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run of photographs with a number, classes and grades, and stackers; nothing changes its folder."""
+def photograph_run(once: Once) -> Run:
+    """A run of photographs with a number, classes and grades, and stackers."""
     from tests.combinations import run_for_new_cases
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("casewise.training.linear_models.INNER_FOLDS", 2)  # which choose the penalties of its baseline
-        return run_for_new_cases(tmp_path_factory.mktemp("photographs"), "photographs")
+    def make(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                "casewise.training.linear_models.INNER_FOLDS", 2
+            )  # which choose the penalties of its baseline
+            run_for_new_cases(folder, "photographs")
+
+    return open_run(once("photographs", make) / "run")
 
 
 @pytest.fixture
@@ -263,16 +287,18 @@ def report_of_a_kernel(tmp_path_factory: pytest.TempPathFactory) -> ReportContex
 
 
 @pytest.fixture(scope="session")
-def served_run(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def served_run(once: Once, phantom: Path) -> Path:
     """The folder of a run with scores, bands, visits and a response, whose headline is a linear model on pixels."""
     from casewise.run import run
     from casewise.study.loading import read_study
 
-    folder = tmp_path_factory.mktemp("served")
     text = TINY.format(cohort=phantom).replace("{off: tests of networks}", "{}")
     text = text.replace("[test_resnet, test_efficientnet]", "[test_resnet]").replace("epochs: 2", "epochs: 1")
-    text = text.replace("stack: [ridge+intercept]", "stack: []").replace(
-        "evaluation: {", "evaluation: {prediction_coverage: 0.6, "
-    )
-    (folder / "study.yaml").write_text(text)
-    return run(read_study(folder / "study.yaml"), folder / "run").folder
+    text = text.replace("stack: [ridge+intercept]", "stack: []")
+    text = text.replace("evaluation: {", "evaluation: {prediction_coverage: 0.6, ")
+
+    def make(folder: Path) -> None:
+        (folder / "study.yaml").write_text(text)
+        run(read_study(folder / "study.yaml"), folder / "run")
+
+    return once("served", make) / "run"
