@@ -46,7 +46,7 @@ from PIL import Image
 
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.calibration import coverage
-from casewise.plugins.phantoms.draws import stream
+from casewise.plugins.phantoms.scene import stream
 from casewise.predictions.table import mean_over_folds
 
 if TYPE_CHECKING:
@@ -104,8 +104,8 @@ class Population:
 
 def drawn(kind: str, subjects: int, folder: Path) -> Path:
     """The table of a population: subjects with one to `MOST_CASES` visits, an image each."""
-    from casewise.plugins.phantoms.chest.cohort import draw_film
-    from casewise.plugins.phantoms.psoriasis.cohort import course, draw_photograph
+    from casewise.plugins.phantoms.chest import draw_film
+    from casewise.plugins.phantoms.psoriasis import course, draw_photograph
 
     rows: list[dict[str, Any]] = []
     table = folder / f"{kind}-{subjects}.csv"
@@ -115,7 +115,7 @@ def drawn(kind: str, subjects: int, folder: Path) -> Path:
         random = stream(SEED, kind, number)
         visits = int(random.integers(1, MOST_CASES + 1))
         finding = str(random.choice(list(FINDINGS), p=list(FINDINGS.values())))
-        grades = course(SEED, number, visits=visits, regions=("trunk",)).physician
+        grades = course(SEED, number, visits=visits).physician
         for visit in range(visits):
             path = folder / f"{kind}-{number}-{visit}.png"
             if kind == "chest":
@@ -124,7 +124,7 @@ def drawn(kind: str, subjects: int, folder: Path) -> Path:
             else:
                 picture = draw_photograph(number, visit, "trunk", seed=SEED, size=(48, 32)).picture
                 grade = grades[visit]["trunk"]
-                redness = ("none", "mild", "marked", "marked", "marked")[grade.erythema]
+                redness = ("none", "mild", "marked", "marked", "marked")[int(grade.erythema)]
                 labels = {"severity": grade.composite, "redness": redness}
             Image.fromarray(picture).save(path)
             rows.append({"path": path, "subject": f"S{number:04d}", "visit": visit + 1, **labels})

@@ -175,7 +175,7 @@ def _images(folder: Path, modality: str, subject: str, severity: int, rng: Any) 
 
 def _write_slide(path: Path, values: np.ndarray) -> None:
     """A pyramidal TIFF of 1 µm pixels."""
-    from casewise.plugins.phantoms.slides.cohort import write_pyramid
+    from casewise.plugins.phantoms.pyramid import write_pyramid
 
     def paint(left: int, top: int, width: int, height: int) -> np.ndarray:
         return values[top : top + height, left : left + width]

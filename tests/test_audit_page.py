@@ -18,7 +18,8 @@ from casewise.errors import AuditError
 from casewise.modalities.store.preparation import Preparation
 from casewise.modalities.store.store_builder import prepare
 from casewise.pipeline.audit import audit_alone
-from casewise.plugins.phantoms.chest import make_chest, plant_twins
+from casewise.plugins.phantoms.chest import make_chest
+from casewise.plugins.phantoms.twins import plant_twins
 from casewise.report import audit_page
 from casewise.report.audit_page import write_audit_page
 from casewise.run_folder import RunFolder

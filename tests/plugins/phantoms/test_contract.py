@@ -10,7 +10,7 @@ import pytest
 
 from casewise.errors import CasewiseError
 from casewise.plugins.phantoms.chest import make_chest
-from casewise.plugins.phantoms.folder import MARK
+from casewise.plugins.phantoms.cohort import MARK
 from casewise.plugins.phantoms.pancreas import make_pancreas
 from casewise.plugins.phantoms.psoriasis import make_psoriasis
 from casewise.plugins.phantoms.slides import make_regions, make_slide_phantom

@@ -9,17 +9,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from casewise.plugins.phantoms.folder import MARK
-from casewise.plugins.phantoms.pancreas.anatomy import GRADES, abdomen, findings
-from casewise.plugins.phantoms.pancreas.cohort import (
-    COLUMNS,
-    SEQUENCES,
-    PancreasSettings,
-    Volume,
-    draw,
-    make_pancreas,
-    scans,
-)
+from casewise.plugins.phantoms.cohort import MARK
+from casewise.plugins.phantoms.pancreas import GRADES, draw_volume, make_pancreas
 from tests.phantom_files import rows_of
 
 nib = pytest.importorskip("nibabel", reason="the package that reads volumes is optional")
@@ -39,16 +30,10 @@ def truth(cohort: Path) -> list[dict[str, Any]]:
     return people
 
 
-def draw_volume(number: int, *, grade: str, sequence: str, seed: int, site: str = "site-1", **settings: Any) -> Volume:
-    """One scan of a subject with any grade, at any site."""
-    options, who = PancreasSettings(seed=seed, **settings), abdomen(seed, number)
-    scan = scans(seed, who, site, size=options.size, slices=options.slices)[SEQUENCES.index(sequence)]
-    return draw(seed, who, findings(seed, who, grade, options.lesion), scan)
-
-
 def test_columns_files_and_marks(cohort: Path, truth: list[dict[str, Any]]) -> None:
     rows = rows_of(cohort)
-    assert (tuple(rows[0]), cohort.name) == (COLUMNS, "cohort.csv")
+    columns = "path subject visit sequence mask lesion grade site scanner sex age synthetic"
+    assert (" ".join(rows[0]), cohort.name) == (columns, "cohort.csv")
     assert [row["subject"] + row["sequence"] for row in rows[:3]] == ["P0001T1", "P0001T2", "P0002T1"]
     assert Counter(row["grade"] for row in rows) == dict.fromkeys(GRADES, 4)
     assert all((row["lesion"] == "") == (row["grade"] == "normal") for row in rows)

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from casewise.plugins.phantoms.folder import MARK
-from casewise.plugins.phantoms.slides.cohort import COLUMNS, make_regions, make_slide_phantom
-from casewise.plugins.phantoms.slides.skin import Section, skin
+from casewise.plugins.phantoms.cohort import MARK
+from casewise.plugins.phantoms.slides import Section, Skin, make_regions, make_slide_phantom
 from tests.phantom_files import rows_of
 
 Slide = pytest.importorskip("casewise.plugins.slides.reader").Slide
 TilePlan = pytest.importorskip("casewise.plugins.slides.tiles").TilePlan
 plan_tiles = pytest.importorskip("casewise.plugins.slides.tiles").plan_tiles
 SMALL = {"size": (640, 520), "mpp": 2.0}
+COLUMNS = ("path", "subject", "visit", "label", "disease", "section", "source", "sex", "age", "mpp", "synthetic")
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_the_skin_is_found_where_it_was_drawn(cohort: Path) -> None:
 
 
 def test_parts_of_a_section_join() -> None:
-    section = Section(skin(1, 0, "early"), 0, size=(900, 700), mpp=1.0)
+    section = Section(Skin(1, 0, "early"), 0, size=(900, 700), mpp=1.0)
     whole, tissue = section.paint(0, 0, 900, 700)
     part, inside = section.paint(301, 217, 256, 300)
     # Only the rim of shapes may differ that the part cuts through.

@@ -19,8 +19,8 @@ from casewise.modalities.store.readers import read_image
 from casewise.modalities.store.store import open_store
 from casewise.pipeline.audit import audit
 from casewise.pipeline.read import RunInputs, prepare, read, split
+from casewise.plugins.phantoms.pyramid import write_pyramid
 from casewise.plugins.phantoms.slides import draw_region, make_slide_phantom
-from casewise.plugins.phantoms.slides.cohort import write_pyramid
 from casewise.plugins.slides import cohort as slides
 from casewise.plugins.slides import tiles as slide_tiles
 from casewise.run import Run, run

@@ -14,7 +14,7 @@ from PIL import Image, ImageCms
 
 from casewise.errors import ImageError
 from casewise.modalities.store.pixels import LANCZOS
-from casewise.plugins.phantoms.slides.cohort import write_pyramid
+from casewise.plugins.phantoms.pyramid import write_pyramid
 from casewise.plugins.slides import modality as pieces
 from casewise.plugins.slides import reader as slides
 from casewise.plugins.slides import tiles as slide_tiles

@@ -42,10 +42,11 @@ def phantom(
     """Draw a synthetic cohort with known truth, marked as synthetic everywhere."""
     from casewise.console import Terminal
     from casewise.errors import CasewiseError, cut, nearest
-    from casewise.plugins.phantoms.chest import ChestSettings, make_chest, plant_twins
+    from casewise.plugins.phantoms.chest import ChestSettings, make_chest
     from casewise.plugins.phantoms.pancreas import PancreasSettings, make_pancreas
     from casewise.plugins.phantoms.psoriasis import PsoriasisSettings, make_psoriasis
     from casewise.plugins.phantoms.slides import RegionSettings, SkinSettings, make_regions, make_slide_phantom
+    from casewise.plugins.phantoms.twins import plant_twins
 
     kinds: dict[str, tuple[Callable[..., Path], type]] = {
         "psoriasis": (make_psoriasis, PsoriasisSettings),

@@ -1,4 +1,4 @@
-"""The folder of a synthetic cohort: its marks, its images and its table, and the checks of settings."""
+"""The cohort of a phantom: its kind and settings, the folder with its marks, images and table, and the draw loop."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from casewise.errors import CasewiseError, nearest
 from casewise.files import write_atomic, write_json
+from casewise.plugins.phantoms.scene import Array, stream
 
 Labels = Literal["true", "shuffled"]
 Progress = Callable[[int, int], None]
@@ -25,23 +25,23 @@ Row: TypeAlias = dict[str, Any]
 
 MARK = "synthetic phantom - not a patient"
 SOFTWARE = "casewise phantom"
-README = """\
+_README = """\
 Synthetic phantom cohort: {mark}.
 
 Every {kind.picture} in this folder was drawn by casewise from random numbers. No person was {kind.taken}, and nothing
 here may be used to judge how well a model does on patients.
 
 {kind.contents}"""
-JPEG_QUALITY = 92
-EXIF_IMAGE_DESCRIPTION, EXIF_SOFTWARE = 0x010E, 0x0131
+_EXIF_IMAGE_DESCRIPTION, _EXIF_SOFTWARE = 0x010E, 0x0131
 
 
 @dataclass(frozen=True)
-class PhantomKind:
-    """The constants of the cohorts of one kind.
+class Kind:
+    """What a kind of phantom declares.
 
     `picture` is the noun of an image, and `taken` what was done to no person for it; `contents` describes the files;
     `unit` is the plural noun for a row of the table; `sides` are the smallest and the largest width and height.
+    `classes_key` seeds the order of the classes; `half_first` makes the first class as common as all others together.
     """
 
     name: str
@@ -53,6 +53,14 @@ class PhantomKind:
     sides: tuple[int, int]
     classes: tuple[str, ...] = ()
     table: str = "cases.csv"
+    classes_key: str = "classes"
+    half_first: bool = False
+
+    def finding(self, seed: int, number: int, classes: Sequence[str]) -> str:
+        """Return the class of subject `number`: each block of subjects has each class once, or half of the first."""
+        block = [classes[0]] * (len(classes) - 2 if self.half_first else 0) + list(classes)
+        turn, position = divmod(number, len(block))
+        return block[int(stream(seed, self.classes_key, len(block), turn).permutation(len(block))[position])]
 
 
 class CohortFolder:
@@ -68,7 +76,7 @@ class CohortFolder:
             this kind.
     """
 
-    def __init__(self, path: Path, kind: PhantomKind, settings: Any, total: int, progress: Progress | None) -> None:
+    def __init__(self, path: Path, kind: Kind, settings: Any, total: int, progress: Progress | None) -> None:
         """Write the marks first, so that even an incomplete cohort states that it is synthetic."""
         check_settings(settings, kind)
         self.path, self.kind, self.settings, self.total, self.progress = path, kind, settings, total, progress
@@ -82,7 +90,24 @@ class CohortFolder:
         # An older table must not describe images that are being replaced.
         (path / kind.table).unlink(missing_ok=True)
         write_json(path / "phantom.json", self._note(complete=False))
-        write_atomic(path / "README.txt", README.format(mark=MARK, kind=kind))
+        write_atomic(path / "README.txt", _README.format(mark=MARK, kind=kind))
+
+    def draw(self, subject: Callable[[CohortFolder, int, str, str], Row]) -> Path:
+        """Draw all subjects, write the table and the truth, and return the path of the table.
+
+        `subject` writes the images and adds the rows of subject `number`, given its finding and its label, and returns
+        the truth about it. Shuffled labels are the findings in another order, in which subjects of one class receive
+        all labels in equal shares: a plain permutation can leave an association by chance.
+        """
+        seed, count = self.settings.seed, self.settings.subjects
+        findings = [self.kind.finding(seed, number, self.settings.classes) for number in range(count)]
+        labels = list(findings)
+        if self.settings.labels == "shuffled":
+            order = stream(seed, "shuffled labels", count).permutation(count)
+            for position, number in enumerate(sorted(order, key=lambda number: findings[number])):
+                labels[number] = findings[position]
+        pairs = zip(findings, labels, strict=True)
+        return self.finish([subject(self, number, *pair) for number, pair in enumerate(pairs)])
 
     def add(self, **row: Any) -> None:
         """Add a row to the table and report the progress."""
@@ -105,9 +130,9 @@ class CohortFolder:
         # Flushing to the disk would take a third of the time, and a lost image can be drawn again.
         write_atomic(self.path / name, content, durable=False)
 
-    def save_image(self, name: str, pixels: NDArray[np.uint8]) -> None:
-        """Write an image of the folder in the format of its name."""
-        self.save(name, encoded(pixels, Path(name).suffix))
+    def save_image(self, name: str, pixels: Array) -> None:
+        """Write an image of the folder, or a mask, in the format of its name."""
+        self.save(name, encoded(pixels * np.uint8(255) if pixels.dtype == bool else pixels, Path(name).suffix))
 
     def _note(self, *, complete: bool) -> Row:
         marks = {"synthetic": True, "kind": self.kind.name, "mark": MARK}
@@ -132,7 +157,7 @@ def write_rows(table: Path, columns: Sequence[str], rows: Sequence[Mapping[str, 
     return write_atomic(table, text.getvalue())
 
 
-def encoded(pixels: NDArray[np.uint8], suffix: str, *, quality: int = JPEG_QUALITY) -> bytes:
+def encoded(pixels: Array, suffix: str, *, quality: int = 92) -> bytes:
     """Return an image `(H, W)` or `(H, W, 3)` as a PNG or JPEG file whose metadata state that it is synthetic."""
     buffer, image = io.BytesIO(), Image.fromarray(pixels)
     if suffix == ".png":
@@ -142,27 +167,19 @@ def encoded(pixels: NDArray[np.uint8], suffix: str, *, quality: int = JPEG_QUALI
         image.save(buffer, "PNG", pnginfo=text, compress_level=3)
     else:
         exif = Image.Exif()
-        exif[EXIF_IMAGE_DESCRIPTION], exif[EXIF_SOFTWARE] = MARK, SOFTWARE
+        exif[_EXIF_IMAGE_DESCRIPTION], exif[_EXIF_SOFTWARE] = MARK, SOFTWARE
         image.save(buffer, "JPEG", quality=quality, exif=exif, comment=MARK.encode())
     return buffer.getvalue()
 
 
 def check_choice(subject: str, value: str, allowed: Sequence[str]) -> None:
-    """Refuse a word that is not allowed.
-
-    Raises:
-        CasewiseError: naming the nearest allowed word.
-    """
+    """Refuse a word that is not allowed, naming the nearest allowed word."""
     if value not in allowed:
         raise CasewiseError(f"{subject} must be one of {', '.join(allowed)}; found {value!r}.{nearest(value, allowed)}")
 
 
-def check_settings(settings: Any, kind: PhantomKind) -> None:
-    """Refuse a number, size, word or list of classes that the phantom cannot have.
-
-    Raises:
-        CasewiseError: naming the setting.
-    """
+def check_settings(settings: Any, kind: Kind) -> None:
+    """Refuse a number, size, word or list of classes that the phantom cannot have, naming the setting."""
     for name, smallest in (("subjects", 1), ("visits", 1), ("images", 1), ("seed", 0)):
         value = getattr(settings, name, smallest)
         if value < smallest:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from casewise.errors import CasewiseError
 from casewise.files import write_atomic
-from casewise.plugins.phantoms.draws import Random, stream
-from casewise.plugins.phantoms.folder import Row, check_choice, encoded, read_note, write_rows
-
-Pixels = NDArray[np.uint8]
+from casewise.plugins.phantoms.cohort import Row, check_choice, encoded, read_note, write_rows
+from casewise.plugins.phantoms.scene import Array, Random, stream
 
 
 def plant_twins(table: Path, *, kinds: Sequence[str] | None = None, each: int = 10, seed: int = 0) -> Path:
@@ -97,7 +95,7 @@ def _plant(folder: Path, original: dict[str, str], kind: str, name: str, seed: i
     if kind == "exact":
         contents = [(folder / path).read_bytes() for path in copies]
     else:
-        altered = ALTERED[kind](random, [_pixels(folder / path) for path in copies])
+        altered = _ALTERED[kind](random, [_pixels(folder / path) for path in copies])
         quality = {"quality": int(random.integers(30, 61))} if kind == "recompressed" else {}
         contents = [encoded(altered[0], suffix, **quality), *(encoded(mask, ".png") for mask in altered[1:])]
     for path, content in zip(copies.values(), contents, strict=True):
@@ -105,95 +103,84 @@ def _plant(folder: Path, original: dict[str, str], kind: str, name: str, seed: i
     return row
 
 
-def _pixels(path: Path) -> Pixels:
+def _pixels(path: Path) -> Array:
     with Image.open(path) as image:
         return np.asarray(image)
 
 
-def _each(images: list[Pixels], alter: Callable[[Pixels], Any]) -> list[Pixels]:
-    return [np.ascontiguousarray(alter(image)).astype(np.uint8, copy=False) for image in images]
+# An alteration takes an image and its mask, if it has one, which moves with it but keeps its values.
+_Alter = Callable[[Random, list[Array]], list[Array]]
 
 
-def _cut(images: list[Pixels], top: int, bottom: int, left: int, right: int) -> list[Pixels]:
-    """The images without these numbers of rows and columns at their edges."""
-    height, width = images[0].shape[:2]
-    return _each(images, lambda image: image[top : height - bottom, left : width - right])
+def _moved(alter: Callable[[Array], Array]) -> _Alter:
+    """An alteration of positions, the same for image and mask."""
+    return lambda random, images: [np.ascontiguousarray(alter(image)) for image in images]
 
 
-def _resized(random: Random, images: list[Pixels]) -> list[Pixels]:
+def _cut(shares: Callable[[Random], Any]) -> _Alter:
+    """Remove the shares of the sides that are drawn: left, right, top, bottom."""
+
+    def cut(random: Random, images: list[Array]) -> list[Array]:
+        height, width = images[0].shape[:2]
+        left, right, top, bottom = shares(random)
+        rows = slice(round(top * height), height - round(bottom * height))
+        columns = slice(round(left * width), width - round(right * width))
+        return [np.ascontiguousarray(image[rows, columns]) for image in images]
+
+    return cut
+
+
+def _off_centre(random: Random) -> Any:
+    (down, across), (top, left) = random.uniform(0.12, 0.22, 2), random.random(2) < 0.5
+    return (across * left, across * (not left), down * top, down * (not top))
+
+
+def _resized(random: Random, images: list[Array]) -> list[Array]:
     height, width = images[0].shape[:2]
     share = random.uniform(0.6, 0.9)
     size = (max(round(width * share), 1), max(round(height * share), 1))
-    return _each(images[:1], lambda image: cv2.resize(image, size, interpolation=cv2.INTER_AREA)) + _each(
-        images[1:], lambda mask: cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
-    )
+    ways = (cv2.INTER_AREA, cv2.INTER_NEAREST)
+    return [cv2.resize(image, size, interpolation=way) for image, way in zip(images, ways, strict=False)]
 
 
-def _cropped(random: Random, images: list[Pixels]) -> list[Pixels]:
-    height, width = images[0].shape[:2]
-    left, right, top, bottom = random.uniform(0.02, 0.06, 4)
-    return _cut(images, round(top * height), round(bottom * height), round(left * width), round(right * width))
-
-
-def _brightness(random: Random, images: list[Pixels]) -> list[Pixels]:
+def _brightness(random: Random, images: list[Array]) -> list[Array]:
     contrast, brightness = 1 + random.uniform(0.15, 0.25, 2) * random.choice((-1, 1), 2)
     middle = float(images[0].mean())
     changed = ((images[0] - middle) * contrast + middle) * brightness
     return [np.clip(np.rint(changed), 0, 255).astype(np.uint8), *images[1:]]
 
 
-def _turned(random: Random, images: list[Pixels]) -> list[Pixels]:
-    quarters = int(random.integers(1, 4))
-    return _each(images, lambda image: np.rot90(image, quarters))
-
-
-def _tilted(random: Random, images: list[Pixels]) -> list[Pixels]:
+def _tilted(random: Random, images: list[Array]) -> list[Array]:
     height, width = images[0].shape[:2]
     angle = random.uniform(8, 12) * random.choice((-1, 1))
     turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle, 1.0)
-    return _each(
-        images[:1], lambda image: cv2.warpAffine(image, turn, (width, height), flags=cv2.INTER_LINEAR)
-    ) + _each(images[1:], lambda mask: cv2.warpAffine(mask, turn, (width, height), flags=cv2.INTER_NEAREST))
+    ways = (cv2.INTER_LINEAR, cv2.INTER_NEAREST)
+    return [cv2.warpAffine(image, turn, (width, height), flags=way) for image, way in zip(images, ways, strict=False)]
 
 
-def _zoomed(random: Random, images: list[Pixels]) -> list[Pixels]:
-    rows, columns = (round(side / 8) for side in images[0].shape[:2])
-    return _cut(images, rows, rows, columns, columns)
-
-
-def _off_centre(random: Random, images: list[Pixels]) -> list[Pixels]:
-    shares, are_first = random.uniform(0.12, 0.22, 2), random.random(2) < 0.5
-    edges: list[int] = []
-    for side, share, first in zip(images[0].shape[:2], shares, are_first, strict=True):
-        edges += [round(side * share), 0] if first else [0, side - round(side * (1 - share))]
-    return _cut(images, *edges)
-
-
-def _framed(random: Random, images: list[Pixels]) -> list[Pixels]:
+def _framed(random: Random, images: list[Array]) -> list[Array]:
     height, width = images[0].shape[:2]
     shares, grey = random.uniform(0.04, 0.10, 4), int(random.choice((0, 128, 255)))
     top, bottom, left, right = (round(s * side) for s, side in zip(shares, (height, height, width, width), strict=True))
-    colours = [(grey,) * 3] + [(0,) * 3] * (len(images) - 1)
+    colours = ((grey,) * 3, (0,) * 3)
     return [
-        cv2.copyMakeBorder(image, top, bottom, left, right, cv2.BORDER_CONSTANT, value=colour).astype(
-            np.uint8, copy=False
-        )
-        for image, colour in zip(images, colours, strict=True)
+        cv2.copyMakeBorder(image, top, bottom, left, right, cv2.BORDER_CONSTANT, value=colour)
+        for image, colour in zip(images, colours, strict=False)
     ]
 
 
-ALTERED: dict[str, Callable[[Random, list[Pixels]], list[Pixels]]] = {
+_ALTERED: dict[str, _Alter] = {
     "exact": lambda random, images: images,
     "resized": _resized,
     "recompressed": lambda random, images: images,
-    "cropped": _cropped,
-    "flipped": lambda random, images: _each(images, lambda image: image[:, ::-1]),
+    "cropped": _cut(lambda random: random.uniform(0.02, 0.06, 4)),
+    "flipped": _moved(lambda image: image[:, ::-1]),
     "brightness": _brightness,
-    "turned": _turned,
+    "turned": lambda random, images: _moved(partial(np.rot90, k=int(random.integers(1, 4))))(random, images),
     "negative": lambda random, images: [255 - images[0], *images[1:]],
     "tilted": _tilted,
-    "zoomed": _zoomed,
-    "off-centre": _off_centre,
+    "zoomed": _cut(lambda random: (1 / 8,) * 4),
+    "off-centre": _cut(_off_centre),
     "framed": _framed,
 }
-TWIN_KINDS = tuple(ALTERED)
+TWIN_KINDS = tuple(_ALTERED)
