@@ -13,9 +13,8 @@ from casewise.audit.metadata import columns_in_use
 from casewise.audit.subjects import imported_findings, side_named, sides_in
 from casewise.cohort.cohort import read_cohort
 from casewise.errors import CohortError
-from casewise.pipeline.audit import _inputs_hash
 from casewise.study.schema import Study
-from tests.test_audit_shortcuts import look, make, opened
+from tests.test_audit_shortcuts import look, make
 
 Row = dict[str, Any]
 
@@ -100,14 +99,6 @@ def test_a_column_of_lesion_masks_is_in_use(tmp_path: Path) -> None:
     plain = [[name.removeprefix("table_") for name in further_columns(s, images, [])[0]] for s in (study, masked)]
     assert ["lesion_mask" in names for names in plain] == [True, False]
     assert "lesion_mask" in columns_in_use(masked)
-
-
-def test_a_column_that_is_stated_as_that_of_a_reader_later_is_audited_again(tmp_path: Path) -> None:
-    study = make(tmp_path)
-    evaluation = study.evaluation.model_copy(update={"readers": {"label": {"senior": "site"}}})
-    cohort, tiles = opened(study)
-    studies = (study, study.model_copy(update={"evaluation": evaluation}))
-    assert len({_inputs_hash(each, cohort, tiles, None, "") for each in studies}) == 2
 
 
 def test_numbers_are_folds_by_the_name_of_their_column() -> None:

@@ -1,8 +1,7 @@
 """Whether a column is filled in is evidence of its own, whatever it holds."""
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,7 +9,7 @@ import pytest
 
 from casewise.audit.columns import FILLED, columns_with_gaps, telling_gaps
 from casewise.audit.probes import ALPHA, Labels, adjusted, probe
-from casewise.report.context import ReportContext, read_context
+from casewise.report.context import read_context
 from casewise.report.sections.designs import covariates
 from casewise.report.sections.labels import missing_values
 from casewise.run import run
@@ -143,16 +142,3 @@ def test_the_report_has_the_gaps_by_outcome(chests: Path, tmp_path: Path) -> Non
     section = covariates.section(context)
     assert section is not None
     assert any("crp" in str(block) and "filled in" in str(block) for block in section.blocks)
-
-
-@pytest.mark.parametrize(
-    ("values", "groups"),
-    [([0, 1, 2, 3, 4, 5], 3), ([0, 0, 0, 0, 1, 2], 2), ([0, 0, 0, 1], 2)],
-)
-def test_numbers_are_divided_into_thirds_or_halves(values: list[float], groups: int) -> None:
-    from casewise.report.sections.labels import _groups
-
-    series = pd.Series(values, index=[f"c{n}" for n in range(len(values))], dtype=float)
-    divided = _groups(cast("ReportContext", SimpleNamespace(classes=[])), series)
-    assert len(divided) == groups
-    assert sorted(case for own in divided.values() for case in own) == sorted(series.index)

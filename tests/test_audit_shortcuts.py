@@ -120,11 +120,10 @@ def test_scores_are_those_of_ridge_regression_fold_by_fold() -> None:
         np.testing.assert_allclose(told.scores[~train, 0], expected, atol=2e-3)
 
 
-def test_subjects_never_stand_in_two_folds() -> None:
-    subjects = np.random.default_rng(0).integers(0, 50, 200)
-    folds = _folds(np.unique(subjects, return_inverse=True)[1], 3)
-    assert pd.Series(folds).groupby(subjects).nunique().max() == 1
-    assert set(folds) == set(range(FOLDS))
+def test_the_label_of_a_subject_is_not_learned_from_its_other_images() -> None:
+    subjects = np.repeat(np.arange(40), 3)
+    labels = Labels.of(np.random.default_rng(0).normal(size=40)[subjects], subjects, [], permutations=9, seed=0)
+    assert abs(probe(np.eye(40)[subjects], labels, seed=0).value) < 0.5  # about 1, were subjects in two folds
 
 
 @given(st.lists(st.integers(1, 5), min_size=2, max_size=20), st.integers(0, 1000))

@@ -160,6 +160,20 @@ class TestWhatIsRead:
         assert cohort.images["path"].tolist() == [str(folder / "d" / "a.jpg"), str(folder / "b .jpg")]
         assert any("1 path," in note for note in cohort.notes)
 
+    def test_settings_that_allow_what_is_missing(self, regional: Path) -> None:
+        leave_out(regional, "S2_week2_trunk")
+        assert len(read_cohort(regional_study(regional, missing_regions="allow")).panels) == 11
+        leave_out(regional, "S2_week2")
+        evaluation = {"baseline": "week2", "missing_baseline": "leave_out"}
+        assert len(read_cohort(regional_study(regional, evaluation=evaluation)).cases) == 3
+
+    def test_root(self, write: Callable[..., Path]) -> None:
+        folder = write("path,subject,grade", "a.jpg,A,1", images=False)
+        (folder / "photos").mkdir()
+        (folder / "photos" / "a.jpg").write_bytes(b"x")
+        cohort = read_cohort(study(folder, root=folder / "photos"))
+        assert cohort.images["path"].tolist() == [str(folder / "photos" / "a.jpg")]
+
     def test_a_region_column_of_a_study_without_regions_is_kept_aside(self, write: Callable[..., Path]) -> None:
         folder = write("path,subject,region,grade", "a.jpg,A,Left lung,1", "b.jpg,A,left lung,1", "c.jpg,B,,2")
         cohort = read_cohort(study(folder))

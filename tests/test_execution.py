@@ -3,7 +3,6 @@
 import errno
 import os
 import signal
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 import casewise
 from casewise.errors import TrainingError
 from casewise.jobs import backends, compute_plans, fitting
-from casewise.jobs.backends import Backend, Failure, LocalBackend, _ended, attempt
+from casewise.jobs.backends import Backend, Failure, LocalBackend, attempt
 from casewise.jobs.execution import run_jobs
 from casewise.jobs.plan import Job
 from casewise.models import build_model
@@ -113,20 +112,6 @@ def test_fewer_processes_execute_the_others_when_one_is_ended(tmp_path: Path, mo
     assert failures["a, fold 2"].memory
     assert "Lower `compute.jobs`" in failures["a, fold 2"].message
     assert finished == {"a, fold 1", "b, fold 1", "b, fold 2"}
-
-
-def test_a_recorded_failure_keeps_its_reason_when_another_process_is_ended(tmp_path: Path) -> None:
-    begun = time.time() - 60
-    diverged, lost, waiting = planned(["a"], RunFolder(tmp_path)) + planned(["b"], RunFolder(tmp_path))[:1]
-    for job in (diverged, lost, waiting):
-        job.folder.path.mkdir(parents=True)
-    diverged.folder.write_failure("a diverged", transient=False)
-    lost.folder.write_progress(1, 4)
-    failures = _ended([diverged, lost, waiting], begun)
-    assert failures["a, fold 1"] == Failure("a diverged", False)
-    assert "ended by the system" in failures["a, fold 2"].message
-    assert "b, fold 1" not in failures
-    assert set(_ended([waiting], begun)) == {"b, fold 1"}
 
 
 class Recorder(LocalBackend):

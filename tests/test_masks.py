@@ -15,7 +15,6 @@ from casewise.console import Silent
 from casewise.errors import CohortError, ImageError, RunError
 from casewise.modalities.base import PreparedCohort
 from casewise.modalities.dataset import PanelData
-from casewise.modalities.mask_labels import marked_labels
 from casewise.modalities.masks import mask_on_tiles, training_masks
 from casewise.modalities.panels import augmented, plain
 from casewise.modalities.shape_variation import Bars, Stretch
@@ -24,7 +23,6 @@ from casewise.models.backbones import build_network
 from casewise.models.outputs import Output
 from casewise.pipeline.finished import FinishedRun
 from casewise.pipeline.read import prepare, read, validate
-from casewise.plugins.volumes.native_space import _stack_masks
 from casewise.run import Run, run
 from casewise.run_folder import RunFolder
 from casewise.study.loading import build_study
@@ -32,7 +30,6 @@ from casewise.study.schema import Panels, Recipe, Study
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.loop import Training, TrainingContext
 from casewise.training.losses import mask_loss
-from casewise.training.lr_finder import _swept
 
 OUTPUTS = (Output("label", "classification", 2),)
 
@@ -130,9 +127,6 @@ def test_parts_of_a_batch_and_the_weight_of_masks(tmp_path: Path) -> None:
     whole, parts, heavy = (steps[key] for key in ("whole", "parts", "heavy"))
     assert torch.allclose(whole[0], parts[0], rtol=1e-5)
     assert torch.allclose(heavy[0] - whole[0], 2 * whole[3], rtol=1e-4)
-    searched = training(data, tmp_path)
-    losses = _swept(searched.network, searched.recipe, np.array([1e-6]), data, searched.context)
-    assert losses == [pytest.approx(float(searched.step(searched.batches(0)[0], 0, 0)[0]))]
 
 
 @pytest.fixture(scope="module")
@@ -302,16 +296,10 @@ def consumers(prepared: PreparedCohort, path: Path, *, size: int, labels: Any = 
     store = prepared.store
     assert isinstance(store, TileStore)
 
-    def slices() -> np.ndarray:
-        scan = _stack_masks(table, "mask", "position", path.parent, (1.0, 1.0))
-        assert scan is not None
-        return marked_labels(scan.values, labels)
-
     return {
         "audit": lambda: read_masks(study, table, store)[1],
         "explain": lambda: mask_on_tiles(changed, 0, "mask", "segmentation").planes,
         "training": lambda: np.load(training_masks(changed, Silent())) == 2,
-        "slices": slices,
     }
 
 

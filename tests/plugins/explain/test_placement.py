@@ -37,10 +37,6 @@ def test_the_border_is_the_outer_eighth() -> None:
     assert ring.mean() == 1 - 0.75**2
     assert ring[7].all()
     assert not ring[8, 8:56].any()
-    # the same as the border of the audit, which has cells of 12 of 96 pixels
-    from casewise.audit.regions import CELL, _ring
-
-    assert (border((96, 96)) == np.kron(_ring(), np.ones((CELL, CELL), bool))).all()
 
 
 def test_shares_are_of_each_image_of_a_panel_and_empty_slots_do_not_count() -> None:

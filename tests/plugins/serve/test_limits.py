@@ -7,16 +7,13 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from io import BytesIO
 from pathlib import Path
 
 import httpx
 import pytest
-from starlette.datastructures import FormData, UploadFile
 
 from casewise.errors import CasewiseError
 from casewise.plugins.serve.settings import ServiceSettings
-from casewise.plugins.serve.submission import _stored
 from casewise.web.settings import LOG
 from tests.plugins.serve.serving import Running, running, toy_work
 
@@ -223,12 +220,3 @@ def test_the_log_has_neither_names_nor_content(toy: Running, caplog: pytest.LogC
     lines = [record.getMessage() for record in records]
     assert ["/api/predict" in line for name in own for line in lines if line.startswith(name)] == [True, False, True]
     assert not [line for line in lines if "Jane" in line or "Secret" in line or "Doe" in line]
-
-
-def test_files_are_stored_by_name_and_content_however_they_were_sent(tmp_path: Path) -> None:
-    sent = [("b10.jpg", b"b"), ("b9.jpg", b"a"), ("image.jpg", b"y"), ("image.jpg", b"x")]
-    form = FormData([("upper", UploadFile(BytesIO(content), filename=name)) for name, content in sent])
-    files = _stored(form, tmp_path, {"slots": ["upper"], "covariates": []}).files
-    assert [file.name for file in files] == ["b9.jpg", "b10.jpg", "image.jpg (2)", "image.jpg (1)"]
-    # the hash of x is before that of y
-    assert [(tmp_path / file.stored).read_bytes() for file in files] == [b"a", b"b", b"x", b"y"]
