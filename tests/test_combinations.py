@@ -11,11 +11,12 @@ from casewise.errors import StudyError
 from casewise.inference.model import load_bundle
 from casewise.run import Run, run
 from casewise.study.loading import build_study
-from tests.combinations import KINDS, MODALITIES, REFUSED, WAYS, make_table, settings
+from tests.combinations import KINDS, MODALITIES, REFUSED, WAYS, as_markdown, make_table, settings
 
 explain_run = pytest.importorskip("casewise.plugins.explain.command").explain_run
 ExplainSettings = pytest.importorskip("casewise.plugins.explain.run").ExplainSettings
 
+DOCS = Path(__file__).resolve().parents[1] / "docs" / "reference-combinations.md"
 # Slides and volumes have runs of their own in the tests of their plugins.
 QUICK = (("photographs", "classes", "attention"), ("slides", "number", "explanation"))
 EVERY = [each for each in product(MODALITIES, KINDS, WAYS) if (each[0], each[2]) not in REFUSED]
@@ -83,3 +84,7 @@ def test_it_is_refused(tables: dict[str, Path], modality: str, way: str) -> None
     values = settings(modality, "classes", tables[modality], way)
     with pytest.raises(StudyError):
         build_study(values, source="the combination", folder=tables[modality].parent)
+
+
+def test_the_table_of_the_documentation_is_of_these_tests() -> None:
+    assert DOCS.read_text() == as_markdown()
