@@ -142,11 +142,6 @@ class TestWeights:
 NAME = "test_vit"  # of timm: 160 px, patches of 16
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def built(side: int | None = None, name: str = NAME, **options: Any) -> Network:
     torch.manual_seed(0)
     return build_network(name, 2, side=side, **options).eval()

@@ -36,11 +36,6 @@ CONFIG = {
 SMALL = ["timm:test_vit", "timm:test_resnet"]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def weights_of(facts: dict[str, Any], folder: Path, side: int = 140) -> None:
     torch.manual_seed(5)
     body = build_encoder(facts, side).network.body

@@ -48,7 +48,6 @@ from casewise.plugins.node.monitoring.shift import (
 )
 from casewise.plugins.node.monitoring.summary import groups
 from tests.plugins.node.observed import DAY, START, Node, limits, observed
-from tests.test_simulations import benchmark  # noqa: F401 (fixture)
 
 BRIGHTNESS = Quantity(Kind.NUMBER, "brightness")
 

@@ -32,7 +32,6 @@ from casewise.plugins.readers.statistics.coefficients import (
     readers_for_half_width,
     reliability,
 )
-from tests.test_simulations import benchmark  # noqa: F401 (fixture)
 
 NAN = np.nan
 # Shrout and Fleiss 1979, table 2: six subjects by four judges.

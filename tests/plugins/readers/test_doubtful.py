@@ -20,7 +20,6 @@ from casewise.plugins.readers.doubtful import (
 )
 from casewise.plugins.readers.second_reading import second_reading
 from tests.prediction_rows import prediction_rows
-from tests.test_simulations import benchmark  # noqa: F401 (fixture)
 
 
 def finished(rows: pd.DataFrame, readers: dict[str, Any] | None = None, images: Any = None) -> Any:

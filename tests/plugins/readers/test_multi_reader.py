@@ -17,7 +17,6 @@ from casewise.plugins.readers.statistics.multi_reader import (
     random_readers,
     unbiased_variance,
 )
-from tests.test_simulations import benchmark  # noqa: F401 (fixture)
 
 # Van Dyke et al. 1993: aortic dissection in spin-echo and cine MRI (two ratings a case, from 1 to 5) by five readers of
 # 69 cases without and 45 with a dissection. Expected values: OR-DBM MRMC 2.51, trapezoidal areas with jackknife.

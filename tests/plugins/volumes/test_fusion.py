@@ -30,11 +30,6 @@ NAME = "shufflenet_v2_x0_5"
 NAN = float("nan")
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def built(name: str = NAME, kind: Any = "early", sequences: int = 2, **options: Any) -> Network:
     torch.manual_seed(0)
     return build_network(name, options.pop("outputs", 2), fusion=kind, sequences=sequences, **options)
