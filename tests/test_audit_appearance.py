@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from casewise.audit import regions
-from casewise.audit.regions import standardised, without
+from casewise.audit.regions import blockiness, in_files, standardised, without
 from tests.test_audit_shortcuts import corner, look, make
 
 Row = dict[str, Any]
@@ -107,3 +107,17 @@ def test_a_source_that_goes_with_the_label_one_to_one_stays_a_shortcut(tmp_path:
     found = {finding.id: finding for finding in look(make(tmp_path, change=change)).findings}
     assert found[f"shortcut-{column}"].level == level
     assert found[f"shortcut-{column}"].figures["value"] == pytest.approx(1.0)
+
+
+def test_compression_is_seen_in_pixels_at_any_offset_and_in_another_format(tmp_path: Path):
+    random = np.random.default_rng(0)
+    film = cv2.GaussianBlur(random.normal(size=(160, 160)), (0, 0), 4) * 300 + 120 + random.normal(size=(160, 160))
+    traces = compressed(film)
+    assert blockiness(traces) > 0.2 > 5 * abs(blockiness(film))
+    assert blockiness(traces[3:, 5:]) > 0.2
+    Image.fromarray(traces.astype(np.uint8)).save(tmp_path / "hidden.png")
+    Image.fromarray(film.clip(0, 255).astype(np.uint8)).save(tmp_path / "plain.png")
+    sharpness, compression, read = in_files([str(tmp_path / name) for name in ("hidden.png", "plain.png", "none.png")])
+    assert read.tolist() == [True, True, False]
+    assert (compression[0] > compression[1] + 0.1).all()
+    assert sharpness.shape == (3, 2)

@@ -253,3 +253,36 @@ def test_new_cases_need_the_columns(covariate_run: Run, chests: Path, tmp_path: 
     several = pd.concat([table, table.iloc[[1]].assign(sex="other", path=copy)])
     problems = model.predict(several, learner=JOINED)["problem"]
     assert problems.str.contains("sex").sum() == 1
+
+
+@pytest.mark.plugins("serve")
+def test_the_page_asks_for_covariates_and_refuses_bad_ones(covariate_run: Run, chests: Path) -> None:
+    import httpx
+
+    from casewise import load_bundle
+    from casewise.plugins.serve.settings import ServiceSettings
+    from tests.plugins.serve.serving import running
+
+    bundle, row = covariate_run.finished.files.bundle.path, absolute(chests).iloc[[0]].assign(age=41, sex="f")
+    expected = load_bundle(bundle).predict(row, learner=JOINED).iloc[0]
+    with running(ServiceSettings(bundle, learner=JOINED)) as service:
+
+        def answer(**fields: str) -> httpx.Response:
+            image = {"image": ("film.png", Path(row["path"].iloc[0]).read_bytes())}
+            return httpx.post(f"{service.url}/api/predict", files=image, data=fields, timeout=300)
+
+        age, sex = httpx.get(f"{service.url}/api/model").json()["covariates"]
+        assert (age["name"], age["levels"], sex["name"], sex["levels"]) == ("age", [], "sex", ["f", "m"])
+        assert (age["optional"], sex["optional"], sex["range"]) == (False, False, None)
+        (visit,) = answer(age=" 41,0", sex="F").json()["visits"]
+        assert visit["covariates"] == {"age": "41", "sex": "f"}
+        assert visit["results"][0]["probabilities"]["covid"] == pytest.approx(expected["probability of covid"])
+        (visit,) = answer(age=f"{age['range'][1] + 1}", sex="f").json()["visits"]
+        assert any("age" in flag for flag in visit["results"][0]["flags"])
+        bad = {"bad_covariate": [("old", "f"), ("41", "x"), ("1,000", "f")]}
+        bad["covariate_missing"] = [("", "f"), ("41", "")]
+        for code, pairs in bad.items():
+            for given in pairs:
+                error = answer(age=given[0], sex=given[1]).json()["error"]
+                assert error["code"] == code, error
+        assert "sex" in answer(age="41", sexx="f").json()["error"]["message"]

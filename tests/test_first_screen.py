@@ -13,7 +13,7 @@ from casewise.report.caveats import SENTENCES
 from casewise.report.context import EXTERNAL, ReportContext
 from casewise.report.first_screen import Rival, rivals_line, screen
 from casewise.report.page import render
-from casewise.report.statements import KINDS, MARKS, Statement, statements
+from casewise.report.statements import KINDS, MARKS, Statement, statements, unlike_folds
 from casewise.report.tables import VERDICTS
 from tests.report_contexts import classes, films, numbers, with_own, with_results
 
@@ -180,3 +180,33 @@ def test_a_test_set_below_the_folds_is_against_the_model() -> None:
     other = Note("test_below_oof", {"learner": "other", "metric": context.merit, **sides})
     assert not statement(with_results(context, notes=[other]), "lower_on_test")
     assert not statement(context, "lower_on_test")
+
+
+def test_folds_with_equal_weights_are_counted_where_the_model_has_others(report_of_classes: ReportContext) -> None:
+    equal, own = {"a": 0.5, "b": 0.5}, {"a": 0.25, "b": 0.75}
+    texts = []
+    for new, by_fold in ((own, {"1": equal, "2": own}), (own, {"1": own, "2": own}), (equal, {"1": own, "2": equal})):
+        fits = {report_of_classes.learner: {report_of_classes.outcome: {"weights": new, "weights_by_fold": by_fold}}}
+        texts.append(unlike_folds(dataclasses.replace(report_of_classes, stackers=fits)))
+    unlike = "the weights of 1 of 2 folds are {}, unlike those for new cases"
+    assert texts == [unlike.format("equal"), "", unlike.format("fitted")]
+
+
+def test_what_a_study_lacks_is_said(report_of_two_classes: ReportContext) -> None:
+    two = report_of_two_classes
+    assert level(two, "external_cohort") == "bad"
+    table = two.predictions
+    for subjects, expected in ((8, "note"), (40, "")):
+        few = table[table["subject"].isin(table["subject"].unique()[:subjects])]
+        assert level(dataclasses.replace(two, predictions=few), "few_subjects") == expected
+    known = table["subject"].isin(table["subject"].unique()[:8])
+    partly = table.assign(y_true=table["y_true"].where(known))
+    assert level(dataclasses.replace(two, predictions=partly), "few_subjects")
+    for monitor, expected in (("inner", ""), ("fold", "bad")):
+        assert level(films(recipe={"early_stopping": {"monitor": monitor}}), "stopped_on_fold") == expected
+
+
+def test_constant_predictions_are_flagged(report_of_two_classes: ReportContext) -> None:
+    table = report_of_two_classes.predictions.copy()
+    table.loc[table["model"] == report_of_two_classes.learner, ["p0", "p1"]] = [0.6, 0.4]
+    assert level(dataclasses.replace(report_of_two_classes, predictions=table), "nothing_learned") == "flag"

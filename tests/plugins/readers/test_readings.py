@@ -20,12 +20,13 @@ from casewise.plugins.readers.model_values import held_out_rows
 from casewise.plugins.readers.rating.export import (
     adjudication_items,
     check_export,
+    first_readings,
     labels_of,
     study_lines,
     write_labels,
 )
 from casewise.plugins.readers.rating.readings import readings_of
-from casewise.plugins.readers.rating.sessions import Session, SessionRequest, open_session
+from casewise.plugins.readers.rating.sessions import Session, SessionRequest, items_of, open_session
 from casewise.plugins.readers.rating.store import Entry, ReadingStore, SessionFacts, WindowError
 from casewise.plugins.readers.reader_columns import with_scores
 from casewise.study.loading import read_study
@@ -366,3 +367,17 @@ def test_names_that_differ_by_capital_letters_are_refused(store: ReadingStore) -
     for names in (["Anna"], ["ben", "Ben"]):
         with pytest.raises(CasewiseError):
             store.check_names(names)
+
+
+def test_the_first_reading_stays_the_first_when_it_is_corrected_later(
+    study: Study, cohort: Cohort, store: ReadingStore
+) -> None:
+    for name in ("blind", "later"):
+        open_session(study, cohort, store, SessionRequest(name))
+    form = open_session(study, cohort, store, SessionRequest("blind")).form
+    item = next(iter(items_of(study, cohort, form)))
+    for name, value in (("blind", "1"), ("later", "4"), ("blind", "2")):
+        window = store.open_window(name, "anna")
+        store.append(Entry(name, "anna", item, 1, 1, "erythema[upper]", value, form.version), window)
+    first = first_readings(readings_of(study, cohort, store).table)
+    assert first["value"].tolist() == [2.0]

@@ -13,7 +13,7 @@ from PIL import Image
 
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.console import Silent
-from casewise.errors import AuditError, ImageError
+from casewise.errors import AuditError, CohortError, ImageError
 from casewise.modalities.registry import modality_of
 from casewise.modalities.store.readers import read_image
 from casewise.modalities.store.store import open_store
@@ -222,3 +222,9 @@ def test_one_slide_under_two_subjects_stops_the_run(skin: Path, tmp_path: Path) 
     twins = next(one for one in found if one["id"] == "twins-across-splits")
     assert twins["figures"]["pairs"] == 1
     assert sorted(twins["pairs"][0]) == sorted([rows["path"].iloc[0], str(tmp_path / "copy.tiff")])
+
+
+def test_without_tiles_the_key_is_named(skin: Path, tmp_path: Path) -> None:
+    study = skin_study(skin, tiles=None)
+    with pytest.raises(CohortError, match=r"12 rows name whole slides .* Write for example `tiles: \{mpp: 1\.0\}`"):
+        slides.refuse_slides(study, read_cohort(study))
