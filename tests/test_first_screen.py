@@ -51,14 +51,14 @@ def test_figures_are_those_of_the_results(context: ReportContext) -> None:
     assert float(shown.sizes[-1].text.replace("−", "-")) == pytest.approx(scale * (figure.value or 0), abs=0.51)
     if entry := context.class_figures(context.stage, context.learner):
         found = [f"{entry.confusion[i][i]} of {total}" for i, total in enumerate(entry.support)]
-        assert [row.cells[0].partition(" (")[0] for row in shown.failures] == found
+        assert [row.cells[0].text.partition(" (")[0] for row in shown.failures.rows] == found
         counts = np.array(entry.confusion)
-        precise = [row.cells[-1 - (len(counts) > 2)].partition(" (")[0] for row in shown.failures]
+        precise = [row.cells[-1 - (len(counts) > 2)].text.partition(" (")[0] for row in shown.failures.rows]
         right = zip(np.diag(counts), counts.sum(axis=0), strict=True)
         assert precise == [f"{of_class} of {total}" if total else "no case" for of_class, total in right]
     else:
-        assert sum(int(row.cells[0]) for row in shown.failures) == len(context.headline_rows)
-        assert [row.worst for row in shown.failures].count(True) <= 1
+        assert sum(int(row.cells[0].text) for row in shown.failures.rows) == len(context.headline_rows)
+        assert [row.mark for row in shown.failures.rows].count(True) <= 1
 
 
 def test_flags_come_first_and_every_other_statement_has_a_mark(context: ReportContext) -> None:
@@ -126,8 +126,8 @@ def test_a_class_is_bold_only_where_it_is_clearly_found_least_often() -> None:
             figures[f"recall[{name}]"] = dataclasses.replace(figures["accuracy"], value=value, low=low, high=high)
         support = [sum(row) for row in confusion]
         shown = screen(with_own(context, figures, confusion=confusion, support=support))
-        assert ("Bold" in shown.more_failures) == any(row.worst for row in shown.failures)
-        return [row.worst for row in shown.failures]
+        assert ("Bold" in shown.more_failures) == any(row.mark for row in shown.failures.rows)
+        return [row.mark for row in shown.failures.rows]
 
     clear = {"covid": (0.5, 0.4, 0.6), "no_finding": (0.9, 0.8, 0.95)}
     assert bold([[50, 50], [10, 90]], **clear) == [True, False]

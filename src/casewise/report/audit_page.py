@@ -17,7 +17,7 @@ from casewise.audit.verify import SIDE, in_pixels
 from casewise.errors import ImageError
 from casewise.modalities.store.readers import read_image
 from casewise.modalities.store.store import TileStore
-from casewise.report.blocks import FOLDER, Block, Facts, Items, Picture, Pictures, Section, Text, plain_page
+from casewise.report.blocks import Block, Facts, Items, Picture, Pictures, Section, Text, plain_page
 from casewise.report.figures.pictures import as_picture, data_uri
 from casewise.report.sections.audit import all_tests, findings, overlays, worst_first
 from casewise.run_folder.artefact import TextFile
@@ -26,8 +26,6 @@ from casewise.run_folder.artefact import TextFile
 MOST_PAIRS, LONGEST = 100, 240
 # The difference is shown this much stronger, as lighter or darker than grey.
 GAIN, GREY = 2.0, 128
-# The page has no list of contents at its side.
-STYLE = "\n@media (min-width: 1100px) { .page { display: block; } }\n"
 FOOTER = "This page contains pictures of subjects: treat it as confidentially as the pictures."
 PAIRS = (
     "Pairs of the most serious findings first. Of similar {nouns}, the second is also shown as registered to the first,"
@@ -68,15 +66,11 @@ def write_audit_page(
         RunError: the file cannot be written.
     """
     marks = overlays(audit, lambda row: store.tiles[row][(slice(None), *store.content(row))])
-    shown = [*findings(audit, accepted), *marks, *all_tests(audit)]
-    if notes := audit.notes(accepted):
-        shown.append(Items(notes))
+    shown = [*findings(audit, accepted), *marks, *all_tests(audit), Items(audit.notes(accepted))]
     sections = [Section("findings", "Findings", shown), Section("pairs", "Pairs", _pictures(audit, images, store))]
-    style = (FOLDER / "report.css").read_text() + STYLE
-    kind = "Audit before training"
     pictures = any(isinstance(block, Pictures) for section in sections for block in section.blocks)
-    footer = FOOTER if pictures else ""
-    return TextFile(path).write(plain_page(f"Audit: {title}", sections, kind=kind, style=style, footer=footer))
+    page = plain_page(f"Audit: {title}", sections, kind="Audit before training", footer=FOOTER if pictures else "")
+    return TextFile(path).write(page)
 
 
 def _pictures(audit: Audit, images: pd.DataFrame, store: TileStore) -> list[Block]:
@@ -85,10 +79,10 @@ def _pictures(audit: Audit, images: pd.DataFrame, store: TileStore) -> list[Bloc
     shown = sorted(pairs, key=lambda pair: pair.registration is None)[:MOST_PAIRS]
     count = f"{len(shown)} of {len(pairs)}, the others in `audit.json`" if len(shown) < len(pairs) else str(len(pairs))
     counts = Facts([("Pairs shown", count)])
-    note = Text(PAIRS.format(nouns=noun_of(audit.facts)[1]), note=True)
+    note = Text(PAIRS.format(nouns=noun_of(audit.facts)[1]) if pairs else "", note=True)
     files = dict(zip(images["path"].astype(str), shown_by(images), strict=True))
     strips = [Pictures(_shown(pair, images, store, files), pair.caption, "panels") for pair in shown]
-    return [counts, *([note] if strips else []), *strips]
+    return [counts, note, *strips]
 
 
 def _pairs(audit: Audit) -> list[Pair]:

@@ -114,38 +114,30 @@ def beside_column_blocks(context: ReportContext) -> list[Block]:
         rows.append(Row(row.name, cells))
     means = ["Within, mean", *(f"{name} {value}" for value in column.values)] if column.values else []
     title = f"AUROC beside the column {column.name}"
-    table = Table(
-        ["Class", "Model", f"{name} alone", "Model is", *means],
-        rows,
-        f"{title}, {evaluated_on(context, context.stage)}.",
-    )
+    heads = ["Class", "Model", f"{name} alone", "Model is", *means]
+    table = Table(heads, rows, f"{title}, {evaluated_on(context, context.stage)}.")
     fold = Fold(f"{title}, by class", [table, Text(COLUMN, note=True)])
     return [counts, fold] if counts else [fold]
 
 
-def _counts_table(context: ReportContext) -> Table | None:
-    """How often each class is found, and mistaken for, within each value of the column; None without figures."""
+def _counts_table(context: ReportContext) -> Table:
+    """How often each class is found, and mistaken for, within each value of the column; empty without figures."""
     within = _within(context)
     if within is None or context.by_site:
-        return None
+        return Table([], [], "")
     noun, rows, has_sets = terms_of(context).noun, [], _has_sets(within)
     shown = _shown(within)
     for value, group in [(value, within.groups[value]) for value in shown]:
         for label, counts in group.classes.items():
             own = counts["rows"]
             pairs = [("found", own), ("mistaken", group.rows - own), *([("held", own)] if has_sets else [])]
-            cells = [Cell(f"{counts[key]:,} of {of:,}" if of and key in counts else MISSING) for key, of in pairs]
+            cells = [f"{counts[key]:,} of {of:,}" if of and key in counts else MISSING for key, of in pairs]
             rows.append(Row(f"{plain(value)}: {class_name(context.study, context.outcome, label)}", cells))
     texts = {"place": capital(evaluated_on(context, context.stage)), "noun": noun, "column": plain(within.column)}
     caption = WITHIN.format(**texts, sets=SETS.format(noun=noun) if has_sets else "")
     if len(shown) < len(within.groups):
         caption += MORE.format(shown=len(shown), count=len(within.groups), noun=noun)
-    heads = [
-        f"{capital(plain(within.column))} and class",
-        "Found",
-        "Mistaken for it",
-        *(["Set holds it"] if has_sets else []),
-    ]
+    heads = [f"{capital(plain(within.column))} and class", "Found", "Mistaken for it", *["Set holds it"] * has_sets]
     return Table(heads, rows, caption)
 
 

@@ -8,22 +8,26 @@ the same values. A text is a caption or a note that does not change with the res
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, dataclass_transform
+from typing import TYPE_CHECKING, Any, dataclass_transform
 
 from markupsafe import Markup
 
+from casewise.files import guarded
 from casewise.report.formatting import escaped
 
 if TYPE_CHECKING:
+    import pandas as pd
     from jinja2 import Environment
 
     from casewise.report.figures.drawing import Drawing
 
 FOLDER = Path(__file__).parent / "templates"
+# A page of sections has no list of contents at its side.
+UNLISTED = "\n@media (min-width: 1100px) { .page { display: block; } }\n"
 CountsLine = tuple[str, int, list[tuple[int, float]]]
 
 
@@ -36,14 +40,18 @@ class Cell:
     value: float | str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(init=False)
 class Row:
     """One row: its name and cells; `mark`: the shown learner; `inner`: subordinate to the row above."""
 
     name: str
-    cells: Sequence[Cell]
-    mark: bool = False
-    inner: bool = False
+    cells: list[Cell]
+    mark: bool
+    inner: bool
+
+    def __init__(self, name: str, cells: Iterable[Cell | str], mark: bool = False, inner: bool = False) -> None:
+        self.name, self.mark, self.inner = name, mark, inner
+        self.cells = [Cell(cell) if isinstance(cell, str) else cell for cell in cells]
 
 
 @dataclass(frozen=True)
@@ -66,10 +74,13 @@ def counts_line(name: str, counts: Sequence[int]) -> CountsLine:
 
 @dataclass_transform(frozen_default=True)
 class Block:
-    """A part of a section: a frozen dataclass, which the template of its name shows."""
+    """A part of a section: a frozen dataclass, which the template of its name shows; left out without content."""
 
     def __init_subclass__(cls) -> None:
         dataclass(frozen=True)(cls)
+
+    def __bool__(self) -> bool:
+        return bool(getattr(self, next(iter(self.__annotations__))))
 
     @property
     def form(self) -> str:
@@ -115,7 +126,7 @@ class Table(Block):
         columns: the headings; the first stands above the names of the rows.
         wide: in smaller letters.
         sortable: whether a click on a heading sorts the rows.
-        stacked: whether intervals stand below their figures.
+        data: what its CSV file has instead of the cells, such as numbers with all their digits.
     """
 
     columns: Sequence[str]
@@ -123,7 +134,40 @@ class Table(Block):
     caption: str
     wide: bool = False
     sortable: bool = False
-    stacked: bool = True
+    data: pd.DataFrame | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.rows)
+
+    @classmethod
+    def of(cls, data: pd.DataFrame, caption: str) -> Table:
+        """A table of plain values, without columns that are empty.
+
+        >>> import pandas as pd
+        >>> Table.of(pd.DataFrame({"a": [1.5, None], "b": ["x", "y"], "c": [None, None]}), "T").rows[1].cells
+        [Cell(text='y', small='', value='')]
+        """
+        import pandas as pd
+
+        shown = data.replace("", None).dropna(axis="columns", how="all")
+        rows = [["" if pd.isna(v) else _plain_text(v) for v in row] for row in shown.itertuples(index=False)]
+        columns = [str(column).replace("_", " ") for column in shown]
+        return cls(columns, [Row(row[0], row[1:]) for row in rows], caption, data=data)
+
+    def csv(self) -> str:
+        """The table as CSV, whose texts a spreadsheet does not run."""
+        import pandas as pd
+
+        texts = [[row.name, *(f"{cell.text} {cell.small}".strip() for cell in row.cells)] for row in self.rows]
+        table = self.data if self.data is not None else pd.DataFrame(texts, columns=list(self.columns))
+        table = table.map(lambda value: guarded(value) if isinstance(value, str) else value)
+        return table.to_csv(index=False, lineterminator="\n")
+
+
+def _plain_text(value: Any) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 class Matrix(Block):
@@ -186,6 +230,9 @@ class Card:
     pictures: Sequence[Picture]
     blocks: Sequence[Block]
 
+    def __post_init__(self) -> None:
+        _leave_out_empty(self)
+
 
 class Cards(Block):
     """Cases side by side; they show pictures of subjects, so Markdown has none."""
@@ -206,6 +253,12 @@ class Fold(Block):
     page_only: bool = False
     needed: bool = False
 
+    def __post_init__(self) -> None:
+        _leave_out_empty(self)
+
+    def __bool__(self) -> bool:
+        return bool(self.blocks)
+
 
 @dataclass(frozen=True)
 class Section:
@@ -222,6 +275,16 @@ class Section:
     heading: str
     blocks: Sequence[Block]
     page_only: bool = False
+
+    def __post_init__(self) -> None:
+        _leave_out_empty(self)
+
+    def __bool__(self) -> bool:
+        return bool(self.blocks)
+
+
+def _leave_out_empty(whole: Card | Fold | Section) -> None:
+    object.__setattr__(whole, "blocks", [block for block in whole.blocks if block])
 
 
 @cache
@@ -242,14 +305,19 @@ def templates(*, html: bool) -> Environment:
 
 def rendered(sections: Sequence[Section], *, html: bool) -> str:
     """The sections as HTML or as Markdown."""
-    return templates(html=html).get_template("blocks.html.j2" if html else "blocks.md.j2").render(sections=sections)
+    return (
+        templates(html=html)
+        .get_template("blocks.html.j2" if html else "blocks.md.j2")
+        .render(sections=list(filter(None, sections)))
+    )
 
 
-def plain_page(title: str, sections: Sequence[Section], *, kind: str, style: str, footer: str) -> str:
-    """A page of sections only: an HTML document that loads no other file."""
+def plain_page(title: str, sections: Sequence[Section], *, kind: str = "", style: str = "", footer: str = "") -> str:
+    """A page of sections only: an HTML document that loads no other file; `style` replaces the report's."""
     shown = Markup(rendered(sections, html=True))  # noqa: S704 (escaped by its template)
+    look = Markup(style or (FOLDER / "report.css").read_text() + UNLISTED)  # noqa: S704 (our own file)
     template = templates(html=True).get_template("plain_page.html.j2")
-    return template.render(title=title, kind=kind, footer=footer, style=Markup(style), sections=shown)  # noqa: S704
+    return template.render(title=title, kind=kind, footer=footer, style=look, sections=shown)
 
 
 def markdown_page(head: Sequence[str], sections: Sequence[Section]) -> str:

@@ -17,6 +17,7 @@ from casewise.metrics.classes import category_agreement
 from casewise.metrics.registry import metric_of
 from casewise.modalities.registry import modality_of
 from casewise.report.beside_column import beside_column
+from casewise.report.blocks import Cell, Row, Table
 from casewise.report.context import EXTERNAL, ReportContext, counted_cases, defined, evaluated_on, terms_of, visit_noun
 from casewise.report.formatting import MISSING, class_name, counted, is_number, listed, number, percent, plain, signed
 from casewise.report.sections.agreement import between_columns, score_ranges
@@ -41,25 +42,6 @@ class Size:
     unit: str
     interval: str
     note: str = ""
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A row of the second card: a range of the score or a class, with its cells.
-
-    Attributes:
-        bar: the width of a bar in percent; 0 for none.
-    """
-
-    name: str
-    cells: list[str]
-    worst: bool = False
-    bar: int = 0
-
-    @property
-    def bold(self) -> int | None:
-        """The number of the cell that is bold: the average error of a range, or how often a class is found."""
-        return int(self.bar > 0) if self.worst else None
 
 
 @dataclass(frozen=True)
@@ -92,8 +74,7 @@ class Screen:
     sizes: list[Size]
     guess: str
     spread: str
-    failure_heads: list[str]
-    failures: list[Failure]
+    failures: Table | None
     more_failures: str
     rival_heads: list[str]
     rivals: list[Rival]
@@ -106,8 +87,7 @@ def screen(context: ReportContext) -> Screen:
     """The values of the first screen."""
     holding = statements(context)
     external = next((statement for statement in holding if statement.id == "external_cohort" and statement.link), None)
-    heads, rows = failures(context)
-    more = len(context.classes) - MOST_CLASSES
+    failing = _failing_classes(context) if context.classes else _failing_ranges(context)
     compared = context.write.title(kind_report(context.kind).compared)
     interval = f"{terms_of(context).confidence} interval"
     combined = ", ".join(f"{name} {weight}" for name, weight in weights(context))
@@ -115,7 +95,7 @@ def screen(context: ReportContext) -> Screen:
     of_new += ", from part to part of the score" if any(" to " in weight for _, weight in weights(context)) else ""
     measured, quantiles, compared_rows = sizes(context), spread(context), rivals(context)
     rough = ROUGH[bool(context.classes)].format(unit=context.study.unit)
-    any_rough = "rough" in f"{measured} {quantiles} {rows} {compared_rows}"
+    any_rough = "rough" in f"{measured} {quantiles} {failing} {compared_rows}"
     return Screen(
         lead=lead(context),
         external=external,
@@ -124,9 +104,8 @@ def screen(context: ReportContext) -> Screen:
         sizes=measured,
         guess=guess(context),
         spread=quantiles,
-        failure_heads=heads,
-        failures=rows,
-        more_failures=_failures_note(context, rows, more),
+        failures=failing,
+        more_failures=_failures_note(context, failing) if failing else "",
         rival_heads=["Model", compared + _own_side(context), interval, "The reported model is"],
         rivals=compared_rows,
         flags=[statement for statement in holding if statement.level == "flag" and statement is not external],
@@ -313,45 +292,40 @@ def _bounds(write: MetricFormat, metric: str, figure: Estimate | SourceMean, *, 
 # -------------------------------------------------------------------------------------------------- where does it fail
 
 
-def failures(context: ReportContext) -> tuple[list[str], list[Failure]]:
-    """The heads and the rows of the second card."""
-    if context.headline_rows.empty:
-        return [], []
-    return _failing_classes(context) if context.classes else _failing_ranges(context)
-
-
-def _failures_note(context: ReportContext, rows: Sequence[Failure], more: int) -> str:
+def _failures_note(context: ReportContext, table: Table) -> str:
     """Note below the table of failures: the bold row, and how many classes or what the table leaves out."""
-    if context.classes:
-        bold = "Bold: clearly found least often." if any(row.worst for row in rows) else ""
-        further = f"{counted(more, 'more class', 'more classes')} in the table of classes." if more > 0 else ""
-        return " ".join(filter(None, [bold, further]))
-    bold = "Bold: clearly the largest average error. " if any(row.worst for row in rows) else ""
-    lacked = "Rows are by the reference, which a new case lacks: do not correct a prediction by its leaning."
-    return bold + lacked if rows else ""
+    bold, more = any(row.mark for row in table.rows), len(context.classes) - MOST_CLASSES
+    if not context.classes:
+        lacked = "Rows are by the reference, which a new case lacks: do not correct a prediction by its leaning."
+        return "Bold: clearly the largest average error. " * bold + lacked
+    further = f"{counted(more, 'more class', 'more classes')} in the table of classes." if more > 0 else ""
+    return " ".join(filter(None, ["Bold: clearly found least often." * bold, further]))
 
 
-def _failing_ranges(context: ReportContext) -> tuple[list[str], list[Failure]]:
+def _failing_ranges(context: ReportContext) -> Table | None:
+    """The cases, the average error and the bias of each range; the value of an error is the width of its bar."""
     write, ranges = context.write, score_ranges(context)
     if len(ranges) < 2:
-        return [], []
+        return None
     worst, rows = max(band.error for band in ranges), []
     for band in ranges:
         bias = band.figures["bias"]
         leaning = signed(bias.value, write.digits("bias")) if is_number(bias.value) else ""
         bounds = _bounds(write, "bias", bias, short=False)
-        cells = [f"{band.count:,}", write.text("mae", band.error), f"{leaning} ({bounds})" if bounds else leaning]
+        error = Cell(write.text("mae", band.error), value=round(40 * band.error / worst) if worst else 0)
+        cells: list[Cell | str] = [f"{band.count:,}", error, f"{leaning} ({bounds})" if bounds else leaning]
         others = [other.figures["mae"] for other in ranges if other is not band]
         clearly = _clearly_above(band.figures["mae"], others)
-        rows.append(Failure(band.name, cells, clearly, round(40 * band.error / worst) if worst else 0))
-    return ["Reference", f"{terms_of(context).noun}s".capitalize(), "Average error", "Leaning"], rows
+        rows.append(Row(band.name, cells, mark=clearly))
+    heads = ["Reference", f"{terms_of(context).noun}s".capitalize(), "Average error", "Leaning"]
+    return Table(heads, rows, "Where does it fail?")
 
 
-def _failing_classes(context: ReportContext) -> tuple[list[str], list[Failure]]:
+def _failing_classes(context: ReportContext) -> Table | None:
     here = context.class_figures(context.stage, context.learner)
     outside = context.class_figures(EXTERNAL, context.learner)
-    if here is None:
-        return [], []
+    if here is None or context.headline_rows.empty:
+        return None
     names = [class_name(context.study, context.outcome, name) for name in here.names]
     counts, heads = np.asarray(here.confusion), ["Found"]
     if outside:
@@ -372,8 +346,9 @@ def _failing_classes(context: ReportContext) -> tuple[list[str], list[Failure]]:
         recalls = [context.metric(context.stage, context.learner, f"recall[{name}]") for name in here.names]
         others = [figure for j, figure in enumerate(recalls) if j != i and totals[j]]
         clearly = bool(others) and all(_clearly_above(other, [recalls[i]]) for other in others)
-        rows.append(Failure(names[i], cells, clearly))
-    return ["Reference", *heads, *([f"Mostly taken for{_own_side(context)}"] if len(names) > 2 else [])], rows
+        rows.append(Row(names[i], cells, mark=clearly))
+    taken = [f"Mostly taken for{_own_side(context)}"] if len(names) > 2 else []
+    return Table(["Reference", *heads, *taken], rows, "Where does it fail?")
 
 
 def _clearly_above(figure: Estimate | None, others: Sequence[Estimate | None]) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 from casewise.evaluation.results import Results
 from casewise.modalities.registry import modality_of
-from casewise.report.blocks import Block, Cell, Code, Facts, Items, Row, Section, Table, Text, markdown_page
+from casewise.report.blocks import Block, Code, Facts, Items, Row, Section, Table, Text, markdown_page
 from casewise.report.context import SIDES, report_title
 from casewise.report.formatting import capital, escaped
 from casewise.report.sections.calibration import calibrated
@@ -116,9 +116,8 @@ def model_card(
         Section("provenance", "Provenance", [Facts(list(versions.items()))]),
         Section("use", "Use", [Code("casewise predict BUNDLE new-cases.csv --output predictions.csv"), Text(USE)]),
     ]
-    shown = [section for section in sections if section.blocks != [Facts([])]]
     head = [f"# Model card: {escaped(report_title(study))}", *([SYNTHETIC] if about["synthetic"] else []), PURPOSE]
-    return markdown_page(head, shown)
+    return markdown_page(head, sections)
 
 
 def _origin(provenance: Mapping[str, Any], unit: str) -> str:
@@ -131,9 +130,9 @@ def _outputs(study: Study, about: Mapping[str, Any]) -> Table:
     rows = []
     for output in about["outputs"]:
         values = ", ".join(output["classes"]) or "{} to {}".format(*output["range"])
-        rows.append(Row(output["name"], [Cell(KINDS.get(output["kind"], output["kind"])), Cell(values)]))
+        rows.append(Row(output["name"], [KINDS.get(output["kind"], output["kind"]), values]))
     for name in about["scores"]:
-        rows.append(Row(name, [Cell("score, a formula over targets"), Cell("{} to {}".format(*study.range_of(name)))]))
+        rows.append(Row(name, ["score, a formula over targets", "{} to {}".format(*study.range_of(name))]))
     images = f"Images: {modality_of(study).noun(study).plural}, prepared as in training."
     caption = f"The primary outcome is {about['primary_outcome']}. {images}"
     return Table(["Target", "Kind", "Values"], rows, caption)
@@ -146,7 +145,7 @@ def _audited(audit: Mapping[str, Any]) -> list[Block]:
         untested = audit.get("untested", "")
         kinds = "duplicates or leaks" if untested else "duplicates, leaks or shortcuts among what it could test"
         return [Text(f"The audit found no {kinds}{f'; {untested}' if untested else ''}.")]
-    rows = [Row(f["id"], [Cell(f["level"]), Cell(str(audit["accepted"].get(f["id"], "")))]) for f in audit["findings"]]
+    rows = [Row(f["id"], [f["level"], str(audit["accepted"].get(f["id"], ""))]) for f in audit["findings"]]
     return [Table(["Finding", "Level", "Accepted because"], rows, "Findings of the audit.")]
 
 
@@ -162,5 +161,5 @@ def performance(study: Study, about: Mapping[str, Any], results: Results) -> lis
                     continue
                 value = write.cell(metric, figure, words=True)
                 texts = (target, write.title(metric), value.text, value.small, str(figure.n_subjects))
-                rows.append(Row(SIDES[stage], [Cell(text) for text in texts]))
+                rows.append(Row(SIDES[stage], texts))
     return rows

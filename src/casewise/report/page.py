@@ -71,7 +71,7 @@ def sections(context: ReportContext) -> list[Section]:
     names += [plugin.report for plugin in plugins() if plugin.report and not plugin.brings_modality]
     further = [importlib.import_module(name).section for name in names]
     makers = [*SECTIONS[:first_case], *further, *SECTIONS[first_case:]]
-    return [section for make in makers if (section := make(context)) is not None]
+    return [section for make in makers if (section := make(context))]
 
 
 def write_report(context: ReportContext, path: Path) -> Path:

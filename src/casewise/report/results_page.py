@@ -14,19 +14,7 @@ from casewise.evaluation.evaluate import Outcomes, evaluate
 from casewise.evaluation.results import Comparison
 from casewise.metrics.registry import columns
 from casewise.predictions.table import final_rows
-from casewise.report.blocks import (
-    Block,
-    Cell,
-    Heading,
-    Items,
-    Row,
-    Section,
-    Table,
-    Text,
-    folded,
-    markdown_page,
-    without_folds,
-)
+from casewise.report import blocks as doc
 from casewise.report.context import SIDES, ReportContext, brackets, read_context, report_title
 from casewise.report.first_screen import Screen, screen
 from casewise.report.formatting import capital, escaped, without_html
@@ -56,7 +44,7 @@ def write_results(run: Path, path: Path, *, others: Sequence[Path] = ()) -> Path
     contexts = _contexts(run, others)
     parts = _parts(contexts[0])
     text = page(contexts, parts, f"[{table.name}]({quote(table.name)})")
-    write_page(table, pd.DataFrame(folded(parts), columns=DETAILS).to_csv(index=False), ".csv")
+    write_page(table, pd.DataFrame(doc.folded(parts), columns=DETAILS).to_csv(index=False), ".csv")
     return write_page(path, text, ".md")
 
 
@@ -78,12 +66,12 @@ def _contexts(run: Path, others: Sequence[Path]) -> list[ReportContext]:
     return [read_context(folder) for folder in (run, *others)]
 
 
-def _parts(context: ReportContext) -> list[Section]:
+def _parts(context: ReportContext) -> list[doc.Section]:
     """The sections of a page; those that show single cases are on its HTML page only."""
     return [section for section in sections(context) if not section.page_only]
 
 
-def page(contexts: Sequence[ReportContext], parts: Sequence[Section], details: str) -> str:
+def page(contexts: Sequence[ReportContext], parts: Sequence[doc.Section], details: str) -> str:
     """The page of the first run.
 
     Args:
@@ -96,41 +84,39 @@ def page(contexts: Sequence[ReportContext], parts: Sequence[Section], details: s
     head = [f"# {escaped(report_title(study))}"]
     head += ["**Synthetic phantom data, not patients.**"] if study.synthetic else []
     head += [escaped(values.lead), *([escaped(study.description)] if study.description.strip() else [])]
-    summary = Section("summary", "Result", [*_screen_blocks(values), Text(brackets(context))])
+    summary = doc.Section("summary", "Result", [*_screen_blocks(values), doc.Text(brackets(context))])
     further = [beside(contexts)] if len(contexts) > 1 else []
-    text = markdown_page(head, [summary, *further, *map(without_folds, parts)])
+    text = doc.markdown_page(head, [summary, *further, *map(doc.without_folds, parts)])
     return without_html(f"{text}\nFurther tables and definitions: {details}.\n")
 
 
-def _screen_blocks(values: Screen) -> list[Block]:
+def _screen_blocks(values: Screen) -> list[doc.Block]:
     """The five questions of the first screen as tables and lists."""
-    sizes = []
-    for size in values.sizes:
-        cells = [Cell(f"{size.text} {size.unit}"), Cell("; ".join(filter(None, (size.interval, size.note))))]
-        sizes.append(Row(capital(size.cohort or "here"), cells))
-    failures = [Row(row.name, [Cell(cell) for cell in row.cells], mark=row.worst) for row in values.failures]
-    rivals = [
-        Row(rival.name, [Cell(rival.text), Cell(rival.interval), Cell(rival.verdict_text)], mark=rival.reported)
-        for rival in values.rivals
+    sizes = [
+        doc.Row(capital(s.cohort or "here"), [f"{s.text} {s.unit}", "; ".join(filter(None, (s.interval, s.note)))])
+        for s in values.sizes
     ]
-    blocks: list[Block] = [*([Text(values.external.text)] if values.external else []), Text(values.evaluated)]
+    rivals = [doc.Row(r.name, [r.text, r.interval, r.verdict_text], mark=r.reported) for r in values.rivals]
+    blocks: list[doc.Block] = [
+        *([doc.Text(values.external.text)] if values.external else []),
+        doc.Text(values.evaluated),
+    ]
     if sizes:
-        blocks.append(Table(["Where", "Figure", "Interval"], sizes, values.question))
-    blocks += [Text(text) for text in (values.guess, values.spread) if text]
-    if failures:
-        blocks.append(Table(values.failure_heads, failures, "Where does it fail?"))
+        blocks.append(doc.Table(["Where", "Figure", "Interval"], sizes, values.question))
+    blocks += [doc.Text(text) for text in (values.guess, values.spread) if text]
+    blocks += [values.failures] if values.failures else []
     if len(rivals) > 1:
-        blocks.append(Table(values.rival_heads, rivals, "Does something simpler do as well?"))
-    blocks.append(Text("Can it be trusted?"))
-    blocks.append(Items([statement.text for statement in (*values.flags, *values.trust)]))
-    blocks.append(Text(values.model))
+        blocks.append(doc.Table(values.rival_heads, rivals, "Does something simpler do as well?"))
+    blocks.append(doc.Text("Can it be trusted?"))
+    blocks.append(doc.Items([statement.text for statement in (*values.flags, *values.trust)]))
+    blocks.append(doc.Text(values.model))
     return blocks
 
 
 # ------------------------------------------------------------------------------------------------------ other runs
 
 
-def beside(runs: Sequence[ReportContext]) -> Section:
+def beside(runs: Sequence[ReportContext]) -> doc.Section:
     """A table for each target that the first run shares with others: the learners of all runs.
 
     Raises:
@@ -141,13 +127,13 @@ def beside(runs: Sequence[ReportContext]) -> Section:
     targets = _targets_of(first)
     compared = comparisons(runs, targets)
     described = [(run.study.name, " ".join(run.study.description.split())) for run in runs[1:]]
-    blocks: list[Block] = [Text(f"{name}: {text}") for name, text in described if text]
+    blocks: list[doc.Block] = [doc.Text(f"{name}: {text}") for name, text in described if text]
     for target in targets:
-        blocks += [Heading(capital(target)), _of_target(runs, target, compared.get(target))]
-    return Section("beside", f"Beside {', '.join(run.study.name for run in runs[1:])}", blocks)
+        blocks += [doc.Heading(capital(target)), _of_target(runs, target, compared.get(target))]
+    return doc.Section("beside", f"Beside {', '.join(run.study.name for run in runs[1:])}", blocks)
 
 
-def _of_target(runs: Sequence[ReportContext], target: str, compared: Comparison | None) -> Table:
+def _of_target(runs: Sequence[ReportContext], target: str, compared: Comparison | None) -> doc.Table:
     """A line for each learner of every run; learners of later runs carry their study's name."""
     first, stage = runs[0], runs[0].stage
     study, write = first.study, metric_format(first.study, target)
@@ -163,11 +149,11 @@ def _of_target(runs: Sequence[ReportContext], target: str, compared: Comparison 
             name = _row_name(learner, run.study, number)
             gap = compared.differences.get(name) if compared else None
             best = compared is not None and name == compared.best
-            cells.append(Cell("best") if best else write.difference(metric, gap))
-            rows.append(Row(_row_name(learner_name(learner), run.study, number), cells))
+            cells.append(doc.Cell("best") if best else write.difference(metric, gap))
+            rows.append(doc.Row(_row_name(learner_name(learner), run.study, number), cells))
     heads = ["Learner", *(write.title(name) for name in metrics), f"Difference in {write.phrase(metric)}"]
     caption = CAPTION.format(target=capital(target), side=SIDES[stage])
-    return Table(heads, rows, caption)
+    return doc.Table(heads, rows, caption)
 
 
 def _row_name(learner: str, study: Study, number: int) -> str:

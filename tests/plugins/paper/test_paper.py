@@ -24,7 +24,8 @@ from casewise.evaluation.results import (
 from casewise.plugins.paper import designs
 from casewise.plugins.paper.command import write_paper
 from casewise.plugins.paper.contents import Paper, joined
-from casewise.plugins.paper.tables import escaped, latex
+from casewise.plugins.paper.latex import latex
+from casewise.report.blocks import Cell, Row, Table
 from casewise.report.context import SIDES
 from casewise.study.loading import preset_names, read_study
 from casewise.study.presets.published import publication, publications, published_lines
@@ -290,12 +291,13 @@ def test_latex_is_balanced_and_escapes_names(films: Path, visits: Path) -> None:
         rows = [line for line in text.splitlines() if line.endswith(r"\\") and not line.startswith(r"\caption")]
         assert {len(re.findall(r"(?<!\\)&", row)) + 1 for row in rows} == {len(shares or columns[1])}
         assert not re.search(r"(?<!\\)[#_]", text.replace(r"% needs", ""))
-    assert (
-        escaped(r"a_b & 50% {\x}^~#$") == r"a\_b \& 50\% \{\textbackslash{}x\}\textasciicircum{}\textasciitilde{}\#\$"
-    )
-    with pytest.raises(ValueError, match="2 cells"):
-        latex("", ["a"], [["1", "2"]])
-    assert "longtable" in latex("", ["a"], [["1"]] * 60)
+    escaped = r"a\_b \& 50\% \{\textbackslash{}x\}\textasciicircum{}\textasciitilde{}\#\$"
+    cells = [Cell("0.9", "[0.8, 1.0]"), Cell("1.0", "two subjects")]
+    text = latex(Table([r"a_b & 50% {\x}^~#$", "b", "c"], [Row("1", cells)], "Figures."))
+    assert escaped in text
+    assert "1 & 0.9 [0.8, 1.0] & 1.0 (a)" in text
+    assert "(a): two subjects." in text
+    assert "longtable" in latex(Table(["a"], [Row("1", [])] * 60, ""))
 
 
 def test_other_folders_are_refused_and_an_own_one_is_replaced(chest_run: Any, films: Path, tmp_path: Path) -> None:

@@ -6,18 +6,17 @@ author can fill it in. A fact never shows that an item is complete, and a fact t
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pandas as pd
+
 from casewise.errors import CasewiseError, nearest
 from casewise.evaluation.results import ClassFigures
-from casewise.files import guarded
 from casewise.metrics.registry import metric_of
 from casewise.predictions.table import CHOOSING
-from casewise.report.blocks import Cell, Row, Section, Table, plain_page, rendered
+from casewise.report.blocks import Row, Section, Table, plain_page, rendered
 from casewise.report.caveats import result_line
 from casewise.report.context import EXTERNAL, METHODS, SIDES, ReportContext, defined, read_context, report_title
 from casewise.report.formatting import capital, counted, listed, percent, without_html
@@ -31,7 +30,15 @@ FOLDER = Path(__file__).parent / "lists"
 FORMATS = ("md", "html", "csv")
 AUTHOR, RUN = "author", "run"
 
-COLUMNS = ("Item", "Section", "Topic", "Filled in by", "What the run says", "Place in report.html")
+# The headings of the columns, and their names in a CSV file.
+COLUMNS = {
+    "Item": "item",
+    "Section": "section",
+    "Topic": "topic",
+    "Filled in by": "filled_in_by",
+    "What the run says": "what_the_run_says",
+    "Place in report.html": "place_in_the_report",
+}
 CAPTION = (
     "What the run says does not show that an item is complete: check each one, complete it, and fill in the items left"
     " to the author. Topics are shortened; the publication has the authoritative wording: {source}."
@@ -125,19 +132,15 @@ def write_checklist(folder: Path, name: str, kind: str = "md") -> str:
     context = read_context(folder)
     checklist = filled(empty, context)
     cells = [(i.id, i.section, i.topic, i.by, i.text, i.section_id) for i in checklist.items]
+    rows, data = [Row(name, texts) for name, *texts in cells], pd.DataFrame(cells, columns=[*COLUMNS.values()])
+    table = Table([*COLUMNS], rows, CAPTION.format(source=checklist.source), data=data)
     if kind == "csv":
-        buffer = io.StringIO()
-        writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerow(("item", "section", "topic", "filled_in_by", "what_the_run_says", "place_in_the_report"))
-        writer.writerows([guarded(text) for text in texts] for texts in cells)
-        return buffer.getvalue()
+        return table.csv()
     count = f"{sum(item.by == RUN for item in checklist.items)} of {len(checklist.items)} items and parts of items"
-    rows = [Row(name, [Cell(text) for text in texts]) for name, *texts in cells]
-    table = Table(COLUMNS, rows, CAPTION.format(source=checklist.source))
     section = Section("checklist", f"{count} filled in by the run", [table])
     title = f"{checklist.name}: {report_title(context.study)}"
     if kind == "html":
-        return plain_page(title, [section], kind="", style=STYLE, footer="")
+        return plain_page(title, [section], style=STYLE)
     return without_html(f"# {' '.join(title.split())}\n\n{rendered([section], html=False).strip()}\n")
 
 

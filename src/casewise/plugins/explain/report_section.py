@@ -161,7 +161,7 @@ def measured_rows(measured: Values, figures: Sequence[str]) -> list[Row]:
             cells = [Cell(str(entry[group]["hit"]["n_cases"])), *values]
             rows.append(Row(f"{learner_name(name)}, {GROUPS[group]}", cells, inner=group != "correct"))
         if not groups:
-            rows.append(Row(learner_name(name), [Cell("0"), *[Cell(MISSING)] * len(figures)]))
+            rows.append(Row(learner_name(name), ["0", *[MISSING] * len(figures)]))
     return rows
 
 
@@ -242,13 +242,13 @@ def _map_facts(entry: Values) -> str:
 def _sanity(name: str, entry: Values) -> Row:
     first, last = entry["steps"][0], entry["steps"][-1]
     values = [Cell(number(step[key], 2)) for step in (first, last) for key in ("spearman", "ssim")]
-    return Row(name, [Cell(number(entry.get("cases"), 0)), *values])
+    return Row(name, [number(entry.get("cases"), 0), *values])
 
 
 def _deletion(name: str, entry: Values) -> Row:
     keys = (*ORDERS, "over_random", "over_centre", "over_brightness")
     cells = [Cell(number(entry[key]["value"], 2), _bounds(entry[key], entry[key], 2)) for key in keys]
-    return Row(name, [Cell(str(entry["cases"])), *cells])
+    return Row(name, [str(entry["cases"]), *cells])
 
 
 # ------------------------------------------------------------------------------------------------------------- cases
@@ -293,7 +293,7 @@ def _case_by_case(shown: Values, cases: Cases, form: tuple[str, str, str], own: 
         for title, rows in cases
     ]
     first, others = (list(chain(*some)) for some in (strips[:MOST_UNFOLDED], strips[MOST_UNFOLDED:]))
-    return [*first, *([Fold(f"The other {counted(len(cases) - MOST_UNFOLDED, 'case')}", others)] if others else [])]
+    return [*first, Fold(f"The other {counted(len(cases) - MOST_UNFOLDED, 'case')}", others)]
 
 
 def _strip(row: Values, uri: str, folder: Path, form: tuple[str, str, str], own: str) -> list[Picture]:

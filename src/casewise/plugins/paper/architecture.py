@@ -9,7 +9,7 @@ import pandas as pd
 
 from casewise.errors import CasewiseError
 from casewise.plugins.paper.contents import Line
-from casewise.plugins.paper.tables import Table, from_data
+from casewise.report.blocks import Table
 from casewise.study.learners import learner_name
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def summary(run: Run) -> Table:
         for number, phase in enumerate(phases, 1):
             sizes = {name: phase.get(name) for name in ("frozen", "trainable", "running_statistics")}
             lines.append({**whole, "phase": str(number), **sizes, "epochs": phase.get("epochs")})
-    return from_data("architectures", "Parameters of the networks and of their phases.", _whole(pd.DataFrame(lines)))
+    return Table.of(_whole(pd.DataFrame(lines)), "Parameters of the networks and of their phases.")
 
 
 def _whole(table: pd.DataFrame) -> pd.DataFrame:
@@ -110,7 +110,7 @@ def layers(run: Run, network: str, job: Job) -> Table:
         }
         lines.append({"layer": "other parameters", "kind": "", "output": "", "parameters": others, **rest})
     caption = f"Layers of {learner_name(network)}; an input has the shape {' x '.join(map(str, shape[1:]))}."
-    return from_data(f"layers-{network}", caption, pd.DataFrame(lines))
+    return Table.of(pd.DataFrame(lines), caption)
 
 
 def _recorder(name: str, passed: list[tuple[str, Any, str]]) -> Any:

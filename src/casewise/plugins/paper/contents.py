@@ -12,8 +12,7 @@ import pandas as pd
 from casewise.errors import CasewiseError
 from casewise.evaluation.results import CategoryCounts, ClassFigures, Estimate, Figures, NumberSummary
 from casewise.metrics.registry import columns, metric_of
-from casewise.plugins.paper.tables import Table, from_data
-from casewise.report.blocks import Cell
+from casewise.report.blocks import Cell, Row, Table
 from casewise.report.context import SIDES
 from casewise.report.formatting import MISSING, display_name, plain
 from casewise.report.tables import MetricFormat, kind_report, metric_format
@@ -104,7 +103,7 @@ class Paper:
         ours, published = design(self.run), self.published.design
         rows = [(name, published.get(name, ""), ours.get(name, "")) for name in ours]
         caption = f"Design of {self.published.source or 'the publication'} and of this run."
-        return from_data("design", caption, pd.DataFrame(rows, columns=["item", "published", "this run"]))
+        return Table.of(pd.DataFrame(rows, columns=["item", "published", "this run"]), caption)
 
     def results(self, target: str, stage: str, *, most: int | None = None) -> Table:
         """Every metric of every learner; in LaTeX the report's metrics, with each published value next to ours.
@@ -136,16 +135,16 @@ class Paper:
         shown = list(columns("page", study.kind_of(target), count, stage=stage))
         with_values = {metric for name in learners for metric in published.get(name, {}) if "[" not in metric}
         shown += sorted(with_values - set(shown))
-        heads = ["Learner"]
-        rows: list[list[str | Cell]] = [[learner_name(name)] for name in learners]
+        heads, rows = ["Learner"], []
         for metric in shown:
-            heads.append(write.heading(metric))
-            for name, row in zip(learners, rows, strict=True):
-                row.append(write.cell(metric, self.run.results.figures(stage, name, target).get(metric)))
-            if metric in with_values:
-                heads.append(f"{write.heading(metric)}, published")
-                for name, row in zip(learners, rows, strict=True):
-                    row.append(_published_text(write, metric, published.get(name, {}).get(metric)))
+            heads += [write.heading(metric), *[f"{write.heading(metric)}, published"] * (metric in with_values)]
+        for name in learners:
+            cells: list[Cell | str] = []
+            for metric in shown:
+                cells.append(write.cell(metric, self.run.results.figures(stage, name, target).get(metric)))
+                if metric in with_values:
+                    cells.append(_published_text(write, metric, published.get(name, {}).get(metric)))
+            rows.append(Row(learner_name(name), cells))
         note = f" Published: {where}." if where and with_values else ""
         confidence = f"{100 * study.evaluation.confidence:g} %"
         pooled = stage == "oof" and self.run.results.site_means
@@ -153,8 +152,7 @@ class Paper:
         caption = (
             f"{display_name(study, target)}, {SIDES[stage]}; brackets: {confidence} intervals by {study.unit}.{note}"
         )
-        name = f"{'top10' if most else 'results'}-{target}-{stage}"
-        return Table(name, self._synthetic(caption), pd.DataFrame(data), heads, rows)
+        return Table(heads, rows, self._synthetic(caption), data=pd.DataFrame(data))
 
     def _synthetic(self, caption: str) -> str:
         return caption + (" This run is of synthetic images, the publication of patients." * self.run.study.synthetic)
@@ -181,7 +179,7 @@ class Paper:
                             **self._counterpart(table, target, learner, metric),
                         }
                     )
-        return from_data("published", f"Values of {self.published.source or 'the study file'}.", pd.DataFrame(lines))
+        return Table.of(pd.DataFrame(lines), f"Values of {self.published.source or 'the study file'}.")
 
     def _counterpart(self, table: PublishedTable, target: str | None, learner: str, metric: str) -> Line:
         missing = {"stage": "", "value": None, "low": None, "high": None}
@@ -231,7 +229,7 @@ class Paper:
                             **{name: values.get(name) for name in NumberSummary.__dataclass_fields__},
                         }
                     )
-        return from_data("labels", "Recorded targets by side of the split.", pd.DataFrame(lines))
+        return Table.of(pd.DataFrame(lines), "Recorded targets by side of the split.")
 
     def confusion(self, target: str, stage: str) -> Table:
         """The confusion counts of all learners.
@@ -248,18 +246,12 @@ class Paper:
         ]
         names = next(iter(entries.values())).names
         rows = [
-            [learner_name(name) if not row else "", plain(reference), *map(str, line)]
+            Row(learner_name(name) if not row else "", [plain(reference), *map(str, line)])
             for name, entry in entries.items()
             for row, (reference, line) in enumerate(zip(entry.names, entry.confusion, strict=True))
         ]
         caption = f"Confusion counts of {display_name(self.run.study, target)}, {SIDES[stage]}."
-        return Table(
-            f"confusion-{target}-{stage}",
-            caption,
-            pd.DataFrame(data),
-            ["Learner", "Reference", *map(plain, names)],
-            rows,
-        )
+        return Table(["Learner", "Reference", *map(plain, names)], rows, caption, data=pd.DataFrame(data))
 
     def reports(self, target: str, stage: str) -> Table:
         """Precision, recall, F1 and support of each class and learner, with the published values.
@@ -274,23 +266,23 @@ class Paper:
             figures = self.run.results.figures(stage, learner, target)
             for name, support in zip(entry.names, entry.support, strict=True):
                 line: Line = {"learner": learner, "class": name}
-                row: list[str | Cell] = [learner_name(learner), plain(name)]
+                cells: list[Cell | str] = [plain(name)]
                 for metric in CLASS_METRICS:
                     key = f"{metric}[{name}]"
                     figure, theirs = figures.get(key), published.get(learner, {}).get(key)
                     ours = _ours(figure)
                     line |= {metric: ours["value"], f"{metric}_low": ours["low"], f"{metric}_high": ours["high"]}
-                    row.append(write.cell(metric, figure))
+                    cells.append(write.cell(metric, figure))
                     if metric in stated:
                         line[f"{metric}_published"] = theirs[0] if theirs else None
-                        row.append(_published_text(write, metric, theirs))
+                        cells.append(_published_text(write, metric, theirs))
                 data.append({**line, "support": support})
-                rows.append([*row, str(support)])
+                rows.append(Row(learner_name(learner), [*cells, str(support)]))
         heads = ["Learner", "Class"]
         for metric in CLASS_METRICS:
             heads += [write.title(metric), *([f"{write.title(metric)}, published"] if metric in stated else [])]
         caption = self._synthetic(f"Classes of {display_name(self.run.study, target)}, {SIDES[stage]}.")
-        return Table(f"report-{target}-{stage}", caption, pd.DataFrame(data), [*heads, "Support"], rows)
+        return Table([*heads, "Support"], rows, caption, data=pd.DataFrame(data))
 
     def _classes(self, target: str, stage: str) -> Mapping[str, ClassFigures]:
         by_learner = self.run.results.classes.get(stage, {})
@@ -328,9 +320,8 @@ class Paper:
         heads = ["Target", "Learner", "Metric", "Mean ± SD", "Published"]
         if not any(row[-1] for row in rows):
             heads, rows = heads[:-1], [row[:-1] for row in rows]
-        return Table(
-            "folds", self._synthetic("Mean ± standard deviation over the folds."), pd.DataFrame(data), heads, rows
-        )
+        caption = self._synthetic("Mean ± standard deviation over the folds.")
+        return Table(heads, [Row(row[0], row[1:]) for row in rows], caption, data=pd.DataFrame(data))
 
     def training(self) -> Table:
         """Each network on cases of its training and stopping, by fold, as its job recorded them.
@@ -356,7 +347,7 @@ class Paper:
                     data.append({**about, "metric": metric, "value": float(value), **_theirs(theirs)})
         if not data:
             raise CasewiseError("no network was evaluated on cases of its training")
-        return from_data("training", "Networks on cases of their own training, by fold.", pd.DataFrame(data))
+        return Table.of(pd.DataFrame(data), "Networks on cases of their own training, by fold.")
 
     def tracks(self) -> list[Track]:
         """The trajectories of the primary outcome by the reported learner.
@@ -393,7 +384,7 @@ class Paper:
         ]
         who = f"{learner_name(self.learner)}, {SIDES[self.stage]}"
         caption = f"Values over the visits, and change from baseline in percent, by the physician and by {who}."
-        return from_data("trajectories", self._synthetic(caption), pd.DataFrame(lines))
+        return Table.of(pd.DataFrame(lines), self._synthetic(caption))
 
     def effects(self) -> Table:
         """Change from baseline by arm, and effects of the treatment, by physician, model and their difference.
@@ -416,7 +407,7 @@ class Paper:
         effect = f"effect: that change minus the one in the arm {entry.control}"
         caption = f"{name}: change since the baseline in points, and {effect}. Model: {learner_name(self.learner)}."
         columns = ["stage", "baseline", "visit", "arm", "n_subjects", "figure", "outcome", "value", "low", "high"]
-        return from_data("effects", self._synthetic(caption), pd.DataFrame(lines, columns=columns))
+        return Table.of(pd.DataFrame(lines, columns=columns), self._synthetic(caption))
 
     def responders(self) -> Table:
         """Share of responders by physician and model; of the reported learner also by arm, and minus the control's.
@@ -443,7 +434,7 @@ class Paper:
         side = SIDES[self.stage]
         caption = f"Share of subjects whose score fell by a threshold in percent since the baseline, {side}."
         columns = ["learner", "arm", "baseline", "visit", "n_subjects", "threshold", "rater", "value", "low", "high"]
-        return from_data("responders", self._synthetic(caption), pd.DataFrame(lines, columns=columns))
+        return Table.of(pd.DataFrame(lines, columns=columns), self._synthetic(caption))
 
 
 def joined(papers: Sequence[Paper]) -> Table:
@@ -472,18 +463,19 @@ def joined(papers: Sequence[Paper]) -> Table:
                 data.append({**about, "stage": stage, "metric": metric, **_ours(figures[metric]), **values})
         tables.append(([study.name, display_name(study, target), SIDES[stage]], paper.results(target, stage)))
         compared.add(metric_format(study, target).heading(kind_report(kind).compared))
-    every = list(dict.fromkeys(head for _, table in tables for head in table.heads))
+    every = list(dict.fromkeys(head for _, table in tables for head in table.columns))
     published_heads = {head for head in every if f"{head}, published" in every or head.endswith(", published")}
     heads = [head for head in every if not published_heads or head in published_heads | compared | {"Learner"}]
     rows = [
-        [*about_run, *(dict(zip(table.heads, row, strict=True)).get(head, "") for head in heads)]
+        Row(about_run[0], [*about_run[1:], row.name, *(by_head.get(head, "") for head in heads[1:])])
         for about_run, table in tables
         for row in table.rows
+        for by_head in [dict(zip(table.columns[1:], row.cells, strict=True))]
     ]
     notes = [f"{about_run[0]}: {table.caption}" for about_run, table in tables]
     caption = " ".join(["Learners of all runs on their primary outcomes.", *notes])
     frame = pd.DataFrame(data).drop(columns=["n_cases", "reason"])
-    return Table("joined", caption, frame, ["Run", "Target", "Stage", *heads], rows)
+    return Table(["Run", "Target", "Stage", *heads], rows, caption, data=frame)
 
 
 def _ours(figure: Estimate | None) -> Line:

@@ -11,7 +11,7 @@ from casewise.cohort.groups import arms_of, table_column
 from casewise.cohort.participants import characteristics, described_columns
 from casewise.errors import CasewiseError
 from casewise.evaluation.response import percent_change
-from casewise.plugins.paper.tables import Table, from_data
+from casewise.report.blocks import Table
 from casewise.report.formatting import display_name
 from casewise.report.sections.learners import gap_between
 from casewise.study.learners import COVARIATES, JOINED, learner_name
@@ -54,7 +54,7 @@ def arms(run: Run) -> Table:
                 cells = [f"{count:,} ({count / max(total, 1):.0%})" for count, total in pairs]
                 rows.append((f"{entry['name']}, n (%)", level["name"], *cells))
     caption = f"Subjects by arm at {trial.baseline or 'the baseline'}; shares are of those recorded."
-    return from_data("arms", caption, pd.DataFrame(rows, columns=["characteristic", "level", *sides]))
+    return Table.of(pd.DataFrame(rows, columns=["characteristic", "level", *sides]), caption)
 
 
 def covariates(run: Run) -> Table:
@@ -79,4 +79,4 @@ def covariates(run: Run) -> Table:
     if not lines:
         raise CasewiseError("the run has no model of covariates that is compared (covariates)")
     caption = f"{display_name(run.study, outcome)} by covariates, images and both; differences from the covariates."
-    return from_data("covariates", caption, pd.DataFrame(lines))
+    return Table.of(pd.DataFrame(lines), caption)

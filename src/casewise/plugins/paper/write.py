@@ -7,7 +7,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from textwrap import fill
@@ -18,6 +18,8 @@ from casewise.files import check_folder, make_folder, parsed_json, staging_folde
 from casewise.plugins.paper import architecture, designs
 from casewise.plugins.paper.contents import Paper as Contents
 from casewise.plugins.paper.contents import joined
+from casewise.plugins.paper.latex import latex
+from casewise.report.blocks import Table
 from casewise.report.figures.drawing import STYLE
 from casewise.report.formatting import shortened
 
@@ -26,8 +28,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from casewise.analysis.run import Run
-    from casewise.plugins.paper.tables import Table
-
 
 SINGLE, DOUBLE, PAGE_HEIGHT = 85.0, 170.0, 225.0
 MM, LEAST, MOST, DPI = 1 / 25.4, 7.0, 8.0, 300
@@ -54,30 +54,21 @@ class Sheet:
     """A figure of one or more parts.
 
     Attributes:
-        name: of its files.
         parts: each draws one part on the axes given to it.
         width, height: of the whole width, and of one row, in mm.
     """
 
-    name: str
     parts: Sequence[Draw]
     width: float = DOUBLE
     columns: int = 1
     height: float = 60.0
     margins: Margins = (13, 11, 2, 7)
 
-    def pages(self) -> Iterator[Sheet]:
+    def pages(self) -> list[Sheet]:
         """The sheet divided where it is higher than a page."""
-        rows = max(1, int(PAGE_HEIGHT // self.height))
-        size = rows * self.columns
-        many = len(self.parts) > size
-        for number, start in enumerate(range(0, len(self.parts), size), 1):
-            name = f"{self.name}-{number}" if many else self.name
-            yield Sheet(name, self.parts[start : start + size], self.width, self.columns, self.height, self.margins)
-
-    def write(self, folder: Path) -> list[str]:
-        """Write PDF, SVG and PNG of every page into `folder`; their names."""
-        return [name for page in self.pages() for name in save(page.figure(), page.name, folder)]
+        size = max(1, int(PAGE_HEIGHT // self.height)) * self.columns
+        starts = range(0, len(self.parts), size)
+        return [replace(self, parts=self.parts[start : start + size]) for start in starts]
 
     def figure(self) -> Figure:
         """All parts on one figure, in the sizes of print."""
@@ -114,16 +105,25 @@ def _reduce_text(figure: Figure) -> None:
         text.set_fontsize(min(max(LEAST, size * 0.75), MOST))  # type: ignore[attr-defined]
 
 
-def save(figure: Figure, name: str, folder: Path) -> list[str]:
-    """Write a figure as PDF, SVG and PNG; equal figures give equal bytes."""
+def _save(item: Table | Sheet, path: Path) -> list[str]:
+    """Write a table as CSV and LaTeX, or each page of a figure as PDF, SVG and PNG; equal ones give equal bytes."""
     import matplotlib
 
+    if isinstance(item, Table):
+        texts = {".csv": item.csv(), ".tex": latex(item)}
+        for end, text in texts.items():
+            path.with_name(path.name + end).write_text(text, encoding="utf-8")
+        return [path.name + end for end in texts]
     dates: dict[str, dict[str, Any]] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}
+    pages, files = item.pages(), []
     with matplotlib.rc_context(PRINT), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")
-        for form, metadata in dates.items():
-            figure.savefig(folder / f"{name}.{form}", dpi=DPI, metadata=metadata)
-    return [f"{name}.{form}" for form in dates]
+        for number, page in enumerate(pages, 1):
+            name, figure = f"{path.name}-{number}" if len(pages) > 1 else path.name, page.figure()
+            for form, metadata in dates.items():
+                files.append(f"{name}.{form}")
+                figure.savefig(path.with_name(files[-1]), dpi=DPI, metadata=metadata)
+    return files
 
 
 LIST, FORMAT, MOST_TRACKS = "paper.json", "casewise-paper-1", 12
@@ -187,13 +187,13 @@ def write(runs: Sequence[Run], output: Path, settings: Settings, *, progress: An
                 reason = next(iter(reason_by_fold.values()), "it could not be trained")
                 paper.not_written[f"{label} of {network}"] = " ".join(str(reason).split())
             with contents.run.files.lock():
-                items = list(everything(contents, settings))
+                items = list(_everything(contents, settings))
                 for step, (kind, item, make) in enumerate(items):
                     if progress:
                         progress(number * len(items) + step, len(runs) * len(items), f"{name} {item}".strip())
-                    attempt(paper, stage, Path(name) / kind, item, make)
+                    _attempt(paper, stage, Path(name) / kind, item, make)
         if len(papers) > 1:
-            attempt(paper, stage, Path("tables"), "joined", lambda: joined(papers))
+            _attempt(paper, stage, Path("tables"), "joined", lambda: joined(papers))
         if not paper.written:
             raise CasewiseError(
                 f"{output}: none of the runs gives a table or figure: {next(iter(paper.not_written.values()))}"
@@ -210,35 +210,30 @@ def _folder_names(runs: Sequence[Run]) -> list[str]:
         return [""]
     names: list[str] = []
     for run in runs:
-        name = file_name(run.study.name)
+        name = _file_name(run.study.name)
         names.append(name if name not in names else f"{name}-{len(names) + 1}")
     return names
 
 
-def file_name(text: str) -> str:
-    """A name of the study as a file name.
-
-    >>> file_name("vit@T1"), file_name("../a b")
-    ('vit@T1', 'a-b')
-    """
+def _file_name(text: str) -> str:
+    """A name of the study as a file name."""
     return re.sub(r"[^\w@.+-]+", "-", text).strip("-.") or "unnamed"
 
 
-def attempt(paper: Paper, stage: Path, folder: Path, name: str, make: Callable[[], Table | Sheet]) -> None:
+def _attempt(paper: Paper, stage: Path, folder: Path, name: str, make: Callable[[], Table | Sheet]) -> None:
     """Write one table or figure, or note the reason why it cannot be made."""
     label = str(folder.parent / name) if str(folder.parent) != "." else name
     label = f"{folder.name[:-1]} {label}"
     try:
         item = make()
-        target = make_folder(stage / folder)
-        files = item.__class__(**{**item.__dict__, "name": file_name(item.name)}).write(target)
+        files = _save(item, make_folder(stage / folder) / _file_name(name))
     except CasewiseError as error:
         paper.not_written[label] = " ".join(str(error).split())
         return
     paper.written[label] = [str(folder / file) for file in files]
 
 
-def everything(contents: Contents, settings: Settings) -> Iterator[tuple[str, str, Callable[[], Table | Sheet]]]:
+def _everything(contents: Contents, settings: Settings) -> Iterator[tuple[str, str, Callable[[], Table | Sheet]]]:
     """Kind, name and maker of every table and figure of a run."""
     run = contents.run
     outcome, stages = run.study.primary_outcome, list(run.results.metrics)
@@ -290,14 +285,13 @@ def figures(contents: Contents, settings: Settings) -> dict[str, Callable[[], Sh
                 gallery(shown)
 
         width = min(1.0, columns * 45 / 170) * 170
-        return Sheet(
-            what, [draw], width, height=min(PAGE_HEIGHT, rows * min(60.0, width / columns * 1.15)), margins=(1, 1, 1, 1)
-        )
+        height = min(PAGE_HEIGHT, rows * min(60.0, width / columns * 1.15))
+        return Sheet([draw], width, height=height, margins=(1, 1, 1, 1))
 
     def fit() -> Sheet:
         _needs(contents, classes=False)
         plot.fit()  # what does not apply is refused before a sheet is begun
-        return Sheet("fit", [lambda ax: plot.fit(ax=ax)], SINGLE, height=85, margins=(13, 11, 2, 3))
+        return Sheet([lambda ax: plot.fit(ax=ax)], SINGLE, height=85, margins=(13, 11, 2, 3))
 
     def trajectories() -> Sheet:
         from casewise.report.figures.agreement import chosen_tracks
@@ -307,13 +301,13 @@ def figures(contents: Contents, settings: Settings) -> dict[str, Callable[[], Sh
         shown = sorted(chosen_tracks(tracks, MOST_TRACKS), key=lambda track: list(numbers).index(track.subject))
         titles = {track.subject: None if settings.names else numbers[track.subject] for track in shown}
         parts = [partial(_trajectory, plot, subject, title) for subject, title in titles.items()]
-        return Sheet("trajectories", parts, columns=3, height=52, margins=(12, 7, 2, 19))
+        return Sheet(parts, columns=3, height=52, margins=(12, 7, 2, 19))
 
     def learning() -> Sheet:
         plot.learning()
         networks = list(dict.fromkeys(str(job["model"]) for job in run.finished.jobs if job.get("history")))
         parts: list[Draw] = [partial(_learning, plot, network) for network in networks]
-        return Sheet("learning", parts, columns=3, height=70, margins=(12, 10, 2, 13))
+        return Sheet(parts, columns=3, height=70, margins=(12, 10, 2, 13))
 
     def confusion() -> Sheet:
         _needs(contents, classes=True)
@@ -321,19 +315,19 @@ def figures(contents: Contents, settings: Settings) -> dict[str, Callable[[], Sh
         target, stage = run.study.primary_outcome, contents.stage
         parts: list[Draw] = [partial(_confusion, plot, name, stage) for name in contents.learners(stage, target)]
         below = 29 if _touch(run.study.classes_of(target)) else 14
-        return Sheet("confusion", parts, columns=3, height=46 + below, margins=(22, below, 2, 8))
+        return Sheet(parts, columns=3, height=46 + below, margins=(22, below, 2, 8))
 
     def distributions() -> Sheet:
         names = run.targets
         below = 24 if any(_touch(run.study.classes_of(name)) for name in names) else 8
         parts: list[Draw] = [partial(_distribution, plot, name) for name in names]
-        return Sheet("distributions", parts, columns=3, height=40 + below, margins=(13, below, 2, 8))
+        return Sheet(parts, columns=3, height=40 + below, margins=(13, below, 2, 8))
 
     def roc() -> Sheet:
         _needs(contents, classes=True)
         plot.roc()
         below = 14.0 + 5 * min(8, len(run.study.classes_of(run.study.primary_outcome)))
-        return Sheet("roc", [lambda ax: plot.roc(ax=ax)], SINGLE, height=71 + below, margins=(14, below, 3, 3))
+        return Sheet([lambda ax: plot.roc(ax=ax)], SINGLE, height=71 + below, margins=(14, below, 3, 3))
 
     return {
         "preparation": partial(pictures, "preparation"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import wrap
@@ -15,7 +15,7 @@ from casewise.console import Show, shown_at
 from casewise.metrics.registry import metric_of
 from casewise.pipeline.finished import FinishedRun
 from casewise.plugins.readers.pilot import DRAWS, MOST_SUBJECTS, ExpectedInterval, SizePlan, size_plan
-from casewise.report.blocks import FOLDER, Block, Cell, Facts, Plot, Plots, Row, Section, Table, Text, plain_page
+from casewise.report.blocks import Block, Facts, Plot, Plots, Row, Section, Table, Text, plain_page
 from casewise.report.context import SIDES, report_title
 from casewise.report.figures.drawing import ACCENT, MODEL, SOFT, Drawing, canvas, limits, svg
 from casewise.report.formatting import MISSING, capital, interval, is_number, number, percent, plural
@@ -31,8 +31,6 @@ COLUMNS = (
     *("quantity", "metric", "subjects", "readers", "value", "low", "high", "width", "measured", "extrapolated"),
     *("lowest", "highest"),
 )
-# As on the page of the audit, there is no list of contents at its side.
-STYLE = "\n@media (min-width: 1100px) { .page { display: block; } }\n"
 WIDTHS = (
     "{title}: expected interval by number of subjects, each of whom influences it as one of this run does. Measured: "
     "the mean width in random subsets of the subjects of this run."
@@ -86,13 +84,12 @@ def plan_size(
     check_page(page, ".html")
     plan = size_plan(FinishedRun.open(run_folder), widths, shown_at(show))
     shown, title = sections(plan), f"How many cases: {report_title(plan.study)}"
-    style = (FOLDER / "report.css").read_text() + STYLE
     csv = write_page(
         page.with_suffix(".csv"),
         _size_table(plan).to_csv(index=False, lineterminator="\n", float_format="%.6g"),
         ".csv",
     )
-    write_page(page, plain_page(title, shown, kind="Size of a study", style=style, footer=""), ".html")
+    write_page(page, plain_page(title, shown, kind="Size of a study"), ".html")
     return _WrittenPlan(plan, page, csv, "\n".join(line for section in shown for line in _text_lines(section)))
 
 
@@ -125,10 +122,6 @@ def _ends(form: MetricFormat, metric: str, low: float, high: float) -> str:
     return form.bounds(metric, {"low": low, "high": high}, words=True) or MISSING
 
 
-def _row(name: str, cells: Iterable[str], *, mark: bool = False) -> Row:
-    return Row(name, [Cell(text) for text in cells], mark)
-
-
 def sections(plan: SizePlan) -> list[Section]:
     """The sections of the page."""
     form, title = metric_format(plan.study, plan.study.primary_outcome), metric_of(plan.metric).title
@@ -140,7 +133,7 @@ def sections(plan: SizePlan) -> list[Section]:
     ]
     for metric in dict.fromkeys(size.metric for size in plan.expected):
         rows = [
-            _row(
+            Row(
                 f"{size.subjects:,}{'*' if size.extrapolated else ''}",
                 [
                     _ends(form, metric, size.low, size.high),
@@ -159,12 +152,12 @@ def sections(plan: SizePlan) -> list[Section]:
             f"{width:g}": f"more than {MOST_SUBJECTS:,}" if size is None else f"{size:,}{'*' * (size > plan.subjects)}"
             for width, size in plan.needed.items()
         }
-        rows = [_row(width, [size]) for width, size in needed.items()]
+        rows = [Row(width, [size]) for width, size in needed.items()]
         blocks.append(Table([f"Width of {title}", subjects], rows, NEEDED))
     learning: list[Block] = [Text(f"There is no learning curve: {plan.no_curve}")]
     if plan.curve:
         rows = [
-            _row(
+            Row(
                 percent(point.share),
                 [
                     *(number(point.subjects, 0), form.text(plan.metric, point.value)),
@@ -184,7 +177,7 @@ def sections(plan: SizePlan) -> list[Section]:
     shown = [Section("widths", "Width of the interval", blocks), Section("learning", "Learning curve", learning)]
     if plan.readers:
         rows = [
-            _row(
+            Row(
                 str(mean.readers),
                 [
                     *(number(mean.reliability.value, 2), interval(mean.reliability, 2, words=True) or MISSING),

@@ -7,7 +7,7 @@ from typing import Any
 
 from casewise.plugins.volumes.preparation import shown_grid
 from casewise.plugins.volumes.settings import SEQUENCE_DROPOUT, Volumes, volumes_of
-from casewise.report.blocks import Block, Facts, Fold, Picture, Pictures, Section, Text
+from casewise.report.blocks import Facts, Fold, Picture, Pictures, Section, Text
 from casewise.report.context import ReportContext, visit_noun
 from casewise.report.figures.pictures import data_uri
 from casewise.report.formatting import capital, case_label, counted, listed, percent
@@ -45,10 +45,9 @@ def section(context: ReportContext) -> Section | None:
     pictures = [
         Picture(data_uri(panel, longest=LONGEST), f"{name}: {grid}", name) for name, panel in context.grids(case)
     ]
-    blocks: list[Block] = [Pictures(pictures, f"{capital(label)}: {grid}", "panels")] if pictures else []
-    facts = Facts(preparation(context))
-    blocks.append(Fold("Preparation of the scans", [facts, Text(PRETRAINED, note=True)]))
-    return Section("preparation", "Model input", blocks)
+    shown = Pictures(pictures, f"{capital(label)}: {grid}", "panels")
+    fold = Fold("Preparation of the scans", [Facts(preparation(context)), Text(PRETRAINED, note=True)])
+    return Section("preparation", "Model input", [shown, fold])
 
 
 def preparation(context: ReportContext) -> list[tuple[str, str]]:

@@ -10,23 +10,7 @@ import numpy as np
 
 from casewise.cohort.table import natural
 from casewise.evaluation.response import percent_change
-from casewise.report.figures.drawing import (
-    ACCENT,
-    FAINT,
-    INK,
-    MANY,
-    MARKERS,
-    MODEL,
-    PHYSICIAN,
-    SERIES,
-    SOFT,
-    Drawing,
-    Look,
-    canvas,
-    headed,
-    key,
-    svg,
-)
+from casewise.report.figures import drawing
 from casewise.report.figures.drawing import limits as around
 from casewise.report.formatting import capital, case_label, number, shortened, signed
 
@@ -51,7 +35,7 @@ class Limits:
     high_interval: tuple[float, float] | None = None
 
 
-def scatter(rows: pd.DataFrame, limits: Limits, *, scale: tuple[float, float], label: str) -> Drawing:
+def scatter(rows: pd.DataFrame, limits: Limits, *, scale: tuple[float, float], label: str) -> drawing.Drawing:
     """Predicted against recorded, with the identity and, dashed, the limits of agreement around it.
 
     Args:
@@ -59,20 +43,22 @@ def scatter(rows: pd.DataFrame, limits: Limits, *, scale: tuple[float, float], l
         scale: the score's declared range; neither axis leaves it by more than the data do.
     """
     low, high = around(rows["y_true"], rows["y_pred"], low=scale[0])
-    with canvas(WIDTH, HEIGHT, (54, _below(rows), 12, 14)) as (figure, axes):
+    with drawing.canvas(WIDTH, HEIGHT, (54, _below(rows), 12, 14)) as (figure, axes):
         line = np.array([low, high])
-        axes.fill_between(line, line + limits.low, line + limits.high, color=MODEL, alpha=0.07, linewidth=0)
+        axes.fill_between(line, line + limits.low, line + limits.high, color=drawing.MODEL, alpha=0.07, linewidth=0)
         for shift in (limits.low, limits.high):
-            axes.plot(line, line + shift, color=MODEL, linewidth=1.1, linestyle=(0, (4, 3)))
-        axes.plot(line, line, color=INK, linewidth=1.1)
+            axes.plot(line, line + shift, color=drawing.MODEL, linewidth=1.1, linestyle=(0, (4, 3)))
+        axes.plot(line, line, color=drawing.INK, linewidth=1.1)
         titles = _points(axes, rows, rows["y_true"].to_numpy(), rows["y_pred"].to_numpy())
         axes.set(xlim=(low, high), ylim=(low, high), aspect="equal", anchor="N")
         axes.set(xlabel=f"{label}, physician (points)", ylabel=f"{label}, model (points)")
         axes.locator_params(nbins=8, steps=[1, 2, 5, 10])
-        return svg(figure, "scatter", titles)
+        return drawing.svg(figure, "scatter", titles)
 
 
-def bland_altman(rows: pd.DataFrame, limits: Limits, *, digits: int, label: str, slope: float | None = None) -> Drawing:
+def bland_altman(
+    rows: pd.DataFrame, limits: Limits, *, digits: int, label: str, slope: float | None = None
+) -> drawing.Drawing:
     """Difference model − physician over their mean, with the bias, its limits and their intervals as bands.
 
     `slope` is the slope of the difference on the mean; with it, a dotted line is drawn.
@@ -84,46 +70,52 @@ def bland_altman(rows: pd.DataFrame, limits: Limits, *, digits: int, label: str,
     # intervals of few subjects can be so wide that the points would lie on one line
     room = (top - bottom) / 2
     wide_bottom, wide_top = around(difference, [limits.low, limits.high, 0.0], *bands, margin=0.1)
-    with canvas(WIDTH, HEIGHT, (54, _below(rows), 74, 14)) as (figure, axes):
-        axes.axhline(0, color=FAINT, linewidth=1.4)
+    with drawing.canvas(WIDTH, HEIGHT, (54, _below(rows), 74, 14)) as (figure, axes):
+        axes.axhline(0, color=drawing.FAINT, linewidth=1.4)
         dashed = (0, (4, 3))
         lines: list[tuple[float, tuple[float, float] | None, str, Any, str]] = [
-            (limits.high, limits.high_interval, SOFT, dashed, "upper limit"),
-            (limits.bias, limits.bias_interval, ACCENT, "-", "bias"),
-            (limits.low, limits.low_interval, SOFT, dashed, "lower limit"),
+            (limits.high, limits.high_interval, drawing.SOFT, dashed, "upper limit"),
+            (limits.bias, limits.bias_interval, drawing.ACCENT, "-", "bias"),
+            (limits.low, limits.low_interval, drawing.SOFT, dashed, "lower limit"),
         ]
-        beside_axes: Look = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "center"}
+        beside_axes: drawing.Look = {
+            "xycoords": ("axes fraction", "data"),
+            "textcoords": "offset points",
+            "va": "center",
+        }
         for value, edges, colour, style, name in lines:
             if edges:
                 axes.axhspan(*edges, color=colour, alpha=0.12, linewidth=0)
             axes.axhline(value, color=colour, linewidth=1.2, linestyle=style)
-            look: Look = {"fontsize": 9.5, "color": colour, "linespacing": 1.15, "annotation_clip": False}
+            look: drawing.Look = {"fontsize": 9.5, "color": colour, "linespacing": 1.15, "annotation_clip": False}
             axes.annotate(f"{name}\n{signed(value, digits)}", (1, value), (5, 0), **beside_axes, **look)
         titles = _points(axes, rows, mean, difference)
         if slope is not None:
             ends = np.array([mean.min(), mean.max()])
             fitted = difference.mean() + slope * (ends - mean.mean())
-            axes.plot(ends, fitted, color=ACCENT, linewidth=1.6, linestyle=(0, (1.5, 1.5)))
+            axes.plot(ends, fitted, color=drawing.ACCENT, linewidth=1.6, linestyle=(0, (1.5, 1.5)))
         axes.set(xlim=around(mean), ylim=(max(bottom - room, wide_bottom), min(top + room, wide_top)))
         axes.set(xlabel=f"Mean of model and physician ({label}, points)", ylabel="Model − physician (points)")
-        return svg(figure, "bland-altman", titles)
+        return drawing.svg(figure, "bland-altman", titles)
 
 
-def small_scatter(rows: pd.DataFrame, *, scale: tuple[float, float], title: str, name: str, width: float) -> Drawing:
+def small_scatter(
+    rows: pd.DataFrame, *, scale: tuple[float, float], title: str, name: str, width: float
+) -> drawing.Drawing:
     """A small scatter of one further target; whole-number references are jittered so that points do not overlap."""
     truth = rows["y_true"].to_numpy(float)
     if len(truth) and np.array_equal(truth, np.rint(truth)) and scale[1] - scale[0] <= 20:
         truth = truth + (np.arange(len(truth)) * 0.618034 % 1 - 0.5) * 0.28
     low, high = around(truth, rows["y_pred"], low=scale[0], high=scale[1] if scale[1] - scale[0] <= 10 else None)
-    with canvas(width, width + 8, (30, 36, 6, 22)) as (figure, axes):
-        axes.plot([low, high], [low, high], color=INK, linewidth=1)
+    with drawing.canvas(width, width + 8, (30, 36, 6, 22)) as (figure, axes):
+        axes.plot([low, high], [low, high], color=drawing.INK, linewidth=1)
         titles = _dots(axes, rows, truth, rows["y_pred"].to_numpy(), size=3.2)
         axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
         axes.set_title(shortened(title, 22), loc="left", fontweight="bold", fontsize=11)
         axes.set_xlabel("physician", fontsize=9.5, labelpad=1)
         axes.set_ylabel("model", fontsize=9.5, labelpad=1)
         axes.locator_params(nbins=5)
-        return svg(figure, name, titles)
+        return drawing.svg(figure, name, titles)
 
 
 def few(rows: pd.DataFrame) -> bool:
@@ -139,8 +131,8 @@ def _below(rows: pd.DataFrame) -> float:
 def _dots(axes: Axes, rows: pd.DataFrame, x: np.ndarray, y: np.ndarray, *, size: float) -> dict[str, list[str]]:
     """All cases in one colour; many cases are drawn as pixels, which keeps the page small."""
     alpha = 0.75 if len(x) <= 100 else 0.5 if len(x) <= 600 else 0.3
-    look: Look = {"color": MODEL, "markersize": size, "alpha": alpha, "markeredgewidth": 0}
-    axes.plot(x, y, "o", rasterized=len(x) > MANY, gid="dots", **look)
+    look: drawing.Look = {"color": drawing.MODEL, "markersize": size, "alpha": alpha, "markeredgewidth": 0}
+    axes.plot(x, y, "o", rasterized=len(x) > drawing.MANY, gid="dots", **look)
     return {"dots": [_title(row) for row in rows.to_dict("records")]}
 
 
@@ -150,13 +142,13 @@ def _points(axes: Axes, rows: pd.DataFrame, x: np.ndarray, y: np.ndarray) -> dic
         return _dots(axes, rows, x, y, size=4.8)
     titles: dict[str, list[str]] = {}
     subjects = rows["subject"].to_numpy()
-    look: Look = {"markersize": 6, "alpha": 0.85, "markeredgecolor": "white", "markeredgewidth": 0.6}
+    look: drawing.Look = {"markersize": 6, "alpha": 0.85, "markeredgecolor": "white", "markeredgewidth": 0.6}
     for i, subject in enumerate(sorted(set(subjects), key=natural)):
         own, gid = subjects == subject, f"points{i}"
         label = shortened(subject, 12)
-        axes.plot(x[own], y[own], MARKERS[i], color=SERIES[i], label=label, gid=gid, **look)
+        axes.plot(x[own], y[own], drawing.MARKERS[i], color=drawing.SERIES[i], label=label, gid=gid, **look)
         titles[gid] = [_title(row) for row in rows[own].to_dict("records")]
-    key(axes, loc="lower center", ncols=4, handletextpad=0.2, columnspacing=1.2, borderaxespad=0.2)
+    drawing.key(axes, loc="lower center", ncols=4, handletextpad=0.2, columnspacing=1.2, borderaxespad=0.2)
     return titles
 
 
@@ -223,30 +215,32 @@ def spaced_evenly(all_tracks: list[Track]) -> bool:
     return False
 
 
-def trajectory(track: Track, *, top: float, evenly: bool, days: bool, change: bool, digits: int, name: str) -> Drawing:
+def trajectory(
+    track: Track, *, top: float, evenly: bool, days: bool, change: bool, digits: int, name: str
+) -> drawing.Drawing:
     """One subject: scores as lines and, with `change`, percent change as two rows of figures above them."""
     x = np.arange(len(track.names), dtype=float) if evenly else track.days
     span = float(x[-1] - x[0]) or 1.0
     height, top_margin = (216.0, 64) if change else (182.0, 30)
-    with canvas(TRACK_WIDTH, height, (LEFT, 24, RIGHT, top_margin), grid="y") as (figure, axes):
-        axes.plot(x, track.physician, "o-", color=PHYSICIAN, linewidth=1.6, markersize=5)
-        axes.plot(x, track.model, "s--", color=MODEL, linewidth=1.6, markersize=5)
+    with drawing.canvas(TRACK_WIDTH, height, (LEFT, 24, RIGHT, top_margin), grid="y") as (figure, axes):
+        axes.plot(x, track.physician, "o-", color=drawing.PHYSICIAN, linewidth=1.6, markersize=5)
+        axes.plot(x, track.model, "s--", color=drawing.MODEL, linewidth=1.6, markersize=5)
         axes.set(xlim=(x[0] - span * 0.05, x[-1] + span * 0.05), ylim=(min(0.0, -top * 0.03), top * 1.05))
         every = max(1, int(np.ceil(len(x) * LABEL / (TRACK_WIDTH - LEFT - RIGHT))))
         shown = list(range(0, len(x), every))
         axes.set_xticks(x[shown], [f"{track.days[i]:g}" if days else shortened(track.names[i], 6) for i in shown])
         error = f"mean error {number(track.error, digits)}"
-        headed(figure, shortened(track.subject, 24), error, above=34 if change else 0)
-        rows = ((38.0, PHYSICIAN, track.changes[0]), (52.0, MODEL, track.changes[1]))
+        drawing.headed(figure, shortened(track.subject, 24), error, above=34 if change else 0)
+        rows = ((38.0, drawing.PHYSICIAN, track.changes[0]), (52.0, drawing.MODEL, track.changes[1]))
         for below, colour, changes in rows if change else ():
-            look: Look = {"fontsize": 9.5, "color": colour, "va": "center"}
+            look: drawing.Look = {"fontsize": 9.5, "color": colour, "va": "center"}
             axes.annotate(
                 "%", (0, 1), (4 - LEFT, 64 - below), xycoords="axes fraction", textcoords="offset points", **look
             )
-            at: Look = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+            at: drawing.Look = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
             for i in shown:
                 axes.annotate(number(changes[i], 0), (x[i], 1), (0, 64 - below), ha="center", **at, **look)
-        return svg(figure, name)
+        return drawing.svg(figure, name)
 
 
 def chosen_tracks(all_tracks: list[Track], most: int) -> list[Track]:

@@ -10,23 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from casewise.metrics.roc import drawn_precision_recall
-from casewise.report.figures.drawing import (
-    ACCENT,
-    INK,
-    MODEL,
-    PALE,
-    SERIES,
-    SOFT,
-    Canvas,
-    Drawing,
-    Look,
-    canvas,
-    headed,
-    in_percent,
-    key,
-    limits,
-    svg,
-)
+from casewise.report.figures import drawing
 from casewise.report.formatting import plain, shortened
 from casewise.report.tables import MetricFormat
 
@@ -37,7 +21,7 @@ if TYPE_CHECKING:
     from casewise.evaluation.results import ClassFigures, Estimate, Figures, ReliabilityBin
 
 
-MOST_CURVES = len(SERIES)
+MOST_CURVES = len(drawing.SERIES)
 WRITE = MetricFormat()
 # Dashes distinguish curves also without colours.
 DASHES: list[Any] = ["-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1, 2)), "-", (0, (5, 2)), (0, (1.5, 1.5)), "-"]
@@ -110,64 +94,64 @@ def recall_curves(
     return curves
 
 
-def roc(curves: list[_Curve]) -> Drawing:
+def roc(curves: list[_Curve]) -> drawing.Drawing:
     """One curve a class against the others, its AUROC and interval in the key, dots at the operating points."""
     lines = len(curves) + any(curve.points for curve in curves)
     with _square(lines, "False positive rate (1 − specificity)", "True positive rate (sensitivity)") as drawn:
         figure, axes = drawn
-        axes.plot([0, 1], [0, 1], color=PALE, linewidth=1)
+        axes.plot([0, 1], [0, 1], color=drawing.PALE, linewidth=1)
         titles: dict[str, list[str]] = {}
         for i, curve in enumerate(curves):
             label = f"{shortened(curve.name, 24)}: {_key_figure('auroc', curve.auroc)}"
-            axes.plot(curve.fpr, curve.tpr, color=SERIES[i], linestyle=DASHES[i], linewidth=1.9, label=label)
+            axes.plot(curve.fpr, curve.tpr, color=drawing.SERIES[i], linestyle=DASHES[i], linewidth=1.9, label=label)
             titles[f"operating{i}"] = [
                 f"{curve.name}: sensitivity {100 * y:.0f} %, specificity {100 * (1 - x):.0f} %" for x, y in curve.points
             ]
             x, y = [x for x, _ in curve.points], [y for _, y in curve.points]
-            edge: Look = {"markeredgecolor": "white", "markeredgewidth": 1, "zorder": 5}
-            axes.plot(x, y, "o", color=SERIES[i], markersize=6.5, gid=f"operating{i}", **edge)
+            edge: drawing.Look = {"markeredgecolor": "white", "markeredgewidth": 1, "zorder": 5}
+            axes.plot(x, y, "o", color=drawing.SERIES[i], markersize=6.5, gid=f"operating{i}", **edge)
         if any(curve.points for curve in curves):
-            axes.plot([], [], "o", color=SOFT, markersize=6.5, label="operating points, chosen on other cases")
+            axes.plot([], [], "o", color=drawing.SOFT, markersize=6.5, label="operating points, chosen on other cases")
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         _key(axes)
-        return svg(figure, "roc", titles)
+        return drawing.svg(figure, "roc", titles)
 
 
-def precision_recall(curves: list[_RecallCurve]) -> Drawing:
+def precision_recall(curves: list[_RecallCurve]) -> drawing.Drawing:
     """One curve a class against the others, and, thin and dotted, its share of the cases, which is chance."""
     with _square(len(curves), "Recall (sensitivity)", "Precision (positive predictive value)") as (figure, axes):
         for i, curve in enumerate(curves):
             label = f"{shortened(curve.name, 24)}: {_key_figure('auprc', curve.auprc)}, share {100 * curve.share:.0f} %"
-            axes.axhline(curve.share, color=SERIES[i], linewidth=1, linestyle=(0, (1, 2)))
-            look: Look = {"color": SERIES[i], "linestyle": DASHES[i], "linewidth": 1.9, "label": label}
+            axes.axhline(curve.share, color=drawing.SERIES[i], linewidth=1, linestyle=(0, (1, 2)))
+            look: drawing.Look = {"color": drawing.SERIES[i], "linestyle": DASHES[i], "linewidth": 1.9, "label": label}
             precision = np.append(curve.precision[0], curve.precision)
             axes.step(np.append(0.0, curve.recall), precision, where="pre", **look)
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         _key(axes)
-        return svg(figure, "precision-recall")
+        return drawing.svg(figure, "precision-recall")
 
 
 def reliability(
     before: Sequence[ReliabilityBin], after: Sequence[ReliabilityBin], *, ece: Sequence[Estimate | None]
-) -> Drawing:
+) -> drawing.Drawing:
     """The share of correct predictions in each bin of predicted probability, before and after temperature scaling.
 
     Args:
         before, after: the bins; empty ones are left out.
         ece: the calibration error of both, for the key.
     """
-    looks = [("as predicted", ACCENT, (0, (4, 2)), "D"), ("after temperature scaling", MODEL, "-", "o")]
+    looks = [("as predicted", drawing.ACCENT, (0, (4, 2)), "D"), ("after temperature scaling", drawing.MODEL, "-", "o")]
     drawn = [[b for b in bins if b.n] for bins in (before, after)]
     most = max((b.n for bins in drawn for b in bins), default=1)
     low = min((b.confidence for bins in drawn for b in bins), default=0.0)
     lines = sum(map(bool, drawn))
     with _square(lines, "Probability of the likeliest class", "Share that is correct") as (figure, axes):
-        axes.plot([0, 1], [0, 1], color=INK, linewidth=1.1)
+        axes.plot([0, 1], [0, 1], color=drawing.INK, linewidth=1.1)
         for (title, colour, dash, marker), bins, error in zip(looks, drawn, ece, strict=True):
             if not bins:
                 continue
             x, y = [b.confidence for b in bins], [b.accuracy for b in bins]
-            look: Look = {"color": colour, "linestyle": dash}
+            look: drawing.Look = {"color": colour, "linestyle": dash}
             axes.plot(x, y, linewidth=1.1, alpha=0.55, **look)
             label = f"{title}: ECE {_key_figure('ece', error)}"
             axes.plot([], [], marker=marker, linewidth=1.4, label=label, **look)
@@ -175,45 +159,45 @@ def reliability(
             axes.scatter(x, y, s=sizes, marker=marker, color=colour, edgecolors="white", linewidths=0.8, zorder=4)
         axes.set(xlim=(max(0.0, np.floor(low * 10) / 10 - 0.04), 1.03), ylim=(-0.03, 1.04))
         _key(axes)
-        return svg(figure, "reliability")
+        return drawing.svg(figure, "reliability")
 
 
-def confusion(names: Sequence[str], counts: np.ndarray) -> Drawing:
+def confusion(names: Sequence[str], counts: np.ndarray) -> drawing.Drawing:
     """Counts (K, K) with reference classes by rows; a cell is darker the larger its share of the row is."""
     counts = np.asarray(counts, dtype=float)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     labels = [shortened(plain(label), 18) for label in names]
     longest, cells = max(map(len, labels)), 84.0 * len(names)
-    tilted: Look = {"rotation": 20, "ha": "right"} if longest > 11 else {}
+    tilted: drawing.Look = {"rotation": 20, "ha": "right"} if longest > 11 else {}
     left, bottom = 46 + 6.2 * longest, 86 if tilted else 46
-    with canvas(left + cells + 12, cells + bottom + 10, (left, bottom, 12, 10), grid=None) as (figure, axes):
+    with drawing.canvas(left + cells + 12, cells + bottom + 10, (left, bottom, 12, 10), grid=None) as (figure, axes):
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
         for (row, column), count in np.ndenumerate(counts):
             text = f"{count:,.0f}\n{100 * shares[row, column]:.0f} %" if counts[row].any() else "0"
-            colour = "white" if shares[row, column] > 0.55 else INK
+            colour = "white" if shares[row, column] > 0.55 else drawing.INK
             axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=10)
         axes.set_xticks(range(len(names)), labels, **tilted)
         axes.set_yticks(range(len(names)), labels)
         axes.spines[:].set_visible(False)
         axes.set(xlabel="Predicted", ylabel="Reference")
-        return svg(figure, "confusion")
+        return drawing.svg(figure, "confusion")
 
 
 @contextmanager
-def _square(lines: int, x: str, y: str) -> Iterator[Canvas]:
+def _square(lines: int, x: str, y: str) -> Iterator[drawing.Canvas]:
     """Axes of shares with these labels, and room for as many lines of a key below."""
     below = 46 + 16.0 * lines
-    with canvas(WIDTH, 350 + below, (58, below, 12, 10)) as (figure, axes):
+    with drawing.canvas(WIDTH, 350 + below, (58, below, 12, 10)) as (figure, axes):
         axes.set(xlabel=x, ylabel=y)
         axes.locator_params(nbins=6)
-        in_percent(axes.xaxis, axes.yaxis)
+        drawing.in_percent(axes.xaxis, axes.yaxis)
         yield figure, axes
 
 
 def _key(axes: Axes) -> None:
     """The key below the axes, a line per curve."""
-    look: Look = {"handlelength": 2.6, "borderaxespad": 0.1, "fontsize": 10.5}
-    key(axes, *axes.get_legend_handles_labels(), loc="lower left", bbox_to_anchor=(48 / WIDTH, 0), **look)
+    look: drawing.Look = {"handlelength": 2.6, "borderaxespad": 0.1, "fontsize": 10.5}
+    drawing.key(axes, *axes.get_legend_handles_labels(), loc="lower left", bbox_to_anchor=(48 / WIDTH, 0), **look)
 
 
 def _key_figure(metric: str, figure: Estimate | None) -> str:
@@ -224,20 +208,20 @@ def _key_figure(metric: str, figure: Estimate | None) -> str:
 CURVE_WIDTH = 300.0
 
 
-def curve(points: Sequence[Mapping[str, Any]], *, title: str, percent: bool, name: str) -> Drawing:
+def curve(points: Sequence[Mapping[str, Any]], *, title: str, percent: bool, name: str) -> drawing.Drawing:
     """The observed share, or the mean reference, against the prediction; the diagonal is perfect calibration."""
     x, y, low, high = (np.array([p[key] for p in points], float) for key in ("predicted", "observed", "low", "high"))
-    with canvas(CURVE_WIDTH, 280, (50, 42, 10, 26)) as (figure, axes):
-        ends = (-0.03, 1.03) if percent else limits(x, y, low, high)
-        axes.plot(ends, ends, color=INK, linewidth=1.1)
-        axes.fill_between(x, low, high, color=MODEL, alpha=0.18, linewidth=0)
-        axes.plot(x, y, color=MODEL, linewidth=2)
+    with drawing.canvas(CURVE_WIDTH, 280, (50, 42, 10, 26)) as (figure, axes):
+        ends = (-0.03, 1.03) if percent else drawing.limits(x, y, low, high)
+        axes.plot(ends, ends, color=drawing.INK, linewidth=1.1)
+        axes.fill_between(x, low, high, color=drawing.MODEL, alpha=0.18, linewidth=0)
+        axes.plot(x, y, color=drawing.MODEL, linewidth=2)
         axes.set(xlim=ends, ylim=ends, xlabel="Predicted probability" if percent else "Prediction")
         axes.set_ylabel("Share of the class" if percent else "Reference")
         axes.locator_params(nbins=6)
-        in_percent(*((axes.xaxis, axes.yaxis) if percent else ()))
-        headed(figure, shortened(title, 34))
-        return svg(figure, name)
+        drawing.in_percent(*((axes.xaxis, axes.yaxis) if percent else ()))
+        drawing.headed(figure, shortened(title, 34))
+        return drawing.svg(figure, name)
 
 
 def decisions(
@@ -246,7 +230,7 @@ def decisions(
     title: str,
     name: str,
     other: tuple[str, Sequence[Mapping[str, Any]]] | None = None,
-) -> Drawing:
+) -> drawing.Drawing:
     """The net benefit by threshold: of the model with its band, of treating all, and of treating none (0).
 
     `other` is the label and the points of another model.
@@ -255,20 +239,22 @@ def decisions(
     model, low, high = (np.array([p["model"][key] for p in points], float) for key in ("value", "low", "high"))
     everyone = np.array([point["treat_all"]["value"] for point in points], float)
     declared = np.array([point["declared"] for point in points], bool)
-    with canvas(CURVE_WIDTH, 250, (50, 62, 10, 26)) as (figure, axes):
-        axes.axhline(0, color=SOFT, linewidth=1.2, label="treat none")
-        axes.plot(x, everyone, color=ACCENT, linewidth=1.4, linestyle=(0, (5, 2)), label="treat all")
-        axes.fill_between(x, low, high, color=MODEL, alpha=0.18, linewidth=0)
-        axes.plot(x, model, color=MODEL, linewidth=2, label="both" if other else "model")
+    with drawing.canvas(CURVE_WIDTH, 250, (50, 62, 10, 26)) as (figure, axes):
+        axes.axhline(0, color=drawing.SOFT, linewidth=1.2, label="treat none")
+        axes.plot(x, everyone, color=drawing.ACCENT, linewidth=1.4, linestyle=(0, (5, 2)), label="treat all")
+        axes.fill_between(x, low, high, color=drawing.MODEL, alpha=0.18, linewidth=0)
+        axes.plot(x, model, color=drawing.MODEL, linewidth=2, label="both" if other else "model")
         if other:
             values = [point["model"]["value"] for point in other[1]]
-            axes.plot(x, values, color=INK, linewidth=1.4, label=other[0])
-        axes.plot(x[declared], model[declared], "o", color=MODEL, markersize=6, markeredgecolor="white")
+            axes.plot(x, values, color=drawing.INK, linewidth=1.4, label=other[0])
+        axes.plot(x[declared], model[declared], "o", color=drawing.MODEL, markersize=6, markeredgecolor="white")
         # treating all falls far below 0 at high thresholds
-        ends = limits(model, low, high, np.maximum(everyone, -0.1), [0.0])
-        axes.set(xlim=limits(x), ylim=ends, xlabel="Threshold", ylabel="Net benefit")
+        ends = drawing.limits(model, low, high, np.maximum(everyone, -0.1), [0.0])
+        axes.set(xlim=drawing.limits(x), ylim=ends, xlabel="Threshold", ylabel="Net benefit")
         axes.locator_params(nbins=5)
-        in_percent(axes.xaxis, digits=".3g")
-        headed(figure, shortened(title, 34))
-        key(axes, loc="lower center", ncols=4 if other else 3, handlelength=2.2, columnspacing=1.2, borderaxespad=0.1)
-        return svg(figure, name)
+        drawing.in_percent(axes.xaxis, digits=".3g")
+        drawing.headed(figure, shortened(title, 34))
+        drawing.key(
+            axes, loc="lower center", ncols=4 if other else 3, handlelength=2.2, columnspacing=1.2, borderaxespad=0.1
+        )
+        return drawing.svg(figure, name)

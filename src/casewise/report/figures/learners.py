@@ -9,25 +9,12 @@ from typing import Any
 import numpy as np
 
 from casewise.evaluation.results import Estimate
-from casewise.report.figures.drawing import (
-    ACCENT,
-    INK,
-    MODEL,
-    PALE,
-    SOFT,
-    Drawing,
-    Look,
-    canvas,
-    in_percent,
-    lower_axes,
-    raised,
-    svg,
-)
+from casewise.report.figures import drawing
 from casewise.report.figures.drawing import limits as around
 from casewise.report.formatting import is_number, rate, shortened
 
 Job = Mapping[str, Any]
-DASHED: Look = {"color": SOFT, "linestyle": (0, (3, 2)), "zorder": 0}
+DASHED: drawing.Look = {"color": drawing.SOFT, "linestyle": (0, (3, 2)), "zorder": 0}
 
 
 @dataclass(frozen=True)
@@ -43,7 +30,7 @@ class Series:
 
     label: str
     figures: Mapping[int, Estimate]
-    colour: str = MODEL
+    colour: str = drawing.MODEL
     marker: str = "o"
     face: str = ""
     line: float = 1.8
@@ -60,7 +47,7 @@ def forest(
     shaded: int | None = None,
     dashed: float | None = None,
     percent: bool = False,
-) -> Drawing:
+) -> drawing.Drawing:
     """Rows from top to bottom with a point and an interval for each series.
 
     Args:
@@ -71,9 +58,9 @@ def forest(
     """
     names = [shortened(text, 40) for text, _ in rows]
     width, height, below = 440.0, 21.0 * len(rows) + 62, 58 if any(curve.label for curve in series) else 44
-    with canvas(width, height, (14 + 5.6 * max(map(len, names)), below, 10, 4), grid="x") as (figure, axes):
+    with drawing.canvas(width, height, (14 + 5.6 * max(map(len, names)), below, 10, 4), grid="x") as (figure, axes):
         if shaded is not None:
-            axes.axhspan(-shaded - 0.5, -shaded + 0.5, color=MODEL, alpha=0.08, linewidth=0)
+            axes.axhspan(-shaded - 0.5, -shaded + 0.5, color=drawing.MODEL, alpha=0.08, linewidth=0)
         values: list[float] = [] if dashed is None else [dashed]
         for curve in series:
             drawn = [(curve.shift - row, f) for row, f in curve.figures.items() if f.value is not None]
@@ -81,24 +68,24 @@ def forest(
             at = [f.value for _, f in drawn if f.value is not None]
             if len(bars):
                 axes.hlines(*bars.T, color=curve.colour, linewidth=curve.line)
-            look: Look = {"color": curve.colour, "markerfacecolor": curve.face or curve.colour}
+            look: drawing.Look = {"color": curve.colour, "markerfacecolor": curve.face or curve.colour}
             axes.plot(at, [y for y, _ in drawn], curve.marker, markersize=curve.size, label=curve.label, **look)
             values += [*at, *bars[:, 1:].ravel()] if len(bars) else at
         if dashed is not None:
             axes.axvline(dashed, linewidth=1, **DASHED)
         axes.set_yticks([-row for row in range(len(rows))], names)
         for text, (_, bold) in zip(axes.get_yticklabels(), rows, strict=True):
-            text.set(color=INK, fontweight="bold" if bold else "normal")
+            text.set(color=drawing.INK, fontweight="bold" if bold else "normal")
         axes.set(ylim=(-len(rows) + 0.4, 0.6), xlim=around(values or [0, 1]), xlabel=label)
         axes.locator_params(axis="x", nbins=6)
-        in_percent(*([axes.xaxis] if percent else []), digits=".4g")
+        drawing.in_percent(*([axes.xaxis] if percent else []), digits=".4g")
         axes.spines["left"].set_visible(False)
         if any(curve.label for curve in series):
             figure.legend(loc="lower center", ncols=2, handletextpad=0.3, columnspacing=1.6, borderaxespad=0.1)
-        return svg(figure, name)
+        return drawing.svg(figure, name)
 
 
-def training(model: str, jobs: Sequence[Job], *, name: str) -> Drawing:
+def training(model: str, jobs: Sequence[Job], *, name: str) -> drawing.Drawing:
     """One backbone's loss by epoch, and below it its accuracy if that was recorded.
 
     One line per fold: thin for training, strong for the subjects of early stopping, with a dot at the selected epoch. A
@@ -108,10 +95,10 @@ def training(model: str, jobs: Sequence[Job], *, name: str) -> Drawing:
     last = max((len(job.get("history") or []) for job in jobs), default=1) or 1
     top, below = (46.0, 100.0) if accurate else (38.0, 0.0)
     height = top + 150.0 + below
-    with canvas(260.0, height, (42, 38 + below, 8, top), grid="y") as (figure, axes):
+    with drawing.canvas(260.0, height, (42, 38 + below, 8, top), grid="y") as (figure, axes):
         drawn = [(axes, "loss")]
         if accurate:
-            lower = lower_axes(axes, (42, 38, 8, height - 122))
+            lower = drawing.lower_axes(axes, (42, 38, 8, height - 122))
             drawn.append((lower, "accuracy"))
             axes.tick_params(labelbottom=False)
         for axis, quantity in drawn:
@@ -120,7 +107,9 @@ def training(model: str, jobs: Sequence[Job], *, name: str) -> Drawing:
                 axis.axvline(start, linewidth=0.9, **DASHED)
                 if axis is axes:
                     at = axis.get_xaxis_transform()
-                    axis.text(start, 1.03, f"phase {phase + 1}", transform=at, fontsize=8.5, color=SOFT, ha="center")
+                    axis.text(
+                        start, 1.03, f"phase {phase + 1}", transform=at, fontsize=8.5, color=drawing.SOFT, ha="center"
+                    )
             finite = [values[np.isfinite(values)] for values in values]
             if quantity == "loss":
                 # A single large early loss must not compress the rest of the curve.
@@ -129,14 +118,14 @@ def training(model: str, jobs: Sequence[Job], *, name: str) -> Drawing:
             else:
                 low = min((float(v.min()) for v in finite if len(v)), default=0.0)
                 axis.set_ylim(max(0.0, np.floor(10 * low) / 10), 1.03)
-                in_percent(axis.yaxis)
+                drawing.in_percent(axis.yaxis)
             axis.locator_params(axis="y", nbins=4)
-            axis.set_ylabel(quantity, fontsize=9, color=SOFT, labelpad=1)
+            axis.set_ylabel(quantity, fontsize=9, color=drawing.SOFT, labelpad=1)
         axes.set_xlim(1 - 0.04 * last, 1.04 * last)
-        axes.set_title(shortened(model, 32), loc="left", fontweight="bold", **raised(1 + (top - 20) / 112))
+        axes.set_title(shortened(model, 32), loc="left", fontweight="bold", **drawing.raised(1 + (top - 20) / 112))
         drawn[-1][0].set_xlabel("epoch")
         axes.locator_params(axis="x", integer=True, nbins=5)
-        return svg(figure, name)
+        return drawing.svg(figure, name)
 
 
 def _draw_course(axes: Any, job: Job, quantity: str) -> np.ndarray:
@@ -145,14 +134,14 @@ def _draw_course(axes: Any, job: Job, quantity: str) -> np.ndarray:
     epochs = np.arange(1, len(history) + 1)
     train = _numbers(entry.get(f"train_{quantity}") for entry in history)
     unstopped = job.get("stopped_on") == "none"
-    axes.plot(epochs, train, color=SOFT if unstopped else PALE, linewidth=1, solid_capstyle="round")
+    axes.plot(epochs, train, color=drawing.SOFT if unstopped else drawing.PALE, linewidth=1, solid_capstyle="round")
     if unstopped:
         return train
     stop = _numbers(entry.get(f"stop_{quantity}") for entry in history)
-    axes.plot(epochs, stop, color=MODEL, linewidth=1.1, alpha=0.8)
+    axes.plot(epochs, stop, color=drawing.MODEL, linewidth=1.1, alpha=0.8)
     best = job.get("best_epoch") or 0
     if 1 <= best <= len(history):
-        axes.plot([best], [stop[best - 1]], "o", color=ACCENT, markersize=4, zorder=5)
+        axes.plot([best], [stop[best - 1]], "o", color=drawing.ACCENT, markersize=4, zorder=5)
     return np.concatenate([train, stop])
 
 
@@ -163,11 +152,11 @@ def _phase_starts(job: Job) -> list[tuple[int, float]]:
     return [(int(numbers[index]), index + 0.5) for index in changed if numbers[index] is not None]
 
 
-def finder(model: str, jobs: Sequence[Job], *, name: str) -> Drawing:
+def finder(model: str, jobs: Sequence[Job], *, name: str) -> drawing.Drawing:
     """The search for a learning rate of one backbone: the loss by rate, one line per fold, with a dot at the choice."""
     from matplotlib.ticker import LogLocator
 
-    with canvas(260.0, 176.0, (42, 38, 8, 26), grid="y") as (figure, axes):
+    with drawing.canvas(260.0, 176.0, (42, 38, 8, 26), grid="y") as (figure, axes):
         edges: list[tuple[float, float]] = []
         for search in (job["finder"] for job in jobs):
             rates, losses = _numbers(search["rates"]), _numbers(search["losses"])
@@ -177,15 +166,15 @@ def finder(model: str, jobs: Sequence[Job], *, name: str) -> Drawing:
             rates, losses = rates[finite], losses[finite]
             smoothed = np.array(search.get("smoothed") or [], dtype=float)
             course = smoothed if len(smoothed) == len(losses) else losses
-            axes.plot(rates, losses, color=PALE, linewidth=0.8)
-            axes.plot(rates, course, color=MODEL, linewidth=1.2)
+            axes.plot(rates, losses, color=drawing.PALE, linewidth=0.8)
+            axes.plot(rates, course, color=drawing.MODEL, linewidth=1.2)
             # the part after the loss diverges is not shown
             start, least = float(course[0]), float(course.min())
             lowest = min(least, float(np.quantile(losses, 0.1)))
             edges.append((lowest, least + 1.5 * max(start - least, 0.05 * abs(start))))
             if is_number(search.get("chosen")):
                 at = float(np.interp(np.log(search["chosen"]), np.log(rates), course))
-                axes.plot([search["chosen"]], [at], "o", color=ACCENT, markersize=5, zorder=5)
+                axes.plot([search["chosen"]], [at], "o", color=drawing.ACCENT, markersize=5, zorder=5)
         if edges:
             low, high = min(edge[0] for edge in edges), max(edge[1] for edge in edges)
             room = (high - low or 1.0) * 0.08
@@ -197,7 +186,7 @@ def finder(model: str, jobs: Sequence[Job], *, name: str) -> Drawing:
         axes.set_title(shortened(model, 32), loc="left", fontweight="bold")
         axes.set_xlabel("learning rate")
         axes.locator_params(axis="y", nbins=4)
-        return svg(figure, name)
+        return drawing.svg(figure, name)
 
 
 def _numbers(values: Any) -> np.ndarray:

@@ -79,8 +79,8 @@ def section(context: ReportContext) -> Section | None:
     audit, accepted = Audit.from_json(context.audit), context.audit["accepted"]
     page = ("Notes, tests and pairs", "`audit.html` of the run; all in `audit.json`")
     examined: list[Block] = [Text(EXAMINED, note=True), Facts([*_limits(context, audit), *_lacking(audit), page])]
-    if notes := [note for note in audit.notes(accepted) if note.lower() != f"{untested(audit.facts)}.".lower()]:
-        examined.append(Items(notes))
+    notes = [note for note in audit.notes(accepted) if note.lower() != f"{untested(audit.facts)}.".lower()]
+    examined.append(Items(notes))
     blocks = [*findings(audit, accepted, grave=True), *overlays(audit), Fold("What was examined", examined)]
     return Section("audit", "Shortcut audit", blocks)
 
@@ -91,11 +91,8 @@ def overlays(audit: Audit, tile: Callable[[int], np.ndarray | None] = lambda _: 
     Args:
         tile: image number -> its tile without bars, (C, H, W) `uint8`; None without a picture.
     """
-    marks = audit.facts.get("overlays") or []
-    if not marks:
-        return []
     rows, pictures = [], []
-    for count, mark in enumerate(marks, 1):
+    for count, mark in enumerate(audit.facts.get("overlays") or [], 1):
         several = len(mark["by_class"]) > 1
         by_class = ", ".join(
             f"{plain(f'{target} {name}' if several else name)} {marked:,} of {total:,}"
@@ -103,7 +100,7 @@ def overlays(audit: Audit, tile: Callable[[int], np.ndarray | None] = lambda _: 
             for name, (marked, total) in classes.items()
         )
         images = f"{mark['images']:,} of {mark['examined']:,}"
-        rows.append(Row(capital(mark["place"]), [Cell(images), Cell(by_class)]))
+        rows.append(Row(capital(mark["place"]), [images, by_class]))
         if (picture := tile(mark["example"])) is not None:
             (left, right), (top, bottom) = (
                 (max(0, int((low - AROUND) * size)), int((high + AROUND) * size) + 1)
@@ -112,7 +109,7 @@ def overlays(audit: Audit, tile: Callable[[int], np.ndarray | None] = lambda _: 
             uri = data_uri(as_picture(picture[:, top:bottom, left:right]), longest=LONGEST)
             pictures.append(Picture(uri, f"Example of the static mark {count}", f"mark {count}"))
     table = Table(["Static mark", capital(noun_of(audit.facts)[1]), "By class"], rows, MARKS)
-    return [table, *([Pictures(pictures, "", "panels")] if pictures else [])]
+    return [table, Pictures(pictures, "", "panels")]
 
 
 def findings(audit: Audit, accepted: Mapping[str, str], *, grave: bool = False) -> list[Block]:
@@ -126,8 +123,6 @@ def findings(audit: Audit, accepted: Mapping[str, str], *, grave: bool = False) 
         why = f"fewer than {FEWEST} subjects" if few else "too few cases, or nothing varies"
         counts.append(("Shortcuts", f"not tested: {why}"))
     shown = [finding for finding in worst_first(audit) if not (grave and finding.level == "note")][:MOST_FINDINGS]
-    if not shown:
-        return [Facts(counts)]
     rows = []
     for finding in shown:
         standing = "accepted" if finding.id in accepted else "not accepted" if finding.level == "error" else ""
@@ -232,13 +227,12 @@ def all_tests(audit: Audit) -> list[Block]:
     tests = audit.facts.get("tests") or []
     for test in tests[:MOST_TESTS]:
         counts = [Cell(number(test.get(name), 0)) for name in ("images", "subjects", "subjects_of_smallest")]
-        rows.append(Row(capital(_tested(test, noun)), [Cell(_value(test) or MISSING), _p(test), *counts]))
+        rows.append(Row(capital(_tested(test, noun)), [_value(test) or MISSING, _p(test), *counts]))
     columns = ["Test", "Size", "p", capital(nouns), "Subjects", "Of the smallest class or source"]
     which = (
         f"The first {MOST_TESTS} of {len(tests):,} tests; all are in audit.json." if len(tests) > MOST_TESTS else ALL
     )
-    shown: list[Block] = [Table(columns, rows, f"{which} {TESTS}")] if rows else []
-    return [*shown, *([Facts(lacking)] if (lacking := _lacking(audit)) else [])]
+    return [Table(columns, rows, f"{which} {TESTS}"), Facts(_lacking(audit))]
 
 
 def _lacking(audit: Audit) -> list[tuple[str, str]]:

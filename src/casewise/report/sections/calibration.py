@@ -178,5 +178,5 @@ def _rows(stage: str, figures: StageCoverage, digits: int) -> list[Row]:
     rows = [Row(name, [subjects, covered, figure_cell(figures.size, 1), percent_cell(figures.single)])]
     for label, figure in (figures.by_class or {}).items():
         count = number(figure.n_subjects if figure else 0, 0)
-        rows.append(Row(plain(label), [Cell(count), percent_cell(figure), Cell(""), Cell("")], inner=True))
+        rows.append(Row(plain(label), [count, percent_cell(figure), "", ""], inner=True))
     return rows

@@ -9,19 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from casewise.report import formatting as fmt
 from casewise.report.blocks import Block, Card, Cards, Cell, Facts, Fold, Picture, Row, Section, Table, Text
 from casewise.report.context import ReportContext, evaluated_on, terms_of, visit_noun
-from casewise.report.formatting import (
-    capital,
-    case_label,
-    class_name,
-    counted,
-    display_name,
-    number,
-    plain,
-    probability,
-    signed,
-)
 from casewise.report.sections import preparation
 
 FIRST, MOST_NUMBERS, MOST_CONFIDENT, MOST_CLASSES, MOST_TARGETS, MOST_REGIONS = 2, 6, 8, 8, 8, 8
@@ -34,18 +24,11 @@ def section(context: ReportContext) -> Section | None:
     cards = high_confidence_errors(context) if context.classes else largest_errors(context)
     if not cards:
         return None
-    blocks: list[Block] = [
-        Text(
-            NOTE.format(
-                which=SUREST if context.classes else "largest errors", place=evaluated_on(context, context.stage)
-            )
-        ),
-        Cards(cards[:FIRST]),
-    ]
-    if rest := cards[FIRST:]:
-        blocks.append(Fold(f"The next {counted(len(rest), 'error')}", [Cards(rest)]))
+    which, rest = SUREST if context.classes else "largest errors", cards[FIRST:]
+    note = Text(NOTE.format(which=which, place=evaluated_on(context, context.stage)))
+    more = Fold(f"The next {fmt.counted(len(rest), 'error')}", [Cards(rest)])
     heading = "High-confidence errors" if context.classes else "Largest errors"
-    return Section("worst", heading, blocks, page_only=True)
+    return Section("worst", heading, [note, Cards(cards[:FIRST]), more], page_only=True)
 
 
 def largest_errors(context: ReportContext) -> list[Card]:
@@ -55,13 +38,11 @@ def largest_errors(context: ReportContext) -> list[Card]:
     cards = []
     for row in rows.loc[error.sort_values(ascending=False, kind="stable").index[:MOST_NUMBERS]].to_dict("records"):
         facts = [
-            ("Model", number(row["y_pred"], digits)),
-            ("Physician", number(row["y_true"], digits)),
-            ("Difference", f"{signed(row['y_pred'] - row['y_true'], digits)} points"),
+            ("Model", fmt.number(row["y_pred"], digits)),
+            ("Physician", fmt.number(row["y_true"], digits)),
+            ("Difference", f"{fmt.signed(row['y_pred'] - row['y_true'], digits)} points"),
         ]
-        parts = _parts(context, row)
-        blocks = [Facts(facts), *_file(row), *([Fold("Other targets", parts)] if parts else [])]
-        cards.append(_card(context, row, blocks))
+        cards.append(_card(context, row, [Facts(facts), _file(row), Fold("Other targets", _parts(context, row))]))
     return cards
 
 
@@ -74,7 +55,7 @@ def high_confidence_errors(context: ReportContext) -> list[Card]:
     wrong = rows[rows["y_pred"] != rows["y_true"]].reset_index(drop=True)
     values = wrong[columns].to_numpy(float)
     confidence = values[range(len(wrong)), wrong["y_pred"].to_numpy(int)]
-    phrases = [class_name(study, context.outcome, name) for name in names]
+    phrases = [fmt.class_name(study, context.outcome, name) for name in names]
     cards = []
     for i in np.argsort(-confidence, kind="stable")[:MOST_CONFIDENT]:
         row = wrong.loc[int(i)].to_dict()
@@ -82,15 +63,14 @@ def high_confidence_errors(context: ReportContext) -> list[Card]:
         likeliest = sorted(range(len(names)), key=lambda k: -values[i, k])[:MOST_CLASSES]
         shown = sorted({*likeliest[: MOST_CLASSES - 2], truth, predicted, *likeliest[:1]})
         facts = [("Reference", phrases[truth]), ("Predicted", phrases[predicted])]
-        facts += [(f"Probability of {plain(names[k])}", probability(values[i, k])) for k in shown]
-        cards.append(_card(context, row, [Facts(facts), *_file(row)]))
+        facts += [(f"Probability of {fmt.plain(names[k])}", fmt.probability(values[i, k])) for k in shown]
+        cards.append(_card(context, row, [Facts(facts), _file(row)]))
     return cards
 
 
-def _file(row: Mapping[str, Any]) -> list[Block]:
+def _file(row: Mapping[str, Any]) -> Text:
     """The name of the file, where each image is predicted."""
-    file = Path(str(row.get("image") or "")).name
-    return [Text(file, note=True)] if file else []
+    return Text(Path(str(row.get("image") or "")).name, note=True)
 
 
 def _card(context: ReportContext, row: Mapping[str, Any], blocks: list[Block]) -> Card:
@@ -99,7 +79,9 @@ def _card(context: ReportContext, row: Mapping[str, Any], blocks: list[Block]) -
         Picture(uri, "Input of the model" + (f": {name}" if name else ""), name) for name, uri in shown(context, row)
     ]
     return Card(
-        capital(case_label(row, known=context.study.subjects_known, visit_noun=visit_noun(context))), pictures, blocks
+        fmt.capital(fmt.case_label(row, known=context.study.subjects_known, visit_noun=visit_noun(context))),
+        pictures,
+        blocks,
     )
 
 
@@ -117,7 +99,7 @@ def _parts(context: ReportContext, row: Mapping[str, Any]) -> list[Block]:
     for region in regions[:MOST_REGIONS]:
         means = others[others["region"] == region].groupby("target")[["y_pred", "y_true"]].mean()
         lines.append(Row(str(region) or "whole case", [_both(context, means, name) for name in targets]))
-    heads = ["", *(display_name(study, name) for name in targets)]
+    heads = ["", *(fmt.display_name(study, name) for name in targets)]
     return [Table(heads, lines, "Model / physician")]
 
 
@@ -127,4 +109,4 @@ def _both(context: ReportContext, means: pd.DataFrame, target: str) -> Cell:
     targets = context.study.targets
     whole = target in targets and targets[target].integer
     model, physician = means.loc[target, "y_pred"], means.loc[target, "y_true"]
-    return Cell(f"{number(model, 1)} / {number(physician, 0 if whole else 1)}")
+    return Cell(f"{fmt.number(model, 1)} / {fmt.number(physician, 0 if whole else 1)}")

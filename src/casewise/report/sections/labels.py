@@ -10,20 +10,7 @@ import pandas as pd
 from casewise.audit import metadata
 from casewise.audit.columns import columns_with_gaps, is_filled
 from casewise.cohort.table import natural
-from casewise.report.blocks import (
-    Block,
-    Cell,
-    Counts,
-    Facts,
-    Fold,
-    Matrix,
-    Plot,
-    Plots,
-    Row,
-    Section,
-    Table,
-    counts_line,
-)
+from casewise.report import blocks as doc
 from casewise.report.context import ReportContext, terms_of
 from casewise.report.figures import cohort as draw
 from casewise.report.formatting import capital, counted, display_name, number, percent, plain, shortened
@@ -54,23 +41,21 @@ CORRECTIONS = {
 }
 
 
-def section(context: ReportContext) -> Section | None:
-    """How each target is distributed, in training and test; None without values."""
-    blocks: list[Block] = _class_blocks(context) if context.classes else []
-    if plots := distributions(context):
-        tested = "test" in context.splits.get("subjects", {}).values()
-        shown = Plots(plots, DISTRIBUTIONS + (OF_TEST if tested else ""), layout="multiples")
-        blocks.append(Fold("Distributions of the targets that are numbers", [shown]))
-    if table := missing_values(context):
-        blocks.append(Fold("Missing values by outcome", [table]))
-    return Section("labels", "Reference classes" if context.classes else "Reference scores", blocks) if blocks else None
+def section(context: ReportContext) -> doc.Section:
+    """How each target is distributed, in training and test."""
+    blocks: list[doc.Block] = _class_blocks(context) if context.classes else []
+    tested = "test" in context.splits.get("subjects", {}).values()
+    shown = doc.Plots(distributions(context), DISTRIBUTIONS + OF_TEST * tested, layout="multiples")
+    blocks.append(doc.Fold("Distributions of the targets that are numbers", [shown]))
+    blocks.append(doc.Fold("Missing values by outcome", missing_values(context)))
+    return doc.Section("labels", "Reference classes" if context.classes else "Reference scores", blocks)
 
 
-def distributions(context: ReportContext) -> list[Plot]:
+def distributions(context: ReportContext) -> list[doc.Plot]:
     """The distribution of each target that is a number, the primary outcome first."""
     study, sides = context.study, context.splits.get("subjects", {})
     names = dict.fromkeys([context.outcome, *study.scores, *study.targets])
-    plots: list[Plot] = []
+    plots: list[doc.Plot] = []
     for i, name in enumerate([name for name in names if not study.classes_of(name)][:MOST_LABELS]):
         table = _truths(context, name)
         if table is None or table.empty:
@@ -79,19 +64,19 @@ def distributions(context: ReportContext) -> list[Plot]:
         title, values = display_name(study, name), table["value"]
         drawing = draw.distribution(table, "value", scale=context.range_of(name), title=title, name=f"labels{i}")
         spread = f"median {number(values.median(), 1)}, {number(values.min(), 1)} to {number(values.max(), 1)}"
-        plots.append(Plot(drawing, f"Distribution of {title}: {counted(len(values), 'value')}, {spread}."))
+        plots.append(doc.Plot(drawing, f"Distribution of {title}: {counted(len(values), 'value')}, {spread}."))
     return plots
 
 
-def missing_values(context: ReportContext) -> Table | None:
-    """How often each column with gaps is empty, by class or grade, or by third of a number; None without gaps."""
+def missing_values(context: ReportContext) -> list[doc.Table]:
+    """How often each column with gaps is empty, by class or grade, or by third of a number."""
     study, images, truths = context.study, context.cohort_images, _truths(context, context.outcome)
     if truths is None or truths.empty:
-        return None
+        return []
     values = truths.drop_duplicates("case").set_index("case")["value"].astype(float)
     groups = _groups(context, values)
     if len(groups) < 2:
-        return None
+        return []
     targets = [name for name in study.targets if name != context.outcome and name in images]
     rows = []
     for name in [*targets, *columns_with_gaps(study, images)]:
@@ -99,9 +84,9 @@ def missing_values(context: ReportContext) -> Table | None:
         gaps = [~filled.reindex(cases.astype(str)).fillna(False).astype(bool) for cases in groups.values()]
         if any(missing.any() for missing in gaps):
             cells = [f"{missing.sum():,} of {len(missing):,} ({percent(missing.mean())})" for missing in gaps]
-            rows.append(Row(shortened(plain(name.removeprefix("table_")), 30), [Cell(text) for text in cells]))
+            rows.append(doc.Row(shortened(plain(name.removeprefix("table_")), 30), cells))
     caption = GAPS.format(noun=capital(terms_of(context).case), outcome=terms_of(context).heading)
-    return Table(["Column", *groups], rows, caption, wide=True) if rows else None
+    return [doc.Table(["Column", *groups], rows, caption, wide=True)]
 
 
 def _groups(context: ReportContext, values: pd.Series) -> dict[str, pd.Index]:
@@ -132,23 +117,23 @@ def _truths(context: ReportContext, name: str) -> pd.DataFrame | None:
 # ---------------------------------------------------------------------------------------------------------- classes
 
 
-def _class_blocks(context: ReportContext) -> list[Block]:
+def _class_blocks(context: ReportContext) -> list[doc.Block]:
     """The primary outcome's classes by side of the split and by source; empty without a reference value."""
     table, terms, column = reference_classes(context), terms_of(context), source_column(context)
     if table.empty:
         return []
     caption = SIDES.format(outcome=terms.heading, noun=terms.noun)
-    inner: list[Block] = [Matrix(by_side(context, table), caption, "side", same=False, tight=True)]
-    facts = Facts([("Rare classes", CORRECTIONS[context.study.recipe.balance])])
+    inner: list[doc.Block] = [doc.Matrix(by_side(context, table), caption, "side", same=False, tight=True)]
+    facts = doc.Facts([("Rare classes", CORRECTIONS[context.study.recipe.balance])])
     if column is None:
-        return [facts, Fold("Counts by side of the split", inner)]
+        return [facts, doc.Fold("Counts by side of the split", inner)]
     name = plain(column)
     caption = SOURCES.format(noun=capital(terms.noun), column=name)
-    inner.append(Matrix(by_source(context, table, column), caption, name, same=False, tight=True))
-    return [facts, Fold(f"Counts by side of the split and by {name}", inner)]
+    inner.append(doc.Matrix(by_source(context, table, column), caption, name, same=False, tight=True))
+    return [facts, doc.Fold(f"Counts by side of the split and by {name}", inner)]
 
 
-def by_side(context: ReportContext, table: pd.DataFrame) -> Counts:
+def by_side(context: ReportContext, table: pd.DataFrame) -> doc.Counts:
     """The classes by side of the split, with the source that is held out in it where each fold is one, and of all."""
     names: dict[object, str] = {"test": "test", "train": "training", "validation": "validation", None: "not split"}
     names |= {n: f"fold {n} ({name})" for n, name in enumerate(context.splits.get("left_out") or [], start=1)}
@@ -156,7 +141,7 @@ def by_side(context: ReportContext, table: pd.DataFrame) -> Counts:
     return _counts(context, table, [names.get(side, f"fold {side}") for side in sides], MOST_SIDES, total=True)
 
 
-def by_source(context: ReportContext, table: pd.DataFrame, column: str) -> Counts:
+def by_source(context: ReportContext, table: pd.DataFrame, column: str) -> doc.Counts:
     """The classes by source; the smallest of many sources share a line."""
     return _counts(context, table, table[column].astype(str).tolist(), MOST_SOURCES)
 
@@ -182,15 +167,17 @@ def source_column(context: ReportContext) -> str | None:
     return left_out if left_out in varying else metadata.source_column(varying)
 
 
-def _counts(context: ReportContext, table: pd.DataFrame, lines: list[str], most: int, *, total: bool = False) -> Counts:
+def _counts(
+    context: ReportContext, table: pd.DataFrame, lines: list[str], most: int, *, total: bool = False
+) -> doc.Counts:
     """The classes of each line; lines beyond `most`, the smallest ones, are counted together; `total`: all lines."""
     counts = pd.crosstab(np.array(lines), table["value"].to_numpy(int)).reindex(
         columns=range(len(context.classes)), fill_value=0
     )
     largest = counts.sum(axis=1).sort_values(ascending=False, kind="stable").index
-    rows = [counts_line(shortened(n or "unknown", 30), counts.loc[n]) for n in sorted(largest[:most], key=natural)]
+    rows = [doc.counts_line(shortened(n or "unknown", 30), counts.loc[n]) for n in sorted(largest[:most], key=natural)]
     if others := len(largest) - most if len(largest) > most else 0:
-        rows.append(counts_line(f"{others} others", counts.loc[largest[most:]].sum()))
+        rows.append(doc.counts_line(f"{others} others", counts.loc[largest[most:]].sum()))
     if total:
-        rows.append(counts_line("all", counts.sum()))
-    return Counts([plain(name) for name in context.classes], rows)
+        rows.append(doc.counts_line("all", counts.sum()))
+    return doc.Counts([plain(name) for name in context.classes], rows)

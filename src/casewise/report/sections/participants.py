@@ -7,20 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from casewise.evaluation.results import CategoryCounts, Flow, NumberSummary, Participants
+from casewise.report import formatting as fmt
 from casewise.report.blocks import Block, Cell, Fold, Row, Section, Table, Text
 from casewise.report.context import EXTERNAL, SIDES, ReportContext, without_folds
-from casewise.report.formatting import (
-    MISSING,
-    capital,
-    counted,
-    display_name,
-    group_label,
-    listed,
-    number,
-    percent,
-    plain,
-    shortened,
-)
 from casewise.report.tables import metric_format
 from casewise.study.schema import Study
 
@@ -79,33 +68,33 @@ def _flow_rows(flow: Flow, entry: Participants, unit: str = "subject") -> list[R
     """The steps from the table to the cohort, and what of it was predicted and evaluated; subjects are a `unit`."""
     rows = []
     for index, step in enumerate(flow.steps):
-        values = listed(_first(step.get("values") or []), "or")
+        values = fmt.listed(_first(step.get("values") or []), "or")
         name = STEPS.get(step["code"], step["code"]).format(column=step.get("column"), values=values)
-        rows.append(Row(name, [_rows(step, unit) if index else Cell(""), _rows(step["left"], unit)]))
+        rows.append(Row(name, [_rows(step, unit) if index else "", _rows(step["left"], unit)]))
     cohort, external = flow.cohort, flow is entry.flow.external
-    size = f"{counted(cohort['subjects'], unit)}, {counted(cohort['images'], 'file')}"
-    rows.append(Row("Cohort", [Cell(""), Cell(counted(cohort["cases"], "case"), size)]))
+    size = f"{fmt.counted(cohort['subjects'], unit)}, {fmt.counted(cohort['images'], 'file')}"
+    rows.append(Row("Cohort", ["", Cell(fmt.counted(cohort["cases"], "case"), size)]))
     for stage, counts in entry.evaluated.items():
         if (stage == EXTERNAL) != external:
             continue
         scored = counts["cases_with_reference"]
-        lost = counted(counts["cases"] - scored, "case")
-        everyone = Cell(counted(counts["cases"], "case"), counted(counts["subjects"], unit))
-        rows += [] if external else [Row(f"Predicted {SIDES[stage]}", [Cell(""), everyone])]
-        cell = Cell(counted(scored, "case"), counted(counts["subjects_with_reference"], unit))
-        rows.append(Row("with a reference value, evaluated", [Cell(lost), cell], inner=True))
+        lost = fmt.counted(counts["cases"] - scored, "case")
+        everyone = Cell(fmt.counted(counts["cases"], "case"), fmt.counted(counts["subjects"], unit))
+        rows += [] if external else [Row(f"Predicted {SIDES[stage]}", ["", everyone])]
+        cell = Cell(fmt.counted(scored, "case"), fmt.counted(counts["subjects_with_reference"], unit))
+        rows.append(Row("with a reference value, evaluated", [lost, cell], inner=True))
     return rows
 
 
 def _first(values: Sequence[str]) -> list[str]:
     """Values as text, the first ones if there are many; an empty cell has no text."""
-    shown = [shortened(value, LONGEST) or "empty" for value in values[:MOST_VALUES]]
+    shown = [fmt.shortened(value, LONGEST) or "empty" for value in values[:MOST_VALUES]]
     return shown if len(values) <= MOST_VALUES else [*shown, f"{len(values) - MOST_VALUES} more"]
 
 
 def _rows(counts: Mapping[str, Any], unit: str) -> Cell:
     what, subjects = "row" if "rows" in counts else "case", counts["subjects"]
-    return Cell(counted(counts[f"{what}s"], what), "" if subjects is None else counted(subjects, unit))
+    return Cell(fmt.counted(counts[f"{what}s"], what), "" if subjects is None else fmt.counted(subjects, unit))
 
 
 # --------------------------------------------------------------------------------------------------- characteristics
@@ -115,24 +104,24 @@ def _characteristic_rows(study: Study, entry: Participants) -> list[Row]:
     """A line for each number, and for each class of a characteristic; shares are of those recorded."""
     sides = [str(position) for position in range(len(entry.sides))]
     sizes = [name for name in SIZES if name != "subjects" or study.unit != "image"]
-    rows = [Row(capital(name), [Cell(f"{side[name]:,}") for side in entry.sides]) for name in sizes]
+    rows = [Row(fmt.capital(name), [f"{side[name]:,}" for side in entry.sides]) for name in sizes]
     for item in entry.characteristics:
         target = item.what == "target"
-        name = display_name(study, item.name) if target else plain(item.name)
-        name = capital(name) + (f" (by {item.unit})" if item.unit != "subject" else "")
+        name = fmt.display_name(study, item.name) if target else fmt.plain(item.name)
+        name = fmt.capital(name) + (f" (by {item.unit})" if item.unit != "subject" else "")
         by_side = [item.sides[side] for side in sides]
         if item.kind == "numbers":
             digits = metric_format(study, item.name).digits("mae") if target else 1
             summaries = (values for values in by_side if isinstance(values, NumberSummary))
             rows.append(Row(name, brief([_numbers_cell(values, digits) for values in summaries], entry)))
         else:
-            rows.append(Row(name, [Cell("") for _ in by_side]))
+            rows.append(Row(name, ["" for _ in by_side]))
             for position, level in enumerate(item.levels or []):
                 cells = [_counts_cell(side.counts, position) for side in by_side if isinstance(side, CategoryCounts)]
-                label = plain(group_label(level)) if target else group_label(level)
+                label = fmt.plain(fmt.group_label(level)) if target else fmt.group_label(level)
                 rows.append(Row(label, brief(cells, entry), inner=True))
         if any(values.missing for values in by_side):
-            rows.append(Row("not recorded", [Cell(f"{values.missing:,}") for values in by_side], inner=True))
+            rows.append(Row("not recorded", [f"{values.missing:,}" for values in by_side], inner=True))
     return rows
 
 
@@ -149,10 +138,10 @@ def _numbers_cell(values: NumberSummary, digits: int) -> Cell:
     Cell(text='1.5 (0.5)', small='1.5 [1.2, 1.8]', value=1.5)
     """
     if values.mean is None:
-        return Cell(MISSING)
-    mean, spread = number(values.mean, digits), number(values.sd, digits)
-    quartiles = f"[{number(values.low, digits)}, {number(values.high, digits)}]"
-    return Cell(f"{mean} ({spread})", f"{number(values.median, digits)} {quartiles}", values.mean)
+        return Cell(fmt.MISSING)
+    mean, spread = fmt.number(values.mean, digits), fmt.number(values.sd, digits)
+    quartiles = f"[{fmt.number(values.low, digits)}, {fmt.number(values.high, digits)}]"
+    return Cell(f"{mean} ({spread})", f"{fmt.number(values.median, digits)} {quartiles}", values.mean)
 
 
 def _counts_cell(counts: Sequence[int], position: int) -> Cell:
@@ -162,4 +151,4 @@ def _counts_cell(counts: Sequence[int], position: int) -> Cell:
     (Cell(text='3', small='75 %', value=3.0), Cell(text='0', small='', value=0.0))
     """
     total, count = sum(counts), counts[position]
-    return Cell(f"{count:,}", percent(count / total) if total else "", float(count))
+    return Cell(f"{count:,}", fmt.percent(count / total) if total else "", float(count))

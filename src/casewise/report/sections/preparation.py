@@ -63,7 +63,7 @@ def section(context: ReportContext) -> Section | None:
         blocks += _flow(panels[0][0], shown[0])
         others = list(zip(panels, shown, strict=True))[1:]
         rest = [block for (region, _), pictures in others for block in _flow(region, pictures)]
-        blocks += [Fold(f"Panels 2 to {len(shown)} of the {len(rows)} of this {terms.case}", rest)] if rest else []
+        blocks.append(Fold(f"Panels 2 to {len(shown)} of the {len(rows)} of this {terms.case}", rest))
     return Section("preparation", "Model input", blocks, page_only=True)
 
 
@@ -136,9 +136,8 @@ def _pictures(context: ReportContext, region: str, numbers: list[int]) -> list[P
 
 def _flow(region: str, pictures: Sequence[Picture]) -> list[Block]:
     """A panel's photographs, and the panel."""
-    heading: list[Block] = [Heading(region)] if region else []
-    photographs = [Pictures(pictures[:-1], "From these images", layout="pictures")] if len(pictures) > 1 else []
-    return [*heading, *photographs, Pictures(pictures[-1:], "Panel", layout="panel")]
+    photographs = Pictures(pictures[:-1], "From these images", layout="pictures")
+    return [Heading(region), photographs, Pictures(pictures[-1:], "Panel", layout="panel")]
 
 
 def illustrated_case(context: ReportContext) -> str:

@@ -12,23 +12,7 @@ import numpy as np
 
 from casewise.plugins.node.monitoring.sequential import Floats, Integers
 from casewise.plugins.node.monitoring.series import DAY, Studies
-from casewise.report.figures.drawing import (
-    ACCENT,
-    FAINT,
-    MARKERS,
-    MODEL,
-    SERIES,
-    SOFT,
-    Canvas,
-    Drawing,
-    canvas,
-    headed,
-    in_percent,
-    key,
-    limits,
-    position_axes,
-    svg,
-)
+from casewise.report.figures import drawing
 from casewise.report.formatting import iso_date, shortened, target_title
 
 if TYPE_CHECKING:
@@ -87,7 +71,7 @@ class Periods:
         return self.reduced(values, lambda own: [float(own.mean())])[:, 0]
 
 
-def count_figure(studies: Studies, periods: Periods) -> Drawing:
+def count_figure(studies: Studies, periods: Periods) -> drawing.Drawing:
     """Studies in each period, stacked by scanner."""
     with _dated("Studies", periods) as (figure, axes):
         below = np.zeros(len(periods.starts))
@@ -98,12 +82,12 @@ def count_figure(studies: Studies, periods: Periods) -> Drawing:
             own = ~np.isin(studies.scanners, shown) if number == len(shown) else studies.scanners == name
             heights = np.bincount(periods.of_study[own], minlength=len(below)).astype(float)
             label = shortened(name or "not recorded", 26)
-            axes.bar(periods.middles, heights, periods.days * 0.86, below, color=SERIES[number], label=label)
+            axes.bar(periods.middles, heights, periods.days * 0.86, below, color=drawing.SERIES[number], label=label)
             below += heights
         axes.set_ylim(0, max(1.0, below.max() * 1.08))
         if len(ordered) > 1:
             _key(figure, axes)
-        return svg(figure, "counts")
+        return drawing.svg(figure, "counts")
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +100,7 @@ class Expected:
 
 def time_figure(
     title: str, ends: Floats, periods: Periods, since: Sequence[float], expected: Expected, *, share: bool = False
-) -> Drawing:
+) -> drawing.Drawing:
     """Values with their ranges or intervals (P, 3) of each period.
 
     Args:
@@ -127,30 +111,34 @@ def time_figure(
     with _dated(title, periods) as (figure, axes):
         shown = ends if ends.shape[1] == 3 else np.full((len(ends), 3), np.nan)
         if expected.band:
-            axes.axhspan(*expected.band, color=FAINT, alpha=0.6, linewidth=0)
+            axes.axhspan(*expected.band, color=drawing.FAINT, alpha=0.6, linewidth=0)
         middle, low, high = shown.T
-        axes.vlines(periods.middles, low, high, color=MODEL, alpha=0.35, linewidth=2)
-        axes.plot(periods.middles, middle, "o-", color=MODEL, markersize=3.5, linewidth=1)
+        axes.vlines(periods.middles, low, high, color=drawing.MODEL, alpha=0.35, linewidth=2)
+        axes.plot(periods.middles, middle, "o-", color=drawing.MODEL, markersize=3.5, linewidth=1)
         line = np.full(len(shown), np.nan) if expected.line is None else np.broadcast_to(expected.line, len(shown))
-        axes.plot(periods.middles, line, color=SOFT, linestyle="--", linewidth=1.2)
+        axes.plot(periods.middles, line, color=drawing.SOFT, linestyle="--", linewidth=1.2)
         if share:
-            in_percent(axes.yaxis)
-        axes.set_ylim(*limits(shown, line, expected.band or (), **({"low": 0.0} if share else {})))
+            drawing.in_percent(axes.yaxis)
+        axes.set_ylim(*drawing.limits(shown, line, expected.band or (), **({"low": 0.0} if share else {})))
         _mark(axes, since)
-        return svg(figure, name)
+        return drawing.svg(figure, name)
 
 
-def class_figure(target: str, shares: Mapping[str, Floats], periods: Periods, since: Sequence[float]) -> Drawing:
+def class_figure(
+    target: str, shares: Mapping[str, Floats], periods: Periods, since: Sequence[float]
+) -> drawing.Drawing:
     """The share of the predictions of each class, by period (P,)."""
     with _dated(f"Predicted {target_title(target)}", periods) as (figure, axes):
         for number, (name, values) in enumerate(_most_frequent(shares).items()):
-            marker = f"{MARKERS[number]}-"
-            axes.plot(periods.middles, values, marker, color=SERIES[number], markersize=3.5, linewidth=1, label=name)
-        in_percent(axes.yaxis)
-        axes.set_ylim(*limits(*shares.values(), low=0.0))
+            marker = f"{drawing.MARKERS[number]}-"
+            axes.plot(
+                periods.middles, values, marker, color=drawing.SERIES[number], markersize=3.5, linewidth=1, label=name
+            )
+        drawing.in_percent(axes.yaxis)
+        axes.set_ylim(*drawing.limits(*shares.values(), low=0.0))
         _mark(axes, since)
         _key(figure, axes)
-        return svg(figure, re.sub(r"\W+", "-", f"classes-{target}"))
+        return drawing.svg(figure, re.sub(r"\W+", "-", f"classes-{target}"))
 
 
 def _most_frequent(shares: Mapping[str, Floats]) -> dict[str, Floats]:
@@ -159,33 +147,33 @@ def _most_frequent(shares: Mapping[str, Floats]) -> dict[str, Floats]:
     >>> list(_most_frequent({f"{n}": np.array([n]) for n in range(10)}))
     ['3', '4', '5', '6', '7', '8', '9', 'other classes']
     """
-    if len(shares) <= len(SERIES):
+    if len(shares) <= len(drawing.SERIES):
         return dict(shares)
-    others = sorted(shares, key=lambda name: -np.nansum(shares[name]))[len(SERIES) - 1 :]
+    others = sorted(shares, key=lambda name: -np.nansum(shares[name]))[len(drawing.SERIES) - 1 :]
     shown = {name: values for name, values in shares.items() if name not in others}
     return shown | {"other classes": np.sum([shares[name] for name in others], axis=0)}
 
 
 @contextmanager
-def _dated(title: str, periods: Periods) -> Iterator[Canvas]:
+def _dated(title: str, periods: Periods) -> Iterator[drawing.Canvas]:
     """A canvas with a title and, below, the dates of the periods."""
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 
-    with canvas(WIDTH, HEIGHT, MARGINS) as (figure, axes):
+    with drawing.canvas(WIDTH, HEIGHT, MARGINS) as (figure, axes):
         locator = AutoDateLocator(minticks=3, maxticks=6)
         axes.xaxis.set_major_locator(locator)
         axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, show_offset=True))
         axes.set_xlim(periods.starts[0] / DAY, periods.starts[-1] / DAY + periods.days)
         if len(periods.starts) == 1:
             axes.set_xticks(periods.middles, [iso_date(float(periods.starts[0]))])
-        headed(figure, title)
+        drawing.headed(figure, title)
         yield figure, axes
 
 
 def _mark(axes: Axes, since: Sequence[float]) -> None:
     """Upright lines where something changed."""
     for at in since:
-        axes.axvline(at / DAY, color=ACCENT, linewidth=1.4)
+        axes.axvline(at / DAY, color=drawing.ACCENT, linewidth=1.4)
 
 
 def _key(figure: Figure, axes: Axes) -> None:
@@ -194,5 +182,5 @@ def _key(figure: Figure, axes: Axes) -> None:
     height = HEIGHT + 16 * lines
     figure.set_size_inches(WIDTH / 72, height / 72)
     left, bottom, right, top = MARGINS
-    position_axes(axes, (left, bottom + 16 * lines, right, top))
-    key(axes, loc="lower center", ncols=3, handletextpad=0.4, columnspacing=1.2, borderaxespad=0.2)
+    drawing.position_axes(axes, (left, bottom + 16 * lines, right, top))
+    drawing.key(axes, loc="lower center", ncols=3, handletextpad=0.4, columnspacing=1.2, borderaxespad=0.2)

@@ -15,57 +15,23 @@ from casewise.cohort.table import rows_text
 from casewise.errors import CasewiseError, counted
 from casewise.files import write_atomic
 from casewise.inference.output_table import FAR
+from casewise.plugins.node.monitoring import series
 from casewise.plugins.node.monitoring.comparison import Comparison, compared, compared_classes, compared_with_quantiles
 from casewise.plugins.node.monitoring.figures import Expected, Periods, class_figure, count_figure, time_figure
 from casewise.plugins.node.monitoring.observation import Observation
 from casewise.plugins.node.monitoring.outcomes import Outcomes, mean_interval, outcome_changes, share_interval
 from casewise.plugins.node.monitoring.sequential import Floats
-from casewise.plugins.node.monitoring.series import (
-    Kind,
-    Quantity,
-    Studies,
-    classes_of,
-    images_of,
-    studies_of,
-)
 from casewise.plugins.node.monitoring.shift import EXPECTED_FLAGGED, Change, against_training, changes
 from casewise.plugins.node.monitoring.summary import Watched, sentence
-from casewise.report.blocks import (
-    FOLDER,
-    Block,
-    Card,
-    Cards,
-    Cell,
-    Fold,
-    Picture,
-    Plot,
-    Plots,
-    Row,
-    Section,
-    Table,
-    Text,
-    plain_page,
-)
+from casewise.report import blocks as doc
+from casewise.report import formatting as fmt
 from casewise.report.figures.pictures import data_uri
-from casewise.report.formatting import (
-    MISSING,
-    capital,
-    is_number,
-    iso_date,
-    number,
-    p_value,
-    percent,
-    plain,
-    target_title,
-)
 
 if TYPE_CHECKING:
     from casewise.inference.input_checks import Limits
 
-# The page has no list of contents beside it.
-STYLE = "\n@media (min-width: 1100px) { .page { display: block; } }\n"
 FOOTER = "Studies are named by a hash of their Study Instance UID. Days are those of UTC. Research software."
-PLOTTED = (Kind.DISTANCE, Kind.PREDICTION, Kind.WIDTH, Kind.SET_SIZE)
+PLOTTED = (series.Kind.DISTANCE, series.Kind.PREDICTION, series.Kind.WIDTH, series.Kind.SET_SIZE)
 MOST_UNLIKE, MOST_FIGURES, PICTURE_SIDE = 8, 40, 240
 CHANGES = (
     "Since: the first changed study, an estimate. Noticed: the day on which the evidence sufficed. Before and after:"
@@ -119,7 +85,7 @@ def write_monitoring(
         CasewiseError: a picture cannot be read, or the page cannot be written.
     """
     watched = watched or Watched()
-    studies = studies_of(observations, watched.since)
+    studies = series.studies_of(observations, watched.since)
     recorded, baseline = dict(observations), watched.baseline
     differences = (*against_training(studies, recorded, limits, baseline), *changes(studies, baseline))
     if outcomes is not None:
@@ -131,8 +97,7 @@ def write_monitoring(
         sections += [page.over_time(), *page.compared(), page.groups(), *page.unlike(pictures or {})]
     if outcomes is not None and (len(outcomes.studies) or outcomes.unused):
         sections.append(page.outcomes(outcomes))
-    style = (FOLDER / "report.css").read_text() + STYLE
-    html = plain_page(f"Monitoring of {watched.title}", sections, kind="Monitoring", style=style, footer=FOOTER)
+    html = doc.plain_page(f"Monitoring of {watched.title}", sections, kind="Monitoring", footer=FOOTER)
     return WrittenMonitoring(write_atomic(path, html), text, differences)
 
 
@@ -145,43 +110,42 @@ class Page:
         differences: everything that changed.
     """
 
-    studies: Studies
+    studies: series.Studies
     recorded: Mapping[str, Observation]
     limits: Limits | None
     baseline: int
     differences: Sequence[Change]
 
-    def result(self, text: str) -> Section:
+    def result(self, text: str) -> doc.Section:
         """The sentence, and a table of changes."""
-        blocks: list[Block] = [Text(text)]
         rows = [
-            Row(
+            doc.Row(
                 _what_changed(change),
                 [
-                    Cell(change.scope.text or "everywhere"),
-                    Cell("first study" if change.from_start else iso_date(change.since), value=change.since),
-                    Cell(iso_date(change.detected) if change.detected else MISSING, value=change.detected or ""),
-                    *(Cell(_value(change.what, value)) for value in (change.before, change.after)),
-                    Cell(number(change.size, 2), value=change.size),
+                    change.scope.text or "everywhere",
+                    doc.Cell("first study" if change.from_start else fmt.iso_date(change.since), value=change.since),
+                    doc.Cell(
+                        fmt.iso_date(change.detected) if change.detected else fmt.MISSING, value=change.detected or ""
+                    ),
+                    *(_value(change.what, value) for value in (change.before, change.after)),
+                    doc.Cell(fmt.number(change.size, 2), value=change.size),
                 ],
             )
             for change in self.differences
         ]
-        if rows:
-            heads = ["What", "Where", "Since", "Noticed", "Before", "After", "Difference"]
-            blocks.append(Table(heads, rows, CHANGES, sortable=True))
-        return Section("result", "Result", blocks)
+        heads = ["What", "Where", "Since", "Noticed", "Before", "After", "Difference"]
+        return doc.Section("result", "Result", [doc.Text(text), doc.Table(heads, rows, CHANGES, sortable=True)])
 
-    def over_time(self) -> Section:
+    def over_time(self) -> doc.Section:
         """Counts, shares, distances, predictions and widths, then every number."""
         studies, periods = self.studies, Periods.of(self.studies)
-        counts = Plot(count_figure(studies, periods), f"Studies by {periods.name}: {studies.total()}.")
-        shares = [each for each in studies.series if each.kind in (Kind.FLAGGED, Kind.REFUSED)]
+        counts = doc.Plot(count_figure(studies, periods), f"Studies by {periods.name}: {studies.total()}.")
+        shares = [each for each in studies.series if each.kind in (series.Kind.FLAGGED, series.Kind.REFUSED)]
         others = [each for each in studies.series if each.kind in PLOTTED]
         plots = [counts, *(self._plot(each, periods) for each in shares if self._is_shown(each))]
         plots += [self._plot(each, periods) for each in others]
         plots += list(self._class_plots(periods))
-        numbers = [each for each in studies.series if each.kind is Kind.NUMBER][:MOST_FIGURES]
+        numbers = [each for each in studies.series if each.kind is series.Kind.NUMBER][:MOST_FIGURES]
         changed = {change.what for change in self.differences}
         plots += [self._plot(each, periods) for each in numbers if each in changed]
         band = "Grey: nine in ten training images. " if self.limits and self.limits.quantiles else ""
@@ -190,54 +154,53 @@ class Page:
             of="the median with nine in ten studies (numbers: means over their images), or the share with its interval",
             band=f"Dashed: what is expected. {band}",
         )
-        blocks: list[Block] = [Plots(plots, note)]
-        if rest := [self._plot(each, periods) for each in numbers if each not in changed]:
-            other = "other number" if len(rest) < len(numbers) else "number"
-            blocks.append(Fold(f"{counted(len(rest), other)} of the images", [Plots(rest, "", "multiples")]))
-        return Section("time", "Over time", blocks)
+        rest = [self._plot(each, periods) for each in numbers if each not in changed]
+        other = "other number" if len(rest) < len(numbers) else "number"
+        more = doc.Fold(f"{counted(len(rest), other)} of the images", [doc.Plots(rest, "", "multiples")])
+        return doc.Section("time", "Over time", [doc.Plots(plots, note), more])
 
-    def _is_shown(self, quantity: Quantity) -> bool:
+    def _is_shown(self, quantity: series.Quantity) -> bool:
         """Whether a share is worth a figure: flags always, others unless they are zero."""
-        return quantity.kind is Kind.FLAGGED or bool(np.nansum(self.studies.series[quantity]))
+        return quantity.kind is series.Kind.FLAGGED or bool(np.nansum(self.studies.series[quantity]))
 
-    def _plot(self, quantity: Quantity, periods: Periods) -> Plot:
+    def _plot(self, quantity: series.Quantity, periods: Periods) -> doc.Plot:
         values = np.where(self.studies.tested, self.studies.series[quantity], np.nan)
         if quantity.is_share:
             ends = periods.reduced(values, share_interval)
-            expected = Expected(line=EXPECTED_FLAGGED if quantity.kind is Kind.FLAGGED else None)
+            expected = Expected(line=EXPECTED_FLAGGED if quantity.kind is series.Kind.FLAGGED else None)
         else:
             ends = periods.reduced(values, lambda own: np.quantile(own, [0.5, 0.05, 0.95]).tolist())
             training = self.limits.quantiles.get(quantity.name) if self.limits else None
             band = None
-            if quantity.kind is Kind.NUMBER and training:
+            if quantity.kind is series.Kind.NUMBER and training:
                 low, high = np.interp([0.05, 0.95], training[1], training[0]).tolist()
                 band = (low, high)
-            expected = Expected(band, FAR if quantity.kind is Kind.DISTANCE else None)
+            expected = Expected(band, FAR if quantity.kind is series.Kind.DISTANCE else None)
         drawing = time_figure(quantity.title, ends, periods, self._since(quantity), expected, share=quantity.is_share)
-        return Plot(drawing, f"{quantity.title} by {periods.name}.")
+        return doc.Plot(drawing, f"{quantity.title} by {periods.name}.")
 
-    def _since(self, *quantities: Quantity) -> list[float]:
+    def _since(self, *quantities: series.Quantity) -> list[float]:
         return [change.since for change in self.differences if change.what in quantities and not change.from_start]
 
-    def _class_plots(self, periods: Periods) -> Iterator[Plot]:
-        for target, names in classes_of(self.recorded.values()).items():
+    def _class_plots(self, periods: Periods) -> Iterator[doc.Plot]:
+        for target, names in series.classes_of(self.recorded.values()).items():
             predicted = [self.recorded[name].predictions.get(target) for name in self.studies.names.tolist()]
             shares = {}
             for name in names:
                 own = np.array([np.nan if value is None else value == name for value in predicted], dtype=float)
-                shares[plain(name)] = periods.means(own)
+                shares[fmt.plain(name)] = periods.means(own)
             of_target = [each for each in self.studies.series if each.name == target]
-            alt = f"Share of each predicted class of {target_title(target)} by {periods.name}."
-            yield Plot(class_figure(target, shares, periods, self._since(*of_target)), alt)
+            alt = f"Share of each predicted class of {fmt.target_title(target)} by {periods.name}."
+            yield doc.Plot(class_figure(target, shares, periods, self._since(*of_target)), alt)
 
-    def compared(self) -> Iterator[Section]:
+    def compared(self) -> Iterator[doc.Section]:
         """Every number and prediction of the last studies against the first ones and the training."""
         number, tested = np.arange(len(self.studies)), self.studies.tested
         first = tested & (number < self.baseline)
         recent = tested & (number >= max(self.baseline, len(self.studies) - self.baseline))
         if not recent.any():
             return
-        rows, images = [], images_of(self.studies.names[recent].tolist(), self.recorded)
+        rows, images = [], series.images_of(self.studies.names[recent].tolist(), self.recorded)
         for quantity, values in self.studies.series.items():
             if quantity.is_share:
                 yes, no = ([int(np.nansum(v)), int(np.nansum(1 - v))] for v in (values[first], values[recent]))
@@ -246,28 +209,33 @@ class Page:
                 both = compared(values[first], values[recent])
             training = self._with_training(quantity, images)
             ends = [_middle(quantity, values[own]) for own in (first, recent)]
-            cells = [Cell(_value(quantity, end)) for end in ends]
-            rows.append(Row(quantity.title, [*cells, *_cells(both), *_cells(training)]))
+            cells = [doc.Cell(_value(quantity, end)) for end in ends]
+            rows.append(doc.Row(quantity.title, [*cells, *_cells(both), *_cells(training)]))
         rows += [
-            Row(f"Predicted {target_title(target)}", [Cell(MISSING), Cell(MISSING), *_cells(both), *_cells(None)])
+            doc.Row(f"Predicted {fmt.target_title(target)}", [fmt.MISSING, fmt.MISSING, *_cells(both), *_cells(None)])
             for target, both in self._of_classes(first, recent)
         ]
         heads = ["", "First", "Last", "PSI", "D", "PSI, training", "D, training"]
         caption = COMPARED.format(baseline=int(first.sum()), recent=int(recent.sum()))
-        yield Section(
-            "compared", "Against the first studies and the training", [Table(heads, rows, caption, wide=True)]
+        yield doc.Section(
+            "compared", "Against the first studies and the training", [doc.Table(heads, rows, caption, wide=True)]
         )
 
-    def _with_training(self, quantity: Quantity, images: pd.DataFrame) -> Comparison | None:
+    def _with_training(self, quantity: series.Quantity, images: pd.DataFrame) -> Comparison | None:
         training = self.limits.quantiles.get(quantity.name) if self.limits else None
-        if quantity.kind is not Kind.NUMBER or training is None or self.limits is None or quantity.name not in images:
+        if (
+            quantity.kind is not series.Kind.NUMBER
+            or training is None
+            or self.limits is None
+            or quantity.name not in images
+        ):
             return None
         values = images[quantity.name].to_numpy(dtype=float)
         return compared_with_quantiles(training, self.limits.subjects, values, images["case"].tolist())
 
     def _of_classes(self, first: np.ndarray, recent: np.ndarray) -> Iterator[tuple[str, Comparison | None]]:
         names = self.studies.names
-        for target in classes_of(self.recorded.values()):
+        for target in series.classes_of(self.recorded.values()):
             counts = [
                 Counter(
                     str(self.recorded[name].predictions[target])
@@ -278,18 +246,21 @@ class Page:
             ]
             yield target, compared_classes(*counts)
 
-    def groups(self) -> Section:
+    def groups(self) -> doc.Section:
         """A row for each scanner and site."""
-        blocks: list[Block] = []
+        blocks: list[doc.Block] = []
         for noun, names in (("Scanner", self.studies.scanners), ("Site", self.studies.sites)):
             rows = [self._group_row(str(name), names == name) for name in np.unique(names)]
             heads = [noun, "Studies", "First", "Last", "Flagged", "Distance", "PSI"]
-            blocks.append(Table(heads, rows, GROUPS if not blocks else ""))
-        return Section("groups", "By scanner and site", blocks)
+            blocks.append(doc.Table(heads, rows, GROUPS if not blocks else ""))
+        return doc.Section("groups", "By scanner and site", blocks)
 
-    def _group_row(self, name: str, own: np.ndarray) -> Row:
+    def _group_row(self, name: str, own: np.ndarray) -> doc.Row:
         studies = self.studies.subset(own)
-        flagged, distance = Quantity(Kind.FLAGGED), studies.series.get(Quantity(Kind.DISTANCE), np.zeros(0))
+        flagged, distance = (
+            series.Quantity(series.Kind.FLAGGED),
+            studies.series.get(series.Quantity(series.Kind.DISTANCE), np.zeros(0)),
+        )
         largest = [
             (both.psi, quantity.title)
             for quantity, values in self.studies.series.items()
@@ -298,15 +269,15 @@ class Page:
         psi = max(largest, default=None)
         share = studies.series[flagged]
         cells = [
-            Cell(f"{len(studies):,}", value=len(studies)),
-            *(Cell(iso_date(float(at))) for at in (studies.at[0], studies.at[-1])),
-            Cell(percent(float(share.mean())), value=float(share.mean())),
-            Cell(number(_middle(Quantity(Kind.DISTANCE), distance), 2)),
-            Cell(MISSING) if psi is None else Cell(number(psi[0], 2), psi[1]),
+            doc.Cell(f"{len(studies):,}", value=len(studies)),
+            *(doc.Cell(fmt.iso_date(float(at))) for at in (studies.at[0], studies.at[-1])),
+            doc.Cell(fmt.percent(float(share.mean())), value=float(share.mean())),
+            doc.Cell(fmt.number(_middle(series.Quantity(series.Kind.DISTANCE), distance), 2)),
+            doc.Cell(fmt.MISSING) if psi is None else doc.Cell(fmt.number(psi[0], 2), psi[1]),
         ]
-        return Row(name or "not recorded", cells)
+        return doc.Row(name or "not recorded", cells)
 
-    def unlike(self, pictures: Mapping[str, Path]) -> Iterator[Section]:
+    def unlike(self, pictures: Mapping[str, Path]) -> Iterator[doc.Section]:
         """The studies that are most unlike the training, with their pictures if there are any."""
 
         def order(row: int) -> tuple[float, float, float]:
@@ -322,61 +293,61 @@ class Page:
         for row in chosen:
             name = str(self.studies.names[row])
             each = self.recorded[name]
-            when, scanner = iso_date(each.at), each.scanner or MISSING
+            when, scanner = fmt.iso_date(each.at), each.scanner or fmt.MISSING
             reason = "; ".join(each.flags) or "far from the training in its features"
-            distance = number(each.distance, 2)
+            distance = fmt.number(each.distance, 2)
             if name in pictures:
-                shown = Picture(_uri(pictures[name]), f"Study {name[:12]}")
-                text = [Text(f"{when}, {scanner}"), Text(f"Distance {distance}. {capital(reason)}.")]
-                cards.append(Card(name[:12], [shown], text))
+                shown = doc.Picture(_uri(pictures[name]), f"Study {name[:12]}")
+                text = [doc.Text(f"{when}, {scanner}"), doc.Text(f"Distance {distance}. {fmt.capital(reason)}.")]
+                cards.append(doc.Card(name[:12], [shown], text))
             else:
-                rows.append(Row(name[:12], [Cell(when), Cell(scanner), Cell(distance), Cell(reason)]))
-        blocks: list[Block] = [Text(UNLIKE, note=True), Cards(cards)] if cards else []
-        if rows:
-            heads = ["Study", "Date", "Scanner", "Distance", "Reason"]
-            blocks.append(Table(heads, rows, "" if cards else UNLIKE))
-        yield Section("unlike", "Most unlike the training", blocks)
+                rows.append(doc.Row(name[:12], [when, scanner, distance, reason]))
+        heads, note = ["Study", "Date", "Scanner", "Distance", "Reason"], UNLIKE if cards else ""
+        table = doc.Table(heads, rows, "" if cards else UNLIKE)
+        yield doc.Section("unlike", "Most unlike the training", [doc.Text(note, note=True), doc.Cards(cards), table])
 
-    def outcomes(self, outcomes: Outcomes) -> Section:
+    def outcomes(self, outcomes: Outcomes) -> doc.Section:
         """Errors and calibration of all outcomes, and over time; and the rows of the table that are not used."""
         blocks = list(self._outcome_blocks(outcomes)) if len(outcomes.studies) else []
         rows = [
-            Row(reason, [Cell(f"{len(own):,}"), Cell(rows_text(own).partition(" ")[2])])
+            doc.Row(reason, [f"{len(own):,}", rows_text(own).partition(" ")[2]])
             for reason, own in outcomes.unused.items()
         ]
-        if rows:
-            blocks.append(Table(["", "Rows", "Numbers"], rows, UNUSED))
-        return Section("outcomes", "Outcomes", blocks)
+        return doc.Section("outcomes", "Outcomes", [*blocks, doc.Table(["", "Rows", "Numbers"], rows, UNUSED)])
 
-    def _outcome_blocks(self, outcomes: Outcomes) -> Iterator[Block]:
+    def _outcome_blocks(self, outcomes: Outcomes) -> Iterator[doc.Block]:
         studies, tested = outcomes.studies, outcomes.tested.tested
         plots, rows, periods = [], [], Periods.of(studies)
         for quantity, values in studies.series.items():
             interval = share_interval if quantity.is_share else mean_interval
             own = values[np.isfinite(values) & tested]
-            cell = Cell(MISSING)
+            cell = doc.Cell(fmt.MISSING)
             if ends := interval(own):
                 middle, low, high = map(quantity.value, ends)
-                cell = Cell(middle, f"[{low}, {high}]")
+                cell = doc.Cell(middle, f"[{low}, {high}]")
             predicted = outcomes.expected.get(quantity)
-            compared_to = outcomes.out_of_fold.get(quantity.name) if quantity.kind in (Kind.ERROR, Kind.WRONG) else None
+            compared_to = (
+                outcomes.out_of_fold.get(quantity.name)
+                if quantity.kind in (series.Kind.ERROR, series.Kind.WRONG)
+                else None
+            )
             line: float | Floats | None = compared_to
             if predicted is not None:
                 compared_to = float(predicted[np.isfinite(predicted) & tested].mean()) if len(own) else None
                 line = periods.means(predicted)
-            rows.append(Row(quantity.title, [Cell(f"{len(own):,}"), cell, Cell(_value(quantity, compared_to))]))
+            rows.append(doc.Row(quantity.title, [f"{len(own):,}", cell, _value(quantity, compared_to)]))
             summary = periods.reduced(np.where(studies.tested, values, np.nan), interval)
             since = self._since(quantity)
             drawing = time_figure(quantity.title, summary, periods, since, Expected(line=line), share=quantity.is_share)
-            plots.append(Plot(drawing, f"{quantity.title} by {periods.name}."))
+            plots.append(doc.Plot(drawing, f"{quantity.title} by {periods.name}."))
         after, younger = outcomes.window.after, int((studies.at >= outcomes.window.until).sum())
         caption = OUTCOMES.format(share=outcomes.share, after=after, younger=younger)
-        yield Table(["", "Outcomes", "Here", "Out of fold, or predicted"], rows, caption)
+        yield doc.Table(["", "Outcomes", "Here", "Out of fold, or predicted"], rows, caption)
         note = OVER_TIME.format(period=periods.name, of="with its interval", band="Dashed: out of fold, or predicted. ")
-        yield Plots(plots, note)
+        yield doc.Plots(plots, note)
 
 
-def _middle(quantity: Quantity, values: Floats) -> float | None:
+def _middle(quantity: series.Quantity, values: Floats) -> float | None:
     """The median of the finite values, of shares the mean; None without any."""
     own = values[np.isfinite(values)]
     return float(own.mean() if quantity.is_share else np.median(own)) if len(own) else None
@@ -385,21 +356,21 @@ def _middle(quantity: Quantity, values: Floats) -> float | None:
 def _what_changed(change: Change) -> str:
     """What changed, with the name of a number of which there are several, such as `texture 3`."""
     name = change.what.name if change.what else ""
-    return capital(change.text) + (f" ({name})" if name[-1:].isdigit() else "")
+    return fmt.capital(change.text) + (f" ({name})" if name[-1:].isdigit() else "")
 
 
-def _value(quantity: Quantity | None, value: float | None) -> str:
-    return MISSING if quantity is None or not is_number(value) else quantity.value(value)
+def _value(quantity: series.Quantity | None, value: float | None) -> str:
+    return fmt.MISSING if quantity is None or not fmt.is_number(value) else quantity.value(value)
 
 
-def _cells(both: Comparison | None) -> list[Cell]:
+def _cells(both: Comparison | None) -> list[doc.Cell]:
     """The stability index with what chance gives, and the distance or the p value of classes."""
     if both is None:
-        return [Cell(MISSING), Cell(MISSING)]
-    psi = Cell(number(both.psi, 2), f"[{number(both.by_chance, 2)}]", value=both.psi)
+        return [doc.Cell(fmt.MISSING), doc.Cell(fmt.MISSING)]
+    psi = doc.Cell(fmt.number(both.psi, 2), f"[{fmt.number(both.by_chance, 2)}]", value=both.psi)
     if both.distance is None:
-        return [psi, Cell(MISSING if both.p is None else f"p {p_value(both.p)}")]
-    return [psi, Cell(number(both.distance, 2), value=both.distance)]
+        return [psi, doc.Cell(fmt.MISSING if both.p is None else f"p {fmt.p_value(both.p)}")]
+    return [psi, doc.Cell(fmt.number(both.distance, 2), value=both.distance)]
 
 
 def _uri(path: Path) -> str:

@@ -39,19 +39,7 @@ from casewise.plugins.readers.statistics.duel import (
     duels,
 )
 from casewise.plugins.readers.statistics.multi_reader import ModalityComparison, ReaderMean
-from casewise.report.blocks import (
-    FOLDER,
-    Block,
-    Cell,
-    Fold,
-    Plot,
-    Plots,
-    Row,
-    Section,
-    Table,
-    Text,
-    plain_page,
-)
+from casewise.report import blocks as doc
 from casewise.report.context import report_title
 from casewise.report.figures.drawing import FAINT, MARKERS, SERIES, Drawing, Look, canvas, key, limits, svg
 from casewise.report.formatting import capital, counted, interval, listed, number, plain, signed
@@ -61,8 +49,6 @@ if TYPE_CHECKING:
     from casewise.plugins.readers.settings import Reading
     from casewise.study.schema import Study
 
-# The page has no list of contents at its side.
-STYLE = "\n@media (min-width: 1100px) { .page { display: block; } }\n"
 FOOTER = "This page names readers and describes how they judge: treat it as confidentially as the readings."
 TITLES = {
     "mae": "Two readings differ by",
@@ -147,8 +133,8 @@ def write_agreement(
         sections.append(page.duel(of_model, model))
     if model and compared:
         sections.append(page.reference(compared, model))
-    title, style = report_title(study), (FOLDER / "report.css").read_text() + STYLE
-    return write_atomic(path, plain_page(title, sections, kind="Agreement of readers", style=style, footer=FOOTER))
+    html = doc.plain_page(report_title(study), sections, kind="Agreement of readers", footer=FOOTER)
+    return write_atomic(path, html)
 
 
 def _independent(readings: pd.DataFrame) -> pd.DataFrame:
@@ -173,53 +159,56 @@ def _two_classes(form: Form) -> list[str]:
 class Page(Answers):
     """The answers, and the tables and figures behind them."""
 
-    def details(self) -> list[Section]:
+    def details(self) -> list[doc.Section]:
         """Tables and figures of what the first screen says."""
-        sections = [
-            Section("targets", "Agreement by target", self.by_target()),
-            Section("readers", "Each reader", self.by_reader()),
-            Section("pairs", "Pairs of readers", self.by_pair()),
-            Section("number", "Number of readers", self.by_number()),
+        return [
+            doc.Section("targets", "Agreement by target", self.by_target()),
+            doc.Section("readers", "Each reader", self.by_reader()),
+            doc.Section("pairs", "Pairs of readers", self.by_pair()),
+            doc.Section("number", "Number of readers", self.by_number()),
         ]
-        return [section for section in sections if section.blocks]
 
-    def by_target(self) -> list[Block]:
+    def by_target(self) -> list[doc.Block]:
         """The figures of all readers for each target key, one table for each kind."""
         names = {
             NUMBERS: ("mae", ICC_AGREEMENT, ICC_CONSISTENCY, KRIPPENDORFF),
-            GRADES: ("mae", "agreement", ICC_AGREEMENT, ICC_CONSISTENCY, FLEISS, KRIPPENDORFF),
+            GRADES: (
+                "mae",
+                "agreement",
+                ICC_AGREEMENT,
+                ICC_CONSISTENCY,
+                FLEISS,
+                KRIPPENDORFF,
+            ),
             CLASSES: ("agreement", FLEISS, KRIPPENDORFF),
         }
-        blocks: list[Block] = []
+        blocks: list[doc.Block] = []
         for kind, columns in names.items():
             rows = [
-                Row(
+                doc.Row(
                     self.label(name),
-                    [Cell(str(result.n_cases)), *(self.scale(name).cell(column, result.between) for column in columns)],
+                    [str(result.n_cases), *(self.scale(name).cell(column, result.between) for column in columns)],
                     inner="[" in name,
                 )
                 for name, result in self.results.items()
                 if result.kind == kind and result.between
             ]
-            if rows:
-                caption = f"{KINDS[kind]}. {'' if blocks else BETWEEN}"
-                cases = "Cases × regions" if any("[" in name for name in self.results) else "Cases"
-                blocks.append(Table(["Target", cases, *(TITLES[n] for n in columns)], rows, caption, wide=True))
+            caption = f"{KINDS[kind]}. {'' if any(blocks) else BETWEEN}"
+            cases = "Cases × regions" if any("[" in name for name in self.results) else "Cases"
+            blocks.append(doc.Table(["Target", cases, *(TITLES[n] for n in columns)], rows, caption, wide=True))
         return blocks
 
-    def by_reader(self) -> list[Block]:
+    def by_reader(self) -> list[doc.Block]:
         """A figure for each target, the table of readers, and a folded table of regions."""
         plots = [plot for name in self.whole if (plot := self.plot(name)) is not None]
         regions = {name: result for name, result in self.results.items() if "[" in name}
-        blocks: list[Block] = [Plots(plots)] if plots else []
+        blocks: list[doc.Block] = [doc.Plots(plots)]
         two = [scale for name in self.whole if len((scale := self.scale(name)).names) == 2]
         directions = [f" {s.title}: a bias is how much more often a reader says {plain(s.names[1])}." for s in two]
         blocks.append(self.reader_table(self.whole, READERS + "".join(directions)))
-        if regions:
-            blocks.append(Fold("By region", [self.reader_table(regions, "Each reader by region.")]))
-        return blocks
+        return [*blocks, doc.Fold("By region", [self.reader_table(regions, "Each reader by region.")])]
 
-    def reader_table(self, results: Mapping[str, Agreement], caption: str) -> Table:
+    def reader_table(self, results: Mapping[str, Agreement], caption: str) -> doc.Table:
         """A row for each reader below each target key."""
         heads = [
             "Reader",
@@ -233,19 +222,22 @@ class Page(Answers):
         ]
         rows = []
         for name, result in results.items():
-            scale, own = self.scale(name), {NUMBERS: ICC_AGREEMENT, GRADES: "kappa_quadratic", CLASSES: "kappa"}
+            scale, own = (
+                self.scale(name),
+                {NUMBERS: ICC_AGREEMENT, GRADES: "kappa_quadratic", CLASSES: "kappa"},
+            )
             for reader, figures in result.readers.items():
                 again = figures.again
                 apart = again.get("agreement" if scale.kind == CLASSES else "mae")
-                cells = [Cell(str(figures.n_cases)), Cell(str(figures.unreadable))]
+                cells = [doc.Cell(str(figures.n_cases)), doc.Cell(str(figures.unreadable))]
                 cells += [scale.difference(figures.bias), scale.difference(figures.drift)]
-                cells.append(Cell(str(apart.n_cases if apart else 0)))
+                cells.append(doc.Cell(str(apart.n_cases if apart else 0)))
                 cells.append(scale.cell("agreement" if scale.kind == CLASSES else "mae", again))
                 cells.append(scale.cell(own[scale.kind], again))
-                rows.append(Row(f"{self.label(name)}: {reader}" if len(results) > 1 else reader, cells))
-        return Table(heads, rows, caption, wide=True)
+                rows.append(doc.Row(f"{self.label(name)}: {reader}" if len(results) > 1 else reader, cells))
+        return doc.Table(heads, rows, caption, wide=True)
 
-    def plot(self, name: str) -> Plot | None:
+    def plot(self, name: str) -> doc.Plot | None:
         """The difference of each reader from the mean of the others; None of classes, or of one reader."""
         scale, result = self.scale(name), self.results[name]
         if scale.kind == CLASSES or not result.between:
@@ -254,11 +246,11 @@ class Page(Answers):
         drawing = _reader_differences(ratings.readers, ratings.first, scale, name)
         biases = [f"{reader} {signed(f.bias.value, scale.digits)}" for reader, f in result.readers.items()]
         alt = f"{scale.title}, difference of each reader from the mean of the others; bias: {', '.join(biases)}."
-        return Plot(drawing, alt, f"{scale.title}: each reader minus the mean of the others. Lines: bias.")
+        return doc.Plot(drawing, alt, f"{scale.title}: each reader minus the mean of the others. Lines: bias.")
 
-    def by_pair(self) -> list[Block]:
+    def by_pair(self) -> list[doc.Block]:
         """Each pair of readers."""
-        blocks: list[Block] = []
+        blocks: list[doc.Block] = []
         for name, result in self.whole.items():
             scale = self.scale(name)
             if not result.pairs:
@@ -266,14 +258,14 @@ class Page(Answers):
             names = [column for column in TITLES if column in next(iter(result.pairs.values()))]
             names = [column for column in names if column not in (ICC_CONSISTENCY, KRIPPENDORFF, FLEISS)]
             rows = [
-                Row(pair.replace(" | ", " and "), [scale.cell(column, figures) for column in names])
+                doc.Row(pair.replace(" | ", " and "), [scale.cell(column, figures) for column in names])
                 for pair, figures in result.pairs.items()
             ]
             caption = f"{scale.title}. {PAIRS}" if "bias" in names and not blocks else f"{scale.title}."
-            blocks.append(Table(["Pair", *(TITLES[column] for column in names)], rows, caption, wide=True))
+            blocks.append(doc.Table(["Pair", *(TITLES[column] for column in names)], rows, caption, wide=True))
         return blocks
 
-    def by_number(self) -> list[Block]:
+    def by_number(self) -> list[doc.Block]:
         """The reliability of the mean of several readers."""
         rows = []
         for name, result in self.whole.items():
@@ -281,38 +273,38 @@ class Page(Answers):
             for mean in result.means:
                 ends = interval(mean.reliability, 2)
                 half = f"± {number(mean.half_width, self.scale(name).digits)} {self.scale(name).unit}"
-                cells.append(Cell(number(mean.reliability.value, 2), f"{ends} {half}".strip()))
+                cells.append(doc.Cell(number(mean.reliability.value, 2), f"{ends} {half}".strip()))
             if cells:
-                rows.append(Row(self.label(name), cells))
+                rows.append(doc.Row(self.label(name), cells))
         counts = next((r.means for r in self.whole.values() if r.means), [])
         heads = ["Target", *(counted(mean.readers, "reader") for mean in counts)]
-        return [Table(heads, rows, COUNTS)] if rows else []
+        return [doc.Table(heads, rows, COUNTS)]
 
     # ------------------------------------------------------------------------------------------------------- the model
 
-    def duel(self, of_model: Mapping[str, Duel], model: ModelPredictions) -> Section:
+    def duel(self, of_model: Mapping[str, Duel], model: ModelPredictions) -> doc.Section:
         """Each reader and the model against the other readers."""
         tables = {name: self.duel_table(name, duel) for name, duel in of_model.items()}
         regions = [table for name, table in tables.items() if "[" in name]
-        blocks: list[Block] = [Text(DUEL.format(model=capital(model.name), source=model.source), note=True)]
+        blocks: list[doc.Block] = [doc.Text(DUEL.format(model=capital(model.name), source=model.source), note=True)]
         blocks += [table for name, table in tables.items() if "[" not in name]
-        return Section("model", "Readers and model", [*blocks, *([Fold("By region", regions)] if regions else [])])
+        return doc.Section("model", "Readers and model", [*blocks, doc.Fold("By region", regions)])
 
-    def duel_table(self, name: str, duel: Duel) -> Table:
+    def duel_table(self, name: str, duel: Duel) -> doc.Table:
         """A row for each reader and for the mean over readers."""
         scale, rows = self.scale(name), []
         for reader, pair in [*duel.readers.items(), ("Mean over readers", duel.mean)]:
             cells = [scale.size(pair.reader), scale.size(pair.model), scale.difference(pair.difference)]
-            rows.append(Row(reader, [*cells, Cell(verdict_words(pair, duel.margin, scale))], mark=pair is duel.mean))
+            rows.append(doc.Row(reader, [*cells, verdict_words(pair, duel.margin, scale)], mark=pair is duel.mean))
         error = "share of the others who disagree" if scale.kind == CLASSES else "mean distance from the others"
         margin = "no margin" if duel.margin is None else f"a margin of {margin_words(duel.margin, scale)}"
         caption = f"{self.label(name)}. Error: {error}; {margin} was stated in advance."
-        return Table(["Reader", "Reader’s error", "Model’s error", "Difference", "The model is"], rows, caption)
+        return doc.Table(["Reader", "Reader’s error", "Model’s error", "Difference", "The model is"], rows, caption)
 
-    def reference(self, compared: Mapping[str, AgainstReference], model: ModelPredictions) -> Section:
+    def reference(self, compared: Mapping[str, AgainstReference], model: ModelPredictions) -> doc.Section:
         """Readers, model, and readers with the model, against a reference that depends on no reader."""
         names = {"model": ("Model", "Readers"), "aided": ("Readers with the model", "Readers without")}
-        blocks: list[Block] = [Text(REFERENCE.format(reference=model.reference), note=True)]
+        blocks: list[doc.Block] = [doc.Text(REFERENCE.format(reference=model.reference), note=True)]
         for target, against in compared.items():
             for pair, comparisons in (("model", against.model), ("aided", against.aided or [])):
                 rows = [_comparison_row(comparison) for comparison in comparisons]
@@ -322,8 +314,8 @@ class Page(Answers):
                 heads = ["Figure", *names[pair], "Difference, other readers", "Difference, these readers"]
                 scale = self.scales[target]
                 positive = scale.names[model.positive.get(target, 1)]
-                blocks.append(Table(heads, rows, f"{scale.title}, {sizes}; positive: {plain(positive)}."))
-        return Section("reference", "Against the reference", blocks)
+                blocks.append(doc.Table(heads, rows, f"{scale.title}, {sizes}; positive: {plain(positive)}."))
+        return doc.Section("reference", "Against the reference", blocks)
 
 
 def _reader_differences(readers: Sequence[str], values: np.ndarray, scale: Scale, name: str) -> Drawing:
@@ -344,7 +336,7 @@ def _reader_differences(readers: Sequence[str], values: np.ndarray, scale: Scale
         return svg(figure, f"readers-{name}")
 
 
-def _comparison_row(comparison: ModalityComparison) -> Row:
+def _comparison_row(comparison: ModalityComparison) -> doc.Row:
     """Both modalities and their difference by one metric."""
     metric, gap = comparison.metric, comparison.difference
     cells = [
@@ -352,9 +344,9 @@ def _comparison_row(comparison: ModalityComparison) -> Row:
         _mean_cell(metric, comparison.second, comparison.mean_second),
     ]
     cells += [WRITE.difference(metric, {"difference": gap.value, **ends}) for ends in (gap.random, gap.fixed)]
-    return Row(WRITE.title(metric) + (" of calls" if metric == "auroc" else ""), cells)
+    return doc.Row(WRITE.title(metric) + (" of calls" if metric == "auroc" else ""), cells)
 
 
-def _mean_cell(metric: str, columns: Sequence[Estimate], mean: ReaderMean) -> Cell:
+def _mean_cell(metric: str, columns: Sequence[Estimate], mean: ReaderMean) -> doc.Cell:
     """The model's figure, or the mean over readers with its interval for other readers."""
     return WRITE.cell(metric, columns[0] if len(columns) == 1 else {"value": mean.value, **mean.random})
