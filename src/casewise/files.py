@@ -174,6 +174,16 @@ def unguarded(cell: str) -> str:
     return cell[1:] if cell[:1] == "'" and cell.lstrip("'").startswith(FORMULA) else cell
 
 
+def csv_text(table: pd.DataFrame) -> str:
+    """A table for people as CSV, whose headings and texts no spreadsheet runs."""
+
+    def guard(value: Any) -> Any:
+        return guarded(value) if isinstance(value, str) else value
+
+    texts = table.apply(lambda column: column.map(guard) if column.dtype.kind == "O" else column)
+    return texts.rename(columns=guard).to_csv(index=False, lineterminator="\n")
+
+
 def json_text(value: Any) -> str:
     """Readable JSON without NaN, ending in a newline."""
     return json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n"

@@ -4,6 +4,7 @@ import dataclasses
 import re
 from collections.abc import Callable
 
+import pandas as pd
 import pytest
 
 from casewise.report import blocks as b
@@ -55,6 +56,21 @@ def test_a_name_breaks_no_table_of_markdown(pages: tuple[str, str]) -> None:
     (line,) = [line for line in pages[1].splitlines() if "0.75" in line]
     assert len(re.findall(r"(?<!\\)\|", line)) == 3
     assert "| 3 | 1 | 4 |" in pages[1]
+
+
+def test_blocks_without_content_are_left_out() -> None:
+    empty = [b.Table(["a"], [], "None."), b.Fold("More", [Text(""), b.Facts([])]), Plots([])]
+    assert not Section("empty", "Empty", empty)
+    assert Section("one", "One", [*empty, Text("Words.")]).blocks == [Text("Words.")]
+
+
+def test_a_table_is_a_csv_file_whose_texts_are_no_formulas() -> None:
+    rows = [Row("=1", [Cell("0.5", "[0.4, 0.6]")]), Row("b", ["0.7"])]
+    assert b.Table(["Name", "AUROC"], rows, "").csv() == "Name,AUROC\n'=1,\"0.5 [0.4, 0.6]\"\nb,0.7\n"
+    data = pd.DataFrame({"a": [1.25, None], "b": ["x", None], "c": [None, None]})
+    table = b.Table.of(data, "Values.")
+    assert (table.columns, [row.name for row in table.rows]) == (["a", "b"], ["1.25", ""])
+    assert table.csv() == "a,b,c\n1.25,x,\n,,\n"
 
 
 def test_markdown_has_no_heading_without_content() -> None:

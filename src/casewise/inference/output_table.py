@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from casewise.errors import RunError, counted
-from casewise.files import guarded, parquet_bytes, read_parquet, replacing, write_json
+from casewise.files import csv_text, parquet_bytes, read_parquet, replacing, write_json
 from casewise.inference.drift import Batch, Drift
 from casewise.predictions.conformal import set_names
 
@@ -267,15 +267,11 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
     Cells of a CSV file that a spreadsheet would run as a formula get an apostrophe in front. In Parquet, predictions
     are text where some target has classes.
     """
-    table = table.copy()
-    texts = [name for name in table if table[name].dtype == object or str(table[name].dtype) in ("str", "string")]
     if path.suffix.casefold() == ".csv":
-        for name in texts:
-            table[name] = [guarded(cell) if isinstance(cell, str) else cell for cell in table[name]]
-        table.columns = [guarded(name) for name in table.columns]
-        content = table.to_csv(index=False, lineterminator="\n").encode()
+        content = csv_text(table).encode()
     else:
-        for name in texts:
+        table = table.copy()
+        for name in table.columns[[table[name].dtype.kind == "O" for name in table]]:
             cells = [None if cell is None or cell != cell else str(cell) for cell in table[name]]
             table[name] = pd.array(cells, dtype="string")
         content = parquet_bytes(table)

@@ -14,7 +14,7 @@ import pandas as pd
 from casewise.cohort.cohort import Cohort
 from casewise.cohort.table import names_text
 from casewise.errors import CasewiseError, TrainingError, WeightsError, counted
-from casewise.files import guarded, write_atomic
+from casewise.files import csv_text, write_atomic
 from casewise.modalities.base import PreparedCohort, StoreAddress
 from casewise.modalities.masks import training_masks
 from casewise.pipeline.budget import within_budget
@@ -346,12 +346,9 @@ def _write_training_table(folder: RunFolder, learners: Sequence[str]) -> None:
     """
     jobs = [(fold, job.record.read()) for _, fold, job in finished(folder, learners)]
     rows = [row for fold, record in jobs for row in epochs_of(fold, record)]
-    cells = [
-        {**row, "model": guarded(row["model"]), "kept": "true" if row["kept"] else "false", "fold": str(row["fold"])}
-        for row in rows
-    ]
+    cells = [{**row, "kept": "true" if row["kept"] else "false", "fold": str(row["fold"])} for row in rows]
     table = pd.DataFrame(cells, columns=list(COLUMNS), dtype=object)
-    write_atomic(folder.training_table_path, table.to_csv(index=False, lineterminator="\n"))
+    write_atomic(folder.training_table_path, csv_text(table))
 
 
 def record_trained(study: Study, folder: RunFolder, show: Show) -> None:

@@ -44,7 +44,7 @@ FLIPS = {
 
 
 @dataclass
-class Pair:
+class _Pair:
     """Two images with the codes of their findings, and how the second lies on the first, if it was registered."""
 
     paths: tuple[str, str]
@@ -85,13 +85,13 @@ def _pictures(audit: Audit, images: pd.DataFrame, store: TileStore) -> list[Bloc
     return [counts, note, *strips]
 
 
-def _pairs(audit: Audit) -> list[Pair]:
+def _pairs(audit: Audit) -> list[_Pair]:
     """Every pair once, in the order of the findings."""
-    pairs: dict[tuple[str, str], Pair] = {}
+    pairs: dict[tuple[str, str], _Pair] = {}
     for finding in worst_first(audit):
         registrations = finding.figures.get("registrations") or []
         for number, paths in enumerate(finding.pairs):
-            pair = pairs.setdefault(paths, Pair(paths, []))
+            pair = pairs.setdefault(paths, _Pair(paths, []))
             pair.codes.append(finding.id)
             if number < len(registrations):
                 pair.registration = registrations[number]
@@ -113,7 +113,7 @@ def _likeness(registration: Mapping[str, Any]) -> list[str]:
     return [alike, *(change for change, holds in changes.items() if holds)]
 
 
-def _shown(pair: Pair, images: pd.DataFrame, store: TileStore, files: Mapping[str, str]) -> list[Picture]:
+def _shown(pair: _Pair, images: pd.DataFrame, store: TileStore, files: Mapping[str, str]) -> list[Picture]:
     """The pictures of a pair: as they are, the second one registered to the first, and their difference."""
     rows = {path: row for row, path in enumerate(images["path"].astype(str))}
     pictures = [_picture(files.get(path, path), store, rows.get(path)) for path in pair.paths]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, dataclass_transform
 
 from markupsafe import Markup
 
-from casewise.files import guarded
+from casewise.files import csv_text
 from casewise.report.formatting import escaped
 
 if TYPE_CHECKING:
@@ -159,9 +159,7 @@ class Table(Block):
         import pandas as pd
 
         texts = [[row.name, *(f"{cell.text} {cell.small}".strip() for cell in row.cells)] for row in self.rows]
-        table = self.data if self.data is not None else pd.DataFrame(texts, columns=list(self.columns))
-        table = table.map(lambda value: guarded(value) if isinstance(value, str) else value)
-        return table.to_csv(index=False, lineterminator="\n")
+        return csv_text(self.data if self.data is not None else pd.DataFrame(texts, columns=list(self.columns)))
 
 
 def _plain_text(value: Any) -> str:

@@ -34,7 +34,7 @@ ROUGH = (" Rough: few {unit}s.", " Rough: few {unit}s, overall or of a class.")
 
 
 @dataclass(frozen=True)
-class Size:
+class _Size:
     """A large figure of the first card: where it was measured, its text, unit and interval, and a further line."""
 
     cohort: str
@@ -71,7 +71,7 @@ class Screen:
     external: Statement | None
     question: str
     evaluated: str
-    sizes: list[Size]
+    sizes: list[_Size]
     guess: str
     spread: str
     failures: Table | None
@@ -94,6 +94,8 @@ def screen(context: ReportContext) -> Screen:
     of_new = " for new cases (each fold has its own)" if weights_fitted(context) else ""
     of_new += ", from part to part of the score" if any(" to " in weight for _, weight in weights(context)) else ""
     measured, quantiles, compared_rows = sizes(context), spread(context), rivals(context)
+    about = [model(context), combined and f"Weights{of_new}: {combined}.", _in_effect(context)]
+    about += [_decided(context), coverage(context)]
     rough = ROUGH[bool(context.classes)].format(unit=context.study.unit)
     any_rough = "rough" in f"{measured} {quantiles} {failing} {compared_rows}"
     return Screen(
@@ -110,18 +112,7 @@ def screen(context: ReportContext) -> Screen:
         rivals=compared_rows,
         flags=[statement for statement in holding if statement.level == "flag" and statement is not external],
         trust=[statement for statement in holding if statement.level != "flag" and statement is not external],
-        model=" ".join(
-            filter(
-                None,
-                [
-                    model(context),
-                    combined and f"Weights{of_new}: {combined}.",
-                    _in_effect(context),
-                    decided(context),
-                    coverage(context),
-                ],
-            )
-        ),
+        model=" ".join(filter(None, about)),
     )
 
 
@@ -186,7 +177,7 @@ def _own_side(context: ReportContext) -> str:
     return ", internal" if context.figures(EXTERNAL, context.learner) else ""
 
 
-def sizes(context: ReportContext) -> list[Size]:
+def sizes(context: ReportContext) -> list[_Size]:
     """The headline figure of the external cohort, if there is one, with its recalls, of the study, of known sources."""
     metric = kind_report(context.kind).headline
     here, shown = defined(context.quoted.get(metric)), []
@@ -219,14 +210,14 @@ def _external_recalls(context: ReportContext) -> str:
     return ", ".join(f"{text} {write.text('recall', figure.value, short=True)}" for text, figure in recalls.items())
 
 
-def _size(context: ReportContext, metric: str, figure: Estimate | SourceMean, cohort: str, note: str = "") -> Size:
+def _size(context: ReportContext, metric: str, figure: Estimate | SourceMean, cohort: str, note: str = "") -> _Size:
     text = context.write.text(metric, figure.value, short=True, unit=False)
     units = {"mae": "points on average", "accuracy": "% right"}
     interval = figure.reason or ""
     if bounds := context.write.bounds(metric, figure, words=True, short=True):
         rough = ", rough: few subjects" if figure.rough else ""
         interval = f"{terms_of(context).confidence} interval {bounds}{rough}"
-    return Size(cohort, text, units.get(metric, context.write.phrase(metric)), interval, note)
+    return _Size(cohort, text, units.get(metric, context.write.phrase(metric)), interval, note)
 
 
 def guess(context: ReportContext) -> str:
@@ -447,7 +438,7 @@ def model(context: ReportContext) -> str:
     return f"The {name}."
 
 
-def decided(context: ReportContext) -> str:
+def _decided(context: ReportContext) -> str:
     """How a grade is decided; empty for other targets."""
     rule = DECISIONS.get(str(context.study.decisions.get(context.outcome)))
     if not (rule and context.classes):

@@ -75,7 +75,7 @@ def model_card(
     training_note, spread = REFITTED if about["final"] == "refit" else OF_FOLDS
     if study.split.holdout:
         training_note, spread = HELD_OUT[0] + STOPPED * (study.recipe.early_stopping.monitor == "fold"), HELD_OUT[1]
-    rows = performance(study, about, results)
+    rows = _performance(study, about, results)
     subjects, weights = (
         provenance["subjects"],
         dict.fromkeys(network["first_weights"] for network in provenance["networks"]),
@@ -149,7 +149,7 @@ def _audited(audit: Mapping[str, Any]) -> list[Block]:
     return [Table(["Finding", "Level", "Accepted because"], rows, "Findings of the audit.")]
 
 
-def performance(study: Study, about: Mapping[str, Any], results: Results) -> list[Row]:
+def _performance(study: Study, about: Mapping[str, Any], results: Results) -> list[Row]:
     """The headline metrics of the headline's learner, for every target and stage, with their intervals."""
     learner, rows = about["combination"]["headline"], []
     for stage in STAGES:

@@ -27,7 +27,7 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Fit:
+class _Fit:
     """The least-squares line of predictions on references, and its band at points along it; None without one."""
 
     slope: float
@@ -37,7 +37,7 @@ class Fit:
     high: np.ndarray | None
 
 
-def fit(rows: pd.DataFrame, *, confidence: float, seed: int) -> Fit | None:
+def fit(rows: pd.DataFrame, *, confidence: float, seed: int) -> _Fit | None:
     """The line of the columns `y_true` and `y_pred`; None where the references do not vary.
 
     The pointwise band is of the percentiles over resamples of subjects, because visits of one subject are alike.
@@ -55,7 +55,7 @@ def fit(rows: pd.DataFrame, *, confidence: float, seed: int) -> Fit | None:
     codes = np.unique(rows["subject"].astype(str), return_inverse=True)[1]
     subjects = int(codes.max()) + 1
     if subjects < FEWEST_SUBJECTS:
-        return Fit(float(slope), float(intercept), at, None, None)
+        return _Fit(float(slope), float(intercept), at, None, None)
     of_subject = [np.flatnonzero(codes == code) for code in range(subjects)]
     draws, lines = np.random.default_rng(seed), []
     for _ in range(RESAMPLES):
@@ -63,11 +63,11 @@ def fit(rows: pd.DataFrame, *, confidence: float, seed: int) -> Fit | None:
         if np.ptp(x[chosen]) > 0:
             lines.append(np.polyval(np.polyfit(x[chosen], y[chosen], 1), at))
     low, high = np.quantile(lines, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
-    return Fit(float(slope), float(intercept), at, low, high)
+    return _Fit(float(slope), float(intercept), at, low, high)
 
 
 def fitted(
-    rows: pd.DataFrame, line: Fit | None, correlation: Estimate | None, *, scale: tuple[float, float], label: str
+    rows: pd.DataFrame, line: _Fit | None, correlation: Estimate | None, *, scale: tuple[float, float], label: str
 ) -> Drawing:
     """Predictions against references with the fitted line, its band (dashed), and Pearson's r as it was evaluated."""
     low, high = around(rows["y_true"], rows["y_pred"], low=scale[0])

@@ -45,13 +45,13 @@ def section(context: ReportContext) -> doc.Section:
     """How each target is distributed, in training and test."""
     blocks: list[doc.Block] = _class_blocks(context) if context.classes else []
     tested = "test" in context.splits.get("subjects", {}).values()
-    shown = doc.Plots(distributions(context), DISTRIBUTIONS + OF_TEST * tested, layout="multiples")
+    shown = doc.Plots(_distributions(context), DISTRIBUTIONS + OF_TEST * tested, layout="multiples")
     blocks.append(doc.Fold("Distributions of the targets that are numbers", [shown]))
     blocks.append(doc.Fold("Missing values by outcome", missing_values(context)))
     return doc.Section("labels", "Reference classes" if context.classes else "Reference scores", blocks)
 
 
-def distributions(context: ReportContext) -> list[doc.Plot]:
+def _distributions(context: ReportContext) -> list[doc.Plot]:
     """The distribution of each target that is a number, the primary outcome first."""
     study, sides = context.study, context.splits.get("subjects", {})
     names = dict.fromkeys([context.outcome, *study.scores, *study.targets])

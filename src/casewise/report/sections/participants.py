@@ -113,19 +113,19 @@ def _characteristic_rows(study: Study, entry: Participants) -> list[Row]:
         if item.kind == "numbers":
             digits = metric_format(study, item.name).digits("mae") if target else 1
             summaries = (values for values in by_side if isinstance(values, NumberSummary))
-            rows.append(Row(name, brief([_numbers_cell(values, digits) for values in summaries], entry)))
+            rows.append(Row(name, _brief([_numbers_cell(values, digits) for values in summaries], entry)))
         else:
             rows.append(Row(name, ["" for _ in by_side]))
             for position, level in enumerate(item.levels or []):
                 cells = [_counts_cell(side.counts, position) for side in by_side if isinstance(side, CategoryCounts)]
                 label = fmt.plain(fmt.group_label(level)) if target else fmt.group_label(level)
-                rows.append(Row(label, brief(cells, entry), inner=True))
+                rows.append(Row(label, _brief(cells, entry), inner=True))
         if any(values.missing for values in by_side):
             rows.append(Row("not recorded", [f"{values.missing:,}" for values in by_side], inner=True))
     return rows
 
 
-def brief(cells: Sequence[Cell], entry: Participants) -> list[Cell]:
+def _brief(cells: Sequence[Cell], entry: Participants) -> list[Cell]:
     """The cells of a row; cells of folds without their small print."""
     pairs = zip(cells, entry.sides, strict=True)
     return [replace(cell, small="") if side.code == "fold" else cell for cell, side in pairs]

@@ -87,7 +87,7 @@ def _test_cell(column: SubgroupColumn, name: str) -> Cell:
 def group_rows(column: SubgroupColumn, figures: list[str], write: MetricFormat, positive: str | None) -> list[Row]:
     """The figures of each group, and below them the group that deviates most from the others."""
     rows = [Row(group_label(group), _group_cells(group, figures, write, positive)) for group in column.groups]
-    cells = [largest_difference(column, name, write) for name in figures]
+    cells = [_largest_difference(column, name, write) for name in figures]
     return [*rows, Row("largest difference from the others", [Cell(""), *cells], inner=True)]
 
 
@@ -102,7 +102,7 @@ def _group_cells(group: Subgroup, figures: list[str], write: MetricFormat, posit
     return cells
 
 
-def largest_difference(column: SubgroupColumn, name: str, write: MetricFormat) -> Cell:
+def _largest_difference(column: SubgroupColumn, name: str, write: MetricFormat) -> Cell:
     """The group whose figure deviates most from the mean of the others, if it was tested."""
     groups = [group for group in column.groups if name in group.differences]
     if column.tests[name].p is None or not groups:

@@ -102,13 +102,13 @@ def section(context: ReportContext) -> Section:
         ("Networks, split, machine and versions", [*networks(context), *split(context), *machine(context)]),
         ("Exclusions and assumptions", [Items(notes)] if notes else []),
     ]
-    blocks: list[Block] = [Facts(scheme(context)), *(Fold(summary, inside) for summary, inside in folds if inside)]
+    blocks: list[Block] = [Facts(_scheme(context)), *(Fold(summary, inside) for summary, inside in folds if inside)]
     study: list[Block] = [Text("All others are the defaults; `study.json` has every one.", note=True), Code(settings)]
     blocks.append(Fold("Settings of the study as run, other than the defaults", study, page_only=True))
     return Section("training", "Training and settings", blocks)
 
 
-def scheme(context: ReportContext) -> list[tuple[str, str]]:
+def _scheme(context: ReportContext) -> list[tuple[str, str]]:
     """Facts about the training: the networks, their learning rates and the time."""
     recipe, plan, nested = context.study.recipe, context.plan, context.study.nested_cv
     lr = "chosen by a search before training" if recipe.lr == "find" else rate(float(recipe.lr))
@@ -319,7 +319,7 @@ def networks(context: ReportContext) -> list[Block]:
         Heading("Networks"),
         Table(heads, _job_rows(context.jobs, context.learner), caption, wide=True),
         Heading("First weights"),
-        Facts(weight_origins(context.jobs)),
+        Facts(_weight_origins(context.jobs)),
     ]
 
 
@@ -355,7 +355,7 @@ def compute_plan(job: Job) -> str:
     return ", ".join([*named, *([counted(job["threads"], "thread")] if job.get("threads") else [])])
 
 
-def weight_origins(jobs: Iterable[Job]) -> list[tuple[str, str]]:
+def _weight_origins(jobs: Iterable[Job]) -> list[tuple[str, str]]:
     """The backbones that share an origin of their first weights, and this origin."""
     origins: dict[str, dict[str, None]] = {}
     for job in jobs:
@@ -380,13 +380,13 @@ def split(context: ReportContext) -> list[Block]:
     elif splits.get("balance"):
         facts.append(("Stratified by", display_name(study, str(splits["balance"]))))
     names = {"test": "Test set", "validation": "Validation set", "folds": "Folds"}
-    facts += [(names[side], assignment(entry)) for side, entry in (splits.get("assignment") or {}).items()]
+    facts += [(names[side], _assignment(entry)) for side, entry in (splits.get("assignment") or {}).items()]
     caption = BY_SUBJECT if study.subjects_known else f"{study.not_known}: one person may be on two sides."
     heads = ["Side", f"{capital(study.unit)}s", "Cases", "Panels"]
     return [Heading("Split"), Table(heads, rows, caption), Facts(facts)]
 
 
-def assignment(entry: Job) -> str:
+def _assignment(entry: Job) -> str:
     """How the subjects were divided: among how many candidates, and the imbalance of the chosen one."""
     tried, other = listed([f"{count:,} {name}" for name, count in entry["candidates"].items()]), entry.get("unequal")
     texts = [

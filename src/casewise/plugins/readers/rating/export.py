@@ -13,7 +13,7 @@ import pandas as pd
 from casewise.cohort.cohort import Cohort
 from casewise.cohort.table import Problems, read_text_table
 from casewise.errors import CasewiseError
-from casewise.files import guarded, write_atomic
+from casewise.files import csv_text, write_atomic
 from casewise.names import FileNames
 from casewise.plugins.readers.form import FormField
 from casewise.plugins.readers.rating.readings import Readings
@@ -262,10 +262,7 @@ def write_labels(labels: Labels, readings: Readings, path: Path) -> list[Path]:
     own = [fields[key] for key in zip(table["target"], table["region"], strict=True)]
     table = table.assign(value=[t for v, f in zip(table["value"], own, strict=True) for t in _texts([v], f)])
     tables = {path: labels.table, every: table}
-    return [
-        write_atomic(file, texts.fillna("").astype(str).map(guarded).to_csv(index=False))
-        for file, texts in tables.items()
-    ]
+    return [write_atomic(file, csv_text(texts.fillna("").astype(str))) for file, texts in tables.items()]
 
 
 def _every_reading(path: Path) -> Path:

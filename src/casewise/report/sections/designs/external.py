@@ -38,7 +38,7 @@ def section(context: ReportContext) -> Section | None:
         titles = {context.write.title(metric): metric for metric in metrics}
         blocks.append(_both_table(context, "Metric", titles))
         blocks += [
-            Fold(summary, inside, needed=summary == BY_GROUP_HEADING) for summary, inside in details(context) if inside
+            Fold(summary, inside, needed=summary == BY_GROUP_HEADING) for summary, inside in _details(context) if inside
         ]
     heading = f"External validation: {study.external_name or 'the external cohort'}"
     return Section("external", heading, [*blocks, *_distant_cases(context)])
@@ -52,7 +52,7 @@ def _both_table(context: ReportContext, head: str, metrics: Mapping[str, str]) -
     return Table([head, inside, "External", "Difference", "External is"], rows, caption, wide=True)
 
 
-def details(context: ReportContext) -> list[tuple[str, list[Block]]]:
+def _details(context: ReportContext) -> list[tuple[str, list[Block]]]:
     """The folded parts, with what each holds."""
     entry, figures = context.class_figures(EXTERNAL, context.learner), context.figures(EXTERNAL, context.learner)
     table = learners.learner_table(context, EXTERNAL) if len(context.learners) > 1 else None

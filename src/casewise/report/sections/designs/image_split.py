@@ -45,7 +45,7 @@ def section(context: ReportContext) -> Section | None:
     details: list[Block] = [Facts(facts), table(context, own, by_image, names), Text(HOW, note=True)]
     blocks: list[Block] = [
         Text(WHICH, note=True),
-        Plots([figure(context, own, by_image, names)]),
+        Plots([_figure(context, own, by_image, names)]),
         Fold("How the comparison was made, and its figures", details),
     ]
     return Section("image-split", "Comparison with a split by image", blocks)
@@ -64,7 +64,7 @@ def table(context: ReportContext, own: dict[str, Figures], by_image: dict[str, F
     return Table(["Learner", *map(context.write.title, metrics)], rows, caption, wide=True)
 
 
-def figure(context: ReportContext, own: dict[str, Figures], by_image: dict[str, Figures], names: list[str]) -> Plot:
+def _figure(context: ReportContext, own: dict[str, Figures], by_image: dict[str, Figures], names: list[str]) -> Plot:
     """One metric of all learners under both splits, compared with always predicting the most common class."""
     write, metric = context.write, kind_report(context.kind).headline
     both = [

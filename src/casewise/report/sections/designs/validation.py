@@ -63,11 +63,11 @@ def nested_section(context: ReportContext) -> Section | None:
         *([("Choices at the lowest or highest rate", f"{sum(ends)} of {count}")] if ends else []),
         ("Inner trainings that failed", str(failed)),
     ]
-    blocks: list[Block] = [Facts(facts), choices(context), Text(NESTED_NOTE, note=True)]
+    blocks: list[Block] = [Facts(facts), _choices(context), Text(NESTED_NOTE, note=True)]
     return Section("nested", "Nested cross-validation", blocks)
 
 
-def choices(context: ReportContext) -> Table:
+def _choices(context: ReportContext) -> Table:
     """The choice of epochs and rate of each fold and network, and the network chosen where they are candidates."""
     study, networks = context.study, context.study.networks[:MOST_NETWORKS]
     chosen = {(str(job["fold"]), job["model"]): job["inner"]["chosen"] for job in context.jobs if job.get("inner")}
