@@ -66,7 +66,7 @@ def test_blocks_without_content_are_left_out() -> None:
 
 def test_a_table_is_a_csv_file_whose_texts_are_no_formulas() -> None:
     rows = [Row("=1", [Cell("0.5", "[0.4, 0.6]")]), Row("b", ["0.7"])]
-    assert b.Table(["Name", "AUROC"], rows, "").csv() == "Name,AUROC\n'=1,\"0.5 [0.4, 0.6]\"\nb,0.7\n"
+    assert b.Table(["Name", "AUROC"], rows, "").csv() == 'Name,AUROC\n\'=1,"0.5 [0.4, 0.6]"\nb,0.7\n'
     data = pd.DataFrame({"a": [1.25, None], "b": ["x", None], "c": [None, None]})
     table = b.Table.of(data, "Values.")
     assert (table.columns, [row.name for row in table.rows]) == (["a", "b"], ["1.25", ""])

@@ -32,10 +32,10 @@ BENEFIT = (
 )
 
 
-def section(context: ReportContext) -> Section | None:
-    """Curves, slopes and decision curves of each stage; None if the run has no record of calibration."""
+def section(context: ReportContext) -> Section:
+    """Curves, slopes and decision curves of each stage, if the run has a record of calibration."""
     blocks = [block for stage in context.metrics.calibration or {} for block in _of_stage(context, stage)]
-    return Section("calibration", "Calibration", blocks) if blocks else None
+    return Section("calibration", "Calibration", blocks)
 
 
 def _of_stage(context: ReportContext, stage: str) -> list[Block]:
@@ -71,10 +71,9 @@ def _of_stage(context: ReportContext, stage: str) -> list[Block]:
         heads = ["Threshold", "Model", "Treat all", "Model − treat all"]
         table = Table(heads, declared, BENEFIT.format(noun=terms.noun, unit=unit))
         slopes += [Heading("Decision curve"), Plots(drawings, layout="multiples"), table]
-    shown: list[Block] = [Heading(capital(SIDES[stage]))]
-    if curves:
-        shown.append(Plots(curves[:MOST_CLASSES], BAND.format(unit=unit), layout="multiples"))
-    return [*shown, Fold("Slope and intercept" + (", and decision curve" if declared else ""), slopes)]
+    shown = Plots(curves[:MOST_CLASSES], BAND.format(unit=unit), layout="multiples")
+    fold = Fold("Slope and intercept" + (", and decision curve" if declared else ""), slopes)
+    return [Heading(capital(SIDES[stage])), shown, fold]
 
 
 def row(name: str, entry: Calibration, digits: int) -> Row:
@@ -126,18 +125,15 @@ def prediction_sets(context: ReportContext) -> Section | None:
     if not metrics.prediction_sets or not facts:
         return None
     classes, unit = bool(context.classes), study.unit
-    blocks: list[Block] = [Facts(facts)]
     whether = WHETHER.format(unit=unit, of_class=" with the class" * classes) if unit != "image" else ""
-    meaning: list[Block] = [Text((CLASSES if classes else NUMBERS).format(unit=unit, whether=whether), note=True)]
-    if rows:
-        sizes = ["Mean size", "One class"] if classes else ["Mean width"]
-        columns = ["Cases", f"{capital(unit)}s", "Coverage", *sizes]
-        blocks.append(Table(columns, rows, f"Learner: {learner_name(context.learner)}."))
-        of_each = (f" of each {unit}", f", averaged over {unit}s") if unit != "image" else ("", "")
-        share = f"the share of the cases{of_each[0]} whose interval or set contains the reference{of_each[1]}"
-        meaning.append(Text(READING.format(unit=unit, share=share), note=True))
-    blocks.append(Fold("What the level means, and for which cases", meaning))
-    return Section("prediction-sets", f"Prediction {'sets' if classes else 'intervals'}", blocks)
+    heads = ["Cases", f"{capital(unit)}s", "Coverage", *(["Mean size", "One class"] if classes else ["Mean width"])]
+    table = Table(heads, rows, f"Learner: {learner_name(context.learner)}.")
+    of_each = (f" of each {unit}", f", averaged over {unit}s") if unit != "image" else ("", "")
+    share = f"the share of the cases{of_each[0]} whose interval or set contains the reference{of_each[1]}"
+    meaning = [(CLASSES if classes else NUMBERS).format(unit=unit, whether=whether)]
+    meaning += [READING.format(unit=unit, share=share)] if rows else []
+    fold = Fold("What the level means, and for which cases", [Text(text, note=True) for text in meaning])
+    return Section("prediction-sets", f"Prediction {'sets' if classes else 'intervals'}", [Facts(facts), table, fold])
 
 
 def calibrated(study: Study, metrics: Results) -> list[tuple[str, str]]:

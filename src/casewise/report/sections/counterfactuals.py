@@ -5,7 +5,7 @@ from __future__ import annotations
 from casewise.evaluation.caveats import constant_folds
 from casewise.evaluation.results import AlteredAnswers
 from casewise.evaluation.robustness import Altered, commonest
-from casewise.report.blocks import Block, Cell, Facts, Fold, Row, Section, Table, Text
+from casewise.report.blocks import Cell, Facts, Fold, Row, Section, Table, Text
 from casewise.report.context import ReportContext, terms_of
 from casewise.report.formatting import capital, counted, plain, signed
 from casewise.report.tables import figure_cell, percent_cell
@@ -49,12 +49,10 @@ def section(context: ReportContext) -> Section | None:
     rows = [Row(row_name(name), [cell(figures[learner][name], terms.digits) for learner in shown]) for name in first]
     caption = ANSWERS if any(isinstance(entry, AlteredAnswers) for entry in first.values()) else NUMBERS
     table = Table(["Image", *map(learner_name, shown)], rows, caption, wide=True)
-    blocks: list[Block] = [
-        Text(METHOD, note=True),
-        Facts(_facts(context, learners)),
-        Fold("The effect of each alteration on each learner", [table]),
-    ]
-    return Section("altered-images", "Altered images", blocks)
+    fold = Fold("The effect of each alteration on each learner", [table])
+    return Section(
+        "altered-images", "Altered images", [Text(METHOD, note=True), Facts(_facts(context, learners)), fold]
+    )
 
 
 def _facts(context: ReportContext, learners: list[str]) -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from casewise.evaluation.results import CategoryCounts, Flow, NumberSummary, Participants
 from casewise.report import formatting as fmt
-from casewise.report.blocks import Block, Cell, Fold, Row, Section, Table, Text
+from casewise.report.blocks import Cell, Fold, Row, Section, Table, Text
 from casewise.report.context import EXTERNAL, SIDES, ReportContext, without_folds
 from casewise.report.tables import metric_format
 from casewise.study.schema import Study
@@ -45,20 +45,17 @@ def section(context: ReportContext) -> Section | None:
     entry, study = context.metrics.participants, context.study
     if entry is None:
         return None
-    flows: list[Block] = [
-        Table(["Step", "Left out", "Remaining"], _flow_rows(entry.flow, entry, study.unit), FLOW, wide=True)
-    ]
-    if entry.flow.external:
-        rows = _flow_rows(entry.flow.external, entry, study.unit)
-        flows.append(
-            Table(["Step", "Left out", "Remaining"], rows, f"External cohort: {entry.flow.external.name}.", wide=True)
-        )
+    steps, outside = ["Step", "Left out", "Remaining"], entry.flow.external
+    flows = [Table(steps, _flow_rows(entry.flow, entry, study.unit), FLOW, wide=True)]
+    if outside:
+        rows = _flow_rows(outside, entry, study.unit)
+        flows.append(Table(steps, rows, f"External cohort: {outside.name}.", wide=True))
     heads = ["Characteristic", *(SIDE_NAMES[side.code].format(name=side.name) for side in entry.sides)]
     caption = without_folds(context, CHARACTERISTICS).replace("subject", study.unit)
     described = Table(heads, _characteristic_rows(study, entry), caption, wide=True)
-    blocks: list[Block] = [Fold("Flow of participants, step by step", [*flows, Text(FLOW_NOTE, note=True)])]
-    blocks.append(Fold("Characteristics by side of the split", [described, Text(COLUMNS_NOTE, note=True)]))
-    return Section("participants", "Participants", blocks)
+    flow = Fold("Flow of participants, step by step", [*flows, Text(FLOW_NOTE, note=True)])
+    sides = Fold("Characteristics by side of the split", [described, Text(COLUMNS_NOTE, note=True)])
+    return Section("participants", "Participants", [flow, sides])
 
 
 # -------------------------------------------------------------------------------------------------------------- flow
