@@ -44,13 +44,14 @@ PRINT: dict[Any, Any] = {
     "grid.linewidth": 0.4,
     "pdf.fonttype": 42,
 }
-Draw = Callable[["Axes"], object]
+# Draws on the axes `ax`.
+Draw = Callable[..., object]
 # Left, bottom, right and top in mm.
 Margins = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
-class Sheet:
+class _Sheet:
     """A figure of one or more parts.
 
     Attributes:
@@ -64,7 +65,7 @@ class Sheet:
     height: float = 60.0
     margins: Margins = (13, 11, 2, 7)
 
-    def pages(self) -> list[Sheet]:
+    def pages(self) -> list[_Sheet]:
         """The sheet divided where it is higher than a page."""
         size = max(1, int(PAGE_HEIGHT // self.height)) * self.columns
         starts = range(0, len(self.parts), size)
@@ -91,7 +92,7 @@ class Sheet:
                     (self.height - bottom - top) / height,
                 )
                 axes = figure.add_axes(box)
-                draw(axes)
+                draw(ax=axes)
             _reduce_text(figure)
         return figure
 
@@ -105,7 +106,7 @@ def _reduce_text(figure: Figure) -> None:
         text.set_fontsize(min(max(LEAST, size * 0.75), MOST))  # type: ignore[attr-defined]
 
 
-def _save(item: Table | Sheet, path: Path) -> list[str]:
+def _save(item: Table | _Sheet, path: Path) -> list[str]:
     """Write a table as CSV and LaTeX, or each page of a figure as PDF, SVG and PNG; equal ones give equal bytes."""
     import matplotlib
 
@@ -220,7 +221,7 @@ def _file_name(text: str) -> str:
     return re.sub(r"[^\w@.+-]+", "-", text).strip("-.") or "unnamed"
 
 
-def _attempt(paper: Paper, stage: Path, folder: Path, name: str, make: Callable[[], Table | Sheet]) -> None:
+def _attempt(paper: Paper, stage: Path, folder: Path, name: str, make: Callable[[], Table | _Sheet]) -> None:
     """Write one table or figure, or note the reason why it cannot be made."""
     label = str(folder.parent / name) if str(folder.parent) != "." else name
     label = f"{folder.name[:-1]} {label}"
@@ -233,7 +234,7 @@ def _attempt(paper: Paper, stage: Path, folder: Path, name: str, make: Callable[
     paper.written[label] = [str(folder / file) for file in files]
 
 
-def _everything(contents: Contents, settings: Settings) -> Iterator[tuple[str, str, Callable[[], Table | Sheet]]]:
+def _everything(contents: Contents, settings: Settings) -> Iterator[tuple[str, str, Callable[[], Table | _Sheet]]]:
     """Kind, name and maker of every table and figure of a run."""
     run = contents.run
     outcome, stages = run.study.primary_outcome, list(run.results.metrics)
@@ -262,15 +263,15 @@ def _everything(contents: Contents, settings: Settings) -> Iterator[tuple[str, s
         jobs = {}
     for network, job in jobs.items():
         yield "tables", f"layers-{network}", partial(architecture.layers, run, network, job)
-    for name, make in figures(contents, settings).items():
+    for name, make in _figures(contents, settings).items():
         yield "figures", name, make
 
 
-def figures(contents: Contents, settings: Settings) -> dict[str, Callable[[], Sheet]]:
+def _figures(contents: Contents, settings: Settings) -> dict[str, Callable[[], _Sheet]]:
     """The maker of each figure; what is drawn is checked when it is made."""
     run, plot = contents.run, contents.run.plot
 
-    def pictures(what: str) -> Sheet:
+    def pictures(what: str) -> _Sheet:
         from casewise.analysis.pictures import examples, preparation, saliency
         from casewise.report.figures.drawing import onto
         from casewise.report.figures.paper import gallery
@@ -280,54 +281,55 @@ def figures(contents: Contents, settings: Settings) -> dict[str, Callable[[], Sh
         rows = len({picture.row for picture in shown})
         columns = max(sum(picture.row == row for picture in shown) for row in {picture.row for picture in shown})
 
-        def draw(axes: Any) -> None:
-            with onto(axes):
+        def draw(ax: Axes) -> None:
+            with onto(ax):
                 gallery(shown)
 
         width = min(1.0, columns * 45 / 170) * 170
         height = min(PAGE_HEIGHT, rows * min(60.0, width / columns * 1.15))
-        return Sheet([draw], width, height=height, margins=(1, 1, 1, 1))
+        return _Sheet([draw], width, height=height, margins=(1, 1, 1, 1))
 
-    def fit() -> Sheet:
+    def fit() -> _Sheet:
         _needs(contents, classes=False)
         plot.fit()  # what does not apply is refused before a sheet is begun
-        return Sheet([lambda ax: plot.fit(ax=ax)], SINGLE, height=85, margins=(13, 11, 2, 3))
+        return _Sheet([plot.fit], SINGLE, height=85, margins=(13, 11, 2, 3))
 
-    def trajectories() -> Sheet:
+    def trajectories() -> _Sheet:
         from casewise.report.figures.agreement import chosen_tracks
 
         tracks = contents.tracks()
         numbers = {track.subject: f"Subject {number}" for number, track in enumerate(tracks, 1)}
         shown = sorted(chosen_tracks(tracks, MOST_TRACKS), key=lambda track: list(numbers).index(track.subject))
         titles = {track.subject: None if settings.names else numbers[track.subject] for track in shown}
-        parts = [partial(_trajectory, plot, subject, title) for subject, title in titles.items()]
-        return Sheet(parts, columns=3, height=52, margins=(12, 7, 2, 19))
+        parts = [partial(plot.trajectory, subject, title=title) for subject, title in titles.items()]
+        return _Sheet(parts, columns=3, height=52, margins=(12, 7, 2, 19))
 
-    def learning() -> Sheet:
+    def learning() -> _Sheet:
         plot.learning()
         networks = list(dict.fromkeys(str(job["model"]) for job in run.finished.jobs if job.get("history")))
-        parts: list[Draw] = [partial(_learning, plot, network) for network in networks]
-        return Sheet(parts, columns=3, height=70, margins=(12, 10, 2, 13))
+        return _Sheet(
+            [partial(plot.learning, network) for network in networks], columns=3, height=70, margins=(12, 10, 2, 13)
+        )
 
-    def confusion() -> Sheet:
+    def confusion() -> _Sheet:
         _needs(contents, classes=True)
         plot.confusion()
         target, stage = run.study.primary_outcome, contents.stage
-        parts: list[Draw] = [partial(_confusion, plot, name, stage) for name in contents.learners(stage, target)]
+        parts = [partial(_confusion, plot, name, stage) for name in contents.learners(stage, target)]
         below = 29 if _touch(run.study.classes_of(target)) else 14
-        return Sheet(parts, columns=3, height=46 + below, margins=(22, below, 2, 8))
+        return _Sheet(parts, columns=3, height=46 + below, margins=(22, below, 2, 8))
 
-    def distributions() -> Sheet:
+    def distributions() -> _Sheet:
         names = run.targets
         below = 24 if any(_touch(run.study.classes_of(name)) for name in names) else 8
-        parts: list[Draw] = [partial(_distribution, plot, name) for name in names]
-        return Sheet(parts, columns=3, height=40 + below, margins=(13, below, 2, 8))
+        parts = [partial(_distribution, plot, name) for name in names]
+        return _Sheet(parts, columns=3, height=40 + below, margins=(13, below, 2, 8))
 
-    def roc() -> Sheet:
+    def roc() -> _Sheet:
         _needs(contents, classes=True)
         plot.roc()
         below = 14.0 + 5 * min(8, len(run.study.classes_of(run.study.primary_outcome)))
-        return Sheet([lambda ax: plot.roc(ax=ax)], SINGLE, height=71 + below, margins=(14, below, 3, 3))
+        return _Sheet([plot.roc], SINGLE, height=71 + below, margins=(14, below, 3, 3))
 
     return {
         "preparation": partial(pictures, "preparation"),
@@ -353,27 +355,19 @@ def _needs(contents: Contents, *, classes: bool) -> None:
         raise CasewiseError(f"{outcome} has {'no ' if classes else ''}classes")
 
 
-def _trajectory(plot: Any, subject: str, title: str | None, axes: Any) -> None:
-    plot.trajectory(subject, title=title, ax=axes)
-
-
-def _learning(plot: Any, network: str, axes: Any) -> None:
-    plot.learning(network, ax=axes)
-
-
-def _distribution(plot: Any, target: str, axes: Any) -> None:
-    plot.distribution(target, ax=axes)
+def _distribution(plot: Any, target: str, ax: Axes) -> None:
+    plot.distribution(target, ax=ax)
     if plot.run.study.classes_of(target):
-        _separate_names(axes)
+        _separate_names(ax)
 
 
-def _confusion(plot: Any, learner: str, stage: str, axes: Any) -> None:
+def _confusion(plot: Any, learner: str, stage: str, ax: Axes) -> None:
     from casewise.study.learners import learner_name
 
-    plot.confusion(learner=learner, stage=stage, ax=axes)
-    axes.set_title(fill(learner_name(learner), 24, break_long_words=False), loc="left", fontweight="bold")
-    _separate_names(axes)
-    axes.set_yticks(axes.get_yticks(), [fill(text.get_text(), 13) for text in axes.get_yticklabels()])
+    plot.confusion(learner=learner, stage=stage, ax=ax)
+    ax.set_title(fill(learner_name(learner), 24, break_long_words=False), loc="left", fontweight="bold")
+    _separate_names(ax)
+    ax.set_yticks(ax.get_yticks(), [fill(text.get_text(), 13) for text in ax.get_yticklabels()])
 
 
 def _touch(names: Sequence[str]) -> bool:
