@@ -48,6 +48,15 @@ def mean_by_subject(values: np.ndarray, subjects: pd.Series) -> float:
     return float(pd.Series(values).groupby(subjects.to_numpy()).mean().mean())
 
 
+def test_only_rows_out_of_fold_calibrate() -> None:
+    rows = drawn_numbers(np.random.default_rng(0), 60)
+    far = rows.assign(y_pred=rows["y_pred"] + 100)
+    others = [as_test(far), far.assign(inner_fold=pd.array([1] * len(rows), dtype="Int64"))]
+    assert fit(pd.concat([rows, *others], ignore_index=True), {"outcome": (-50, 50)}, 0.9) == fit(
+        rows, {"outcome": (-50, 50)}, 0.9
+    )
+
+
 class TestCoverage:
     def test_of_numbers_with_several_cases_of_a_subject(self) -> None:
         shares, by_rows = [], []

@@ -12,7 +12,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from casewise.errors import BothSidesError, DamagedError, SplitError, StudyError
 from casewise.run_folder import RunFolder
 from casewise.splits.assignment import assign, greedy, imbalance, needs_of_folds, needs_of_test
-from casewise.splits.grouped import TEST, check_apart, inner_stop, read_splits, split, write_splits
+from casewise.splits.grouped import TEST, check_apart, inner_folds, inner_stop, read_splits, split, write_splits
 from casewise.splits.learnable import check_learnable, missing_classes
 from casewise.study.recipe import Baselines
 from casewise.study.schema import Study
@@ -185,6 +185,23 @@ def test_the_inner_part_is_grouped() -> None:
     fitted, stopped = inner_stop(records, subjects, share=0.2, seed=1)
     assert len(stopped) == 2
     assert not set(fitted) & set(stopped)
+
+
+def test_inner_folds_leave_no_class_to_one_of_them() -> None:
+    part, ends, targets = cohort(20), set(), {"scaling": {"range": (0, 4)}, "area": {"classes": ["no", "yes"]}}
+    wanted = study(test=0, folds=2, restarts=5).model_dump() | {"targets": targets}
+    for seed in range(8):
+        each = Study.model_validate(wanted | {"seed": seed})
+        part.panels["area"] = 0.0
+        found = split(part, each)
+        rare = found.training(0)[:2]
+        part.panels["area"] = part.panels["subject"].isin(rare).astype(float)
+        try:
+            assert all(set(rare) & set(inner) for inner in inner_folds(part.panels, each, found, 0, count=2))
+            ends.add("apart")
+        except SplitError:
+            ends.add("refused")
+    assert ends == {"apart", "refused"}
 
 
 SOURCES = ["north", "north", "south", "west"]
