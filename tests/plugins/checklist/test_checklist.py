@@ -14,20 +14,7 @@ from casewise.plugins.phantoms.chest import make_chest
 from casewise.report.context import read_context
 from casewise.run import run
 from tests.chest_study import FAST, chest_study
-
-PARTS = {"tripod-ai": 52, "claim": 44, "stard-ai": 48}
-
-
-@pytest.mark.parametrize("name", lists.names())
-def test_every_item_stands_once_and_in_order(name: str) -> None:
-    checklist = lists.read_checklist(name)
-    ids = [item.id for item in checklist.items]
-    numbers = [int(re.sub(r"[a-z]$", "", item)) for item in ids]
-    assert len(ids) == len(set(ids)) == PARTS[name]
-    assert ids == sorted(ids, key=lambda item: (numbers[ids.index(item)], item))
-    assert sorted(set(numbers)) == list(range(1, checklist.main_items + 1))
-    assert all(item.topic and item.section and item.by == lists.AUTHOR for item in checklist.items)
-    assert {item.fact for item in checklist.items} <= {None, *lists.FACTS}
+from tests.plugins.checklist.test_lists import PARTS
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import importlib.util
 import json
 import os
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -29,7 +28,7 @@ from casewise.models.outputs import outputs_of
 from casewise.pipeline.finished import FinishedRun
 from casewise.plugins.export import formats
 from casewise.plugins.export.command import export_run as export
-from casewise.plugins.export.formats import FORMATS, PORTABLE, format_named
+from casewise.plugins.export.formats import FORMATS, format_named
 from casewise.plugins.export.learner import LearnerGraph, TrainedLearner, selected_members
 from casewise.plugins.export.write import (
     TOLERANCE,
@@ -163,28 +162,6 @@ def test_a_graph_gives_the_values_of_casewise_for_any_number_of_panels(kind: str
     assert not np.allclose(expected[1][0], expected[1][1], atol=1e-6)
     gaps = learner.bags or learner.may_lack_sequences
     assert bool(with_gaps(random_sample(learner), sequences=learner.may_lack_sequences).panels[0].isnan().any()) == gaps
-
-
-def operator_calls() -> list[tuple[Callable[..., torch.Tensor], tuple[Any, ...], dict[str, Any]]]:
-    maps = torch.rand(2, 3, 13, 10, generator=torch.Generator().manual_seed(0))
-    functional, resize = torch.nn.functional, {"mode": "bilinear", "antialias": True}
-    return [
-        (torch.Tensor.cumprod, (maps[:, :, 0, 0],), {"dim": 1}),
-        (torch.quantile, (maps.flatten(2), torch.linspace(0.01, 0.99, 9)), {"dim": 2}),
-        (torch.quantile, (maps.flatten(2), torch.tensor([0.0, 1.0])), {"dim": 2}),
-        *[(functional.adaptive_avg_pool2d, (maps, size), {}) for size in (1, 4, (3, 20), (None, 5))],
-        (functional.interpolate, (maps,), {"size": (7, 21), **resize}),
-        (functional.interpolate, (maps,), {"size": 24, "mode": "bilinear"}),
-        (functional.interpolate, (maps,), {"scale_factor": 2}),
-    ]
-
-
-@pytest.mark.parametrize("number", range(len(operator_calls())))
-def test_portable_operators_give_the_values_of_those_that_they_replace(number: int) -> None:
-    operator, arguments, options = operator_calls()[number]
-    replaced, own = PORTABLE[operator](*arguments, **options), operator(*arguments, **options)
-    assert replaced.shape == own.shape
-    assert torch.allclose(replaced, own, atol=1e-6)
 
 
 @pytest.fixture(scope="module")
