@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from casewise.modalities.registry import modality_of
 from casewise.report.blocks import Block, Cell, Facts, Fold, Heading, Picture, Pictures, Row, Section, Table, Text
 from casewise.report.context import METHODS, ReportContext, terms_of
 from casewise.report.figures.pictures import data_uri
-from casewise.report.formatting import MISSING, capital, counted, interval, number, probability, signed
-from casewise.report.tables import kind_report
+from casewise.report.formatting import MISSING, capital, counted, number, probability, signed
+from casewise.report.tables import figure_cell, kind_report
 from casewise.study.learners import learner_name
 from casewise.targets import kind_named
 
@@ -101,7 +102,7 @@ def section(context: ReportContext) -> Section | None:
     if places:
         rows = placement_rows(places, marked=context.learner)
         blocks += [Heading("Where the maps lie"), Table(PLACEMENT, rows, WHERE.format(confidence=confidence))]
-        blocks += [Text(ANATOMY, note=True)] if "anatomy" in places["regions"] else []
+        blocks.append(Text(ANATOMY * ("anatomy" in places["regions"]), note=True))
         if own := _agreement_rows(places, marked=context.learner):
             columns = ("Network", "Panels", "Dice", "Everything", "Difference")
             blocks += [Heading("Own maps and masks"), Table(columns, own, AGREEMENT.format(confidence=confidence))]
@@ -133,8 +134,8 @@ def placement_rows(placement: Values, *, marked: str = "") -> list[Row]:
             described = PLACES.get(region, region) + (f" (column {column})" if column else "")
             count = Cell(f"{share['n_cases']:,}", f"of {counted(share['n_subjects'], 'subject')}")
             cells = [count, _share(share), _share(figures["area"]), _share(figures["difference"], difference=True)]
-            empty = Cell(number(figures["empty_maps"], 0))
-            rows.append(Row(f"{learner_name(name)}: {described}", [*cells, empty], mark=name == marked))
+            texts = [*cells, number(figures["empty_maps"], 0)]
+            rows.append(Row(f"{learner_name(name)}: {described}", texts, mark=name == marked))
     return rows
 
 
@@ -144,7 +145,7 @@ def _agreement_rows(placement: Values, *, marked: str = "") -> list[Row]:
     for name, by_region in placement["networks"].items():
         for region, own in ((region, figures["own"]) for region, figures in by_region.items() if "own" in figures):
             count = Cell(f"{own['dice']['n_cases']:,}", f"of {counted(own['dice']['n_subjects'], 'subject')}")
-            values = [Cell(number(own[key]["value"], 2), _bounds(own[key], own[key], 2)) for key in OWN]
+            values = [figure_cell(own[key], 2) for key in OWN]
             rows.append(
                 Row(f"{learner_name(name)}: {PLACES.get(region, region)}", [count, *values], mark=name == marked)
             )
@@ -158,8 +159,8 @@ def measured_rows(measured: Values, figures: Sequence[str]) -> list[Row]:
         groups = [group for group in GROUPS if entry.get(group)]
         for group in groups:
             values = [_share(entry[group].get(key), difference="_over_" in key) for key in figures]
-            cells = [Cell(str(entry[group]["hit"]["n_cases"])), *values]
-            rows.append(Row(f"{learner_name(name)}, {GROUPS[group]}", cells, inner=group != "correct"))
+            count = str(entry[group]["hit"]["n_cases"])
+            rows.append(Row(f"{learner_name(name)}, {GROUPS[group]}", [count, *values], inner=group != "correct"))
         if not groups:
             rows.append(Row(learner_name(name), ["0", *[MISSING] * len(figures)]))
     return rows
@@ -181,23 +182,8 @@ def _share(figure: Values | None, *, difference: bool = False) -> Cell:
     """A share in percent, or a difference in percentage points and what it shows, with its interval."""
     if not figure or figure.get("value") is None:
         return Cell(MISSING)
-    ends, digits = _scaled(figure)
-    bounds, value = _bounds(figure, ends, digits), ends["value"]
-    if not difference:
-        return Cell(f"{number(value, digits)} %", bounds, figure["value"])
-    small = ", ".join(filter(None, [bounds, verdict(figure)]))
-    return Cell(f"{signed(value, digits)} points", small, figure["value"])
-
-
-def _scaled(figure: Values) -> tuple[Values, int]:
-    """A share and its interval times 100, and their decimals."""
-    ends = {key: None if figure.get(key) is None else 100 * figure[key] for key in ("value", "low", "high")}
-    return ends, 0 if abs(ends["value"] or 0) >= 10 else 1
-
-
-def _bounds(figure: Values, ends: Values, digits: int) -> str:
-    text = interval(ends, digits)
-    return f"{text} rough" if text and figure.get("rough") else text
+    cell = figure_cell(figure, 0 if abs(figure["value"]) >= 0.1 else 1, percent=True, sign=difference)
+    return replace(cell, small=", ".join(filter(None, [cell.small, verdict(figure)]))) if difference else cell
 
 
 def _compared(measured: Values, confidence: str) -> list[Block]:
@@ -218,15 +204,13 @@ def _measures(measured: Values) -> list[Block]:
     """Shares, the similarity of maps of random weights, and deletion of pixels."""
     networks = {learner_name(name): entry for name, entry in measured["networks"].items() if entry.get("all")}
     shares = Table([*COLUMNS, "Mask’s share of the image"], measured_rows(measured, SHARE), INSIDE, wide=True)
-    blocks: list[Block] = [shares, Facts([(name, _map_facts(entry)) for name, entry in networks.items()])]
-    if sanity := {name: entry["sanity"] for name, entry in networks.items() if entry.get("sanity")}:
-        columns = ["Network", "Cases", "Head random: rank correlation", "SSIM", "All random: rank correlation", "SSIM"]
-        blocks.append(Table(columns, [_sanity(name, entry) for name, entry in sanity.items()], SIMILAR))
-    if deletion := {name: entry["deletion"] for name, entry in networks.items() if entry.get("deletion")}:
-        heads = ["Map", "Random map", "Middle of images", "Brightness"]
-        columns = ["Network", "Cases", *heads, "Map − random", "Map − middle", "Map − brightness"]
-        blocks.append(Table(columns, [_deletion(name, entry) for name, entry in deletion.items()], DELETION, wide=True))
-    return blocks
+    sanity = [_sanity(name, entry["sanity"]) for name, entry in networks.items() if entry.get("sanity")]
+    columns = ["Network", "Cases", "Head random: rank correlation", "SSIM", "All random: rank correlation", "SSIM"]
+    deletion = [_deletion(name, entry["deletion"]) for name, entry in networks.items() if entry.get("deletion")]
+    heads = ["Network", "Cases", "Map", "Random map", "Middle of images", "Brightness"]
+    heads += ["Map − random", "Map − middle", "Map − brightness"]
+    facts = Facts([(name, _map_facts(entry)) for name, entry in networks.items()])
+    return [shares, facts, Table(columns, sanity, SIMILAR), Table(heads, deletion, DELETION, wide=True)]
 
 
 def _map_facts(entry: Values) -> str:
@@ -247,8 +231,7 @@ def _sanity(name: str, entry: Values) -> Row:
 
 def _deletion(name: str, entry: Values) -> Row:
     keys = (*ORDERS, "over_random", "over_centre", "over_brightness")
-    cells = [Cell(number(entry[key]["value"], 2), _bounds(entry[key], entry[key], 2)) for key in keys]
-    return Row(name, [str(entry["cases"]), *cells])
+    return Row(name, [str(entry["cases"]), *(figure_cell(entry[key], 2) for key in keys)])
 
 
 # ------------------------------------------------------------------------------------------------------------- cases

@@ -62,10 +62,8 @@ def section(context: ReportContext) -> Section | None:
         ("Resolution", resolution),
         *([("Images used whole", f"{len(images) - len(tile_rows):,}")] if len(images) > len(tile_rows) else []),
     ]
-    blocks: list[Block] = [Facts(facts), *_example(context, tile_rows)]
-    if shown := maps(context):
-        blocks.append(Fold("Maps of the predictions for each tile", shown))
-    return Section("slides", "Slides and tiles", blocks)
+    fold = Fold("Maps of the predictions for each tile", maps(context))
+    return Section("slides", "Slides and tiles", [Facts(facts), *_example(context, tile_rows), fold])
 
 
 def case_pictures(context: ReportContext, row: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -147,11 +145,7 @@ def maps(context: ReportContext) -> list[Block]:
         return []
     pooling = context.study.panels.pooling
     how = f"weighted by {pooling}" if weighted else f"the {POOLINGS[pooling].chosen} prediction over its tiles"
-    facts = [
-        ("Network", learner_name(model)),
-        ("Colour", painting.meaning),
-        ("Prediction of a case", how),
-    ]
+    facts = [("Network", learner_name(model)), ("Colour", painting.meaning), ("Prediction of a case", how)]
     facts.append(("Cases predicted wrongly", f"{int((rows['y_pred'] != rows['y_true']).sum())} of {len(rows)}"))
     ends = f"The colours, from {painting.ticks[0][1]} to {painting.ticks[-1][1]}."
     colours = Plots([Plot(draw.colour_bar(painting.scale, painting.ticks), ends)])
