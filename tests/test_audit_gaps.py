@@ -9,12 +9,14 @@ import pytest
 
 from casewise.audit.columns import FILLED, columns_with_gaps, telling_gaps
 from casewise.audit.probes import ALPHA, Labels, adjusted, probe
+from casewise.report.blocks import Table
 from casewise.report.context import read_context
+from casewise.report.sections import labels
 from casewise.report.sections.designs import covariates
-from casewise.report.sections.labels import missing_values
 from casewise.run import run
 from casewise.run_folder import RunFolder
 from tests.chest_study import FAST, chest_study
+from tests.report.shared import blocks_of
 from tests.test_audit_shortcuts import look, make, opened
 
 Row = dict[str, Any]
@@ -130,8 +132,7 @@ def test_the_report_has_the_gaps_by_outcome(chests: Path, tmp_path: Path) -> Non
     )
     folder = RunFolder(run(study, tmp_path / "run").folder)
     context = read_context(folder.path)
-    shown = missing_values(context)
-    assert shown is not None
+    (shown,) = blocks_of(labels.section(context), Table)
     cells = {row.name: [cell.text for cell in row.cells] for row in shown.rows}
     assert list(cells) == ["crp"]
     none, every = (f"{count} of 8" for count in (0, 8))

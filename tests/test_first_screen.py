@@ -143,7 +143,13 @@ def test_an_external_cohort_comes_first_and_every_figure_says_whose_it_is(report
     assert [size.cohort for size in shown.sizes] == [name, "internal"]
     assert float(shown.sizes[0].text) == pytest.approx(100 * outside["accuracy"].value, abs=0.51)
     assert shown.sizes[0].note == f"mean recall {100 * outside['recall'].value:.0f} %"
-    assert [head.partition(", ")[2] for head in shown.failures.columns] == ["", "internal", name, "internal", "internal"]
+    assert [head.partition(", ")[2] for head in shown.failures.columns] == [
+        "",
+        "internal",
+        name,
+        "internal",
+        "internal",
+    ]
     assert shown.external.text.startswith(f"On {name} (75 visits of 60 subjects): AUROC {outside['auroc'].value:.2f}")
     page = render(context)
     assert page.index(shown.external.text[:30]) < page.index('data-code="evaluated"')

@@ -98,15 +98,14 @@ def test_a_page_leaves_out_folds_and_their_table_has_every_figure() -> None:
 
 def test_classes_are_counted_by_side_and_source(report_of_classes: ReportContext) -> None:
     context = report_of_classes
-    table = labels.reference_classes(context)
-    sides = labels.by_side(context, table)
+    sides, sources = (block.counts for block in blocks_of(labels.section(context), b.Matrix))
     assert sides.names == ["covid", "no finding", "pneumonia"]
     assert [row[0] for row in sides.rows] == [*(f"fold {i}" for i in range(1, 6)), "test", "all"]
     assert sum(row[1] for row in sides.rows[:-1]) == sides.rows[-1][1] == 150
     counts = context.cohort_images.groupby(["source", "finding"]).size()
-    assert labels.by_source(context, table, "source").rows[0][2][0][0] == counts[("cohen", 0.0)]
+    assert sources.rows[0][2][0][0] == counts[("cohen", 0.0)]
     held_out = dataclasses.replace(context, splits={**context.splits, "left_out": list("vwxyz")})
-    assert labels.by_side(held_out, table).rows[0][0] == "fold 1 (v)"
+    assert blocks_of(labels.section(held_out), b.Matrix)[0].counts.rows[0][0] == "fold 1 (v)"
 
 
 INVERSE = {"better": "worse", "worse": "better"}

@@ -2,14 +2,19 @@
 
 import dataclasses
 
-from casewise.report.blocks import Facts, Text
+from casewise.report.blocks import Card, Cards, Facts, Text
 from casewise.report.context import ReportContext
 from casewise.report.formatting import number, probability
 from casewise.report.sections import cases, preparation
+from tests.report.shared import blocks_of
+
+
+def cards_of(context: ReportContext) -> list[Card]:
+    return [card for block in blocks_of(cases.section(context), Cards) for card in block.cards]
 
 
 def test_errors_are_wrong_and_the_surest_first(report_of_classes: ReportContext) -> None:
-    cards, rows = cases.high_confidence_errors(report_of_classes), report_of_classes.headline_rows
+    cards, rows = cards_of(report_of_classes), report_of_classes.headline_rows
     wrong = rows[rows["y_true"] != rows["y_pred"]]
     assert len(cards) == min(len(wrong), cases.MOST_CONFIDENT)
     facts = [dict(card.blocks[0].facts) for card in cards if isinstance(card.blocks[0], Facts)]
@@ -22,7 +27,7 @@ def test_errors_are_wrong_and_the_surest_first(report_of_classes: ReportContext)
 
 
 def test_the_furthest_predictions_come_first_with_their_parts(report_of_numbers: ReportContext) -> None:
-    first, rows = cases.largest_errors(report_of_numbers)[0], report_of_numbers.headline_rows
+    first, rows = cards_of(report_of_numbers)[0], report_of_numbers.headline_rows
     worst = rows.loc[(rows["y_pred"] - rows["y_true"]).abs().idxmax()]
     facts, folded = first.blocks
     (parts,) = folded.blocks
@@ -31,7 +36,7 @@ def test_the_furthest_predictions_come_first_with_their_parts(report_of_numbers:
     assert all(" / " in cell.text for row in parts.rows for cell in row.cells[:4])
     assert len(first.pictures) == 3
     named = report_of_numbers.predictions.assign(image="folder/a.png")
-    _, file, _ = cases.largest_errors(dataclasses.replace(report_of_numbers, predictions=named))[0].blocks
+    _, file, _ = cards_of(dataclasses.replace(report_of_numbers, predictions=named))[0].blocks
     assert file == Text("a.png", note=True)
 
 

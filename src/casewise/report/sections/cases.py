@@ -21,7 +21,7 @@ SUREST = "most confident wrong predictions"
 
 def section(context: ReportContext) -> Section | None:
     """The largest errors, each with its input; None where there are none."""
-    cards = high_confidence_errors(context) if context.classes else largest_errors(context)
+    cards = _high_confidence_errors(context) if context.classes else _largest_errors(context)
     if not cards:
         return None
     which, rest = SUREST if context.classes else "largest errors", cards[FIRST:]
@@ -31,7 +31,7 @@ def section(context: ReportContext) -> Section | None:
     return Section("worst", heading, [note, Cards(cards[:FIRST]), more], page_only=True)
 
 
-def largest_errors(context: ReportContext) -> list[Card]:
+def _largest_errors(context: ReportContext) -> list[Card]:
     """The predictions furthest from the reference, each with the predictions of its parts."""
     rows, digits = context.headline_rows, terms_of(context).digits
     error = (rows["y_pred"] - rows["y_true"]).abs()
@@ -46,7 +46,7 @@ def largest_errors(context: ReportContext) -> list[Card]:
     return cards
 
 
-def high_confidence_errors(context: ReportContext) -> list[Card]:
+def _high_confidence_errors(context: ReportContext) -> list[Card]:
     """The wrong predictions, the most confident first, with the probabilities of the likeliest classes."""
     study, rows, names = context.study, context.headline_rows, context.classes
     columns = [f"p{i}" for i in range(len(names))]

@@ -46,7 +46,7 @@ def section(context: ReportContext) -> Section | None:
     if not learners or not figures[learners[0]]:
         return None
     shown, first, terms = learners[:MOST_LEARNERS], figures[learners[0]], terms_of(context)
-    rows = [Row(row_name(name), [cell(figures[learner][name], terms.digits) for learner in shown]) for name in first]
+    rows = [Row(_row_name(name), [_cell(figures[learner][name], terms.digits) for learner in shown]) for name in first]
     caption = ANSWERS if any(isinstance(entry, AlteredAnswers) for entry in first.values()) else NUMBERS
     table = Table(["Image", *map(learner_name, shown)], rows, caption, wide=True)
     fold = Fold("The effect of each alteration on each learner", [table])
@@ -88,17 +88,17 @@ def alteration(name: str) -> str:
     return ALTERATIONS.get(name, (plain(name), ""))[0]
 
 
-def row_name(name: str) -> str:
+def _row_name(name: str) -> str:
     """The name of an alteration, and how it is made.
 
-    >>> row_name("recompressed"), row_name("of_a_plugin")
+    >>> _row_name("recompressed"), _row_name("of_a_plugin")
     ('Recompressed (JPEG of quality 30)', 'Of a plugin')
     """
     method = ALTERATIONS.get(name, ("", ""))[1]
     return capital(alteration(name)) + (f" ({method})" if method else "")
 
 
-def cell(entry: Altered, digits: int) -> Cell:
+def _cell(entry: Altered, digits: int) -> Cell:
     """The effect of an alteration: changed answers with their share, or the mean absolute change."""
     if not isinstance(entry, AlteredAnswers):
         moved = figure_cell(entry.moved, digits)

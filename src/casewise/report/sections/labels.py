@@ -47,7 +47,7 @@ def section(context: ReportContext) -> doc.Section:
     tested = "test" in context.splits.get("subjects", {}).values()
     shown = doc.Plots(_distributions(context), DISTRIBUTIONS + OF_TEST * tested, layout="multiples")
     blocks.append(doc.Fold("Distributions of the targets that are numbers", [shown]))
-    blocks.append(doc.Fold("Missing values by outcome", missing_values(context)))
+    blocks.append(doc.Fold("Missing values by outcome", _missing_values(context)))
     return doc.Section("labels", "Reference classes" if context.classes else "Reference scores", blocks)
 
 
@@ -68,7 +68,7 @@ def _distributions(context: ReportContext) -> list[doc.Plot]:
     return plots
 
 
-def missing_values(context: ReportContext) -> list[doc.Table]:
+def _missing_values(context: ReportContext) -> list[doc.Table]:
     """How often each column with gaps is empty, by class or grade, or by third of a number."""
     study, images, truths = context.study, context.cohort_images, _truths(context, context.outcome)
     if truths is None or truths.empty:
@@ -119,21 +119,21 @@ def _truths(context: ReportContext, name: str) -> pd.DataFrame | None:
 
 def _class_blocks(context: ReportContext) -> list[doc.Block]:
     """The primary outcome's classes by side of the split and by source; empty without a reference value."""
-    table, terms, column = reference_classes(context), terms_of(context), source_column(context)
+    table, terms, column = _reference_classes(context), terms_of(context), _source_column(context)
     if table.empty:
         return []
     caption = SIDES.format(outcome=terms.heading, noun=terms.noun)
-    inner: list[doc.Block] = [doc.Matrix(by_side(context, table), caption, "side", same=False, tight=True)]
+    inner: list[doc.Block] = [doc.Matrix(_by_side(context, table), caption, "side", same=False, tight=True)]
     facts = doc.Facts([("Rare classes", CORRECTIONS[context.study.recipe.balance])])
     if column is None:
         return [facts, doc.Fold("Counts by side of the split", inner)]
     name = plain(column)
     caption = SOURCES.format(noun=capital(terms.noun), column=name)
-    inner.append(doc.Matrix(by_source(context, table, column), caption, name, same=False, tight=True))
+    inner.append(doc.Matrix(_by_source(context, table, column), caption, name, same=False, tight=True))
     return [facts, doc.Fold(f"Counts by side of the split and by {name}", inner)]
 
 
-def by_side(context: ReportContext, table: pd.DataFrame) -> doc.Counts:
+def _by_side(context: ReportContext, table: pd.DataFrame) -> doc.Counts:
     """The classes by side of the split, with the source that is held out in it where each fold is one, and of all."""
     names: dict[object, str] = {"test": "test", "train": "training", "validation": "validation", None: "not split"}
     names |= {n: f"fold {n} ({name})" for n, name in enumerate(context.splits.get("left_out") or [], start=1)}
@@ -141,12 +141,12 @@ def by_side(context: ReportContext, table: pd.DataFrame) -> doc.Counts:
     return _counts(context, table, [names.get(side, f"fold {side}") for side in sides], MOST_SIDES, total=True)
 
 
-def by_source(context: ReportContext, table: pd.DataFrame, column: str) -> doc.Counts:
+def _by_source(context: ReportContext, table: pd.DataFrame, column: str) -> doc.Counts:
     """The classes by source; the smallest of many sources share a line."""
     return _counts(context, table, table[column].astype(str).tolist(), MOST_SOURCES)
 
 
-def reference_classes(context: ReportContext) -> pd.DataFrame:
+def _reference_classes(context: ReportContext) -> pd.DataFrame:
     """One row per unit of the primary outcome with its class number in `value`, and the cohort's other columns."""
     images, outcome = context.cohort_images, context.outcome
     if outcome in images:
@@ -159,7 +159,7 @@ def reference_classes(context: ReportContext) -> pd.DataFrame:
     return joined.assign(value=joined["y_true"])
 
 
-def source_column(context: ReportContext) -> str | None:
+def _source_column(context: ReportContext) -> str | None:
     """The column with the source of an image: the one left out fold by fold, else the audit's."""
     images = context.cohort_images
     varying = [str(column) for column in images if images[column].nunique() > 1]
