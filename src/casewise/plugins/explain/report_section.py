@@ -134,8 +134,8 @@ def placement_rows(placement: Values, *, marked: str = "") -> list[Row]:
             described = PLACES.get(region, region) + (f" (column {column})" if column else "")
             count = Cell(f"{share['n_cases']:,}", f"of {counted(share['n_subjects'], 'subject')}")
             cells = [count, _share(share), _share(figures["area"]), _share(figures["difference"], difference=True)]
-            texts = [*cells, number(figures["empty_maps"], 0)]
-            rows.append(Row(f"{learner_name(name)}: {described}", texts, mark=name == marked))
+            name_of_row, empty = f"{learner_name(name)}: {described}", number(figures["empty_maps"], 0)
+            rows.append(Row(name_of_row, [*cells, empty], mark=name == marked))
     return rows
 
 
