@@ -75,8 +75,8 @@ from pages import table as table_of
 import casewise
 from casewise.analysis.run import Run
 from casewise.errors import CasewiseError
+from casewise.evaluation.figures import Figures
 from casewise.evaluation.judges import Judgement
-from casewise.evaluation.results import Comparison
 from casewise.metrics.registry import metric_of
 from casewise.plugins.init.own_data import plan_study
 from casewise.predictions.table import SAMPLE_KEY
@@ -186,14 +186,13 @@ class Figure:
 
     def of(self, learner: str, metric: str = "", stage: str = "") -> dict[str, Any] | None:
         """Value and interval of a learner; None if it was not evaluated."""
-        by_learner = self.run.results["metrics"].get(stage or self.stage, {})
-        entry = by_learner.get(learner, {}).get(self.target, {}).get(metric or self.metric)
-        return entry if entry and entry.get("value") is not None else None
+        entry = self.run.results.figures.of(stage or self.stage, learner, self.target).get(metric or self.metric)
+        return dict(entry) if entry and entry.value is not None else None
 
     def best(self, learners: Sequence[str]) -> str | None:
         """The best of the learners by the merit out of fold, or at the stage if nothing is out of fold."""
         merit = kind_named(self.run.study.kind_of(self.target)).merit
-        chosen_on = "oof" if "oof" in self.run.results["metrics"] else self.stage
+        chosen_on = "oof" if "oof" in self.run.results.stages else self.stage
         values = {name: entry["value"] for name in learners if (entry := self.of(name, merit, chosen_on))}
         return max(values, key=lambda name: values[name]) if values else None
 
@@ -233,7 +232,8 @@ def paired(first: Run, second: Run, figure: Figure, learners: tuple[str, str]) -
     if both.empty or not np.allclose(both["y_true"], both["y_true_other"]):
         return None
     rows = pd.concat([table.merge(both[list(SAMPLE_KEY)], on=list(SAMPLE_KEY)) for table in tables])
-    return difference(judged(second.study, rows, figure.target).comparison.get(figure.metric), "study")
+    gaps = judged(second.study, rows, figure.target).comparison
+    return difference(gaps, figure.metric, "planned", "study")
 
 
 def judged(study: Study, rows: pd.DataFrame, target: str) -> Judgement:
@@ -249,9 +249,8 @@ def judged(study: Study, rows: pd.DataFrame, target: str) -> Judgement:
 
 def from_baseline(figure: Figure, baseline: str) -> dict[str, Any] | None:
     """The learner minus the baseline, by the run's intervals for all pairs of learners; None if not compared."""
-    compared = figure.run.results["comparisons"].get(figure.stage, {}).get(figure.target, {}).get(figure.metric, {})
-    difference = compared.get("from_baseline", {}).get(baseline, {}).get(figure.learner)
-    return {**difference, "distinguishable": not difference["indistinguishable"]} if difference else None
+    gaps = figure.run.results.figures.contrasts(figure.stage, figure.target)
+    return difference(gaps, figure.metric, figure.learner, baseline)
 
 
 def baseline_rows(shown: Sequence[Figure]) -> Iterator[list[str]]:
@@ -259,7 +258,7 @@ def baseline_rows(shown: Sequence[Figure]) -> Iterator[list[str]]:
     from casewise.study.learners import baselines_among
 
     for figure in shown:
-        baselines = baselines_among(figure.run.results["metrics"][figure.stage])
+        baselines = baselines_among(figure.run.results.learners(figure.stage))
         baseline, network = figure.best(baselines), figure.best(figure.run.study.networks)
         difference = from_baseline(figure, baseline) if baseline else None
         yield [
@@ -272,15 +271,12 @@ def baseline_rows(shown: Sequence[Figure]) -> Iterator[list[str]]:
         ]
 
 
-def difference(compared: Comparison | None, peer: str) -> dict[str, Any] | None:
-    """Planned minus peer of a comparison of the two, whichever of them is the best."""
-    if not compared:
+def difference(gaps: Figures, metric: str, learner: str, other: str) -> dict[str, Any] | None:
+    """A learner minus another one; None if they were not compared."""
+    gap = gaps.gap(metric, learner, other)
+    if gap is None:
         return None
-    other, values = next(iter(compared.differences.items()))
-    sign = -1.0 if other == peer else 1.0
-    ends = sorted(sign * end for end in (values.low, values.high) if end is not None) or [None, None]
-    shown = {"difference": sign * values.difference, "low": ends[0], "high": ends[1]}
-    return shown | {"distinguishable": not values.indistinguishable}
+    return {"difference": gap.value, "low": gap.low, "high": gap.high, "distinguishable": not gap.open}
 
 
 def untouched_rows(shown: Sequence[Figure]) -> Iterator[list[str]]:
@@ -290,7 +286,7 @@ def untouched_rows(shown: Sequence[Figure]) -> Iterator[list[str]]:
 
     for figure in shown:
         run, target = figure.run, figure.target
-        baseline = figure.best(baselines_among(run.results["metrics"][figure.stage]))
+        baseline = figure.best(baselines_among(run.results.learners(figure.stage)))
         if figure.name not in HALVED or figure.stage != "oof" or baseline is None:
             continue
         rows = pd.concat([choose(run, name, target, "oof").rows for name in (figure.learner, baseline)])
@@ -298,7 +294,7 @@ def untouched_rows(shown: Sequence[Figure]) -> Iterator[list[str]]:
         half = judged(run.study, rows, target)
         estimates = [asdict(half.metrics[name][figure.metric]) for name in (figure.learner, baseline)]
         planned, other = (with_interval(each, figure.metric) for each in estimates)
-        gap = difference(half.comparison.get(figure.metric), baseline)
+        gap = difference(half.comparison, figure.metric, figure.learner, baseline)
         between = [with_interval(gap, figure.metric, key="difference", sign="+"), worse(gap, figure.metric)]
         yield [figure.name, target, metric_of(figure.metric).title, planned, named(baseline, other), *between]
 
@@ -388,7 +384,7 @@ def added_lines(shown: Sequence[Figure]) -> Iterator[str]:
         primary = figure.target == figure.run.study.primary_outcome
         if figure.stage != "oof" or not primary or figure.metric != "auroc" or figure.name in CONTROLS:
             continue
-        baseline = figure.best(baselines_among(figure.run.results["metrics"]["oof"]))
+        baseline = figure.best(baselines_among(figure.run.results.learners("oof")))
         if baseline and (gap := from_baseline(figure, baseline)):
             gaps[figure.name] = gap["difference"]
     enough = [f"{name} {gap:+.3f}" for name, gap in gaps.items() if gap >= LEAST_GAIN]

@@ -29,7 +29,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.evaluate import Outcomes, evaluate
-from casewise.evaluation.headline import against_baselines
+from casewise.evaluation.headline import best_baseline
 from casewise.evaluation.judges import judge_of
 from casewise.predictions.covariates import fit_covariates
 from casewise.predictions.stacking import EITHER_SIGN, STACKERS, stack
@@ -145,9 +145,9 @@ def found_signal(design: Design, studies: int, *, seed: int = 0) -> dict[str, fl
         predictions = study(rng, design)
         combined = stack(predictions, design.stackers, ranges=ranges).rows
         results = evaluate(pd.concat([predictions, combined], ignore_index=True), outcomes, Plan(100))
-        judged = results.metrics[str(results.main.stage)]
-        for learner, figures in judged.items():
-            low = figures["label"][kind.merit]["low"]
+        stage = str(results.main.stage)
+        for learner in results.learners(stage):
+            low = results.figures.of(stage, learner, "label")[kind.merit].low
             is_above = low is not None and low > CHANCE[kind.merit]
             above["networks" if learner not in COMBINED else learner].append(is_above)
             if learner == results.main.learner:
@@ -174,11 +174,11 @@ def called_better(studies: int, *, subjects: int, networks: int, baselines: int 
             for values in [column[fold == number][:, None]]
         ]
         results = evaluate(pd.concat(tables, ignore_index=True), Outcomes("label"), Plan(500))
-        ccc = {name: figures["label"]["ccc"].value for name, figures in results.metrics["oof"].items()}
+        ccc = {name: results.figures.of("oof", name, "label")["ccc"].value for name in results.learners("oof")}
         best = max(names[:networks], key=lambda name: ccc[name])
-        compared = against_baselines(replace(results, main=replace(results.main, learner=best)))
-        difference = compared["differences"]["ccc"] if compared else None
-        better.append(bool(difference and not difference["indistinguishable"] and difference["difference"] > 0))
+        baseline = best_baseline(replace(results, main=replace(results.main, learner=best)))
+        gap = results.figures.contrasts("oof", "label").gap("ccc", best, baseline[0]) if baseline else None
+        better.append(bool(gap and not gap.open and gap.value > 0))
     return float(np.mean(better))
 
 

@@ -415,8 +415,8 @@ def compared(rows: dict[str, pd.DataFrame], study: Study, target: str) -> dict[s
         pair = pair if name != "planned" else peer.assign(model="planned")
         judged = auto.judged(study, pair, target)
         for metric in metrics:
-            entry = judged.comparison.get(metric) if name != "planned" else None
-            figures[name, metric] = (asdict(judged.metrics[name][metric]), auto.difference(entry, name))
+            gap = auto.difference(judged.comparison, metric, "planned", name) if name != "planned" else None
+            figures[name, metric] = (asdict(judged.metrics[name][metric]), gap)
     return figures
 
 

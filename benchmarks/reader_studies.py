@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 from pages import head_of, publish, simulation_parser, table
 
-from casewise.evaluation.results import Estimate
+from casewise.evaluation.figures import Estimate
 from casewise.metrics.classes import category_agreement
 from casewise.plugins.readers.statistics.agreement import (
     FLEISS,

@@ -26,7 +26,7 @@ from pages import head_of, page_parser, publish, table
 
 from casewise.analysis.run import Run
 from casewise.cohort.cohort import read_cohort
-from casewise.evaluation.results import Estimate
+from casewise.evaluation.figures import Estimate
 from casewise.plugins.readers.model_values import model_values
 from casewise.plugins.readers.reader_columns import column_readings, columns_form
 from casewise.plugins.readers.statistics.agreement import ICC_AGREEMENT, ICC_CONSISTENCY, agreements

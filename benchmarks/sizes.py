@@ -69,7 +69,7 @@ def half_width(rng: np.random.Generator, subjects: int, metric: str, *, area: fl
     folds = 1 + rng.permutation(subjects) % FOLDS
     rows = check(network_rows("network", "oof", folds, np.arange(subjects), truth, "classification", values))
     outcomes = Outcomes("label", classes={"label": ["no", "yes"]}, positive={"label": "yes"})
-    figure = evaluate(rows, outcomes, Plan(200)).metrics["oof"]["network"]["label"][metric]
+    figure = evaluate(rows, outcomes, Plan(200)).figures.of("oof", "network", "label")[metric]
     return float("nan") if figure.low is None else (figure.high - figure.low) / 2
 
 

@@ -55,8 +55,8 @@ def test_the_page_has_the_figures_of_the_run(auto: Any, finished: Any, tmp_path:
     assert [figure.metric for figure in found] == ["auroc", "accuracy"]
     figure = found[0]
     assert figure.learner == "meta_learner_weighted"
-    assert figure.estimate == run.results["main"]["metrics"]["auroc"]
-    differences = run.results["against_baselines"]["differences"]
+    assert figure.estimate == dict(run.results.headline["auroc"])
+    differences = run.files.metrics.read()["against_baselines"]["differences"]
     again = auto.from_baseline(figure, figure.best(["linear_pixels"]))
     assert {key: again[key] for key in ("difference", "low", "high")} == {
         key: differences["auroc"][key] for key in ("difference", "low", "high")

@@ -8,7 +8,6 @@ from PIL import Image
 
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.evaluate import evaluate
-from casewise.evaluation.headline import against_baselines
 from casewise.evaluation.results import AlteredAnswers, ClassChange, CorrectAnswers
 from casewise.pipeline.evaluate import outcomes
 from casewise.report.caveats import sentences
@@ -48,8 +47,7 @@ def kernel_study(folder: Path) -> ReportContext:
     predictions = predictions.replace({"model": {"mean_of_learners": WEIGHTED}})
     results = evaluate(predictions, outcomes(study, predictions), Plan(50))
     changed = {name: {"brighter": altered(20 if name == "kernel_features" else 8)} for name in LEARNERS[:-1]}
-    compared = against_baselines(results)
-    metrics = dataclasses.replace(results, against_baselines=compared, counterfactuals=changed)
+    metrics = dataclasses.replace(results, counterfactuals=changed)
     return dataclasses.replace(
         context,
         predictions=predictions,

@@ -14,7 +14,9 @@ import pandas as pd
 from casewise.audit.findings import Audit, Finding
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.evaluate import FollowUp, Outcomes, evaluate
-from casewise.evaluation.results import Drop, Estimate, Figures, Headline, ImageSplit, Results, as_stored, plain
+from casewise.evaluation.figures import IMAGES, ByMetric, Cell, Estimate, Figures
+from casewise.evaluation.metrics_file import as_stored, encoded
+from casewise.evaluation.results import Headline, ImageSplit, Results
 from casewise.report.caveats import sentences
 from casewise.report.context import ReportContext
 from casewise.run_folder import RunFolder
@@ -410,8 +412,12 @@ def classes(
     metrics = evaluate(predictions, Outcomes(outcome, classes={outcome: names}, positive=positive), Plan(50))
     metrics = with_sets(study, predictions, metrics)
     if outside:
-        drop = {name: drop_of(metrics, "test" if test else "oof", name, outcome) for name in known}
-        metrics = dataclasses.replace(metrics, external_drop=drop)
+        drop = {
+            Cell("external", name, outcome, group=stage, contrast="internal"): drop_of(metrics, stage, name, outcome)
+            for name in known
+            for stage in ["test" if test else "oof"]
+        }
+        metrics = dataclasses.replace(metrics, figures=metrics.figures | Figures(drop))
     own = predictions[(predictions["model"] == known[0]) & (predictions["stage"] != "external")].reset_index(drop=True)
     paths = [f"images/film-{i:04d}.png" for i in range(len(own))]
     images = own[[*CASE, "region"]].assign(image=own.index, panel=own.index, path=paths)
@@ -443,13 +449,13 @@ def classes(
     )
 
 
-def drop_of(results: Results, stage: str, learner: str, outcome: str) -> dict[str, Drop]:
+def drop_of(results: Results, stage: str, learner: str, outcome: str) -> ByMetric:
     """The figures of the external cohort minus those of a stage, with intervals of a fixed width."""
-    drops, outside = {}, results.figures("external", learner, outcome)
-    for metric, internal in results.figures(stage, learner, outcome).items():
+    drops, outside = {}, results.figures.of("external", learner, outcome)
+    for metric, internal in results.figures.of(stage, learner, outcome).items():
         if (there := outside[metric].value) is not None and internal.value is not None:
             d = there - internal.value
-            drops[metric] = Drop(internal.value, there, d, d - 0.05, d + 0.05, stage, False)
+            drops[metric] = Estimate(d, d - 0.05, d + 0.05, rough=False)
     return drops
 
 
@@ -497,16 +503,16 @@ def split_by_image(context: ReportContext, value: float) -> ReportContext:
     """The context with what a split by image would have claimed of every learner."""
     outcome, stage, ends = context.outcome, context.stage, {"value": value, "low": value - 0.02, "high": value + 0.01}
     changed = ("auroc", "sensitivity", "specificity", "accuracy")
-    by_learner: dict[str, dict[str, Figures]] = {}
+    cells: dict[Cell, ByMetric] = {}
     for learner in context.learners:
         figures = dict(context.figures(stage, learner))
         new = {name: dataclasses.replace(f, **ends) for name, f in figures.items() if name in changed}
-        by_learner[learner] = {outcome: figures | new}
+        cells[Cell(stage, learner, outcome, IMAGES)] = figures | new
     images = context.cohort_images.groupby("subject").size()
     several = int((images > 1).sum())
     main = {"target": outcome, "stage": stage, "learner": context.learner, "kind": context.kind}
-    split = ImageSplit({stage: by_learner}, main, several - 2, several, len(images), int(images.sum()))
-    return with_results(context, image_split=split)
+    split = ImageSplit(main, several - 2, several, len(images), int(images.sum()))
+    return with_figures(with_results(context, image_split=split), cells)
 
 
 def with_results(context: ReportContext, **changes: Any) -> ReportContext:
@@ -516,7 +522,7 @@ def with_results(context: ReportContext, **changes: Any) -> ReportContext:
 
 def without_truth(context: ReportContext) -> ReportContext:
     """The context had no case a reference value."""
-    results = Results({}, {}, {}, {}, Headline(context.outcome, None, None, None, None, context.kind), [])
+    results = Results(Headline(context.outcome, None, None, None, context.kind))
     return dataclasses.replace(context, metrics=results, predictions=context.predictions.assign(y_true=np.nan))
 
 
@@ -525,7 +531,7 @@ def finished(context: ReportContext, folder: Path, **changes: Any) -> Path:
     run = RunFolder(folder)
     contents = {
         "study": context.study.model_dump(mode="json"),
-        "metrics": plain(context.metrics),
+        "metrics": encoded(context.metrics),
         "splits": {"folds": 5, **context.splits},
         "audit": context.audit,
     }
@@ -560,12 +566,17 @@ def estimate(
     return dataclasses.replace(Estimate(value, low, high, subjects, subjects, rough=False), **changes)
 
 
-def with_own(context: ReportContext, own: Figures | None = None, **entry: Any) -> ReportContext:
+def with_figures(context: ReportContext, cells: Mapping[Cell, ByMetric]) -> ReportContext:
+    """The context with other figures in some cells; no figures remove a cell."""
+    own = {cell: figures for cell, figures in (context.metrics.figures.cells | dict(cells)).items() if figures}
+    return with_results(context, figures=Figures(own))
+
+
+def with_own(context: ReportContext, own: ByMetric | None = None, **entry: Any) -> ReportContext:
     """The context with other figures of the shown learner, or other fields of its classes."""
     stage, learner, outcome = context.stage, context.learner, context.outcome
-    metrics, classes_ = copy.deepcopy(context.metrics.metrics), copy.deepcopy(context.metrics.classes)
-    if own is not None:
-        metrics[stage][learner][outcome] = own
+    classes_ = copy.deepcopy(context.metrics.classes)
     if entry:
         classes_[stage][learner][outcome] = dataclasses.replace(classes_[stage][learner][outcome], **entry)
-    return with_results(context, metrics=metrics, classes=classes_)
+    changed = {Cell(stage, learner, outcome): own} if own is not None else {}
+    return with_figures(with_results(context, classes=classes_), changed)

@@ -12,7 +12,7 @@ from sklearn.linear_model import Ridge
 import casewise
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.evaluate import Outcomes, evaluate
-from casewise.evaluation.headline import against_baselines
+from casewise.evaluation.headline import best_baseline
 from casewise.models.backbones import build_network
 from casewise.models.feature_maps import feature_maps, widest
 from casewise.models.outputs import Output
@@ -135,8 +135,8 @@ def test_the_headline_is_compared_with_the_best_baseline(good: str, code: str) -
     outcomes, plan = Outcomes("extent"), Plan(200, 0.95, 0)
     results = evaluate(table, outcomes, plan)
     assert results["main"]["learner"] == "net"
-    compared = against_baselines(results)
-    gap = compared.differences["ccc"]
+    assert best_baseline(results) == ("linear_pixels", 1)
+    gap = results.figures.contrasts("oof", "extent").gap("ccc", "net", "linear_pixels")
     assert verdict(gap.low, gap.high, "ccc") == code
 
 
@@ -146,8 +146,9 @@ def test_the_interval_allows_for_the_choice_among_learners() -> None:
     predictions = {name: truth + random.normal(size=60) for name in [*names, "linear_pixels"]}
     for learners in (("net0", "linear_pixels"), tuple(predictions)):
         table = table_of(truth, {name: predictions[name] for name in learners})
-        difference = against_baselines(evaluate(table, Outcomes("extent"), Plan(200, 0.95, 0)))["differences"]["ccc"]
-        widths.append(difference["high"] - difference["low"])
+        results = evaluate(table, Outcomes("extent"), Plan(200, 0.95, 0))
+        difference = results.figures.contrasts("oof", "extent").gap("ccc", results.main.learner, "linear_pixels")
+        widths.append(difference.high - difference.low)
     # with more learners, one of them is better by chance more often
     assert widths[1] > 1.2 * widths[0]
 

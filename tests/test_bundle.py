@@ -15,7 +15,7 @@ import pytest
 
 from casewise.console import Silent
 from casewise.errors import CasewiseError, RunError, SplitError, WeightsError
-from casewise.evaluation.results import plain
+from casewise.evaluation.record import plain
 from casewise.inference.model import load_bundle
 from casewise.inference.output_table import predict_to_file
 from casewise.models.weights import check_bundle_subjects

@@ -138,8 +138,8 @@ class TestDecisions:
         p, truth = drawn(120)
         rows, outcome = rows_of(p, truth), study_of_classes("binary").primary_outcome
         rows = rows.assign(target=outcome)
-        main = Headline(outcome, "test", "net", chosen_on="oof", metrics={}, kind="classification")
-        results, settings = Results({}, {}, {}, {}, main, []), {"bootstrap_resamples": 100}
+        main = Headline(outcome, "test", "net", chosen_on="oof", kind="classification")
+        results, settings = Results(main), {"bootstrap_resamples": 100}
         plain = with_calibration(study_of_classes("binary", evaluation=settings), rows, results)
         assert plain.decision_curves is None
         study = study_of_classes("binary", evaluation={**settings, "decision_thresholds": [0.1, "30%"]})

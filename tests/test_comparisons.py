@@ -8,8 +8,10 @@ import pytest
 
 from casewise.errors import RunError
 from casewise.evaluation.bootstrap import Plan, compare, differences, pair_intervals
+from casewise.evaluation.figures import Cell, Estimate, Figures
 from casewise.evaluation.intervals import Basis
-from casewise.evaluation.results import Comparison, Difference, Headline, Results, plain
+from casewise.evaluation.metrics_file import encoded
+from casewise.evaluation.results import Headline, Results
 from casewise.metrics.registry import columns
 from casewise.predictions.table import check
 from casewise.report.context import read_context
@@ -28,27 +30,20 @@ def test_no_winner_inside_the_noise() -> None:
     rng = np.random.default_rng(8)
     learners = {f"net{n}": truth + rng.normal(0, 3, len(truth)) for n in range(3)}
     learners |= {"bad": truth + rng.normal(0, 12, len(truth)), "same": learners["net0"]}
-    for name, found in compare(truth, learners, subjects, PLAN).items():
-        assert "bad" not in found.indistinguishable, name
-        assert found.best == found.indistinguishable[0]
-        for learner, difference in found.differences.items():
-            inside = difference.low <= 0 <= difference.high
-            assert difference.indistinguishable == inside == (learner in found.indistinguishable)
-    best = compare(truth, learners, subjects, PLAN)["mae"]
-    assert {"net0", "same"} <= set(best.indistinguishable) or not {"net0", "same"} & set(best.indistinguishable)
+    found = compare(truth, learners, subjects, PLAN)
+    for name in ("mae", "ccc"):
+        assert not found.gap(name, "bad", found.best(name)).open, name
+    as_good = [found.gap("mae", name, found.best("mae")).open for name in ("net0", "same")]
+    assert as_good[0] == as_good[1]
 
 
 def test_fewer_than_ten_subjects_name_no_winner() -> None:
     truth = np.arange(20.0)
     learners = {"near": truth + 0.1, "far": truth + 9}
-    nine = compare(truth, learners, np.arange(20) % 9, PLAN, metrics=["mae"])["mae"]
-    ten = compare(truth, learners, np.arange(20) % 10, PLAN, metrics=["mae"])["mae"]
-    assert (nine.rough, nine.indistinguishable) == (True, ["near", "far"])
-    assert nine.differences["far"].indistinguishable is True
-    assert (nine.differences["far"].low, nine.differences["far"].high) == (None, None)
-    assert nine.differences["far"].difference == pytest.approx(8.9)
-    assert (ten.rough, ten.indistinguishable) == (False, ["near"])
-    assert ten.differences["far"].indistinguishable is False
+    nine = compare(truth, learners, np.arange(20) % 9, PLAN, metrics=["mae"]).gap("mae", "far", "near")
+    ten = compare(truth, learners, np.arange(20) % 10, PLAN, metrics=["mae"]).gap("mae", "far", "near")
+    assert (nine.value, nine.low, nine.high, nine.rough) == (pytest.approx(8.9), None, None, True)
+    assert (nine.open, ten.open, ten.rough) == (True, False, False)
 
 
 def test_intervals_end_at_the_largest_difference_of_the_metric() -> None:
@@ -56,7 +51,7 @@ def test_intervals_end_at_the_largest_difference_of_the_metric() -> None:
     samples = {name: np.column_stack([point[0] - drawn, point[1] + drawn]) for name, point in points.items()}
     basis = Basis(dict.fromkeys(points, np.tile(np.eye(2), (6, 1))), np.ones((12, 1, 1), bool), {}, 0.95)
     found = differences(points, samples, basis, ["a", "b"], dict.fromkeys(points, 5.0), PLAN, n_subjects=11)
-    ends = {name: next(iter(entry.differences.values())) for name, entry in found.items()}
+    ends = {name: found.gap(name, *sorted("ab", key=lambda one: one == found.best(name))) for name in points}
     assert ends["auroc"].low == -1 < -0.71 < ends["auroc"].high < 1
     assert ends["mae"].high > 1, "an error has no bounds"
 
@@ -81,7 +76,8 @@ def test_equal_learners_of_skewed_scores_are_seldom_told_apart() -> None:
         for first in range(0, 12, 3):
             own = {name: learners[name] for name in list(learners)[first : first + 3]}
             found = compare(truth, own, np.arange(60), plan, metrics=["pcc", "ccc", "icc"])
-            calls += [len(entry.indistinguishable) < 3 for entry in found.values()]
+            metrics = ("pcc", "ccc", "icc")
+            calls += [not all(found.gap(m, name, found.best(m)).open for name in own) for m in metrics]
     assert (calls / 240 <= 0.06).all()
 
 
@@ -114,11 +110,10 @@ def run_of(folder: Path, error: float, *, target: str = "extent", study: Any = (
     stated |= {"backbones": ["resnet18"], "evaluation": {"bootstrap_resamples": 100}} | dict(study)
     run.study.write(Study.model_validate(stated).model_dump(mode="json"))
     figures = {name: estimate(1.0, subjects=30) for name in columns("page", "regression")}
-    differences = {"net": Difference(0.1, None, None, indistinguishable=True)}
-    own = Comparison("first", ["first", "net"], 30, False, differences, {})
-    main = Headline(target, "oof", "net", None, None, "regression")
-    results = Results({"oof": {"net": {target: figures}}}, {"oof": {target: {"mae": own}}}, {}, {}, main, [])
-    run.metrics.write(plain(results))
+    net, main = Cell("oof", "net", target), Headline(target, "oof", "net", None, "regression")
+    gaps = {name: {"mae": Estimate(gap, None, None, 30, rough=False)} for name, gap in (("first", 0.0), ("net", 0.1))}
+    cells = {net: figures} | {net._replace(learner=name, contrast="first"): gap for name, gap in gaps.items()}
+    run.metrics.write(encoded(Results(main, Figures(cells))))
     sides = {"1": {"subjects": 30, "cases": 30}, "test": {"subjects": 0, "cases": 0}}
     run.splits.write({"n": sides, "folds": 1, "hash": "x", "subjects": {}})
     images = predicted[["case", "subject", "visit", "region"]].drop_duplicates()
@@ -130,8 +125,8 @@ def run_of(folder: Path, error: float, *, target: str = "extent", study: Any = (
 def test_the_better_run_is_best_and_the_other_has_its_interval(tmp_path: Path) -> None:
     runs = [run_of(tmp_path / "a", 3.0), run_of(tmp_path / "b", 0.1, study={"description": "Trained\nfor longer."})]
     compared = comparisons([read_context(folder) for folder in runs], ["extent"])["extent"]
-    assert compared.best == "net (b)"
-    assert (compared.differences["net"].low or 0.0) > 0
+    assert compared.best("mae") == "net (b)"
+    assert (compared.gap("mae", "net", "net (b)").low or 0.0) > 0
     text = write_results(runs[0], tmp_path / "page.md", others=runs[1:]).read_text()
     assert "## Beside b\n\nb: Trained for longer.\n" in text
     assert "| net (b) |" in text

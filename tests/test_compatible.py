@@ -10,7 +10,7 @@ import pytest
 
 import casewise
 from casewise.errors import DamagedError, StudyError
-from casewise.evaluation.results import read_results
+from casewise.evaluation.metrics_file import read_results
 from casewise.run_folder import RunFolder
 
 VERSIONS = sorted(path for path in (Path(__file__).parent / "compatible").iterdir() if path.is_dir())

@@ -72,7 +72,7 @@ def figures(done: Run) -> dict[str, Any]:
 
 
 def right(done: Run) -> float:
-    return float(done.results["metrics"]["oof"][NETWORK]["label"]["accuracy"]["value"])
+    return float(done.results.figures.of("oof", NETWORK, "label")["accuracy"].value)
 
 
 def test_a_network_that_knows_a_class_by_its_bars_changes_its_answers(with_shortcut: Run) -> None:

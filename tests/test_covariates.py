@@ -215,13 +215,13 @@ def covariate_run(chests: Path, tmp_path_factory: pytest.TempPathFactory) -> Run
 
 def test_a_run_compares_the_models_and_reports_the_images(covariate_run: Run) -> None:
     results = covariate_run.finished.results
-    assert {COVARIATES, JOINED, "linear_pixels"} == set(results.metrics["oof"])
+    assert {COVARIATES, JOINED, "linear_pixels"} == set(results.learners("oof"))
     assert results.main.learner == "linear_pixels"
     entry = results.added_value
     assert (entry.images, entry.columns) == (["linear_pixels"], {"age": NUMBER, "sex": CATEGORY})
-    gap = results.comparisons["oof"]["label"]["auroc"].from_baseline[COVARIATES][JOINED]
-    figures = [results.figures("oof", name, "label")["auroc"].value for name in (JOINED, COVARIATES)]
-    assert gap.difference == pytest.approx(figures[0] - figures[1], abs=1e-5)
+    gap = results.figures.contrasts("oof", "label").gap("auroc", JOINED, COVARIATES)
+    figures = [results.figures.of("oof", name, "label")["auroc"].value for name in (JOINED, COVARIATES)]
+    assert gap.value == pytest.approx(figures[0] - figures[1], abs=1e-5)
     declared = [point for point in entry.decision_curves[JOINED] if point.declared]
     assert [point.threshold for point in declared] == [0.3]
     assert declared[0].over_other is not None

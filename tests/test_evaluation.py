@@ -7,10 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from casewise.evaluation.bootstrap import Estimate, Plan
+from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.caveats import lower_on_test
 from casewise.evaluation.evaluate import FollowUp, Outcomes, evaluate
-from casewise.evaluation.results import Results, from_json, plain
+from casewise.evaluation.figures import READERS, ByMetric, Cell, Estimate, Figures
+from casewise.evaluation.metrics_file import decoded, encoded
+from casewise.evaluation.results import Results
 from casewise.metrics.registry import metric_of, metrics_of
 from casewise.predictions.scores import apply_scores
 from casewise.predictions.table import check
@@ -74,17 +76,18 @@ def test_every_learner_and_key_has_every_metric_with_its_interval(told: Results)
     places = ("", "[upper]", "[trunk]", "[lower]")
     keys = [f"{target}{where}" for target in ("severity", "area", "composite") for where in places]
     for stage, n_subjects in (("oof", 24), ("test", 6)):
-        assert set(told.metrics[stage]) == set(ERRORS)
-        for figures in told.metrics[stage].values():
-            assert list(figures) == [*keys, "pasi"]
-            for key, metrics in figures.items():
+        assert set(told.learners(stage)) == set(ERRORS)
+        for learner in ERRORS:
+            assert told.figures.names("target", stage=stage, learner=learner) == [*keys, "pasi"]
+            for key in (*keys, "pasi"):
+                metrics = told.figures.of(stage, learner, key)
                 regions = 1 if "[" in key or key == "pasi" else 3
                 assert set(metrics) == set(NUMBER_METRICS)
                 for name, figure in metrics.items():
                     assert figure.low <= figure.value <= figure.high
                     assert (figure.n_subjects, figure.n_cases) == (n_subjects, 4 * regions * n_subjects)
                     assert figure.rough == (n_subjects < metric_of(name).rough_below)
-    assert from_json(Results, json.loads(json.dumps(plain(told), allow_nan=False))) == told
+    assert decoded(json.loads(json.dumps(encoded(told), allow_nan=False))) == told
 
 
 def test_the_figures_are_those_of_the_mean_of_the_networks(table: pd.DataFrame, told: Results) -> None:
@@ -97,13 +100,13 @@ def test_the_figures_are_those_of_the_mean_of_the_networks(table: pd.DataFrame, 
         means = part.groupby(["case", "region"])[["y_true", "y_pred"]].mean()
         for name in NUMBER_METRICS:
             expected = metric_value(name, means["y_true"].to_numpy(), means["y_pred"].to_numpy())
-            assert told.metrics["test"]["fair"][key][name].value == pytest.approx(expected, rel=1e-5)
+            assert told.figures.of("test", "fair", key)[name].value == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_headline_is_chosen_out_of_fold(told: Results) -> None:
     main = told.main
     assert (main.target, main.stage, main.learner, main.chosen_on) == ("pasi", "test", "good", "oof")
-    assert main.metrics == told.metrics["test"]["good"]["pasi"]
+    assert told.headline == told.figures.of("test", "good", "pasi")
 
 
 def test_without_a_stage_to_choose_on_the_headline_is_not_chosen(table: pd.DataFrame) -> None:
@@ -137,14 +140,13 @@ def test_readers_stand_beside_the_learners(table: pd.DataFrame) -> None:
     readers = pd.concat(
         [cases.assign(reader=r, value=cases["y_true"] + rng.normal(0, 1, len(cases))) for r in ("senior", "junior")]
     ).drop(columns="y_true")
-    found = evaluate(table, Outcomes("pasi"), Plan(50), readers=readers, follow_up=FollowUp()).readers
-    pair = "junior | senior"
-    assert found.between["all"]["pasi"][pair]["mae"].n_cases == 120
-    assert found.between["test"]["pasi"][pair]["mae"].n_cases == 24
-    assert found.learners["test"]["good"]["pasi"]["senior"]["mae"].n_cases == 24
+    found = evaluate(table, Outcomes("pasi"), Plan(50), readers=readers, follow_up=FollowUp()).figures
+    for stage, count in (("all", 120), ("test", 24)):
+        assert found.of(stage, "", "pasi", READERS, "junior | senior")["mae"].n_cases == count
+    assert found.of("test", "good", "pasi", READERS, contrast="senior")["mae"].n_cases == 24
     # readers score cases, so that those of a target by region have no prediction to be compared with
     regional = evaluate(table, Outcomes("area"), Plan(50), readers=readers.assign(target="area"))
-    assert regional.readers.learners["oof"] == {"good": {}, "fair": {}, "poor": {}}
+    assert set(regional.figures.names("learner", population=READERS)) <= {""}
     assert "readers_at_other_level" in codes(regional)
 
 
@@ -153,18 +155,18 @@ def test_one_subject_with_one_visit_is_no_failure(table: pd.DataFrame) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = evaluate(alone, Outcomes("pasi"), Plan(50), bands={"clear": 0, "mild": 1}, follow_up=FollowUp())
-    mae = found.metrics["oof"]["good"]["pasi"]["mae"]
+    mae = found.figures.of("oof", "good", "pasi")["mae"]
     assert mae.value is not None
     assert (mae.low, mae.high, mae.rough) == (None, None, True)
-    assert found.metrics["oof"]["good"]["pasi"]["ccc"].reason == "1 values; 3 are needed"
-    json.dumps(plain(found), allow_nan=False)
+    assert found.figures.of("oof", "good", "pasi")["ccc"].reason == "1 values; 3 are needed"
+    json.dumps(encoded(found), allow_nan=False)
 
 
 def test_of_several_images_of_a_case_each_is_evaluated_and_bands_are_of_cases(table: pd.DataFrame) -> None:
     one = table[(table["target"] == "pasi") & (table["stage"] == "oof")]
     films = pd.concat([one.assign(image=f"film{n}", y_pred=one["y_pred"] + n) for n in (0, 1)])
     found = evaluate(films, Outcomes("pasi"), Plan(50), bands={"clear": 0, "mild": 1}, follow_up=FollowUp())
-    assert found.metrics["oof"]["good"]["pasi"]["mae"].n_cases == 2 * 96
+    assert found.figures.of("oof", "good", "pasi")["mae"].n_cases == 2 * 96
     assert np.sum(found.bands.stages["oof"]["good"].confusion) == 96
     assert found.response["oof"]["good"].n_visits == 72
 
@@ -172,21 +174,20 @@ def test_of_several_images_of_a_case_each_is_evaluated_and_bands_are_of_cases(ta
 def test_a_main_outcome_by_region_has_no_response(table: pd.DataFrame) -> None:
     found = evaluate(table, Outcomes("composite"), Plan(50), bands={"clear": 0, "mild": 1}, follow_up=FollowUp())
     assert found.response == {} == found.bands.stages
-    named = evaluate(table, Outcomes("pasi", ["area"]), Plan(50)).metrics["oof"]["good"]
-    assert list(named) == ["area", "area[upper]", "area[trunk]", "area[lower]", "pasi"]
+    named = evaluate(table, Outcomes("pasi", ["area"]), Plan(50)).figures.names("target", stage="oof")
+    assert named == ["area", "area[upper]", "area[trunk]", "area[lower]", "pasi"]
 
 
 def test_the_same_seed_gives_the_same_figures(table: pd.DataFrame) -> None:
     some = table
     first, again, others = (evaluate(some, Outcomes("pasi"), Plan(99, seed=n), follow_up=FollowUp()) for n in (1, 1, 2))
     assert first == again
-    assert first.comparisons != others.comparisons
+    assert first.figures.contrasts("oof", "pasi") != others.figures.contrasts("oof", "pasi")
     # figures and their intervals need no random numbers
-    one = first.metrics
-    assert one == others.metrics
+    assert all(one.figures.select(contrast="") == first.figures.select(contrast="") for one in (again, others))
     shuffled = some.sample(frac=1, random_state=0)
-    mixed = evaluate(shuffled, Outcomes("pasi"), Plan(100, seed=1)).metrics["test"]["good"]["pasi"]["mae"]
-    assert mixed == one["test"]["good"]["pasi"]["mae"]
+    mixed = evaluate(shuffled, Outcomes("pasi"), Plan(100, seed=1)).figures.of("test", "good", "pasi")["mae"]
+    assert mixed == first.figures.of("test", "good", "pasi")["mae"]
 
 
 @pytest.mark.parametrize(
@@ -194,13 +195,13 @@ def test_the_same_seed_gives_the_same_figures(table: pd.DataFrame) -> None:
     [(0.6, 1, 80, True), (0.8, 1, 80, False), (0.95, 1, 80, False), (0.6, 1, 9, False), (0.72, 33, 80, False)],
 )
 def test_a_fall_beyond_chance_is_told(tested: float, learners: int, subjects: int, told: bool) -> None:
-    def figures(value: float, half: float, n: int) -> dict[str, dict[str, Estimate]]:
-        return {"grade": {"kappa_quadratic": Estimate(value, value - half, value + half, n, n, False)}}
+    def figures(value: float, half: float, n: int) -> ByMetric:
+        return {"kappa_quadratic": Estimate(value, value - half, value + half, n, n, False)}
 
-    inside = {f"m{n}": figures(0.86, 0.08, 80) for n in range(learners)}
-    both = {"oof": inside, "test": {"m0": figures(tested, 0.1, subjects)}}
-    found = lower_on_test(both, "grade", "m0", "kappa_quadratic")
+    cells = {Cell("oof", f"m{n}", "grade"): figures(0.86, 0.08, 80) for n in range(learners)}
+    cells[Cell("test", "m0", "grade")] = figures(tested, 0.1, subjects)
+    found = lower_on_test(Figures(cells), "grade", "m0", "kappa_quadratic")
     assert bool(found) is told
     if told:
         assert (found[0]["code"], found[0]["test"]["value"]) == ("test_below_oof", tested)
-    assert lower_on_test({"oof": inside}, "grade", "m0", "kappa_quadratic") == []
+    assert lower_on_test(Figures(cells).select(stage="oof"), "grade", "m0", "kappa_quadratic") == []

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from casewise.evaluation.bootstrap import Plan, by_subject, draw, percentiles, resample
-from casewise.evaluation.results import plain
+from casewise.evaluation.record import plain
 from casewise.metrics.numbers import moments, number_metrics, sum_by_subject
 from casewise.metrics.registry import metrics_of
 from tests.prediction_rows import metric_value

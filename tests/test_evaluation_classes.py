@@ -15,7 +15,8 @@ from casewise.evaluation.bootstrap import Plan, draw
 from casewise.evaluation.caveats import caveat
 from casewise.evaluation.classification import classes_of, judge_classes, widen
 from casewise.evaluation.evaluate import Outcomes, evaluate
-from casewise.evaluation.results import Results, from_json, plain
+from casewise.evaluation.metrics_file import decoded, encoded
+from casewise.evaluation.results import Results
 from casewise.evaluation.thresholds import choose_threshold
 from casewise.metrics.calibration import fit_temperature, scaled
 from casewise.metrics.classes import Classes, Samples, class_metrics
@@ -224,9 +225,10 @@ def told() -> Results:
 
 def test_a_study_of_classes_has_every_figure(told: Results) -> None:
     for stage, n in (("oof", 90), ("test", 30)):
-        for figures_of in told.metrics[stage].values():
-            assert ("auroc_pooled" in figures_of["dx"]) is (stage == "oof")
-            for name, figure in figures_of["dx"].items():
+        for learner in told.learners(stage):
+            figures = told.figures.of(stage, learner, "dx")
+            assert ("auroc_pooled" in figures) is (stage == "oof")
+            for name, figure in figures.items():
                 if metric_of(name).interval is None:
                     assert figure.low is figure.high is None
                 else:
@@ -243,14 +245,15 @@ def test_a_study_of_classes_has_every_figure(told: Results) -> None:
         assert block.reliability_calibrated
         rules = ["youden", "sensitivity >= 0.9", "sensitivity >= 0.5"]
         assert [(o.label, o.rule) for o in block.operating] == [(c, r) for c in NAMES[:3] for r in rules]
-    assert set(told.comparisons["test"]["dx"]) == {"accuracy", "auroc", "f1", "log_loss"}
-    found = told.comparisons["oof"]["dx"]["auroc"]
-    assert (found.best, found.differences["poor"].indistinguishable) == ("good", False)
-    assert told.comparisons["oof"]["dx"]["log_loss"].differences["poor"].low > 0
+    compared = told.figures.contrasts("test", "dx").cells.values()
+    assert {name for own in compared for name in own} == {"accuracy", "auroc", "f1", "log_loss"}
+    found = told.figures.contrasts("oof", "dx")
+    assert (found.best("auroc"), found.gap("auroc", "poor", "good").open) == ("good", False)
+    assert found.gap("log_loss", "poor", found.best("log_loss")).low > 0
     main = told.main
     assert (main.kind, main.stage, main.learner, main.chosen_on) == ("classification", "test", "good", "oof")
-    assert main.metrics == told.metrics["test"]["good"]["dx"]
-    assert from_json(Results, json.loads(json.dumps(plain(told), allow_nan=False))) == told
+    assert told.headline == told.figures.of("test", "good", "dx")
+    assert decoded(json.loads(json.dumps(encoded(told), allow_nan=False))) == told
 
 
 def test_nothing_is_chosen_on_the_cases_that_it_is_judged_on(told: Results) -> None:
@@ -263,7 +266,7 @@ def test_nothing_is_chosen_on_the_cases_that_it_is_judged_on(told: Results) -> N
     assert test.temperature == pytest.approx(fit_temperature(p, truth), rel=1e-5)
     others = (folds != 1).to_numpy()
     assert oof["temperature_by_fold"]["1"] == pytest.approx(fit_temperature(p[others], truth[others]), rel=1e-5)
-    figure = told.metrics["test"]["good"]["dx"]
+    figure = told.figures.of("test", "good", "dx")
     assert figure["log_loss_calibrated"].value < figure["log_loss"].value
     point = test.operating[1]
     assert point.threshold == choose_threshold(p[:, 0], truth == 0, 0.9)
@@ -283,7 +286,7 @@ def test_nothing_is_chosen_on_the_cases_that_it_is_judged_on(told: Results) -> N
 def test_of_two_classes_everything_is_about_the_positive_one() -> None:
     rows = table(subjects=90, k=2)
     found = evaluate(rows, Outcomes("dx", classes={"dx": ["covid", "none"]}, positive={"dx": "none"}), Plan(50))
-    figure, block = found.metrics["oof"]["good"]["dx"], found.classes["oof"]["good"]["dx"]
+    figure, block = found.figures.of("oof", "good", "dx"), found.classes["oof"]["good"]["dx"]
     assert (figure["sensitivity"], figure["specificity"]) == (figure["recall[none]"], figure["recall[covid]"])
     assert figure["auroc"].value == figure["auroc[covid]"].value == figure["auroc[none]"].value
     assert "top2_accuracy" not in figure
@@ -294,12 +297,12 @@ def test_of_two_classes_everything_is_about_the_positive_one() -> None:
 def test_grades_are_judged_by_their_distance() -> None:
     rows = table(subjects=90, k=5, kind="ordinal")
     found = evaluate(rows, Outcomes("dx"), Plan(50))
-    figure = found.metrics["oof"]["good"]["dx"]
+    figure = found.figures.of("oof", "good", "dx")
     assert "top2_accuracy" not in figure
     assert figure["mae"].value > 0
-    assert "kappa_quadratic" in found.comparisons["oof"]["dx"]
+    assert found.figures.contrasts("oof", "dx").best("kappa_quadratic")
     assert found.main.kind == "ordinal"
-    kappas = {name: keys["dx"]["kappa_quadratic"].value for name, keys in found.metrics["oof"].items()}
+    kappas = {name: found.figures.of("oof", name, "dx")["kappa_quadratic"].value for name in found.learners("oof")}
     assert found.main.learner == max(kappas, key=lambda name: kappas[name])
 
 
@@ -313,20 +316,21 @@ def test_a_missing_class_and_a_single_subject_are_said_and_no_failure() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         alone = evaluate(rows[rows["subject"] == "s0001"], Outcomes("dx"), Plan(50))
-    json.dumps(plain([found, alone]), allow_nan=False)
+    json.dumps([encoded(found), encoded(alone)], allow_nan=False)
     unknown = evaluate(rows.assign(y_true=np.nan), Outcomes("dx"), Plan(50))
-    assert (unknown.metrics, unknown.main.learner, unknown.main.kind) == ({}, None, "classification")
+    assert (unknown.stages, unknown.main.learner, unknown.main.kind) == ([], None, "classification")
 
 
 def test_learners_are_compared_on_the_cases_that_all_predicted() -> None:
     rows = table(subjects=60)
     gaps = rows[~((rows["model"] == "poor") & (rows["subject"] < "s0006"))]
     found = evaluate(gaps, Outcomes("dx"), Plan(50))
-    assert found.metrics["oof"]["poor"]["dx"]["auroc"].n_cases == 54
-    assert found.metrics["oof"]["good"]["dx"]["auroc"].n_cases == 60
-    assert found.comparisons["oof"]["dx"]["auroc"].n_subjects == 54
+    assert found.figures.of("oof", "poor", "dx")["auroc"].n_cases == 54
+    assert found.figures.of("oof", "good", "dx")["auroc"].n_cases == 60
+    of_all = found.figures.contrasts("oof", "dx")
+    assert of_all.gap("auroc", "poor", of_all.best("auroc")).n_subjects == 54
     both = evaluate(rows[rows["subject"] >= "s0006"], Outcomes("dx"), Plan(50))
-    assert found.comparisons["oof"]["dx"]["f1"] == both.comparisons["oof"]["dx"]["f1"]
+    assert of_all == both.figures.contrasts("oof", "dx")
 
 
 def test_names_that_do_not_fit_are_refused() -> None:

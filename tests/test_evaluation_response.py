@@ -10,8 +10,8 @@ from scipy.stats import binomtest
 from sklearn.metrics import cohen_kappa_score
 
 from casewise.evaluation.bootstrap import Plan
+from casewise.evaluation.record import plain
 from casewise.evaluation.response import percent_change, rate, response
-from casewise.evaluation.results import plain
 
 PLAN = Plan(resamples=200)
 

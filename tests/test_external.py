@@ -77,7 +77,7 @@ def test_adding_a_cohort_trains_nothing(before: tuple[Run, dict[Path, int]], don
     assert trained_files(done.folder) == before[1]
     inside = done.rows[done.rows["stage"] != "external"].reset_index(drop=True)
     pd.testing.assert_frame_equal(inside, before[0].rows)
-    assert before[0].results.external_drop is None
+    assert not before[0].results.drop(LEARNER)
 
 
 def test_every_image_there_is_predicted_by_the_mean_of_the_folds(done: Run, there: Path) -> None:
@@ -115,16 +115,17 @@ def test_a_network_with_other_weights_predicts_again(done: Run, tmp_path: Path) 
 
 
 def test_the_drop_is_told_with_its_interval(done: Run) -> None:
-    inside, outside = (done.results.metrics[stage][LEARNER]["label"] for stage in ("test", "external"))
-    lost = done.results.external_drop[LEARNER]
+    inside, outside = (done.results.figures.of(stage, LEARNER, "label") for stage in ("test", "external"))
+    lost = done.results.drop(LEARNER)
+    stored = done.files.metrics.read()["external_drop"][LEARNER]
     assert {"accuracy", "auroc", "f1"} <= set(lost)
     for name, found in lost.items():
-        assert (found.internal_stage, found.internal) == ("test", pytest.approx(inside[name].value, abs=1e-5))
-        assert found.external == pytest.approx(outside[name].value, abs=1e-5)
-        assert found.difference == pytest.approx(found.external - found.internal, abs=1e-5)
+        assert found.value == pytest.approx(outside[name].value - inside[name].value, abs=1e-5)
+        ends = {"internal": inside[name].value, "external": outside[name].value, "internal_stage": "test"}
+        assert ends.items() <= stored[name].items()
         # a class that most resamples of six subjects lack leaves no interval, here as in the figures themselves
         assert (found.low is None) is (inside[name].low is None)
-        assert found.low is None or found.low <= found.difference <= found.high
+        assert found.low is None or found.low <= found.value <= found.high
         assert found.rough
     assert lost["accuracy"].low < 0 < lost["accuracy"].high
     assert (outside["accuracy"].n_subjects, outside["accuracy"].n_cases) == (9, 18)
@@ -139,12 +140,13 @@ def test_results_by_a_column_of_the_external_table(done: Run, chests: Path, ther
     rows.to_csv(table, index=False)
     folder = Path(shutil.copytree(done.folder, tmp_path / "run"))
     again = run(chest_study(chests, **external(table, by="site")), folder)
-    groups = again.results["external_by"]["site"]
-    assert list(groups) == ["hill", "lake", "not recorded"]
-    counts = {name: by_learner[LEARNER]["accuracy"].n_cases for name, by_learner in groups.items()}
+    groups = again.results.figures.select(population="by site", learner=LEARNER)
+    accuracy = {cell.group: own["accuracy"] for cell, own in groups.cells.items()}
+    assert list(accuracy) == ["hill", "lake", "not recorded"]
+    counts = {name: figure.n_cases for name, figure in accuracy.items()}
     assert counts == {"hill": 7, "lake": 6, "not recorded": 5}
     right = again.rows.query("stage == 'external' and y_true == y_pred")
-    total = sum(by_learner[LEARNER]["accuracy"].value * counts[name] for name, by_learner in groups.items())
+    total = sum(figure.value * counts[name] for name, figure in accuracy.items())
     assert total == pytest.approx(len(right), abs=1e-3)
     page = write_results(folder, tmp_path / "page.md").read_text()
     assert "| lake | 6 |" in page

@@ -32,7 +32,7 @@ def refitted(tmp_path_factory: pytest.TempPathFactory, values: dict[str, Any], p
 
 def test_the_networks_of_the_folds_and_all_figures_are_kept(photograph_run: Run, refitted: Run) -> None:
     pd.testing.assert_frame_equal(photograph_run.rows, refitted.rows)
-    assert photograph_run.results["metrics"] == refitted.results["metrics"]
+    assert photograph_run.results.figures == refitted.results.figures
     for record in Path(photograph_run.folder).glob("jobs/*/fold*/job.json"):
         assert record.read_bytes() == (refitted.folder / record.relative_to(photograph_run.folder)).read_bytes()
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from casewise.evaluation.bootstrap import Plan
+from casewise.evaluation.figures import Cell
 from casewise.evaluation.results import Drift, Note
 from casewise.evaluation.robustness import drift
 from casewise.report.caveats import SENTENCES
@@ -15,7 +16,7 @@ from casewise.report.first_screen import Rival, rivals_line, screen
 from casewise.report.page import render
 from casewise.report.statements import KINDS, MARKS, Statement, statements, unlike_folds
 from casewise.report.tables import VERDICTS
-from tests.report_contexts import classes, films, numbers, with_own, with_results
+from tests.report_contexts import classes, films, numbers, with_figures, with_own, with_results
 
 QUESTIONS = ["Where does it fail?", "Does something simpler do as well?", "Can it be trusted?"]
 QUESTIONS += ["What the model is, and how to use it"]
@@ -92,10 +93,8 @@ def test_a_column_stands_beside_an_auroc(report_of_two_classes: ReportContext, r
 def test_a_model_is_chosen_only_among_learners_with_a_figure_out_of_fold(report_of_classes: ReportContext) -> None:
     count = len(report_of_classes.candidates)
     assert f"among {count} out of fold" in getattr(statement(report_of_classes, "chosen"), "text", "")
-    metrics = dict(report_of_classes.metrics.metrics)
     other = next(name for name in report_of_classes.candidates if name != report_of_classes.learner)
-    metrics["oof"] = {name: figures for name, figures in metrics["oof"].items() if name != other}
-    fewer = with_results(report_of_classes, metrics=metrics)
+    fewer = with_figures(report_of_classes, {Cell("oof", other, report_of_classes.outcome): {}})
     assert f"among {count - 1} out of fold" in getattr(statement(fewer, "chosen"), "text", "")
 
 

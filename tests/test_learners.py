@@ -63,8 +63,8 @@ def test_baselines_change_no_bit_of_a_network(chest_run: casewise.Run, chests: P
     pd.testing.assert_frame_equal(own, chest_run.rows, check_exact=True)
     weights = [RunFolder(run.folder).job("test_resnet", 0).weights.path.read_bytes() for run in (both, chest_run)]
     assert (weights[0], both.results.main) == (weights[1], chest_run.results.main)
-    for stage, by_learner in chest_run.results.metrics.items():
-        assert both.results.metrics[stage]["test_resnet"] == by_learner["test_resnet"]
+    figures = [run.results.figures.select(learner="test_resnet", contrast="") for run in (both, chest_run)]
+    assert figures[0] == figures[1]
     new, alone = (load_bundle(run.folder).predict(chests) for run in (both, chest_run))
     of_network = new[new["learner"] == "test_resnet"].reset_index(drop=True)
     pd.testing.assert_frame_equal(of_network, alone.reset_index(drop=True), check_exact=True)
@@ -118,7 +118,7 @@ def test_a_third_kind_of_learner_is_one_file(tmp_path: Path, chests: Path) -> No
     assert read_study(path).learners == ["linear_pixels", "mean_colour"]
     rows = run.rows[run.rows["model"] == "mean_colour"]
     assert np.allclose(rows[["p0", "p1", "p2"]].sum(axis=1), 1)
-    assert run.results["metrics"]["oof"]["mean_colour"]["label"]["auroc"]["value"] is not None
+    assert run.results.figures.of("oof", "mean_colour", "label")["auroc"].value is not None
     new = load_bundle(run.folder).predict(chests, learner="networks")
     assert set(new["learner"]) == {"linear_pixels", "mean_colour"}
     assert learner_named("mean_colour").is_baseline

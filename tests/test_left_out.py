@@ -11,6 +11,8 @@ from casewise.console import Silent
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.evaluate import Outcomes, evaluate
 from casewise.evaluation.external import by_source, source_means
+from casewise.evaluation.figures import LEFT_OUT, Cell
+from casewise.evaluation.metrics_file import encoded
 from casewise.pipeline.evaluate import evaluate as evaluate_step
 from casewise.run_folder import RunFolder
 from casewise.study.loading import build_study
@@ -63,7 +65,7 @@ def results(table: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> di
     cohort: Any = SimpleNamespace(images=images, flow=[])
     written = evaluate_step(study, cohort, table, folder, Silent())
     outcomes = Outcomes("dx", classes={"dx": CLASSES}, positive={"dx": "covid"})
-    return {**written, "pooled": evaluate(table, outcomes, Plan(100))["main"]}
+    return {**encoded(written), "pooled": evaluate(table, outcomes, Plan(100)).main}
 
 
 def test_the_learner_is_not_chosen_by_pooled_figures(results: dict[str, Any]) -> None:
@@ -107,7 +109,9 @@ def test_the_interval_of_a_mean_of_small_sources_is_free_of_their_bias() -> None
         told = prediction_rows(who, truth, predicted, folds=np.ones(50), model="m", target="x")
         sources = {name: name[0] for name in who}
         by_site = by_source(told, "x", sources, plan=Plan(100))
-        mean = source_means(by_site, told, "x", sources, plan=Plan(200))["m"]["ccc"]
+        mean = source_means(by_site, told, "x", sources, plan=Plan(200)).of("oof", "m", "x", LEFT_OUT, contrast="mean")[
+            "ccc"
+        ]
         hits.append(mean["low"] <= 0.8 <= mean["high"])
         uncorrected.append(mean["value"])
     assert sum(hits) >= 8
@@ -120,7 +124,10 @@ def test_groups_count_the_images_that_are_evaluated() -> None:
     told = prediction_rows(who, truth, truth, folds=np.ones(20), model="m", target="x")
     told = told.assign(case=who, image=[f"{number}.jpg" for number in range(20)])
     by_site = by_source(told, "x", {name: name[0] for name in who}, plan=Plan(100))
-    assert [(each["m"]["mae"].n_cases, each["m"]["mae"].n_subjects) for each in by_site.values()] == [(10, 5), (10, 5)]
+    assert [(own["mae"].n_cases, own["mae"].n_subjects) for own in by_site.cells.values()] == [(10, 5), (10, 5)]
+
+
+MEAN = Cell("oof", "m", "dx", LEFT_OUT, contrast="mean")
 
 
 def test_means_within_sources_state_ranges_reasons_and_rough_classes() -> None:
@@ -135,7 +142,7 @@ def test_means_within_sources_state_ranges_reasons_and_rough_classes() -> None:
     told = pd.DataFrame(rows).assign(**shared, stage="oof", target="dx", kind="classification", outer_fold=1)
     sources = {name: name[0] for name in told["subject"]}
     judged = {"classes": CLASSES, "positive": "covid", "plan": Plan(200)}
-    means = source_means(by_source(told, "dx", sources, **judged), told, "dx", sources, **judged)["m"]
+    means = source_means(by_source(told, "dx", sources, **judged), told, "dx", sources, **judged).of(*MEAN)
     assert means["lr_positive"]["high"] > means["lr_positive"]["value"] > 1
     for name in ("accuracy", "auroc", "sensitivity"):
         assert 0 <= means[name]["low"] < means[name]["high"] <= 1
@@ -143,6 +150,6 @@ def test_means_within_sources_state_ranges_reasons_and_rough_classes() -> None:
     assert means["ece"].low is None
     assert means["ece"].reason
     lone = told[~told["subject"].str.startswith("b") | (told["subject"] == "b29")]
-    alone = source_means(by_source(lone, "dx", sources, **judged), lone, "dx", sources, **judged)["m"]
+    alone = source_means(by_source(lone, "dx", sources, **judged), lone, "dx", sources, **judged).of(*MEAN)
     assert alone["accuracy"].low is None
     assert "one subject" in str(alone["accuracy"].reason)

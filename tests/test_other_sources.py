@@ -11,6 +11,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 import casewise
+from casewise.evaluation.figures import KNOWN
 from casewise.models.outputs import Output
 from casewise.report.context import read_context
 from casewise.report.first_screen import sizes
@@ -90,10 +91,11 @@ def test_a_run_shows_known_and_left_out_sources(tmp_path: Path) -> None:
     pd.DataFrame(rows).to_csv(tmp_path / "c.csv", index=False)
     run = casewise.run(study_of(tmp_path), tmp_path / "run", show=False)
     results = run.results
-    known, means = results.known_sources, results.site_means
-    assert known is not None
-    assert set(known.by_site) == set(results.by_site or {}) == {"e", "w"}
-    assert set(known.site_means) == set(means or {})
+    known = results.figures.select(population=KNOWN)
+    assert {cell.group for cell in known.cells} == {"", "e", "w"} == {"", *results.sources}
+    assert {name for name in results.learners("oof") if results.over_sources(name, KNOWN)} == set(
+        results.learners("oof")
+    )
     sides = run.files.known_sources.splits.read()["subjects"]
     assert {(str(row["site"]), sides[str(row["subject"])]) for row in rows} == {(s, f) for s in "ew" for f in (1, 2)}
     context = read_context(run.folder)

@@ -12,6 +12,7 @@ from casewise.evaluation.bootstrap import Plan, draw, draw_within
 from casewise.evaluation.caveats import POOLED_GAP
 from casewise.evaluation.evaluate import Outcomes, evaluate
 from casewise.evaluation.external import drop
+from casewise.evaluation.figures import FOLD, Figures
 from casewise.evaluation.judges import over_folds
 from casewise.metrics.classes import Classes, Samples, class_metrics
 from casewise.metrics.registry import metric_of
@@ -29,9 +30,13 @@ def predicted(seed: int = 0, *, folds: int = 4, each: int = 20) -> pd.DataFrame:
     return pd.concat(rows, ignore_index=True)
 
 
+def by_fold(found: Figures, metric: str) -> list[float | None]:
+    return [own[metric].value for own in found.select(contrast="").cells.values()]
+
+
 def test_classes_as_scikit_learn_has_them() -> None:
     table = predicted()
-    found = over_folds(table, ["label"], {"label": ["a", "b", "c"]})["label"]
+    found = over_folds(table, ["label"], {"label": ["a", "b", "c"]})
     for model, rows in table.groupby("model"):
         for name, function in (
             ("accuracy", accuracy_score),
@@ -39,20 +44,20 @@ def test_classes_as_scikit_learn_has_them() -> None:
             ("recall", lambda t, p: recall_score(t, p, average="macro")),
         ):
             each = [function(part["y_true"], part["y_pred"]) for _, part in rows.groupby("outer_fold")]
-            told = found[model][name]
-            assert told["folds"] == pytest.approx(each)
-            assert (told["mean"], told["sd"]) == pytest.approx((np.mean(each), np.std(each, ddof=1)))
+            assert by_fold(found.select(learner=model), name) == pytest.approx(each)
+            mean, sd = (found.of("oof", model, "label", FOLD, contrast=end)[name].value for end in ("mean", "sd"))
+            assert (mean, sd) == pytest.approx((np.mean(each), np.std(each, ddof=1)))
 
 
 def test_numbers() -> None:
     table = predicted().assign(kind="regression", p0=np.nan, p1=np.nan, p2=np.nan)
     table["y_pred"] += np.random.default_rng(1).normal(size=len(table))
-    told = over_folds(table, ["label"])["label"]["net"]
+    told = over_folds(table, ["label"]).select(learner="net")
     parts = [part for _, part in table[table["model"] == "net"].groupby("outer_fold")]
     errors = [(part["y_true"] - part["y_pred"]).abs().mean() for part in parts]
-    assert told["mae"]["folds"] == pytest.approx(errors)
+    assert by_fold(told, "mae") == pytest.approx(errors)
     correlations = [np.corrcoef(part["y_true"], part["y_pred"])[0, 1] for part in parts]
-    assert told["pcc"]["folds"] == pytest.approx(correlations)
+    assert by_fold(told, "pcc") == pytest.approx(correlations)
 
 
 def test_test_rows_unscored_rows_and_single_folds_are_left_out() -> None:
@@ -61,7 +66,7 @@ def test_test_rows_unscored_rows_and_single_folds_are_left_out() -> None:
     unscored = table.head(5).assign(case="x", y_true=np.nan)
     more = pd.concat([table, tested, unscored], ignore_index=True)
     assert over_folds(more, ["label"]) == over_folds(table, ["label"])
-    assert over_folds(table[table["outer_fold"] == 1], ["label"]) == {}
+    assert not over_folds(table[table["outer_fold"] == 1], ["label"])
 
 
 FOLDS = 5
@@ -91,7 +96,7 @@ def test_a_constant_in_each_fold_is_chance() -> None:
     truth = (rng.random(90) < 0.3).astype(int)
     # each network predicts the share of the class among its training subjects, which is high where its fold is low
     share = np.array([truth[folds != fold].mean() for fold in range(1, FOLDS + 1)])
-    figures = judged(rows(share[folds - 1], truth, folds)).metrics["oof"]["net"]["dx"]
+    figures = judged(rows(share[folds - 1], truth, folds)).figures.of("oof", "net", "dx")
     assert (figures["auroc"].value, figures["auroc"].low, figures["auroc"].high) == (0.5, None, None)
     assert figures["auroc"].reason
     assert figures["auroc_pooled"].value < 0.45
@@ -100,7 +105,7 @@ def test_a_constant_in_each_fold_is_chance() -> None:
 
 def test_calibrations_of_the_folds_do_not_matter() -> None:
     plain, shifted = judged(uncalibrated(0)), judged(uncalibrated(1.5))
-    of = [found.metrics["oof"]["net"]["dx"] for found in (plain, shifted)]
+    of = [found.figures.of("oof", "net", "dx") for found in (plain, shifted)]
     assert of[0]["auroc"] == of[1]["auroc"]
     assert of[1]["auroc_pooled"].value < of[1]["auroc"].value - POOLED_GAP
     notes = [[note for note in found.notes if note["code"] == "auroc_parts"] for found in (plain, shifted)]
@@ -154,11 +159,11 @@ def test_the_drawn_curve_has_the_area_that_is_stated(ties: bool) -> None:
 def test_a_fold_without_the_class_does_not_count() -> None:
     table = uncalibrated(0.5)
     table.loc[table["outer_fold"] == 1, "y_true"] = 0.0
-    figures = judged(table).metrics["oof"]["net"]["dx"]
-    rest = judged(table[table["outer_fold"] != 1]).metrics["oof"]["net"]["dx"]
+    figures = judged(table).figures.of("oof", "net", "dx")
+    rest = judged(table[table["outer_fold"] != 1]).figures.of("oof", "net", "dx")
     assert figures["auroc"].value == rest["auroc"].value
     apart = table.assign(y_true=(table["outer_fold"] == 1).astype(float))
-    undefined = judged(apart).metrics["oof"]["net"]["dx"]
+    undefined = judged(apart).figures.of("oof", "net", "dx")
     assert undefined["auroc"].value is None
     assert undefined["auroc"].reason.startswith("no fold has cases of a class")
     assert undefined["auroc_pooled"].value is not None
@@ -184,9 +189,12 @@ def test_a_test_set_is_ranked_as_a_whole() -> None:
     inside = uncalibrated(1.5)
     outside = inside.assign(stage="test", outer_fold=pd.array([pd.NA] * len(inside), dtype="Int64"))
     outside["subject"] = outside["case"] = "t" + outside["subject"]
-    found = judged(pd.concat([inside, outside])).metrics
-    assert found["test"]["net"]["dx"]["auroc"].value == found["oof"]["net"]["dx"]["auroc_pooled"].value
-    assert "auroc_pooled" not in found["test"]["net"]["dx"]
+    figures = judged(pd.concat([inside, outside])).figures
+    oof, test = (figures.of(stage, "net", "dx") for stage in ("oof", "test"))
+    assert test["auroc"].value == oof["auroc_pooled"].value
+    assert "auroc_pooled" not in test
     external = pd.concat([inside, outside.assign(stage="external")])
-    lost = drop(external, "dx", classes=("without", "with"), positive="with", plan=Plan(100))["net"]["auroc"]
-    assert lost.internal == pytest.approx(found["oof"]["net"]["dx"]["auroc"].value, abs=1e-5)
+    lost = drop(external, "dx", classes=("without", "with"), positive="with", plan=Plan(100))
+    (cell,) = lost.cells
+    assert (cell.group, cell.contrast) == ("oof", "internal")
+    assert lost.cells[cell]["auroc"].value == pytest.approx(test["auroc"].value - oof["auroc"].value, abs=1e-5)

@@ -152,7 +152,7 @@ def test_a_planned_run_reports_the_weighted_mean(planned: Any) -> None:
     folder = RunFolder(planned.folder)
     assert planned.results["main"]["learner"] == "meta_learner_weighted"
     assert planned.results["main"]["chosen_on"] == "stated"
-    assert planned.results["against_baselines"]["baseline"] == "linear_pixels"
+    assert folder.metrics.read()["against_baselines"]["baseline"] == "linear_pixels"
     weights = folder.stackers.read()["meta_learner_weighted"]["label"]["weights"]
     assert set(weights) == {"linear_pixels", "cnn"}
     assert np.isclose(sum(weights.values()), 1)

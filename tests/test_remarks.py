@@ -9,7 +9,8 @@ import pytest
 
 from casewise.evaluation.bootstrap import mean_by_subject
 from casewise.evaluation.caveats import guess, no_better
-from casewise.evaluation.results import Estimate, Headline, Results
+from casewise.evaluation.figures import Cell, Estimate, Figures
+from casewise.evaluation.results import Headline, Results
 from casewise.pipeline.status import environment
 from casewise.report.caveats import result_line
 
@@ -39,10 +40,10 @@ def test_a_network_that_learned_nothing_is_found() -> None:
 
 def line(outcome: str, stage: str, kind: str, figures: dict[str, Estimate], *, known: bool = True) -> str:
     """The line of results of a study whose headline has these figures."""
-    main = Headline(outcome, stage, "net", None, figures, kind)
+    main = Headline(outcome, stage, "net", None, kind)
     study: Any = SimpleNamespace(primary_outcome=outcome, external_name="", targets={}, scores={}, subjects_known=known)
     study.kind_of, study.classes_of, study.level_of = (lambda name: kind), (lambda name: []), (lambda name: "case")
-    return result_line(study, Results({}, {}, {}, {}, main, []))
+    return result_line(study, Results(main, Figures({Cell(stage, "net", outcome): figures})))
 
 
 def test_the_command_is_recorded_with_its_study(monkeypatch: pytest.MonkeyPatch) -> None:

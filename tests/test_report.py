@@ -9,13 +9,23 @@ import pytest
 from casewise.errors import RunError
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.evaluate import Outcomes, evaluate
+from casewise.evaluation.figures import Cell
 from casewise.report.context import ReportContext
 from casewise.report.figures.drawing import canvas, svg
 from casewise.report.first_screen import evaluated, screen
 from casewise.report.page import render, write_report
 from casewise.report.results_page import write_results
 from casewise.report.tables import metric_format
-from tests.report_contexts import check_page, classes, estimate, finished, numbers, with_results, without_truth
+from tests.report_contexts import (
+    check_page,
+    classes,
+    estimate,
+    finished,
+    numbers,
+    with_figures,
+    with_results,
+    without_truth,
+)
 from tests.test_report_golden import check_named_by_code_once
 
 OF_BOTH = {"summary", "learners", "labels", "preparation", "worst", "training", "glossary"}
@@ -58,8 +68,11 @@ def test_the_learner_is_chosen_out_of_fold_never_on_the_test_set(context: Report
     merits = {name: figure.value for name in context.learners if (figure := context.metric("oof", name, context.merit))}
     assert unstated.learner == max(merits, key=lambda name: merits[name] or 0.0)
     other = next(name for name in context.learners if name != unstated.learner)
-    test = {name: {context.outcome: {context.merit: estimate(float(name == other))}} for name in context.learners}
-    assert with_results(unstated, metrics={**context.metrics.metrics, "test": test}).learner == unstated.learner
+    test = {
+        Cell("test", name, context.outcome): {context.merit: estimate(float(name == other))}
+        for name in context.learners
+    }
+    assert with_figures(unstated, test).learner == unstated.learner
 
 
 def test_names_cannot_break_the_page() -> None:
@@ -88,7 +101,7 @@ def test_the_stage_is_that_of_the_headline(report_of_numbers: ReportContext) -> 
 def test_results_page_beside_a_run_without_the_stage(report_of_numbers: ReportContext, tmp_path: Path) -> None:
     context = report_of_numbers
     run, nothing = finished(context, tmp_path / "run"), without_truth(context).metrics
-    oof = dataclasses.replace(nothing, metrics={"oof": context.metrics.metrics["oof"]})
+    oof = dataclasses.replace(nothing, figures=context.metrics.figures.select(stage="oof"))
     other = finished(dataclasses.replace(context, metrics=oof), tmp_path / "other")
     empty = finished(dataclasses.replace(context, metrics=nothing), tmp_path / "empty")
     for first, others in ((run, [other]), (run, [empty]), (empty, [])):

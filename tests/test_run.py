@@ -17,7 +17,7 @@ import pytest
 
 import casewise
 from casewise.errors import AuditError, CohortError, DamagedError, RunError
-from casewise.evaluation.results import plain
+from casewise.evaluation.figures import SEED
 from casewise.inference.run_members import first_weights_checksum, job_fingerprint
 from casewise.report.results_page import write_results
 from casewise.run import Run, run
@@ -59,7 +59,7 @@ def test_the_python_page_runs(finished: tuple[Run, Path], tmp_path: Path, monkey
     assert set(names["new"]["target"]) >= {*read_study(path).outputs, "pasi", "composite"}
     assert set(names["primary"]["target"]) == {"pasi"}
     row = run.metrics.query("stage == 'oof' and target == 'pasi' and metric == 'mae'").iloc[0]
-    assert row["value"] == done.results["metrics"]["oof"][row["learner"]]["pasi"]["mae"]["value"]
+    assert row["value"] == done.results.figures.of("oof", row["learner"], "pasi")["mae"].value
     pd.testing.assert_frame_equal(run.rows, done.rows, check_dtype=False)
     assert names["maps"].map().shape == names["maps"].picture().shape[:2]
     assert run.report.is_file()
@@ -290,8 +290,9 @@ def test_an_interrupted_run_continues_to_the_same_bits(tmp_path: Path, phantom: 
 def test_further_seeds_are_trained_on_the_same_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = quick_study(tmp_path, seeds=2)
     done = run(study, tmp_path / "run")
-    entry, folder = done.results.seeds, RunFolder(done.folder)
-    assert entry.seeds == [study.seed, study.seed + 1]
+    figures, folder = done.results.figures, RunFolder(done.folder)
+    seeds = [str(study.seed), str(study.seed + 1)]
+    assert figures.names("group", population=SEED) == seeds
     other = folder.seed(study.seed + 1)
     assert other.splits.read()["subjects"] == folder.splits.read()["subjects"]
     described = [
@@ -299,22 +300,23 @@ def test_further_seeds_are_trained_on_the_same_split(tmp_path: Path, monkeypatch
     ]
     assert described[0] == described[1]
     outcome = done.results["main"]["target"]
-    for stage, by_learner in entry.metrics.items():
-        for learner, by_target in by_learner.items():
-            mae = by_target[outcome]["mae"]
-            assert mae.by_seed[0] == pytest.approx(done.results["metrics"][stage][learner][outcome]["mae"]["value"])
-            assert mae["sd"] == pytest.approx(np.std(mae.by_seed, ddof=1), rel=1e-4)
-            assert mae.by_seed[0] != mae.by_seed[1]
-            assert (mae["min"], mae["max"]) == (min(mae.by_seed), max(mae.by_seed))
-            assert mae["mean"] == pytest.approx(np.mean(mae.by_seed), rel=1e-4)
-    assert RunFolder(done.folder).metrics.read()["seeds"] == plain(entry)
+    for cell in figures.select(population=SEED, target=outcome, contrast="mean").cells:
+        by_seed = [figures.cells[cell._replace(group=seed, contrast="")]["mae"].value for seed in seeds]
+        ends = {name: figures.cells[cell._replace(contrast=name)]["mae"].value for name in ("mean", "sd", "min", "max")}
+        assert by_seed[0] == pytest.approx(figures.of(*cell[:3])["mae"].value)
+        assert by_seed[0] != by_seed[1]
+        assert ends["sd"] == pytest.approx(np.std(by_seed, ddof=1), rel=1e-4)
+        assert (ends["min"], ends["max"]) == (min(by_seed), max(by_seed))
+        assert ends["mean"] == pytest.approx(np.mean(by_seed), rel=1e-4)
+        stored = RunFolder(done.folder).metrics.read()["seeds"]["metrics"]
+        assert stored[cell.stage][cell.learner][outcome]["mae"] == {"by_seed": by_seed, **ends}
     assert "Variation between trainings" in done.report.read_text()
     before = {path: path.stat().st_mtime_ns for path in other.path.rglob("*.safetensors")}
     folder.compute.remove()  # the records of the networks state the plan as well
     other.job("test_resnet", 0).record.remove()
     before = {path: time for path, time in before.items() if other.job("test_resnet", 0).path != path.parent}
     monkeypatch.setattr("casewise.pipeline.finished.report", lambda *given: None)
-    assert run(study, tmp_path / "run").results.seeds == entry
+    assert run(study, tmp_path / "run").results.figures == figures
     assert before.items() <= {path: path.stat().st_mtime_ns for path in other.path.rglob("*.safetensors")}.items()
 
 

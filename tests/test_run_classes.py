@@ -52,7 +52,7 @@ def test_two_of_three_classes(tmp_path: Path, chests: Path) -> None:
     done = run(chest_study(chests, label, recipe=recipe, audit={"columns": ["sex", "age"]}), tmp_path / "run")
     check_probabilities(done.rows, "classification", 2)
     assert len(set(done.rows["subject"])) == 16
-    figures, table = done.results["metrics"]["oof"]["test_resnet"]["label"], done.rows.query("stage == 'oof'")
+    figures, table = done.results.figures.of("oof", "test_resnet", "label"), done.rows.query("stage == 'oof'")
     sick = table["y_true"] == 1
     assert figures["sensitivity"]["value"] == pytest.approx((table["y_pred"][sick] == 1).mean())
     assert figures["specificity"]["value"] == pytest.approx((table["y_pred"][~sick] == 0).mean())
@@ -79,7 +79,7 @@ def test_a_hold_out_design_trains_one_network(tested: bool, tmp_path: Path, ches
         rows.loc[test, "label"] = rows.loc[test, "label"].to_numpy()[::-1]
     assert len(weights) == 1
     stages = {"training", "validation"} | ({"test"} if tested else set())
-    assert (set(done.rows["stage"]), set(done.results.metrics)) == (stages, stages)
+    assert (set(done.rows["stage"]), set(done.results.stages)) == (stages, stages)
     assert done.results.main.stage == ("test" if tested else "validation")
     assert dict(done.rows.groupby("stage")["subject"].nunique())["validation"] == 6
     record = told(done.folder / "jobs" / "test_resnet" / "fold1", "job.json")
@@ -103,7 +103,7 @@ def test_grades(tmp_path: Path, chests: Path) -> None:
     half_written.write_bytes(b"by a run that was killed")
     done = run(chest_study(chests, label, recipe=recipe), tmp_path / "run")
     check_probabilities(done.rows, "ordinal", 3)
-    figures = done.results["metrics"]["oof"]["test_resnet"]["label"]
+    figures = done.results.figures.of("oof", "test_resnet", "label")
     assert {"kappa_quadratic", "mae", "accuracy"} <= set(figures)
     table = done.rows.query("stage == 'oof'")
     assert figures["mae"]["value"] == pytest.approx((table["y_true"] - table["y_pred"]).abs().mean())

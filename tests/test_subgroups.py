@@ -37,7 +37,7 @@ def judged(rows: pd.DataFrame, columns: dict[str, list[str]], **settings: Any) -
     names = people(rows["subject"].nunique())
     groupings = [(grouping(pd.Series(cells), names, names, name), rows["subject"]) for name, cells in columns.items()]
     kind, target = str(rows["kind"].iloc[0]), str(rows["target"].iloc[0])
-    main = Headline(target, "test", "net", chosen_on="oof", metrics={}, kind=kind)
+    main = Headline(target, "test", "net", chosen_on="oof", kind=kind)
     return subgroups(rows, main, groupings, plan=PLAN, **settings)
 
 

@@ -159,7 +159,7 @@ def test_a_metric_is_one_record(matthews: Metric, tmp_path: Path) -> None:
 
     material = toy("binary", networks=2)
     outcome, stage, learner = material.study.primary_outcome, material.stage, material.learner
-    figure, rows = material.metrics["metrics"][stage][learner][outcome]["matthews"], material.predictions
+    figure, rows = material.metrics.figures.of(stage, learner, outcome)["matthews"], material.predictions
     rows = rows[(rows["stage"] == stage) & (rows["model"] == learner) & rows["y_true"].notna()]
     assert figure["value"] == pytest.approx(matthews_corrcoef(rows["y_true"], rows["y_pred"]), abs=1e-5)
     assert figure["low"] < figure["value"] < figure["high"]

@@ -18,7 +18,7 @@ from tests.report_contexts import estimate, numbers, with_own, with_results, wit
 def test_bias_limits_and_slope_are_those_of_the_results(report_of_numbers: ReportContext) -> None:
     context = report_of_numbers
     (table,) = blocks_of(agreement.agreement(context), Table)
-    figures = context.metrics.figures(context.stage, context.learner, context.outcome)
+    figures = context.metrics.figures.of(context.stage, context.learner, context.outcome)
     expected = [signed(figures[name].value, 1) for name in ("bias", "loa_low", "loa_high")]
     assert [row.cells[0].text for row in table.rows] == [*expected, signed(figures["proportional_bias"].value, 2)]
     assert [row.name.partition(", ")[2] for row in table.rows] == [*["points"] * 3, "slope on the mean of both"]
@@ -86,7 +86,7 @@ def test_bands_targets_and_regions_are_shown(report_of_numbers: ReportContext) -
     rows = table.rows
     assert (rows[0].name, rows[0].inner) == ("PASI", False)
     assert [row.name for row in rows if row.inner][:3] == ["upper", "trunk", "lower"]
-    value = context.metrics.figures("test", context.learner, "pasi")["mae"].value
+    value = context.metrics.figures.of("test", context.learner, "pasi")["mae"].value
     assert rows[0].cells[1].text == number(value, 1)
 
 

@@ -147,7 +147,7 @@ def test_no_two_verdicts_disagree(kind: str, request: pytest.FixtureRequest) -> 
                     add(place, row.name, head.removeprefix("Against "), cell.text)
     said = next((each for each in statements(context) if each.id == "external_cohort"), None)
     section = external.section(context)
-    assert (EXTERNAL in context.metrics.metrics) == (section is not None)
+    assert (EXTERNAL in context.metrics.stages) == (section is not None)
     if said and section:
         auroc = cells_of(blocks_of(section, Table)[0], "AUROC")
         assert ("worse" in said.text) == (auroc["External is"].text == "worse")

@@ -7,7 +7,8 @@ import pytest
 
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.evaluate import Outcomes, evaluate
-from casewise.evaluation.results import ClassFigures, ReliabilityBin, Threshold
+from casewise.evaluation.record import Threshold
+from casewise.evaluation.results import ClassFigures, ReliabilityBin
 from casewise.evaluation.thresholds import judge_thresholds
 from casewise.report.blocks import Fold, Matrix
 from casewise.report.context import ReportContext

@@ -2,12 +2,12 @@
 
 import pytest
 
-from casewise.evaluation.results import Drop
+from casewise.evaluation.figures import Cell, Estimate
 from casewise.report.caveats import external_result
 from casewise.report.context import EXTERNAL, ReportContext
 from casewise.report.sections.designs import external
 from casewise.report.statements import statements
-from tests.report_contexts import with_results
+from tests.report_contexts import with_figures
 
 
 @pytest.fixture
@@ -28,10 +28,10 @@ def three(report_of_classes: ReportContext) -> ReportContext:
 def test_a_drop_is_called_one_only_beyond_chance(
     three: ReportContext, low: float, high: float | None, rough: bool, code: str, cell: str
 ) -> None:
-    own = [three.metrics.figures(stage, three.learner, three.outcome)["auroc"] for stage in ("test", EXTERNAL)]
+    own = [three.metrics.figures.of(stage, three.learner, three.outcome)["auroc"] for stage in ("test", EXTERNAL)]
     inside, outside = (float(figure.value or 0) for figure in own)
-    auroc = Drop(inside, outside, outside - inside, low, high, "test", rough)
-    context = with_results(three, external_drop={three.learner: {"auroc": auroc}})
+    at = Cell(EXTERNAL, three.learner, three.outcome, group="test", contrast="internal")
+    context = with_figures(three, {at: {"auroc": Estimate(outside - inside, low, high, rough=rough)}})
     cells = external.both_cells(context, "auroc")
     assert (cells[0].value, cells[1].value, cells[3].text) == (inside, outside, cell)
     assert cells[2].value == pytest.approx(outside - inside)

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from casewise.evaluation.results import Comparison, Difference
+from casewise.evaluation import figures as table
+from casewise.evaluation.figures import Estimate, Figures
 from casewise.pipeline.evaluate import within_shortcut_column
 from casewise.report import beside_column
 from casewise.report.blocks import Cell, Heading, Matrix, Table
@@ -17,7 +18,7 @@ from casewise.report.sections import learners
 from casewise.report.sections.designs import validation
 from casewise.run_folder import RunFolder
 from tests.report.shared import cells_of, fold_of
-from tests.report_contexts import classes, estimate, numbers, with_own, with_results, without_truth
+from tests.report_contexts import classes, estimate, numbers, with_figures, with_own, with_results, without_truth
 
 
 @pytest.fixture(scope="module")
@@ -25,36 +26,44 @@ def three() -> ReportContext:
     return classes()
 
 
+def _compared(context: ReportContext, best: str, gaps: dict[str, Estimate], *, stage: str = "") -> ReportContext:
+    """The context with these differences from the best learner only."""
+    figures, stage = context.metrics.figures, stage or context.stage
+    cells = {
+        cell: own for cell, own in figures.cells.items() if cell not in figures.contrasts(stage, context.outcome).cells
+    }
+    cells[table.Cell(stage, best, context.outcome, contrast=best)] = {"mae": Estimate(0.0, None, None, 20, rough=False)}
+    cells |= {table.Cell(stage, name, context.outcome, contrast=best): {"mae": gap} for name, gap in gaps.items()}
+    return with_results(context, figures=Figures(cells))
+
+
 def test_each_pair_has_the_verdict_of_its_simultaneous_interval() -> None:
     context = numbers(learners=3)
     best, other, last = sorted(context.learners, key=lambda name: name != context.learner)
-    gaps = {other: Difference(0.5, 0.2, 0.8, False), last: Difference(0.5, -0.1, 1.1, True)}
-    entry = Comparison(best, [best, last], 20, False, gaps, {})
-    context = with_results(context, comparisons={context.stage: {context.outcome: {"mae": entry}}})
-    table, column = learners.learner_table(context, context.stage), f"Against {best}"
-    assert [cells_of(table, name)[column].text for name in (best, other, last)] == ["–", "worse", "no clear difference"]
-    assert cells_of(table, other)[column].small == "+0.5 [0.2, 0.8]"
-    assert [row.name for row in table.rows if row.mark] == [best]  # type: ignore[union-attr]
-    mirrored = learners.gap_between(entry, best, other)
-    assert mirrored == Difference(-0.5, -0.8, -0.2, False)
-    assert learners.gap_between(entry, other, last) is None
-    few = dataclasses.replace(entry, differences={other: Difference(0.5, None, None, True)}, rough=True)
-    context = with_results(context, comparisons={context.stage: {context.outcome: {"mae": few}}})
+    gaps = {other: Estimate(0.5, 0.2, 0.8), last: Estimate(0.5, -0.1, 1.1)}
+    context = _compared(context, best, gaps)
+    shown, column = learners.learner_table(context, context.stage), f"Against {best}"
+    assert [cells_of(shown, name)[column].text for name in (best, other, last)] == ["–", "worse", "no clear difference"]
+    assert cells_of(shown, other)[column].small == "+0.5 [0.2, 0.8]"
+    assert [row.name for row in shown.rows if row.mark] == [best]  # type: ignore[union-attr]
+    pairs = context.metrics.figures.contrasts(context.stage, context.outcome)
+    mirrored = pairs.gap("mae", best, other)
+    assert (mirrored.value, mirrored.low, mirrored.high) == (-0.5, -0.8, -0.2)
+    assert pairs.gap("mae", other, last) is None
+    context = _compared(context, best, {other: Estimate(0.5, None, None)})
     assert cells_of(learners.learner_table(context, context.stage), other)[column] == Cell("not tested")
-    figures = context.metrics.metrics[context.stage]
-    same = with_results(context, metrics={**context.metrics.metrics, context.stage: {**figures, other: figures[best]}})
+    cell = table.Cell(context.stage, other, context.outcome)
+    same = with_figures(context, {cell: context.figures(context.stage, best)})
     assert cells_of(learners.learner_table(same, context.stage), other)[column] == Cell("the same figures")
 
 
 def test_no_pair_is_shown_with_a_learner_that_a_stage_lacks() -> None:
     context = numbers(learners=3)
     own, *others = sorted(context.learners, key=lambda name: name != context.learner)
-    gaps = {others[1]: Difference(0.5, 0.2, 0.8, False)}
-    entry, metrics = Comparison(others[0], others, 20, False, gaps, {}), copy.deepcopy(context.metrics.metrics)
-    del metrics["oof"][own]
-    context = with_results(context, metrics=metrics, comparisons={"oof": {context.outcome: {"mae": entry}}})
-    table = learners.learner_table(context, "oof")
-    assert [head for head in table.columns if head.startswith("Against")] == [f"Against {others[0]}"]
+    context = with_figures(context, {table.Cell("oof", own, context.outcome): {}})
+    context = _compared(context, others[0], {others[1]: Estimate(0.5, 0.2, 0.8)}, stage="oof")
+    shown = learners.learner_table(context, "oof")
+    assert [head for head in shown.columns if head.startswith("Against")] == [f"Against {others[0]}"]
 
 
 def test_other_learners_have_tables_of_single_classes_and_none_without_truth(three: ReportContext) -> None:
@@ -97,11 +106,12 @@ def test_the_auroc_stands_beside_that_of_the_column_and_within_it(three: ReportC
 
 def test_each_source_left_out_has_its_line(three: ReportContext) -> None:
     undefined = estimate(None, subjects=40, reason="no case is truly covid")
+    cell = table.Cell("oof", three.learner, three.outcome, table.LEFT_OUT)
     by_source = {
-        "cohen": {three.learner: {"accuracy": estimate(0.61, 0.5, 0.7, subjects=45)}},
-        "nih": {three.learner: {"accuracy": estimate(0.7, 0.6, 0.8, subjects=40), "auroc": undefined}},
+        cell._replace(group="cohen"): {"accuracy": estimate(0.61, 0.5, 0.7, subjects=45)},
+        cell._replace(group="nih"): {"accuracy": estimate(0.7, 0.6, 0.8, subjects=40), "auroc": undefined},
     }
-    context = with_results(three, by_site=by_source)
+    context = with_figures(three, by_source)
     rows = validation.source_rows(context)
     shown = [(row.name, row.cells[0].text, row.cells[1].value) for row in rows]
     assert shown == [("cohen", "45", 0.61), ("nih", "40", 0.7)]

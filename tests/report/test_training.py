@@ -48,7 +48,7 @@ def test_a_split_by_image_stands_beside_the_figures_by_subject(two: ReportContex
     section = image_split.section(two)
     fold = next(block for block in section.blocks if isinstance(block, Fold))
     own, by_image = rows_of(fold.blocks)[:2]
-    assert own.cells[0].value == two.metrics.figures("test", two.learner, two.outcome)["accuracy"].value
+    assert own.cells[0].value == two.metrics.figures.of("test", two.learner, two.outcome)["accuracy"].value
     assert (by_image.cells[0].text, by_image.cells[0].small) == ("98.5 %", "[96.5, 99.5]")
     same, judged = image_split.same_values(two)
     assert same == judged

@@ -25,7 +25,7 @@ def test_the_median_of_other_subjects_at_the_visit() -> None:
     assert figure.value == pytest.approx(np.mean(errors))
     mae = (rows["y_pred"] - rows["y_true"]).abs().mean()
     assert gap is not None
-    assert gap.difference == pytest.approx(mae - np.mean(errors))
+    assert gap.value == pytest.approx(mae - np.mean(errors))
     assert visit_alone(context, float(figure.value or 0)) is None, "no better than the guess"
     told = dataclasses.replace(context.metrics, notes=guess(context.predictions, context.outcome))
     names = [row.name for row in screen(dataclasses.replace(context, metrics=told)).rivals]

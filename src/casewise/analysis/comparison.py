@@ -60,15 +60,12 @@ def compare(
     judge = judge_of(rows, study.classes_of(choice.target), study.positive_of(choice.target))
     judgement = judge.judge(rows, plan, whole=True)
     lines = []
-    for metric, entry in judgement.comparison.items():
-        for gap in entry.differences.values():
-            ends: list[float | None] = [gap.low, gap.difference, gap.high]
-            if entry.best == SECOND:  # the difference is the first minus the second
-                ends = [None if end is None else -end for end in reversed(ends)]
+    for metric in dict.fromkeys(metric for own in judgement.comparison.cells.values() for metric in own):
+        if gap := judgement.comparison.gap(metric, SECOND, FIRST):
             values = {name: judgement.metrics[name][metric].value for name in (FIRST, SECOND)}
-            counts = {"n_subjects": entry.n_subjects, "n_cases": judgement.metrics[FIRST][metric].n_cases}
-            line = {"metric": metric, **values, "difference": ends[1], "low": ends[0], "high": ends[2], **counts}
-            lines.append(line | {"distinguishable": not gap.indistinguishable})
+            counts = {"n_subjects": gap.n_subjects, "n_cases": judgement.metrics[FIRST][metric].n_cases}
+            line = {"metric": metric, **values, "difference": gap.value, "low": gap.low, "high": gap.high, **counts}
+            lines.append(line | {"distinguishable": not gap.open})
     return pd.DataFrame(lines)
 
 

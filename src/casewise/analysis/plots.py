@@ -11,7 +11,8 @@ import numpy as np
 
 from casewise.analysis import pictures
 from casewise.errors import CasewiseError, RunError, nearest
-from casewise.evaluation.results import Calibration, ClassFigures, Figures, Headline
+from casewise.evaluation.figures import ByMetric
+from casewise.evaluation.results import Calibration, ClassFigures, Headline
 from casewise.evaluation.subgroups import headline_rows
 from casewise.pipeline.evaluate import with_calibration
 from casewise.predictions.table import final_rows
@@ -61,9 +62,9 @@ class Choice:
     stage: str
 
     @property
-    def estimates(self) -> Figures:
+    def estimates(self) -> ByMetric:
         """The metrics by name."""
-        return self.run.results.metrics[self.stage][self.learner][self.target]
+        return self.run.results.figures.of(self.stage, self.learner, self.target)
 
     @property
     def classes(self) -> ClassFigures:
@@ -78,7 +79,7 @@ class Choice:
     @property
     def as_main(self) -> Headline:
         """The choice as a headline."""
-        return Headline(self.target, self.stage, self.learner, None, self.estimates, self.kind)
+        return Headline(self.target, self.stage, self.learner, None, self.kind)
 
     @property
     def label(self) -> str:
@@ -98,12 +99,12 @@ def choose(run: Run, learner: str | None = None, target: str | None = None, stag
         CasewiseError: there is no learner, target or stage of this name; the nearest is named.
         RunError: nothing was evaluated.
     """
-    main, metrics = run.results.main, run.results.metrics
-    if not metrics:
+    main, results = run.results.main, run.results
+    if not results.stages:
         raise RunError(f"{run.folder}: no prediction has a reference value, so nothing was evaluated.")
-    stage = named("stage", stage or main.stage, list(metrics), run)
-    learner = named("learner", learner or main.learner, list(metrics[stage]), run)
-    targets = [key for key in metrics[stage][learner] if "[" not in key]
+    stage = named("stage", stage or main.stage, results.stages, run)
+    learner = named("learner", learner or main.learner, results.learners(stage), run)
+    targets = [key for key in results.figures.names("target", stage=stage, learner=learner) if "[" not in key]
     return Choice(run, learner, named("target", target or main.target, targets, run), stage)
 
 

@@ -134,27 +134,24 @@ class Run:
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
-        """Every metric: one row for each learner, target, stage and metric.
+        """Every metric of all cases: one row for each learner, target, stage and metric; a part of `table`.
 
         Columns: `learner`, `target` (`target[region]` for one region), `stage`, `metric` (`metric[class]` for one
         class), `value`, the interval `low` to `high`, `n_subjects`, `n_cases`, `rough` (few subjects) and, where a
         value is undefined, the `reason`.
         """
-        from casewise.analysis.tables import metrics_table
+        from casewise.evaluation.figures import Estimate
 
-        return metrics_table(self.results)
+        table = self.results.figures.select(population="", contrast="").frame()
+        return table[["learner", "target", "stage", "metric", *Estimate.__dataclass_fields__]]
 
-    def table(self, *, target: str | None = None, stage: str | None = None) -> pd.DataFrame:
-        """The metrics of all learners with their intervals, as the report writes them: a row for each learner.
+    def table(self) -> pd.DataFrame:
+        """Every figure of the run: the metrics, and also those of sources, groups, folds and seeds, and differences.
 
-        `target` and `stage` come from the headline unless they are named; `metrics` has the numbers.
-
-        Raises:
-            CasewiseError: there is no target or stage of this name.
+        The columns are those of `metrics`, with `population` and `group` (empty for all cases; `by age` and a band of
+        ages), and `contrast`: what is subtracted, such as another learner, or how groups are summarised (`mean`).
         """
-        from casewise.analysis.tables import written_table
-
-        return written_table(self, target, stage)
+        return self.results.figures.frame()
 
     @property
     def cohort(self) -> pd.DataFrame:

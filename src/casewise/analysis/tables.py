@@ -8,21 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from casewise.evaluation.results import Results
-from casewise.metrics.registry import metrics_of
 from casewise.predictions.conformal import set_names, with_sets
 from casewise.predictions.table import final_rows
-from casewise.report.tables import Cell, metric_format
 from casewise.splits.grouped import Splits, side_name
 from casewise.splits.predefined import TEST
-from casewise.study.learners import learner_name
 
 if TYPE_CHECKING:
-    from casewise.analysis.run import Run
     from casewise.study.schema import Study
 
 CASE = ["case", "subject", "visit", "day", "region", "image"]
-ESTIMATE = ["value", "low", "high", "n_subjects", "n_cases", "rough", "reason"]
 FINDING = ["id", "level", "sentence", "remedy"]
 
 
@@ -52,46 +46,6 @@ def predictions_table(rows: pd.DataFrame, study: Study, intervals: Mapping[str, 
         named = [set_names(text, classes[target]) for target, text in zip(sets["target"], sets["set"], strict=True)]
         table["set"] = pd.Series(named, index=sets.index, dtype=object).reindex(rows.index, fill_value="")
     return table.assign(distance=rows["distance"] if "distance" in rows else float("nan"))
-
-
-def metrics_table(results: Results) -> pd.DataFrame:
-    """Every estimate of `metrics.json`, a row each."""
-    rows = [
-        {"learner": learner, "target": target, "stage": stage, "metric": metric, **estimate}
-        for stage, by_learner in results.metrics.items()
-        for learner, by_target in by_learner.items()
-        for target, by_metric in by_target.items()
-        for metric, estimate in by_metric.items()
-    ]
-    table = pd.DataFrame(rows).reindex(columns=["learner", "target", "stage", "metric", *ESTIMATE])
-    return table.astype(dict.fromkeys(("value", "low", "high"), float))
-
-
-def written_table(run: Run, target: str | None, stage: str | None) -> pd.DataFrame:
-    """The metrics of all learners of one target and stage, by name, with their intervals in words of the report."""
-    from casewise.analysis.plots import choose
-
-    chosen = choose(run, target=target, stage=stage)
-    write = metric_format(run.study, chosen.target)
-    figures = {
-        learner_name(learner): by_target[chosen.target]
-        for learner, by_target in run.results.metrics[chosen.stage].items()
-        if chosen.target in by_target
-    }
-    shown = [metric.name for metric in metrics_of(chosen.kind) if "learners" in metric.tables]
-    columns = {
-        write.title(name): {
-            learner: _written(write.cell(name, metrics.get(name))) for learner, metrics in figures.items()
-        }
-        for name in shown
-        if any(name in metrics for metrics in figures.values())
-    }
-    return pd.DataFrame(columns).rename_axis("learner")
-
-
-def _written(cell: Cell) -> str:
-    """A figure with its interval; without one, the figure alone."""
-    return f"{cell.text} {cell.small}" if cell.small.startswith("[") else cell.text
 
 
 def cohort_table(images: pd.DataFrame, study: Study) -> pd.DataFrame:

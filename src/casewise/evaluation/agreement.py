@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from casewise.evaluation.bootstrap import PLAN, Plan, by_subject, estimates
-from casewise.evaluation.results import Figures, GroupAgreement
+from casewise.evaluation.figures import READERS, ByMetric, Cell, Figures
+from casewise.evaluation.results import GroupAgreement
 from casewise.metrics.classes import category_agreement
 from casewise.metrics.numbers import sum_by_subject
 
@@ -71,13 +72,13 @@ def band_of(values: np.ndarray, bands: Mapping[str, float]) -> np.ndarray:
     return np.clip(np.searchsorted(sorted(bands.values()), np.asarray(values) + 1e-9, side="right") - 1, 0, None)
 
 
-def between_readers(readers: pd.DataFrame, plan: Plan = PLAN) -> dict[str, dict[str, Figures]]:
-    """The agreement of each pair of readers: target -> 'first | second' -> metric -> estimate.
+def between_readers(readers: pd.DataFrame, plan: Plan = PLAN) -> Figures:
+    """The agreement of each pair of readers; the group is 'first | second'.
 
     `readers` has one row for each case, target and reader, with `subject` and `value`. The first reader of a pair is
     the reference, so `bias` is the second minus the first.
     """
-    pairs_by_target: dict[str, dict[str, Figures]] = {}
+    cells: dict[Cell, ByMetric] = {}
     for target, rows in readers.groupby("target", sort=False):
         wide = rows.pivot(index=["case", "subject"], columns="reader", values="value")
         for first, second in itertools.combinations(wide.columns, 2):
@@ -86,27 +87,25 @@ def between_readers(readers: pd.DataFrame, plan: Plan = PLAN) -> dict[str, dict[
                 continue
             truth, value = both.to_numpy(dtype=float).T
             figures = by_subject(truth, {str(second): value}, both.index.get_level_values("subject"), plan)
-            pairs_by_target.setdefault(str(target), {})[f"{first} | {second}"] = figures[str(second)]
-    return pairs_by_target
+            cells[Cell("", "", str(target), READERS, f"{first} | {second}")] = figures[str(second)]
+    return Figures(cells)
 
 
-def with_readers(
-    rows: pd.DataFrame, readers: pd.DataFrame, plan: Plan = PLAN
-) -> dict[str, dict[str, dict[str, Figures]]]:
-    """The agreement of each learner with each reader: learner -> target -> reader -> metric -> estimate.
+def with_readers(rows: pd.DataFrame, readers: pd.DataFrame, plan: Plan = PLAN) -> Figures:
+    """The agreement of each learner with each reader; the contrast is the reader.
 
     `rows` are the final rows of one stage; predictions of a case's images are averaged, and predictions of single
     regions have no reader.
     """
-    by_learner: dict[str, dict[str, dict[str, Figures]]] = {str(model): {} for model in rows["model"].unique()}
+    cells: dict[Cell, ByMetric] = {}
     means = rows[rows["region"] == ""].groupby(["target", "case", "model"], sort=False)["y_pred"].mean()
     joined = readers.join(means.unstack(), on=["target", "case"], how="inner")
     for (target, reader), scored in joined.groupby(["target", "reader"], sort=False):
-        predicted = {model: scored[model].to_numpy(dtype=float) for model in by_learner}
+        predicted = {model: scored[model].to_numpy(dtype=float) for model in means.index.unique("model")}
         figures = by_subject(scored["value"].to_numpy(dtype=float), predicted, scored["subject"].to_numpy(), plan)
         for model, figure in figures.items():
-            by_learner[model].setdefault(str(target), {})[str(reader)] = figure
-    return by_learner
+            cells[Cell("", str(model), str(target), READERS, contrast=str(reader))] = figure
+    return Figures(cells)
 
 
 def by_key(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:

@@ -19,8 +19,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from casewise.evaluation import intervals
+from casewise.evaluation.figures import ByMetric, Cell, Estimate, Figures
 from casewise.evaluation.intervals import Basis, largest_difference
-from casewise.evaluation.results import Comparison, Difference, Estimate
 from casewise.metrics.numbers import moments, number_metrics, reason, sum_by_subject
 from casewise.metrics.registry import metric_of, metrics_of
 from casewise.study.learners import baselines_among
@@ -319,23 +319,23 @@ def compare(
     *,
     metrics: Sequence[str] | None = None,
     kind: str = "regression",
-) -> dict[str, Comparison]:
+) -> Figures:
     """Compare every learner with the best one of each metric, on the rows that all predicted and the same resamples.
 
+    Rows have the differences from the best learner and from every baseline; the best one is also compared with itself.
     The intervals of all pairs of learners cover their differences together, with the confidence of the plan for each
-    metric; a learner is indistinguishable where its interval covers 0 or is missing. Below ten subjects there are no
-    intervals. Intervals end at the largest difference of the metric.
+    metric. Below ten subjects there are no intervals. Intervals end at the largest difference of the metric.
 
     >>> truth, subjects = np.arange(20.), np.array(list("abcdefghij" * 2))
-    >>> far = compare(truth, {"near": truth + .1, "far": truth + 2}, subjects, metrics=["mae"])["mae"]
-    >>> far.best, far.indistinguishable, far.differences["far"].indistinguishable
-    ('near', ['near'], False)
+    >>> compared = compare(truth, {"near": truth + .1, "far": truth + 2}, subjects, metrics=["mae"])
+    >>> compared.best("mae"), compared.gap("mae", "far", "near").open
+    ('near', False)
     """
     truth, subjects = np.asarray(truth, dtype=float), np.asarray(subjects)
     matrix = np.column_stack([np.asarray(p, dtype=float) for p in predicted.values()])
     rows = ~np.isnan(truth) & ~np.isnan(matrix).any(axis=1)
     if not rows.any():
-        return {}
+        return Figures()
     truth, matrix, subjects = truth[rows], matrix[rows], subjects[rows]
     sums = sum_by_subject(moments(truth[:, None], matrix, centre=float(truth.mean())), subjects)
     points, samples = resample(sums, partial(number_metrics, kind=kind), plan)
@@ -355,13 +355,13 @@ def differences(
     plan: Plan,
     *,
     n_subjects: int,
-) -> dict[str, Comparison]:
+) -> Figures:
     """Compare learners like `compare`, from points (L,), samples (resamples, L) and the figures without each subject.
 
     `effective` is the effective number of subjects for each metric that is compared.
     """
     few = n_subjects < FEWEST_SUBJECTS
-    comparison: dict[str, Comparison] = {}
+    cells: dict[Cell, ByMetric] = {}
     for name, subjects in effective.items():
         sign, point, most = -1.0 if metric_of(name).larger_is_better else 1.0, points[name], largest_difference(name)
         if np.isnan(point).all():
@@ -371,27 +371,16 @@ def differences(
         if few:
             pairs = replace(pairs, half_width=np.full_like(pairs.half_width, np.nan))
         best = learners[int(np.nanargmin(sign * point))]
-        from_best = _gaps_from(best, learners, pairs, most)
-        comparison[name] = Comparison(
-            best=best,
-            indistinguishable=[best, *(n for n, gap in from_best.items() if gap.indistinguishable)],
-            n_subjects=n_subjects,
-            rough=few,
-            differences=from_best,
-            from_baseline={
-                baseline: _gaps_from(baseline, learners, pairs, most) for baseline in baselines_among(learners)
-            },
-        )
-    return comparison
-
-
-def _gaps_from(reference: str, learners: Sequence[str], pairs: _PairIntervals, most: float) -> dict[str, Difference]:
-    """For each learner but the reference, its difference from it, which is at most `most`."""
-    entries: dict[str, Difference] = {}
-    column = learners.index(reference)
-    for learner, gap, half in zip(learners, pairs.difference[:, column], pairs.half_width[:, column], strict=True):
-        if learner != reference and not np.isnan(gap):
-            none = bool(np.isnan(half))
-            low, high = (None, None) if none else (max(float(gap - half), -most), min(float(gap + half), most))
-            entries[learner] = Difference(float(gap), low, high, none or bool(abs(gap) <= half))
-    return entries
+        for other in dict.fromkeys([best, *baselines_among(learners)]):
+            column = learners.index(other)
+            for learner, gap, half in zip(
+                learners, pairs.difference[:, column], pairs.half_width[:, column], strict=True
+            ):
+                if np.isnan(gap) or (learner == other != best):
+                    continue
+                low, high = max(float(gap - half), -most), min(float(gap + half), most)
+                difference = Estimate(float(gap), low, high, n_subjects, rough=few)
+                if np.isnan(half) or learner == other:
+                    difference = replace(difference, low=None, high=None)
+                cells.setdefault(Cell(learner=learner, contrast=other), {})[name] = difference
+    return Figures(cells)

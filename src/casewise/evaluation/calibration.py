@@ -19,6 +19,7 @@ import pandas as pd
 
 from casewise.evaluation import results as stored
 from casewise.evaluation.bootstrap import Plan, draw, mean_by_subject, percentiles, resample, with_intervals
+from casewise.evaluation.figures import Estimate
 from casewise.evaluation.intervals import FEWEST
 from casewise.metrics.calibration import line, logistic, logit, smoothed
 from casewise.metrics.numbers import sum_by_subject
@@ -102,7 +103,7 @@ def number_calibration(rows: pd.DataFrame, plan: Plan) -> stored.Calibration:
 
 def _estimates(
     rows: pd.DataFrame, fitted: Callable[[np.ndarray], dict[str, np.ndarray]], reason: str, plan: Plan
-) -> dict[str, stored.Estimate]:
+) -> dict[str, Estimate]:
     """The figures of `fitted`, (R,) each from how often each subject counts in R resamples."""
     n_subjects = rows["subject"].astype(str).nunique()
     points = fitted(np.ones((1, n_subjects)))
@@ -243,7 +244,7 @@ def _figures(pairs: Sequence[tuple[pd.DataFrame, Entry]], classes: Sequence[str]
     rows = pd.concat([own for own, _ in pairs])
     subjects, truth = rows["subject"].astype(str).to_numpy(), rows["y_true"].to_numpy(dtype=float)
 
-    def mean(values: np.ndarray, mask: np.ndarray, name: str = "mean") -> stored.Estimate | None:
+    def mean(values: np.ndarray, mask: np.ndarray, name: str = "mean") -> Estimate | None:
         """The mean over subjects of each subject's mean; None without rows."""
         if not mask.any():
             return None

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from casewise.evaluation.bootstrap import FEWEST_SUBJECTS, PLAN, Plan, mean_by_subject
-from casewise.evaluation.results import Figures, Metrics, Note, Response
+from casewise.evaluation.figures import Figures
+from casewise.evaluation.results import Note, Response
 from casewise.metrics.classes import Classes
 from casewise.predictions.table import CHOOSING, INTERNAL, probability_columns
 from casewise.targets import kind_named
@@ -56,16 +57,16 @@ def response_caveats(response: Response, stage: str) -> list[Note]:
     ]
 
 
-def pooled_caveats(metrics: Mapping[str, Mapping[str, Figures]], targets: Sequence[str]) -> list[Note]:
+def pooled_caveats(figures: Figures, targets: Sequence[str]) -> list[Note]:
     """Targets whose out-of-fold AUROC differs much between the value within the folds and the pooled one.
 
-    `metrics` are the stage's metrics by learner; the learner with the largest difference is named.
+    The learner with the largest difference is named.
     """
     caveats = []
     for target in targets:
         gaps: list[tuple[float, str, float, float]] = []
-        for learner, by_target in metrics.items():
-            both = [by_target.get(target, {}).get(name) for name in ("auroc", "auroc_pooled")]
+        for learner in figures.names("learner", stage="oof", target=target):
+            both = [figures.of("oof", learner, target).get(name) for name in ("auroc", "auroc_pooled")]
             within, pooled = (figure.value if figure else None for figure in both)
             if within is not None and pooled is not None:
                 gaps.append((abs(within - pooled), learner, within, pooled))
@@ -76,7 +77,7 @@ def pooled_caveats(metrics: Mapping[str, Mapping[str, Figures]], targets: Sequen
 
 
 def lower_on_test(
-    metrics: Metrics, main: str, learner: str | None, merit: str, *, confidence: float = PLAN.confidence
+    figures: Figures, main: str, learner: str | None, merit: str, *, confidence: float = PLAN.confidence
 ) -> list[Note]:
     """Whether the learner of the headline is worse on the test set than out of fold by more than chance explains.
 
@@ -85,16 +86,14 @@ def lower_on_test(
     once (Bonferroni). The larger half of the test set's interval counts, because figures near their bound, such as a
     high CCC, vary more downwards than their intervals reach upwards. Nothing is stated below ten subjects.
     """
-    inside, tested = (
-        metrics.get(stage, {}).get(str(learner), {}).get(main, {}).get(merit) for stage in ("oof", "test")
-    )
-    if not (inside and tested) or min(inside.n_subjects, tested.n_subjects) < FEWEST_SUBJECTS:
+    inside, tested = (figures.of(stage, str(learner), main).get(merit) for stage in ("oof", "test"))
+    if not (inside and tested) or min(inside.n_subjects or 0, tested.n_subjects or 0) < FEWEST_SUBJECTS:
         return []
     if inside.value is None or inside.low is None or tested.value is None or tested.low is None or tested.high is None:
         return []
-    candidates = [by_target[main] for by_target in metrics["oof"].values() if main in by_target]
+    candidates = figures.select(stage="oof", target=main, population="", contrast="").cells.values()
     tail = NormalDist().inv_cdf
-    n_chosen_from = sum(figures[merit].value is not None for figures in candidates)
+    n_chosen_from = sum(own[merit].value is not None for own in candidates)
     widening = tail((1 - confidence) / 2 / n_chosen_from) / tail((1 - confidence) / 2)
     tested_half = max(tested.high - tested.value, tested.value - tested.low)
     chance = float(np.hypot(widening * (inside.value - inside.low), tested_half))

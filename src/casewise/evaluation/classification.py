@@ -21,7 +21,9 @@ from casewise.evaluation.bootstrap import (
     with_intervals,
 )
 from casewise.evaluation.caveats import caveat
+from casewise.evaluation.figures import ByMetric, Figures
 from casewise.evaluation.intervals import Basis, by_group, groups_of
+from casewise.evaluation.record import Threshold
 from casewise.evaluation.thresholds import (
     ByFold,
     aim_of,
@@ -150,12 +152,12 @@ def choose_out_of_fold(oof: pd.DataFrame, classes: Classes, sensitivities: Seque
 
 def judge_classes(
     wide: PredictionMatrix, classes: Classes, plan: Plan, *, comparing: bool
-) -> tuple[dict[str, stored.Figures], dict[str, stored.Comparison]]:
+) -> tuple[dict[str, ByMetric], Figures]:
     """Every learner's metrics with their intervals and, if `comparing`, the comparison of learners as in `compare`.
 
     A learner is evaluated on the samples that it predicted; learners are compared on those that all predicted.
     """
-    by_learner: dict[str, stored.Figures] = {}
+    by_learner: dict[str, ByMetric] = {}
     groups = same_rows(wide.predicted)
     for rows, members in groups:
         points, basis, n_subjects = left_out(_chosen(wide, rows, members), classes, plan)
@@ -173,7 +175,7 @@ def judge_classes(
     by_learner = {learner: by_learner[learner] for learner in wide.learners}
     shared = np.asarray(wide.predicted.all(axis=1))
     if not comparing or len(wide.learners) < 2 or not shared.any():
-        return by_learner, {}
+        return by_learner, Figures()
     everyone = _chosen(wide, shared, np.arange(len(wide.learners)))
     points, samples, n_subjects = resampled(everyone, classes, plan)
     if len(groups) > 1:
@@ -244,7 +246,7 @@ def describe_classes(
                     label=classes.names[c],
                     rule=rule,
                     chosen_on=chosen_on,
-                    threshold=None if (value := stated(by_fold, crossed=crossed)) is None else stored.Threshold(value),
+                    threshold=None if (value := stated(by_fold, crossed=crossed)) is None else Threshold(value),
                     prevalence=prevalence,
                     aim=aim_of(rule, figures["sensitivity"]),
                     figures=figures,
@@ -349,5 +351,5 @@ def _shown(classes: Classes) -> list[int]:
     return list(range(len(classes.names))) if classes.positive is None else [classes.positive]
 
 
-def _by_fold(thresholds: ByFold) -> dict[str, stored.Threshold | None]:
-    return {str(f): None if np.isnan(v) else stored.Threshold(v) for f, v in thresholds.items() if f is not None}
+def _by_fold(thresholds: ByFold) -> dict[str, Threshold | None]:
+    return {str(f): None if np.isnan(v) else Threshold(v) for f, v in thresholds.items() if f is not None}

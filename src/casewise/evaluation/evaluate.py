@@ -11,10 +11,12 @@ from casewise.evaluation.agreement import band_of, between_readers, by_key, grou
 from casewise.evaluation.bootstrap import PLAN, Plan
 from casewise.evaluation.caveats import caveat, lower_on_test, pooled_caveats, response_caveats, stage_caveats
 from casewise.evaluation.classification import temperature_caveats
+from casewise.evaluation.figures import ByMetric, Cell, Figures
 from casewise.evaluation.headline import headline
 from casewise.evaluation.judges import Judge, class_names, judge_of, shared_truth
+from casewise.evaluation.metrics_file import as_stored
 from casewise.evaluation.response import response
-from casewise.evaluation.results import Bands, ClassFigures, GroupAgreement, Note, Readers, Results, as_stored
+from casewise.evaluation.results import Bands, ClassFigures, GroupAgreement, Note, Results
 from casewise.predictions.table import STAGES, check, final_rows
 from casewise.targets import kind_named
 
@@ -95,25 +97,26 @@ def evaluate(
     scaled = {name: (judge, replace(plan, scale=scales.get(name, plan.scale))) for name, judge in judges.items()}
     primary, classes = outcomes.primary, class_names(judges)
     kind = kind_named(judges[primary].kind)
-    results = Results({}, {}, {}, {}, headline({}, primary, kind.name), [])
+    results, table = Results(headline(Figures(), primary, kind.name)), Figures()
     if bands and kind.arithmetic:
         ordered = dict(sorted(bands.items(), key=lambda band: band[1]))
         results = replace(results, bands=Bands(ordered, {}))
     if readers is not None:
         subjects = rows.drop_duplicates("case").set_index("case")["subject"]
         readers = readers.assign(subject=readers["case"].map(subjects)).dropna(subset="subject")
-        results = replace(results, readers=Readers({"all": between_readers(readers, plan)}, {}))
+        table |= between_readers(readers, plan).placed(stage=WHOLE)
     notes = results.notes
     for stage in (stage for stage in STAGES if (rows["stage"] == stage).any()):
         stage_rows = shared_truth(rows[rows["stage"] == stage])
         scored = stage_rows[stage_rows["y_true"].notna()]
-        if readers is not None and results.readers:
-            notes += _add_readers(results.readers, stage, stage_rows, readers, plan)
+        if readers is not None:
+            of_readers, remarks = _readers(stage, stage_rows, readers, plan)
+            table, notes = table | of_readers, notes + remarks
         if scored.empty:
             notes.append(caveat("stage_without_truth", stage=stage))
             continue
         notes += stage_caveats(stage_rows, stage, names, classes)
-        _judge(results, stage, scored, names, scaled)
+        table |= _judge(results, stage, scored, names, scaled)
         cases = one_row_a_case(stage_rows[stage_rows["target"] == primary]) if kind.arithmetic else None
         if cases is None:
             continue
@@ -139,35 +142,34 @@ def evaluate(
             for learner in both
             if cases is not None
         }
-    metrics, left_out = results.metrics, outcomes.sources_left_out
-    if not metrics:
+    if not table.names("learner"):
         notes.append(caveat("nothing_judged"))
-    main = headline(metrics, primary, kind.name, stated=outcomes.learner, sources_left_out=left_out)
-    notes += pooled_caveats(metrics.get("oof", {}), list(classes))
-    notes += lower_on_test(metrics, primary, main.learner, kind.merit, confidence=plan.confidence)
+    main = headline(table, primary, kind.name, stated=outcomes.learner, sources_left_out=outcomes.sources_left_out)
+    notes += pooled_caveats(table, list(classes))
+    notes += lower_on_test(table, primary, main.learner, kind.merit, confidence=plan.confidence)
     notes += temperature_caveats(results.classes)
-    return as_stored(replace(results, main=main))
+    return as_stored(replace(results, main=main, figures=table, notes=notes))
 
 
-def _add_readers(figures: Readers, stage: str, rows: pd.DataFrame, readers: pd.DataFrame, plan: Plan) -> list[Note]:
-    """Add the agreement of readers and learners at a stage; return why they cannot be compared, if so."""
+def _readers(stage: str, rows: pd.DataFrame, readers: pd.DataFrame, plan: Plan) -> tuple[Figures, list[Note]]:
+    """The agreement of readers and learners at a stage, and why they cannot be compared, if so."""
     readers = readers[readers["target"].isin(rows["target"].unique())]
     if readers.empty:
-        return []
-    figures.between[stage] = between_readers(readers[readers["case"].isin(rows["case"])], plan)
-    figures.learners[stage] = with_readers(rows, readers, plan)
+        return Figures(), []
+    between = between_readers(readers[readers["case"].isin(rows["case"])], plan)
+    compared = with_readers(rows, readers, plan)
     shared = not rows.merge(readers[["case", "target"]].drop_duplicates()).empty
-    compared = any(figures.learners[stage].values())
-    return [caveat("readers_at_other_level", stage=stage)] if shared and not compared else []
+    notes = [caveat("readers_at_other_level", stage=stage)] if shared and not compared else []
+    return (between | compared).placed(stage=stage), notes
 
 
 def _judge(
     results: Results, stage: str, scored: pd.DataFrame, names: list[str], judges: Mapping[str, tuple[Judge, Plan]]
-) -> None:
-    """Add the metrics of every learner and key, the comparisons of learners, and the curves of targets with classes."""
+) -> Figures:
+    """The figures of every learner and key, and the differences of learners; the curves of classes are added."""
     learners = [str(learner) for learner in scored["model"].unique()]
-    metrics = results.metrics[stage] = {learner: {} for learner in learners}
-    comparisons = results.comparisons[stage] = {}
+    metrics: dict[str, dict[str, ByMetric]] = {learner: {} for learner in learners}
+    compared = Figures()
     blocks: dict[str, dict[str, ClassFigures]] = {learner: {} for learner in learners}
     order = {target: number for number, target in enumerate(names)}
     scored = scored.sort_values("target", key=lambda targets: targets.map(order), kind="stable")
@@ -179,10 +181,10 @@ def _judge(
             metrics[learner][key] = figures
         for learner, block in judgement.blocks.items():
             blocks[learner][key] = block
-        if judgement.comparison:
-            comparisons[key] = judgement.comparison
+        compared |= judgement.comparison.placed(stage=stage, target=key)
     if any(judge.classes for judge, _ in judges.values()):
         results.classes[stage] = blocks
+    return Figures((Cell(stage, name, key), own) for name in learners for key, own in metrics[name].items()) | compared
 
 
 def one_row_a_case(rows: pd.DataFrame) -> pd.DataFrame | None:

@@ -12,9 +12,9 @@ import pandas as pd
 from casewise.cohort.groups import MOST_GROUPS, grouping, is_quantity, numbers_in, recorded
 from casewise.cohort.table import natural
 from casewise.evaluation.bootstrap import Plan, percentiles
+from casewise.evaluation.figures import LEFT_OUT, ByMetric, Cell, Estimate, Figures
 from casewise.evaluation.intervals import FEWEST, RANGES, difference, scheme_of
 from casewise.evaluation.judges import Judge, Judged, judge_of
-from casewise.evaluation.results import Drop, Figures, SourceMean
 from casewise.metrics.records import CALIBRATED
 from casewise.metrics.registry import metric_of
 from casewise.predictions.table import INTERNAL, final_rows
@@ -25,8 +25,8 @@ NOT_RECORDED = "not recorded"
 OTHER_VALUES = "other values"
 
 
-def drop(predictions: pd.DataFrame, target: str, **judged: Unpack[Judged]) -> dict[str, dict[str, Drop]]:
-    """The difference of each learner between the external cohort and the study, by learner and metric.
+def drop(predictions: pd.DataFrame, target: str, **judged: Unpack[Judged]) -> Figures:
+    """The difference of each learner between the external cohort and the study, whose stage is the group.
 
     It is the external value minus the internal one (of the test set, otherwise out of fold). Its interval follows from
     the intervals of the two values, because the two sets of subjects are different people. Metrics by class have the
@@ -36,56 +36,53 @@ def drop(predictions: pd.DataFrame, target: str, **judged: Unpack[Judged]) -> di
     rows = rows[rows["y_true"].notna()]
     inside = next((stage for stage in INTERNAL if (rows["stage"] == stage).any()), None)
     if inside is None or not (rows["stage"] == "external").any():
-        return {}
+        return Figures()
     judge = judge_of(rows, judged.get("classes"), judged.get("positive"))
     names = judge.names("drop")
     labels = judge.classes.names if judge.classes else ()
     names += [f"{name}[{label}]" for name in names if metric_of(name).by_class for label in labels]
-    drops: dict[str, dict[str, Drop]] = {}
+    cells: dict[Cell, ByMetric] = {}
     for learner, own in rows.groupby("model", sort=False):
         by_stage = [own[own["stage"] == stage] for stage in (inside, "external")]
         if any(rows.empty for rows in by_stage):
             continue
         ((inner,), (outer,)) = (judge.judge(rows, judged["plan"], whole=False).metrics.values() for rows in by_stage)
-        drops[str(learner)] = {}
+        drops = cells[Cell("external", str(learner), target, group=inside, contrast="internal")] = {}
         for name in names:
             internal, external = inner[name], outer[name]
             if internal.value is not None and external.value is not None:
                 low, high = difference(external, internal) or (None, None)
-                gap, rough = external.value - internal.value, internal.rough or external.rough
-                reason = external.reason or internal.reason or None
-                drops[str(learner)][name] = Drop(internal.value, external.value, gap, low, high, inside, rough, reason)
-    return drops
+                rough, reason = internal.rough or external.rough, external.reason or internal.reason or None
+                drops[name] = Estimate(external.value - internal.value, low, high, rough=rough, reason=reason)
+    return Figures(cells)
 
 
-def by_source(
-    predictions: pd.DataFrame, target: str, sources: Mapping[str, str], **judged: Unpack[Judged]
-) -> dict[str, dict[str, Figures]]:
-    """The metrics of each source by learners that were not trained on it: source -> learner -> metric -> estimate.
+def by_source(predictions: pd.DataFrame, target: str, sources: Mapping[str, str], **judged: Unpack[Judged]) -> Figures:
+    """The metrics of each source by learners that were not trained on it; the group is the source.
 
     `sources` is the source of each subject and gives the order of sources. The rows of a fitted stacker for a source
     come from a stacker fitted on the other sources, whose rows networks trained on this source may have predicted.
     """
     rows = _scored(predictions, target, "oof")
     if rows.empty:
-        return {}
+        return Figures()
     source_of, names = rows["subject"].map(dict(sources)), list(dict.fromkeys(sources.values()))
-    return _by_group(rows, source_of, names, judged)
+    return _by_group(rows, source_of, names, LEFT_OUT, judged)
 
 
 def by_column(
     predictions: pd.DataFrame, target: str, images: pd.DataFrame, column: str, **judged: Unpack[Judged]
-) -> dict[str, dict[str, Figures]]:
-    """The metrics on each group of external cases, by a column of their table: group -> learner -> metric -> estimate.
+) -> Figures:
+    """The metrics on each group of external cases, by a column of their table.
 
     `images` are the rows of the table with `case`, `subject`, `path` and the column; for the groups see
     `groups_of_rows`.
     """
     rows = _scored(predictions, target, "external")
     if rows.empty:
-        return {}
+        return Figures()
     group_of, groups = groups_of_rows(rows, images, column)
-    return _by_group(rows, group_of, groups, judged)
+    return _by_group(rows, group_of, groups, f"by {column}", judged)
 
 
 def groups_of_rows(rows: pd.DataFrame, images: pd.DataFrame, column: str) -> tuple[pd.Series, list[str]]:
@@ -123,27 +120,29 @@ def _scored(predictions: pd.DataFrame, target: str, stage: str) -> pd.DataFrame:
 
 
 def _by_group(
-    rows: pd.DataFrame, group_of: pd.Series, groups: Sequence[str], judged: Judged
-) -> dict[str, dict[str, Figures]]:
+    rows: pd.DataFrame, group_of: pd.Series, groups: Sequence[str], population: str, judged: Judged
+) -> Figures:
     """The figures of each group."""
     judge = judge_of(rows, judged.get("classes"), judged.get("positive"))
-    figures_by_group: dict[str, dict[str, Figures]] = {}
-    for group in groups:
-        if len(group_rows := rows[group_of == group]):
-            figures_by_group[str(group)] = {
-                learner: {name: estimate for name, estimate in figures.items() if not name.endswith(CALIBRATED)}
-                for learner, figures in judge.judge(group_rows, judged["plan"], whole=False).metrics.items()
-            }
-    return figures_by_group
+    stage, target = (str(rows[column].iloc[0]) for column in ("stage", "target"))
+    return Figures(
+        (
+            Cell(stage, learner, target, population, str(group)),
+            {name: estimate for name, estimate in figures.items() if not name.endswith(CALIBRATED)},
+        )
+        for group in groups
+        if len(group_rows := rows[group_of == group])
+        for learner, figures in judge.judge(group_rows, judged["plan"], whole=False).metrics.items()
+    )
 
 
 def source_means(
-    by_site: Mapping[str, Mapping[str, Figures]],
+    by_site: Figures,
     predictions: pd.DataFrame,
     target: str,
     sources: Mapping[str, str],
     **judged: Unpack[Judged],
-) -> dict[str, dict[str, SourceMean]]:
+) -> Figures:
     """Each learner's metrics of `by_source` averaged over the sources in which they are defined, with intervals.
 
     Subjects are resampled within each source: the interval says how much the mean over these sources varies with their
@@ -152,28 +151,23 @@ def source_means(
     """
     rows = _scored(predictions, target, "oof")
     if rows.empty:
-        return {}
+        return Figures()
     judge, plan = judge_of(rows, judged.get("classes"), judged.get("positive")), judged["plan"]
-    means: dict[str, dict[str, SourceMean]] = {}
+    cells: dict[Cell, ByMetric] = {}
     for learner, learner_rows in rows.groupby("model", sort=False):
-        figures = {source: by_learner.get(str(learner), {}) for source, by_learner in by_site.items()}
+        of_learner = by_site.select(learner=str(learner)).cells.values()
         samples, fewest = _resampled_means(judge, learner_rows, sources, plan)
-        means[str(learner)] = {}
-        for name in dict.fromkeys(
-            name for figures_of_source in figures.values() for name in figures_of_source if "[" not in name
-        ):
-            of_source = {source: metrics[name] for source, metrics in figures.items() if name in metrics}
-            defined = {source: figure for source, figure in of_source.items() if figure.value is not None}
-            value = float(np.mean([figure.value for figure in defined.values()])) if defined else None
-            means[str(learner)][name] = SourceMean(
+        means = cells[Cell("oof", str(learner), target, LEFT_OUT, contrast="mean")] = {}
+        for name in dict.fromkeys(name for own in of_learner for name in own if "[" not in name):
+            defined = [own[name] for own in of_learner if name in own and own[name].value is not None]
+            value = float(np.mean([figure.value for figure in defined])) if defined else None
+            means[name] = Estimate(
                 value,
-                list(defined),
-                [source for source in figures if source not in defined],
                 *(_ends(name, value, samples[name], plan, fewest) if value is not None else (None, None)),
-                rough=any(figure.rough for figure in defined.values()),
+                rough=any(figure.rough for figure in defined),
                 reason=_why_not(name, samples[name], plan, fewest) if value is not None else None,
             )
-    return means
+    return Figures(cells)
 
 
 def _resampled_means(

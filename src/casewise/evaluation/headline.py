@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from casewise.evaluation.results import AgainstBaseline, Headline, Metrics, Results
+from casewise.evaluation.figures import Figures
+from casewise.evaluation.results import Headline, Results
 from casewise.predictions.table import CHOOSING, INTERNAL
 from casewise.study.learners import baselines_among, is_baseline, without_baselines
 from casewise.targets import kind_named
@@ -16,7 +17,7 @@ FITTED = "meta_learner"
 _COMBINATIONS = ("meta_learner_weighted", "mean_of_learners")
 
 
-def headline(metrics: Metrics, main: str, kind: str, *, stated: str = "", sources_left_out: bool = False) -> Headline:
+def headline(table: Figures, main: str, kind: str, *, stated: str = "", sources_left_out: bool = False) -> Headline:
     """The learner that the report is about, which is never chosen on the cases on which it is evaluated.
 
     It is the learner `stated`, if it was evaluated. Else, if there is a test set, it is the best out of fold (or on the
@@ -25,37 +26,33 @@ def headline(metrics: Metrics, main: str, kind: str, *, stated: str = "", source
     baseline). Where sources are left out, weights were fitted on predictions of networks that were trained on the
     source, so the weighted mean is passed over.
     """
-    figures_by_stage = {
-        stage: {learner: keys[main] for learner, keys in learners.items() if main in keys}
-        for stage, learners in metrics.items()
-    }
-    stage = next((stage for stage in (*INTERNAL, "external") if figures_by_stage.get(stage)), None)
+    by_stage = {stage: table.names("learner", stage=stage, target=main) for stage in (*INTERNAL, "external")}
+    stage = next((stage for stage in by_stage if by_stage[stage]), None)
     if stage is None:
-        return Headline(main, None, None, None, None, kind)
-    choosing = next((stage for stage in CHOOSING if figures_by_stage.get(stage)), "oof")
-    figures, compared = figures_by_stage[stage], figures_by_stage.get(choosing, {})
-    candidates = without_baselines(figures)
-    choices = [learner for learner in candidates if learner in compared and stage != choosing]
+        return Headline(main, None, None, None, kind)
+    choosing = next((stage for stage in CHOOSING if by_stage[stage]), "oof")
+    candidates = without_baselines(by_stage[stage])
+    choices = [learner for learner in candidates if learner in by_stage[choosing] and stage != choosing]
     chosen_on = "stated"
-    if stated in figures:
+    if stated in by_stage[stage]:
         learner = stated
     elif choices:
         chosen_on, deciding = choosing, (kind_named(kind).merit, kind_named(kind).tie_breaker)
-        learner = max(choices, key=lambda name: _rank(*(compared[name][key].value for key in deciding)))
+        learner = max(choices, key=lambda name: _rank(*(table.of(choosing, name, main)[key].value for key in deciding)))
     else:
         first = candidates[-1] if is_baseline(candidates[0]) else candidates[0]
         combinations = [name for name in _COMBINATIONS if not (sources_left_out and name.startswith(FITTED))]
         learner = next((name for name in combinations if name in candidates), first)
-    return Headline(main, stage, learner, chosen_on, figures[learner], kind)
+    return Headline(main, stage, learner, chosen_on, kind)
 
 
-def internal_headline(main: Headline, metrics: Metrics, learner: str) -> Headline:
+def internal_headline(main: Headline, table: Figures, learner: str) -> Headline:
     """The headline of the learner whose networks were chosen by inner folds, because its metrics are unbiased.
 
     They are metrics of the whole procedure, including the choice.
     """
-    figures = metrics.get(str(main.stage), {}).get(learner, {}).get(main.target)
-    return main if figures is None else replace(main, learner=learner, chosen_on="inner folds", metrics=figures)
+    evaluated = table.of(str(main.stage), learner, main.target)
+    return replace(main, learner=learner, chosen_on="inner folds") if evaluated else main
 
 
 def _rank(merit: float | None, loss: float | None) -> tuple[float, float]:
@@ -63,30 +60,21 @@ def _rank(merit: float | None, loss: float | None) -> tuple[float, float]:
     return (-math.inf if merit is None else merit, -math.inf if loss is None else -loss)
 
 
-def against_baselines(results: Results) -> AgainstBaseline | None:
-    """The differences of the headline's learner from the best baseline; None without one of them.
+def best_baseline(results: Results) -> tuple[str, int] | None:
+    """The baseline to compare the headline's learner with, and among how many it was chosen on the same cases, else 0.
 
-    The baseline is the best by the primary metric out of fold (or at the stage, if there is nothing out of fold). The
-    intervals come from `results.comparisons`: they hold for all pairs of learners at once, so also for the chosen pair.
-    A difference is the learner's figure minus the baseline's.
+    It is the best by the primary metric out of fold (or at the stage, if there is nothing out of fold). The intervals
+    of differences hold for all pairs of learners at once, so also for the chosen pair. None without a difference.
     """
     main, learner, stage = results.main, results.main.learner, str(results.main.stage)
-    chosen_on = next((stage for stage in CHOOSING if results.metrics.get(stage)), stage)
-    merit = kind_named(main.kind).merit
-    baselines = baselines_among(results.metrics.get(stage, {}))
-    figures = {name: results.figures(chosen_on, name, main.target).get(merit) for name in baselines}
-    defined = {name: figure.value for name, figure in figures.items() if figure and figure.value is not None}
+    chosen_on = next((stage for stage in CHOOSING if stage in results.stages), stage)
+    merit, defined = kind_named(main.kind).merit, {}
+    for name in baselines_among(results.learners(stage)):
+        figure = results.figures.of(chosen_on, name, main.target).get(merit)
+        if figure and figure.value is not None:
+            defined[name] = figure.value
     baseline = max(defined, key=lambda name: defined[name], default=None)
     if learner is None or is_baseline(learner) or baseline is None:
         return None
-    entries = results.comparisons.get(stage, {}).get(main.target, {})
-    differences = {
-        metric: entry.from_baseline[baseline][learner]
-        for metric, entry in entries.items()
-        if learner in entry.from_baseline.get(baseline, {})
-    }
-    if not differences:
-        return None
-    first = next(iter(entries.values()))
-    chosen = len(defined) if chosen_on == stage else 0
-    return AgainstBaseline(learner, baseline, stage, merit, first.n_subjects, first.rough, chosen, differences)
+    compared = results.figures.of(stage, learner, main.target, contrast=baseline)
+    return (baseline, len(defined) if chosen_on == stage else 0) if compared else None

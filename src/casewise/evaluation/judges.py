@@ -19,7 +19,8 @@ from casewise.evaluation.classification import (
     resampled,
     widen,
 )
-from casewise.evaluation.results import ClassFigures, Comparison, Figures, OverFolds
+from casewise.evaluation.figures import FOLD, ByMetric, Cell, Estimate, Figures
+from casewise.evaluation.results import ClassFigures
 from casewise.metrics.classes import Classes, class_metrics
 from casewise.metrics.numbers import moments, number_metrics, sum_by_subject
 from casewise.metrics.registry import columns
@@ -36,8 +37,8 @@ _SAMPLE = ["target", "case", "region", "image"]
 class Judgement:
     """The metrics of every learner, the comparison of learners, and the curves of each (classes only)."""
 
-    metrics: dict[str, Figures]
-    comparison: dict[str, Comparison] = field(default_factory=dict)
+    metrics: dict[str, ByMetric]
+    comparison: Figures = field(default_factory=Figures)
     blocks: dict[str, ClassFigures] = field(default_factory=dict)
 
 
@@ -184,44 +185,45 @@ def class_names(judges: Mapping[str, Judge]) -> dict[str, Classes]:
 
 def over_folds(
     predictions: pd.DataFrame, targets: Sequence[str], classes: Mapping[str, Sequence[str]] | None = None
-) -> dict[str, dict[str, dict[str, OverFolds]]]:
-    """Summarise the out-of-fold rows, evaluated for each fold, by target, learner and metric.
+) -> Figures:
+    """The out-of-fold rows, evaluated for each fold, with the `mean` and `sd` (with n − 1) over the folds with a value.
 
-    `folds` are the values of the folds in order, None if undefined: precision and recall are plain means over the
-    classes, and undefined in a fold that lacks a class. `mean` and `sd` (with n − 1) are over the folds with a value. A
-    target that is scored in only one fold is left out.
+    Precision and recall are plain means over the classes, and undefined in a fold that lacks a class. A target that is
+    scored in only one fold is left out.
 
     >>> rows = pd.DataFrame({
     ...     "case": list("abcd"), "subject": list("abcd"), "region": "", "image": "", "model": "net", "stage": "oof",
     ...     "outer_fold": [1, 1, 2, 2], "target": "t", "kind": "classification",
     ...     "y_true": [0, 1, 0, 1], "y_pred": [0, 1, 0, 0], "p0": [1, 0, 1, 1], "p1": [0, 1, 0, 0],
     ... })
-    >>> summary_of_net = over_folds(rows, ["t"])["t"]["net"]
-    >>> {name: (entry.mean, round(entry.sd, 3)) for name, entry in summary_of_net.items()}
+    >>> mean, sd = (over_folds(rows, ["t"]).of("oof", "net", "t", "fold", contrast=name) for name in ("mean", "sd"))
+    >>> {name: (mean[name].value, round(sd[name].value, 3)) for name in mean}
     {'accuracy': (0.75, 0.354), 'precision': (0.625, 0.53), 'recall': (0.75, 0.354)}
     """
     scored = predictions["y_true"].notna() & predictions["outer_fold"].notna()
     rows = predictions[(predictions["stage"] == "oof") & scored]
-    summary: dict[str, dict[str, dict[str, OverFolds]]] = {}
+    cells: dict[Cell, ByMetric] = {}
     for target in targets:
         target_rows = rows[rows["target"] == target]
         if target_rows["outer_fold"].nunique() < 2:
             continue
         judge = judge_of(target_rows, (classes or {}).get(target))
-        summary[target] = {
-            str(learner): {name: _over_folds(values) for name, values in judge.by_fold(learner_rows).items()}
-            for learner, learner_rows in target_rows.groupby("model", sort=False)
-        }
-    return summary
+        for learner, learner_rows in target_rows.groupby("model", sort=False):
+            by_metric = judge.by_fold(learner_rows)
+            at = Cell("oof", str(learner), target, FOLD)
+            for number in range(max(map(len, by_metric.values()), default=0)):
+                values = {metric: values[number] for metric, values in by_metric.items()}
+                cells[at._replace(group=str(number + 1))] = _points(values)
+            defined = {metric: values[~np.isnan(values)] for metric, values in by_metric.items()}
+            means = {metric: own.mean() if len(own) else np.nan for metric, own in defined.items()}
+            deviations = {metric: own.std(ddof=1) if len(own) > 1 else np.nan for metric, own in defined.items()}
+            cells |= {at._replace(contrast="mean"): _points(means), at._replace(contrast="sd"): _points(deviations)}
+    return Figures(cells)
 
 
-def _over_folds(values: np.ndarray) -> OverFolds:
-    defined = values[~np.isnan(values)]
-    return OverFolds(
-        mean=float(defined.mean()) if len(defined) else None,
-        sd=float(defined.std(ddof=1)) if len(defined) > 1 else None,
-        folds=[None if np.isnan(value) else float(value) for value in values],
-    )
+def _points(values: Mapping[str, float]) -> ByMetric:
+    """Figures without intervals."""
+    return {name: Estimate(None if np.isnan(value) else float(value), None, None) for name, value in values.items()}
 
 
 @dataclass(frozen=True)

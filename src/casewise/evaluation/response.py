@@ -15,8 +15,9 @@ import pandas as pd
 from casewise.cohort.table import names_text, natural
 from casewise.evaluation.agreement import group_agreement
 from casewise.evaluation.bootstrap import PLAN, Plan, by_subject
+from casewise.evaluation.figures import Estimate
 from casewise.evaluation.intervals import ROUGH_BELOW
-from casewise.evaluation.results import GroupAgreement, Interval, Response, ResponseRates
+from casewise.evaluation.results import GroupAgreement, Response, ResponseRates
 
 _ZERO = 1e-9
 # A rise above this counts as this where percent changes are averaged: from a baseline near 0 it has no limit.
@@ -139,7 +140,7 @@ def clear_limit(truth: np.ndarray) -> float:
     return float(np.diff(levels).min()) / 2 if len(levels) > 1 else 0.0
 
 
-def rate(yes: np.ndarray, plan: Plan = PLAN) -> Interval:
+def rate(yes: np.ndarray, plan: Plan = PLAN) -> Estimate:
     """The share of yes with its Wilson interval.
 
     >>> half = rate(np.array([True, True, False, False]))
@@ -149,7 +150,7 @@ def rate(yes: np.ndarray, plan: Plan = PLAN) -> Interval:
     from scipy.stats import binomtest
 
     ends = binomtest(int(np.sum(yes)), len(yes)).proportion_ci(plan.confidence, "wilson")
-    return Interval(float(np.mean(yes)), float(ends.low), float(ends.high))
+    return Estimate(float(np.mean(yes)), float(ends.low), float(ends.high))
 
 
 def visits_in_order(visits: pd.Series) -> list[str]:

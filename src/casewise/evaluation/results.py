@@ -1,160 +1,28 @@
-"""Everything that was measured of a study as frozen records, written to and read from `metrics.json`.
+"""Everything that was measured of a study: the table of its figures, and records of curves, counts and facts.
 
-Figures are found by stage, learner, target key and metric: a key is a target over all its regions (`composite`) or in
-one of them (`composite[upper]`). Undefined values are None, never NaN.
+`casewise.evaluation.metrics_file` writes it to `metrics.json` and reads it. Undefined values are None, never NaN.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import Field, dataclass, field, fields, is_dataclass
-from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypeVar, dataclass_transform
+from dataclasses import field
+from typing import Any, Literal
 
-import numpy as np
+from casewise.evaluation.figures import LEFT_OUT, ByMetric, Estimate, Figures
+from casewise.evaluation.record import Record, Threshold
 
-from casewise.errors import DamagedError
-
-if TYPE_CHECKING:
-    from casewise.run_folder import RunFolder
-
-_DIGITS = 6
-T = TypeVar("T")
 # Whether the interval of a sensitivity lies above the one that is aimed at, includes it, or lies below.
 Aim = Literal["reached", "uncertain", "missed"]
 
 
-@dataclass_transform(frozen_default=True, field_specifiers=(field,))
-class Record(Mapping[str, Any]):
-    """A frozen dataclass, also read like a mapping of its fields; those that are None by default are missing then."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
-
-    def __init_subclass__(cls) -> None:
-        dataclass(frozen=True)(cls)
-
-    def __getitem__(self, name: str) -> Any:
-        if name not in iter(self):
-            raise KeyError(name)
-        return getattr(self, name)
-
-    def __iter__(self) -> Iterator[str]:
-        return (item.name for item in fields(self) if item.default is not None or getattr(self, item.name) is not None)
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-
-class Threshold(float):
-    """A threshold; it is written with all its digits, because scores are compared with it."""
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, *_: Any) -> Any:
-        from pydantic_core import core_schema
-
-        return core_schema.no_info_after_validator_function(cls, core_schema.float_schema())
-
-
-# ----------------------------------------------------------------------------------------------------------- figures
-
-
-class Estimate(Record):
-    """A figure with its interval; `rough` if it rests on too few subjects; a reason if something is undefined.
-
-    `n_subjects` are all subjects. A figure of a class rests on those with a case of the class. `n_cases` counts what is
-    evaluated: cases, or regions or images where each has a prediction.
-    """
-
-    value: float | None
-    low: float | None
-    high: float | None
-    n_subjects: int
-    n_cases: int
-    rough: bool
-    reason: str | None = None
-
-
-# By metric.
-Figures: TypeAlias = dict[str, Estimate]
-# By stage, learner and target key.
-Metrics: TypeAlias = dict[str, dict[str, dict[str, Figures]]]
-
-
-class Interval(Record):
-    """A value with its interval, without a count of subjects."""
-
-    value: float
-    low: float | None
-    high: float | None
-
-
-class SourceMean(Record):
-    """A figure averaged over the sources in which it is defined, each with the same weight."""
-
-    value: float | None
-    sources: list[str]
-    undefined: list[str]
-    low: float | None
-    high: float | None
-    rough: bool | None = None
-    reason: str | None = None
-
-
-class WithinSources(Record):
-    """The figures of the primary outcome within each source, by source, learner and metric, and their means."""
-
-    by_site: dict[str, dict[str, Figures]]
-    site_means: dict[str, dict[str, SourceMean]]
-
-
-class Difference(Record):
-    """A learner's figure minus another learner's, or a group's minus the mean of the other groups.
-
-    The interval holds for all pairs of learners, or all groups, at once; only learners are `indistinguishable`.
-    """
-
-    difference: float
-    low: float | None
-    high: float | None
-    indistinguishable: bool | None = None
-
-
-class Comparison(Record):
-    """The learners by one metric: the best, those that may be as good, and the differences of all others from it."""
-
-    best: str
-    indistinguishable: list[str]
-    n_subjects: int
-    rough: bool
-    differences: dict[str, Difference]
-    from_baseline: dict[str, dict[str, Difference]]
-
-
-class AgainstBaseline(Record):
-    """The reported learner against the best baseline.
-
-    `chosen` is the number of baselines among which this one was chosen on the cases that are compared, else 0.
-    """
-
-    learner: str
-    baseline: str
-    stage: str
-    merit: str
-    n_subjects: int
-    rough: bool
-    chosen: int
-    differences: dict[str, Difference]
-
-
 class Headline(Record):
-    """The learner that the report is about, the stage at which it is judged, and its figures by metric."""
+    """The learner that the report is about, and the stage at which it is evaluated."""
 
     target: str
     stage: str | None
     learner: str | None
     chosen_on: str | None
-    metrics: Figures | None
     kind: str
 
 
@@ -183,7 +51,7 @@ class OperatingPoint(Record):
     threshold: Threshold | None
     prevalence: float | None
     aim: Aim | None
-    figures: Figures
+    figures: ByMetric
     threshold_by_fold: dict[str, Threshold | None] | None = None
 
 
@@ -233,22 +101,11 @@ class Bands(Record):
     stages: dict[str, dict[str, GroupAgreement]]
 
 
-class Readers(Record):
-    """Agreement in pairs of readers, and of learners with readers.
-
-    `between`: stage, or `all` -> target key -> 'first | second' -> figures; `learners`: stage -> learner -> target key
-    -> reader -> figures.
-    """
-
-    between: dict[str, dict[str, dict[str, Figures]]]
-    learners: dict[str, dict[str, dict[str, dict[str, Figures]]]]
-
-
 class ResponseRates(Record):
     """The share of responders at a visit by the physician and by the model, by threshold in percent."""
 
     n_subjects: int
-    rates: dict[str, dict[str, Interval]]
+    rates: dict[str, dict[str, Estimate]]
 
 
 class Response(Record):
@@ -260,7 +117,7 @@ class Response(Record):
     n_visits: int
     rough: bool
     undefined: dict[str, list[str]]
-    change: Figures | None = None
+    change: ByMetric | None = None
     responders: dict[str, GroupAgreement] | None = None
     by_visit: dict[str, ResponseRates] | None = None
 
@@ -273,8 +130,8 @@ class TrialVisit(Record):
 
     visit: str
     subjects: dict[str, int]
-    change: dict[str, dict[str, Interval]]
-    effect: dict[str, dict[str, Interval]]
+    change: dict[str, dict[str, Estimate]]
+    effect: dict[str, dict[str, Estimate]]
 
 
 class Trial(Record):
@@ -328,7 +185,7 @@ class NetBenefit(Record):
 
 
 class AddedValue(Record):
-    """The value that images add to the covariates: the models that `Results.comparisons` compares.
+    """The value that images add to the covariates: the models that the contrasts of `Results.figures` compare.
 
     `images` are the learners whose mean is the image model, `columns` the kind of each covariate; `decision_curves`
     has, for two classes, the curves of the models with covariates at the headline's stage, by learner.
@@ -373,45 +230,7 @@ class PredictionSets(Record):
     targets: dict[str, TargetCoverage]
 
 
-class OverFolds(Record):
-    """A metric of each fold in order, None where undefined, with their mean and standard deviation (n - 1)."""
-
-    mean: float | None
-    sd: float | None
-    folds: list[float | None]
-
-
-class OverSeeds(Record):
-    """A metric of each seed in order, with mean, extremes and standard deviation (n - 1)."""
-
-    by_seed: list[float | None]
-    mean: float | None
-    min: float | None
-    max: float | None
-    sd: float | None
-
-
-class Seeds(Record):
-    """The spread over seeds by stage, learner, target key and metric; the study's own seed comes first."""
-
-    seeds: list[int]
-    metrics: dict[str, dict[str, dict[str, dict[str, OverSeeds]]]]
-
-
 # ------------------------------------------------------------------------------------------- other people, subgroups
-
-
-class Drop(Record):
-    """A figure of an external cohort minus the internal one (of a stage, or `within` sources), with its interval."""
-
-    internal: float
-    external: float
-    difference: float
-    low: float | None
-    high: float | None
-    internal_stage: str
-    rough: bool
-    reason: str | None = None
 
 
 class Subgroup(Record):
@@ -421,9 +240,9 @@ class Subgroup(Record):
     code: str
     n_subjects: int
     n_cases: int
-    metrics: Figures
+    metrics: ByMetric
     small: list[str]
-    differences: dict[str, Difference]
+    differences: dict[str, Estimate]
     subjects_by_class: dict[str, int] | None = None
 
 
@@ -468,7 +287,7 @@ class ColumnGroup(Record):
     n_subjects: int
     n_cases: int
     classes: dict[str, dict[str, int]]
-    metrics: Figures
+    metrics: ByMetric
     rows: int = 0
     right: int = 0
     commonest: str = ""
@@ -573,8 +392,8 @@ class DriftGap(Record):
     """The differences between two groups, where both have the figure."""
 
     rough: bool
-    quality: Interval | None = None
-    confidence: Interval | None = None
+    quality: Estimate | None = None
+    confidence: Estimate | None = None
 
 
 class LearnerDrift(Record):
@@ -674,9 +493,8 @@ class AlteredNumbers(Record):
 
 
 class ImageSplit(Record):
-    """The figures of the primary outcome if images of a subject may be on both sides of the split."""
+    """The split by image, where images of a subject may be on both sides."""
 
-    metrics: Metrics
     main: dict[str, str | None]
     subjects_on_both_sides: int
     subjects_with_several_images: int
@@ -691,34 +509,23 @@ class Results(Record):
     """Everything that was measured of a study.
 
     Attributes:
-        metrics: figures by stage, learner, target key and metric.
-        comparisons: of learners, by stage, target key and metric.
+        figures: the table.
         classes: by stage, learner and target key.
         response: by stage and learner; `all` are the subjects out of fold and of the test set together.
         trials: of the reported learner by stage, as `response` has them.
-        over_folds: by target, learner and metric.
         calibration: of the reported learner by stage and class; a number has one entry, with an empty name.
         decision_curves: of the reported learner by stage and class.
-        by_site: by source, learner and metric, where each source was left out of training in turn.
-        site_means: by learner and metric.
-        known_sources: the same of models trained on other subjects of each source, if the study compares them.
-        external_drop: by learner and metric.
-        external_by: by column, group, learner and metric.
         counterfactuals: by learner and alteration.
         made_from: the checksums of the parts of the run by name.
         format: of `metrics.json`; another one would be misunderstood by programs that read this one.
     """
 
-    metrics: Metrics
-    comparisons: dict[str, dict[str, dict[str, Comparison]]]
-    classes: dict[str, dict[str, dict[str, ClassFigures]]]
-    response: dict[str, dict[str, Response]]
     main: Headline
-    notes: list[Note]
+    figures: Figures = field(default_factory=Figures)
+    notes: list[Note] = field(default_factory=list)
+    classes: dict[str, dict[str, dict[str, ClassFigures]]] = field(default_factory=dict)
+    response: dict[str, dict[str, Response]] = field(default_factory=dict)
     bands: Bands | None = None
-    readers: Readers | None = None
-    over_folds: dict[str, dict[str, dict[str, OverFolds]]] = field(default_factory=dict)
-    against_baselines: AgainstBaseline | None = None
     calibration: dict[str, dict[str, Calibration]] | None = None
     decision_curves: dict[str, dict[str, list[NetBenefit]]] | None = None
     prediction_sets: PredictionSets | None = None
@@ -727,98 +534,45 @@ class Results(Record):
     within_column: WithinColumn | None = None
     participants: Participants | None = None
     subgroups: Subgroups | None = None
-    by_site: dict[str, dict[str, Figures]] | None = None
-    site_means: dict[str, dict[str, SourceMean]] | None = None
-    known_sources: WithinSources | None = None
-    external_drop: dict[str, dict[str, Drop]] | None = None
-    external_by: dict[str, dict[str, dict[str, Figures]]] | None = None
     drift: Drift | None = None
     counterfactuals: dict[str, dict[str, AlteredAnswers | AlteredNumbers]] | None = None
-    seeds: Seeds | None = None
     image_split: ImageSplit | None = None
     made_from: dict[str, str] = field(default_factory=dict)
     format: Literal[1] = 1
 
     def __repr__(self) -> str:
-        learners = sorted({learner for by_learner in self.metrics.values() for learner in by_learner})
-        return (
-            f"Results of {', '.join(self.metrics)}: {self.main.target} by {self.main.learner}; {len(learners)} learners"
-        )
+        count = len(self.figures.names("learner"))
+        stages = ", ".join(self.stages)
+        return f"Results of {stages}: {self.main.target} by {self.main.learner}; {count} learners"
 
-    def figures(self, stage: str, learner: str, key: str) -> Figures:
-        """The figures of a learner for one target key, by metric; empty where it was not evaluated."""
-        return self.metrics.get(stage, {}).get(learner, {}).get(key, {})
+    @property
+    def stages(self) -> list[str]:
+        """The stages that were evaluated."""
+        return self.figures.names("stage")
 
+    def learners(self, stage: str) -> list[str]:
+        """The learners that were evaluated at a stage."""
+        return self.figures.names("learner", stage=stage)
 
-# -------------------------------------------------------------------------------------------------------------- JSON
+    @property
+    def headline(self) -> ByMetric:
+        """The figures of the headline's learner; empty where nothing was evaluated."""
+        return self.figures.of(str(self.main.stage), str(self.main.learner), self.main.target)
 
+    @property
+    def sources(self) -> list[str]:
+        """The sources, such as hospitals, that were left out of training in turn."""
+        return self.figures.names("group", population=LEFT_OUT)
 
-def plain(value: Any) -> Any:
-    """Plain values for JSON: floats of six digits, records as mappings without the fields at their default."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {
-            item.name: plain(content)
-            for item in fields(value)
-            if (content := getattr(value, item.name)) is not None or item.default is not None
-        }
-    if isinstance(value, Mapping):
-        return {str(key): plain(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(inner) for inner in value]
-    if isinstance(value, (bool, np.bool_)):
-        return bool(value)
-    if isinstance(value, Threshold):
-        return float(value)
-    if isinstance(value, (float, np.floating)):
-        return float(f"{value:.{_DIGITS}g}")
-    return int(value) if isinstance(value, np.integer) else value
+    def within_source(self, learner: str, source: str, population: str = LEFT_OUT) -> ByMetric:
+        """A learner's figures within a source."""
+        return self.figures.of("oof", learner, self.main.target, population, source)
 
+    def drop(self, learner: str) -> ByMetric:
+        """A learner's figures on the external cohort minus those of the study."""
+        own = self.figures.select(stage="external", learner=learner, contrast="internal").cells.values()
+        return next(iter(own), {})
 
-@cache
-def _adapter(kind: type) -> Any:
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(kind)
-
-
-def from_json(kind: type[T], value: Any) -> T:
-    """The record of plain values.
-
-    Raises:
-        ValueError: they do not fit such a record.
-    """
-    record: T = _adapter(kind).validate_python(value)  # type: ignore[arg-type]
-    return record
-
-
-def as_stored(results: Results) -> Results:
-    """The results with the digits with which they are stored."""
-    return from_json(Results, plain(results))
-
-
-def read_results(folder: RunFolder) -> Results:
-    """The results of a finished run.
-
-    Raises:
-        RunError: there are none, or they cannot be read.
-        DamagedError: they were changed after they were written, or were written by another version of casewise.
-    """
-    from pydantic import ValidationError
-
-    values = folder.metrics.read()
-    try:
-        return from_json(Results, values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        at = ".".join(map(str, first["loc"]))
-        raise DamagedError(
-            f"{folder.metrics.path} does not hold results of this version of casewise ({at[:80]}: {first['msg']}). "
-            f"{folder.metrics.remedy}"
-        ) from error
-
-
-def write_results(folder: RunFolder, results: Results) -> Results:
-    """Write the results of a run; return them as they are stored."""
-    values = plain(results)
-    folder.metrics.write(values)
-    return from_json(Results, values)
+    def over_sources(self, learner: str, population: str = LEFT_OUT) -> ByMetric:
+        """The means of a learner's figures within the sources."""
+        return self.figures.of("oof", learner, self.main.target, population, contrast="mean")

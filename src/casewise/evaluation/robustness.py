@@ -11,6 +11,7 @@ import pandas as pd
 
 from casewise.evaluation.bootstrap import Plan, estimates, mean_by_subject
 from casewise.evaluation.caveats import caveat
+from casewise.evaluation.figures import Estimate
 from casewise.evaluation.intervals import ROUGH_BELOW, difference
 from casewise.evaluation.results import (
     AlteredAnswers,
@@ -19,8 +20,6 @@ from casewise.evaluation.results import (
     CorrectAnswers,
     DriftGap,
     DriftGroup,
-    Estimate,
-    Interval,
     LearnerDrift,
     Note,
 )
@@ -175,7 +174,7 @@ def _group(rows: pd.DataFrame, metric: str, plan: Plan, *, whole: bool) -> Drift
 
 def _gap(
     first: pd.DataFrame, second: pd.DataFrame, name: str, of_first: Estimate, of_second: Estimate, plan: Plan
-) -> Interval | None:
+) -> Estimate | None:
     """The first group's figure minus the second's, with its interval; subjects may be in both groups.
 
     Where it stays the same without any single subject, such as between accuracies of 0 and 1, the interval is made
@@ -202,7 +201,7 @@ def _gap(
     low, high = figures["difference"].low, figures["difference"].high
     if low is None:
         low, high = difference(of_first, of_second) or (None, None)
-    return Interval(of_first.value - of_second.value, low, high)
+    return Estimate(of_first.value - of_second.value, low, high)
 
 
 def drift_caveats(figures: Mapping[str, LearnerDrift], learner: str | None) -> list[Note]:

@@ -21,6 +21,7 @@ import pandas as pd
 from casewise.cohort.groups import Group, Grouping
 from casewise.evaluation import results as stored
 from casewise.evaluation.bootstrap import Plan
+from casewise.evaluation.figures import Estimate
 from casewise.evaluation.intervals import FEWEST, matching_quantile
 from casewise.evaluation.judges import Judge, Judged, judge_of, shared_truth
 from casewise.metrics.classes import Classes
@@ -152,7 +153,7 @@ def _compare(groups: Sequence[_GroupFigures], name: str, plan: Plan) -> Comparis
     halves = errors * _from_normal_scale(matching_quantile(null, plan.confidence), fewest - 1)
     for figures, difference, half in zip(of_tested, differences, halves, strict=True):
         ends = (float(difference - half), float(difference + half)) if defined and np.isfinite(half) else (None, None)
-        figures.values.differences[name] = stored.Difference(float(difference), *ends)
+        figures.values.differences[name] = Estimate(float(difference), *ends)
     return Comparison(tested, float(statistics.max()), null) if defined else None
 
 

@@ -13,7 +13,8 @@ from typing import TypeAlias
 import numpy as np
 
 from casewise.evaluation.bootstrap import Plan, estimates
-from casewise.evaluation.results import Aim, Estimate
+from casewise.evaluation.figures import Estimate
+from casewise.evaluation.results import Aim
 from casewise.metrics.numbers import sum_by_subject
 from casewise.metrics.roc import curve
 

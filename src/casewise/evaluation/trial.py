@@ -25,8 +25,9 @@ import pandas as pd
 from casewise.errors import CasewiseError
 from casewise.evaluation.bootstrap import PLAN, Plan
 from casewise.evaluation.evaluate import FollowUp
+from casewise.evaluation.figures import Estimate
 from casewise.evaluation.response import FIRST_VISIT, by_visit, clear_limit, percent_change, visits_in_order
-from casewise.evaluation.results import Interval, ResponseRates, Trial, TrialVisit
+from casewise.evaluation.results import ResponseRates, Trial, TrialVisit
 
 Array: TypeAlias = np.ndarray
 
@@ -135,7 +136,7 @@ def trial(
     return Trial(control, sizes, first, compared, left_out, problems, slopes, rates, risks)
 
 
-def _t_interval(values: Array, control: Array | None = None, plan: Plan = PLAN) -> Interval:
+def _t_interval(values: Array, control: Array | None = None, plan: Plan = PLAN) -> Estimate:
     """The mean, or its difference from the control's mean, with the interval of a t-test (Welch's for two).
 
     Equal values, or a single value, have no interval: that all are the same does not make the mean certain.
@@ -150,21 +151,21 @@ def _t_interval(values: Array, control: Array | None = None, plan: Plan = PLAN) 
     variances = np.array([group.var(ddof=1) / len(group) for group in groups])
     total, freedom = variances.sum(), np.array([len(group) - 1 for group in groups])
     if not total > (1e-9 * max(1.0, abs(value))) ** 2:
-        return Interval(value, None, None)
+        return Estimate(value, None, None)
     welch = total**2 / (variances**2 / freedom).sum()
     half = float(stats.t.ppf((1 + plan.confidence) / 2, welch) * np.sqrt(total))
-    return Interval(value, value - half, value + half)
+    return Estimate(value, value - half, value + half)
 
 
 def _risk_difference(arm: ResponseRates, control: ResponseRates, plan: Plan = PLAN) -> ResponseRates:
     """The shares of responders in an arm minus those in the control, with Newcombe's intervals; of all subjects."""
     from statsmodels.stats.proportion import confint_proportions_2indep
 
-    def interval(threshold: str, side: str) -> Interval:
-        shares = [(rates.rates[threshold][side].value, rates.n_subjects) for rates in (arm, control)]
+    def interval(threshold: str, side: str) -> Estimate:
+        shares = [(rates.rates[threshold][side].value or 0.0, rates.n_subjects) for rates in (arm, control)]
         counts = [number for share, total in shares for number in (round(share * total), total)]
         low, high = confint_proportions_2indep(*counts, method="newcomb", compare="diff", alpha=1 - plan.confidence)
-        return Interval(shares[0][0] - shares[1][0], float(low), float(high))
+        return Estimate(shares[0][0] - shares[1][0], float(low), float(high))
 
     differences = {name: {side: interval(name, side) for side in by_side} for name, by_side in arm.rates.items()}
     return ResponseRates(arm.n_subjects + control.n_subjects, differences)
@@ -192,12 +193,12 @@ def _visit(
     for arm in range(len(arms)):
         contrasts[arm, arm * visits + number], contrasts[arm, arm * visits] = 1.0, -1.0
 
-    def intervals(contrast: Array) -> dict[str, Interval]:
+    def intervals(contrast: Array) -> dict[str, Estimate]:
         entries = {}
         for outcome, fit in fits.items():
             value = float(contrast @ fit.means)
             half = width * float(np.sqrt(contrast @ fit.covariance @ contrast))
-            entries[outcome] = Interval(value, value - half, value + half)
+            entries[outcome] = Estimate(value, value - half, value + half)
         return entries
 
     return TrialVisit(

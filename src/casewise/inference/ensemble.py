@@ -287,7 +287,7 @@ class Combination:
             RunError: a file of it is damaged, or thresholds are missing.
         """
         # a bundle is predicted with without the evaluation
-        from casewise.evaluation.results import read_results
+        from casewise.evaluation.metrics_file import read_results
 
         nested = folder.nested.read_if_exists()
         stackers = folder.stackers.read_if_exists() or {}

@@ -22,7 +22,7 @@ from casewise.cohort.identity import AS_WRITTEN, same_subjects
 from casewise.cohort.table import names_text
 from casewise.console import Show, Silent
 from casewise.errors import RunError, counted, shortened
-from casewise.evaluation.results import from_json
+from casewise.evaluation.record import from_json
 from casewise.files import checksum
 from casewise.inference.bundle import Bundle, check_composition
 from casewise.inference.drift import WORDS, Batch, Drift, drift

@@ -17,8 +17,8 @@ from casewise.audit.sentences import untested
 from casewise.cohort.identity import pseudonym
 from casewise.console import Show, shown
 from casewise.errors import RunError, counted
+from casewise.evaluation.metrics_file import encoded
 from casewise.evaluation.response import clear_limit
-from casewise.evaluation.results import plain
 from casewise.files import checksum, json_hash, write_atomic, write_json
 from casewise.inference.run_members import predicting_members
 from casewise.pipeline.finished import FinishedRun
@@ -131,7 +131,7 @@ def _fill(target: BundleFolder, run: FinishedRun, members: Sequence[JobFolder]) 
         "response": _response(run),
         "visits": bool((run.predictions.groupby("subject")["visit"].nunique() > 1).any()),
     }
-    figures = {name: value for name, value in plain(run.results).items() if name in FIGURES and value}
+    figures = {name: value for name, value in encoded(run.results).items() if name in FIGURES and value}
     audit, provenance = _verdict(run.audit, study), _provenance(run, bundles)
     write_json(target.facts.path, about)
     write_json(target.metrics.path, figures)
@@ -178,7 +178,7 @@ def _warnings(run: FinishedRun) -> str:
             f"The audit of its study found {counted(errors, 'error')}: the result may rest on something other than the "
             "disease."
         )
-    if "external" not in run.results.metrics and run.results.by_site is None:
+    if "external" not in run.results.stages and not run.results.sources:
         texts.append(f"Not tested on {run.study.unit}s of another hospital or source.")
     texts += [within_values(run.study, run.results).strip()]
     texts += [origins_sentence(run.origins, run.study.unit)] if unknown_origin(run.origins) else []

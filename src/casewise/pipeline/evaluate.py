@@ -32,9 +32,12 @@ from casewise.evaluation.caveats import caveat, guess
 from casewise.evaluation.evaluate import WHOLE, FollowUp, Outcomes, one_row_a_case
 from casewise.evaluation.evaluate import evaluate as evaluate_predictions
 from casewise.evaluation.external import OTHER_VALUES, groups_of_rows
-from casewise.evaluation.headline import against_baselines, internal_headline
+from casewise.evaluation.figures import Figures
+from casewise.evaluation.headline import internal_headline
 from casewise.evaluation.judges import Judged
-from casewise.evaluation.results import Results, as_stored, from_json, write_results
+from casewise.evaluation.metrics_file import as_stored, write_results
+from casewise.evaluation.record import from_json
+from casewise.evaluation.results import Results
 from casewise.evaluation.subgroups import headline_rows, subgroups, within_column
 from casewise.evaluation.trial import trial
 from casewise.pipeline.external import external_groups, read_external
@@ -148,11 +151,10 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Ru
             results.notes.append(caveat("missing_regions", score=name, cases=cases))
     results = _with_other_sources(study, predictions, results, folder)
     if NESTED in set(predictions["model"]):
-        results = replace(results, main=internal_headline(results.main, results.metrics, NESTED))
+        results = replace(results, main=internal_headline(results.main, results.figures, NESTED))
     results = replace(
         results,
-        over_folds=over_folds(predictions, names, predicted_outcomes.classes),
-        against_baselines=against_baselines(results),
+        figures=results.figures | over_folds(predictions, names, predicted_outcomes.classes),
         trials=trials(study, cohort, predictions, results),
         added_value=added_value(study, predictions, results.main, folder),
         prediction_sets=_prediction_sets(study, predictions, results.main, folder),
@@ -246,14 +248,13 @@ def left_out_sources(folder: RunFolder) -> dict[str, str]:
     return {subject: names[side - 1] for side, subject in folds}
 
 
-def within_sources(study: Study, predictions: pd.DataFrame, sources: Mapping[str, str]) -> stored.WithinSources:
+def within_sources(study: Study, predictions: pd.DataFrame, sources: Mapping[str, str]) -> Figures:
     """The figures of the primary outcome out of fold, within each source and averaged over them."""
     from casewise.evaluation.external import by_source, source_means
 
     judged = _judged(study, study.primary_outcome)
     by_site = by_source(predictions, study.primary_outcome, sources, **judged)
-    means = source_means(by_site, predictions, study.primary_outcome, sources, **judged)
-    return stored.WithinSources(by_site, means)
+    return by_site | source_means(by_site, predictions, study.primary_outcome, sources, **judged)
 
 
 def _with_other_sources(study: Study, predictions: pd.DataFrame, results: Results, folder: RunFolder) -> Results:
@@ -261,17 +262,17 @@ def _with_other_sources(study: Study, predictions: pd.DataFrame, results: Result
     from casewise.evaluation.external import by_column, drop
 
     target = study.primary_outcome
-    judged, sources = _judged(study, target), left_out_sources(folder)
+    judged, sources, figures = _judged(study, target), left_out_sources(folder), results.figures
     if sources:
-        results = replace(results, **vars(within_sources(study, predictions, sources)))
+        figures |= within_sources(study, predictions, sources)
     if study.external:
         table = folder.external_cohort.read()
         columns = external_groups(study, table)
-        # figures pooled over sources have no difference from others
-        drops = {} if sources else drop(predictions, target, **judged)
-        by_groups = {column: by_column(predictions, target, table, column, **judged) for column in columns}
-        results = replace(results, external_drop=drops, external_by=by_groups)
-    return as_stored(results)
+        for column in columns:
+            figures |= by_column(predictions, target, table, column, **judged)
+        if not sources:  # figures pooled over sources have no difference from others
+            figures |= drop(predictions, target, **judged)
+    return as_stored(replace(results, figures=figures))
 
 
 def _readers_table(study: Study, cohort: Cohort) -> pd.DataFrame | None:
@@ -366,7 +367,7 @@ def within_shortcut_column(
     """The figures within the column; None where the audit found no such column, or folds are sources."""
     target, main = study.primary_outcome, results.main
     column = leading_column(folder.audit.read_if_exists(), target, named_columns(study))
-    if column is None or not study.classes_of(target) or not main.metrics or results.by_site is not None:
+    if column is None or not study.classes_of(target) or main.stage is None or results.sources:
         return None
     heading = table_column(study, cohort.images, column["name"])
     rows = headline_rows(predictions, main)

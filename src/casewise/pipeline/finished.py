@@ -13,7 +13,8 @@ import pandas as pd
 
 from casewise.cohort.cohort import Cohort
 from casewise.console import Show, Silent, shown
-from casewise.evaluation.results import Results, read_results
+from casewise.evaluation.metrics_file import read_results
+from casewise.evaluation.results import Results
 from casewise.files import checksum
 from casewise.inference.explainer import explainer
 from casewise.modalities.base import FittedPreprocessing, Modality, PreparedCohort

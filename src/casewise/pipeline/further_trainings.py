@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +10,9 @@ import numpy as np
 from casewise.console import Show, Silent
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.evaluate import evaluate as evaluate_predictions
-from casewise.evaluation.results import ImageSplit, Metrics, OverSeeds, Results, Seeds, write_results
+from casewise.evaluation.figures import IMAGES, KNOWN, SEED, ByMetric, Cell, Estimate, Figures
+from casewise.evaluation.metrics_file import write_results
+from casewise.evaluation.results import ImageSplit, Results
 from casewise.modalities.registry import modality_of
 from casewise.pipeline.evaluate import evaluate, left_out_sources, outcomes, within_sources
 from casewise.pipeline.read import RunInputs
@@ -28,16 +30,31 @@ def seeds(inputs: RunInputs, results: Results, show: Show) -> Results:
     """Train the study with `study.seeds` - 1 further seeds; return `results` with the spread over seeds."""
     study = inputs.study
     numbers = [study.seed + further for further in range(study.seeds)]
-    points = [_points(results.metrics)]
+    trained = [results.figures]
     for position, seed in enumerate(numbers[1:], start=2):
         show.line("seeds", f"training {position} of {len(numbers)}, with seed {seed}")
-        points.append(_trained_points(inputs, seed, show))
-    spread: dict[str, dict[str, dict[str, dict[str, OverSeeds]]]] = {}
-    for (stage, learner, target, metric), value in points[0].items():
-        values = [value, *(other.get((stage, learner, target, metric)) for other in points[1:])]
-        by_target = spread.setdefault(stage, {}).setdefault(learner, {}).setdefault(target, {})
-        by_target[metric] = OverSeeds(values, **_spread_of(values))
-    return write_results(inputs.folder, replace(results, seeds=Seeds(numbers, spread)))
+        trained.append(_trained_figures(inputs, seed, show))
+    cells: dict[Cell, ByMetric] = {}
+    for cell, by_metric in results.figures.select(population="", contrast="").cells.items():
+        if cell.stage != "external":
+            at = cell._replace(population=SEED)
+            values = {metric: [_value(figures, cell, metric) for figures in trained] for metric in by_metric}
+            spreads = {metric: _spread_of(own) for metric, own in values.items()}
+            for number, seed in enumerate(numbers):
+                cells[at._replace(group=str(seed))] = _points({name: own[number] for name, own in values.items()})
+            for end in ("mean", "min", "max", "sd"):
+                cells[at._replace(contrast=end)] = _points({name: spread[end] for name, spread in spreads.items()})
+    return write_results(inputs.folder, replace(results, figures=results.figures | Figures(cells)))
+
+
+def _value(figures: Figures, cell: Cell, metric: str) -> float | None:
+    figure = figures.cells.get(cell, {}).get(metric)
+    return figure.value if figure else None
+
+
+def _points(values: Mapping[str, float | None]) -> ByMetric:
+    """Figures without intervals."""
+    return {name: Estimate(value, None, None) for name, value in values.items()}
 
 
 def _spread_of(values: Sequence[float | None]) -> dict[str, float | None]:
@@ -54,11 +71,11 @@ def _spread_of(values: Sequence[float | None]) -> dict[str, float | None]:
     return {"mean": float(figures.mean()), **extremes, "sd": float(figures.std(ddof=1))}
 
 
-def _trained_points(inputs: RunInputs, seed: int, show: Show) -> dict[tuple[str, str, str, str], float | None]:
-    """The points of all metrics after a training with another seed, with the compute plan of the run."""
+def _trained_figures(inputs: RunInputs, seed: int, show: Show) -> Figures:
+    """The figures after a training with another seed, with the compute plan of the run."""
     study = _as_trained(inputs).model_copy(update={"seed": seed})
     predictions = train_again(replace(inputs, study=study, folder=inputs.folder.seed(seed)), show)
-    return _points(evaluate_predictions(predictions, outcomes(study, predictions), FEWEST).metrics)
+    return evaluate_predictions(predictions, outcomes(study, predictions), FEWEST).figures
 
 
 def _as_trained(inputs: RunInputs) -> Study:
@@ -69,18 +86,6 @@ def _as_trained(inputs: RunInputs) -> Study:
     any_machine = dict.fromkeys(("device", "precision", "threads"), "auto")
     plan = {"plan": recorded_plans(inputs.folder, study.trained), **any_machine}
     return study.model_copy(update={"external": None, "compute": study.compute.model_copy(update=plan)})
-
-
-def _points(metrics: Metrics) -> dict[tuple[str, str, str, str], float | None]:
-    """The value of every metric of the stages that all seeds have, by stage, learner, target and metric."""
-    return {
-        (stage, learner, target, metric): estimate.value
-        for stage, by_learner in metrics.items()
-        if stage != "external"
-        for learner, by_target in by_learner.items()
-        for target, by_metric in by_target.items()
-        for metric, estimate in by_metric.items()
-    }
 
 
 def known_sources(inputs: RunInputs, results: Results, show: Show) -> Results:
@@ -97,7 +102,7 @@ def known_sources(inputs: RunInputs, results: Results, show: Show) -> Results:
     check_learnable(splits, whole.panels, study)
     further = replace(inputs, study=_as_trained(inputs), splits=splits, folder=folder)
     figures = within_sources(study, train_again(further, show), left_out_sources(inputs.folder))
-    return write_results(inputs.folder, replace(results, known_sources=figures))
+    return write_results(inputs.folder, replace(results, figures=results.figures | figures.placed(population=KNOWN)))
 
 
 def image_split(inputs: RunInputs, results: Results, show: Show) -> Results:
@@ -116,12 +121,9 @@ def image_split(inputs: RunInputs, results: Results, show: Show) -> Results:
     prepared = other.model_copy(update={"images": other.images.model_copy(update={"store": inputs.store.folder})})
     predictions = train_again(RunInputs(prepared, images, inputs.store, comparison.splits, split_folder), show)
     # without its line, which would count images as subjects
-    figures = evaluate(other, images, predictions, split_folder, Silent())
-    outcome = study.primary_outcome
-    of_outcome = {
-        stage: {learner: {outcome: targets[outcome]} for learner, targets in learners.items()}
-        for stage, learners in figures.metrics.items()
-    }
-    main = {name: getattr(figures.main, name) for name in ("target", "stage", "learner", "kind")}
-    entry = ImageSplit(of_outcome, main, **on_both_sides(cohort, comparison))
-    return write_results(inputs.folder, replace(results, image_split=entry))
+    evaluated = evaluate(other, images, predictions, split_folder, Silent())
+    figures = evaluated.figures.select(target=study.primary_outcome, population="", contrast="")
+    main = {name: getattr(evaluated.main, name) for name in ("target", "stage", "learner", "kind")}
+    entry = ImageSplit(main, **on_both_sides(cohort, comparison))
+    figures = results.figures | figures.placed(population=IMAGES)
+    return write_results(inputs.folder, replace(results, figures=figures, image_split=entry))

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from casewise.cohort.table import names_text
 from casewise.console import duration
 from casewise.errors import DamagedError, RunError, StudyError, counted, cut
-from casewise.evaluation.results import from_json
+from casewise.evaluation.record import from_json
 from casewise.modalities.registry import modality_of
 from casewise.study.backbones import UNTRAINED
 from casewise.study.images import FLIPS

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 from casewise.audit.columns import leading_column
 from casewise.audit.metadata import named_columns
-from casewise.evaluation.results import ColumnGroup, Estimate, GroupMean, WithinColumn
+from casewise.evaluation.figures import Estimate
+from casewise.evaluation.results import ColumnGroup, GroupMean, WithinColumn
 from casewise.report.blocks import Block, Cell, Fold, Row, Table, Text
 from casewise.report.context import ReportContext, defined, evaluated_on, terms_of
 from casewise.report.formatting import MISSING, capital, class_name, number, plain

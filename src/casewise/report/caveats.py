@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from casewise.evaluation.results import Estimate, Results, SourceMean
+from casewise.evaluation.figures import Estimate
+from casewise.evaluation.results import Results
 from casewise.metrics.registry import columns
 from casewise.report.context import EXTERNAL, SIDES, defined, quoted_figures
 from casewise.report.formatting import capital, class_name, counted, listed, plain
@@ -93,7 +94,6 @@ class _ExternalResult:
 
     code: str
     metric: str
-    cases: int
     figure: Estimate
     inside: float | None
     headline: dict[str, Estimate]
@@ -108,7 +108,9 @@ def external_result(study: Study, results: Results, learner: str, stage: str) ->
     metric of the external table replaces it. Where sources were left out, the study's figure is the mean within them.
     """
     outcome, kind = study.primary_outcome, kind_named(study.kind_of(study.primary_outcome))
-    outside = {name: figure for name, figure in results.figures(EXTERNAL, learner, outcome).items() if defined(figure)}
+    outside = {
+        name: figure for name, figure in results.figures.of(EXTERNAL, learner, outcome).items() if defined(figure)
+    }
     of_table = columns("external", study.kind_of(outcome), len(study.classes_of(outcome)) or None)
     shown = [name for name in dict.fromkeys([kind.merit, *of_table]) if name in outside]
     if not shown:
@@ -116,7 +118,7 @@ def external_result(study: Study, results: Results, learner: str, stage: str) ->
     own = quoted_figures(study, results, learner, stage)
     inside = {name: figure.value for name in shown if (figure := defined(own.get(name)))}
     metric = next((name for name in shown if name in inside), shown[0])
-    drop = (results.external_drop or {}).get(learner, {}).get(metric)
+    drop = results.drop(learner).get(metric)
     code = verdict(drop.low, drop.high, metric) if drop else "untested"
     if drop and drop.rough and code != "untested":
         code = "rough"
@@ -131,7 +133,6 @@ def external_result(study: Study, results: Results, learner: str, stage: str) ->
     return _ExternalResult(
         code=code if metric in inside else "not_inside",
         metric=metric,
-        cases=outside[metric].n_cases,
         figure=outside[metric],
         inside=inside.get(metric),
         headline={name: outside[name] for name in dict.fromkeys([*kind.headline, metric]) if name in shown},
@@ -192,28 +193,28 @@ def result_line(study: Study, results: Results) -> str:
     The result on an external cohort comes first. Where sources were left out, figures are means within them.
     """
     main = results.main
-    if not main.metrics:
+    if not results.headline:
         return ""
     stage, learner, name = str(main.stage), str(main.learner), learner_name(str(main.learner))
-    kind, first = kind_named(main.kind), next(iter(main.metrics.values()))
+    kind, first = kind_named(main.kind), next(iter(results.headline.values()))
     unit, write = study.level_of(study.primary_outcome), metric_format(study, study.primary_outcome)
-    whose = _counts(study, unit, first.n_cases, first.n_subjects)
+    whose = _counts(study, unit, first)
     pieces = []
     if external := external_result(study, results, learner, stage) if stage != EXTERNAL else None:
         cohort = f"external cohort {study.external_name}".strip()
-        cases = _counts(study, unit, external.cases, external.figure.n_subjects)
+        cases = _counts(study, unit, external.figure)
         headline = f"{cohort}, {cases}, {name}: {_figures(write, external.headline)}"
         pieces.append(", ".join([headline, *external.recognised]))
     else:
         whose = f"{whose}, {name}"
-    if stage == "oof" and results.site_means:
+    if stage == "oof" and results.sources:
         site = (study.split.leave_out or "source").replace("_", " ")
         means = [text for metric in kind.headline if (text := _within(write, results, learner, metric))]
         by_class = ", ".join(means) or f"undefined within every {site}"
         misread = f"Pooled figures mix different networks. They must not be read as {kind.means}."
         pieces.append(f"each {site} left out, {whose}: {by_class}. {misread}")
     else:
-        figures = {metric: figure for metric in kind.headline if (figure := defined(main.metrics.get(metric)))}
+        figures = {metric: figure for metric in kind.headline if (figure := defined(results.headline.get(metric)))}
         stops = stage == "validation" and study.recipe.early_stopping.monitor == "fold"
         validation = f"validation set{', whose loss stopped the training' if stops else ''}"
         sides = {"test": "test set", EXTERNAL: "external cohort", "validation": validation}
@@ -224,15 +225,17 @@ def result_line(study: Study, results: Results) -> str:
 
 def _within(write: MetricFormat, results: Results, learner: str, metric: str) -> str:
     """A metric's mean over the sources that were left out, with its value in each or their range."""
-    mean = (results.site_means or {}).get(learner, {}).get(metric)
+    mean = results.over_sources(learner).get(metric)
     if mean is None or mean.value is None:
         return ""
-    figures = {source: (results.by_site or {})[source][learner][metric] for source in mean.sources}
+    of_sources = {source: results.within_source(learner, source).get(metric) for source in results.sources}
+    figures = {source: figure for source, figure in of_sources.items() if figure and figure.value is not None}
+    missing = [source for source in of_sources if source not in figures]
     by_source = ", ".join(f"{source} {_figure(write, metric, figure)}" for source, figure in figures.items())
     if len(figures) > MOST_SOURCES:
         values = [figure.value for figure in figures.values() if figure.value is not None]
         by_source = " ".join(f"{word} {write.text(metric, of(values), short=True)}" for word, of in ENDS.items())
-    undefined = f", undefined in {', '.join(mean.undefined)}" if mean.undefined else ""
+    undefined = f", undefined in {', '.join(missing)}" if missing else ""
     return f"{write.title(metric)} {_figure(write, metric, mean)} (mean of {len(figures)}; {by_source}{undefined})"
 
 
@@ -240,7 +243,7 @@ def _figures(write: MetricFormat, figures: Mapping[str, Estimate]) -> str:
     return ", ".join(f"{write.title(name)} {_figure(write, name, figure)}" for name, figure in figures.items())
 
 
-def _figure(write: MetricFormat, metric: str, figure: Estimate | SourceMean) -> str:
+def _figure(write: MetricFormat, metric: str, figure: Estimate) -> str:
     """A value with its interval, or the reason why it has none."""
     value, ends = write.text(metric, figure.value, short=True), write.bounds(metric, figure, short=True)
     if ends:
@@ -249,8 +252,9 @@ def _figure(write: MetricFormat, metric: str, figure: Estimate | SourceMean) -> 
     return f"{value} ({reason})" if reason else value
 
 
-def _counts(study: Study, unit: str, count: int, subjects: int) -> str:
+def _counts(study: Study, unit: str, figure: Estimate) -> str:
+    count = figure.n_cases or 0
     if not study.subjects_known:
         return counted(count, unit)
-    people = counted(subjects, "subject")
+    people = counted(figure.n_subjects or 0, "subject")
     return people if unit == "subject" else f"{counted(count, unit)} of {people}"

@@ -7,14 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from casewise.errors import RunError
 from casewise.evaluation.caveats import constant_folds, no_better
-from casewise.evaluation.results import ClassFigures, Estimate, Figures, Results, SourceMean, read_results
+from casewise.evaluation.figures import ByMetric, Estimate
+from casewise.evaluation.metrics_file import read_results
+from casewise.evaluation.results import ClassFigures, Results
 from casewise.inference.explainer import explainer
 from casewise.metrics.registry import columns
 from casewise.modalities.registry import modality_of
@@ -185,9 +187,9 @@ class ReportContext:
         merits = {name: figure.value for name, figure in figures.items() if figure}
         return max(merits, key=lambda name: merits[name] or 0.0) if merits else self.candidates[0]
 
-    def figures(self, stage: str, learner: str, key: str = "") -> Figures:
+    def figures(self, stage: str, learner: str, key: str = "") -> ByMetric:
         """All figures of one learner for the primary outcome, or for a target key such as `composite[upper]`."""
-        return self.metrics.figures(stage, learner, key or self.outcome)
+        return self.metrics.figures.of(stage, learner, key or self.outcome)
 
     def metric(self, stage: str, learner: str, metric: str) -> Estimate | None:
         """One figure of the primary outcome with its interval, or None if it is missing or undefined."""
@@ -199,7 +201,7 @@ class ReportContext:
         return metric_format(self.study, self.outcome)
 
     @property
-    def quoted(self) -> Mapping[str, Estimate | SourceMean]:
+    def quoted(self) -> Mapping[str, Estimate]:
         """The quoted figures of the shown learner: where sources were left out, the means within them."""
         return quoted_figures(self.study, self.metrics, self.learner, self.stage)
 
@@ -239,7 +241,7 @@ class ReportContext:
     @property
     def by_site(self) -> bool:
         """Whether the report's figures are out of fold with a source left out in each fold."""
-        return self.stage == "oof" and bool(self.metrics.get("site_means"))
+        return self.stage == "oof" and bool(self.metrics.sources)
 
     @property
     def site(self) -> str:
@@ -252,19 +254,16 @@ class ReportContext:
         return (entry.constant_class or "") if entry else ""
 
 
-F = TypeVar("F", bound="Estimate | SourceMean")
-
-
-def defined(figure: F | None) -> F | None:
+def defined(figure: Estimate | None) -> Estimate | None:
     """The figure if it has a value."""
     return figure if figure and is_number(figure.value) else None
 
 
-def quoted_figures(study: Study, results: Results, learner: str, stage: str) -> Mapping[str, Estimate | SourceMean]:
+def quoted_figures(study: Study, results: Results, learner: str, stage: str) -> Mapping[str, Estimate]:
     """The figures of the primary outcome that are quoted: out of fold with sources left out, the means within them."""
-    if stage == "oof" and results.site_means:
-        return results.site_means.get(learner, {})
-    return results.figures(stage, learner, study.primary_outcome)
+    if stage == "oof" and results.sources:
+        return results.over_sources(learner)
+    return results.figures.of(stage, learner, study.primary_outcome)
 
 
 def read_context(folder: Path) -> ReportContext:
@@ -283,7 +282,7 @@ def read_context(folder: Path) -> ReportContext:
     study = saved_study(files.study.read(), source=str(files.study.path))
     images, panels = with_panels(files.cohort.read(), study)
     metrics = read_results(files)
-    if not any(metrics.metrics.values()):
+    if not metrics.stages:
         raise RunError(f"{folder}: no prediction has a reference value, so nothing was evaluated for a page.")
     return ReportContext(
         study=study,

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from casewise.cohort.targets import target_columns
-from casewise.evaluation.results import Difference, Estimate, Note, SourceMean
+from casewise.evaluation.figures import KNOWN, Estimate
+from casewise.evaluation.headline import best_baseline
+from casewise.evaluation.results import Note
 from casewise.metrics.classes import category_agreement
 from casewise.metrics.registry import metric_of
 from casewise.modalities.registry import modality_of
@@ -22,7 +24,7 @@ from casewise.report.context import EXTERNAL, ReportContext, counted_cases, defi
 from casewise.report.formatting import MISSING, class_name, counted, is_number, listed, number, percent, plain, signed
 from casewise.report.sections.agreement import between_columns, score_ranges
 from casewise.report.sections.classes import DECISIONS
-from casewise.report.sections.learners import comparison_of, gap_between
+from casewise.report.sections.learners import comparison_of
 from casewise.report.statements import Statement, statements, weights_fitted, weights_of
 from casewise.report.tables import VERDICTS, MetricFormat, kind_report, verdict, verdict_beside
 from casewise.report.visit_alone import visit_alone
@@ -182,12 +184,15 @@ def sizes(context: ReportContext) -> list[_Size]:
     metric = kind_report(context.kind).headline
     here, shown = defined(context.quoted.get(metric)), []
     outside = context.metric(EXTERNAL, context.learner, metric)
-    within = context.metrics.known_sources
-    of_known = defined(within.site_means.get(context.learner, {}).get(metric)) if within and context.by_site else None
+    known = context.metrics.over_sources(context.learner, KNOWN) if context.by_site else {}
+    of_known = defined(known.get(metric))
     if outside:
         shown.append(_size(context, metric, outside, context.study.external_name, _external_recalls(context)))
     if here:
-        over = counted(len(getattr(here, "sources", [])), context.site) if context.by_site else ""
+        within = [
+            context.metrics.within_source(context.learner, source).get(metric) for source in context.metrics.sources
+        ]
+        over = counted(sum(map(bool, map(defined, within))), context.site) if context.by_site else ""
         inside = context.metric("oof", context.learner, metric) if context.stage == "test" and not outside else None
         out_of_fold = f"out of fold {context.write.text(metric, inside.value, short=True)}" if inside else ""
         cohort = f"{context.site}s left out" if of_known else _own_side(context)[2:]
@@ -210,7 +215,7 @@ def _external_recalls(context: ReportContext) -> str:
     return ", ".join(f"{text} {write.text('recall', figure.value, short=True)}" for text, figure in recalls.items())
 
 
-def _size(context: ReportContext, metric: str, figure: Estimate | SourceMean, cohort: str, note: str = "") -> _Size:
+def _size(context: ReportContext, metric: str, figure: Estimate, cohort: str, note: str = "") -> _Size:
     text = context.write.text(metric, figure.value, short=True, unit=False)
     units = {"mae": "points on average", "accuracy": "% right"}
     interval = figure.reason or ""
@@ -269,12 +274,12 @@ def spread(context: ReportContext) -> str:
     by_chance = [] if chance is None else [f"{number(chance, 1)} by chance"]
     details = "; ".join([*filter(None, [bounds]), *out_of_fold, *by_chance])
     text = f"{write.title(metric)} {write.text(metric, figure.value, short=True)}"
-    if context.by_site and context.metrics.known_sources:
+    if context.by_site and context.metrics.over_sources(context.learner, KNOWN):
         text += f", {context.site}s left out"
     return f"{text} ({details})" if bounds or out_of_fold else text
 
 
-def _bounds(write: MetricFormat, metric: str, figure: Estimate | SourceMean, *, short: bool = True) -> str:
+def _bounds(write: MetricFormat, metric: str, figure: Estimate, *, short: bool = True) -> str:
     """The interval of a figure, and whether it rests on too few subjects."""
     bounds = write.bounds(metric, figure, words=True, short=short)
     return f"{bounds}, rough" if bounds and figure.rough else bounds
@@ -366,21 +371,20 @@ def rivals(context: ReportContext) -> list[Rival]:
 
     reported = write.text(metric, figure.value, short=True), _bounds(write, metric, figure)
 
-    def rival(name: str, own: Estimate | SourceMean, gap: Difference | None, note: str = "") -> Rival:
+    def rival(name: str, own: Estimate, gap: Estimate | None, note: str = "") -> Rival:
         text = write.text(metric, own.value, short=True)
         code = verdict(gap.low, gap.high, metric) if gap else "untested"
-        by = number(abs(gap.difference), 3) if gap and text == reported[0] and abs(gap.difference) >= 0.0005 else ""
+        by = number(abs(gap.value or 0), 3) if gap and text == reported[0] and abs(gap.value or 0) >= 0.0005 else ""
         return Rival(name, text, _bounds(write, metric, own), code, note=note, by=by)
 
     rows = [Rival(f"reported: {learner_name(context.learner)}", *reported, reported=True)]
-    compared = context.metrics.against_baselines
-    if compared and not context.by_site and (best := context.metric(compared.stage, compared.baseline, metric)):
-        gap = compared.differences.get(metric)
-        note = f"the best of {compared.chosen} on these cases" if compared.chosen > 1 else ""
-        rows.append(rival(learner_name(compared.baseline), best, gap, note))
-    if better := _better_part(context, metric, figure, compared.baseline if compared else ""):
-        entry = comparison_of(context, context.stage)
-        gap = gap_between(entry, context.learner, better) if entry else None
+    baseline, chosen = best_baseline(context.metrics) or ("", 0)
+    gaps = comparison_of(context, context.stage)
+    if baseline and not context.by_site and (best := context.metric(str(context.metrics.main.stage), baseline, metric)):
+        note = f"the best of {chosen} on these cases" if chosen > 1 else ""
+        rows.append(rival(learner_name(baseline), best, gaps.gap(metric, context.learner, baseline), note))
+    if better := _better_part(context, metric, figure, baseline):
+        gap = gaps.gap(metric, context.learner, better)
         of_better = context.figures(context.stage, better)[metric]
         rows.append(rival(learner_name(better), of_better, gap, "its best learner on these cases"))
     guessed, chance = _guessed_median(context), metric_of(metric).chance if context.classes else None
@@ -402,7 +406,7 @@ def rivals(context: ReportContext) -> list[Rival]:
     return rows
 
 
-def _better_part(context: ReportContext, metric: str, figure: Estimate | SourceMean, baseline: str) -> str:
+def _better_part(context: ReportContext, metric: str, figure: Estimate, baseline: str) -> str:
     """The best part of a combined model on the evaluated cases, if it is better and not yet a row; otherwise empty."""
     larger = metric_of(metric).larger_is_better
     values: dict[str, float] = {}

@@ -156,7 +156,7 @@ def _performance(study: Study, about: Mapping[str, Any], results: Results) -> li
         for target in [*study.outputs, *study.scores]:
             write = metric_format(study, target)
             for metric in kind_named(study.kind_of(target)).headline:
-                figure = results.figures(stage, learner, target).get(metric)
+                figure = results.figures.of(stage, learner, target).get(metric)
                 if figure is None or figure.value is None:
                     continue
                 value = write.cell(metric, figure, words=True)

@@ -11,7 +11,7 @@ import pandas as pd
 from casewise.errors import RunError
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.evaluate import Outcomes, evaluate
-from casewise.evaluation.results import Comparison
+from casewise.evaluation.figures import Figures
 from casewise.metrics.registry import columns
 from casewise.predictions.table import final_rows
 from casewise.report import blocks as doc
@@ -129,11 +129,11 @@ def beside(runs: Sequence[ReportContext]) -> doc.Section:
     described = [(run.study.name, " ".join(run.study.description.split())) for run in runs[1:]]
     blocks: list[doc.Block] = [doc.Text(f"{name}: {text}") for name, text in described if text]
     for target in targets:
-        blocks += [doc.Heading(capital(target)), _of_target(runs, target, compared.get(target))]
+        blocks += [doc.Heading(capital(target)), _of_target(runs, target, compared.get(target, Figures()))]
     return doc.Section("beside", f"Beside {', '.join(run.study.name for run in runs[1:])}", blocks)
 
 
-def _of_target(runs: Sequence[ReportContext], target: str, compared: Comparison | None) -> doc.Table:
+def _of_target(runs: Sequence[ReportContext], target: str, compared: Figures) -> doc.Table:
     """A line for each learner of every run; learners of later runs carry their study's name."""
     first, stage = runs[0], runs[0].stage
     study, write = first.study, metric_format(first.study, target)
@@ -141,15 +141,15 @@ def _of_target(runs: Sequence[ReportContext], target: str, compared: Comparison 
     metric = kind_report(study.kind_of(target)).compared
     rows = []
     for number, run in enumerate(runs):
-        for learner in run.metrics.metrics.get(stage, {}):
+        for learner in run.metrics.learners(stage):
             figures = run.figures(stage, learner, target)
             if not figures:
                 continue
             cells = [write.cell(name, figures.get(name)) for name in metrics]
             name = _row_name(learner, run.study, number)
-            gap = compared.differences.get(name) if compared else None
-            best = compared is not None and name == compared.best
-            cells.append(doc.Cell("best") if best else write.difference(metric, gap))
+            best = compared.best(metric)
+            gap = compared.gap(metric, name, best)
+            cells.append(doc.Cell("best") if name == best else write.difference(metric, gap))
             rows.append(doc.Row(_row_name(learner_name(learner), run.study, number), cells))
     heads = ["Learner", *(write.title(name) for name in metrics), f"Difference in {write.phrase(metric)}"]
     caption = CAPTION.format(target=capital(target), side=SIDES[stage])
@@ -162,8 +162,7 @@ def _row_name(learner: str, study: Study, number: int) -> str:
 
 def _targets_of(run: ReportContext) -> list[str]:
     """The whole targets and scores that were evaluated, the primary one first."""
-    by_learner = run.metrics.metrics.get(run.stage, {})
-    evaluated = dict.fromkeys(key for by_target in by_learner.values() for key in by_target if "[" not in key)
+    evaluated = [key for key in run.metrics.figures.names("target", stage=run.stage) if "[" not in key]
     return sorted(evaluated, key=lambda name: name != run.outcome)
 
 
@@ -176,7 +175,7 @@ def _check_comparable(runs: Sequence[ReportContext]) -> None:
     first, targets = runs[0], _targets_of(runs[0])
     for run in runs[1:]:
         refusal = f"{run.source} cannot be compared with {first.source}"
-        if first.stage not in run.metrics.metrics:
+        if first.stage not in run.metrics.stages:
             raise RunError(f"{refusal}, whose figures are {SIDES[first.stage]}: it has none of these. Leave it out.")
         if run.study.synthetic != first.study.synthetic:
             phantom = run.source if run.study.synthetic else first.source
@@ -197,13 +196,13 @@ def _scale(study: Study, target: str) -> str:
     return f"of the classes {', '.join(names)}" if names else "a number"
 
 
-def comparisons(runs: Sequence[ReportContext], targets: Sequence[str]) -> dict[str, Comparison]:
+def comparisons(runs: Sequence[ReportContext], targets: Sequence[str]) -> dict[str, Figures]:
     """By target the comparison of all runs' learners over the same resamples of subjects.
 
     A target has none if the runs evaluated different cases of it or its folds are sources.
     """
     first = runs[0]
-    comparisons: dict[str, Comparison] = {}
+    comparisons: dict[str, Figures] = {}
     if any(run.by_site for run in runs):
         return {}
     named = [
@@ -217,10 +216,8 @@ def comparisons(runs: Sequence[ReportContext], targets: Sequence[str]) -> dict[s
     for target in targets:
         evaluated = rows[(rows["target"] == target) & rows["y_true"].notna()]
         if _same_cases(evaluated):
-            compared = evaluate(evaluated, Outcomes(target, [target]), plan).comparisons
-            metric = kind_report(first.study.kind_of(target)).compared
-            entry = compared.get(first.stage, {}).get(target, {}).get(metric)
-            comparisons |= {target: entry} if entry else {}
+            figures = evaluate(evaluated, Outcomes(target, [target]), plan).figures
+            comparisons[target] = figures.contrasts(first.stage, target)
     return comparisons
 
 

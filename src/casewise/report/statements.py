@@ -110,7 +110,7 @@ def external_cohort(context: ReportContext) -> Found:
         return None if context.by_site else ("bad", text, "")
     write, metric = context.write, entry.metric
     bounds = write.bounds(metric, entry.figure, words=True, short=True)
-    bounds = f" ({bounds}{', rough' * entry.figure.rough})" if bounds else ""
+    bounds = f" ({bounds}{', rough' * bool(entry.figure.rough)})" if bounds else ""
     text = f"On {context.study.external_name} ({counted_cases(context, context.rows(EXTERNAL, context.learner))}):"
     text += f" {write.phrase(metric)} {write.text(metric, entry.figure.value, short=True)}{bounds}"
     words = {"worse": "worse than", "better": "better than", "open": "no clear difference from"}

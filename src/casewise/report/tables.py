@@ -196,16 +196,15 @@ class MetricFormat:
 
         An interval that excludes 0 is printed with as many decimals as show it.
 
-        >>> MetricFormat(points=1).difference("mae", {"difference": 0.12, "low": 0.002, "high": 0.25}).small
+        >>> MetricFormat(points=1).difference("mae", {"value": 0.12, "low": 0.002, "high": 0.25}).small
         '[0.002, 0.250]'
         """
-        entry = {**figure, "value": figure["difference"]} if figure else None
         digits, percent = self.digits(metric), self.in_percent(metric)
-        low, high = (entry or {}).get("low"), (entry or {}).get("high")
+        low, high = (figure or {}).get("low"), (figure or {}).get("high")
         if low is not None and high is not None and low * high > 0:
             nearest = min(abs(low), abs(high)) * (100 if percent else 1)
             digits = max(digits, min(MOST_DIGITS, math.ceil(-math.log10(nearest))))
-        return figure_cell(entry, digits, percent=percent, sign=True)
+        return figure_cell(figure, digits, percent=percent, sign=True)
 
 
 def metric_format(study: Study, target: str) -> MetricFormat:

@@ -6,12 +6,11 @@ import numpy as np
 import pandas as pd
 
 from casewise.evaluation.bootstrap import Plan
+from casewise.evaluation.figures import Estimate
 from casewise.evaluation.judges import judge_of
-from casewise.evaluation.results import Difference, Estimate
 from casewise.metrics.registry import metric_of
 from casewise.predictions.table import SAMPLE_KEY, probability_columns
 from casewise.report.context import ReportContext
-from casewise.report.sections.learners import gap_between
 from casewise.report.tables import kind_report
 from casewise.targets import kind_named
 
@@ -22,7 +21,7 @@ TELLING = 0.95
 MODEL, ALONE = "model", "visit"
 
 
-def visit_alone(context: ReportContext, guessed_by: float) -> tuple[Estimate, Difference | None] | None:
+def visit_alone(context: ReportContext, guessed_by: float) -> tuple[Estimate, Estimate | None] | None:
     """The figure of this prediction, and the difference of the reported model from it, by the metric of comparison.
 
     It is the share of each class, or the median, in subjects of other folds at the visit of the same name. None where
@@ -53,8 +52,7 @@ def visit_alone(context: ReportContext, guessed_by: float) -> tuple[Estimate, Di
     if not _tells(figures[metric], metric, guessed_by):
         return None
     both = pd.concat([rows.assign(model=MODEL), alone], ignore_index=True)
-    entry = judge.judge(both, plan, whole=True).comparison.get(metric)
-    return figures[metric], gap_between(entry, MODEL, ALONE) if entry else None
+    return figures[metric], judge.judge(both, plan, whole=True).comparison.gap(metric, MODEL, ALONE)
 
 
 def _tells(figure: Estimate, metric: str, guess: float) -> bool:

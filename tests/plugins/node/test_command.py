@@ -139,7 +139,7 @@ def test_errors_of_a_bundle_are_those_out_of_fold(chest_run: Run) -> None:
     from casewise.plugins.node.monitoring.of_node import errors_of
 
     model = load_bundle(chest_run.folder / "bundle")
-    figures = chest_run.results.figures("oof", model.headline, "label")
+    figures = chest_run.results.figures.of("oof", model.headline, "label")
     accuracy = figures["accuracy"].value
     assert accuracy is not None
     assert errors_of(model) == {"label": pytest.approx(1 - accuracy, abs=1e-5)}

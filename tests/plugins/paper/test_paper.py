@@ -15,12 +15,8 @@ from matplotlib.figure import Figure
 
 from casewise.analysis.run import Run
 from casewise.errors import CasewiseError, RunError
-from casewise.evaluation.results import (
-    Interval,
-    ResponseRates,
-    Trial,
-    TrialVisit,
-)
+from casewise.evaluation.figures import FOLD, Estimate
+from casewise.evaluation.results import ResponseRates, Trial, TrialVisit
 from casewise.plugins.paper import designs
 from casewise.plugins.paper.command import write_paper
 from casewise.plugins.paper.contents import Paper, joined
@@ -54,11 +50,12 @@ def not_written(folder: Path) -> dict[str, str]:
 
 def test_a_table_has_the_numbers_of_the_typed_results(chest_run: Any, films: Path) -> None:
     results, tables = Run.open(chest_run.folder).results, films / "tables"
-    for stage, by_learner in results.metrics.items():
+    for stage in results.stages:
+        by_learner = {name: results.figures.of(stage, name, "label") for name in results.learners(stage)}
         table = pd.read_csv(tables / f"results-label-{stage}.csv").set_index(["learner", "metric"])
-        assert {name for name, _ in table.index} == {name for name, found in by_learner.items() if found["label"]}
-        for learner, by_target in by_learner.items():
-            for metric, figure in by_target["label"].items():
+        assert {name for name, _ in table.index} == {name for name, found in by_learner.items() if found}
+        for learner, by_metric in by_learner.items():
+            for metric, figure in by_metric.items():
                 for cell in ("value", "low", "high", "n_subjects", "rough"):
                     found, expected = table.at[(learner, metric), cell], getattr(figure, cell)
                     assert found == expected or (expected is None and np.isnan(found))
@@ -69,10 +66,9 @@ def test_a_table_has_the_numbers_of_the_typed_results(chest_run: Any, films: Pat
             assert counts.loc[counts["learner"] == learner, "count"].tolist() == np.ravel(entry.confusion).tolist()
             assert report.loc[learner, "support"].tolist() == entry.support
     folds = pd.read_csv(tables / "folds.csv").set_index(["target", "learner", "metric"])
-    for learner, by_metric in results.over_folds["label"].items():
-        for metric, entry in by_metric.items():
-            assert folds.at[("label", learner, metric), "mean"] == entry.mean
-            assert folds.at[("label", learner, metric), "sd"] == entry.sd
+    for end in ("mean", "sd"):
+        for cell, by_metric in results.figures.select(population=FOLD, contrast=end).cells.items():
+            assert all(folds.at[(*cell[2:0:-1], metric), end] == figure.value for metric, figure in by_metric.items())
 
 
 def test_networks_are_listed_with_the_parameters_that_were_trained(chest_run: Any, films: Path) -> None:
@@ -116,7 +112,7 @@ def test_subjects_are_named_only_when_asked(served_run: Path, visits: Path, tmp_
 
 
 def test_effects_and_responders_are_those_of_the_trial(served_run: Path) -> None:
-    run, figure, other = Run.open(served_run), Interval(-2.0, -3.0, -1.0), Interval(0.5, 0.2, 0.8)
+    run, figure, other = Run.open(served_run), Estimate(-2.0, -3.0, -1.0), Estimate(0.5, 0.2, 0.8)
     visit = TrialVisit("w1", {"a": 9, "b": 8}, {}, {"b": {"model": figure}})
     rates = {"b": {"w1": ResponseRates(8, {"50": {"model": other}})}}
     trials = {str(run.results.main.stage): Trial("a", visit.subjects, "w0", [visit], {}, {}, {}, rates, rates)}
@@ -176,7 +172,7 @@ def test_published_values_stand_beside_those_of_the_same_learner(chest_run: Any,
     run = Run.open(chest_run.folder)
     paper, named = Paper(run, "covid-cxr"), publication("covid-cxr").results[0]
     ours, stage = paper._counterpart(named, "label", "test_resnet", "accuracy"), run.results.main.stage
-    assert ours["value"] == run.results.metrics[stage]["test_resnet"]["label"]["accuracy"].value
+    assert ours["value"] == run.results.figures.of(stage, "test_resnet", "label")["accuracy"].value
     assert paper._counterpart(named, None, "test_resnet", "accuracy")["value"] is None
 
 
@@ -209,12 +205,12 @@ def test_runs_are_joined(chest_run: Any, served_run: Path, monkeypatch: pytest.M
     for run in opened:
         main = run.results.main
         for row in table[table["run"] == run.study.name].itertuples():
-            assert row.value == run.results.metrics[main.stage][row.learner][main.target][row.metric].value or pd.isna(
-                row.value
-            )
+            figures = run.results.figures.of(main.stage, row.learner, main.target)
+            assert row.value == figures[row.metric].value or pd.isna(row.value)
     figures, main = opened[0].results, opened[0].results.main
     trained = replace(main, stage="training")  # type: ignore[type-var]
-    figures = replace(figures, metrics={"training": figures.metrics[str(main.stage)]}, main=trained)  # type: ignore[type-var]
+    rows = figures.figures.select(stage=str(main.stage)).placed(stage="training")
+    figures = replace(figures, figures=rows, main=trained)  # type: ignore[type-var]
     paper = Paper(SimpleNamespace(study=opened[0].study, results=figures, learners=opened[0].learners), "covid-cxr")  # type: ignore[arg-type]
     assert any("published" in name for name in table)
     assert not any("published" in name for name in joined([paper]).data), "published values are not of training images"

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from casewise.evaluation.bootstrap import by_subject
-from casewise.evaluation.results import Estimate
+from casewise.evaluation.figures import Estimate
 from casewise.plugins.readers.statistics.agreement import (
     FLEISS,
     ICC_AGREEMENT,

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from casewise.evaluation.results import Estimate
+from casewise.evaluation.figures import Estimate
 from casewise.plugins.readers.statistics.agreement import ratings_of
 from casewise.plugins.readers.statistics.duel import (
     ModelPredictions,

@@ -197,7 +197,7 @@ def test_the_page_and_the_table_of_a_run(baseline_run: Run, tmp_path: Path) -> N
     plan, page = written.plan, written.page.read_text()
     assert (plan.metric, plan.stage, plan.subjects) == ("auroc", "oof", 30)
     assert [point.share for point in plan.curve] == [*SHARES, 1.0]
-    own = baseline_run.results.metrics["oof"][plan.baseline]["label"]["auroc"]
+    own = baseline_run.results.figures.of("oof", plan.baseline, "label")["auroc"]
     last = plan.curve[-1]
     assert (last.value, last.low, last.high) == pytest.approx((own.value, own.low, own.high), abs=1e-5)
     assert last.subjects == pytest.approx(15)

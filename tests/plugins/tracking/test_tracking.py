@@ -13,7 +13,9 @@ import pytest
 
 from casewise.console import Silent
 from casewise.errors import StudyError
-from casewise.evaluation.results import Estimate, Headline, Results, write_results
+from casewise.evaluation.figures import Cell, Estimate, Figures
+from casewise.evaluation.metrics_file import write_results
+from casewise.evaluation.results import Headline, Results
 from casewise.pipeline.train import COLUMNS, following, record_trained
 from casewise.plugins.tracking import plugin, sending
 from casewise.plugins.tracking.sending import (
@@ -76,9 +78,9 @@ def finished(tmp_path: Path) -> RunFolder:
                 | {"weights": "/secret-folder/Anna.safetensors", "epochs": 2, "best_epoch": 2}
             )
     size = {"mae": Estimate(1.25, 0.5, None, 9, 9, True), "ccc": Estimate(0.5, 0.25, 0.75, 9, 9, True)}
-    metrics = {"oof": {"test_resnet": {"size": size, "size[hospital-a]": size}}}
-    main = Headline("size", "oof", "test_resnet", chosen_on="oof", metrics=size, kind="regression")
-    write_results(folder, Results(metrics, {}, {}, {}, main, []))
+    figures = Figures({Cell("oof", "test_resnet", key): size for key in ("size", "size[hospital-a]")})
+    main = Headline("size", "oof", "test_resnet", chosen_on="oof", kind="regression")
+    write_results(folder, Results(main, figures))
     return folder
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from casewise.errors import CasewiseError, nearest
+from casewise.evaluation.figures import READERS
 from casewise.evaluation.results import ClassFigures
 from casewise.metrics.registry import metric_of
 from casewise.predictions.table import CHOOSING
@@ -271,7 +272,7 @@ def selection(context: ReportContext) -> str:
     (stage, learner, _), chosen_on = _headline(context), context.metrics.main.chosen_on
     if not chosen_on:
         return ""
-    learners = list(context.metrics.metrics.get(chosen_on if chosen_on in CHOOSING else stage, {}))
+    learners = context.metrics.learners(chosen_on if chosen_on in CHOOSING else stage)
     learners = learners if chosen_on == "stated" else without_baselines(learners)
     name = the_learner(learner, start=True)
     if len(learners) == 1:
@@ -285,7 +286,7 @@ def selection(context: ReportContext) -> str:
 
 
 def combined_learners(context: ReportContext) -> str:
-    others = set(context.metrics.metrics.get(context.stage, {})) - set(context.study.trained)
+    others = set(context.metrics.learners(context.stage)) - set(context.study.trained)
     stacked = [name for name in context.learners if name in others and name in context.stackers]
     what = "the networks and baselines" if context.study.stack_baselines else "the networks"
     return f"Predictions of {what} are combined by {listed(list(map(the_learner, stacked)))}." if stacked else ""
@@ -316,7 +317,7 @@ def prediction(context: ReportContext) -> str:
         text += f"; its weights rest on their predictions out of fold{crossed}."
     if not context.study.test_time_augmentation:
         return text
-    baselines = baselines_among(context.metrics.metrics.get(context.stage, {}))
+    baselines = baselines_among(context.metrics.learners(context.stage))
     whose = " of a network" if baselines else ""
     others = "; maps of the frozen networks of baselines are averaged over its flips" if baselines else ""
     return f"{text} Each prediction{whose} is the mean over the image and its mirror image{others}."
@@ -343,7 +344,7 @@ def output(context: ReportContext) -> str:
 
 
 def measures(context: ReportContext) -> str:
-    names = (name.partition("[")[0].removesuffix("_calibrated") for name in context.metrics.main.metrics or ())
+    names = (name.partition("[")[0].removesuffix("_calibrated") for name in context.metrics.headline)
     titles = list(dict.fromkeys(metric_of(name).title for name in names))
     return f"{listed(titles)}." if titles else ""
 
@@ -351,7 +352,7 @@ def measures(context: ReportContext) -> str:
 def uncertainty(context: ReportContext) -> str:
     settings, unit = context.study.evaluation, context.study.unit
     text = f"{percent(settings.confidence)} jackknife intervals, leaving out one {unit} at a time"
-    if any(context.metrics.comparisons.values()):
+    if any(cell.contrast and not cell.group for cell in context.metrics.figures.select(population="").cells):
         resamples = f"{settings.bootstrap_resamples:,} resamples of {unit}s"
         text += f"; differences of learners: {resamples}, with intervals that hold for all pairs"
     return f"{text}. Intervals are conditional on the trained networks."
@@ -391,20 +392,20 @@ def analyses(context: ReportContext) -> str:
 def external_cohort(context: ReportContext) -> str:
     (_, learner, target), main = _headline(context), context.metrics.main
     shown = context.figures(EXTERNAL, learner, target)
-    if not main.metrics or not shown:
+    if not context.metrics.headline or not shown:
         return ""
     write = metric_format(context.study, target)
     entry, first, texts = context.class_figures(EXTERNAL, learner, target), next(iter(shown.values())), []
     for name in kind_named(main.kind).headline:
         if figure := defined(shown.get(name)):
-            ends, own = write.bounds(name, figure, words=True, short=True), main.metrics.get(name)
+            ends, own = write.bounds(name, figure, words=True, short=True), context.metrics.headline.get(name)
             outside = write.text(name, figure.value, short=True) + (f" ({ends})" if ends else "")
             inside = write.text(name, own.value if own else None, short=True)
             texts.append(f" {write.title(name)} {outside}, against {inside} in the own cohort.")
     support = f" ({_support(entry)})" if entry else ""
-    people, level = _people(context, first.n_subjects), context.study.level_of(target)
+    people, level = _people(context, first.n_subjects or 0), context.study.level_of(target)
     if level not in ("subject", context.study.unit):
-        people = f"{counted(first.n_cases, level)} of {people}"
+        people = f"{counted(first.n_cases or 0, level)} of {people}"
     return f"{context.study.external_name}: {people}{support}.{''.join(texts)}"
 
 
@@ -418,7 +419,11 @@ def sites(context: ReportContext) -> str:
 def readers(context: ReportContext) -> str:
     compared = sorted(context.study.evaluation.readers.items())
     names = "; ".join(f"{score}: readers {listed(list(columns))}" for score, columns in compared)
-    return f"{names}. The report has their agreement." if compared and context.metrics.readers else ""
+    return (
+        f"{names}. The report has their agreement."
+        if compared and context.metrics.figures.select(population=READERS)
+        else ""
+    )
 
 
 def saliency(context: ReportContext) -> str:

@@ -119,9 +119,9 @@ def _exact_intervals(
     exact = set()
     for name in HITS:
         estimate = estimates[name]
-        if estimate.n_subjects < FEWEST:
+        if (count := estimate.n_subjects or 0) < FEWEST:
             continue
-        bound = tail ** (1 / estimate.n_subjects)
+        bound = tail ** (1 / count)
         if bool((values_by_measure[name] == 0).all()):
             estimates[name] = replace(estimate, low=0.0, high=1 - bound, reason=None)
         elif bool((values_by_measure[name] == 1).all()):

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import pandas as pd
 
 from casewise.errors import CasewiseError
-from casewise.evaluation.results import CategoryCounts, ClassFigures, Estimate, Figures, NumberSummary
+from casewise.evaluation.figures import FOLD, ByMetric, Estimate
+from casewise.evaluation.results import CategoryCounts, ClassFigures, NumberSummary
 from casewise.metrics.registry import columns, metric_of
 from casewise.report.blocks import Cell, Row, Table
 from casewise.report.context import SIDES
@@ -64,13 +65,12 @@ class Paper:
 
     def targets(self, stage: str) -> list[str]:
         """The evaluated whole targets, the primary outcome first."""
-        by_learner = self.run.results.metrics.get(stage, {}).values()
-        names = dict.fromkeys(key for figures in by_learner for key in figures if "[" not in key)
+        names = [key for key in self.run.results.figures.names("target", stage=stage) if "[" not in key]
         return sorted(names, key=lambda name: name != self.run.study.primary_outcome)
 
     def learners(self, stage: str, target: str) -> list[str]:
         """The learners that were evaluated, the best first by the metric that the report compares."""
-        figures = {name: self.run.results.figures(stage, name, target) for name in self.run.learners}
+        figures = {name: self.run.results.figures.of(stage, name, target) for name in self.run.learners}
         merit = kind_report(self.run.study.kind_of(target)).compared
         sign = -1 if metric_of(merit).larger_is_better else 1
 
@@ -128,7 +128,7 @@ class Paper:
                 "published_cases": where if theirs else "",
             }
             for name in learners
-            for metric, figure in self.run.results.figures(stage, name, target).items()
+            for metric, figure in self.run.results.figures.of(stage, name, target).items()
             for theirs in [published.get(name, {}).get(metric)]
         ]
         count = len(study.classes_of(target)) or None
@@ -141,13 +141,13 @@ class Paper:
         for name in learners:
             cells: list[Cell | str] = []
             for metric in shown:
-                cells.append(write.cell(metric, self.run.results.figures(stage, name, target).get(metric)))
+                cells.append(write.cell(metric, self.run.results.figures.of(stage, name, target).get(metric)))
                 if metric in with_values:
                     cells.append(_published_text(write, metric, published.get(name, {}).get(metric)))
             rows.append(Row(learner_name(name), cells))
         note = f" Published: {where}." if where and with_values else ""
         confidence = f"{100 * study.evaluation.confidence:g} %"
-        pooled = stage == "oof" and self.run.results.site_means
+        pooled = stage == "oof" and self.run.results.sources
         note = " Pooled over the sources that were left out in turn." * bool(pooled) + note
         caption = (
             f"{display_name(study, target)}, {SIDES[stage]}; brackets: {confidence} intervals by {study.unit}.{note}"
@@ -192,11 +192,11 @@ class Paper:
         if table.stage in OF_TRAINING:
             return {**missing, "note": "see the table training"}
         if table.stage == "folds":
-            entry = self.run.results.over_folds.get(target, {}).get(learner, {}).get(metric)
-            if entry is not None and entry.mean is not None:
-                return {**missing, "stage": "mean over folds", "value": entry.mean, "note": ""}
+            mean = self.run.results.figures.of("oof", learner, target, FOLD, contrast="mean").get(metric)
+            if mean is not None and mean.value is not None:
+                return {**missing, "stage": "mean over folds", "value": mean.value, "note": ""}
             return {**missing, "note": "no mean over the folds"}
-        figure = self.run.results.figures(self.stage, learner, target).get(metric)
+        figure = self.run.results.figures.of(self.stage, learner, target).get(metric)
         if figure is None or figure.value is None:
             return {**missing, "note": (figure.reason if figure else None) or "not evaluated"}
         ends = {"value": figure.value, "low": figure.low, "high": figure.high}
@@ -263,7 +263,7 @@ class Paper:
         data, rows = [], []
         stated = [m for m in CLASS_METRICS if any(k.startswith(f"{m}[") for v in published.values() for k in v)]
         for learner, entry in self._classes(target, stage).items():
-            figures = self.run.results.figures(stage, learner, target)
+            figures = self.run.results.figures.of(stage, learner, target)
             for name, support in zip(entry.names, entry.support, strict=True):
                 line: Line = {"learner": learner, "class": name}
                 cells: list[Cell | str] = [plain(name)]
@@ -302,19 +302,22 @@ class Paper:
             CasewiseError: the run has no folds.
         """
         data, rows = [], []
-        for target, by_learner in self.run.results.over_folds.items():
-            published = self.beside(target, "folds")
-            write = metric_format(self.run.study, target)
-            for learner, metrics in by_learner.items():
-                for metric, entry in metrics.items():
-                    theirs = published.get(learner, {}).get(metric)
-                    by_fold: Line = {f"fold_{n}": value for n, value in enumerate(entry.folds, 1)}
-                    about: Line = {"target": target, "learner": learner, "metric": metric}
-                    data.append({**about, "mean": entry.mean, "sd": entry.sd, **_theirs(theirs), **by_fold})
-                    spread = [write.text(metric, value) for value in (entry.mean, entry.sd)]
-                    names = [display_name(self.run.study, target), learner_name(learner), write.heading(metric)]
-                    ours = MISSING if MISSING in spread else " ± ".join(spread)
-                    rows.append([*names, ours, _published_text(write, metric, theirs)])
+        table = self.run.results.figures.select(population=FOLD)
+        for cell, means in table.select(contrast="mean").cells.items():
+            write, of = metric_format(self.run.study, cell.target), {"target": cell.target, "learner": cell.learner}
+            deviations, by_fold = table.cells[cell._replace(contrast="sd")], table.select(**of, contrast="")
+            for metric, mean in means.items():
+                theirs, ends = (
+                    self.beside(cell.target, "folds").get(cell.learner, {}).get(metric),
+                    [mean.value, deviations[metric].value],
+                )
+                folds: Line = {f"fold_{at.group}": own[metric].value for at, own in by_fold.cells.items()}
+                line: Line = {**of, "metric": metric, "mean": ends[0], "sd": ends[1]}
+                data.append({**line, **_theirs(theirs), **folds})
+                spread = [write.text(metric, value) for value in ends]
+                names = [display_name(self.run.study, cell.target), learner_name(cell.learner), write.heading(metric)]
+                ours = MISSING if MISSING in spread else " ± ".join(spread)
+                rows.append([*names, ours, _published_text(write, metric, theirs)])
         if not data:
             raise CasewiseError("there are no metrics of single folds")
         heads = ["Target", "Learner", "Metric", "Mean ± SD", "Published"]
@@ -453,7 +456,7 @@ def joined(papers: Sequence[Paper]) -> Table:
         kind, classes = study.kind_of(target), study.classes_of(target)
         metrics = columns("page", kind, len(classes) or None, stage=stage)
         for learner in paper.learners(stage, target):
-            figures: Figures = paper.run.results.figures(stage, learner, target)
+            figures: ByMetric = paper.run.results.figures.of(stage, learner, target)
             for metric in (name for name in metrics if name in figures):
                 about = {"run": study.name, "target": target, "classes": ", ".join(classes), "learner": learner}
                 values = {

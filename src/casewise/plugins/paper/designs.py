@@ -13,7 +13,6 @@ from casewise.errors import CasewiseError
 from casewise.evaluation.response import percent_change
 from casewise.report.blocks import Table
 from casewise.report.formatting import display_name
-from casewise.report.sections.learners import gap_between
 from casewise.study.learners import COVARIATES, JOINED, learner_name
 
 if TYPE_CHECKING:
@@ -65,16 +64,17 @@ def covariates(run: Run) -> Table:
     """
     entry, outcome, lines = run.results.added_value, run.study.primary_outcome, []
     alone = entry.images if entry and len(entry.images) == 1 else []
-    for stage, by_target in run.results.comparisons.items() if entry else ():
-        if stage == "oof" and run.results.site_means:
+    for stage in run.results.stages if entry else ():
+        if stage == "oof" and run.results.sources:
             continue  # figures pooled over sources are not compared
-        for metric, pairs in by_target.get(outcome, {}).items():
+        gaps = run.results.figures.contrasts(stage, outcome)
+        for metric in dict.fromkeys(metric for own in gaps.cells.values() for metric in own):
             for name in (COVARIATES, *alone, JOINED):
-                figure = run.results.figures(stage, name, outcome).get(metric)
-                gap = None if name == COVARIATES else gap_between(pairs, name, COVARIATES)
+                figure = run.results.figures.of(stage, name, outcome).get(metric)
+                gap = None if name == COVARIATES else gaps.gap(metric, name, COVARIATES)
                 line = {"stage": stage, "metric": metric, "learner": learner_name(name)}
                 values: dict[str, object] = {end: getattr(figure, end, None) for end in ("value", "low", "high")}
-                ends = {"difference": "difference", "difference_low": "low", "difference_high": "high"}
+                ends = {"difference": "value", "difference_low": "low", "difference_high": "high"}
                 lines.append(line | values | {head: getattr(gap, end, None) for head, end in ends.items()})
     if not lines:
         raise CasewiseError("the run has no model of covariates that is compared (covariates)")

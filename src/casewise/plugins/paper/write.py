@@ -237,7 +237,7 @@ def _attempt(paper: Paper, stage: Path, folder: Path, name: str, make: Callable[
 def _everything(contents: Contents, settings: Settings) -> Iterator[tuple[str, str, Callable[[], Table | _Sheet]]]:
     """Kind, name and maker of every table and figure of a run."""
     run = contents.run
-    outcome, stages = run.study.primary_outcome, list(run.results.metrics)
+    outcome, stages = run.study.primary_outcome, run.results.stages
     yield "tables", "design", contents.design
     yield "tables", "published", contents.published_values
     for stage in stages or [""]:

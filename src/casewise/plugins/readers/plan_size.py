@@ -167,7 +167,7 @@ def sections(plan: SizePlan) -> list[Section]:
             )
             for point in plan.curve
         ]
-        gain = form.difference(plan.metric, dict(zip(("difference", "low", "high"), plan.gain, strict=True)))
+        gain = form.difference(plan.metric, dict(zip(("value", "low", "high"), plan.gain, strict=True)))
         heads, caption = (
             ["Share", subjects, title, "Interval", "Draws"],
             CURVE.format(baseline=learner_name(plan.baseline)),

@@ -10,7 +10,7 @@ import pandas as pd
 
 from casewise.errors import CasewiseError, counted
 from casewise.evaluation.bootstrap import PLAN, Plan, estimates
-from casewise.evaluation.results import Estimate
+from casewise.evaluation.figures import Estimate
 from casewise.metrics.numbers import sum_by_subject
 from casewise.plugins.readers.doubtful import blinded_of
 from casewise.report.formatting import interval, percent

@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from casewise.errors import CasewiseError, RunError, StudyError, counted
-from casewise.evaluation.results import read_results
+from casewise.evaluation.figures import Figures
+from casewise.evaluation.metrics_file import read_results
 from casewise.files import parsed_json, replacing, write_json
 from casewise.pipeline.train import epochs_of, finished
 from casewise.plugins.tracking.study_keys import without_secrets
@@ -120,15 +121,13 @@ def job_unit(fold: str, record: Mapping[str, Any]) -> Unit:
 
 def results_unit(folder: RunFolder, study: Study) -> Unit:
     """The unit of a run: its settings, and every metric of whole targets with the interval."""
-    metrics = read_results(folder).metrics if folder.metrics.exists() else {}
+    figures = read_results(folder).figures.select(population="", contrast="") if folder.metrics.exists() else Figures()
     values = [
-        (f"{stage}/{learner}/{target}/{metric}{ending}", number, 0)
-        for stage, by_learner in metrics.items()
-        for learner, by_target in by_learner.items()
-        for target, by_metric in by_target.items()
+        (f"{cell.stage}/{cell.learner}/{cell.target}/{metric}{ending}", number, 0)
+        for cell, by_metric in figures.cells.items()
         for metric, estimate in by_metric.items()
         for number, ending in ((estimate.value, ""), (estimate.low, ".low"), (estimate.high, ".high"))
-        if "[" not in target + metric and number is not None
+        if "[" not in cell.target + metric and number is not None
     ]
     return Unit(RESULTS, parameters(study), values)
 

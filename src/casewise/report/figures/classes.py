@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-    from casewise.evaluation.results import ClassFigures, Estimate, Figures, ReliabilityBin
+    from casewise.evaluation.figures import ByMetric, Estimate
+    from casewise.evaluation.results import ClassFigures, ReliabilityBin
 
 
 MOST_CURVES = len(drawing.SERIES)
@@ -50,7 +51,7 @@ class _RecallCurve:
     share: float
 
 
-def curves_of(entry: ClassFigures, figures: Figures) -> list[_Curve]:
+def curves_of(entry: ClassFigures, figures: ByMetric) -> list[_Curve]:
     """The curves to draw from an entry of `classes` and its figures; at most `MOST_CURVES`."""
     curves = []
     for name, curve in list(entry.roc.items())[:MOST_CURVES]:
@@ -70,7 +71,7 @@ def curves_of(entry: ClassFigures, figures: Figures) -> list[_Curve]:
 
 
 def recall_curves(
-    rows: pd.DataFrame, names: Sequence[str], entry: ClassFigures, figures: Figures
+    rows: pd.DataFrame, names: Sequence[str], entry: ClassFigures, figures: ByMetric
 ) -> list[_RecallCurve]:
     """Precision against recall of each class that has a ROC curve; at most `MOST_CURVES`.
 

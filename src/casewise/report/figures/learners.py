@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from casewise.evaluation.results import Estimate
+from casewise.evaluation.figures import Estimate
 from casewise.report.figures import drawing
 from casewise.report.figures.drawing import limits as around
 from casewise.report.formatting import is_number, rate, shortened

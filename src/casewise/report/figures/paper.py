@@ -9,7 +9,7 @@ from textwrap import fill
 import numpy as np
 import pandas as pd
 
-from casewise.evaluation.results import Estimate
+from casewise.evaluation.figures import Estimate
 from casewise.report.figures.drawing import FAINT, INK, MODEL, Drawing, Look, canvas, svg
 from casewise.report.figures.drawing import limits as around
 from casewise.report.formatting import number, shortened

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -13,8 +12,9 @@ from casewise.cohort.targets import target_columns
 from casewise.evaluation.agreement import band_of
 from casewise.evaluation.bootstrap import Plan, by_subject
 from casewise.evaluation.evaluate import one_row_a_case
+from casewise.evaluation.figures import READERS, ByMetric, Estimate
 from casewise.evaluation.response import HIGHEST_RISE
-from casewise.evaluation.results import Estimate, Figures, Response, ResponseRates
+from casewise.evaluation.results import Response, ResponseRates
 from casewise.predictions.scores import scored
 from casewise.report.blocks import (
     Block,
@@ -72,7 +72,7 @@ LEFT_OUT = {
 BANDS = "{noun}s by severity band, {place}."
 JITTER = "Prediction against the physician’s value, {side}; whole numbers are jittered so that points do not overlap."
 RANGES = "{place}. The cases and the bias of each range are on the first screen."
-READERS = (
+READERS_CAPTION = (
     "{target}, {side}. The less readers agree with each other, the less a model can agree with each of them."
     " Compare the model with readers within this table only: the mean of several readers varies less than one reader."
 )
@@ -107,7 +107,7 @@ def shown_slope(figure: Estimate | None) -> float | None:
     return None if round(figure.low, 2) <= 0 <= round(figure.high, 2) else figure.value
 
 
-def limits_from(estimates: Figures) -> draw.Limits | None:
+def limits_from(estimates: ByMetric) -> draw.Limits | None:
     """Limits of agreement among the metrics of one learner; None for fewer than three cases."""
     figures = [figure for name in ("bias", "loa_low", "loa_high") if (figure := defined(estimates.get(name)))]
     if len(figures) < 3:
@@ -225,7 +225,7 @@ def responder_cells(figures: ResponseRates) -> list[Cell]:
     """Responders at a visit, physician / model, with the shares below, one cell per threshold."""
     cells = []
     for rates in figures.rates.values():
-        physician, model = (rates[side].value for side in ("physician", "model"))
+        physician, model = (rates[side].value or 0.0 for side in ("physician", "model"))
         counts = (f"{share * figures.n_subjects:.0f}" for share in (physician, model))
         cells.append(Cell(" / ".join(counts), f"{100 * physician:.0f} / {100 * model:.0f} %"))
     return cells
@@ -244,7 +244,7 @@ class _ScoreRange:
     name: str
     count: int
     subjects: int
-    figures: Figures
+    figures: ByMetric
 
     @property
     def error(self) -> float:
@@ -348,7 +348,9 @@ def _scatters(context: ReportContext) -> list[Plot]:
 
 def target_table(context: ReportContext, stage: str) -> Table | None:
     """One line per target that is a number, then its regions, for the shown learner; None without one."""
-    study, by_key = context.study, context.metrics.metrics.get(stage, {}).get(context.learner, {})
+    study, figures = context.study, context.metrics.figures
+    by_key = {key: figures.of(stage, context.learner, key) for key in figures.names("target", stage=stage)}
+    by_key = {key: own for key, own in by_key.items() if own}
     order = ["", *dict.fromkeys([context.outcome, *study.scores, *study.targets, *study.regions])]
     keys = [(*split_key(key), key) for key in by_key if not study.classes_of(split_key(key)[0])]
     rows = []
@@ -366,7 +368,7 @@ def target_table(context: ReportContext, stage: str) -> Table | None:
     return Table(heads, rows, caption, wide=True) if rows else None
 
 
-def _figures(context: ReportContext, figures: Figures, target: str, table: str) -> list[Cell]:
+def _figures(context: ReportContext, figures: ByMetric, target: str, table: str) -> list[Cell]:
     """The figures of one line of a table of numbers, and the number of cases."""
     write = metric_format(context.study, target)
     count = next((figure.n_cases for figure in figures.values()), None)
@@ -375,18 +377,19 @@ def _figures(context: ReportContext, figures: Figures, target: str, table: str) 
 
 def reader_tables(context: ReportContext) -> list[Block]:
     """For each target scored by readers: pairs of readers, then the model with each reader, marked."""
-    readers = context.metrics.readers
-    if readers is None:
-        return []
-    pairs = readers.between.get(context.stage) or readers.between.get("all") or {}
-    by_target: Mapping[str, Mapping[str, Figures]] = readers.learners.get(context.stage, {}).get(context.learner, {})
+    readers = context.metrics.figures.select(population=READERS)
+    pairs = readers.select(stage=context.stage, learner="") or readers.select(stage="all")
+    with_model = readers.select(stage=context.stage, learner=context.learner)
     names = [context.write.title(name) for name in context.number_columns("readers")]
     tables: list[Block] = []
-    for key in [name for name in dict.fromkeys([*pairs, *by_target]) if "[" not in name]:
-        lines = [(pair.replace(" | ", " and "), figures, False) for pair, figures in pairs.get(key, {}).items()]
-        lines += [(f"model and {reader}", figures, True) for reader, figures in by_target.get(key, {}).items()]
+    for key in dict.fromkeys(cell.target for cell in (*pairs.cells, *with_model.cells) if "[" not in cell.target):
+        lines = [
+            (cell.group.replace(" | ", " and ") or f"model and {cell.contrast}", figures, bool(cell.contrast))
+            for cell, figures in (*pairs.cells.items(), *with_model.cells.items())
+            if cell.target == key
+        ]
         rows = [Row(name, _figures(context, figures, key, "readers"), mark=model) for name, figures, model in lines]
-        caption = READERS.format(target=capital(display_name(context.study, key)), side=SIDES[context.stage])
+        caption = READERS_CAPTION.format(target=capital(display_name(context.study, key)), side=SIDES[context.stage])
         tables += [Table(["Between", *names, "n"], rows, caption)] if rows else []
     return tables
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from casewise.evaluation.bootstrap import Plan, mean_by_subject
 from casewise.evaluation.classification import temperatures_at_bound
-from casewise.evaluation.results import ClassFigures, Figures, OperatingPoint, ReliabilityBin
+from casewise.evaluation.figures import ByMetric
+from casewise.evaluation.results import ClassFigures, OperatingPoint, ReliabilityBin
 from casewise.evaluation.thresholds import by_fold_text
 from casewise.metrics.registry import metric_of
 from casewise.report.beside_column import beside_column_blocks
@@ -146,7 +147,7 @@ def pooled(context: ReportContext) -> list[Text]:
     return [Text(POOLED.format(site=context.site, sites=plural(context.site), means=means), note=True)]
 
 
-def _plots(context: ReportContext, entry: ClassFigures, figures: Figures) -> list[Plot]:
+def _plots(context: ReportContext, entry: ClassFigures, figures: ByMetric) -> list[Plot]:
     """The ROC and precision-recall curves and the reliability diagram, those that there are."""
     folds, plots = context.stage == "oof", []
     texts = {"place": evaluated_on(context, context.stage), "noun": terms_of(context).noun}
@@ -256,7 +257,7 @@ def _rule_text(rule: str) -> str:
 # -------------------------------------------------------------------------------------------------- probabilities
 
 
-def _probability_rows(entry: ClassFigures, figures: Figures) -> list[Row]:
+def _probability_rows(entry: ClassFigures, figures: ByMetric) -> list[Row]:
     """The scores of the probabilities as predicted and after temperature scaling, with their mean and what it claims.
 
     Empty if no score is defined.
@@ -271,7 +272,7 @@ def _probability_rows(entry: ClassFigures, figures: Figures) -> list[Row]:
     return [*rows, *(Row(name, [Cell(percent(pair[i])) for pair in shares]) for i, name in enumerate(names))]
 
 
-def worse_scaled(figures: Figures) -> list[str]:
+def worse_scaled(figures: ByMetric) -> list[str]:
     """The scores that temperature scaling makes worse on these cases, as far as they are printed."""
     worse = []
     for name in SCORES:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from casewise.evaluation.headline import FITTED
-from casewise.evaluation.results import Comparison, Difference, OverFolds
+from casewise.evaluation.figures import FOLD, Estimate, Figures
+from casewise.evaluation.headline import FITTED, best_baseline
 from casewise.metrics.registry import metric_of
 from casewise.predictions.nested_cv import NESTED
 from casewise.predictions.table import INTERNAL
@@ -17,7 +17,6 @@ from casewise.report.formatting import (
     MISSING,
     capital,
     display_name,
-    is_number,
     listed,
     plain,
     signed,
@@ -103,9 +102,9 @@ def learner_table(context: ReportContext, stage: str) -> Table | None:
     stated = [metric for figures in published.values() for metric in figures]
     metrics = list(dict.fromkeys([*context.columns("learners", stage), *map(str, stated)]))
     entry = comparison_of(context, stage)
-    baseline = context.metrics.against_baselines
-    best = [context.learner, entry.best, *([baseline.baseline] if baseline else [])] if entry else []
-    others = [name for name in dict.fromkeys(best) if entry and _is_tested(context, stage, entry, name)]
+    baseline, _ = best_baseline(context.metrics) or ("", 0)
+    best = [context.learner, entry.best(kind.compared), baseline] if entry else []
+    others = [name for name in dict.fromkeys(best) if _is_tested(context, stage, entry, name)]
     rows: list[tuple[float, Row]] = []
     for learner in context.learners:
         figures = context.figures(stage, learner)
@@ -119,9 +118,8 @@ def learner_table(context: ReportContext, stage: str) -> Table | None:
             if other == learner
             else Cell(VERDICTS["same"])
             if figures == context.figures(stage, other)
-            else against(write, kind.compared, gap_between(entry, learner, other))
+            else against(write, kind.compared, entry.gap(kind.compared, learner, other))
             for other in others
-            if entry
         ]
         row = Row(learner_name(learner), cells, mark=learner == context.learner)
         rows.append((_rank(context, stage, learner, kind.compared), row))
@@ -151,45 +149,27 @@ def _noun(context: ReportContext, learner: str) -> str:
     return "network" if learner in context.study.networks else "nested choice" if learner == NESTED else "combined"
 
 
-def comparison_of(context: ReportContext, stage: str) -> Comparison | None:
-    """The comparison of the learners of a stage; None where sources were left out, or without one."""
-    if stage == "oof" and context.metrics.site_means:
-        return None
-    by_metric = context.metrics.comparisons.get(stage, {}).get(context.outcome, {})
-    entry = by_metric.get(kind_report(context.kind).compared)
-    return entry if entry and entry.differences else None
+def comparison_of(context: ReportContext, stage: str) -> Figures:
+    """The differences of the learners at a stage; empty where sources were left out."""
+    if stage == "oof" and context.metrics.sources:
+        return Figures()
+    return context.metrics.figures.contrasts(stage, context.outcome)
 
 
-def _is_tested(context: ReportContext, stage: str, entry: Comparison, other: str) -> bool:
-    """Whether this learner was evaluated at a stage, and the comparison has any pair with it."""
-    pairs = (gap_between(entry, name, other) for name in context.learners if name != other)
+def _is_tested(context: ReportContext, stage: str, gaps: Figures, other: str) -> bool:
+    """Whether this learner was evaluated at a stage, and there is any pair with it."""
+    metric = kind_report(context.kind).compared
+    pairs = (gaps.gap(metric, name, other) for name in context.learners if name != other)
     return bool(context.figures(stage, other)) and any(pair is not None for pair in pairs)
 
 
-def gap_between(entry: Comparison, learner: str, other: str) -> Difference | None:
-    """A learner's figure minus another learner's; None if the comparison does not have this pair.
-
-    It has the pairs with the best learner and the pairs with a baseline.
-    """
-    from_other, from_learner = (
-        entry.differences if name == entry.best else entry.from_baseline.get(name, {}) for name in (other, learner)
-    )
-    if learner in from_other:
-        return from_other[learner]
-    if other not in from_learner:
-        return None
-    gap = from_learner[other]
-    low, high = (None if end is None else -end for end in (gap.high, gap.low))
-    return Difference(-gap.difference, low, high, gap.indistinguishable)
-
-
-def against(write: MetricFormat, metric: str, gap: Difference | None) -> Cell:
+def against(write: MetricFormat, metric: str, gap: Estimate | None) -> Cell:
     """The verdict on a learner by its difference from another one, with the difference below."""
     if gap is None or gap.low is None:
         return Cell(VERDICTS["untested"])
     difference = write.difference(metric, gap)
     small = f"{difference.text} {difference.small}"
-    return Cell(VERDICTS[verdict(gap.low, gap.high, metric)], small, gap.difference)
+    return Cell(VERDICTS[verdict(gap.low, gap.high, metric)], small, gap.value or 0.0)
 
 
 def reports(context: ReportContext) -> list[Block]:
@@ -222,25 +202,26 @@ def weights(context: ReportContext) -> list[Block]:
 
 def over_folds(context: ReportContext) -> Table | None:
     """Mean ± standard deviation over folds; None where folds are sources."""
-    by_learner = context.metrics.over_folds.get(context.outcome)
-    if not by_learner or context.metrics.by_site:
+    figures = context.metrics.figures.select(target=context.outcome, population=FOLD)
+    if not figures or context.metrics.sources:
         return None
-    write, metrics, rows = context.write, context.columns("folds"), []
-    for learner in (name for name in context.learners if name in by_learner):
-        cells = [spread(write, name, by_learner[learner].get(name)) for name in metrics]
+    write, metrics, rows, folds = context.write, context.columns("folds"), [], figures.names("group", population=FOLD)
+    known = figures.names("learner", population=FOLD)
+    for learner in (name for name in context.learners if name in known):
+        cells = [_spread(write, name, figures.select(learner=learner)) for name in metrics]
         rows.append(Row(learner_name(learner), cells, mark=learner == context.learner))
-    folds = max((len(figure.folds) for figures in by_learner.values() for figure in figures.values()), default=0)
-    return Table(["Learner", *map(write.title, metrics)], rows, OVER_FOLDS.format(folds=folds), wide=True)
+    return Table(["Learner", *map(write.title, metrics)], rows, OVER_FOLDS.format(folds=len(folds)), wide=True)
 
 
-def spread(write: MetricFormat, metric: str, figure: OverFolds | None) -> Cell:
+def _spread(write: MetricFormat, metric: str, of_learner: Figures) -> Cell:
     """Mean ± standard deviation, and of how many folds where some have no figure."""
-    if figure is None or not is_number(figure.mean) or figure.mean is None:
+    values = {cell[-2:]: own[metric].value for cell, own in of_learner.cells.items() if metric in own}
+    mean, sd = (values.pop(("", end), None) for end in ("mean", "sd"))
+    if mean is None:
         return Cell(MISSING)
-    defined = sum(value is not None for value in figure.folds)
-    small = "" if defined == len(figure.folds) else f"{defined} of {len(figure.folds)} folds"
-    text = f"{write.text(metric, figure.mean, unit=False)} ± {write.text(metric, figure.sd)}"
-    return Cell(text, small, figure.mean)
+    count = sum(value is not None for value in values.values())
+    small = "" if count == len(values) else f"{count} of {len(values)} folds"
+    return Cell(f"{write.text(metric, mean, unit=False)} ± {write.text(metric, sd)}", small, mean)
 
 
 # ------------------------------------------------------------------------------------------------------ forest plots

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from casewise.evaluation.results import Estimate, Subgroup, SubgroupColumn
+from casewise.evaluation.figures import Estimate
+from casewise.evaluation.results import Subgroup, SubgroupColumn
 from casewise.evaluation.subgroups import FEW_OF_CLASS, FEW_SUBJECTS, SIGNIFICANT
 from casewise.report.blocks import Block, Cell, Fold, Heading, Plot, Plots, Row, Section, Table, Text
 from casewise.report.context import ReportContext, defined, evaluated_on, terms_of
@@ -37,7 +38,7 @@ def section(context: ReportContext) -> Section | None:
     caption = TESTS.format(learner=learner_name(entry.learner), place=evaluated_on(context, entry.stage))
     tests = [Row(heading(column), [_test_cell(column, name) for name in entry.figures]) for column in entry.columns]
     blocks: list[Block] = [Table(["Column", *titles], tests, caption)]
-    overall = context.metrics.figures(entry.stage, entry.learner, entry.target)
+    overall = context.metrics.figures.of(entry.stage, entry.learner, entry.target)
     drawn = [name for name in kind_report(context.kind).forests if name in entry.figures]
     plots = [_forest_of(entry.columns, name, defined(overall.get(name)), write) for name in drawn]
     if plots:
@@ -107,7 +108,7 @@ def _largest_difference(column: SubgroupColumn, name: str, write: MetricFormat) 
     groups = [group for group in column.groups if name in group.differences]
     if column.tests[name].p is None or not groups:
         return Cell("–")
-    group = max(groups, key=lambda candidate: abs(candidate.differences[name].difference))
+    group = max(groups, key=lambda candidate: abs(candidate.differences[name].value or 0))
     figure = group.differences[name]
     cell = write.difference(name, figure)
     return Cell(cell.text, f"{cell.small} {group_label(group)}".strip(), cell.value)

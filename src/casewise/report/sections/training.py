@@ -8,7 +8,7 @@ from typing import Any
 from casewise.cohort.table import natural
 from casewise.console import duration
 from casewise.errors import gigabytes
-from casewise.evaluation.results import OverSeeds
+from casewise.evaluation.figures import SEED, Estimate
 from casewise.predictions.table import INTERNAL
 from casewise.report.blocks import (
     Block,
@@ -278,29 +278,33 @@ def seeds(context: ReportContext) -> list[Block]:
 
     The figures are of the test set if there is one, otherwise out of fold.
     """
-    entry = context.metrics.seeds
-    stage = next((stage for stage in INTERNAL if entry and entry.metrics.get(stage)), None)
-    if entry is None or stage is None:
+    figures = context.metrics.figures.select(population=SEED)
+    stages = figures.names("stage", population=SEED)
+    stage = next((stage for stage in INTERNAL if stage in stages), None)
+    if stage is None:
         return []
     write, columns = context.write, context.columns("learners", stage)
-    rows = []
-    for learner, by_key in entry.metrics[stage].items():
-        spreads = by_key.get(context.outcome, {})
-        cells = [_seed_cell(write, metric, spreads.get(metric)) for metric in columns]
+    rows, seeds = [], figures.names("group", population=SEED)
+    for learner in figures.names("learner", population=SEED, stage=stage):
+        own = [figures.of(stage, learner, context.outcome, SEED, seed) for seed in seeds]
+        sd = figures.of(stage, learner, context.outcome, SEED, contrast="sd")
+        cells = [
+            _seed_cell(write, metric, sd.get(metric), [values.get(metric) for values in own]) for metric in columns
+        ]
         rows.append(Row(learner_name(learner), cells, mark=learner == context.learner))
-    caption = SEEDS.format(side=capital(SIDES[stage]), seeds=listed([str(seed) for seed in entry.seeds]))
+    caption = SEEDS.format(side=capital(SIDES[stage]), seeds=listed(seeds))
     table = Table(["Learner", *map(write.title, columns)], rows, caption, wide=True)
     return [Heading("Variation between trainings"), table]
 
 
-def _seed_cell(write: MetricFormat, metric: str, spread: OverSeeds | None) -> Cell:
+def _seed_cell(write: MetricFormat, metric: str, sd: Estimate | None, seeds: Sequence[Estimate | None]) -> Cell:
     """The lowest and the highest value over the seeds, with their standard deviation; a dash if one is undefined."""
-    if spread is None or spread.sd is None:
+    if sd is None or sd.value is None:
         return Cell(MISSING)
-    values = [value for value in spread.by_seed if value is not None]
+    values = [figure.value for figure in seeds if figure and figure.value is not None]
     ends = [write.text(metric, value, unit=False) for value in (min(values), max(values))]
     scale, unit = (100, " %") if write.in_percent(metric) else (1, "")
-    deviation = number(scale * spread.sd, write.digits(metric) + 1)
+    deviation = number(scale * sd.value, write.digits(metric) + 1)
     return Cell(f"{ends[0]} to {ends[1]}{unit}", f"SD {deviation}{unit}", values[0])
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from casewise.errors import CasewiseError, shortened
-from casewise.evaluation.results import from_json
+from casewise.evaluation.record import from_json
 from casewise.files import write_atomic
 from casewise.inference.output_table import FAR
 

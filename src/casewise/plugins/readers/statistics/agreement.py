@@ -17,8 +17,9 @@ import pandas as pd
 
 from casewise.evaluation.agreement import by_key, group_agreement
 from casewise.evaluation.bootstrap import PLAN, Plan, mean_by_subject, with_intervals
+from casewise.evaluation.figures import ByMetric, Estimate
 from casewise.evaluation.intervals import Basis, groups_of
-from casewise.evaluation.results import Estimate, Figures, Interval, Record
+from casewise.evaluation.record import Record
 from casewise.plugins.readers.statistics.coefficients import (
     CLASSES,
     GRADES,
@@ -108,7 +109,7 @@ def ratings_of(rows: pd.DataFrame) -> _Ratings:
 # --------------------------------------------------------------------------------------------------------- intervals
 
 
-def leaving_out(statistic: Statistic, subjects: np.ndarray, plan: Plan = PLAN, reason: str = "") -> Figures:
+def leaving_out(statistic: Statistic, subjects: np.ndarray, plan: Plan = PLAN, reason: str = "") -> ByMetric:
     """Figures with intervals from leaving out one subject at a time.
 
     Args:
@@ -185,13 +186,13 @@ def _complete(values: np.ndarray, kind: str, rows: np.ndarray) -> dict[str, floa
     return figures if kind == NUMBERS else figures | {FLEISS: fleiss(x)}
 
 
-def between(values: np.ndarray, subjects: np.ndarray, kind: str, plan: Plan = PLAN) -> Figures:
+def between(values: np.ndarray, subjects: np.ndarray, kind: str, plan: Plan = PLAN) -> ByMetric:
     """The agreement of k columns of readings (N, k), of several readers or of several times.
 
     `mae` is the mean absolute difference, and `agreement` the share of equal values, of two readings of a case.
     """
     count = (~np.isnan(values)).sum(axis=1)
-    figures: Figures = {}
+    figures: ByMetric = {}
     for names, statistic, fewest in ((PAIRWISE, _pairwise, 2), (COMPLETE, _complete, values.shape[1])):
         x, of_subjects = values[count >= fewest], subjects[count >= fewest]
         if why := _few(of_subjects):
@@ -205,7 +206,7 @@ def between(values: np.ndarray, subjects: np.ndarray, kind: str, plan: Plan = PL
 
 def pair(
     first: np.ndarray, second: np.ndarray, subjects: np.ndarray, kind: str, n_classes: int = 0, *, plan: Plan = PLAN
-) -> Figures:
+) -> ByMetric:
     """The agreement of two columns of readings, (N,) each; `bias` is the second minus the first."""
     both = ~(np.isnan(first) | np.isnan(second))
     x, y, of_subjects = first[both], second[both], subjects[both]
@@ -250,14 +251,14 @@ class ReaderFigures(Record):
     unreadable: int
     bias: Estimate
     drift: Estimate
-    again: Figures
+    again: ByMetric
 
 
 class MeanOfReaders(Record):
     """The mean of several readers: its reliability, and its distance from the mean of all readers (95 %, ±)."""
 
     readers: int
-    reliability: Interval
+    reliability: Estimate
     half_width: float
 
 
@@ -267,8 +268,8 @@ class Agreement(Record):
     kind: str
     n_subjects: int
     n_cases: int
-    between: Figures
-    pairs: dict[str, Figures]
+    between: ByMetric
+    pairs: dict[str, ByMetric]
     readers: dict[str, ReaderFigures]
     means: list[MeanOfReaders]
 
@@ -364,7 +365,7 @@ def _means(values: np.ndarray, icc: Estimate | None) -> list[MeanOfReaders]:
         low, high = (None if end is None else reliability(end, count) for end in (icc.low, icc.high))
         means.append(
             MeanOfReaders(
-                count, Interval(reliability(icc.value, count), low, high), float(1.96 * error / np.sqrt(count))
+                count, Estimate(reliability(icc.value, count), low, high), float(1.96 * error / np.sqrt(count))
             )
         )
     return means

@@ -12,7 +12,7 @@ import pandas as pd
 
 from casewise.errors import CasewiseError
 from casewise.evaluation.bootstrap import Plan
-from casewise.evaluation.results import Estimate
+from casewise.evaluation.figures import Estimate
 from casewise.files import write_atomic
 from casewise.plugins.readers.form import Form
 from casewise.plugins.readers.statistics.agreement import (
@@ -343,7 +343,7 @@ def _comparison_row(comparison: ModalityComparison) -> doc.Row:
         _mean_cell(metric, comparison.first, comparison.mean_first),
         _mean_cell(metric, comparison.second, comparison.mean_second),
     ]
-    cells += [WRITE.difference(metric, {"difference": gap.value, **ends}) for ends in (gap.random, gap.fixed)]
+    cells += [WRITE.difference(metric, {"value": gap.value, **ends}) for ends in (gap.random, gap.fixed)]
     return doc.Row(WRITE.title(metric) + (" of calls" if metric == "auroc" else ""), cells)
 
 

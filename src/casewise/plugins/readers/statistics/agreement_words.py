@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
-from casewise.evaluation.results import Estimate, Figures
+from casewise.evaluation.figures import ByMetric, Estimate
 from casewise.plugins.readers.form import FormField
 from casewise.plugins.readers.rating.readings import OF_TABLE
 from casewise.plugins.readers.statistics.agreement import FEWEST_SUBJECTS, ICC_AGREEMENT, Agreement
@@ -57,7 +57,7 @@ class Scale:
         """The unit of differences."""
         return {NUMBERS: "points", GRADES: "grades"}.get(self.kind, "percentage points")
 
-    def cell(self, name: str, figures: Figures) -> Cell:
+    def cell(self, name: str, figures: ByMetric) -> Cell:
         """A figure of a table; a dash where a kind does not have it."""
         metric = name.split("[")[0]
         if name not in figures:
@@ -73,7 +73,7 @@ class Scale:
     def difference(self, figure: Estimate) -> Cell:
         """A bias, a drift, or a difference of errors, with the digits that show whether its interval excludes 0."""
         write, metric = MetricFormat(self.digits), "accuracy" if self.in_percent else "mae"
-        return write.difference(metric, {**figure, "difference": figure.value})
+        return write.difference(metric, {**figure})
 
     def words(self, figure: Estimate) -> str:
         """The size of a difference with its unit and interval, within a sentence."""
@@ -288,7 +288,7 @@ def _stands_out(figure: Estimate, count: int, confidence: float = 0.95) -> bool:
     """
     if figure.value is None or figure.low is None or figure.high is None:
         return False
-    freedom = max(figure.n_subjects - 1, 1)
+    freedom = max((figure.n_subjects or 0) - 1, 1)
     wider = stdtrit(freedom, 1 - LEVEL / 2 / max(count, 1)) / stdtrit(freedom, (1 + confidence) / 2)
     return bool(abs(figure.value) > wider * (figure.high - figure.low) / 2)
 

@@ -18,7 +18,8 @@ import pandas as pd
 
 from casewise.evaluation.agreement import by_key
 from casewise.evaluation.bootstrap import PLAN, Plan, mean_by_subject
-from casewise.evaluation.results import Estimate, Record
+from casewise.evaluation.figures import Estimate
+from casewise.evaluation.record import Record
 from casewise.plugins.readers.statistics.agreement import leaving_out, mean_of_others, ratings_of, undefined
 from casewise.plugins.readers.statistics.coefficients import CLASSES
 from casewise.plugins.readers.statistics.multi_reader import METRICS, ModalityComparison, compare_modalities

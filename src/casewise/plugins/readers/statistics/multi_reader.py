@@ -27,8 +27,9 @@ import numpy as np
 from scipy.special import stdtr, stdtrit
 
 from casewise.evaluation.bootstrap import PLAN, Plan, with_intervals
+from casewise.evaluation.figures import Estimate
 from casewise.evaluation.intervals import FEWEST, Basis, groups_of, jackknife
-from casewise.evaluation.results import Estimate, Record
+from casewise.evaluation.record import Record
 from casewise.metrics.roc import ranking
 
 Metric = Literal["auroc", "sensitivity", "specificity"]

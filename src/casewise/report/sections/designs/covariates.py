@@ -10,7 +10,7 @@ from casewise.report.blocks import Block, Cell, Facts, Plot, Plots, Row, Section
 from casewise.report.context import SIDES, ReportContext, terms_of
 from casewise.report.figures import classes as draw
 from casewise.report.formatting import MISSING, capital, listed, plain
-from casewise.report.sections.learners import against, gap_between
+from casewise.report.sections.learners import against, comparison_of
 from casewise.report.tables import figure_cell, kind_report
 from casewise.study.learners import COVARIATES, JOINED, learner_name
 
@@ -68,14 +68,11 @@ def comparison(context: ReportContext, entry: AddedValue, stage: str) -> Table |
     """The covariates, the images and both, each against the covariates; None where nothing was evaluated."""
     write, compared = context.write, kind_report(context.kind).compared
     metrics = context.columns("learners", stage)
-    pairs = context.metrics.comparisons.get(stage, {}).get(context.outcome, {}).get(compared)
-    if stage == "oof" and context.metrics.site_means:
-        pairs = None  # figures pooled over sources are not compared
-    rows = []
+    gaps, rows = comparison_of(context, stage), []
     for name in (COVARIATES, *entry.images[: 1 if len(entry.images) == 1 else 0], JOINED):
         figures = context.figures(stage, name)
         if figures:
-            gap = gap_between(pairs, name, COVARIATES) if pairs and name != COVARIATES else None
+            gap = gaps.gap(compared, name, COVARIATES)
             cell = Cell(MISSING) if name == COVARIATES else against(write, compared, gap)
             cells = [*(write.cell(metric, figures.get(metric)) for metric in metrics), cell]
             rows.append(Row(learner_name(name), cells, mark=name == JOINED))

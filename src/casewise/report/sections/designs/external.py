@@ -79,7 +79,7 @@ def both_cells(context: ReportContext, metric: str) -> list[Cell]:
     """A figure inside and outside, the difference with its interval, and the verdict on the external figure."""
     write, inside = context.write, context.quoted.get(metric)
     outside = context.figures(EXTERNAL, context.learner).get(metric)
-    drop = (context.metrics.external_drop or {}).get(context.learner, {}).get(metric)
+    drop = context.metrics.drop(context.learner).get(metric)
     code = "untested" if drop is None or drop.rough else verdict(drop.low, drop.high, metric)
     difference = write.difference(metric, drop) if defined(outside) else Cell(MISSING)
     return [write.cell(metric, inside), write.cell(metric, outside), difference, Cell(VERDICTS[code])]
@@ -91,10 +91,11 @@ def groups(context: ReportContext) -> list[Table]:
     metrics = [*context.columns("page_external"), *recalls]
     sizes = [f"{capital(noun)}s" for noun in (terms_of(context).noun, context.study.unit)]
     tables = []
-    for column, by_group in (context.metrics.external_by or {}).items():
-        rows = []
-        for group, by_learner in by_group.items():
-            figures = by_learner.get(context.learner) or {}
+    table = context.metrics.figures.select(stage=EXTERNAL)
+    for by_column in dict.fromkeys(cell.population for cell in table.cells if cell.population.startswith("by ")):
+        column, rows = by_column.removeprefix("by "), []
+        for group in table.names("group", population=by_column):
+            figures = table.of(EXTERNAL, context.learner, context.outcome, by_column, group)
             first = next(iter(figures.values()), None)
             counts = [Cell(number(count, 0)) for count in ((first.n_cases, first.n_subjects) if first else (0, 0))]
             rows.append(Row(group, [*counts, *(context.write.cell(metric, figures.get(metric)) for metric in metrics)]))

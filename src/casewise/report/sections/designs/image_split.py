@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from casewise.evaluation.results import Figures
+from casewise.evaluation.figures import IMAGES, ByMetric
 from casewise.report.blocks import Block, Facts, Fold, Plot, Plots, Row, Section, Table, Text
 from casewise.report.context import EXTERNAL, SIDES, ReportContext, terms_of
 from casewise.report.figures.drawing import ACCENT, MODEL
@@ -31,7 +31,8 @@ def section(context: ReportContext) -> Section | None:
     if entry is None:
         return None
     own = {name: context.figures(stage, name) for name in context.learners}
-    by_image = {name: entry.metrics.get(stage, {}).get(name, {}).get(context.outcome, {}) for name in context.learners}
+    figures = context.metrics.figures
+    by_image = {name: figures.of(stage, name, context.outcome, IMAGES) for name in context.learners}
     names = [name for name in context.learners if own[name] and by_image[name]]
     names = sorted(names, key=lambda name: name != context.learner)
     if not names:
@@ -51,7 +52,7 @@ def section(context: ReportContext) -> Section | None:
     return Section("image-split", "Comparison with a split by image", blocks)
 
 
-def table(context: ReportContext, own: dict[str, Figures], by_image: dict[str, Figures], names: list[str]) -> Table:
+def table(context: ReportContext, own: dict[str, ByMetric], by_image: dict[str, ByMetric], names: list[str]) -> Table:
     """Two lines for each learner: its figures by subject and by image."""
     metrics = [metric for metric in context.columns("image_split") if any(metric in by_image[name] for name in names)]
     rows = []
@@ -64,7 +65,7 @@ def table(context: ReportContext, own: dict[str, Figures], by_image: dict[str, F
     return Table(["Learner", *map(context.write.title, metrics)], rows, caption, wide=True)
 
 
-def _figure(context: ReportContext, own: dict[str, Figures], by_image: dict[str, Figures], names: list[str]) -> Plot:
+def _figure(context: ReportContext, own: dict[str, ByMetric], by_image: dict[str, ByMetric], names: list[str]) -> Plot:
     """One metric of all learners under both splits, compared with always predicting the most common class."""
     write, metric = context.write, kind_report(context.kind).headline
     both = [

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from casewise.evaluation.results import Interval, ResponseRates, Trial
+from casewise.evaluation.figures import Estimate
+from casewise.evaluation.results import ResponseRates, Trial
 from casewise.evaluation.trial import FEWEST_AT_VISIT, OUTCOMES
 from casewise.report.blocks import Block, Cell, Facts, Fold, Row, Section, Table, Text
 from casewise.report.context import RESPONSE_SIDES, ReportContext, terms_of
@@ -104,7 +105,7 @@ def blocks_of(context: ReportContext, entry: Trial, stage: str) -> list[Block]:
     return [*blocks, Facts(facts)]
 
 
-def cells(figures: dict[str, Interval], digits: int) -> list[Cell]:
+def cells(figures: dict[str, Estimate], digits: int) -> list[Cell]:
     """The cells of the physician, the model and their difference; a dash where the fit has no figure."""
     return [figure_cell(figures[name], digits, sign=True) if name in figures else Cell(MISSING) for name in OUTCOMES]
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from casewise.cohort.table import natural
+from casewise.evaluation.figures import KNOWN
 from casewise.evaluation.headline import FITTED
 from casewise.predictions.nested_cv import NESTED, chosen_networks
 from casewise.report.blocks import Block, Cell, Facts, Row, Section, Table, Text
@@ -26,7 +27,7 @@ LEFT_OUT = (
     " the {site}. It can still come from something other than the disease that several share, such as a kind of device."
     " Without one of the classes a {site} has an accuracy, but no AUROC and no mean over the classes."
 )
-KNOWN = (
+OF_KNOWN = (
     " Below each {site}: the same models in folds of subjects instead of {site}s."
     " Differences are not tested: chance and the number of training subjects are in them, too."
 )
@@ -96,20 +97,20 @@ def _choice(chosen: Job | None) -> Cell:
 
 def left_out_section(context: ReportContext) -> Section | None:
     """Where each fold is one source: the reported learner's figures on every source, and all learners'."""
-    metrics, by_source = source_metrics(context), context.metrics.by_site
-    if not by_source:
+    metrics, sources = source_metrics(context), context.metrics.sources
+    if not sources:
         return None
     site, write = context.site, context.write
     name = learner_name(context.learner)
     heads = [capital(site), "n", *map(write.title, metrics)]
-    note = KNOWN.format(site=site) if context.metrics.known_sources else ""
+    note = OF_KNOWN.format(site=site) if _of_known(context) else ""
     blocks: list[Block] = [
         Text(" ".join([LEFT_OUT.format(site=site), *for_other_sources(context)]), note=True),
         Table(heads, source_rows(context), f"{name}.{note}", wide=True),
     ]
     if len(context.learners) > 1 and context.by_site:
         caption = f"{write.title(context.merit)} within each {site}, and the mean."
-        blocks.append(Table(["Learner", "Mean", *by_source], learner_rows(context), caption, wide=True, sortable=True))
+        blocks.append(Table(["Learner", "Mean", *sources], learner_rows(context), caption, wide=True, sortable=True))
         if any(learner.startswith(FITTED) for learner in context.learners):
             blocks.append(Text(FITTED_WEIGHTS.format(site=site), note=True))
     return Section("left-out", "Leave-one-site-out", blocks)
@@ -117,29 +118,34 @@ def left_out_section(context: ReportContext) -> Section | None:
 
 def source_metrics(context: ReportContext) -> list[str]:
     """The metrics that the reported learner has in at least one source."""
-    own = [by_learner.get(context.learner, {}) for by_learner in (context.metrics.by_site or {}).values()]
+    own = [context.metrics.within_source(context.learner, source) for source in context.metrics.sources]
     return [metric for metric in context.columns("external") if any(metric in figures for figures in own)]
 
 
 def source_rows(context: ReportContext) -> list[Row]:
     """The reported learner's mean over the sources, if there is one, and a line for each source."""
     write, metrics = context.write, source_metrics(context)
-    learner, known_sources = context.learner, context.metrics.known_sources
-    means = (context.metrics.site_means or {}).get(learner, {})
+    results, learner, known = context.metrics, context.learner, _of_known(context)
+    means = results.over_sources(learner)
 
     def row(name: str, count: str, figures: Mapping[str, Any], *, inner: bool = False) -> Row:
         return Row(name, [Cell(count), *(write.cell(metric, figures.get(metric)) for metric in metrics)], inner=inner)
 
     rows = [row("mean", "", means)] if means else []
-    if means and known_sources:
-        rows.append(row("known", "", known_sources.site_means.get(learner, {}), inner=True))
-    for source, by_learner in (context.metrics.by_site or {}).items():
-        figures = by_learner.get(learner, {})
+    if means and known:
+        rows.append(row("known", "", results.over_sources(learner, KNOWN), inner=True))
+    for source in results.sources:
+        figures = results.within_source(learner, source)
         count = next((figure.n_cases for figure in figures.values()), None)
         rows.append(row(source, number(count, 0), figures))
-        if known_sources:
-            rows.append(row("known", "", known_sources.by_site.get(source, {}).get(learner, {}), inner=True))
+        if known:
+            rows.append(row("known", "", results.within_source(learner, source, KNOWN), inner=True))
     return rows
+
+
+def _of_known(context: ReportContext) -> bool:
+    """Whether there are also figures of models that were trained on other subjects of each source."""
+    return bool(context.metrics.figures.select(population=KNOWN))
 
 
 def for_other_sources(context: ReportContext) -> list[str]:
@@ -161,8 +167,8 @@ def learner_rows(context: ReportContext) -> list[Row]:
     write, metric = context.write, context.merit
     ranked = []
     for learner in context.learners:
-        mean = (context.metrics.site_means or {}).get(learner, {}).get(metric)
-        sources = [by_learner.get(learner, {}).get(metric) for by_learner in (context.metrics.by_site or {}).values()]
+        mean = context.metrics.over_sources(learner).get(metric)
+        sources = [context.metrics.within_source(learner, source).get(metric) for source in context.metrics.sources]
         row = Row(learner_name(learner), [write.cell(metric, figure) for figure in (mean, *sources)])
         rank = 2.0 if mean is None or mean.value is None else -mean.value
         ranked.append((rank, replace(row, mark=learner == context.learner)))
