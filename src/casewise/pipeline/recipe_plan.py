@@ -20,6 +20,7 @@ from casewise.console import duration
 from casewise.errors import DamagedError, RunError, StudyError, counted, cut
 from casewise.evaluation.record import from_json
 from casewise.modalities.registry import modality_of
+from casewise.predictions.penalised import PenalisedFit, subject_folds
 from casewise.study.backbones import UNTRAINED
 from casewise.study.images import FLIPS
 from casewise.study.learners import encoders_of
@@ -349,15 +350,14 @@ def _reduced(tile: np.ndarray) -> np.ndarray:
 
 def _mirror_auroc(images: np.ndarray, mirrored: np.ndarray) -> float:
     """The AUROC with which a linear model distinguishes images from mirrored ones, each image in one fold only."""
-    from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import roc_auc_score
-    from sklearn.model_selection import GroupKFold, cross_val_predict
 
     values = np.concatenate([images, mirrored]).reshape(2 * len(images), -1)
     values = (values - values.mean(axis=0)) / (values.std(axis=0) + 1e-9)
     labels, groups = np.repeat([0, 1], len(images)), np.tile(np.arange(len(images)), 2)
-    model = LogisticRegression(C=0.01, max_iter=200)
-    predicted = cross_val_predict(model, values, labels, groups=groups, cv=GroupKFold(5), method="decision_function")
+    fit, predicted = PenalisedFit("classes", values, labels, [0.01], 2, most_steps=200), np.zeros(len(labels))
+    for train, left_out in subject_folds(groups):
+        predicted[left_out] = fit.outputs(fit.fit(train), left_out)[:, 1]
     return float(roc_auc_score(labels, predicted))
 
 

@@ -13,9 +13,9 @@ and a number beyond their range as its end.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,7 @@ import pandas as pd
 from casewise.errors import CasewiseError, cut
 from casewise.files import PLAIN_NUMBER
 from casewise.predictions.nested_cv import NESTED
+from casewise.predictions.penalised import Lines, PenalisedFit, subject_folds
 from casewise.predictions.stacking import check_subjects, decided, sample_values
 from casewise.predictions.table import SAMPLE_KEY, final_rows, probability_columns, with_mean_distances
 from casewise.study.learners import COVARIATES, JOINED
@@ -38,8 +39,8 @@ NUMBER, CATEGORY = "number", "category"
 # A model as plain values, as `_fit` makes it.
 Entry: TypeAlias = Mapping[str, Any]
 KNOTS = (0.1, 0.5, 0.9)
-# Penalties as shares of the number of rows, and the groups of subjects by which one is chosen.
-PENALTIES, GROUPS = (1e-3, 1e-2, 1e-1, 1.0), 5
+# Penalties as shares of the number of rows.
+PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
 REGION = "region"
 _LEAST = 1e-6
 # The image models that a study states without choosing on results, in this order.
@@ -358,30 +359,35 @@ def _fit_one(
     features: Array, outcome: Array, subjects: Array, *, linear: bool, joined: bool
 ) -> tuple[Array, float, float]:
     """The coefficients, the intercept and the penalty, which is chosen by the loss on subjects left out."""
-    from sklearn.linear_model import LogisticRegression, Ridge
-    from sklearn.model_selection import GroupKFold
+    penalties = PENALTIES if linear else [1 / penalty for penalty in PENALTIES]
+    form: Literal["number", "classes"] = "number" if linear else "classes"
+    fit = _Outcome(
+        form, features, outcome, penalties, 0 if linear else 2, per_row=True, solver="newton-cholesky", joined=joined
+    )
+    penalty, _ = fit.choose(subject_folds(subjects))
+    weight, bias = fit.fit(penalty=penalty)
+    # of two classes, each has half of the line between them
+    coefficients, intercept = (weight[0], bias[0]) if linear else (weight[1] - weight[0], bias[1] - bias[0])
+    return coefficients, float(intercept), PENALTIES[list(penalties).index(penalty)]
 
-    def fit(rows: Array, penalty: float, width: int) -> tuple[Array, float]:
-        share = outcome[rows].mean()
-        if not linear and share in (0.0, 1.0):
-            odds = (share * len(rows) + 0.5) / ((1 - share) * len(rows) + 0.5)
-            return np.zeros(features.shape[1]), float(np.log(odds))
-        strength = penalty * len(rows)
-        model = Ridge(alpha=strength) if linear else LogisticRegression(C=1 / strength, solver="newton-cholesky")
-        model.fit(features[rows, :width], outcome[rows])
-        coefficients, intercept = np.ravel(model.coef_), float(np.ravel(model.intercept_)[0])
-        if joined and width == features.shape[1] and coefficients[-1] < 0:
-            # the best fit with a weight of at least 0, since the loss is convex
-            return fit(rows, penalty, width - 1)
-        return np.pad(coefficients, (0, features.shape[1] - width)), intercept
 
-    losses, count = np.zeros(len(PENALTIES)), min(GROUPS, len(set(subjects)))
-    for train, left_out in GroupKFold(count).split(features, outcome, subjects) if count > 1 else ():
-        for position, penalty in enumerate(PENALTIES):
-            coefficients, intercept = fit(train, penalty, features.shape[1])
-            scores = features[left_out] @ coefficients + intercept
-            truth = outcome[left_out]
-            loss = (scores - truth) ** 2 if linear else np.logaddexp(0.0, scores) - truth * scores
-            losses[position] += loss.sum()
-    penalty = PENALTIES[int(losses.argmin())]
-    return *fit(np.arange(len(outcome)), penalty, features.shape[1]), penalty
+@dataclass(frozen=True)
+class _Outcome(PenalisedFit):
+    """A number or two classes; the last feature of a `joined` model has a weight of at least 0."""
+
+    joined: bool = False
+
+    def path(self, rows: Array, penalties: Sequence[float]) -> Iterator[Lines]:
+        """See `PenalisedFit.path`; rows of one class have the smoothed log odds of their share."""
+        share, width = self.labels[rows].mean(), self.values.shape[1]
+        if self.classes and share in (0.0, 1.0):
+            odds = np.log((share * len(rows) + 0.5) / ((1 - share) * len(rows) + 0.5))
+            yield from [(np.zeros((2, width)), np.array([-odds, odds]) / 2)] * len(penalties)
+            return
+        for penalty, (weight, bias) in zip(penalties, super().path(rows, penalties), strict=True):
+            if self.joined and weight[-1, -1] < 0:
+                # the best fit with a weight of at least 0, since the loss is convex
+                rest = replace(self, values=self.values[:, :-1], joined=False)
+                weight, bias = rest.fit(rows, penalty)
+                weight = np.pad(weight, ((0, 0), (0, 1)))
+            yield weight, bias

@@ -28,6 +28,7 @@ import pandas as pd
 
 from casewise.errors import CasewiseError, RunError, SplitError
 from casewise.predictions.nested_cv import NESTED
+from casewise.predictions.penalised import PenalisedFit, subject_folds
 from casewise.predictions.table import CHOOSING, COLUMNS, SAMPLE_KEY, final_rows, probability_columns, with_decisions
 from casewise.targets import kind_named
 
@@ -72,7 +73,6 @@ META_LEARNERS = tuple(stacker.learner for stacker in STACKERS.values())
 
 # penalties as shares of the features' mean sum of squares, so that one grid suits a score of 0-4 and one of 0-72
 _PENALTIES = np.logspace(-6, 1, 29)
-_RIDGE_FOLDS = 5
 _SAMPLE = ["case", "region", "image"]
 
 
@@ -250,22 +250,15 @@ def _fit(
 
 def _penalty(stacker: _Stacker, features: np.ndarray, truth: np.ndarray, subjects: np.ndarray) -> tuple[float, str]:
     """Choose the ridge penalty by the squared error on subjects left out; with one subject there is no choice."""
-    from sklearn.linear_model import Ridge
-    from sklearn.model_selection import GroupKFold
-
     centred = features - features.mean(axis=0) if stacker.intercept else features
     scale = float((centred**2).sum(axis=0).mean()) or 1.0
-    n_groups = min(_RIDGE_FOLDS, len(set(subjects)))
-    if n_groups < 2:
+    folds = subject_folds(subjects)
+    if not folds:
         return scale * float(np.median(_PENALTIES)), "nothing: one subject"
-    error = np.zeros(len(_PENALTIES))
-    for train, left_out in GroupKFold(n_groups).split(features, truth, subjects):
-        # one fit for all penalties, as separate targets; penalties are scaled with the number of rows
-        alphas = _PENALTIES * scale * len(train) / len(truth)
-        repeated = np.repeat(truth[train][:, None], len(alphas), axis=1)
-        model = Ridge(alpha=alphas, fit_intercept=stacker.intercept, solver="svd").fit(features[train], repeated)
-        error += ((model.predict(features[left_out]) - truth[left_out][:, None]) ** 2).sum(axis=0)
-    return scale * float(_PENALTIES[int(np.argmin(error))]), f"{n_groups} groups of subjects"
+    # penalties are scaled with the number of rows
+    by_row = (_PENALTIES * scale / len(truth)).tolist()
+    fit = PenalisedFit("number", features, truth, by_row, per_row=True, intercept=stacker.intercept)
+    return fit.choose(folds)[0] * len(truth), f"{len(folds)} groups of subjects"
 
 
 def sample_values(predictions: pd.DataFrame, learners: Sequence[str]) -> tuple[pd.DataFrame, np.ndarray, list[str]]:
@@ -341,30 +334,14 @@ def _features(probabilities: np.ndarray) -> np.ndarray:
 
 def _logistic(probabilities: np.ndarray, truth: np.ndarray, subjects: np.ndarray) -> Fitted:
     """A logistic regression with a penalty chosen over groups of subjects; one row of coefficients for each class."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import log_loss
-    from sklearn.model_selection import GroupKFold
-
     features, k = _features(probabilities), probabilities.shape[2]
     present = sorted(set(truth.tolist()))
     if len(present) < 2:
         raise CasewiseError("stack: the training folds hold one class only; a logistic stacker needs two.")
-    losses = np.zeros(len(INVERSE_PENALTIES))
-    folds = min(5, len(set(subjects)))
-    for train, left_out in GroupKFold(folds).split(features, truth, subjects) if folds > 1 else ():
-        if len(set(truth[train].tolist())) < len(present):
-            continue
-        for number, inverse in enumerate(INVERSE_PENALTIES):
-            model = LogisticRegression(C=inverse, max_iter=1000).fit(features[train], truth[train])
-            losses[number] += log_loss(truth[left_out], model.predict_proba(features[left_out]), labels=present)
-    inverse = INVERSE_PENALTIES[int(losses.argmin())]
-    model = LogisticRegression(C=inverse, max_iter=1000).fit(features, truth)
-    coefficients, intercepts = np.zeros((k, features.shape[1])), np.full(k, -30.0)
-    if len(present) == 2:
-        for label, sign in zip(present, (-0.5, 0.5), strict=True):
-            coefficients[label], intercepts[label] = sign * model.coef_[0], sign * model.intercept_[0]
-    else:
-        coefficients[present], intercepts[present] = model.coef_, model.intercept_
+    fit = PenalisedFit("classes", features, truth, INVERSE_PENALTIES, k, fold_means=True, most_steps=1000)
+    inverse, _ = fit.choose(subject_folds(subjects))
+    coefficients, intercepts = fit.fit(penalty=inverse)
+    intercepts[np.setdiff1d(np.arange(k), present)] = -30.0
     return {"inverse_penalty": inverse, "coefficients": coefficients.tolist(), "intercepts": intercepts.tolist()}
 
 

@@ -11,10 +11,9 @@ where a source has several. Inner folds that leave sources out instead of subjec
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +24,7 @@ from casewise.modalities.dataset import FeatureData, PanelDataset
 from casewise.models.backbones import Network
 from casewise.models.linear import FREQUENCIES, FeatureSpec, RadialBlock, RadialHead, bank_of, keep_only
 from casewise.models.outputs import Output, raw_columns
+from casewise.predictions.penalised import PenalisedFit, subject_folds
 from casewise.targets import by_form
 from casewise.training.frozen_features import features
 from casewise.training.losses import weights_within
@@ -37,12 +37,7 @@ RIDGE = np.logspace(-3, 3, 13).tolist()
 LOGISTIC = np.logspace(-1, 3, 9).tolist()
 # Penalties that are tried after the one with the smallest loss so far.
 PATIENCE = 2
-# The most steps of the solver from one inverse strength to the next.
-MOST_STEPS = 100
-# The logit of a class without training rows, and the least log-likelihood that is counted.
-ABSENT = -12.0
-# Weights (O, R) and biases (O,) of outputs that are linear in R directions.
-Lines: TypeAlias = tuple[np.ndarray, np.ndarray]
+Form: TypeAlias = Literal["number", "classes", "ordinal"]
 
 
 @dataclass(frozen=True)
@@ -119,164 +114,22 @@ def linear_model(
         standardise: whether features are divided by their deviation before they are penalised.
     """
     directions = Directions.of(values, standardise=standardise)
-    problems: dict[str, type[_Ridge | _Logistic]] = {"number": _Ridge, "classes": _Logistic, "ordinal": _Steps}
+    penalties = by_form(output.kind, {"number": RIDGE, "classes": LOGISTIC})
     weights = np.ones(len(labels)) if weights is None else weights
-    problem = by_form(output.kind, problems)(directions.scores, labels, output.classes, weights)
-    folds = [problem.losses(train, left_out) for train, left_out in _group_folds(groups)]
-    losses = _losses_until_they_rise(folds) or [0.0]
-    chosen = int(np.argmin(losses))
-    weight, bias = problem.fit(np.arange(len(labels)), problem.penalties[chosen])
-    own_weight, own_bias = directions.in_own_units(weight, bias)
-    return _LinearModel(own_weight, own_bias, losses[chosen] / len(labels), problem.penalties[chosen])
+    fit = PenalisedFit(_form(output), directions.scores, labels, penalties, output.classes, weights, patience=PATIENCE)
+    penalty, loss = fit.choose(subject_folds(groups, INNER_FOLDS))
+    own_weight, own_bias = directions.in_own_units(*fit.fit(penalty=penalty))
+    return _LinearModel(own_weight, own_bias, loss / len(labels), penalty)
 
 
-def _losses_until_they_rise(folds: Sequence[Iterable[float]]) -> list[float]:
-    """The sums over folds of the losses at one penalty after another, up to `PATIENCE` after the smallest.
-
-    >>> _losses_until_they_rise([[3.0, 1.0, 2.0, 2.5, 9.0], [3.0, 1.0, 2.0, 2.5, 9.0]])
-    [6.0, 2.0, 4.0, 5.0]
-    """
-    sums: list[float] = []
-    for of_folds in zip(*folds, strict=True):
-        sums.append(float(sum(of_folds)))
-        if len(sums) > PATIENCE + int(np.argmin(sums)):
-            break
-    return sums
-
-
-def _group_folds(groups: NDArray[np.object_]) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """Inner folds that keep the rows of a subject together; none for a single subject."""
-    from sklearn.model_selection import GroupKFold
-
-    folds = min(INNER_FOLDS, len(set(groups)))
-    return list(GroupKFold(folds).split(groups, groups=groups)) if folds > 1 else []
-
-
-@dataclass(frozen=True)
-class _Problem:
-    """A target to fit: directions (N, R), labels (N,), the number of classes, weights (N,), the most steps of a solver.
-
-    Numbers are not weighted.
-    """
-
-    scores: np.ndarray
-    labels: np.ndarray
-    classes: int
-    weights: np.ndarray
-    most_steps: int = MOST_STEPS
-
-    def outputs(self, lines: Lines, rows: np.ndarray) -> np.ndarray:
-        """The raw outputs (N, O) of some rows."""
-        weight, bias = lines
-        return np.asarray(self.scores[rows] @ weight.T + bias)
-
-
-class _Ridge(_Problem):
-    """One number: all penalties from one decomposition."""
-
-    penalties = RIDGE
-
-    def _weights(self, rows: np.ndarray, penalties: Sequence[float]) -> Lines:
-        """(P, R) and (P,)."""
-        scores, labels = self.scores[rows], self.labels[rows]
-        centre, mean = scores.mean(axis=0), float(labels.mean())
-        left, lengths, right = np.linalg.svd(scores - centre, full_matrices=False)
-        projected = left.T @ (labels - mean)
-        shrunk = lengths[:, None] / (lengths[:, None] ** 2 + np.asarray(penalties)) * projected[:, None]
-        weight = (right.T @ shrunk).T
-        return weight, mean - weight @ centre
-
-    def losses(self, train: np.ndarray, left_out: np.ndarray) -> list[float]:
-        """The summed squared error of the left-out rows at each penalty, in variances of all labels."""
-        errors = self.outputs(self._weights(train, self.penalties), left_out) - self.labels[left_out, None]
-        squared: list[float] = ((errors**2).sum(axis=0) / max(float(self.labels.var()), 1e-12)).tolist()
-        return squared
-
-    def fit(self, rows: np.ndarray, penalty: float) -> Lines:
-        """Weights (1, R) and bias (1,)."""
-        return self._weights(rows, [penalty])
-
-
-class _Logistic(_Problem):
-    """Classes by multinomial regression; a class without rows keeps a bias that never chooses it.
-
-    The inner losses follow a path from strong to weak penalties, each model fitted from the previous one; the model of
-    the chosen penalty is fitted from zero.
-    """
-
-    penalties = LOGISTIC
-
-    def path(self, rows: np.ndarray, penalties: Sequence[float]) -> Iterator[Lines]:
-        """Weights (K, R) and biases (K,); of two classes, each has half of the line between them."""
-        from sklearn.exceptions import ConvergenceWarning
-        from sklearn.linear_model import LogisticRegression
-
-        scores, labels = self.scores[rows], self.labels[rows].astype(int)
-        present = sorted(set(labels.tolist()))
-        absent = np.full(self.classes, ABSENT)
-        if len(present) == 1:
-            absent[present[0]] = 0.0
-            yield from [(np.zeros((self.classes, scores.shape[1])), absent)] * len(penalties)
-            return
-        model = LogisticRegression(max_iter=self.most_steps, tol=1e-4, warm_start=True)
-        for penalty in penalties:
-            with warnings.catch_warnings():
-                # weak penalties need more steps, and stopping early is a penalty of its own
-                warnings.simplefilter("ignore", ConvergenceWarning)
-                model.set_params(C=penalty).fit(scores, labels, self.weights[rows])
-            coefficients, intercepts = np.asarray(model.coef_), np.asarray(model.intercept_)
-            if len(present) == 2:
-                coefficients = np.stack([-coefficients[0] / 2, coefficients[0] / 2])
-                intercepts = np.array([-intercepts[0] / 2, intercepts[0] / 2])
-            weight, bias = np.zeros((self.classes, scores.shape[1])), absent.copy()
-            weight[present], bias[present] = coefficients, intercepts
-            yield weight, bias
-
-    def loss(self, lines: Lines, rows: np.ndarray) -> float:
-        """The summed (weighted) negative log-likelihood of some rows, each counted up to `ABSENT`."""
-        from scipy.special import log_softmax
-
-        labels = self.labels[rows].astype(int)
-        chosen = log_softmax(self.outputs(lines, rows), axis=1)[np.arange(len(labels)), labels]
-        return float(-(np.maximum(chosen, ABSENT) * self.weights[rows]).sum())
-
-    def fit(self, rows: np.ndarray, penalty: float) -> Lines:
-        """Weights (O, R) and biases (O,)."""
-        return next(self.path(rows, [penalty]))
-
-    def losses(self, train: np.ndarray, left_out: np.ndarray) -> Iterator[float]:
-        """The loss of the left-out rows at one penalty after another."""
-        return (self.loss(lines, left_out) for lines in self.path(train, self.penalties))
-
-
-class _Steps(_Logistic):
-    """Grades: one line for each step, fitted on the rows that reach it."""
-
-    def path(self, rows: np.ndarray, penalties: Sequence[float]) -> Iterator[Lines]:
-        """Weights (K − 1, R) and biases (K − 1,) of the logits of passing each grade."""
-        paths: list[Iterable[Lines]] = []
-        for step in range(self.classes - 1):
-            reached = rows[self.labels[rows] >= step]
-            passed = _Logistic(self.scores, (self.labels > step).astype(float), 2, self.weights)
-            nothing = [(np.zeros((2, self.scores.shape[1])), np.zeros(2))] * len(penalties)
-            paths.append(passed.path(reached, penalties) if len(reached) else nothing)
-        for lines in zip(*paths, strict=True):
-            biases = np.clip([bias[1] - bias[0] for _, bias in lines], ABSENT, -ABSENT)
-            yield np.stack([weight[1] - weight[0] for weight, _ in lines]), biases
-
-    def loss(self, lines: Lines, rows: np.ndarray) -> float:
-        """The summed negative log-likelihood of the grades of some rows."""
-        steps, grade, raw = np.arange(self.classes - 1), self.labels[rows, None], self.outputs(lines, rows)
-        signed = np.where(steps < grade, raw, -raw)
-        of_rows = (np.logaddexp(0.0, -signed) * (steps <= grade)).sum(axis=1)
-        return float((of_rows * self.weights[rows]).sum())
+def _form(output: Output) -> Form:
+    return by_form(output.kind, {"number": "number", "classes": "classes", "ordinal": "ordinal"})
 
 
 # Penalties of a probed head: of ridge, and inverse ones of logistic regression.
-PROBE_RIDGE = np.logspace(0, 5, 11)
+PROBE_RIDGE = np.logspace(0, 5, 11).tolist()
 PROBE_LOGISTIC = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
 MOST_PROBE_STEPS = 300
-Line: TypeAlias = tuple[np.ndarray, float]
 
 
 def probe(
@@ -304,13 +157,35 @@ def probe(
     assert isinstance(linear, torch.nn.Linear)
     for output, start, scored, labels in labelled(network, data.truth, outputs):
         rows, groups = values[scored], np.asarray(subjects)[scored]
-        fit_lines = by_form(output.kind, {"number": _ridge, "classes": _logistic, "ordinal": _steps})
-        for column, line in enumerate(fit_lines(rows, labels, groups, output.classes)):
+        for column, line in enumerate(_probe_lines(_form(output), rows, labels, groups, output.classes)):
             if line is not None:
                 weight = line[0] / spread
                 with torch.no_grad():
                     linear.weight[start + column] = torch.from_numpy(weight).to(linear.weight)
                     linear.bias[start + column] = float(line[1] - weight @ centre)
+
+
+def _probe_lines(
+    form: Form, rows: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes: int
+) -> list[tuple[np.ndarray, float] | None]:
+    """One line for a number, for each class or for each step between grades; None where labels determine none."""
+    if form == "ordinal":
+        steps: list[tuple[np.ndarray, float] | None] = []
+        for step in range(classes - 1):
+            reached, passed = labels >= step, (labels > step).astype(float)
+            below, above = _probe_lines("classes", rows[reached], passed[reached], groups[reached], 2)
+            steps.append((above[0] - below[0], above[1] - below[1]) if below and above else None)
+        return steps
+    folds, present = subject_folds(groups, INNER_FOLDS), set(labels.tolist())
+    if not folds if form == "number" else len(present) < 2:
+        return [None] * max(1, classes)
+    penalties: Sequence[float] = PROBE_RIDGE if form == "number" else PROBE_LOGISTIC
+    fit = PenalisedFit(form, rows, labels, penalties, classes, fold_means=True, most_steps=MOST_PROBE_STEPS)
+    lines = zip(*fit.fit(penalty=fit.choose(folds)[0]), strict=True)
+    return [
+        (weight, float(bias)) if form == "number" or label in present else None
+        for label, (weight, bias) in enumerate(lines)
+    ]
 
 
 def labelled(
@@ -323,43 +198,6 @@ def labelled(
         if output.network_kind.standardised:
             labels = (labels - float(network.target_mean[start])) / float(network.target_std[start])
         yield output, start, scored, labels[scored]
-
-
-def _ridge(rows: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes: int) -> list[Line | None]:
-    """One line for a number."""
-    from sklearn.linear_model import RidgeCV
-
-    folds = _group_folds(groups)
-    if not folds:
-        return [None]
-    ridge = RidgeCV(PROBE_RIDGE, cv=folds, scoring="neg_mean_squared_error").fit(rows, labels)
-    return [(ridge.coef_, float(ridge.intercept_))]
-
-
-def _logistic(rows: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes: int) -> list[Line | None]:
-    """One line for each class; classes without cases keep their random line."""
-    present = set(labels.tolist())
-    if len(present) < 2:
-        return [None] * classes
-    model = _Logistic(rows, labels, classes, np.ones(len(labels)), MOST_PROBE_STEPS)
-    # a fold without all classes on its training side is not informative about the penalty
-    folds = [(t, v) for t, v in _group_folds(groups) if len(set(labels[t].tolist())) == len(present)]
-
-    def loss(penalty: float) -> float:
-        return sum(model.loss(model.fit(train, penalty), left_out) / len(left_out) for train, left_out in folds)
-
-    weight, bias = model.fit(np.arange(len(labels)), min(PROBE_LOGISTIC, key=loss))
-    return [(weight[label], float(bias[label])) if label in present else None for label in range(classes)]
-
-
-def _steps(rows: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes: int) -> list[Line | None]:
-    """One line for each step between grades, fitted on the rows that reach it."""
-    fitted_lines: list[Line | None] = []
-    for step in range(classes - 1):
-        reached = labels >= step
-        below, above = _logistic(rows[reached], (labels[reached] > step).astype(float), groups[reached], 2)
-        fitted_lines.append((above[0] - below[0], above[1] - below[1]) if below and above else None)
-    return fitted_lines
 
 
 Values = TypeVar("Values")
