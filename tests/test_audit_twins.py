@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from casewise.audit import twins as twins_module
-from casewise.audit.hashes import NEGATIVE, Candidates, Hashes, close_pairs, flip, grey, hash_signs
+from casewise.audit.hashes import NEGATIVE, Hashes, candidates, close_pairs, flip, grey, hash_signs
 from casewise.audit.twin_findings import twin_findings
 from casewise.audit.twins import ALIKE, ALIKE_SMALL, CLEAR, COPY, DOUBTFUL, STRAIGHT, Twin, find_twins
 from casewise.audit.verify import LARGE, Register, SecondCheck, likeness, second_check, texture_likeness
@@ -246,7 +246,7 @@ def test_files_are_looked_at_and_tiles_only_where_they_are_gone(tmp_path: Path):
     store, images = written([*pictures, recompressed(pictures[2], random), cropped(pictures[3], random)], tmp_path)
     found = find_twins(store, images)
     assert [(twin.i, twin.j, twin.blurred) for twin in found] == [(2, 6, False), (3, 7, False)]
-    pairs = Candidates(*(np.array([value]) for value in (2, 6, 0, 0, False)))
+    pairs = candidates(*(np.array([value]) for value in (2, 6, 0, 0, False)))
     register = Register(1.0, 1.0, STRAIGHT_ON)
     (there,) = second_check(store, images["path"].tolist(), pairs, [register])
     assert (there.blurred, there.pixels) == (False, LARGE)

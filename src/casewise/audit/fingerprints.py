@@ -13,7 +13,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from casewise.audit.hashes import BITS, LIMIT, ROWS, flip_masks, hash_store, in_parallel, smallest_distances
+from casewise.audit.hashes import BITS, LIMIT, ROWS, hash_store, in_parallel, smallest_distances
 from casewise.errors import RunError
 from casewise.files import write_atomic
 from casewise.modalities.store.store import TileStore
@@ -63,33 +63,23 @@ def read_fingerprints(file: WeightsFile) -> dict[str, np.ndarray]:
 
 def same_pictures(images: Mapping[str, np.ndarray], others: Mapping[str, np.ndarray]) -> list[int]:
     """The numbers of the images whose picture has one of the fingerprints `others`, in any orientation or negative."""
-    words = BITS // 64
     rows = np.flatnonzero(images["whole"].any(axis=1))
-    coarse = tuple(others[name][:, :words] for name in ("whole", "inset"))
     if not len(rows) or not len(others["whole"]):
         return []
 
+    def distances(of_rows: np.ndarray, among: np.ndarray | slice, words: int) -> np.ndarray:
+        whole, transposed, inset = (images[name][of_rows, :words] for name in ("whole", "transposed", "inset"))
+        others_whole, others_inset = (others[name][among, :words] for name in NAMES)
+        squares = smallest_distances((whole, transposed), (others_whole, others_inset))
+        return np.minimum(squares, smallest_distances((inset,), (others_whole,)))
+
     def copies(start: int) -> list[int]:
         block = rows[start : start + ROWS]
-        squares = tuple(images[name][block, :words] for name in ("whole", "transposed"))
-        insets = smallest_distances((images["inset"][block, :words],), coarse[:1])
-        best = np.minimum(smallest_distances(squares, coarse), insets)
-        return [int(block[n]) for n in range(len(block)) if _is_copy(images, int(block[n]), others, best[n] <= LIMIT)]
+        close = distances(block, slice(None), BITS // 64) <= LIMIT
+        return [
+            int(row)
+            for row, among in zip(block, close, strict=True)
+            if among.any() and distances(np.array([row]), among, SIGNS // 64).min() <= MOST_DIFFERENT
+        ]
 
-    blocks = in_parallel(copies, range(0, len(rows), ROWS))
-    return [number for numbers in blocks for number in numbers]
-
-
-def _is_copy(images: Mapping[str, np.ndarray], row: int, others: Mapping[str, np.ndarray], among: np.ndarray) -> bool:
-    """Whether an image shows one of the other pictures `among` (M,)."""
-    if not among.any():
-        return False
-    masks = flip_masks(SIGNS)
-    pairs = [(own, other) for own in ("whole", "transposed") for other in ("whole", "inset")] + [("inset", "whole")]
-    for own, other in pairs:
-        turned = images[own][row] ^ masks  # (4, 8)
-        bits = np.bitwise_count(turned[:, None] ^ others[other][among]).sum(axis=2, dtype=np.int64)
-        # a negative differs in all other signs
-        if min(bits.min(), (SIGNS - bits).min()) <= MOST_DIFFERENT:
-            return True
-    return False
+    return [number for numbers in in_parallel(copies, range(0, len(rows), ROWS)) for number in numbers]

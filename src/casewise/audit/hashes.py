@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
 
 import cv2
 import numpy as np
@@ -23,6 +23,8 @@ from casewise.modalities.store.store import TileStore
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
+# A record array of `candidates`; indexed by numbers, it is one too.
+Pairs: TypeAlias = Any
 # The orientations; from the fifth on the image is first transposed. A number of `NEGATIVE` or more also means that
 # black and white are exchanged.
 FLIPS = ("none", "left-right", "up-down", "both", "transposed", "turned right", "turned left", "transposed both")
@@ -55,26 +57,10 @@ class Hashes:
     transposed: np.ndarray
 
 
-@dataclass(frozen=True)
-class Candidates:
-    """Candidate twins: image `i`, altered by `flip`, differs in `distance` bits from `j`, which may be inset.
-
-    Five arrays of one length; each pair occurs once, as its closest variant.
-    """
-
-    i: np.ndarray
-    j: np.ndarray
-    distance: np.ndarray
-    flip: np.ndarray
-    inset: np.ndarray
-
-    def __len__(self) -> int:
-        """The number of pairs."""
-        return len(self.i)
-
-    def of(self, numbers: np.ndarray) -> Candidates:
-        """The pairs with these numbers."""
-        return Candidates(*(getattr(self, values.name)[numbers] for values in fields(self)))
+def candidates(i: np.ndarray, j: np.ndarray, distance: np.ndarray, flip: np.ndarray, inset: np.ndarray) -> Pairs:
+    """Pairs of images: `i`, altered by `flip`, differs in `distance` bits from `j`, which may be inset."""
+    kinds: dict[str, type] = {"i": np.int64, "j": np.int64, "distance": np.int64, "flip": np.int64, "inset": np.bool_}
+    return np.rec.fromarrays([i, j, distance, flip, inset], dtype=list(kinds.items()))
 
 
 def in_parallel(
@@ -157,12 +143,16 @@ def close_pairs(
     nearest: int = NEAREST,
     groups: np.ndarray | None = None,
     progress: Callable[[float], None] | None = None,
-) -> Candidates:
-    """Pairs of the images `among` (numbers) whose hashes, in any orientation or as negatives, differ in at most
-    `LIMIT` of 128 bits.
+) -> Pairs:
+    """Pairs of the images `among` whose hashes, in any orientation or as negatives, differ in at most `LIMIT` bits.
 
-    At most the `nearest` of each image are kept. Flat images have no hash and are left out. All images are compared
-    with all others or, with the group of each image (N,), only with images of other `groups`.
+    They are `candidates`, each once, as its closest variant, and at most the `nearest` of each image. Flat images have
+    no hash and are left out.
+
+    Args:
+        among: numbers of images.
+        groups: the group of each image (N,), if only images of two groups can be a pair.
+        progress: called with the share that is done.
     """
     among = among[~hashes.flat[among]]
     group = np.arange(len(among)) if groups is None else groups[among]
@@ -186,15 +176,18 @@ def flip_masks(bits: int = BITS) -> np.ndarray:
 
 
 def smallest_distances(of_rows: Sequence[np.ndarray], of_columns: Sequence[np.ndarray]) -> np.ndarray:
-    """(R, N) `uint8`: the fewest bits in which a row differs from a column, in any orientation or as a negative."""
-    furthest = np.zeros((len(of_rows[0]), len(of_columns[0])), np.uint8)
-    for first, second in ((hashes ^ mask).T for hashes in of_rows for mask in flip_masks()):
+    """(R, N): the fewest bits in which a row differs from a column, in any orientation or as a negative."""
+    words = of_rows[0].shape[1]
+    bits = 64 * words
+    furthest = np.zeros((len(of_rows[0]), len(of_columns[0])), np.uint8 if bits < 256 else np.uint16)
+    for turned in ((hashes ^ mask).T for hashes in of_rows for mask in flip_masks(bits)):
         for columns in of_columns:
-            different = np.bitwise_count(first[:, None] ^ columns[:, 0])
-            different += np.bitwise_count(second[:, None] ^ columns[:, 1])
-            np.maximum(furthest, np.maximum(different, BITS - different), out=furthest)
+            different = np.bitwise_count(turned[0][:, None] ^ columns[:, 0]).astype(furthest.dtype, copy=False)
+            for word in range(1, words):
+                different += np.bitwise_count(turned[word][:, None] ^ columns[:, word])
+            np.maximum(furthest, np.maximum(different, bits - different), out=furthest)
     # as a negative, an image differs in all other bits
-    return BITS - furthest
+    return bits - furthest
 
 
 def _nearest(best: np.ndarray, start: int, nearest: int) -> np.ndarray:
@@ -221,13 +214,12 @@ def _with_variants(table: np.ndarray, hashes: Hashes) -> np.ndarray:
     return np.column_stack([table, variant])
 
 
-def _unique_pairs(table: np.ndarray, among: np.ndarray) -> Candidates:
-    """Each pair once, as its closest variant; of equal variants the one that is not inset."""
+def _unique_pairs(table: np.ndarray, among: np.ndarray) -> Pairs:
+    """Each pair once; of equally close variants the one that is not inset."""
     low, high = np.minimum(table[:, 0], table[:, 1]), np.maximum(table[:, 0], table[:, 1])
     order = np.lexsort((table[:, 3] % 2, table[:, 2], high, low))
     low, high, table = low[order], high[order], table[order]
     new = np.ones(len(table), bool)
     new[1:] = (low[1:] != low[:-1]) | (high[1:] != high[:-1])
-    table = table[new]
-    table = table.astype(np.int64)
-    return Candidates(among[table[:, 0]], among[table[:, 1]], table[:, 2], table[:, 3] // 2, table[:, 3] % 2 == 1)
+    i, j, distance, variant = table[new].astype(np.int64).T
+    return candidates(among[i], among[j], distance, variant // 2, variant % 2 == 1)

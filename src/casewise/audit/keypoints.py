@@ -62,11 +62,6 @@ class _LocalFeatures:
     pixels: tuple[int, int]
 
 
-def containment(register: Register) -> float:
-    """The share of the smaller image that the other one shows, where `shared` of the first is known."""
-    return float(max(register.shared, register.shared * register.scale**2))
-
-
 def local_pairs(
     store: TileStore,
     paths: Sequence[str],
@@ -88,7 +83,7 @@ def local_pairs(
     """
     if not 2 <= len(among) <= MOST:
         return []
-    features = extract(store, paths, among, progress=progress)
+    features = _extract(store, paths, among, progress=progress)
     position = {int(row): number for number, row in enumerate(among)}
     left_out = {(position[i], position[j]) for i, j in excluded if i in position and j in position}
     words = _words(_sample([item.descriptors for item in features]).astype(np.float32), sum(map(_size, features)))
@@ -113,7 +108,7 @@ def _mirrored(item: _LocalFeatures) -> _LocalFeatures:
     return replace(item, descriptors=item.mirrored, mirrored=item.descriptors, positions=positions)
 
 
-def extract(
+def _extract(
     store: TileStore, paths: Sequence[str], rows: np.ndarray, *, progress: Callable[[float], None] | None = None
 ) -> list[_LocalFeatures]:
     """The features of these images; an image without any has empty arrays."""
@@ -206,14 +201,10 @@ def _words(sample: np.ndarray, total: int) -> np.ndarray:
     count = max(1, min(MOST_WORDS, total // FEATURES_PER_WORD, len(sample) // 4))
     if not len(sample):
         return np.zeros((1, COMPONENTS), np.float32)
-    words = sample[:: len(sample) // count][:count].copy()
-    for _ in range(ROUNDS):
-        nearest = _word_of(sample, words)
-        sums = np.zeros_like(words)
-        np.add.at(sums, nearest, sample)
-        sizes = np.bincount(nearest, minlength=count)[:, None]
-        words = np.where(sizes > 0, sums / np.maximum(sizes, 1), words).astype(np.float32)
-    return words
+    from sklearn.cluster import KMeans
+
+    start = sample[:: len(sample) // count][:count]
+    return np.asarray(KMeans(count, init=start, n_init=1, max_iter=ROUNDS, tol=0).fit(sample).cluster_centers_)
 
 
 def _word_of(descriptors: np.ndarray, words: np.ndarray) -> np.ndarray:

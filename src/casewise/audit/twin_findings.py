@@ -126,7 +126,7 @@ def _with_remedies(
     return result
 
 
-def registrations(twins: Sequence[Twin]) -> list[dict[str, object]]:
+def _registrations(twins: Sequence[Twin]) -> list[dict[str, object]]:
     """How the first `RECORDED` pairs are registered, as plain values in the order of a finding's pairs."""
     names = ("kind", "likeness", "flip", "negative", "angle", "scale", "blurred", "warp")
     return [{name: getattr(twin, name) for name in names} for twin in twins[:RECORDED]]
@@ -172,7 +172,7 @@ def _finding(
         **kinds,
         **alterations,
         "least_likeness": min(twin.likeness for twin in twins),
-        "registrations": registrations(twins),
+        "registrations": _registrations(twins),
         **({"target": target} if (target := values.get("target")) else {}),
     }
     pairs = [(paths[twin.i], paths[twin.j]) for twin in twins]

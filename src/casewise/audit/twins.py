@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, product
 from typing import Literal
@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from casewise.audit.hashes import FLIPS, NEGATIVE, Candidates, Hashes, close_pairs, hash_store
-from casewise.audit.keypoints import containment, local_pairs
+from casewise.audit.hashes import FLIPS, NEGATIVE, Pairs, candidates, close_pairs, hash_store
+from casewise.audit.keypoints import local_pairs
 from casewise.audit.verify import SIDE, Register, SecondCheck, compare, screen, second_check, worth_comparing
 from casewise.modalities.store.store import TileStore
 
@@ -101,12 +101,22 @@ def find_twins(
     identical = _identical(store, hashes.flat, cohorts)
     firsts = np.array(list(identical), dtype=np.int64)
     report(0.25)
-    candidates = close_pairs(hashes, firsts, groups=cohorts, progress=lambda share: report(0.25 + 0.25 * share))
-    near = list(_near(store, images, candidates, embed))
+    pairs = close_pairs(hashes, firsts, groups=cohorts, progress=lambda share: report(0.25 + 0.25 * share))
+    peaks = screen(store, pairs)
+    chosen = worth_comparing(pairs, peaks)
+    pairs, peaks = pairs[chosen], peaks[chosen]
+    twins = _confirmed(store, images, pairs, list(compare(store, pairs, peaks)), embed=embed)
     exact = list(_exact(store, identical, cohorts))
-    near_pairs = {(twin.i, twin.j) for twin in near + exact}
-    local = list(_local(store, images, hashes, firsts, near_pairs, cohorts, lambda share: report(0.75 + 0.25 * share)))
-    twins = near + local
+    excluded = {(twin.i, twin.j) for twin in twins + exact}
+    local = local_pairs(
+        store, shown_by(images), firsts, excluded, groups=cohorts,
+        progress=lambda share: report(0.75 + 0.25 * share),
+    )  # fmt: skip
+    if local:
+        i, j, mirrored = (np.array([pair[end] for pair in local], np.int64) for end in (0, 1, 3))
+        distance = np.bitwise_count(hashes.whole[i] ^ hashes.whole[j]).sum(axis=1).astype(np.int64)
+        pairs = candidates(i, j, distance, mirrored, np.zeros(len(i), bool))
+        twins += _confirmed(store, images, pairs, [register for _, _, register, _ in local], local=True)
     if cohorts is not None:
         twins = [replace(twin, i=i, j=j) for twin in twins for i, j in _paired(identical[twin.i], identical[twin.j])]
     by_pair = {(twin.i, twin.j): twin for twin in twins + exact}
@@ -140,67 +150,42 @@ def _paired(first: list[int], second: list[int]) -> set[tuple[int, int]]:
     return {(i, j) for i, j in pairs if i < j}
 
 
-def _near(store: TileStore, images: pd.DataFrame, pairs: Candidates, embed: Embed | None) -> Iterator[Twin]:
-    """The candidates that are confirmed as the same picture."""
-    peaks = screen(store, pairs)
-    plausible_pairs = worth_comparing(pairs, peaks)
-    pairs, peaks = pairs.of(plausible_pairs), peaks[plausible_pairs]
-    registers = list(compare(store, pairs, peaks))
-    subject = images["subject"].to_numpy()
-    same = (subject[pairs.i] == subject[pairs.j]).tolist()
-    plausible = [(n, register) for n, register in enumerate(registers) if register and _plausible(register, same[n])]
-    same = [same[n] for n, _ in plausible]
-    pairs = pairs.of(np.array([n for n, _ in plausible], np.int64))
-    looks = second_check(store, shown_by(images), pairs, [register for _, register in plausible])
-    alike = [(n, look, look.register) for n, look in enumerate(looks) if look.register and _alike(look, same[n])]
-    cosines = _cosines(pairs.of(np.array([n for n, _, _ in alike], np.int64)), embed)
-    for (n, look, register), cosine in zip(alike, cosines, strict=True):
-        # networks are not trained on pictures that are upside down
-        agrees = cosine is not None and cosine >= COSINE and pairs.flip[n] < 2
-        if not look.blurred or register.likeness >= CLEAR or agrees:
-            yield _twin(pairs, n, register, look.blurred, cosine)
-
-
-def _local(
+def _confirmed(
     store: TileStore,
     images: pd.DataFrame,
-    hashes: Hashes,
-    among: np.ndarray,
-    excluded: set[tuple[int, int]],
-    cohorts: np.ndarray | None,
-    report: Callable[[float], None],
-) -> Iterator[Twin]:
-    """The pairs with agreeing local features that are confirmed as the same picture and not in `excluded`."""
-    among = among[~hashes.flat[among]]
-    paths, subject = shown_by(images), images["subject"].to_numpy()
-    local = [
-        (i, j, register, mirrored)
-        for i, j, register, mirrored in local_pairs(store, paths, among, excluded, groups=cohorts, progress=report)
-        if _promising(register, bool(subject[i] == subject[j]))
-    ]
-    if not local:
-        return
-    i, j, mirrored = (np.array([pair[end] for pair in local], np.int64) for end in (0, 1, 3))
-    distance = np.bitwise_count(hashes.whole[i] ^ hashes.whole[j]).sum(axis=1).astype(np.int64)
-    pairs = Candidates(i, j, distance, mirrored, np.zeros(len(i), bool))
-    looks = second_check(store, paths, pairs, [register for _, _, register, _ in local])
-    confirmed: set[tuple[int, int]] = set()
-    for number, look in enumerate(looks):
-        same = bool(subject[i[number]] == subject[j[number]])
+    pairs: Pairs,
+    registers: Sequence[Register | None],
+    *,
+    embed: Embed | None = None,
+    local: bool = False,
+) -> list[Twin]:
+    """The pairs that the comparison of files confirms as the same picture, each once.
+
+    Args:
+        registers: of tiles or, if `local`, of local features.
+    """
+    subject, worth = images["subject"].to_numpy(), _promising if local else _plausible
+    same = (subject[pairs.i] == subject[pairs.j]).tolist()
+    kept = [n for n, register in enumerate(registers) if register and worth(register, same[n])]
+    pairs, same = pairs[kept], [same[n] for n in kept]
+    looks = second_check(store, shown_by(images), pairs, [register for n in kept if (register := registers[n])])
+    alike = {n: look for n, look in enumerate(looks) if _alike(look, same[n], local=local)}
+    confirmed: dict[tuple[int, int], Twin] = {}
+    for (n, look), cosine in zip(alike.items(), _cosines(pairs[list(alike)], embed), strict=True):
         register = look.register
-        pair = (int(i[number]), int(j[number]))
-        if pair in confirmed or register is None or look.blurred or not _alike(look, same):
-            continue
-        if containment(register) >= (CONTAINED_SAME if same else CONTAINED):
-            confirmed.add(pair)
-            yield _twin(pairs, number, register, look.blurred, None)
+        # networks are not trained on pictures that are upside down
+        agrees = cosine is not None and cosine >= COSINE and pairs.flip[n] < 2
+        if register and (not look.blurred or register.likeness >= CLEAR or agrees):
+            twin = _twin(pairs[n], register, look.blurred, cosine)
+            confirmed.setdefault((twin.i, twin.j), twin)
+    return list(confirmed.values())
 
 
 def _promising(register: Register, same: bool) -> bool:
     """Whether features that agree, of the `same` subject or of two, justify a comparison of the files."""
     if same and (register.turn > TURN or abs(np.log(register.scale)) < RESCALED):
         return False
-    return containment(register) >= (CONTAINED_SAME if same else CONTAINED) - LESS
+    return register.containment >= (CONTAINED_SAME if same else CONTAINED) - LESS
 
 
 def shown_by(images: pd.DataFrame) -> list[str]:
@@ -216,9 +201,14 @@ def _plausible(register: Register, same: bool) -> bool:
     return register.likeness >= PLAUSIBLE
 
 
-def _alike(look: SecondCheck, same: bool) -> bool:
-    """Whether the comparison of files found two images alike, or alike enough for an embedding to confirm."""
+def _alike(look: SecondCheck, same: bool, *, local: bool) -> bool:
+    """Whether the comparison of files found two images alike, or alike enough for an embedding to confirm.
+
+    If they were found by `local` features, one must show nearly all of the other, and files were compared.
+    """
     if look.register is None:
+        return False
+    if local and (look.blurred or look.register.containment < (CONTAINED_SAME if same else CONTAINED)):
         return False
     if same:
         return look.register.likeness >= COPY and look.register.turn <= STRAIGHT
@@ -226,8 +216,8 @@ def _alike(look: SecondCheck, same: bool) -> bool:
     return bool(look.register.likeness >= required)
 
 
-def _twin(pairs: Candidates, number: int, register: Register, blurred: bool, cosine: float | None) -> Twin:
-    i, j, oriented = int(pairs.i[number]), int(pairs.j[number]), int(pairs.flip[number])
+def _twin(pair: np.record, register: Register, blurred: bool, cosine: float | None) -> Twin:
+    i, j, oriented = int(pair.i), int(pair.j), int(pair.flip)
     warp = np.vstack([register.warp, [0, 0, 1]]) @ np.linalg.inv(_orientation(oriented))
     flip = FLIPS[oriented % NEGATIVE]
     if i > j:
@@ -237,7 +227,7 @@ def _twin(pairs: Candidates, number: int, register: Register, blurred: bool, cos
         min(i, j),
         max(i, j),
         "near",
-        int(pairs.distance[number]),
+        int(pair.distance),
         round(min(register.likeness, 1.0), 4),
         flip,
         round(min(register.scale, 1 / register.scale), 4),
@@ -265,7 +255,7 @@ def _orientation(number: int) -> np.ndarray:
     return matrix[[1, 0, 2]] if number & 4 else matrix
 
 
-def _cosines(pairs: Candidates, embed: Embed | None) -> list[float] | list[None]:
+def _cosines(pairs: Pairs, embed: Embed | None) -> list[float] | list[None]:
     """The cosine similarity of each pair's embeddings; each image is embedded once."""
     if embed is None or not len(pairs):
         return [None] * len(pairs)

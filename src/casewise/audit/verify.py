@@ -15,16 +15,16 @@ texture up to the level of camera grain.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 from scipy.fft import irfft2, rfft2
 
-from casewise.audit.hashes import FLIPS, INSET, NEGATIVE, Candidates, flip, grey, in_parallel
+from casewise.audit.hashes import FLIPS, INSET, NEGATIVE, Pairs, flip, grey, in_parallel
 from casewise.errors import ImageError
 from casewise.modalities.store.readers import read_image
 from casewise.modalities.store.store import TileStore
@@ -71,8 +71,13 @@ class Register:
         """The rotation or shear between the images, about in radians; resizing and cropping cause neither."""
         return float(max(abs(self.warp[0, 1]), abs(self.warp[1, 0])))
 
+    @property
+    def containment(self) -> float:
+        """The share of the smaller image that the other one shows, where `shared` of the first is known."""
+        return max(self.shared, self.shared * self.scale**2)
 
-def screen(store: TileStore, pairs: Candidates) -> np.ndarray:
+
+def screen(store: TileStore, pairs: Pairs) -> np.ndarray:
     """The height of the correlation peak of each pair, −1 to 1, and its relative position (x, y): (N, 3)."""
     rows, index = np.unique(np.concatenate([pairs.i, pairs.j[~pairs.inset]]), return_inverse=True)
     inset_rows, inset_index = np.unique(pairs.j[pairs.inset], return_inverse=True)
@@ -119,7 +124,7 @@ def _peaks(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.stack([near[np.arange(len(near)), top], (x - reach) / COARSE, (y - reach) / COARSE], axis=1)
 
 
-def worth_comparing(pairs: Candidates, peaks: np.ndarray) -> np.ndarray:
+def worth_comparing(pairs: Pairs, peaks: np.ndarray) -> np.ndarray:
     """The numbers of the pairs to register: the peak is very high, or high and among the highest of an image."""
     high = np.flatnonzero(peaks[:, 0] >= PEAK)
     ends = np.concatenate([pairs.i[high], pairs.j[high]])
@@ -130,7 +135,7 @@ def worth_comparing(pairs: Candidates, peaks: np.ndarray) -> np.ndarray:
     return np.union1d(number[order[rank < HIGHEST]], np.flatnonzero(peaks[:, 0] >= SURE_PEAK))
 
 
-def compare(store: TileStore, pairs: Candidates, peaks: np.ndarray) -> Iterator[Register | None]:
+def compare(store: TileStore, pairs: Pairs, peaks: np.ndarray) -> Iterator[Register | None]:
     """Register each pair; None if registration fails."""
     side = SIDE if store.preparation.size >= SIDE else SIDE // 2
 
@@ -158,12 +163,23 @@ def likeness(
     centre = (len(first) - 1) / 2
     warp = np.array([[scale, 0, 0], [0, scale, 0]], np.float32)
     warp[:, 2] = centre * (1 - scale) + np.asarray(shift) * len(first) * scale
+    return _refined(first, second, warp, _compared, PROMISING)
+
+
+def _refined(
+    first: np.ndarray,
+    second: np.ndarray,
+    warp: np.ndarray,
+    compared: Callable[[np.ndarray, np.ndarray, np.ndarray], Register | None],
+    promising: float,
+) -> Register | None:
+    """The comparison of two images after registration at half size, and, if `promising`, at full size."""
     coarse = registered(first, second, warp, fine=False)
-    register = None if coarse is None else _compared(first, second, coarse)
-    if coarse is None or register is None or register.likeness < PROMISING:
+    register = None if coarse is None else compared(first, second, coarse)
+    if coarse is None or register is None or register.likeness < promising:
         return register
     exact = registered(first, second, coarse, fine=True)
-    return None if exact is None else _compared(first, second, exact)
+    return register if exact is None else compared(first, second, exact)
 
 
 def registered(first: np.ndarray, second: np.ndarray, warp: np.ndarray, *, fine: bool) -> np.ndarray | None:
@@ -268,7 +284,7 @@ class SecondCheck:
 
 
 def second_check(
-    store: TileStore, paths: Sequence[str], pairs: Candidates, registers: Sequence[Register]
+    store: TileStore, paths: Sequence[str], pairs: Pairs, registers: Sequence[Register]
 ) -> Iterator[SecondCheck]:
     """Compare each pair in the files `paths` (row i shows tile i), starting from `registers`.
 
@@ -310,12 +326,8 @@ def texture_likeness(
     `warp`: approximately the map from `first` to `second`, as in `Register`. None if registration fails, or if there is
     less texture than `least`.
     """
-    coarse = registered(first, second, in_pixels(warp, SIDE / len(first)), fine=False)
-    register = None if coarse is None else _agreement(first, second, coarse, least)
-    if coarse is None or register is None or register.likeness < PROMISING_TEXTURE:
-        return register
-    exact = registered(first, second, coarse, fine=True)
-    return register if exact is None else _agreement(first, second, exact, least)
+    warp = in_pixels(warp, SIDE / len(first))
+    return _refined(first, second, warp, partial(_agreement, least=least), PROMISING_TEXTURE)
 
 
 def _agreement(first: np.ndarray, second: np.ndarray, warp: np.ndarray, least: float) -> Register | None:
