@@ -14,8 +14,9 @@ from casewise.audit.cohorts import compare_cohorts
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.robustness import drift, drift_caveats
 from casewise.inference.bundle import Bundle
+from casewise.inference.drift import held_out_quantile
 from casewise.inference.model import load_bundle
-from casewise.inference.predictor import FeatureDistance, held_out_quantile
+from casewise.inference.predictor import FeatureDistance
 from casewise.plugins.phantoms.chest import make_chest
 from casewise.report.sections.designs import external
 from casewise.report.tables import MetricFormat

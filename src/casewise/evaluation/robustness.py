@@ -24,7 +24,7 @@ from casewise.evaluation.results import (
     Note,
 )
 from casewise.metrics.numbers import sum_by_subject
-from casewise.predictions.table import INTERNAL, SAMPLE_KEY, final_rows, probability_columns
+from casewise.predictions.table import FAR, INTERNAL, SAMPLE_KEY, final_rows, probability_columns
 from casewise.targets import kind_named
 
 Altered: TypeAlias = AlteredAnswers | AlteredNumbers
@@ -108,8 +108,6 @@ def commonest(entry: AlteredAnswers) -> tuple[str, int, int]:
     return name, count, entry.answers - entry.before.get(name, 0)
 
 
-# A case is outside where it lies further from the training cases than 19 of 20 held-out cases.
-OUTSIDE = 1.0
 # A warning from this share on: four times the expected share of cases like the study's.
 MANY_OUTSIDE = 0.2
 
@@ -137,7 +135,7 @@ def drift(predictions: pd.DataFrame, target: str, plan: Plan) -> dict[str, Learn
 def _compared(internal: pd.DataFrame, external: pd.DataFrame, stage: str, plan: Plan) -> LearnerDrift:
     metric = "accuracy" if kind_named(str(external["kind"].iloc[0])).form == "classes" else "mae"
     internal, external = (_with_quality(rows, metric) for rows in (internal, external))
-    far = external["distance"] > OUTSIDE
+    far = external["distance"] > FAR
     rows = {"internal": internal, "external": external, "inside": external[~far], "outside": external[far]}
     groups = {name: _group(own, metric, plan, whole=name in ("internal", "external")) for name, own in rows.items()}
     gaps = {
@@ -168,7 +166,7 @@ def _group(rows: pd.DataFrame, metric: str, plan: Plan, *, whole: bool) -> Drift
         n_subjects < ROUGH_BELOW,
         mean_by_subject(rows["quality"][scored], subjects[scored], plan, name=metric),
         mean_by_subject(rows["confidence"], subjects, plan) if "confidence" in rows else None,
-        mean_by_subject(rows["distance"] > OUTSIDE, subjects, plan, name="share") if whole else None,
+        mean_by_subject(rows["distance"] > FAR, subjects, plan, name="share") if whole else None,
     )
 
 

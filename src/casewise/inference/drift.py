@@ -27,6 +27,8 @@ Batch: TypeAlias = list[pd.DataFrame]
 # Fewer cases or subjects are not tested.
 FEWEST_CASES, FEWEST_SUBJECTS = 20, 10
 LEVEL = 0.05
+# The share of held-out cases that may be flagged, and that exceed the distance that counts as 1.
+FAR_SHARE = 0.05
 # The least difference of two distributions (from 0 to 1) that is reported.
 LEAST_DIFFERENCE = 0.25
 # No quantile is the most extreme subject's value.
@@ -97,6 +99,22 @@ def shares_below(values: Floats, subjects: Any, points: Floats) -> Floats:
     order = np.argsort(values)
     sums = np.concatenate([[0.0], np.cumsum(1 / counts[numbers[order]]) / len(counts)])
     return np.asarray(sums[np.searchsorted(values[order], points, side="right")])
+
+
+def held_out_quantile(values: Floats, subjects: Any = None, share: float = FAR_SHARE) -> float:
+    """The smallest of the values (N,) that at most this share of further cases is expected to exceed; else the largest.
+
+    It is that of split conformal prediction (Lei and others 2018), in which the new subject is one more. Each subject
+    (N,) weighs the same; None: each value.
+
+    >>> held_out_quantile(np.arange(1.0, 100.0)), held_out_quantile(np.array([3.0, 1.0]))
+    (95.0, 3.0)
+    """
+    subjects = np.arange(len(values)) if subjects is None else subjects
+    names, numbers, counts = np.unique(subjects, return_inverse=True, return_counts=True)
+    order = np.argsort(values, kind="stable")
+    reached = np.cumsum((1 / counts[numbers] / (len(names) + 1))[order]) >= 1 - share - 1e-9
+    return float(values[order][reached.argmax() if reached.any() else -1])
 
 
 def quantiles_of(values: Floats, subjects: Any) -> Quantiles:

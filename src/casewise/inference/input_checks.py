@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from casewise.errors import ImageError
 from casewise.inference.case_sizes import CaseSizes, image_counts
-from casewise.inference.drift import TEXTURE, WORDS, Batch, Quantiles, quantiles_of
+from casewise.inference.drift import FAR_SHARE, TEXTURE, WORDS, Batch, Quantiles, held_out_quantile, quantiles_of
 from casewise.inference.look import EarlyMaps, Look, LookFacts
 from casewise.modalities.store.readers import read_image
 from casewise.modalities.store.store import TileStore
@@ -137,7 +137,7 @@ def gridded(grey: Floats) -> Floats:
     return np.asarray(sums / np.outer(np.diff(rows), np.diff(columns)))
 
 
-def standardised(grids: Floats) -> Floats:
+def _standardised(grids: Floats) -> Floats:
     """Grids (N, GRID, GRID) with mean 0 and standard deviation 1 each, so that they do not depend on brightness and
     contrast.
     """
@@ -165,8 +165,7 @@ def _colour_of_file(path: str, mode: str) -> float:
         return 0.0  # a picture of something that is not an image file
 
 
-# The share of held-out cases that all checks together may flag, and each check's own share; the look has the rest.
-TOTAL = 0.05
+# Each check's own share of the cases that all together may flag (`FAR_SHARE`); the look has the rest.
 SHARES = dict.fromkeys(("ranges", "upright", "polarity", "regions", "sequences", "wrong_region"), 0.005)
 # The range of a number is between these quantiles of the training images, and counts as no smaller than this.
 LOWEST, HIGHEST = 0.005, 0.995
@@ -246,31 +245,15 @@ class Training:
         return Training(self.measures.subset(rows), *(column[rows] for column in columns))
 
     def worst(self, values: Floats, share: float) -> float | None:
-        """The value that this share of the cases exceeds, the largest of a case counting; None with too few subjects.
+        """The value that this share of the cases exceeds, the largest of a case counting.
 
-        Each subject weighs the same, however many cases it has.
+        None with fewer subjects than `FEWEST_SUBJECTS`.
         """
         _, first, numbers = np.unique(self.cases, return_index=True, return_inverse=True)
         largest = np.full(len(first), -np.inf)
         np.maximum.at(largest, numbers, values)
-        return _upper_quantile(largest, self.subjects[first], share)
-
-
-def _upper_quantile(values: Floats, subjects: NDArray[Any], share: float) -> float | None:
-    """The smallest value that at most this share of the cases exceeds, each subject weighing the same.
-
-    With few subjects it is the largest value, and None if there are fewer than `FEWEST_SUBJECTS`.
-
-    >>> _upper_quantile(np.arange(100.0), np.arange(100), 0.05), _upper_quantile(np.arange(9.0), np.arange(9), 0.05)
-    (95.0, 8.0)
-    """
-    names, numbers, counts = np.unique(subjects, return_inverse=True, return_counts=True)
-    if len(names) < FEWEST_SUBJECTS:
-        return None
-    order = np.argsort(values, kind="stable")
-    # as in split conformal prediction, the new subject is one more
-    reached = np.cumsum((1 / counts[numbers] / (len(names) + 1))[order]) >= 1 - share - 1e-9
-    return float(values[order][reached.argmax() if reached.any() else -1])
+        few = len(np.unique(self.subjects)) < FEWEST_SUBJECTS
+        return None if few else held_out_quantile(largest, self.subjects[first], share)
 
 
 def fit_limits(training: Training, regions: Sequence[str] = (), sequences: Sequence[str] = ()) -> Limits:
@@ -292,7 +275,7 @@ def fit_limits(training: Training, regions: Sequence[str] = (), sequences: Seque
         return Limits(len(values), subjects, LEAST_TOLERANCE, {})
     tolerance = max(tolerance, LEAST_TOLERANCE)
     low, high = _inner_range(values)
-    slack = tolerance * spans(low, high)
+    slack = tolerance * _spans(low, high)
     lows, highs = (low - slack).tolist(), (high + slack).tolist()
     lows[NAMES.index("contrast")] = max(lows[NAMES.index("contrast")], UNIFORM)
     colour = NAMES.index("colour")
@@ -321,7 +304,7 @@ def _inner_range(values: Floats) -> tuple[Floats, Floats]:
     return low, high
 
 
-def spans(low: Floats, high: Floats) -> Floats:
+def _spans(low: Floats, high: Floats) -> Floats:
     """The range of each number, no smaller than `LEAST_RANGE`."""
     return np.maximum(high - low, np.array([LEAST_RANGE[name] for name in NAMES]))
 
@@ -332,7 +315,7 @@ def _excess(values: Floats, low: Floats, high: Floats) -> Floats:
     for number, name in enumerate(NAMES):
         if name in ONE_SIDED:
             (above if ONE_SIDED[name] == "low" else below)[:, number] = 0
-    return np.asarray(np.maximum(np.maximum(below, above), 0) / spans(low, high))
+    return np.asarray(np.maximum(np.maximum(below, above), 0) / _spans(low, high))
 
 
 def fit_look(
@@ -346,7 +329,7 @@ def fit_look(
         sources: the source of each image; with `FEWEST_SOURCES` to `MOST_SOURCES` sources, each is a fold if the
             others have `FEWEST_SUBJECTS`.
     """
-    features, share = training.measures.look, TOTAL - sum(SHARES[name] for name in SHARES if getattr(limits, name))
+    features, share = training.measures.look, FAR_SHARE - sum(SHARES[name] for name in SHARES if getattr(limits, name))
     folds = np.unique(training.subjects, return_inverse=True)[1] % LOOK_FOLDS
     named = np.array(sources)
     rest = [len(np.unique(training.subjects[named != source])) for source in set(sources)]
@@ -376,7 +359,7 @@ def numbers_of_batch(measures: Measures, look: Look) -> dict[str, Floats]:
 
 def turned_difference(grids: Floats) -> Floats:
     """(N, GRID²): standardised grids minus themselves turned by 180 degrees; turned images have the opposite."""
-    centred = standardised(grids)
+    centred = _standardised(grids)
     return np.asarray((centred - centred[:, ::-1, ::-1]).reshape(len(grids), -1))
 
 
@@ -385,7 +368,7 @@ def _negative_difference(grids: Floats) -> Floats:
 
     They do not depend on brightness and contrast, and turned images have the same.
     """
-    centred = standardised(grids)
+    centred = _standardised(grids)
     return np.asarray((centred + centred[:, ::-1, ::-1]).reshape(len(grids), -1))
 
 
@@ -397,24 +380,24 @@ def fit_score(training: Training, difference: Any, share: float) -> Score | None
         held_out = training.folds == fold
         if held_out.all():
             return None
-        out_of_fold[held_out] = features[held_out] @ ridge(features[~held_out])
+        out_of_fold[held_out] = features[held_out] @ _ridge(features[~held_out])
     worst = training.worst(-out_of_fold, share)
     if worst is None:
         return None
     # the altered image has the opposite score, so that 0 is between the two
     limit = min(-worst, 0.0)
     detected = float((-out_of_fold < limit).mean())
-    return Score(ridge(features).tolist(), limit, detected) if detected >= DETECTED else None
+    return Score(_ridge(features).tolist(), limit, detected) if detected >= DETECTED else None
 
 
-def ridge(features: Floats) -> Floats:
+def _ridge(features: Floats) -> Floats:
     """The weights (F,) of a linear model without intercept that gives rows (N, F) the value 1."""
     products = features.T @ features / len(features)
     penalty = RIDGE * max(float(np.trace(products)) / len(products), 1e-9)
     return np.asarray(np.linalg.solve(products + penalty * np.eye(len(products)), features.mean(axis=0)))
 
 
-def scores(score: Score, grids: Floats, difference: Any) -> Floats:
+def _scores(score: Score, grids: Floats, difference: Any) -> Floats:
     """(N,) the scores of grids (N, GRID, GRID)."""
     if len(score.weights) != GRID**2:
         raise ValueError(f"{len(score.weights)} weights instead of {GRID**2}")
@@ -563,7 +546,7 @@ def _detected(
 def _features(measures: Measures, centre: Floats, scale: Floats) -> Floats:
     """(N, FEATURES): standardised grids and numbers, the latter within three standard deviations."""
     numbers = (_numbers(measures) - centre) / scale
-    grids = standardised(measures.grids).reshape(len(measures), -1)
+    grids = _standardised(measures.grids).reshape(len(measures), -1)
     return np.hstack([grids, np.clip(numbers, -3, 3)])
 
 
@@ -618,9 +601,9 @@ def image_flags(
     flags: list[list[str]] = [_out_of_range(limits, numbers) for numbers in measures.values.tolist()]
     is_negative, is_turned = np.zeros(len(measures), dtype=bool), np.zeros(len(measures), dtype=bool)
     if limits.polarity:
-        is_negative = scores(limits.polarity, measures.grids, _negative_difference) < limits.polarity.limit
+        is_negative = _scores(limits.polarity, measures.grids, _negative_difference) < limits.polarity.limit
     if limits.upright:
-        upright = scores(limits.upright, measures.grids, turned_difference)
+        upright = _scores(limits.upright, measures.grids, turned_difference)
         # a negative has the opposite score of the image itself
         is_turned = np.where(is_negative, -upright, upright) < limits.upright.limit
     suspected = [""] * len(measures)

@@ -16,6 +16,7 @@ from casewise.errors import RunError, counted
 from casewise.files import csv_text, parquet_bytes, read_parquet, replacing, write_json
 from casewise.inference.drift import Batch, Drift
 from casewise.predictions.conformal import set_names
+from casewise.predictions.table import FAR
 
 if TYPE_CHECKING:
     from casewise.inference.model import TrainedModel
@@ -25,8 +26,6 @@ UNITS = ("learner", "case", "subject", "visit", "region", "image", "target")
 # What follows the probabilities.
 INTERVAL = ("prediction low", "prediction high", "prediction set", "interval note")
 FLAGS = (*INTERVAL, "spread", "distance", "beyond", "flags", "problem")
-# A distance above this is flagged: one in twenty held-out cases of the study exceeds it.
-FAR = 1.0
 NOT_FINITE = "The networks gave no finite value."
 UNLIKE = "calibrated for cases like the training cases, and this one is flagged; "
 FLAGGED = "The case is unlike the training cases"

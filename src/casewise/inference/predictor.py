@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 from casewise.cohort.targets import label_table
 from casewise.errors import LINE, RunError, shortened
 from casewise.inference.bundle import Bundle
+from casewise.inference.drift import FAR_SHARE, held_out_quantile
 from casewise.modalities.registry import modality_of
 from casewise.models.outputs import outputs_of, value_columns
 from casewise.models.shared_parts import SharedParts, predict_together
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("casewise")
 
 
-QUANTILE = 0.95
 # The components explain this share of the variance, with at least ten training subjects each.
 EXPLAINED, MOST_COMPONENTS, SUBJECTS_PER_COMPONENT = 0.95, 64, 10
 
@@ -132,19 +131,7 @@ class FeatureDistance:
 
     def as_json(self, sha256: str) -> dict[str, Any]:
         """What the facts of the network state, with the checksum of the file of tensors."""
-        return {"sha256": sha256, "quantile": QUANTILE, "scale": self.scale, **self.facts}
-
-
-def held_out_quantile(values: np.ndarray) -> float:
-    """The smallest value that at most one in twenty further cases is expected to exceed; the largest if n < 19.
-
-    It is the ⌈0.95 (n + 1)⌉-th smallest, as in split conformal prediction (Lei and others 2018).
-
-    >>> held_out_quantile(np.arange(1.0, 100.0)), held_out_quantile(np.array([3.0, 1.0]))
-    (95.0, 3.0)
-    """
-    rank = math.ceil(QUANTILE * (len(values) + 1) - 1e-9)
-    return float(np.sort(values)[min(rank, len(values)) - 1])
+        return {"sha256": sha256, "quantile": 1 - FAR_SHARE, "scale": self.scale, **self.facts}
 
 
 def _why_no_distance(folder: JobFolder, facts: Mapping[str, Any] | None) -> str:

@@ -16,8 +16,9 @@ from uuid import UUID
 from casewise.errors import RunError
 from casewise.inference.input_checks import joined, possible_reasons, reasons_of
 from casewise.inference.new_cases import LEFT_OUT, CasePicture, PredictedChunk
-from casewise.inference.output_table import FAR, FLAGGED, NOT_FINITE
+from casewise.inference.output_table import FLAGGED, NOT_FINITE
 from casewise.plugins.hospital.imaging_study import ImagingStudy, NoStudyError
+from casewise.predictions.table import FAR
 from casewise.report.formatting import plain
 from casewise.run_folder import RunFolder
 from casewise.study.model import parse_range

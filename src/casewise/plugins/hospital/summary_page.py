@@ -20,7 +20,6 @@ from PIL import Image
 
 from casewise.errors import ImageError, counted, printable, shortened
 from casewise.inference.new_cases import CasePicture
-from casewise.inference.output_table import FAR
 from casewise.modalities.store.dicom_file import dicom_files, text_of
 from casewise.modalities.store.readers import read_image
 from casewise.plugins.hospital.case_results import (
@@ -35,6 +34,7 @@ from casewise.plugins.hospital.case_results import (
     quantities,
     uncertainty,
 )
+from casewise.predictions.table import FAR
 from casewise.report.formatting import plain, probability
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from casewise.evaluation.response import percent_change, responds
 from casewise.inference.explainer import Explainer
 from casewise.inference.input_checks import SEPARATOR
-from casewise.inference.output_table import FAR
 from casewise.inference.resident import pictured
 from casewise.plugins.serve.submission import NEUTRAL, SUBJECT, Submission
+from casewise.predictions.table import FAR
 from casewise.web.settings import Json
 
 JPEG_QUALITY = 88

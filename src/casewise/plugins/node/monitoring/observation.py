@@ -18,7 +18,7 @@ import pandas as pd
 from casewise.errors import CasewiseError, shortened
 from casewise.evaluation.record import from_json
 from casewise.files import write_atomic
-from casewise.inference.output_table import FAR
+from casewise.predictions.table import FAR
 
 if TYPE_CHECKING:
     from casewise.inference.new_cases import PredictedChunk

@@ -14,15 +14,16 @@ import pandas as pd
 from casewise.cohort.table import rows_text
 from casewise.errors import CasewiseError, counted
 from casewise.files import write_atomic
-from casewise.inference.output_table import FAR
+from casewise.inference.drift import FAR_SHARE
 from casewise.plugins.node.monitoring import series
 from casewise.plugins.node.monitoring.comparison import Comparison, compared, compared_classes, compared_with_quantiles
 from casewise.plugins.node.monitoring.figures import Expected, Periods, class_figure, count_figure, time_figure
 from casewise.plugins.node.monitoring.observation import Observation
 from casewise.plugins.node.monitoring.outcomes import Outcomes, mean_interval, outcome_changes, share_interval
 from casewise.plugins.node.monitoring.sequential import Floats
-from casewise.plugins.node.monitoring.shift import EXPECTED_FLAGGED, Change, against_training, changes
+from casewise.plugins.node.monitoring.shift import Change, against_training, changes
 from casewise.plugins.node.monitoring.summary import Watched, sentence
+from casewise.predictions.table import FAR
 from casewise.report import blocks as doc
 from casewise.report import formatting as fmt
 from casewise.report.figures.pictures import data_uri
@@ -167,7 +168,7 @@ class Page:
         values = np.where(self.studies.tested, self.studies.series[quantity], np.nan)
         if quantity.is_share:
             ends = periods.reduced(values, share_interval)
-            expected = Expected(line=EXPECTED_FLAGGED if quantity.kind is series.Kind.FLAGGED else None)
+            expected = Expected(line=FAR_SHARE if quantity.kind is series.Kind.FLAGGED else None)
         else:
             ends = periods.reduced(values, lambda own: np.quantile(own, [0.5, 0.05, 0.95]).tolist())
             training = self.limits.quantiles.get(quantity.name) if self.limits else None

@@ -26,9 +26,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import betabinom, ks_2samp
 
+from casewise.inference.drift import FAR_SHARE, LEVEL, drift
 from casewise.inference.drift import LEAST_DIFFERENCE as LARGE_DIFFERENCE
-from casewise.inference.drift import LEVEL, drift
-from casewise.inference.output_table import FAR
 from casewise.plugins.node.monitoring.observation import Observation
 from casewise.plugins.node.monitoring.sequential import (
     ALTERNATIVES,
@@ -46,6 +45,7 @@ from casewise.plugins.node.monitoring.sequential import (
     threshold,
 )
 from casewise.plugins.node.monitoring.series import DAYS_BETWEEN, Kind, Quantity, Studies, images_of
+from casewise.predictions.table import FAR
 from casewise.report.formatting import listed
 
 if TYPE_CHECKING:
@@ -65,8 +65,6 @@ AGAINST = np.log(20)
 FEWEST_TESTED = 20
 # So many studies after an alarm help to estimate since when, and on which scanner or site.
 AFTERWARDS = 200
-# The share of studies that may be flagged, as in `casewise.inference.input_checks`, and that exceed a distance of 1.
-EXPECTED_FLAGGED = 0.05
 
 
 @dataclass(frozen=True)
@@ -345,12 +343,12 @@ def against_training(
             text = quantity.words(higher=gap < 0)
             differences.append(Change(quantity, Scope(), start, abs(gap), text, from_start=True))
     n = limits.subjects
-    rank = min(math.ceil((1 - EXPECTED_FLAGGED) * (n + 1)), n)  # the rank of the limit, as in `held_out_quantile`
+    rank = min(math.ceil((1 - FAR_SHARE) * (n + 1)), n)  # the rank of the limit, as in `held_out_quantile`
     for quantity, yes in _expected_shares(first):
         count, share = int(yes.sum()), float(yes.mean())
         if betabinom.sf(count - 1, len(yes), n + 1 - rank, rank) < LEVEL / 2:
-            size, text = share - EXPECTED_FLAGGED, quantity.words(higher=True)
-            differences.append(Change(quantity, Scope(), start, size, text, EXPECTED_FLAGGED, share, from_start=True))
+            size, text = share - FAR_SHARE, quantity.words(higher=True)
+            differences.append(Change(quantity, Scope(), start, size, text, FAR_SHARE, share, from_start=True))
     return differences
 
 
