@@ -106,7 +106,7 @@ def make_pancreas(folder: Path, *, progress: Progress | None = None, **settings:
 
 def draw_volume(
     subject_number: int, *, grade: str, sequence: str, site: str = "site-1", seed: int = 0, **settings: Any
-) -> Volume:
+) -> _Volume:
     """Return one scan of a subject with any grade at any site; subjects count from 0.
 
     Args:
@@ -151,7 +151,7 @@ def _draw_subject(cohort: CohortFolder, number: int, finding: str, label: str) -
     return state | {"scans": scans} | _measures(lesions, volumes[0])
 
 
-def _measures(lesions: _Lesions, volume: Volume) -> Row:
+def _measures(lesions: _Lesions, volume: _Volume) -> Row:
     """The measures of pancreas and lesion, in mm and RAS."""
     voxel, affine = float(np.prod(volume.scan.spacing)) / 1000, volume.scan.affine
     cysts = [dict(lesion) for lesion in lesions[1:]]
@@ -172,7 +172,7 @@ def _measures(lesions: _Lesions, volume: Volume) -> Row:
 
 
 @dataclass(frozen=True)
-class Scan:
+class _Scan:
     """The properties of one volume besides the anatomy; voxels and mm in the order right, front, up.
 
     `middle` is the centre of the grid, mm; `codes` are nibabel's axis codes of the file; a signal of 1 is stored as
@@ -204,16 +204,16 @@ class Scan:
 
 
 @dataclass(frozen=True)
-class Volume:
+class _Volume:
     """One drawn volume: `voxels` int16, and where pancreas and lesion are, all (X, Y, Z) in the order of `affine`."""
 
     voxels: Array
     pancreas: Array
     lesion: Array
-    scan: Scan
+    scan: _Scan
 
 
-def _scans(abdomen: _Abdomen, site: str, settings: PancreasSettings) -> list[Scan]:
+def _scans(abdomen: _Abdomen, site: str, settings: PancreasSettings) -> list[_Scan]:
     """The properties of a subject's T1 and T2 scans, which do not depend on its grade.
 
     The field of view contains the body, so that `size` determines the width of pixels: 3.3-4.9 mm at 96, 1.2-1.8 at
@@ -238,11 +238,11 @@ def _scans(abdomen: _Abdomen, site: str, settings: PancreasSettings) -> list[Sca
             round(float(value), digits) for value, digits in zip((scale, offset, *factors), (2, 2, 5, 4), strict=True)
         )
         middle = tuple(np.round(table + shift, 3).tolist())
-        scans.append(Scan(sequence, (*size, count), (view, view, step), middle, _ORIENTATIONS[code], *levels))
+        scans.append(_Scan(sequence, (*size, count), (view, view, step), middle, _ORIENTATIONS[code], *levels))
     return scans
 
 
-def _volume(abdomen: _Abdomen, lesions: _Lesions, scan: Scan) -> Volume:
+def _volume(abdomen: _Abdomen, lesions: _Lesions, scan: _Scan) -> _Volume:
     """Draw one volume; noise, coils and organs do not depend on the lesions."""
     grid, pancreas, lesion = _painted(abdomen, lesions, scan)
     random = stream(abdomen.seed, "noise", abdomen.number, scan.sequence)
@@ -254,10 +254,10 @@ def _volume(abdomen: _Abdomen, lesions: _Lesions, scan: Scan) -> Volume:
     real, imaginary = random.standard_normal((2, *scan.shape), dtype=np.float32) * np.float32(scan.noise)
     magnitude = np.hypot(grid.signal * gain + real, imaginary)
     voxels = np.clip(np.rint(scan.offset + scan.scale * magnitude), 0, 32767).astype(np.int16)
-    return Volume(voxels, pancreas, lesion, scan)
+    return _Volume(voxels, pancreas, lesion, scan)
 
 
-def _painted(abdomen: _Abdomen, lesions: _Lesions, scan: Scan) -> tuple[Grid, Array, Array]:
+def _painted(abdomen: _Abdomen, lesions: _Lesions, scan: _Scan) -> tuple[Grid, Array, Array]:
     """Paint the anatomy; return the grid and the masks of pancreas and lesion."""
     axes, column = scan.axes, SEQUENCES.index(scan.sequence)
     signal: dict[str, Any] = {name: pair[column] for name, pair in abdomen.signals.items()}
@@ -303,7 +303,7 @@ def _painted(abdomen: _Abdomen, lesions: _Lesions, scan: Scan) -> tuple[Grid, Ar
     return grid, pancreas, lesion
 
 
-def _nifti_bytes(voxels: Array, scan: Scan) -> bytes:
+def _nifti_bytes(voxels: Array, scan: _Scan) -> bytes:
     """A volume, (X, Y, Z) in the order of the scan's affine, as a .nii.gz file with its direction of axes."""
     nib, affine = _nibabel(), scan.affine
     image = nib.Nifti1Image(voxels.astype(np.uint8) if voxels.dtype == bool else voxels, affine)

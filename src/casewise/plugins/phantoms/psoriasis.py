@@ -102,7 +102,7 @@ def make_psoriasis(
 
 def draw_photograph(
     subject_number: int, visit: int, region: str, number: int = 1, *, seed: int = 0, size: tuple[int, int] = (492, 326)
-) -> Photograph:
+) -> _Photograph:
     """Return one photograph of the cohort with its masks: subject and visit count from 0, photographs from 1.
 
     Raises:
@@ -122,7 +122,7 @@ def draw_photograph(
     return _photograph(subject, subject.maps(region, number), visit, region, number, severity, size)
 
 
-def _labels(settings: PsoriasisSettings, courses: list[DiseaseCourse]) -> list[tuple[dict[str, Severity], ...]]:
+def _labels(settings: PsoriasisSettings, courses: list[_Course]) -> list[tuple[dict[str, Severity], ...]]:
     """Each subject's labels by visit and region: true ones, or another subject's in another order."""
     labels = [disease.physician for disease in courses]
     if settings.labels == "shuffled":
@@ -135,7 +135,7 @@ def _labels(settings: PsoriasisSettings, courses: list[DiseaseCourse]) -> list[t
     return labels
 
 
-def _draw_series(cohort: CohortFolder, disease: DiseaseCourse, number: int, region: str, shot: int) -> int:
+def _draw_series(cohort: CohortFolder, disease: _Course, number: int, region: str, shot: int) -> int:
     """Draw one of a subject's photographs at all visits, which share the anatomy; return the number of visits."""
     subject = Subject(cohort.settings.seed, number)
     body = subject.maps(region, shot)
@@ -154,7 +154,7 @@ def _path(subject: Subject, visit: int, region: str, number: int) -> str:
     return f"images/{subject.name}/{_when(visit)['visit']}/{region}_{number}.jpg"
 
 
-def _true_state(disease: DiseaseCourse, visit: int) -> Row:
+def _true_state(disease: _Course, visit: int) -> Row:
     """The true state at a visit: continuous severities, covered share, noiseless grades and the physician's."""
     truth = disease.truth[visit]
     regions = {
@@ -226,7 +226,7 @@ class Severity(NamedTuple):
         return Severity(*(min(max(number, low), high) for number, low, high in limits))
 
 
-class DiseaseCourse(NamedTuple):
+class _Course(NamedTuple):
     """One subject's disease: truth and a physician's grades by visit and region, and the visits with photographs."""
 
     response: Response
@@ -244,7 +244,7 @@ def weighted_score(grades: dict[str, Severity]) -> float:
     return round(sum(_REGION_WEIGHTS[region] * grade.composite for region, grade in grades.items()), 6)
 
 
-def course(seed: int, subject: int, *, visits: int) -> DiseaseCourse:
+def course(seed: int, subject: int, *, visits: int) -> _Course:
     """Return the course of one subject (0-based number); it does not depend on the number of subjects."""
     block, position = divmod(subject, len(_BLOCK))
     draw = stream(seed, "block", block)
@@ -275,7 +275,7 @@ def course(seed: int, subject: int, *, visits: int) -> DiseaseCourse:
             if region in PHOTOGRAPHS:
                 truth[-1][region], physician[-1][region] = severity, grades
     attended = tuple(visit for visit in range(visits) if visit != missing)
-    return DiseaseCourse(response, tuple(truth), tuple(physician), attended)
+    return _Course(response, tuple(truth), tuple(physician), attended)
 
 
 def _first(level: float, random: Random, offset: float) -> Array:
@@ -305,7 +305,7 @@ _BLOOD = (0.030, 0.195, 0.155)
 
 
 @dataclass(frozen=True)
-class Photograph:
+class _Photograph:
     """A drawn photograph with the masks of its skin and plaques.
 
     `picture`: `(H, W, 3) uint8` RGB; `skin`: `(H, W) bool`, bare skin; `plaque`: `(H, W) bool`, the covered part of it.
@@ -323,7 +323,7 @@ class Photograph:
 
 def _photograph(
     subject: Subject, body: Maps, visit: int, region: str, number: int, severity: Severity, size: tuple[int, int]
-) -> Photograph:
+) -> _Photograph:
     """Draw one photograph of `size` (width, height) pixels: a body in front of a camera and the visit's lamp."""
     seed, name = subject.seed, subject.name
     random, lamp = stream(seed, "photograph", name, visit, region, number), stream(seed, "lamp", name, visit)
@@ -351,7 +351,7 @@ def _photograph(
         for left in range(0, size[0], 512):
             patch = picture[top : top + 512, left : left + 512]
             patch[...] = cv2.add(patch, tile[: patch.shape[0], : patch.shape[1]], dtype=cv2.CV_8U)
-    return Photograph(picture, skin, plaque)
+    return _Photograph(picture, skin, plaque)
 
 
 @lru_cache(maxsize=4)
