@@ -227,20 +227,13 @@ def _planned(data: OwnData, folder: Path, stated: Pattern | None = None) -> NewS
         # file names may contain names of people
         shown = counted(len(damaged), "file") if roles.people else names_text(damaged, 5)
         rows.doubts.append(f"Damaged: {shown} cannot be read as images. Replace or remove such files.")
-    facts = DataFacts(
-        subjects=rows.subjects,
-        numbered=not rows.subjects_known and are_numbered([rows.paths[i] for i in present]),
-        images=len(present),
-        rarest=plan.rarest,
-        scans=files.scans,
-        grey=grey,
-        given_split=rows.has("split"),
-    )
-    if not facts.given_split and facts.folds < _FOLDS:
-        least = "the rarest class has" if facts.rarest else "there are"
+    fewest = plan.rarest or rows.subjects
+    folds = max(2, min(_FOLDS, fewest))
+    if not rows.has("split") and folds < _FOLDS:
+        least = "the rarest class has" if plan.rarest else "there are"
         rows.doubts.append(
-            f"Split: {facts.folds} folds instead of {_FOLDS}, because {least} "
-            f"{counted(facts.rarest or facts.subjects, 'subject')}. Networks of fewer folds learn from fewer cases."
+            f"Split: {folds} folds instead of {_FOLDS}, because {least} {counted(fewest, 'subject')}. Networks of "
+            "fewer folds learn from fewer cases."
         )
     outcomes, unclear = other_outcomes(data.target, cells, roles, [column.name for column in rows.files])
     rows.doubts += applying(
@@ -278,12 +271,16 @@ def _planned(data: OwnData, folder: Path, stated: Pattern | None = None) -> NewS
             )
     if files.scans:
         lines += _scan_lines(sequences, rows)
-    weights = available_weights()
-    lines += ["", *default_recipe(facts, weights)]
+    weights = _available_weights()
+    numbered = not rows.subjects_known and are_numbered([rows.paths[i] for i in present])
+    test = "20%" if rows.subjects >= _MANY_SUBJECTS else "0"
+    by, comment = ("by: number, ", _NEIGHBOURS) if numbered else ("", "by subject")
+    split = "" if rows.has("split") else f"split: {{{by}test: {test}, folds: {folds}}}  # {comment}"
+    lines += ["", *default_recipe(weights, split, scans=files.scans, grey=grey)]
     study.files[STUDY] = _wrapped(lines).encode("utf-8")
     _read_back(study, data)
-    unknown = f"{facts.subjects:,} guessed subjects" if data.guess else "unknown subjects"
-    subjects = counted(facts.subjects, "subject") if rows.subjects_known else unknown
+    unknown = f"{rows.subjects:,} guessed subjects" if data.guess else "unknown subjects"
+    subjects = counted(rows.subjects, "subject") if rows.subjects_known else unknown
     study.understood.insert(0, f"{counted(len(present), files.noun)} of {subjects}{skipped_text(files)}.")
     if origins := [f"{name} from {_source(origin)}" for name, origin in rows.origins.items()]:
         study.understood.append(f"Read as: {', '.join(origins)}.")
@@ -459,36 +456,17 @@ def _wrapped(lines: list[str]) -> str:
 
 
 # In order of preference: small enough to be trained on a CPU in minutes.
-SMALL_PRETRAINED = ("mobilenet_v2", "resnet18", "efficientnet_b0", "squeezenet1_1", "shufflenet_v2_x1_0")
+_SMALL_PRETRAINED = ("mobilenet_v2", "resnet18", "efficientnet_b0", "squeezenet1_1", "shufflenet_v2_x1_0")
 PLANNED = "mobilenet_v2"
 # From this many subjects on, some of them are kept as the test set.
-MANY_SUBJECTS = 300
+_MANY_SUBJECTS = 300
 _FOLDS = 5
+_NEIGHBOURS = "neighbouring file numbers may show one person: runs of them are on one side"
 
 
-@dataclass(frozen=True)
-class DataFacts:
-    """What decides the recipe: numbers of subjects, of images, and of the subjects of the rarest class (or 0).
-
-    `numbered`: subjects are not known, and the files have numbers.
-    """
-
-    subjects: int
-    images: int
-    rarest: int = 0
-    scans: bool = False
-    grey: bool = False
-    given_split: bool = False
-    numbered: bool = False
-
-    @property
-    def folds(self) -> int:
-        return max(2, min(_FOLDS, self.rarest or self.subjects))
-
-
-def available_weights() -> str:
+def _available_weights() -> str:
     """The first of the small networks whose pretrained weights are on this computer; '' if there are none."""
-    return next((name for name in SMALL_PRETRAINED if is_present(name)), "")
+    return next((name for name in _SMALL_PRETRAINED if is_present(name)), "")
 
 
 def _weights_text(weights: str) -> str:
@@ -505,20 +483,14 @@ def _weights_text(weights: str) -> str:
     )
 
 
-def default_recipe(facts: DataFacts, weights: str) -> list[str]:
-    """The lines of a study file on images, split and weights; `weights` as from `available_weights`.
+def default_recipe(weights: str, split: str = "", *, scans: bool = False, grey: bool = False) -> list[str]:
+    """The lines of a study file on images, split and weights; `weights` as from `_available_weights`.
 
     Network and recipe are planned when the study is run.
     """
     # the plan chooses the size of photographs
-    images = ["size: 96"] if facts.scans else ["channels: grey"] if facts.grey else []
-    lines = [f"images: {{{', '.join(images)}}}"] if images else []
-    if not facts.given_split:
-        test = "20%" if facts.subjects >= MANY_SUBJECTS else "0"
-        by, comment = "", "by subject"
-        if facts.numbered:
-            by, comment = "by: number, ", "neighbouring file numbers may show one person: runs of them are on one side"
-        lines.append(f"split: {{{by}test: {test}, folds: {facts.folds}}}  # {comment}")
+    images = "size: 96" if scans else "channels: grey" if grey else ""
+    lines = [*([f"images: {{{images}}}"] if images else []), *([split] if split else [])]
     lines.append(
         "budget: 30min  # for the whole run, also 2h; network and training are planned to fit: see plan.yaml of the run"
     )
