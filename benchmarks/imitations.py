@@ -44,12 +44,13 @@ from casewise.models.backbones import MEAN, STD, build_network
 from casewise.models.freezing import frozen_end, parameter_counts
 from casewise.models.fusion import adapted
 from casewise.models.outputs import Output
+from casewise.plugins.published.layer_rates import layer_rates
 from casewise.study.images import Panels
 from casewise.study.loading import preset_text
 from casewise.study.recipe import Recipe
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.loop import Training, TrainingContext
-from casewise.training.rates import layer_rates, optimizer_of
+from casewise.training.rates import optimizer_of
 
 SIDE, GREYS = 32, (64, 192)
 # Points that were read in both sources, and reasons for differences.

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from casewise.models.backbones import Network, build_network
 from casewise.models.freezing import freeze
+from casewise.plugins.published.layer_rates import layer_rates
+from casewise.plugins.published.unfreezing import unfreeze
 from casewise.study.schema import Recipe
-from casewise.training.rates import layer_rates, parameter_groups, unfreeze, warmed_cosine
+from casewise.training.rates import parameter_groups, warmed_cosine
 
 
 class TestSchedule:

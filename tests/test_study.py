@@ -55,6 +55,7 @@ def test_single_settings_replace_those_of_the_file(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("compute: {frozen_once: false}", r"compute\.frozen_once: this setting of casewise 1\.0 is gone: .*Remove the"),
+        ("recipe: {finder: {low: 0.1}}", r"recipe\.finder\.low: this setting of casewise 1\.0 is gone: .*Remove the"),
         ("recipe: {lrr: 1}", r"recipe\.lrr: there is no such setting\. Did you mean 'lr'\?"),
         ("title: Studie: Köln", 'line 3: .*quotes: title: "Studie: Köln"'),
         ("recipe: {phases: [{epochs: 1}, {freeze: all}]}", r"recipe\.phases, phase 2: epochs: is missing\.$"),

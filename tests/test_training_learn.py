@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from casewise.modalities.dataset import PanelData
 from casewise.models.backbones import Network, build_network
 from casewise.models.outputs import Output
+from casewise.plugins.published.unfreezing import unfreeze
 from casewise.run_folder import TrainingFolder
 from casewise.study.schema import Panels, Recipe
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.loop import Training, fit
-from casewise.training.rates import parameter_groups, unfreeze, warmed_cosine
+from casewise.training.rates import parameter_groups, warmed_cosine
 from casewise.training.stages import Learned, TrainingContext, learn
 
 LABEL = (Output("label", "classification", 3),)
@@ -77,7 +78,7 @@ def same(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
 def alike(one: Learned, two: Learned) -> None:
     assert one.history == two.history
     assert (one.best_epoch, one.best_loss) == (two.best_epoch, two.best_loss)
-    assert (one.finder, one.stages) == (two.finder, two.stages)
+    assert one.records == two.records
     assert same(one.network.state_dict(), two.network.state_dict())
 
 
@@ -97,7 +98,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_a_killed_network_ends_in_the_same_bits(tmp_path: Path) -> None:
     """With a rate that was found and cases that are drawn; `test_loop.py` has the other recipes."""
-    recipe = {"epochs": 4, "imbalance": "sampling", "lr": "find", "finder": {"low": 1e-4, "steps": 20}}
+    recipe = {"epochs": 4, "imbalance": "sampling", "lr": "find", "finder": {"steps": 20}}
     whole = learned(tmp_path / "whole", recipe)
     with pytest.raises(CutError):
         learned(tmp_path / "cut", recipe, tell=cut_after(2))
@@ -145,12 +146,12 @@ class TestFineTuning:
 
     def test_groups_of_layers_are_unfrozen_while_it_helps(self, tmp_path: Path) -> None:
         found = learned(tmp_path, self.recipe)
-        kept = [stage for stage in found.stages if stage["kept"]]
-        assert [stage["unfrozen"] for stage in found.stages] == list(range(len(found.stages)))
+        kept = [stage for stage in found.records["stages"] if stage["kept"]]
+        assert [stage["unfrozen"] for stage in found.records["stages"]] == list(range(len(found.records["stages"])))
         assert len(kept) > 1
         assert all(a["best_loss"] > b["best_loss"] for a, b in pairwise(kept))
         assert found.best_loss == kept[-1]["best_loss"] == found.history[found.best_epoch]["stop_loss"]
-        assert [entry["epoch"] for entry in found.history] == list(range(2 * len(found.stages)))
+        assert [entry["epoch"] for entry in found.history] == list(range(2 * len(found.records["stages"])))
         assert all(parameter.requires_grad for parameter in found.network.parameters())
         module = Training(found.network, Recipe(), TRAIN, TrainingContext(LABEL, tmp_path, 0, ComputePlan()))
         slots, _ = STOP.views()
@@ -161,11 +162,16 @@ class TestFineTuning:
 
     def test_a_stage_that_does_not_help_is_taken_back(self, tmp_path: Path) -> None:
         found = learned(tmp_path, self.recipe, stop=part(12, 1, misleading=True))
-        assert [stage["kept"] for stage in found.stages] == [*[True] * (len(found.stages) - 1), False]
-        kept = load_file(tmp_path / f"stage{len(found.stages) - 2}.safetensors")
-        assert len(found.stages) <= GROUPS
+        assert [stage["kept"] for stage in found.records["stages"]] == [
+            *[True] * (len(found.records["stages"]) - 1),
+            False,
+        ]
+        kept = load_file(tmp_path / f"stage{len(found.records['stages']) - 2}.safetensors")
+        assert len(found.records["stages"]) <= GROUPS
         assert same(found.network.state_dict(), kept)
-        assert not same(found.network.state_dict(), load_file(tmp_path / f"stage{len(found.stages) - 1}.safetensors"))
+        assert not same(
+            found.network.state_dict(), load_file(tmp_path / f"stage{len(found.records['stages']) - 1}.safetensors")
+        )
 
 
 def test_the_first_stage_reads_augmented_images_and_trains_frozen_norms(tmp_path: Path, counted: list[int]) -> None:

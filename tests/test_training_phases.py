@@ -17,13 +17,14 @@ from casewise.models.build_model import check_freeze_points
 from casewise.models.outputs import Output, hits, values_of
 from casewise.models.shared_parts import predict_together
 from casewise.plugins.phantoms.chest import make_chest
+from casewise.plugins.published.copies import fixed
 from casewise.run import run
 from casewise.study.images import BAGS
 from casewise.study.recipe import Phase, Recipe
 from casewise.study.schema import Panels, Study
 from casewise.targets import kind_named
 from casewise.training.compute_plan import ComputePlan
-from casewise.training.frozen_features import Buffer, fixed
+from casewise.training.frozen_features import Buffer
 from casewise.training.stages import Learned, TrainingContext, learn
 from tests.chest_study import chest_study
 

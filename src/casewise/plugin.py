@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import entry_points
+from operator import attrgetter
 from types import MethodType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 GROUP = "casewise.plugins"
 # Keys of the study file that plugins of casewise bring, for the message where a plugin is missing.
 KEYS = {"reading": "readers", "tiles": "slides", "track": "tracking", "volumes": "volumes"}
+KEYS |= dict.fromkeys(("recipe.finder", "recipe.gradual_unfreezing", "recipe.layer_decay"), "published")
+KEYS["panels.offline_copies"] = "published"
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,9 @@ class Plugin:
             modality, its section replaces the section on the input of the model, for studies of this modality.
         command: the name of its command, its line in the list of commands, and the command that it follows, if any; the
             function has this name, in the module `command` of the plugin.
+        functions: methods of protocols, each with its function in a module of the plugin as `module:function`, which is
+            imported when it is called.
+        keys: by section of the study file (the study itself: "") the class with its keys, as `module:class`.
     """
 
     name: str
@@ -65,6 +71,18 @@ class Plugin:
     section: str = ""
     report: str = ""
     command: tuple[str, ...] = ()
+    functions: tuple[tuple[str, str], ...] = ()
+    keys: tuple[tuple[str, str], ...] = ()
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if not (path := dict(self.functions).get(name)):
+            raise AttributeError(name)
+        return lambda *values, **options: self._named(path)(*values, **options)
+
+    def _named(self, path: str) -> Any:
+        """What `module:name` states, of a module of the plugin."""
+        module, _, name = path.partition(":")
+        return attrgetter(name)(import_module(f"{type(self).__module__}.{module}"))
 
     @property
     def is_own(self) -> bool:
@@ -81,11 +99,16 @@ class Plugin:
         if not self.command:
             return ()
         name, *texts = self.command
-        return [Command(name, getattr(import_module(f"{type(self).__module__}.command"), name), *texts)]
+        return [Command(name, self._named(f"command:{name}"), *texts)]
 
     def study_keys(self) -> type[BaseModel] | None:
         """A subclass of `casewise.study.model.StudyModel` whose fields are further keys of the study file."""
-        return None
+        return self.section_keys("")
+
+    def section_keys(self, section: str) -> type[BaseModel] | None:
+        """The same for further keys of a section; they may widen keys of casewise, and check the whole section."""
+        path = dict(self.keys).get(section)
+        return self._named(path) if path else None
 
     def planned_defaults(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Further defaults of a planned recipe, for the values of a study file."""

@@ -38,7 +38,7 @@ def run(study: Study | Path | str, output: Path | str | None = None, *, show: Sh
     from casewise.pipeline.bundle import write_bundle
     from casewise.pipeline.evaluate import calibrated, decide, evaluate, score, stack
     from casewise.pipeline.finished import FinishedRun, report
-    from casewise.pipeline.further_trainings import image_split, known_sources, seeds
+    from casewise.pipeline.further_trainings import known_sources, seeds
     from casewise.pipeline.hooks import run_hooks
     from casewise.pipeline.image_checks import counterfactuals, input_checks
     from casewise.pipeline.status import unchanged_torch
@@ -61,8 +61,8 @@ def run(study: Study | Path | str, output: Path | str | None = None, *, show: Sh
             results = seeds(inputs, results, show)
         if study.recipe.meant_for == "other_sources":
             results = known_sources(inputs, results, show)
-        if study.split.by == "image":
-            results = image_split(inputs, results, show)
+        for plugin in run_hooks():
+            results = plugin.further_results(inputs, results, show)
         finished = FinishedRun(folder, study, results, inputs.prepared)
         report(finished, show)
         write_bundle(finished, show)

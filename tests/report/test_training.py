@@ -5,10 +5,10 @@ from collections.abc import Iterable, Sequence
 
 import pytest
 
+from casewise.plugins.published import image_split_section as image_split
 from casewise.report.blocks import Block, Fold, Row
 from casewise.report.context import ReportContext, unlearned
 from casewise.report.figures import learners as draw
-from casewise.report.sections.designs import image_split
 from tests.report.shared import first_table
 from tests.report_contexts import classes, in_phases, split_by_image, with_results
 

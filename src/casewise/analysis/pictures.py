@@ -144,7 +144,7 @@ def _panels(run: Run, row: int, *, grey: bool) -> Iterator[Shown]:
     channels = finished.modality.channels(study, network) if network else ("",)
     first = f" ({channels[0]})" if channels[0] else ""
     yield Shown(_pixels(plain, grey=grey), f"Panel{first}")
-    if data.varied or study.panels.offline_copies:
+    if data.varied or study.panels.fixed:
         generator = torch.Generator().manual_seed(study.seed)
         for number in range(AUGMENTED):
             batch, _ = data.training_batch([0], generator, cpu)

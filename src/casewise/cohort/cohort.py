@@ -334,7 +334,7 @@ def check_copied(study: Study, panels: pd.DataFrame) -> None:
         CohortError: a panel has more tiles than slots.
     """
     slots, counts = study.panels.slots, panels["tiles"].map(len)
-    if study.panels.offline_copies and counts.max() > slots:
+    if study.panels.fixed and counts.max() > slots:
         case, over = panels["case"][counts.idxmax()], int((counts > slots).sum())
         raise CohortError(
             f"{study.cohort}: {over:,} of {len(panels):,} panels (by: {study.panels.by}) have more tiles than the "

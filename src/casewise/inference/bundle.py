@@ -288,7 +288,7 @@ def settings_of(study: Study, model: str) -> dict[str, Any]:
     settings = study.model_dump(mode="json", include=own.union(settings_marked(study, BUNDLE)))
     settings |= modality_of(study).facts(study, model)
     settings["images"]["store"] = None
-    settings["panels"]["offline_copies"] = 0  # these affect only training
+    settings["panels"] = study.panels.of_bundle
     return settings
 
 

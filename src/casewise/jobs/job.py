@@ -1,25 +1,15 @@
-"""One job: train one network, predict the held-out cases, and write weights, facts and predictions.
-
-In nested cross-validation, inner trainings on the training subjects of a fold choose epochs and a learning rate.
-They do not use the held-out subjects: labels of other subjects are removed, everything that is fitted (means and
-deviations of targets, class weights, standard intensities) is fitted on the inner training side, and every record names
-its subjects.
-"""
+"""One job: train one network, predict the held-out cases, and write weights, facts and predictions."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
-import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
-from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
+import pandas as pd
 import torch
 
-from casewise.errors import SplitError, TrainingError
+from casewise.errors import SplitError
 from casewise.files import checksum
 from casewise.inference.bundle import Bundle, ComputeFacts, as_json, output_facts, settings_of
 from casewise.inference.predictor import Predictor
@@ -27,15 +17,13 @@ from casewise.jobs.compute_plans import pace_of
 from casewise.jobs.fitting import FITTERS, Choice, FoldData, PlannedJob, first_network
 from casewise.jobs.plan import Job, JobInputs, Progress, begin, divided, epochs_inside
 from casewise.jobs.predict import FittedModel, JobPredictions, predict
-from casewise.modalities.registry import modality_of
 from casewise.models.build_model import network_facts, scaled_facts
 from casewise.models.outputs import class_counts, outputs_of
 from casewise.models.threads import on_threads
 from casewise.models.weights import check_finite
-from casewise.predictions.nested_cv import best_of
+from casewise.plugin import implementing
 from casewise.predictions.table import check
-from casewise.splits.grouped import check_apart, inner_folds
-from casewise.splits.image_split import training_subjects
+from casewise.splits.grouped import check_apart
 from casewise.study.learners import learner_named
 from casewise.study.model import mixed_seed
 from casewise.study.schema import NestedCV, Study
@@ -44,125 +32,28 @@ from casewise.training.checkpoint import write_tensors
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.cost import PeakMemory, Timer, give_memory_back
 from casewise.training.frozen_features import MEMORY
-from casewise.training.loop import TrainingContext, standardise
+from casewise.training.loop import standardise
 from casewise.training.losses import guess_loss
-from casewise.training.stages import Record, learn
+from casewise.training.stages import Record
 
 if TYPE_CHECKING:
     from casewise.models.backbones import Network
 
-
-@dataclass(frozen=True)
-class _Training:
-    """One inner training: its candidate, its inner fold, and the subjects on both sides."""
-
-    candidate: int
-    lr: float
-    fold: int
-    fit_subjects: list[str]
-    validation_subjects: list[str]
-
-    @property
-    def name(self) -> str:
-        return f"lr{self.candidate}-fold{self.fold + 1}"
+# The column with the real subject of an image where every image counts as a subject; no table has one of this name.
+PERSON = "subject (before the split by image)"
 
 
-def _choose_inside(progress: Progress, plan: ComputePlan, tune: NestedCV) -> Record:
-    """Train the job's network for each learning rate on each inner fold; return what was chosen, and all trainings.
+class InnerChoice(Protocol):
+    """A plugin that chooses epochs and a learning rate by inner folds."""
 
-    Finished inner trainings of an interrupted job are read from its folder; the interrupted one continues to the same
-    bits.
+    def choose_inside(self, progress: Progress, plan: ComputePlan, tune: NestedCV) -> Record:
+        """Train the job's network on inner folds; return what was `chosen` (`lr`, `epochs`), and all trainings.
 
-    Raises:
-        TrainingError: the loss is not a number at any rate.
-        SplitError: an inner fold cannot be made.
-    """
-    job, inputs = progress.job, progress.inputs
-    study, splits = inputs.study, inputs.splits
-    held_out = splits.held_out(job.fold)
-    panels = modality_of(study).whole(study, inputs.cohort).panels
-    folds = inner_folds(panels, study, splits, job.fold, count=tune.folds)
-    every = sorted(s for validation_subjects in folds for s in validation_subjects)
-    records: list[Record] = []
-    losses: dict[float, list[list[float]]] = {}
-    for number, rate in enumerate(study.rates):
-        for fold, validation_subjects in enumerate(folds):
-            fit_subjects = sorted(set(every) - set(validation_subjects))
-            where = f"{job.name}, inner fold {fold + 1}"
-            check_apart(fit_subjects, validation_subjects, where=where)
-            check_apart(every, held_out, where=where)
-            training = _Training(number, rate, fold, fit_subjects, validation_subjects)
-            records.append(_trained(training, progress, plan, len(records) * study.recipe.epochs))
-        of_rate = records[-len(folds) :]
-        failed = any("failed" in record for record in of_rate)
-        losses[rate] = [] if failed else [record["losses"] for record in of_rate]
-    best = best_of(losses, epochs=tune.epochs)
-    if best is None:
-        raise TrainingError(next(record["failed"] for record in records if "failed" in record))
-    best_by_rate = {rate: best_of({rate: losses[rate]}, epochs=tune.epochs) for rate in losses}
-    unknown = {"epochs": None, "loss": None}
-    rates = [{"lr": rate} | (asdict(params) if params else unknown) for rate, params in best_by_rate.items()]
-    mean_guess_loss = fmean(record["guess_loss"] for record in records if record["candidate"] == 0)
-    chosen = {**asdict(best), "guess_loss": mean_guess_loss}
-    return {"folds": len(folds), "chosen": chosen, "rates": rates, "trainings": records}
-
-
-def _trained(training: _Training, progress: Progress, plan: ComputePlan, before: int) -> Record:
-    """Train one candidate on one inner fold, or read the record of the finished training."""
-    job, inputs = progress.job, progress.inputs
-    study = inputs.study
-    inner = job.folder.inner(training.name)
-    finished = inner.record.read_or_none()
-    if finished is not None:
-        return finished
-    start = time.monotonic()
-    seed = mixed_seed(study.seed, job.model, job.fold, "inner", training.fold, training.candidate)
-    # of several candidates, the network is pretrained once for each inner fold
-    of_fold = mixed_seed(study.seed, job.model, job.fold, "inner", training.fold) if inputs.pretraining else seed
-    left_out = sorted({*inputs.splits.held_out(job.fold), *training.validation_subjects})
-    folder = job.folder.inner(f"fold{training.fold + 1}").folder.pretraining
-    tell = progress.pretraining(before)
-    network = first_network(inputs, job, plan, of_fold, left_out, folder, tell).network
-    outputs = outputs_of(study)
-    data = FoldData.of(inputs, job.model, training.fit_subjects, training.validation_subjects, alone=True)
-    train, validation = data.train, data.stop
-    standardise(network, train.truth, outputs)
-    context = TrainingContext(
-        outputs,
-        inner.folder.path,
-        seed,
-        plan,
-        study.compute.save_every,
-        "last",
-        progress.training(before, f"inner training {training.name}"),
-        sources=data.sources,
-    )
-    subjects = inputs.cohort.panels["subject"].astype(str)
-    record: Record = {
-        "fold": training.fold + 1,
-        "candidate": training.candidate,
-        "lr": training.lr,
-        "fitted_on": _subjects_of(data.subjects),
-        "judged_on": _subjects_of(subjects.iloc[data.stop_rows].tolist()),
-        "guess_loss": guess_loss(train.truth, validation.truth, outputs, study.recipe),
-    }
-    try:
-        recipe = study.recipe.model_copy(update={"lr": training.lr})
-        learned = learn(network, recipe, train, validation, data.subjects, context)
-        for name, loss in (("losses", "stop_loss"), ("train_losses", "train_loss")):
-            record[name] = [entry[loss] for entry in learned.history]
-    except TrainingError as error:  # a rate at which training fails is not chosen
-        record["failed"] = f"inner fold {training.fold + 1}, rate {training.lr:g}: {error}"
-    record["seconds"] = round(time.monotonic() - start, 1)
-    inner.record.write(record)
-    shutil.rmtree(inner.folder.path, ignore_errors=True)
-    return record
-
-
-def _subjects_of(names: Sequence[str]) -> dict[str, object]:
-    """The subjects of these rows, and a hash over them."""
-    subjects = sorted(set(names))
-    return {"subjects": subjects, "hash": hashlib.sha256(json.dumps(subjects).encode()).hexdigest()}
+        Raises:
+            TrainingError: nothing can be chosen.
+            SplitError: an inner fold cannot be made.
+        """
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -229,7 +120,7 @@ def choose(job: Job, inputs: JobInputs, plan: ComputePlan, progress: Progress) -
     check_apart(fit_subjects, held_out, where=where)
     if not study.nested_cv:
         return Choice(held_out, fit_subjects, stop_subjects, study.recipe)
-    inner = _choose_inside(progress, plan, study.nested_cv)
+    inner = implementing(InnerChoice)[0].choose_inside(progress, plan, study.nested_cv)
     recipe = study.recipe.model_copy(update={"lr": inner["chosen"]["lr"]})
     return Choice(held_out, fit_subjects, stop_subjects, recipe, inner)
 
@@ -276,10 +167,10 @@ def fit(planned: PlannedJob, model: StudyModel) -> FittedModel:
     standardise(model.network, train, outputs)
     learned, dataset = FITTERS[learner_named(job.model).kind](planned, model.network, outputs, data)
     stops = study.recipe.early_stopping.monitor != "none"
-    people = training_subjects(panels, model.subjects)
+    people = _training_subjects(panels, model.subjects)
     plan = planned.plan
     compute = ComputeFacts(plan.device, plan.precision, plan.channels_last, plan.threads)
-    trained_on = training_subjects(panels, model.subjects - set(choice.stop_subjects))["subjects"]
+    trained_on = _training_subjects(panels, model.subjects - set(choice.stop_subjects))["subjects"]
     bundle = Bundle(
         folder=job.folder.path,
         model=job.model,
@@ -346,8 +237,7 @@ def record(
         "memory_format": planned.plan.memory_format.replace("_", "-"),
         **({"parts": planned.plan.parts} if planned.plan.parts > 1 else {}),
         "guess_loss": fitted.guess_loss,
-        "finder": learned.finder and asdict(learned.finder),
-        "stages": learned.stages,
+        **learned.records,
         "phases": learned.phases,
         **({"inner": choice.inner} if choice.inner else {}),
         **predictions.train_metrics,
@@ -374,3 +264,17 @@ def check_classes(study: Study, labels: torch.Tensor, *, where: str) -> None:
                 "hold out fewer subjects (`split`), or write `recipe: {schedule: constant, early_stopping: {monitor: "
                 "none}}`."
             )
+
+
+def _training_subjects(panels: pd.DataFrame, names: Iterable[str]) -> dict[str, Any]:
+    """The subjects that a network was trained on, for its facts; `names` may be names of single images.
+
+    >>> _training_subjects(pd.DataFrame({"subject": ["b", "a"]}), {"a", "b"})
+    {'subjects': ['a', 'b']}
+    >>> _training_subjects(pd.DataFrame({"subject": ["a image 0", "a image 1"], PERSON: "a"}), {"a image 0", "c"})
+    {'subjects': ['a', 'c'], 'comparison_only': True}
+    """
+    if PERSON not in panels:
+        return {"subjects": sorted(names)}
+    person_of = dict(zip(panels["subject"].astype(str), panels[PERSON].astype(str), strict=True))
+    return {"subjects": sorted({person_of.get(name, name) for name in names}), "comparison_only": True}

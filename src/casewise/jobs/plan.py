@@ -26,6 +26,7 @@ from casewise.run_folder import JobFolder, RunFolder
 from casewise.run_folder.job_folder import FAILED, PRETRAINING
 from casewise.splits.grouped import Splits, guide_name, inner_stop, panel_records
 from casewise.study.learners import learner_named, name_of_fold
+from casewise.study.messages import FIXED
 from casewise.study.model import mixed_seed
 from casewise.study.schema import NETWORKS, Recipe, Study, settings_marked
 from casewise.version import __version__
@@ -202,18 +203,6 @@ def epochs_inside(study: Study) -> int:
     return study.nested_cv.folds * len(study.rates) * study.recipe.epochs if study.nested_cv else 0
 
 
-def epochs_of(study: Study) -> int:
-    """The largest number of epochs of a network of the study."""
-    recipe = study.recipe
-    if recipe.phases:
-        return sum(phase.epochs for phase in recipe.phases)
-    return (
-        recipe.epochs
-        if recipe.tuning != "gradual_unfreezing"
-        else recipe.gradual_unfreezing.epochs * (recipe.gradual_unfreezing.groups + 1)
-    )
-
-
 @dataclass(frozen=True)
 class Progress:
     """Records how far a job is, and its cost so far, as its trainings tell it.
@@ -237,7 +226,7 @@ class Progress:
 
     def training(self, before: int = 0, stage: str = "training") -> ReportEpoch:
         """Record a training's progress, after `before` epochs of inner trainings of the same job."""
-        total = epochs_inside(self.inputs.study) + epochs_of(self.inputs.study)
+        total = epochs_inside(self.inputs.study) + self.inputs.study.recipe.most_epochs
 
         def report(done: int, loss: float | None) -> None:
             self.timer.note()
@@ -264,7 +253,7 @@ class Progress:
             pretraining: the share of the present pretraining that is done.
         """
         study, other = self.inputs.study, self.inputs.pretraining
-        total = float(epochs_inside(study) + epochs_of(study))
+        total = float(epochs_inside(study) + study.recipe.most_epochs)
         if other is None:
             return epochs / max(1.0, total)
         pretraining_epochs = (
@@ -287,10 +276,10 @@ def deciding_settings(study: Study, cohort: Cohort) -> dict[str, object]:
         for name, target in plain["targets"].items()
     }
     # settings of a single network are in its own fingerprint
-    decided["recipe"] = {name: value for name, value in plain["recipe"].items() if name != "networks"}
+    decided["recipe"] = _recipe_settings(study.recipe, "networks")
     if study.recipe.auto:
         # the plan follows when it is made
-        decided |= {"recipe": Recipe(auto=True).model_dump(mode="json"), "test_time_augmentation": "planned"}
+        decided |= {"recipe": _recipe_settings(Recipe(auto=True)), "test_time_augmentation": "planned"}
         decided["budget"] = study.budget
     if not isinstance(study.weights, str):
         # The weights of each network are in its own fingerprint, so that another network may be added.
@@ -312,6 +301,12 @@ def deciding_settings(study: Study, cohort: Cohort) -> dict[str, object]:
     return decided
 
 
+def _recipe_settings(recipe: Recipe, *left_out: str) -> dict[str, Any]:
+    """The settings of a recipe, with those that version 1.0 had as well."""
+    settings = recipe.model_dump(mode="json", exclude=set(left_out))
+    return settings | {name: values | settings.get(name, {}) for name, values in FIXED.items()}
+
+
 def with_images(
     decided: dict[str, object], splits: Splits, tiles: StoreReference, pretraining: Pretrained | None, masks: str | None
 ) -> dict[str, object]:
@@ -324,7 +319,7 @@ def with_plan(decided: dict[str, object], study: Study) -> dict[str, object]:
     """The same with the planned recipe, if the study states none; its epochs and rate identify networks alone."""
     if not study.recipe.auto:
         return decided
-    plan = study.recipe.model_dump(mode="json", exclude={"lr", "phases", "networks"})
+    plan = _recipe_settings(study.recipe, "lr", "phases", "networks")
     return decided | {"plan": plan, "mirrored": study.test_time_augmentation}
 
 

@@ -275,7 +275,7 @@ class PanelData(PanelDataset):
     @property
     def varied(self) -> bool:
         """Whether training panels differ from epoch to epoch."""
-        return self.settings.varied or (self.shapes is not None and not self.settings.offline_copies)
+        return self.settings.varied or (self.shapes is not None and not self.settings.fixed)
 
     @property
     def subsampled(self) -> bool:

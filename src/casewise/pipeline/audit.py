@@ -9,17 +9,17 @@ from typing import Any
 
 import pandas as pd
 
-from casewise.audit.findings import Audit, Finding, audit_text, read_audit, with_noun, write_audit
+from casewise.audit.findings import Audit, audit_text, read_audit, with_noun, write_audit
 from casewise.cohort.cohort import Cohort
 from casewise.console import Show, shown
 from casewise.errors import BothSidesError, RunError
 from casewise.files import json_hash
 from casewise.modalities.base import ImageStore, PreparedCohort
 from casewise.modalities.registry import modality_of
+from casewise.pipeline.hooks import run_hooks
 from casewise.pipeline.read import RunInputs, plan, prepare, read, split
 from casewise.run_folder import RunFolder
 from casewise.splits.grouped import Splits
-from casewise.splits.image_split import image_split_of, on_both_sides
 from casewise.study.schema import Study
 from casewise.version import __version__
 
@@ -29,7 +29,6 @@ NOT_AUDITED = (
     *("seeds", "test_time_augmentation", "title", "description"),
 )
 EXCLUDED: Any = dict.fromkeys(NOT_AUDITED, True) | {"targets": {"__all__": {"decision"}}}
-IMAGE_SPLIT = "image-level-split"
 SENTENCE = re.compile(r"(?<=\.)\s+(?=[A-Z])")  # between two sentences
 
 
@@ -80,10 +79,9 @@ def _current_audit(
                 bar(0, 0, f"{text} ({done / total:.0%} of the audit)")  # no time left: its parts differ in speed
 
             result = run_audit(study, cohort, store, side, embed=embed, progress=report)
-        if splits and study.split.by == "image":
-            result = dataclasses.replace(
-                result, findings=[*result.findings, _image_split_finding(study, whole, splits)]
-            )
+        if splits:
+            findings = [found for plugin in run_hooks() for found in plugin.findings(study, whole, splits)]
+            result = dataclasses.replace(result, findings=[*result.findings, *findings])
         if (noun := modality.noun(study)).singular != "image":
             result = with_noun(result, noun.singular, noun.plural)
         origin = embed.origin if embed else "none: no pretrained weights at hand"
@@ -119,23 +117,6 @@ def audit_alone(study: Study, folder: RunFolder, show: Show, write: Callable[[st
     if refused:
         raise refused  # a run would be refused independently of `accept`
     result.gate(study.accept, already_shown=True)
-
-
-def _image_split_finding(study: Study, cohort: Cohort, splits: Splits) -> Finding:
-    """The finding about a study that requests a comparison by image.
-
-    Raises:
-        CohortError, StudyError: as `image_split_of`.
-    """
-    counts = on_both_sides(cohort, image_split_of(study, cohort, splits))
-    both, every = counts["subjects_on_both_sides"], counts["subjects"]
-    sentence = (
-        f"For comparison only, the study is also trained with its images split as if each showed a different subject: "
-        f"{both:,} of {every:,} subjects are then on both sides, and networks are tested on subjects they were trained "
-        "on. The study's own figures are by subject and do not depend on it."
-    )
-    remedy = "Cite the figures by subject. Leave out `split: {by: image}` to do without the comparison."
-    return Finding(IMAGE_SPLIT, "warning", sentence, {"where": "the comparison", **counts}, remedy=remedy)
 
 
 def _inputs_hash(study: Study, cohort: Cohort, store: ImageStore, splits: Splits | None, network: str) -> str:

@@ -1,4 +1,4 @@
-"""Further trainings of the whole study: with other seeds, on known sources, and with a split by image."""
+"""Further trainings of the whole study: with other seeds, and on known sources."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ from dataclasses import replace
 
 import numpy as np
 
-from casewise.console import Show, Silent
+from casewise.console import Show
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.evaluate import evaluate as evaluate_predictions
-from casewise.evaluation.figures import IMAGES, KNOWN, SEED, ByMetric, Cell, Estimate, Figures
+from casewise.evaluation.figures import KNOWN, SEED, ByMetric, Cell, Estimate, Figures
 from casewise.evaluation.metrics_file import write_results
-from casewise.evaluation.results import ImageSplit, Results
+from casewise.evaluation.results import Results
 from casewise.modalities.registry import modality_of
-from casewise.pipeline.evaluate import evaluate, left_out_sources, outcomes, within_sources
+from casewise.pipeline.evaluate import left_out_sources, outcomes, within_sources
 from casewise.pipeline.read import RunInputs
 from casewise.pipeline.train import train_again
 from casewise.splits.grouped import split
-from casewise.splits.image_split import image_split_of, on_both_sides
 from casewise.splits.learnable import check_learnable
 from casewise.study.schema import Study
 
@@ -103,27 +102,3 @@ def known_sources(inputs: RunInputs, results: Results, show: Show) -> Results:
     further = replace(inputs, study=_as_trained(inputs), splits=splits, folder=folder)
     figures = within_sources(study, train_again(further, show), left_out_sources(inputs.folder))
     return write_results(inputs.folder, replace(results, figures=results.figures | figures.placed(population=KNOWN)))
-
-
-def image_split(inputs: RunInputs, results: Results, show: Show) -> Results:
-    """Train and evaluate the study again, split by image; return `results` with the figures under `image_split`.
-
-    These are `metrics` of the primary outcome by stage and learner, with intervals that treat every image as a subject,
-    as publications that split images do; the headline (`main`); and the number of subjects on both sides.
-    """
-    study, cohort, split_folder = inputs.study, inputs.cohort, inputs.folder.image_split
-    comparison = image_split_of(study, cohort, inputs.splits)
-    other, images = comparison.study, comparison.cohort
-    show.line("by image", "every network is trained again, with each image treated as a separate subject")
-    split_folder.image_split_mark.write({"split": split_folder.path.name, "of": study.name})
-    check_learnable(comparison.splits, images.panels, other)
-    # The images are already prepared, and their folder is not part of the study.
-    prepared = other.model_copy(update={"images": other.images.model_copy(update={"store": inputs.store.folder})})
-    predictions = train_again(RunInputs(prepared, images, inputs.store, comparison.splits, split_folder), show)
-    # without its line, which would count images as subjects
-    evaluated = evaluate(other, images, predictions, split_folder, Silent())
-    figures = evaluated.figures.select(target=study.primary_outcome, population="", contrast="")
-    main = {name: getattr(evaluated.main, name) for name in ("target", "stage", "learner", "kind")}
-    entry = ImageSplit(main, **on_both_sides(cohort, comparison))
-    figures = results.figures | figures.placed(population=IMAGES)
-    return write_results(inputs.folder, replace(results, figures=figures, image_split=entry))

@@ -7,8 +7,13 @@ from typing import TYPE_CHECKING, Protocol
 from casewise.plugin import implementing
 
 if TYPE_CHECKING:
+    from casewise.audit.findings import Finding
+    from casewise.cohort.cohort import Cohort
     from casewise.console import Show
+    from casewise.evaluation.results import Results
+    from casewise.pipeline.read import RunInputs
     from casewise.run_folder import RunFolder
+    from casewise.splits.grouped import Splits
     from casewise.study.schema import Study
 
 
@@ -31,6 +36,18 @@ class RunHooks(Protocol):
 
     def on_trained(self, study: Study, folder: RunFolder, show: Show) -> None:
         """Called when all networks are trained."""
+
+    def findings(self, study: Study, cohort: Cohort, splits: Splits) -> list[Finding]:
+        """Findings of the audit on what the plugin adds to the study.
+
+        Raises:
+            CasewiseError: it cannot be added.
+        """
+        return []
+
+    def further_results(self, inputs: RunInputs, results: Results, show: Show) -> Results:
+        """The results with figures of further trainings."""
+        return results
 
     def on_evaluated(self, study: Study, folder: RunFolder, show: Show) -> None:
         """Called when metrics and report are written."""

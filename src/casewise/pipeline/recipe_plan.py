@@ -390,11 +390,11 @@ def recipe_of(study: Study, facts: PlanFacts, stated: Mapping[str, Any], epochs:
     free = facts.flips not in ("both", "dihedral") and stated.get("head") != "fastai"
     positions = free and (bool(study.fusions) or not pretrained)
     positions = stated.get("pool", "map" if positions else "average") == "map"
-    if not study.fusions and not study.panels.offline_copies:
+    if not study.fusions and not study.panels.fixed:
         stated_keys = study.panels.model_fields_set
         variations = {name: value for name, value in VARIED.items() if varied and name not in stated_keys}
         phases = [{"variations": {"flip": facts.flips, **variations}, **phase} for phase in phases]
-    mixed = varied and not (study.panels.bags or study.panels.offline_copies)
+    mixed = varied and not (study.panels.bags or study.panels.fixed)
     return {
         "lr": round(rate, 5),
         # Mixed images predicted classes better, and numbers worse.

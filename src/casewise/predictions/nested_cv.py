@@ -1,4 +1,4 @@
-"""Choices by inner folds: epochs and a learning rate for each network of a fold, and a network for each fold.
+"""The learner of nested cross-validation: in each fold the network that the inner folds choose.
 
 Source: seeds/004_c22792b4e9a56ae8.txt, nested cross-validation; M. Stone, "Cross-validatory choice and assessment of
 statistical predictions", J. R. Stat. Soc. B 36 (1974): the outer folds estimate, the inner ones choose.
@@ -7,47 +7,12 @@ statistical predictions", J. R. Stat. Soc. B 36 (1974): the outer folds estimate
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 NESTED = "nested"
-
-
-@dataclass(frozen=True)
-class TunedParams:
-    """The chosen learning rate and number of epochs of a network, with their mean inner loss."""
-
-    lr: float
-    epochs: int
-    loss: float
-
-
-def best_of(losses: Mapping[float, Sequence[Sequence[float]]], *, epochs: bool) -> TunedParams | None:
-    """Choose the rate and the number of epochs with the lowest mean loss over the inner folds.
-
-    Of equal losses the earlier epoch and the rate that is stated first are chosen. None if no rate has losses.
-
-    Args:
-        losses: for each rate, for each inner fold, the loss after each epoch; a rate that failed has no folds.
-        epochs: whether the number of epochs is chosen; if not, all epochs are trained.
-
-    >>> best_of({0.1: [[3, 1, 2], [3, 2, 1.5]], 0.01: [[4, 3, 2], [4, 3, 2]]}, epochs=True)
-    TunedParams(lr=0.1, epochs=2, loss=1.5)
-    >>> best_of({0.1: [[3, 1, 2], [3, 2, 1.5]], 0.01: [[4, 3, 1], [4, 3, 1]]}, epochs=False)
-    TunedParams(lr=0.01, epochs=3, loss=1.0)
-    """
-    best: TunedParams | None = None
-    for rate, by_fold in losses.items():
-        if not by_fold:
-            continue
-        means = np.mean(np.asarray(by_fold, dtype=float), axis=0)
-        position = int(means.argmin()) if epochs else len(means) - 1
-        if best is None or means[position] < best.loss:
-            best = TunedParams(rate, position + 1, float(means[position]))
-    return best
 
 
 def chosen_networks(jobs: Iterable[Mapping[str, Any]], networks: Sequence[str]) -> Mapping[str, Any]:

@@ -29,7 +29,7 @@ from casewise.report.sections import (
     subgroups,
     training,
 )
-from casewise.report.sections.designs import covariates, external, image_split, trial, validation
+from casewise.report.sections.designs import covariates, external, trial, validation
 from casewise.run_folder.artefact import TextFile
 
 SECTIONS: tuple[Callable[[ReportContext], Section | None], ...] = (
@@ -44,7 +44,6 @@ SECTIONS: tuple[Callable[[ReportContext], Section | None], ...] = (
     covariates.section,
     learners.section,
     validation.nested_section,
-    image_split.section,
     audit.section,
     counterfactuals.section,
     validation.left_out_section,
@@ -62,15 +61,15 @@ def sections(context: ReportContext) -> list[Section]:
     """The sections of a run below the first screen, in their order; those with nothing to show are left out.
 
     Those of plugins that bring no modality, such as that on saliency, and of modules of `casewise.report.sections`
-    that are not in `SECTIONS`, stand before single cases.
+    that are not in `SECTIONS`, stand before single cases, or before the section that the module states as `BEFORE`.
     """
-    first_case = SECTIONS.index(cases.section)
+    makers = list(SECTIONS)
     listed = {make.__module__ for make in SECTIONS}
     modules = pkgutil.iter_modules(folder.__path__, f"{folder.__name__}.")
     names = [module.name for module in modules if module.name not in listed and not module.ispkg]
     names += [plugin.report for plugin in plugins() if plugin.report and not plugin.brings_modality]
-    further = [importlib.import_module(name).section for name in names]
-    makers = [*SECTIONS[:first_case], *further, *SECTIONS[first_case:]]
+    for module in map(importlib.import_module, names):
+        makers.insert(makers.index(getattr(module, "BEFORE", cases.section)), module.section)
     return [section for make in makers if (section := make(context))]
 
 

@@ -44,11 +44,6 @@ class TrainingFolder:
 
     # The training's state at the end of an epoch; a killed training continues from it.
     state = Part(WeightsFile, "state.safetensors")
-    # The curve of the learning-rate search.
-    rate_search = Part(JsonFile, "finder.json", required=("chosen",))
-    # The curve of the learning-rate search for the layers below the head.
-    body_rate_search = Part(JsonFile, "finder-body.json", required=("chosen",))
-
     # The cost of the training so far.
     timing = Part(Path, "spent.json")
 
@@ -66,7 +61,7 @@ class TrainingFolder:
         return PretrainingFolder(self.path / "pretrain")
 
     def stage(self, number: int) -> Stage:
-        """A stage of gradual unfreezing, or a phase."""
+        """A phase, or a stage of a plugin's method."""
         stem = self.path / f"stage{number}"
         record, weights = JsonFile(stem.with_suffix(".json")), WeightsFile(stem.with_suffix(".safetensors"))
         return Stage(record, weights, TrainingFolder(stem))
@@ -84,8 +79,8 @@ class TrainingFolder:
 
     def remove_state(self) -> None:
         """Remove the state from which a killed training continues; a finished training does not need it."""
-        stages = [Artefact(path) for ending in ("safetensors", "json") for path in self.path.glob(f"stage*.{ending}")]
-        for file in (self.state, self.rate_search, self.body_rate_search, *stages):
+        patterns = ("stage*.safetensors", "stage*.json", "finder*.json")
+        for file in (self.state, *(Artefact(path) for pattern in patterns for path in self.path.glob(pattern))):
             file.remove()
         for path in (self.timing, self.copies, *self.activations):
             path.unlink(missing_ok=True)

@@ -162,26 +162,20 @@ def _check_learners(study: Study) -> None:
     check_backbones(list(study.recipe.networks), "recipe.networks")
     lacking = next((name for name in names if name not in weights), "")
     refuse({f"weights: nothing is stated for {lacking}; write pretrained, random or a file": lacking})
-    finds_rate = study.recipe.lr == "find" and study.pretrain and not study.pretrain.lr
     problems: dict[str, object] = {
         "encoders: only the baseline linear_features uses them, and `baselines: {off: ...}` leaves it out; remove one "
         "of the two": study.encoders and study.baselines.off,
         "backbones: there is none, and `baselines` are off, so nothing would be fitted; name a network, or leave out "
         "`baselines`": not study.learners,
-        "pretrain.lr: must be a number if recipe.lr is `find`; the finder uses the study's own images": finds_rate,
     }
     refuse(problems)
 
 
 def _check_training(study: Study) -> None:
-    """No key may choose what the inner folds choose, and no phase may change the augmentation of fixed copies."""
-    copies, phases = study.panels.offline_copies, study.recipe.phases
+    """No key may choose what the inner folds choose, or weigh cases in a second way."""
     for_others = study.recipe.meant_for == "other_sources"
     sequences = getattr(study.modality_settings, "missing", "")
-    varied = next((number for number, phase in enumerate(phases, 1) if phase.variations), 0)
     problems: dict[str, object] = {
-        "panels.offline_copies: fixed copies need recipe.phases; write for example `phases: [{epochs: 50}]` under "
-        "recipe, or leave out offline_copies": copies and not phases,
         "recipe.meant_for: other_sources is judged by sources that no model was trained on; write `split: {leave_out: "
         "COLUMN}` with the column of the source, or leave out meant_for": for_others and not study.split.leave_out,
         f"recipe.imbalance: {study.recipe.imbalance} and `meant_for: other_sources`, which balances classes within "
@@ -193,8 +187,6 @@ def _check_training(study: Study) -> None:
         "recipe.mixup: images of a bag, with masks, or with missing sequences are not mixed; leave it out": bool(
             study.recipe.mixup and (study.panels.bags or study.images.mask or sequences == "mask")
         ),
-        f"recipe.phases, phase {varied}: variations: with panels.offline_copies ({copies}) every copy is augmented "
-        "once for all phases; leave out one of them": copies and varied,
     }
     refuse(problems)
     nested_cv, recipe = study.nested_cv, study.recipe.completed
@@ -206,10 +198,6 @@ def _check_training(study: Study) -> None:
     problems = {
         "nested_cv: phases state their own epochs and rates; leave out recipe.phases or "
         f"nested_cv{planned}": recipe.phases,
-        "nested_cv: gradual unfreezing ends each of its stages by the stopping loss, so that there is no single number "
-        "of epochs to choose; write `tuning: full` or `head_only`": recipe.tuning == "gradual_unfreezing",
-        "nested_cv: recipe.lr is `find`, and inner folds choose among stated rates; write candidates as `lr` under "
-        "nested_cv, and a number as recipe.lr": recipe.lr == "find",
         "nested_cv: inner folds choose the number of epochs for all training subjects, and "
         f"recipe.early_stopping.monitor is {cut(monitor)}; write `early_stopping: {{monitor: none}}` under "
         "recipe": monitor != "none",

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from casewise.study.model import Level, StudyModel, parse_grid, refuse
+from casewise.study.model import Level, StudyModel, parse_grid, refuse, with_keys_of_plugins
+from casewise.study.yaml_text import Values
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -250,9 +251,6 @@ class Panels(StudyModel):
     """A named set of augmentations; keys stated in the study override it. `fastai-default`: rotate 10, flip dihedral,
     zoom_in 0.1, perspective 0.2, brightness 0.2, contrast 0.2, probability 0.75, padding_mode reflect; as in fastai,
     the enlarged part lies anywhere in the tile, and brightness and contrast change log odds."""
-    offline_copies: int = Field(0, ge=0, le=100)
-    """Train on each panel and on this number of [fixed augmented copies](howto-phases.md#fixed-copies), instead of
-    augmenting it in every epoch. Needs `recipe.phases` and an augmentation."""
     pooling: PoolingName = Field(
         "mean",
         description="How several panels of one case are combined. "
@@ -270,9 +268,7 @@ class Panels(StudyModel):
 
     @model_validator(mode="after")
     def _check_pooling(self) -> Panels:
-        copies, augmented = self.offline_copies, self.flip != "none" or any(getattr(self, name) for name in STRENGTHS)
         pooling, own_bag = POOLINGS[self.pooling], not self.bags and self.bag != BAG_SIZE
-        shuffled = copies and self.shuffle
         single = self.by == "image" or self.grid != "1x1" or self.shuffle
         problems: dict[str, object] = {
             f"pooling: {self.pooling} combines all images of a case or region; it needs `by: case` (or region), "
@@ -281,11 +277,6 @@ class Panels(StudyModel):
                 pooling.choose and self.by != "image"
             ),
             f"bag: only pooling: {' and '.join(BAGS)} draw bags, and pooling is {self.pooling}; leave out bag": own_bag,
-            f"offline_copies: pooling: {self.pooling} draws new images in each step, so copies cannot be fixed; leave "
-            "out offline_copies or pooling": copies and self.bags,
-            "offline_copies: fixed copies do not permute tiles; leave out shuffle or offline_copies": shuffled,
-            f"offline_copies: without augmentation, {copies} copies of a panel would equal the panel; state an "
-            f"augmentation (flip, {', '.join(STRENGTHS)}), or leave out offline_copies": copies and not augmented,
         }
         refuse(problems)
         return self
@@ -301,8 +292,22 @@ class Panels(StudyModel):
     @property
     def varied(self) -> bool:
         """Whether training panels differ from epoch to epoch."""
-        augmented = any(getattr(self, name) for name in STRENGTHS) or self.shuffle or self.flip != "none"
-        return augmented and not self.offline_copies
+        return (self.augmented or self.shuffle) and not self.fixed
+
+    @property
+    def augmented(self) -> bool:
+        """Whether an augmentation changes tiles."""
+        return self.flip != "none" or any(getattr(self, name) for name in STRENGTHS)
+
+    @property
+    def fixed(self) -> str:
+        """In words the panels of training if they are the same in all epochs; empty if they vary."""
+        return ""
+
+    @property
+    def of_bundle(self) -> Values:
+        """The settings in a bundle, as plain values."""
+        return self.model_dump(mode="json")
 
     @property
     def slots(self) -> int:
@@ -318,3 +323,7 @@ class Panels(StudyModel):
     def bags(self) -> bool:
         """Whether a network takes bags of single images instead of grids."""
         return self.pooling in BAGS
+
+
+if not TYPE_CHECKING:  # type checkers see the keys of the core
+    Panels = with_keys_of_plugins(Panels, "panels")

@@ -150,9 +150,8 @@ def saved_study(values: Values, *, source: str = "The saved study") -> Study:
         RunError: the study was saved by another version.
     """
     model = study_model(str(values.get("modality", "")))
-    for section, name in REMOVED:
-        if isinstance(values.get(section), dict):
-            values = {**values, section: {key: value for key, value in values[section].items() if key != name}}
+    for path in REMOVED:
+        values = _without(values, path)
     # a key of a plugin that is not installed and that the study does not use
     absent = {name for name in values if name not in model.model_fields}
     values = {name: value for name, value in values.items() if name not in absent or (value and name != "reading")}
@@ -170,6 +169,15 @@ def saved_study(values: Values, *, source: str = "The saved study") -> Study:
             f"{source} cannot be read by this version of casewise: {location}: {first['msg']}. Use the version that "
             "wrote it, or run the study again."
         ) from None
+
+
+def _without(values: Any, path: Sequence[str]) -> Any:
+    """Nested values without the key at a path, if it is there."""
+    if not isinstance(values, dict):
+        return values
+    first, *rest = path
+    kept = {key: value for key, value in values.items() if rest or key != first}
+    return kept | ({first: _without(kept[first], rest)} if first in kept else {})
 
 
 def _plain(value: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import UnionType
 from typing import Any, get_args, get_origin
 
@@ -22,8 +22,13 @@ REMOVED = {
     ("compute", "keep_memory"): "freed memory is always kept for the next step",
     ("compute", "memory_format"): "tensors are always in the format channels_last",
     ("evaluation", "target_sensitivities"): "a threshold is chosen for a sensitivity of 0.9, besides Youden's",
+    ("reading", "pause"): "a pause is suggested after every 50 cases",
+    ("recipe", "finder", "low"): "rates from 1e-7 to 1 are tried",
+    ("recipe", "finder", "high"): "rates from 1e-7 to 1 are tried",
     ("tiles", "overlap"): "tiles of a slide lie side by side",
 }
+# The values of settings that are gone, which identified networks in version 1.0 and still do.
+FIXED: Mapping[str, Values] = {"finder": {"low": 1e-7, "high": 1.0}}
 # names of other libraries for a setting
 _OTHER_NAMES = {
     "class_weight": "recipe.imbalance",
@@ -122,8 +127,8 @@ def sentence(problem: Any, study: type[StudyModel]) -> str:
         return f"{loc}: needs a reason in words, found {cut(value)}."
     if kind == "extra_forbidden":
         name = str(problem["loc"][-1])
-        if len(problem["loc"]) == 1 and name in KEYS:
-            return f"{loc}: belongs to the plugin {KEYS[name]!r} of casewise, which is not installed here."
+        if plugin := KEYS.get(".".join(map(str, problem["loc"]))):
+            return f"{loc}: belongs to the plugin {plugin!r} of casewise, which is not installed here."
         if reason := REMOVED.get(tuple(problem["loc"])):
             return f"{loc}: this setting of casewise 1.0 is gone: {reason}. Remove the line."
         own_hint = nearest(name, _keys_at(problem["loc"][:-1], study))

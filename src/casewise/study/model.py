@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from functools import cache
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -16,11 +16,13 @@ from pydantic import (
     Field,
     ValidationInfo,
     WithJsonSchema,
+    create_model,
     field_validator,
 )
 
-from casewise.errors import cut, none_of
+from casewise.errors import CasewiseError, cut, none_of
 from casewise.metrics.registry import metric_names
+from casewise.plugin import plugins
 from casewise.study.yaml_text import Values
 
 
@@ -63,6 +65,34 @@ class StudyModel(BaseModel):
         Raises:
             ValueError: the section contradicts another one; the message begins with the key.
         """
+
+
+Model = TypeVar("Model", bound=StudyModel)
+
+
+def with_keys_of_plugins(core: type[Model], section: str = "") -> type[Model]:
+    """The class of the study, or of a section, with the keys that plugins bring; a section's key may widen its own.
+
+    Raises:
+        CasewiseError: the key of a plugin is there already, or has no default.
+    """
+    owners = {} if section else dict.fromkeys(core.model_fields, "casewise")
+    classes: list[type[StudyModel]] = []  # the last plugin first: fields of later bases come first
+    for plugin in plugins():
+        keys = plugin.section_keys(section) if section else plugin.study_keys()
+        if not keys:
+            continue
+        if not (isinstance(keys, type) and issubclass(keys, StudyModel)):
+            raise CasewiseError(f"The plugin {plugin.name} must return a subclass of StudyModel as its `study_keys`.")
+        if needed := [name for name, field in keys.model_fields.items() if field.is_required()]:
+            raise CasewiseError(f"The plugin {plugin.name} must give its key {needed[0]!r} a default.")
+        if taken := [name for name in keys.model_fields if name in owners]:
+            of = owners[taken[0]]
+            raise CasewiseError(f"The plugin {plugin.name} has the key {taken[0]!r} of {of}. Remove the plugin.")
+        owners |= dict.fromkeys(keys.model_fields, f"the plugin {plugin.name}")
+        classes.insert(0, keys)
+    bases: Any = (*classes, core)
+    return create_model(core.__name__, __base__=bases, __module__=core.__module__, __doc__=core.__doc__)
 
 
 @cache

@@ -6,13 +6,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from casewise.errors import StudyError, cut, nearest
 from casewise.study.images import AUGMENTATION_KEYS, Panels
-from casewise.study.model import Fraction, StudyModel, refuse
+from casewise.study.model import Fraction, StudyModel, refuse, with_keys_of_plugins
 from casewise.study.yaml_text import Values
 
 FREEZE_FORMS = "none, all, `10 layers`, `11 blocks`, `30%` or the name of a module such as features.6"
@@ -97,42 +97,6 @@ class EarlyStopping(StudyModel):
     `none`: all epochs are trained, and the last one is kept."""
     val_fraction: Fraction = 0.15
     """Fraction of the training subjects that `inner` sets aside."""
-
-
-class LearningRateFinder(StudyModel):
-    """The range test before training: the rate rises from `low` to `high` over `steps` training batches."""
-
-    low: float = Field(1e-7, gt=0)
-    """Lowest rate that is tried."""
-    high: float = Field(1.0, gt=0)
-    """Highest rate that is tried."""
-    steps: int = Field(60, ge=20, le=1000)
-    """Training batches from the lowest to the highest rate."""
-
-    @model_validator(mode="after")
-    def _check_order(self) -> LearningRateFinder:
-        if self.low * 10 > self.high:
-            raise ValueError("the finder's high must be ten times its low or more")
-        return self
-
-
-class GradualUnfreezing(StudyModel):
-    """Groups of layers that are unfrozen one after another, from the head down, while the validation loss improves."""
-
-    groups: int = Field(3, ge=1, le=20)
-    """Groups of layers below the head, each with about the same number of layers."""
-    epochs: int = Field(3, ge=1)
-    """Largest number of epochs of each stage; the first stage trains the head only."""
-    first_stage: Literal["features", "images"] = "features"
-    """What the first stage reads: `features` of the images as they are, computed once, or augmented `images`."""
-    train_norms: bool = False
-    """Whether frozen batch norms are trained, statistics included, as in fastai; needs `first_stage: images`."""
-
-    @model_validator(mode="after")
-    def _check_norms(self) -> GradualUnfreezing:
-        if self.train_norms and self.first_stage == "features":
-            raise ValueError("train_norms: features are computed once; write first_stage: images, or leave it out")
-        return self
 
 
 def _checked(section: type[StudyModel], values: Values, allowed: Sequence[str], defect: str, start: str = "") -> Values:
@@ -232,11 +196,8 @@ class Recipe(StudyModel):
     drawn with replacement, so that every class of the primary outcome is drawn equally often."""
     optimizer: Literal["sgd", "adam", "adamw", "radam"] = "sgd"
     """Optimiser. `radam` is Rectified Adam with the weight decay of AdamW."""
-    lr: Annotated[float, Field(gt=0)] | Literal["find"] = 0.01
-    """Learning rate at the start; with `one-cycle`, the highest one. `find`: determined for each network by [a range
-    test](explanation-tuning.md) on its training subjects."""
-    finder: LearningRateFinder = LearningRateFinder()
-    """Settings of `lr: find`."""
+    lr: float = Field(0.01, gt=0)
+    """Learning rate at the start; with `one-cycle`, the highest one."""
     momentum: float = Field(0.9, ge=0, lt=1)
     """Momentum of `sgd`; the other optimisers do not use it."""
     weight_decay: float = Field(0.0, ge=0)
@@ -246,23 +207,17 @@ class Recipe(StudyModel):
     over `epochs`. `one-cycle`: it rises for a quarter of the steps and then falls. `constant`: it stays the same."""
     warmup: int = Field(0, ge=0)
     """Number of epochs over which the learning rate rises before it falls, with `schedule: cosine` only; fewer than
-    `epochs`, `gradual_unfreezing.epochs` with that tuning, and the epochs of each phase with this schedule."""
+    `epochs`, and than the epochs of each phase with this schedule."""
     plateau: Plateau = Plateau()
     """Settings of `schedule: plateau`."""
     batch_size: int = Field(16, ge=2)
     """Panels in a batch. A last batch with one panel is joined to the one before it."""
     epochs: int = Field(1000, ge=1)
-    """Largest number of epochs; with `tuning: gradual_unfreezing`, `gradual_unfreezing.epochs` counts instead."""
+    """Largest number of epochs."""
     early_stopping: EarlyStopping = EarlyStopping()
     """When training stops, and which subjects determine this."""
-    tuning: Literal["full", "head_only", "gradual_unfreezing"] = "full"
-    """Which layers are trained: all, only the head on features computed once (`head_only`), or one group of layers
-    after another while the loss improves (`gradual_unfreezing`)."""
-    gradual_unfreezing: GradualUnfreezing = GradualUnfreezing()
-    """Settings of `tuning: gradual_unfreezing`."""
-    layer_decay: float = Field(1.0, gt=0, le=1)
-    """Factor on the learning rate from one layer to the next towards the input, as is usual for transformers (0.65 to
-    0.9). Layers are the blocks and the embedding of a transformer, or the freeze points of another network."""
+    tuning: Literal["full", "head_only"] = "full"
+    """Which layers are trained: all, or only the head on features computed once (`head_only`)."""
     batch_norm: BatchNorm = "update"
     """`keep_statistics`: keep all running statistics of the first weights; `update`: only in frozen layers."""
     head: Literal["random", "probe", "fastai"] = "random"
@@ -315,6 +270,22 @@ class Recipe(StudyModel):
         return self.model_copy(update=planned) if self.auto else self
 
     @property
+    def rates_by_layer(self) -> bool:
+        """Whether layers of the body have different learning rates."""
+        return False
+
+    @property
+    def lengths(self) -> Mapping[str, int]:
+        """By key the epochs of the phases, or of the training without phases."""
+        phases = {f"epochs of phase {number}": phase.epochs for number, phase in enumerate(self.phases, 1)}
+        return phases or {"epochs": self.epochs}
+
+    @property
+    def most_epochs(self) -> int:
+        """The largest number of epochs of a network."""
+        return sum(self.lengths.values())
+
+    @property
     def keeps_statistics(self) -> bool:
         """Whether batch norms keep their running statistics in every phase."""
         stated = [phase.batch_norm or self.batch_norm for phase in self.phases] or [self.batch_norm]
@@ -331,8 +302,6 @@ class Recipe(StudyModel):
         checked = {}
         for network, settings in value.items():
             start = f"{cut(network)}: "
-            if settings.get("lr") == "find":
-                raise ValueError(f"{start}lr: find is for all networks; write a number")
             checked[network] = _checked(cls, settings, OF_NETWORKS, "cannot differ between networks", start)
         return checked
 
@@ -341,20 +310,16 @@ class Recipe(StudyModel):
         completed, planned = self.completed, "; a planned recipe has phases" if self.auto else ""
         phases, monitor = completed.phases, completed.early_stopping.monitor
         plateau = (monitor, completed.schedule) == ("none", "plateau")
-        gradual = self.tuning == "gradual_unfreezing" and self.early_stopping.monitor == "none"
         # the saved study of a run states every default
         own_epochs = self.phases and "epochs" in self.model_fields_set and self.epochs != 1000
         problems: dict[str, object] = {
             f"tuning: {self.tuning} decides which layers are trained; leave it out, or the phases{planned}": phases
             and self.tuning != "full",
-            f"lr: find needs a single phase; with phases, write numbers{planned}": phases and self.lr == "find",
             "epochs: with phases, every phase states its own; leave out recipe.epochs": own_epochs,
             "pool: map: head: fastai receives the last map; leave out one of the two": self.head == "fastai"
             and self.pool == "map",
             "schedule: plateau needs a validation loss; with early_stopping.monitor none use cosine or "
             "constant": plateau,
-            "tuning: gradual_unfreezing continues while a loss improves; it needs early_stopping.monitor inner (or "
-            "fold)": gradual,
         }
         refuse(problems)
         return self
@@ -363,21 +328,19 @@ class Recipe(StudyModel):
     def _check_warmup(self) -> Recipe:
         if not self.warmup:
             return self
-        key, epochs = "epochs", self.epochs
-        if self.tuning == "gradual_unfreezing":
-            key, epochs = "gradual_unfreezing.epochs", self.gradual_unfreezing.epochs
-        schedule = self.completed.schedule
-        phases = [
-            (f"epochs of phase {number}", phase.epochs, phase.schedule or schedule)
-            for number, phase in enumerate(self.phases, 1)
-        ] or [(key, epochs, schedule)]
-        cosines = [(name, epochs) for name, epochs, schedule in phases if schedule == "cosine"]
+        schedules = [phase.schedule or self.completed.schedule for phase in self.phases] or [self.completed.schedule]
+        lengths = zip(self.lengths.items(), schedules, strict=True)
+        cosines = [length for length, schedule in lengths if schedule == "cosine"]
         if not cosines:
             raise ValueError("warmup: needs schedule: cosine; write it, or leave warmup out")
         for name, epochs in cosines:
             if self.warmup >= epochs:
                 raise ValueError(f"warmup: {self.warmup} epochs must be fewer than the {name}, {epochs}")
         return self
+
+
+if not TYPE_CHECKING:  # type checkers see the keys of the core
+    Recipe = with_keys_of_plugins(Recipe, "recipe")
 
 
 class Baselines(StudyModel):

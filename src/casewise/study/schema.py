@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, create_model, model_validator
 
-from casewise.errors import CasewiseError, cut
+from casewise.errors import cut
 from casewise.plugin import modality_sections, plugins, register_additions
 from casewise.study.checks import check_study
 from casewise.study.evaluation import Audit, Evaluation
 from casewise.study.images import Images, ModalitySettings, Panels
 from casewise.study.learners import encoders_of, learner_named, learners_beside
-from casewise.study.model import Level, RowFilter, StudyModel, read_duration
+from casewise.study.model import Level, RowFilter, StudyModel, read_duration, with_keys_of_plugins
 from casewise.study.other_cohorts import Apart, External, Pretraining, SubjectNames
 from casewise.study.recipe import Baselines, Compute, Recipe
 from casewise.study.split import NestedCV, Split
@@ -385,37 +385,8 @@ class Study(StudyModel):
         return self.scores[name].level if name in self.scores else (self.targets[name].level or self.target_level)
 
 
-def _keys_of_plugins(core: type[Study]) -> list[type[StudyModel]]:
-    """The classes of the keys that plugins bring, the last plugin first: fields of later bases come first.
-
-    Raises:
-        CasewiseError: a key is there already.
-    """
-    owners = dict.fromkeys(core.model_fields, "casewise")
-    classes: list[type[StudyModel]] = []
-    for plugin in plugins():
-        if keys := plugin.study_keys():
-            if not (isinstance(keys, type) and issubclass(keys, StudyModel)):
-                raise CasewiseError(
-                    f"The plugin {plugin.name} must return a subclass of StudyModel as its `study_keys`."
-                )
-            if needed := [name for name, field in keys.model_fields.items() if field.is_required()]:
-                raise CasewiseError(f"The plugin {plugin.name} must give its key {needed[0]!r} a default.")
-            if taken := [name for name in keys.model_fields if name in owners]:
-                of = owners[taken[0]]
-                raise CasewiseError(f"The plugin {plugin.name} has the key {taken[0]!r} of {of}. Remove the plugin.")
-            owners |= dict.fromkeys(keys.model_fields, f"the plugin {plugin.name}")
-            classes.insert(0, keys)
-    return classes
-
-
 if not TYPE_CHECKING:  # type checkers see the keys of the core
-    Study = create_model(
-        "Study",
-        __base__=(*_keys_of_plugins(Study), Study),
-        __module__=__name__,
-        __doc__=Study.__doc__,
-    )
+    Study = with_keys_of_plugins(Study)
 
 _SETTINGS: dict[str, type[StudyModel]] = {}
 

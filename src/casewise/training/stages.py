@@ -1,4 +1,4 @@
-"""Training in stages: the whole network, the head alone, the phases of a recipe, or one group of layers after another.
+"""Training in stages: the whole network, the head alone, the phases of a recipe, or the method of a plugin.
 
 A stage is data: its recipe, what is frozen, and how panels vary. Where panels do not vary, the activations of frozen
 layers are computed once for all epochs of a stage.
@@ -8,42 +8,41 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from safetensors.torch import load_file
 from torch import Tensor
 
 from casewise.errors import TrainingError
-from casewise.modalities.dataset import Batches, FeatureData, PanelData, PanelDataset
+from casewise.modalities.dataset import Batches, FeatureData, PanelDataset
 from casewise.models.freezing import freeze, parameter_counts, split_at
+from casewise.plugin import implementing
 from casewise.run_folder.job_folder import Stage as StageFiles
 from casewise.study.model import mixed_seed
 from casewise.training.checkpoint import write_tensors
 from casewise.training.cost import Timer
-from casewise.training.frozen_features import Buffer, UpperLayers, activations, features, fixed
+from casewise.training.frozen_features import Buffer, UpperLayers, activations, features
 from casewise.training.linear_models import CandidateLosses, probe
 from casewise.training.loop import Learner, TrainingContext, fit
-from casewise.training.lr_finder import RateSearch, find_rate
-from casewise.training.rates import layer_groups, unfreeze
 
 if TYPE_CHECKING:
     from casewise.models.backbones import Network
-    from casewise.run_folder import JsonFile
     from casewise.study.recipe import Phase, Recipe
 
 # In bytes: the activations of a block of panels, which are always in memory.
 LARGE = 2**40
 # What a file of a finished stage or training holds.
 Record: TypeAlias = dict[str, Any]
+# The features of the training panels and of those of early stopping, on which a head is trained alone.
+Heads: TypeAlias = tuple[FeatureData, FeatureData]
 
 
 @dataclass(frozen=True)
 class Learned:
-    """A trained network, its history, the curve of the rate search, the stages of gradual unfreezing, the phases.
+    """A trained network, its history, the records of a plugin's method by name, and those of its phases.
 
     `candidates` are a linear model's candidates, with their inner losses.
     """
@@ -52,10 +51,29 @@ class Learned:
     history: list[dict[str, float]]
     best_epoch: int
     best_loss: float
-    finder: RateSearch | None = None
-    stages: list[Record] = field(default_factory=list)
+    records: Record = field(default_factory=dict)
     phases: list[Record] = field(default_factory=list)
     candidates: list[CandidateLosses] = field(default_factory=list)
+
+
+class TrainingMethod(Protocol):
+    """A plugin that trains networks by methods of its own, which keys of the recipe choose."""
+
+    def learn(
+        self,
+        network: Network,
+        recipe: Recipe,
+        train: PanelDataset,
+        stop: PanelDataset,
+        subjects: Sequence[str],
+        context: TrainingContext,
+    ) -> Learned | None:
+        """As `casewise.training.stages.learn`; None for recipes that choose no method of the plugin."""
+        return None
+
+    def fixed_panels(self, train: PanelDataset, context: TrainingContext, buffer: Buffer) -> FeatureData | None:
+        """The panels of all phases where `panels` has a setting of the plugin that fixes them; else None."""
+        return None
 
 
 def learn(
@@ -72,44 +90,58 @@ def learn(
         subjects: the subject of each row of `train`; the penalty of a probed head is cross-validated by subject.
     """
     network.to(context.choice.device)
-    resuming = context.files.can_resume()
-    heads: tuple[FeatureData, FeatureData] | None = None
-    search, gradual = None, recipe.gradual_unfreezing
-    if recipe.tuning in ("head_only", "gradual_unfreezing"):
-        if recipe.tuning == "head_only" or gradual.first_stage == "features":
-            batch = recipe.batch_size
-            heads = _head_input(network, train, batch, context), _head_input(network, stop, batch, context)
-        norms = gradual.train_norms and recipe.tuning == "gradual_unfreezing"
-        unfreeze(network, 0, gradual.groups, norms=norms)
-        if recipe.lr == "find":
-            # before the probe, because no rate reduces the loss of a fitted head
-            learner, data = (UpperLayers(network), heads[0]) if heads else (network, train)
-            search = _searched(learner, data, recipe, context, context.files.rate_search)
-    if recipe.head == "probe" and not resuming:
-        cached_features = heads[0].features if heads else None
-        probe(network, train, subjects, context.outputs, batch=recipe.batch_size, cached_features=cached_features)
-    if recipe.lr == "find":
-        search = search or _searched(network, train, recipe, context, context.files.rate_search)
-        recipe = recipe.model_copy(update={"lr": search.chosen})
+    methods = implementing(TrainingMethod)
+    learned = (method.learn(network, recipe, train, stop, subjects, context) for method in methods)
+    return next(filter(None, learned), None) or train_as_stated(network, recipe, train, stop, subjects, context)
+
+
+def train_as_stated(
+    network: Network,
+    recipe: Recipe,
+    train: PanelDataset,
+    stop: PanelDataset,
+    subjects: Sequence[str],
+    context: TrainingContext,
+    heads: Heads | None = None,
+) -> Learned:
+    """Train `network` by the keys of the core; `heads`: from `prepare_heads`, if it was called."""
+    if recipe.tuning == "head_only":
+        heads = heads or prepare_heads(network, recipe, train, stop, context)
+    probe_head(network, recipe, train, subjects, context, heads)
     if recipe.phases:
         try:
             return _in_phases(network, recipe, train, stop, context)
         finally:
             context.files.remove_caches()
-    if recipe.tuning == "gradual_unfreezing":
-        return _gradually(network, recipe, (train, stop), heads, context, search)
     fitted = fit(UpperLayers(network), recipe, *heads, context) if heads else fit(network, recipe, train, stop, context)
-    return Learned(network.eval(), fitted.history, fitted.best_epoch, fitted.best_loss, search)
+    return Learned(network.eval(), fitted.history, fitted.best_epoch, fitted.best_loss)
 
 
-def _searched(network: Learner, train: Batches, recipe: Recipe, context: TrainingContext, file: JsonFile) -> RateSearch:
-    """The curve of the learning-rate search, from its file if an interrupted job has written it."""
-    if (values := file.read_or_none()) is None:
-        file.write(values := asdict(find_rate(network, recipe, train, context)))
-    return RateSearch(**values)
+def prepare_heads(
+    network: Network, recipe: Recipe, train: PanelDataset, stop: PanelDataset, context: TrainingContext
+) -> Heads:
+    """Let the head learn alone; the features of the panels for it."""
+    batch = recipe.batch_size
+    heads = _head_input(network, train, batch, context), _head_input(network, stop, batch, context)
+    network.body.requires_grad_(False)
+    return heads
 
 
-def _stage(network: Network, files: StageFiles, train: Callable[[], Record]) -> Record:
+def probe_head(
+    network: Network,
+    recipe: Recipe,
+    train: PanelDataset,
+    subjects: Sequence[str],
+    context: TrainingContext,
+    heads: Heads | None,
+) -> None:
+    """Begin with a linear model of the features as the head, if the recipe says so and no state is continued."""
+    if recipe.head == "probe" and not context.files.can_resume():
+        cached_features = heads[0].features if heads else None
+        probe(network, train, subjects, context.outputs, batch=recipe.batch_size, cached_features=cached_features)
+
+
+def finished_stage(network: Network, files: StageFiles, train: Callable[[], Record]) -> Record:
     """The record of a stage, after which the network has its weights: of a finished one, or of one that is trained."""
     if files.finished():
         network.load_state_dict(load_file(files.weights.path))
@@ -124,7 +156,7 @@ def _in_phases(
     network: Network, recipe: Recipe, train: PanelDataset, stop: PanelDataset, context: TrainingContext
 ) -> Learned:
     """Train phase after phase; with early stopping the best epoch of all phases is kept, else the last one."""
-    copies, buffer = train.settings.offline_copies, Buffer(context.memory)
+    buffer = Buffer(context.memory)
     fixed_panels: FeatureData | None = None
     history: list[dict[str, float]] = []
     records: list[Record] = []
@@ -132,8 +164,9 @@ def _in_phases(
 
     def trained(number: int, phase: Phase, folder: Path) -> Record:
         nonlocal fixed_panels
-        if copies and fixed_panels is None and isinstance(train, PanelData):
-            fixed_panels = fixed(train, copies, seed=context.seed, path=context.files.copies, buffer=buffer)
+        if train.settings.fixed and fixed_panels is None:
+            panels = (method.fixed_panels(train, context, buffer) for method in implementing(TrainingMethod))
+            fixed_panels = next(filter(None, panels), None)
         shown = fixed_panels or train.with_variations(phase.variations)
         seed = mixed_seed(context.seed, "phase", number) if number else context.seed
         of_phase = replace(context.after(len(history)), seed=seed, folder=folder, memory=buffer.left)
@@ -141,7 +174,7 @@ def _in_phases(
 
     for number, phase in enumerate(recipe.phases):
         files = context.files.stage(number)
-        record = _stage(network, files, partial(trained, number, phase, files.folder.path))
+        record = finished_stage(network, files, partial(trained, number, phase, files.folder.path))
         files.folder.remove_caches()
         if record["best_loss"] < best:
             best, best_epoch = record["best_loss"], len(history) + record["best_epoch"]
@@ -211,7 +244,7 @@ def _shortened(
         ", since panels vary": train.varied,
         ", since panels are mixed": bool(recipe.mixup),
         ", since more tiles than slots are drawn at random": train.subsampled,
-        ", since rates differ by layer": recipe.layer_decay != 1 and not whole,
+        ", since rates differ by layer": recipe.rates_by_layer and not whole,
     }
     for reason, applies in obstacles.items():
         if applies:
@@ -244,51 +277,6 @@ def _shortened(
 
     once, watched = (computed(data, path) for path, data in zip(context.files.activations, (train, stop), strict=True))
     return UpperLayers(network, rest), once, watched, "output of the frozen layers computed once per panel"
-
-
-def _gradually(
-    network: Network,
-    recipe: Recipe,
-    panels: tuple[PanelDataset, PanelDataset],
-    heads: tuple[FeatureData, FeatureData] | None,
-    context: TrainingContext,
-    search: RateSearch | None,
-) -> Learned:
-    """Unfreeze one more group of layers as long as the stopping loss falls; the last improvement is kept."""
-    settings = recipe.gradual_unfreezing
-    stage_recipe = recipe.model_copy(update={"epochs": settings.epochs})
-    history: list[dict[str, float]] = []
-    stages: list[Record] = []
-    best, best_epoch = math.inf, 0
-
-    def trained(unfrozen: int, folder: Path) -> Record:
-        seed = mixed_seed(context.seed, "stage", unfrozen) if unfrozen else context.seed
-        of_stage = replace(context.after(len(history)), folder=folder, seed=seed)
-        learner, data = (UpperLayers(network), heads) if heads and not unfrozen else (network, panels)
-        fitted = fit(learner, stage_recipe, data[0], data[1], of_stage)
-        return {"unfrozen": unfrozen} | {name: getattr(fitted, name) for name in ("best_loss", "best_epoch", "history")}
-
-    for unfrozen in range(len(layer_groups(network, settings.groups)) + 1):
-        unfreeze(network, unfrozen, settings.groups, norms=settings.train_norms)
-        if search and unfrozen == 1:
-            # The head's rate does not apply to the layers below it. If no rate is found for them, the head's is kept:
-            # a stage that does not help is undone.
-            with suppress(TrainingError):
-                search = _searched(network, panels[0], recipe, context, context.files.body_rate_search)
-                stage_recipe = stage_recipe.model_copy(update={"lr": search.chosen})
-        files = context.files.stage(unfrozen)
-        before = {k: v.detach().clone() for k, v in network.state_dict().items()}
-        stage = _stage(network, files, partial(trained, unfrozen, files.folder.path))
-        improved = stage["best_loss"] < best
-        stages.append({"unfrozen": unfrozen, "best_loss": stage["best_loss"], "kept": improved})
-        if improved:
-            best, best_epoch = stage["best_loss"], len(history) + stage["best_epoch"]
-        history += [{**entry, "epoch": len(history) + i} for i, entry in enumerate(stage["history"])]
-        if not improved:
-            network.load_state_dict(before)
-            break
-    network.requires_grad_(True)
-    return Learned(network.eval(), history, best_epoch, best, search, stages)
 
 
 def frozen_features(

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from casewise.plugin import Command, Plugin
-
-if TYPE_CHECKING:
-    from casewise.study.model import StudyModel
 
 
 class _Readers(Plugin):
     name = "readers"
     extra = "serve"
-
-    def study_keys(self) -> type[StudyModel]:
-        from casewise.plugins.readers.settings import ReadingKeys
-
-        return ReadingKeys
+    keys = (("", "settings:ReadingKeys"),)
 
     def commands(self) -> Sequence[Command]:
         from casewise.plugins.readers import command

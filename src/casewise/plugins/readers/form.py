@@ -101,7 +101,7 @@ class Form:
 
     fields: tuple[FormField, ...]
     reasons: tuple[str, ...]
-    pause: int
+    pause: int = 50
 
     @property
     def version(self) -> str:
@@ -158,7 +158,7 @@ def form_of(study: Study) -> Form:
     # values of the whole case come last
     ordered = sorted(by_region.items(), key=lambda entry: not entry[0])
     fields = tuple(field for _, of_region in ordered for field in of_region)
-    return Form(fields, tuple(reading.reasons), reading.pause)
+    return Form(fields, tuple(reading.reasons))
 
 
 def _check_anchors(field: FormField, anchors: Mapping[str, str]) -> None:

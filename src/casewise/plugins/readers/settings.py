@@ -50,8 +50,6 @@ class Reading(StudyModel):
     repeat: Fraction = 0.1
     """Share of the cases that each reader scores a second time, without notice. A case never comes again at once, so at
     most three quarters of a session can come again; of fewer than 40 cases, at least half of them."""
-    pause: int = Field(50, ge=5)
-    """After how many cases a pause is suggested."""
     longitudinal: bool = False
     """Whether a reader sees earlier visits of the subject; each subject's visits are then read in their order, and none
     is read twice."""

@@ -13,18 +13,13 @@ from casewise.plugin import Plugin
 if TYPE_CHECKING:
     from casewise.console import Show
     from casewise.run_folder import RunFolder
-    from casewise.study.model import StudyModel
     from casewise.study.schema import Study
 
 
 class _Tracking(Plugin):
     name = "tracking"
     extra = "track"
-
-    def study_keys(self) -> type[StudyModel]:
-        from casewise.plugins.tracking.study_keys import TrackingKeys
-
-        return TrackingKeys
+    keys = (("", "study_keys:TrackingKeys"),)
 
     def repeated(self, study: Study) -> Study:
         return study.model_copy(update={"track": []})

@@ -9,17 +9,12 @@ from casewise.plugin import Plugin
 
 if TYPE_CHECKING:
     from casewise.modalities.base import Modality
-    from casewise.study.model import StudyModel
 
 
 class _Volumes(Plugin):
     name = extra = section = "volumes"
     report = "casewise.plugins.volumes.report_section"
-
-    def study_keys(self) -> type[StudyModel]:
-        from casewise.plugins.volumes.settings import VolumesKeys
-
-        return VolumesKeys
+    keys = (("", "settings:VolumesKeys"),)
 
     def planned_defaults(self, values: Mapping[str, Any]) -> dict[str, Any]:
         return {"panels": {"pooling": "maps"}} if values.get("volumes") else {}

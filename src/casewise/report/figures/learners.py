@@ -1,4 +1,4 @@
-"""Forest plots of a metric with its intervals, training curves, and searches for a learning rate."""
+"""Forest plots of a metric with its intervals, and training curves."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from casewise.evaluation.figures import Estimate
 from casewise.report.figures import drawing
 from casewise.report.figures.drawing import limits as around
-from casewise.report.formatting import is_number, rate, shortened
+from casewise.report.formatting import is_number, shortened
 
 Job = Mapping[str, Any]
 DASHED: drawing.Look = {"color": drawing.SOFT, "linestyle": (0, (3, 2)), "zorder": 0}
@@ -132,12 +132,12 @@ def _draw_course(axes: Any, job: Job, quantity: str) -> np.ndarray:
     """Draw the curve of one network's loss or accuracy; return its values, NaN if missing."""
     history = job.get("history") or []
     epochs = np.arange(1, len(history) + 1)
-    train = _numbers(entry.get(f"train_{quantity}") for entry in history)
+    train = floats(entry.get(f"train_{quantity}") for entry in history)
     unstopped = job.get("stopped_on") == "none"
     axes.plot(epochs, train, color=drawing.SOFT if unstopped else drawing.PALE, linewidth=1, solid_capstyle="round")
     if unstopped:
         return train
-    stop = _numbers(entry.get(f"stop_{quantity}") for entry in history)
+    stop = floats(entry.get(f"stop_{quantity}") for entry in history)
     axes.plot(epochs, stop, color=drawing.MODEL, linewidth=1.1, alpha=0.8)
     best = job.get("best_epoch") or 0
     if 1 <= best <= len(history):
@@ -152,42 +152,6 @@ def _phase_starts(job: Job) -> list[tuple[int, float]]:
     return [(int(numbers[index]), index + 0.5) for index in changed if numbers[index] is not None]
 
 
-def finder(model: str, jobs: Sequence[Job], *, name: str) -> drawing.Drawing:
-    """The search for a learning rate of one backbone: the loss by rate, one line per fold, with a dot at the choice."""
-    from matplotlib.ticker import LogLocator
-
-    with drawing.canvas(260.0, 176.0, (42, 38, 8, 26), grid="y") as (figure, axes):
-        edges: list[tuple[float, float]] = []
-        for search in (job["finder"] for job in jobs):
-            rates, losses = _numbers(search["rates"]), _numbers(search["losses"])
-            finite = np.isfinite(rates) & np.isfinite(losses) & (rates > 0)
-            if not finite.any():
-                continue
-            rates, losses = rates[finite], losses[finite]
-            smoothed = np.array(search.get("smoothed") or [], dtype=float)
-            course = smoothed if len(smoothed) == len(losses) else losses
-            axes.plot(rates, losses, color=drawing.PALE, linewidth=0.8)
-            axes.plot(rates, course, color=drawing.MODEL, linewidth=1.2)
-            # the part after the loss diverges is not shown
-            start, least = float(course[0]), float(course.min())
-            lowest = min(least, float(np.quantile(losses, 0.1)))
-            edges.append((lowest, least + 1.5 * max(start - least, 0.05 * abs(start))))
-            if is_number(search.get("chosen")):
-                at = float(np.interp(np.log(search["chosen"]), np.log(rates), course))
-                axes.plot([search["chosen"]], [at], "o", color=drawing.ACCENT, markersize=5, zorder=5)
-        if edges:
-            low, high = min(edge[0] for edge in edges), max(edge[1] for edge in edges)
-            room = (high - low or 1.0) * 0.08
-            axes.set_ylim(low - room, high + room)
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(numticks=5))
-        axes.xaxis.set_major_formatter(lambda value, _: rate(value))
-        axes.minorticks_off()
-        axes.set_title(shortened(model, 32), loc="left", fontweight="bold")
-        axes.set_xlabel("learning rate")
-        axes.locator_params(axis="y", nbins=4)
-        return drawing.svg(figure, name)
-
-
-def _numbers(values: Any) -> np.ndarray:
+def floats(values: Any) -> np.ndarray:
+    """Values of a record as an array, NaN for what is no number."""
     return np.array([float(value) if is_number(value) else np.nan for value in values], float)

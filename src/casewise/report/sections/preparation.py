@@ -94,9 +94,8 @@ def augmentation(study: Study) -> str:
 
 
 def _augmentation(panels: Panels, images: Images) -> str:
-    if panels.offline_copies:
-        copies = "fixed augmented copy" if panels.offline_copies == 1 else "fixed augmented copies"
-        text = f"each image and {panels.offline_copies} {copies} of it"
+    if panels.fixed:
+        text = panels.fixed
     elif panels.varied:
         strengths = [f"{name.replace('_', ' ')} {value:g}" for name in STRENGTHS if (value := getattr(panels, name))]
         changes = [FLIPS.get(panels.flip), "quarter turns" if panels.quarter_turns else None, *strengths]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from casewise.cohort.table import natural
 from casewise.console import duration
 from casewise.errors import gigabytes
 from casewise.evaluation.figures import SEED, Estimate
+from casewise.plugin import implementing
 from casewise.predictions.table import INTERNAL
 from casewise.report.blocks import (
     Block,
@@ -44,6 +45,9 @@ from casewise.report.formatting import (
 from casewise.report.tables import MetricFormat
 from casewise.study.learners import learner_name, the_learner
 
+if TYPE_CHECKING:
+    from casewise.study.schema import Study
+
 Job = Mapping[str, Any]
 
 RATES = ("accuracy", "sensitivity", "specificity")
@@ -53,22 +57,13 @@ HELD_OUT = {"oof": "held-out cases, out of fold", "test": "the test set"}
 TUNING = {
     "full": "all parameters",
     "head_only": "only the heads, on features computed once",
-    "gradual_unfreezing": "the heads first, then one further group of layers at a time together with them",
 }
-MOST_CURVES, MOST_FINDERS = 12, 12
+MOST_CURVES = 12
 CURVES = (
     "Loss, and accuracy if recorded, by epoch; one line per network. Grey: training, with augmentation and dropout."
     "{stopping} Dashed: a further phase."
 )
 STOPPING = " Blue: subjects that decide when to stop, with a dot at the epoch kept, else the last."
-FINDERS = (
-    "Before training, the learning rate rises from batch to batch; the rate at which the loss falls fastest is chosen."
-    " Grey: loss of each batch; blue: smoothed, one line per network; dot: the rate chosen."
-)
-UNFREEZING = (
-    "Gradual unfreezing: groups of layers were unfrozen one after another, starting at the head, as long as the loss"
-    " fell on the subjects that decide when to stop. Mean of that loss by number of groups."
-)
 PHASES = (
     "Parameters in each phase, and its mean cost over the networks. Core-seconds: the time that"
     " processor cores worked. Running statistics: means and variances that batch normalisation keeps and no optimiser"
@@ -108,19 +103,31 @@ def section(context: ReportContext) -> Section:
     return Section("training", "Training and settings", blocks)
 
 
+class TrainingReport(Protocol):
+    """A plugin that trains networks, and what the section on training shows of it."""
+
+    def training_facts(self, study: Study) -> Mapping[str, str]:
+        """By name the facts of a study that uses the plugin; they replace those of the same name."""
+        return {}
+
+    def training_curves(self, context: ReportContext) -> list[Block]:
+        """Blocks that follow the training curves."""
+        return []
+
+
 def _scheme(context: ReportContext) -> list[tuple[str, str]]:
     """Facts about the training: the networks, their learning rates and the time."""
-    recipe, plan, nested = context.study.recipe, context.plan, context.study.nested_cv
-    lr = "chosen by a search before training" if recipe.lr == "find" else rate(float(recipe.lr))
-    if nested and nested.lr:
-        chosen = ", chosen for each fold in its inner folds" if len(nested.lr) > 1 else ""
-        lr = listed([rate(value) for value in nested.lr], "or") + chosen
-    facts = [
-        ("Trained", f"in {counted(len(recipe.phases), 'phase')}" if recipe.phases else TUNING[recipe.tuning]),
-        ("Learning rate", f"{lr}; schedule {recipe.schedule}"),
-    ]
-    if recipe.head == "fastai":
-        facts.append(("Head", "as in fastai: maximum and mean of the last map, 512 units, batch norm and dropout"))
+    study, plan = context.study, context.plan
+    recipe, nested = study.recipe, study.nested_cv
+    lr = listed([rate(value) for value in study.rates], "or")
+    lr += ", chosen for each fold in its inner folds" if nested and len(nested.lr) > 1 else ""
+    by_name = {
+        "Trained": f"in {counted(len(recipe.phases), 'phase')}" if recipe.phases else TUNING.get(recipe.tuning, ""),
+        "Learning rate": f"{lr}; schedule {recipe.schedule}",
+    }
+    for method in implementing(TrainingReport):
+        by_name |= method.training_facts(study)
+    facts = list(by_name.items())
     for name in context.study.trained:
         if own := recipe.own_settings(name):
             facts.append((f"Differs for {learner_name(name)}", ", ".join(f"{key} {own[key]}" for key in own)))
@@ -135,7 +142,7 @@ def _scheme(context: ReportContext) -> list[tuple[str, str]]:
     return facts
 
 
-def _by_model(jobs: Iterable[Job]) -> dict[str, list[Job]]:
+def by_model(jobs: Iterable[Job]) -> dict[str, list[Job]]:
     """The jobs of each network, in the order of their folds."""
     by_model: dict[str, list[Job]] = {}
     for job in jobs:
@@ -147,59 +154,21 @@ def _by_model(jobs: Iterable[Job]) -> dict[str, list[Job]]:
 
 
 def curves(context: ReportContext) -> list[Block]:
-    """The training curves, the curves of the learning-rate search, and the losses of gradual unfreezing."""
-    by_model = _by_model(context.jobs)
-    order = sorted(by_model, key=lambda name: name != context.learner)
-    drawn = [name for name in order if any(job.get("history") for job in by_model[name])][:MOST_CURVES]
+    """The training curves, and the curves of plugins."""
+    jobs = by_model(context.jobs)
+    order = sorted(jobs, key=lambda name: name != context.learner)
+    drawn = [name for name in order if any(job.get("history") for job in jobs[name])][:MOST_CURVES]
     plots = [
         Plot(
-            draw.training(learner_name(name), by_model[name], name=f"curve{i}"),
+            draw.training(learner_name(name), jobs[name], name=f"curve{i}"),
             f"Loss by epoch of {the_learner(name)}, one line per network.",
         )
         for i, name in enumerate(drawn)
     ]
-    stopping = STOPPING if any(job.get("stopped_on") != "none" for name in drawn for job in by_model[name]) else ""
+    stopping = STOPPING if any(job.get("stopped_on") != "none" for name in drawn for job in jobs[name]) else ""
     caption = CURVES.format(stopping=stopping)
     blocks: list[Block] = [Heading("Training curves"), Plots(plots, caption, "multiples")] if plots else []
-    if searches := finders(context):
-        blocks += [Heading("Search for the learning rate"), Plots(searches, FINDERS, "multiples")]
-    if table := unfreezing(context):
-        blocks += [Heading("Gradual unfreezing"), table]
-    return blocks
-
-
-def finders(context: ReportContext) -> list[Plot]:
-    """The curves of the search for a learning rate, a figure per backbone; none where the rate was given."""
-    searched = _by_model(job for job in context.jobs if _is_search(job.get("finder") or {}))
-    plots = []
-    for i, (model, jobs) in enumerate(list(searched.items())[:MOST_FINDERS]):
-        values = [job["finder"]["chosen"] for job in jobs if is_number(job["finder"].get("chosen"))]
-        chosen = " to ".join(dict.fromkeys(map(rate, (min(values), max(values))))) if values else "none"
-        drawing = draw.finder(model, jobs, name=f"finder{i}")
-        plots.append(Plot(drawing, f"Loss against the learning rate of {model}.", f"Chosen: {chosen}."))
-    return plots
-
-
-def _is_search(search: Job) -> bool:
-    return bool(search.get("rates")) and len(search["rates"]) == len(search.get("losses") or [])
-
-
-def unfreezing(context: ReportContext) -> Table | None:
-    """For gradual unfreezing, of each backbone the mean stopping loss by number of groups of layers unfrozen."""
-    steps = [
-        (str(job["model"]), int(step["unfrozen"]), float(step["best_loss"]))
-        for job in context.jobs
-        for step in job.get("stages") or []
-        if is_number(step.get("best_loss"))
-    ]
-    groups, rows = sorted({count for _, count, _ in steps}), []
-    first = "Head and batch norms" if context.study.recipe.gradual_unfreezing.train_norms else "Head only"
-    for model in dict.fromkeys(model for model, _, _ in steps):
-        losses = [[loss for name, count, loss in steps if (name, count) == (model, group)] for group in groups]
-        cells = [Cell(number(sum(v) / len(v), 3), counted(len(v), "network")) if v else Cell(MISSING) for v in losses]
-        rows.append(Row(learner_name(model), cells))
-    heads = ["Network", *(counted(count, "group") if count else first for count in groups)]
-    return Table(heads, rows, UNFREEZING) if rows else None
+    return blocks + [block for method in implementing(TrainingReport) for block in method.training_curves(context)]
 
 
 # ------------------------------------------------------------------------------------------------------------ phases
@@ -208,7 +177,7 @@ def unfreezing(context: ReportContext) -> Table | None:
 def phases(context: ReportContext) -> list[Block]:
     """The table of phases: sizes, which folds share, and means over the folds; nothing without phases."""
     rows, recipe = [], context.study.recipe
-    for network, jobs in _by_model(job for job in context.jobs if job.get("phases")).items():
+    for network, jobs in by_model(job for job in context.jobs if job.get("phases")).items():
         rows.append(Row(learner_name(network), [Cell("")] * 9, mark=network == context.learner))
         for index, records in enumerate(zip(*(job["phases"] for job in jobs), strict=False)):
             first, stated = records[0], recipe.phases[index].lr if index < len(recipe.phases) else None
@@ -242,7 +211,7 @@ def train_and_held_out(context: ReportContext) -> list[Block]:
 
     Nothing where no network was evaluated on cases that it was trained on.
     """
-    by_network = _by_model(job for job in context.jobs if any(job.get(side) for side in TRAINED_ON))
+    by_network = by_model(job for job in context.jobs if any(job.get(side) for side in TRAINED_ON))
     if not by_network or not context.classes:
         return []
     columns, write, rows = (RATES if len(context.classes) == 2 else RATES[:1]), MetricFormat(), []
@@ -330,7 +299,7 @@ def networks(context: ReportContext) -> list[Block]:
 def _job_rows(jobs: Sequence[Job], learner: str) -> list[Row]:
     """One line per backbone: networks, size, epochs, time, memory if any job records it, and how it was computed."""
     rows, memory = [], any(is_number(job.get("peak_memory_mb")) for job in jobs)
-    for model, own in _by_model(jobs).items():
+    for model, own in by_model(jobs).items():
         epochs, best = ([job[name] for job in own if is_number(job.get(name))] for name in ("epochs", "best_epoch"))
         size, seconds = own[0].get("parameters") or 0, sum(job.get("seconds") or 0 for job in own)
         plans = sorted({compute_plan(job) for job in own})

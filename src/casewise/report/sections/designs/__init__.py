@@ -1,1 +1,1 @@
-"""Sections that some designs have: another cohort, covariates, arms, nested cross-validation, a split by image."""
+"""Sections that some designs have: another cohort, covariates, arms, nested cross-validation."""

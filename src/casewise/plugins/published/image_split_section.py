@@ -8,9 +8,12 @@ from casewise.report.context import EXTERNAL, SIDES, ReportContext, terms_of
 from casewise.report.figures.drawing import ACCENT, MODEL
 from casewise.report.figures.learners import Series, forest
 from casewise.report.formatting import capital
+from casewise.report.sections import audit
 from casewise.report.tables import kind_report
 from casewise.study.learners import learner_name
 
+# The section that follows.
+BEFORE = audit.section
 WHICH = (
     "Use the figures by subject: no subject was predicted by a network trained on that subject, as for a new patient."
     " In a split by image, a network can recognise subjects whose other images it was trained on."

@@ -8,11 +8,11 @@ import pytest
 
 from casewise.errors import TrainingError
 from casewise.models.backbones import Network
+from casewise.plugins.published import unfreezing
+from casewise.plugins.published.lr_finder import RateSearch, deepest, find_rate, steepest
 from casewise.study.schema import Recipe
-from casewise.training import stages as learning
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.loop import TrainingContext
-from casewise.training.lr_finder import RateSearch, deepest, find_rate, steepest
 from tests.test_training_learn import LABEL, TRAIN, CutError, cut_after, learned, network_of, same, state
 
 # Losses of single batches as recorded in real searches from 1e-7 to 1 in 60 steps, and between which rates they fall.
@@ -127,5 +127,5 @@ class TestTheFinder:
         with pytest.raises(CutError):
             learned(tmp_path, recipe, tell=cut_after(1))
         kept = json.loads((tmp_path / "finder.json").read_text())
-        monkeypatch.setattr(learning, "find_rate", lambda *args, **kwargs: pytest.fail("it was run again"))
-        assert learned(tmp_path, recipe).finder == RateSearch(**kept)
+        monkeypatch.setattr(unfreezing, "find_rate", lambda *args, **kwargs: pytest.fail("it was run again"))
+        assert learned(tmp_path, recipe).records["finder"] == kept

@@ -7,25 +7,29 @@ recognise the disease. The results are shown in addition to the study's results,
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
 
-import pandas as pd
-
+from casewise.audit.findings import Finding
 from casewise.cohort.cohort import Cohort
+from casewise.console import Show, Silent
 from casewise.errors import CohortError, StudyError
+from casewise.evaluation.figures import IMAGES
+from casewise.evaluation.metrics_file import write_results
+from casewise.evaluation.results import ImageSplit, Results
+from casewise.jobs.job import PERSON
+from casewise.pipeline.evaluate import evaluate
+from casewise.pipeline.read import RunInputs
+from casewise.pipeline.train import train_again
 from casewise.splits.grouped import Splits, split
+from casewise.splits.learnable import check_learnable
 from casewise.study.schema import Study
 
-# The column with the real subject of an image; no table of a study has a column of this name.
-PERSON = "subject (before the split by image)"
 # Single images are balanced well in any order, so a few restarts suffice.
 RESTARTS = 20
 
 
 @dataclass(frozen=True)
-class ImageSplit:
+class Comparison:
     """The study, the cohort and the split in which every image is a separate subject."""
 
     study: Study
@@ -33,7 +37,7 @@ class ImageSplit:
     splits: Splits
 
 
-def image_split_of(study: Study, cohort: Cohort, splits: Splits) -> ImageSplit:
+def image_split_of(study: Study, cohort: Cohort, splits: Splits) -> Comparison:
     """The same study split by image, with the number of folds and the size of the test set of `splits`.
 
     Scores over several regions are left out, because an image shows one region.
@@ -71,7 +75,7 @@ def image_split_of(study: Study, cohort: Cohort, splits: Splits) -> ImageSplit:
     }
     other = study.model_copy(update=changes)
     images = images_as_subjects(cohort)
-    return ImageSplit(other, images, split(images, other))
+    return Comparison(other, images, split(images, other))
 
 
 def images_as_subjects(cohort: Cohort) -> Cohort:
@@ -90,7 +94,7 @@ def images_as_subjects(cohort: Cohort) -> Cohort:
     return replace(cohort, images=images, panels=panels, cases=cases, notes=[])
 
 
-def on_both_sides(cohort: Cohort, comparison: ImageSplit) -> dict[str, int]:
+def on_both_sides(cohort: Cohort, comparison: Comparison) -> dict[str, int]:
     """Numbers of subjects with images on several sides of the split by image, and with several images."""
     sides = comparison.cohort.images["subject"].map(comparison.splits.side)
     by_subject = sides.groupby(cohort.images["subject"].to_numpy())
@@ -102,16 +106,46 @@ def on_both_sides(cohort: Cohort, comparison: ImageSplit) -> dict[str, int]:
     }
 
 
-def training_subjects(panels: pd.DataFrame, names: Iterable[str]) -> dict[str, Any]:
-    """The subjects that a network was trained on, for its facts; `names` may be names of single images.
+def further_results(inputs: RunInputs, results: Results, show: Show) -> Results:
+    """With `split: {by: image}`, train and evaluate the study again; `results` with the figures under `image_split`.
 
-    >>> import pandas as pd
-    >>> training_subjects(pd.DataFrame({"subject": ["b", "a"]}), {"a", "b"})
-    {'subjects': ['a', 'b']}
-    >>> training_subjects(pd.DataFrame({"subject": ["a image 0", "a image 1"], PERSON: "a"}), {"a image 0", "c"})
-    {'subjects': ['a', 'c'], 'comparison_only': True}
+    These are `metrics` of the primary outcome by stage and learner, with intervals that treat every image as a subject,
+    as publications that split images do; the headline (`main`); and the number of subjects on both sides.
     """
-    if PERSON not in panels:
-        return {"subjects": sorted(names)}
-    person_of = dict(zip(panels["subject"].astype(str), panels[PERSON].astype(str), strict=True))
-    return {"subjects": sorted({person_of.get(name, name) for name in names}), "comparison_only": True}
+    study, cohort, split_folder = inputs.study, inputs.cohort, inputs.folder.image_split
+    if study.split.by != "image":
+        return results
+    comparison = image_split_of(study, cohort, inputs.splits)
+    other, images = comparison.study, comparison.cohort
+    show.line("by image", "every network is trained again, with each image treated as a separate subject")
+    split_folder.image_split_mark.write({"split": split_folder.path.name, "of": study.name})
+    check_learnable(comparison.splits, images.panels, other)
+    # The images are already prepared, and their folder is not part of the study.
+    prepared = other.model_copy(update={"images": other.images.model_copy(update={"store": inputs.store.folder})})
+    predictions = train_again(RunInputs(prepared, images, inputs.store, comparison.splits, split_folder), show)
+    # without its line, which would count images as subjects
+    evaluated = evaluate(other, images, predictions, split_folder, Silent())
+    figures = evaluated.figures.select(target=study.primary_outcome, population="", contrast="")
+    main = {name: getattr(evaluated.main, name) for name in ("target", "stage", "learner", "kind")}
+    entry = ImageSplit(main, **on_both_sides(cohort, comparison))
+    figures = results.figures | figures.placed(population=IMAGES)
+    return write_results(inputs.folder, replace(results, figures=figures, image_split=entry))
+
+
+def findings(study: Study, cohort: Cohort, splits: Splits) -> list[Finding]:
+    """The finding about a study that requests a comparison by image.
+
+    Raises:
+        CohortError, StudyError: as `image_split_of`.
+    """
+    if study.split.by != "image":
+        return []
+    counts = on_both_sides(cohort, image_split_of(study, cohort, splits))
+    both, every = counts["subjects_on_both_sides"], counts["subjects"]
+    sentence = (
+        f"For comparison only, the study is also trained with its images split as if each showed a different subject: "
+        f"{both:,} of {every:,} subjects are then on both sides, and networks are tested on subjects they were trained "
+        "on. The study's own figures are by subject and do not depend on it."
+    )
+    remedy = "Cite the figures by subject. Leave out `split: {by: image}` to do without the comparison."
+    return [Finding("image-level-split", "warning", sentence, {"where": "the comparison", **counts}, remedy=remedy)]

@@ -11,14 +11,15 @@ from casewise.cohort.cohort import read_cohort
 from casewise.errors import CohortError, WeightsError
 from casewise.evaluation.figures import IMAGES
 from casewise.evaluation.record import plain
+from casewise.jobs.job import PERSON
 from casewise.models.backbones import build_network
 from casewise.models.weights import load_weights
 from casewise.plugins.phantoms.chest import make_chest
 from casewise.plugins.phantoms.slides import make_regions
+from casewise.plugins.published.image_split import image_split_of, images_as_subjects, on_both_sides
 from casewise.run import Run, run
 from casewise.run_folder import RunFolder
 from casewise.splits.grouped import split
-from casewise.splits.image_split import PERSON, image_split_of, images_as_subjects, on_both_sides
 from casewise.study.loading import build_study
 from tests.chest_study import chest_study
 

@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from casewise.errors import TrainingError
+from casewise.plugins.published.settings import keys_of
 from casewise.training.loop import Learner, Training, TrainingContext, naming
 
 if TYPE_CHECKING:
     from casewise.modalities.dataset import Batches
     from casewise.study.schema import Recipe
 
+# The range of rates that are tried.
+LOWEST, HIGHEST = 1e-7, 1.0
 DIVERGED = 4.0
 # Decades of the rate over which the loss is averaged on either side, independent of the number of steps.
 WIDTH = 0.25
@@ -37,7 +40,7 @@ class RateSearch:
 
 
 @dataclass(frozen=True)
-class Fall:
+class _Fall:
     """The deepest fall of a smoothed loss: its first and last step, its depth, and the noise of the curve."""
 
     curve: np.ndarray
@@ -80,17 +83,17 @@ def find_rate(network: Learner, recipe: Recipe, train: Batches, context: Trainin
     Raises:
         TrainingError: the loss does not fall clearly anywhere on the range, so that no rate can be chosen.
     """
-    finder = recipe.finder
-    rates = np.geomspace(finder.low, finder.high, finder.steps)
+    steps = keys_of(recipe).finder.steps
+    rates = np.geomspace(LOWEST, HIGHEST, steps)
     with naming(network):
         losses = np.array(_swept(network, recipe, rates, train, context))
         rates = rates[: len(losses)]
         fall, rate = deepest(rates, losses), steepest(rates, losses)
         if fall is None or rate is None:
             raise TrainingError(
-                f"the learning-rate finder found no rate between {finder.low:g} and {finder.high:g} at which the loss "
-                "clearly falls. State recipe.lr (safe values are 0.0003 for the adam family and 0.01 for sgd), set "
-                f"recipe.finder.steps (now {finder.steps}) to average more batches, or widen recipe.finder"
+                f"the learning-rate finder found no rate between {LOWEST:g} and {HIGHEST:g} at which the loss "
+                "clearly falls. State recipe.lr (safe values are 0.0003 for the adam family and 0.01 for sgd), or "
+                f"increase recipe.finder.steps (now {steps}) to average more batches"
             )
     return RateSearch(rates.tolist(), losses.round(6).tolist(), rate, fall.curve.round(6).tolist())
 
@@ -118,7 +121,7 @@ def _without_outliers(losses: np.ndarray) -> np.ndarray:
     return np.clip(losses, middle - far, middle + far)
 
 
-def deepest(rates: np.ndarray, losses: np.ndarray) -> Fall | None:
+def deepest(rates: np.ndarray, losses: np.ndarray) -> _Fall | None:
     """The fall from the initial level to the minimum of the smoothed loss; None with fewer than five losses.
 
     It begins after the last step with less than a tenth of its depth, and ends at the first with nine tenths.
@@ -147,7 +150,7 @@ def deepest(rates: np.ndarray, losses: np.ndarray) -> Fall | None:
     depth = level - float(curve[least])
     end = begin + int(np.argmax(curve[begin:] <= level - 0.9 * depth))
     # The first rates cannot be chosen, because no loss precedes them.
-    return Fall(curve, max(begin, 3, steps // 10), end, depth, noise)
+    return _Fall(curve, max(begin, 3, steps // 10), end, depth, noise)
 
 
 def steepest(rates: np.ndarray, losses: np.ndarray) -> float | None:
