@@ -95,12 +95,13 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
     root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
     def folder(name: str, make: Callable[[Path], object]) -> Path:
-        with (root / f"{name}.lock").open("w") as lock:
+        with (root / f"{name}.lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not (root / name / "made").exists():
+            lock.seek(0, os.SEEK_END)
+            if not lock.tell():
                 (root / name).mkdir()
                 make(root / name)
-                (root / name / "made").touch()
+                lock.write("made")
         return root / name
 
     return folder
