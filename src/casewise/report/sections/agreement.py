@@ -16,22 +16,7 @@ from casewise.evaluation.figures import READERS, ByMetric, Estimate
 from casewise.evaluation.response import HIGHEST_RISE
 from casewise.evaluation.results import Response, ResponseRates
 from casewise.predictions.scores import scored
-from casewise.report.blocks import (
-    Block,
-    Cell,
-    Counts,
-    Facts,
-    Fold,
-    Heading,
-    Matrix,
-    Plot,
-    Plots,
-    Row,
-    Section,
-    Table,
-    Text,
-    counts_line,
-)
+from casewise.report import blocks as doc
 from casewise.report.context import RESPONSE_SIDES, SIDES, ReportContext, defined, evaluated, evaluated_on, terms_of
 from casewise.report.figures import agreement as draw
 from casewise.report.figures.drawing import Look
@@ -79,7 +64,7 @@ READERS_CAPTION = (
 TARGETS = "{learner}, {side}. The first row of a target is for all its regions together.{count}"
 
 
-def agreement(context: ReportContext) -> Section | None:
+def agreement(context: ReportContext) -> doc.Section | None:
     """The scatter and the Bland–Altman plot of the primary outcome, with bias and limits; None if it has classes."""
     rows, figures = context.headline_rows, context.figures(context.stage, context.learner)
     if context.classes or rows.empty or (limits := limits_from(figures)) is None:
@@ -89,15 +74,17 @@ def agreement(context: ReportContext) -> Section | None:
     scatter = draw.scatter(rows, limits=limits, scale=context.range_of(context.outcome), label=label)
     difference = draw.bland_altman(rows, limits=limits, label=label, digits=write.digits("mae"), slope=slope)
     plots = [
-        Plot(scatter, f"{capital(label)}: prediction against the reference.", SCATTER),
-        Plot(difference, f"{capital(label)}: difference between model and physician against their mean.", DIFFERENCE),
+        doc.Plot(scatter, f"{capital(label)}: prediction against the reference.", SCATTER),
+        doc.Plot(
+            difference, f"{capital(label)}: difference between model and physician against their mean.", DIFFERENCE
+        ),
     ]
     names = [name for name in ("bias", "loa_low", "loa_high", "proportional_bias") if name in figures]
     units = {"proportional_bias": "slope on the mean of both"}
     titles = {name: f"{write.title(name)}, {units.get(name, 'points')}" for name in names}
-    lines = [Row(titles[name], [figure_cell(figures[name], write.digits(name), sign=True)]) for name in names]
-    table = Table(["Model − physician", "Value"], lines, evaluated(context))
-    return Section("agreement", "Model and physician", [Plots(plots), table, *pooled(context)])
+    lines = [doc.Row(titles[name], [figure_cell(figures[name], write.digits(name), sign=True)]) for name in names]
+    table = doc.Table(["Model − physician", "Value"], lines, evaluated(context))
+    return doc.Section("agreement", "Model and physician", [doc.Plots(plots), table, *pooled(context)])
 
 
 def shown_slope(figure: Estimate | None) -> float | None:
@@ -120,7 +107,7 @@ def limits_from(estimates: ByMetric) -> draw.Limits | None:
 # ------------------------------------------------------------------------------------------------------ over time
 
 
-def over_time(context: ReportContext) -> Section | None:
+def over_time(context: ReportContext) -> doc.Section | None:
     """A small figure per subject, and the responders; None if no subject has two visits, or the outcome has classes."""
     study = context.study
     own = context.final["model"].eq(context.learner) & context.final["stage"].eq(context.stage)
@@ -135,25 +122,25 @@ def over_time(context: ReportContext) -> Section | None:
     days = all(np.isfinite(track.days).all() for track in shown)
     plots = _trajectories(context, shown, days=days)
     caption = TRACKS.format(change="the change from baseline in percent, and " * study.evaluation.response)
-    blocks: list[Block] = [Plots(plots[:FIRST_TRACKS], caption, layout="multiples tracks")]
+    blocks: list[doc.Block] = [doc.Plots(plots[:FIRST_TRACKS], caption, layout="multiples tracks")]
     if others := plots[FIRST_TRACKS:]:
         title = f"{counted(len(others), 'further subject')} of {len(tracks)}"
-        blocks.append(Fold(title, [Plots(others, layout="multiples tracks")]))
+        blocks.append(doc.Fold(title, [doc.Plots(others, layout="multiples tracks")]))
     if undated := sum(not np.isfinite(track.days).all() for track in tracks):
         total, rests = (
             counted(len(tracks), "subject"),
             "; their response rests on it" if context.metrics.response else "",
         )
-        blocks.append(Text(UNDATED.format(count=undated, total=total, response=rests)))
+        blocks.append(doc.Text(UNDATED.format(count=undated, total=total, response=rests)))
     for stage in dict.fromkeys([context.stage, *RESPONSE_SIDES]):
         entry = context.metrics.response.get(stage, {}).get(context.learner)
         if entry and (response := _response_blocks(context, entry, stage)):
             title = f"Response {RESPONSE_SIDES[stage]}: agreement at each threshold, and responders by visit"
-            blocks.append(Fold(title, response, needed=stage == context.stage))
-    return Section("time", "Change over time" if days else "Visits of each subject", blocks)
+            blocks.append(doc.Fold(title, response, needed=stage == context.stage))
+    return doc.Section("time", "Change over time" if days else "Visits of each subject", blocks)
 
 
-def _trajectories(context: ReportContext, tracks: list[draw.Track], *, days: bool) -> list[Plot]:
+def _trajectories(context: ReportContext, tracks: list[draw.Track], *, days: bool) -> list[doc.Plot]:
     digits, label = terms_of(context).digits, display_name(context.study, context.outcome)
     top = max(float(np.nanmax([*track.physician, *track.model])) for track in tracks) or 1.0
     evenly, change = draw.spaced_evenly(tracks), context.study.evaluation.response
@@ -163,13 +150,13 @@ def _trajectories(context: ReportContext, tracks: list[draw.Track], *, days: boo
         visits = zip(track.names, track.physician, track.model, strict=True)
         values = [f"{name}: {number(own, digits)} and {number(guess, digits)}" for name, own, guess in visits]
         alt = f"Subject {track.subject}, {label} by visit, physician and model: {', '.join(values[:12])}."
-        plots.append(Plot(draw.trajectory(track, **look, name=f"track{i}"), alt))
+        plots.append(doc.Plot(draw.trajectory(track, **look, name=f"track{i}"), alt))
     return plots
 
 
-def _response_blocks(context: ReportContext, entry: Response, stage: str) -> list[Block]:
+def _response_blocks(context: ReportContext, entry: Response, stage: str) -> list[doc.Block]:
     """Responders by physician and by model at each threshold and visit, and the subjects that are left out."""
-    blocks: list[Block] = []
+    blocks: list[doc.Block] = []
     if entry.responders:
         heads = ["Response", "Physician", "Model", "Both", "Agreement", "Kappa"]
         sizes = {"visits": counted(entry.n_visits, "visit"), "subjects": counted(entry.n_subjects, "subject")}
@@ -183,27 +170,27 @@ def _response_blocks(context: ReportContext, entry: Response, stage: str) -> lis
         ]
         left_out = {LEFT_OUT[code]: len(subjects) for code, subjects in entry.undefined.items() if subjects}
         facts += [(f"Left out: {why}", counted(count, "subject")) for why, count in left_out.items()]
-        blocks += [Table(heads, _response_rows(context, entry), caption), Facts(facts)]
+        blocks += [doc.Table(heads, _response_rows(context, entry), caption), doc.Facts(facts)]
     visits = entry.by_visit or {}
     if len(visits) > 1:
         names = [responder_name(context, name) for name in next(iter(visits.values())).rates]
         rows = _visit_rows(entry)
         if len(visits) > MOST_VISITS:
-            rows.append(Row(f"{len(visits) - MOST_VISITS} further visits", [Cell("")] * (1 + len(names))))
-        blocks.append(Table(["Visit", f"{capital(context.study.unit)}s", *names], rows, VISITS))
+            rows.append(doc.Row(f"{len(visits) - MOST_VISITS} further visits", [""] * (1 + len(names))))
+        blocks.append(doc.Table(["Visit", f"{capital(context.study.unit)}s", *names], rows, VISITS))
     return blocks
 
 
-def _response_rows(context: ReportContext, entry: Response) -> list[Row]:
+def _response_rows(context: ReportContext, entry: Response) -> list[doc.Row]:
     """Responders by physician and by model at each threshold, with their agreement."""
     rows = []
     for threshold, figures in (entry.responders or {}).items():
         (neither, model_only), (physician_only, both) = figures.confusion
         total = max(neither + model_only + physician_only + both, 1)
         counts = (physician_only + both, model_only + both)
-        cells = [Cell(str(count), f"{100 * count / total:.0f} %") for count in counts]
-        cells += [Cell(str(both)), percent_cell(figures.agreement), figure_cell(figures.kappa, KAPPA_DIGITS)]
-        rows.append(Row(responder_name(context, threshold), cells))
+        cells = [doc.Cell(str(count), f"{100 * count / total:.0f} %") for count in counts]
+        cells += [doc.Cell(str(both)), percent_cell(figures.agreement), figure_cell(figures.kappa, KAPPA_DIGITS)]
+        rows.append(doc.Row(responder_name(context, threshold), cells))
     return rows
 
 
@@ -213,21 +200,21 @@ def responder_name(context: ReportContext, threshold: str) -> str:
     return f"{name}{threshold}" if name.isupper() else f"{threshold} % lower"
 
 
-def _visit_rows(entry: Response) -> list[Row]:
+def _visit_rows(entry: Response) -> list[doc.Row]:
     """Responders at each visit, physician / model, one column per threshold."""
     rows = []
     for visit, figures in list((entry.by_visit or {}).items())[:MOST_VISITS]:
-        rows.append(Row(shortened(visit, 30), [Cell(str(figures.n_subjects)), *responder_cells(figures)]))
+        rows.append(doc.Row(shortened(visit, 30), [str(figures.n_subjects), *responder_cells(figures)]))
     return rows
 
 
-def responder_cells(figures: ResponseRates) -> list[Cell]:
+def responder_cells(figures: ResponseRates) -> list[doc.Cell]:
     """Responders at a visit, physician / model, with the shares below, one cell per threshold."""
     cells = []
     for rates in figures.rates.values():
         physician, model = (rates[side].value or 0.0 for side in ("physician", "model"))
         counts = (f"{share * figures.n_subjects:.0f}" for share in (physician, model))
-        cells.append(Cell(" / ".join(counts), f"{100 * physician:.0f} / {100 * model:.0f} %"))
+        cells.append(doc.Cell(" / ".join(counts), f"{100 * physician:.0f} / {100 * model:.0f} %"))
     return cells
 
 
@@ -287,30 +274,28 @@ def _range_names(edges: list[str]) -> list[str]:
     return [f"below {edges[0]}", *between, f"{edges[-1]} or more"]
 
 
-def detail(context: ReportContext) -> Section | None:
+def detail(context: ReportContext) -> doc.Section | None:
     """Every target and region that is a number, with intervals, severity bands and readers; None without any."""
     blocks, write = _band_blocks(context), context.write
     ranges = [] if context.classes else score_ranges(context)
     if len(ranges) > 1:
-        rows = [Row(band.name, [Cell(str(band.subjects)), write.cell("mae", band.figures["mae"])]) for band in ranges]
+        rows = [doc.Row(band.name, [str(band.subjects), write.cell("mae", band.figures["mae"])]) for band in ranges]
         caption = RANGES.format(place=capital(evaluated_on(context, context.stage)))
-        by_range = Table(["Physician", f"{capital(context.study.unit)}s", write.title("mae")], rows, caption)
-        blocks.append(Fold("Error by range of the score, with intervals", [by_range]))
-    if readers := reader_tables(context):
-        blocks.append(Fold("Agreement between readers, and of the model with each", readers))
-    if plots := _scatters(context):
-        layout = "multiples small" if len(plots) > 3 else "multiples"
-        all_plots = Plots(plots, JITTER.format(side=SIDES[context.stage]), layout)
-        blocks.append(Fold("Plots of further targets", [all_plots]))
-    tables = [table for stage in context.stages if (table := target_table(context, stage))]
+        by_range = doc.Table(["Physician", f"{capital(context.study.unit)}s", write.title("mae")], rows, caption)
+        blocks.append(doc.Fold("Error by range of the score, with intervals", [by_range]))
+    blocks.append(doc.Fold("Agreement between readers, and of the model with each", reader_tables(context)))
+    plots = _scatters(context)
+    layout = "multiples small" if len(plots) > 3 else "multiples"
+    all_plots = doc.Plots(plots, JITTER.format(side=SIDES[context.stage]), layout)
+    blocks.append(doc.Fold("Plots of further targets", [all_plots]))
+    tables = [target_table(context, stage) for stage in context.stages]
     further = [] if context.classes else further_tables(context)
-    if tables or further:
-        blocks.append(Fold("Tables of every target and region, with intervals", [*tables, *further]))
+    blocks.append(doc.Fold("Tables of every target and region, with intervals", [*tables, *further]))
     heading = "Further targets" if context.classes else "Regions and components" if context.study.regions else "Detail"
-    return Section("targets", heading, blocks) if blocks else None
+    return doc.Section("targets", heading, blocks)
 
 
-def _band_blocks(context: ReportContext) -> list[Block]:
+def _band_blocks(context: ReportContext) -> list[doc.Block]:
     """The severity bands of physician and model, and their agreement; empty if the study has no bands."""
     bands = context.metrics.bands
     entry = bands.stages.get(context.stage, {}).get(context.learner) if bands else None
@@ -319,35 +304,35 @@ def _band_blocks(context: ReportContext) -> list[Block]:
     names = list(bands.lower_bounds)
     bounds = _range_names([f"{edge:g}" for edge in list(bands.lower_bounds.values())[1:]])
     rows = zip(names, bounds, entry.confusion, strict=True)
-    lines = [counts_line(f"{name}, {bound}", counts) for name, bound, counts in rows]
+    lines = [doc.counts_line(f"{name}, {bound}", counts) for name, bound, counts in rows]
     caption = BANDS.format(noun=capital(terms_of(context).noun), place=evaluated_on(context, context.stage))
     kappas = (figure_cell(figure, KAPPA_DIGITS) for figure in (entry.kappa, entry.kappa_quadratic))
     cells = zip(("Agreement", "Kappa", "Weighted kappa"), (percent_cell(entry.agreement), *kappas), strict=True)
     return [
-        Heading("Severity bands"),
-        Matrix(Counts(names, lines), caption, "physician", "model:"),
-        Facts([(name, f"{cell.text} {cell.small}".strip()) for name, cell in cells]),
+        doc.Heading("Severity bands"),
+        doc.Matrix(doc.Counts(names, lines), caption, "physician", "model:"),
+        doc.Facts([(name, f"{cell.text} {cell.small}".strip()) for name, cell in cells]),
     ]
 
 
-def _scatters(context: ReportContext) -> list[Plot]:
+def _scatters(context: ReportContext) -> list[doc.Plot]:
     study = context.study
     names = dict.fromkeys([*study.scores, *study.outputs])
     others = [name for name in names if name != context.outcome and not study.classes_of(name)]
     width = 176.0 if len(others) > 3 else 260.0
-    plots: list[Plot] = []
+    plots: list[doc.Plot] = []
     for i, target in enumerate(others[:MOST_SCATTERS]):
         rows, name = context.rows(context.stage, context.learner, target), display_name(study, target)
         if not rows.empty:
             scale = context.range_of(target)
             drawing = draw.small_scatter(rows, scale=scale, title=name, name=f"target{i}", width=width)
             alt = f"{name}: prediction against the physician’s value, {counted(len(rows), 'value')}."
-            plots.append(Plot(drawing, alt))
+            plots.append(doc.Plot(drawing, alt))
     return plots
 
 
-def target_table(context: ReportContext, stage: str) -> Table | None:
-    """One line per target that is a number, then its regions, for the shown learner; None without one."""
+def target_table(context: ReportContext, stage: str) -> doc.Table:
+    """One line per target that is a number, then its regions, for the shown learner."""
     study, figures = context.study, context.metrics.figures
     by_key = {key: figures.of(stage, context.learner, key) for key in figures.names("target", stage=stage)}
     by_key = {key: own for key, own in by_key.items() if own}
@@ -357,40 +342,43 @@ def target_table(context: ReportContext, stage: str) -> Table | None:
     for target, region, key in sorted(keys, key=lambda key: [order.index(name) for name in key[:2] if name in order]):
         low, high = context.range_of(target)
         scale = "" if region and target in by_key else f"{low:g} to {high:g}"
-        cells = [Cell(scale), *_figures(context, by_key[key], target, "targets")]
-        rows.append(Row(region or display_name(study, target), cells, inner=bool(region)))
+        cells = [doc.Cell(scale), *_figures(context, by_key[key], target, "targets")]
+        rows.append(doc.Row(region or display_name(study, target), cells, inner=bool(region)))
     names = [context.write.title(name) for name in context.number_columns("targets")]
     heads, counts = ["Target", "Scale", *names, "n"], {row.cells[-1].text for row in rows}
     if len(counts) == 1:
         heads, rows = heads[:-1], [replace(row, cells=row.cells[:-1]) for row in rows]
     count = f" n = {counts.pop()} each." if len(counts) == 1 else ""
     caption = TARGETS.format(learner=learner_name(context.learner), side=evaluated_on(context, stage), count=count)
-    return Table(heads, rows, caption, wide=True) if rows else None
+    return doc.Table(heads, rows, caption, wide=True)
 
 
-def _figures(context: ReportContext, figures: ByMetric, target: str, table: str) -> list[Cell]:
+def _figures(context: ReportContext, figures: ByMetric, target: str, table: str) -> list[doc.Cell]:
     """The figures of one line of a table of numbers, and the number of cases."""
     write = metric_format(context.study, target)
     count = next((figure.n_cases for figure in figures.values()), None)
-    return [*(write.cell(name, figures.get(name)) for name in context.number_columns(table)), Cell(number(count, 0))]
+    return [
+        *(write.cell(name, figures.get(name)) for name in context.number_columns(table)),
+        doc.Cell(number(count, 0)),
+    ]
 
 
-def reader_tables(context: ReportContext) -> list[Block]:
+def reader_tables(context: ReportContext) -> list[doc.Block]:
     """For each target scored by readers: pairs of readers, then the model with each reader, marked."""
     readers = context.metrics.figures.select(population=READERS)
     pairs = readers.select(stage=context.stage, learner="") or readers.select(stage="all")
     with_model = readers.select(stage=context.stage, learner=context.learner)
     names = [context.write.title(name) for name in context.number_columns("readers")]
-    tables: list[Block] = []
+    tables: list[doc.Block] = []
     for key in dict.fromkeys(cell.target for cell in (*pairs.cells, *with_model.cells) if "[" not in cell.target):
         lines = [
             (cell.group.replace(" | ", " and ") or f"model and {cell.contrast}", figures, bool(cell.contrast))
             for cell, figures in (*pairs.cells.items(), *with_model.cells.items())
             if cell.target == key
         ]
-        rows = [Row(name, _figures(context, figures, key, "readers"), mark=model) for name, figures, model in lines]
+        rows = [doc.Row(name, _figures(context, figures, key, "readers"), mark=model) for name, figures, model in lines]
         caption = READERS_CAPTION.format(target=capital(display_name(context.study, key)), side=SIDES[context.stage])
-        tables += [Table(["Between", *names, "n"], rows, caption)] if rows else []
+        tables.append(doc.Table(["Between", *names, "n"], rows, caption))
     return tables
 
 

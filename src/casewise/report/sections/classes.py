@@ -11,21 +11,11 @@ from casewise.evaluation.figures import ByMetric
 from casewise.evaluation.results import ClassFigures, OperatingPoint, ReliabilityBin
 from casewise.evaluation.thresholds import by_fold_text
 from casewise.metrics.registry import metric_of
+from casewise.report import formatting as fmt
 from casewise.report.beside_column import beside_column_blocks
 from casewise.report.blocks import Block, Cell, Facts, Fold, Matrix, Plot, Plots, Row, Section, Table, Text
 from casewise.report.context import ReportContext, defined, evaluated, evaluated_on, terms_of
 from casewise.report.figures import classes as draw
-from casewise.report.formatting import (
-    MISSING,
-    capital,
-    class_name,
-    display_name,
-    listed,
-    number,
-    percent,
-    plain,
-    plural,
-)
 from casewise.report.tables import MetricFormat, confusion, kind_report, percent_cell, split_key
 from casewise.targets import kind_named
 
@@ -92,11 +82,10 @@ def section(context: ReportContext) -> Section | None:
     blocks: list[Block] = [Matrix(counts, evaluated(context), "reference", "predicted"), *pooled(context)]
     if kind_report(context.kind).ordered and len(entry.names) > 2:
         blocks.append(cuts(context))
-    if plots := _plots(context, entry, figures):
-        blocks.append(Plots(plots))
+    blocks.append(Plots(_plots(context, entry, figures)))
     blocks += (by_column := beside_column_blocks(context))
     if worse := worse_scaled(figures):
-        names = listed([metric_of(name).phrase for name in worse])
+        names = fmt.listed([metric_of(name).phrase for name in worse])
         blocks.append(Text(WORSE_SCALED.format(place=where, names=names)))
     table = class_table(context, context.stage, context.learner)
     blocks.append(Fold("Class by class: precision, recall, F1 and areas", [table] if table else []))
@@ -106,15 +95,14 @@ def section(context: ReportContext) -> Section | None:
             points.append(Text(BESIDE, note=True))
         blocks.append(Fold("Operating points", points))
     if scores := _probability_rows(entry, figures):
-        caption = PROBABILITIES.format(place=capital(where))
+        caption = PROBABILITIES.format(place=fmt.capital(where))
         facts = temperature(entry)
         if (decision := context.study.decisions.get(context.outcome)) in DECISIONS:
             facts.append(("Predicted grade", f"{DECISIONS[decision]}; the scores are of the likeliest grade"))
         heads = ["Score", "As predicted", "After temperature scaling"]
         inside: list[Block] = [Table(heads, scores, caption), Facts(facts)]
         blocks.append(Fold("Scores of the probabilities, and temperature scaling", inside))
-    if others := further_tables(context):
-        blocks.append(Fold("Further targets with classes, and regions", others))
+    blocks.append(Fold("Further targets with classes, and regions", further_tables(context)))
     return Section("classes", "Classes", blocks)
 
 
@@ -134,9 +122,9 @@ def cuts(context: ReportContext) -> Table:
             count = Cell(f"{int(right[side].sum()):,} of {int(side.sum()):,}", value=int(right[side].sum()))
             cells += [count, percent_cell(share)]
         higher = " or higher" if grade + 1 < len(context.classes) else ""
-        lines.append(Row(class_name(study, context.outcome, name) + higher, cells))
+        lines.append(Row(fmt.class_name(study, context.outcome, name) + higher, cells))
     heads = ["Grade", "Found", "Sensitivity", "Others", "Specificity"]
-    return Table(heads, lines, CUTS.format(place=capital(evaluated_on(context, context.stage))))
+    return Table(heads, lines, CUTS.format(place=fmt.capital(evaluated_on(context, context.stage))))
 
 
 def pooled(context: ReportContext) -> list[Text]:
@@ -144,7 +132,7 @@ def pooled(context: ReportContext) -> list[Text]:
     if not context.by_site:
         return []
     means = kind_named(context.kind).means
-    return [Text(POOLED.format(site=context.site, sites=plural(context.site), means=means), note=True)]
+    return [Text(POOLED.format(site=context.site, sites=fmt.plural(context.site), means=means), note=True)]
 
 
 def _plots(context: ReportContext, entry: ClassFigures, figures: ByMetric) -> list[Plot]:
@@ -184,8 +172,10 @@ def class_table(context: ReportContext, stage: str, learner: str, key: str = "",
     rows = []
     for name, support in lines:
         cells = [WRITE.cell(metric, figures.get(f"{metric}[{name}]" if name else metric)) for metric in metrics]
-        rows.append(Row(plain(name) or "mean", [Cell(f"{support:,}", value=float(support)), *cells], inner=not name))
-    where = f"{title}, {evaluated_on(context, stage)}" if title else capital(evaluated_on(context, stage))
+        rows.append(
+            Row(fmt.plain(name) or "mean", [Cell(f"{support:,}", value=float(support)), *cells], inner=not name)
+        )
+    where = f"{title}, {evaluated_on(context, stage)}" if title else fmt.capital(evaluated_on(context, stage))
     caption = CLASSES.format(place=where, noun=terms_of(context).noun)
     return Table(["Class", "Support", *map(WRITE.title, metrics)], rows, caption, wide=True)
 
@@ -195,7 +185,7 @@ def further_tables(context: ReportContext) -> list[Table]:
     tables = []
     for key in context.metrics.classes.get(context.stage, {}).get(context.learner, {}):
         target, region = split_key(key)
-        title = capital(display_name(context.study, target)) + (f", {region}" if region else "")
+        title = fmt.capital(fmt.display_name(context.study, target)) + (f", {region}" if region else "")
         if key != context.outcome and (table := class_table(context, context.stage, context.learner, key, title)):
             tables.append(table)
     return tables
@@ -208,14 +198,14 @@ def point_blocks(context: ReportContext, entry: ClassFigures, stage: str) -> lis
     """The operating points of an entry at a stage: thresholds with their figures, and predictive values."""
     noun, points = terms_of(context).noun, entry.operating[:MOST_POINTS]
     chosen, prevalence = points[0].chosen_on, points[0].prevalence
-    where = capital(evaluated_on(context, stage))
+    where = fmt.capital(evaluated_on(context, stage))
     caption = POINTS.format(place=where, noun=noun, chosen=CHOSEN_ON.get(chosen, chosen))
     keys, note = {name: name for name in FURTHER_FIGURES}, PREDICTIVE.format(noun=noun, unit=context.study.unit)
     heads = [WRITE.title(metric) for metric in FURTHER_FIGURES]
     if prevalence is not None:
         keys |= AT_PREVALENCE
-        heads += [f"{name} at {percent(prevalence, 1)}" for name in ("PPV", "NPV")]
-        note = f"{note} {AT_STATED.format(prevalence=percent(prevalence, 1))}"
+        heads += [f"{name} at {fmt.percent(prevalence, 1)}" for name in ("PPV", "NPV")]
+        note = f"{note} {AT_STATED.format(prevalence=fmt.percent(prevalence, 1))}"
     further = [
         Row(_point_name(point), [WRITE.cell(metric, point.figures.get(key)) for key, metric in keys.items()])
         for point in points
@@ -234,12 +224,12 @@ def _point_row(point: OperatingPoint) -> Row:
     cells = [WRITE.cell(metric, point.figures.get(metric)) for metric in POINT_FIGURES]
     if point.aim in ("missed", "uncertain"):
         cells[0] = replace(cells[0], small=f"{cells[0].small}; aim {point.aim}".removeprefix("; "))
-    threshold = Cell(by_fold_text(point.threshold_by_fold, 3) or number(point.threshold, 3))
+    threshold = Cell(by_fold_text(point.threshold_by_fold, 3) or fmt.number(point.threshold, 3))
     return Row(_point_name(point), [threshold, *cells])
 
 
 def _point_name(point: OperatingPoint) -> str:
-    return f"{plain(point.label)}, {_rule_text(point.rule)}"
+    return f"{fmt.plain(point.label)}, {_rule_text(point.rule)}"
 
 
 def _rule_text(rule: str) -> str:
@@ -251,7 +241,7 @@ def _rule_text(rule: str) -> str:
     name, _, least = rule.partition(">=")
     if not least:
         return "largest Youden index" if rule == "youden" else rule
-    return f"{name.strip()} of at least {percent(float(least))}"
+    return f"{name.strip()} of at least {fmt.percent(float(least))}"
 
 
 # -------------------------------------------------------------------------------------------------- probabilities
@@ -264,12 +254,12 @@ def _probability_rows(entry: ClassFigures, figures: ByMetric) -> list[Row]:
     """
     both = {name: [WRITE.cell(name, figures.get(key)) for key in (name, f"{name}_calibrated")] for name in SCORES}
     defined = {name: cells for name, cells in both.items() if any(cell.value != "" for cell in cells)}
-    rows = [Row(capital(metric_of(name).phrase), cells) for name, cells in defined.items()]
+    rows = [Row(fmt.capital(metric_of(name).phrase), cells) for name, cells in defined.items()]
     if not rows:
         return []
     shares = [mean_confidence(bins) for bins in (entry.reliability, entry.reliability_calibrated)]
     names = ("Mean probability of the likeliest class", "Share in which that class is correct")
-    return [*rows, *(Row(name, [Cell(percent(pair[i])) for pair in shares]) for i, name in enumerate(names))]
+    return [*rows, *(Row(name, [fmt.percent(pair[i]) for pair in shares]) for i, name in enumerate(names))]
 
 
 def worse_scaled(figures: ByMetric) -> list[str]:
@@ -294,9 +284,9 @@ def temperature(entry: ClassFigures) -> list[tuple[str, str]]:
     """The temperature, where it was fitted, and whether it lies at a bound of its range."""
     if entry.temperature is None and not entry.temperature_by_fold:
         return []
-    value = by_fold_text(entry.temperature_by_fold, 2) or number(entry.temperature, 2)
+    value = by_fold_text(entry.temperature_by_fold, 2) or fmt.number(entry.temperature, 2)
     fitted = entry.temperature_fitted_on
-    where = fitted if fitted == "out of fold" else f"on {fitted}" if fitted else MISSING
+    where = fitted if fitted == "out of fold" else f"on {fitted}" if fitted else fmt.MISSING
     facts = [("Temperature", value), ("Fitted", where)]
     bound, total = temperatures_at_bound(entry.temperature, entry.temperature_by_fold)
     if bound:

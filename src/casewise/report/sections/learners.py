@@ -9,18 +9,11 @@ from casewise.evaluation.headline import FITTED, best_baseline
 from casewise.metrics.registry import metric_of
 from casewise.predictions.nested_cv import NESTED
 from casewise.predictions.table import INTERNAL
+from casewise.report import formatting as fmt
 from casewise.report.blocks import Block, Cell, Facts, Fold, Heading, Matrix, Plot, Plots, Row, Section, Table, Text
 from casewise.report.context import SIDES, ReportContext, defined, evaluated_on, quoted_figures, terms_of
 from casewise.report.figures import learners as draw
 from casewise.report.figures.drawing import MODEL, SOFT
-from casewise.report.formatting import (
-    MISSING,
-    capital,
-    display_name,
-    listed,
-    plain,
-    signed,
-)
 from casewise.report.sections.classes import class_table
 from casewise.report.tables import VERDICTS, MetricFormat, confusion, kind_report, verdict
 from casewise.study.learners import is_baseline, is_registered, learner_name, learner_named
@@ -61,7 +54,7 @@ def section(context: ReportContext) -> Section | None:
     plots = [plot for metric in kind_report(context.kind).forests if several and (plot := _forest(context, metric))]
     if plots:
         merit = context.write.phrase(context.merit)
-        stages = capital(listed([SIDES[stage] for stage in context.stages if stage in INTERNAL]))
+        stages = fmt.capital(fmt.listed([SIDES[stage] for stage in context.stages if stage in INTERNAL]))
         order = SIDES[context.choosing_stage]
         texts = {"stages": stages, "order": order, "confidence": terms.confidence}
         blocks.append(Plots(plots, FOREST.format(merit=merit, **texts)))
@@ -73,8 +66,8 @@ def section(context: ReportContext) -> Section | None:
     if any(name.startswith(FITTED) for name in context.learners) and "oof" in context.stages:
         whole.append(Text(FITTED_WEIGHTS, note=True))
     blocks += [Fold("Metrics and differences of all learners", whole, needed=True)] if plots else whole
-    if context.study.baselines.off:
-        blocks.append(Facts([("No baseline was fitted", context.study.baselines.off)]))
+    off = context.study.baselines.off
+    blocks.append(Facts([("No baseline was fitted", off)] if off else []))
     details: list[Block] = [table for _, table in tables[1:]]
     names = [(learner_name(name), f"`{name}`") for name in context.learners if learner_name(name) != name]
     if names:
@@ -88,7 +81,7 @@ def section(context: ReportContext) -> Section | None:
         ("Weights of combined learners", weights(context)),
         ("Class by class and confusion matrix of each other learner", others),
     ]
-    blocks += [Fold(summary, inside) for summary, inside in folds if inside]
+    blocks += [Fold(summary, inside) for summary, inside in folds]
     return Section("learners", "All learners", blocks)
 
 
@@ -110,11 +103,11 @@ def learner_table(context: ReportContext, stage: str) -> Table | None:
         figures = context.figures(stage, learner)
         if not figures:
             continue
-        only = plain(context.constant_class(stage, learner))
+        only = fmt.plain(context.constant_class(stage, learner))
         cells = [Cell(_noun(context, learner), f"predicts only {only}" if only else "")]
         cells += [write.cell(metric, figures.get(metric)) for metric in metrics]
         cells += [
-            Cell(MISSING)
+            Cell(fmt.MISSING)
             if other == learner
             else Cell(VERDICTS["same"])
             if figures == context.figures(stage, other)
@@ -128,8 +121,8 @@ def learner_table(context: ReportContext, stage: str) -> Table | None:
     lines = [row for _, row in sorted(rows, key=lambda pair: (pair[0], pair[1].name))]
     for name, values in published.items():
         cells = [Cell(write.text(metric, values.get(metric))) for metric in metrics]
-        lines.append(Row(name, [Cell("published"), *cells, *[Cell(MISSING)] * len(others)]))
-    caption = ORDER.format(stage=capital(evaluated_on(context, stage)), order=write.phrase(kind.compared))
+        lines.append(Row(name, ["published", *cells, *[fmt.MISSING] * len(others)]))
+    caption = ORDER.format(stage=fmt.capital(evaluated_on(context, stage)), order=write.phrase(kind.compared))
     heads = ["Learner", "Kind", *map(write.heading, metrics), *(f"Against {learner_name(name)}" for name in others)]
     return Table(heads, lines, caption, wide=True, sortable=True)
 
@@ -194,9 +187,9 @@ def weights(context: ReportContext) -> list[Block]:
         lines = {learner_name(name): [fit["weights"].get(name) for fit in fits.values()] for name in networks}
         if any(intercepts := [fit.get("intercept", 0.0) for fit in fits.values()]):
             lines["intercept"] = intercepts
-        rows = [Row(name, [Cell(signed(value, 3)) for value in values]) for name, values in lines.items()]
-        heads = ["Network", *(display_name(context.study, name) for name in fits)]
-        tables += [Table(heads, rows, f"{learner_name(learner)}: coefficients.", wide=True)] if fits else []
+        rows = [Row(name, [fmt.signed(value, 3) for value in values]) for name, values in lines.items()]
+        heads = ["Network", *(fmt.display_name(context.study, name) for name in fits)]
+        tables.append(Table(heads, rows, f"{learner_name(learner)}: coefficients.", wide=True))
     return tables
 
 
@@ -218,7 +211,7 @@ def _spread(write: MetricFormat, metric: str, of_learner: Figures) -> Cell:
     values = {cell[-2:]: own[metric].value for cell, own in of_learner.cells.items() if metric in own}
     mean, sd = (values.pop(("", end), None) for end in ("mean", "sd"))
     if mean is None:
-        return Cell(MISSING)
+        return Cell(fmt.MISSING)
     count = sum(value is not None for value in values.values())
     small = "" if count == len(values) else f"{count} of {len(values)} folds"
     return Cell(f"{write.text(metric, mean, unit=False)} ± {write.text(metric, sd)}", small, mean)

@@ -41,8 +41,7 @@ def section(context: ReportContext) -> Section | None:
     overall = context.metrics.figures.of(entry.stage, entry.learner, entry.target)
     drawn = [name for name in kind_report(context.kind).forests if name in entry.figures]
     plots = [_forest_of(entry.columns, name, defined(overall.get(name)), write) for name in drawn]
-    if plots:
-        blocks.append(Plots(plots, FOREST.format(confidence=confidence, unit=unit)))
+    blocks.append(Plots(plots, FOREST.format(confidence=confidence, unit=unit)))
     tables: list[Block] = []
     positive = context.study.positive_of(entry.target)
     for column in entry.columns:
@@ -89,7 +88,7 @@ def group_rows(column: SubgroupColumn, figures: list[str], write: MetricFormat, 
     """The figures of each group, and below them the group that deviates most from the others."""
     rows = [Row(group_label(group), _group_cells(group, figures, write, positive)) for group in column.groups]
     cells = [_largest_difference(column, name, write) for name in figures]
-    return [*rows, Row("largest difference from the others", [Cell(""), *cells], inner=True)]
+    return [*rows, Row("largest difference from the others", ["", *cells], inner=True)]
 
 
 def _group_cells(group: Subgroup, figures: list[str], write: MetricFormat, positive: str | None) -> list[Cell]:

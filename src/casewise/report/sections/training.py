@@ -178,7 +178,7 @@ def phases(context: ReportContext) -> list[Block]:
     """The table of phases: sizes, which folds share, and means over the folds; nothing without phases."""
     rows, recipe = [], context.study.recipe
     for network, jobs in by_model(job for job in context.jobs if job.get("phases")).items():
-        rows.append(Row(learner_name(network), [Cell("")] * 9, mark=network == context.learner))
+        rows.append(Row(learner_name(network), [""] * 9, mark=network == context.learner))
         for index, records in enumerate(zip(*(job["phases"] for job in jobs), strict=False)):
             first, stated = records[0], recipe.phases[index].lr if index < len(recipe.phases) else None
             sizes = [int(first.get(name) or 0) for name in ("frozen", "trainable", "running_statistics")]
@@ -192,7 +192,7 @@ def phases(context: ReportContext) -> list[Block]:
             how += dict.fromkeys(str(record.get("way", "")) for record in records)
             name = f"{index + 1}. {frozen_label(first['freeze'])} ({'; '.join(how)})"
             cells = [*texts, number(_mean(records, "rows"), 0), *seconds]
-            rows.append(Row(name, [Cell(text) for text in cells], inner=True))
+            rows.append(Row(name, cells, inner=True))
     heads = ["Network, phase", "Parameters", "Frozen", "Trainable", "Running statistics", "Learning rate", "Epochs"]
     table = Table([*heads, "Panels an epoch", "Time", "Core-seconds"], rows, PHASES, wide=True)
     return [Heading("Training phases"), table] if rows else []
@@ -216,11 +216,11 @@ def train_and_held_out(context: ReportContext) -> list[Block]:
         return []
     columns, write, rows = (RATES if len(context.classes) == 2 else RATES[:1]), MetricFormat(), []
     for network in sorted(by_network, key=lambda name: (name != context.learner, natural(name))):
-        rows.append(Row(learner_name(network), [Cell("")] * (1 + len(columns)), mark=network == context.learner))
+        rows.append(Row(learner_name(network), [""] * (1 + len(columns)), mark=network == context.learner))
         for side, name in TRAINED_ON.items():
             if records := [job[side] for job in by_network[network] if job.get(side)]:
                 rates = [_rate_cell(write, column, records) for column in columns]
-                rows.append(Row(name, [Cell(number(_mean(records, "n"), 0)), *rates], inner=True))
+                rows.append(Row(name, [number(_mean(records, "n"), 0), *rates], inner=True))
         for stage, name in HELD_OUT.items():
             figures, entry = context.figures(stage, network), context.class_figures(stage, network)
             if entry and stage in context.stages:
@@ -341,7 +341,7 @@ def split(context: ReportContext) -> list[Block]:
     """The sides of the split, and how it was made."""
     study, splits = context.study, context.splits
     rows = [
-        Row(side, [Cell(f"{counts.get(key, 0):,}") for key in ("subjects", "cases", "panels")])
+        Row(side, [f"{counts.get(key, 0):,}" for key in ("subjects", "cases", "panels")])
         for side, counts in splits.get("n", {}).items()
         if isinstance(counts, dict) and counts.get("subjects")
     ]

@@ -46,14 +46,8 @@ def section(context: ReportContext) -> Section | None:
     images = ("the mean of " if len(entry.images) > 1 else "") + ", ".join(map(learner_name, entry.images))
     facts = [(plain(name), kind) for name, kind in entry.columns.items()]
     gaps = telling_gaps(context.audit, context.outcome, context.study.covariates)
-    stated: list[Block] = [Text(_gaps_text(context, gaps))] if gaps else []
-    blocks: list[Block] = [
-        *stated,
-        *tables,
-        *curves(context, entry),
-        Facts([*facts, ("Image model", images)]),
-    ]
-    blocks.append(Text(HOW.format(joined=JOINED), True))
+    stated, how = Text(_gaps_text(context, gaps) if gaps else ""), Text(HOW.format(joined=JOINED), True)
+    blocks = [stated, *tables, *curves(context, entry), Facts([*facts, ("Image model", images)]), how]
     return Section("covariates", "Do the images add to the covariates?", blocks)
 
 

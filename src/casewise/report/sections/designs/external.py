@@ -37,9 +37,7 @@ def section(context: ReportContext) -> Section | None:
     if metrics := [metric for metric in context.columns("external") if metric in outside]:
         titles = {context.write.title(metric): metric for metric in metrics}
         blocks.append(_both_table(context, "Metric", titles))
-        blocks += [
-            Fold(summary, inside, needed=summary == BY_GROUP_HEADING) for summary, inside in _details(context) if inside
-        ]
+        blocks += [Fold(name, inside, needed=name == BY_GROUP_HEADING) for name, inside in _details(context)]
     heading = f"External validation: {study.external_name or 'the external cohort'}"
     return Section("external", heading, [*blocks, *_distant_cases(context)])
 
@@ -66,7 +64,7 @@ def _details(context: ReportContext) -> list[tuple[str, list[Block]]]:
             for metric in BY_CLASS
             if defined(figures.get(f"{metric}[{label}]"))
         }
-        of_classes += [_both_table(context, "Class (external cases)", both)] if both else []
+        of_classes.append(_both_table(context, "Class (external cases)", both))
         of_classes += classes.point_blocks(context, entry, EXTERNAL) if entry.operating else []
     return [
         ("External, by class: confusion matrix, figures and operating points", of_classes),
@@ -100,7 +98,7 @@ def groups(context: ReportContext) -> list[Table]:
             counts = [Cell(number(count, 0)) for count in ((first.n_cases, first.n_subjects) if first else (0, 0))]
             rows.append(Row(group, [*counts, *(context.write.cell(metric, figures.get(metric)) for metric in metrics)]))
         heads = [capital(plain(column)), *sizes, *map(context.write.heading, metrics)]
-        tables += [Table(heads, rows, BY_GROUP.format(column=plain(column)), wide=True)] if rows else []
+        tables.append(Table(heads, rows, BY_GROUP.format(column=plain(column)), wide=True))
     return tables
 
 
@@ -133,11 +131,10 @@ def _distant_cases(context: ReportContext) -> list[Block]:
         fact += "" if entry.cohorts["tests"] else ": too few to compare their images"
         shown.append(Facts([("One image of each", fact)]))
         rows = [
-            Row(EVIDENCE.get(name, plain(name)), [Cell(number(test["auroc"], 2)), Cell(p_value(test["p_adjusted"]))])
+            Row(EVIDENCE.get(name, plain(name)), [number(test["auroc"], 2), p_value(test["p_adjusted"])])
             for name, test in entry.cohorts["tests"].items()
         ]
-        if rows:
-            shown.append(Table(["From", "AUROC", "p"], rows, COHORTS.format(unit=unit)))
+        shown.append(Table(["From", "AUROC", "p"], rows, COHORTS.format(unit=unit)))
     if figures := entry.learners.get(context.learner):
         heads = ["Predictions", "n", "Outside", context.write.title(figures.quality)]
         heads += ["Mean confidence"] if figures.external.confidence else []
@@ -166,5 +163,5 @@ def rows_of(figures: LearnerDrift, write: MetricFormat) -> list[Row]:
         rows.append(Row(name, cells, inner=name in ("inside", "outside")))
     if figures.external.confidence:
         gap = figure_cell(figures.external_minus_internal.confidence, 0, percent=True, sign=True)
-        rows.append(Row("External − internal", [*[Cell("")] * 3, gap]))
+        rows.append(Row("External − internal", [*[""] * 3, gap]))
     return rows

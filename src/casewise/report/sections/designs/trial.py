@@ -79,16 +79,13 @@ def blocks_of(context: ReportContext, entry: Trial, stage: str) -> list[Block]:
         if (risk := by_visit.get(visit.visit))
         for side in OUTCOMES[:2]
     ]
-    blocks: list[Block] = []
-    if effects:
-        blocks.append(Table(["Visit, arm and subjects", *HEADS], effects, EFFECT.format(**texts)))
-    if changes:
-        blocks.append(Table(["Visit, arm and subjects", *HEADS], changes, CHANGE.format(**texts)))
-    if responders:
-        named = [responder_name(context, f"{percent:g}") for percent in context.study.evaluation.responders]
-        blocks.append(Table(["Visit, arm and subjects", *named], responders, RESPONDERS.format(**texts)))
-        if risks:
-            blocks.append(Table(["Visit, arm, score and subjects", *named], risks, RISKS.format(**texts)))
+    named = [responder_name(context, f"{percent:g}") for percent in context.study.evaluation.responders]
+    blocks = [
+        Table(["Visit, arm and subjects", *HEADS], effects, EFFECT.format(**texts)),
+        Table(["Visit, arm and subjects", *HEADS], changes, CHANGE.format(**texts)),
+        Table(["Visit, arm and subjects", *named], responders, RESPONDERS.format(**texts)),
+        Table(["Visit, arm, score and subjects", *named], risks, RISKS.format(**texts)),
+    ]
     facts = [("Reported model", learner_name(context.learner))]
     facts += [(f"Subjects, {plain(name)}", f"{count:,}") for name, count in entry.subjects.items()]
     if len(names) == 1:

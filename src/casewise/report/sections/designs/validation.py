@@ -80,7 +80,7 @@ def _choices(context: ReportContext) -> Table:
         rows.append(Row(f"Fold {fold}", cells))
     if several:
         losses = [Cell(number(choice["final"]["losses"].get(name), 3), "mean loss") for name in networks]
-        rows.append(Row("New cases", [*losses, Cell(learner_name(choice["final"]["network"]))]))
+        rows.append(Row("New cases", [*losses, learner_name(choice["final"]["network"])]))
     caption = f"The choices of the inner folds, for {len(networks)} of {counted(len(study.networks), 'network')}."
     return Table(["Fold", *networks, *(["Chosen"] if several else [])], rows, caption, wide=True)
 
@@ -129,7 +129,7 @@ def source_rows(context: ReportContext) -> list[Row]:
     means = results.over_sources(learner)
 
     def row(name: str, count: str, figures: Mapping[str, Any], *, inner: bool = False) -> Row:
-        return Row(name, [Cell(count), *(write.cell(metric, figures.get(metric)) for metric in metrics)], inner=inner)
+        return Row(name, [count, *(write.cell(metric, figures.get(metric)) for metric in metrics)], inner=inner)
 
     rows = [row("mean", "", means)] if means else []
     if means and known:
