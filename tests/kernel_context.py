@@ -8,7 +8,7 @@ from PIL import Image
 
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.evaluate import evaluate
-from casewise.evaluation.results import AlteredAnswers, ClassChange, CorrectAnswers
+from casewise.evaluation.results import AlteredAnswers, ClassChange
 from casewise.pipeline.evaluate import outcomes
 from casewise.report.caveats import sentences
 from casewise.report.context import ReportContext
@@ -23,7 +23,9 @@ def altered(changed: int) -> AlteredAnswers:
     """Figures of an alteration that changes this many of 80 answers."""
     share = estimate(changed / 80, 0.05, 0.4, subjects=80)
     changes, before = [ClassChange("covid", "no_finding", changed)], {"covid": 40, "no_finding": 40}
-    return AlteredAnswers(80, 80, 80, changed, share, changes, before, CorrectAnswers(70, 70 - changed, 80), 0.0)
+    return AlteredAnswers(
+        80, 80, 80, changed, share, changes, before, {"before": 70, "after": 70 - changed, "of": 80}, 0.0
+    )
 
 
 def kernel_study(folder: Path) -> ReportContext:

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from casewise.evaluation.results import AlteredAnswers, ClassChange, CorrectAnswers
+from casewise.evaluation.results import AlteredAnswers, ClassChange
 from casewise.evaluation.robustness import affects
 from casewise.report.context import ReportContext
 from casewise.report.statements import statements
@@ -13,7 +13,9 @@ def of_ten(changed: int) -> AlteredAnswers:
     """Figures of an alteration that changes this many of ten answers to the class `covid`."""
     share, changes = estimate(changed / 10, 0.0, 0.6, subjects=10), [ClassChange("no_finding", "covid", changed)]
     before = {"covid": 3, "no_finding": 7}
-    return AlteredAnswers(10, 10, 10, changed, share, changes[:changed], before, CorrectAnswers(8, 6, 10), 0.0)
+    return AlteredAnswers(
+        10, 10, 10, changed, share, changes[:changed], before, {"before": 8, "after": 6, "of": 10}, 0.0
+    )
 
 
 def statement_of(context: ReportContext) -> tuple[str, str]:

@@ -159,7 +159,8 @@ def _numbers(values: pd.Series, units: pd.Series, sides: Mapping[str, pd.Series]
         if len(present):
             low, median, high = np.quantile(present, [0.25, 0.5, 0.75])
             spread = float(present.std(ddof=1)) if len(present) > 1 else None
-            described[side] |= {"mean": float(present.mean()), "sd": spread, "median": float(median)}
+            described[side] |= {"mean": float(present.mean()), "median": float(median)}
+            described[side] |= {} if spread is None else {"sd": spread}
             described[side] |= {"low": float(low), "high": float(high)}
     return {"kind": "numbers", "sides": described}
 

@@ -316,61 +316,21 @@ class WithinColumn(Record):
 # ------------------------------------------------------------------------------------- the cohort, altered images
 
 
-class Flow(Record):
-    """The steps that left rows out (`casewise.cohort.participants`) and the sizes of the cohort; `name` if external."""
-
-    steps: Sequence[Mapping[str, Any]]
-    cohort: dict[str, int]
-    external: Flow | None = None
-    name: str | None = None
-
-
-class Side(Record):
-    """A side of the split: `all`, `train`, `test`, a `fold` or `external`, with its name and sizes."""
-
-    code: str
-    name: str
-    subjects: int
-    cases: int
-    images: int
-
-
-class NumberSummary(Record):
-    """A characteristic that is a number, on one side: mean, standard deviation, median and quartiles of `n` units."""
-
-    n: int
-    missing: int
-    mean: float | None = None
-    sd: float | None = None
-    median: float | None = None
-    low: float | None = None
-    high: float | None = None
-
-
-class CategoryCounts(Record):
-    """A characteristic with categories, on one side: units by level."""
-
-    counts: list[int]
-    missing: int
-
-
-class Characteristic(Record):
-    """A column or target on each side of the split, by the side's position (see `casewise.cohort.participants`)."""
-
-    name: str
-    what: str
-    unit: str
-    kind: str
-    sides: dict[str, NumberSummary | CategoryCounts]
-    levels: list[dict[str, str]] | None = None
-
-
 class Participants(Record):
-    """The flow of participants, and their characteristics on each side of the split."""
+    """The flow of participants, and their characteristics on each side of the split.
 
-    flow: Flow
-    sides: list[Side]
-    characteristics: list[Characteristic]
+    Attributes:
+        flow: the `steps` that left rows out (`casewise.cohort.participants`), the sizes of the `cohort`, and both for
+            an `external` one with its `name`.
+        sides: code (`all`, `train`, `test`, a `fold` or `external`), name and sizes of each.
+        characteristics: a column or target each (`casewise.cohort.participants.characteristics`), whose values are by
+            the position of the side.
+        evaluated: numbers of subjects and cases by stage.
+    """
+
+    flow: Mapping[str, Any]
+    sides: Sequence[Mapping[str, Any]]
+    characteristics: Sequence[Mapping[str, Any]]
     evaluated: dict[str, dict[str, int]]
 
 
@@ -429,14 +389,6 @@ class ClassChange(Record):
     answers: int
 
 
-class CorrectAnswers(Record):
-    """Answers that agree with the reference before and after an alteration, of those with one."""
-
-    before: int
-    after: int
-    of: int
-
-
 # From so few answers that a class loses, nothing is concluded.
 FEWEST_OF_CLASS = 5
 
@@ -444,8 +396,8 @@ FEWEST_OF_CLASS = 5
 class AlteredAnswers(Record):
     """An alteration's effect on classes: changed answers, most common change first.
 
-    `before` are the answers by class for the unaltered images; `confidence` is the mean change of the largest
-    probability.
+    `before` are the answers by class for the unaltered images; `correct` counts the answers that agree with the
+    reference `before` and `after`, `of` those with one; `confidence` is the mean change of the largest probability.
     """
 
     cases: int
@@ -455,7 +407,7 @@ class AlteredAnswers(Record):
     share: Estimate
     changes: list[ClassChange]
     before: dict[str, int]
-    correct: CorrectAnswers
+    correct: dict[str, int]
     confidence: float
 
     @property

@@ -17,7 +17,6 @@ from casewise.evaluation.results import (
     AlteredAnswers,
     AlteredNumbers,
     ClassChange,
-    CorrectAnswers,
     DriftGap,
     DriftGroup,
     LearnerDrift,
@@ -71,7 +70,7 @@ def _changed(before: pd.DataFrame, after: pd.DataFrame, classes: Sequence[str], 
         share=mean_by_subject(changed, before["subject"], plan, name="share"),
         changes=[ClassChange(classes[int(old)], classes[int(new)], int(n)) for (old, new), n in counts.items()],
         before={name: int(answers.get(number, 0)) for number, name in enumerate(classes)},
-        correct=CorrectAnswers(was, now, of=int(before["y_true"].notna().sum())),
+        correct={"before": was, "after": now, "of": int(before["y_true"].notna().sum())},
         confidence=float((after[columns].max(axis=1) - before[columns].max(axis=1)).mean()),
     )
 

@@ -36,7 +36,6 @@ from casewise.evaluation.figures import Figures
 from casewise.evaluation.headline import internal_headline
 from casewise.evaluation.judges import Judged
 from casewise.evaluation.metrics_file import as_stored, write_results
-from casewise.evaluation.record import from_json
 from casewise.evaluation.results import Results
 from casewise.evaluation.subgroups import headline_rows, subgroups, within_column
 from casewise.evaluation.trial import trial
@@ -398,10 +397,10 @@ def _participants_and_subgroups(
 
 def _described_cohort(
     study: Study, cohort: Cohort, splits: Mapping[str, Any], folder: RunFolder
-) -> tuple[stored.Flow, list[stored.Side], list[stored.Characteristic]]:
+) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]:
     """The flow of participants, the sides of the split with the external cohort, and the characteristics on each."""
     images = cohort.images
-    flow = stored.Flow(cohort.flow, _sizes(images))
+    flow: dict[str, Any] = {"steps": cohort.flow, "cohort": _sizes(images)}
     side = images["subject"].astype(str).map(dict(splits["subjects"])).map(str)
     if study.external:
         other = read_external(study, cohort)[1]
@@ -413,7 +412,7 @@ def _described_cohort(
         prefixed = {name: prefix + outside[name].astype(str) for name in ("subject", "case")}
         outside = outside.assign(**prefixed)
         steps = [*other.flow, *cases_step("images", other.cases, left)]
-        flow = replace(flow, external=stored.Flow(steps, _sizes(outside), name=study.external_name))
+        flow["external"] = {"steps": steps, "cohort": _sizes(outside), "name": study.external_name}
         images = pd.concat([images, outside], ignore_index=True)
         side = side.reindex(images.index, fill_value="external")
     own = pd.Series(np.arange(len(images)) < len(cohort.images), index=images.index)
@@ -431,9 +430,8 @@ def _described_cohort(
     if study.external:
         names.append(("external", study.external_name, ~own))
     rows = {str(number): mask for number, (*_, mask) in enumerate(names)}
-    sides = [stored.Side(code, name, **_sizes(images[mask])) for code, name, mask in names]
-    entries = characteristics(study, images, described_columns(study, images), rows)
-    return flow, sides, from_json(list[stored.Characteristic], entries)
+    sides = [{"code": code, "name": name, **_sizes(images[mask])} for code, name, mask in names]
+    return flow, sides, characteristics(study, images, described_columns(study, images), rows)
 
 
 def _sizes(images: pd.DataFrame) -> dict[str, int]:

@@ -197,8 +197,8 @@ def altered(context: ReportContext) -> Found:
         where = " of the validation set" if context.holdout else " out of fold"
         where = where if context.stage == "test" else ""
         effect = f"{entry.changed} of {counted(entry.answers, 'prediction')}{where} change"
-        if entry.correct.of:
-            effect += f", {entry.correct.before} right before, {entry.correct.after} after"
+        if entry.correct["of"]:
+            effect += f", {entry.correct['before']} right before, {entry.correct['after']} after"
         lost, count, share = entry.lost
         if share / 2 >= MOST_CHANGED and share / 2 > (entry.share.value or 0.0):
             name_lost = class_name(context.study, context.outcome, lost)
@@ -218,9 +218,9 @@ def altered(context: ReportContext) -> Found:
 
 def _beside(name: str, entry: Altered) -> str:
     """An alteration, and how many answers are right after it."""
-    if not isinstance(entry, AlteredAnswers) or not entry.correct.of:
+    if not isinstance(entry, AlteredAnswers) or not entry.correct["of"]:
         return alteration(name)
-    return f"{alteration(name)} ({entry.correct.after:,} of {entry.correct.of:,} right)"
+    return f"{alteration(name)} ({entry.correct['after']:,} of {entry.correct['of']:,} right)"
 
 
 def networks_left_out(context: ReportContext) -> Found:

@@ -78,7 +78,7 @@ def test_networks_are_listed_with_the_parameters_that_were_trained(chest_run: An
 
 def test_labels_are_those_of_each_side(chest_run: Any, films: Path) -> None:
     labels = pd.read_csv(films / "tables/labels.csv").set_index(["side", "level"])["n"]
-    sides = {side.code: side.cases for side in chest_run.results.participants.sides}
+    sides = {side["code"]: side["cases"] for side in chest_run.results.participants.sides}
     assert sides["test"] == labels["test"].sum() > 0
     assert (labels["train"] + labels["test"]).to_dict() == labels["all"].to_dict()
 

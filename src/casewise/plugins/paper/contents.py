@@ -11,7 +11,7 @@ import pandas as pd
 
 from casewise.errors import CasewiseError
 from casewise.evaluation.figures import FOLD, ByMetric, Estimate
-from casewise.evaluation.results import CategoryCounts, ClassFigures, NumberSummary
+from casewise.evaluation.results import ClassFigures
 from casewise.metrics.registry import columns, metric_of
 from casewise.report.blocks import Cell, Row, Table
 from casewise.report.context import SIDES
@@ -209,26 +209,20 @@ class Paper:
             CasewiseError: the run has no record of them.
         """
         participants = self.run.results.participants
-        entries = [c for c in participants.characteristics if c.what == "target"] if participants else []
+        entries = [c for c in participants.characteristics if c["what"] == "target"] if participants else []
         if participants is None or not entries:
             raise CasewiseError("the run has no record of its targets by side of the split")
         lines: list[Line] = []
         for entry in entries:
             for number, side in enumerate(participants.sides):
-                values = entry.sides.get(str(number))
-                about = {"target": entry.name, "unit": entry.unit, "side": f"{side.code} {side.name}".strip()}
-                if isinstance(values, CategoryCounts):
-                    levels = [level.get("name", "") for level in entry.levels or []]
-                    for level, count in zip(levels, values.counts, strict=True):
-                        lines.append({**about, "level": level, "n": count, "missing": values.missing})
-                elif isinstance(values, NumberSummary):
-                    lines.append(
-                        {
-                            **about,
-                            "level": "",
-                            **{name: values.get(name) for name in NumberSummary.__dataclass_fields__},
-                        }
-                    )
+                values, where = entry["sides"][str(number)], f"{side['code']} {side['name']}".strip()
+                about = {"target": entry["name"], "unit": entry["unit"], "side": where}
+                if "counts" in values:
+                    for level, count in zip(entry["levels"], values["counts"], strict=True):
+                        lines.append({**about, "level": level["name"], "n": count, "missing": values["missing"]})
+                else:
+                    names = ("n", "missing", "mean", "sd", "median", "low", "high")
+                    lines.append({**about, "level": "", **{name: values.get(name) for name in names}})
         return Table.of(pd.DataFrame(lines), "Recorded targets by side of the split.")
 
     def confusion(self, target: str, stage: str) -> Table:
@@ -483,10 +477,7 @@ def joined(papers: Sequence[Paper]) -> Table:
 
 def _ours(figure: Estimate | None) -> Line:
     """A figure of the typed results as cells."""
-    if figure is None:
-        return dict.fromkeys(("value", "low", "high", "n_subjects", "n_cases", "rough", "reason"))
-    cells = {name: getattr(figure, name) for name in ("value", "low", "high", "n_subjects", "n_cases", "rough")}
-    return {**cells, "reason": figure.reason}
+    return dict(vars(figure)) if figure else dict.fromkeys(Estimate.__dataclass_fields__)
 
 
 def _theirs(value: tuple[float, float | None] | None) -> dict[str, float | None]:
@@ -503,7 +494,7 @@ def _published_text(write: MetricFormat, metric: str, value: tuple[float, float 
 def design(run: Run) -> dict[str, str]:
     """The facts of the run's design that publications have, from its records and settings."""
     study, results, recipe = run.study, run.results, run.study.recipe
-    sides = {side.code: side for side in results.participants.sides} if results.participants else {}
+    sides = {side["code"]: side for side in results.participants.sides} if results.participants else {}
     whole, test = sides.get("all"), sides.get("test")
     jobs, stopping = run.finished.jobs, recipe.early_stopping
     epochs = sorted({int(job["epochs"]) for job in jobs if job.get("epochs") is not None})
@@ -512,10 +503,10 @@ def design(run: Run) -> dict[str, str]:
     limit = f"at most {recipe.epochs:,}" if not recipe.phases else stages
     stop = "none" if stopping.monitor == "none" else f"after {stopping.patience} epochs, on {stopping.monitor} subjects"
     facts = {
-        "subjects": f"{whole.subjects:,}" if whole else "",
-        "cases": f"{whole.cases:,}" if whole else "",
-        "images": f"{whole.images:,}" if whole else "",
-        "test": f"{test.subjects:,} subjects, {test.cases:,} cases, by {study.split.by}"
+        "subjects": f"{whole['subjects']:,}" if whole else "",
+        "cases": f"{whole['cases']:,}" if whole else "",
+        "images": f"{whole['images']:,}" if whole else "",
+        "test": f"{test['subjects']:,} subjects, {test['cases']:,} cases, by {study.split.by}"
         if test
         else "none: predicted out of fold",
         "folds": f"{run.finished.splits.folds}, by {study.split.by}"

@@ -109,6 +109,6 @@ def _cell(entry: Altered, digits: int) -> Cell:
     if name:
         text += f", {count} of {total} to {plain(name)}"
     small_text = f"{share.text} {share.small}".strip()
-    if entry.correct.of:
-        small_text += f"; correct {entry.correct.before}, then {entry.correct.after}"
+    if entry.correct["of"]:
+        small_text += f"; correct {entry.correct['before']}, then {entry.correct['after']}"
     return Cell(text, small_text, share.value)

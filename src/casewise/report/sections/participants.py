@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from casewise.evaluation.results import CategoryCounts, Flow, NumberSummary, Participants
+from casewise.evaluation.results import Participants
 from casewise.report import formatting as fmt
 from casewise.report.blocks import Cell, Fold, Row, Section, Table, Text
 from casewise.report.context import EXTERNAL, SIDES, ReportContext, without_folds
@@ -45,12 +45,12 @@ def section(context: ReportContext) -> Section | None:
     entry, study = context.metrics.participants, context.study
     if entry is None:
         return None
-    steps, outside = ["Step", "Left out", "Remaining"], entry.flow.external
+    steps, outside = ["Step", "Left out", "Remaining"], entry.flow.get("external")
     flows = [Table(steps, _flow_rows(entry.flow, entry, study.unit), FLOW, wide=True)]
     if outside:
         rows = _flow_rows(outside, entry, study.unit)
-        flows.append(Table(steps, rows, f"External cohort: {outside.name}.", wide=True))
-    heads = ["Characteristic", *(SIDE_NAMES[side.code].format(name=side.name) for side in entry.sides)]
+        flows.append(Table(steps, rows, f"External cohort: {outside['name']}.", wide=True))
+    heads = ["Characteristic", *(SIDE_NAMES[side["code"]].format(name=side["name"]) for side in entry.sides)]
     caption = without_folds(context, CHARACTERISTICS).replace("subject", study.unit)
     described = Table(heads, _characteristic_rows(study, entry), caption, wide=True)
     flow = Fold("Flow of participants, step by step", [*flows, Text(FLOW_NOTE, note=True)])
@@ -61,14 +61,14 @@ def section(context: ReportContext) -> Section | None:
 # -------------------------------------------------------------------------------------------------------------- flow
 
 
-def _flow_rows(flow: Flow, entry: Participants, unit: str = "subject") -> list[Row]:
+def _flow_rows(flow: Mapping[str, Any], entry: Participants, unit: str = "subject") -> list[Row]:
     """The steps from the table to the cohort, and what of it was predicted and evaluated; subjects are a `unit`."""
     rows = []
-    for index, step in enumerate(flow.steps):
+    for index, step in enumerate(flow["steps"]):
         values = fmt.listed(_first(step.get("values") or []), "or")
         name = STEPS.get(step["code"], step["code"]).format(column=step.get("column"), values=values)
         rows.append(Row(name, [_rows(step, unit) if index else "", _rows(step["left"], unit)]))
-    cohort, external = flow.cohort, flow is entry.flow.external
+    cohort, external = flow["cohort"], flow is entry.flow.get("external")
     size = f"{fmt.counted(cohort['subjects'], unit)}, {fmt.counted(cohort['images'], 'file')}"
     rows.append(Row("Cohort", ["", Cell(fmt.counted(cohort["cases"], "case"), size)]))
     for stage, counts in entry.evaluated.items():
@@ -103,42 +103,42 @@ def _characteristic_rows(study: Study, entry: Participants) -> list[Row]:
     sizes = [name for name in SIZES if name != "subjects" or study.unit != "image"]
     rows = [Row(fmt.capital(name), [f"{side[name]:,}" for side in entry.sides]) for name in sizes]
     for item in entry.characteristics:
-        target = item.what == "target"
-        name = fmt.display_name(study, item.name) if target else fmt.plain(item.name)
-        name = fmt.capital(name) + (f" (by {item.unit})" if item.unit != "subject" else "")
-        by_side = [item.sides[side] for side in sides]
-        if item.kind == "numbers":
-            digits = metric_format(study, item.name).digits("mae") if target else 1
-            summaries = (values for values in by_side if isinstance(values, NumberSummary))
-            rows.append(Row(name, _brief([_numbers_cell(values, digits) for values in summaries], entry)))
+        target = item["what"] == "target"
+        name = fmt.display_name(study, item["name"]) if target else fmt.plain(item["name"])
+        name = fmt.capital(name) + (f" (by {item['unit']})" if item["unit"] != "subject" else "")
+        by_side = [item["sides"][side] for side in sides]
+        if item["kind"] == "numbers":
+            digits = metric_format(study, item["name"]).digits("mae") if target else 1
+            rows.append(Row(name, _brief([_numbers_cell(values, digits) for values in by_side], entry)))
         else:
             rows.append(Row(name, ["" for _ in by_side]))
-            for position, level in enumerate(item.levels or []):
-                cells = [_counts_cell(side.counts, position) for side in by_side if isinstance(side, CategoryCounts)]
+            for position, level in enumerate(item.get("levels", [])):
+                cells = [_counts_cell(side["counts"], position) for side in by_side]
                 label = fmt.plain(fmt.group_label(level)) if target else fmt.group_label(level)
                 rows.append(Row(label, _brief(cells, entry), inner=True))
-        if any(values.missing for values in by_side):
-            rows.append(Row("not recorded", [f"{values.missing:,}" for values in by_side], inner=True))
+        if any(values["missing"] for values in by_side):
+            rows.append(Row("not recorded", [f"{values['missing']:,}" for values in by_side], inner=True))
     return rows
 
 
 def _brief(cells: Sequence[Cell], entry: Participants) -> list[Cell]:
     """The cells of a row; cells of folds without their small print."""
     pairs = zip(cells, entry.sides, strict=True)
-    return [replace(cell, small="") if side.code == "fold" else cell for cell, side in pairs]
+    return [replace(cell, small="") if side["code"] == "fold" else cell for cell, side in pairs]
 
 
-def _numbers_cell(values: NumberSummary, digits: int) -> Cell:
+def _numbers_cell(values: Mapping[str, Any], digits: int) -> Cell:
     """Mean (SD), with the median and quartiles below.
 
-    >>> _numbers_cell(NumberSummary(2, 0, mean=1.5, sd=0.5, median=1.5, low=1.25, high=1.75), 1)
+    >>> _numbers_cell({"mean": 1.5, "sd": 0.5, "median": 1.5, "low": 1.25, "high": 1.75}, 1)
     Cell(text='1.5 (0.5)', small='1.5 [1.2, 1.8]', value=1.5)
     """
-    if values.mean is None:
+    if "mean" not in values:
         return Cell(fmt.MISSING)
-    mean, spread = fmt.number(values.mean, digits), fmt.number(values.sd, digits)
-    quartiles = f"[{fmt.number(values.low, digits)}, {fmt.number(values.high, digits)}]"
-    return Cell(f"{mean} ({spread})", f"{fmt.number(values.median, digits)} {quartiles}", values.mean)
+    mean, spread, median, low, high = (
+        fmt.number(values.get(name), digits) for name in ("mean", "sd", "median", "low", "high")
+    )
+    return Cell(f"{mean} ({spread})", f"{median} [{low}, {high}]", values["mean"])
 
 
 def _counts_cell(counts: Sequence[int], position: int) -> Cell:
