@@ -582,12 +582,14 @@ def _density(chest: _Chest, canvas: Canvas, breath: float) -> tuple[Array, Array
     bulge, below = much["heart"] * bulge, much["abdomen"] * below * body
     # Heart and liver have the same density, so the border between them is invisible below the dome.
     density += np.maximum(bulge, below) + 0.25 * np.minimum(bulge, below)
-    density -= 0.12 * soft(fill(*(_breathed(bubble, breath) for bubble in chest.bubble)), 0.012)
+    if chest.bubble:
+        density -= 0.12 * soft(fill(*(_breathed(bubble, breath) for bubble in chest.bubble)), 0.012)
     # Exposure is uneven: one side of the film receives more rays, and the bases are thicker than the tops.
     density += much["across"] * x * body
     density += much["down"] * y * body
     _add_bones(chest, canvas, density, body, soft(lungs, 0.02), x, y)
-    density += much["breasts"] * soft(fill(*chest.breasts), 0.012) * body
+    if chest.breasts:
+        density += much["breasts"] * soft(fill(*chest.breasts), 0.012) * body
     _add_texture(chest, canvas, density, body, soft(lungs), breath)
     return density, lungs, np.clip((depth - np.float32(_MARGIN)) * np.float32(1 / _RAMP), 0, 1)
 
