@@ -19,7 +19,7 @@ from casewise.study.recipe import Phase
 from casewise.study.schema import Panels, Recipe
 from casewise.training import frozen_features as frozen_features_file
 from casewise.training.compute_plan import ComputePlan
-from casewise.training.frozen_features import FeatureStore, SharedFeatures, cached_or_computed, features
+from casewise.training.frozen_features import FeatureStore, SharedFeatures, features
 from casewise.training.loop import TrainingContext
 from casewise.training.stages import frozen_features, learn
 
@@ -157,9 +157,9 @@ def test_the_least_recently_used_values_are_removed_above_the_limit(tmp_path: Pa
 def test_a_block_that_another_process_computes_is_left_for_later(tmp_path: Path) -> None:
     store, address = FeatureStore(tmp_path), "ab" * 32
     with FileLock(store.locked(address).lock_file, is_singleton=False):
-        assert cached_or_computed(store, address, lambda: torch.ones(3), wait=0) is None
-    assert torch.equal(cached_or_computed(store, address, lambda: torch.ones(3), wait=0), torch.ones(3))
-    assert torch.equal(cached_or_computed(store, address, lambda: torch.zeros(3)), torch.ones(3))
+        assert store.step(address, lambda: torch.ones(3), wait=0) is None
+    assert torch.equal(store.step(address, lambda: torch.ones(3), wait=0), torch.ones(3))
+    assert torch.equal(store.step(address, lambda: torch.zeros(3)), torch.ones(3))
 
 
 @pytest.mark.parametrize("text", ["many", "-1", "nan", "inf"])

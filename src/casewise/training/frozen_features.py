@@ -210,6 +210,30 @@ class FeatureStore:
             raise CasewiseError(f"{VARIABLE}: must be a number of GB of at least 0, such as 4, not {text[:80]!r}.")
         return cls(cache_folder() / "features", int(float(text) * 2**30))
 
+    def step(self, address: str | None, compute: Callable[[], Tensor], *, wait: float = -1) -> Tensor | None:
+        """The values at an address, computed and stored if they are not there; None if another process computes them.
+
+        Args:
+            address: None: they are computed and not stored.
+            wait: the seconds to wait for another process; -1: until it has finished.
+        """
+        if address is None or not self.limit:
+            return compute()
+        if (values := self.read(address)) is not None:
+            return values
+        try:
+            lock = self.locked(address)
+            lock.acquire(timeout=wait)
+        except Timeout:
+            return None
+        except (OSError, NotImplementedError):  # a folder that cannot be written, or without locks
+            return compute()
+        with lock:
+            if (values := self.read(address)) is None:
+                values = compute().cpu()
+                self.write(address, values)
+        return values
+
     def read(self, address: str) -> Tensor | None:
         """The values at this address; None if they are not stored or damaged."""
         path = self._path(address)
@@ -316,12 +340,8 @@ class SharedFeatures:
         result: Tensor | None = None
         for wait in (0, -1):  # first those that no other process is computing, then the rest
             for block in list(waiting):
-                values = cached_or_computed(
-                    self.store,
-                    digest([hashes[block], facts]) if hashes else None,
-                    partial(compute, self.block(block)),
-                    wait=wait,
-                )
+                address = digest([hashes[block], facts]) if hashes else None
+                values = self.store.step(address, partial(compute, self.block(block)), wait=wait)
                 if values is None:
                     continue
                 waiting.remove(block)
@@ -342,33 +362,6 @@ class SharedFeatures:
     def block(self, block: int) -> PanelDataset:
         """The panels of a block."""
         return self.panels.subset(list(range(block * BLOCK, min((block + 1) * BLOCK, len(self.panels)))))
-
-
-def cached_or_computed(
-    store: FeatureStore, address: str | None, compute: Callable[[], Tensor], *, wait: float = -1
-) -> Tensor | None:
-    """The values at an address, computed and stored if they are not there; None if another process computes them.
-
-    Args:
-        address: None: they are computed and not stored.
-        wait: the seconds to wait for another process; -1: until it has finished.
-    """
-    if address is None or not store.limit:
-        return compute()
-    if (values := store.read(address)) is not None:
-        return values
-    try:
-        lock = store.locked(address)
-        lock.acquire(timeout=wait)
-    except Timeout:
-        return None
-    except (OSError, NotImplementedError):  # a folder that cannot be written, or without locks
-        return compute()
-    with lock:
-        if (values := store.read(address)) is None:
-            values = compute().cpu()
-            store.write(address, values)
-    return values
 
 
 # The bytes that this process has written to a store since it was searched for files to remove.
