@@ -212,7 +212,7 @@ def test_a_run_keeps_stated_settings_and_records_them(tmp_path: Path, chests: Pa
     with pytest.MonkeyPatch.context() as patch:
         for step in ("read.prepare", "audit.audit"):
             patch.setattr(f"casewise.pipeline.{step}", lambda *given: pytest.fail("begun before the refusal"))
-        with pytest.raises(RunError, match=r"recipe\.epochs was 1 and is planned"):
+        with pytest.raises(RunError, match=r"recipe\.epochs was 1"):
             casewise.run(read_study(tmp_path / "study.yaml", settings=settings[1:]), folder.path)
         with pytest.raises(RunError, match="budget was 60"):
             casewise.run(read_study(tmp_path / "study.yaml", settings=[*settings, "budget=3min"]), folder.path)

@@ -373,7 +373,7 @@ def changed_settings(folder: RunFolder, study: Study, section: str) -> list[str]
     current = study.model_dump(mode="json")[section]
     # the folder of the tiles and their memory have no effect on the networks
     names = [name for name in current if name in before and name not in ("store", "memory")]
-    return [line for name in names for line in _differences(f"{section}.{name}", before[name], current[name])]
+    return [line for name in names for line in differences(f"{section}.{name}", before[name], current[name])]
 
 
 def refuse_other(folder: RunFolder, decided: Mapping[str, object], study: Study | None = None) -> None:
@@ -392,25 +392,42 @@ def refuse_other(folder: RunFolder, decided: Mapping[str, object], study: Study 
     if not recorded or not finished:
         return
     before = recorded["decided"]
-    changed = _differences("tiles", before.get("tiling"), decided["tiling"]) if "tiling" in decided else []
+    changed = differences("tiles", before.get("tiling"), decided["tiling"]) if "tiling" in decided else []
     # Other tiles change the table of images, although the cohort's table is the same.
     rest = [key for key in decided if key != "tiling" and not (changed and key == "cohort")]
-    changed += [line for key in rest for line in _differences(key, before.get(key), decided[key])]
+    changed += [line for key in rest for line in differences(key, before.get(key), decided[key])]
     if study and (images := changed_settings(folder, study, "images")):
         changed = [line for text in changed for line in (images if text.startswith("images or") else [text])]
+    refuse_changed(folder, changed)
+
+
+# The number of changed settings that a message names.
+MOST_NAMED = 4
+
+
+def refuse_changed(folder: RunFolder, changed: Sequence[str]) -> None:
+    """Refuse to train networks in a folder that has networks with other inputs; `changed` has a text for each change.
+
+    Raises:
+        RunError: something changed.
+    """
+    if more := max(len(changed) - MOST_NAMED, 0):
+        changed = [*changed[:MOST_NAMED], f"and {more} more"]
+    study = " All settings are in `study.json`: give the study file that the run was started with." if more else ""
     if changed:
         raise RunError(
-            f"{folder.path} holds networks of another study: {'; '.join(changed[:4])}. Results of both must not be "
-            "mixed. Choose another folder with --output, or undo the change."
+            f"{folder.path} holds networks of another study: {'; '.join(changed)}. Results of both must not be mixed. "
+            f"Choose another folder with --output, or undo the change.{study}"
         )
 
 
-def _differences(key_path: str, before: Any, after: Any) -> list[str]:
+def differences(key_path: str, before: Any, after: Any) -> list[str]:
+    """A text for each value that differs, by its path in mappings."""
     if isinstance(before, dict) and isinstance(after, dict):
         return [
             line
             for key in {**before, **after}
-            for line in _differences(f"{key_path}.{key}", before.get(key), after.get(key))
+            for line in differences(f"{key_path}.{key}", before.get(key), after.get(key))
         ]
     if before == after:
         return []
@@ -421,4 +438,4 @@ def _differences(key_path: str, before: Any, after: Any) -> list[str]:
         "masks": "masks of the images",
         "pretraining": "the cohort to pretrain on",
     }
-    return [f"{plain[key_path]} changed" if key_path in plain else f"{key_path} was {before!r} and is {after!r}"]
+    return [f"{plain[key_path]} changed" if key_path in plain else f"{key_path} was {cut(before)} and is {cut(after)}"]

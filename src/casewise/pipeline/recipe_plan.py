@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from casewise.cohort.table import names_text
 from casewise.console import duration
-from casewise.errors import DamagedError, RunError, StudyError, counted, cut
+from casewise.errors import DamagedError, StudyError, counted
 from casewise.evaluation.record import from_json
 from casewise.modalities.registry import modality_of
 from casewise.predictions.penalised import PenalisedFit, subject_folds
@@ -43,8 +43,6 @@ MOST_EPOCHS = 12
 SIDES = {"left", "right", "links", "rechts", "gauche", "droite", "dexter", "sinister", "nasal", "temporal"}
 PAIRS = ("lr", ("od", "os"), ("medial", "lateral"))
 PLACES = {"zone", "region", "quadrant", "field", "lobe", "segment", "sector", "brixia"}
-# So many changed settings are named.
-MOST_NAMED = 4
 # How images vary in the training of pretrained networks for classes and numbers, besides flips.
 VARIED = {"zoom_in": 0.4, "translate": 0.1, "brightness": 0.2, "contrast": 0.2, "padding_mode": "reflect"}
 VARIED_WORDS = {"zoom_in": "enlargement", "translate": "shifts", "brightness": "brightness", "contrast": "contrast"}
@@ -163,7 +161,6 @@ def plan_recipe(inputs: RunInputs, show: Show) -> RunInputs:
 
     Raises:
         StudyError: a stated setting contradicts the plan.
-        RunError: the folder has learners of a plan for which other settings were stated.
     """
     study, folder = inputs.study, inputs.folder
     if not study.trained:
@@ -176,13 +173,10 @@ def plan_recipe(inputs: RunInputs, show: Show) -> RunInputs:
             f"recipe: it is planned for `backbones` only. For {names_text(study.trained)} write `auto: false` under "
             "`recipe`, and its settings."
         )
-    reproduced, stated = folder.reproduction.exists(), study.recipe.stated
-    recorded = folder.recipe_plan.read_or_none()
+    stated, recorded = study.recipe.stated, folder.recipe_plan.read_or_none()
     earlier = from_json(RecipePlan, recorded) if recorded else None
-    if earlier and (folder.finished_jobs() or reproduced):
+    if earlier and (folder.finished_jobs() or folder.reproduction.exists()):
         planned = earlier
-        if not reproduced:
-            _refuse_other(folder, planned.stated, stated)
     else:
         facts = plan_facts(study, inputs.cohort, inputs.splits, inputs.store)
         begun = earlier and earlier.forecast and (earlier.facts, dict(earlier.stated)) == (facts, stated)
@@ -236,46 +230,22 @@ def refuse_changes(study: Study, folder: RunFolder) -> None:
         RunError: settings of the images, of a planned recipe, or of the computation were others.
         StudyError: the stated compute plan cannot be read.
     """
-    from casewise.jobs.plan import changed_settings
+    from casewise.jobs.plan import changed_settings, differences, refuse_changed
 
     if not folder.finished_jobs() or folder.reproduction.exists():
         return
     changed = [line for line in changed_settings(folder, study, "images") if line.split()[0][7:] in _OF_PIXELS]
-    if changed:
-        raise RunError(
-            f"{folder.path} holds networks of another study: {'; '.join(changed[:MOST_NAMED])}. Results of both must "
-            "not be mixed. Choose another folder with --output, or undo the change."
-        )
     if planned := recorded_plan(study, folder):
-        _refuse_other(folder, planned.stated, study.recipe.stated)
+        before, now = planned.stated, study.recipe.stated
+        absent = dict.fromkeys({**before, **now}, "planned")
+        changed += differences("recipe", {**absent, **before}, {**absent, **now})
+    refuse_changed(folder, changed)
     if study.trained:
         from casewise.jobs.compute_plans import refuse_other_plans
 
         # a damaged record states no plan: it is set aside later, and its network is trained again
         with suppress(DamagedError):
             refuse_other_plans(study, folder)
-
-
-def _refuse_other(folder: RunFolder, before: Mapping[str, object], stated: Mapping[str, object]) -> None:
-    """Check that a plan was made for the same stated settings.
-
-    Raises:
-        RunError: naming those that changed.
-    """
-    was, now = ({name: cut(value) for name, value in settings.items()} for settings in (before, stated))
-    changed = [
-        f"recipe.{name} was {was.get(name, 'planned')} and is {now.get(name, 'planned')}"
-        for name in {**before, **stated}
-        if before.get(name) != stated.get(name)
-    ]
-    if changed:
-        more = len(changed) - MOST_NAMED
-        named = "; ".join(changed[:MOST_NAMED]) + (f"; and {more} more" if more > 0 else "")
-        plan = " The plan is in `study.json`: give the study file that the run was started with." if more > 0 else ""
-        raise RunError(
-            f"{folder.path} holds networks of another study: {named}. Results of both must not be mixed. "
-            f"Choose another folder with --output, or undo the change.{plan}"
-        )
 
 
 def plan_facts(study: Study, cohort: Cohort, splits: Splits, store: ImageStore | None) -> PlanFacts:
