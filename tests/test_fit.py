@@ -232,7 +232,7 @@ def test_new_cases_are_prepared_as_in_training(finished: Run, films: Path, tmp_p
     one = one.assign(path=str(films.parent / one["path"].iat[0])).drop(columns="label")
     one.to_csv(tmp_path / "a.csv", index=False)
     bundle = Bundle.open(RunFolder(finished.folder).job("test_resnet", 0).path)
-    store = NewTable(bundle.study(tmp_path / "a.csv"), own=True).prepared(tmp_path, Silent()).store
+    store = NewTable(bundle.study(tmp_path / "a.csv"), own=True).prepared(tmp_path).store
     assert store.preparation.fit == "stretch"
 
 

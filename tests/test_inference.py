@@ -11,7 +11,6 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from casewise import open_run
-from casewise.console import Silent
 from casewise.errors import CasewiseError, RunError, WeightsError, counted
 from casewise.files import checksum
 from casewise.inference.model import load_bundle
@@ -169,7 +168,7 @@ def test_weights_that_are_no_finite_numbers_are_refused(chest_run: Run, tmp_path
 def test_a_row_of_a_panel_without_a_number_has_none(chest_run: Run, new: Path, tmp_path: Path, pooling: str) -> None:
     bundle = load_bundle(chest_run.folder).members[0]
     table = new_table(new, bundle, tmp_path, columns={}, root=None)
-    panels, study = table.prepared(tmp_path, Silent()).cohort.panels, table.study.of_learner(bundle.model)
+    panels, study = table.prepared(tmp_path).cohort.panels, table.study.of_learner(bundle.model)
     study = study.model_copy(update={"panels": study.panels.model_copy(update={"pooling": pooling})})
     for count in (1, 2):  # with one panel, and with two of which one has a number
         values = np.random.default_rng(1).dirichlet(np.ones(len(THREE)), len(panels) * count)

@@ -96,7 +96,7 @@ def predict(
     could be written with --also.
     """
     from casewise.console import Silent, Terminal, print_error
-    from casewise.errors import LINE, CasewiseError, counted, nearest_folder, none_of, shortened
+    from casewise.errors import LINE, CasewiseError, counted, none_of, shortened
 
     show = Silent() if quiet else Terminal()
     columns = {}
@@ -115,7 +115,7 @@ def predict(
         from casewise.cohort.checks import ROLES
         from casewise.cohort.folder_layout import stated_pattern
         from casewise.files import write_json
-        from casewise.inference.new_cases import check_input, existing_paths
+        from casewise.inference.new_cases import check_input
         from casewise.inference.output_table import check_output, predict_to_file
         from casewise.run_folder.folder import RunFolder, check_model_path
 
@@ -128,10 +128,7 @@ def predict(
         if pattern:
             stated_pattern(pattern, of_cases=True)
         check_output(output)
-        paths = existing_paths(cases)
-        if root is not None and not root.is_dir():
-            raise CasewiseError(f"--root: there is no folder {root}.{nearest_folder(root)}")
-        check_input(paths, columns, root, pattern)
+        check_input(cases, columns, root, pattern)
         from casewise.inference.model import load_bundle
 
         bar(0, 0, "loading the model")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -208,17 +209,10 @@ class TrainedModel:
             CasewiseError: the cases as a whole cannot be read, such as a table without the column of the images.
             RunError: there is no such learner.
         """
-        if abstain:
-            self.check_abstaining()
-        ensemble = Ensemble(self.members, self.combination, learner)
-        with tempfile.TemporaryDirectory() as temporary:
-            table, cells = self._table(ensemble, cases, Path(temporary), columns, root, pattern, show or Silent())
-            folder = Path(temporary) / "prepared"
-            named = cases_of(cells, table.study, single=predicts_single_images(table.study))
-            batch: Batch = []
-            rows, new = self.predict_together(ensemble, table, cells, named, folder, batch, abstain=abstain, show=show)
-            _warn_pictures(self._of_training(table, new))
-        if text := self.drift(batch).text:
+        options: Any = {"learner": learner, "columns": columns, "root": root, "pattern": pattern, "abstain": abstain}
+        (chunk,) = self.predict_in_chunks(cases, **options, size=sys.maxsize, show=show)
+        rows = chunk.table
+        if text := self.drift(chunk.batch).text:
             log.warning("%s", text)
         if without := dict.fromkeys(rows.loc[rows["problem"] != "", "problem"]):
             first = next(iter(without))
@@ -391,7 +385,6 @@ class TrainedModel:
         batch: Batch | None = None,
         *,
         abstain: bool = False,
-        show: Show | None = None,
     ) -> tuple[pd.DataFrame, list[NewCases]]:
         """Prepare some cases of a table in `folder` and predict them; their rows, and the prepared cases.
 
@@ -399,7 +392,7 @@ class TrainedModel:
         """
         import pandas as pd
 
-        output, (prepared, problems) = self.table, prepare_together(table, cells, cases, folder, show)
+        output, (prepared, problems) = self.table, prepare_together(table, cells, cases, folder)
         tables = [self._predicted(ensemble, table.study, new, abstain, batch) for new in prepared]
         answered = {name for predicted in tables for name in predicted["case"]}
         answered |= {case.name for case, _ in problems}

@@ -8,6 +8,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain, count
 from pathlib import Path
@@ -24,7 +25,7 @@ from casewise.cohort.companions import listed_companions
 from casewise.cohort.folder_layout import ENDINGS, begins_as_image, stated_pattern
 from casewise.cohort.identity import AS_WRITTEN, alike
 from casewise.cohort.table import Problems, names_text, natural, read_text_table
-from casewise.console import Show, Silent
+from casewise.console import Silent
 from casewise.errors import CasewiseError, CohortError, ImageError, counted, nearest, nearest_folder, none_of
 from casewise.files import PICTURES, make_folder
 from casewise.inference.case_sizes import CaseSizes, check_people
@@ -140,7 +141,7 @@ class NewTable:
             log.warning("%s", IN_STUDY.sub("", doubt))
         return _with_endings(cells, self.study)
 
-    def prepared(self, folder: Path, show: Show, cells: pd.DataFrame | None = None) -> NewCases:
+    def prepared(self, folder: Path, cells: pd.DataFrame | None = None) -> NewCases:
         """Read the table, or these rows of it, without labels, and prepare the images in `folder`.
 
         Raises:
@@ -150,8 +151,8 @@ class NewTable:
         study, modality, image_folder = self.study, modality_of(self.study), ImageFolder(folder)
         try:
             cohort = read_cohort(study, to_learn=False, labelled=False, cells=cells)
-            cohort = modality.read(study, cohort, image_folder, show)
-            return NewCases(cohort, modality.prepare(study, cohort, image_folder, show), image_folder)
+            cohort = modality.read(study, cohort, image_folder, Silent())
+            return NewCases(cohort, modality.prepare(study, cohort, image_folder, Silent()), image_folder)
         except CasewiseError as error:
             raise self.corrected(error) from error
 
@@ -273,22 +274,16 @@ def _written_images(cases: Any, folder: Path, number: Iterator[int] | None = Non
     return path
 
 
-def existing_paths(cases: object) -> list[Path]:
-    """Absolute paths of cases.
-
-    Raises:
-        CasewiseError: one is missing, or is not a path.
-    """
-    return [path for group in _groups(cases) for path in group]
-
-
-def check_input(paths: Sequence[Path], columns: Mapping[str, str], root: Path | None, pattern: str) -> None:
+def check_input(cases: Sequence[Path], columns: Mapping[str, str], root: Path | None, pattern: str) -> None:
     """Check new cases before a model is loaded; arguments as of `new_table`.
 
     Raises:
-        CasewiseError: they are neither one table nor images, the table cannot be read or lacks a column, or an option
-            is about other input.
+        CasewiseError: one does not exist, they are neither one table nor images, the table cannot be read or lacks a
+            column, or an option is about other input.
     """
+    paths = [path for group in _groups(cases) for path in group]
+    if root is not None and not root.is_dir():
+        raise CasewiseError(f"--root: there is no folder {root}.{nearest_folder(root)}")
     if not _is_table(paths, pattern):
         if unused := "--column" if columns else "--root" if root else "":
             raise CasewiseError(f"{unused} is about a table of cases, and {paths[0]} is none. Leave it out.")
@@ -571,35 +566,39 @@ def in_chunks(cases: Sequence[RawCase], size: int = ROWS) -> Iterator[list[RawCa
 
 
 def prepare_together(
-    table: NewTable, cells: pd.DataFrame, cases: Sequence[RawCase], folder: Path, show: Show | None = None
+    table: NewTable, cells: pd.DataFrame, cases: Sequence[RawCase], folder: Path
 ) -> tuple[list[NewCases], list[tuple[RawCase, str]]]:
     """Prepare cases in `folder` together; if that fails, without the cases that fail by themselves.
 
     Returns:
         the prepared cases, and the others with the reason.
     """
+
+    def prepared(cases: Sequence[RawCase], name: str) -> NewCases:
+        rows = {row for case in cases for row in case.rows}
+        return table.prepared(folder / name, cells[cells.index.isin(rows)])
+
     cases = list(_checked(cases, cells, table.study, table.modalities))
     problems = [(case, case.problem) for case in cases if case.problem]
     good = [case for case in cases if not case.problem]
     if not good:
         return [], problems
-    try:
-        return [_prepared(table, cells, good, folder / "all", show)], problems
-    except (CohortError, ImageError):
-        readable = []
+    with suppress(CohortError, ImageError):
+        return [prepared(good, "all")], problems
+    readable = []
     for case in good:
         try:
-            _prepared(table, cells, [case], folder / "single")
+            prepared([case], "single")
             readable.append(case)
         except (CohortError, ImageError) as error:
             problems.append((case, reason_of(error)))
         shutil.rmtree(folder / "single", ignore_errors=True)
     if not readable:
         return [], problems
-    try:
-        return [_prepared(table, cells, readable, folder / "readable")], problems
-    except (CohortError, ImageError):  # cases that can be read, but not together
-        return [_prepared(table, cells, [case], folder / f"case{n}") for n, case in enumerate(readable)], problems
+    with suppress(CohortError, ImageError):
+        return [prepared(readable, "readable")], problems
+    # cases that can be read, but not together
+    return [prepared([case], f"case{n}") for n, case in enumerate(readable)], problems
 
 
 def _checked(
@@ -632,13 +631,6 @@ def _checked(
         )
     for case in cases:
         yield replace(case, problem=case.problem or problems.get(case.name, ""))
-
-
-def _prepared(
-    table: NewTable, cells: pd.DataFrame, cases: Sequence[RawCase], folder: Path, show: Show | None = None
-) -> NewCases:
-    rows = {row for case in cases for row in case.rows}
-    return table.prepared(folder, show or Silent(), cells[cells.index.isin(rows)])
 
 
 def reason_of(error: CasewiseError) -> str:
