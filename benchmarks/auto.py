@@ -466,7 +466,7 @@ def is_finished(folder: Path, study: Path) -> bool:
     from casewise.run_folder import RunFolder
 
     files = RunFolder(folder)
-    done = files.metrics.exists() and files.report_path.is_file()
+    done = files.metrics.exists() and files.report.path.is_file()
     return done and files.metrics.path.stat().st_mtime >= study.stat().st_mtime
 
 

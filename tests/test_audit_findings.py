@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from casewise.audit.findings import CODES, Audit, Finding, is_code, read_audit, write_audit
+from casewise.audit.findings import CODES, Audit, Finding, is_code, read_audit
 from casewise.errors import AuditError, CasewiseError
 from casewise.run_folder import RunFolder
 
@@ -48,7 +48,7 @@ def test_only_the_accepted_error_passes():
 def test_an_audit_is_written_as_plain_values_and_read_again(tmp_path: Path):
     odd = Finding("shortcut-age", "warning", "s", {"auc": np.float32(0.5), "p": float("nan"), "by": np.arange(2)})
     audit = Audit([odd, TWINS], {"twins": 1.5}, {"images": np.int64(3)})
-    path = write_audit(RunFolder(tmp_path).audit, audit, {"twins-across-subjects": "why", "shortcut-x": "gone"})
+    path = RunFolder(tmp_path).audit.write(audit.as_json({"twins-across-subjects": "why", "shortcut-x": "gone"}))
     told = json.loads(path.read_text())
     assert [finding["id"] for finding in told["findings"]] == ["twins-across-subjects", "shortcut-age"]
     assert told["findings"][1]["figures"] == {"auc": 0.5, "p": None, "by": [0, 1]}

@@ -225,7 +225,7 @@ def test_a_run_compares_the_models_and_reports_the_images(covariate_run: Run) ->
     declared = [point for point in entry.decision_curves[JOINED] if point.declared]
     assert [point.threshold for point in declared] == [0.3]
     assert declared[0].over_other is not None
-    page = covariate_run.finished.files.report_path.read_text()
+    page = covariate_run.finished.files.report.path.read_text()
     assert 'id="covariates"' in page
 
 

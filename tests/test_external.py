@@ -218,9 +218,9 @@ def test_the_same_picture_in_both(done: Run, chests: Path, there: Path, tmp_path
     said = refused(chests, tmp_path / "run", done, **external(table))
     assert "The same picture occurs in the cohort to be tested on:" in said
     assert said.count(" = ") == 5
-    pairs = json.loads((tmp_path / "run" / "cohort-twins.json").read_text())["own external"]["pairs"]
+    pairs = json.loads((tmp_path / "run" / "cohort-twins-own-external.json").read_text())["pairs"]
     assert "2 more pairs" in said
-    assert str(tmp_path / "run" / "cohort-twins.json") in said
+    assert str(tmp_path / "run" / "cohort-twins-own-external.json") in said
     assert sorted(pair[2:] for pair in pairs) == sorted(rows.loc[:13:2, ["path", "subject"]].to_numpy().tolist())
     # the remedy names everybody, and with it no picture is in both
     people = yaml.safe_load(re.search(r"where_not: (\{.*?\})", said)[1])

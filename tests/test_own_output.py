@@ -36,11 +36,11 @@ def test_a_page_replaces_only_a_page_of_its_format(tmp_path: Path) -> None:
 def test_the_report_of_a_run_is_never_replaced(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     run.study.write({})
-    run.report_path.write_text("report")
-    for path in (run.report_path, run.audit_page):
+    run.report.path.write_text("report")
+    for path in (run.report.path, run.audit_page):
         with pytest.raises(RunError):
             write_page(path, "page", ".html")
-    assert run.report_path.read_text() == "report"
+    assert run.report.path.read_text() == "report"
     assert not run.audit_page.exists()
     assert write_page(tmp_path / "page.md", "page", ".md").exists()
 

@@ -2,10 +2,10 @@
 
 import errno
 import inspect
+import json
 import os
 import shutil
 import stat
-from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +13,7 @@ import pytest
 
 from casewise.errors import DamagedError, RunError
 from casewise.files import TEMPORARY, replacing, write_atomic
-from casewise.run_folder import BundleFolder, ExplanationFolder, JobFolder, JsonFile, RunFolder
+from casewise.run_folder import BundleFolder, ExplanationFolder, JobFolder, RunFolder, TextFile
 from casewise.run_folder.artefact import CHECKSUMS, Part
 from casewise.run_folder.job_folder import PretrainingFolder
 
@@ -153,21 +153,51 @@ def test_a_damaged_json_file_without_a_checksum_is_no_traceback(tmp_path: Path, 
             file.read()
 
 
-def killed_before_the_move(file: JsonFile, text: str) -> None:
-    with suppress(KeyboardInterrupt), file.replacing() as temporary:
-        temporary.write_text(text)
-        file._record(temporary)
-        raise KeyboardInterrupt
-
-
 def test_a_kill_between_checksum_and_move_leaves_a_folder_that_fits(tmp_path: Path) -> None:
-    file = RunFolder(tmp_path).compute
-    file.write({"a": 1})
+    file, replace = RunFolder(tmp_path).compute, os.replace
+
+    def killed(source: Path, target: Path) -> None:
+        if Path(target) == file.path:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    file.write({"a": 1}, "inputs 1")
     for number in (2, 3):
-        killed_before_the_move(file, f'{{"a": {number}}}')
-        assert file.read() == {"a": 1}
-    file.write({"a": 4})
-    assert file.read() == {"a": 4}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "replace", killed)
+            with pytest.raises(KeyboardInterrupt):
+                file.write({"a": number}, f"inputs {number}")
+        assert (file.read(), file.made_from()) == ({"a": 1}, "inputs 1")
+    file.write({"a": 4}, "inputs 4")
+    assert (file.read(), file.made_from()) == ({"a": 4}, "inputs 4")
+
+
+def test_a_step_is_computed_again_only_if_its_inputs_or_its_file_changed(tmp_path: Path) -> None:
+    file, numbers = RunFolder(tmp_path).compute, iter(range(9))
+
+    def step(inputs: str) -> int:
+        return int(file.step(inputs, lambda: {"number": next(numbers)})["number"])
+
+    assert [step(inputs) for inputs in ("a", "a", "b", "b", "a")] == [0, 0, 1, 1, 2]
+    file.path.write_text('{"number": 7}')
+    assert file.made_from() == ""
+    assert [step("a"), step("a")] == [3, 3]
+    assert (tmp_path / f"{file.path.name}.damaged-1").is_file()
+    file.remove()
+    assert step("a") == 4
+
+
+def test_what_a_file_of_casewise_1_was_made_from_is_in_a_file_next_to_it(tmp_path: Path) -> None:
+    job = JobFolder(tmp_path)
+    table = pd.DataFrame({"y_pred": [2.0]})
+    job.external_predictions.write(table)
+    TextFile(tmp_path / "external-made-from").write("inputs")
+    written = {name: list(checksums) for name, checksums in json.loads((tmp_path / CHECKSUMS).read_text()).items()}
+    (tmp_path / CHECKSUMS).write_text(json.dumps(written))
+    assert job.external_predictions.step("inputs", lambda: pytest.fail("computed again")).equals(table)
+    with job.external_predictions.path.open("ab") as file:
+        file.write(b" ")
+    assert job.external_predictions.made_from() == ""
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{}"])

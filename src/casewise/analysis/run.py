@@ -73,7 +73,7 @@ class Run:
     @property
     def report(self) -> Path:
         """The path of the report, an HTML page."""
-        return self.files.report_path
+        return self.files.report.path
 
     @property
     def rows(self) -> pd.DataFrame:

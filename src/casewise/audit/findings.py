@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
@@ -205,11 +204,6 @@ class Audit:
                 "seconds": self.seconds,
             }
         )
-
-
-def write_audit(file: JsonFile, audit: Audit, accepted: Mapping[str, str]) -> Path:
-    """Write the audit with the study's reasons."""
-    return file.write(audit.as_json(accepted))
 
 
 def read_audit(file: JsonFile) -> Audit:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -220,19 +221,17 @@ def predict_external(jobs: Sequence[Job], external: PreparedCohort, *, tell: Cal
 
     study, panels = external.study, external.cohort.panels
     inputs = f"{table_hash(external.cohort, study)} {external.store.address} {study.test_time_augmentation}"
-    made_from = hashlib.sha256(inputs.encode()).hexdigest()
+    digest = hashlib.sha256(inputs.encode()).hexdigest()
+
+    def predicted(job: Job) -> pd.DataFrame:
+        predictor = Predictor.load(job.folder.path)
+        with on_threads(predictor.bundle.compute.threads):
+            return check(predictor.predict_cases(study, panels, external.store))
+
     tables = []
     for done, job in enumerate(jobs, start=1):
-        file, mark = job.folder.external_predictions, job.folder.external_mark
-        expected = f"{made_from} {job.fingerprint} {job.folder.weights_sha256()}"
-        if not (mark.read_or_none() == expected and file.intact()):
-            mark.remove()
-            predictor = Predictor.load(job.folder.path)
-            with on_threads(predictor.bundle.compute.threads):
-                rows = predictor.predict_cases(study, panels, external.store)
-            file.write(check(rows))
-            mark.write(expected)
-        tables.append(check(file.read()))
+        made_from = f"{digest} {job.fingerprint} {job.folder.weights_sha256()}"
+        tables.append(check(job.folder.external_predictions.step(made_from, partial(predicted, job))))
         tell(done)
     return pd.concat(tables, ignore_index=True)
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pandas as pd
 
-from casewise.audit.findings import Audit, audit_text, read_audit, with_noun, write_audit
+from casewise.audit.findings import Audit, audit_text, read_audit, with_noun
 from casewise.cohort.cohort import Cohort
 from casewise.console import Show, shown
 from casewise.errors import BothSidesError, RunError
@@ -65,9 +66,12 @@ def _current_audit(
     modality, whole = modality_of(study), cohort
     cohort, store = modality.audited(PreparedCohort(study, cohort, folder.images(study.images.store), store), show)
     network = next((" ".join(embedding_origin(name, file)) for name, file in embedding_weights(study)), "")
-    inputs_hash = _inputs_hash(study, cohort, store, splits, network)
-    result = _earlier(folder)
-    if not result or result.facts.get("inputs_hash") != inputs_hash:
+    made_from = _inputs_hash(study, cohort, store, splits, network)
+    result = None
+    if folder.audit.made_from() == made_from:
+        with suppress(RunError):  # it is of another version
+            result = read_audit(folder.audit)
+    if result is None:
         from casewise.audit.run import audit as run_audit
         from casewise.models.encoders import embedder
 
@@ -85,8 +89,8 @@ def _current_audit(
         if (noun := modality.noun(study)).singular != "image":
             result = with_noun(result, noun.singular, noun.plural)
         origin = embed.origin if embed else "none: no pretrained weights at hand"
-        result = dataclasses.replace(result, facts={**result.facts, "inputs_hash": inputs_hash, "embedding": origin})
-    write_audit(folder.audit, result, study.accept)  # the reasons may have changed
+        result = dataclasses.replace(result, facts={**result.facts, "embedding": origin})
+    folder.audit.write(result.as_json(study.accept), made_from)  # the reasons may have changed
     write_audit_page(result, study.accept, cohort.images, store, folder.audit_page, title=report_title(study))
     return result
 
@@ -136,14 +140,6 @@ def _inputs_hash(study: Study, cohort: Cohort, store: ImageStore, splits: Splits
         "casewise": __version__,
     }
     return json_hash(inputs)
-
-
-def _earlier(folder: RunFolder) -> Audit | None:
-    """The stored audit; None if there is none, or if it cannot be read (for example from another version)."""
-    try:
-        return read_audit(folder.audit) if folder.audit.intact() else None
-    except RunError:
-        return None
 
 
 def _mask_files(study: Study, cohort: Cohort) -> list[tuple[str, int, int]]:

@@ -49,7 +49,8 @@ def write_bundle(run: FinishedRun, show: Show) -> None:
         RunError: a network is missing, or a file of the run is damaged.
     """
     members = predicting_members(run.files)
-    made_from = _inputs(run, members)
+    # the metrics record all parts of the run
+    made_from = json_hash([FORMAT, __version__, checksum(run.files.metrics.path)])
     if run.files.bundle.is_made_from(made_from):
         return
     with run.files.bundle.replacing() as target:
@@ -80,17 +81,6 @@ def archive_run(folder: Path, output: Path, show: Show, *, key: Path | None = No
     with finished.files.lock():
         write_bundle(finished, show)
     return write_archive(finished.files.bundle, output, key)
-
-
-def _inputs(run: FinishedRun, members: Sequence[JobFolder]) -> str:
-    """A hash of all that the bundle is made from."""
-    inputs = {
-        "format": FORMAT,
-        "casewise": __version__,
-        "metrics": checksum(run.files.metrics.path),  # which records all parts of the run
-        "networks": [checksum(member.facts.path) for member in members],
-    }
-    return json_hash(inputs)
 
 
 def _fill(target: BundleFolder, run: FinishedRun, members: Sequence[JobFolder]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -181,12 +182,10 @@ def cohort_difference(own: PreparedCohort, external: PreparedCohort, folder: Run
     """Write how well simple features tell the study's own cohort from an external one."""
     first, second = _audited(own, show), _audited(external, show)
     permutations, seed = own.study.audit.permutations, own.study.seed
-    made_from = _inputs_hash(first, second, permutations, seed)
-    earlier = folder.cohort_difference.read_or_none()
-    if earlier and earlier["made_from"] == made_from:
-        return
-    compared = compare_cohorts(first, second, permutations=permutations, seed=seed)
-    folder.cohort_difference.write(compared | {"made_from": made_from})
+    folder.cohort_difference.step(
+        _inputs_hash(first, second, permutations, seed),
+        lambda: compare_cohorts(first, second, permutations=permutations, seed=seed),
+    )
 
 
 def check_no_twins(
@@ -201,19 +200,18 @@ def check_no_twins(
         CohortError: names the pairs.
     """
     both = _audited(first, show), _audited(second, show)
-    made_from = _inputs_hash(*both, other_people)
-    searches = folder.cohort_twins.read_or_none() or {}
-    name = f"{first.folder.suffix or 'own'} {second.folder.suffix or 'own'}"
-    if searches.get(name, {}).get("made_from") != made_from:
+
+    def search() -> dict[str, Any]:
         with show.bar("copies") as bar:
             # no time left: its parts differ in speed
             tell = lambda share: bar(0, 0, f"looking for pictures that are in both cohorts ({share:.0%})")  # noqa: E731
             pairs = twins_between(*both, other_people=other_people, progress=tell)
         own, other = (cohort.images[["path", "subject"]].astype(str).values.tolist() for cohort, _ in both)
-        searches[name] = {"made_from": made_from, "pairs": [[*own[i], *other[j]] for i, j in pairs]}
-        folder.cohort_twins.write(searches)
-    pairs, file = searches[name]["pairs"], folder.cohort_twins.path
-    refuse_twins(pairs, second.study, file, where=where, other_people=other_people)
+        return {"pairs": [[*own[i], *other[j]] for i, j in pairs]}
+
+    file = folder.cohort_twins(first.folder.suffix or "own", second.folder.suffix or "own")
+    pairs = file.step(_inputs_hash(*both, other_people), search)["pairs"]
+    refuse_twins(pairs, second.study, file.path, where=where, other_people=other_people)
 
 
 def _audited(prepared: PreparedCohort, show: Show) -> tuple[Cohort, TileStore]:

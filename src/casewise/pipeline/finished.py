@@ -146,7 +146,7 @@ class FinishedRun:
 def report(run: FinishedRun, show: Show) -> Path:
     """Write the HTML report."""
     from casewise.report.context import ReportContext
-    from casewise.report.page import write_report
+    from casewise.report.page import render
 
     files, cohort, prepared, modality = run.files, run.cohort, run.prepared, run.modality
     files.environment.write(machine())
@@ -173,9 +173,7 @@ def report(run: FinishedRun, show: Show) -> Path:
         explanations=maps.stored(files) if (maps := explainer()) else None,
         plan=in_words(run.study, plan) if plan else "",
     )
-    path = write_report(context, files.report_path)
-    files.report_mark.write(checksum(files.metrics.path))
-    return path
+    return files.report.write(render(context), checksum(files.metrics.path))
 
 
 def _grids(run: FinishedRun) -> Callable[[str], list[tuple[str, np.ndarray]]]:

@@ -48,12 +48,10 @@ def counterfactuals(inputs: RunInputs, stacked: StackingResult, show: Show) -> N
     from casewise.jobs.predict import chosen_panels, predict_altered
 
     study, cohort, splits, folder = inputs.study, inputs.cohort, inputs.splits, inputs.folder
-    table, mark = folder.counterfactuals, folder.counterfactuals_mark
     alterations = modality_of(study).alterations(study)
     rows_by_fold = chosen_panels(study, cohort.panels, splits)
     if not (study.evaluation.counterfactual_cases and alterations and rows_by_fold):
-        mark.remove()
-        table.remove()
+        folder.counterfactuals.remove()
         return
     jobs = expand(study, splits, folder, str(folder.fingerprint.read()["fingerprint"]))
     jobs = [job for job in jobs if job.fold in rows_by_fold]
@@ -70,29 +68,27 @@ def counterfactuals(inputs: RunInputs, stacked: StackingResult, show: Show) -> N
         "decisions": decisions,  # new rules decide again
         "combined": [stacked.coefficients, folder.nested.read_if_exists()],
     }
-    made_from = json_hash(settings)
-    if mark.read_or_none() == made_from and table.intact():
-        return
-    start = time.monotonic()
-    mark.remove()
-    with show.bar("robustness") as bar:
-        rows = predict_altered(
-            jobs,
-            inputs.prepared,
-            rows_by_fold,
-            tell=lambda done: bar(
-                done, len(jobs), f"altered images predicted by {done:,.0f} of {counted(len(jobs), 'model')}"
-            ),
-        )
-    tables = [rows, stacked.of_altered(rows)]
-    if nested := folder.nested.read_if_exists():
-        tables.append(nested_rows(rows, nested))
-    rows = apply_thresholds(pd.concat(tables, ignore_index=True), decisions)
-    table.write(pd.concat([_with_scores(study, rows, name) for name in (UNALTERED, *alterations)], ignore_index=True))
-    mark.write(made_from)
-    cases = counted(rows["case"].nunique(), "held-out case")
-    seconds = time.monotonic() - start
-    show.line("robustness", f"{cases} predicted again, each altered in {len(alterations)} ways, {seconds:.0f} s")
+
+    def compute() -> pd.DataFrame:
+        start = time.monotonic()
+        with show.bar("robustness") as bar:
+            rows = predict_altered(
+                jobs,
+                inputs.prepared,
+                rows_by_fold,
+                tell=lambda done: bar(
+                    done, len(jobs), f"altered images predicted by {done:,.0f} of {counted(len(jobs), 'model')}"
+                ),
+            )
+        tables = [rows, stacked.of_altered(rows)]
+        if nested := folder.nested.read_if_exists():
+            tables.append(nested_rows(rows, nested))
+        rows = apply_thresholds(pd.concat(tables, ignore_index=True), decisions)
+        cases, seconds = counted(rows["case"].nunique(), "held-out case"), time.monotonic() - start
+        show.line("robustness", f"{cases} predicted again, each altered in {len(alterations)} ways, {seconds:.0f} s")
+        return pd.concat([_with_scores(study, rows, name) for name in (UNALTERED, *alterations)], ignore_index=True)
+
+    folder.counterfactuals.step(json_hash(settings), compute)
 
 
 def _with_scores(study: Study, rows: pd.DataFrame, alteration: str) -> pd.DataFrame:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable
-from pathlib import Path
 
 from markupsafe import Markup
 
@@ -30,7 +29,6 @@ from casewise.report.sections import (
     training,
 )
 from casewise.report.sections.designs import covariates, external, trial, validation
-from casewise.run_folder.artefact import TextFile
 
 SECTIONS: tuple[Callable[[ReportContext], Section | None], ...] = (
     agreement.agreement,
@@ -73,17 +71,8 @@ def sections(context: ReportContext) -> list[Section]:
     return [section for make in makers if (section := make(context))]
 
 
-def write_report(context: ReportContext, path: Path) -> Path:
-    """Write the page; the same context gives the same bytes.
-
-    Raises:
-        RunError: the file cannot be written.
-    """
-    return TextFile(Path(path)).write(render(context))
-
-
 def render(context: ReportContext) -> str:
-    """The page as text: it loads no other file and is readable without its script."""
+    """The page as text: it loads no other file and is readable without its script; equal contexts give equal bytes."""
     shown = sections(context)
     template = templates(html=True).get_template("report.html.j2")
     return template.render(

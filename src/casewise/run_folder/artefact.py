@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("casewise")
 
-# In every folder of a run: from a file's name to the checksums that it may have.
+# In every folder of a run: by file name the checksums that it may have, and a hash of what each content was made from.
 CHECKSUMS = "checksums.json"
 
 
@@ -54,14 +55,32 @@ class Artefact:
             return self.path.is_file()
 
     @contextmanager
-    def replacing(self) -> Iterator[Path]:
+    def replacing(self, made_from: str = "") -> Iterator[Path]:
         """Yield a temporary file that takes the artefact's place, with its checksum, when the block ends.
 
         The checksum is recorded before the file is moved, and the present file's checksum stays until the next time:
         after a kill between the two steps, every file still matches its record.
+
+        Args:
+            made_from: a hash of the inputs of the content, for `made_from`.
         """
-        with replacing(self.path, before_replacing=self._record) as temporary:
+        with replacing(self.path, before_replacing=partial(self._record, made_from=made_from)) as temporary:
             yield temporary
+
+    def made_from(self) -> str:
+        """The hash of the inputs that the file was made from; empty if it is missing, was changed or states none."""
+        if not self.exists():
+            return ""
+        recorded = _checksums(self.path.parent).get(self.path.name)
+        with self._reading():
+            present = checksum(self.path)
+        made_from = (recorded or {}).get(present, "")
+        if made_from or (recorded and present not in recorded):
+            return made_from
+        # casewise 1.0 stored it in a file of its own, and no checksums of pages
+        with suppress(DamagedError):
+            return TextFile(self.path.with_name(f"{self.path.stem}-made-from")).read_if_exists() or ""
+        return ""
 
     def verify(self) -> None:
         """Check the file against its recorded checksum.
@@ -75,7 +94,7 @@ class Artefact:
         if self.portable and not Artefact(self.path.with_name(CHECKSUMS)).exists():
             return
         for _ in range(2):  # a second time, in case another process is replacing the file
-            allowed = _checksums(self.path.parent).get(self.path.name, [])
+            allowed = _checksums(self.path.parent).get(self.path.name, {})
             if self.matches(allowed):
                 return
         if not allowed:
@@ -86,7 +105,7 @@ class Artefact:
             f"{self.path} was changed or damaged after it was written: its checksum differs. {self.remedy}"
         )
 
-    def matches(self, checksums: Sequence[str]) -> bool:
+    def matches(self, checksums: Collection[str]) -> bool:
         """Whether the file has one of these checksums.
 
         Raises:
@@ -144,7 +163,7 @@ class Artefact:
                 # an empty record counts as damaged
                 (self.path.parent / CHECKSUMS).unlink()
 
-    def _record(self, temporary: Path) -> None:
+    def _record(self, temporary: Path, made_from: str = "") -> None:
         folder, name = self.path.parent, self.path.name
         recorded = _checksums(folder, set_aside=True)
         present = checksum(self.path) if self.exists() else ""
@@ -153,21 +172,62 @@ class Artefact:
             self.report_damage(DamagedError(f"{self.path} has no recorded checksum."))
         elif present and present not in recorded.get(name, [present]):
             self.report_damage(DamagedError(f"{self.path} was changed or damaged after it was written."))
-        allowed = dict.fromkeys([checksum(temporary), *(c for c in recorded.get(name, []) if c == present)])
+        earlier = {value: inputs for value, inputs in recorded.get(name, {}).items() if value == present}
         # Entries of removed files are dropped.
         recorded = {key: value for key, value in recorded.items() if (folder / key).is_file()}
-        write_json(folder / CHECKSUMS, recorded | {name: list(allowed)})
+        write_json(folder / CHECKSUMS, recorded | {name: earlier | {checksum(temporary): made_from}})
+
+
+V = TypeVar("V")
 
 
 @dataclass(frozen=True)
-class JsonFile(Artefact):
+class _Value(Artefact, Generic[V]):
+    """A file of one value."""
+
+    def write(self, value: V, made_from: str = "") -> Path:
+        """Write the value."""
+        raise NotImplementedError
+
+    def read(self) -> V:
+        """Read and verify the value."""
+        raise NotImplementedError
+
+    def step(self, made_from: str, compute: Callable[[], V]) -> V:
+        """The stored value if it is intact and was made from these inputs; otherwise `compute` makes it again."""
+        if self.made_from() != made_from:
+            self.write(compute(), made_from)
+        return self.read()
+
+    def read_if_exists(self) -> V | None:
+        """The value; None if the file is missing.
+
+        Raises:
+            RunError: as `read`.
+        """
+        return self.read() if self.exists() else None
+
+    def read_or_none(self) -> V | None:
+        """The value; None if the file is missing or damaged (it is then set aside with a warning).
+
+        Only the holder of the folder's lock may call it.
+        """
+        try:
+            return self.read_if_exists()
+        except DamagedError as error:
+            self.report_damage(error)
+            return None
+
+
+@dataclass(frozen=True)
+class JsonFile(_Value[dict[str, Any]]):
     """A JSON object; `required` are keys without which it is damaged."""
 
     required: tuple[str, ...] = ()
 
-    def write(self, value: Mapping[str, object]) -> Path:
+    def write(self, value: Mapping[str, object], made_from: str = "") -> Path:
         """Write the object; NaN is not allowed in it."""
-        with self.replacing() as temporary:
+        with self.replacing(made_from) as temporary:
             temporary.write_text(json_text(value), encoding="utf-8")
         return self.path
 
@@ -188,25 +248,6 @@ class JsonFile(Artefact):
             raise DamagedError(f"{self.path} does not hold {', '.join(self.required) or 'an object'}. {self.remedy}")
         return value
 
-    def read_if_exists(self) -> dict[str, Any] | None:
-        """The object; None if the file is missing.
-
-        Raises:
-            RunError: as `read`.
-        """
-        return self.read() if self.exists() else None
-
-    def read_or_none(self) -> dict[str, Any] | None:
-        """The object; None if the file is missing or damaged (it is then set aside with a warning).
-
-        Only the holder of the folder's lock may call it.
-        """
-        try:
-            return self.read_if_exists()
-        except DamagedError as error:
-            self.report_damage(error)
-            return None
-
     def peek(self) -> dict[str, Any] | None:
         """The object without verification, for a file that another process is writing."""
         try:
@@ -217,12 +258,12 @@ class JsonFile(Artefact):
 
 
 @dataclass(frozen=True)
-class TableFile(Artefact):
+class TableFile(_Value["pd.DataFrame"]):
     """A table in Parquet."""
 
-    def write(self, table: pd.DataFrame) -> Path:
+    def write(self, table: pd.DataFrame, made_from: str = "") -> Path:
         """Write the table, without its index."""
-        with self.replacing() as temporary:
+        with self.replacing(made_from) as temporary:
             temporary.write_bytes(parquet_bytes(table))
         return self.path
 
@@ -242,12 +283,12 @@ class TableFile(Artefact):
 
 
 @dataclass(frozen=True)
-class TextFile(Artefact):
+class TextFile(_Value[str]):
     """A text in UTF-8."""
 
-    def write(self, text: str) -> Path:
+    def write(self, text: str, made_from: str = "") -> Path:
         """Write the text."""
-        with self.replacing() as temporary:
+        with self.replacing(made_from) as temporary:
             temporary.write_text(text, encoding="utf-8")
         return self.path
 
@@ -261,10 +302,6 @@ class TextFile(Artefact):
         self.verify()
         with self._reading():
             return self.path.read_text(encoding="utf-8", errors="replace")
-
-    def read_or_none(self) -> str | None:
-        """The text; None if the file is missing or damaged (it is then set aside with a warning)."""
-        return self.read() if self.intact() else None
 
 
 @dataclass(frozen=True)
@@ -327,8 +364,8 @@ def damaged_files(folder: Path) -> tuple[list[Path], list[Path]]:
     return missing, [file.path for file, checksums in files if file.exists() and not file.matches(checksums)]
 
 
-def _checksums(folder: Path, *, set_aside: bool = False) -> dict[str, list[str]]:
-    """The recorded checksums of a folder; empty if the record is missing or damaged.
+def _checksums(folder: Path, *, set_aside: bool = False) -> dict[str, dict[str, str]]:
+    """The recorded checksums of a folder, with the hashes of inputs; empty if the record is missing or damaged.
 
     Args:
         set_aside: set a damaged record aside; only for a caller that holds the folder's lock.
@@ -339,7 +376,8 @@ def _checksums(folder: Path, *, set_aside: bool = False) -> dict[str, list[str]]
             if not record.exists():
                 return {}
             recorded = parsed_json(record.path.read_text(encoding="utf-8"))
-        return {str(name): [str(value) for value in values] for name, values in recorded.items()}
+        # casewise 1.0 recorded lists of checksums
+        return {name: dict.fromkeys(of, "") if isinstance(of, list) else dict(of) for name, of in recorded.items()}
     except (ValueError, AttributeError, TypeError):
         if set_aside:
             log.warning("%s is damaged and kept as %s.", record.path, record.set_aside().name)

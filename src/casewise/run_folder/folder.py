@@ -154,18 +154,13 @@ class RunFolder:
     metrics = Part(JsonFile, "metrics.json", required=("metrics", "notes"))
     # Predictions of held-out cases with altered images.
     counterfactuals = Part(TableFile, "counterfactuals.parquet")
-    # A hash of the inputs of these predictions.
-    counterfactuals_mark = Part(TextFile, "counterfactuals-made-from")
     # How well simple features tell the external cohort from the study's own.
-    cohort_difference = Part(JsonFile, "cohort-difference.json", required=("made_from", "subjects", "tests"))
+    cohort_difference = Part(JsonFile, "cohort-difference.json", required=("subjects", "tests"))
     # The cases shown and the measurements of `casewise explain`.
     explanations = Part(JsonFile, "explanations.json", "Run `casewise explain` again.")
 
-    # The report.
-    report_path = Part(Path, "report.html")
-
-    # The checksum of the metrics in the report.
-    report_mark = Part(TextFile, "report-made-from")
+    # The report; it is made from the metrics, by their checksum.
+    report = Part(TextFile, "report.html")
 
     # The trained networks with everything needed to use them elsewhere.
     bundle = Part(BundleFolder, "bundle")
@@ -183,10 +178,9 @@ class RunFolder:
         """
         return ImageFolder(self.images_of or self.path, cohort, store)
 
-    @property
-    def cohort_twins(self) -> JsonFile:
-        """The pictures shared by the study's, the pretraining and the external cohort; stored with the images."""
-        return JsonFile((self.images_of or self.path) / "cohort-twins.json")
+    def cohort_twins(self, first: str, second: str) -> JsonFile:
+        """The pictures that two cohorts share, which are stored with the images."""
+        return JsonFile((self.images_of or self.path) / f"cohort-twins-{first}-{second}.json", required=("pairs",))
 
     def seed(self, seed: int) -> RunFolder:
         """The run folder of the same study trained with another seed, on the images of this run."""
@@ -291,13 +285,6 @@ class RunFolder:
             if artefact.exists()
         }
 
-    def changed_parts(self, results: Mapping[str, Any]) -> list[str]:
-        """The names of the files that metrics were computed from and that are now missing or have changed."""
-        recorded = {file.path.name: "" for file in (self.study, self.predictions)} | (results.get("made_from") or {})
-        parts = {name: Artefact(self.path / name) for name in recorded}
-        kept = {name for name, artefact in parts.items() if artefact.exists() and artefact.matches([recorded[name]])}
-        return [name for name in parts if name not in kept]
-
     @property
     def _marker_names(self) -> set[str]:
         """File names that mark a folder as a casewise run."""
@@ -370,17 +357,19 @@ class RunFolder:
             if inside and not self.is_own():
                 remedy = f"Name one of the folders in it: {', '.join(inside[:12])}{', …' if len(inside) > 12 else ''}."
             raise RunError(f"{self.path} holds no finished run: {missing} is missing. {remedy}")
-        results = self.metrics.read()
-        changed = self.changed_parts(results)
-        for artefact in (self.splits, self.fingerprint, *(Artefact(self.path / name) for name in changed)):
+        recorded = dict.fromkeys((self.study.path.name, self.predictions.path.name), "")
+        recorded |= self.metrics.read().get("made_from") or {}
+        parts = {name: Artefact(self.path / name) for name in recorded}
+        changed = [name for name, part in parts.items() if not (part.exists() and part.matches([recorded[name]]))]
+        for artefact in (self.splits, self.fingerprint, *(parts[name] for name in changed)):
             artefact.verify()
         if changed:
             raise RunError(
                 f"{self.path} holds no finished run: {self.metrics.path.name} was computed before the present "
                 f"{' and '.join(changed)}. Finish the run with `casewise run` first."
             )
-        for facts in (self.path / name for name in results.get("made_from") or ()):
-            if (job := JobFolder(facts.parent)).facts.path == facts:
+        for part in parts.values():
+            if (job := JobFolder(part.path.parent)).facts.path == part.path:
                 job.record.verify()
 
     def check_reported(self) -> None:
@@ -389,10 +378,9 @@ class RunFolder:
         Raises:
             RunError: it is missing, or shows other metrics.
         """
-        made_from = self.report_mark.read() if self.report_mark.exists() else ""
-        if not self.report_path.is_file() or made_from != checksum(self.metrics.path):
+        if self.report.made_from() != checksum(self.metrics.path):
             raise RunError(
-                f"{self.path} holds no finished run: {self.report_path.name} is missing, or was not made from the "
+                f"{self.path} holds no finished run: {self.report.path.name} is missing, or was not made from the "
                 f"present {self.metrics.path.name}. Finish it with `casewise run`."
             )
 
@@ -521,7 +509,7 @@ def check_page(path: Path, ending: str, option: str = "--output") -> None:
     """
     owner = RunFolder(path.parent)
     problem = ""
-    if path.name in {owner.report_path.name, owner.audit_page.name} and owner.is_own():
+    if path.name in {owner.report.path.name, owner.audit_page.name} and owner.is_own():
         problem = f"is a page of the run in {path.parent}"
     elif path.is_dir():
         problem = "is a folder"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from casewise.errors import DamagedError, RunError
+from casewise.errors import RunError
 from casewise.files import checksum, is_locked, sweep, write_json
 from casewise.run_folder.artefact import Artefact, JsonFile, Part, TableFile, TextFile, WeightsFile, log
 
@@ -148,8 +148,6 @@ class JobFolder(TrainingFolder):
     tile_predictions = Part(TableFile, "tiles.parquet")
     # Predictions of the external cohort.
     external_predictions = Part(TableFile, "external.parquet")
-    # A hash of the inputs of the external predictions.
-    external_mark = Part(TextFile, "external-made-from")
     # A hash of the inputs of the training that was started in this folder.
     mark = Part(TextFile, "made-from")
     # How long a job takes, as a trial has measured it.
@@ -241,17 +239,12 @@ class JobFolder(TrainingFolder):
             log.warning("%s holds the network of fold %s; the network is trained again.", self.path, record["fold"])
             self.record.remove()
             return False
-        files = {Artefact(self.path / name): recorded for name, recorded in record["files"].items()}
-        missing = [file.path.name for file in files if not file.exists()]
-        if missing:
-            log.warning("%s: %s is missing; the network is trained again.", self.path, ", ".join(missing))
-        changed = [file for file, recorded in files.items() if file.exists() and not file.matches([recorded])]
-        for file in changed:
-            file.report_damage(DamagedError(f"{file.path} was changed or damaged after it was written."))
-        if missing or changed:
+        lacking = [name for name in record["files"] if not Artefact(self.path / name).intact()]
+        if lacking:
+            reason = "missing or damaged; the network is trained again"
+            log.warning("%s: %s: %s.", self.path, ", ".join(lacking), reason)
             self.record.remove()
-            return False
-        return True
+        return not lacking
 
     def remove_training(self) -> None:
         """Remove the state, the inner trainings and the pretraining of a finished or outdated training."""

@@ -109,7 +109,7 @@ def read_checklist(name: str) -> _Checklist:
 
 def filled(checklist: _Checklist, context: ReportContext) -> _Checklist:
     """The list with what the run recorded."""
-    path = RunFolder(Path(context.source)).report_path
+    path = RunFolder(Path(context.source)).report.path
     report = path.read_text(encoding="utf-8") if path.exists() else ""
     items = []
     for item in checklist.items:
