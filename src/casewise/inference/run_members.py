@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-
 from casewise.errors import RunError, counted
-from casewise.files import checksum
+from casewise.files import checksum, text_hash
 from casewise.run_folder import JobFolder, RunFolder
 from casewise.study.learners import learner_named, name_of_fold
 from casewise.study.loading import saved_study
@@ -20,7 +18,7 @@ def first_weights_checksum(study: Study, model: str) -> str:
 def job_fingerprint(fingerprint: str, study: Study, model: str, first_weights: str) -> str:
     """The run's fingerprint with what identifies `model`, and the checksum of the first weights that it starts from."""
     text = f"{fingerprint} {learner_named(model).identity(study)} {first_weights}"
-    return hashlib.sha256(text.encode()).hexdigest()
+    return text_hash(text)
 
 
 def predicting_members(folder: RunFolder) -> list[JobFolder]:

@@ -5,7 +5,6 @@ The fingerprint of what decides networks keeps results of two studies from being
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -19,6 +18,7 @@ import numpy as np
 from casewise.cohort.table import names_text
 from casewise.cohort.targets import label_table
 from casewise.errors import RunError, StudyError, cut, nearest
+from casewise.files import json_hash, text_hash
 from casewise.inference.run_members import first_weights_checksum, job_fingerprint
 from casewise.modalities.base import StoreAddress, StoreReference
 from casewise.modalities.registry import modality_of
@@ -295,7 +295,7 @@ def deciding_settings(study: Study, cohort: Cohort) -> dict[str, object]:
         decided["drawn_by"] = study.primary_outcome
     if study.recipe.meant_for == "other_sources" and study.split.leave_out in cohort.images:  # else it is refused later
         table = cohort.images[["subject", study.split.leave_out]].astype(str)
-        decided["sources"] = hashlib.sha256(json.dumps(table.to_dict("list")).encode()).hexdigest()
+        decided["sources"] = text_hash(json.dumps(table.to_dict("list")))
     decided |= modality_of(study).settings(study)
     decided["cohort"] = table_hash(cohort, study)
     return decided
@@ -326,8 +326,7 @@ def with_plan(decided: dict[str, object], study: Study) -> dict[str, object]:
 def table_hash(cohort: Cohort, study: Study) -> str:
     """A hash of a cohort: its panels, their images and labels."""
     table = cohort.panels[["case", "region", "tiles", *study.targets]]
-    text = json.dumps(table.to_dict("list"), default=_json_value, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return text_hash(json.dumps(table.to_dict("list"), default=_json_value, sort_keys=True))
 
 
 def _json_value(value: Any) -> Any:
@@ -342,7 +341,7 @@ def lock_fingerprint(folder: RunFolder, decided: Mapping[str, object], study: St
             cannot be verified.
     """
     refuse_other(folder, decided, study)
-    fingerprint = hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()
+    fingerprint = json_hash(decided)
     if folder.fingerprint.read_or_none() is None and folder.has_networks():
         jobs = {network: folder.finished_jobs(network) for network in study.learners}
         recorded = [(name, record) for name in jobs for job in jobs[name] if (record := job.record.read_or_none())]

@@ -5,7 +5,6 @@ Other images are images of another cohort and altered images of held-out cases.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -18,6 +17,7 @@ import torch
 from casewise.cohort.targets import label_table
 from casewise.errors import TrainingError
 from casewise.evaluation.judges import right_on
+from casewise.files import text_hash
 from casewise.inference.predictor import FeatureDistance, Predictor, prediction_rows
 from casewise.jobs.plan import Job, JobInputs, table_hash
 from casewise.modalities.alterations import UNALTERED
@@ -221,7 +221,7 @@ def predict_external(jobs: Sequence[Job], external: PreparedCohort, *, tell: Cal
 
     study, panels = external.study, external.cohort.panels
     inputs = f"{table_hash(external.cohort, study)} {external.store.address} {study.test_time_augmentation}"
-    digest = hashlib.sha256(inputs.encode()).hexdigest()
+    digest = text_hash(inputs)
 
     def predicted(job: Job) -> pd.DataFrame:
         predictor = Predictor.load(job.folder.path)

@@ -11,7 +11,7 @@ import numpy as np
 
 from casewise.cohort.table import text_of
 from casewise.errors import CasewiseError, ImageError
-from casewise.files import replacing
+from casewise.files import replacing, text_hash
 from casewise.modalities import mask_labels
 from casewise.modalities.base import CaseMask, MaskMeaning, PreparedCohort
 from casewise.modalities.store.pixels import content_box
@@ -99,7 +99,7 @@ def training_masks(prepared: PreparedCohort, show: Show) -> Path:
     check(problems)
     wanted = study.images.labels_in(column)
     identity = " ".join([f"{RULES} {sorted(wanted or ())}", store.address, *(hashes[row] for row in range(len(names)))])
-    file = prepared.folder.of("masks") / f"{hashlib.sha256(identity.encode()).hexdigest()}.npy"
+    file = prepared.folder.of("masks") / f"{text_hash(identity)}.npy"
     if file.exists():
         return file
     with replacing(file) as temporary, show.bar("masks") as bar:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import re
 from collections import Counter
@@ -19,7 +18,7 @@ from casewise.console import Show, shown
 from casewise.errors import RunError, counted
 from casewise.evaluation.metrics_file import encoded
 from casewise.evaluation.response import clear_limit
-from casewise.files import checksum, json_hash, write_atomic, write_json
+from casewise.files import checksum, json_hash, text_hash, write_atomic, write_json
 from casewise.inference.run_members import predicting_members
 from casewise.pipeline.finished import FinishedRun
 from casewise.predictions.table import CHOOSING
@@ -94,7 +93,7 @@ def _fill(target: BundleFolder, run: FinishedRun, members: Sequence[JobFolder]) 
 
     # not random, so that equal runs have equal bundles
     study, folder = run.study, run.files
-    salt = hashlib.sha256(f"subjects of {run.fingerprint}".encode()).hexdigest()[:32]
+    salt = text_hash(f"subjects of {run.fingerprint}")[:32]
     entries = _share_networks(target, members, salt)
     bundles = [Bundle.open(member.path) for member in members]
     combination = Combination.of_run(folder, bundles)

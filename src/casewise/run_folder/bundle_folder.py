@@ -33,6 +33,7 @@ from casewise.files import (
     replacing,
     storage_message,
     sync_folder,
+    text_hash,
     write_atomic,
 )
 from casewise.run_folder.artefact import JsonFile, Part, TextFile, WeightsFile
@@ -234,7 +235,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def _hash(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json_text(dict(content)).encode()).hexdigest()
+    return text_hash(json_text(dict(content)))
 
 
 # The comment at the end of the archive: this text, and the SHA-256 of all bytes before it.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +14,7 @@ import pandas as pd
 from casewise.cohort.cohort import Cohort
 from casewise.cohort.targets import panel_values
 from casewise.errors import DamagedError, SplitError, counted
+from casewise.files import json_hash
 from casewise.run_folder import JsonFile
 from casewise.splits.assignment import Assignment, ClassNeeds, assign, greedy, imbalance, needs_of_folds, needs_of_test
 from casewise.splits.file_numbers import assign_runs, check_numbers
@@ -65,7 +65,7 @@ def _manifest_hash(side: dict[str, int]) -> str:
     >>> _manifest_hash({"a": 0, "b": 1}) == _manifest_hash({"b": 1, "a": 0})
     True
     """
-    return hashlib.sha256(json.dumps(sorted(side.items())).encode()).hexdigest()
+    return json_hash(sorted(side.items()))
 
 
 def split(cohort: Cohort, study: Study) -> Splits:

@@ -20,7 +20,6 @@ Only tags that describe pixels are read: names, identifiers and dates of birth n
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFile
 
+from casewise.files import text_hash
 from casewise.modalities.store.dicom_file import (
     HEAD,
     PixelError,
@@ -160,7 +160,7 @@ def _image(header: Any) -> Image.Image:
         if note:
             image.info["note"] = note
         if text_of(header, "Modality") in SCANS and (series := text_of(header, "SeriesInstanceUID")):
-            image.info["series"] = hashlib.sha256(series.encode()).hexdigest()
+            image.info["series"] = text_hash(series)
         return image
     if kind not in COLOURS or stored.ndim != 3 or stored.shape[2] != 3:
         count = 1 if stored.ndim == 2 else stored.shape[-1]

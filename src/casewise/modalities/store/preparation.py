@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from casewise.files import json_hash, text_hash
 
 if TYPE_CHECKING:
     from casewise.study.images import Images
@@ -64,7 +64,7 @@ class Preparation:
     def fingerprint(self) -> str:
         """A hash over these settings and the version of the reading rules."""
         settings = {name: value for name, value in asdict(self).items() if name != "masked" or value}
-        return hashlib.sha256(json.dumps([settings, PIXEL_RULES], sort_keys=True).encode()).hexdigest()
+        return json_hash([settings, PIXEL_RULES])
 
     def address(self, sources: Iterable[str]) -> str:
         """The address of a store: a hash over these settings and the sources' hashes, in the order of its rows.
@@ -72,7 +72,4 @@ class Preparation:
         >>> Preparation().address(["ab", "cd"]) == Preparation().address(["cd", "ab"])
         False
         """
-        digest = hashlib.sha256(self.fingerprint().encode())
-        for source in sources:
-            digest.update(b"\n" + source.encode())
-        return digest.hexdigest()
+        return text_hash("\n".join([self.fingerprint(), *sources]))

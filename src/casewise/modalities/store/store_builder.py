@@ -29,7 +29,7 @@ import filelock
 import numpy as np
 
 from casewise.errors import ImageError, RunError, counted
-from casewise.files import NO_FOLLOW, storage_message, write_atomic
+from casewise.files import NO_FOLLOW, storage_message, text_hash, write_atomic
 from casewise.modalities.store.file_check import ARRAY_DAMAGE, raise_if_memory
 from casewise.modalities.store.preparation import Channels, Preparation
 from casewise.modalities.store.readers import MEMORY, Budget, open_source, read_bytes
@@ -274,7 +274,7 @@ class Building:
 
     def __init__(self, folder: Path, paths: Sequence[ImageSource], preparation: Preparation) -> None:
         """Read the journal of an interrupted run; nothing is written before the `with` block."""
-        key = hashlib.sha256("\n".join([preparation.fingerprint(), *map(str, paths)]).encode()).hexdigest()
+        key = text_hash("\n".join([preparation.fingerprint(), *map(str, paths)]))
         stem = f"{_stem(preparation)}{key[:16]}"
         self.tiles, self.journal = folder / f"{stem}.npy", folder / f"{stem}.jsonl"
         self.earlier = _EarlierTiles()

@@ -5,7 +5,6 @@ Tiles are sources of a tile store; each slide is opened and hashed once for all 
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ import pandas as pd
 from casewise.cohort.cohort import Cohort
 from casewise.console import Show
 from casewise.errors import ImageError
+from casewise.files import checksum, text_hash
 from casewise.modalities.base import ImageFolder, ImageStore, MaskMeaning, NativeMap, Noun, PreparedCohort, SlotMaps
 from casewise.modalities.photographs.modality import Photographs
 from casewise.modalities.store.preparation import Preparation
@@ -89,7 +89,7 @@ class SlideReader:
         with alone:
             if source.path not in self._hashes:
                 self._hashes[source.path] = self._slide_hash(source.path)
-        return hashlib.sha256(f"{self._hashes[source.path]} {source.x} {source.y} {source.side}".encode()).hexdigest()
+        return text_hash(f"{self._hashes[source.path]} {source.x} {source.y} {source.side}")
 
     def _slide_hash(self, path: Path) -> str:
         """A hash of the bytes of a slide; of names and bytes if it consists of several files."""
@@ -97,7 +97,7 @@ class SlideReader:
         if not others:
             return _hashed(path)
         hashes = [_hashed(path), *(f"{file.name} {_hashed(file)}" for file in others)]
-        return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+        return text_hash("\n".join(hashes))
 
     def tile(self, source: SlideTile, preparation: Preparation) -> np.ndarray:
         """Read one tile, (C, H, W) `uint8`.
@@ -120,8 +120,7 @@ class SlideReader:
 
 def _hashed(path: Path) -> str:
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return checksum(path)
     except OSError as error:
         raise ImageError(f"{path}: it cannot be read: {error.strerror or error}.") from error
 

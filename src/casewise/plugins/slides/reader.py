@@ -11,8 +11,6 @@ only reading all of them shows which belong to the same series.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +22,7 @@ from PIL import Image, ImageCms
 
 from casewise.cohort.folder_layout import SLIDES
 from casewise.errors import CasewiseError, ImageError
+from casewise.files import json_hash
 from casewise.modalities.store.file_check import name_content, size_of
 
 TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -137,7 +136,7 @@ def companions_hash(path: Path) -> str:
         except OSError:
             continue
         stamps.append([file.name, status.st_size, status.st_mtime_ns])
-    return hashlib.sha256(json.dumps(stamps).encode()).hexdigest()[:12] if stamps else ""
+    return json_hash(stamps)[:12] if stamps else ""
 
 
 def _names_in_index(path: Path) -> set[str]:

@@ -7,7 +7,6 @@ hash of the path, size and time of the slide, of its other files, and of the pla
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import math
@@ -21,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from casewise.errors import ImageError
-from casewise.files import parsed_json, write_atomic
+from casewise.files import json_hash, parsed_json, write_atomic
 from casewise.modalities.store.file_check import ARRAY_DAMAGE
 from casewise.modalities.store.pixels import LANCZOS, as_array
 from casewise.modalities.store.preparation import Channels
@@ -248,7 +247,7 @@ def name_of(path: Path, plan: TilePlan) -> str:
     except OSError:
         return ""
     identity = [RULES, str(path), status.st_size, status.st_mtime_ns, companions_hash(path), plan.model_dump()]
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
+    return json_hash(identity)[:24]
 
 
 def is_planned(path: Path, plan: TilePlan, folder: Path) -> bool:

@@ -10,9 +10,7 @@ a run for the study with its settings and metrics, and a run below it for each n
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
-import json
 import logging
 import math
 import os
@@ -28,7 +26,7 @@ from typing import Any, Protocol
 from casewise.errors import CasewiseError, RunError, StudyError, counted
 from casewise.evaluation.figures import Figures
 from casewise.evaluation.metrics_file import read_results
-from casewise.files import parsed_json, replacing, write_json
+from casewise.files import json_hash, parsed_json, replacing, write_json
 from casewise.pipeline.train import epochs_of, finished
 from casewise.plugins.tracking.study_keys import without_secrets
 from casewise.run_folder import RunFolder
@@ -94,8 +92,7 @@ class Unit:
     def __post_init__(self) -> None:
         """Compute the hash of the content, by which a tracker skips units that were already sent."""
         content = {name: value for name, value in asdict(self).items() if name != "sha256"}
-        text = json.dumps(content, sort_keys=True)
-        object.__setattr__(self, "sha256", hashlib.sha256(text.encode()).hexdigest())
+        object.__setattr__(self, "sha256", json_hash(content))
 
 
 def job_units(folder: RunFolder, study: Study) -> list[Unit]:

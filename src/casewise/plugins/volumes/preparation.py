@@ -14,7 +14,7 @@ import pandas as pd
 from casewise.cohort.cohort import Cohort
 from casewise.console import Show, duration
 from casewise.errors import counted
-from casewise.files import write_atomic
+from casewise.files import text_hash, write_atomic
 from casewise.modalities.base import FittedPreprocessing, Picture
 from casewise.modalities.store.preparation import PIXEL_RULES, Preparation
 from casewise.modalities.store.store import TileStore
@@ -190,7 +190,7 @@ def _slice_pictures(study: Study, cohort: Cohort, folder: Path) -> list[Path]:
             continue
         folder.mkdir(parents=True, exist_ok=True)
         stated = [f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in paths]
-        digest = hashlib.sha256("\n".join([str(PIXEL_RULES), *stated]).encode()).hexdigest()[:24]
+        digest = text_hash("\n".join([str(PIXEL_RULES), *stated]))[:24]
         pictures = [folder / f"{digest}-{number}.png" for number in range(len(paths))]
         if not all(picture.is_file() for picture in pictures):
             values = as_pictures(stack_images(paths, (volumes.pixel_mm, volumes.slice_mm)))

@@ -13,14 +13,13 @@ the scan itself.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from casewise.errors import CohortError, ImageError
+from casewise.files import json_hash
 from casewise.plugins.volumes import grid as regions
 from casewise.plugins.volumes.grid import Grid, Region, check_shown, covered, plane_grid, resampled, to_ras
 from casewise.plugins.volumes.reading.scans import Scan
@@ -166,7 +165,7 @@ class Steps:
 
     def fingerprint(self) -> str:
         """A hash of these settings and the version of the rules."""
-        return hashlib.sha256(json.dumps([asdict(self), STEP_RULES], sort_keys=True).encode()).hexdigest()
+        return json_hash([asdict(self), STEP_RULES])
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from casewise.errors import CasewiseError, RunError, counted
-from casewise.files import checksum, parsed_json, replacing, storage_message, write_atomic, write_json
+from casewise.files import checksum, parsed_json, replacing, storage_message, text_hash, write_atomic, write_json
 from casewise.modalities.store.file_check import ARRAY_DAMAGE, raise_if_memory
 from casewise.modalities.store.workers import Work, spread
 from casewise.plugins.volumes.case_files import CaseSources, doubled_in, empty_in, gather, not_prepared
@@ -295,7 +295,7 @@ def _joined(folder: Path, files: Sequence[Path], subjects: Sequence[str]) -> Sli
     `subjects`: of the cases, whose slices are standardised together; or empty texts.
     """
     listed = "\n".join(f"{file.name} {subject}".strip() for file, subject in zip(files, subjects, strict=True))
-    made_from = hashlib.sha256(listed.encode()).hexdigest()
+    made_from = text_hash(listed)
     marker = Path(folder) / MARKER
     if marker.is_file():
         try:
