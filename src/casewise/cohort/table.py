@@ -14,15 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from casewise.cohort.table_formats import (
-    LARGEST,
-    MOST_COLUMNS,
-    Cells,
-    parquet_cells,
-    read_numbers,
-    text_cells,
-    workbook_cells,
-)
+from casewise.cohort import table_formats
 from casewise.errors import CohortError, counted, cut, nearest, shortened
 from casewise.files import PICTURES, PLAIN_NUMBER, read_regular
 from casewise.names import one_form
@@ -242,12 +234,12 @@ def read_text_table(path: Path, problems: Problems, *, sheet: str = "") -> tuple
         kind = "workbook" if path.suffix.casefold() == ".xlsx" else "Parquet file"
         raise CohortError(f"{path} is no {kind}, as its ending says. Write it again, or correct the ending.")
     if workbook:
-        cells = workbook_cells(path, data, problems, sheet=sheet)
+        cells = table_formats.workbook_cells(path, data, problems, sheet=sheet)
     elif data.startswith(b"PAR1"):
-        cells = parquet_cells(path, data)
-        read_numbers(cells, problems)
+        cells = table_formats.parquet_cells(path, data)
+        table_formats.read_numbers(cells, problems)
     else:
-        cells = text_cells(path, data, problems)
+        cells = table_formats.text_cells(path, data, problems)
     return _framed(path, cells, problems)
 
 
@@ -255,7 +247,7 @@ def _bytes(path: Path) -> bytes:
     if os.path.isdir(path):
         raise CohortError(f"The cohort table {path} is a folder. Name the table in it.")
     try:
-        data = read_regular(path, LARGEST)
+        data = read_regular(path, table_formats.LARGEST)
     except FileNotFoundError:
         parent = path.parent
         hint = nearest(path.name, [p.name for p in parent.iterdir()]) if os.path.isdir(parent) else ""
@@ -267,11 +259,13 @@ def _bytes(path: Path) -> bytes:
     return data
 
 
-def _framed(path: Path, cells: Cells, problems: Problems) -> tuple[pd.DataFrame, list[str]]:
+def _framed(path: Path, cells: table_formats.Cells, problems: Problems) -> tuple[pd.DataFrame, list[str]]:
     if not cells.numbers:
         raise CohortError(f"The cohort table {path} has no rows. It needs a heading and one row for each image.")
-    if len(cells.heading) > MOST_COLUMNS:
-        raise CohortError(f"The cohort table {path} has {len(cells.heading):,} columns; allowed are {MOST_COLUMNS:,}.")
+    if len(cells.heading) > table_formats.MOST_COLUMNS:
+        raise CohortError(
+            f"The cohort table {path} has {len(cells.heading):,} columns; allowed are {table_formats.MOST_COLUMNS:,}."
+        )
     named: dict[str, list[str]] = {}
     for position, (raw, column) in enumerate(zip(cells.heading, cells.columns, strict=True), start=1):
         name, column = one_form(raw).strip(), list(map(one_form, column))

@@ -25,36 +25,11 @@ from casewise.console import Show, Silent
 from casewise.errors import RunError, counted, shortened
 from casewise.evaluation.record import from_json
 from casewise.files import checksum
+from casewise.inference import input_checks, new_cases
 from casewise.inference.bundle import Bundle, check_composition
 from casewise.inference.drift import WORDS, Batch, Drift, drift
 from casewise.inference.ensemble import Combination, Ensemble
-from casewise.inference.input_checks import (
-    COMPARED,
-    FEWEST_SUBJECTS,
-    MOST_OF_CASE,
-    Limits,
-    case_flags,
-    joined,
-    reasons_of,
-)
 from casewise.inference.look import Look, read_look
-from casewise.inference.new_cases import (
-    LEFT_OUT,
-    ROWS,
-    NewCases,
-    NewInput,
-    NewTable,
-    PredictedChunk,
-    RawCase,
-    cases_of,
-    ignores_visits,
-    in_chunks,
-    names_visits,
-    new_table,
-    predicts_single_images,
-    prepare_together,
-    sources_of,
-)
 from casewise.inference.output_table import OutputTable
 from casewise.modalities.base import PreparedCohort
 from casewise.modalities.registry import modality_of
@@ -90,7 +65,7 @@ class TrainedModel:
     combination: Combination = field(default_factory=Combination)
     about: Mapping[str, Any] = field(default_factory=dict)
     card: str = ""
-    limits: Limits | None = None
+    limits: input_checks.Limits | None = None
     look: Look | None = None
     # The folder of an unpacked zip file, which is removed with this object.
     unpacked: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False, compare=False)
@@ -135,9 +110,9 @@ class TrainedModel:
         """
         if self.limits is None or not self.limits.ranges:
             raise RunError(
-                f"--abstain: {self.folder} has no limits of images, by which cases are flagged. They need at least "
-                f"{FEWEST_SUBJECTS} training subjects in two folds, and the bundle of a whole run, not one of its "
-                "networks. Leave out --abstain."
+                f"--abstain: {self.folder} has no limits of images, by which cases are flagged. They need at "
+                f"least {input_checks.FEWEST_SUBJECTS} training subjects in two folds, and the bundle of a whole run, "
+                "not one of its networks. Leave out --abstain."
             )
 
     @property
@@ -162,7 +137,7 @@ class TrainedModel:
 
     def predict(
         self,
-        cases: NewInput,
+        cases: new_cases.NewInput,
         *,
         learner: str = HEADLINE,
         columns: Mapping[str, str] | None = None,
@@ -222,16 +197,18 @@ class TrainedModel:
     def _table(
         self,
         ensemble: Ensemble,
-        cases: NewInput,
+        cases: new_cases.NewInput,
         folder: Path,
         columns: Mapping[str, str] | None,
         root: Path | str | None,
         pattern: str,
         show: Show,
-    ) -> tuple[NewTable, pd.DataFrame]:
+    ) -> tuple[new_cases.NewTable, pd.DataFrame]:
         """The table of new cases and its rows; how files were read is shown."""
         sizes = self.limits.sizes if self.limits else None
-        table = new_table(cases, self.reader, folder, columns=columns or {}, root=root, pattern=pattern, sizes=sizes)
+        table = new_cases.new_table(
+            cases, self.reader, folder, columns=columns or {}, root=root, pattern=pattern, sizes=sizes
+        )
         cells = table.cells()
         table = replace(with_columns(table, cells, ensemble), modalities=self.modalities)
         if table.reading:
@@ -252,7 +229,7 @@ class TrainedModel:
         if not table.reading and path in cells:
             for doubt in listed_companions(start / text for text in cells[path].str.strip() if text):
                 log.warning("%s", doubt.removeprefix("WARNING: "))
-        if ignores_visits(cells, table.study):
+        if new_cases.ignores_visits(cells, table.study):
             log.warning("The study of this model has no visits: the visits of the new cases are not used.")
         return table, cells
 
@@ -273,7 +250,7 @@ class TrainedModel:
             folders = relative.parts[:-1]
             for level in range(max(0, len(folders) - _LEVELS), len(folders)):
                 people[folders[: level + 1]].append(name)
-        most = self.limits.sizes.limit if self.limits and self.limits.sizes else MOST_OF_CASE
+        most = self.limits.sizes.limit if self.limits and self.limits.sizes else input_checks.MOST_OF_CASE
         for folders, of_folder in people.items():
             if folders[-1] != ".." and (len(set(of_folder)) == 1 or len(of_folder) <= most):
                 for name in set(of_folder):
@@ -283,13 +260,13 @@ class TrainedModel:
     @cached_property
     def _fingerprints(self) -> Mapping[str, np.ndarray]:
         """The fingerprints of all images on which the networks were trained; empty if the networks have none."""
-        from casewise.audit.fingerprints import joined, read_fingerprints
+        from casewise.audit.fingerprints import read_fingerprints
 
         files = [JobFolder(member.folder).fingerprints for member in self.members]
         prints = [read_fingerprints(file) for file in files if file.exists()]
-        return joined(prints) if prints else {}
+        return input_checks.joined(prints) if prints else {}
 
-    def _of_training(self, table: NewTable, prepared: Sequence[NewCases]) -> list[str]:
+    def _of_training(self, table: new_cases.NewTable, prepared: Sequence[new_cases.NewCases]) -> list[str]:
         """The files of prepared images that show pictures of the training, whatever their names are."""
         from casewise.audit.fingerprints import fingerprints, same_pictures
         from casewise.audit.sentences import as_in_table
@@ -305,7 +282,7 @@ class TrainedModel:
         return files
 
     def _predicted(
-        self, ensemble: Ensemble, study: Study, new: NewCases, abstain: bool, batch: Batch | None
+        self, ensemble: Ensemble, study: Study, new: new_cases.NewCases, abstain: bool, batch: Batch | None
     ) -> pd.DataFrame:
         """The table of prepared cases."""
         import pandas as pd
@@ -314,15 +291,20 @@ class TrainedModel:
         paths = images.set_index(images["image"].astype(str))["path"].astype(str)
         rows = rows.assign(image=rows["image"].where(rows["image"] == "", rows["image"].map(paths)))
         if self.limits:
-            unit = "image" if predicts_single_images(study) else "case"
-            flags = case_flags(self.limits, new, self.look, batch, by="path" if unit == "image" else "case")
+            unit = "image" if new_cases.predicts_single_images(study) else "case"
+            flags = input_checks.case_flags(
+                self.limits, new, self.look, batch, by="path" if unit == "image" else "case"
+            )
             rows = rows.assign(flags=rows[unit].astype(str).map(flags).fillna(""))
         if record := ensemble.covariates:
             reasons = flags_of(record, ensemble.covariate_cells(images))
             flags = rows["flags"] if "flags" in rows else pd.Series("", index=rows.index)
             reads = rows["model"].isin(list(record["models"]))
             units = zip(rows["case"].astype(str), flags, reads, strict=True)
-            texts = [joined([*reasons_of(f), *(reasons[case] if own else ())]) for case, f, own in units]
+            texts = [
+                input_checks.joined([*input_checks.reasons_of(f), *(reasons[case] if own else ())])
+                for case, f, own in units
+            ]
             rows = rows.assign(flags=texts)
         output = self.table
         return output.abstaining(output.of_rows(rows)) if abstain else output.of_rows(rows)
@@ -333,16 +315,16 @@ class TrainedModel:
 
     def predict_in_chunks(
         self,
-        cases: NewInput,
+        cases: new_cases.NewInput,
         *,
         learner: str = HEADLINE,
         columns: Mapping[str, str] | None = None,
         root: Path | str | None = None,
         pattern: str = "",
-        size: int = ROWS,
+        size: int = new_cases.ROWS,
         abstain: bool = False,
         show: Show | None = None,
-    ) -> Iterator[PredictedChunk]:
+    ) -> Iterator[new_cases.PredictedChunk]:
         """Predict new cases in chunks, by subject; each has its `table`, with the columns of `predict`.
 
         Args:
@@ -358,11 +340,14 @@ class TrainedModel:
         ensemble = Ensemble(self.members, self.combination, learner)
         with tempfile.TemporaryDirectory() as temporary, (show or Silent()).bar("predict") as bar:
             table, cells = self._table(ensemble, cases, Path(temporary), columns, root, pattern, show or Silent())
-            single = predicts_single_images(table.study)
-            raw_cases, has_visits = cases_of(cells, table.study, single=single), names_visits(cells, table.study)
+            single = new_cases.predicts_single_images(table.study)
+            raw_cases, has_visits = (
+                new_cases.cases_of(cells, table.study, single=single),
+                new_cases.names_visits(cells, table.study),
+            )
             unit = "images" if single else "cases"
             done, batch, of_training = 0, Batch(), list[str]()
-            for chunk in in_chunks(raw_cases, size):
+            for chunk in new_cases.in_chunks(raw_cases, size):
                 bar(done, len(raw_cases), f"{done:,} of {len(raw_cases):,} {unit}")
                 with tempfile.TemporaryDirectory(dir=temporary) as folder:
                     rows, new = self.predict_together(
@@ -370,7 +355,7 @@ class TrainedModel:
                     )
                     of_training += self._of_training(table, new)
                 done += len(chunk)
-                yield PredictedChunk(rows, sources_of(chunk, cells, table.study), has_visits, batch)
+                yield new_cases.PredictedChunk(rows, new_cases.sources_of(chunk, cells, table.study), has_visits, batch)
             bar(done, len(raw_cases), f"{done:,} of {len(raw_cases):,} {unit}")
             _warn_pictures(of_training)
 
@@ -378,25 +363,25 @@ class TrainedModel:
     def predict_together(
         self,
         ensemble: Ensemble,
-        table: NewTable,
+        table: new_cases.NewTable,
         cells: pd.DataFrame,
-        cases: Sequence[RawCase],
+        cases: Sequence[new_cases.RawCase],
         folder: Path,
         batch: Batch | None = None,
         *,
         abstain: bool = False,
-    ) -> tuple[pd.DataFrame, list[NewCases]]:
+    ) -> tuple[pd.DataFrame, list[new_cases.NewCases]]:
         """Prepare some cases of a table in `folder` and predict them; their rows, and the prepared cases.
 
         A case that cannot be read has rows with the reason as `problem`. The numbers of images are added to `batch`.
         """
         import pandas as pd
 
-        output, (prepared, problems) = self.table, prepare_together(table, cells, cases, folder)
+        output, (prepared, problems) = self.table, new_cases.prepare_together(table, cells, cases, folder)
         tables = [self._predicted(ensemble, table.study, new, abstain, batch) for new in prepared]
         answered = {name for predicted in tables for name in predicted["case"]}
         answered |= {case.name for case, _ in problems}
-        problems += [(case, LEFT_OUT) for case in cases if case.name not in answered]
+        problems += [(case, new_cases.LEFT_OUT) for case in cases if case.name not in answered]
         if problems:
             tables.append(output.of_problems(problems, ensemble.learners))
         rows = tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True)
@@ -414,7 +399,7 @@ def _warn_pictures(files: Sequence[str]) -> None:
         )
 
 
-def with_columns(table: NewTable, cells: pd.DataFrame, ensemble: Ensemble) -> NewTable:
+def with_columns(table: new_cases.NewTable, cells: pd.DataFrame, ensemble: Ensemble) -> new_cases.NewTable:
     """A table that is read with the covariates that the learners need.
 
     Raises:
@@ -473,7 +458,7 @@ def _of_bundle(
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise RunError(f"{folder.facts.path} is damaged ({error!r}). {folder.facts.remedy}") from error
     limits = _limits(folder.input_checks)
-    look = read_look(folder.look, limits.look, len(COMPARED)) if limits and limits.look else None
+    look = read_look(folder.look, limits.look, len(input_checks.COMPARED)) if limits and limits.look else None
     model = TrainedModel(path, members, combination, about, folder.card.read(), limits, look, unpacked)
     try:
         model.table.of_rows(combination.rehearsed(members).assign(spread=math.nan))
@@ -490,7 +475,7 @@ def _of_bundle(
     return model
 
 
-def _limits(file: JsonFile) -> Limits | None:
+def _limits(file: JsonFile) -> input_checks.Limits | None:
     """The limits by which new cases are flagged; None if there is no file.
 
     Raises:
@@ -498,7 +483,7 @@ def _limits(file: JsonFile) -> Limits | None:
     """
     values = file.read_if_exists()
     try:
-        limits = from_json(Limits, values) if values else None
+        limits = from_json(input_checks.Limits, values) if values else None
         for name, (points, shares) in limits.quantiles.items() if limits else ():
             if name.split()[0] not in WORDS or not points or len(points) != len(shares):
                 raise ValueError(f"no quantiles of {name[:80]}")

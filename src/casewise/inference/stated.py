@@ -11,17 +11,7 @@ from pathlib import Path
 
 from casewise.cohort.folder_layout import IMAGES, SLIDES, VOLUME_FILES
 from casewise.errors import ImageError, cut
-from casewise.modalities.store.dicom_file import (
-    DEFLATED,
-    PERSON,
-    damage_named,
-    dicom_files,
-    head_of,
-    is_dicom,
-    quiet_pydicom,
-    same_patient,
-    text_of,
-)
+from casewise.modalities.store import dicom_file
 from casewise.names import one_form
 
 DAY, MODALITY = "StudyDate", "Modality"
@@ -53,14 +43,16 @@ def stated_by(paths: Sequence[Path]) -> Iterator[_Stated]:
     for path in paths:
         with suppress(ImageError, ImportError, OSError):
             # a series is of one patient and day
-            file = next(iter(dicom_files(path)[0]), None) if path.is_dir() else path
-            head = head_of(file) if file else b""
-            if file is None or not is_dicom(head) or DEFLATED in head:
+            file = next(iter(dicom_file.dicom_files(path)[0]), None) if path.is_dir() else path
+            head = dicom_file.head_of(file) if file else b""
+            if file is None or not dicom_file.is_dicom(head) or dicom_file.DEFLATED in head:
                 continue
-            with damage_named(file):
-                tags = [*PERSON, DAY, MODALITY, "SpecificCharacterSet"]
-                header = quiet_pydicom().dcmread(file, stop_before_pixels=True, specific_tags=tags, force=True)
-                texts = [one_form(text_of(header, tag)) for tag in (*PERSON, DAY, MODALITY)]
+            with dicom_file.damage_named(file):
+                tags = [*dicom_file.PERSON, DAY, MODALITY, "SpecificCharacterSet"]
+                header = dicom_file.quiet_pydicom().dcmread(
+                    file, stop_before_pixels=True, specific_tags=tags, force=True
+                )
+                texts = [one_form(dicom_file.text_of(header, tag)) for tag in (*dicom_file.PERSON, DAY, MODALITY)]
             yield _Stated(path.name, tuple(texts[:-2]), texts[-2], texts[-1].upper())
 
 
@@ -77,7 +69,7 @@ def people_problem(images: Sequence[_Stated], subject: str, subjects: Collection
     for image, other in combinations(first_of.values(), 2):
         # what one of them does not state distinguishes nobody
         pairs = list(zip(image.person, other.person, strict=True))
-        if not same_patient([[own or its for own, its in pairs], [its or own for own, its in pairs]]):
+        if not dicom_file.same_patient([[own or its for own, its in pairs], [its or own for own, its in pairs]]):
             return (
                 f"{image.name} and {other.name} state different patients (identifier, name, date of birth or "
                 "issuer). A case is one subject at one visit."

@@ -13,18 +13,7 @@ from typing import TYPE_CHECKING
 
 from casewise.console import duration
 from casewise.modalities.registry import modality_of
-from casewise.pipeline.recipe_plan import (
-    MOST_EPOCHS,
-    Forecast,
-    PlanFacts,
-    Reason,
-    RecipePlan,
-    as_yaml,
-    forecast_in_words,
-    recipe_of,
-    recorded_plan,
-    with_fewer_altered,
-)
+from casewise.pipeline import recipe_plan
 from casewise.study.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -88,7 +77,7 @@ def within_budget(inputs: RunInputs, jobs: Sequence[Job], job_inputs: JobInputs,
         outside: the number of panels of the external cohort.
     """
     study, folder = inputs.study, inputs.folder
-    planned = recorded_plan(study, folder)
+    planned = recipe_plan.recorded_plan(study, folder)
     if planned is None or planned.forecast:
         return study
     with show.bar("budget") as bar:
@@ -99,33 +88,37 @@ def within_budget(inputs: RunInputs, jobs: Sequence[Job], job_inputs: JobInputs,
     planned = with_forecast(study, planned, RunCases(inputs.cohort, inputs.splits, outside, pretraining), speed)
     folder.recipe_plan.write(asdict(planned))
     study = study.model_copy(update={"recipe": Recipe.model_validate({**planned.recipe, "auto": True})})
-    study = with_fewer_altered(study, planned.forecast)
-    folder.plan_page.write(as_yaml(study, planned))
+    study = recipe_plan.with_fewer_altered(study, planned.forecast)
+    folder.plan_page.write(recipe_plan.as_yaml(study, planned))
     if planned.forecast:
-        show.line("budget", forecast_in_words(planned.forecast, planned.facts))
+        show.line("budget", recipe_plan.forecast_in_words(planned.forecast, planned.facts))
     return study
 
 
-def with_forecast(study: Study, planned: RecipePlan, cases: RunCases, speed: Speed) -> RecipePlan:
+def with_forecast(
+    study: Study, planned: recipe_plan.RecipePlan, cases: RunCases, speed: Speed
+) -> recipe_plan.RecipePlan:
     """The plan with the epochs that fit into its budget at a speed, and the forecast of the run."""
     forecast = _forecast(study, planned.facts, cases, speed)
-    epochs = max(FEWEST_EPOCHS, min(forecast.epochs, MOST_EPOCHS))
-    reason: Reason = "fewest" if forecast.epochs <= FEWEST_EPOCHS else "most" if epochs == MOST_EPOCHS else "fit"
+    epochs = max(FEWEST_EPOCHS, min(forecast.epochs, recipe_plan.MOST_EPOCHS))
+    reason: recipe_plan.Reason = (
+        "fewest" if forecast.epochs <= FEWEST_EPOCHS else "most" if epochs == recipe_plan.MOST_EPOCHS else "fit"
+    )
     if {"epochs", "phases"} & planned.stated.keys():
         reason = "stated"
-    recipe = recipe_of(study, planned.facts, planned.stated, epochs)
+    recipe = recipe_plan.recipe_of(study, planned.facts, planned.stated, epochs)
     trained = sum(phase["epochs"] for phase in recipe["phases"])
     return replace(planned, recipe=recipe, forecast=replace(forecast, epochs=trained, reason=reason))
 
 
 def show_time(inputs: RunInputs, show: Show) -> None:
     """Show how long a planned run took, and its budget."""
-    planned = recorded_plan(inputs.study, inputs.folder)
+    planned = recipe_plan.recorded_plan(inputs.study, inputs.folder)
     if planned and planned.forecast:
         show.line("budget", _time_in_words(clock() - inputs.began, planned.forecast, planned.facts.budget))
 
 
-def _time_in_words(seconds: float, forecast: Forecast, budget: float) -> str:
+def _time_in_words(seconds: float, forecast: recipe_plan.Forecast, budget: float) -> str:
     """How long a command took, and if it was longer than its budget, by how much, and what was expected."""
     over = seconds - budget
     if over <= 0:
@@ -143,11 +136,11 @@ def _measured_speed(inputs: RunInputs, jobs: Sequence[Job], job_inputs: JobInput
     return Speed(clock() - inputs.began, paces, workers, slow)
 
 
-def _forecast(study: Study, facts: PlanFacts, cases: RunCases, speed: Speed) -> Forecast:
+def _forecast(study: Study, facts: recipe_plan.PlanFacts, cases: RunCases, speed: Speed) -> recipe_plan.Forecast:
     """The forecast of the run; `epochs` are half of those that fit, of most networks."""
     before, paces, slow = speed.before, speed.paces, speed.slow
     if set(paces) != set(study.trained):
-        return Forecast(before, 0.0, 0.0, 0.0, FEWEST_EPOCHS, "fewest")
+        return recipe_plan.Forecast(before, 0.0, 0.0, 0.0, FEWEST_EPOCHS, "fewest")
     trained = facts.trained
     predicted = len(cases.cohort.panels) - trained + min(trained, DISTANCE_PANELS)
     # metrics on the training subjects, and the features for a probe
@@ -164,10 +157,10 @@ def _forecast(study: Study, facts: PlanFacts, cases: RunCases, speed: Speed) -> 
     altered, after = _altered(study, facts, cases, alone), slow * (REPORT + REPORT_CASE * len(cases.cohort.cases))
     if fewer := fewer_altered(study, altered, facts.budget):
         altered *= fewer / study.evaluation.counterfactual_cases
-    longer = sum(phase.epochs for phase in study.recipe.phases) / MOST_EPOCHS
+    longer = sum(phase.epochs for phase in study.recipe.phases) / recipe_plan.MOST_EPOCHS
     left = (BUSY_AIM if slow > BUSY else AIM) * facts.budget - before - pretraining - once - external - altered - after
     fitting = math.floor(left / max(longer * epoch, 1e-9))
-    return Forecast(
+    return recipe_plan.Forecast(
         before,
         once,
         epoch,
@@ -201,7 +194,7 @@ def _pretraining(cases: RunCases, paces: Mapping[str, Pace]) -> float:
     return sum(panels * (recipe.epochs * pace.pretrain + probe * pace.predict) for pace in paces.values())
 
 
-def _altered(study: Study, facts: PlanFacts, cases: RunCases, paces: Mapping[str, Pace]) -> float:
+def _altered(study: Study, facts: recipe_plan.PlanFacts, cases: RunCases, paces: Mapping[str, Pace]) -> float:
     """The seconds in which each learner predicts altered images of cases of its fold."""
     from casewise.jobs.predict import chosen_panels
 
@@ -212,7 +205,7 @@ def _altered(study: Study, facts: PlanFacts, cases: RunCases, paces: Mapping[str
     return _predicting(study, facts, paces, panels / facts.folds * (1 + len(alterations)))
 
 
-def _predicting(study: Study, facts: PlanFacts, paces: Mapping[str, Pace], panels: float) -> float:
+def _predicting(study: Study, facts: recipe_plan.PlanFacts, paces: Mapping[str, Pace], panels: float) -> float:
     """The seconds in which each learner of each fold is read and predicts this many panels, one after another."""
     # two baselines read the features of each encoder
     predicting = sum(pace.predict for pace in paces.values()) + 2 * len(facts.encoders) * encoding(facts, paces)
@@ -220,7 +213,7 @@ def _predicting(study: Study, facts: PlanFacts, paces: Mapping[str, Pace], panel
     return facts.folds * (panels * predicting + busy * READING * len(study.learners))
 
 
-def encoding(facts: PlanFacts, paces: Mapping[str, Pace]) -> float:
+def encoding(facts: recipe_plan.PlanFacts, paces: Mapping[str, Pace]) -> float:
     """The seconds in which the encoder of a baseline reads a panel: a network reads its mirror image, it all flips."""
     return max(pace.predict for pace in paces.values()) * (2 if facts.flips in ("both", "dihedral") else 1)
 

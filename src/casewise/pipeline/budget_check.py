@@ -18,16 +18,8 @@ from casewise.errors import CasewiseError
 from casewise.modalities.base import StoreAddress
 from casewise.modalities.registry import modality_of
 from casewise.pipeline import budget as budgets
+from casewise.pipeline import recipe_plan
 from casewise.pipeline.budget import AIM, RunCases, Speed
-from casewise.pipeline.recipe_plan import (
-    Forecast,
-    PlanFacts,
-    RecipePlan,
-    forecast_parts,
-    plan_facts,
-    planned_study,
-    recipe_of,
-)
 from casewise.run_folder import RunFolder
 from casewise.splits.predefined import TEST
 from casewise.study.learners import learner_named
@@ -51,14 +43,14 @@ class _Trial:
 
     study: Study
     stated: Mapping[str, Any]
-    facts: PlanFacts
+    facts: recipe_plan.PlanFacts
     speed: Speed
     seconds: float
 
-    def forecast(self, cases: RunCases, *, folds: int, budget: float) -> Forecast:
+    def forecast(self, cases: RunCases, *, folds: int, budget: float) -> recipe_plan.Forecast:
         """The least that a run takes with this many folds, planned within a budget in seconds."""
         facts = replace(self.facts, folds=folds, budget=budget)
-        planned = RecipePlan(facts, self.study.recipe.stated, self.stated)
+        planned = recipe_plan.RecipePlan(facts, self.study.recipe.stated, self.stated)
         forecast = budgets.with_forecast(self.study, planned, cases, self.speed).forecast
         assert forecast
         return forecast
@@ -77,7 +69,7 @@ def budget_lines(study: Study, cases: RunCases) -> list[str]:
         return []
     if trial is None or (forecast := trial.forecast(cases, folds=folds, budget=budget)).total <= budget:
         return []
-    longest = sorted(forecast_parts(forecast).items(), key=lambda entry: -entry[1])
+    longest = sorted(recipe_plan.forecast_parts(forecast).items(), key=lambda entry: -entry[1])
     listed = ", ".join(f"{name} {duration(seconds)}" for name, seconds in longest if seconds)
     remedies = list(_remedies(study, cases, trial, quick=budgets.clock() - began < _QUICK))
     text = " or ".join([", ".join(remedies[:-1]), remedies[-1]] if remedies[1:] else remedies)
@@ -92,8 +84,8 @@ def _surely_kept(study: Study, cases: RunCases) -> bool:
     """Whether the least plan of a study that `_planned` returned keeps its budget even with the slowest networks."""
     if study.fusions:
         return False
-    facts = plan_facts(study, cases.cohort, cases.splits, None)
-    recipe = recipe_of(study, facts, study.recipe.stated, 1)
+    facts = recipe_plan.plan_facts(study, cases.cohort, cases.splits, None)
+    recipe = recipe_plan.recipe_of(study, facts, study.recipe.stated, 1)
     epochs = sum(phase["epochs"] for phase in recipe["phases"])
     panels, other = cases.cohort.panels, cases.pretraining
     panel = _SLOWEST * study.images.size**2 * float(panels["tiles"].map(len).mean()) / 224**2
@@ -138,7 +130,7 @@ def _remedies(study: Study, cases: RunCases, trial: _Trial, *, quick: bool) -> I
         yield f"`--set images.size={size}`"
 
 
-def _fits(forecast: Forecast, budget: float) -> bool:
+def _fits(forecast: recipe_plan.Forecast, budget: float) -> bool:
     return forecast.total <= AIM * budget
 
 
@@ -169,8 +161,10 @@ def _tried(study: Study, cases: RunCases) -> _Trial | None:
     try:
         with tempfile.TemporaryDirectory() as temporary:
             folder, stated = RunFolder(Path(temporary)), study.recipe.stated
-            facts = plan_facts(study, cases.cohort, splits, None)
-            study = planned_study(study, RecipePlan(facts, recipe_of(study, facts, stated), stated))
+            facts = recipe_plan.plan_facts(study, cases.cohort, splits, None)
+            study = recipe_plan.planned_study(
+                study, recipe_plan.RecipePlan(facts, recipe_plan.recipe_of(study, facts, stated), stated)
+            )
             sample = _sample(study, cases)
             single, cohort = (_of_panels(study, cases.cohort, numbers) for numbers in (sample[:1], sample))
             seconds = []

@@ -30,24 +30,10 @@ import numpy as np
 
 from casewise.errors import ImageError, RunError, counted
 from casewise.files import NO_FOLLOW, storage_message, text_hash, write_atomic
+from casewise.modalities.store import store as tile_store
 from casewise.modalities.store.file_check import ARRAY_DAMAGE, raise_if_memory
 from casewise.modalities.store.preparation import Channels, Preparation
 from casewise.modalities.store.readers import MEMORY, Budget, open_source, read_bytes
-from casewise.modalities.store.store import (
-    COLUMNS,
-    STAMP,
-    ImageSource,
-    Record,
-    Stamp,
-    TileSource,
-    TileStore,
-    hash_tile,
-    open_store,
-    publish,
-    stamp_of,
-    sweep,
-    unchanged,
-)
 from casewise.modalities.store.workers import Progress, Work, of_each_image, spread
 
 # The file with all problems, in the folder of the tile store or, after a check, in the current folder.
@@ -89,7 +75,7 @@ def check_images(
 
 
 def not_read(
-    problems: Mapping[int, str], paths: Sequence[ImageSource], file: Path, *, kept: bool = False
+    problems: Mapping[int, str], paths: Sequence[tile_store.ImageSource], file: Path, *, kept: bool = False
 ) -> ImageError:
     """The error of images that cannot be read: the first in the order of the rows, and a count of the others.
 
@@ -131,13 +117,13 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 def prepare(
-    paths: Sequence[ImageSource],
+    paths: Sequence[tile_store.ImageSource],
     preparation: Preparation,
     folder: Path,
     *,
     processes: int | None = None,
     progress: Progress | None = None,
-) -> TileStore:
+) -> tile_store.TileStore:
     """Build, continue, repair or open the tile store of `paths` in `folder`; row i of the store is `paths[i]`,
     an image file or a region of one.
 
@@ -153,12 +139,12 @@ def prepare(
     folder = Path(folder)
     if not paths:
         raise ImageError("There is no image to prepare: the list is empty.")
-    if store := unchanged(paths, preparation, folder):
+    if store := tile_store.unchanged(paths, preparation, folder):
         if progress:
             progress(len(store), len(store))
         return store
     with _alone(folder):
-        sweep(folder)
+        tile_store.sweep(folder)
         earlier = _earlier_tiles(folder, preparation)
         if len(missing := [source for source in paths if not earlier.has(source)]) >= FEWEST:
             parts = [list(sources) for _, sources in groupby(missing, key=os.fspath)]
@@ -175,13 +161,13 @@ def prepare(
         if problems:
             raise not_read(problems, paths, folder / PROBLEMS, kept=True)
         (folder / PROBLEMS).unlink(missing_ok=True)
-        publish(folder, building.tiles, [records[row] for row in range(len(paths))], preparation)
+        tile_store.publish(folder, building.tiles, [records[row] for row in range(len(paths))], preparation)
         _discard_builds(folder)
-        sweep(folder)
-    return open_store(folder)
+        tile_store.sweep(folder)
+    return tile_store.open_store(folder)
 
 
-def _build_part(preparation: Preparation, folder: Path, paths: Sequence[ImageSource]) -> None:
+def _build_part(preparation: Preparation, folder: Path, paths: Sequence[tile_store.ImageSource]) -> None:
     """Build the tiles of some images as an unfinished build, from which `prepare` takes them; problems are its own.
 
     Two processes that do this at once, one of them on a machine that was lost, write the same bytes.
@@ -222,9 +208,9 @@ class _EarlierTiles:
 
     def __init__(self) -> None:
         """Begin with none."""
-        self._found: dict[object, tuple[Record, Path, int]] = {}
+        self._found: dict[object, tuple[tile_store.Record, Path, int]] = {}
 
-    def add(self, tiles: Path, records: Mapping[int, Record]) -> None:
+    def add(self, tiles: Path, records: Mapping[int, tile_store.Record]) -> None:
         """Add the rows of a file that `records` describe; tiles that were added earlier take precedence.
 
         The file is not kept open, because a cluster leaves as many builds as it had tasks.
@@ -235,20 +221,20 @@ class _EarlierTiles:
                 for key in ((record["path"], _stamp(record)), record["sha256"]):
                     self._found.setdefault(key, (record, tiles, row))
 
-    def has(self, source: ImageSource) -> bool:
+    def has(self, source: tile_store.ImageSource) -> bool:
         """Whether there is a tile of this source, and the file is unchanged."""
         try:
-            return (str(source), stamp_of(os.stat(source))) in self._found
+            return (str(source), tile_store.stamp_of(os.stat(source))) in self._found
         except OSError:
             return False
 
-    def get(self, key: object) -> tuple[Record, np.ndarray] | None:
+    def get(self, key: object) -> tuple[tile_store.Record, np.ndarray] | None:
         """The record and a copy of the tile of a source; None if there is none, or it is damaged."""
         if key not in self._found:
             return None
         record, tiles, row = self._found[key]
         copy = np.array(np.load(tiles, mmap_mode="r", allow_pickle=False)[row])
-        return (record, copy) if hash_tile(copy) == record["tile_sha256"] else None
+        return (record, copy) if tile_store.hash_tile(copy) == record["tile_sha256"] else None
 
 
 def _earlier_tiles(folder: Path, preparation: Preparation) -> _EarlierTiles:
@@ -261,18 +247,20 @@ def _earlier_tiles(folder: Path, preparation: Preparation) -> _EarlierTiles:
             raise_if_memory(error)
             continue  # interrupted before its header was written, or damaged: no tile of it can be used
     try:
-        store = open_store(folder)
+        store = tile_store.open_store(folder)
     except RunError:
         return earlier  # there is none, or this build replaces one that cannot be opened
     if store.preparation == preparation:
-        earlier.add(Path(str(store.tiles.filename)), dict(enumerate(store.index[list(COLUMNS)].to_dict("records"))))
+        earlier.add(
+            Path(str(store.tiles.filename)), dict(enumerate(store.index[list(tile_store.COLUMNS)].to_dict("records")))
+        )
     return earlier
 
 
 class Building:
     """The two files of one unfinished build; their names are a hash over its settings and its list of paths."""
 
-    def __init__(self, folder: Path, paths: Sequence[ImageSource], preparation: Preparation) -> None:
+    def __init__(self, folder: Path, paths: Sequence[tile_store.ImageSource], preparation: Preparation) -> None:
         """Read the journal of an interrupted run; nothing is written before the `with` block."""
         key = text_hash("\n".join([preparation.fingerprint(), *map(str, paths)]))
         stem = f"{_stem(preparation)}{key[:16]}"
@@ -313,7 +301,7 @@ class Building:
         with self._file, self._notes, self._disk():
             os.fsync(self._file.fileno())
 
-    def finish(self, row: int) -> Record:
+    def finish(self, row: int) -> tile_store.Record:
         """Put the tile of a row in its place: the finished one, an earlier one, or a decoded one.
 
         Raises:
@@ -322,13 +310,13 @@ class Building:
         source = self._paths[row]
         try:
             # read before the content, so that a file that changes in between counts as changed in the next run
-            stamp = stamp_of(os.stat(source))
+            stamp = tile_store.stamp_of(os.stat(source))
         except OSError:
             if isinstance(source, Path):  # the next line raises an error with the reason
                 read_bytes(source)
             else:
                 source.check()
-            stamp = stamp_of(os.stat(source))
+            stamp = tile_store.stamp_of(os.stat(source))
         record = self._records.get(row)
         if record and _stamp(record) == stamp and self._is_intact(row, record):
             return record
@@ -337,25 +325,25 @@ class Building:
         else:
             sha256, decode = self._region(source) if not isinstance(source, Path) else self._image(source)
             facts, tile = self.earlier.get(sha256) or decode()
-            origin = {"path": str(source), "sha256": sha256, **dict(zip(STAMP, stamp, strict=True))}
-            record = facts | origin | {"tile_sha256": hash_tile(tile)}
+            origin = {"path": str(source), "sha256": sha256, **dict(zip(tile_store.STAMP, stamp, strict=True))}
+            record = facts | origin | {"tile_sha256": tile_store.hash_tile(tile)}
         with self._lock, self._disk():
             self._file.seek(len(self._header) + row * self._tile_bytes)
             _put(self._file, np.ascontiguousarray(tile).tobytes())
             _put(self._notes, json.dumps({"row": row} | record).encode() + b"\n")
         return record
 
-    def _is_intact(self, row: int, record: Record) -> bool:
+    def _is_intact(self, row: int, record: tile_store.Record) -> bool:
         with self._lock, self._disk():
             self._file.seek(len(self._header) + row * self._tile_bytes)
             tile = self._file.read(self._tile_bytes)
         return hashlib.sha256(tile or b"").hexdigest() == record["tile_sha256"]
 
-    def _image(self, path: Path) -> tuple[str, Callable[[], tuple[Record, np.ndarray]]]:
+    def _image(self, path: Path) -> tuple[str, Callable[[], tuple[tile_store.Record, np.ndarray]]]:
         """The hash of an image file, and how it is decoded."""
         data = read_bytes(path)
 
-        def decode() -> tuple[Record, np.ndarray]:
+        def decode() -> tuple[tile_store.Record, np.ndarray]:
             image = open_source(path, data)
             with self._budget.hold(image.memory(image.target_for(self._preparation))):
                 tile = image.tile(self._preparation)
@@ -363,7 +351,7 @@ class Building:
 
         return hashlib.sha256(data).hexdigest(), decode
 
-    def _region(self, source: TileSource) -> tuple[str, Callable[[], tuple[Record, np.ndarray]]]:
+    def _region(self, source: tile_store.TileSource) -> tuple[str, Callable[[], tuple[tile_store.Record, np.ndarray]]]:
         """The hash of a region of an image file, and how it is decoded."""
         reader, size = self._readers[type(source)], self._preparation.size
         facts = {"width": size, "height": size, "mode": "RGB", "format": "slide"}
@@ -385,7 +373,7 @@ class Building:
             ) from error
 
 
-def _stamp(record: Record) -> Stamp:
+def _stamp(record: tile_store.Record) -> tile_store.Stamp:
     return record["bytes"], record["mtime_ns"], record["ctime_ns"]
 
 
@@ -408,15 +396,15 @@ def _stem(preparation: Preparation) -> str:
     return f"building-{preparation.fingerprint()[:8]}-"
 
 
-def _read_journal(path: Path) -> dict[int, Record]:
+def _read_journal(path: Path) -> dict[int, tile_store.Record]:
     """The records of a build by row; incomplete lines are left out."""
-    records: dict[int, Record] = {}
+    records: dict[int, tile_store.Record] = {}
     for line in path.read_bytes().splitlines() if path.exists() else ():
         try:
             entry = json.loads(line)
         except ValueError:
             continue
-        if isinstance(entry, dict) and set(entry) == {"row", *COLUMNS}:
+        if isinstance(entry, dict) and set(entry) == {"row", *tile_store.COLUMNS}:
             records[entry.pop("row")] = entry
     return records
 

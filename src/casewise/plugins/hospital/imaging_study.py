@@ -12,16 +12,7 @@ from typing import TYPE_CHECKING
 
 from casewise.cohort.folder_layout import DICOM_SUFFIXES
 from casewise.errors import CasewiseError
-from casewise.modalities.store.dicom_file import (
-    PERSON,
-    damage_named,
-    dicom_files,
-    head_of,
-    is_dicom,
-    quiet_pydicom,
-    same_patient,
-    text_of,
-)
+from casewise.modalities.store import dicom_file
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -74,7 +65,7 @@ class ImagingStudy:
         """
         headers = _headers(sources)
         first = headers[0]
-        offset = text_of(first, "TimezoneOffsetFromUTC")
+        offset = dicom_file.text_of(first, "TimezoneOffsetFromUTC")
         offset = offset if re.fullmatch(r"[+-][0-9]{4}", offset) else ""
         return cls(
             headers=headers,
@@ -82,9 +73,9 @@ class ImagingStudy:
             accession=first.AccessionNumber,
             started=started(first.StudyDate, first.StudyTime, offset),
             timezone=_timezone(offset),
-            institution=text_of(first, "InstitutionName"),
+            institution=dicom_file.text_of(first, "InstitutionName"),
             patient_id=first.PatientID.strip(),
-            issuer=text_of(first, "IssuerOfPatientID"),
+            issuer=dicom_file.text_of(first, "IssuerOfPatientID"),
             requests=tuple(_requests(first)),
         )
 
@@ -99,10 +90,10 @@ class ImagingStudy:
 
 
 def _headers(sources: Sequence[Path]) -> tuple[Dataset, ...]:
-    pydicom = quiet_pydicom()
+    pydicom = dicom_file.quiet_pydicom()
     headers: dict[str, Dataset] = {}
     for path in _dicom_of(list(_files(sources))):
-        with damage_named(path):
+        with dicom_file.damage_named(path):
             header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
             if lacking := next((name for name in NEEDED if not header.get(name)), None):
                 raise CasewiseError(f"{path.name} has no {lacking}, by which a report refers to it.")
@@ -112,7 +103,9 @@ def _headers(sources: Sequence[Path]) -> tuple[Dataset, ...]:
                 setattr(header, name, _allowed(name, str(header.get(name) or "")))
             header.SpecificCharacterSet = "ISO_IR 192"
             headers.setdefault(str(header.SOPInstanceUID), header)
-    if not same_patient([text_of(header, name) for name in PERSON] for header in headers.values()):
+    if not dicom_file.same_patient(
+        [dicom_file.text_of(header, name) for name in dicom_file.PERSON] for header in headers.values()
+    ):
         raise CasewiseError(
             "Its images have several patient identifiers, names or dates of birth. A report is about one patient."
         )
@@ -127,7 +120,11 @@ def _dicom_of(files: Sequence[Path]) -> Sequence[Path]:
     """These files, if all are DICOM; one with the suffix that is not DICOM is a broken copy."""
     if not files:
         raise NoStudyError("No image of the case is named, and a report belongs to the study of its images.")
-    others = [path for path in files if path.suffix.lower() not in DICOM_SUFFIXES and not is_dicom(head_of(path))]
+    others = [
+        path
+        for path in files
+        if path.suffix.lower() not in DICOM_SUFFIXES and not dicom_file.is_dicom(dicom_file.head_of(path))
+    ]
     if others:
         kind = NoStudyError if len(others) == len(files) else CasewiseError
         raise kind(f"{others[0].name} is not a DICOM file, and a report belongs to the study of its images.")
@@ -136,7 +133,7 @@ def _dicom_of(files: Sequence[Path]) -> Sequence[Path]:
 
 def _files(sources: Sequence[Path]) -> Iterator[Path]:
     for source in sources:
-        yield from dicom_files(source)[0] if os.path.isdir(source) else [source]
+        yield from dicom_file.dicom_files(source)[0] if os.path.isdir(source) else [source]
 
 
 def _allowed(name: str, text: str) -> str:
@@ -183,7 +180,7 @@ def _requests(header: Dataset) -> Iterator[Dataset]:
     for stated in header.get("ReferencedRequestSequence") or header.get("RequestAttributesSequence") or [header]:
         item = Dataset()
         for name in REQUEST:
-            setattr(item, name, text_of(stated, name) or text_of(header, name))
+            setattr(item, name, dicom_file.text_of(stated, name) or dicom_file.text_of(header, name))
         item.RequestedProcedureCodeSequence = (
             stated.get("RequestedProcedureCodeSequence") or header.get("RequestedProcedureCodeSequence") or []
         )

@@ -14,16 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from casewise.errors import CasewiseError
-from casewise.modalities.store.dicom_file import (
-    DEFLATED,
-    damage_named,
-    head_of,
-    is_dicom,
-    quiet_pydicom,
-    same_patient,
-    text_of,
-    whole_number,
-)
+from casewise.modalities.store import dicom_file
 
 TAGS = (
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "PatientID", "IssuerOfPatientID", "PatientName",
@@ -105,15 +96,17 @@ def read_header(path: Path) -> InstanceHeader:
         ImageError: the file is damaged.
         UnanswerableError: it is no DICOM file, or lacks an identifier, or has one that no answer can repeat.
     """
-    head = head_of(path)
-    if not is_dicom(head) or DEFLATED in head:
+    head = dicom_file.head_of(path)
+    if not dicom_file.is_dicom(head) or dicom_file.DEFLATED in head:
         raise UnanswerableError(f"{path.name} is no DICOM file that can be read.")
-    with damage_named(path):
-        tags = quiet_pydicom().dcmread(path, stop_before_pixels=True, specific_tags=list(TAGS), force=True)
-        texts = {tag: text_of(tags, tag) for tag in TAGS if not tag.endswith("Sequence")}
+    with dicom_file.damage_named(path):
+        tags = dicom_file.quiet_pydicom().dcmread(path, stop_before_pixels=True, specific_tags=list(TAGS), force=True)
+        texts = {tag: dicom_file.text_of(tags, tag) for tag in TAGS if not tag.endswith("Sequence")}
         region, view_code = (_meaning(tags, name) for name in ("AnatomicRegionSequence", "ViewCodeSequence"))
         problem = next(filter(None, (_identifier_problem(tags, name) for name in IDENTIFIERS)), "")
-        numbers = [whole_number(tags, name, 0) for name in ("SeriesNumber", "InstanceNumber", "NumberOfFrames")]
+        numbers = [
+            dicom_file.whole_number(tags, name, 0) for name in ("SeriesNumber", "InstanceNumber", "NumberOfFrames")
+        ]
     if lacking := next((tag for tag in ("SOPInstanceUID", "SeriesInstanceUID") if not texts[tag]), ""):
         raise UnanswerableError(f"{path.name} has no {lacking}.")
     if problem:
@@ -148,10 +141,10 @@ def read_header(path: Path) -> InstanceHeader:
 
 def _identifier_problem(tags: Any, name: str) -> str:
     """Why an answer cannot repeat an identifier, without its value; empty if it can."""
-    text, pydicom = text_of(tags, name), quiet_pydicom()
+    text, pydicom = dicom_file.text_of(tags, name), dicom_file.quiet_pydicom()
     if name in tags and tags[name].VM > 1:
         return f"its {name} has several values"
-    if not text.isascii() and ("\ufffd" in text or text_of(tags, "SpecificCharacterSet") in ASCII_ONLY):
+    if not text.isascii() and ("\ufffd" in text or dicom_file.text_of(tags, "SpecificCharacterSet") in ASCII_ONLY):
         return f"its {name} has letters that its character set does not have"
     if not text.isprintable():
         return f"its {name} has characters that are not printable"
@@ -166,7 +159,7 @@ def _identifier_problem(tags: Any, name: str) -> str:
 def _meaning(tags: Any, name: str) -> str:
     """The meaning of the first code of a sequence; empty without one."""
     items = tags.get(name) or []
-    return text_of(items[0], "CodeMeaning") if len(items) else ""
+    return dicom_file.text_of(items[0], "CodeMeaning") if len(items) else ""
 
 
 def _only_view(described: Sequence[str]) -> str:
@@ -194,7 +187,7 @@ def patient_of(headers: Sequence[InstanceHeader]) -> str:
     Raises:
         UnanswerableError: there is none, or there are several patients.
     """
-    if not same_patient((*header.person, header.issuer) for header in headers):
+    if not dicom_file.same_patient((*header.person, header.issuer) for header in headers):
         raise UnanswerableError("The study names several patients. An answer is about one.")
     if not headers or not headers[0].person[0]:
         raise UnanswerableError("The study states no PatientID, so nobody is known whom an answer is about.")

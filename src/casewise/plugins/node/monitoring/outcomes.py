@@ -24,6 +24,7 @@ from casewise.cohort.table import Problems, read_text_table
 from casewise.cohort.targets import numbered
 from casewise.errors import CohortError
 from casewise.files import PLAIN_NUMBER
+from casewise.plugins.node.monitoring import shift
 from casewise.plugins.node.monitoring.observation import Observation, identifier_hash
 from casewise.plugins.node.monitoring.sequential import Floats, threshold
 from casewise.plugins.node.monitoring.series import (
@@ -34,15 +35,6 @@ from casewise.plugins.node.monitoring.series import (
     classes_of,
     studies_of,
     tested_classes,
-)
-from casewise.plugins.node.monitoring.shift import (
-    FEWEST_TESTED,
-    OF_OUTCOMES,
-    Change,
-    Plan,
-    Scope,
-    changes_of,
-    evidence_of,
 )
 from casewise.plugins.node.records import study_label
 
@@ -126,10 +118,15 @@ class Outcomes:
     @property
     def why_untested(self) -> str:
         """Why nothing can be said about outcomes; empty if it can."""
-        tested, needed = self.tested, FEWEST_TESTED + (BASELINE if self.studies.series and not self.expected else 0)
+        tested, needed = (
+            self.tested,
+            shift.FEWEST_TESTED + (BASELINE if self.studies.series and not self.expected else 0),
+        )
         for quantity, values in tested.series.items():
             own = tested.subset(np.isfinite(values))
-            if (own.tested if quantity in self.expected else evidence_of(own, BASELINE)).sum() >= FEWEST_TESTED:
+            if (
+                own.tested if quantity in self.expected else shift.evidence_of(own, BASELINE)
+            ).sum() >= shift.FEWEST_TESTED:
                 return ""
         return f"{self.share} older than {self.window.after} days have one, and at least {needed} are needed"
 
@@ -244,14 +241,14 @@ def compared_outcomes(
     return Outcomes(Studies(*columns, series), expected, dict(out_of_fold or {}), window, predicted, table.unused)
 
 
-def outcome_changes(outcomes: Outcomes) -> list[Change]:
+def outcome_changes(outcomes: Outcomes) -> list[shift.Change]:
     """How errors and calibration changed, in the order of time."""
     studies = outcomes.tested
-    plan = Plan((Scope(),), threshold(len(studies.series), OF_OUTCOMES))
+    plan = shift.Plan((shift.Scope(),), threshold(len(studies.series), shift.OF_OUTCOMES))
     changes = (
         change
         for quantity in studies.series
-        for change in changes_of(studies, quantity, plan, BASELINE, outcomes.expected.get(quantity))
+        for change in shift.changes_of(studies, quantity, plan, BASELINE, outcomes.expected.get(quantity))
     )
     return sorted(changes, key=lambda change: change.since)
 

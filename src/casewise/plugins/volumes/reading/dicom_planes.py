@@ -16,25 +16,7 @@ from typing import Any
 import numpy as np
 
 from casewise.errors import CasewiseError, ImageError
-from casewise.modalities.store.dicom_file import (
-    PERSON,
-    DefectError,
-    damage_named,
-    quiet_pydicom,
-    same_patient,
-    scale_problem,
-    text_of,
-    whole_number,
-)
-from casewise.modalities.store.dicom_pixels import (
-    FRAME_GROUPS,
-    GREY,
-    PIXEL_TAGS,
-    DicomPixels,
-    decoded,
-    read_tags,
-    scanner_values,
-)
+from casewise.modalities.store import dicom_file, dicom_pixels
 
 # The functional group of each tag in a multi-frame file.
 GROUP_OF = {
@@ -96,7 +78,7 @@ def pydicom_module() -> ModuleType:
         CasewiseError: it is not installed.
     """
     try:
-        return quiet_pydicom()
+        return dicom_file.quiet_pydicom()
     except ImportError as error:
         raise CasewiseError(
             f"DICOM files need an optional part of casewise: pip install 'casewise[volumes]' ({error})."
@@ -107,12 +89,12 @@ def frame_value(header: Any, frame: int, tag: str) -> Any:
     """A value of a frame: from its own groups, else from the groups of all frames, else from the header of the file."""
     per_frame, shared = header.get("PerFrameFunctionalGroupsSequence"), header.get("SharedFunctionalGroupsSequence")
     if per_frame and frame >= len(per_frame):
-        raise DefectError(f"it has {len(per_frame)} functional groups, fewer than frames")
+        raise dicom_file.DefectError(f"it has {len(per_frame)} functional groups, fewer than frames")
     for groups in (per_frame[frame] if per_frame else None, shared[0] if shared else None, header):
         inner = groups.get(GROUP_OF[tag]) if groups is not None else None
         if inner and inner[0].get(tag) is not None:
             return inner[0].get(tag)
-    frames = max(1, whole_number(header, "NumberOfFrames", 1))
+    frames = max(1, dicom_file.whole_number(header, "NumberOfFrames", 1))
     if tag == "ImagePositionPatient" and frames > 1:
         # All frames would have the same position.
         return None
@@ -133,8 +115,8 @@ def plane(path: Path, header: Any, frame: int, name: str) -> Plane:
     Raises:
         ImageError: its pixels are colours, or its scale cannot be used.
     """
-    kind = text_of(header, "PhotometricInterpretation") or GREY[1]
-    if whole_number(header, "SamplesPerPixel", 1) > 1 or kind not in GREY:
+    kind = dicom_file.text_of(header, "PhotometricInterpretation") or dicom_pixels.GREY[1]
+    if dicom_file.whole_number(header, "SamplesPerPixel", 1) > 1 or kind not in dicom_pixels.GREY:
         problem = f"its pixels are colours ({kind}), not values of the scanner"
         raise ImageError(f"{path}: {problem}. Leave the file out, or name the series that it was made from.")
     scale = {}
@@ -144,22 +126,22 @@ def plane(path: Path, header: Any, frame: int, name: str) -> Plane:
         if value not in (None, "") and not scale[tag]:
             raise ImageError(f"{path}: its {tag} is not a finite number. Export the scan again from its archive.")
     slope, intercept = (scale["RescaleSlope"] or [1.0])[0], (scale["RescaleIntercept"] or [0.0])[0]
-    if problem := scale_problem(slope, intercept):
+    if problem := dicom_file.scale_problem(slope, intercept):
         raise ImageError(f"{path}: its {problem}, which makes pixels equal. Export the scan again.")
     has_table = bool(header.get("ModalityLUTSequence"))
     real_world = None
     if scale["RealWorldValueSlope"] and not (scale["RescaleSlope"] or scale["RescaleIntercept"] or has_table):
         real_world = (scale["RealWorldValueSlope"][0], (scale["RealWorldValueIntercept"] or [0.0])[0])
-        if problem := scale_problem(*real_world):
+        if problem := dicom_file.scale_problem(*real_world):
             raise ImageError(f"{path}: its {problem.replace('Rescale', 'RealWorldValue')}. Export the scan again.")
-    units = str(frame_value(header, max(frame, 0), "RescaleType") or "") or text_of(header, "Units")
+    units = str(frame_value(header, max(frame, 0), "RescaleType") or "") or dicom_file.text_of(header, "Units")
     if has_table:
-        units = text_of(header["ModalityLUTSequence"][0], "ModalityLUTType")
+        units = dicom_file.text_of(header["ModalityLUTSequence"][0], "ModalityLUTType")
     return Plane(
         path=path, frame=frame, name=name, size=(int(header.Rows), int(header.Columns)), slope=slope,
-        intercept=intercept, inverted=kind == GREY[0], units=units.strip().upper(), has_table=has_table,
-        real_world=real_world, person=tuple(text_of(header, tag) for tag in PERSON),
-        examination=text_of(header, "StudyInstanceUID"),
+        intercept=intercept, inverted=kind == dicom_pixels.GREY[0], units=units.strip().upper(), has_table=has_table,
+        real_world=real_world, person=tuple(dicom_file.text_of(header, tag) for tag in dicom_file.PERSON),
+        examination=dicom_file.text_of(header, "StudyInstanceUID"),
     )  # fmt: skip
 
 
@@ -171,12 +153,16 @@ def dicom_plane(path: Path) -> Plane | None:
         CasewiseError: the package that reads DICOM is not installed.
     """
     pydicom_module()
-    with damage_named(path):
+    with dicom_file.damage_named(path):
         with open(path, "rb") as file:
-            header = read_tags(file, pixels=False, tags=(*PIXEL_TAGS, *SCALE_TAGS, *FRAME_GROUPS, *PERSON))
-        if (frames := whole_number(header, "NumberOfFrames", 1)) > 1:
+            header = dicom_pixels.read_tags(
+                file,
+                pixels=False,
+                tags=(*dicom_pixels.PIXEL_TAGS, *SCALE_TAGS, *dicom_pixels.FRAME_GROUPS, *dicom_file.PERSON),
+            )
+        if (frames := dicom_file.whole_number(header, "NumberOfFrames", 1)) > 1:
             raise ImageError(f"{path}: this DICOM holds {frames} images. Save the image to use in a separate file.")
-        if whole_number(header, "SamplesPerPixel", 1) > 1:
+        if dicom_file.whole_number(header, "SamplesPerPixel", 1) > 1:
             return None
         return plane(path, header, -1, path.name)
 
@@ -190,7 +176,7 @@ def check_one_scan(planes: Sequence[Plane], where: str) -> None:
     """
     first, named = planes[0], next((other for other in planes if other.units), planes[0])
     for other in planes[1:]:
-        is_same = same_patient({first.person, other.person})
+        is_same = dicom_file.same_patient({first.person, other.person})
         if not is_same or other.examination != first.examination:
             raise ImageError(
                 f"{where}: {first.name} and {other.name} state different {'examinations' if is_same else 'patients'}. "
@@ -198,7 +184,8 @@ def check_one_scan(planes: Sequence[Plane], where: str) -> None:
             )
         difference = ""
         if other.inverted != first.inverted:
-            difference = f"{first.name} is {GREY[1 - first.inverted]}, {other.name} {GREY[1 - other.inverted]}"
+            kinds = [dicom_pixels.GREY[1 - plane.inverted] for plane in (first, other)]
+            difference = f"{first.name} is {kinds[0]}, {other.name} {kinds[1]}"
         elif other.units and other.units != named.units:
             difference = f"{named.name} is in {named.units}, {other.name} in {other.units}"
         elif other.has_table != first.has_table:
@@ -228,9 +215,9 @@ def plane_values(planes: Sequence[Plane], *, alone: bool = False) -> tuple[np.nd
     rows, columns = planes[0].size
     values = np.empty((columns, rows, len(planes)), np.float32, order="F")
     outside: np.ndarray | None = None
-    path, header, pixels = None, None, DicomPixels(np.empty(0))
+    path, header, pixels = None, None, dicom_pixels.DicomPixels(np.empty(0))
     for index, image in enumerate(planes):
-        with damage_named(image.path):
+        with dicom_file.damage_named(image.path):
             if path != image.path:  # the frames of a file are decoded once
                 header, pixels, path = *_read(image.path), image.path
             frame = max(image.frame, 0)
@@ -240,11 +227,11 @@ def plane_values(planes: Sequence[Plane], *, alone: bool = False) -> tuple[np.nd
             span = (float(inside.min()), float(inside.max())) if inside.size else (0.0, 0.0)
             scale = (image.slope, image.intercept)
             with np.errstate(over="ignore", invalid="ignore"):
-                values[:, :, index] = scanner_values(stored, header, span, scale)[0].T
+                values[:, :, index] = dicom_pixels.scanner_values(stored, header, span, scale)[0].T
         if padding is not None and padding.any():
             outside = np.zeros(values.shape, bool, order="F") if outside is None else outside
             outside[:, :, index] = padding.T
-    if outside is None and text_of(header, "Modality") == "CT":
+    if outside is None and dicom_file.text_of(header, "Modality") == "CT":
         outside = _no_tissue(values)
     if planes[0].inverted:
         shown = values if outside is None else values[~outside]
@@ -258,10 +245,10 @@ def plane_values(planes: Sequence[Plane], *, alone: bool = False) -> tuple[np.nd
     return values, notes
 
 
-def _read(path: Path) -> tuple[Any, DicomPixels]:
+def _read(path: Path) -> tuple[Any, dicom_pixels.DicomPixels]:
     with open(path, "rb") as file:
-        header = read_tags(file, pixels=True)
-    pixels = decoded(header)
+        header = dicom_pixels.read_tags(file, pixels=True)
+    pixels = dicom_pixels.decoded(header)
     # the header is kept for its tables, without its pixels
     for tag in ("PixelData", "FloatPixelData", "DoubleFloatPixelData"):
         if tag in header:

@@ -9,15 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from casewise.errors import ImageError, counted
-from casewise.modalities.store.dicom_file import (
-    DEFLATED,
-    PERSON,
-    damage_named,
-    head_of,
-    is_dicom,
-    text_of,
-    whole_number,
-)
+from casewise.modalities.store import dicom_file
 from casewise.modalities.store.dicom_pixels import FRAME_GROUPS, PIXEL_TAGS
 from casewise.plugins.volumes.reading.dicom_planes import SCALE_TAGS, pydicom_module
 from casewise.plugins.volumes.reading.scans import checked_size
@@ -29,7 +21,7 @@ ACQUIRED = (
     "ImageType", "InstanceNumber",
 )  # fmt: skip
 SERIES = (
-    "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "ProtocolName", "Modality", *PERSON,
+    "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "ProtocolName", "Modality", *dicom_file.PERSON,
     "StudyInstanceUID", "FrameOfReferenceUID", "ImagesInAcquisition", "SOPClassUID", "SpecificCharacterSet",
 )  # fmt: skip
 # Names of sequences that exclude each other.
@@ -47,12 +39,12 @@ class Series:
 
     def text(self, tag: str) -> str:
         """The value of a tag in the first file as text; empty if there is none."""
-        return text_of(self.headers[0][1], tag)
+        return dicom_file.text_of(self.headers[0][1], tag)
 
     @property
     def images(self) -> int:
         """The number of slices."""
-        return sum(max(1, whole_number(header, "NumberOfFrames", 1)) for _, header in self.headers)
+        return sum(max(1, dicom_file.whole_number(header, "NumberOfFrames", 1)) for _, header in self.headers)
 
     @property
     def is_localiser(self) -> bool:
@@ -77,22 +69,22 @@ def read_header(path: Path) -> Any:
     """
     pydicom = pydicom_module()
     checked_size(path)
-    head = head_of(path)
-    if not is_dicom(head):
+    head = dicom_file.head_of(path)
+    if not dicom_file.is_dicom(head):
         from casewise.modalities.store.file_check import name_content
 
         raise ImageError(
             f"{path}: this is {name_content(head)}, not a scan that can be read (.nii, .nii.gz, or DICOM files)."
         )
-    if DEFLATED in head:
+    if dicom_file.DEFLATED in head:
         # It would be decompressed completely, whatever its size.
         raise ImageError(
             f"{path}: the file is deflated as a whole, which is not supported. Save it without compression."
         )
-    with damage_named(path):
+    with dicom_file.damage_named(path):
         tags = [*SERIES, *GEOMETRY, *PIXEL_TAGS, *SCALE_TAGS, *FRAME_GROUPS, *ACQUIRED]
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags, force=True)
-        if text_of(header, "Rows") and text_of(header, "Columns"):
+        if dicom_file.text_of(header, "Rows") and dicom_file.text_of(header, "Columns"):
             return header
         kind = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
         if kind is not None and "Image Storage" in getattr(kind, "name", ""):
@@ -109,10 +101,11 @@ def find_series(files: Sequence[Path]) -> tuple[list[Series], list[Path]]:
         if header is None:
             empty.append(path)
         else:
-            headers_by_uid.setdefault(text_of(header, "SeriesInstanceUID"), []).append((path, header))
+            headers_by_uid.setdefault(dicom_file.text_of(header, "SeriesInstanceUID"), []).append((path, header))
     series = [Series(uid, tuple(headers)) for uid, headers in headers_by_uid.items()]
     return sorted(
-        series, key=lambda one_series: (whole_number(one_series.headers[0][1], "SeriesNumber", 0), one_series.uid)
+        series,
+        key=lambda one_series: (dicom_file.whole_number(one_series.headers[0][1], "SeriesNumber", 0), one_series.uid),
     ), empty
 
 
