@@ -8,24 +8,13 @@ from typing import Any
 import pandas as pd
 
 from casewise.cohort import checks
+from casewise.cohort import targets as cohort_targets
 from casewise.cohort.checks import STORED, closest
 from casewise.cohort.groups import check_arm, check_covariates, check_subgroups
 from casewise.cohort.identity import AS_WRITTEN, REFUSE, Declared
 from casewise.cohort.missing_codes import code_doubts
 from casewise.cohort.participants import Flow
 from casewise.cohort.table import Problems, each, is_unsorted_date, names_text, natural, read_text_table
-from casewise.cohort.targets import (
-    check_classes,
-    check_readers,
-    class_columns,
-    drawn_rows,
-    keep_classes,
-    level_keys,
-    read_target,
-    resolve_target,
-    target_columns,
-    unknown_classes,
-)
 from casewise.errors import CohortError, counted, cut
 from casewise.study.schema import Study
 
@@ -74,20 +63,22 @@ def read_cohort(
     if "where" in problems.by_kind:
         # rows that should be left out would show problems that the study does not have
         problems.raise_any(study.cohort)
-    classed = class_columns(study, cells.columns.tolist()) if labelled else {}
+    classed = cohort_targets.class_columns(study, cells.columns.tolist()) if labelled else {}
     if to_learn:
-        cells = keep_classes(cells, study, classed, problems, notes, flow)
-        cells = drawn_rows(cells, study, classed, problems, flow)
+        cells = cohort_targets.keep_classes(cells, study, classed, problems, notes, flow)
+        cells = cohort_targets.drawn_rows(cells, study, classed, problems, flow)
         check_subgroups(study, cells, problems)
     else:
-        unknown_classes(cells, study, classed, problems)
+        cohort_targets.unknown_classes(cells, study, classed, problems)
     if cells.empty:
         problems.raise_any(study.cohort)
     columns = checks.find_columns(study, cells.columns.tolist(), problems)
     misnamed = "columns" in problems.by_kind
     targets = [name for name in study.targets if name not in STORED]
-    values = {name: read_target(name, study, cells, problems) if labelled else float("nan") for name in targets}
-    check_readers(study, cells, problems)
+    values = {
+        name: cohort_targets.read_target(name, study, cells, problems) if labelled else float("nan") for name in targets
+    }
+    cohort_targets.check_readers(study, cells, problems)
     if labelled:
         facts = [name for name in cells if name not in {*columns.values(), study.split.column}]
         notes += code_doubts(
@@ -107,15 +98,15 @@ def read_cohort(
     _check_cases(named, columns, problems)
     _check_order(named, problems)
     for name in targets:
-        named[name] = resolve_target(name, study, named, problems, notes)
+        named[name] = cohort_targets.resolve_target(name, study, named, problems, notes)
     if to_learn:
-        check_classes(named, study, problems)
+        cohort_targets.check_classes(named, study, problems)
     check_covariates(study, cells, named, list(columns.values()), problems, notes if to_learn and labelled else None)
     if to_learn:
         check_arm(study, cells, named, problems, notes)
     _check_regions(named, study, problems, notes)
     _check_baseline(named, study, problems, notes)
-    labels = [column for name in targets for column in target_columns(name, study) if column in cells]
+    labels = [column for name in targets for column in cohort_targets.target_columns(name, study) if column in cells]
     checks.check_same(cells, images, marks, labels if labelled else [], problems)
     problems.raise_any(study.cohort)
     cohort = _assembled(named, _others(cells, columns, study, notes), study, notes, labelled)
@@ -265,7 +256,7 @@ def _others(cells: pd.DataFrame, columns: dict[str, str], study: Study, notes: l
         target = column in study.targets
         if column not in STORED and not target:
             others[column] = cells[column]
-        elif column not in columns.values() and not (target and column in target_columns(column, study)):
+        elif column not in columns.values() and not (target and column in cohort_targets.target_columns(column, study)):
             others[f"table_{column}"] = cells[column]
             notes.append(f"The table's column {column} is kept as table_{column}, because its name is reserved.")
     return others
@@ -313,7 +304,7 @@ def with_panels(images: pd.DataFrame, study: Study) -> tuple[pd.DataFrame, pd.Da
     """Number ordered rows as images and panels; return the images and the panels."""
     images = images.drop(columns=["image", "panel"], errors="ignore")
     images.insert(0, "image", range(len(images)))
-    units = level_keys(study.panels.by)
+    units = cohort_targets.level_keys(study.panels.by)
     panel = images.groupby(units, sort=False).ngroup() if units else images["image"]
     images.insert(list(images).index("region") + 1, "panel", panel)
     groups = images.groupby("panel", sort=True)

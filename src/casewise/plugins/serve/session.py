@@ -19,17 +19,9 @@ from casewise.inference.model import TrainedModel, load_bundle
 from casewise.inference.new_cases import NewCases, NewTable, prepare_together, slot_column
 from casewise.inference.resident import ResidentModel, slots_of
 from casewise.modalities.registry import modality_of
+from casewise.plugins.serve import submission as submitted
 from casewise.plugins.serve.results import explained_class, flags_of, map_picture, plain, trajectory
 from casewise.plugins.serve.settings import check_learner
-from casewise.plugins.serve.submission import (
-    SUBJECT,
-    Submission,
-    check_companions,
-    check_person,
-    check_pixels,
-    check_slots,
-    into_series,
-)
 from casewise.predictions.covariates import encodings_of
 from casewise.report.formatting import display_name, outcome_words
 from casewise.study.images import POOLINGS
@@ -192,7 +184,7 @@ class ModelSession:
         described = describe(self.model, self.study, self.learner, networks, self.resident.explained)
         return described | {"covariates": _covariate_fields(self.ensemble.covariates)}
 
-    def predict(self, submission: Submission, folder: Path) -> Json:
+    def predict(self, submission: submitted.Submission, folder: Path) -> Json:
         """The answer of /api/predict for images in `folder`.
 
         Raises:
@@ -202,7 +194,7 @@ class ModelSession:
             _, _, rows = self._prepared(submission, folder, Path(work))
         return self._answer(submission, rows)
 
-    def explain(self, submission: Submission, folder: Path) -> Json:
+    def explain(self, submission: submitted.Submission, folder: Path) -> Json:
         """The answer of /api/explain for images in `folder`.
 
         Raises:
@@ -242,7 +234,7 @@ class ModelSession:
         }
 
     def _prepared(
-        self, submission: Submission, folder: Path, work: Path, *, predict: bool = True
+        self, submission: submitted.Submission, folder: Path, work: Path, *, predict: bool = True
     ) -> tuple[NewTable, list[NewCases], pd.DataFrame]:
         """The table of all visits, the prepared cases, and their rows in the columns of the output table.
 
@@ -251,10 +243,10 @@ class ModelSession:
         Raises:
             CasewiseError: images cannot be read; the worker puts the client's names into the message.
         """
-        check_slots(submission, self.description)
-        check_pixels(submission, folder, self.max_pixels, self.description)
-        check_person(submission, folder)
-        check_companions(submission, folder, self.description)
+        submitted.check_slots(submission, self.description)
+        submitted.check_pixels(submission, folder, self.max_pixels, self.description)
+        submitted.check_person(submission, folder)
+        submitted.check_companions(submission, folder, self.description)
         rows = self._cells(submission, folder)
         table, cells, cases = self.resident.table(rows, work, folder)
         if not predict:
@@ -269,11 +261,11 @@ class ModelSession:
             raise ImageError("\n".join(problems))
         return table, prepared, rows
 
-    def _cells(self, submission: Submission, folder: Path) -> pd.DataFrame:
+    def _cells(self, submission: submitted.Submission, folder: Path) -> pd.DataFrame:
         """One row for each image or scan; the DICOM files of one scan are moved into a folder."""
         column, rows = slot_column(self.study), []
-        for file in into_series(submission, folder) if self.description["series"] else submission.files:
-            cells = {"path": file.stored, "subject": SUBJECT, "visit": f"visit {file.visit + 1}"}
+        for file in submitted.into_series(submission, folder) if self.description["series"] else submission.files:
+            cells = {"path": file.stored, "subject": submitted.SUBJECT, "visit": f"visit {file.visit + 1}"}
             covariates = submission.visits[file.visit].covariates
             rows.append({**cells, **({column: file.slot} if column else {}), **covariates})
         return pd.DataFrame(rows)
@@ -284,7 +276,7 @@ class ModelSession:
         names = ("name", "title", "checksum", "learner", "casewise", "synthetic")
         return {name: self.description[name] for name in names}
 
-    def _answer(self, submission: Submission, rows: pd.DataFrame) -> Json:
+    def _answer(self, submission: submitted.Submission, rows: pd.DataFrame) -> Json:
         by_visit = dict(iter(rows.groupby(rows["visit"].astype(str), sort=False)))
         visits = []
         for number, visit in enumerate(submission.visits):
@@ -300,7 +292,7 @@ class ModelSession:
             "trajectory": trajectory(visits, self.description),
         }
 
-    def _result(self, submission: Submission, row: Mapping[Any, Any]) -> Json:
+    def _result(self, submission: submitted.Submission, row: Mapping[Any, Any]) -> Json:
         """A row of the output table as plain values; columns that are added to the table are passed on."""
         target = str(row["target"])
         facts = self.description["targets_by_name"][target]

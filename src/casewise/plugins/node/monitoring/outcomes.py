@@ -24,18 +24,10 @@ from casewise.cohort.table import Problems, read_text_table
 from casewise.cohort.targets import numbered
 from casewise.errors import CohortError
 from casewise.files import PLAIN_NUMBER
+from casewise.plugins.node.monitoring import series as monitored
 from casewise.plugins.node.monitoring import shift
 from casewise.plugins.node.monitoring.observation import Observation, identifier_hash
 from casewise.plugins.node.monitoring.sequential import Floats, threshold
-from casewise.plugins.node.monitoring.series import (
-    DAY,
-    Kind,
-    Quantity,
-    Studies,
-    classes_of,
-    studies_of,
-    tested_classes,
-)
 from casewise.plugins.node.records import study_label
 
 COLUMNS = ("target", "value")
@@ -82,7 +74,7 @@ class Window:
     @property
     def until(self) -> float:
         """The time before which studies are tested."""
-        return self.now - self.after * DAY
+        return self.now - self.after * monitored.DAY
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,15 +90,15 @@ class Outcomes:
         unused: as of `OutcomeTable`.
     """
 
-    studies: Studies
-    expected: Mapping[Quantity, Floats] = field(default_factory=dict)
+    studies: monitored.Studies
+    expected: Mapping[monitored.Quantity, Floats] = field(default_factory=dict)
     out_of_fold: Mapping[str, float] = field(default_factory=dict)
     window: Window = Window()
     predicted: int = 0
     unused: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     @property
-    def tested(self) -> Studies:
+    def tested(self) -> monitored.Studies:
         """The studies, of which those that are too young do not count in the tests."""
         return replace(self.studies, tested=self.studies.tested & (self.studies.at < self.window.until))
 
@@ -155,7 +147,7 @@ def read_outcomes(
         headings = ", ".join(map(str, cells.columns))
         raise CohortError(f"{path}: there is no column {missing[0]!r}; its columns are {headings}.")
     recorded = dict(observations)
-    classes = classes_of(recorded.values())
+    classes = monitored.classes_of(recorded.values())
     outcomes: dict[tuple[str, str], Outcome] = {}
     unused: dict[str, list[int]] = {}
     for row, *texts in cells[[*stated_by, *COLUMNS]].itertuples():
@@ -210,35 +202,37 @@ def compared_outcomes(
 ) -> Outcomes:
     """The errors and outcomes of studies as series, and the probabilities with which outcomes are compared."""
     recorded, window, outcomes = dict(observations), window or Window(), table.outcomes
-    classes = classes_of(recorded.values())
+    classes = monitored.classes_of(recorded.values())
     with_outcome = {outcome.study for outcome in outcomes}
-    studies = studies_of([(name, recorded[name]) for name in recorded if name in with_outcome], window.since)
+    studies = monitored.studies_of([(name, recorded[name]) for name in recorded if name in with_outcome], window.since)
     rows = {name: row for row, name in enumerate(studies.names.tolist())}
-    series: dict[Quantity, Floats] = {}
-    expected: dict[Quantity, Floats] = {}
+    series: dict[monitored.Quantity, Floats] = {}
+    expected: dict[monitored.Quantity, Floats] = {}
 
-    def put(columns: dict[Quantity, Floats], quantity: Quantity, row: int, value: float) -> None:
+    def put(columns: dict[monitored.Quantity, Floats], quantity: monitored.Quantity, row: int, value: float) -> None:
         columns.setdefault(quantity, np.full(len(studies), np.nan))[row] = value
 
     for outcome in (each for each in outcomes if each.study in rows):
         row, target, value = rows[outcome.study], outcome.target, outcome.value
         predicted = recorded[outcome.study].predictions[target]
         if isinstance(value, str) or isinstance(predicted, str):
-            put(series, Quantity(Kind.WRONG, target), row, float(predicted != value))
+            put(series, monitored.Quantity(monitored.Kind.WRONG, target), row, float(predicted != value))
             probabilities = recorded[outcome.study].probabilities.get(target, {})
-            for name in tested_classes(classes[target]):
+            for name in monitored.tested_classes(classes[target]):
                 if name in probabilities:
-                    quantity = Quantity(Kind.CALIBRATION, target, name)
+                    quantity = monitored.Quantity(monitored.Kind.CALIBRATION, target, name)
                     put(series, quantity, row, float(value == name))
                     # a probability of exactly 0 or 1 would make one outcome infinite evidence
                     put(expected, quantity, row, min(max(probabilities[name], 1e-3), 1 - 1e-3))
         else:
-            put(series, Quantity(Kind.ERROR, target), row, abs(predicted - value))
-            put(series, Quantity(Kind.BIAS, target), row, predicted - value)
+            put(series, monitored.Quantity(monitored.Kind.ERROR, target), row, abs(predicted - value))
+            put(series, monitored.Quantity(monitored.Kind.BIAS, target), row, predicted - value)
     columns = (studies.names, studies.at, studies.scanners, studies.sites, studies.tested)
     ages = [each.at for each in recorded.values() if each.predictions]
     predicted = sum(window.since <= at < window.until for at in ages)
-    return Outcomes(Studies(*columns, series), expected, dict(out_of_fold or {}), window, predicted, table.unused)
+    return Outcomes(
+        monitored.Studies(*columns, series), expected, dict(out_of_fold or {}), window, predicted, table.unused
+    )
 
 
 def outcome_changes(outcomes: Outcomes) -> list[shift.Change]:
