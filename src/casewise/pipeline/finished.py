@@ -168,7 +168,7 @@ def report(run: FinishedRun, show: Show) -> Path:
         photograph=lambda image: modality.picture(prepared, image),
         environment=environment(sum(job["seconds"] for job in run.jobs)),
         slide=lambda path: modality.overview(prepared, path),
-        tile_predictions=files.tile_predictions.read() if files.tile_predictions.exists() else None,
+        tile_predictions=files.tile_predictions.read_if_exists(),
         grids=_grids(run),
         explanations=maps.stored(files) if (maps := explainer()) else None,
         plan=in_words(run.study, plan) if plan else "",
