@@ -260,11 +260,11 @@ class TrainedModel:
     @cached_property
     def _fingerprints(self) -> Mapping[str, np.ndarray]:
         """The fingerprints of all images on which the networks were trained; empty if the networks have none."""
-        from casewise.audit.fingerprints import read_fingerprints
+        from casewise.audit.fingerprints import joined, read_fingerprints
 
         files = [JobFolder(member.folder).fingerprints for member in self.members]
         prints = [read_fingerprints(file) for file in files if file.exists()]
-        return input_checks.joined(prints) if prints else {}
+        return joined(prints) if prints else {}
 
     def _of_training(self, table: new_cases.NewTable, prepared: Sequence[new_cases.NewCases]) -> list[str]:
         """The files of prepared images that show pictures of the training, whatever their names are."""
