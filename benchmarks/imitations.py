@@ -40,7 +40,7 @@ from torch import Tensor, nn
 
 from casewise.modalities.dataset import PanelData
 from casewise.modalities.panels import augmented
-from casewise.models.backbones import MEAN, STD, build_network
+from casewise.models.backbones import build_network
 from casewise.models.freezing import frozen_end, parameter_counts
 from casewise.models.fusion import adapted
 from casewise.models.outputs import Output
@@ -48,6 +48,7 @@ from casewise.plugins.published.layer_rates import layer_rates
 from casewise.study.images import Panels
 from casewise.study.loading import preset_text
 from casewise.study.recipe import Recipe
+from casewise.study.sources import MEAN, STD
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.loop import Training, TrainingContext
 from casewise.training.rates import optimizer_of

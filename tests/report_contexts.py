@@ -21,7 +21,8 @@ from casewise.report.caveats import sentences
 from casewise.report.context import ReportContext
 from casewise.run_folder import RunFolder
 from casewise.study.schema import Study
-from casewise.study.weight_origins import Origin, as_records
+from casewise.study.sources import Origin
+from casewise.study.weight_origins import as_records
 
 BACKBONES = [f"net{i:02d}" for i in range(29)]
 METAS = ["meta_learner", "meta_learner_w_intercept", "meta_learner_ridge", "meta_learner_ridge_w_intercept"]

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from casewise.models.backbones import Network, build_network
 from casewise.models.weights import NO_WEIGHTS, load_weights
-from casewise.study.backbones import UNTRAINED
 
 ENDS = torch.stack([torch.zeros(3, 32, 32), torch.ones(3, 32, 32)])
 
@@ -72,7 +71,7 @@ def test_dropout_is_that_of_every_layer_which_the_library_uses(name: str, defaul
 PARAMETERS = {"cnn": 2486080, "unet_encoder": 4843552, "unet": 7899617, "unet_unpadded": 1999585}
 
 
-@pytest.mark.parametrize("name", UNTRAINED)
+@pytest.mark.parametrize("name", PARAMETERS)
 class TestEach:
     @pytest.mark.parametrize("size", [(33, 47), (200, 64)])
     def test_any_size_from_32_px(self, name: str, size: tuple[int, int]) -> None:

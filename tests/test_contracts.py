@@ -8,10 +8,11 @@ from casewise.modalities.dataset import PanelData, epoch_batches
 from casewise.models.backbones import build_network
 from casewise.models.feature_maps import spatial_maps
 from casewise.models.outputs import Output
-from casewise.study.backbones import ALL29, TORCHVISION, UNTRAINED
+from casewise.models.sources.torchvision import ALL29
 from casewise.study.loading import PRESETS, named_scores, preset_names, preset_text, read_study
 from casewise.study.schema import Recipe, Study
 from casewise.study.scores import check_scores
+from casewise.study.sources import listed_names
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.loop import TrainingContext, fit
 
@@ -22,7 +23,7 @@ NAMES = [
 ]
 
 
-@pytest.mark.parametrize("name", [*TORCHVISION, *UNTRAINED])
+@pytest.mark.parametrize("name", listed_names())
 def test_weights_are_loaded_as_they_are_stored(name: str) -> None:
     # by name alone: a file of tensors has no versions of classes, which MNASNet of torchvision demands
     with torch.device("meta"):

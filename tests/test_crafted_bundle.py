@@ -17,8 +17,8 @@ from casewise.errors import CasewiseError, RunError, StudyError
 from casewise.files import checksum, json_text
 from casewise.inference.model import load_bundle
 from casewise.inference.predictor import Predictor
+from casewise.models.backbones import build_network
 from casewise.models.build_model import network_from
-from casewise.models.transformers import timm_body
 from casewise.run_folder import BundleFolder
 from casewise.run_folder.artefact import CHECKSUMS, JsonFile
 from casewise.run_folder.bundle_folder import stated_facts, write_archive
@@ -107,7 +107,7 @@ def test_a_network_that_no_registry_has_is_not_built(bundle: BundleFolder, tmp_p
     path = forged(bundle, FACTS, put("network", "name", value=name.format(folder=tmp_path)))
     refused(path, FACTS, "network")
     with pytest.raises(StudyError):
-        timm_body(name.format(folder=tmp_path))
+        build_network(name.format(folder=tmp_path), 1)
 
 
 @pytest.mark.parametrize("key", ["name", "architecture"])

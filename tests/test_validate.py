@@ -18,7 +18,7 @@ from casewise.run import run
 from casewise.run_folder import RunFolder
 from casewise.study.schema import Study
 from casewise.study.split import Split
-from casewise.study.weight_files import origin_of_weights
+from casewise.study.weight_files import FirstWeights
 
 CASES = 24
 
@@ -67,13 +67,13 @@ def test_damaged_images_are_listed_in_order(study: Study, tmp_path: Path) -> Non
 def test_weights_are_looked_for(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.delenv("CASEWISE_WEIGHTS", raising=False)
-    missing = origin_of_weights("shufflenet_v2_x0_5", "pretrained", None)
+    missing = FirstWeights("shufflenet_v2_x0_5").clause()
     checkpoints = tmp_path / "torch" / "hub" / "checkpoints"
     checkpoints.mkdir(parents=True)
     (checkpoints / "shufflenetv2_x0.5-f707e7126e.pth").touch()
-    cached = origin_of_weights("shufflenet_v2_x0_5", "pretrained", None)
+    cached = FirstWeights("shufflenet_v2_x0_5").clause()
     save_file({"weight": torch.zeros(1)}, tmp_path / "shufflenet_v2_x0_5.safetensors")
-    in_folder = origin_of_weights("shufflenet_v2_x0_5", "pretrained", tmp_path)
+    in_folder = FirstWeights("shufflenet_v2_x0_5", folder=tmp_path).clause()
     assert len({missing, cached, in_folder}) == 3
     assert str(tmp_path) in in_folder
     with pytest.raises(WeightsError):
@@ -101,7 +101,7 @@ def test_trained_networks_need_no_weights_again(study: Study, tmp_path: Path, mo
     weights_file = folder.job("resnet18", 0).weights.path
     weights_file.parent.mkdir(parents=True)
     weights_file.write_bytes(b"")
-    assert missing_weights(pretrained)[0] == ["resnet18"]
+    assert missing_weights(pretrained)[0].name == "resnet18"
     show = Bars()
     weights(pretrained, folder, show)
     assert show.lines == []

@@ -21,8 +21,8 @@ from casewise.report.context import read_context
 from casewise.report.first_screen import screen
 from casewise.run import run
 from casewise.run_folder import BundleFolder, JobFolder, RunFolder
+from casewise.study.sources import Origin
 from casewise.study.weight_origins import (
-    Origin,
     as_records,
     origins_of,
     origins_sentence,

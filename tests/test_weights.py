@@ -19,9 +19,12 @@ from casewise.jobs.plan import Job, Progress
 from casewise.modalities.base import StoreAddress
 from casewise.models.backbones import build_network
 from casewise.models.encoders import embedder
-from casewise.models.weights import download_of, download_weights, load_weights, read_tensors, torchvision_file
+from casewise.models.sources.torchvision import downloaded_file
+from casewise.models.weights import download_of, load_weights, read_tensors
 from casewise.pipeline.read import read, split
 from casewise.run_folder import RunFolder
+from casewise.study.sources import source_of
+from casewise.study.weight_files import FirstWeights
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.cost import Timer
 from tests.chest_study import chest_study
@@ -58,7 +61,7 @@ def test_weights_that_are_no_numbers_are_refused(folder: Path) -> None:
 def test_a_file_of_another_architecture_is_refused(folder: Path) -> None:
     with pytest.raises(WeightsError, match=r"does not belong to resnet18: conv1\.weight is missing"):
         load_weights(build_network("resnet18", 1), str(folder / f"{NAME}.safetensors"))
-    with pytest.raises(WeightsError, match=f"Did you mean '{NAME}'"):
+    with pytest.raises(WeightsError, match=f"Did you mean '{NAME}"):
         load_weights(build_network("shufflenet_v2_x1_0", 1), str(folder))
     with pytest.raises(WeightsError, match="Did you mean 'pretrained'"):
         load_weights(build_network("resnet18", 1), str(folder / "pretraind"))
@@ -103,11 +106,11 @@ def test_a_planted_file_in_the_cache_of_pytorch_runs_nothing(tmp_path: Path, mon
     folder.mkdir(parents=True)
     torch.save({"conv1.weight": Planted()}, folder / "resnet18-f37072fd.pth")
     with pytest.raises(WeightsError, match=r"was changed: its SHA-256 does not begin with f37072fd"):
-        download_weights("resnet18", None)
+        source_of("resnet18").download("resnet18")
     digits = hashlib.sha256((folder / "resnet18-f37072fd.pth").read_bytes()).hexdigest()[:8]
     (folder / "resnet18-f37072fd.pth").rename(folder / f"resnet18-{digits}.pth")
     with pytest.raises(WeightsError, match="more than tensors"):
-        read_tensors(torchvision_file(f"https://example.org/resnet18-{digits}.pth"))
+        read_tensors(downloaded_file(f"https://example.org/resnet18-{digits}.pth"))
     assert not (tmp_path / "ran").exists()
 
 
@@ -128,7 +131,7 @@ def test_nothing_found_names_all_four_ways(monkeypatch: pytest.MonkeyPatch, tmp_
     [URLError("offline"), hub.HFValidationError("a/b/c"), hub.HTTPError("refused"), IncompleteRead(b"")],  # type: ignore[attr-defined]
 )
 def test_whatever_a_download_raises_becomes_one_error(error: Exception) -> None:
-    with pytest.raises(WeightsError, match=r"owner_net\.json") as raised, download_of("hf-hub:owner/net", None):
+    with pytest.raises(WeightsError, match=r"owner_net\.json") as raised, download_of(FirstWeights("hf-hub:owner/net")):
         raise error
     assert raised.value.__cause__ is error
 

@@ -165,11 +165,22 @@ def audit(study: StudyFile, output: Output = None, weights_dir: WeightsDir = Non
         audit_alone(plan, RunFolder(output or Path("runs") / plan.name), show, print_lines)
 
 
-def backbones() -> None:
-    """List the backbones that torchvision builds, the 29 of One-Step PASI first; every timm name is allowed as well."""
-    from casewise.study.backbones import TORCHVISION
+def backbones(
+    names: Annotated[list[str] | None, typer.Argument(help="Networks to describe instead.", show_default=False)] = None,
+) -> None:
+    """List the backbones that torchvision builds, the 29 of One-Step PASI first; every timm name is allowed as well.
 
-    print("\n".join(TORCHVISION))
+    For the named ones: their parameters, multiplications for an image of 224 pixels, input, licence and weights.
+    """
+    from casewise.study.sources import check_networks, listed_names
+
+    if names:
+        from casewise.models.encoders import description
+
+        check_networks(names)
+        print("\n".join(map(description, names)))
+        return
+    print("\n".join(listed_names(pretrained=True)))
     print(
         "and every timm name, such as vit_small_patch16_224 (`timm:resnet34` if both libraries have it); "
         "`all29` stands for the first 29"

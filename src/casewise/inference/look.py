@@ -24,7 +24,7 @@ from casewise.models.encoders import quick_network
 from casewise.models.feature_maps import as_colours, feature_maps, last_block, read_maps
 from casewise.models.weights import read_checked
 from casewise.run_folder.artefact import WeightsFile
-from casewise.study.backbones import TORCHVISION
+from casewise.study.sources import source_of
 
 if TYPE_CHECKING:
     from casewise.study.schema import Study
@@ -149,8 +149,8 @@ def read_look(file: WeightsFile, facts: LookFacts, numbers: int) -> Look:
     try:
         maps, features = None, np.zeros((1, numbers))
         if facts.network:
-            if facts.network not in TORCHVISION:
-                raise ValueError("the network is not one of torchvision")
+            if not source_of(facts.network).is_convolutional:
+                raise ValueError("the network does not read images of any size")
             maps = EarlyMaps(build_network(facts.network, 1))
             if set(weights) != set(maps.weights):
                 raise ValueError("the weights do not belong to the network")

@@ -31,10 +31,10 @@ from casewise.models.outputs import Output, outputs_of
 from casewise.models.shared_parts import compute_features
 from casewise.run_folder import PretrainingFolder
 from casewise.splits.grouped import check_apart
-from casewise.study.backbones import WITH_MAP
 from casewise.study.learners import added_learners
 from casewise.study.model import mixed_seed
 from casewise.study.schema import Recipe, Study
+from casewise.study.sources import with_map
 from casewise.training.checkpoint import write_tensors
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.frozen_features import MEMORY, FeatureStore, SharedFeatures
@@ -106,7 +106,7 @@ class FoldData:
             stop_rows = fit_rows[:1]  # evaluated after every epoch, without an effect
         preprocessing = fit_preprocessing(study, inputs.store, fit_rows, model=model)
         dataset = modality_of(study).dataset(inputs.store, study, panels, labels, preprocessing)
-        if inputs.masks and model in WITH_MAP:
+        if inputs.masks and model in with_map():
             dataset = replace(cast(PanelData, dataset), masks=torch.from_numpy(np.load(inputs.masks, mmap_mode="c")))
         names = subjects.iloc[fit_rows].tolist()
         return cls(dataset, fit_rows, stop_rows, names, preprocessing, sources_of(study, inputs.cohort, names))

@@ -29,6 +29,7 @@ from casewise.study.learners import learner_named, name_of_fold
 from casewise.study.messages import FIXED
 from casewise.study.model import mixed_seed
 from casewise.study.schema import NETWORKS, Recipe, Study, settings_marked
+from casewise.study.sources import libraries
 from casewise.version import __version__
 
 if TYPE_CHECKING:
@@ -350,7 +351,7 @@ def lock_fingerprint(folder: RunFolder, decided: Mapping[str, object], study: St
             for name, record in recorded
         ):
             raise _unverifiable(folder)
-    versions = {name: metadata.version(name) for name in ("torch", "torchvision", "timm")}
+    versions = {name: metadata.version(name) for name in ("torch", *libraries())}
     record = {"fingerprint": fingerprint, "casewise": __version__, **versions, "decided": dict(decided)}
     folder.fingerprint.write(record)
     return fingerprint

@@ -12,38 +12,19 @@ from torch import Tensor, nn
 from casewise.errors import StudyError, cut, nearest
 from casewise.models.feature_maps import children_after, extremes, feature_maps, gridded, last_map, read_maps, widest
 from casewise.models.fusion import FUSIONS, MISSING, BagPooling, Fused, Fusion, MissingPolicy, take_channels
-from casewise.models.layers import MNASNet, ShuffleBlock, UNet, plain_network, replace_layers
-from casewise.models.transformers import timm_body
-from casewise.study.backbones import TORCHVISION, UNTRAINED
+from casewise.models.layers import UNet, replace_layers
 from casewise.study.images import BAGS
+from casewise.study.sources import SYMMETRIC, Body, source_of
 
 Scaling: TypeAlias = Literal["library", "symmetric"]
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
 TILES_AT_ONCE = 64
 # The stride of the map that a head with `map_cells` receives, and the cells of the map of `pool: map`.
 MAP_STRIDE, MAP_CELLS = 16, 3
 # The width of the hidden layer of fastai's head.
 FASTAI_UNITS = 512
-SYMMETRIC = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 # On a GPU: convolutions give the same bits every time, and single precision is not rounded to TF32, which moves raw
 # outputs by up to 2 % of their spread.
 torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32 = True, False
-
-
-@dataclass(frozen=True)
-class Body:
-    """A library's network without its last layer, the width of its features, and its input's mean and deviation.
-
-    `read_map` is the module whose map is read instead of the output; empty for the output. `head`: how the names of the
-    library's last layer and of auxiliary heads begin in its weights.
-    """
-
-    module: nn.Module
-    width: int
-    normal: tuple[tuple[float, ...], tuple[float, ...]] = (MEAN, STD)
-    read_map: str = ""
-    head: tuple[str, ...] = ("head.", "classifier.", "fc.", "head_dist.", "last_linear.")
 
 
 @dataclass(frozen=True)
@@ -66,7 +47,7 @@ class NetworkOptions:
         head: `linear`, or `fastai`: fastai's layers (`_fastai_head`) on the maximum and the mean over the last map.
         map_cells: the side of the grid of means over the widest map at `MAP_STRIDE` that the head receives, so that it
             knows where things are; 0 for the average over the last map. Layers after that map are not used.
-        architecture, arguments: of timm, as a hub repository states them; by default from the name.
+        architecture, arguments: as the config.json of a network states them; by default from the name.
         mean, std: the input's mean and standard deviation, one number a channel, as a trained network recorded them; by
             default from `scaling`.
     """
@@ -270,15 +251,14 @@ def build_network(name: str, outputs: int, **options: Any) -> Network:
     """Build a network with random weights and a new head. The library's last layer is removed.
 
     Args:
-        name: one of torchvision's or of `UNTRAINED` (see `casewise.study.backbones`), or a timm name (`timm:NAME` where
-            both have it), or a hub repository, whose architecture is in `options`.
+        name: a network of a source (`casewise.study.sources`); of a hub repository the architecture is in `options`.
         options: see `NetworkOptions`.
 
     Raises:
         StudyError: there is no such scaling or fusion, or the network cannot be built for it or for this size.
     """
     network_options = NetworkOptions(**options)
-    scaling, fusion, sequences = network_options.scaling, network_options.fusion, network_options.sequences
+    fusion, sequences = network_options.fusion, network_options.sequences
     for option, allowed in ALLOWED.items():
         if (value := getattr(network_options, option)) not in allowed:
             choices = [choice for choice in allowed if choice]
@@ -291,10 +271,8 @@ def build_network(name: str, outputs: int, **options: Any) -> Network:
             f"fusion: {fusion} encodes every sequence by itself, and `panels.pooling` every slice; use early fusion or "
             "single sequences, or another pooling."
         )
-    if fusion and name == "googlenet":
-        scaling = "symmetric"  # equal to the conversion of red, green and blue in the network
     channels = sequences if fusion == "early" else 3
-    bodies = [_body(name, scaling, network_options, channels) for _ in range(sequences if fusion == "late" else 1)]
+    bodies = [_body(name, network_options, channels) for _ in range(sequences if fusion == "late" else 1)]
     body = bodies[0]
     if fusion:
         modules = [sequence_body.module for sequence_body in bodies]
@@ -350,47 +328,18 @@ def _with_map(body: Body, library: nn.Module, options: NetworkOptions) -> Body:
     return replace(body, width=chosen.channels * options.map_cells**2, read_map=chosen.module)
 
 
-def _body(name: str, scaling: Scaling, options: NetworkOptions, channels: int) -> Body:
-    if name in UNTRAINED:
-        module, width = plain_network(name)
-        body = Body(module, width, SYMMETRIC, head=())
-    elif name in TORCHVISION:
-        body = _torchvision(name, scaling)
-    else:
-        timm_name, arguments = options.architecture or name, options.arguments
-        module, width, config = timm_body(timm_name, side=options.side, channels=channels, arguments=arguments)
-        body = Body(module, width, (config.get("mean", MEAN), config.get("std", STD)))
+def _body(name: str, options: NetworkOptions, channels: int) -> Body:
+    body = source_of(name).build(
+        name,
+        side=options.side,
+        channels=channels,
+        scaling=options.scaling,
+        is_fused=bool(options.fusion),
+        config={"architecture": options.architecture, "arguments": options.arguments},
+    )
     if channels != 3:
         take_channels(body.module, name, channels)
-    return replace(body, normal=SYMMETRIC) if scaling == "symmetric" else body
-
-
-def _torchvision(name: str, scaling: Scaling) -> Body:
-    from torchvision import models
-
-    if name == "googlenet":
-        # The auxiliary heads train on extra losses that are not used here; its published weights expect inputs in
-        # [−1, 1], into which transform_input converts the usual normalisation.
-        converted = scaling == "library"
-        body = models.googlenet(weights=None, aux_logits=False, init_weights=True, transform_input=converted)
-    elif name.startswith("shufflenet"):
-        body = models.get_model(name, weights=None, inverted_residual=ShuffleBlock)
-    else:
-        body = models.get_model(name, weights=None)
-    if name.startswith("mnasnet"):
-        body = MNASNet(body)
-    if name.startswith("squeezenet"):
-        # Its classifier ends in a ReLU: a regression could not predict below zero, and would have no gradient there.
-        body.classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1))
-        return Body(body, 512, head=("classifier.",))
-    attribute = "classifier" if hasattr(body, "classifier") else "fc"
-    last: Any = getattr(body, attribute)
-    if isinstance(last, nn.Sequential):
-        attribute = f"{attribute}.{len(last) - 1}"
-    linear: Any = body.get_submodule(attribute)
-    outer, _, child = attribute.rpartition(".")
-    setattr(body.get_submodule(outer), child, nn.Identity())
-    return Body(body, int(linear.in_features), head=(f"{attribute}.", "aux1.", "aux2."))
+    return replace(body, normal=SYMMETRIC) if options.scaling == "symmetric" else body
 
 
 def set_momentum(network: nn.Module, momentum: float) -> None:

@@ -19,14 +19,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from casewise.errors import StudyError, WeightsError, cut, nearest
+from casewise.errors import StudyError, WeightsError
 from casewise.modalities.base import Facts
-from casewise.models.backbones import MEAN, STD, Body, Network, NetworkOptions, build_network
+from casewise.models.backbones import Network, NetworkOptions, build_network
 from casewise.models.feature_maps import SMALLEST, FeatureMap, as_colours, feature_maps, has_tokens, read_maps
-from casewise.models.transformers import fitting_side, timm_body
-from casewise.models.weights import download_of, download_weights, hub_file, load_weights
-from casewise.study.backbones import TORCHVISION, UNTRAINED, timm_names
-from casewise.study.weight_files import HUB, embedding_origin, embedding_weights, hub_config
+from casewise.models.layers import replace_layers
+from casewise.models.weights import download_of, load_weights
+from casewise.study.sources import source_of
+from casewise.study.weight_files import FirstWeights, embedding_origin, embedding_weights
 
 if TYPE_CHECKING:
     from casewise.modalities.store.store import TileStore
@@ -91,28 +91,20 @@ def encoder_facts(name: str, folder: Path | None) -> Facts:
     """The name of a network; of a hub repository also its architecture and arguments, from its config.json.
 
     Raises:
-        WeightsError: the config.json of a repository was not found, or is not one of timm.
+        WeightsError: the config.json of a repository was not found, or its source cannot read it.
     """
-    if not name.startswith(HUB):
+    weights = FirstWeights(name, folder=folder)
+    if not weights.source.has_config:
         return {"name": name}
-    path = hub_config(name, folder)
+    path = weights.config
     if path is None:
-        with download_of(name, folder):
-            path = hub_file(name, "config.json")
+        with download_of(weights):
+            path = weights.source.download_config(name)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise WeightsError(f"{name}: {path} cannot be read as its config.json: {error}.") from error
-    architecture = str(config.get("architecture", "")) if isinstance(config, dict) else ""
-    if architecture not in timm_names():
-        raise WeightsError(
-            f"{name}: {path} states the architecture {cut(architecture)}, which timm does not have."
-            f"{nearest(architecture, timm_names())} Only repositories in the format of timm can be read."
-        )
-    stated = config.get("pretrained_cfg") or config
-    scale = {key: list(stated[key]) for key in ("mean", "std") if key in stated}
-    arguments = {**(config.get("model_args") or {}), "pretrained_cfg_overlay": scale}
-    return {"name": name, "architecture": architecture, "arguments": arguments}
+    return {"name": name, **weights.source.read_config(name, path, config)}
 
 
 def build_encoder(facts: Mapping[str, Any], side: int) -> Encoder:
@@ -126,18 +118,16 @@ def build_encoder(facts: Mapping[str, Any], side: int) -> Encoder:
         StudyError: the network has no maps that could be read.
     """
     name = str(facts["name"])
-    architecture = str(facts.get("architecture", name))
-    arguments = {key: value for key, value in (facts.get("arguments") or {}).items() if key != "img_size"}
-    fixed: int | None = facts.get("side")
-    side = max(side, SMALLEST)
-    if name in (*TORCHVISION, *UNTRAINED):
-        network = build_network(name, 1, side=side)
-    else:
-        if "side" not in facts:
-            fixed = fitting_side(architecture, side, arguments)
-        module, width, config = timm_body(architecture, side=fixed or side, arguments=arguments)
-        normal = (config.get("mean", MEAN), config.get("std", STD))
-        network = Network(name, Body(module, width, normal), 1, NetworkOptions(side=fixed or side))
+    source, side = source_of(name), max(side, SMALLEST)
+    config = {key: facts[key] for key in ("architecture", "arguments") if facts.get(key)}
+    if "arguments" in config:
+        config["arguments"] = {key: value for key, value in config["arguments"].items() if key != "img_size"}
+    fixed: int | None = facts["side"] if "side" in facts else source.side(name, side, config)
+    options = NetworkOptions(side=fixed or side)
+    body = source.build(name, side=options.side, channels=3, scaling=options.scaling, is_fused=False, config=config)
+    if source.is_convolutional:
+        replace_layers(body.module)
+    network = Network(name, body, 1, options)
     if "mean" in facts:
         shape = network.mean.shape
         network.mean, network.std = (torch.tensor(facts[key]).view(shape) for key in ("mean", "std"))
@@ -157,7 +147,7 @@ def build_encoder(facts: Mapping[str, Any], side: int) -> Encoder:
 def _blocks(network: Network, side: int) -> tuple[str, ...]:
     """The blocks of a network with tokens whose maps timm gives; empty for convolutional networks."""
     body: Any = network.body
-    if network.name in (*TORCHVISION, *UNTRAINED) or not has_tokens(body, side=side):
+    if source_of(network.name).is_convolutional or not has_tokens(body, side=side):
         return ()
     if hasattr(body, "forward_intermediates"):
         return tuple(str(info["module"]) for info in body.feature_info)
@@ -166,14 +156,16 @@ def _blocks(network: Network, side: int) -> tuple[str, ...]:
     return ()
 
 
-def download_encoder(name: str, folder: Path | None) -> None:
-    """Put the weights of an encoder, and its configuration if it has one, into its library's cache.
+def download(weights: FirstWeights) -> None:
+    """Put first weights, and the config.json of a network that has one, into its library's cache.
 
     Raises:
         WeightsError: the download failed; the message names each way to get them.
     """
-    encoder_facts(name, folder)
-    download_weights(name, folder)
+    encoder_facts(weights.name, weights.folder)
+    if weights.stated == "pretrained":
+        with download_of(weights):
+            weights.source.download(weights.name)
 
 
 def load_encoders(bank: FeatureBank, folder: Path | None) -> str:

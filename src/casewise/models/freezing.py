@@ -30,8 +30,8 @@ weights belong to the first 4 (`4 layers`); ten layers in the sense of the text 
 
 A network can be split at its freeze point into frozen layers, computed once for every panel, and the trained rest. Only
 a chain can be split: a body whose modules run one after another, each on the output of the previous one. The forward
-pass of a library's network is code, so this file lists the chains of supported architectures. Tests compare them with
-the networks, bit for bit.
+pass of a library's network is code, so the sources of backbones list the chains of architectures that they support.
+Tests compare them with the networks, bit for bit.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ from casewise.errors import TrainingError, nearest
 from casewise.models.backbones import Network
 from casewise.models.layers import FoldingSequential
 from casewise.study.recipe import FreezePoint, read_freeze_point
+from casewise.study.sources import sources
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
@@ -273,22 +274,12 @@ class _MeanOfMap(nn.Module):
         return maps.mean([2, 3])
 
 
-POOL = partial(nn.AdaptiveAvgPool2d, 1)
-_RESNET = ["conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"]
-# The order in which the forward pass of each class runs its children, and the operations between them.
-CHAINS: dict[tuple[str, str], list[str | Callable[[], nn.Module]]] = {
-    ("casewise", "PlainNetwork"): ["features", "pool", nn.Flatten, "classifier"],
-    **{
-        ("torchvision", name): ["features", "avgpool", nn.Flatten, "classifier"]
-        for name in ("AlexNet", "VGG", "EfficientNet", "MobileNetV3")
-    },
-    ("torchvision", "MobileNetV2"): ["features", POOL, nn.Flatten, "classifier"],
-    ("torchvision", "DenseNet"): ["features", nn.ReLU, POOL, nn.Flatten, "classifier"],
-    ("torchvision", "SqueezeNet"): ["features", "classifier", nn.Flatten],
-    ("casewise", "MNASNet"): ["layers", _MeanOfMap, "classifier"],
-    ("torchvision", "ShuffleNetV2"): ["conv1", "maxpool", "stage2", "stage3", "stage4", "conv5", _MeanOfMap, "fc"],
-    ("torchvision", "ResNet"): [*_RESNET, "avgpool", nn.Flatten, "fc"],
-    ("timm", "ResNet"): [*("act1" if element == "relu" else element for element in _RESNET), "global_pool", "fc"],
+# The operations between the children of a body, as chains of a source name them.
+_OPERATIONS: dict[str, Callable[[], nn.Module]] = {
+    "Flatten": nn.Flatten,
+    "Mean": _MeanOfMap,
+    "Pool": partial(nn.AdaptiveAvgPool2d, 1),
+    "ReLU": nn.ReLU,
 }
 # Blocks that are chains unless they add their input: the attribute that states this, and the name of the chain.
 _OPENED = (("use_res_connect", "conv"), ("use_res_connect", "block"), ("apply_residual", "layers"))
@@ -351,15 +342,16 @@ def _chain(network: Network) -> list[nn.Module]:
             f"({network.fusion}) and {several}. Its frozen part can only be computed at every step."
         )
     body: Any = network.bodies[0]
-    kind = (type(body).__module__.partition(".")[0], type(body).__name__)
-    if kind not in CHAINS:
-        architectures = sorted({name for _, name in CHAINS} - {"PlainNetwork"})
+    kind = f"{type(body).__module__.partition('.')[0]}.{type(body).__name__}"
+    chains = {of_body: order for source in sources() for of_body, order in source.chains.items()}
+    if kind not in chains:
+        architectures = sorted({name.partition(".")[2] for name in chains} - {"PlainNetwork"})
         raise TrainingError(
             f"freeze: activations of {network.name} at its freeze point cannot be cached: it is none of the chains of "
             f"layers that casewise knows (cnn, unet_encoder and the families {', '.join(architectures)}). Its frozen "
             "layers can only be computed at every step."
         )
-    return [body.get_submodule(element) if isinstance(element, str) else element() for element in CHAINS[kind]]
+    return [_OPERATIONS[name]() if name in _OPERATIONS else body.get_submodule(name) for name in chains[kind].split()]
 
 
 def _split_chain(chain: list[nn.Module], frozen: set[int]) -> tuple[list[nn.Module], list[nn.Module]]:

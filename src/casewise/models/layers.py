@@ -292,7 +292,7 @@ def _begin(network: nn.Module) -> None:
 
 
 def plain_network(name: str) -> tuple[nn.Module, int]:
-    """The body named in `casewise.study.backbones.UNTRAINED` with random weights, and the width of its features.
+    """A network of casewise (`casewise.models.sources.plain`) with random weights, and the width of its features.
 
     >>> body, width = plain_network("cnn")
     >>> width, sum(parameter.numel() for parameter in body.parameters())

@@ -7,28 +7,18 @@ import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from casewise.cohort.identity import REFUSE, Declared, same_subjects, spelling_pairs
-from casewise.errors import CasewiseError, RunError, SplitError, WeightsError, counted, nearest
-from casewise.files import checksum
+from casewise.errors import CasewiseError, RunError, SplitError, WeightsError, counted
 from casewise.modalities.base import Facts
 from casewise.models.backbones import Network
 from casewise.models.fusion import Fused, adapted, first_layer
-from casewise.models.transformers import with_positions
 from casewise.run_folder import BundleFolder, JobFolder, WeightsFile
-from casewise.study.backbones import TORCHVISION, UNTRAINED
-from casewise.study.weight_files import (
-    HUB,
-    KEYWORDS,
-    check_torchvision_file,
-    environment_folder,
-    file_name,
-    weights_file,
-)
+from casewise.study.sources import has_published_weights, source_of
+from casewise.study.weight_files import FirstWeights, environment_folder, file_name
 
 # Increased whenever the facts of a trained network change their meaning; older facts are then refused.
 FORMAT = 1
@@ -56,7 +46,7 @@ def load_weights(
 
     Order: `random` as stated by the study; an explicit file; `bundle:PATH` (a trained casewise network); for
     `pretrained`, `<name>.safetensors` in `folder` or in CASEWISE_WEIGHTS, then the library's own download. A network
-    of `UNTRAINED` has no published weights. With `pretrained`, or a folder without a file for it, it keeps its random
+    of casewise has no published weights. With `pretrained`, or a folder without a file for it, it keeps its random
     weights, and the sentence says why, so that one study may compare it with pretrained networks.
 
     A fused network (`casewise.models.fusion`) takes the same files: late, every body the same weights; early, the first
@@ -73,22 +63,17 @@ def load_weights(
             trained for comparison only.
         SplitError: a bundle was trained on a held-out subject.
     """
-    name = network.name
-    if weights == "random":
-        return "random, as the study states", []
-    if weights.startswith("bundle:"):
+    first = FirstWeights(network.name, weights, folder)
+    if first.bundle:
         check_bundle_subjects(weights, held_out, names)
-        return _from_bundle(network, Path(weights.removeprefix("bundle:")), channels)
-    file = weights_file(name, weights, folder)
-    if file is not None and file.is_file():
+        return _from_bundle(network, first.bundle.path, channels)
+    if file := first.existing_file():
         return f"file {file}" + _fill(network, read_tensors(file), str(file)), []
-    if name in UNTRAINED and (weights == "pretrained" or Path(weights).is_dir()):
-        return NO_WEIGHTS, []
-    if file is not None:
-        hint = nearest(file.stem, [*KEYWORDS, *(other.stem for other in file.parent.glob("*.safetensors"))])
-        raise WeightsError(f"weights: there is no file {file}.{hint}")
-    source, tensors = download_weights(name, folder)
-    return source + _fill(network, tensors, source), []
+    if first.is_random:
+        return "random, as the study states" if weights == "random" else NO_WEIGHTS, []
+    with download_of(first):
+        origin, tensors = first.source.download(network.name)
+    return origin + _fill(network, tensors, origin), []
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -131,7 +116,7 @@ def _fill(network: Network, tensors: dict[str, Tensor], source: str) -> str:
 
 def _fitted(network: Network, body: torch.nn.Module, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """A library's weights adapted to a body for sequences or for another panel size, and clauses on the adaptations."""
-    tensors, change = with_positions(body, tensors)
+    tensors, change = source_of(network.name).fitted(body, tensors)
     changes = [change] if change else []
     if isinstance(network.body, Fused) and network.fusion == "early":
         count = network.body.sequences
@@ -208,7 +193,7 @@ def read_checked(file: WeightsFile, expected: str) -> dict[str, Tensor]:
 def _check_scaling(network: Network, path: Path, facts: Facts) -> None:
     """Stop where a body was trained with another scaling of its input."""
     scaling = facts.get("scaling", network.scaling)
-    if scaling != network.scaling and network.name not in UNTRAINED:
+    if scaling != network.scaling and has_published_weights(network.name):
         raise WeightsError(
             f"weights: {path} was trained with the input scaling {scaling}, the study states {network.scaling}. Write "
             f"`recipe: {{scaling: {scaling}}}`, or take other weights."
@@ -291,43 +276,8 @@ def _from_bundle(network: Network, path: Path, channels: Sequence[str] | None) -
     return f"bundle {path}, itself from {values['weights']}{changed}", sorted(bundle_subjects(f"bundle:{path}"))
 
 
-def download_weights(name: str, folder: Path | None) -> tuple[str, dict[str, Tensor]]:
-    """The published weights of a network and their origin, from its library's cache or by download into it.
-
-    Raises:
-        WeightsError: the library finds none; see `download_of`.
-    """
-    with download_of(name, folder):
-        if name in TORCHVISION:
-            from torchvision.models import get_model_weights
-
-            choice = get_model_weights(name)["IMAGENET1K_V1"]
-            return f"torchvision {choice}", read_tensors(torchvision_file(choice.url))
-        if name.startswith(HUB):
-            path = hub_file(name, "model.safetensors")
-            return f"{name}, {path.name}", read_tensors(path)
-        import timm
-
-        model: Any = timm.create_model(name.removeprefix("timm:"), pretrained=True, num_classes=0)
-        return f"timm {model.pretrained_cfg.get('hf_hub_id') or name}", dict(model.state_dict())
-
-
-def torchvision_file(url: str) -> Path:
-    """A file of weights in PyTorch's cache, downloaded if it is missing there; its name ends with its first digits.
-
-    Raises:
-        WeightsError: its SHA-256 does not begin with them.
-    """
-    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path), progress=False)
-    check_torchvision_file(path, checksum(path))
-    return path
-
-
 @contextmanager
-def download_of(name: str, folder: Path | None) -> Iterator[None]:
+def download_of(weights: FirstWeights) -> Iterator[None]:
     """Replace the error of a failed download by one that names the other ways to get the weights of a network.
 
     A silent connection, as behind a firewall, fails after `PATIENCE` seconds.
@@ -342,22 +292,14 @@ def download_of(name: str, folder: Path | None) -> Iterator[None]:
     except (CasewiseError, TypeError, LookupError, AttributeError):
         raise  # a fault of the files or of the program, not of the download
     except Exception as error:  # each library, and each version of it, has errors of its own
-        folders = [str(path) for path in (folder, environment_folder()) if path]
+        folders = [str(path) for path in (weights.folder, environment_folder()) if path]
+        searched = ", ".join(folders) or "no folder (none given)"
         raise WeightsError(
-            f"There are no pretrained weights for {name}. Searched {', '.join(folders) or 'no folder (none given)'} "
-            f"and the library's cache, then tried its download, which failed ({_first_line(error)}). "
-            f"{WAYS.format(file=file_name(name))}"
+            f"There are no pretrained weights for {weights.name}. Searched {searched} and the library's cache, then "
+            f"tried its download, which failed ({_first_line(error)}). {WAYS.format(file=file_name(weights.name))}"
         ) from error
     finally:
         socket.setdefaulttimeout(before)
-
-
-def hub_file(name: str, file: str) -> Path:
-    """A file of a hub repository, from the cache or by download."""
-    from huggingface_hub import hf_hub_download
-
-    repository, _, revision = name.removeprefix(HUB).partition("@")
-    return Path(hf_hub_download(repository, file, revision=revision or None))
 
 
 def _first_line(error: Exception) -> str:

@@ -28,7 +28,8 @@ from casewise.splits.grouped import Splits, read_splits
 from casewise.study.learners import in_order
 from casewise.study.loading import saved_study
 from casewise.study.schema import Study
-from casewise.study.weight_origins import Origin, run_origins
+from casewise.study.sources import Origin
+from casewise.study.weight_origins import run_origins
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,10 +29,9 @@ from casewise.splits import grouped
 from casewise.splits.grouped import Splits, read_splits, write_splits
 from casewise.splits.learnable import check_learnable, missing_classes
 from casewise.splits.predefined import TEST, validation_in
-from casewise.study.learners import FEATURES, encoders_of
+from casewise.study.learners import FEATURES, first_weights
 from casewise.study.schema import Study
 from casewise.study.scores import check_scores, study_scores
-from casewise.study.weight_files import origin_of_weights
 from casewise.study.weight_origins import origins_of, origins_sentence, unknown_origin
 
 
@@ -282,9 +281,8 @@ def weight_lines(study: Study) -> list[str]:
         WeightsError: a file that the study names does not exist.
     """
     networks: dict[str, list[str]] = {}
-    for name in dict.fromkeys(network.partition("@")[0] for network in study.networks):
-        origin = origin_of_weights(name, study.weights_of(name), study.weights_dir)
-        networks.setdefault(origin, []).append(name)
+    for first in first_weights(study, study.networks):
+        networks.setdefault(first.clause(), []).append(first.name)
     return [f"{'weights':<10} {names_text(names, 5)}: {origin}" for origin, names in networks.items()]
 
 
@@ -294,9 +292,8 @@ def encoder_lines(study: Study) -> list[str]:
     Raises:
         WeightsError: one of two files of an encoder is missing.
     """
-    names = encoders_of(study) if FEATURES in study.learners else []
-    origins = {name: origin_of_weights(name, "pretrained", study.weights_dir) for name in names}
-    return [f"{'encoder':<10} {name}: {origin}" for name, origin in origins.items()]
+    weights = first_weights(study, [FEATURES] if FEATURES in study.learners else [])
+    return [f"{'encoder':<10} {first.name}: {first.clause()}" for first in weights]
 
 
 def origin_lines(study: Study) -> list[str]:

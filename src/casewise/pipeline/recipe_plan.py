@@ -21,9 +21,8 @@ from casewise.errors import DamagedError, StudyError, counted
 from casewise.evaluation.record import from_json
 from casewise.modalities.registry import modality_of
 from casewise.predictions.penalised import PenalisedFit, subject_folds
-from casewise.study.backbones import UNTRAINED
 from casewise.study.images import FLIPS
-from casewise.study.learners import encoders_of
+from casewise.study.learners import encoders_of, first_weights
 from casewise.study.recipe import PLANNED, Recipe
 from casewise.study.weight_files import quick_networks
 
@@ -379,8 +378,9 @@ def recipe_of(study: Study, facts: PlanFacts, stated: Mapping[str, Any], epochs:
 
 
 def _all_pretrained(study: Study) -> bool:
-    backbones = {name: name.partition("@")[0] for name in study.networks}
-    return all(of not in UNTRAINED and study.weights_of(name) != "random" for name, of in backbones.items())
+    return all(
+        first.source.is_pretrained and first.stated != "random" for first in first_weights(study, study.networks)
+    )
 
 
 def stated_in_words(study: Study) -> str:

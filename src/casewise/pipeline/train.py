@@ -26,9 +26,9 @@ from casewise.predictions import table as predicted
 from casewise.predictions.decisions import apply_thresholds, decide_grades
 from casewise.predictions.table import CHOOSING, gather_tiles
 from casewise.splits.grouped import write_splits
-from casewise.study.learners import FEATURES, encoders_of, learner_named
+from casewise.study.learners import first_weights, learner_named
 from casewise.study.schema import Study
-from casewise.study.weight_files import needs_download, origin_of_weights
+from casewise.study.weight_files import FirstWeights
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
@@ -391,36 +391,28 @@ def weights(study: Study, folder: RunFolder, show: Show) -> None:
         WeightsError: a file that the study names does not exist, or a download failed. The message names every network
             and encoder without weights, and the ways to provide them.
     """
-    networks, encoders = missing_weights(study)
-    if folder.has_networks() or not networks + encoders:
+    missing = missing_weights(study)
+    if folder.has_networks() or not missing:
         return
-    from casewise.models.encoders import download_encoder
-    from casewise.models.weights import download_weights
+    from casewise.models.encoders import download
 
-    names = list(dict.fromkeys([*networks, *encoders]))
+    names = list(dict.fromkeys(first.name for first in missing))
     show.line("weights", f"{names_text(names, 5)}: not on this computer, downloading")
-    for done, name in enumerate(names):
+    for done, first in enumerate(missing):
         try:
-            if name in encoders:
-                download_encoder(name, study.weights_dir)
-            else:
-                download_weights(name, study.weights_dir)
+            download(first)
         except WeightsError as error:
             others = f" Also missing: {names_text(names[done + 1 :], 5)}." if names[done + 1 :] else ""
             raise WeightsError(f"{error}{others} Nothing was prepared or trained.") from error
 
 
-def missing_weights(study: Study) -> tuple[list[str], list[str]]:
-    """The networks and the encoders of the baseline on features whose published weights are not on this computer.
+def missing_weights(study: Study) -> list[FirstWeights]:
+    """The first weights of networks and of encoders of baselines that are not on this computer.
 
     Raises:
         WeightsError: a file that the study names does not exist, or one of two files of an encoder is missing.
     """
-    names = list(dict.fromkeys(network.partition("@")[0] for network in study.networks))
-    for name in names:
-        origin_of_weights(name, study.weights_of(name), study.weights_dir)
-    networks = [name for name in names if needs_download(name, study.weights_of(name), study.weights_dir)]
-    encoders = encoders_of(study) if FEATURES in study.learners else []
-    for name in encoders:
-        origin_of_weights(name, "pretrained", study.weights_dir)
-    return networks, [name for name in encoders if needs_download(name, "pretrained", study.weights_dir)]
+    stated = first_weights(study, [*study.networks, *study.learners])
+    for first in stated:
+        first.clause()
+    return [first for first in stated if first.needs_download]

@@ -27,8 +27,9 @@ from casewise.run_folder import RunFolder
 from casewise.study.learners import in_order, learner_name, without_baselines
 from casewise.study.loading import saved_study
 from casewise.study.schema import Study
+from casewise.study.sources import Origin
 from casewise.study.targets import Kind
-from casewise.study.weight_origins import Origin, run_origins
+from casewise.study.weight_origins import run_origins
 from casewise.targets import kind_named
 
 EXTERNAL = "external"

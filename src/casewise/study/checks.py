@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from casewise.errors import cut, nearest
 from casewise.plugin import modality_sections
-from casewise.study.backbones import WITH_MAP, check_backbones
 from casewise.study.model import StudyModel, refuse
+from casewise.study.sources import check_networks, with_map
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def _check_learners(study: Study) -> None:
     weights = study.weights if isinstance(study.weights, dict) else dict.fromkeys(names, "")
     _check_among("weights", weights, names, "none of the study's backbones")
     # a preset may state settings of networks that a study leaves out
-    check_backbones(list(study.recipe.networks), "recipe.networks")
+    check_networks(list(study.recipe.networks), "recipe.networks")
     lacking = next((name for name in names if name not in weights), "")
     refuse({f"weights: nothing is stated for {lacking}; write pretrained, random or a file": lacking})
     problems: dict[str, object] = {
@@ -217,7 +217,7 @@ def _check_masks(study: Study) -> None:
         f"modality: the images of this study are {study.modality_name}, and masks are for photographs": (
             study.modality_name != "photographs"
         ),
-        f"backbones: none of them has a map; add {' or '.join(WITH_MAP)}": not {*WITH_MAP} & {*study.networks},
+        f"backbones: none of them has a map; add {' or '.join(with_map())}": not {*with_map()} & {*study.networks},
         "recipe: a planned one may freeze layers; state the recipe": study.recipe.auto,
         f"panels.pooling: {study.panels.pooling} draws images by themselves; use mean or max": study.panels.bags,
         f"recipe.tuning: {recipe.tuning} trains upper layers alone; use full": recipe.tuning != "full",

@@ -10,10 +10,10 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from casewise.study.backbones import TORCHVISION, UNTRAINED
 from casewise.study.images import Panels
 from casewise.study.recipe import EarlyStopping, Recipe
-from casewise.study.weight_files import encoder_files, weights_file
+from casewise.study.sources import has_published_weights, listed_names
+from casewise.study.weight_files import FirstWeights
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -80,10 +80,13 @@ class Learner:
             return "random"
         return study.weights if isinstance(study.weights, str) else study.weights[self.encoders(study)[0]]
 
+    def first_weights(self, study: Study) -> list[FirstWeights]:
+        """These weights of each of its networks."""
+        return [FirstWeights(name, self.weights(study), study.weights_dir) for name in self.encoders(study)]
+
     def weight_files(self, study: Study) -> list[Path]:
         """The files of these weights that are there."""
-        files = [weights_file(name, self.weights(study), study.weights_dir) for name in self.encoders(study)]
-        return [file for file in files if file and file.is_file()]
+        return [first.file for first in self.first_weights(study) if first.file and first.is_here]
 
     def fusion(self, study: Study) -> str | None:
         """How it combines the sequences: a fusion, or a single sequence; None without volumes."""
@@ -138,7 +141,7 @@ class LinearLearner(Learner):
         return "pretrained" if self.on_features else "random"
 
     def weight_files(self, study: Study) -> list[Path]:
-        return [file for name in self.encoders(study) for file in encoder_files(name, study.weights_dir)]
+        return [file for first in self.first_weights(study) for file in first.encoder_files]
 
     def fusion(self, study: Study) -> str | None:
         return "early" if study.fusions else None
@@ -223,7 +226,7 @@ def register_learner(learner: Learner) -> None:
     there, cls = _REGISTERED.get(learner.name), type(learner)
     same = there and (type(there).__module__, type(there).__qualname__) == (cls.__module__, cls.__qualname__)
     if (
-        learner.name in (*COMBINED, *TORCHVISION, *UNTRAINED)
+        learner.name in (*COMBINED, *listed_names())
         or "@" in learner.name
         or (there and not same)
         or (there in _OWN and there != learner)
@@ -327,6 +330,11 @@ def without_baselines(learners: Iterable[str]) -> list[str]:
     return [name for name in names if not is_baseline(name)] or names
 
 
+def first_weights(study: Study, names: Iterable[str]) -> list[FirstWeights]:
+    """The first weights of these learners, each once."""
+    return list(dict.fromkeys(first for name in names for first in learner_named(name).first_weights(study)))
+
+
 def encoders_of(study: Study) -> list[str]:
     """The pretrained networks whose frozen features the baselines use: the stated ones, else one."""
     return list(study.encoders) or [name for name in [_encoder_of(study)] if name]
@@ -340,5 +348,5 @@ def _encoder_of(study: Study) -> str:
     if not study.backbones:
         return "mobilenet_v2" if study.weights == "pretrained" else ""
     names = [name.partition("@")[0] for name in study.backbones]
-    pretrained = [name for name in names if name not in UNTRAINED and study.weights_of(name) == "pretrained"]
+    pretrained = [name for name in names if has_published_weights(name) and study.weights_of(name) == "pretrained"]
     return next((name for name in ("mobilenet_v2", *pretrained) if name in pretrained), "")

@@ -14,9 +14,9 @@ from casewise.errors import RunError, StudyError, cut, nearest, none_of
 from casewise.files import PICTURES, TABLES, read_regular
 from casewise.names import on_disk
 from casewise.run_folder import RunFolder
-from casewise.study.backbones import ALL29, check_backbones, check_encoders
 from casewise.study.messages import REMOVED, sentences
 from casewise.study.schema import Study, study_model
+from casewise.study.sources import check_networks, sources
 from casewise.study.yaml_text import Values, mapping
 
 PATHS = (
@@ -268,13 +268,14 @@ def _expand(values: Values, source: str) -> Values:
             values |= {"pretrain": {**pretrain, "targets": targets}} if section is pretrain else {"targets": targets}
     if isinstance(values.get("scores"), str):
         values["scores"] = named_scores(values["scores"], source)
-    for key, check in (("backbones", check_backbones), ("encoders", check_encoders)):
+    groups = {name: names for library in sources() for name, names in library.groups.items()}
+    for key in ("backbones", "encoders"):
         names = values.get(key)
         if isinstance(names, str):
             names = [name.strip() for name in names.split(",") if name.strip()]
         if isinstance(names, list) and all(isinstance(name, str) for name in names):
-            names = [n for name in names for n in (ALL29 if (key, name) == ("backbones", "all29") else [name])]
-            values[key] = check(list(dict.fromkeys(names)), source)
+            names = [each for name in names for each in (groups.get(name, [name]) if key == "backbones" else [name])]
+            values[key] = check_networks(list(dict.fromkeys(names)), source, encoders=key == "encoders")
     return values
 
 

@@ -3,39 +3,151 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from casewise.errors import WeightsError, nearest
 from casewise.files import checksum
 from casewise.run_folder import JobFolder
-from casewise.study.backbones import TORCHVISION, UNTRAINED
+from casewise.study.sources import BackboneSource, source_of, sources
 
 if TYPE_CHECKING:
     from casewise.study.schema import Study
 
 # What the key `weights` takes besides a path.
 KEYWORDS = ("pretrained", "random")
-# How names of repositories begin, as in timm.
-HUB = "hf-hub:"
-# Fast networks first, because an embedding is computed for every image of the cohort.
-QUICK = ("squeezenet1_1", "mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x1_0", "resnet18", "resnet34")
 
 
-def weights_file(name: str, weights: str, folder: Path | None) -> Path | None:
-    """The file with the first weights of a network, or None if it needs none or downloads one."""
-    if weights == "random":
-        return None
-    if weights.startswith("bundle:"):
-        return JobFolder(Path(weights.removeprefix("bundle:"))).weights.path
-    if weights != "pretrained":
-        path = Path(weights)
-        return path / f"{file_name(name)}.safetensors" if path.is_dir() else path
-    folders = [each for each in (folder, environment_folder()) if each]
-    candidates = [each / f"{file_name(name)}.safetensors" for each in folders]
-    return next((path for path in candidates if path.is_file()), None)
+@dataclass(frozen=True)
+class FirstWeights:
+    """The first weights of a network, and the files that hold them; nothing is loaded or downloaded.
+
+    Attributes:
+        name: the network.
+        stated: `pretrained`, `random`, `bundle:PATH`, or the path of a file or a folder, as a study states them.
+        folder: the folder of weights of the study.
+    """
+
+    name: str
+    stated: str = "pretrained"
+    folder: Path | None = None
+
+    @property
+    def source(self) -> BackboneSource:
+        return source_of(self.name)
+
+    @property
+    def bundle(self) -> JobFolder | None:
+        """The trained network of casewise that is stated."""
+        return JobFolder(Path(self.stated.removeprefix("bundle:"))) if self.stated.startswith("bundle:") else None
+
+    @property
+    def file(self) -> Path | None:
+        """The file with the weights, which may be missing if it is stated; None if none is needed or one is downloaded.
+
+        Weights that a study calls `pretrained` are looked up in its folder of weights, then in CASEWISE_WEIGHTS.
+        """
+        if self.stated == "random":
+            return None
+        if self.bundle:
+            return self.bundle.weights.path
+        if self.stated != "pretrained":
+            path = Path(self.stated)
+            return path / f"{file_name(self.name)}.safetensors" if path.is_dir() else path
+        return self._in_folders(".safetensors")
+
+    @property
+    def config(self) -> Path | None:
+        """The config.json in a folder of weights, as `owner_name.json`, of a network that needs one."""
+        return self._in_folders(".json") if self.source.has_config else None
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the network keeps its random weights: stated, or because it has no published ones."""
+        unpublished = self.stated == "pretrained" or (not self.bundle and Path(self.stated).is_dir())
+        return self.stated == "random" or (not self.source.is_pretrained and unpublished and not self.is_here)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the file of the weights exists."""
+        return self.file is not None and self.file.is_file()
+
+    @property
+    def is_present(self) -> bool:
+        """Whether pretrained weights are on this computer: in a folder of weights, or downloaded earlier."""
+        return self.file is not None or self.source.is_cached(self.name)
+
+    @property
+    def needs_download(self) -> bool:
+        """Whether the weights, or the config.json without which the network cannot be built, must be downloaded.
+
+        >>> FirstWeights("resnet18", "random").needs_download, FirstWeights("cnn").needs_download
+        (False, False)
+        """
+        if self.stated == "pretrained":
+            return self.source.is_pretrained and not self.is_present
+        return self.source.has_config and self.config is None and not self.source.is_cached(self.name)
+
+    @property
+    def encoder_files(self) -> list[Path]:
+        """The files in folders of weights that an encoder is read from; empty if it is downloaded."""
+        return [path for path in (self.file, self.config) if path]
+
+    def _in_folders(self, ending: str) -> Path | None:
+        folders = [folder for folder in (self.folder, environment_folder()) if folder]
+        paths = [folder / f"{file_name(self.name)}{ending}" for folder in folders]
+        return next((path for path in paths if path.is_file()), None)
+
+    def existing_file(self) -> Path | None:
+        """The file, None if there is none to read.
+
+        Raises:
+            WeightsError: a stated file does not exist.
+        """
+        if self.is_here or self.is_random or self.file is None:
+            return self.file if self.is_here else None
+        hint = nearest(self.file.name, [*KEYWORDS, *(path.name for path in self.file.parent.glob("*"))])
+        raise WeightsError(f"weights: there is no file {self.file}, which {self.name} needs.{hint}")
+
+    def clause(self) -> str:
+        """A clause on where the weights are.
+
+        Raises:
+            WeightsError: a stated file does not exist, or is damaged; or one of the two files of a hub repository is in
+                a folder and the other is not.
+
+        >>> FirstWeights("resnet18", "random").clause()
+        'random, as the study states'
+        """
+        name, source = self.name, self.source
+        files = self.encoder_files
+        if source.has_config and self.stated == "pretrained" and len(files) == 1 and not source.is_cached(name):
+            lacking, original = (".safetensors", "model") if files[0].suffix == ".json" else (".json", "config")
+            needed = f"{file_name(name)}{lacking} (the repository's {original}{lacking})"
+            raise WeightsError(f"weights: {name} needs {needed} beside {files[0]}.")
+        if file := self.existing_file():
+            if file.suffix == ".safetensors":
+                _check_readable(name, file)
+            return (
+                f"on this computer, in {file.parent}" if file.stem == file_name(name) else f"on this computer, {file}"
+            )
+        if self.stated == "random":
+            return "random, as the study states" + (
+                "; a run first downloads the architecture" if self.needs_download else ""
+            )
+        if self.is_random:
+            return "random: there are no published weights"
+        if source.is_cached(name):
+            return f"on this computer, downloaded earlier by {source.name}"
+        stated = environment_folder()
+        missing = f"; CASEWISE_WEIGHTS names {stated}, which does not exist" if stated and not stated.is_dir() else ""
+        return (
+            f"NOT on this computer{missing}; a run first downloads them by {source.name}, which needs a connection (or "
+            "name a folder with them by --weights-dir or CASEWISE_WEIGHTS)"
+        )
 
 
 def file_name(name: str) -> str:
@@ -44,52 +156,13 @@ def file_name(name: str) -> str:
     >>> file_name("hf-hub:owner/name")
     'owner_name'
     """
-    return name.removeprefix("timm:").removeprefix(HUB).replace("/", "_")
+    return name.rpartition(":")[2].replace("/", "_")
 
 
 def environment_folder() -> Path | None:
     """The folder of weights that CASEWISE_WEIGHTS names."""
     value = os.environ.get("CASEWISE_WEIGHTS")
     return Path(value) if value else None
-
-
-def origin_of_weights(name: str, weights: str, folder: Path | None) -> str:
-    """A clause on the first weights of a network; nothing is loaded or downloaded.
-
-    Raises:
-        WeightsError: a stated file does not exist, or is damaged; or one of the two files of a hub repository is in a
-            folder and the other is not.
-
-    >>> origin_of_weights("resnet18", "random", None)
-    'random, as the study states'
-    """
-    files = encoder_files(name, folder)
-    if name.startswith(HUB) and weights == "pretrained" and len(files) == 1 and not _is_cached(name):
-        lacking, original = (".safetensors", "model") if files[0].suffix == ".json" else (".json", "config")
-        needed = f"{file_name(name)}{lacking} (the repository's {original}{lacking})"
-        raise WeightsError(f"weights: {name} needs {needed} beside {files[0]}.")
-    file = weights_file(name, weights, folder)
-    if file is not None and file.is_file():
-        if file.suffix == ".safetensors":
-            _check_readable(name, file)
-        return f"on this computer, in {file.parent}" if file.stem == file_name(name) else f"on this computer, {file}"
-    if name in UNTRAINED and (weights == "pretrained" or Path(weights).is_dir()):
-        return "random: there are no published weights"
-    if file is not None:
-        hint = nearest(file.name, [*KEYWORDS, *(path.name for path in file.parent.glob("*"))])
-        raise WeightsError(f"weights: there is no file {file}, which {name} needs.{hint}")
-    if weights == "random":
-        needs = needs_download(name, weights, folder)
-        return "random, as the study states" + ("; a run first downloads the architecture" if needs else "")
-    library = "torchvision" if name in TORCHVISION else "timm"
-    if _is_cached(name):
-        return f"on this computer, downloaded earlier by {library}"
-    stated = environment_folder()
-    missing = f"; CASEWISE_WEIGHTS names {stated}, which does not exist" if stated and not stated.is_dir() else ""
-    return (
-        f"NOT on this computer{missing}; a run first downloads them by {library}, which needs a connection (or name a "
-        "folder with them by --weights-dir or CASEWISE_WEIGHTS)"
-    )
 
 
 def _check_readable(name: str, file: Path) -> None:
@@ -110,97 +183,39 @@ def _check_readable(name: str, file: Path) -> None:
         ) from error
 
 
-def needs_download(name: str, weights: str, folder: Path | None) -> bool:
-    """Whether the first weights of a network, or the architecture of one of a hub, are not on this computer.
-
-    >>> needs_download("resnet18", "random", None), needs_download("cnn", "pretrained", None)
-    (False, False)
-    """
-    if name.startswith(HUB) and weights != "pretrained":
-        return hub_config(name, folder) is None and not _is_cached(name)
-    if weights != "pretrained" or name in UNTRAINED:
-        return False
-    return weights_file(name, weights, folder) is None and not _is_cached(name)
+def remembered_checksum(file: Path) -> str:
+    """The SHA-256 of a file, read again only if it has changed."""
+    status = file.stat()
+    return _checksum(file, status.st_size, status.st_mtime_ns)
 
 
-def hub_config(name: str, folder: Path | None) -> Path | None:
-    """The config.json of a hub repository in a folder of weights, as `owner_name.json`; None if there is none."""
-    paths = [other / f"{file_name(name)}.json" for other in (folder, environment_folder()) if other]
-    return next((path for path in paths if path.is_file()), None) if name.startswith(HUB) else None
+@lru_cache(maxsize=256)
+def _checksum(file: Path, size: int, changed: int) -> str:
+    return checksum(file)
 
 
-def encoder_files(name: str, folder: Path | None) -> list[Path]:
-    """The files in folders of weights that an encoder is read from; empty if it is downloaded."""
-    return [path for path in (weights_file(name, "pretrained", folder), hub_config(name, folder)) if path]
-
-
-def is_present(name: str, folder: Path | None = None) -> bool:
-    """Whether pretrained weights of a network are on this computer: a file in a folder of weights, or a download."""
-    return weights_file(name, "pretrained", folder) is not None or _is_cached(name)
+def _quick_names() -> list[str]:
+    return [name for source in sources() for name in source.quick]
 
 
 def quick_networks(folder: Path | None) -> list[str]:
-    """Networks of `QUICK` whose pretrained weights are on this computer."""
-    return [name for name in QUICK if is_present(name, folder)]
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
-
-
-def _is_cached(name: str) -> bool:
-    """Whether the library has a download of this network in its cache."""
-    if name in TORCHVISION:
-        return bool(cached_torchvision_files(name))
-    return next(_hub_repositories(name), None) is not None
-
-
-def cached_torchvision_files(name: str) -> list[Path]:
-    """The files of weights that PyTorch's cache has for a network of torchvision."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    checkpoints = Path(os.environ.get("TORCH_HOME", cache / "torch")) / "hub" / "checkpoints"
-    stems = {path: path.stem.partition("-")[0] for path in sorted(checkpoints.glob("*.pth"))}
-    return [path for path, stem in stems.items() if _plain(re.sub(r"_rwightman$|_top1.*$", "", stem)) == _plain(name)]
-
-
-def check_torchvision_file(path: Path, digest: str) -> None:
-    """Check that a file in PyTorch's cache has the first digits of the SHA-256 that its name ends with.
-
-    Raises:
-        WeightsError: it does not.
-    """
-    digits = path.stem.rpartition("-")[2]
-    if not digest.startswith(digits):
-        raise WeightsError(f"weights: {path} was changed: its SHA-256 does not begin with {digits}. Delete the file.")
-
-
-def cached_hub_files(name: str) -> list[Path]:
-    """The files of weights that the cache of the hub has for a network of timm or of a repository."""
-    return [file for path in _hub_repositories(name) for file in sorted(path.glob("snapshots/*/model.safetensors"))]
-
-
-def _hub_repositories(name: str) -> Iterator[Path]:
-    """The folders of a network in the cache of the hub."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    hub = Path(os.environ.get("HF_HUB_CACHE", Path(os.environ.get("HF_HOME", cache / "huggingface")) / "hub"))
-    if name.startswith(HUB):
-        repository = name.removeprefix(HUB).partition("@")[0].replace("/", "--")
-        configs = hub.glob(f"models--{repository}/snapshots/*/config.json")
-        return (path for path in dict.fromkeys(config.parents[2] for config in configs))
-    return hub.glob(f"models--timm--{file_name(name)}*")
+    """Fast networks whose pretrained weights are on this computer."""
+    return [name for name in _quick_names() if FirstWeights(name, folder=folder).is_present]
 
 
 def embedding_weights(study: Study) -> Iterator[tuple[str, Path]]:
     """Fast networks with weights on this computer, and their files: the study's first; none for random weights."""
     if study.weights == "random":
         return
-    stated = study.weights
-    own = [name.partition("@")[0] for name in study.backbones if name.partition("@")[0] in TORCHVISION]
-    for name in dict.fromkeys([*[name for name in QUICK if name in own], *QUICK, *own]):
-        weights = stated if isinstance(stated, str) else stated.get(name, "pretrained")
-        file = weights_file(name, weights, study.weights_dir)
-        if file is not None and file.is_file() and not weights.startswith("bundle:"):
-            yield name, file
+    stated, quick = study.weights, _quick_names()
+    names = [name.partition("@")[0] for name in study.backbones]
+    own = [name for name in names if (source := source_of(name)).is_convolutional and source.is_pretrained]
+    for name in dict.fromkeys([*[name for name in quick if name in own], *quick, *own]):
+        weights = FirstWeights(
+            name, stated if isinstance(stated, str) else stated.get(name, "pretrained"), study.weights_dir
+        )
+        if weights.file and weights.is_here and not weights.bundle:
+            yield name, weights.file
 
 
 def embedding_origin(name: str, file: Path) -> tuple[str, str]:

@@ -38,6 +38,7 @@ from casewise.files import TEMPORARY, cache_folder, replacing
 from casewise.modalities.dataset import FeatureData, PanelDataset, encode_bags
 from casewise.models.backbones import Network, form_of, of_tiles
 from casewise.models.shared_parts import mean_over_views
+from casewise.study.sources import libraries
 from casewise.training.compute_plan import cpu_name
 
 # In bytes, for all simultaneous jobs together.
@@ -425,5 +426,5 @@ def machine(layers: nn.Module) -> list[object]:
 def _versions() -> tuple[str, ...]:
     """The processor, the versions of the libraries, and a hash of casewise's own code."""
     sources = (path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.parent.rglob("*.py")))
-    versions = [f"{package} {version(package)}" for package in ("torch", "torchvision", "timm", "numpy")]
+    versions = [f"{package} {version(package)}" for package in ("torch", *libraries(), "numpy")]
     return (cpu_name(), platform.machine(), torch.backends.cpu.get_cpu_capability(), digest(sources), *versions)

@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from casewise.models.backbones import Body, Network, NetworkOptions, build_network
+from casewise.models.backbones import Network, NetworkOptions, build_network
 from casewise.models.fusion import Fused
 from casewise.models.outputs import Output
 from casewise.plugins.explain.methods.dispatch import scaled
 from casewise.plugins.explain.methods.gradcam import gradcam_by_sequence, last_map, layer_of
 from casewise.plugins.explain.methods.target import ExplainTarget
 from casewise.plugins.explain.saliency import own_maps
-from casewise.study.backbones import TORCHVISION, UNTRAINED
+from casewise.study.sources import Body, source_of
 from tests.plugins.explain.maps import cell_maps, explain
 
 NUMBER = ExplainTarget((Output("extent"),), "extent")
@@ -39,7 +39,7 @@ def panels_of(side: int = 128, count: int = 2) -> torch.Tensor:
 def built(name: str, outputs: int = 1) -> Network:
     """A network with random weights for panels of 128 pixels."""
     torch.manual_seed(0)
-    return build_network(name, outputs, side=None if name in [*TORCHVISION, *UNTRAINED] else 128)
+    return build_network(name, outputs, side=None if source_of(name).is_convolutional else 128)
 
 
 def by_hand(network: Network, layer: nn.Module, panels: torch.Tensor, column: int) -> torch.Tensor:

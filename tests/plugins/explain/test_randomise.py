@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from casewise.models.backbones import Body, Network, NetworkOptions, build_network
+from casewise.models.backbones import Network, NetworkOptions, build_network
 from casewise.models.outputs import Output
 from casewise.plugins.explain.methods.randomise import fully_randomised, randomised, similarities, spearman, ssim
 from casewise.plugins.explain.methods.target import ExplainTarget
 from casewise.plugins.explain.metrics import hit
+from casewise.study.sources import Body
 from tests.plugins.explain.maps import explain
 
 SIDE = 48

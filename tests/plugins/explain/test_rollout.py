@@ -5,11 +5,12 @@ from typing import Any
 import pytest
 import torch
 
-from casewise.models.backbones import Body, Network, NetworkOptions
+from casewise.models.backbones import Network, NetworkOptions
 from casewise.models.outputs import Output
 from casewise.plugins.explain.methods.dispatch import method_for, patch_centres
 from casewise.plugins.explain.methods.rollout import rollout_by_sequence
 from casewise.plugins.explain.methods.target import ExplainTarget
+from casewise.study.sources import Body
 from tests.plugins.explain.maps import explain
 
 

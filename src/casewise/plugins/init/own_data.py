@@ -65,7 +65,7 @@ from casewise.plugins.init.target import (
 from casewise.splits.file_numbers import are_numbered
 from casewise.study.loading import read_study
 from casewise.study.schema import Study
-from casewise.study.weight_files import environment_folder, is_present
+from casewise.study.weight_files import FirstWeights, environment_folder
 from casewise.study.yaml_text import mapping
 
 _WIDTH = 79
@@ -466,7 +466,7 @@ _NEIGHBOURS = "neighbouring file numbers may show one person: runs of them are o
 
 def _available_weights() -> str:
     """The first of the small networks whose pretrained weights are on this computer; '' if there are none."""
-    return next((name for name in _SMALL_PRETRAINED if is_present(name)), "")
+    return next((name for name in _SMALL_PRETRAINED if FirstWeights(name).is_present), "")
 
 
 def _weights_text(weights: str) -> str:

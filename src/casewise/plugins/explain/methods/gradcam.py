@@ -20,7 +20,6 @@ from casewise.models.backbones import Network
 from casewise.models.feature_maps import spatial_maps
 from casewise.plugins.explain.methods.rollout import by_sequence, is_transformer, record_grids, without_side_effects
 from casewise.plugins.explain.methods.target import ExplainTarget
-from casewise.study.backbones import UNTRAINED
 
 TINY = 1e-30
 # The largest stride, in pixels of a panel, of the map that is read by default.
@@ -33,7 +32,8 @@ LAST = {
         for depth, places in ((11, (19, 27)), (13, (23, 33)), (16, (29, 42)), (19, (35, 51)))
         for norm, last in zip(("", "_bn"), places, strict=True)
     },
-    **dict.fromkeys(UNTRAINED, "features"),
+    "cnn": "features",
+    "unet_encoder": "features",
     "unet": "features.4",
     "unet_unpadded": "features.3",
 }

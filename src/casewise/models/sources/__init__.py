@@ -1,0 +1,1 @@
+"""Sources of backbones: a file for each library."""
