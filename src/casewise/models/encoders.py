@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 
 from casewise.errors import StudyError, WeightsError
 from casewise.modalities.base import Facts
@@ -27,6 +28,7 @@ from casewise.models.layers import replace_layers
 from casewise.models.weights import download_of, load_weights
 from casewise.study.sources import source_of
 from casewise.study.weight_files import FirstWeights, embedding_origin, embedding_weights
+from casewise.study.weight_origins import origins_of_weights
 
 if TYPE_CHECKING:
     from casewise.modalities.store.store import TileStore
@@ -65,7 +67,7 @@ class Encoder:
         elif colours.shape[-1] < SMALLEST:
             colours = functional.interpolate(colours, size=(SMALLEST, SMALLEST), mode="bilinear")
         scaled = (colours - self.network.mean) / self.network.std
-        if not self.blocks:
+        if not (self.blocks and hasattr(self.network.body, "forward_intermediates")):
             return read_maps(self.network.body, modules, scaled)
         return self._tokens(modules, scaled)
 
@@ -133,7 +135,7 @@ def build_encoder(facts: Mapping[str, Any], side: int) -> Encoder:
         network.mean, network.std = (torch.tensor(facts[key]).view(shape) for key in ("mean", "std"))
     network.head = nn.Sequential()
     network.requires_grad_(False)
-    blocks = tuple(facts["blocks"]) if "blocks" in facts else _blocks(network, fixed or side)
+    blocks = tuple(facts["blocks"]) if "blocks" in facts else body.blocks or _blocks(network, fixed or side)
     recorded = {
         **{key: facts[key] for key in ("name", "architecture", "arguments") if key in facts},
         "side": fixed,
@@ -154,6 +156,24 @@ def _blocks(network: Network, side: int) -> tuple[str, ...]:
     if not feature_maps(body, side=side):
         raise StudyError(f"encoders: {network.name} has no maps of its tokens that timm could give.")
     return ()
+
+
+def description(name: str, side: int = 224) -> str:
+    """The parameters of a network, its cost for a panel, the licence of its weights, and where they are.
+
+    >>> description("cnn")
+    'cnn: 2.5 million parameters, 0.6 billion multiplications at 224 px; random: there are no published weights'
+    """
+    weights = FirstWeights(name)
+    with torch.device("meta"), torch.no_grad():
+        network = build_network(**encoder_facts(name, None), outputs=1, side=side).eval()
+        with FlopCounterMode(display=False) as counter:
+            network.features(torch.zeros(1, 3, side, side))
+    size = sum(parameter.numel() for parameter in network.body.parameters()) / 1e6
+    cost = counter.get_total_flops() / 2e9  # an addition counts as well
+    licences = [f", weights under {origin.licence}" for origin in origins_of_weights(weights) if origin.licence]
+    numbers = f"{size:.1f} million parameters, {cost:.1f} billion multiplications at {side} px"
+    return f"{name}: {numbers}{''.join(licences)}; {weights.clause()}"
 
 
 def download(weights: FirstWeights) -> None:

@@ -57,7 +57,8 @@ class Body:
     """A library's network without its last layer, the width of its features, and its input's mean and deviation.
 
     `read_map` is the module whose map is read instead of the output; empty for the output. `head`: how the names of the
-    library's last layer and of auxiliary heads begin in its weights.
+    library's last layer and of auxiliary heads begin in its weights. `blocks`: of a transformer without timm's
+    `forward_intermediates`, the modules whose tokens are maps.
     """
 
     module: nn.Module
@@ -65,6 +66,7 @@ class Body:
     normal: tuple[tuple[float, ...], tuple[float, ...]] = (MEAN, STD)
     read_map: str = ""
     head: tuple[str, ...] = ("head.", "classifier.", "fc.", "head_dist.", "last_linear.")
+    blocks: tuple[str, ...] = ()
 
 
 class BackboneSource:
