@@ -9,12 +9,12 @@ from torch import nn
 from casewise.errors import TrainingError
 from casewise.models.backbones import Network, build_network
 from casewise.models.freezing import freeze, layers, split_at
-from casewise.study.sources import has_published_weights, listed_names
+from casewise.study.sources import listed_names, source_of
 
 # one of each family quickly, the others with the slow tests
 QUICK = {"alexnet", "resnet18", "squeezenet1_1", "densenet121", "shufflenet_v2_x0_5"}
 QUICK |= {"mobilenet_v2", "mobilenet_v3_small", "mnasnet0_5", "efficientnet_b0", "test_resnet"}
-QUICK |= {name for name in listed_names() if not has_published_weights(name)}
+QUICK |= {name for name in listed_names() if not source_of(name).is_pretrained}
 NAMES = [
     name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
     for name in [*listed_names(), "test_resnet", "timm:resnet34"]

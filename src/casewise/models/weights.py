@@ -17,7 +17,7 @@ from casewise.modalities.base import Facts
 from casewise.models.backbones import Network
 from casewise.models.fusion import Fused, adapted, first_layer
 from casewise.run_folder import BundleFolder, JobFolder, WeightsFile
-from casewise.study.sources import has_published_weights, source_of
+from casewise.study.sources import source_of
 from casewise.study.weight_files import FirstWeights, environment_folder, file_name
 
 # Increased whenever the facts of a trained network change their meaning; older facts are then refused.
@@ -193,7 +193,7 @@ def read_checked(file: WeightsFile, expected: str) -> dict[str, Tensor]:
 def _check_scaling(network: Network, path: Path, facts: Facts) -> None:
     """Stop where a body was trained with another scaling of its input."""
     scaling = facts.get("scaling", network.scaling)
-    if scaling != network.scaling and has_published_weights(network.name):
+    if scaling != network.scaling and source_of(network.name).is_pretrained:
         raise WeightsError(
             f"weights: {path} was trained with the input scaling {scaling}, the study states {network.scaling}. Write "
             f"`recipe: {{scaling: {scaling}}}`, or take other weights."

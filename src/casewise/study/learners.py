@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from casewise.study.images import Panels
 from casewise.study.recipe import EarlyStopping, Recipe
-from casewise.study.sources import has_published_weights, listed_names
+from casewise.study.sources import listed_names, source_of
 from casewise.study.weight_files import FirstWeights
 
 if TYPE_CHECKING:
@@ -348,5 +348,5 @@ def _encoder_of(study: Study) -> str:
     if not study.backbones:
         return "mobilenet_v2" if study.weights == "pretrained" else ""
     names = [name.partition("@")[0] for name in study.backbones]
-    pretrained = [name for name in names if has_published_weights(name) and study.weights_of(name) == "pretrained"]
+    pretrained = [name for name in names if source_of(name).is_pretrained and study.weights_of(name) == "pretrained"]
     return next((name for name in ("mobilenet_v2", *pretrained) if name in pretrained), "")

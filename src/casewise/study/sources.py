@@ -83,7 +83,7 @@ class BackboneSource:
         takes_other_names: whether it has names that `names` does not list; it is asked after all other sources.
         quick: networks for the embedding of every image, in order of preference.
         with_map: networks with a map of their own, which masks train.
-        published: files of weights that are known by `tensors_sha256`.
+        published: by `tensors_sha256` the name, images and licence of files of weights, as in `Origin`.
         chains: by package and class of a body, such as `torchvision.ResNet`, the order in which its forward pass runs
             its children, and the operations between them (`casewise.models.freezing`).
     """
@@ -98,7 +98,7 @@ class BackboneSource:
     takes_other_names: ClassVar[bool] = False
     quick: ClassVar[Sequence[str]] = ()
     with_map: ClassVar[Sequence[str]] = ()
-    published: ClassVar[Mapping[str, Origin]] = {}
+    published: ClassVar[Mapping[str, tuple[str, str, str]]] = {}
     chains: ClassVar[Mapping[str, str]] = {}
 
     def names(self) -> Sequence[str]:
@@ -134,7 +134,10 @@ class BackboneSource:
 
     def recognised(self, file: Path, digest: str) -> Origin | None:
         """The origin of a file that it has published, by the digest of its tensors, or of its bytes."""
-        return self.published.get(digest)
+        if digest not in self.published:
+            return None
+        name, images, licence = self.published[digest]
+        return Origin("published", name, digest, images, licence=licence)
 
     def read_config(self, name: str, path: Path, config: Any) -> Mapping[str, Any]:
         """`architecture` and `arguments` of a network from its config.json, for `build`; they are stored with it.
@@ -149,14 +152,7 @@ class BackboneSource:
         return None
 
     def build(
-        self,
-        name: str,
-        *,
-        side: int | None,
-        channels: int,
-        scaling: str,
-        is_fused: bool,
-        config: Mapping[str, Any],
+        self, name: str, *, side: int | None, channels: int, scaling: str, is_fused: bool, config: Mapping[str, Any]
     ) -> Body:
         """A network with random weights: panels (B, channels, side, side) to features (B, width).
 
@@ -208,15 +204,6 @@ def source_of(name: str) -> BackboneSource:
     """The source of a network."""
     *listed, last = sources()
     return next((source for source in listed if source.has(name)), last)
-
-
-def has_published_weights(name: str) -> bool:
-    """Whether a network has published weights.
-
-    >>> has_published_weights("resnet18"), has_published_weights("cnn")
-    (True, False)
-    """
-    return source_of(name).is_pretrained
 
 
 def listed_names(*, pretrained: bool = False) -> list[str]:

@@ -135,8 +135,7 @@ def _of_file(file: Path, size: int, changed: int) -> Origin:
     """The origin of a file of weights by its content; `size` and `changed` are a part of what is remembered."""
     digest = tensors_sha256(file) if file.suffix == ".safetensors" else checksum(file)
     recognised = (source.recognised(file, digest) for source in sources())
-    origin = next((origin for origin in recognised if origin), Origin("file", file.name))
-    return replace(origin, sha256=digest)
+    return next((origin for origin in recognised if origin), Origin("file", file.name, digest))
 
 
 def tensors_sha256(file: Path) -> str:

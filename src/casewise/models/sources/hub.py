@@ -31,16 +31,17 @@ class HubSource(BackboneSource):
             hint = nearest(name, [f"{self.prefix}{name}"]) if _REPOSITORY.fullmatch(name) else ""
             raise StudyError(f"{key}: {cut(name)} is not written as `{self.prefix}owner/name`.{hint}")
 
+    def repositories(self, name: str) -> list[Path]:
+        """The folders of a network in the cache of the hub."""
+        repository = name.removeprefix(self.prefix).partition("@")[0].replace("/", "--")
+        configs = hub_cache().glob(f"models--{repository}/snapshots/*/config.json")
+        return list(dict.fromkeys(config.parents[2] for config in configs))
+
     def is_cached(self, name: str) -> bool:
-        return any(self._snapshots(name, "config.json"))
+        return bool(self.repositories(name))
 
     def cached_files(self, name: str) -> list[Path]:
-        repositories = dict.fromkeys(config.parents[2] for config in self._snapshots(name, "config.json"))
-        return [file for path in repositories for file in sorted(path.glob("snapshots/*/model.safetensors"))]
-
-    def _snapshots(self, name: str, file: str) -> list[Path]:
-        repository = name.removeprefix(self.prefix).partition("@")[0].replace("/", "--")
-        return list(hub_cache().glob(f"models--{repository}/snapshots/*/{file}"))
+        return [file for path in self.repositories(name) for file in sorted(path.glob("snapshots/*/model.safetensors"))]
 
     def origin(self, name: str) -> Origin:
         """Files in the cache whose names do not prove their content may be anybody's."""
@@ -53,11 +54,8 @@ class HubSource(BackboneSource):
                     f"weights: {file} was changed after its download: its SHA-256 differs. Delete the file."
                 )
         digest = digest if len(files) == 1 else ""
-        return (
-            Origin("published", name, digest)
-            if is_proved
-            else Origin("file", f"{name} in the cache of the hub", digest)
-        )
+        kind, stated = ("published", name) if is_proved else ("file", f"{name} in the cache of the hub")
+        return Origin(kind, stated, digest)
 
     def download(self, name: str) -> tuple[str, dict[str, Tensor]]:
         from casewise.models.weights import read_tensors

