@@ -46,10 +46,10 @@ class _Repositories(HubSource):
 
     def read_config(self, name: str, path: Path, config: Any) -> Mapping[str, Any]:
         architecture = str(config.get("architecture", "")) if isinstance(config, dict) else ""
-        if architecture not in timm_names():
+        if architecture not in _timm_names():
             raise WeightsError(
                 f"{name}: {path} states the architecture {cut(architecture)}, which timm does not have."
-                f"{nearest(architecture, timm_names())} Only repositories in the format of timm can be read."
+                f"{nearest(architecture, _timm_names())} Only repositories in the format of timm can be read."
             )
         stated = config.get("pretrained_cfg") or config
         scale = {key: list(stated[key]) for key in ("mean", "std") if key in stated}
@@ -98,10 +98,10 @@ class _Timm(_Repositories):
     }
 
     def names(self) -> Sequence[str]:
-        return timm_names()
+        return _timm_names()
 
     def has(self, name: str) -> bool:
-        return _architecture(name)[0] in timm_names()
+        return _architecture(name)[0] in _timm_names()
 
     def check(self, name: str, key: str) -> None:
         architecture, tag = _architecture(name)
@@ -142,7 +142,7 @@ def _architecture(name: str) -> tuple[str, str]:
 
 
 @cache
-def timm_names() -> list[str]:
+def _timm_names() -> list[str]:
     """Names of the networks that timm offers, if it is installed; read from its source, since to load it takes long."""
     return sorted({name for text in _timm_sources() for name in _REGISTERED.findall(text)})
 
