@@ -196,8 +196,8 @@ def _own_sources() -> list[BackboneSource]:
 
 
 def sources() -> list[BackboneSource]:
-    """All sources: casewise's, those that others registered, and last the one that takes all other names."""
-    return sorted([*_own_sources(), *_REGISTERED], key=lambda source: source.takes_other_names)
+    """All sources: those that others registered, casewise's, and last the one that takes all other names."""
+    return sorted([*_REGISTERED, *_own_sources()], key=lambda source: source.takes_other_names)
 
 
 def source_of(name: str) -> BackboneSource:

@@ -54,8 +54,9 @@ class HubSource(BackboneSource):
                     f"weights: {file} was changed after its download: its SHA-256 differs. Delete the file."
                 )
         digest = digest if len(files) == 1 else ""
-        kind, stated = ("published", name) if is_proved else ("file", f"{name} in the cache of the hub")
-        return Origin(kind, stated, digest)
+        if not is_proved:
+            return Origin("file", f"{name} in the cache of the hub", digest)
+        return Origin("published", name, digest)
 
     def download(self, name: str) -> tuple[str, dict[str, Tensor]]:
         from casewise.models.weights import read_tensors

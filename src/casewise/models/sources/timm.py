@@ -38,7 +38,8 @@ _POSITIONS = "pos_embed"
 class _Repositories(HubSource):
     """Repositories in the format of timm."""
 
-    name, package, prefix = "timm", "timm", "hf-hub:"
+    name = package = "timm"
+    prefix = "hf-hub:"
     chains: ClassVar = {"timm.ResNet": "conv1 bn1 act1 maxpool layer1 layer2 layer3 layer4 global_pool fc"}
 
     def has(self, name: str) -> bool:
