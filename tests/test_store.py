@@ -181,8 +181,8 @@ def prepare_and_kill(paths: list[Path], folder: Path, owner: Any, name: str, whe
 
 
 PLACES: list[tuple[Any, str, int]] = [(Building, "__enter__", 1), (Building, "finish", 3)]
-PLACES += [(building_module, "publish", 1), (store_module, "write_atomic", 1), (store_module, "write_json", 1)]
-PLACES += [(building_module, *place) for place in (("_discard_builds", 1), ("_discard_builds", 2), ("sweep", 2))]
+PLACES += [(store_module, "publish", 1), (store_module, "write_atomic", 1), (store_module, "write_json", 1)]
+PLACES += [(building_module, "_discard_builds", 1), (building_module, "_discard_builds", 2), (store_module, "sweep", 2)]
 
 
 @pytest.mark.parametrize("place", PLACES, ids=[f"{name} {when}" for _, name, when in PLACES])
@@ -214,7 +214,7 @@ def test_killed_anywhere_a_reader_sees_the_former_store_or_the_new_one(
 def test_a_link_in_place_of_an_unfinished_build_is_not_followed(
     paths: list[Path], folder: Path, tmp_path: Path, dangling: bool
 ) -> None:
-    prepare_and_kill(paths, folder, building_module, "publish")
+    prepare_and_kill(paths, folder, store_module, "publish")
     targets = [tmp_path / "other.npy", tmp_path / "other.jsonl"]
     for target in targets:
         (build,) = folder.glob(f"building-*{target.suffix}")
@@ -227,7 +227,7 @@ def test_a_link_in_place_of_an_unfinished_build_is_not_followed(
 
 
 def test_an_unwritten_tile_is_not_taken_for_finished(paths: list[Path], folder: Path, decoded: list[str]) -> None:
-    prepare_and_kill(paths, folder, building_module, "publish")
+    prepare_and_kill(paths, folder, store_module, "publish")
     (tiles,) = folder.glob("building-*.npy")
     with tiles.open("r+b") as file:
         # A machine that lost power may have kept the journal and lost the last tile.
