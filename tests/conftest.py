@@ -199,7 +199,7 @@ def train_only(patch: pytest.MonkeyPatch) -> None:
     """The same from now on, for fixtures of a module and for parts of a test."""
     import casewise.pipeline.further_trainings  # noqa: F401 (it keeps the function that it imports first)
 
-    nothing = SimpleNamespace(main=SimpleNamespace(metrics={}))
+    nothing = SimpleNamespace(main=SimpleNamespace(metrics={}), headline=None)
     patch.setattr("casewise.pipeline.evaluate.evaluate", lambda *given: nothing)
     for step in ("audit.audit", "image_checks.counterfactuals", "finished.report", "bundle.write_bundle"):
         patch.setattr(f"casewise.pipeline.{step}", lambda *given: None)
