@@ -229,7 +229,7 @@ def check_settings(study: Study, images: pd.DataFrame) -> None:
     mask, columns = study.audit.mask, [str(column) for column in images.columns]
     if mask and mask not in columns:
         raise CohortError(f"audit.mask: {mask!r} is not a column.{closest(mask, columns)}")
-    check_accepted(study.accept, _possible_findings(study, columns))
+    _check_accepted(study.accept, _possible_findings(study, columns))
 
 
 def _possible_findings(study: Study, columns: Sequence[str]) -> list[str]:
@@ -243,7 +243,7 @@ def _possible_findings(study: Study, columns: Sequence[str]) -> list[str]:
     return list(dict.fromkeys([*CODES, *plain, *(f"{id}-{target}" for id in plain for target in study.outputs)]))
 
 
-def check_accepted(accepted: Mapping[str, str], possible: Sequence[str]) -> None:
+def _check_accepted(accepted: Mapping[str, str], possible: Sequence[str]) -> None:
     """Check that the accepted codes are `possible` and have reasons.
 
     Raises:

@@ -202,7 +202,7 @@ def imported_findings(images: pd.DataFrame, study: Study) -> list[Finding]:
     Similar pictures on both sides of the split that the study uses are among the twins.
     """
     findings = []
-    for split in imported_splits(images, study):
+    for split in _imported_splits(images, study):
         if not study.subjects_known:
             sentence, remedy = fill("split subjects unknown", where=split.where), fill("split subjects unknown remedy")
             findings.append(Finding("subjects-across-splits", "note", sentence, {"where": split.where}, remedy=remedy))
@@ -210,7 +210,7 @@ def imported_findings(images: pd.DataFrame, study: Study) -> list[Finding]:
     return findings
 
 
-def imported_splits(images: pd.DataFrame, study: Study) -> list[_ImportedSplit]:
+def _imported_splits(images: pd.DataFrame, study: Study) -> list[_ImportedSplit]:
     """The splits that came with the data and have at least two sides."""
     splits, used = [], {*columns_in_use(study), *study.targets, *STANDARD}
     if (column := study.split.column) and column in images:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from casewise.inference.new_cases import PredictedChunk
 
 
-class ResultFolder(Protocol):
+class _ResultFolder(Protocol):
     """The files of one format of results.
 
     Attributes:
@@ -34,7 +34,7 @@ class ResultFolders(Protocol):
     """What writes the predictions of new cases in the formats of a plugin."""
 
     @property
-    def folders(self) -> Sequence[ResultFolder]: ...
+    def folders(self) -> Sequence[_ResultFolder]: ...
 
     def receive(self, chunk: PredictedChunk) -> None: ...
 

@@ -95,10 +95,10 @@ def plain(
     """Panels for inference without augmentation, on `device`: (B, C, H, W) float in 0–1; bags as by `arrange`."""
     # bytes are moved to the device, a quarter of the memory of numbers
     tiles = _with_planes(_gather(store, slots), slots, masks)
-    return arrange(tiles.to(device).float().div_(255), slots, settings)
+    return _arrange(tiles.to(device).float().div_(255), slots, settings)
 
 
-def arrange(tiles: Tensor, slots: Tensor, settings: Panels) -> Tensor:
+def _arrange(tiles: Tensor, slots: Tensor, settings: Panels) -> Tensor:
     """Arrange tiles (B, S, C, H, W) in a grid; or return them as a bag, NaN in empty slots."""
     if settings.bags:
         return tiles.masked_fill((slots == EMPTY).view(*slots.shape, 1, 1, 1).to(tiles.device), torch.nan)
@@ -146,7 +146,7 @@ def augmented(
     tiles = _warped(toned if masks is None else torch.cat([toned, planes], dim=1), drawn, settings)
     result = tiles.new_zeros(len(flat), *tiles.shape[1:])
     result[full] = tiles
-    return arrange(result.reshape(size, count, *tiles.shape[1:]), slots, settings)
+    return _arrange(result.reshape(size, count, *tiles.shape[1:]), slots, settings)
 
 
 def _between(uniform: Tensor, width: float) -> Tensor:

@@ -155,7 +155,7 @@ def _forecast(study: Study, facts: recipe_plan.PlanFacts, cases: RunCases, speed
     alone = {name: replace(pace, predict=pace.predict * slow / pace.busy, busy=slow) for name, pace in paces.items()}
     external = _predicting(study, facts, alone, cases.external) if cases.external else 0.0
     altered, after = _altered(study, facts, cases, alone), slow * (REPORT + REPORT_CASE * len(cases.cohort.cases))
-    if fewer := fewer_altered(study, altered, facts.budget):
+    if fewer := _fewer_altered(study, altered, facts.budget):
         altered *= fewer / study.evaluation.counterfactual_cases
     longer = sum(phase.epochs for phase in study.recipe.phases) / recipe_plan.MOST_EPOCHS
     left = (BUSY_AIM if slow > BUSY else AIM) * facts.budget - before - pretraining - once - external - altered - after
@@ -173,7 +173,7 @@ def _forecast(study: Study, facts: recipe_plan.PlanFacts, cases: RunCases, speed
     )
 
 
-def fewer_altered(study: Study, seconds: float, budget: float) -> int:
+def _fewer_altered(study: Study, seconds: float, budget: float) -> int:
     """The reduced number of cases whose images are altered, if the study's takes too much of the budget; else 0.
 
     A number that the study states is kept.

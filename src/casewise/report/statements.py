@@ -142,7 +142,7 @@ def unlike_training(context: ReportContext) -> Found:
     return level, f"{count:,} of {total} of {context.study.external_name} are unlike the training cases.", "external"
 
 
-def subjects_apart(context: ReportContext) -> Found:
+def _subjects_apart(context: ReportContext) -> Found:
     """Whether the split keeps subjects apart; the pictures too, if the audit compared them."""
     if not context.study.subjects_known:
         text = f"{context.study.not_known}: the figures may be too optimistic."
@@ -230,7 +230,7 @@ def networks_left_out(context: ReportContext) -> Found:
     return "bad", f"Could not be trained, and not in these results: {names}.", "training"
 
 
-def classes_missing(context: ReportContext) -> Found:
+def _classes_missing(context: ReportContext) -> Found:
     missing = missing_classes(context.splits)
     return ("bad", f"{capital('; '.join(missing))}.", "") if missing else None
 
@@ -333,10 +333,10 @@ KINDS: dict[str, Callable[[ReportContext], Found]] = {
         external_cohort,
         _external_confidence,
         unlike_training,
-        subjects_apart,
+        _subjects_apart,
         lower_on_test,
         stopped_on_fold,
-        classes_missing,
+        _classes_missing,
         networks_left_out,
         audited,
         altered,

@@ -23,7 +23,7 @@ MAX_PANELS = 64
 
 
 @dataclass(frozen=True, eq=False)
-class OriginalMap:
+class _OriginalMap:
     """A map of a new case over one of its original images, or in a scan.
 
     Attributes:
@@ -57,7 +57,7 @@ def explain_new(
     predicted: pd.DataFrame,
     *,
     side: int | None = None,
-) -> list[OriginalMap]:
+) -> list[_OriginalMap]:
     """The mean maps of the networks of one learner for every prepared case.
 
     Args:
@@ -81,7 +81,7 @@ def explain_new(
         signed = any(saliency.signed for saliency in maps)
         flat = all(saliency.flat for saliency in maps)
         for channel, natives in native_maps(prepared, maps, model.sequences, side=side).items():
-            results += [OriginalMap(case, channel, native, model.method, signed, flat) for native in natives]
+            results += [_OriginalMap(case, channel, native, model.method, signed, flat) for native in natives]
     return results
 
 

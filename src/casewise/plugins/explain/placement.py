@@ -88,7 +88,7 @@ def out_of_fold_rows(run: FinishedRun) -> list[int]:
 
 def _samples(run: FinishedRun) -> tuple[dict[str, list[int]], dict[str, dict[int, CaseMask]]]:
     """The panel rows of the sample of each region, and the masks of these rows."""
-    rows = random_order(run, out_of_fold_rows(run))
+    rows = _random_order(run, out_of_fold_rows(run))
     samples = {"border": rows[:SAMPLE]}
     masks: dict[str, dict[int, CaseMask]] = {}
     for meaning, column in run.modality.mask_columns(run.study).items():
@@ -110,7 +110,7 @@ def _samples(run: FinishedRun) -> tuple[dict[str, list[int]], dict[str, dict[int
     return samples, masks
 
 
-def random_order(run: FinishedRun, rows: Sequence[int]) -> list[int]:
+def _random_order(run: FinishedRun, rows: Sequence[int]) -> list[int]:
     """Panel rows in random order, first one of each subject, then a second one of each, and so on."""
     drawn = np.random.default_rng(run.study.seed).permutation(np.asarray(rows, dtype=int))
     subjects = run.cohort.panels["subject"].iloc[drawn].astype(str)

@@ -59,7 +59,7 @@ def explain(run: FinishedRun, settings: ExplainSettings, show: Show) -> Explanat
     )
     if output:
         folder.begin()
-    explanations = explain_cases(run, models, selected, map_size, show)
+    explanations = _explain_cases(run, models, selected, map_size, show)
     table, entries = write_outputs(run, explanations, folder.path, show)
     folder.table.write(pd.DataFrame(table))
     counts = f"{counted(len(selected), 'case')} ({rule}), {counted(len(models), 'network')}"
@@ -86,7 +86,7 @@ def explain(run: FinishedRun, settings: ExplainSettings, show: Show) -> Explanat
     return Explanation(folder.path, folder.table.path, measures)
 
 
-def explain_cases(
+def _explain_cases(
     run: FinishedRun, models: list[str], cases: list[str], map_size: int, show: Show
 ) -> dict[str, list[CaseExplanation]]:
     """The explanations of each case by each network; every network is loaded once."""
@@ -218,6 +218,6 @@ def explain_case(folder: RunFolder, case: str, networks: Sequence[str], *, map_s
     with folder.lock():
         run = FinishedRun.open(folder)
         models, (name,) = check_networks(run, networks), named_cases(run, [case])
-        explanations = explain_cases(run, models, [name], map_size, default_show())[name]
+        explanations = _explain_cases(run, models, [name], map_size, default_show())[name]
         rows = figure_rows(run, name, explanations)
     return CaseMaps(name, case_selection.explain_target(run).target, {e.model: e for e in explanations}, rows)

@@ -63,7 +63,7 @@ class Export:
 
     folder: Path
     graphs: dict[str, Path]
-    parity: dict[str, Parity]
+    parity: dict[str, _Parity]
 
 
 def export_model(
@@ -121,7 +121,7 @@ def export_model(
     return Export(output, graphs, parity)
 
 
-def _write_graph(learner: TrainedLearner, path: Path, graph_format: GraphFormat, facts: RunFacts) -> Parity:
+def _write_graph(learner: TrainedLearner, path: Path, graph_format: GraphFormat, facts: RunFacts) -> _Parity:
     """Write the graph of a learner and check the file."""
     if facts.cases is None:
         sample = random_sample(learner)
@@ -163,7 +163,7 @@ def _fold(member: Bundle) -> int | str:
     return "all" if member.origin.get("final") else member.fold + 1
 
 
-def describe(learner: TrainedLearner, path: Path, parity: Parity) -> dict[str, Any]:
+def describe(learner: TrainedLearner, path: Path, parity: _Parity) -> dict[str, Any]:
     """The inputs and outputs of a graph and how panels are prepared, as JSON."""
     study, names, member = learner.study, learner.names, learner.members[0]
     shape = ["batch", *(["images"] if learner.bags else []), *learner.tile_shape]
@@ -277,7 +277,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Parity:
+class _Parity:
     """The result of the check.
 
     Attributes:
@@ -357,7 +357,7 @@ def _values(network: Network, panels: Tensor, outputs: Sequence[Output], *, flip
     return np.asarray(values.double().numpy())
 
 
-def check_parity(learner: TrainedLearner, run: RunGraph, sample: Sample, reader: str) -> Parity:
+def check_parity(learner: TrainedLearner, run: RunGraph, sample: Sample, reader: str) -> _Parity:
     """Compare a written graph with casewise.
 
     Raises:
@@ -380,7 +380,7 @@ def check_parity(learner: TrainedLearner, run: RunGraph, sample: Sample, reader:
                     "format, or select other learners with --learner."
                 )
             largest = max(largest, difference)
-    return Parity(largest, len(sample.panels[0]), sample.source, reader)
+    return _Parity(largest, len(sample.panels[0]), sample.source, reader)
 
 
 def _described(sample: Sample) -> str:

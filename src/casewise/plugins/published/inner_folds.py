@@ -75,10 +75,10 @@ def choose_inside(progress: Progress, plan: ComputePlan, tune: NestedCV) -> Reco
         of_rate = records[-len(folds) :]
         failed = any("failed" in record for record in of_rate)
         losses[rate] = [] if failed else [record["losses"] for record in of_rate]
-    best = best_of(losses, epochs=tune.epochs)
+    best = _best_of(losses, epochs=tune.epochs)
     if best is None:
         raise TrainingError(next(record["failed"] for record in records if "failed" in record))
-    best_by_rate = {rate: best_of({rate: losses[rate]}, epochs=tune.epochs) for rate in losses}
+    best_by_rate = {rate: _best_of({rate: losses[rate]}, epochs=tune.epochs) for rate in losses}
     unknown = {"epochs": None, "loss": None}
     rates = [{"lr": rate} | (asdict(params) if params else unknown) for rate, params in best_by_rate.items()]
     mean_guess_loss = fmean(record["guess_loss"] for record in records if record["candidate"] == 0)
@@ -145,7 +145,7 @@ def _subjects_of(names: Sequence[str]) -> dict[str, object]:
 
 
 @dataclass(frozen=True)
-class TunedParams:
+class _TunedParams:
     """The chosen learning rate and number of epochs of a network, with their mean inner loss."""
 
     lr: float
@@ -153,7 +153,7 @@ class TunedParams:
     loss: float
 
 
-def best_of(losses: Mapping[float, Sequence[Sequence[float]]], *, epochs: bool) -> TunedParams | None:
+def _best_of(losses: Mapping[float, Sequence[Sequence[float]]], *, epochs: bool) -> _TunedParams | None:
     """Choose the rate and the number of epochs with the lowest mean loss over the inner folds.
 
     Of equal losses the earlier epoch and the rate that is stated first are chosen. None if no rate has losses.
@@ -162,17 +162,17 @@ def best_of(losses: Mapping[float, Sequence[Sequence[float]]], *, epochs: bool) 
         losses: for each rate, for each inner fold, the loss after each epoch; a rate that failed has no folds.
         epochs: whether the number of epochs is chosen; if not, all epochs are trained.
 
-    >>> best_of({0.1: [[3, 1, 2], [3, 2, 1.5]], 0.01: [[4, 3, 2], [4, 3, 2]]}, epochs=True)
+    >>> _best_of({0.1: [[3, 1, 2], [3, 2, 1.5]], 0.01: [[4, 3, 2], [4, 3, 2]]}, epochs=True)
     TunedParams(lr=0.1, epochs=2, loss=1.5)
-    >>> best_of({0.1: [[3, 1, 2], [3, 2, 1.5]], 0.01: [[4, 3, 1], [4, 3, 1]]}, epochs=False)
+    >>> _best_of({0.1: [[3, 1, 2], [3, 2, 1.5]], 0.01: [[4, 3, 1], [4, 3, 1]]}, epochs=False)
     TunedParams(lr=0.01, epochs=3, loss=1.0)
     """
-    best: TunedParams | None = None
+    best: _TunedParams | None = None
     for rate, by_fold in losses.items():
         if not by_fold:
             continue
         means = np.mean(np.asarray(by_fold, dtype=float), axis=0)
         position = int(means.argmin()) if epochs else len(means) - 1
         if best is None or means[position] < best.loss:
-            best = TunedParams(rate, position + 1, float(means[position]))
+            best = _TunedParams(rate, position + 1, float(means[position]))
     return best

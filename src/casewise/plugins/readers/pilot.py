@@ -272,7 +272,7 @@ def subjects_for(width: float, name: str, points: dict[str, np.ndarray], basis: 
 
 
 @dataclass(frozen=True)
-class ThinnedSplits(Splits):
+class _ThinnedSplits(Splits):
     """Splits in which only some subjects may be trained on; those that are held out stay the same."""
 
     kept: frozenset[str]
@@ -281,7 +281,7 @@ class ThinnedSplits(Splits):
         return [subject for subject in super().training(fold) if subject in self.kept]
 
 
-def thinned(splits: Splits, labels: dict[str, int], share: float, seed: int, *, classes: bool = True) -> ThinnedSplits:
+def thinned(splits: Splits, labels: dict[str, int], share: float, seed: int, *, classes: bool = True) -> _ThinnedSplits:
     """Splits with a random share of the training subjects, as equal as possible for each side and label.
 
     With the same seed, a larger share contains the subjects of a smaller one. With `classes`, each label stays on two
@@ -299,7 +299,7 @@ def thinned(splits: Splits, labels: dict[str, int], share: float, seed: int, *, 
         sides = {side: members for (side, of_side), members in strata.items() if of_side == label}
         first = sorted((order[members[0]], members[0]) for members in sides.values())
         kept |= {subject for _, subject in first[:2]}
-    return ThinnedSplits(splits.side, splits.folds, splits.record, frozenset(kept))
+    return _ThinnedSplits(splits.side, splits.folds, splits.record, frozenset(kept))
 
 
 def _learning_curve(

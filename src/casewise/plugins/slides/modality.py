@@ -61,15 +61,15 @@ class SlideTile:
         """Raise an `ImageError` if the slide is missing or cannot be read."""
         checked_size(self.path)
 
-    def new_reader(self) -> SlideReader:
+    def new_reader(self) -> _SlideReader:
         """A reader of tiles of any slides."""
-        return SlideReader()
+        return _SlideReader()
 
     def __str__(self) -> str:
         return f"{self.path} [{self.x}, {self.y}, {self.side}]{f' with {self.companions}' if self.companions else ''}"
 
 
-class SlideReader:
+class _SlideReader:
     """The most recently opened slides; thread-safe."""
 
     def __init__(self) -> None:

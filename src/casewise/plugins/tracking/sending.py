@@ -37,7 +37,7 @@ class TrackerError(CasewiseError):
     """A tracker could not take what it was sent; the run is not affected."""
 
 
-class Tracker(Protocol):
+class _Tracker(Protocol):
     """Takes units of one run.
 
     Attributes:
@@ -101,10 +101,10 @@ def job_units(folder: RunFolder, study: Study) -> list[Unit]:
     Raises:
         RunError: a record is damaged.
     """
-    return [job_unit(fold, job.record.read()) for _, fold, job in finished(folder, study.learners)]
+    return [_job_unit(fold, job.record.read()) for _, fold, job in finished(folder, study.learners)]
 
 
-def job_unit(fold: str, record: Mapping[str, Any]) -> Unit:
+def _job_unit(fold: str, record: Mapping[str, Any]) -> Unit:
     """The unit of one network from its record."""
     values = [
         (CURVES[name], float(row[name]), row["epoch"])
@@ -338,7 +338,7 @@ class Kind:
         local: whether it only writes files in the run folder, so that it is cheap while networks train.
     """
 
-    open: Callable[[str, RunFolder, Study, str], Tracker]
+    open: Callable[[str, RunFolder, Study, str], _Tracker]
     local: bool = False
 
 

@@ -11,10 +11,10 @@ from casewise.report.formatting import shortened
 BANDS, MOST_LEVELS = 10, 20
 
 
-def binned(values: np.ndarray, scale: tuple[float, float]) -> tuple[np.ndarray, list[str], bool]:
+def _binned(values: np.ndarray, scale: tuple[float, float]) -> tuple[np.ndarray, list[str], bool]:
     """Edges and names of the bars, and whether each is one level of a stepped scale or one of about ten bands.
 
-    >>> binned(np.array([0, 1, 4]), (0, 4))[1:]
+    >>> _binned(np.array([0, 1, 4]), (0, 4))[1:]
     (['0', '1', '2', '3', '4'], True)
     """
     low, high = scale
@@ -44,7 +44,7 @@ def distribution(table: pd.DataFrame, column: str, *, scale: tuple[float, float]
     """
     recorded = table.dropna(subset=[column])
     values, sides = recorded[column].to_numpy(float), recorded["side"].to_numpy()
-    edges, names, levels = binned(values, scale)
+    edges, names, levels = _binned(values, scale)
     x = np.arange(len(names))
     with canvas(300, 190, (36, 26, 6, 26), grid="y") as (figure, axes):
         overall = shares(values, edges) * 100

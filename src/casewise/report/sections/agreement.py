@@ -70,7 +70,7 @@ def agreement(context: ReportContext) -> doc.Section | None:
     if context.classes or rows.empty or (limits := limits_from(figures)) is None:
         return None
     label, write = display_name(context.study, context.outcome), context.write
-    slope = shown_slope(figures.get("proportional_bias"))
+    slope = _shown_slope(figures.get("proportional_bias"))
     scatter = draw.scatter(rows, limits=limits, scale=context.range_of(context.outcome), label=label)
     difference = draw.bland_altman(rows, limits=limits, label=label, digits=write.digits("mae"), slope=slope)
     plots = [
@@ -87,7 +87,7 @@ def agreement(context: ReportContext) -> doc.Section | None:
     return doc.Section("agreement", "Model and physician", [doc.Plots(plots), table, *pooled(context)])
 
 
-def shown_slope(figure: Estimate | None) -> float | None:
+def _shown_slope(figure: Estimate | None) -> float | None:
     """The slope of the difference on the mean if it is drawn: its interval is not rough and excludes 0 as printed."""
     if figure is None or figure.rough or figure.value is None or figure.low is None or figure.high is None:
         return None
@@ -283,7 +283,7 @@ def detail(context: ReportContext) -> doc.Section | None:
         caption = RANGES.format(place=capital(evaluated_on(context, context.stage)))
         by_range = doc.Table(["Physician", f"{capital(context.study.unit)}s", write.title("mae")], rows, caption)
         blocks.append(doc.Fold("Error by range of the score, with intervals", [by_range]))
-    blocks.append(doc.Fold("Agreement between readers, and of the model with each", reader_tables(context)))
+    blocks.append(doc.Fold("Agreement between readers, and of the model with each", _reader_tables(context)))
     plots = _scatters(context)
     layout = "multiples small" if len(plots) > 3 else "multiples"
     all_plots = doc.Plots(plots, JITTER.format(side=SIDES[context.stage]), layout)
@@ -363,7 +363,7 @@ def _figures(context: ReportContext, figures: ByMetric, target: str, table: str)
     ]
 
 
-def reader_tables(context: ReportContext) -> list[doc.Block]:
+def _reader_tables(context: ReportContext) -> list[doc.Block]:
     """For each target scored by readers: pairs of readers, then the model with each reader, marked."""
     readers = context.metrics.figures.select(population=READERS)
     pairs = readers.select(stage=context.stage, learner="") or readers.select(stage="all")

@@ -84,7 +84,7 @@ def section(context: ReportContext) -> Section | None:
         blocks.append(cuts(context))
     blocks.append(Plots(_plots(context, entry, figures)))
     blocks += (by_column := beside_column_blocks(context))
-    if worse := worse_scaled(figures):
+    if worse := _worse_scaled(figures):
         names = fmt.listed([metric_of(name).phrase for name in worse])
         blocks.append(Text(WORSE_SCALED.format(place=where, names=names)))
     table = class_table(context, context.stage, context.learner)
@@ -262,7 +262,7 @@ def _probability_rows(entry: ClassFigures, figures: ByMetric) -> list[Row]:
     return [*rows, *(Row(name, [fmt.percent(pair[i]) for pair in shares]) for i, name in enumerate(names))]
 
 
-def worse_scaled(figures: ByMetric) -> list[str]:
+def _worse_scaled(figures: ByMetric) -> list[str]:
     """The scores that temperature scaling makes worse on these cases, as far as they are printed."""
     worse = []
     for name in SCORES:

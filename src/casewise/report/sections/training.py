@@ -92,7 +92,7 @@ def section(context: ReportContext) -> Section:
     folds: list[tuple[str, list[Block]]] = [
         ("Curves of the training", curves(context)),
         ("Training phases: parameters, frozen layers and cost", phases(context)),
-        ("Training and held-out performance", train_and_held_out(context)),
+        ("Training and held-out performance", _train_and_held_out(context)),
         ("Variation between trainings with different seeds", seeds(context)),
         ("Networks, split, machine and versions", [*networks(context), *split(context), *machine(context)]),
         ("Exclusions and assumptions", [Items(notes)] if notes else []),
@@ -206,7 +206,7 @@ def _mean(records: Sequence[Job], name: str) -> float:
 # ------------------------------------------------------------------------------ training and held-out performance
 
 
-def train_and_held_out(context: ReportContext) -> list[Block]:
+def _train_and_held_out(context: ReportContext) -> list[Block]:
     """Each network on training cases, on those that decided when to stop, and on held-out cases.
 
     Nothing where no network was evaluated on cases that it was trained on.

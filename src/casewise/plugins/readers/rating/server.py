@@ -94,7 +94,7 @@ class RateSettings(WebSettings):
         return replace(self, secrets={reader: store.token(reader) for reader in self.readers})
 
 
-class EntryBody(BaseModel):
+class _EntryBody(BaseModel):
     """The fields that the page sends for an entry."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
@@ -172,7 +172,7 @@ class Desk:
             self._report(reader, position, error)
             raise ServiceError(422, "unreadable", UNREADABLE) from error
 
-    def enter(self, reader: str, body: EntryBody) -> Json:
+    def enter(self, reader: str, body: _EntryBody) -> Json:
         """Store an entry, and answer what is done and which case is next.
 
         Raises:
@@ -271,7 +271,7 @@ def create_app(desk: Desk, reader: str = "") -> Starlette:
     async def entry(request: Request) -> Response:
         content = await request.body()
         try:
-            body = EntryBody.model_validate_json(content)
+            body = _EntryBody.model_validate_json(content)
         except ValidationError as error:
             fields = ", ".join(sorted({".".join(map(str, problem["loc"])) or "body" for problem in error.errors()}))
             message = f"The entry cannot be read ({cut(fields)}). Load the page again."

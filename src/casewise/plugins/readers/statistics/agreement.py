@@ -237,7 +237,7 @@ def pair(
 # --------------------------------------------------------------------------------------------------------- readers
 
 
-class ReaderFigures(Record):
+class _ReaderFigures(Record):
     """One reader.
 
     Attributes:
@@ -270,7 +270,7 @@ class Agreement(Record):
     n_cases: int
     between: ByMetric
     pairs: dict[str, ByMetric]
-    readers: dict[str, ReaderFigures]
+    readers: dict[str, _ReaderFigures]
     means: list[MeanOfReaders]
 
 
@@ -315,7 +315,7 @@ def agreements(readings: pd.DataFrame, fields: Sequence[FormField], plan: Plan =
     return result
 
 
-def _reader(ratings: _Ratings, number: int, kind: str, n_classes: int, plan: Plan) -> ReaderFigures:
+def _reader(ratings: _Ratings, number: int, kind: str, n_classes: int, plan: Plan) -> _ReaderFigures:
     first, second = ratings.first[:, number], ratings.second[:, number]
     position = ratings.position[:, number]
     values, positions = np.append(first, second), np.append(position, ratings.position_again[:, number])
@@ -328,7 +328,7 @@ def _reader(ratings: _Ratings, number: int, kind: str, n_classes: int, plan: Pla
     elif kind == CLASSES and n_classes != 2:
         why = "classes have no direction"
     repeated = not np.isnan(first + second).all()
-    return ReaderFigures(
+    return _ReaderFigures(
         int((~np.isnan(first)).sum()),
         int((np.isnan(first) & ~np.isnan(position)).sum()),
         undefined(why) if why else mean_by_subject(differences[once], subjects[once], plan, name="bias"),
