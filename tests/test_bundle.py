@@ -212,8 +212,8 @@ def test_the_card_states_the_figures_of_the_run(photograph_run: Run) -> None:
     card, main = (result.folder / "bundle" / "MODEL_CARD.md").read_text(), result.results["main"]
     assert main["learner"] in card
     assert "synthetic" in card
-    figure = main["metrics"]["mae"]
-    assert f"| {figure['value']:.2f} |" in card
+    figure = result.results.figures.of(main["stage"], main["learner"], main["target"])["mae"]
+    assert f"| {figure.value:.2f} |" in card
     assert "{{" not in card
     provenance: dict[str, Any] = json.loads((result.folder / "bundle" / "provenance.json").read_text())
     assert provenance["subjects"] == {"training_and_validation": 12, "test": 4}

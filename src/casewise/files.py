@@ -175,12 +175,23 @@ def unguarded(cell: str) -> str:
 
 
 def csv_text(table: pd.DataFrame) -> str:
-    """A table for people as CSV, whose headings and texts no spreadsheet runs."""
+    """A table for people as CSV, whose headings and texts no spreadsheet runs.
+
+    >>> import pandas as pd
+    >>> csv_text(pd.DataFrame({"n": [1, None], "text": ["=A1", "a"]}, dtype=object))
+    "n,text\\n1,'=A1\\n,a\\n"
+    """
+
+    import pandas as pd
 
     def guard(value: Any) -> Any:
         return guarded(value) if isinstance(value, str) else value
 
-    texts = table.apply(lambda column: column.map(guard) if column.dtype.kind == "O" else column)
+    texts = table.copy()
+    for place, kind in enumerate(table.dtypes):
+        if kind.kind == "O":  # assigned as objects, because `map` makes 1.0 of a whole number beside a gap
+            cells = [guard(cell) for cell in table.iloc[:, place]]
+            texts.isetitem(place, pd.Series(cells, index=table.index, dtype=object))
     return texts.rename(columns=guard).to_csv(index=False, lineterminator="\n")
 
 

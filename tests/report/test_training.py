@@ -8,6 +8,7 @@ import pytest
 from casewise.plugins.published import image_split_section as image_split
 from casewise.report.blocks import Block, Fold, Row
 from casewise.report.context import ReportContext, unlearned
+from casewise.report.figures import drawing
 from casewise.report.figures import learners as draw
 from tests.report.shared import first_table
 from tests.report_contexts import classes, in_phases, split_by_image, with_results
@@ -40,8 +41,8 @@ def test_curves_mark_the_phases_and_show_accuracy(two: ReportContext, plain: Rep
     assert with_both.count("stroke-dasharray") == 2  # one change of phase, in both panels
     assert "stroke-dasharray" not in before
     alone = curve(in_phases(plain, stop="none"))
-    assert draw.MODEL not in alone  # no subjects decide when to stop
-    assert draw.ACCENT not in alone
+    assert drawing.MODEL not in alone  # no subjects decide when to stop
+    assert drawing.ACCENT not in alone
 
 
 def test_a_split_by_image_stands_beside_the_figures_by_subject(two: ReportContext) -> None:

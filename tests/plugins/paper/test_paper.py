@@ -194,12 +194,15 @@ def test_runs_are_joined(chest_run: Any, served_run: Path, monkeypatch: pytest.M
     both = joined(papers)
     table = both.data
     assert set(table["run"]) == {"chest", "tiny"}
-    assert "Accuracy, published" in both.heads
+    assert "Accuracy, published" in both.columns
     for paper in papers:  # the metric that is compared stays, even where only the other run has published values
         single = paper.results(paper.run.study.primary_outcome, paper.stage)
-        cells = [dict(zip(both.heads, row, strict=True)) for row in both.rows if row[0] == paper.run.study.name]
-        assert [row["Learner"] for row in cells] == [row[0] for row in single.rows]
-        assert all(any(row[head] for head in single.heads[1:] if head in row) for row in cells)
+        texts = [
+            [row.name, *(cell.text for cell in row.cells)] for row in both.rows if row.name == paper.run.study.name
+        ]
+        cells = [dict(zip(both.columns, row, strict=True)) for row in texts]
+        assert [row["Learner"] for row in cells] == [row.name for row in single.rows]
+        assert all(any(row[head] for head in single.columns[1:] if head in row) for row in cells)
         assert {(row["Target"] != "", row["Stage"]) for row in cells} == {(True, SIDES[paper.stage])}
         assert single.caption in both.caption
     for run in opened:
