@@ -15,10 +15,11 @@ import pandas as pd
 import pytest
 
 from casewise import plugin as plugin_file
-from casewise.errors import CasewiseError
+from casewise.errors import CasewiseError, StudyError
 from casewise.pipeline.hooks import run_hooks
 from casewise.plugin import KEYS, Plugin, plugins
-from casewise.study import model
+from casewise.study import checks, model
+from casewise.study.loading import read_study
 from casewise.study.model import StudyModel
 from casewise.study.schema import Study, study_model
 from tests.conftest import TINY
@@ -126,6 +127,17 @@ plugin = Adding()
         plugin_file._registered.pop("adding", None)
         for each in caches:
             each.cache_clear()
+
+
+@pytest.mark.parametrize("key", ["nested_cv", "split.by"])
+def test_a_design_of_a_plugin_that_is_missing_names_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, key: str
+) -> None:
+    stated = "nested_cv: {folds: 2}\n" if key == "nested_cv" else "split: {by: image}\npanels: {by: image}\n"
+    (tmp_path / "study.yaml").write_text("cohort: a.csv\ntargets: {score: {range: 0..4}}\n" + stated)
+    monkeypatch.setattr(checks, "plugins", tuple)
+    with pytest.raises(StudyError, match=f"{key}: .*plugin 'published'"):
+        read_study(tmp_path / "study.yaml")
 
 
 def call(source: Path, *words: str, python: str = sys.executable) -> subprocess.CompletedProcess[str]:

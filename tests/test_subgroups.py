@@ -9,7 +9,8 @@ import pytest
 from casewise.cohort.groups import grouping
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.judges import judge_of
-from casewise.evaluation.results import Headline, Subgroups, SubgroupTest
+from casewise.evaluation.metrics_file import decoded, encoded
+from casewise.evaluation.results import Headline, Results, Subgroups, SubgroupTest
 from casewise.evaluation.subgroups import subgroups
 from tests.prediction_rows import prediction_rows
 
@@ -105,6 +106,18 @@ class TestFigures:
         first, second = column["groups"]
         assert (first["subjects_by_class"], first["small"]) == ({"ill": 25, "well": 75}, ["auroc", "sensitivity"])
         assert (second["small"], column["tests"]["sensitivity"]["groups"]) == ([], [0, 1])
+
+
+def test_differences_have_their_own_key_in_the_file_of_metrics() -> None:
+    groups = judged(numbers(20, np.repeat([0.0, 9.0], 10)), {"sex": ["f"] * 10 + ["m"] * 10})
+    results = Results(Headline("score", "test", "net", chosen_on=None, kind="regression"), subgroups=groups)
+    stored = encoded(results)
+    assert all(
+        list(gap) == ["difference", "low", "high"]
+        for group in stored["subgroups"]["columns"][0]["groups"]
+        for gap in group["differences"].values()
+    )
+    assert encoded(decoded(stored)) == stored
 
 
 def test_false_alarms_are_few_without_any_difference() -> None:

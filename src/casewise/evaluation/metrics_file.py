@@ -7,6 +7,7 @@ and drops on an external cohort have entries of their own kinds, some of whose v
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from functools import partial, reduce
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -31,7 +32,7 @@ def _entry(figures: Figures, cell: Cell, metric: str) -> Json:
 
 
 def _row(entry: Json, cell: Cell) -> Iterator[tuple[Cell, Estimate]]:
-    fields = {"value" if name == "difference" else name: value for name, value in entry.items()}
+    fields = _renamed(entry, "difference", "value")
     yield cell, from_json(Estimate, {name: fields[name] for name in fields if name not in _DERIVED})
 
 
@@ -133,10 +134,23 @@ def encoded(results: Results) -> Json:
     if baseline := best_baseline(results):
         values["against_baselines"] = _against(results, *baseline)
     rest = {name: value for name, value in plain(results).items() if name not in ("figures", "image_split")}
+    for group in _groups(rest.get("subgroups")):
+        group["differences"] = {
+            name: _renamed(gap, "value", "difference") for name, gap in group["differences"].items()
+        }
     rest["main"] |= {"metrics": plain(results.headline) if main.stage else None}
     if results.image_split:
         rest["image_split"] = {"metrics": {}} | values.get("image_split", {}) | plain(results.image_split)
     return values | rest
+
+
+def _groups(subgroups: Json | None) -> list[Json]:
+    """The entries of all subgroups, whose differences have a key of their own instead of `value`."""
+    return [group for column in (subgroups or {}).get("columns", ()) for group in column["groups"]]
+
+
+def _renamed(entry: Json, before: str, after: str) -> Json:
+    return {after if name == before else name: value for name, value in entry.items()}
 
 
 def _put(values: Json, keys: Sequence[str], entry: Any) -> None:
@@ -213,6 +227,11 @@ def decoded(values: Json) -> Results:
     known["main"] = {name: value for name, value in values["main"].items() if name != "metrics"}
     if split := values.get("image_split"):
         known["image_split"] = {name: value for name, value in split.items() if name != "metrics"}
+    known["subgroups"] = deepcopy(values.get("subgroups"))
+    for group in _groups(known["subgroups"]):
+        group["differences"] = {
+            name: _renamed(gap, "difference", "value") for name, gap in group["differences"].items()
+        }
     return from_json(Results, known | {"figures": Figures(cells)})
 
 
@@ -246,7 +265,7 @@ def read_results(folder: RunFolder) -> Results:
     values = folder.metrics.read()
     try:
         return decoded(values)
-    except (ValidationError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         why = repr(error)
         if isinstance(error, ValidationError):
             first = error.errors()[0]

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from casewise.errors import cut, nearest
-from casewise.plugin import modality_sections
+from casewise.plugin import modality_sections, plugins
 from casewise.study.model import StudyModel, refuse
 from casewise.study.sources import check_networks, with_map
 from casewise.targets import kind_named
@@ -174,6 +174,9 @@ def _check_learners(study: Study) -> None:
 def _check_training(study: Study) -> None:
     """No key may choose what the inner folds choose, or weigh cases in a second way."""
     for_others = study.recipe.meant_for == "other_sources"
+    by_image = study.split.by == "image"
+    published = any(plugin.name == "published" for plugin in plugins())
+    absent = "belongs to the plugin 'published' of casewise, which is not installed here"
     sequences = getattr(study.modality_settings, "missing", "")
     problems: dict[str, object] = {
         "recipe.meant_for: other_sources is judged by sources that no model was trained on; write `split: {leave_out: "
@@ -182,8 +185,9 @@ def _check_training(study: Study) -> None:
         "each source, are two ways to weigh cases; leave out one": for_others and study.recipe.imbalance != "none",
         "nested_cv: its inner folds mix the sources that `meant_for: other_sources` keeps apart; leave out "
         "one": for_others and study.nested_cv,
-        "split.by: 'image' and `meant_for: other_sources` are two comparisons; leave out one": for_others
-        and study.split.by == "image",
+        "split.by: 'image' and `meant_for: other_sources` are two comparisons; leave out one": for_others and by_image,
+        f"nested_cv: {absent}": study.nested_cv and not published,
+        f"split.by: 'image' {absent}": by_image and not published,
         "recipe.mixup: images of a bag, with masks, or with missing sequences are not mixed; leave it out": bool(
             study.recipe.mixup and (study.panels.bags or study.images.mask or sequences == "mask")
         ),
@@ -202,7 +206,7 @@ def _check_training(study: Study) -> None:
         f"recipe.early_stopping.monitor is {cut(monitor)}; write `early_stopping: {{monitor: none}}` under "
         "recipe": monitor != "none",
         "nested_cv: inner folds are by subject, and with `split: {by: image}` images of a subject are on both sides; "
-        "leave one of them out": study.split.by == "image",
+        "leave one of them out": by_image,
         "nested_cv: there is nothing to choose: epochs is false, lr has fewer than two candidates, and there is one "
         "network or among is false": not chooses,
     }

@@ -14,7 +14,9 @@ from casewise.errors import RunError, StudyError, cut, nearest, none_of
 from casewise.files import PICTURES, TABLES, read_regular
 from casewise.names import on_disk
 from casewise.run_folder import RunFolder
+from casewise.study.images import Panels
 from casewise.study.messages import REMOVED, sentences
+from casewise.study.recipe import Recipe
 from casewise.study.schema import Study, study_model
 from casewise.study.sources import check_networks, sources
 from casewise.study.yaml_text import Values, mapping
@@ -143,6 +145,17 @@ def checked_study(study: Study) -> Study:
     return build_study(settings, source="The study", folder=Path())
 
 
+_SECTIONS: dict[str, type[BaseModel]] = {"panels": Panels, "recipe": Recipe}
+# Keys that a plugin brings to these sections, with the value that changes nothing; None: another key says whether they
+# are used.
+_UNUSED = {
+    "panels.offline_copies": 0,
+    "recipe.layer_decay": 1,
+    "recipe.finder": None,
+    "recipe.gradual_unfreezing": None,
+}
+
+
 def saved_study(values: Values, *, source: str = "The saved study") -> Study:
     """The study that a run saved, from the values of its JSON file; `source` names the file in messages.
 
@@ -152,6 +165,11 @@ def saved_study(values: Values, *, source: str = "The saved study") -> Study:
     model = study_model(str(values.get("modality", "")))
     for path in REMOVED:
         values = _without(values, path)
+    for key, unused in _UNUSED.items():
+        section, name = key.split(".")
+        stated = values.get(section, {}).get(name)
+        if name not in _SECTIONS[section].model_fields and (unused is None or stated == unused):
+            values = _without(values, [section, name])
     # a key of a plugin that is not installed and that the study does not use
     absent = {name for name in values if name not in model.model_fields}
     values = {name: value for name, value in values.items() if name not in absent or (value and name != "reading")}
@@ -160,7 +178,7 @@ def saved_study(values: Values, *, source: str = "The saved study") -> Study:
     except ValidationError as error:
         first = error.errors()[0]
         location = ".".join(map(str, first["loc"])) or "the file"
-        if first["type"] == "extra_forbidden" and location in absent:
+        if first["type"] == "extra_forbidden" and location in absent | _UNUSED.keys():
             raise RunError(
                 f"{source} has the key {cut(location)} of a plugin that is not installed here, or of another version "
                 "of casewise. Install the package of the plugin, or use the version that wrote it."
