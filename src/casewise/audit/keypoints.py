@@ -11,6 +11,7 @@ picture is decided by its texture, in `casewise.audit.verify`.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from casewise.audit.hashes import in_parallel
 from casewise.audit.verify import SIDE, Register
@@ -202,9 +204,13 @@ def _words(sample: np.ndarray, total: int) -> np.ndarray:
     if not len(sample):
         return np.zeros((1, COMPONENTS), np.float32)
     from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
 
-    start = sample[:: len(sample) // count][:count]
-    return np.asarray(KMeans(count, init=start, n_init=1, max_iter=ROUNDS, tol=0).fit(sample).cluster_centers_)
+    clusters = KMeans(count, init=sample[:: len(sample) // count][:count], n_init=1, max_iter=ROUNDS, tol=0)
+    # on one thread, because the last bits of sums depend on the number of threads
+    with threadpool_limits(limits=1), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # equal descriptors share a centre
+        return np.asarray(clusters.fit(sample).cluster_centers_)
 
 
 def _word_of(descriptors: np.ndarray, words: np.ndarray) -> np.ndarray:
