@@ -12,6 +12,7 @@ from sklearn.metrics import cohen_kappa_score, confusion_matrix, mean_absolute_e
 
 from casewise.evaluation.agreement import band_of, between_readers, category_agreement, group_agreement, with_readers
 from casewise.evaluation.bootstrap import Plan
+from casewise.evaluation.figures import READERS
 from casewise.metrics.numbers import moments, number_metrics, reason
 from casewise.metrics.registry import metrics_of
 from tests.prediction_rows import metric_value
@@ -156,12 +157,13 @@ def test_readers_agree_with_each_other_and_with_learners_as_the_metrics_say() ->
     cases = pd.DataFrame({"case": [f"{s}/{n}" for n, s in enumerate(subjects)], "subject": subjects, "target": "score"})
     scored = {name: truth + rng.normal(0, sd, 40) for name, sd in (("senior", 0.2), ("junior", 0.6))}
     readers = pd.concat([cases.assign(reader=name, value=values) for name, values in scored.items()])
-    pair = between_readers(readers, PLAN)["score"]["junior | senior"]
+    pair = between_readers(readers, PLAN).of("", "", "score", READERS, "junior | senior")
     for name in ("mae", "pcc", "ccc", "icc", "bias"):
         assert pair[name].value == pytest.approx(metric_value(name, scored["junior"], scored["senior"]))
     assert (pair["mae"].n_subjects, pair["mae"].n_cases) == (10, 40)
     # two images of a case, whose predictions are averaged
     rows = [cases.assign(model="net", region="", image=f"film{n}", y_pred=truth + n) for n in (-1, 2)]
-    found = with_readers(pd.concat(rows), readers.iloc[:-2], PLAN)["net"]["score"]
-    assert found["senior"]["mae"].value == pytest.approx(metric_value("mae", scored["senior"], truth + 0.5))
-    assert found["junior"]["mae"].n_cases == 38
+    found = with_readers(pd.concat(rows), readers.iloc[:-2], PLAN)
+    senior, junior = (found.of("", "net", "score", READERS, contrast=name)["mae"] for name in ("senior", "junior"))
+    assert senior.value == pytest.approx(metric_value("mae", scored["senior"], truth + 0.5))
+    assert junior.n_cases == 38

@@ -76,7 +76,7 @@ class TestStudies:
 
     def test_large_files_are_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("casewise.study.loading.LARGEST", 100)
-        monkeypatch.setattr("casewise.cohort.table.LARGEST", 100)
+        monkeypatch.setattr("casewise.cohort.table_formats.LARGEST", 100)
         assert "at most 100" in refusal(tmp_path, GOOD + "#" * 100)
         (tmp_path / "cohort.csv").write_text("path,subject,a\n" + "a.jpg,A,1\n" * 20)
         with pytest.raises(CohortError, match="at most 100"):

@@ -35,7 +35,7 @@ def test_sections_of_numbers_need_numbers_and_truth(
 ) -> None:
     for context in (report_of_classes, without_truth(report_of_numbers)):
         for section in (agreement.agreement, agreement.over_time, agreement.detail):
-            assert section(context) is None
+            assert not section(context)
 
 
 # ------------------------------------------------------------------------------------------------------ over time

@@ -162,7 +162,7 @@ def description(name: str, side: int = 224) -> str:
     """The parameters of a network, its cost for a panel, the licence of its weights, and where they are.
 
     >>> description("cnn")
-    'cnn: 2.5 million parameters, 0.6 billion multiplications at 224 px; random: there are no published weights'
+    'cnn: 2.5 million parameters, 0.7 billion multiplications at 224 px; random: there are no published weights'
     """
     weights = FirstWeights(name)
     with torch.device("meta"), torch.no_grad():

@@ -163,9 +163,9 @@ def _best_of(losses: Mapping[float, Sequence[Sequence[float]]], *, epochs: bool)
         epochs: whether the number of epochs is chosen; if not, all epochs are trained.
 
     >>> _best_of({0.1: [[3, 1, 2], [3, 2, 1.5]], 0.01: [[4, 3, 2], [4, 3, 2]]}, epochs=True)
-    TunedParams(lr=0.1, epochs=2, loss=1.5)
+    _TunedParams(lr=0.1, epochs=2, loss=1.5)
     >>> _best_of({0.1: [[3, 1, 2], [3, 2, 1.5]], 0.01: [[4, 3, 1], [4, 3, 1]]}, epochs=False)
-    TunedParams(lr=0.01, epochs=3, loss=1.0)
+    _TunedParams(lr=0.01, epochs=3, loss=1.0)
     """
     best: _TunedParams | None = None
     for rate, by_fold in losses.items():
