@@ -29,6 +29,7 @@ from casewise.evaluation.bootstrap import (
     with_intervals,
 )
 from casewise.evaluation.caveats import lower_on_test
+from casewise.evaluation.figures import Cell, Figures
 from casewise.metrics.numbers import moments, number_metrics, sum_by_subject
 from casewise.metrics.roc import ranking
 
@@ -179,13 +180,11 @@ def false_alarms(tested: int, studies: int, *, seed: int = 0) -> dict[tuple[str,
         for metric in ("ccc", "auroc"):
             for n_learners in LEARNERS:
                 for members in groups(n_learners):
-                    metrics = {
-                        stage: {str(n): {"t": estimates[n]} for n in range(max(LEARNERS))[members]}
-                        for stage, estimates in figures.items()
-                    }
-                    learner = max(metrics["oof"], key=lambda name: metrics["oof"][name]["t"][metric].value or -1.0)
-                    stated = bool(lower_on_test(metrics, "t", learner, metric, confidence=CONFIDENCE))
-                    careless = _careless(*(metrics[stage][learner]["t"][metric] for stage in sides))
+                    chosen = range(max(LEARNERS))[members]
+                    best = max(chosen, key=lambda n: figures["oof"][n][metric].value or -1.0)
+                    table = Figures({Cell(stage, str(n), "t"): figures[stage][n] for stage in sides for n in chosen})
+                    stated = bool(lower_on_test(table, "t", str(best), metric, confidence=CONFIDENCE))
+                    careless = _careless(*(figures[stage][best][metric] for stage in sides))
                     calls.setdefault((metric, n_learners), []).append((stated, careless))
     return {key: tuple(np.mean(called, axis=0).tolist()) for key, called in calls.items()}  # type: ignore[misc]
 

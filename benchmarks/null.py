@@ -213,8 +213,9 @@ def added_value(
         fitted = fit_covariates(rows, ["network"], cells, columns, {"label": (0.0, 10.0)})
         every = pd.concat([rows, fitted.rows], ignore_index=True)
         judgement = judge_of(every, ["no", "yes"] if kind != "regression" else None)
-        compared = judgement.judge(every, Plan(500, seed=seed), whole=True).comparison[metric]
-        gap, sign = compared.from_baseline[COVARIATES][JOINED], -1 if metric in ("mae", "log_loss") else 1
+        compared = judgement.judge(every, Plan(500, seed=seed), whole=True).comparison
+        gap, sign = compared.gap(metric, JOINED, COVARIATES), -1 if metric in ("mae", "log_loss") else 1
+        assert gap
         low, high = sorted(sign * end for end in (gap.low or 0.0, gap.high or 0.0))
         shown.append((low > 0, high < 0))
     better, worse = np.mean(shown, axis=0).tolist()

@@ -15,6 +15,7 @@ from casewise.console import Silent
 from casewise.errors import CohortError, ImageError, RunError
 from casewise.modalities.base import PreparedCohort
 from casewise.modalities.dataset import PanelData
+from casewise.modalities.mask_labels import marked_labels
 from casewise.modalities.masks import mask_on_tiles, training_masks
 from casewise.modalities.panels import augmented, plain
 from casewise.modalities.shape_variation import Bars, Stretch
@@ -23,6 +24,7 @@ from casewise.models.backbones import build_network
 from casewise.models.outputs import Output
 from casewise.pipeline.finished import FinishedRun
 from casewise.pipeline.read import prepare, read, validate
+from casewise.plugins.volumes.native_space import _stack_masks
 from casewise.run import Run, run
 from casewise.run_folder import RunFolder
 from casewise.study.loading import build_study
@@ -296,10 +298,16 @@ def consumers(prepared: PreparedCohort, path: Path, *, size: int, labels: Any = 
     store = prepared.store
     assert isinstance(store, TileStore)
 
+    def slices() -> np.ndarray:
+        scan = _stack_masks(table, "mask", "position", path.parent, (1.0, 1.0))
+        assert scan is not None
+        return marked_labels(scan.values, labels)
+
     return {
         "audit": lambda: read_masks(study, table, store)[1],
         "explain": lambda: mask_on_tiles(changed, 0, "mask", "segmentation").planes,
         "training": lambda: np.load(training_masks(changed, Silent())) == 2,
+        "slices": slices,
     }
 
 

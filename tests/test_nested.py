@@ -18,13 +18,13 @@ from casewise.errors import RunError, SplitError, TrainingError
 from casewise.inference.model import load_bundle
 from casewise.inference.run_members import job_fingerprint
 from casewise.jobs import fitting
-from casewise.jobs import job as one_job
 from casewise.jobs.fitting import pretrain
 from casewise.jobs.job import JobInputs, run_job
 from casewise.jobs.plan import Job, deciding_settings, lock_fingerprint
 from casewise.modalities.base import StoreAddress
 from casewise.pipeline.read import prepare, read
 from casewise.pipeline.read import split as split_step
+from casewise.plugins.published import inner_folds
 from casewise.predictions.nested_cv import NESTED
 from casewise.run import Run, run, train_only
 from casewise.run_folder import JobFolder, RunFolder
@@ -247,14 +247,14 @@ def volume_cohort() -> Cohort:
 class TestChoosing:
     def test_a_rate_without_a_loss_is_out(self, plain: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         material, _, _, _ = plain
-        learn = one_job.learn
+        learn = inner_folds.learn
 
         def diverging(*args: Any) -> Any:
             if args[1].lr == 0.01:
                 raise TrainingError("test_resnet: the loss is no longer a number")
             return learn(*args)
 
-        monkeypatch.setattr(one_job, "learn", diverging)
+        monkeypatch.setattr(inner_folds, "learn", diverging)
         record, _ = trained(material, tmp_path / "job")
         assert record["inner"]["chosen"]["lr"] == 0.001
         assert record["inner"]["rates"][0] == {"lr": 0.01, "epochs": None, "loss": None}

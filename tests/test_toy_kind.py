@@ -119,7 +119,8 @@ def test_counts_go_from_the_table_to_the_report_and_to_new_cases(tmp_path: Path)
     assert rows["y_pred"].between(0, 9).all()
     assert finished.results["main"]["kind"] == "counts"
 
-    headline = finished.results["main"]["metrics"]["mae"]
+    main = finished.results["main"]
+    headline = finished.results.figures.of(main["stage"], main["learner"], main["target"])["mae"]
     error = rows[rows["model"] == finished.results["main"]["learner"]].eval("y_pred - y_true").abs().mean()
     assert headline["value"] == pytest.approx(error, abs=1e-4)
     page = finished.report.read_text()
