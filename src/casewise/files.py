@@ -188,10 +188,10 @@ def csv_text(table: pd.DataFrame) -> str:
         return guarded(value) if isinstance(value, str) else value
 
     texts = table.copy()
-    for place, kind in enumerate(table.dtypes):
+    for column, kind in enumerate(table.dtypes):
         if kind.kind == "O":  # assigned as objects, because `map` makes 1.0 of a whole number beside a gap
-            cells = [guard(cell) for cell in table.iloc[:, place]]
-            texts.isetitem(place, pd.Series(cells, index=table.index, dtype=object))
+            cells = [guard(cell) for cell in table.iloc[:, column]]
+            texts.isetitem(column, pd.Series(cells, index=table.index, dtype=object))
     return texts.rename(columns=guard).to_csv(index=False, lineterminator="\n")
 
 

@@ -146,7 +146,7 @@ class Run:
         return table[["learner", "target", "stage", "metric", *Estimate.__dataclass_fields__]]
 
     def table(self) -> pd.DataFrame:
-        """Every figure of the run: the metrics, and also those of sources, groups, folds and seeds, and differences.
+        """Every figure of the run: the metrics, also by source, group, fold and seed, and differences.
 
         The columns are those of `metrics`, with `population` and `group` (empty for all cases; `by age` and a band of
         ages), and `contrast`: what is subtracted, such as another learner, or how groups are summarised (`mean`).

@@ -223,16 +223,16 @@ def decoded(values: Json) -> Results:
                 for learner, gap in (itself | entry["differences"] if other == best else pairs).items():
                     for at, figure in _row({**gap, **size}, Cell(stage, learner, key, contrast=other)):
                         cells.setdefault(at, {})[metric] = figure
-    known = {name: value for name, value in values.items() if name not in _READ_FROM_ROWS}
-    known["main"] = {name: value for name, value in values["main"].items() if name != "metrics"}
+    record = {name: value for name, value in values.items() if name not in _READ_FROM_ROWS}
+    record["main"] = {name: value for name, value in values["main"].items() if name != "metrics"}
     if split := values.get("image_split"):
-        known["image_split"] = {name: value for name, value in split.items() if name != "metrics"}
-    known["subgroups"] = deepcopy(values.get("subgroups"))
-    for group in _groups(known["subgroups"]):
+        record["image_split"] = {name: value for name, value in split.items() if name != "metrics"}
+    record["subgroups"] = deepcopy(values.get("subgroups"))
+    for group in _groups(record["subgroups"]):
         group["differences"] = {
             name: _renamed(gap, "difference", "value") for name, gap in group["differences"].items()
         }
-    return from_json(Results, known | {"figures": Figures(cells)})
+    return from_json(Results, record | {"figures": Figures(cells)})
 
 
 _READ_FROM_ROWS = {block.path.partition(".")[0] for block in _blocks("")} | {"comparisons", "against_baselines"}

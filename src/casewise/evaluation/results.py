@@ -521,7 +521,7 @@ class Results(Record):
         return self.figures.of("oof", learner, self.main.target, population, source)
 
     def drop(self, learner: str) -> ByMetric:
-        """A learner's figures on the external cohort minus those of the study."""
+        """A learner's figures on the external cohort minus the figures of the study."""
         own = self.figures.select(stage="external", learner=learner, contrast="internal").cells.values()
         return next(iter(own), {})
 

@@ -84,7 +84,7 @@ def _current_audit(
 
             result = run_audit(study, cohort, store, side, embed=embed, progress=report)
         if splits:
-            findings = [found for plugin in run_hooks() for found in plugin.findings(study, whole, splits)]
+            findings = [finding for plugin in run_hooks() for finding in plugin.findings(study, whole, splits)]
             result = dataclasses.replace(result, findings=[*result.findings, *findings])
         if (noun := modality.noun(study)).singular != "image":
             result = with_noun(result, noun.singular, noun.plural)

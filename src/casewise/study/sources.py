@@ -207,7 +207,7 @@ def source_of(name: str) -> BackboneSource:
 
 
 def listed_names(*, pretrained: bool = False) -> list[str]:
-    """The names of all networks but those of the source that takes other names, too."""
+    """The names of all networks, except in the source that takes any name."""
     listed = [source for source in sources()[:-1] if source.is_pretrained or not pretrained]
     return [name for source in listed for name in source.names()]
 

@@ -36,13 +36,13 @@ if TYPE_CHECKING:
 LARGE = 2**40
 # What a file of a finished stage or training holds.
 Record: TypeAlias = dict[str, Any]
-# The features of the training panels and of those of early stopping, on which a head is trained alone.
+# The features of the panels for training and for early stopping, on which a head is trained alone.
 Heads: TypeAlias = tuple[FeatureData, FeatureData]
 
 
 @dataclass(frozen=True)
 class Learned:
-    """A trained network, its history, the records of a plugin's method by name, and those of its phases.
+    """A trained network, its history, the records of a plugin's method by name, and a record of each phase.
 
     `candidates` are a linear model's candidates, with their inner losses.
     """

@@ -160,8 +160,8 @@ def _licences(architecture: str) -> dict[str, str]:
     for text in _timm_sources():
         for tag, function, arguments in entry.findall(text):
             default = re.search(rf"^def {function}\(.*?^    \}}", text, re.DOTALL | re.MULTILINE) if function else None
-            found = re.search(r"license['\"]?\s*[=:]\s*['\"]([^'\"]+)", arguments + (default[0] if default else ""))
-            licences[tag] = found[1] if found else ""
+            licence = re.search(r"license['\"]?\s*[=:]\s*['\"]([^'\"]+)", arguments + (default[0] if default else ""))
+            licences[tag] = licence[1] if licence else ""
     return dict(sorted(licences.items()))
 
 

@@ -55,7 +55,7 @@ class RecipeKeys(StudyModel):
     """Which layers are trained: all, only the head on features computed once (`head_only`), or one group of layers
     after another while the loss improves (`gradual_unfreezing`)."""
     gradual_unfreezing: GradualUnfreezing = GradualUnfreezing()
-    """Settings of `tuning: gradual_unfreezing`. Its `epochs` replace those of the recipe."""
+    """Settings of `tuning: gradual_unfreezing`. Its `epochs` replace the `epochs` of the recipe."""
     layer_decay: float = Field(1.0, gt=0, le=1)
     """Factor on the learning rate from one layer to the next towards the input, as is usual for transformers (0.65 to
     0.9). Layers are the blocks and the embedding of a transformer, or the freeze points of another network."""
@@ -84,12 +84,12 @@ class RecipeKeys(StudyModel):
     @field_validator("networks", check_fields=False)
     @classmethod
     def _check_rates(cls, value: dict[str, Values]) -> dict[str, Values]:
-        found = {
+        problems = {
             f"{cut(name)}: lr: find is for all networks; write a number": True
             for name, settings in value.items()
             if settings.get("lr") == "find"
         }
-        refuse(found)
+        refuse(problems)
         return value
 
     @model_validator(mode="after")

@@ -107,7 +107,7 @@ class TrainingReport(Protocol):
     """A plugin that trains networks, and what the section on training shows of it."""
 
     def training_facts(self, study: Study) -> Mapping[str, str]:
-        """By name the facts of a study that uses the plugin; they replace those of the same name."""
+        """By name the facts of a study that uses the plugin; they replace facts of the same name."""
         return {}
 
     def training_curves(self, context: ReportContext) -> list[Block]:
