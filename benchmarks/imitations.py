@@ -42,9 +42,9 @@ from casewise.modalities.dataset import PanelData
 from casewise.modalities.panels import augmented
 from casewise.models.backbones import build_network
 from casewise.models.freezing import frozen_end, parameter_counts
-from casewise.models.fusion import adapted
 from casewise.models.outputs import Output
 from casewise.plugins.published.layer_rates import layer_rates
+from casewise.plugins.volumes.fusion import adapted
 from casewise.study.images import Panels
 from casewise.study.loading import preset_text
 from casewise.study.recipe import Recipe

@@ -7,7 +7,7 @@ import yaml
 from casewise.modalities.dataset import PanelData, encode_bags
 from casewise.modalities.panels import augmented, plain
 from casewise.models.backbones import build_network
-from casewise.models.fusion import BagPooling
+from casewise.models.layers import BagPooling
 from casewise.models.outputs import Output
 from casewise.models.shared_parts import predict_together
 from casewise.study.images import BAGS, POOLINGS

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self, TypeAlias, cast
+from typing import Any, Literal, Protocol, Self, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 
 from casewise.errors import StudyError, cut, nearest
 from casewise.models.feature_maps import children_after, extremes, feature_maps, gridded, last_map, read_maps, widest
-from casewise.models.fusion import FUSIONS, MISSING, BagPooling, Fused, Fusion, MissingPolicy, take_channels
-from casewise.models.layers import UNet, replace_layers
+from casewise.models.layers import BagPooling, UNet, replace_layers
+from casewise.plugin import implementing
 from casewise.study.images import BAGS
 from casewise.study.sources import SYMMETRIC, Body, source_of
 
@@ -38,9 +38,9 @@ class NetworkOptions:
             published weights use `symmetric`. `symmetric`: [−1, 1], as in the publication on skin biopsies
             (003_eab959a42de94a48.txt, "Preprocessing Skin Images").
         pooling: how the features of a bag become one vector (`casewise.study.images`); empty if panels are not bags.
-        fusion: how the sequences of a panel are combined (see `casewise.models.fusion.Fused`); None for pictures. A
-            single sequence is `early` with `sequences=1`. A sequence is not a colour: all of them are scaled by one
-            number, the mean over red, green and blue of the library's mean, and of its standard deviation.
+        fusion: how the sequences of a panel are combined, by a plugin (`SequencesPlugin`); None for pictures. A single
+            sequence is `early` with `sequences=1`. A sequence is not a colour: all of them are scaled by one number,
+            the mean over red, green and blue of the library's mean, and of its standard deviation.
         missing: what a missing sequence is: an error (`require`, and `drop`, where such cases were left out before), or
             replaced by a learned value (`mask`).
         side: height and width of the panels in pixels, for which transformers are built.
@@ -55,9 +55,9 @@ class NetworkOptions:
     dropout: float | None = None
     scaling: Scaling = "library"
     pooling: str = ""
-    fusion: Fusion | None = None
+    fusion: str | None = None
     sequences: int = 3
-    missing: MissingPolicy = "require"
+    missing: str = "require"
     side: int | None = None
     head: str = "linear"
     map_cells: int = 0
@@ -65,6 +65,18 @@ class NetworkOptions:
     arguments: Mapping[str, Any] | None = None
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
+
+
+class SequencesPlugin(Protocol):
+    """A plugin that combines several sequences of a case in one network."""
+
+    def fused_body(self, name: str, options: NetworkOptions) -> Body:
+        """The body of a network whose options have a `fusion`.
+
+        Its module has the library's networks as `bodies`, the learned replacement of missing sequences as
+        `missing_token`, and `fitted`, as `BackboneSource.fitted` of a network by name.
+        """
+        raise NotImplementedError
 
 
 class Network(nn.Module):
@@ -86,6 +98,7 @@ class Network(nn.Module):
         self.name, self.width, self.side, self.scaling = name, body.width, options.side, options.scaling
         self.frozen_eval: frozenset[str] = frozenset()
         self.body, self.library_head = body.module, body.head
+        self.fusion, self.channels = options.fusion, options.sequences if options.fusion else 3
         self.map_cells, self.read_map, self.bags = options.map_cells, body.read_map, bool(options.pooling)
         pooling = [BagPooling(options.pooling, body.width)] if options.pooling else []
         if options.head == "fastai":
@@ -160,22 +173,12 @@ class Network(nn.Module):
     @property
     def bodies(self) -> list[nn.Module]:
         """The library's networks: one, or one for each sequence in late fusion. The first names the layers."""
-        return list(self.body.bodies) if isinstance(self.body, Fused) else [self.body]
-
-    @property
-    def fusion(self) -> Fusion | None:
-        """The fusion of sequences; None if panels are pictures."""
-        return self.body.kind if isinstance(self.body, Fused) else None
-
-    @property
-    def channels(self) -> int:
-        """The number of channels of a panel: its sequences, or three."""
-        return self.body.sequences if isinstance(self.body, Fused) else 3
+        return list(cast(Any, self.body).bodies) if self.fusion else [self.body]
 
     @property
     def missing_token(self) -> nn.Parameter | None:
         """The learned replacement of missing sequences, if there is one."""
-        return self.body.missing_token if isinstance(self.body, Fused) else None
+        return cast(Any, self.body).missing_token if self.fusion else None
 
     @property
     def blocks(self) -> list[tuple[str, nn.Module]]:
@@ -238,11 +241,9 @@ def form_of(module: nn.Module) -> torch.memory_format:
 
 
 # The values that options of networks may have.
-ALLOWED: dict[str, Collection[str | None]] = {
+ALLOWED: dict[str, Collection[str]] = {
     "scaling": ("library", "symmetric"),
     "pooling": ("", *BAGS),
-    "fusion": (None, *FUSIONS),
-    "missing": MISSING,
     "head": ("linear", "fastai"),
 }
 
@@ -255,41 +256,32 @@ def build_network(name: str, outputs: int, **options: Any) -> Network:
         options: see `NetworkOptions`.
 
     Raises:
-        StudyError: there is no such scaling or fusion, or the network cannot be built for it or for this size.
+        StudyError: there is no such scaling or pooling, or the network cannot be built for this fusion or size.
     """
     network_options = NetworkOptions(**options)
-    fusion, sequences = network_options.fusion, network_options.sequences
     for option, allowed in ALLOWED.items():
         if (value := getattr(network_options, option)) not in allowed:
             choices = [choice for choice in allowed if choice]
             hint = nearest(str(value), choices)
             raise StudyError(f"{option}: must be one of {', '.join(choices)}, got {cut(value)}.{hint}")
-    if sequences < 1:
-        raise StudyError(f"sequences: there must be one at least, got {sequences}.")
-    if network_options.pooling and fusion not in (None, "early"):
-        raise StudyError(
-            f"fusion: {fusion} encodes every sequence by itself, and `panels.pooling` every slice; use early fusion or "
-            "single sequences, or another pooling."
-        )
-    channels = sequences if fusion == "early" else 3
-    bodies = [_body(name, network_options, channels) for _ in range(sequences if fusion == "late" else 1)]
-    body = bodies[0]
-    if fusion:
-        modules = [sequence_body.module for sequence_body in bodies]
-        fused = Fused(modules, body.width, kind=fusion, sequences=sequences, missing=network_options.missing)
-        mean, std = ((sum(values) / len(values),) for values in body.normal)
-        body = replace(body, module=fused, width=fused.width, normal=(mean, std))
+    if network_options.fusion:
+        if not (combining := implementing(SequencesPlugin)):
+            raise StudyError(f"{name}: several sequences in one network need the plugin 'volumes' of casewise.")
+        body = combining[0].fused_body(name, network_options)
+    else:
+        body = library_body(name, network_options)
+    libraries = list(cast(Any, body.module).bodies) if network_options.fusion else [body.module]
     if network_options.map_cells or network_options.head == "fastai":
-        body = _with_map(body, bodies[0].module, network_options)
+        body = _with_map(body, libraries[0], network_options)
     if network_options.mean is not None and network_options.std is not None:
         normal = (tuple(network_options.mean), tuple(network_options.std))
         if [len(numbers) for numbers in normal] != [len(numbers) for numbers in body.normal]:
             raise StudyError(f"mean and std: {cut(normal)} are not {len(body.normal[0])} numbers each.")
         body = replace(body, normal=normal)
-    for sequence_body in bodies:
-        replace_layers(sequence_body.module, read_map=body.read_map)
+    for library in libraries:
+        replace_layers(library, read_map=body.read_map)
         if network_options.dropout is not None:
-            _set_dropout(sequence_body.module, network_options.dropout)
+            _set_dropout(library, network_options.dropout)
     return Network(name, body, outputs, network_options)
 
 
@@ -328,7 +320,8 @@ def _with_map(body: Body, library: nn.Module, options: NetworkOptions) -> Body:
     return replace(body, width=chosen.channels * options.map_cells**2, read_map=chosen.module)
 
 
-def _body(name: str, options: NetworkOptions, channels: int) -> Body:
+def library_body(name: str, options: NetworkOptions, channels: int = 3) -> Body:
+    """The network of a source without its last layer, for panels of this number of channels, with random weights."""
     body = source_of(name).build(
         name,
         side=options.side,
@@ -337,8 +330,6 @@ def _body(name: str, options: NetworkOptions, channels: int) -> Body:
         is_fused=bool(options.fusion),
         config={"architecture": options.architecture, "arguments": options.arguments},
     )
-    if channels != 3:
-        take_channels(body.module, name, channels)
     return replace(body, normal=SYMMETRIC) if options.scaling == "symmetric" else body
 
 

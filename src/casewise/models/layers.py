@@ -31,6 +31,7 @@ from torch.nn import functional
 from torchvision.models.shufflenetv2 import InvertedResidual
 
 from casewise.errors import TrainingError
+from casewise.study.images import POOLINGS
 
 
 class _Clipped(torch.autograd.Function):
@@ -162,6 +163,39 @@ def _replacement(module: nn.Module, read_child: str) -> nn.Module | None:
     for name, child in children.items():
         folding.add_module(name, child)
     return folding.train(module.training)
+
+
+class BagPooling(nn.Module):
+    """Pooling of a bag's features (B, K, W), where a row of NaN is an empty slot, to one vector (B, W)."""
+
+    def __init__(self, name: str, width: int) -> None:
+        """`name`: of `casewise.study.images`; `width`: the width of the features."""
+        super().__init__()
+        self.name, self.kind = name, POOLINGS[name]
+        for layer_name, (inputs, outputs) in self.kind.layers.items():
+            last = nn.Linear(inputs or width, outputs)
+            self.add_module(layer_name, last)
+        if self.kind.layers:
+            nn.init.zeros_(last.bias)
+            nn.init.normal_(last.weight, std=0.01)
+
+    def shares(self, filled: Tensor, occupied: Tensor) -> Tensor:
+        """The weight of each tile (B, K), summing to 1: `filled` are features with 0 in the slots not `occupied`."""
+        if self.kind.shares is None:
+            return occupied.to(filled.dtype) / occupied.sum(dim=1, keepdim=True)
+        return self.kind.shares(self, filled, occupied)
+
+    def weights(self, features: Tensor) -> Tensor:
+        """The weight of each tile of a case: (B, K), summing to 1; 0 in empty slots."""
+        return self.shares(features.nan_to_num(), ~features[..., 0].isnan())
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, K, W) → (B, W); features of single tiles (B, W) are returned unchanged."""
+        if features.ndim == 2:
+            return features
+        if self.kind.shares is None:
+            return features.nanmean(dim=1)
+        return torch.einsum("bk,bkw->bw", self.weights(features), features.nan_to_num())
 
 
 @dataclass(frozen=True)

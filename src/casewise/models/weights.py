@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -15,7 +16,6 @@ from casewise.cohort.identity import REFUSE, Declared, same_subjects, spelling_p
 from casewise.errors import CasewiseError, RunError, SplitError, WeightsError, counted
 from casewise.modalities.base import Facts
 from casewise.models.backbones import Network
-from casewise.models.fusion import Fused, adapted, first_layer
 from casewise.run_folder import BundleFolder, JobFolder, WeightsFile
 from casewise.study.sources import source_of
 from casewise.study.weight_files import FirstWeights, environment_folder, file_name
@@ -49,7 +49,7 @@ def load_weights(
     of casewise has no published weights. With `pretrained`, or a folder without a file for it, it keeps its random
     weights, and the sentence says why, so that one study may compare it with pretrained networks.
 
-    A fused network (`casewise.models.fusion`) takes the same files: late, every body the same weights; early, the first
+    A fused network takes the same files: late, every body the same weights; early, the first
     layer is adapted to the sequences; a transformer for another size of panel has its positions interpolated. The
     sentence says so.
 
@@ -103,7 +103,7 @@ def _fill(network: Network, tensors: dict[str, Tensor], source: str) -> str:
 
     Only the library's last layer may be unused. Weights of a fused network of casewise are loaded unchanged.
     """
-    if isinstance(network.body, Fused) and any(key.startswith("bodies.") for key in tensors):
+    if network.fusion and any(key.startswith("bodies.") for key in tensors):
         _put(network.body, tensors, (), f"{source} does not belong to {network.name}, {network.fusion}")
         return ""
     fitting, changes = _fitted(network, network.bodies[0], tensors)
@@ -118,18 +118,9 @@ def _fitted(network: Network, body: torch.nn.Module, tensors: dict[str, Tensor])
     """A library's weights adapted to a body for sequences or for another panel size, and clauses on the adaptations."""
     tensors, change = source_of(network.name).fitted(body, tensors)
     changes = [change] if change else []
-    if isinstance(network.body, Fused) and network.fusion == "early":
-        count = network.body.sequences
-        name = first_layer(body, network.name)
-        key = f"{name}.weight"
-        kernels = tensors.get(key)
-        # weights with as many channels as sequences are of sequences, except with three channels, which are colours
-        if kernels is not None and kernels.ndim == 4 and kernels.shape[1] == 3:
-            tensors = tensors | {key: adapted(kernels, count)}
-            how = f"each has the mean of the weights for red, green and blue, times 3/{count}"
-            if count == 3:
-                how = "they have the weights for red, green and blue, in this order"
-            changes.append(f"its first layer ({name}) adapted to {counted(count, 'sequence')}: {how}")
+    if network.fusion:
+        tensors, change = cast(Any, network.body).fitted(network.name, tensors)
+        changes += [change] if change else []
     return tensors, changes
 
 

@@ -6,7 +6,7 @@ attention follows Ilse, Tomczak and Welling, "Attention-based Deep Multiple Inst
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
@@ -176,6 +176,10 @@ class ModalitySettings(StudyModel):
     def target_level(self, study: Study) -> Level | None:
         """The level of a target that states none; None for the panel's level."""
         return None
+
+    def networks(self, backbones: Sequence[str]) -> list[str]:
+        """The networks of a study with these backbones; the name before an `@` is the backbone."""
+        return list(backbones)
 
 
 FASTAI = "fastai-default"

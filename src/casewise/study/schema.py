@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -33,27 +33,6 @@ _AUTO_BACKBONE = {False: "mobilenet_v2", True: "cnn"}
 # Marks of the settings that decide networks, which must then not change in a run folder, and of those that a bundle
 # holds, which determine how new cases are read, prepared and predicted.
 NETWORKS, BUNDLE = "decides networks", "in the bundle"
-
-
-def _network_names(backbones: Sequence[str], fusions: Sequence[str]) -> list[str]:
-    """Combine each backbone with each fusion, and a name written as `backbone@fusion` with that fusion alone.
-
-    Where all networks use the same fusion, and where there is none, networks have the names of their backbones.
-
-    >>> _network_names(["vit", "resnet18", "vit@late"], ["early"])
-    ['vit@early', 'resnet18@early', 'vit@late']
-    >>> _network_names(["vit", "resnet18"], ["early"])
-    ['vit', 'resnet18']
-    """
-    if not fusions:
-        return list(backbones)
-    stated = [name.partition("@") for name in backbones]
-    pairs = [
-        (name, fusion) for name, _, fusion_name in stated for fusion in ([fusion_name] if fusion_name else fusions)
-    ]
-    if len({fusion for _, fusion in pairs}) < 2:
-        return [name for name, _ in pairs]
-    return [f"{name}@{fusion}" for name, fusion in pairs]
 
 
 def _stopped_on_validation(values: Values) -> Values:
@@ -271,7 +250,8 @@ class Study(StudyModel):
     @property
     def networks(self) -> list[str]:
         """The networks trained on every fold; the name before an `@` is the backbone."""
-        return _network_names(self.backbones, self.fusions)
+        settings = self._sections.get(self.modality_name)
+        return settings.networks(self.backbones) if settings else list(self.backbones)
 
     @property
     def learners(self) -> list[str]:

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from casewise.models.backbones import Network, NetworkOptions, build_network
-from casewise.models.fusion import Fused
 from casewise.models.outputs import Output
 from casewise.plugins.explain.methods.dispatch import scaled
 from casewise.plugins.explain.methods.gradcam import gradcam_by_sequence, last_map, layer_of
 from casewise.plugins.explain.methods.target import ExplainTarget
 from casewise.plugins.explain.saliency import own_maps
+from casewise.plugins.volumes.fusion import Fused
 from casewise.study.sources import Body, source_of
 from tests.plugins.explain.maps import cell_maps, explain
 
@@ -141,7 +141,7 @@ def test_the_network_is_left_as_it_was(name: str) -> None:
 def test_late_fusion_has_a_map_for_each_sequence(kind: Any) -> None:
     bodies = [Quadrants() for _ in range(2 if kind == "late" else 1)]
     body = Fused(bodies, 3, kind=kind, sequences=2, missing="mask")
-    network = Network("late", Body(body, 6, ((0, 0), (1, 1))), 1, NetworkOptions())
+    network = Network("late", Body(body, 6, ((0, 0), (1, 1))), 1, NetworkOptions(fusion=kind, sequences=2))
     with torch.no_grad():
         network.head[-1].weight[:] = torch.tensor([1.0, 1, 1, -2, -2, -2])
     first, second = spots()[:, :2], spots()[:, :2]

@@ -16,10 +16,10 @@ from torch import Tensor
 from casewise.errors import SplitError, WeightsError
 from casewise.files import checksum
 from casewise.models.backbones import Network, build_network
-from casewise.models.fusion import first_layer
 from casewise.models.outputs import Output
 from casewise.models.weights import load_weights
 from casewise.plugins.volumes.dataset import drop_sequences
+from casewise.plugins.volumes.fusion import first_layer
 from casewise.study.schema import Recipe, Study
 from casewise.study.sources import MEAN, STD
 from casewise.training.compute_plan import ComputePlan

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from casewise.modalities.registry import modality_of
 from casewise.models.backbones import Network
-from casewise.models.fusion import Fused
 from casewise.models.linear import FeatureBank, bank_of
 from casewise.models.outputs import Output, split_raw
 from casewise.models.shared_parts import SharedParts, groups_of, joint, named
@@ -151,15 +150,15 @@ def _features(networks: Sequence[Network], panels: Tensor, together: Network | N
 def _features_of(network: Network, panels: Tensor) -> Tensor:
     scaled = (panels - network.mean) / network.std
     body: Any = network.body
-    if isinstance(body, Fused):
+    if network.fusion:
         if not network.read_map:
             return _fused(body, scaled)
         scaled, body = _filled(body, scaled), body.bodies[0]  # early fusion, the only one with maps
     return network.features_from(scaled, body)
 
 
-def _fused(body: Fused, panels: Tensor) -> Tensor:
-    """As `Fused.forward`; a sequence that is missing although none may be gives NaN."""
+def _fused(body: Any, panels: Tensor) -> Tensor:
+    """As the forward pass of a fused body; a sequence that is missing although none may be gives NaN."""
     if body.kind == "early":
         early: Tensor = body.bodies[0](_filled(body, panels))
         return early
@@ -175,12 +174,13 @@ def _fused(body: Fused, panels: Tensor) -> Tensor:
     return torch.cat(features, dim=1)
 
 
-def _filled(body: Fused, panels: Tensor) -> Tensor:
+def _filled(body: Any, panels: Tensor) -> Tensor:
     """Panels (B, S, H, W) of early fusion with the learned value instead of missing sequences."""
     if body.missing_token is None:
         return panels
     present = ~panels[:, :, :1, :1].isnan()
-    return torch.where(present, panels, body.missing_token.view(1, -1, 1, 1))
+    filled: Tensor = torch.where(present, panels, body.missing_token.view(1, -1, 1, 1))
+    return filled
 
 
 COLOURS = ("red", "green", "blue")
@@ -274,10 +274,8 @@ class TrainedLearner:
     @property
     def may_lack_sequences(self) -> bool:
         """Whether a sequence of a panel may be missing."""
-        bodies: list[Any] = [network.body for network in self.networks]
         return self.channels != COLOURS and all(
-            body.missing_token is not None if isinstance(body, Fused) else isinstance(body, FeatureBank)
-            for body in bodies
+            network.missing_token is not None or isinstance(network.body, FeatureBank) for network in self.networks
         )
 
     @property

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 class _Volumes(Plugin):
     name = extra = section = "volumes"
     report = "casewise.plugins.volumes.report_section"
+    functions = (("fused_body", "fusion:fused_body"),)
     keys = (("", "settings:VolumesKeys"),)
 
     def planned_defaults(self, values: Mapping[str, Any]) -> dict[str, Any]:

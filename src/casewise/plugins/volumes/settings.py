@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -97,6 +98,21 @@ class Volumes(ModalitySettings):
     @property
     def folders_allowed(self) -> bool:
         return self.slice_index is None
+
+    def networks(self, backbones: Sequence[str]) -> list[str]:
+        """Combine each backbone with each fusion, and a name written as `backbone@fusion` with that fusion alone.
+
+        Where all networks use the same fusion, networks have the names of their backbones.
+
+        >>> Volumes(sequences=["T1", "T2"], fusion=["early"]).networks(["vit", "resnet18", "vit@late"])
+        ['vit@early', 'resnet18@early', 'vit@late']
+        >>> Volumes(sequences=["T1", "T2"], fusion=["early"]).networks(["vit", "resnet18"])
+        ['vit', 'resnet18']
+        """
+        stated = [name.partition("@") for name in backbones]
+        pairs = [(name, fusion) for name, _, only in stated for fusion in ([only] if only else self.fusion)]
+        several = len({fusion for _, fusion in pairs}) > 1
+        return [f"{name}@{fusion}" if several else name for name, fusion in pairs]
 
     def slice_is_case(self, study: Study) -> bool:
         """Whether every slice of a subject's scan is a case of its own: its position is its visit."""

@@ -1,27 +1,51 @@
-"""Several sequences or images of a case in one network: combined in the first layer, after bodies, or pooled.
+"""Several sequences of a case in one network: combined in the first layer, or after bodies of their own.
 
 Early fusion: the first layer takes S channels. Late fusion: a body for each sequence, or one for all, and their
 concatenated features. A missing sequence is NaN; with `missing: mask` a learned value replaces it.
-
-The features of a bag of images are pooled as `panels.pooling` states (`casewise.study.images`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, TypeAlias
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from casewise.errors import StudyError
-from casewise.study.images import POOLINGS
+from casewise.errors import StudyError, counted
+from casewise.models.backbones import NetworkOptions, library_body
+from casewise.plugins.volumes.settings import FUSIONS
+from casewise.study.sources import Body
 
-Fusion: TypeAlias = Literal["early", "late", "late-shared"]
-MissingPolicy: TypeAlias = Literal["require", "drop", "mask"]
-FUSIONS: tuple[Fusion, ...] = ("early", "late", "late-shared")
-MISSING: tuple[MissingPolicy, ...] = ("require", "drop", "mask")
+
+def fused_body(name: str, options: NetworkOptions) -> Body:
+    """The body of a network of several sequences; each is scaled by one number.
+
+    Raises:
+        StudyError: there is no such fusion, or the network cannot be built for it.
+    """
+    kind, sequences = str(options.fusion), options.sequences
+    if kind not in FUSIONS or sequences < 1:
+        raise StudyError(f"fusion: {kind} of {sequences} sequences; write one of {', '.join(FUSIONS)}.")
+    if options.pooling and kind != "early":
+        raise StudyError(
+            f"fusion: {kind} encodes every sequence by itself, and `panels.pooling` every slice; use early fusion or "
+            "single sequences, or another pooling."
+        )
+    channels = sequences if kind == "early" else 3
+    bodies = []
+    for _ in range(sequences if kind == "late" else 1):
+        bodies.append(library_body(name, options, channels))
+        if kind == "early":
+            _take_channels(bodies[-1].module, name, channels)
+    first = bodies[0]
+    module = Fused(
+        [body.module for body in bodies], first.width, kind=kind, sequences=sequences, missing=options.missing
+    )
+    mean, std = ((sum(values) / len(values),) for values in first.normal)
+    return replace(first, module=module, width=module.width, normal=(mean, std))
 
 
 class Fused(nn.Module):
@@ -42,9 +66,7 @@ class Fused(nn.Module):
 
     missing_token: nn.Parameter | None
 
-    def __init__(
-        self, bodies: Sequence[nn.Module], width: int, *, kind: Fusion, sequences: int, missing: MissingPolicy
-    ) -> None:
+    def __init__(self, bodies: Sequence[nn.Module], width: int, *, kind: str, sequences: int, missing: str) -> None:
         super().__init__()
         self.bodies = nn.ModuleList(bodies)
         self.kind, self.sequences, self.missing = kind, sequences, missing
@@ -63,6 +85,21 @@ class Fused(nn.Module):
         if self.kind == "early":
             return self.bodies[0](torch.where(present[:, :, None, None], panels, self.missing_token.view(1, -1, 1, 1)))
         return self._present(panels, present, self.missing_token)
+
+    def fitted(self, name: str, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+        """A library's weights as a body needs them, and a clause on what was changed."""
+        key = f"{first_layer(self.bodies[0], name)}.weight" if self.kind == "early" else ""
+        kernels = tensors.get(key)
+        # weights with as many channels as sequences are of sequences, except with three channels, which are colours
+        if kernels is None or kernels.ndim != 4 or kernels.shape[1] != 3:
+            return tensors, ""
+        count = self.sequences
+        how = f"each has the mean of the weights for red, green and blue, times 3/{count}"
+        if count == 3:
+            how = "they have the weights for red, green and blue, in this order"
+        layer = key.removesuffix(".weight")
+        clause = f"its first layer ({layer}) adapted to {counted(count, 'sequence')}: {how}"
+        return tensors | {key: adapted(kernels, count)}, clause
 
     def _all(self, panels: Tensor) -> Tensor:
         if self.kind == "early":
@@ -142,7 +179,7 @@ def first_layer(body: nn.Module, name: str) -> str:
     return first
 
 
-def take_channels(body: nn.Module, name: str, channels: int) -> None:
+def _take_channels(body: nn.Module, name: str, channels: int) -> None:
     """Replace the first layer of a body with random weights by one with `channels` channels instead of three.
 
     New kernels are drawn, with the spread of the library's own times √(3/channels): the layer's output spreads as
@@ -170,36 +207,3 @@ def adapted(kernels: Tensor, channels: int) -> Tensor:
     if channels == count:
         return kernels
     return kernels.mean(dim=1, keepdim=True).mul(count / channels).repeat(1, channels, 1, 1)
-
-
-class BagPooling(nn.Module):
-    """Pooling of a bag's features (B, K, W), where a row of NaN is an empty slot, to one vector (B, W)."""
-
-    def __init__(self, name: str, width: int) -> None:
-        """`name`: of `casewise.study.images`; `width`: the width of the features."""
-        super().__init__()
-        self.name, self.kind = name, POOLINGS[name]
-        for layer_name, (inputs, outputs) in self.kind.layers.items():
-            last = nn.Linear(inputs or width, outputs)
-            self.add_module(layer_name, last)
-        if self.kind.layers:
-            nn.init.zeros_(last.bias)
-            nn.init.normal_(last.weight, std=0.01)
-
-    def shares(self, filled: Tensor, occupied: Tensor) -> Tensor:
-        """The weight of each tile (B, K), summing to 1: `filled` are features with 0 in the slots not `occupied`."""
-        if self.kind.shares is None:
-            return occupied.to(filled.dtype) / occupied.sum(dim=1, keepdim=True)
-        return self.kind.shares(self, filled, occupied)
-
-    def weights(self, features: Tensor) -> Tensor:
-        """The weight of each tile of a case: (B, K), summing to 1; 0 in empty slots."""
-        return self.shares(features.nan_to_num(), ~features[..., 0].isnan())
-
-    def forward(self, features: Tensor) -> Tensor:
-        """(B, K, W) → (B, W); features of single tiles (B, W) are returned unchanged."""
-        if features.ndim == 2:
-            return features
-        if self.kind.shares is None:
-            return features.nanmean(dim=1)
-        return torch.einsum("bk,bkw->bw", self.weights(features), features.nan_to_num())
