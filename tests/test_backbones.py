@@ -71,6 +71,7 @@ def test_dropout_is_that_of_every_layer_which_the_library_uses(name: str, defaul
 PARAMETERS = {"cnn": 2486080, "unet_encoder": 4843552, "unet": 7899617, "unet_unpadded": 1999585}
 
 
+@pytest.mark.plugins("published")
 @pytest.mark.parametrize("name", PARAMETERS)
 class TestEach:
     @pytest.mark.parametrize("size", [(33, 47), (200, 64)])
@@ -99,6 +100,7 @@ class TestEach:
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
 
 
+@pytest.mark.plugins("published")
 class TestUNet:
     @pytest.mark.parametrize(
         ("name", "size", "map_size"),

@@ -24,6 +24,7 @@ from casewise.models.backbones import build_network
 from casewise.models.outputs import Output
 from casewise.pipeline.finished import FinishedRun
 from casewise.pipeline.read import prepare, read, validate
+from casewise.plugins.published.unet import UNet
 from casewise.plugins.volumes.native_space import _stack_masks
 from casewise.run import Run, run
 from casewise.run_folder import RunFolder
@@ -31,8 +32,8 @@ from casewise.study.loading import build_study
 from casewise.study.schema import Panels, Recipe, Study
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.loop import Training, TrainingContext
-from casewise.training.losses import mask_loss
 
+pytestmark = pytest.mark.plugins("published")
 OUTPUTS = (Output("label", "classification", 2),)
 
 
@@ -88,9 +89,9 @@ def test_only_known_pixels_count_and_unpadded_maps_are_of_the_middle() -> None:
     true, found = masks[:1, :1, 2:6, 2:6], logits[:1].sigmoid()
     expected = torch.nn.functional.binary_cross_entropy(found, true)
     expected += 1 - (2 * (found * true).sum() + 1) / (found.sum() + true.sum() + 1)
-    assert torch.isclose(mask_loss(logits[:1], masks[:1]), expected)
-    assert torch.isclose(mask_loss(logits, masks), expected / 2)  # of one of two images
-    assert float(mask_loss(logits[1:], masks[1:])) == 0
+    assert torch.isclose(UNet.mask_loss(logits[:1], masks[:1]), expected)
+    assert torch.isclose(UNet.mask_loss(logits, masks), expected / 2)  # of one of two images
+    assert float(UNet.mask_loss(logits[1:], masks[1:])) == 0
 
 
 def test_masks_teach_the_map(tmp_path: Path) -> None:

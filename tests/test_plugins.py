@@ -18,7 +18,7 @@ from casewise import plugin as plugin_file
 from casewise.errors import CasewiseError, StudyError
 from casewise.pipeline.hooks import run_hooks
 from casewise.plugin import KEYS, Plugin, plugins
-from casewise.study import checks, model
+from casewise.study import checks, model, sources
 from casewise.study.loading import read_study
 from casewise.study.model import StudyModel
 from casewise.study.schema import Study, study_model
@@ -129,11 +129,14 @@ plugin = Adding()
             each.cache_clear()
 
 
-@pytest.mark.parametrize("key", ["nested_cv", "split.by"])
+@pytest.mark.parametrize("key", ["nested_cv", "split.by", "backbones"])
 def test_a_design_of_a_plugin_that_is_missing_names_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, key: str
 ) -> None:
-    stated = "nested_cv: {folds: 2}\n" if key == "nested_cv" else "split: {by: image}\npanels: {by: image}\n"
+    stated = {"nested_cv": "nested_cv: {folds: 2}\n", "backbones": "backbones: [unet]\nweights: random\n"}.get(
+        key, "split: {by: image}\npanels: {by: image}\n"
+    )
+    monkeypatch.setattr(sources, "_REGISTERED", [])
     (tmp_path / "study.yaml").write_text("cohort: a.csv\ntargets: {score: {range: 0..4}}\n" + stated)
     monkeypatch.setattr(checks, "plugins", tuple)
     with pytest.raises(StudyError, match=f"{key}: .*plugin 'published'"):

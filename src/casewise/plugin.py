@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 GROUP = "casewise.plugins"
-# Keys of the study file that plugins of casewise bring, for the message where a plugin is missing.
+# Keys of the study file, and backbones, that plugins of casewise bring, for the message where a plugin is missing.
 KEYS = {"reading": "readers", "tiles": "slides", "track": "tracking", "volumes": "volumes"}
 KEYS |= dict.fromkeys(("recipe.finder", "recipe.gradual_unfreezing", "recipe.layer_decay"), "published")
-KEYS["panels.offline_copies"] = "published"
+KEYS |= dict.fromkeys(("panels.offline_copies", "backbones.unet_encoder"), "published")
+KEYS |= dict.fromkeys(("backbones.unet", "backbones.unet_unpadded"), "published")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from casewise.errors import StudyError, cut, nearest
 from casewise.models.feature_maps import children_after, extremes, feature_maps, gridded, last_map, read_maps, widest
-from casewise.models.layers import BagPooling, UNet, replace_layers
+from casewise.models.layers import BagPooling, replace_layers
 from casewise.plugin import implementing
 from casewise.study.images import BAGS
 from casewise.study.sources import SYMMETRIC, Body, source_of
@@ -129,8 +129,8 @@ class Network(nn.Module):
         return self.predict_head(self.features(panels))
 
     def outputs_and_map(self, panels: Tensor) -> tuple[Tensor, Tensor]:
-        """The outputs, and the map (B, 1, h, w) of a `UNet` before its logistic function."""
-        features, logits = cast(UNet, self.body).features_and_map((panels - self.mean) / self.std)
+        """The outputs, and the network's own map (B, 1, h, w) before its logistic function."""
+        features, logits = cast(Any, self.body).features_and_map((panels - self.mean) / self.std)
         return self.predict_head(features), logits
 
     def predict_head(self, features: Tensor) -> Tensor:

@@ -1,22 +1,8 @@
-"""Layers and networks of casewise: replacements of a library's layers, and the plain networks of comparisons.
+"""Layers and networks of casewise: replacements of a library's layers, and the plain network of comparisons.
 
 Layers that take the place of a library's keep names and weights. They compute the same values in less time or memory:
 ReLU6 without a copy of its input, a shuffle that keeps the channels-last format, and convolutions that compute the
 batch norm after them while its statistics are kept.
-
-What is published of the plain networks (003_eab959a42de94a48.txt, sections II.C, II.D and III) and what is not: the
-text says of its CNN only that it was trained from nothing for 120 epochs; its layers are in figures 5 and 6, which
-the text does not repeat. Of the contracting path of a U-Net it says: two 3×3 convolutions without padding, each
-followed by a ReLU, then 2×2 max pooling of stride 2; several such blocks, with twice the channels after each pooling;
-then fully connected layers on the flattened map. Its decoder, in section II.B: pooling replaced by up-sampling,
-maps of the contracting path combined with the enlarged ones, many channels in this part, segmentation maps.
-
-Our choice, for want of a figure: the numbers of blocks, the widths (the U-Net of Ronneberger et al. 2015 begins with
-64 channels, this one with 32), one convolution a block in `cnn`, padding (without it 32 px do not reach the last
-block), the averages before the fully connected layers (4×4 cells in `cnn`, one cell in `unet_encoder`: any size of
-image fits), the widths of those layers, the first weights (He et al. 2015), no batch norm, and dropout, which is the
-recipe's as for every network; of the decoder, the classifier's input (`UNet`). `unet_unpadded` has no padding and four
-blocks, because 128 px do not reach a fifth. So times and accuracies of these are not the published CNN's.
 """
 
 from __future__ import annotations
@@ -30,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.shufflenetv2 import InvertedResidual
 
-from casewise.errors import TrainingError
 from casewise.study.images import POOLINGS
 
 
@@ -200,17 +185,13 @@ class BagPooling(nn.Module):
 
 @dataclass(frozen=True)
 class Plan:
-    """Blocks of convolutions by their widths, the cells a side that are kept of the last map, the dense layer.
-
-    `decoder`: whether the path that increases the resolution again follows (`UNet`).
-    """
+    """Blocks of convolutions by their widths, the cells a side that are kept of the last map, the dense layer."""
 
     widths: tuple[int, ...]
     convolutions: int
     cells: int
     dense: int
     pooled_last: bool = False
-    decoder: bool = False
     padded: bool = True
 
     def block(self, before: int, width: int) -> list[nn.Module]:
@@ -221,14 +202,7 @@ class Plan:
         return modules
 
 
-PLANS = {
-    "cnn": Plan((32, 64, 128, 256), convolutions=1, cells=4, dense=512, pooled_last=True),
-    "unet_encoder": Plan((32, 64, 128, 256, 512), convolutions=2, cells=1, dense=256),
-    "unet": Plan((32, 64, 128, 256, 512), convolutions=2, cells=1, dense=256, decoder=True),
-    "unet_unpadded": Plan((32, 64, 128, 256), convolutions=2, cells=1, dense=256, decoder=True, padded=False),
-}
-# The smallest side in pixels for which the decoder of `unet_unpadded` has a map: its last block then has 4 cells.
-SMALLEST_UNPADDED = 92
+CNN = Plan((32, 64, 128, 256), convolutions=1, cells=4, dense=512, pooled_last=True)
 
 
 class PlainNetwork(nn.Module):
@@ -247,90 +221,16 @@ class PlainNetwork(nn.Module):
         self.features = nn.Sequential(*blocks)
         self.pool = nn.AdaptiveAvgPool2d(plan.cells)
         self.classifier = nn.Sequential(nn.Linear(before * plan.cells**2, plan.dense), nn.ReLU(inplace=True))
-        _begin(self)
+        begin(self)
 
     def forward(self, panels: Tensor) -> Tensor:
         return self.classifier(torch.flatten(self.pool(self.features(panels)), 1))
 
 
-class UNet(nn.Module):
-    """A U-Net with a classifier: (B, 3, H, W) → (B, dense), and a map of its own (`map_of`).
-
-    Each step up doubles the rows and columns (a transposed convolution), is concatenated with the block of the
-    contracting path of that resolution (of its middle without padding), and convolved twice. The classifier receives
-    the mean over the last contracted map, and the mean over the last map of the decoder weighted by the network's own
-    map. From labels alone this map learns the evidence that the classifier weighs; with masks, a segmentation.
-    """
-
-    def __init__(self, plan: Plan) -> None:
-        super().__init__()
-        self.padded = plan.padded
-        pairs = list(pairwise([3, *plan.widths]))
-        pools: list[list[nn.Module]] = [[nn.MaxPool2d(2)] if deeper else [] for deeper in range(len(pairs))]
-        blocks = [nn.Sequential(*pool, *plan.block(*pair)) for pool, pair in zip(pools, pairs, strict=True)]
-        self.features = nn.Sequential(*blocks)
-        down = list(pairwise(reversed(plan.widths)))
-        self.enlarge = nn.ModuleList(nn.ConvTranspose2d(deep, width, 2, stride=2) for deep, width in down)
-        self.decoder = nn.ModuleList(nn.Sequential(*plan.block(2 * width, width)) for _, width in down)
-        self.map = nn.Conv2d(plan.widths[0], 1, 1)
-        self.classifier = nn.Sequential(nn.Linear(plan.widths[-1] + plan.widths[0], plan.dense), nn.ReLU(inplace=True))
-        _begin(self)
-
-    def forward(self, values: Tensor) -> Tensor:
-        return self.features_and_map(values)[0]
-
-    def features_and_map(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """The features, and the logits of the map that `map_of` returns."""
-        deepest, decoded, logits = self._maps(values)
-        weights = logits.sigmoid()
-        weighted = (decoded * weights).sum((2, 3)) / weights.sum((2, 3)).clamp_min(1e-6)
-        return self.classifier(torch.cat((deepest.mean((2, 3)), weighted), 1)), logits
-
-    def map_of(self, values: Tensor) -> Tensor:
-        """The network's map, (B, 1, h, w) from 0 to 1, for its scaled input; unpadded, of the middle of the panel."""
-        return self._maps(values)[2].sigmoid()
-
-    def _maps(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        if not self.padded and min(values.shape[2:]) < SMALLEST_UNPADDED:
-            raise TrainingError(
-                f"unet_unpadded: panels have {values.shape[3]} x {values.shape[2]} pixels, and its convolutions "
-                f"without padding need {SMALLEST_UNPADDED} a side. Enlarge `images.size`, or use unet."
-            )
-        contracted = []
-        for block in self.features:
-            values = block(values)
-            contracted.append(values)
-        for enlarge, block, skip in zip(self.enlarge, self.decoder, reversed(contracted[:-1]), strict=True):
-            values = enlarge(values)
-            if self.padded:  # pooling leaves out a last odd row or column
-                rows, columns = (large - small for large, small in zip(skip.shape[2:], values.shape[2:], strict=True))
-                values = functional.pad(values, (0, columns, 0, rows))
-            values = block(torch.cat((middle(skip, values), values), 1))
-        return contracted[-1], values, self.map(values)
-
-
-def middle(maps: Tensor, smaller: Tensor) -> Tensor:
-    """The middle of maps (B, C, H, W), as large as the other ones."""
-    rows, columns = smaller.shape[2:]
-    top, left = (maps.shape[2] - rows) // 2, (maps.shape[3] - columns) // 2
-    return maps[:, :, top : top + rows, left : left + columns]
-
-
-def _begin(network: nn.Module) -> None:
+def begin(network: nn.Module) -> None:
     """First weights after He et al. (2015)."""
     for module in network.modules():
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-
-
-def plain_network(name: str) -> tuple[nn.Module, int]:
-    """A network of casewise (`casewise.models.sources.plain`) with random weights, and the width of its features.
-
-    >>> body, width = plain_network("cnn")
-    >>> width, sum(parameter.numel() for parameter in body.parameters())
-    (512, 2486080)
-    """
-    plan = PLANS[name]
-    return (UNet if plan.decoder else PlainNetwork)(plan), plan.dense

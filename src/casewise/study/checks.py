@@ -221,7 +221,10 @@ def _check_masks(study: Study) -> None:
         f"modality: the images of this study are {study.modality_name}, and masks are for photographs": (
             study.modality_name != "photographs"
         ),
-        f"backbones: none of them has a map; add {' or '.join(with_map())}": not {*with_map()} & {*study.networks},
+        f"backbones: none of them has a map; add {' or '.join(with_map()) or 'one of the plugin published'}": not {
+            *with_map()
+        }
+        & {*study.networks},
         "recipe: a planned one may freeze layers; state the recipe": study.recipe.auto,
         f"panels.pooling: {study.panels.pooling} draws images by themselves; use mean or max": study.panels.bags,
         f"recipe.tuning: {recipe.tuning} trains upper layers alone; use full": recipe.tuning != "full",

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from casewise.errors import StudyError, cut, nearest
+from casewise.plugin import KEYS, register_additions
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -82,7 +83,8 @@ class BackboneSource:
         is_convolutional: whether all its networks take panels of any side and have no tokens.
         takes_other_names: whether it has names that `names` does not list; it is asked after all other sources.
         quick: networks for the embedding of every image, in order of preference.
-        with_map: networks with a map of their own, which masks train.
+        with_map: networks with a map of their own, which masks train; their bodies have `features_and_map` and
+            `mask_loss`, and explanations show their `map_of`, as in `casewise.plugins.published.unet`.
         published: by `tensors_sha256` the name, images and licence of files of weights, as in `Origin`.
         chains: by package and class of a body, such as `torchvision.ResNet`, the order in which its forward pass runs
             its children, and the operations between them (`casewise.models.freezing`).
@@ -197,6 +199,7 @@ def _own_sources() -> list[BackboneSource]:
 
 def sources() -> list[BackboneSource]:
     """All sources: those that others registered, casewise's, and last the one that takes all other names."""
+    register_additions()
     return sorted([*_REGISTERED, *_own_sources()], key=lambda source: source.takes_other_names)
 
 
@@ -247,6 +250,10 @@ def check_networks(names: list[str], key: str = "backbones", *, encoders: bool =
             own, others = listed_names(pretrained=encoders), [prefix + other for other in source.names()]
             hint = nearest(stem, own) or nearest(stem, others)
             noun = "network" if encoders else "backbone"
+            if plugin := KEYS.get(f"backbones.{name}"):
+                raise StudyError(
+                    f"{where}: {name} belongs to the plugin {plugin!r} of casewise, which is not installed."
+                )
             raise StudyError(f"{where}: there is no {noun} {cut(name)}.{hint} See `casewise backbones`.")
         source.check(name, where)
     return names

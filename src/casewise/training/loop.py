@@ -31,7 +31,7 @@ from casewise.training.checkpoint import load_state, save_state
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.cost import give_memory_back
 from casewise.training.frozen_features import MEMORY, SharedFeatures, UpperLayers
-from casewise.training.losses import Scaling, balanced, class_weights, loss_of, mask_loss
+from casewise.training.losses import Scaling, balanced, class_weights, loss_of
 from casewise.training.rates import cosine_share, optimizer_of, parameter_groups
 
 Tell = Callable[[int, float], None]
@@ -174,7 +174,7 @@ class Training:
             if share:
                 loss = loss.lerp(self.loss(raw, truth[others]), share)
             if self.data.masked:
-                of_masks = self.recipe.mask_loss * mask_loss(logits, masks)
+                of_masks = self.recipe.mask_loss * self.network.body.mask_loss(logits, masks)
                 loss = loss + of_masks
         if not torch.isfinite(loss):
             names = list(dict.fromkeys(self.data.names[row] for row in rows if self.data.names))

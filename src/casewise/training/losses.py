@@ -9,14 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
 
-from casewise.models.layers import middle
 from casewise.models.outputs import NetworkKind, Output, Scored, class_counts, raw_columns, split_raw
 from casewise.study.schema import Recipe
-
-# Beside a black border, a moved pixel is known in part.
-KNOWN = 0.99
 
 
 @dataclass(frozen=True)
@@ -57,25 +52,6 @@ def loss_of(
     for kind in sorted(by_kind, key=lambda kind: kind.last):
         total = total + kind.loss(by_kind[kind], settings)
     return total / len(outputs)
-
-
-def mask_loss(logits: Tensor, masks: Tensor) -> Tensor:
-    """The mean cross-entropy of a map and its soft Dice loss over the known pixels of a batch; 0 where none is.
-
-    Times the share of images with a known pixel, so that a mask weighs the same among few masks as among many.
-    Source: Isensee et al., "nnU-Net", Nature Methods 2021.
-
-    Args:
-        logits: (B, 1, h, w), of the middle of the panels.
-        masks: (B, 2, H, W) from 0 to 1: whether a pixel is marked, and whether its mask is known.
-    """
-    marked, known_share = middle(masks, logits).split(1, dim=1)
-    weight = (known_share > KNOWN).float()
-    marked, logits = marked.clamp(0, 1) * weight, logits.float()
-    losses = binary_cross_entropy_with_logits(logits, marked, weight=weight, reduction="sum")
-    predicted = logits.sigmoid() * weight
-    dice = (2 * (predicted * marked).sum() + 1) / (predicted.sum() + marked.sum() + 1)
-    return (losses / weight.sum().clamp_min(1) + 1 - dice) * weight.flatten(1).any(dim=1).float().mean()
 
 
 def class_weights(truth: Tensor, outputs: Sequence[Output]) -> list[Tensor]:

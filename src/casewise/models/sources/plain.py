@@ -1,4 +1,4 @@
-"""Networks of casewise, without published weights."""
+"""The network of casewise, without published weights."""
 
 from __future__ import annotations
 
@@ -12,17 +12,15 @@ class _Plain(BackboneSource):
     name = "casewise"
     is_pretrained = False
     is_convolutional = True
-    with_map = ("unet", "unet_unpadded")
     chains: ClassVar = {"casewise.PlainNetwork": "features pool Flatten classifier"}
 
     def names(self) -> Sequence[str]:
-        return ("cnn", "unet_encoder", *self.with_map)
+        return ("cnn",)
 
     def build(self, name: str, **options: Any) -> Body:
-        from casewise.models.layers import plain_network
+        from casewise.models.layers import CNN, PlainNetwork
 
-        module, width = plain_network(name)
-        return Body(module, width, SYMMETRIC, head=())
+        return Body(PlainNetwork(CNN), CNN.dense, SYMMETRIC, head=())
 
 
 SOURCES = (_Plain(),)

@@ -19,7 +19,6 @@ from casewise.modalities.base import NativeMap, PreparedCohort, SlotMaps
 from casewise.modalities.dataset import PanelDataset
 from casewise.modalities.registry import modality_of
 from casewise.models.backbones import Network
-from casewise.models.layers import UNet
 from casewise.pipeline.finished import FinishedRun
 from casewise.plugins.explain.methods.contributions import Contributions, centre_at, contributions, reads_features
 from casewise.plugins.explain.methods.dispatch import CellMaps, SaliencyMethod, method_for, peak_pixels, scaled
@@ -312,8 +311,8 @@ def saliency_maps(model: LoadedModel, rows: Sequence[int], target: ExplainTarget
 
 def own_maps(network: Network, panels: torch.Tensor) -> torch.Tensor:
     """The maps (B, H, W) that a U-Net computes itself, NaN outside an unpadded one; (B, 0) of other networks."""
-    body = network.body
-    if not isinstance(body, UNet) or panels.ndim != 4 or network.read_map:  # of another map than its own
+    body: Any = network.body
+    if not hasattr(body, "map_of") or panels.ndim != 4 or network.read_map:  # of another map than its own
         return panels.new_empty(len(panels), 0)
     with torch.no_grad():
         maps = body.map_of((panels - network.mean) / network.std)[:, 0]

@@ -20,5 +20,11 @@ class _Published(Plugin):
     )
     keys = (("panels", "settings:PanelsKeys"), ("recipe", "settings:RecipeKeys"))
 
+    def register(self) -> None:
+        from casewise.plugins.published.backbones import UNets
+        from casewise.study.sources import register_source
+
+        register_source(UNets())
+
 
 plugin = _Published()
