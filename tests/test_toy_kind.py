@@ -27,6 +27,7 @@ from casewise.report import sections
 from casewise.report.page import render
 from casewise.report.results_page import write_results
 from casewise.run import run
+from casewise.study import sources
 from casewise.study.evaluation import Evaluation
 from casewise.study.loading import build_study
 from casewise.study.recipe import Recipe
@@ -71,12 +72,19 @@ def counts() -> Iterator[None]:
     del NETWORK_KINDS["counts"]
 
 
+class Toys(sources.BackboneSource):
+    name = "toys"
+    prefix = "toy:"
+
+
 @pytest.mark.usefixtures("counts")
 def test_processes_that_train_know_what_the_user_registered() -> None:
     metric = register_metric(dataclasses.replace(metric_of("mae"), name="toy_error"))
     values = {"cohort": "c.csv", "name": "s", "backbones": ["cnn"]}
     study = Study.model_validate(values | {"targets": {"n": {"kind": "counts", "range": [0, 9]}}})
+    sources.register_source(Toys())
     registrations = Registrations.of(study)
+    sources._REGISTERED.clear()
     targets._REGISTRY.pop("counts")
     registry._REGISTRY.pop(metric.name)
     output = NETWORK_KINDS.pop("counts")
@@ -85,6 +93,8 @@ def test_processes_that_train_know_what_the_user_registered() -> None:
     assert kind_named("counts").name == "counts"
     assert NETWORK_KINDS["counts"] is output
     assert metric_of(metric.name) is metric
+    assert isinstance(sources.source_of("toy:network"), Toys)
+    sources._REGISTERED.clear()
     registry._REGISTRY.pop(metric.name)
 
 

@@ -1,4 +1,4 @@
-"""Back ends, which execute jobs somewhere and say which of them failed; the one of this machine, and their list."""
+"""Back ends, which execute jobs on this machine or others and return the failures, and the back end of this machine."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from casewise.modalities.registry import modality_of, register
 from casewise.modalities.store.workers import SPREAD, Work
 from casewise.plugin import implementing
 from casewise.study.learners import Learner, added_learners, register_learner
+from casewise.study.sources import BackboneSource, added_sources, register_source
 from casewise.targets import TargetKind, added_kinds, kind_names, register_kind
 from casewise.training.cost import give_memory_back, keep_memory
 
@@ -46,10 +47,10 @@ class BackendPlugin(Protocol):
     """A plugin with further back ends."""
 
     def backends(self) -> Mapping[str, Callable[[str | None], Backend]]:
-        """Where jobs are executed: for each name of `--backend`, what makes it for an address.
+        """By name, as in `--backend`, a function from an address (`--address`, or None) to the back end.
 
         Raises:
-            CasewiseError: calling one, if its library is not installed.
+            CasewiseError: by such a function, if the back end's library is not installed.
         """
         return {}
 
@@ -63,8 +64,8 @@ class Failure:
 
     Attributes:
         message: the name of the job, a colon, and the reason.
-        transient: whether another attempt may succeed. A training that diverged is repeated bit by bit, so it may not.
-        memory: whether memory ran out, or the process was ended by the system, most often for this reason.
+        transient: whether another attempt may succeed. A training that diverged would diverge again, bit by bit.
+        memory: whether memory ran out, or the system ended the process, most often because memory ran out.
         folder: whether the run folder could not be written or read, so that the results of others are at risk, too.
     """
 
@@ -77,7 +78,7 @@ class Failure:
 class Backend:
     """Executes jobs; their results, checkpoints and progress are in the run folder.
 
-    It is a context: it connects to other machines, if there are any, at its begin, and leaves them at its end.
+    It is a context manager: a back end of other machines connects to them when it is entered.
     """
 
     def __enter__(self) -> Self:
@@ -97,7 +98,7 @@ class Backend:
         The memory of a step is measured where the jobs are executed.
 
         Args:
-            threads: of one network. They are the same for every back end, because sums depend on them.
+            threads: threads of one network; the same for every back end, because rounding depends on their number.
 
         Raises:
             CasewiseError: as `compute_plans`, or the machines cannot execute the jobs.
@@ -117,7 +118,7 @@ class Backend:
 
         Args:
             plans: by learner of the jobs.
-            protected: never in this process, which would end with the job.
+            protected: whether to use other processes only, so that this one survives if the system ends a job.
         """
         raise NotImplementedError
 
@@ -179,13 +180,14 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 @dataclass(frozen=True)
 class Registrations:
-    """The user's registrations and the study's modality, for processes that run jobs of the study."""
+    """What the user has registered, and the study's modality: a worker process repeats these registrations."""
 
     modality: Modality
     kinds: list[TargetKind]
     metrics: list[Metric]
     learners: list[Learner]
-    # what belongs to these kinds and learners, in the order of `_registries`
+    sources: list[BackboneSource]
+    # by registry of `_registries` the entries of these kinds and learners
     entries: list[dict[str, object]]
 
     @classmethod
@@ -194,7 +196,7 @@ class Registrations:
         kinds, learners = added_kinds(), added_learners()
         names = {kind.name for kind in kinds} | {learner.kind for learner in learners}
         entries = [{name: registry[name] for name in names & registry.keys()} for registry in _registries()]
-        return cls(modality_of(study), kinds, added_metrics(), learners, entries)
+        return cls(modality_of(study), kinds, added_metrics(), learners, added_sources(), entries)
 
     def register(self) -> None:
         """Repeat the registrations in another process, except those that importing their modules has made."""
@@ -203,6 +205,8 @@ class Registrations:
             registry.update(entries)
         for learner in self.learners:
             register_learner(learner)
+        for source in self.sources:
+            register_source(source)
         for kind in self.kinds:
             if kind.name not in kind_names():
                 register_kind(kind)
@@ -235,8 +239,8 @@ class LocalBackend(Backend):
 def _in_processes(jobs: Sequence[Job], inputs: JobInputs, plans: Plans, workers: int) -> dict[str, Failure]:
     """Execute jobs in other processes.
 
-    When the system ends one of them, the jobs that were in work have failed, because it is not known whose process it
-    was; the others are executed with half as many processes.
+    If the system ends one of them, all jobs that were running have failed, because it is not known whose process ended;
+    the other jobs are executed with half as many processes.
     """
     from joblib import Parallel, delayed
     from joblib.externals.loky.process_executor import TerminatedWorkerError
@@ -269,9 +273,9 @@ def _in_processes(jobs: Sequence[Job], inputs: JobInputs, plans: Plans, workers:
 
 
 def _ended(unfinished: Sequence[Job], begun: float) -> dict[str, Failure]:
-    """The failures of the jobs that ran since `begun`: as they recorded them, otherwise a lost process.
+    """By name the failures of the jobs that ran since the time `begun`: the recorded failure, otherwise a lost process.
 
-    Without a trace of any job, all jobs count as lost.
+    If no job has left a record or progress in its folder, all of them count as lost.
     """
     failures = {}
     for job in unfinished:
@@ -292,12 +296,12 @@ def lost(job: Job) -> Failure:
 
 
 def _begin_worker(parent: int, registrations: Registrations) -> None:
-    # The parent process handles Ctrl-C, also while packages load here: it stops the workers, whose state is on disk.
+    # Only the parent process handles Ctrl-C, while packages load here, too: it stops the workers, whose state is stored.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     keep_memory()
     registrations.register()
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    # Everything is on disk by then; the run would wait ten seconds while the interpreter with torch is torn down.
+    # Everything is on disk by then; without this, the run would wait ten seconds for the interpreter to unload torch.
     atexit.register(end_process, 0)
 
 
@@ -317,7 +321,7 @@ def _local(address: str | None) -> Backend:
     return LocalBackend()
 
 
-# From the name of a back end of the core to what makes it for an address; plugins have others.
+# The back ends of the core, as in `BackendPlugin.backends`.
 DEFAULT = "local"
 BACKENDS: dict[str, Callable[[str | None], Backend]] = {DEFAULT: _local}
 
@@ -347,7 +351,7 @@ def executing_on(name: str, address: str | None = None, show: Show | None = None
 
     Args:
         address: the cluster's address, `HOST:PORT` or `auto` for this machine's; by default Ray is started here.
-        show: receives the list of these machines.
+        show: shows where jobs are executed.
 
     Raises:
         CasewiseError: as `backend_named`, or the back end cannot be reached.

@@ -73,6 +73,8 @@ class Body:
 class BackboneSource:
     """A library of networks; a subclass overrides what its library has.
 
+    The argument `name` of its methods is the name as the study states it, with the prefix if it was written.
+
     Attributes:
         name: the library in messages.
         package: its package, whose version runs record; empty for casewise itself.
@@ -188,6 +190,11 @@ _REGISTERED: list[BackboneSource] = []
 def register_source(source: BackboneSource) -> None:
     """Let studies name the networks of a source; a source of the same name is replaced."""
     _REGISTERED[:] = [other for other in _REGISTERED if other.name != source.name] + [source]
+
+
+def added_sources() -> list[BackboneSource]:
+    """The registered sources, which another process has to register again."""
+    return list(_REGISTERED)
 
 
 @cache

@@ -277,7 +277,7 @@ class Photographs(base.Modality):
         return open_source(path, png(altered(image, alteration))).tile(preparation)
 
     def picture(self, prepared: base.PreparedCohort, image: int) -> np.ndarray | None:
-        return read_image(Path(self._path(prepared, image)), size=PICTURE_SIDE)
+        return read_image(Path(self.picture_path(prepared, image)), size=PICTURE_SIDE)
 
     def to_native(
         self, prepared: base.PreparedCohort, maps: Sequence[base.SlotMaps], channel: str, *, side: int | None = None
@@ -292,7 +292,7 @@ class Photographs(base.Modality):
                     tiles.setdefault(number, []).append(tile)
 
         def native(number: int) -> base.NativeMap:
-            path = Path(self._path(prepared, number))
+            path = Path(self.picture_path(prepared, number))
             picture = read_image(path, size=side, channels=preparation.channels)
             picture = picture[..., 0] if picture.shape[2] == 1 else picture
             height, width = picture.shape[:2]
@@ -310,8 +310,8 @@ class Photographs(base.Modality):
     def mask(self, prepared: base.PreparedCohort, row: int, meaning: base.MaskMeaning) -> base.CaseMask:
         return mask_on_tiles(prepared, row, self.mask_columns(prepared.study)[meaning], meaning)
 
-    @staticmethod
-    def _path(prepared: base.PreparedCohort, image: int) -> str:
+    def picture_path(self, prepared: base.PreparedCohort, image: int) -> str:
+        """The image file that shows one row of the cohort's images, for `picture` and `to_native`."""
         return str(prepared.cohort.images["path"].iloc[image])
 
 

@@ -193,7 +193,7 @@ class Slides(Photographs):
         return altered(prepared.store.tiles[number].transpose(1, 2, 0), alteration).transpose(2, 0, 1)
 
     def picture(self, prepared: PreparedCohort, image: int) -> np.ndarray | None:
-        slide = self.overview(prepared, self._path(prepared, image))
+        slide = self.overview(prepared, self.picture_path(prepared, image))
         return slide.read_picture() if slide else super().picture(prepared, image)
 
     def to_native(
@@ -211,7 +211,7 @@ class Slides(Photographs):
             for tile, number in zip(panel.maps, panel.slots.tolist(), strict=True):
                 if number != EMPTY and sides[number] >= 0:
                     box = images[["tile_x", "tile_y", "tile_side"]].iloc[number].to_numpy(dtype=int)
-                    tiles.setdefault(self._path(prepared, number), []).append((tile, box))
+                    tiles.setdefault(self.picture_path(prepared, number), []).append((tile, box))
         results = []
         for path, tile_maps in tiles.items():
             slide = self.overview(prepared, path)
