@@ -23,10 +23,10 @@ from casewise.modalities.store.store import TileStore
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
-# A record array of `candidates`; indexed by numbers, it is one too.
+# A NumPy record array as `candidates` makes it, with a row for each pair of images.
 Pairs: TypeAlias = Any
-# The orientations; from the fifth on the image is first transposed. A number of `NEGATIVE` or more also means that
-# black and white are exchanged.
+# The orientations by number. Its bits mean: 1 left-right, 2 up-down, 4 transposed before them; the next, `NEGATIVE`,
+# that black and white are exchanged as well.
 FLIPS = ("none", "left-right", "up-down", "both", "transposed", "turned right", "turned left", "transposed both")
 NEGATIVE = len(FLIPS)
 BITS = 128
@@ -40,15 +40,20 @@ NEAREST = 30
 # The images that are compared with all others at once.
 ROWS = 16
 
+# Rows and columns of the cosine coefficients (u, v), lowest frequencies first, without the mean (0, 0).
 _LOWEST = sorted((u + v, u, v) for u in range(32) for v in range(32))[1:]
 _ROW, _COLUMN = (np.array([index[axis] for index in _LOWEST]) for axis in (1, 2))
 
 
 @dataclass(frozen=True)
 class Hashes:
-    """The hashes of whole images, of images inset by 4 % a side, and of transposed images, (N, 2) `uint64`.
+    """The hashes of N images, (N, bits / 64) `uint64`, which is (N, 2) by default.
 
-    `flat` images have none. Longer hashes have more columns.
+    Attributes:
+        whole: of the images.
+        inset: of the images without 4 % at each side.
+        flat: (N,) whether an image is of one grey, so that its hash means nothing.
+        transposed: of the transposed images.
     """
 
     whole: np.ndarray
@@ -58,7 +63,10 @@ class Hashes:
 
 
 def candidates(i: np.ndarray, j: np.ndarray, distance: np.ndarray, flip: np.ndarray, inset: np.ndarray) -> Pairs:
-    """Pairs of images: `i`, altered by `flip`, differs in `distance` bits from `j`, which may be inset."""
+    """Pairs of images that may show the same: `i`, altered by `flip`, differs in `distance` bits from `j`.
+
+    Where `inset` is true, it is the hash of `j` without its edges.
+    """
     kinds: dict[str, type] = {"i": np.int64, "j": np.int64, "distance": np.int64, "flip": np.int64, "inset": np.bool_}
     return np.rec.fromarrays([i, j, distance, flip, inset], dtype=list(kinds.items()))
 
@@ -146,8 +154,8 @@ def close_pairs(
 ) -> Pairs:
     """Pairs of the images `among` whose hashes, in any orientation or as negatives, differ in at most `LIMIT` bits.
 
-    They are `candidates`, each once, as its closest variant, and at most the `nearest` of each image. Flat images have
-    no hash and are left out.
+    They are `candidates`: each pair once, with its closest variant (orientation, negative, inset), and at most the
+    `nearest` pairs of each image. Flat images are left out.
 
     Args:
         among: numbers of images.
@@ -171,12 +179,15 @@ def close_pairs(
 def flip_masks(bits: int = BITS) -> np.ndarray:
     """The signs that each flip changes, (4, bits / 64) `uint64`."""
     odd_column, odd_row = _COLUMN[:bits] % 2 == 1, _ROW[:bits] % 2 == 1
-    signs = np.stack([odd_column & False, odd_column, odd_row, odd_column ^ odd_row])
+    signs = np.stack([np.zeros(bits, bool), odd_column, odd_row, odd_column ^ odd_row])
     return np.packbits(signs, axis=1).view(np.uint64)
 
 
 def smallest_distances(of_rows: Sequence[np.ndarray], of_columns: Sequence[np.ndarray]) -> np.ndarray:
-    """(R, N): the fewest bits in which a row differs from a column, in any orientation or as a negative."""
+    """(R, N): the fewest bits in which R images differ from N images, in any orientation or as a negative.
+
+    Each argument has several hashes of its images: (R, words) such as of the transposed ones, and (N, words).
+    """
     words = of_rows[0].shape[1]
     bits = 64 * words
     furthest = np.zeros((len(of_rows[0]), len(of_columns[0])), np.uint8 if bits < 256 else np.uint16)
@@ -186,7 +197,7 @@ def smallest_distances(of_rows: Sequence[np.ndarray], of_columns: Sequence[np.nd
             for word in range(1, words):
                 different += np.bitwise_count(turned[word][:, None] ^ columns[:, word])
             np.maximum(furthest, np.maximum(different, bits - different), out=furthest)
-    # as a negative, an image differs in all other bits
+    # a negative differs in exactly the other bits: d becomes bits - d, so min(d, bits - d) is bits - max(d, bits - d)
     return bits - furthest
 
 
@@ -201,7 +212,10 @@ def _nearest(best: np.ndarray, start: int, nearest: int) -> np.ndarray:
 
 
 def _with_variants(table: np.ndarray, hashes: Hashes) -> np.ndarray:
-    """The pairs (K, 3) with the first variant of the smallest distance: (K, 4)."""
+    """The pairs (K, 3) of `_nearest` with a column for the first variant that has the distance: (K, 4).
+
+    A variant is 2 * (orientation + `NEGATIVE` if it is one) + (1 if inset).
+    """
     row, column, least = table.T
     variant = np.full(len(table), -1, np.int32)
     masks = flip_masks()
@@ -215,7 +229,7 @@ def _with_variants(table: np.ndarray, hashes: Hashes) -> np.ndarray:
 
 
 def _unique_pairs(table: np.ndarray, among: np.ndarray) -> Pairs:
-    """Each pair once; of equally close variants the one that is not inset."""
+    """Each pair once, with its closest variant, which of equally close ones is not inset; `among` are image numbers."""
     low, high = np.minimum(table[:, 0], table[:, 1]), np.maximum(table[:, 0], table[:, 1])
     order = np.lexsort((table[:, 3] % 2, table[:, 2], high, low))
     low, high, table = low[order], high[order], table[order]

@@ -1,4 +1,4 @@
-"""Agreement of groups (Cohen's kappa), between readers, and of learners with readers."""
+"""Agreement of severity bands (Cohen's kappa), of readers with each other, and of learners with readers."""
 
 from __future__ import annotations
 
@@ -21,17 +21,20 @@ _KAPPAS = ("kappa", "kappa_quadratic")
 def group_agreement(
     truth: np.ndarray, predicted: np.ndarray, subjects: np.ndarray, plan: Plan = PLAN, *, n_groups: int
 ) -> GroupAgreement:
-    """Confusion counts of two groupings, (N,) codes 0..K-1, with their agreement and kappas and intervals.
+    """Confusion counts, agreement and kappas of reference and predicted groups, with intervals by subject.
 
-    Rows of `confusion` are the reference groups, columns the predicted ones. If one side puts all cases in one group,
-    kappa is 0 whatever the other side does, so it is undefined, with the reason.
+    Rows of `confusion` are the reference groups, columns the predicted groups. If the reference or the predictions put
+    all cases into one group, kappa would be 0 by construction: it is undefined, and the result says why.
+
+    Args:
+        truth, predicted: (N,) numbers of groups, from 0 to `n_groups` - 1.
     """
     truth, predicted = np.asarray(truth, dtype=int), np.asarray(predicted, dtype=int)
     cells = np.eye(n_groups * n_groups)[truth * n_groups + predicted]
     sums = sum_by_subject(cells, subjects)[:, None, :]
     presence = sums.reshape(len(sums), 1, n_groups, n_groups).sum(axis=-1) > 0
-    of_group = presence.sum(axis=(0, 1))
-    smallest = np.array([of_group[of_group > 0].min(initial=len(sums))])
+    subjects_of_group = presence.sum(axis=(0, 1))
+    smallest = np.array([subjects_of_group[subjects_of_group > 0].min(initial=len(sums))])
     agreement = estimates(
         sums,
         category_agreement,
@@ -48,7 +51,7 @@ def group_agreement(
 
 
 def _one_sided(confusion: np.ndarray) -> str:
-    """Why kappa cannot be read where one side uses a single group; empty if both use several.
+    """Why kappa is undefined: the reference or the model uses a single group. Empty if both use several.
 
     >>> _one_sided(np.array([[0, 0], [2, 3]])), _one_sided(np.array([[1, 0], [2, 3]]))
     ('all cases are in one group of the reference: kappa would be 0 by construction', '')
@@ -68,12 +71,12 @@ def band_of(values: np.ndarray, bands: Mapping[str, float]) -> np.ndarray:
     >>> band_of(np.array([-0.1, 0.99, 1.0, 40.0]), {"severe": 10, "clear": 0, "mild": 1})
     array([0, 0, 1, 2])
     """
-    # 0.1 * 3 must not miss a bound of 0.3
+    # rounding must not lower a band: 0.7 + 0.1 is computed as slightly less than a bound of 0.8
     return np.clip(np.searchsorted(sorted(bands.values()), np.asarray(values) + 1e-9, side="right") - 1, 0, None)
 
 
 def between_readers(readers: pd.DataFrame, plan: Plan = PLAN) -> Figures:
-    """The agreement of each pair of readers; the group is 'first | second'.
+    """The agreement of each pair of readers, as figures whose `group` is 'first | second'.
 
     `readers` has one row for each case, target and reader, with `subject` and `value`. The first reader of a pair is
     the reference, so `bias` is the second minus the first.
@@ -87,15 +90,15 @@ def between_readers(readers: pd.DataFrame, plan: Plan = PLAN) -> Figures:
                 continue
             truth, value = both.to_numpy(dtype=float).T
             figures = by_subject(truth, {str(second): value}, both.index.get_level_values("subject"), plan)
-            cells[Cell("", "", str(target), READERS, f"{first} | {second}")] = figures[str(second)]
+            cells[Cell(target=str(target), population=READERS, group=f"{first} | {second}")] = figures[str(second)]
     return Figures(cells)
 
 
 def with_readers(rows: pd.DataFrame, readers: pd.DataFrame, plan: Plan = PLAN) -> Figures:
-    """The agreement of each learner with each reader; the contrast is the reader.
+    """The agreement of each learner with each reader, as figures whose `contrast` is the reader.
 
-    `rows` are the final rows of one stage; predictions of a case's images are averaged, and predictions of single
-    regions have no reader.
+    `rows` are the final rows of one stage. Readers score whole cases: predictions of a case's images are averaged, and
+    predictions of single regions are left out.
     """
     cells: dict[Cell, ByMetric] = {}
     means = rows[rows["region"] == ""].groupby(["target", "case", "model"], sort=False)["y_pred"].mean()
@@ -109,7 +112,7 @@ def with_readers(rows: pd.DataFrame, readers: pd.DataFrame, plan: Plan = PLAN) -
 
 
 def by_key(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """The rows of each target key: the target over all its regions, then `target[region]` for each.
+    """The rows of each key of metrics.json: the target over all its regions, then `target[region]` for each region.
 
     >>> rows = pd.DataFrame({"target": ["pasi", "area", "area"], "region": ["", "trunk", "upper"]})
     >>> [key for key, _ in by_key(rows)]
@@ -118,5 +121,6 @@ def by_key(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     keyed: list[tuple[str, pd.DataFrame]] = []
     for target, target_rows in rows.groupby("target", sort=False):
         regional = target_rows[target_rows["region"] != ""].groupby("region", sort=False)
-        keyed += [(str(target), target_rows), *((f"{target}[{region}]", of_region) for region, of_region in regional)]
+        keyed.append((str(target), target_rows))
+        keyed += [(f"{target}[{region}]", region_rows) for region, region_rows in regional]
     return keyed

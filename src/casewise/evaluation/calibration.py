@@ -1,11 +1,12 @@
-"""Calibration of the headline's learner, net benefit, and the coverage of prediction intervals and sets.
+"""Calibration and net benefit of probabilities, and the coverage of prediction intervals and sets.
 
 Out of fold, each case is predicted by the network of its fold, and every network has its own calibration. The slope,
 the intercept and the curve are computed over all folds together, and so mix these networks; the slope within each fold
 is given too.
 
 Prediction intervals are never evaluated on the rows that they were calibrated on. The test set and an external cohort
-get the intervals of the record; without a test set, the rows of each fold get intervals calibrated on the other folds.
+get the intervals of the run (the record of `casewise.predictions.conformal.fit`); without a test set, the rows of each
+fold get intervals calibrated on the other folds.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from casewise.metrics.numbers import sum_by_subject
 from casewise.predictions.conformal import ROUNDING, Entry, fit_target, interval, members
 from casewise.predictions.table import SAMPLE_KEY, final_rows
 
-POINTS = 41
+_POINTS = 41
 # The curve leaves out the most extreme predictions, where it would follow single cases.
 TAIL = 0.01
 # Below this many subjects of a class, percentile intervals of its slope cover 88 to 94 % instead of 95 %.
@@ -35,19 +36,20 @@ FEW_OF_CLASS = 30
 LEAST_SPREAD = 0.05
 # The same for numbers: the least standard deviation of the predictions, in standard deviations of the reference.
 LEAST_SPREAD_OF_NUMBERS = 0.01
-SAME = 1e-9
+# A curve over a smaller range of predictions is not drawn.
+_LEAST_RANGE = 1e-9
 
 
 def class_calibration(
     rows: pd.DataFrame, classes: Sequence[str], positive: str | None, plan: Plan
 ) -> dict[str, stored.Calibration]:
-    """For each class against the others (of two, the positive one), the calibration of its probability.
+    """The calibration of each class's probability, against all other classes; of two classes only the positive one.
 
-    `rows` are scored rows of one learner. Out of fold there is a slope of each fold, None where undefined; the curve
-    has no points where the predictions are all the same.
+    `rows` are rows of one learner with a reference. Out of fold there is a slope of each fold, None if undefined; the
+    curve has no points if the predictions are nearly all the same.
     """
-    shown = [number for number, name in enumerate(classes) if positive is None or name == positive]
-    return {classes[number]: _class_calibration(rows, number, plan) for number in shown}
+    numbers = [number for number, name in enumerate(classes) if positive is None or name == positive]
+    return {classes[number]: _class_calibration(rows, number, plan) for number in numbers}
 
 
 def _class_calibration(rows: pd.DataFrame, number: int, plan: Plan) -> stored.Calibration:
@@ -80,7 +82,7 @@ def _class_calibration(rows: pd.DataFrame, number: int, plan: Plan) -> stored.Ca
 
 
 def number_calibration(rows: pd.DataFrame, plan: Plan) -> stored.Calibration:
-    """The regression of the reference on the prediction: as an entry of `class_calibration`."""
+    """The calibration of a number: the regression of the reference on the prediction; as in `class_calibration`."""
     subjects = rows["subject"].astype(str).to_numpy()
     predicted, truth = rows["y_pred"].to_numpy(dtype=float), rows["y_true"].to_numpy(dtype=float)
     least = LEAST_SPREAD_OF_NUMBERS * float(truth.std())
@@ -104,7 +106,10 @@ def number_calibration(rows: pd.DataFrame, plan: Plan) -> stored.Calibration:
 def _estimates(
     rows: pd.DataFrame, fitted: Callable[[np.ndarray], dict[str, np.ndarray]], reason: str, plan: Plan
 ) -> dict[str, Estimate]:
-    """The figures of `fitted`, (R,) each from how often each subject counts in R resamples."""
+    """Estimates with intervals of what `fitted` computes: values (R,) by name from the weights (R, S) of the subjects.
+
+    `reason` says why a value is undefined.
+    """
     n_subjects = rows["subject"].astype(str).nunique()
     points = fitted(np.ones((1, n_subjects)))
     samples = {name: values[:, None] for name, values in fitted(draw(n_subjects, plan)).items()}
@@ -112,7 +117,7 @@ def _estimates(
 
 
 def _by_fold(rows: pd.DataFrame, slope: Callable[[np.ndarray], float]) -> dict[str, float | None]:
-    """The slope within each fold; empty where rows are not of single folds."""
+    """The slope of each fold, from a function of the mask of its rows; empty if rows belong to no fold."""
     folds = rows["outer_fold"]
     if folds.isna().any():
         return {}
@@ -124,13 +129,13 @@ def _curve(
 ) -> list[stored.CurvePoint]:
     """The points of the smoothed curve with its pointwise band."""
     low, high = (float(value) for value in np.quantile(x, [TAIL, 1 - TAIL]))
-    if high - low < SAME or np.ptp(y) == 0:
+    if high - low < _LEAST_RANGE or np.ptp(y) == 0:
         return []
-    grid, subjects = np.linspace(low, high, POINTS), rows["subject"].astype(str).to_numpy()
+    grid, subjects = np.linspace(low, high, _POINTS), rows["subject"].astype(str).to_numpy()
     n_subjects = len(np.unique(subjects))
     middle = np.clip(smoothed(x, y, subjects, np.ones((1, n_subjects)), grid)[0], *bounds)
     drawn = np.clip(smoothed(x, y, subjects, draw(n_subjects, plan), grid), *bounds)
-    ends = percentiles(drawn, plan.confidence) if n_subjects >= FEWEST else np.full((2, POINTS), np.nan)
+    ends = percentiles(drawn, plan.confidence) if n_subjects >= FEWEST else np.full((2, _POINTS), np.nan)
     values = zip(grid, middle, *ends, strict=True)
     return [
         stored.CurvePoint(float(at), float(value), _or_none(bottom), _or_none(top)) for at, value, bottom, top in values
@@ -147,12 +152,12 @@ def _or_none(value: float) -> float | None:
 def decision_curve(
     rows: pd.DataFrame, number: int, thresholds: Sequence[float], plan: Plan, *, other: pd.DataFrame | None = None
 ) -> list[stored.NetBenefit]:
-    """The net benefit of treating cases above each threshold of the class's probability, of treating all, and more.
+    """The net benefit of treating the cases whose probability of the class reaches each threshold, and of treating all.
 
     The net benefit is the share of true positives minus the share of false positives times the odds of the threshold
     (Vickers and Elkin 2006); treating none has 0. `over_all` is the model's net benefit minus the net benefit of
-    treating all. All are estimates by resampling subjects. `other` are the rows of another learner, for the difference
-    from it.
+    treating all. All are estimates by resampling subjects. With `other`, the rows of another learner, `over_other` is
+    the difference from this learner.
     """
     key = list(SAMPLE_KEY)
     compared = (rows if other is None else other).set_index(key).loc[pd.MultiIndex.from_frame(rows[key])]
@@ -209,7 +214,7 @@ def coverage(
 
 
 def holding(rows: pd.DataFrame, record: Mapping[str, Any], learner: str, target: str) -> pd.Series:
-    """Whether the set of each row of classes holds its reference, calibrated on other cases: out of fold, other folds.
+    """Whether the prediction set of each row contains its reference class; out of fold, sets come from other folds.
 
     Args:
         rows: of one learner, target and stage, with a reference and a prediction.
@@ -233,14 +238,14 @@ def holding(rows: pd.DataFrame, record: Mapping[str, Any], learner: str, target:
 
 def _calibrated_on_other_folds(rows: pd.DataFrame, entry: Entry, level: float) -> list[tuple[pd.DataFrame, Entry]]:
     """The rows of each fold, with the entry of a calibration on the other folds; none for a single fold."""
-    limits, fold_of = entry.get("range", ()), rows["outer_fold"]  # classes have no range
+    limits, fold_of = entry.get("range", ()), rows["outer_fold"]  # of a number's values; classes have none
     if fold_of.isna().any() or fold_of.nunique() < 2:
         return []
     return [(rows[fold_of == fold], fit_target(rows[fold_of != fold], limits, level)) for fold in fold_of.unique()]
 
 
 def _figures(pairs: Sequence[tuple[pd.DataFrame, Entry]], classes: Sequence[str], plan: Plan) -> stored.StageCoverage:
-    """The figures of one stage, from rows with the entry that belongs to each."""
+    """The coverage in one stage; `pairs` are rows with the entry of the record from which their intervals follow."""
     rows = pd.concat([own for own, _ in pairs])
     subjects, truth = rows["subject"].astype(str).to_numpy(), rows["y_true"].to_numpy(dtype=float)
 

@@ -1,4 +1,4 @@
-"""Records that are written to JSON and read from it: frozen, also read like mappings. Undefined values are None."""
+"""Immutable records, written to JSON and read from it, which are also mappings. Undefined values are None."""
 
 from __future__ import annotations
 
@@ -15,8 +15,12 @@ T = TypeVar("T")
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
 class Record(Mapping[str, Any]):
-    """A frozen dataclass, also read like a mapping of its fields; those that are None by default are missing then."""
+    """A base class that makes each subclass a frozen dataclass, which is also a mapping of its fields.
 
+    As a mapping, and in JSON, a record has no optional fields that are None: fields whose default and value are None.
+    """
+
+    # for `from_json`: unknown keys are errors
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
@@ -36,17 +40,17 @@ class Record(Mapping[str, Any]):
 
 
 class Threshold(float):
-    """A threshold; it is written with all its digits, because scores are compared with it."""
+    """A threshold; `plain` writes it with all its digits, because scores are compared with it."""
 
     @classmethod
-    def __get_pydantic_core_schema__(cls, *_: Any) -> Any:
+    def __get_pydantic_core_schema__(cls, *_: Any) -> Any:  # `from_json` makes a threshold from a number
         from pydantic_core import core_schema
 
         return core_schema.no_info_after_validator_function(cls, core_schema.float_schema())
 
 
 def plain(value: Any) -> Any:
-    """Plain values for JSON: floats of six digits, records as mappings without the fields at their default."""
+    """Plain values for JSON: floats with six significant digits, records without optional fields that are None."""
     if is_dataclass(value) and not isinstance(value, type):
         return {
             item.name: plain(content)
@@ -74,10 +78,10 @@ def _adapter(kind: type) -> Any:
 
 
 def from_json(kind: type[T], value: Any) -> T:
-    """The record of plain values.
+    """The record of type `kind` from values as `plain` gives them.
 
     Raises:
-        ValueError: they do not fit such a record.
+        ValueError: the values do not fit this type.
     """
     record: T = _adapter(kind).validate_python(value)  # type: ignore[arg-type]
     return record

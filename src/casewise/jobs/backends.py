@@ -296,7 +296,7 @@ def lost(job: Job) -> Failure:
 
 
 def _begin_worker(parent: int, registrations: Registrations) -> None:
-    # Only the parent process handles Ctrl-C, while packages load here, too: it stops the workers, whose state is stored.
+    # Only the parent process handles Ctrl-C, also while packages load here; it stops the workers, whose state is saved.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     keep_memory()
     registrations.register()

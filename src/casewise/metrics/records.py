@@ -9,7 +9,7 @@ from typing import Any, Literal
 NUMBERS = ("regression",)
 CLASSES = ("classification", "ordinal")
 GRADES = ("ordinal",)
-# The end of the key of a metric on probabilities after temperature scaling.
+# Suffix of the key of a metric that is computed after temperature scaling.
 CALIBRATED = "_calibrated"
 
 
@@ -19,31 +19,32 @@ class Metric:
 
     Attributes:
         name: as in the study file and in metrics.json.
-        function: of sums over weighted cases, a `NumberSums` or a `ClassSums`; gives one value for each resample and
-            learner, or with `by_class` one for each class as well (in the last axis).
+        function: computes it from sums over weighted cases: a `casewise.metrics.numbers.NumberSums` or a
+            `casewise.metrics.classes.ClassSums`. Returns (R, L): a value for each resample and learner; with `by_class`
+            (R, L, K): for each class as well.
         kinds: the kinds of target that it applies to.
         title: the heading of a column.
         phrase: what it is called within a sentence.
         glossary: one sentence for the glossary and the reference page.
-        larger_is_better: None where neither direction is.
+        larger_is_better: None if neither a larger nor a smaller value is better, such as for `bias`.
         percent: whether it is a share, written in percent.
-        digits: decimals; None for those that suit the target's range.
+        digits: decimals; None: chosen by the range of the target.
         fewest_cases: with fewer cases it is undefined.
-        by_class: each class has a value; the metric itself is their plain mean (macro).
-        calibrated: it is also computed on probabilities after temperature scaling, as `NAME_calibrated`.
+        by_class: whether each class has a value; the metric itself is the plain mean of them (macro).
+        calibrated: whether it is also computed from probabilities after temperature scaling, as `NAME_calibrated`.
         n_classes: the smallest and the largest number of classes it applies to; None: no limit.
-        compared: the kinds of target whose learners are compared by it, pair by pair.
-        chance: its value for a guess, where that is one number.
-        across_folds: `within`: out of fold it is a mean over the folds of its values within each; `pooled`: over the
-            cases of all folds together, and given out of fold only.
+        compared: the kinds of target for which every pair of learners is compared by it.
+        chance: its value for a guess, if that is a fixed number.
+        across_folds: how it is computed from out-of-fold predictions. `within`: the mean of its values in each fold.
+            `pooled`: over the cases of all folds, and only for such predictions. Empty: over the cases of all folds.
         tables: the tables that show it, among `TABLES`.
         interval: the scheme of its interval, among `casewise.evaluation.intervals.SCHEMES`; None: it has no interval.
-        largest: the largest value that it can have, where that is one number, its scheme does not keep to it, and no
-            value is below 0.
-        rests_on: the field of `casewise.metrics.classes.ClassSubjects` with the number of subjects that it rests on:
-            for each learner, or with `by_class` for each class as well. Numbers rest on all subjects.
-        fewest_subjects: with fewer such subjects it has no interval.
-        rough_below: with fewer such subjects, its 95 % intervals may contain the true value in fewer than 92 % of
+        largest: where its interval ends at the latest; None if its scheme keeps to the possible values by itself.
+        rests_on: for metrics of classes, selects the number of subjects that it rests on from a `_ClassSubjects` of
+            `casewise.metrics.classes`: such as `every` subject, or the subjects of the `smallest` class. Returns (L,)
+            or, with `by_class`, (L, K). Metrics of numbers rest on all subjects.
+        fewest_subjects: if it rests on fewer subjects it has no interval.
+        rough_below: if it rests on fewer subjects its 95 % intervals may contain the true value in fewer than 92 % of
             studies; see `docs/results/coverage.md`.
     """
 
@@ -71,9 +72,9 @@ class Metric:
     rough_below: int = 10
 
 
-# Tables of the report: of learners, all targets, single classes, readers, the external cohort, the comparison with a
-# split by image, operating points, subgroups; the Markdown page, its external table; mean and standard deviation over
-# the folds, and the difference between the external cohort and the study's own cases.
+# Tables of the report. `image_split`: comparison with a split by image. `points`: operating points. `page`: the tables
+# of the Markdown page; `page_external`: its table of the external cohort. `folds`: mean and standard deviation over the
+# folds. `drop`: difference between the external cohort and the study's own cases.
 TABLES = (
     *("learners", "targets", "classes", "readers", "external", "image_split", "points", "subgroups"),
     *("page", "page_external", "folds", "drop"),

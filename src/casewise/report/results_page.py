@@ -34,7 +34,7 @@ CAPTION = (
 
 
 def write_results(run: Path, path: Path, *, others: Sequence[Path] = ()) -> Path:
-    """Write `results_page`, and the details that it leaves out as a table beside it: its name with `.csv`.
+    """Write `results_page`, and the tables that the report shows when the reader opens them as a CSV file next to it.
 
     Raises:
         RunError: as `results_page`, or as `write_page`.
@@ -51,7 +51,7 @@ def write_results(run: Path, path: Path, *, others: Sequence[Path] = ()) -> Path
 def results_page(run: Path, *, others: Sequence[Path] = ()) -> str:
     """The page for `run` in Markdown; one more section compares its learners with the learners of the runs in `others`.
 
-    It shows what the report shows before its details are opened.
+    It has what the report shows before the reader opens details (`casewise.report.blocks.Fold`).
 
     Raises:
         RunError: a folder holds no finished run, a run without figures of the page's stage, or a run that was
@@ -67,7 +67,7 @@ def _contexts(run: Path, others: Sequence[Path]) -> list[ReportContext]:
 
 
 def _parts(context: ReportContext) -> list[doc.Section]:
-    """The sections of a page; those that show single cases are on its HTML page only."""
+    """The sections of the report without those that only its HTML page has, such as the section of single cases."""
     return [section for section in sections(context) if not section.page_only]
 
 
@@ -76,8 +76,8 @@ def page(contexts: Sequence[ReportContext], parts: Sequence[doc.Section], detail
 
     Args:
         contexts: the run, and others to compare with it.
-        parts: its sections below the summary.
-        details: where the content of their folds is.
+        parts: the sections of the first run, below the summary.
+        details: a text that says where the tables are that the page leaves out.
     """
     context = contexts[0]
     study, values = context.study, screen(context)
@@ -85,13 +85,13 @@ def page(contexts: Sequence[ReportContext], parts: Sequence[doc.Section], detail
     head += ["**Synthetic phantom data, not patients.**"] if study.synthetic else []
     head += [escaped(values.lead), *([escaped(study.description)] if study.description.strip() else [])]
     summary = doc.Section("summary", "Result", [*_screen_blocks(values), doc.Text(brackets(context))])
-    further = [beside(contexts)] if len(contexts) > 1 else []
-    text = doc.markdown_page(head, [summary, *further, *map(doc.without_folds, parts)])
+    comparison = [compared_runs(contexts)] if len(contexts) > 1 else []
+    text = doc.markdown_page(head, [summary, *comparison, *map(doc.without_folds, parts)])
     return without_html(f"{text}\nFurther tables and definitions: {details}.\n")
 
 
 def _screen_blocks(values: Screen) -> list[doc.Block]:
-    """The five questions of the first screen as tables and lists."""
+    """The first screen of the report as tables and lists."""
     sizes = [
         doc.Row(capital(s.cohort or "here"), [f"{s.text} {s.unit}", "; ".join(filter(None, (s.interval, s.note)))])
         for s in values.sizes
@@ -116,11 +116,11 @@ def _screen_blocks(values: Screen) -> list[doc.Block]:
 # ------------------------------------------------------------------------------------------------------ other runs
 
 
-def beside(runs: Sequence[ReportContext]) -> doc.Section:
+def compared_runs(runs: Sequence[ReportContext]) -> doc.Section:
     """A table for each target that the first run shares with others: the learners of all runs.
 
     Raises:
-        RunError: a run cannot share these tables; it is named with the reason.
+        RunError: a run cannot be compared with the first one; the message names it and the reason.
     """
     first = runs[0]
     _check_comparable(runs)
@@ -129,12 +129,15 @@ def beside(runs: Sequence[ReportContext]) -> doc.Section:
     described = [(run.study.name, " ".join(run.study.description.split())) for run in runs[1:]]
     blocks: list[doc.Block] = [doc.Text(f"{name}: {text}") for name, text in described if text]
     for target in targets:
-        blocks += [doc.Heading(capital(target)), _of_target(runs, target, compared.get(target, Figures()))]
+        blocks += [doc.Heading(capital(target)), _target_table(runs, target, compared.get(target, Figures()))]
     return doc.Section("beside", f"Beside {', '.join(run.study.name for run in runs[1:])}", blocks)
 
 
-def _of_target(runs: Sequence[ReportContext], target: str, compared: Figures) -> doc.Table:
-    """A line for each learner of every run; learners of later runs carry their study's name."""
+def _target_table(runs: Sequence[ReportContext], target: str, compared: Figures) -> doc.Table:
+    """A row for each learner of every run; names of learners of further runs end with the name of their study.
+
+    `compared` are the differences between the learners, from `comparisons`.
+    """
     first, stage = runs[0], runs[0].stage
     study, write = first.study, metric_format(first.study, target)
     metrics = columns("page", study.kind_of(target), len(study.classes_of(target)) or None, stage=stage)
@@ -161,7 +164,7 @@ def _row_name(learner: str, study: Study, number: int) -> str:
 
 
 def _targets_of(run: ReportContext) -> list[str]:
-    """The whole targets and scores that were evaluated, the primary one first."""
+    """The evaluated targets and scores, without single regions of them; the primary outcome first."""
     evaluated = [key for key in run.metrics.figures.names("target", stage=run.stage) if "[" not in key]
     return sorted(evaluated, key=lambda name: name != run.outcome)
 
@@ -197,9 +200,9 @@ def _scale(study: Study, target: str) -> str:
 
 
 def comparisons(runs: Sequence[ReportContext], targets: Sequence[str]) -> dict[str, Figures]:
-    """By target the comparison of all runs' learners over the same resamples of subjects.
+    """By target the differences between the learners of all runs, over the same resamples of subjects.
 
-    A target has none if the runs evaluated different cases of it or its folds are sources.
+    Targets whose cases differ between runs are left out, and all targets if the folds of a run are sources.
     """
     first = runs[0]
     comparisons: dict[str, Figures] = {}

@@ -1,4 +1,4 @@
-"""What surrounds every request: token, host, size, slow clients, headers of security, and one line of log."""
+"""Checks around every request (token, host, size, speed), security headers of answers, and one log line a request."""
 
 from __future__ import annotations
 
@@ -32,22 +32,23 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
 }
-# What is read and thrown away of a refused upload, so that its client reads the answer: bytes, and seconds in all and
-# without any byte.
-DRAINED, DRAINING, PAUSE = 64 * 2**20, 10.0, 1.0
-# Bytes in a second that an upload must have on average, besides the seconds that a client may be silent.
-SLOWEST = 2**14
+# Limits up to which the rest of a refused upload is read and discarded, so that its client receives the answer: bytes,
+# seconds in all, and seconds without any byte.
+_DISCARDED_BYTES, _DISCARD_SECONDS, _DISCARD_PAUSE = 64 * 2**20, 10.0, 1.0
+# The least mean speed of an upload in bytes a second, after `WebSettings.idle_seconds`.
+_SLOWEST = 2**14
 OPEN_WITHOUT_TOKEN = ("/", "/health")
 # The key of an ASGI scope with the name of the client to whom the token belongs.
 CLIENT = "casewise.client"
 
 
 class Guard:
-    """An ASGI application around another one.
+    """An ASGI application that checks and logs the requests to another one.
 
     Args:
-        paths: paths that are logged, and beginnings of such paths that end with a slash; others may contain anything.
-        public: beginnings of paths that need no token, such as the paths of a page's files.
+        paths: paths and, ending with a slash, prefixes of paths that the log may contain; it writes `other` for all
+            others, because a path may contain a patient's data.
+        public: prefixes of paths that need no token, such as a page's files.
     """
 
     def __init__(self, app: ASGIApp, settings: WebSettings, paths: Sequence[str], public: tuple[str, ...] = ()) -> None:
@@ -72,8 +73,8 @@ class Guard:
             fault = f"This request could not be answered because of a fault of casewise. Its number is {exchange.name}."
             await exchange.refuse(ServiceError(500, "fault", fault))
         seconds = time.monotonic() - start
-        beginnings = (each for each in self._paths[1:] if each.endswith("/") and path.startswith(each))
-        label = path if path in self._paths else next(beginnings, "other")
+        prefixes = (prefix for prefix in self._paths[1:] if prefix.endswith("/") and path.startswith(prefix))
+        label = path if path in self._paths else next(prefixes, "other")
         log.info("%s %s %s %d %.2f s", exchange.name, scope["method"], label, exchange.status, seconds)
 
     def _check(self, scope: Scope) -> None:
@@ -89,9 +90,9 @@ class Guard:
         if not self._clients or path in OPEN_WITHOUT_TOKEN or path.startswith(self._public):
             return
         scheme, _, token = headers.get("authorization", "").partition(" ")
-        own = _digest(token.strip() if scheme.casefold() == "bearer" else "")
-        # all are compared, so that the time tells nothing
-        names = [name for digest, name in self._clients.items() if hmac.compare_digest(digest, own)]
+        received = _digest(token.strip() if scheme.casefold() == "bearer" else "")
+        # compared with all tokens, so that the time tells nothing about them
+        names = [name for digest, name in self._clients.items() if hmac.compare_digest(digest, received)]
         scope[CLIENT] = names[0] if names else ""
         if not names:
             what = "The token is wrong." if token else "The service needs a token."
@@ -100,7 +101,7 @@ class Guard:
 
 
 class _Exchange:
-    """One request and its answer, with limits of size and time."""
+    """One request and its answer, with limits of size and time; `name` is a random number of it, for the log."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, settings: WebSettings) -> None:
         headers = Headers(scope=scope)
@@ -113,7 +114,7 @@ class _Exchange:
         self._begun = time.monotonic()
 
     def check_length(self) -> None:
-        """Refuse a body that is too large by its own statement."""
+        """Refuse a body that is too large according to its header `content-length`."""
         if self._length.isdigit() and int(self._length) > self._settings.max_bytes:
             raise self._too_large()
 
@@ -122,12 +123,12 @@ class _Exchange:
         if self._complete:
             return await self._receive()
         idle = self._settings.idle_seconds
-        end = self._begun + min(self._settings.upload_seconds, idle + self._bytes / SLOWEST)
+        end = self._begun + min(self._settings.upload_seconds, idle + self._bytes / _SLOWEST)
         left = min(idle, end - time.monotonic())
         try:
             message = await asyncio.wait_for(self._receive(), max(left, 0.0))
         except TimeoutError as error:
-            self._complete = True  # nothing more is awaited
+            self._complete = True  # so that the rest is not read before the answer
             message_text = "The upload was too slow and was stopped. Send it again, over a faster connection."
             raise ServiceError(408, "slow_upload", message_text) from error
         self._count(message)
@@ -136,13 +137,13 @@ class _Exchange:
         return message
 
     async def send(self, message: Message) -> None:
-        """Send a part of the answer; the rest of an upload that is refused is thrown away before."""
+        """Send a part of the answer; before its first part, discard the rest of the upload."""
         if message["type"] == "http.response.start":
-            await self._drain()
+            await self._discard_upload()
             self.status = int(message["status"])
             extra = {**HEADERS, "x-request": self.name}
-            own = {name for name, _ in message["headers"]}
-            added = [(n.encode(), v.encode()) for n, v in extra.items() if n.encode() not in own]
+            given = {name for name, _ in message["headers"]}
+            added = [(n.encode(), v.encode()) for n, v in extra.items() if n.encode() not in given]
             message = {**message, "headers": [*message["headers"], *added]}
         await asyncio.wait_for(self._send(message), self._settings.idle_seconds)
 
@@ -152,11 +153,11 @@ class _Exchange:
             return
         await response_to(error)(self._scope, self.receive, self.send)
 
-    async def _drain(self) -> None:
-        end, limit = time.monotonic() + DRAINING, self._bytes + DRAINED
+    async def _discard_upload(self) -> None:
+        end, limit = time.monotonic() + _DISCARD_SECONDS, self._bytes + _DISCARDED_BYTES
         while not self._complete and self._bytes < limit and (left := end - time.monotonic()) > 0:
             try:
-                self._count(await asyncio.wait_for(self._receive(), min(left, PAUSE)))
+                self._count(await asyncio.wait_for(self._receive(), min(left, _DISCARD_PAUSE)))
             except TimeoutError:
                 return
 
@@ -185,5 +186,5 @@ def _part(address: str, name: str) -> str:
 
 
 def _digest(token: str) -> bytes:
-    """Of fixed length, so that a comparison takes the same time for every token."""
+    """A hash of a token: of fixed length, so that a comparison takes the same time for every token."""
     return hashlib.sha256(token.encode()).digest()

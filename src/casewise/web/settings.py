@@ -1,4 +1,4 @@
-"""Who may use a server of this computer, its limits, and the errors that it answers."""
+"""Settings of a local web server: address, tokens, limits; and the errors that it sends as answers."""
 
 from __future__ import annotations
 
@@ -24,9 +24,11 @@ class WebSettings:
     """Where a server listens, who may use it, and its limits.
 
     Attributes:
-        max_bytes: of one request.
-        upload_seconds: until a request must be complete; idle_seconds: without any byte, or for an upload that is too
-            slow, until the connection is closed.
+        max_bytes: the largest request.
+        upload_seconds: the time in which a request must arrive completely.
+        idle_seconds: the longest time without any byte, and the time after which a slow upload is stopped.
+        access: the option that gives other computers access, for messages.
+        smaller: what to do if a request is too large, for messages.
     """
 
     host: str = "127.0.0.1"
@@ -34,16 +36,14 @@ class WebSettings:
     max_bytes: int = 512 * MEBI
     upload_seconds: float = 300.0
     idle_seconds: float = 20.0
-    # The option, and an example, that give others access; for messages.
     access: ClassVar[str] = "--token"
-    # What to do where a request is too large.
     smaller: ClassVar[str] = "Send less."
 
     @property
     def tokens(self) -> Mapping[str, str]:
-        """The secret that every request to the interface must have in a header, by the name of each client.
+        """By the name of each client its token, which every request must have in a header.
 
-        Without any, everybody on this computer may use the server.
+        Without tokens, everybody on this computer may use the server.
         """
         return {}
 
@@ -58,16 +58,11 @@ class WebSettings:
                 f"--host: with {self.host}, other computers can reach the service. State {self.access} as well, or use "
                 "the default host 127.0.0.1."
             )
-        if any(len(each) < SHORTEST_TOKEN or not each.isascii() or " " in each for each in self.tokens.values()):
+        if any(len(token) < SHORTEST_TOKEN or not token.isascii() or " " in token for token in self.tokens.values()):
             raise CasewiseError(
                 f"--token: a token has at least {SHORTEST_TOKEN} characters of ASCII and no blanks. `python -c 'import "
                 "secrets; print(secrets.token_urlsafe())'` prints one."
             )
-
-
-def _seconds_for(size: int) -> float:
-    """Seconds in which this many bytes must arrive: 1 MiB a second, and at least 300 s."""
-    return max(WebSettings.upload_seconds, size / MEBI)
 
 
 def is_local(host: str) -> bool:
@@ -89,7 +84,9 @@ class ServiceError(CasewiseError):
     """A request that cannot be answered.
 
     Attributes:
-        status: of HTTP; code: for programs; message: what is wrong and what to do.
+        status: the HTTP status.
+        code: names the kind of error, for programs.
+        message: what is wrong and what to do.
         files: the names of the files concerned, as the client gave them.
         retry_after: seconds after which the request may be repeated; None if that would not help.
     """

@@ -50,18 +50,18 @@ _IMAGE = r"images?|file|files|photo|photos|picture|slide|scan|path|img|foto|bild
 _NAME_VALUE = re.compile(
     r"[A-ZÄÖÜÉ][a-zäöüßéèñ'’-]+(, ?| |\^)[A-ZÄÖÜÉ][\w'’.-]*( [A-ZÄÖÜÉ][\w'’.-]*)?|[A-Z]{2,}\^[A-Z^]+"
 )
-# Cells that state no value in tables of people; the study leaves such rows out by `where_not`.
+# Words (in lower case) that people write into cells without a value; the study leaves such rows out by `where_not`.
 EMPTY = NO_VALUE | {
     *("k.a.", "k. a.", "k.a", "keine angabe", "keine angaben", "n.a.", "n. a.", "n.d.", "not available", "not done"),
     *("not known", "unbekannt", "nicht erhoben", "entfällt", "--", "–", "—", "."),
     *("not gradable", "ungradable", "not gradeable", "ungradeable", "not assessable", "not evaluable", "not readable"),
     *("nicht beurteilbar", "nicht auswertbar", "nicht bewertbar"),
 }
-# `none` is a finding, too; among numbers it means no value.
+# The same in a column of texts, where `none` may be a finding. In a column of numbers it means no value.
 NO_TEXT = EMPTY - {"none"}
-# A column is one of dates, or of numbers, if this share of its values are.
+# A column counts as dates, or as numbers, if at least this share of its values are.
 MOSTLY = 0.8
-# A column of visits has more than this share of its cells filled in.
+# A column is used as the visit only if more than this share of its cells have a value.
 _FILLED = 0.95
 _SHOWN = 5
 _IDENTIFIER = re.compile(r"[A-Za-z]{1,8}[-_ ]?\d+[\w-]*|\d{2,}[-_]\d+")
@@ -69,7 +69,7 @@ _IDENTIFIER = re.compile(r"[A-Za-z]{1,8}[-_ ]?\d+[\w-]*|\d{2,}[-_]\d+")
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table: its name, its cells without outer spaces, and what they are."""
+    """A column of a table: its name, its cells without spaces at their ends, and which kind of values they are."""
 
     name: str
     cells: Sequence[str]
@@ -84,21 +84,22 @@ class Column:
         return heading_words(self.name)
 
     def named(self, expression: str) -> bool:
-        """Whether the header is one of these names, or has one of them as a word."""
+        """Whether the header contains one of the names of a regular expression as whole words."""
         return re.search(rf"(^| )({expression})( |$|\d)", self.header) is not None
 
     def exactly(self, expression: str) -> bool:
+        """Whether the whole header matches the regular expression."""
         return re.fullmatch(expression, self.header) is not None
 
     @cached_property
     def values(self) -> list[str]:
-        """The cells with a value; signs and states such as `-` and `missing` are values among others of their kind."""
+        """The cells with a value; `none` is not one."""
         empty = self.no_text | {"none"}
         return [cell for cell in self.cells if cell and cell.casefold() not in empty]
 
     @property
     def labels(self) -> list[str]:
-        """The values of a target: `none` is one among texts, but not among numbers."""
+        """The values of the column as a target, where `none` is a value unless the others are numbers."""
         return (
             self.values
             if self.numbers is not None
@@ -107,7 +108,10 @@ class Column:
 
     @cached_property
     def no_text(self) -> set[str]:
-        """The words, without case, that mean no value among texts."""
+        """The words in lower case that mean no value in this column, if it has texts.
+
+        `-` or `missing`, for one, can be values: `missing_words` tells from the other cells.
+        """
         return NO_TEXT - (NO_VALUE - missing_words(c for c in self.cells if c.casefold() not in EMPTY - NO_VALUE))
 
     @cached_property
@@ -124,12 +128,12 @@ class Column:
 
     @cached_property
     def days(self) -> dict[str, int]:
-        """The day count of each value that is a date; numbers are none."""
+        """By value that is a date its ordinal day (`date.toordinal`); a plain number is not a date."""
         return {text: day for text, day in read_dates(self.values).items() if not text.isdecimal()}
 
     @property
     def are_dates(self) -> bool:
-        """Whether all values are written as dates, perhaps with day and month in doubt; numbers are none.
+        """Whether all values are written as dates, even if day and month may be swapped; a plain number is not a date.
 
         >>> [Column("", [text]).are_dates for text in ("31.01.2024", "1/2/2024", "20240131")]
         [True, True, False]
@@ -139,7 +143,7 @@ class Column:
 
     @property
     def are_mostly_dates(self) -> bool:
-        """Whether most values are dates and a few are none, such as 31.02.2020.
+        """Whether most values are dates but a few are not, such as 31.02.2020.
 
         >>> Column("", ["01.02.2024", "1.3.2024", "2.3.2024", "3.3.2024", "31.02.2024"]).are_mostly_dates
         True
@@ -165,7 +169,7 @@ class Column:
 
     @property
     def counts_rows(self) -> bool:
-        """Whether its values are numbers without gaps, each in one row, such as from 1 to the number of rows.
+        """Whether its values number the rows: whole numbers without gaps, each once, in any order.
 
         >>> Column("Nr.", ["2", "1", "3"]).counts_rows, Column("Nr.", ["1", "2", "2"]).counts_rows
         (True, False)
@@ -174,14 +178,14 @@ class Column:
         return bool(numbers) and numbers == [numbers[0] + step for step in range(len(numbers))]
 
     def listed(self, rows: Sequence[int], are_good: Callable[[str], bool]) -> str:
-        """The first values that are not good, with the numbers of their rows."""
+        """The first values for which `are_good` is false, with their row numbers, for messages."""
         values = set(self.values)
         bad = [(row, cell) for row, cell in zip(rows, self.cells, strict=True) if cell in values and not are_good(cell)]
         more = f"; and {len(bad) - _SHOWN:,} more" if len(bad) > _SHOWN else ""
         return "; ".join(f"row {row}: {cut(cell)}" for row, cell in bad[:_SHOWN]) + more
 
     def by_subject(self, subjects: Sequence[str]) -> list[set[str]]:
-        """The different cells of each subject; none without subjects."""
+        """The distinct cells of each subject; empty without subjects."""
         groups: dict[str, set[str]] = defaultdict(set)
         for subject, cell in zip(subjects, self.cells, strict=False):
             groups[subject].add(cell)
@@ -209,11 +213,11 @@ def point_number(text: str) -> str:
 
 @dataclass
 class Roles:
-    """The columns by their meaning ('' if there is none), and sentences on what is doubtful.
+    """The columns by their meaning ('' if there is none), and `doubts`: sentences for the user on uncertain choices.
 
     Attributes:
         people: columns that look like names, addresses or dates of birth, which no file of a study may contain.
-        naming: the columns of `people` that together distinguish people if no other column does; [] to choose them.
+        naming: the columns of `people` that the user stated as the subject; they are replaced by numbers.
         dates: the ISO dates of `date`, row by row ('' if there is none).
         sources: columns that look like a source, such as a hospital.
     """
@@ -245,9 +249,12 @@ def understand_columns(
     files: Sequence[str] = (),
     numbers: Sequence[int] = (),
 ) -> Roles:
-    """The meaning of the columns, except the `files` that name images, the stated target and the stated subject.
+    """Find the meaning of the columns of a table, `cells` by name.
 
-    `numbers` are the row numbers that sentences name.
+    Args:
+        target, subject: columns that the user stated; empty if not.
+        files: columns with paths of images.
+        numbers: the number of each row, for messages.
     """
     columns = [column for name, values in cells.items() if (column := Column(name, values)).values and name != target]
     roles = Roles(people=[c.name for c in columns if c.name not in files and names_people(c)])
@@ -270,7 +277,7 @@ def understand_columns(
 
 
 def _unused_visits(columns: Sequence[Column], subjects: Sequence[str], roles: Roles) -> list[str]:
-    """Doubts on columns that are called after visits, differ within subjects, and cannot be read as the visit."""
+    """Doubts on columns that are named like visits and differ within subjects, but cannot be used as the visit."""
     doubts = []
     for column in [] if roles.visit else columns:
         if not _differ(column, subjects) or column.name in (roles.day, roles.date) or column.are_mostly_dates:
@@ -304,11 +311,11 @@ def columns_of_names(people: Sequence[str], cells: Mapping[str, Sequence[str]]) 
 
 
 def _stated_subject(subject: str, columns: Sequence[Column], roles: Roles) -> str:
-    """The stated subject; '' if it names people, whose names are then replaced by numbers."""
+    """The column that the user stated as the subject; '' if it names people, whose names are replaced by numbers."""
     if subject in roles.people:
         roles.naming = [subject]
         return ""
-    (column,) = [column for column in columns if column.name == subject] or [Column(subject, ())]
+    column = next((column for column in columns if column.name == subject), Column(subject, ()))
     if len(column.counts) < 2:
         only = f"the value {cut(column.values[0])} in all of its rows" if column.values else "no value"
         raise CasewiseError(f"--subject {cut(subject)}: this column has {only}, so it tells no people apart.")
@@ -319,10 +326,10 @@ def _subject(columns: Sequence[Column], files: Sequence[str], doubts: list[str])
     """The column that most likely identifies people; '' if none does."""
     ranked = []
     for position, column in enumerate(columns):
-        measured = column.header == AMBIGUOUS_SUBJECT and column.numbers is not None
-        score = (
-            2 if column.named(STRONG_SUBJECT) and not measured else 1 if column.named(_WEAK_SUBJECT) else int(measured)
-        )
+        # `pt` with numbers may be a patient, or a laboratory value
+        is_unclear = column.header == AMBIGUOUS_SUBJECT and column.numbers is not None
+        is_strong = column.named(STRONG_SUBJECT) and not is_unclear
+        score = 2 if is_strong else int(is_unclear or column.named(_WEAK_SUBJECT))
         if not score or column.named(_IMAGE) or column.filled < 0.5 or len(column.counts) < 2 or not column.are_whole:
             continue
         if score == 1 and (column.named(_SOURCE) or len(column.counts) < 4):
@@ -360,11 +367,12 @@ def _differ(column: Column, subjects: Sequence[str]) -> bool:
 
 
 def _is_split(column: Column, subjects: Sequence[str], doubts: list[str]) -> bool:
-    """Whether the column states sides; a subject on two sides makes it unusable."""
+    """Whether the column has the side of the split of every row, and no subject is on two sides."""
     sides = Column(column.name, [side_of(cell) or "" for cell in column.cells])
     if not all(sides.cells) or len(set(sides.cells)) < 2:
         return False
-    mixed = [name for name, of in zip(dict.fromkeys(subjects), sides.by_subject(subjects), strict=True) if len(of) > 1]
+    by_subject = zip(dict.fromkeys(subjects), sides.by_subject(subjects), strict=True)
+    mixed = [name for name, found in by_subject if len(found) > 1]
     if mixed:
         doubts.append(
             f"Split: {column.name!r} is not used, because subjects ({names_text(mixed, 3)}) are on several sides. "
@@ -380,9 +388,9 @@ def _are_days(column: Column) -> bool:
 def _date(
     columns: Sequence[Column], subjects: Sequence[str], rows: Sequence[int], doubts: list[str]
 ) -> tuple[str, list[str]]:
-    """The column of dates whose order of day and month is clear, and its dates in ISO form.
+    """The column with the dates of images, and its dates in ISO form; day and month must be distinguishable.
 
-    Dates that differ within subjects come first; other columns of dates count only with a usual name.
+    Columns that differ within subjects are preferred; others are used only if they have a usual name.
     """
     usable: list[tuple[tuple[bool, bool], Column]] = []
     for column in columns:
