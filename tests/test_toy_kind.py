@@ -78,7 +78,8 @@ class Toys(sources.BackboneSource):
 
 
 @pytest.mark.usefixtures("counts")
-def test_processes_that_train_know_what_the_user_registered() -> None:
+def test_processes_that_train_know_what_the_user_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "_REGISTERED", [*sources._REGISTERED])
     metric = register_metric(dataclasses.replace(metric_of("mae"), name="toy_error"))
     values = {"cohort": "c.csv", "name": "s", "backbones": ["cnn"]}
     study = Study.model_validate(values | {"targets": {"n": {"kind": "counts", "range": [0, 9]}}})
@@ -94,7 +95,6 @@ def test_processes_that_train_know_what_the_user_registered() -> None:
     assert NETWORK_KINDS["counts"] is output
     assert metric_of(metric.name) is metric
     assert isinstance(sources.source_of("toy:network"), Toys)
-    sources._REGISTERED.clear()
     registry._REGISTRY.pop(metric.name)
 
 
