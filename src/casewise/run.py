@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from casewise.analysis.run import Run
+from casewise.errors import CasewiseError
+from casewise.plugin import implementing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from casewise.console import Show
     from casewise.pipeline.read import RunInputs
-    from casewise.pipeline.reproduction import Reproduction
     from casewise.run_folder import RunFolder
     from casewise.study.schema import Study
 
@@ -97,13 +98,23 @@ def train_only(
         train_named(_prepare_run(study, folder, show, only), only, show)
 
 
+class RepetitionPlugin(Protocol):
+    """A plugin that repeats finished runs."""
+
+    def reproduce(
+        self, finished: Run | Path | str, output: Path | str | None, *, tolerance: float, show: Show | bool | None
+    ) -> Any:
+        """As `casewise.run.reproduce`."""
+        raise NotImplementedError
+
+
 def reproduce(
     finished: Run | Path | str,
     output: Path | str | None = None,
     *,
     tolerance: float = 0.0,
     show: Show | bool | None = None,
-) -> Reproduction:
+) -> Any:
     """Run the saved study of a finished run from scratch, with its compute plan, and compare both.
 
     The comparison is in `reproduction.json` of the new folder. An interrupted reproduction is continued.
@@ -114,19 +125,16 @@ def reproduce(
         tolerance: the largest absolute difference of a predicted value or probability that counts as equal.
         show: where progress is reported, as in `run`.
 
+    Returns:
+        The `Reproduction` of the plugin `reproduce`.
+
     Raises:
         CasewiseError: the run is not finished, its table, images or first weights are missing or have changed, or
             `output` has other files.
     """
-    from casewise.console import shown_at
-    from casewise.pipeline.finished import FinishedRun
-    from casewise.pipeline.reproduction import begin_reproduction, finish_reproduction
-
-    source = FinishedRun.open(finished.folder if isinstance(finished, Run) else finished)
-    show = shown_at(show)
-    study, target = begin_reproduction(source, output, tolerance, show)
-    run(study, target.path, show=show)
-    return finish_reproduction(source, target, study, tolerance)
+    if not (repeating := implementing(RepetitionPlugin)):
+        raise CasewiseError("Runs are repeated by the plugin 'reproduce' of casewise, which is not installed here.")
+    return repeating[0].reproduce(finished, output, tolerance=tolerance, show=show)
 
 
 def _resolve(

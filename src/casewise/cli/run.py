@@ -127,33 +127,6 @@ def status(run_folder: Annotated[Path, typer.Argument(help="A run folder, such a
         raise typer.Exit(2)
 
 
-def reproduce(
-    run_folder: Annotated[Path, typer.Argument(help="A finished run folder.")],
-    output: Annotated[Path | None, typer.Option(help="The new folder [default: RUN_FOLDER-reproduced].")] = None,
-    tolerance: Annotated[
-        float, typer.Option(help="The largest absolute difference of a prediction that counts as equal.")
-    ] = 0.0,
-    quiet: Quiet = False,
-) -> None:
-    """Run the saved study of a run again from scratch, with its compute plan, and compare both.
-
-    Exit code 0: all predictions are equal, bit by bit or within the tolerance. 1: they differ. 2: the table, images or
-    first weights of the run are missing or have changed.
-    """
-    from casewise.console import Silent, Terminal, print_lines
-    from casewise.run import reproduce as reproduce_run
-    from casewise.run_folder import RunFolder
-
-    show = Silent() if quiet else Terminal()
-    with show.bar("reproduce"):
-        reproduction = reproduce_run(run_folder, output, tolerance=tolerance, show=show)
-    if not quiet:
-        file = RunFolder(reproduction.folder).reproduction.path
-        print_lines("\n".join([*reproduction.lines(), f"comparison: {file}"]))
-    if not reproduction.same:
-        raise typer.Exit(1)
-
-
 def audit(study: StudyFile, output: Output = None, weights_dir: WeightsDir = None, settings: Settings = None) -> None:
     """Search for duplicates, leaks and shortcuts before anything is trained; every run begins with it."""
     from casewise.console import Terminal, print_lines

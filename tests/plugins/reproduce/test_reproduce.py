@@ -10,8 +10,8 @@ import pytest
 
 import casewise
 from casewise.errors import CohortError, RunError, StudyError
-from casewise.pipeline import reproduction as reproduction_file
-from casewise.pipeline.reproduction import DIFFERENT, EQUAL, WITHIN, compared, compared_predictions
+from casewise.plugins.reproduce import comparison as reproduction_file
+from casewise.plugins.reproduce.comparison import DIFFERENT, EQUAL, WITHIN, compared, compared_predictions
 from casewise.run import Run
 from casewise.run_folder import RunFolder
 from tests.test_cli import casewise as command

@@ -1,4 +1,4 @@
-"""Repeating a finished run: the checks of its inputs before anything is trained, and the comparison of both runs."""
+"""Repeating a finished run: checks of its inputs before anything is trained, and the comparison of both runs."""
 
 from __future__ import annotations
 
@@ -10,20 +10,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from casewise.console import Show, Silent
+from casewise.analysis.run import Run
+from casewise.console import Show, Silent, shown_at
 from casewise.errors import CohortError, ImageError, RunError, StudyError, WeightsError, counted, cut
 from casewise.files import checksum, parquet_bytes, read_parquet
+from casewise.pipeline.finished import FinishedRun
 from casewise.pipeline.hooks import repeated
 from casewise.pipeline.read import plan, prepare, read, split
 from casewise.pipeline.train import finished, weights
 from casewise.predictions.table import KEY, probability_columns
+from casewise.run import run
 from casewise.run_folder import RunFolder
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from casewise.modalities.base import ImageStore
-    from casewise.pipeline.finished import FinishedRun
     from casewise.study.schema import Study
 
 EQUAL, WITHIN, DIFFERENT = "equal", "within_tolerance", "different"
@@ -112,14 +114,15 @@ class Reproduction:
         return [*lines, reproduced if self.same else "Not reproduced: predictions differ."]
 
 
-def begin_reproduction(
-    source: FinishedRun, output: Path | str | None, tolerance: float, show: Show
-) -> tuple[Study, RunFolder]:
-    """Check the inputs of a run; return the study to run again, and the folder for it.
-
-    Raises:
-        CasewiseError: as `casewise.reproduce`.
-    """
+def reproduce(
+    finished: Run | Path | str,
+    output: Path | str | None = None,
+    *,
+    tolerance: float = 0.0,
+    show: Show | bool | None = None,
+) -> Reproduction:
+    """As `casewise.reproduce`: check the inputs of a run, run its study again, and write the comparison."""
+    source, show = FinishedRun.open(finished.folder if isinstance(finished, Run) else finished), shown_at(show)
     if not 0 <= tolerance < float("inf"):
         raise StudyError(f"The tolerance must be a number of at least 0, not {cut(tolerance)}.")
     files = source.files
@@ -131,13 +134,9 @@ def begin_reproduction(
         target.reproduction.write({**mark, "finished": False})
         _check_inputs(study, source, target, show)
         _repeat_parts(study, files, target)
-    return study, target
-
-
-def finish_reproduction(source: FinishedRun, target: RunFolder, study: Study, tolerance: float) -> Reproduction:
-    """Compare a run with its repetition, and write the comparison."""
-    reproduction = compared(source.files, target, study, tolerance)
-    record = {**_mark(source.files), "finished": True, **asdict(reproduction), "folder": str(target.path)}
+    run(study, target.path, show=show)
+    reproduction = compared(files, target, study, tolerance)
+    record = {**_mark(files), "finished": True, **asdict(reproduction), "folder": str(target.path)}
     with target.lock():
         target.reproduction.write(record)
     return reproduction
