@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from casewise.analysis.run import Run
 from casewise.errors import CasewiseError
-from casewise.plugin import implementing
+from casewise.plugin import plugins
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,16 +98,6 @@ def train_only(
         train_named(_prepare_run(study, folder, show, only), only, show)
 
 
-class RepetitionPlugin(Protocol):
-    """A plugin that repeats finished runs."""
-
-    def reproduce(
-        self, finished: Run | Path | str, output: Path | str | None, *, tolerance: float, show: Show | bool | None
-    ) -> Any:
-        """As `casewise.run.reproduce`."""
-        raise NotImplementedError
-
-
 def reproduce(
     finished: Run | Path | str,
     output: Path | str | None = None,
@@ -132,9 +122,10 @@ def reproduce(
         CasewiseError: the run is not finished, its table, images or first weights are missing or have changed, or
             `output` has other files.
     """
-    if not (repeating := implementing(RepetitionPlugin)):
-        raise CasewiseError("Runs are repeated by the plugin 'reproduce' of casewise, which is not installed here.")
-    return repeating[0].reproduce(finished, output, tolerance=tolerance, show=show)
+    for plugin in plugins():
+        if plugin.name == "reproduce":
+            return plugin.reproduce(finished, output, tolerance=tolerance, show=show)
+    raise CasewiseError("Runs are repeated by the plugin 'reproduce' of casewise, which is not installed here.")
 
 
 def _resolve(

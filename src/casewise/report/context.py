@@ -21,7 +21,7 @@ from casewise.inference.explainer import explainer
 from casewise.metrics.registry import columns
 from casewise.modalities.registry import modality_of
 from casewise.predictions.table import INTERNAL
-from casewise.report.formatting import capital, class_name, counted, display_name, is_number, outcome_words, plain
+from casewise.report.formatting import capital, counted, display_name, is_number, outcome_words, plain
 from casewise.report.tables import MetricFormat, metric_format
 from casewise.run_folder import RunFolder
 from casewise.study.learners import in_order, learner_name, without_baselines
@@ -407,15 +407,6 @@ def unlearned(context: ReportContext) -> _Unlearned | None:
         whose = "study" if context.learner in context.study.learners else "combined"
         return _Unlearned(constant=False, count=sum(every), of=len(every), whose=whose, inner=inner)
     return None
-
-
-def positive_and_other(context: ReportContext) -> tuple[str, str] | None:
-    """The positive class of two and the other one, within sentences; None if no class is positive."""
-    positive = context.study.positive_of(context.outcome)
-    if positive is None:
-        return None
-    other = next(name for name in context.classes if name != positive)
-    return class_name(context.study, context.outcome, positive), class_name(context.study, context.outcome, other)
 
 
 def evaluated_on(context: ReportContext, stage: str) -> str:

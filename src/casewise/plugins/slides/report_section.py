@@ -14,7 +14,7 @@ from casewise.plugins.slides import drawings as draw
 from casewise.plugins.slides.cohort import short_path
 from casewise.plugins.slides.settings import tiles_of
 from casewise.report.blocks import Block, Facts, Fold, Heading, Picture, Pictures, Plot, Plots, Section, Text
-from casewise.report.context import ReportContext, positive_and_other
+from casewise.report.context import ReportContext
 from casewise.report.figures.pictures import as_picture, data_uri
 from casewise.report.formatting import capital, case_label, class_name, counted, listed, number, percent, probability
 from casewise.report.sections import preparation
@@ -206,9 +206,11 @@ def _painting(context: ReportContext, weighted: bool) -> _Painting:
     def probability_of(index: int, tiles: pd.DataFrame, role: str = "") -> tuple[str, np.ndarray]:
         return f"probability of {class_name(study, outcome, names[index])}{role}", tiles[f"p{index}"].to_numpy(float)
 
-    if pair := positive_and_other(context):
-        positive = names.index(study.positive_of(outcome) or "")
-        ticks = [(0.0, f"0 %: {pair[1]}"), (0.5, "50 %"), (1.0, f"100 %: {pair[0]}")]
+    if (positive_class := study.positive_of(outcome)) is not None:
+        positive = names.index(positive_class)
+        other = next(name for name in names if name != positive_class)
+        ends = [class_name(study, outcome, name) for name in (other, positive_class)]
+        ticks = [(0.0, f"0 %: {ends[0]}"), (0.5, "50 %"), (1.0, f"100 %: {ends[1]}")]
         meaning = "the probability of the positive class predicted for a tile"
         return _Painting(meaning, "two", ticks, lambda row, tiles: [probability_of(positive, tiles)])
 
