@@ -1,10 +1,9 @@
 """The speed and memory of single steps, each beside a simple script for the same work.
 
-    python benchmarks/speed.py [start] [ingest] [audit] [predict] [--rounds 3] [--short]
+    python benchmarks/speed.py [start] [ingest] [predict] [--rounds 3] [--short]
 
 `start`: whole processes of `casewise --help` and `import casewise`. `ingest`: tiles of synthetic JPEGs of 4928 x 3264
-pixels, beside open, convert and resize with Pillow in as many processes. `audit`: 1,500 synthetic films; embeddings
-are computed if the folder of pretrained weights exists beside the checkout. `predict`: the networks of a planned model
+pixels, beside open, convert and resize with Pillow in as many processes. `predict`: the networks of a planned model
 of chest phantoms on new films, without its baselines, beside a loop that decodes with Pillow, resizes, applies every
 network in turn in single precision, and averages; its networks are in memory before.
 
@@ -40,15 +39,12 @@ if TYPE_CHECKING:
 
     from casewise.inference.model import TrainedModel
 
-WEIGHTS = Path(__file__).resolve().parents[2] / "shared" / "weights"
 HEAVY = ("torch", "torchvision", "timm", "pandas", "numpy", "scipy", "sklearn", "PIL", "cv2", "matplotlib")
 WORKERS = 2
 # `ingest`: side of a tile, photographs, those of the build whose memory is measured
 WIDTH, HEIGHT, TILE, PHOTOGRAPHS, BUILT = 4928, 3264, 128, 24, 240
-# `audit`: films and their side
-FILMS, SIZE, BATCH = 1500, 224, 32
-# `predict`: new films, their side, and the folds of the model
-NEW, NEW_SIDE, FOLDS, NETWORK = 1000, 512, 5, "mobilenet_v2"
+# `predict`: side of a panel, panels of a batch, new films, their side, and the folds of the model
+SIZE, BATCH, NEW, NEW_SIDE, FOLDS, NETWORK = 224, 32, 1000, 512, 5, "mobilenet_v2"
 FILMS_STUDY: dict[str, Any] = {"images": {"size": SIZE, "channels": "grey"}, "panels": {"by": "image"}}
 FILMS_STUDY |= {"targets": {"label": ["covid", "no_finding", "pneumonia"]}}
 
@@ -157,38 +153,6 @@ def measure_ingest(options: argparse.Namespace) -> None:
         listing.write_text("\n".join(str(paths[n % len(paths)]) for n in range(count)))
         built = in_own_process("build", listing, folder / "memory")
         print(f"build of {count:,}: peak memory {built['peak']:.0f} MB (aim: 1,500)")
-
-
-# audit
-
-
-def measure_audit(options: argparse.Namespace) -> None:
-    """Print the seconds of an audit and of its steps."""
-    from casewise.audit.run import audit
-    from casewise.console import Silent
-    from casewise.models.encoders import embedder
-    from casewise.pipeline.read import prepare, read
-    from casewise.plugins.phantoms.chest import make_chest
-    from casewise.run_folder import RunFolder
-    from casewise.splits.grouped import split
-    from casewise.study.loading import build_study
-
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        table = make_chest(folder / "films", subjects=options.share(FILMS) // 3, images=3, size=(SIZE, SIZE), seed=1)
-        values = FILMS_STUDY | {"name": "audit", "cohort": str(table), "audit": {"mask": "lung_mask"}}
-        values |= {"backbones": ["mobilenet_v2"], "evaluation": {"response": False}}
-        values |= {"weights_dir": str(WEIGHTS)} if WEIGHTS.is_dir() else {}
-        study = build_study(values, source="benchmark", folder=folder)
-        cohort = read(study, None, Silent())
-        tiles = prepare(study, cohort, RunFolder(folder), Silent())
-        sides = split(cohort, study).side
-        start = time.perf_counter()
-        result = audit(study, cohort, tiles, sides, embed=embedder(study, tiles))
-        whole = time.perf_counter() - start
-    print(f"audit of {len(cohort.images):,} films of {SIZE} px: {whole:.1f} s (aim: below 60)")
-    for step, step_seconds in result.seconds.items():
-        print(f"  {step:<30} {step_seconds:7.1f} s")
 
 
 # predict
@@ -300,7 +264,6 @@ def measure_predict(options: argparse.Namespace) -> None:
 PARTS: dict[str, Callable[[argparse.Namespace], None]] = {
     "start": measure_start,
     "ingest": measure_ingest,
-    "audit": measure_audit,
     "predict": measure_predict,
 }
 ALONE: dict[str, Callable[..., dict[str, float]]] = {"build": build}

@@ -60,10 +60,11 @@ def test_all_pairs_are_those_of_a_plain_loop(images: int) -> None:
     assert len(found) > 100 or images < 60
 
 
-def test_each_image_keeps_its_nearest() -> None:
+@pytest.mark.parametrize("exact", [80, 0])
+def test_each_image_keeps_its_nearest(exact: int) -> None:
     made_hashes = made(80, 3)
     every = close_pairs(made_hashes, np.arange(80), nearest=80)
-    few = close_pairs(made_hashes, np.arange(80), nearest=2)
+    few = close_pairs(made_hashes, np.arange(80), nearest=2, exact=exact)
     assert 0 < len(few) < len(every)
     pairs_of_few, pairs_of_every = (
         {(min(pair), max(pair)) for pair in zip(pairs.i.tolist(), pairs.j.tolist(), strict=True)}
@@ -72,3 +73,17 @@ def test_each_image_keeps_its_nearest() -> None:
     assert pairs_of_few <= pairs_of_every
     least = {int(i): every.distance[(every.i == i) | (every.j == i)].min() for i in np.unique([every.i, every.j])}
     assert all(few.distance[(few.i == i) | (few.j == i)].min() == distance for i, distance in least.items())
+
+
+@pytest.mark.parametrize("cohorts", [1, 2])
+def test_neighbours_in_an_index_are_nearly_all_close_pairs(cohorts: int) -> None:
+    made_hashes, groups = made(900, 5), None if cohorts == 1 else np.arange(900) // 600
+    every, indexed = (
+        close_pairs(made_hashes, np.arange(900), nearest=900, groups=groups, exact=exact) for exact in (900, 0)
+    )
+    of_every, of_indexed = (
+        {(min(pair), max(pair)) for pair in zip(pairs.i.tolist(), pairs.j.tolist(), strict=True)}
+        for pairs in (every, indexed)
+    )
+    assert of_indexed <= of_every
+    assert len(of_indexed) > 0.95 * len(of_every) > 1000

@@ -314,8 +314,12 @@ def test_a_deep_crop_is_found_whatever_other_images_there_are(tmp_path: Path):
     # 58 % of each side, alone and among other films
     for among in (16, len(images)):
         few = TileStore(store.tiles[:among], store.index[:among], "", store.preparation, Path())
-        found = find_twins(few, images[:among])
-        assert {(twin.i, twin.j) for twin in found} == {(number, number + 8) for number in range(8)}
+        found, through_index = (
+            {(twin.i, twin.j) for twin in find_twins(few, images[:among], exact=exact)} for exact in (among, 0)
+        )
+        assert found == {(number, number + 8) for number in range(8)}
+        assert through_index <= found
+        assert len(through_index) >= 7
 
 
 def test_neighbouring_fields_of_one_slide_are_no_twins(tmp_path: Path):
@@ -355,6 +359,13 @@ def test_findings_say_where_twins_do_harm():
     within = found["twins-within-subject"]
     assert (within.level, within.pairs) == ("note", [("/x/2.png", "/x/3.png")])
     assert (within.figures["pairs"], within.figures["bytes"]) == (1, 1)
+
+
+def test_the_search_among_many_images_is_said_to_be_limited():
+    study = study_of(targets={"label": {"classes": ["x", "y"]}})
+    images = table(["a"] * 20_001, label=[1.0] * 20_001)
+    assert [(f.id, f.level) for f in twin_findings([], images, study)] == [("twins-limited", "note")]
+    assert twin_findings([], images[1:], study) == []
 
 
 def test_identical_images_with_two_labels_are_an_error_and_remedies_write_paths_as_the_table():

@@ -28,6 +28,7 @@ CODES = (
     "twins-across-splits",
     "twins-across-labels",
     "twins-within-subject",
+    "twins-limited",
     "subjects-across-splits",
     "image-level-split",
     "subject-suffixes",

@@ -21,33 +21,54 @@ import cv2
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from casewise.audit.hashes import in_parallel
+from casewise.audit.hashes import EXACT, in_parallel
 from casewise.audit.verify import SIDE, Register
 from casewise.errors import ImageError
 from casewise.modalities.store.readers import read_image
 from casewise.modalities.store.store import TileStore
 
-# Features are found on images of this longest side, in the tile if it is not much smaller, else in the file.
-LONGEST, SMALLEST_TILE = 176, 128
-# Files are read instead of small tiles, a little larger, because small tiles go with small images of little detail.
-LONGEST_FILE = 224
+# Files are read instead of small tiles, because small tiles go with small images of little detail.
+SMALLEST_TILE = 128
 KEYPOINTS, COMPONENTS, SAMPLE, ROUNDS = 200, 32, 20_000, 8
-# Enough words that all votes are counted quickly; features of a few images share one.
-FEATURES_PER_WORD, MOST_WORDS = 1_000, 2_048
-# Among 848 photographs, the original of each of 60 copies, cropped to 60 to 85 % of each side and a third of them
-# mirrored, received most votes or had only other copies before it. The limit is a wide margin: without any, all
-# pairs of thousands of films that look alike would be matched.
-VOTE, LEAST_VOTES, NEAREST = 0.85, 2, 16
+# Enough words that all votes are counted quickly; features of a few images share one. `MOST_WORDS` are for up to `EXACT`
+# images; of more images, a word with more than `MOST_OF_WORD` features is ignored.
+FEATURES_PER_WORD, MOST_WORDS, MOST_OF_WORD = 1_000, 2_048, 8_000
+VOTE = 0.85
 # Of copies cropped to 75 % among 1,000 films, at least 43 matches agreed; in 95 % of pairs of other films at most 11.
 INLIERS = 15
 SIMILAR, REACH, ITERATIONS = 0.6, 3.0, 300
 # Beyond this scale or its inverse, copies share too few pixels for a comparison of texture.
 MOST_SCALE = 2.2
-# The comparison of all images with all others takes too long beyond this number; the search by hashes does not.
-MOST = 30_000
 ROWS = 512
+# For more than `EXACT` images: the images and descriptors of which components and words are learned.
+QUICK_SAMPLE, DIVIDED_SAMPLE = 1_000, 400_000
 # The parts of a descriptor (4 rows, 4 columns, 8 directions; columns lie along its own angle) if the image is mirrored.
 _MIRRORED = np.arange(128).reshape(4, 4, 8)[::-1, :, -np.arange(8)].ravel()
+
+
+@dataclass(frozen=True)
+class _Effort:
+    """What is spent on an image.
+
+    Attributes:
+        longest: the longest side on which features are found, in the tile if it is not much smaller, else in the file,
+            which is read a little larger (`read`). Small images are enlarged at most by `enlarged`.
+        nearest: at most so many images with at least `votes` votes are matched, those with most votes.
+    """
+
+    longest: int
+    read: int
+    enlarged: float
+    nearest: int
+    votes: int
+
+
+# Among 848 photographs, the original of each of 60 copies, cropped to 60 to 85 % of each side and a third of them
+# mirrored, received most votes or had only other copies before it. The limit is a wide margin: without any, all
+# pairs of thousands of films that look alike would be matched.
+_THOROUGH = _Effort(longest=176, read=224, enlarged=np.inf, nearest=16, votes=2)
+# For more than `EXACT` images. Of 24 films cropped to 58 % of each side, 23 copies were found, and with `_THOROUGH` 24.
+_QUICK = _Effort(longest=128, read=160, enlarged=1.5, nearest=8, votes=3)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +92,7 @@ def local_pairs(
     excluded: Collection[tuple[int, int]],
     *,
     groups: np.ndarray | None = None,
+    exact: int = EXACT,
     progress: Callable[[float], None] | None = None,
 ) -> list[tuple[int, int, Register, bool]]:
     """Pairs i < j of the images `among` whose features agree, with the map from i to j; without those in `excluded`.
@@ -81,20 +103,23 @@ def local_pairs(
     Args:
         paths: the file of each image, read if tiles are small.
         groups: the group of each image (N,), if only images of two groups can be a pair.
+        exact: of more images, fewer and coarser features are compared with fewer images each.
         progress: called with the share that is done.
     """
-    if not 2 <= len(among) <= MOST:
+    if len(among) < 2:
         return []
-    features = _extract(store, paths, among, progress=progress)
+    quick = len(among) > exact
+    effort = _QUICK if quick else _THOROUGH
+    features = _extract(store, paths, among, effort, sample=QUICK_SAMPLE if quick else len(among), progress=progress)
     position = {int(row): number for number, row in enumerate(among)}
     left_out = {(position[i], position[j]) for i, j in excluded if i in position and j in position}
-    words = _words(_sample([item.descriptors for item in features]).astype(np.float32), sum(map(_size, features)))
+    words = _vocabulary([item.descriptors for item in features], divided=quick)
     indexed = _by_word(features, words)
     group = np.arange(len(among)) if groups is None else groups[among]
     agreeing = []
     for mirrored in (False, True):
         turned = [_mirrored(item) for item in features] if mirrored else features
-        pairs = _nearest(turned, words, indexed, left_out, group)
+        pairs = _nearest(turned, words, indexed, left_out, group, effort)
         compared = [(turned[i], features[j]) for i, j in pairs]
         registers = in_parallel(lambda both: _aligned(*both), compared)
         agreeing += [
@@ -111,38 +136,51 @@ def _mirrored(item: _LocalFeatures) -> _LocalFeatures:
 
 
 def _extract(
-    store: TileStore, paths: Sequence[str], rows: np.ndarray, *, progress: Callable[[float], None] | None = None
+    store: TileStore,
+    paths: Sequence[str],
+    rows: np.ndarray,
+    effort: _Effort,
+    *,
+    sample: int,
+    progress: Callable[[float], None] | None = None,
 ) -> list[_LocalFeatures]:
-    """The features of these images; an image without any has empty arrays."""
+    """The features of these images; an image without any has empty arrays.
+
+    Args:
+        sample: the number of images, evenly spaced, of which the main components of descriptors are learned.
+    """
     small = store.preparation.size < SMALLEST_TILE
 
-    def features_of(row: int) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
-        return _sift(_picture(store, row, paths[row] if small else None))
+    def found(row: int) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
+        return _sift(_picture(store, row, paths[row] if small else None, effort))
 
-    raw = list(in_parallel(features_of, rows.tolist(), progress))
-    basis = _basis([descriptors for descriptors, _, _ in raw])
-    raw.reverse()  # each item is given up as soon as it is reduced
-    features = []
-    while raw:
-        descriptors, positions, pixels = raw.pop()
+    def reduced(descriptors: np.ndarray, positions: np.ndarray, pixels: tuple[int, int]) -> _LocalFeatures:
         rooted = _rooted(descriptors)
         mirrored = _reduced(rooted[:, _MIRRORED], basis)
-        features.append(_LocalFeatures(_reduced(rooted, basis), mirrored, positions, pixels))
-    return features
+        return _LocalFeatures(_reduced(rooted, basis), mirrored, positions, pixels)
+
+    if sample < len(rows):
+        few = rows[:: -(-len(rows) // sample)].tolist()
+        basis = _basis([descriptors for descriptors, _, _ in in_parallel(found, few)])
+        return list(in_parallel(lambda row: reduced(*found(row)), rows.tolist(), progress))
+    raw = list(in_parallel(found, rows.tolist(), progress))
+    basis = _basis([descriptors for descriptors, _, _ in raw])
+    raw.reverse()  # each item is given up as soon as it is reduced
+    return [reduced(*raw.pop()) for _ in range(len(raw))]
 
 
-def _picture(store: TileStore, row: int, path: str | None) -> np.ndarray:
+def _picture(store: TileStore, row: int, path: str | None, effort: _Effort) -> np.ndarray:
     """The image in grey, (h, w) `uint8`, small ones enlarged: from its tile, or from its file if that can be read."""
     picture, kept = None, (0.9, 1.4)
     if path is not None:
         # a file that can no longer be read has its tile
         with suppress(ImageError):
-            picture, kept = read_image(Path(path), size=LONGEST_FILE, channels="grey")[..., 0], (0.0, 1.2)
+            picture, kept = read_image(Path(path), size=effort.read, channels="grey")[..., 0], (0.0, 1.2)
     if picture is None:
         down, across = store.content(row)
         tile = np.ascontiguousarray(store.tiles[row][:, down, across].transpose(1, 2, 0))
         picture = tile[..., 0] if tile.shape[2] == 1 else np.asarray(cv2.cvtColor(tile, cv2.COLOR_RGB2GRAY))
-    scale = LONGEST / max(picture.shape)
+    scale = min(effort.longest / max(picture.shape), effort.enlarged)
     if kept[0] < scale < kept[1]:
         return np.ascontiguousarray(picture)
     size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
@@ -180,10 +218,10 @@ def _basis(descriptors: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     return sample.mean(axis=0).astype(np.float32), components.astype(np.float32)
 
 
-def _sample(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """At most `SAMPLE` rows, evenly spaced over all arrays."""
+def _sample(arrays: Sequence[np.ndarray], most: int = SAMPLE) -> np.ndarray:
+    """At most `most` rows, evenly spaced over all arrays."""
     rows = sum(map(len, arrays))
-    every = max(1, -(-rows // SAMPLE))
+    every = max(1, -(-rows // most))
     offsets = np.cumsum([0, *map(len, arrays)])
     return np.concatenate([array[-start % every :: every] for array, start in zip(arrays, offsets[:-1], strict=True)])
 
@@ -198,9 +236,49 @@ def _size(item: _LocalFeatures) -> int:
     return len(item.descriptors)
 
 
-def _words(sample: np.ndarray, total: int) -> np.ndarray:
-    """The vocabulary for `total` descriptors: centres of the sample by Lloyd's algorithm, from evenly spaced ones."""
-    count = max(1, min(MOST_WORDS, total // FEATURES_PER_WORD, len(sample) // 4))
+@dataclass(frozen=True, eq=False)
+class _Vocabulary:
+    """The centres (W, 32) of words; of divided words also the centres of their parts, with the number of the first."""
+
+    centres: np.ndarray
+    parts: tuple[np.ndarray, ...] = ()
+    first: tuple[int, ...] = ()
+
+    def words(self, features: Sequence[np.ndarray]) -> np.ndarray:
+        """The word of each descriptor of some images."""
+        word = np.concatenate([_nearest_centre(descriptors, self.centres) for descriptors in features])
+        if not self.parts:
+            return word
+        descriptors, finer = np.concatenate(features), np.empty_like(word)
+        for number in np.unique(word):
+            own = word == number
+            finer[own] = self.first[number] + _nearest_centre(descriptors[own], self.parts[number])
+        return finer
+
+    def __len__(self) -> int:
+        """The number of words."""
+        return sum(map(len, self.parts)) or len(self.centres)
+
+
+def _vocabulary(features: Sequence[np.ndarray], *, divided: bool) -> _Vocabulary:
+    """The words for the descriptors of all images; if `divided`, their number grows with that of the descriptors."""
+    words = sum(map(len, features)) // FEATURES_PER_WORD
+    sample = _sample(features).astype(np.float32)
+    if not divided:
+        return _Vocabulary(_centres(sample, min(MOST_WORDS, words)))
+    # two levels (Nistér and Stewénius, 2006), because a descriptor is compared with all words of a level
+    centres = _centres(sample, round(words**0.5))
+    sample = _sample(features, DIVIDED_SAMPLE).astype(np.float32)
+    word, parts = _nearest_centre(sample, centres), []
+    for number, centre in enumerate(centres):
+        own = sample[word == number]
+        parts.append(_centres(own, round(words * len(own) / len(sample))) if len(own) else centre[None])
+    return _Vocabulary(centres, tuple(parts), tuple(np.cumsum([0, *map(len, parts)]).tolist()))
+
+
+def _centres(sample: np.ndarray, count: int) -> np.ndarray:
+    """At most so many centres of a sample by Lloyd's algorithm, from evenly spaced ones."""
+    count = max(1, min(count, len(sample) // 4))
     if not len(sample):
         return np.zeros((1, COMPONENTS), np.float32)
     from sklearn.cluster import KMeans
@@ -213,13 +291,13 @@ def _words(sample: np.ndarray, total: int) -> np.ndarray:
         return np.asarray(clusters.fit(sample).cluster_centers_)
 
 
-def _word_of(descriptors: np.ndarray, words: np.ndarray) -> np.ndarray:
-    return np.asarray((descriptors.astype(np.float32) @ words.T - (words**2).sum(axis=1) / 2).argmax(axis=1))
+def _nearest_centre(descriptors: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    return np.asarray((descriptors.astype(np.float32) @ centres.T - (centres**2).sum(axis=1) / 2).argmax(axis=1))
 
 
-def _by_word(features: Sequence[_LocalFeatures], words: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+def _by_word(features: Sequence[_LocalFeatures], words: _Vocabulary) -> list[tuple[np.ndarray, np.ndarray]]:
     """For each word its descriptors (K, 32) and (K,) the numbers of their images."""
-    word = np.concatenate([_word_of(item.descriptors, words) for item in features])
+    word = words.words([item.descriptors for item in features])
     order = np.argsort(word, kind="stable")
     ends = np.cumsum(np.bincount(word, minlength=len(words)))[:-1]
     descriptors = np.concatenate([item.descriptors for item in features])[order]
@@ -229,13 +307,15 @@ def _by_word(features: Sequence[_LocalFeatures], words: np.ndarray) -> list[tupl
 
 def _nearest(
     features: Sequence[_LocalFeatures],
-    words: np.ndarray,
+    words: _Vocabulary,
     indexed: Sequence[tuple[np.ndarray, np.ndarray]],
     excluded: set[tuple[int, int]],
     group: np.ndarray,
+    effort: _Effort,
 ) -> list[tuple[int, int]]:
-    """The pairs i < j, not `excluded`, of two groups: one image is among the `NEAREST` with most votes of the other."""
+    """The pairs i < j, not `excluded`, of two groups: one image is among the nearest of the other by votes."""
     count = len(features)
+    grouped = len(np.unique(group)) < count
     others: dict[int, list[int]] = {}
     for i, j in excluded:
         others.setdefault(i, []).append(j)
@@ -245,15 +325,20 @@ def _nearest(
         block = features[start : start + ROWS]
         votes = np.zeros((len(block), count), np.uint8)
         for (own, voter), (descriptors, image) in zip(_by_word(block, words), indexed, strict=True):
+            if not len(own) or (words.parts and len(image) > MOST_OF_WORD):
+                continue
             row, column = np.nonzero(own.astype(np.float32) @ descriptors.astype(np.float32).T > VOTE)
             # a feature that an image shows often, such as a thread of cloth, votes for it once
             row, column = np.divmod(np.unique(row * count + image[column]), count)
             np.add.at(votes, (voter[row], column), 1)
         pairs: set[tuple[int, int]] = set()
         for i, received in enumerate(votes, start):
-            received[(group == group[i]) | np.isin(np.arange(count), others.get(i, []))] = 0
-            most = np.argsort(-received.astype(int), kind="stable")[:NEAREST]
-            pairs |= {(min(i, int(j)), max(i, int(j))) for j in most if received[j] >= LEAST_VOTES}
+            received[[i, *others.get(i, [])]] = 0
+            voted = np.flatnonzero(received >= effort.votes)
+            if grouped:
+                voted = voted[group[voted] != group[i]]
+            most = voted[np.argsort(-received[voted].astype(int), kind="stable")[: effort.nearest]]
+            pairs |= {(min(i, j), max(i, j)) for j in most.tolist()}
         return pairs
 
     return sorted(set().union(*in_parallel(pairs_of, range(0, count, ROWS))))

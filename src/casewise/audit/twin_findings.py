@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from casewise.audit.findings import Finding, Level
+from casewise.audit.hashes import EXACT
 from casewise.audit.sentences import as_in_table, exclusion, fill
 from casewise.audit.twins import Kind, Twin, find_twins, shown_by
 from casewise.cohort.cohort import Cohort
@@ -95,7 +96,13 @@ def twin_findings(
     sequences = images["sequence"].astype(str).tolist() if "sequence" in images else [""] * len(images)
     within = [t for t in twins if subjects[t.i] == subjects[t.j] and sequences[t.i] == sequences[t.j]]
     finding("twins-within-subject", "note", within)
-    return _with_remedies(findings, left_out, study, column)
+    return [*_with_remedies(findings, left_out, study, column), *_limits(len(images))]
+
+
+def _limits(images: int) -> list[Finding]:
+    """A note where not all images were compared with all."""
+    sentence = fill("twins-limited", images=images)
+    return [Finding("twins-limited", "note", sentence, {"images": images})] if images > EXACT else []
 
 
 def _with_remedies(

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from casewise.audit.hashes import FLIPS, NEGATIVE, Pairs, candidates, close_pairs, hash_store
+from casewise.audit.hashes import EXACT, FLIPS, NEGATIVE, Pairs, candidates, close_pairs, hash_store
 from casewise.audit.keypoints import local_pairs
 from casewise.audit.verify import SIDE, Register, SecondCheck, compare, screen, second_check, worth_comparing
 from casewise.modalities.store.store import TileStore
@@ -81,6 +81,7 @@ def find_twins(
     *,
     embed: Embed | None = None,
     cohorts: np.ndarray | None = None,
+    exact: int = EXACT,
     progress: Callable[[float], None] | None = None,
 ) -> list[Twin]:
     """The pairs of images with the same picture; row i of `images` (`Cohort.images`) is tile i.
@@ -92,6 +93,9 @@ def find_twins(
         cohorts: the cohort of each image (N,), rising, if only pairs of two cohorts count. Candidates are then the
             nearest of the other cohort, and every image identical to one of a pair is in a pair as well, so that
             nothing is left to be found once all images that the pairs name in one of the cohorts are left out.
+        exact: up to so many different images, each is compared with all others. Of more, candidates come from indexes
+            of hashes and of local features, at most 30 and 8 for each image, the nearest first, so that time grows with
+            the number of images; a copy may be missed.
         progress: called with the share that is done.
     """
     if len(store) != len(images):
@@ -101,15 +105,15 @@ def find_twins(
     identical = _identical(store, hashes.flat, cohorts)
     firsts = np.array(list(identical), dtype=np.int64)
     report(0.25)
-    pairs = close_pairs(hashes, firsts, groups=cohorts, progress=lambda share: report(0.25 + 0.25 * share))
+    pairs = close_pairs(hashes, firsts, groups=cohorts, exact=exact, progress=lambda share: report(0.25 + 0.25 * share))
     peaks = screen(store, pairs)
     chosen = worth_comparing(pairs, peaks)
     pairs, peaks = pairs[chosen], peaks[chosen]
     twins = _confirmed(store, images, pairs, list(compare(store, pairs, peaks)), embed=embed)
-    exact = list(_exact(store, identical, cohorts))
-    excluded = {(twin.i, twin.j) for twin in twins + exact}
+    equal = list(_exact(store, identical, cohorts))
+    excluded = {(twin.i, twin.j) for twin in twins + equal}
     local = local_pairs(
-        store, shown_by(images), firsts, excluded, groups=cohorts,
+        store, shown_by(images), firsts, excluded, groups=cohorts, exact=exact,
         progress=lambda share: report(0.75 + 0.25 * share),
     )  # fmt: skip
     if local:
@@ -119,7 +123,7 @@ def find_twins(
         twins += _confirmed(store, images, pairs, [register for _, _, register, _ in local], local=True)
     if cohorts is not None:
         twins = [replace(twin, i=i, j=j) for twin in twins for i, j in _paired(identical[twin.i], identical[twin.j])]
-    by_pair = {(twin.i, twin.j): twin for twin in twins + exact}
+    by_pair = {(twin.i, twin.j): twin for twin in twins + equal}
     return [by_pair[pair] for pair in sorted(by_pair)]
 
 

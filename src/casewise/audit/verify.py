@@ -254,7 +254,8 @@ LARGE = 256
 BLURRED = 48
 # The longest side that is read from a file: enough for a square of 256 pixels.
 READ = 384
-# The number of pairs that are compared in their files, the most similar first; the others in their tiles.
+# The number of pairs that are compared in their files, the most similar first; the others in their tiles. Of many
+# images a quarter of their number.
 MOST = 5000
 BLOCK = 8
 # The texture: the difference of two Gaussian filters of these radii, in pixels.
@@ -288,7 +289,7 @@ def second_check(
 ) -> Iterator[SecondCheck]:
     """Compare each pair in the files `paths` (row i shows tile i), starting from `registers`.
 
-    If a file can no longer be read, and beyond `MOST` pairs, the tiles are compared.
+    If a file can no longer be read, and beyond so many pairs, the tiles are compared.
     """
 
     @lru_cache(maxsize=2000)
@@ -300,7 +301,9 @@ def second_check(
         return np.rint(_square(picture.astype(np.float32))).clip(0, 255).astype(np.uint8)
 
     longest = store.index[["width", "height"]].max(axis=1).to_numpy()
-    most_similar = np.argsort([-register.likeness for register in registers], kind="stable")[:MOST]
+    most_similar = np.argsort([-register.likeness for register in registers], kind="stable")[
+        : max(MOST, len(store) // 4)
+    ]
     in_files = np.isin(np.arange(len(pairs)), most_similar)
 
     def look(number: int) -> SecondCheck:
