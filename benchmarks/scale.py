@@ -140,7 +140,7 @@ def _copies(folder: Path) -> dict[str, float]:
     shares: dict[str, list[bool]] = {kind: [] for kind in ALTERATIONS}
     for row, original in originals[originals >= 0].items():
         shares[list(ALTERATIONS)[row % len(ALTERATIONS)]].append((min(row, original), max(row, original)) in found)
-    return {"seconds": spent} | {kind: float(np.mean(hits)) for kind, hits in shares.items()}
+    return {"seconds": spent} | {kind: float(np.mean(hits)) for kind, hits in shares.items() if hits}
 
 
 def _shortcuts(folder: Path) -> dict[str, float]:

@@ -30,8 +30,8 @@ from casewise.modalities.store.store import TileStore
 # Files are read instead of small tiles, because small tiles go with small images of little detail.
 SMALLEST_TILE = 128
 KEYPOINTS, COMPONENTS, SAMPLE, ROUNDS = 200, 32, 20_000, 8
-# Enough words that all votes are counted quickly; features of a few images share one. `MOST_WORDS` are for up to `EXACT`
-# images; of more images, a word with more than `MOST_OF_WORD` features is ignored.
+# Enough words that all votes are counted quickly; features of a few images share one. `MOST_WORDS` is for up to
+# `EXACT` images; of more images, a word with more than `MOST_OF_WORD` features is ignored.
 FEATURES_PER_WORD, MOST_WORDS, MOST_OF_WORD = 1_000, 2_048, 8_000
 VOTE = 0.85
 # Of copies cropped to 75 % among 1,000 films, at least 43 matches agreed; in 95 % of pairs of other films at most 11.
