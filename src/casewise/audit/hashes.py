@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, TypeAlias, TypeVar
 
 import cv2
@@ -171,11 +172,12 @@ def close_pairs(
     among = among[~hashes.flat[among]]
     group = np.arange(len(among)) if groups is None else groups[among]
     hashes = Hashes(*(bits[among] for bits in (hashes.whole, hashes.inset, hashes.flat, hashes.transposed)))
+    blocks: Iterator[np.ndarray]
     if len(among) > exact:
-        every = np.arange(len(among))
-        both = [(every[group == number], every[group != number]) for number in np.unique(group)]
-        searches = [(every, every)] if groups is None else both
-        blocks = (table for rows, columns in searches for table in _in_orders(hashes, rows, columns, nearest, progress))
+        searches = [(np.arange(len(among)), np.arange(len(among)))]
+        if groups is not None:
+            searches = [(np.flatnonzero(group == n), np.flatnonzero(group != n)) for n in np.unique(group)]
+        blocks = chain.from_iterable(_in_orders(hashes, *both, nearest, progress) for both in searches)
     else:
 
         def pairs_of(start: int) -> np.ndarray:
@@ -222,9 +224,8 @@ def _in_orders(
                 different = np.bitwise_count(query[..., 0] ^ words[:, 0][near])
                 distances[:, number, turned] = different + np.bitwise_count(query[..., 1] ^ words[:, 1][near])
                 others[:, number, turned] = owner[near]
-        return _with_variants(
-            _closest(block, *(array.reshape(len(block), -1) for array in (distances, others)), nearest), hashes
-        )
+        flat = (len(block), -1)
+        return _with_variants(_closest(block, distances.reshape(flat), others.reshape(flat), nearest), hashes)
 
     return in_parallel(pairs_of, range(0, len(rows), BLOCK), progress)
 
