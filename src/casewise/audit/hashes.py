@@ -26,8 +26,8 @@ Item = TypeVar("Item")
 Value = TypeVar("Value")
 # A NumPy record array as `candidates` makes it, with a row for each pair of images.
 Pairs: TypeAlias = Any
-# The orientations by number. Its bits mean: 1 left-right, 2 up-down, 4 transposed before them; the next, `NEGATIVE`,
-# that black and white are exchanged as well.
+# Orientations by number, a sum of bits: 1 left-right, 2 up-down, 4 transposed first. Adding `NEGATIVE` also exchanges
+# black and white.
 FLIPS = ("none", "left-right", "up-down", "both", "transposed", "turned right", "turned left", "transposed both")
 NEGATIVE = len(FLIPS)
 BITS = 128
@@ -36,11 +36,11 @@ INSET = 0.04
 SIDE = 32
 # For 200 films and 200 fundus photographs, 98 % of altered copies differ in at most 26 bits.
 LIMIT = 32
-# If all images look alike, the nearest suffice: each of 1,200 altered copies was among them.
+# Pairs kept per image where all images look alike; each of 1,200 altered copies was among them.
 NEAREST = 30
-# The images that are compared with all others at once.
+# Number of images that are compared with all others at a time.
 ROWS = 16
-# Up to so many images, each is compared with all others; of more, with its neighbours in an index.
+# Largest number of images in which each is compared with all others; in more, with its neighbours in an index.
 EXACT = 20_000
 # Of 20,000 random hashes, 99, 92 and 70 % of the copies that differ in 16, 22 and 28 bits are neighbours in an order.
 ORDERS, WINDOW, BLOCK = 16, 32, 256

@@ -23,8 +23,8 @@ def group_agreement(
 ) -> GroupAgreement:
     """Confusion counts, agreement and kappas of reference and predicted groups, with intervals by subject.
 
-    Rows of `confusion` are the reference groups, columns the predicted groups. If the reference or the predictions put
-    all cases into one group, kappa would be 0 by construction: it is undefined, and the result says why.
+    Rows of `confusion` are the reference groups, columns the predicted groups. Where all cases have
+    the same reference or predicted group, the kappas are undefined, and the result says why.
 
     Args:
         truth, predicted: (N,) numbers of groups, from 0 to `n_groups` - 1.
@@ -45,15 +45,15 @@ def group_agreement(
         rests_on={"kappa": smallest, "kappa_quadratic": smallest},
     )[0]
     confusion = sums.sum(axis=(0, 1)).reshape(n_groups, n_groups).astype(int)
-    if why := _one_sided(confusion):
-        agreement |= {name: replace(agreement[name], value=None, low=None, high=None, reason=why) for name in _KAPPAS}
+    if reason := _single_group(confusion):
+        agreement |= {k: replace(agreement[k], value=None, low=None, high=None, reason=reason) for k in _KAPPAS}
     return GroupAgreement(confusion.tolist(), **agreement)
 
 
-def _one_sided(confusion: np.ndarray) -> str:
+def _single_group(confusion: np.ndarray) -> str:
     """Why kappa is undefined: the reference or the model uses a single group. Empty if both use several.
 
-    >>> _one_sided(np.array([[0, 0], [2, 3]])), _one_sided(np.array([[1, 0], [2, 3]]))
+    >>> _single_group(np.array([[0, 0], [2, 3]])), _single_group(np.array([[1, 0], [2, 3]]))
     ('all cases are in one group of the reference: kappa would be 0 by construction', '')
     """
     reference, predicted = ((confusion.sum(axis=axis) > 0).sum() for axis in (1, 0))
@@ -112,7 +112,7 @@ def with_readers(rows: pd.DataFrame, readers: pd.DataFrame, plan: Plan = PLAN) -
 
 
 def by_key(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """The rows of each key of metrics.json: the target over all its regions, then `target[region]` for each region.
+    """Keys of metrics.json with their rows: each target over all its regions, then each `target[region]`.
 
     >>> rows = pd.DataFrame({"target": ["pasi", "area", "area"], "region": ["", "trunk", "upper"]})
     >>> [key for key, _ in by_key(rows)]

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from casewise.plugin import plugins
 from casewise.report import first_screen
-from casewise.report import sections as folder
+from casewise.report import sections as package
 from casewise.report.blocks import FOLDER, Section, rendered, templates
 from casewise.report.context import ReportContext, brackets, report_title
 from casewise.report.sections import (
@@ -56,14 +56,14 @@ SECTIONS: tuple[Callable[[ReportContext], Section | None], ...] = (
 
 
 def sections(context: ReportContext) -> list[Section]:
-    """The sections of a run below the first screen, in their order; those with nothing to show are left out.
+    """The sections below the first screen, in order, without empty ones.
 
-    Those of plugins that bring no modality, such as that on saliency, and of modules of `casewise.report.sections`
-    that are not in `SECTIONS`, stand before single cases, or before the section that the module states as `BEFORE`.
+    A section of a plugin without a modality, or of a file in `casewise.report.sections` that `SECTIONS` does not list,
+    comes before the single cases, or before the section function that its module names as `BEFORE`.
     """
     makers = list(SECTIONS)
     listed = {make.__module__ for make in SECTIONS}
-    modules = pkgutil.iter_modules(folder.__path__, f"{folder.__name__}.")
+    modules = pkgutil.iter_modules(package.__path__, f"{package.__name__}.")
     names = [module.name for module in modules if module.name not in listed and not module.ispkg]
     names += [plugin.report for plugin in plugins() if plugin.report and not plugin.brings_modality]
     for module in map(importlib.import_module, names):
@@ -72,7 +72,7 @@ def sections(context: ReportContext) -> list[Section]:
 
 
 def render(context: ReportContext) -> str:
-    """The page as text: it loads no other file and is readable without its script; equal contexts give equal bytes."""
+    """The page as HTML, which loads no other file and can be read without its script."""
     shown = sections(context)
     template = templates(html=True).get_template("report.html.j2")
     return template.render(

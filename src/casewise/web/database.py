@@ -1,4 +1,4 @@
-"""A database of a service: one SQLite file, whose transactions are durable, and errors that say what to do."""
+"""SQLite files of services: durable transactions, and errors that say what to do."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from casewise.files import make_folder, storage_message, sync_folder
 
 
 class Database:
-    """A file that several threads and processes of one computer may use; only its owner may read it.
+    """A SQLite file for several threads and processes of one computer, readable by its owner only.
 
-    Its schema has a table `facts` of names and values, with the `format`.
+    A subclass states its schema, which has a table `facts (name, value)` with a row `format`.
 
     Raises:
         CasewiseError: the file is damaged, of a newer casewise, or cannot be written.
@@ -24,8 +24,8 @@ class Database:
 
     schema: ClassVar[str]
     format: ClassVar[int] = 1
-    # How long a transaction waits for one of another process, in seconds.
-    busy: ClassVar[float] = 10
+    # Seconds that a transaction waits for another process.
+    timeout: ClassVar[float] = 10
 
     def __init__(self, path: Path) -> None:
         self.path, self._lock = path, RLock()
@@ -34,7 +34,7 @@ class Database:
                 self.check_new()
             if not path.parent.exists():
                 make_folder(path.parent).chmod(0o700)
-            self._db = sqlite3.connect(path, timeout=self.busy, isolation_level=None, check_same_thread=False)
+            self._db = sqlite3.connect(path, timeout=self.timeout, isolation_level=None, check_same_thread=False)
             path.chmod(0o600)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
@@ -45,7 +45,7 @@ class Database:
                     self._db.executescript(f"BEGIN IMMEDIATE; {self.schema} COMMIT;")
                 except sqlite3.OperationalError as error:
                     self._db.rollback()
-                    if "already exists" not in str(error):  # another program made them at this moment
+                    if "already exists" not in str(error):  # another process has just created the tables
                         raise
             problem = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
             if problem != "ok":
@@ -61,7 +61,7 @@ class Database:
         sync_folder(path.parent)
 
     def check_new(self) -> None:
-        """Check that a missing or empty file may become a new database.
+        """Check that a new database may be created here; subclasses override it.
 
         Raises:
             CasewiseError: it may not.
@@ -73,7 +73,7 @@ class Database:
             self._db.close()
 
     def remedy(self) -> str:
-        """What to do where the file is damaged, in sentences."""
+        """Sentences for the user whose file is damaged."""
         return f"Copy {self.path.parent} elsewhere, then restore it from a backup."
 
     def _fact(self, name: str) -> str:
@@ -81,16 +81,16 @@ class Database:
 
     @contextmanager
     def _failures(self) -> Iterator[None]:
-        """Report failures of the disk and of the database as errors that name the file and what to do."""
+        """Turn errors of the disk and of SQLite into a `CasewiseError` that names the file and what to do."""
         try:
             yield
         except sqlite3.IntegrityError as error:
             text = f"{self.path}: another program began the same at this moment. Give the command again."
             raise CasewiseError(text) from error
         except sqlite3.DatabaseError as error:
-            # an OperationalError is a full disk, a lock, or missing rights, unless tables are missing
-            busy = isinstance(error, sqlite3.OperationalError | sqlite3.ProgrammingError)
-            if busy and "no such" not in str(error):
+            # A full disk, a lock or missing rights, unless tables are missing: the file itself is intact.
+            intact = isinstance(error, sqlite3.OperationalError | sqlite3.ProgrammingError)
+            if intact and "no such" not in str(error):
                 text = f"{self.path} could not be written: {error}. Free space, or end the program that uses it."
                 raise CasewiseError(f"{text} What was stored before is kept.") from error
             raise CasewiseError(f"{self.path} is damaged ({error}). {self.remedy()}") from error
@@ -99,7 +99,7 @@ class Database:
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        """A transaction: what the block writes is durable when it ends, or not there at all."""
+        """A transaction, committed to the disk at the end of the block and rolled back if it fails."""
         with self._lock, self._failures():
             self._db.execute("BEGIN IMMEDIATE")
             try:

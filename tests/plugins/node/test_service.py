@@ -334,7 +334,7 @@ def test_killed_nodes_lose_nothing_and_answer_nothing_twice(tmp_path: Path, orth
     assert {uid: len(answers) for uid, answers in orthanc.answers().items()} == {
         f"1.2.826.{n}": 1 for n in range(1, 25)
     }
-    assert (state.counts()[StudyState.ANSWERED], state.trail()[0]) == (24, [])
+    assert (state.counts()[StudyState.ANSWERED], state.check_trail()[0]) == (24, [])
     state.close()
 
 
@@ -413,5 +413,5 @@ def test_a_hospital_day(chest_run: Run, chests: Path, tmp_path: Path) -> None:
                     assert (report["PatientID"], report["Modality"]) == (f"P{number}", "SR")
                     assert ("No image of the study suits" in str(report)) is (number in unfit)
     assert (state.counts()[StudyState.ANSWERED], state.counts()[StudyState.REFUSED]) == (180, 20)
-    assert state.trail()[0] == []
+    assert state.check_trail()[0] == []
     state.close()

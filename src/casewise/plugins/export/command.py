@@ -1,4 +1,4 @@
-"""The command that writes a trained model as graphs for other programs: it takes cases of the run for the check."""
+"""The command `casewise export`, which checks each graph on cases of the run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from casewise.modalities.base import FittedPreprocessing
     from casewise.modalities.dataset import PanelDataset
     from casewise.plugins.export.learner import TrainedLearner
-    from casewise.plugins.export.write import Export, RunFacts
+    from casewise.plugins.export.write import Cases, Export
     from casewise.run_folder import RunFolder
 
 
@@ -53,7 +53,7 @@ def export_run(
     """Export the learners of a run folder or a bundle; arguments as of `casewise.plugins.export.write.export_model`.
 
     Args:
-        trust: the file of a public key, with whose private key a bundle must be signed.
+        trust: a public key file; the bundle must be signed with the private key.
 
     Raises:
         CasewiseError: there is no trained model, it is not signed with the trusted key, or it cannot be exported.
@@ -64,15 +64,15 @@ def export_run(
     from casewise.files import check_folder
     from casewise.run_folder.folder import check_model_path
 
-    facts = check_model_path(path, trust)
+    bundle = check_model_path(path, trust)
     check_folder(output, ["preprocessing.json"], "an export")  # before torch is loaded
-    if facts:
-        check_names(learners, list(dict.fromkeys(entry["learner"] for entry in facts["members"])))
+    if bundle:
+        check_names(learners, list(dict.fromkeys(entry["learner"] for entry in bundle["members"])))
     from casewise.plugins.export.formats import format_named
 
     format_named(to)
     from casewise.inference.model import load_bundle
-    from casewise.plugins.export.write import RunFacts, export_model
+    from casewise.plugins.export.write import export_model
     from casewise.run_folder import RunFolder
 
     show = show or Silent()
@@ -80,24 +80,26 @@ def export_run(
     folder = RunFolder(path)
     is_run = path.is_dir() and folder.study.exists() and folder.splits.exists()
     with folder.lock() if is_run else nullcontext():
-        checked_on = _run_facts(folder) if is_run else RunFacts(why_random="a bundle holds no cases")
-        return export_model(model, Path(output), to=to, learners=learners, facts=checked_on, show=show)
+        cases, why_random = _run_cases(folder) if is_run else (None, "a bundle holds no cases")
+        return export_model(
+            model, Path(output), to=to, learners=learners, cases=cases, why_random=why_random, show=show
+        )
 
 
-def _run_facts(folder: RunFolder) -> RunFacts:
-    """Cases of the run for the check, spread over its table; without its table or images, the reason."""
+def _run_cases(folder: RunFolder) -> tuple[Cases | None, str]:
+    """Cases spread over the table of the run; None and the reason if table or images cannot be read."""
     import numpy as np
 
     from casewise.errors import CasewiseError
     from casewise.modalities.registry import modality_of
     from casewise.pipeline.finished import FinishedRun
-    from casewise.plugins.export.write import MOST_PANELS, RunFacts
+    from casewise.plugins.export.write import MOST_PANELS
 
     try:
         prepared = FinishedRun.open(folder).prepared
     except CasewiseError as error:
         reason = str(error).splitlines()[0].rstrip(".")
-        return RunFacts(why_random=f"the cases of the run cannot be read ({reason})")
+        return None, f"the cases of the run cannot be read ({reason})"
     panels = prepared.cohort.panels
     rows = np.unique(np.linspace(0, len(panels) - 1, min(MOST_PANELS, len(panels))).round().astype(int))
 
@@ -105,4 +107,4 @@ def _run_facts(folder: RunFolder) -> RunFacts:
         study = prepared.study.of_learner(learner.name)
         return modality_of(study).dataset(prepared.store, study, panels.iloc[rows], None, fitted)
 
-    return RunFacts(cases)
+    return cases, ""

@@ -45,19 +45,6 @@ Cases = Callable[[TrainedLearner, "FittedPreprocessing"], "PanelDataset"]
 
 
 @dataclass(frozen=True)
-class RunFacts:
-    """Facts for an export that only a run folder has.
-
-    Attributes:
-        cases: panels of some cases of the run, on which graphs are checked; None: on random panels.
-        why_random: why there are none.
-    """
-
-    cases: Cases | None = None
-    why_random: str = ""
-
-
-@dataclass(frozen=True)
 class Export:
     """The folder that was written, with the files of graphs and the result of the check of each learner."""
 
@@ -67,7 +54,14 @@ class Export:
 
 
 def export_model(
-    model: TrainedModel, output: Path, *, to: str, learners: Sequence[str], facts: RunFacts, show: Show
+    model: TrainedModel,
+    output: Path,
+    *,
+    to: str,
+    learners: Sequence[str],
+    cases: Cases | None,
+    why_random: str,
+    show: Show,
 ) -> Export:
     """Write one checked graph for each learner with a self-test, `preprocessing.json` and `README.md`.
 
@@ -77,6 +71,8 @@ def export_model(
     Args:
         to: the name of a format of `casewise.plugins.export.formats.FORMATS`.
         learners: names; by default all.
+        cases: panels of some cases of the run, on which graphs are checked; None: on random panels.
+        why_random: why there are no such cases; empty if there are.
 
     Raises:
         CasewiseError: there is no such format or learner, a package is missing, a learner cannot be exported, a graph
@@ -90,7 +86,7 @@ def export_model(
             learner = TrainedLearner.of(folds)
             bar(number, len(members), f"{learner.name}, {number + 1} of {counted(len(members), 'learner')}")
             path = temporary / f"{learner.file_stem}{graph_format.ending}"
-            result = _write_graph(learner, path, graph_format, facts)
+            result = _write_graph(learner, path, graph_format, cases)
             parity[learner.name] = result
             image = image or preparation.drawn_reference(learner.study.images.size)
             own_test = _write_self_test(learner, path, graph_format, image)
@@ -101,8 +97,8 @@ def export_model(
                 f"{learner.name}: {path.name}, {counted(len(folds), 'fold')}; largest difference from casewise "
                 f"{result.largest:.1e} on {result.panels} {source}",
             )
-        if facts.cases is None and facts.why_random:
-            show.line("", f"checked on random panels: {facts.why_random}")
+        if why_random:
+            show.line("", f"checked on random panels: {why_random}")
         description = {
             "format": FORMAT,
             "casewise": __version__,
@@ -115,18 +111,17 @@ def export_model(
         make_folder(output)
         for file in sorted(temporary.iterdir()):
             os.replace(file, output / file.name)
-    write_atomic(output / PAGE, page(description, facts.why_random if facts.cases is None else ""))
+    write_atomic(output / PAGE, page(description, why_random))
     write_json(output / DESCRIPTION, description)
     graphs = {record["learner"]: output / record["file"] for record in records}
     return Export(output, graphs, parity)
 
 
-def _write_graph(learner: TrainedLearner, path: Path, graph_format: GraphFormat, facts: RunFacts) -> _Parity:
+def _write_graph(learner: TrainedLearner, path: Path, graph_format: GraphFormat, cases: Cases | None) -> _Parity:
     """Write the graph of a learner and check the file."""
-    if facts.cases is None:
+    if cases is None:
         sample = random_sample(learner)
     else:
-        cases = facts.cases
         sample = _sample_of_cases([cases(learner, fitted) for fitted in learner.fitted])
     sample = with_gaps(sample, sequences=learner.may_lack_sequences)
     # the example for the recording is random: sizes of 1 would be taken as fixed

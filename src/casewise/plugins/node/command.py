@@ -140,7 +140,7 @@ def status(
 
     settings = _settings(file)
     state = state_of(settings.folder)
-    breaks, head = state.trail()
+    breaks, head = state.check_trail()
     counts, deliveries, unfinished = state.counts(), state.delivery_counts(), state.studies(unfinished=True)
     details = {study.id: state.undelivered(study) for study in unfinished}
     problem = state.problem if works(settings.folder) else f"no node works in this folder: `casewise node run {file}`"

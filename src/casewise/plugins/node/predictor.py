@@ -1,8 +1,7 @@
 """The model of a node in memory: it chooses the images of a study, predicts them, and writes the answers.
 
-A study is answered in every case: with predictions, or, where no image suits the model, with the reason in place of
-each prediction. A format that cannot be written keeps back no other one. Only what cannot be answered, such as a study
-of two patients or a damaged file, needs a person.
+A study without suitable images is answered too, with the reason in place of each prediction. If one format cannot be
+written, the others still are. Only a study that cannot be answered, such as one of two patients, needs a person.
 """
 
 from __future__ import annotations
@@ -45,17 +44,17 @@ if TYPE_CHECKING:
     from casewise.inference.model import TrainedModel
     from casewise.study.schema import Study
 
-# The patient while a study is predicted: what the images call the patient is written into answers only.
-SUBJECT = "patient"
-# Formats that show pictures begin so; others need no saliency maps.
-SHOWS_PICTURES = "summary"
-MOST_PICTURES = 6
-# Failures of a disk that another attempt meets again, such as a path that is too long.
-PERMANENT = (errno.ENOENT, errno.EINVAL, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EILSEQ)
+# Stands for the patient during prediction; the patient's ID is written into the answers only.
+_SUBJECT = "patient"
+# Prefix of formats with pictures; only these need saliency maps.
+_SUMMARY = "summary"
+_MOST_PICTURES = 6
+# Disk errors that another attempt repeats, such as a path that is too long.
+_PERMANENT = (errno.ENOENT, errno.EINVAL, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EILSEQ)
 # Characters of a Series Description: PS3.5, 6.2, VR LO.
-LONGEST_TITLE = 64
-# The longest side of a picture for the page of monitoring, in pixels.
-PICTURE_SIDE = 240
+_LONGEST_TITLE = 64
+# Longest side of a picture on the monitoring page, in pixels.
+_PICTURE_SIDE = 240
 
 
 class StudyPredictor:
@@ -76,8 +75,13 @@ class StudyPredictor:
         self, model: TrainedModel, settings: ModelSettings, salt: str = "", pictures: Path | None = None
     ) -> None:
         if not model.checksum:
-            raise RunError(f"bundle: {model.folder} is no bundle, which answers name by its checksum.")
-        self.resident, self._settings, self._salt, self._kept = ResidentModel(model, HEADLINE), settings, salt, pictures
+            raise RunError(f"bundle: {model.folder} is not a bundle, whose checksum the answers state.")
+        self.resident, self._settings, self._salt, self._pictures_folder = (
+            ResidentModel(model, HEADLINE),
+            settings,
+            salt,
+            pictures,
+        )
         if columns := self.resident.ensemble.covariates.get("columns", ()):
             raise RunError(f"bundle: {model.folder} predicts from {', '.join(columns)}, which images do not state.")
         self._slots = Slots.of(self.resident.study)
@@ -85,8 +89,8 @@ class StudyPredictor:
         if settings.answer.abstain:
             model.check_abstaining()
         self._target, self.without_maps = None, ""
-        if settings.answer.saliency and any(name.startswith(SHOWS_PICTURES) for name in settings.answer.formats):
-            self._target, self.without_maps = self._explained()
+        if settings.answer.saliency and any(name.startswith(_SUMMARY) for name in settings.answer.formats):
+            self._target, self.without_maps = self._saliency_target()
 
     @property
     def description(self) -> Json:
@@ -95,7 +99,7 @@ class StudyPredictor:
         return {"title": str(about.get("title") or about.get("name") or "the model"), "checksum": model.checksum}
 
     def reply(self, job: Json) -> Json:
-        """The answer to a job as plain values, or why there is none; no content of files is quoted."""
+        """The answer to a job as JSON values, or why there is none, without quoting any content of files."""
         files, folder = [Path(path) for path in job["files"]], Path(job["folder"])
         try:
             answer = self.answer(StudyTask(job["uid"], files, folder, job["content"], job["version"]))
@@ -103,7 +107,7 @@ class StudyPredictor:
             return {"unanswerable": str(error)}
         except (RunError, OSError, MemoryError) as error:
             text = str(error) if isinstance(error, RunError) else f"{type(error).__name__} ({location_of(error)})"
-            return {"failed": text, "fault": not _may_pass(error)}
+            return {"failed": text, "fault": not _is_transient(error)}
         except CasewiseError as error:
             return {"unanswerable": str(error)}
         except Exception as error:  # noqa: BLE001 (the study is tried again, and then left to a person)
@@ -149,7 +153,7 @@ class StudyPredictor:
             _linked(row.files, work / f"image-{number}", self._slots.scans) for number, row in enumerate(rows, 1)
         ]
         cells = [
-            {"path": path.name, "subject": SUBJECT, **({column: row.slot} if column else {})}
+            {"path": path.name, "subject": _SUBJECT, **({column: row.slot} if column else {})}
             for path, row in zip(sources, rows, strict=True)
         ]
         table, cell_table, cases = resident.table(pd.DataFrame(cells), work, work)
@@ -162,20 +166,20 @@ class StudyPredictor:
         slots = {path.name: row.slot for path, row in zip(sources, rows, strict=True)}
         chunk, pictures = PredictedChunk(predicted, {task.uid: tuple(sources)}, False, batch), list[CasePicture]()
         with _noted(unwritten, "pictures"):
-            if self._kept and prepared and observed(chunk).is_unlike:
-                _keep_picture(prepared[0], self._kept / f"{study_label(task.uid)}.png")
+            if self._pictures_folder and prepared and observed(chunk).is_unlike:
+                _keep_picture(prepared[0], self._pictures_folder / f"{study_label(task.uid)}.png")
             pictures = self._pictures(table.study, prepared, predicted, slots)
         return replace(chunk, pictures={task.uid: pictures} if pictures else {})
 
     def _refused(self, task: StudyTask, headers: Sequence[InstanceHeader], reason: str) -> PredictedChunk:
         """A row without prediction for each target; its sources are the first instance of each series."""
-        case = RawCase(task.uid, SUBJECT, "", ())
+        case = RawCase(task.uid, _SUBJECT, "", ())
         table = self.resident.model.table.of_problems([(case, reason)], self.resident.ensemble.learners)
         firsts = {header.series: header.path for header in reversed(headers)}
         return PredictedChunk(table, {task.uid: tuple(firsts.values())}, False)
 
-    def _explained(self) -> tuple[Any, str]:
-        """What saliency maps are about; None, and the reason, where there are none."""
+    def _saliency_target(self) -> tuple[Any, str]:
+        """The output that saliency maps explain; None, and the reason, if there can be no maps."""
         if self.resident.explainer is None:
             return None, "The extra `explain` is not installed: pip install 'casewise[explain]'."
         if not self.resident.explained:
@@ -191,7 +195,7 @@ class StudyPredictor:
         """The images under their saliency maps.
 
         Args:
-            slots: by the name of an image its region.
+            slots: region by name of the image.
         """
         if self._target is None or not prepared or predicted["prediction"].isna().all():
             return []
@@ -209,12 +213,12 @@ class StudyPredictor:
             overlay = explainer.overlay(image, values, signed=shown.signed)
             colour = image if image.ndim == 3 else np.repeat(image[:, :, None], 3, axis=2)
             pictures.append(CasePicture(title, colour, overlay))
-            if len(pictures) == MOST_PICTURES:
+            if len(pictures) == _MOST_PICTURES:
                 break
         return pictures
 
     def _written(self, chunk: PredictedChunk, task: StudyTask, unwritten: dict[str, str]) -> tuple[Answer, ...]:
-        """Write the answers beside their folder, then move them into it, in place of those of an earlier attempt.
+        """Write the answers to a temporary folder, then move them to the folder of the task, replacing all files there.
 
         Args:
             unwritten: gets the reason why a format could not be written.
@@ -239,7 +243,7 @@ class StudyPredictor:
             raise UnanswerableError(" ".join(f"{name}: {unwritten[name]}" for name in formats))
         node = multiprocessing.parent_process()
         if node and not node.is_alive():
-            os._exit(0)  # a node that was started again answers the study
+            os._exit(0)  # the node has ended; it predicts the study when it is started again
         answers = []
         make_folder(task.folder)
         for style in (name for name in formats if name not in unwritten):
@@ -259,7 +263,7 @@ class StudyPredictor:
 
 @contextmanager
 def _noted(unwritten: dict[str, str], name: str) -> Iterator[None]:
-    """Note an error as the reason why something is not in an answer; a disk or memory that is full is still one."""
+    """Note an error as the reason why something is missing in an answer; a full disk or memory is still raised."""
     try:
         yield
     except (RunError, MemoryError):
@@ -274,13 +278,13 @@ def _keep_picture(prepared: NewCases, path: Path) -> None:
     """Keep a picture of a study for the page of monitoring."""
     picture = np.asarray(prepared.store.tiles[0])  # (C, H, W)
     image = Image.fromarray(picture[0] if len(picture) != 3 else picture.transpose(1, 2, 0))
-    image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+    image.thumbnail((_PICTURE_SIDE, _PICTURE_SIDE))
     image.save(content := io.BytesIO(), "PNG")
     write_atomic(path, content.getvalue())
 
 
 def _state_version(path: Path, task: StudyTask) -> None:
-    """Let the UIDs of a DICOM answer follow from the images too, so that answers to other images do not replace it.
+    """Derive the UIDs of a DICOM answer from the images too, so that a new version does not replace the old one.
 
     The same images, model and study give the same UIDs, so that Orthanc recognises a repetition.
     """
@@ -291,17 +295,17 @@ def _state_version(path: Path, task: StudyTask) -> None:
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     dataset.InstanceNumber = task.version
     if task.version > 1:
-        dataset.SeriesDescription = shortened(f"{dataset.SeriesDescription}, version {task.version}", LONGEST_TITLE)
+        dataset.SeriesDescription = shortened(f"{dataset.SeriesDescription}, version {task.version}", _LONGEST_TITLE)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the images may violate the standard
         dataset.save_as(content := io.BytesIO(), enforce_file_format=True)
     write_atomic(path, content.getvalue())
 
 
-def _may_pass(error: Exception) -> bool:
-    """Whether another attempt may succeed where a disk, memory or the model failed."""
+def _is_transient(error: Exception) -> bool:
+    """Whether another attempt may succeed: too little memory, or an error of the disk that is not permanent."""
     cause = error if isinstance(error, (OSError, MemoryError)) else error.__cause__
-    return isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno not in PERMANENT)
+    return isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno not in _PERMANENT)
 
 
 def _fault_text(error: Exception) -> str:

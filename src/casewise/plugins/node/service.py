@@ -105,7 +105,7 @@ class Node:
         try:
             if problem and problem != self.state.problem:
                 log.error("%s", problem)
-            self.state.meet(problem)
+            self.state.record_problem(problem)
         except CasewiseError as error:  # of a full disk
             log.error("%s", error)
 
@@ -125,11 +125,11 @@ class Node:
         if time.monotonic() - self._swept > SWEEP or not self._swept:
             self._sweep()
             self._swept = time.monotonic()
-        ids, last, done = self.orthanc.stable_since(self.state.change)
+        ids, last, done = self.orthanc.stable_since(self.state.last_change)
         for study in ids:
             self._look_at(study)
-        if last != self.state.change:
-            self.state.reached(last)
+        if last != self.state.last_change:
+            self.state.record_change(last)
         return not done
 
     def _sweep(self) -> None:
@@ -139,8 +139,8 @@ class Node:
         knows nothing of the other.
         """
         last, own = self.orthanc.last_change(), self.state.updates()
-        if not 0 <= self.state.change <= last:
-            self.state.reached(last)
+        if not 0 <= self.state.last_change <= last:
+            self.state.record_change(last)
         for study, updated in self.orthanc.stable_studies():
             if own.get(study) != updated:
                 self._look_at(study)

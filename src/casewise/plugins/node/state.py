@@ -1,7 +1,7 @@
-"""What a node knows of the studies in Orthanc: one SQLite file, in which a change is made whole or not at all.
+"""The database of a node: the state of each study, the deliveries of its answers, and the audit trail.
 
-The images are in Orthanc; the file has the state of each study, the answers that are still to be delivered, and the
-audit trail: an event for each step, with the hash of the event before, so that a change breaks the chain.
+The images stay in Orthanc. Each event of the audit trail has the hash of the previous event, so that a later change is
+detected.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from casewise.plugins.node.orthanc import OrthancStudy
 
 NAME = "node.sqlite"
-# The file of a node of casewise 1.0.
-FORMER = "queue.sqlite"
-SCHEMA = """
+# Database of a node of casewise 1.0.
+_FORMER_NAME = "queue.sqlite"
+_SCHEMA = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 INSERT INTO facts VALUES ('format', '1'), ('change', '-1'), ('bundle', ''), ('problem', '');
 CREATE TABLE studies (
@@ -60,35 +60,35 @@ CREATE TABLE events (
 CREATE TRIGGER events_stay BEFORE UPDATE ON events BEGIN SELECT RAISE(ABORT, 'events are never changed'); END;
 CREATE TRIGGER events_last BEFORE DELETE ON events BEGIN SELECT RAISE(ABORT, 'events are never removed'); END;
 """
-EVENT = "id, at, study, event, facts, previous"
+_EVENT_COLUMNS = "id, at, study, event, facts, previous"
 ANSWERED = (StudyState.ANSWERED, StudyState.REFUSED)
-# A time that is no later than now, or so late that the clock was set back since.
-DUE = "NOT ({0} > ? AND {0} <= ?)"
+# A time has come, or is further ahead than the longest wait: the clock was then set back.
+_DUE = "NOT ({0} > ? AND {0} <= ?)"
 
 
 class NodeState(Database):
     """The state of a node, in its folder.
 
     Args:
-        retry: when what failed is tried again.
+        retry: waits between attempts after a failure.
 
     Raises:
         CasewiseError: the file is damaged, of a newer casewise, or cannot be written; or casewise 1.0 used the folder.
     """
 
-    schema, busy = SCHEMA, 30
+    schema, timeout = _SCHEMA, 30
 
     def __init__(self, folder: Path, retry: Retry | None = None) -> None:
         self.folder, self._retry = folder.absolute(), retry or Retry()
         super().__init__(self.folder / NAME)
 
     def check_new(self) -> None:
-        """Refuse the folder of a node of casewise 1.0, whose queue may have studies that wait.
+        """Refuse the folder of a node of casewise 1.0, whose queue may hold waiting studies.
 
         Raises:
-            CasewiseError: it is one.
+            CasewiseError: casewise 1.0 used the folder.
         """
-        if (self.folder / FORMER).exists():
+        if (self.folder / _FORMER_NAME).exists():
             text = f"folder: {self.folder} is of a node of casewise 1.0, and its queue is not read"
             raise CasewiseError(f"{text}. State another `folder`, and send Orthanc the studies without an answer.")
 
@@ -98,33 +98,33 @@ class NodeState(Database):
     # -------------------------------------------------------------------------------------------------------- events
 
     def _event(self, study: str, event: str, **facts: Any) -> None:
-        query = f"SELECT {EVENT} FROM events ORDER BY id DESC LIMIT 1"  # noqa: S608
+        query = f"SELECT {_EVENT_COLUMNS} FROM events ORDER BY id DESC LIMIT 1"  # noqa: S608
         last = self._db.execute(query).fetchone()
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
         values = [at, study and study_label(study), event, json.dumps(facts), _digest(last)]
         self._db.execute("INSERT INTO events (at, study, event, facts, previous) VALUES (?, ?, ?, ?, ?)", values)
 
     def events(self, study: str = "") -> list[Json]:
-        """The audit trail in its order, or the events of the study with a label."""
-        query = f"SELECT {EVENT} FROM events WHERE ? = '' OR study = ? ORDER BY id"  # noqa: S608
+        """The audit trail in order; only the events of one study if its label is given."""
+        query = f"SELECT {_EVENT_COLUMNS} FROM events WHERE ? = '' OR study = ? ORDER BY id"  # noqa: S608
         return [
             {"id": row[0], "at": row[1], "study": row[2], "event": row[3], **json.loads(row[4])}
             for row in self._rows(query, [study, study])
         ]
 
-    def trail(self) -> tuple[list[int], str]:
-        """The events that do not follow from the one before, and the hash of the last."""
+    def check_trail(self) -> tuple[list[int], str]:
+        """IDs of events whose stored hash is not that of the previous event, and the hash of the last event."""
         breaks, last = list[int](), None
-        for number, row in enumerate(self._rows(f"SELECT {EVENT} FROM events ORDER BY id"), 1):  # noqa: S608
+        for number, row in enumerate(self._rows(f"SELECT {_EVENT_COLUMNS} FROM events ORDER BY id"), 1):  # noqa: S608
             if row[0] != number or row[5] != _digest(last):
                 breaks.append(int(row[0]))
             last = row
         return breaks, _digest(last)
 
     def start(self, bundle: str, casewise: str, partners: Iterable[str]) -> str:
-        """Record that the node starts; the checksum of the bundle before, or nothing.
+        """Record the start of the node; return the checksum of its previous bundle, empty at the first start.
 
-        What waits for a partner that the settings no longer state is not delivered any more.
+        Deliveries to partners that are no longer in the settings are dropped.
         """
         with self._writing() as db:
             before = self._fact("bundle")
@@ -141,11 +141,11 @@ class NodeState(Database):
 
     @property
     def problem(self) -> str:
-        """What the node met last that it could not do; empty if nothing."""
+        """The problem that the node has now; empty if none."""
         return self._fact("problem")
 
-    def meet(self, problem: str) -> None:
-        """Record a problem, or that there is none any more."""
+    def record_problem(self, problem: str) -> None:
+        """Record the present problem; empty if it is over."""
         if problem != self.problem:
             with self._writing():
                 self._set("problem", problem)
@@ -153,23 +153,23 @@ class NodeState(Database):
     # ------------------------------------------------------------------------------------------------------- arrival
 
     @property
-    def change(self) -> int:
-        """The number of the last change of Orthanc that was read; -1 before the first."""
+    def last_change(self) -> int:
+        """Number of the last entry read from Orthanc's list of changes; -1 before the first."""
         return int(self._fact("change"))
 
-    def reached(self, change: int) -> None:
-        """Record the last change that was read; what it names is recorded before."""
+    def record_change(self, change: int) -> None:
+        """Record the last change that was read, after the studies that it names."""
         with self._writing():
             self._set("change", change)
 
     def updates(self) -> dict[str, str]:
-        """The time of the last instance of each study, as Orthanc stated it when it was looked at."""
+        """Time of the last instance of each study, by Orthanc's ID, as Orthanc last stated it."""
         return dict(self._rows("SELECT id, updated FROM studies"))
 
     def arrived(self, study: OrthancStudy) -> bool:
-        """Record a study that is stable; whether it is new, or its images have changed.
+        """Record a stable study; return whether it is new or its images have changed.
 
-        What is still to be delivered of a former version is dropped. A study without images needs no answer.
+        Pending deliveries of its previous version are dropped. A study without images needs no answer.
         """
         state = StudyState.WAITING if study.images else StudyState.DISCARDED
         reason = "" if study.images else "It has no image."
@@ -189,7 +189,7 @@ class NodeState(Database):
         return True
 
     def _change(self, study: str, uid: str, state: StudyState, reason: str = "", **columns: Any) -> None:
-        """Put a study into a state, in a transaction."""
+        """Set the state of a study; the caller holds the transaction."""
         fresh: Json = {"attempts": 0, "next_at": 0, "failing_since": None, "begun": 0}
         values = fresh | columns | {"state": state, "reason": _cut_text(reason), "changed_at": time.time()}
         stated = ", ".join(f"{name} = ?" for name in values)
@@ -202,21 +202,21 @@ class NodeState(Database):
 
     def next(self, now: float) -> NodeStudy | None:
         """The next study to predict, WAITING or FAILED and due; None if there is none."""
-        condition = f"state IN (?, ?) AND {DUE.format('next_at')}"
+        condition = f"state IN (?, ?) AND {_DUE.format('next_at')}"
         studies = self._studies(condition, [StudyState.WAITING, StudyState.FAILED, *self._span(now)], limit=1)
         return studies[0] if studies else None
 
     def _span(self, now: float) -> tuple[float, float]:
-        """For `DUE`."""
+        """The two values of `_DUE`."""
         return now, now + self._retry.longest
 
     def begin(self, study: NodeStudy) -> None:
-        """Count a prediction that begins, so that a study with which nodes end is noticed."""
+        """Count the start of a prediction, to detect a study that crashes the node."""
         with self._writing() as db:
             db.execute("UPDATE studies SET begun = begun + 1 WHERE id = ?", [study.id])
 
     def postpone(self, study: NodeStudy, seconds: float = 0) -> None:
-        """Let a study wait whose prediction began and did not fail, such as while images arrive."""
+        """Put a study off without counting a failure, for example while images arrive."""
         with self._writing() as db:
             query = "UPDATE studies SET begun = max(begun - 1, 0), next_at = ? WHERE id = ?"
             db.execute(query, [time.time() + seconds, study.id])
@@ -224,25 +224,25 @@ class NodeState(Database):
     def answered(
         self, study: NodeStudy, answer: StudyAnswer, bundle: str, routes: Mapping[str, Sequence[str]], **facts: Any
     ) -> None:
-        """Record the answers of a study, which lie durably at their paths, and what is to be delivered.
+        """Record the answers of a study, already written to their files, and their deliveries.
 
         Args:
-            routes: the formats that each partner receives, by its name.
+            routes: formats to deliver, by name of the partner.
         """
         refused = answer.observation.refused
         state = StudyState.REFUSED if refused else StudyState.ANSWERED
         with self._writing() as db:
             db.execute("DELETE FROM answers WHERE study = ?", [study.id])  # with their deliveries
-            for each in answer.answers:
-                path = os.path.relpath(each.path.absolute(), self.folder)
+            for written in answer.answers:
+                path = os.path.relpath(written.path.absolute(), self.folder)
                 query = "INSERT INTO answers (study, name, format, path, sha256) VALUES (?, ?, ?, ?, ?)"
-                db.execute(query, [study.id, each.name, each.format, path, each.sha256])
+                db.execute(query, [study.id, written.name, written.format, path, written.sha256])
             self._route(study.id, routes)
             query = "INSERT INTO predictions (study, observation, accession) VALUES (?, ?, ?)"
             db.execute(query, [study.id, answer.observation.as_json(), answer.accession])
             text = _cut_text(" ".join(f"Without {name}: {reason}" for name, reason in answer.unwritten.items()))
             self._change(study.id, study.uid, state, refused, unwritten=text)
-            hashes = {each.name: each.sha256 for each in answer.answers}
+            hashes = {written.name: written.sha256 for written in answer.answers}
             about = {"version": study.version, "bundle": bundle, "answers": hashes, "unwritten": dict(answer.unwritten)}
             self._event(study.uid, state, **about, **facts)
 
@@ -253,7 +253,7 @@ class NodeState(Database):
                 self._db.execute("INSERT OR IGNORE INTO deliveries (study, name, partner) VALUES (?, ?, ?)", values)
 
     def failed(self, study: NodeStudy, reason: str) -> None:
-        """Record that a study could not be predicted: it is tried again, or put in quarantine at last."""
+        """Record a failed prediction: the study is tried again, or quarantined after `retry.give_up` seconds."""
         now = time.time()
         with self._writing() as db:
             since = db.execute("SELECT failing_since FROM studies WHERE id = ?", [study.id]).fetchone()[0] or now
@@ -270,14 +270,14 @@ class NodeState(Database):
     # ---------------------------------------------------------------------------------------------------- deliveries
 
     def deliveries(self, now: float, limit: int = 200) -> list[Delivery]:
-        """The answers that are to be delivered now; those that failed least come first.
+        """Answers to deliver now, fewest failed attempts first.
 
-        What Orthanc is to send waits until Orthanc has it.
+        An answer that Orthanc forwards to a partner waits until Orthanc has stored it.
         """
         query = (
             "SELECT d.id, d.study, a.name, a.format, a.path, a.sha256, d.partner, a.instance, d.job, d.attempts "  # noqa: S608
             "FROM deliveries d JOIN answers a ON a.study = d.study AND a.name = d.name WHERE d.state = 'pending' AND "
-            f"{DUE.format('d.next_at')} AND (a.instance != '' OR d.partner = ? OR d.partner LIKE 'folder %') "
+            f"{_DUE.format('d.next_at')} AND (a.instance != '' OR d.partner = ? OR d.partner LIKE 'folder %') "
             "ORDER BY d.attempts, d.id LIMIT ?"
         )
         return [
@@ -291,16 +291,16 @@ class NodeState(Database):
         ]
 
     def submitted(self, delivery: Delivery, job: str, seconds: float) -> None:
-        """Record the job of Orthanc that sends an answer, and look at it later."""
+        """Record the job of Orthanc that sends an answer; it is checked again after `seconds`."""
         with self._writing() as db:
             values = [job, time.time() + seconds, delivery.id]
             db.execute("UPDATE deliveries SET job = ?, next_at = ? WHERE id = ?", values)
 
     def delivered(self, delivery: Delivery, instance: str = "") -> None:
-        """Record that a partner has an answer; others that it did not take are tried again now.
+        """Record that a partner has an answer; failed deliveries to this partner are tried again now.
 
         Args:
-            instance: its ID, of an answer that Orthanc stored.
+            instance: Orthanc's ID of an answer that it stored.
         """
         answer, partner = delivery.answer, delivery.partner
         facts = {"answer": answer.name, "sha256": answer.sha256, "partner": partner, "version": delivery.study.version}
@@ -340,10 +340,10 @@ class NodeState(Database):
         if not studies:
             text = f"There is no study {cut(study)}. `casewise node status` lists those that wait, node.log all."
             raise CasewiseError(text)
-        return min(studies, key=lambda each: each.state in ANSWERED)
+        return min(studies, key=lambda match: match.state in ANSWERED)  # unanswered ones first
 
     def discard(self, study: str) -> NodeStudy:
-        """Dismiss a study that is not answered, or whose answers are not delivered; images that come make it wait.
+        """Dismiss a study without an answer or with undelivered answers, until new images arrive.
 
         Args:
             study: its UID or label.
@@ -362,10 +362,11 @@ class NodeState(Database):
             return self._named(named.id)
 
     def retry(self, study: str, routes: Mapping[str, Sequence[str]]) -> NodeStudy:
-        """Put a study back to work: its answers are delivered again if it has all, else it is predicted again.
+        """Try a study again: deliver its answers if they are complete, else predict it.
 
         Args:
-            study: its UID or label; routes: as for `answered`.
+            study: its UID or label.
+            routes: formats to deliver, by name of the partner.
 
         Raises:
             CasewiseError: there is no such study, or it waits for its prediction anyway.
@@ -392,7 +393,7 @@ class NodeState(Database):
             return self._named(named.id)
 
     def remove_answers(self, before: float) -> int:
-        """Remove the files of answers that were delivered before a time, in seconds since 1970; how many."""
+        """Remove answer files of fully delivered studies unchanged since `before` (Unix time); return their number."""
         query = (
             "SELECT path FROM answers JOIN studies ON id = study WHERE changed_at < ? AND NOT EXISTS "
             "(SELECT 1 FROM deliveries d WHERE d.study = id AND d.state != 'delivered')"
@@ -424,7 +425,7 @@ class NodeState(Database):
         return self._studies(condition, [unfinished, *ANSWERED, StudyState.DISCARDED])
 
     def undelivered(self, study: NodeStudy) -> list[str]:
-        """What is not delivered of a study, in words."""
+        """Sentences on the undelivered answers of a study."""
         query = "SELECT partner, name, state, reason FROM deliveries WHERE study = ? AND state != 'delivered'"
         return [
             ": ".join(filter(None, (f"{row[1]} to {row[0]} {row[2]}", row[3]))) for row in self._rows(query, [study.id])
@@ -441,12 +442,12 @@ class NodeState(Database):
         return {(partner, state): count for partner, state, count in self._rows(query)}
 
     def observations(self) -> list[tuple[str, Observation]]:
-        """What was observed at each prediction, with the label of its study, in their order."""
+        """The observation of each prediction in order, with the label of the study."""
         query = "SELECT label, observation FROM predictions p JOIN studies s ON s.id = p.study ORDER BY p.id"
         return [(label, Observation.from_json(text)) for label, text in self._rows(query)]
 
     def accessions(self) -> dict[str, set[str]]:
-        """The labels of the studies by the hash of their accession number, which is not always one of one study."""
+        """Labels of studies by hashed accession number, which several studies can share."""
         query = "SELECT accession, label FROM predictions p JOIN studies s ON s.id = p.study WHERE accession != ''"
         studies: dict[str, set[str]] = {}
         for accession, label in self._rows(query):
@@ -466,7 +467,7 @@ def state_of(folder: Path, retry: Retry | None = None) -> NodeState:
 
 
 def _digest(event: Sequence[Any] | None) -> str:
-    """The hash of an event with the hash of the one before."""
+    """The hash of an event, which includes the hash of the previous event."""
     return hashlib.sha256(json.dumps(list(event)).encode()).hexdigest() if event else "0" * 64
 
 

@@ -1,8 +1,8 @@
 """Tiles of a slide: their positions, resolution and pixels.
 
 Planned tiles are stored in a folder, so that a slide is not read again while slide and plan are unchanged.
-For each slide there are a thumbnail, `<name>.jpg`, and its tiles, `<name>.npz`, which is written last. The name is a
-hash of the path, size and time of the slide, of its other files, and of the plan.
+A slide has a thumbnail, `<name>.jpg`, and tiles, `<name>.npz`, which is written last. The name is a hash of the plan,
+of the slide's path, size and time, and of the files that belong to it.
 """
 
 from __future__ import annotations
@@ -32,17 +32,12 @@ if TYPE_CHECKING:
     from casewise.modalities.store.store_builder import Budget
 
 
-# Bytes of the thumbnail in addition to the open slide. Finding tissue needs no more than the slide did.
-PICTURE = 8 * 2**20
+# Bytes of the thumbnail beside the open slide. Finding tissue, after the slide is closed, needs no more.
+_THUMBNAIL_BYTES = 8 * 2**20
 
 
 class TilePlan(Tiles):
-    """The rules by which tiles are cut from a slide, as the study states and checks them.
-
-    `side`: of a tile in pixels as it is stored. At most one of `mpp` (microns per pixel), `magnification` and `level`
-    states the resolution; the default is level 0. `min_tissue`: the least share of a tile that must be tissue.
-    `max_tiles`: the largest number of tiles of a slide, spread evenly over its tissue. `assume_mpp`: the microns per
-    pixel of level 0 of slides that do not state theirs.
+    """The settings of the study and `side`, the width of a stored tile in pixels.
 
     >>> TilePlan(mpp=1.0).resolution
     '1 µm per pixel'
@@ -63,9 +58,9 @@ class PlannedSlide:
     """The tiles of one slide.
 
     `boxes`: (N, 3) `int64`, x, y and side in level-0 pixels, from left to right and then downwards. `shares`: (N,)
-    `float64`, how much of each is tissue. `mask`: (h, w) `bool`, the tissue; each of its pixels is `downsample` level-0
-    pixels wide. `picture`: (h, w, 3) `uint8`, the slide as small as the mask, or the file of it. `candidates`: the
-    number of tiles with enough tissue before `max_tiles` was applied. `notes`: sentences on deviations from the plan.
+    `float64`, fraction of tissue in each box. `mask`: (h, w) `bool`, the tissue; each of its pixels is `downsample`
+    level-0 pixels wide. `picture`: the thumbnail, (h, w, 3) `uint8` like the mask, or its file. `candidates`: how many
+    tiles had enough tissue before `max_tiles` was applied. `notes`: sentences on deviations from the plan.
     """
 
     path: Path
@@ -93,7 +88,7 @@ class PlannedSlide:
         return self.facts.mpp
 
     def read_picture(self) -> np.ndarray:
-        """The slide as small as the mask, (h, w, 3) `uint8`."""
+        """The thumbnail, (h, w, 3) `uint8`, with a pixel for each pixel of the mask."""
         if not isinstance(self.picture, Path):
             return self.picture
         with Image.open(self.picture) as image:
@@ -112,10 +107,10 @@ def plan_tiles(path: Path, plan: TilePlan, budget: Budget | None = None) -> Plan
     """
     with Slide(path) as slide:
         facts = slide.facts
-        target, notes = _downsample(slide.path, facts, plan)
-        boxes = _grid(slide.path, facts, plan, target)
+        pixel_width, notes = _pixel_width(slide.path, facts, plan)
+        boxes = _grid(slide.path, facts, plan, pixel_width)
         mpp = facts.mpp or plan.assume_mpp
-        with budget.hold(slide.memory + PICTURE) if budget else nullcontext():
+        with budget.hold(slide.memory + _THUMBNAIL_BYTES) if budget else nullcontext():
             picture, scanned, downsample = read_thumbnail(slide)
             # Frees the memory before tissue is searched.
             slide.close()
@@ -135,9 +130,10 @@ def plan_tiles(path: Path, plan: TilePlan, budget: Budget | None = None) -> Plan
         # Positions are counted in steps of the grid, so that the curve fills it.
         steps = np.unique(boxes[:, 0], return_inverse=True)[1], np.unique(boxes[:, 1], return_inverse=True)[1]
         selected = enough[spread(np.stack(steps, axis=1)[enough], plan.max_tiles)]
-    all_notes, mask, downsample = (*facts.notes, *notes, *tissue.notes), tissue.mask, tissue.downsample
-    own = boxes[selected], shares[selected]
-    return PlannedSlide(slide.path, facts, *own, all_notes, mask, downsample, picture, len(enough))
+    all_notes, mask, width = (*facts.notes, *notes, *tissue.notes), tissue.mask, tissue.downsample
+    return PlannedSlide(
+        slide.path, facts, boxes[selected], shares[selected], all_notes, mask, width, picture, candidates=len(enough)
+    )
 
 
 def read_tile(slide: Slide, x: int, y: int, span: int, *, side: int, channels: Channels = "rgb") -> np.ndarray:
@@ -168,8 +164,8 @@ def _tile(slide: Slide, x: int, y: int, span: int, side: int) -> Image.Image:
     return image.resize((side, side), LANCZOS, box=(*offset, *end))
 
 
-def _downsample(path: Path, facts: SlideFacts, plan: TilePlan) -> tuple[float, list[str]]:
-    """The width of a pixel of a tile in level-0 pixels, and notes.
+def _pixel_width(path: Path, facts: SlideFacts, plan: TilePlan) -> tuple[float, list[str]]:
+    """Width of a pixel of a tile in level-0 pixels, and notes on deviations from the plan.
 
     Raises:
         ImageError: the slide does not state the resolution that the plan needs.
@@ -185,22 +181,22 @@ def _downsample(path: Path, facts: SlideFacts, plan: TilePlan) -> tuple[float, l
             notes.append(
                 f"the file does not state the width of a pixel; {mpp:g} µm, as stated in the study, is assumed"
             )
-        target = plan.mpp / mpp
+        width = plan.mpp / mpp
     elif plan.magnification is not None:
         if facts.magnification is None:
             problem = f"the slide does not state the magnification of its scan, so {plan.resolution} cannot be read"
             raise ImageError(f"{path}: {problem}. {_instead('mpp', facts.mpp)}")
-        target = facts.magnification / plan.magnification
+        width = facts.magnification / plan.magnification
     else:
         level, last = plan.level or 0, len(facts.levels) - 1
         missing = [f"there is no level {level}; level {last}, the coarsest, is used"] if level > last else []
         return facts.levels[min(level, last)][2], missing
-    level = facts.level_for(target)
-    if target < 1 / SAME_LEVEL:
-        notes.append(f"no level is as fine as {plan.resolution}; level 0 is read and enlarged by {1 / target:.2f}")
-    elif (by := target / facts.levels[level][2]) > SAME_LEVEL:
+    level = facts.level_for(width)
+    if width < 1 / SAME_LEVEL:
+        notes.append(f"no level is as fine as {plan.resolution}; level 0 is read and enlarged by {1 / width:.2f}")
+    elif (by := width / facts.levels[level][2]) > SAME_LEVEL:
         notes.append(f"no level has {plan.resolution}; level {level} is read and reduced by {by:.2f}")
-    return target, notes
+    return width, notes
 
 
 def _instead(name: str, value: float | None) -> str:
@@ -210,13 +206,13 @@ def _instead(name: str, value: float | None) -> str:
     return f"It states its {name}, {value:.4g}: state `{name}` instead."
 
 
-def _grid(path: Path, facts: SlideFacts, plan: TilePlan, target: float) -> np.ndarray:
+def _grid(path: Path, facts: SlideFacts, plan: TilePlan, pixel_width: float) -> np.ndarray:
     """All boxes of the grid, (N, 3), in raster order.
 
     Raises:
         ImageError: the slide is smaller than one tile.
     """
-    span = max(round(plan.side * target), 1)
+    span = max(round(plan.side * pixel_width), 1)
     if span > min(facts.width, facts.height):
         raise ImageError(
             f"{path}: a tile of {plan.side} px at {_at(facts, plan)} is {span:,} px wide at level 0, more than the "
@@ -228,16 +224,16 @@ def _grid(path: Path, facts: SlideFacts, plan: TilePlan, target: float) -> np.nd
 
 
 def _at(facts: SlideFacts, plan: TilePlan) -> str:
-    """The resolution of a plan on one slide, with the existing levels."""
+    """The planned resolution in words; for a plan by level, with the levels of the slide."""
     if plan.mpp is not None or plan.magnification is not None:
         return plan.resolution
     sizes = ", ".join(f"{n} of {width:,} x {height:,}" for n, (width, height, _) in enumerate(facts.levels))
     return f"level {min(plan.level or 0, len(facts.levels) - 1)} (it has the levels {sizes} px)"
 
 
-# Increased whenever the rules for tissue or tiles change: slides are then planned again.
-RULES = 3
-QUALITY = 88
+# Part of each stored name. Increase it when tissue or tiles are found differently: slides are then planned again.
+_RULES = 3
+_JPEG_QUALITY = 88
 
 
 def name_of(path: Path, plan: TilePlan) -> str:
@@ -246,7 +242,7 @@ def name_of(path: Path, plan: TilePlan) -> str:
         status = os.stat(path)
     except OSError:
         return ""
-    identity = [RULES, str(path), status.st_size, status.st_mtime_ns, companions_hash(path), plan.model_dump()]
+    identity = [_RULES, str(path), status.st_size, status.st_mtime_ns, companions_hash(path), plan.model_dump()]
     return json_hash(identity)[:24]
 
 
@@ -282,14 +278,13 @@ def _read(path: Path, folder: Path, name: str) -> PlannedSlide | None:
 def keep(planned: PlannedSlide, folder: Path, name: str) -> PlannedSlide | None:
     """Store the planned tiles of a slide and return them; None if they cannot be read back.
 
-    `name`: its `name_of` before it was read. A slide that is replaced meanwhile has another name and is planned again
-    the next time.
+    `name`: from `name_of`, taken before reading, so that a slide replaced meanwhile is planned again.
 
     Raises:
         RunError: the disk is full or the folder cannot be written.
     """
     picture = io.BytesIO()
-    Image.fromarray(planned.read_picture()).save(picture, "JPEG", quality=QUALITY)
+    Image.fromarray(planned.read_picture()).save(picture, "JPEG", quality=_JPEG_QUALITY)
     record = {
         "shape": planned.mask.shape,
         "downsample": planned.downsample,
@@ -311,7 +306,7 @@ def keep(planned: PlannedSlide, folder: Path, name: str) -> PlannedSlide | None:
 
 
 def sweep(folder: Path, names: set[str]) -> None:
-    """Remove stored tiles of slides and plans with other names."""
+    """Remove all stored tiles except those with these names."""
     for path in [*folder.glob("*.npz"), *folder.glob("*.jpg")]:
         if path.stem not in names:
             path.unlink(missing_ok=True)

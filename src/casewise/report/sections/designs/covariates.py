@@ -1,10 +1,10 @@
-"""Whether the images add to the covariates: the three models side by side, and their decision curves."""
+"""Do the images add to the covariates? Figures of the three models, and their decision curves."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from casewise.audit.columns import telling_gaps
+from casewise.audit.columns import predictive_gaps
 from casewise.evaluation.results import AddedValue
 from casewise.report.blocks import Block, Cell, Facts, Plot, Plots, Row, Section, Table, Text
 from casewise.report.context import SIDES, ReportContext, terms_of
@@ -19,7 +19,7 @@ ANSWER = (
     "{stage}. The images add to the covariates where the model of both is better than the covariates by themselves; no"
     " clear difference does not show that they add nothing."
 )
-HOW = (
+METHODS = (
     "Out of fold, all parts are fitted on other folds: medians of missing values, categories, penalties, and the weight"
     " of the image model, which is never below 0, because the networks behind it were trained on the cases of the fold."
     " The covariates are read by a linear or logistic regression, with a"
@@ -38,16 +38,16 @@ BENEFIT = (
 
 
 def section(context: ReportContext) -> Section | None:
-    """The figures of each stage, the columns and the decision curves; None without covariates."""
+    """A table for each stage, the decision curves and the columns used; None without covariates."""
     entry = context.metrics.added_value
     if entry is None:
         return None
-    tables = [table for stage in (*context.stages, "external") if (table := comparison(context, entry, stage))]
+    tables = [table for stage in (*context.stages, "external") if (table := _comparison(context, entry, stage))]
     images = ("the mean of " if len(entry.images) > 1 else "") + ", ".join(map(learner_name, entry.images))
-    facts = [(plain(name), kind) for name, kind in entry.columns.items()]
-    gaps = telling_gaps(context.audit, context.outcome, context.study.covariates)
-    stated, how = Text(_gaps_text(context, gaps) if gaps else ""), Text(HOW.format(joined=JOINED), True)
-    blocks = [stated, *tables, *curves(context, entry), Facts([*facts, ("Image model", images)]), how]
+    facts = [*((plain(name), kind) for name, kind in entry.columns.items()), ("Image model", images)]
+    gaps = predictive_gaps(context.audit, context.outcome, context.study.covariates)
+    warning, methods = Text(_gaps_text(context, gaps) if gaps else ""), Text(METHODS.format(joined=JOINED), True)
+    blocks = [warning, *tables, *_curves(context, entry), Facts(facts), methods]
     return Section("covariates", "Do the images add to the covariates?", blocks)
 
 
@@ -58,12 +58,12 @@ def _gaps_text(context: ReportContext, gaps: Sequence[tuple[str, str, float]]) -
     return GAPS.format(columns=columns, outcome=terms_of(context).heading)
 
 
-def comparison(context: ReportContext, entry: AddedValue, stage: str) -> Table | None:
-    """The covariates, the images and both, each against the covariates; None where nothing was evaluated."""
+def _comparison(context: ReportContext, entry: AddedValue, stage: str) -> Table | None:
+    """The models of covariates, of images and of both, compared with the first; None where nothing was evaluated."""
     write, compared = context.write, kind_report(context.kind).compared
     metrics = context.columns("learners", stage)
     gaps, rows = comparison_of(context, stage), []
-    for name in (COVARIATES, *entry.images[: 1 if len(entry.images) == 1 else 0], JOINED):
+    for name in (COVARIATES, *(entry.images if len(entry.images) == 1 else ()), JOINED):
         figures = context.figures(stage, name)
         if figures:
             gap = gaps.gap(compared, name, COVARIATES)
@@ -75,16 +75,16 @@ def comparison(context: ReportContext, entry: AddedValue, stage: str) -> Table |
     return Table(heads, rows, caption, wide=True) if rows else None
 
 
-def curves(context: ReportContext, entry: AddedValue) -> list[Block]:
+def _curves(context: ReportContext, entry: AddedValue) -> list[Block]:
     """The decision curves of both models with covariates, and their difference at the declared thresholds."""
     if not entry.decision_curves:
         return []
-    alone, joined = entry.decision_curves[COVARIATES], entry.decision_curves[JOINED]
+    covariates, joined = entry.decision_curves[COVARIATES], entry.decision_curves[JOINED]
     title = plain(context.study.positive_of(context.outcome) or "")
     alt = "Net benefit by threshold of both models and of treating all; the values are in the table."
-    plot = Plot(draw.decisions(joined, title=title, name="decision-covariates", other=("covariates", alone)), alt)
+    plot = Plot(draw.decisions(joined, title=title, name="decision-covariates", other=("covariates", covariates)), alt)
     rows = []
-    for first, both in zip(alone, joined, strict=True):
+    for first, both in zip(covariates, joined, strict=True):
         if both.declared:
             figures = (first.model, both.model, both.over_other)
             cells = [figure_cell(figure, BENEFIT_DIGITS) for figure in figures]

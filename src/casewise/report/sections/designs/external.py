@@ -1,4 +1,4 @@
-"""The external cohort: every figure inside and outside, by class and by group, and cases unlike the training."""
+"""The external cohort: internal and external figures, overall, by class and by group, and its unusual cases."""
 
 from __future__ import annotations
 
@@ -21,87 +21,7 @@ SHARES = (
     " Accuracy, precision, F1 and log loss also depend on the shares of the classes, which may differ between cohorts."
 )
 BY_GROUP = "External, by {column}. Accuracy counts all cases of a group; an AUROC takes cases of every class."
-
 BY_GROUP_HEADING = "External, by group"
-
-
-def section(context: ReportContext) -> Section | None:
-    """The figures of the external cohort; None where nothing was predicted there."""
-    if not (context.predictions["stage"] == EXTERNAL).any():
-        return None
-    study, rows = context.study, context.rows(EXTERNAL, context.learner)
-    outside = context.figures(EXTERNAL, context.learner)
-    count = counted_cases(context, rows) if len(rows) else "none: nothing can be evaluated"
-    fact = ("With a reference value", count)
-    blocks: list[Block] = [Facts([fact])]
-    if metrics := [metric for metric in context.columns("external") if metric in outside]:
-        titles = {context.write.title(metric): metric for metric in metrics}
-        blocks.append(_both_table(context, "Metric", titles))
-        blocks += [Fold(name, inside, needed=name == BY_GROUP_HEADING) for name, inside in _details(context)]
-    heading = f"External validation: {study.external_name or 'the external cohort'}"
-    return Section("external", heading, [*blocks, *_distant_cases(context)])
-
-
-def _both_table(context: ReportContext, head: str, metrics: Mapping[str, str]) -> Table:
-    """By name of the row, a metric inside and outside, their difference, and the verdict on the external one."""
-    inside = f"Mean within each {context.site}" if context.by_site else capital(SIDES[context.stage])
-    rows = [Row(name, both_cells(context, metric)) for name, metric in metrics.items()]
-    caption = BOTH.format(confidence=terms_of(context).confidence) + SHARES * bool(context.classes)
-    return Table([head, inside, "External", "Difference", "External is"], rows, caption, wide=True)
-
-
-def _details(context: ReportContext) -> list[tuple[str, list[Block]]]:
-    """The folded parts, with what each holds."""
-    entry, figures = context.class_figures(EXTERNAL, context.learner), context.figures(EXTERNAL, context.learner)
-    table = learners.learner_table(context, EXTERNAL) if len(context.learners) > 1 else None
-    of_classes: list[Block] = []
-    if entry:
-        counts = confusion(entry.names, entry.confusion)
-        of_classes.append(Matrix(counts, "Confusion matrix, external.", "reference", "predicted"))
-        both = {
-            f"{plain(label)} ({support:,}), {context.write.phrase(metric)}": f"{metric}[{label}]"
-            for label, support in zip(entry.names, entry.support, strict=True)
-            for metric in BY_CLASS
-            if defined(figures.get(f"{metric}[{label}]"))
-        }
-        of_classes.append(_both_table(context, "Class (external cases)", both))
-        of_classes += classes.point_blocks(context, entry, EXTERNAL) if entry.operating else []
-    return [
-        ("External, by class: confusion matrix, figures and operating points", of_classes),
-        (BY_GROUP_HEADING, list(groups(context))),
-        ("External, all learners", [table] if table else []),
-    ]
-
-
-def both_cells(context: ReportContext, metric: str) -> list[Cell]:
-    """A figure inside and outside, the difference with its interval, and the verdict on the external figure."""
-    write, inside = context.write, context.quoted.get(metric)
-    outside = context.figures(EXTERNAL, context.learner).get(metric)
-    drop = context.metrics.drop(context.learner).get(metric)
-    code = "untested" if drop is None or drop.rough else verdict(drop.low, drop.high, metric)
-    difference = write.difference(metric, drop) if defined(outside) else Cell(MISSING)
-    return [write.cell(metric, inside), write.cell(metric, outside), difference, Cell(VERDICTS[code])]
-
-
-def groups(context: ReportContext) -> list[Table]:
-    """For each column a table of its groups of external cases with their figures."""
-    recalls = [f"recall[{label}]" for label in context.classes] if len(context.classes) <= MOST_RECALLS else []
-    metrics = [*context.columns("page_external"), *recalls]
-    sizes = [f"{capital(noun)}s" for noun in (terms_of(context).noun, context.study.unit)]
-    tables = []
-    table = context.metrics.figures.select(stage=EXTERNAL)
-    for by_column in dict.fromkeys(cell.population for cell in table.cells if cell.population.startswith("by ")):
-        column, rows = by_column.removeprefix("by "), []
-        for group in table.names("group", population=by_column):
-            figures = table.of(EXTERNAL, context.learner, context.outcome, by_column, group)
-            first = next(iter(figures.values()), None)
-            counts = [Cell(number(count, 0)) for count in ((first.n_cases, first.n_subjects) if first else (0, 0))]
-            rows.append(Row(group, [*counts, *(context.write.cell(metric, figures.get(metric)) for metric in metrics)]))
-        heads = [capital(plain(column)), *sizes, *map(context.write.heading, metrics)]
-        tables.append(Table(heads, rows, BY_GROUP.format(column=plain(column)), wide=True))
-    return tables
-
-
 EVIDENCE = {
     "thumbnail": "thumbnails of 16 × 16 grey values",
     "intensities": "the distribution of grey values",
@@ -118,29 +38,105 @@ GROUPS = (
 OUTSIDE = "A case inside may still be unlike the training cases in ways that these features do not show."
 
 
+def section(context: ReportContext) -> Section | None:
+    """The section; None if no external case was predicted."""
+    if not (context.predictions["stage"] == EXTERNAL).any():
+        return None
+    study, rows = context.study, context.rows(EXTERNAL, context.learner)
+    figures = context.figures(EXTERNAL, context.learner)
+    count = counted_cases(context, rows) if len(rows) else "none: nothing can be evaluated"
+    blocks: list[Block] = [Facts([("With a reference value", count)])]
+    if metrics := [metric for metric in context.columns("external") if metric in figures]:
+        titles = {context.write.title(metric): metric for metric in metrics}
+        blocks.append(_both_table(context, "Metric", titles))
+        blocks += [Fold(name, content, needed=name == BY_GROUP_HEADING) for name, content in _details(context)]
+    heading = f"External validation: {study.external_name or 'the external cohort'}"
+    return Section("external", heading, [*blocks, *_distant_cases(context)])
+
+
+def _both_table(context: ReportContext, head: str, metrics: Mapping[str, str]) -> Table:
+    """A row for each title in `metrics`: internal and external figure, difference, and verdict."""
+    internal = f"Mean within each {context.site}" if context.by_site else capital(SIDES[context.stage])
+    rows = [Row(name, both_cells(context, metric)) for name, metric in metrics.items()]
+    caption = BOTH.format(confidence=terms_of(context).confidence) + (SHARES if context.classes else "")
+    return Table([head, internal, "External", "Difference", "External is"], rows, caption, wide=True)
+
+
+def _details(context: ReportContext) -> list[tuple[str, list[Block]]]:
+    """Titles of the folded parts with their blocks."""
+    entry, figures = context.class_figures(EXTERNAL, context.learner), context.figures(EXTERNAL, context.learner)
+    table = learners.learner_table(context, EXTERNAL) if len(context.learners) > 1 else None
+    class_blocks: list[Block] = []
+    if entry:
+        counts = confusion(entry.names, entry.confusion)
+        class_blocks.append(Matrix(counts, "Confusion matrix, external.", "reference", "predicted"))
+        both = {
+            f"{plain(label)} ({support:,}), {context.write.phrase(metric)}": f"{metric}[{label}]"
+            for label, support in zip(entry.names, entry.support, strict=True)
+            for metric in BY_CLASS
+            if defined(figures.get(f"{metric}[{label}]"))
+        }
+        class_blocks.append(_both_table(context, "Class (external cases)", both))
+        class_blocks += classes.point_blocks(context, entry, EXTERNAL) if entry.operating else []
+    return [
+        ("External, by class: confusion matrix, figures and operating points", class_blocks),
+        (BY_GROUP_HEADING, _group_tables(context)),
+        ("External, all learners", [table] if table else []),
+    ]
+
+
+def both_cells(context: ReportContext, metric: str) -> list[Cell]:
+    """Internal and external figure, their difference with its interval, and the verdict on the external figure."""
+    write, internal = context.write, context.quoted.get(metric)
+    external = context.figures(EXTERNAL, context.learner).get(metric)
+    drop = context.metrics.drop(context.learner).get(metric)
+    code = "untested" if drop is None or drop.rough else verdict(drop.low, drop.high, metric)
+    difference = write.difference(metric, drop) if defined(external) else Cell(MISSING)
+    return [write.cell(metric, internal), write.cell(metric, external), difference, Cell(VERDICTS[code])]
+
+
+def _group_tables(context: ReportContext) -> list[Block]:
+    """A table for each grouping column: figures of its groups of external cases."""
+    recalls = [f"recall[{label}]" for label in context.classes] if len(context.classes) <= MOST_RECALLS else []
+    metrics = [*context.columns("page_external"), *recalls]
+    sizes = [f"{capital(noun)}s" for noun in (terms_of(context).noun, context.study.unit)]
+    tables: list[Block] = []
+    table = context.metrics.figures.select(stage=EXTERNAL)
+    for by_column in dict.fromkeys(cell.population for cell in table.cells if cell.population.startswith("by ")):
+        column, rows = by_column.removeprefix("by "), []
+        for group in table.names("group", population=by_column):
+            figures = table.of(EXTERNAL, context.learner, context.outcome, by_column, group)
+            first = next(iter(figures.values()), None)
+            counts = [Cell(number(count, 0)) for count in ((first.n_cases, first.n_subjects) if first else (0, 0))]
+            rows.append(Row(group, [*counts, *(context.write.cell(metric, figures.get(metric)) for metric in metrics)]))
+        heads = [capital(plain(column)), *sizes, *map(context.write.heading, metrics)]
+        tables.append(Table(heads, rows, BY_GROUP.format(column=plain(column)), wide=True))
+    return tables
+
+
 def _distant_cases(context: ReportContext) -> list[Block]:
-    """How well the cohorts can be distinguished, and the cases outside; empty without an external cohort."""
+    """How well a model tells the cohorts apart, and the cases unlike the training; empty without external cases."""
     entry = context.metrics.drift
     if entry is None:
         return []
-    shown: list[Block] = []
+    blocks: list[Block] = []
     unit = context.study.unit
     if entry.cohorts:
         counts = entry.cohorts["subjects"]
         fact = f"{counted(counts['own'], unit)} of the study, {counts['external']:,} of the external cohort"
         fact += "" if entry.cohorts["tests"] else ": too few to compare their images"
-        shown.append(Facts([("One image of each", fact)]))
+        blocks.append(Facts([("One image of each", fact)]))
         rows = [
             Row(EVIDENCE.get(name, plain(name)), [number(test["auroc"], 2), p_value(test["p_adjusted"])])
             for name, test in entry.cohorts["tests"].items()
         ]
-        shown.append(Table(["From", "AUROC", "p"], rows, COHORTS.format(unit=unit)))
+        blocks.append(Table(["From", "AUROC", "p"], rows, COHORTS.format(unit=unit)))
     if figures := entry.learners.get(context.learner):
         heads = ["Predictions", "n", "Outside", context.write.title(figures.quality)]
         heads += ["Mean confidence"] if figures.external.confidence else []
-        shown.append(Table(heads, rows_of(figures, context.write), GROUPS))
-        shown.append(Text(OUTSIDE, note=True))
-    return [Heading("Cases unlike the training cases"), *shown] if shown else []
+        blocks.append(Table(heads, rows_of(figures, context.write), GROUPS))
+        blocks.append(Text(OUTSIDE, note=True))
+    return [Heading("Cases unlike the training cases"), *blocks] if blocks else []
 
 
 def rows_of(figures: LearnerDrift, write: MetricFormat) -> list[Row]:
