@@ -42,6 +42,8 @@ def test_every_statement_has_a_state_and_what_shows_it(path: Path) -> None:
         assert row["state"] in STATES, row
         assert ("reason" in row) == (row["state"] in ("deviates", "stated differently")), row
         assert row.get("value") or (row.get("where") and row.get("shown_by")), row
+        for file, _, test in (shown.partition("::") for shown in row.get("shown_by", ()) if "::" in shown):
+            assert f"def {test}(" in (ROOT / file).read_text(), row
 
 
 @cache
