@@ -1,7 +1,7 @@
 """Response over time: percent change from baseline and responders, by the physician and by the model.
 
-A lower score is better throughout. Source: seeds/001_ebc83a9f1def4e9d.txt, Figure 4 (percent change from
-baseline in the score, as PASI75 or PASI90).
+A lower score is better throughout. Source: Xing et al., the publication of the preset `onestep-pasi`, Figure 4
+(percent change from baseline in the score, as PASI75 or PASI90).
 """
 
 from __future__ import annotations

@@ -35,8 +35,8 @@ class NetworkOptions:
         dropout: before the head, and of the library's own dropout layers; None leaves these as they are.
         scaling: the scaling of panels from 0–1 before the first layer. `library`: as the network's published weights
             expect (torchvision's: minus the mean of ImageNet, divided by its standard deviation); networks without
-            published weights use `symmetric`. `symmetric`: [−1, 1], as in the publication on skin biopsies
-            (003_eab959a42de94a48.txt, "Preprocessing Skin Images").
+            published weights use `symmetric`. `symmetric`: [−1, 1], as in Akay et al. 2021, "Preprocessing Skin
+            Images".
         pooling: how the features of a bag become one vector (`casewise.study.images`); empty if panels are not bags.
         fusion: how the sequences of a panel are combined, by a plugin (`SequencesPlugin`); None for pictures. A single
             sequence is `early` with `sequences=1`. A sequence is not a colour: all of them are scaled by one number,

@@ -1,7 +1,7 @@
 """Freezing a network from its input to a stated point, and counting its frozen and trainable parameters.
 
-The published counts of MobileNetV2 on skin biopsies (003_eab959a42de94a48.txt, sections III.A and III.B)
-follow Keras, which counts the running means and variances of batch norms as non-trainable parameters.
+The published counts of MobileNetV2 on skin biopsies (Akay et al. 2021, sections III.A and III.B) follow
+Keras, which counts the running means and variances of batch norms as non-trainable parameters.
 
     >>> from casewise.models.backbones import build_network
     >>> two = parameter_counts(build_network("mobilenet_v2", 1))

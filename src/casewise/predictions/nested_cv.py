@@ -1,6 +1,6 @@
 """The learner of nested cross-validation: in each fold the network that the inner folds choose.
 
-Source: seeds/004_c22792b4e9a56ae8.txt, nested cross-validation; M. Stone, "Cross-validatory choice and assessment of
+Source: the publication of the preset `ipmn-mri`; M. Stone, "Cross-validatory choice and assessment of
 statistical predictions", J. R. Stat. Soc. B 36 (1974): the outer folds estimate, the inner ones choose.
 """
 

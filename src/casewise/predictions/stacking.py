@@ -2,9 +2,9 @@
 
 The plain mean of the base learners is one of them. Nothing is fitted for it, and it is often the best on small cohorts.
 
-Source: seeds/001_ebc83a9f1def4e9d.txt, "Learning Model Architecture". It speaks of logistic regressions; what is
-predicted there is a number, so these are linear regressions. For classes, a logistic regression combines the logarithms
-of the learners' probabilities.
+Source: the publication of the preset `onestep-pasi`, "Learning Model Architecture". It speaks of logistic regressions;
+it predicts a number, so these are linear regressions. For classes, a logistic regression combines the logarithms of the
+learners' probabilities.
 
 The weighted mean has weights of at least 0 that sum to 1, fitted on out-of-fold predictions.
 With few learners it is hard to overfit, and a learner that adds nothing has the weight 0 (Breiman, "Stacked

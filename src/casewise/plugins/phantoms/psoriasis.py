@@ -209,7 +209,7 @@ class Severity(NamedTuple):
 
     @property
     def composite(self) -> float:
-        """The regional composite (E + I + S) x area (001_ebc83a9f1def4e9d.txt, Equation 1).
+        """The regional composite (E + I + S) x area (Xing et al., Equation 1).
 
         >>> Severity(3, 2, 1, 4).composite
         24
@@ -236,7 +236,7 @@ class _Course(NamedTuple):
 
 
 def weighted_score(grades: dict[str, Severity]) -> float:
-    """Return the area-and-severity score of the regions given (001_ebc83a9f1def4e9d.txt, Equation 2).
+    """Return the area-and-severity score of the regions given (Xing et al., Equation 2).
 
     >>> weighted_score({"upper": Severity(1, 1, 1, 1), "trunk": Severity(2, 2, 2, 2), "lower": Severity(0, 0, 0, 0)})
     4.2

@@ -1,6 +1,6 @@
 """The networks from scratch of the published study of skin biopsies: U-Nets and their encoder.
 
-What is published of the plain networks (003_eab959a42de94a48.txt, sections II.C, II.D and III) and what is not: the
+What is published of the plain networks (Akay et al. 2021, sections II.C, II.D and III) and what is not: the
 text says of its CNN only that it was trained from nothing for 120 epochs; its layers are in figures 5 and 6, which
 the text does not repeat. Of the contracting path of a U-Net it says: two 3×3 convolutions without padding, each
 followed by a ReLU, then 2×2 max pooling of stride 2; several such blocks, with twice the channels after each pooling;

@@ -3,7 +3,7 @@
 N4 (Tustison et al., IEEE Trans. Med. Imaging 29, 1310-1320, 2010) is SimpleITK's. The bias field is smooth, so it
 is fitted on a shrunk grid and then evaluated on the full one.
 
-The published preparation names an "edge-preserving Gaussian smoothing" (004_c22792b4e9a56ae8.txt, IV.A). Gaussian
+The published preparation names an "edge-preserving Gaussian smoothing" (preset `ipmn-mri`, IV.A). Gaussian
 smoothing is diffusion; diffusion whose conductance falls where the gradient is steep preserves edges (Perona and Malik,
 IEEE Trans. PAMI 12, 629-639, 1990). Its curvature form (Whitaker and Xue, ICIP 2001) never sharpens an edge and
 therefore adds no contrast. A bilateral filter is the other reading; in three dimensions it takes several times as long,

@@ -1,6 +1,6 @@
 """Attention rollout: how much of each patch reaches the head of a transformer.
 
-Source: Abnar and Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020, as used in 004_c22792b4e9a56ae8.txt
+Source: Abnar and Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020, as in the preset `ipmn-mri`
 ("we average attention weights of all heads of each transformer layer and then multiply these averages across all
 layers"). Heads are averaged, the residual path has half the weight, rows are normalised to sum 1, and the matrices are
 multiplied over the layers. The map shows what reaches the head and does not depend on the class that is explained.

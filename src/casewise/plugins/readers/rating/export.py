@@ -69,7 +69,7 @@ def first_readings(table: pd.DataFrame, sessions: Sequence[str] = ()) -> pd.Data
     """Each reader's first reading of each item: a row for each item, field and reader.
 
     Args:
-        table: see `casewise.plugins.readers.rating.sessions.Readings.table`.
+        table: see `casewise.plugins.readers.rating.readings.Readings.table`.
         sessions: their names; by default all in which readers saw neither a model nor each other's values.
     """
     chosen = table["session"].isin(sessions) if sessions else table["kind"] == "blind"
