@@ -57,7 +57,7 @@ class InnerChoice(Protocol):
 
 
 @dataclass(frozen=True)
-class StudyModel:
+class _InitialNetwork:
     """A network with its first weights, their origin, and all subjects that influence it.
 
     `earlier_subjects` influenced it through its first weights. They are other people than the study's subjects, even if
@@ -125,7 +125,7 @@ def choose(job: Job, inputs: JobInputs, plan: ComputePlan, progress: Progress) -
     return Choice(held_out, fit_subjects, stop_subjects, recipe, inner)
 
 
-def build(planned: PlannedJob) -> StudyModel:
+def build(planned: PlannedJob) -> _InitialNetwork:
     """The network with its first weights, pretrained on another cohort if the study states so."""
     job, inputs, choice, study = planned.job, planned.inputs, planned.choice, planned.inputs.study
     seed = mixed_seed(study.seed, job.model, job.fold)
@@ -144,10 +144,10 @@ def build(planned: PlannedJob) -> StudyModel:
         without = f"{left_out} held-out subjects left out" if left_out else "none of them is a held-out subject by name"
         cohort = inputs.pretraining.study.cohort.parent.name
         origin += f"; then pretrained on {len(first.pretrained_on)} subjects of {cohort} ({without})"
-    return StudyModel(first.network, origin, frozenset(subjects), frozenset(earlier))
+    return _InitialNetwork(first.network, origin, frozenset(subjects), frozenset(earlier))
 
 
-def fit(planned: PlannedJob, model: StudyModel) -> FittedModel:
+def fit(planned: PlannedJob, model: _InitialNetwork) -> FittedModel:
     """Train the network on the fold's training subjects.
 
     Raises:
