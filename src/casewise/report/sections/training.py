@@ -150,7 +150,7 @@ def by_model(jobs: Iterable[Job]) -> dict[str, list[Job]]:
     return {name: sorted(of_model, key=lambda job: natural(job.get("fold", ""))) for name, of_model in by_model.items()}
 
 
-# ------------------------------------------------------------------------------------- curves, rates, unfreezing
+# ----------------------------------------------------------------------------------------------------------- curves
 
 
 def curves(context: ReportContext) -> list[Block]:
