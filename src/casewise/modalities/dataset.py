@@ -57,7 +57,7 @@ class Batches(ABC):
 
     @property
     def masked(self) -> bool:
-        """Whether the panels of training batches are followed by two planes of masks (`with_planes`)."""
+        """Whether the panels of training batches are followed by two planes: the mask, and where it is known."""
         return False
 
     def eval_batch_size(self, batch: int, device: torch.device) -> int:

@@ -190,7 +190,7 @@ class MLflow:
             self._experiment = experiment.experiment_id if experiment else self._client.create_experiment(study.name)
 
     def send(self, unit: Unit) -> None:
-        """See `Tracker.send`."""
+        """See `_Tracker.send`."""
         with _failures(self.address):
             if unit.name == RESULTS:
                 self._log(self._study_run(), unit)
@@ -266,7 +266,7 @@ class TensorBoard:
         self.folder, self.address = folder, str(folder)
 
     def send(self, unit: Unit) -> None:
-        """See `Tracker.send`."""
+        """See `_Tracker.send`."""
         try:
             if unit.name != RESULTS:
                 steps = max((step for _, _, step in unit.values), default=1)

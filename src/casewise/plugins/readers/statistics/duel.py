@@ -54,7 +54,7 @@ class ModelPredictions:
 
 
 def aligned(units: pd.MultiIndex, rows: pd.DataFrame, column: str, kind: str) -> np.ndarray:
-    """A column of `ModelPredictions.rows` in the order of `Ratings.units`, (N,), NaN where there is none.
+    """A column of `ModelPredictions.rows` in the order of `units`, (N,), NaN where there is none.
 
     Where a case has one reading but predictions of several images, these are averaged; of classes the commonest counts.
     Images are matched by their paths, or by their names where these are unique in the case.
