@@ -46,9 +46,7 @@ from casewise.metrics.classes import (
 )
 from casewise.metrics.registry import metric_of
 from casewise.metrics.roc import drawn_curve
-from casewise.predictions.table import probability_columns
-
-_SAMPLE = ["target", "case", "region", "image"]
+from casewise.predictions.table import SAMPLE_KEY, probability_columns
 
 
 @dataclass(frozen=True)
@@ -104,11 +102,11 @@ def widen(
 
     If `crossed`, the samples know their folds, unless a row has none.
     """
-    columns = probability_columns(scored)[: len(classes.names)]
+    columns, key = probability_columns(scored)[: len(classes.names)], list(SAMPLE_KEY)
     scored = scored.assign(fold=scored["outer_fold"].astype("Float64").fillna(-1).astype(float))
-    wide = scored.pivot(index=_SAMPLE, columns="model", values=["y_pred", "fold", *columns])
+    wide = scored.pivot(index=key, columns="model", values=["y_pred", "fold", *columns])
     learners = [str(learner) for learner in scored["model"].unique()]
-    rows = scored.drop_duplicates(_SAMPLE).set_index(_SAMPLE).loc[wide.index]
+    rows = scored.drop_duplicates(key).set_index(key).loc[wide.index]
     decided, folds = (wide[name][learners].to_numpy(dtype=float) for name in ("y_pred", "fold"))
     probabilities = np.stack([wide[name][learners].to_numpy(dtype=float) for name in columns], axis=-1).clip(min=0.0)
     folds = np.nan_to_num(folds, nan=-1).astype(int)

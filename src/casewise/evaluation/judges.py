@@ -24,13 +24,11 @@ from casewise.evaluation.results import ClassFigures
 from casewise.metrics.classes import Classes, class_metrics
 from casewise.metrics.numbers import moments, number_metrics, sum_by_subject
 from casewise.metrics.registry import columns
+from casewise.predictions.table import SAMPLE_KEY
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
     from casewise.study.schema import Study
-
-
-_SAMPLE = ["target", "case", "region", "image"]
 
 
 @dataclass(frozen=True)
@@ -54,8 +52,9 @@ class _NumberJudge:
 
         Metrics are made from sums over pairs of reference and prediction.
         """
-        wide = rows.pivot(index=_SAMPLE, columns="model", values="y_pred")
-        facts = rows.drop_duplicates(_SAMPLE).set_index(_SAMPLE).loc[wide.index]
+        key = list(SAMPLE_KEY)
+        wide = rows.pivot(index=key, columns="model", values="y_pred")
+        facts = rows.drop_duplicates(key).set_index(key).loc[wide.index]
         truth, subjects = facts["y_true"].to_numpy(dtype=float), facts["subject"].to_numpy()
         learners = [str(learner) for learner in rows["model"].unique()]
         predicted = {learner: wide[learner].to_numpy(dtype=float) for learner in learners}
@@ -175,7 +174,7 @@ def judge_of(
 
 def shared_truth(rows: pd.DataFrame) -> pd.DataFrame:
     """Give the rows of all learners the reference value of their sample, even if only one learner's row has it."""
-    return rows.assign(y_true=rows.groupby(_SAMPLE, sort=False)["y_true"].transform("first"))
+    return rows.assign(y_true=rows.groupby(list(SAMPLE_KEY), sort=False)["y_true"].transform("first"))
 
 
 def class_names(judges: Mapping[str, Judge]) -> dict[str, Classes]:

@@ -1,6 +1,6 @@
 """Planning what a study does not state of its recipe, from its images, their position and a time budget.
 
-No label is used, so the plan cannot depend on the cases that are judged.
+Labels and images of the test set take no part; of cases that are judged out of fold, the images do, but no label.
 """
 
 from __future__ import annotations

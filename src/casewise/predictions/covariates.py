@@ -210,7 +210,6 @@ def fit_covariates(
         of_stages = [sample_values(own, images) for _, own in means[means["target"] == target].groupby("stage")]
         for learner in models:
             joined = learner == JOINED
-
             crossed = np.empty(image_values.shape)
             for fold in set(folds):
                 own, train = folds == fold, scored & (folds != fold)

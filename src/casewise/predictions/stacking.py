@@ -73,7 +73,6 @@ META_LEARNERS = tuple(stacker.learner for stacker in STACKERS.values())
 
 # penalties as shares of the features' mean sum of squares, so that one grid suits a score of 0-4 and one of 0-72
 _PENALTIES = np.logspace(-6, 1, 29)
-_SAMPLE = ["case", "region", "image"]
 
 
 @dataclass(frozen=True)
@@ -264,11 +263,11 @@ def _penalty(stacker: _Stacker, features: np.ndarray, truth: np.ndarray, subject
 def sample_values(predictions: pd.DataFrame, learners: Sequence[str]) -> tuple[pd.DataFrame, np.ndarray, list[str]]:
     """One row for each sample of one target, the learners' values, (N, learners, K), and the columns of these."""
     columns = [name for name in probability_columns(predictions) if predictions[name].notna().any()] or ["y_pred"]
-    kept = list(COLUMNS) if columns == ["y_pred"] else list(predictions.columns)
-    rows = predictions.drop_duplicates(_SAMPLE)[kept].reset_index(drop=True)
-    index, values = pd.MultiIndex.from_frame(rows[_SAMPLE]), []
+    kept, key = list(COLUMNS) if columns == ["y_pred"] else list(predictions.columns), list(SAMPLE_KEY)
+    rows = predictions.drop_duplicates(key)[kept].reset_index(drop=True)
+    index, values = pd.MultiIndex.from_frame(rows[key]), []
     for learner in learners:
-        own = predictions[predictions["model"] == learner].set_index(_SAMPLE)[columns].reindex(index)
+        own = predictions[predictions["model"] == learner].set_index(key)[columns].reindex(index)
         lacking = index[own[columns[0]].isna()]
         if len(lacking):
             target, stage = rows[["target", "stage"]].iloc[0]

@@ -37,7 +37,7 @@ from casewise.plugins.readers.doubtful import recorded_readings
 from casewise.plugins.readers.statistics.agreement import MeanOfReaders, agreement
 from casewise.predictions.decisions import decide_grades
 from casewise.predictions.scores import scored
-from casewise.predictions.table import CHOOSING, final_rows
+from casewise.predictions.table import CHOOSING, SAMPLE_KEY, final_rows
 from casewise.splits.grouped import Splits
 from casewise.study.learners import baselines_among
 from casewise.targets import kind_named
@@ -52,7 +52,6 @@ SIZES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)
 SHARES, DRAWS = (0.25, 0.5, 0.75), 3
 # Subsets in which a width is measured, and draws of influences over which one is expected.
 SUBSETS, INFLUENCE_DRAWS = 10, 40
-_SAMPLE = ["case", "region", "image"]
 
 
 @dataclass(frozen=True)
@@ -178,8 +177,9 @@ def figures_of(rows: pd.DataFrame, judge: Judge, plan: Plan) -> tuple[list[str],
         wide = widen(rows, judge.classes, {}, crossed=bool((rows["stage"] == "oof").all()))
         points, basis, _ = left_out(wide.samples, judge.classes, plan)
         return wide.learners, points, basis
-    wide_values = rows.pivot(index=_SAMPLE, columns="model", values="y_pred")
-    facts = rows.drop_duplicates(_SAMPLE).set_index(_SAMPLE).loc[wide_values.index]
+    key = list(SAMPLE_KEY)
+    wide_values = rows.pivot(index=key, columns="model", values="y_pred")
+    facts = rows.drop_duplicates(key).set_index(key).loc[wide_values.index]
     truth = facts["y_true"].to_numpy(dtype=float)
     terms = moments(truth[:, None], wide_values.to_numpy(dtype=float), centre=float(truth.mean()))
     sums = sum_by_subject(terms, facts["subject"].to_numpy())
