@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from casewise.audit.columns import FILLED, columns_with_gaps, predictive_gaps
+from casewise.audit.columns import FILLED, columns_with_gaps, label_gaps
 from casewise.audit.probes import ALPHA, Labels, adjusted, probe
 from casewise.report.blocks import Table
 from casewise.report.context import read_context
@@ -137,7 +137,7 @@ def test_the_report_has_the_gaps_by_outcome(chests: Path, tmp_path: Path) -> Non
     assert list(cells) == ["crp"]
     none, every = (f"{count} of 8" for count in (0, 8))
     assert sorted(text.partition(" (")[0] for text in cells["crp"]) == [none, none, every]
-    (gap,) = predictive_gaps(context.audit, "label", ["crp"])
+    (gap,) = label_gaps(context.audit, "label", ["crp"])
     assert gap[:2] == ("crp", "auroc")
     assert gap[2] > 0.8
     section = covariates.section(context)

@@ -94,14 +94,12 @@ def is_filled(cells: pd.Series) -> NDArray[np.bool_]:
     return np.asarray((text != "") & ~(text if numbers is None else numbers).isin(codes), bool)
 
 
-def predictive_gaps(
-    record: Mapping[str, Any] | None, target: str, names: Iterable[str]
-) -> list[tuple[str, str, float]]:
+def label_gaps(record: Mapping[str, Any] | None, target: str, names: Iterable[str]) -> list[tuple[str, str, float]]:
     """Name, metric and value of columns whose gaps predict a target by the audit, strongest first.
 
     >>> test = {"target": "label", "evidence": f"age{FILLED}", "metric": "auroc", "value": 0.9, "p_adjusted": 0.01}
     >>> record = {"facts": {"tests": [test | {"by_filling": True}]}}
-    >>> predictive_gaps(record, "label", ["age"]), predictive_gaps(record, "label", ["sex"])
+    >>> label_gaps(record, "label", ["age"]), label_gaps(record, "label", ["sex"])
     ([('age', 'auroc', 0.9)], [])
     """
     best: dict[str, tuple[str, str, float]] = {}

@@ -76,12 +76,8 @@ class StudyPredictor:
     ) -> None:
         if not model.checksum:
             raise RunError(f"bundle: {model.folder} is not a bundle, whose checksum the answers state.")
-        self.resident, self._settings, self._salt, self._pictures_folder = (
-            ResidentModel(model, HEADLINE),
-            settings,
-            salt,
-            pictures,
-        )
+        self.resident, self._pictures_folder = ResidentModel(model, HEADLINE), pictures
+        self._settings, self._salt = settings, salt
         if columns := self.resident.ensemble.covariates.get("columns", ()):
             raise RunError(f"bundle: {model.folder} predicts from {', '.join(columns)}, which images do not state.")
         self._slots = Slots.of(self.resident.study)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from casewise.audit.columns import predictive_gaps
+from casewise.audit.columns import label_gaps
 from casewise.evaluation.results import AddedValue
 from casewise.report.blocks import Block, Cell, Facts, Plot, Plots, Row, Section, Table, Text
 from casewise.report.context import SIDES, ReportContext, terms_of
@@ -45,7 +45,7 @@ def section(context: ReportContext) -> Section | None:
     tables = [table for stage in (*context.stages, "external") if (table := _comparison(context, entry, stage))]
     images = ("the mean of " if len(entry.images) > 1 else "") + ", ".join(map(learner_name, entry.images))
     facts = [*((plain(name), kind) for name, kind in entry.columns.items()), ("Image model", images)]
-    gaps = predictive_gaps(context.audit, context.outcome, context.study.covariates)
+    gaps = label_gaps(context.audit, context.outcome, context.study.covariates)
     warning, methods = Text(_gaps_text(context, gaps) if gaps else ""), Text(METHODS.format(joined=JOINED), True)
     blocks = [warning, *tables, *_curves(context, entry), Facts(facts), methods]
     return Section("covariates", "Do the images add to the covariates?", blocks)
