@@ -14,7 +14,7 @@ from casewise.audit.subjects import streak_findings
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.errors import SplitError
 from casewise.pipeline.read import number_lines
-from casewise.splits.assignment import needs_of_folds
+from casewise.splits.assignment import ClassNeeds, needs_of_folds
 from casewise.splits.file_numbers import MOST_OF_PERSON, assign_runs, file_runs, series_of
 from casewise.splits.grouped import split
 from casewise.study.schema import Study
@@ -140,6 +140,36 @@ def test_cuts_are_at_gaps_in_the_numbers() -> None:
     labels = np.array(["a"] * 18 + ["b"] * 22)[:, None] == LABELS
     run, _ = file_runs([f"{n}.png" for n in range(40)], labels, 2)
     assert run.tolist() == [0] * 18 + [1] * 22
+
+
+def sides_of(names: list[str], labels: list[str]) -> dict[str, int]:
+    """The side of each file among three, cut by numbers."""
+    holders = np.array([[label == name for name in sorted(set(labels))] for label in labels])
+    needs = ClassNeeds(holders, np.ones((3, holders.shape[1]), int), np.full(holders.shape[1], 3))
+    side, _ = assign_runs(names, holders.astype(float), [1 / 3] * 3, needs, restarts=20, seed=0)
+    return dict(zip(names, side.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("share", [1.0, 0.3])
+def test_classes_that_are_numbered_from_the_start_are_cut_each_by_itself(share: float) -> None:
+    random, counts = np.random.default_rng(0), {"benign": 400, "malignant": 200, "normal": 120}
+    names = [
+        f"{name}/{name} ({n}).png" for name, count in counts.items() for n in range(count) if random.random() < share
+    ]
+    side = sides_of(names, [name.partition("/")[0] for name in names])
+    for name in counts:
+        of_class = np.bincount([side[path] for path in names if path.startswith(name)], minlength=3)
+        assert of_class.min() > 0.6 * of_class.mean()
+
+
+@pytest.mark.parametrize("present", [1.0, 0.6])
+def test_both_images_of_a_person_stay_together_where_they_are_the_classes(present: float) -> None:
+    random = np.random.default_rng(1)
+    pairs = [(f"{n:03}_before.png", f"{n:03}_after.png") for n in range(90)]
+    pairs = [pair if random.random() < present else pair[:1] for pair in pairs]
+    names = [path for pair in pairs for path in pair]
+    side = sides_of(names, ["before" if "before" in path else "after" for path in names])
+    assert all(len({side[path] for path in pair}) == 1 for pair in pairs)
 
 
 @st.composite

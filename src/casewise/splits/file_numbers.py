@@ -2,8 +2,9 @@
 
 Files are often numbered in the order in which patients came, so images of one person, of one day or of one severity
 have neighbouring numbers. Runs of numbers that stay together keep most of them on one side of the split: all but those
-where two runs meet. Files of several series (`001_left`, `001_right`) with the same number are in the same run. A file
-without a number is a series of its own.
+where two runs meet. Files of several series (`001_left`, `001_right`) with the same number are in the same run, but not
+where every class is numbered from the start (`benign_001`, `malignant_001`). A file without a number is a series of its
+own.
 """
 
 from __future__ import annotations
@@ -31,6 +32,10 @@ LEAST_VALUES = 8
 MOST_OF_PERSON = 20
 # How far a cut may move from equal lengths to a gap in the numbers, as a fraction of the length.
 CUT_SHIFT = 0.25
+
+# Classes are numbered each from the start if one ends before this part of the numbers of another, and this part of its
+# numbers occurs in the other. Persons in several classes, such as before and after treatment, have the same last numbers.
+ENDS_BEFORE, OCCURS = 0.9, 0.1
 
 # What identifies the person of a file: its series, or () where that does not matter, then numbers.
 Key = tuple[Any, ...]
@@ -168,9 +173,40 @@ def _identities(paths: Sequence[str], holders: np.ndarray) -> list[list[Key]]:
         position[length] = next(enough, counts.index(max(counts)))
     pairs = zip(numbers, series, strict=True)
     of_numbers: list[Key] = [((), row[position[len(row)]]) if row else name for row, name in pairs]
+    of_class = _classes_numbered_apart(of_numbers, series, holders)
+    of_numbers = [key if key[0] else (of_class[row], *key[1:]) for row, key in enumerate(of_numbers)]
     # more series than numbers in each of them
     people = len(set(series)) ** 2 > len(set(zip(series, of_numbers, strict=True)))
     return [list(series), of_numbers] if people else [of_numbers]
+
+
+def _classes_numbered_apart(keys: Sequence[Key], series: Sequence[Key], holders: np.ndarray) -> list[Key]:
+    """(files,) the class of each file where every class has series of its own, numbered from the start; else ().
+
+    >>> names = [f"{name}_{n}" for name, count in [("benign", 60), ("normal", 20)] for n in range(count)]
+    >>> holders = np.array([["benign" in name, "normal" in name] for name in names])
+    >>> keys = [((), int(name.rpartition("_")[2])) for name in names]
+    >>> set(_classes_numbered_apart(keys, [(_shape(name),) for name in names], holders))
+    {(0,), (1,)}
+    >>> holders = np.array([[n % 3 == 0, n % 3 > 0] for n in range(80)])
+    >>> set(_classes_numbered_apart(keys, [(_shape(name),) for name in names], holders))
+    {()}
+    """
+    nothing: list[Key] = [()] * len(keys)
+    classes_of: dict[Key, set[int]] = defaultdict(set)
+    for name, row in zip(series, holders.astype(bool), strict=True):
+        classes_of[name].update(np.flatnonzero(row).tolist())
+    if any(len(classes) != 1 for classes in classes_of.values()):
+        return nothing
+    numbers: dict[int, set[int]] = defaultdict(set)
+    for key, name in zip(keys, series, strict=True):
+        if not key[0]:
+            numbers[min(classes_of[name])].add(key[1])
+    by_end = sorted(numbers.values(), key=max)
+    pairs = list(itertools.pairwise(by_end))
+    occurring = all(len(first & second) >= OCCURS * min(len(first), len(second)) for first, second in pairs)
+    restarted = occurring and any(max(first) < ENDS_BEFORE * max(second) for first, second in pairs)
+    return [(min(classes_of[name]),) for name in series] if restarted else nothing
 
 
 def _stem(path: str) -> str:
