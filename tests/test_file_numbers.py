@@ -14,7 +14,7 @@ from casewise.audit.subjects import streak_findings
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.errors import SplitError
 from casewise.pipeline.read import number_lines
-from casewise.splits.assignment import ClassNeeds, needs_of_folds
+from casewise.splits.assignment import needs_of_folds
 from casewise.splits.file_numbers import MOST_OF_PERSON, assign_runs, file_runs, series_of
 from casewise.splits.grouped import split
 from casewise.study.schema import Study
@@ -96,7 +96,7 @@ def test_files_with_the_same_number_are_on_one_side(tmp_path: Path, pair: tuple[
 
 
 def sides_of(paths: list[str], labels: Sequence[str] | np.ndarray, folds: int = 5) -> np.ndarray:
-    records = np.array([[label == known for known in LABELS] for label in labels])
+    records = np.array([[label == known for known in sorted(set(labels))] for label in labels])
     needs = needs_of_folds(records, folds)
     side, how = assign_runs(paths, records.astype(float), [1 / folds] * folds, needs, restarts=20, seed=0)
     assert how["shortfall"] == 0
@@ -142,23 +142,16 @@ def test_cuts_are_at_gaps_in_the_numbers() -> None:
     assert run.tolist() == [0] * 18 + [1] * 22
 
 
-def sides_of(names: list[str], labels: list[str]) -> dict[str, int]:
-    """The side of each file among three, cut by numbers."""
-    holders = np.array([[label == name for name in sorted(set(labels))] for label in labels])
-    needs = ClassNeeds(holders, np.ones((3, holders.shape[1]), int), np.full(holders.shape[1], 3))
-    side, _ = assign_runs(names, holders.astype(float), [1 / 3] * 3, needs, restarts=20, seed=0)
-    return dict(zip(names, side.tolist(), strict=True))
-
-
 @pytest.mark.parametrize("share", [1.0, 0.3])
 def test_classes_that_are_numbered_from_the_start_are_cut_each_by_itself(share: float) -> None:
     random, counts = np.random.default_rng(0), {"benign": 400, "malignant": 200, "normal": 120}
     names = [
         f"{name}/{name} ({n}).png" for name, count in counts.items() for n in range(count) if random.random() < share
     ]
-    side = sides_of(names, [name.partition("/")[0] for name in names])
+    classes = np.array([name.partition("/")[0] for name in names])
+    side = sides_of(names, classes, 3)
     for name in counts:
-        of_class = np.bincount([side[path] for path in names if path.startswith(name)], minlength=3)
+        of_class = np.bincount(side[classes == name], minlength=3)
         assert of_class.min() > 0.6 * of_class.mean()
 
 
@@ -168,7 +161,8 @@ def test_both_images_of_a_person_stay_together_where_they_are_the_classes(presen
     pairs = [(f"{n:03}_before.png", f"{n:03}_after.png") for n in range(90)]
     pairs = [pair if random.random() < present else pair[:1] for pair in pairs]
     names = [path for pair in pairs for path in pair]
-    side = sides_of(names, ["before" if "before" in path else "after" for path in names])
+    sides = sides_of(names, ["before" if "before" in path else "after" for path in names], 3)
+    side = dict(zip(names, sides.tolist(), strict=True))
     assert all(len({side[path] for path in pair}) == 1 for pair in pairs)
 
 
