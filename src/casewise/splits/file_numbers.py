@@ -34,7 +34,7 @@ MOST_OF_PERSON = 20
 CUT_SHIFT = 0.25
 
 # Classes are numbered each from the start if one ends before this part of the numbers of another, and this part of its
-# numbers occurs in the other. Persons in several classes, such as before and after treatment, have the same last numbers.
+# numbers occurs in the other. Persons in several classes, as before and after treatment, have the same last numbers.
 ENDS_BEFORE, OCCURS = 0.9, 0.1
 
 # What identifies the person of a file: its series, or () where that does not matter, then numbers.
