@@ -66,21 +66,34 @@ class PenalisedFit:
     intercept: bool = True
 
     def choose(self, folds: Sequence[Fold]) -> tuple[float, float]:
-        """The penalty with the smallest loss on the left-out rows of `folds`, and this loss: a sum or a mean of folds.
+        """The penalty with the smallest loss on the left-out rows of `folds`, and this loss: a sum or a mean of folds."""
+        penalty, loss, _ = self.cross_fitted(folds)
+        return penalty, loss
 
-        The loss of numbers is the squared error in variances of all labels, otherwise the negative log-likelihood.
-        """
+    def cross_fitted(self, folds: Sequence[Fold]) -> tuple[float, float, np.ndarray]:
+        """As `choose`, and the raw outputs (N, O) of the left-out rows at this penalty; NaN for rows of no fold."""
         if self.fold_means and self.classes:
             present = len(set(self.labels))
             folds = [fold for fold in folds if len(set(self.labels[fold[0]])) == present]
         shares = [1 / len(left_out) if self.fold_means else 1.0 for _, left_out in folds]
         losses: list[float] = []
-        for by_fold in zip(*(self._losses(*fold) for fold in folds), strict=True):
-            losses.append(float(sum(loss * share for loss, share in zip(by_fold, shares, strict=True))))
+        best = np.full((len(self.labels), self.width), np.nan)
+        for by_fold in zip(*(self.path(train, self.penalties) for train, _ in folds), strict=True):
+            outputs = [self.outputs(lines, left_out) for lines, (_, left_out) in zip(by_fold, folds, strict=True)]
+            of_folds = [self.loss(raw, left_out) for raw, (_, left_out) in zip(outputs, folds, strict=True)]
+            losses.append(float(sum(loss * share for loss, share in zip(of_folds, shares, strict=True))))
+            if losses[-1] == min(losses):
+                for raw, (_, left_out) in zip(outputs, folds, strict=True):
+                    best[left_out] = raw
             if self.patience is not None and len(losses) > self.patience + int(np.argmin(losses)):
                 break
-        best = int(np.argmin(losses or [0.0]))
-        return float(self.penalties[best]), (losses or [0.0])[best]
+        chosen = int(np.argmin(losses or [0.0]))
+        return float(self.penalties[chosen]), (losses or [0.0])[chosen], best
+
+    @property
+    def width(self) -> int:
+        """The number of raw outputs."""
+        return 1 if self.form == "number" else self.classes - (self.form == "ordinal")
 
     def fit(self, rows: np.ndarray | None = None, penalty: float | None = None) -> Lines:
         """Weights (O, W) and biases (O,), fitted to `rows` (default: all) with a penalty (default: the only one)."""
@@ -98,15 +111,6 @@ class PenalisedFit:
         """The raw outputs (N, O) of some rows."""
         weight, bias = lines
         return np.asarray(self.values[rows] @ weight.T + bias)
-
-    def _losses(self, train: np.ndarray, left_out: np.ndarray) -> Iterable[float]:
-        """The summed loss of the left-out rows at one penalty after another."""
-        if self.form == "number":
-            weights, biases = zip(*self.path(train, self.penalties), strict=True)
-            lines = np.concatenate(weights), np.concatenate(biases)
-            errors = self.outputs(lines, left_out) - self.labels[left_out, None]
-            return (errors**2).sum(axis=0) / max(float(self.labels.var()), 1e-12)
-        return (self._loss(lines, left_out) for lines in self.path(train, self.penalties))
 
     def _ridge(self, rows: np.ndarray, penalties: Sequence[float]) -> Lines:
         """(P, W) and (P,) of all penalties from one decomposition."""
@@ -159,11 +163,17 @@ class PenalisedFit:
             biases = np.clip([bias[1] - bias[0] for _, bias in lines], ABSENT, -ABSENT)
             yield np.stack([weight[1] - weight[0] for weight, _ in lines]), biases
 
-    def _loss(self, lines: Lines, rows: np.ndarray) -> float:
-        """The summed (weighted) negative log-likelihood of some rows; of a class, up to `-ABSENT` for each."""
+    def loss(self, raw: np.ndarray, rows: np.ndarray) -> float:
+        """The summed loss of raw outputs (N, O) of some rows.
+
+        Of numbers it is the squared error in variances of all labels, otherwise the (weighted) negative log-likelihood;
+        of a class, up to `-ABSENT` for each.
+        """
         from scipy.special import log_softmax
 
-        labels, raw = self.labels[rows].astype(int), self.outputs(lines, rows)
+        if self.form == "number":
+            return float(((raw[:, 0] - self.labels[rows]) ** 2).sum() / max(float(self.labels.var()), 1e-12))
+        labels = self.labels[rows].astype(int)
         if self.form == "classes":
             by_row = -np.maximum(log_softmax(raw, axis=1)[np.arange(len(labels)), labels], ABSENT)
         else:
