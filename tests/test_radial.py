@@ -79,11 +79,14 @@ def test_contributions_add_up_to_the_output(views: int) -> None:
 
 
 def test_a_fitted_model_is_built_again_from_its_facts() -> None:
-    specs = [FeatureSpec("statistics"), FeatureSpec("features", (), ("conv1",), "moments")]
+    specs = [FeatureSpec("features", (), (module,), "grid", 1) for module in ("conv1", "bn1")]
     network = bank(2, specs, encoder="resnet18", side=64)
+    means = torch.linspace(0.1, 0.9, 60)
     with torch.no_grad():
-        data = FeatureData(network.features(torch.rand(30, 3, 64, 64)), (torch.rand(30, 1) > 0.5).float())
-    fit_radial_head(network, data, [str(number) for number in range(30)], LABEL, seed=0)
+        panels = means[:, None, None, None] + 0.05 * torch.randn(60, 3, 64, 64)
+        data = FeatureData(network.features(panels), ((means > 0.35) & (means < 0.65)).float()[:, None])
+    fitted = fit_radial_head(network, data, [str(number) for number in range(60)], LABEL, seed=0)
+    assert any("radial" in name for name in fitted.candidates[0].averaged)
     facts = {"name": "kernel_features", "outputs": 2, "side": 64, "pooling": "", "bank": bank_facts(network)}
     again = network_from({**facts, "radial": network.head[-1].facts})
     again.load_state_dict(network.state_dict())

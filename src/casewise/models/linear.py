@@ -414,28 +414,55 @@ class RadialBlock(nn.Module):
 
 
 class RadialHead(nn.Module):
-    """A linear layer on the Fourier features of blocks side by side: (B, sum of widths) → (B, outputs)."""
+    """Linear layers on Fourier features of vectors, and on the vectors themselves: (B, sum of widths) → (B, outputs).
 
-    def __init__(self, widths: Sequence[int], directions: Sequence[int], frequencies: int, outputs: int) -> None:
+    Args:
+        widths: of the vectors side by side.
+        directions: the number of directions of each block of Fourier features.
+        frequencies: of every block.
+        reads: the numbers of the vectors that each block reads; by default one block for each vector.
+        is_partly_linear: whether there is a linear layer on the vectors.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        directions: Sequence[int],
+        frequencies: int,
+        outputs: int,
+        *,
+        reads: Sequence[Sequence[int]] | None = None,
+        is_partly_linear: bool = False,
+    ) -> None:
         super().__init__()
-        self.widths = list(widths)
+        self.widths, self.frequencies = list(widths), frequencies
+        self.reads = [list(numbers) for numbers in reads or [[number] for number in range(len(self.widths))]]
+        together = [sum(self.widths[number] for number in numbers) for numbers in self.reads]
         self.blocks = nn.ModuleList(
-            RadialBlock(width, count, frequencies) for width, count in zip(widths, directions, strict=True)
+            RadialBlock(width, count, frequencies) for width, count in zip(together, directions, strict=True)
         )
-        self.linear = nn.Linear(2 * frequencies * len(self.widths), outputs)
+        self.linear = nn.Linear(2 * frequencies * len(self.reads), outputs)
+        self.plain = nn.Linear(sum(self.widths), outputs, bias=False) if is_partly_linear else None
+
+    def columns(self, block: int) -> Tensor:
+        """The columns of the input that a block reads."""
+        of_vectors = torch.arange(sum(self.widths)).split(self.widths)
+        return torch.cat([of_vectors[number] for number in self.reads[block]])
 
     def forward(self, values: Tensor) -> Tensor:
-        by_block = zip(self.blocks, values.split(self.widths, dim=1), strict=True)
-        return self.linear(torch.cat([block(features) for block, features in by_block], dim=1))
+        vectors = values.split(self.widths, dim=1)
+        read = [torch.cat([vectors[number] for number in numbers], dim=1) for numbers in self.reads]
+        outputs = self.linear(
+            torch.cat([block(features) for block, features in zip(self.blocks, read, strict=True)], dim=1)
+        )
+        return outputs if self.plain is None else outputs + self.plain(values)
 
     @property
     def facts(self) -> Facts:
         """The arguments of `RadialHead` besides the widths and the outputs, as JSON."""
         blocks: Any = self.blocks
-        return {
-            "directions": [int(block.back.shape[0]) for block in blocks],
-            "frequencies": int(blocks[0].frequencies.shape[1]),
-        }
+        facts = {"directions": [int(block.back.shape[0]) for block in blocks], "frequencies": self.frequencies}
+        return facts | {"reads": self.reads, "is_partly_linear": self.plain is not None}
 
 
 class LinearBuilder:

@@ -66,7 +66,7 @@ class PenalisedFit:
     intercept: bool = True
 
     def choose(self, folds: Sequence[Fold]) -> tuple[float, float]:
-        """The penalty with the smallest loss on the left-out rows of `folds`, and this loss: a sum or a mean of folds."""
+        """The penalty with the smallest loss on the left-out rows of folds, and this loss: a sum or a mean of folds."""
         penalty, loss, _ = self.cross_fitted(folds)
         return penalty, loss
 

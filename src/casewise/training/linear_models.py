@@ -11,9 +11,9 @@ where a source has several. Inner folds that leave sources out instead of subjec
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -49,12 +49,14 @@ class _LinearModel:
         loss: the mean loss over inner folds at the chosen penalty: squared error in variances, or the negative
             log-likelihood.
         penalty: the chosen one, relative to the mean squared length of a standardised row.
+        left_out: (N, O) the raw outputs of each row, from the inner folds that it takes no part in.
     """
 
     weight: NDArray[np.float64]
     bias: NDArray[np.float64]
     loss: float
     penalty: float
+    left_out: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -69,11 +71,23 @@ class Directions:
     centre: NDArray[np.float64]
 
     @classmethod
-    def of(cls, values: NDArray[np.float64], *, most: int = MOST_DIRECTIONS, standardise: bool = True) -> Directions:
-        """At most `most` directions of features (N, W), which are divided by their deviation if `standardise`."""
+    def of(
+        cls,
+        values: NDArray[np.float64],
+        *,
+        most: int = MOST_DIRECTIONS,
+        standardise: bool = True,
+        blocks: Sequence[int] = (),
+    ) -> Directions:
+        """At most `most` directions of features (N, W), which are divided by their deviation if `standardise`.
+
+        The features of several vectors side by side, of the widths `blocks`, have the same variance in all vectors.
+        """
         centre, spread = values.mean(axis=0), values.std(axis=0)
         steady = spread <= 1e-6 * max(1.0, float(np.abs(centre).max(initial=0.0)))
         scale = np.where(steady, 0.0, 1.0 / np.where(steady, 1.0, spread) if standardise else 1.0)
+        if len(blocks) > 1:
+            scale = scale / np.repeat(np.sqrt(blocks), blocks)
         standardised = (values - centre) * scale
         if not standardised.any():
             return cls(np.zeros((len(values), 1)), np.zeros((1, values.shape[1])), centre)
@@ -104,6 +118,7 @@ def linear_model(
     *,
     weights: NDArray[np.float64] | None = None,
     standardise: bool = True,
+    blocks: Sequence[int] = (),
 ) -> _LinearModel:
     """Fit the model of one target to features (N, W) of rows with labels (N,), of the subjects `groups` (N,).
 
@@ -111,15 +126,15 @@ def linear_model(
 
     Args:
         weights: of the rows (N,), for classes and grades; None: equal.
-        standardise: whether features are divided by their deviation before they are penalised.
+        standardise, blocks: see `Directions.of`.
     """
-    directions = Directions.of(values, standardise=standardise)
+    directions = Directions.of(values, standardise=standardise, blocks=blocks)
     penalties = by_form(output.kind, {"number": RIDGE, "classes": LOGISTIC})
     weights = np.ones(len(labels)) if weights is None else weights
     fit = PenalisedFit(_form(output), directions.scores, labels, penalties, output.classes, weights, patience=PATIENCE)
-    penalty, loss = fit.choose(subject_folds(groups, INNER_FOLDS))
+    penalty, loss, left_out = fit.cross_fitted(subject_folds(groups, INNER_FOLDS))
     own_weight, own_bias = directions.in_own_units(*fit.fit(penalty=penalty))
-    return _LinearModel(own_weight, own_bias, loss / len(labels), penalty)
+    return _LinearModel(own_weight, own_bias, loss / len(labels), penalty, left_out)
 
 
 def _form(output: Output) -> Form:
@@ -200,11 +215,23 @@ def labelled(
         yield output, start, scored, labels[scored]
 
 
-Values = TypeVar("Values")
-# As many candidates as this are averaged, linear or radial: those with the smallest inner loss.
-AVERAGED, AVERAGED_RADIAL = 4, 6
+# The most candidates whose outputs are averaged.
+MOST_AVERAGED = 8
 # Directions of the features of a radial candidate, between whose points distances are measured.
 MOST_RADIAL_DIRECTIONS = 200
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One input of a model on fixed features: a vector of the bank, or several that are joined, and its kernel."""
+
+    specs: tuple[FeatureSpec, ...]
+    is_radial: bool = False
+
+    @property
+    def name(self) -> str:
+        """A short name for records."""
+        return " + ".join(spec.name for spec in self.specs) + (", radial" if self.is_radial else "")
 
 
 @dataclass(frozen=True)
@@ -222,11 +249,40 @@ class LinearFit:
 
     Attributes:
         columns: the columns of the bank's features that it uses.
-        candidates: for each target its candidates with their inner losses, in the order of the bank.
+        candidates: for each target its candidates with their inner losses.
     """
 
     columns: Tensor
     candidates: list[CandidateLosses]
+
+
+@dataclass(frozen=True)
+class _Training:
+    """Training rows: the vectors (N, W) of each spec, labels, the subject of each row, and sources if they count."""
+
+    vectors: Mapping[FeatureSpec, NDArray[np.float32]]
+    data: FeatureData
+    subjects: Sequence[str]
+    outputs: Sequence[Output]
+    sources: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, network: Network, data: FeatureData, *rest: Any) -> _Training:
+        bank = bank_of(network)
+        blocks = np.split(data.features.numpy(), np.cumsum(bank.widths)[:-1], axis=1)
+        return cls(dict(zip(bank.specs, blocks, strict=True)), data, *rest)
+
+    def values(self, candidate: Candidate) -> NDArray[np.float32]:
+        """The vectors of a candidate side by side."""
+        return np.concatenate([self.vectors[spec] for spec in candidate.specs], axis=1)
+
+    def widths(self, candidate: Candidate) -> list[int]:
+        """Their widths."""
+        return [self.vectors[spec].shape[1] for spec in candidate.specs]
+
+
+# The models of one target that are averaged.
+Models: TypeAlias = "dict[Candidate, _LinearModel]"
 
 
 def fit_head(
@@ -240,93 +296,16 @@ def fit_head(
 ) -> LinearFit:
     """Fit the head of a network with a bank of features, and reduce the bank to what the head uses.
 
-    For each target, the raw outputs of the `AVERAGED` candidates with the smallest inner loss are averaged.
+    For each target, the raw outputs of at most `MOST_AVERAGED` candidates are averaged, see `_averaged`.
 
     Args:
         train: the features of all candidates, and the labels.
         subjects: the subject of each row; inner folds keep the rows of a subject together.
         sources: the source of each row, if the model is for other sources: see `_choose_candidates`.
-        seed: of the frequencies of a radial head; a linear one draws nothing.
+        seed: of the frequencies of radial kernels.
     """
-    chosen, records = _choose_candidates(
-        network, blocks_of(network, train), train, subjects, outputs, averaged=AVERAGED, sources=sources
-    )
-    columns = keep_only(network, _specs(chosen))
-    bank = bank_of(network)
-    _set_weights(network.head[-1], bank.specs, bank.widths, chosen, outputs)
-    return LinearFit(columns, records)
-
-
-def blocks_of(network: Network, train: FeatureData) -> dict[FeatureSpec, NDArray[np.float32]]:
-    """The features (N, W) `float32` of each candidate."""
-    bank = bank_of(network)
-    blocks = np.split(train.features.numpy(), np.cumsum(bank.widths)[:-1], axis=1)
-    return dict(zip(bank.specs, blocks, strict=True))
-
-
-# The models of one target that are averaged.
-Models: TypeAlias = "dict[FeatureSpec, _LinearModel]"
-
-
-def _specs(chosen: Sequence[Models]) -> list[FeatureSpec]:
-    """All candidates that a target uses."""
-    return list(dict.fromkeys(spec for by_spec in chosen for spec in by_spec))
-
-
-def _choose_candidates(
-    network: Network,
-    blocks: Mapping[FeatureSpec, NDArray[np.float32]],
-    train: FeatureData,
-    subjects: Sequence[str],
-    outputs: Sequence[Output],
-    *,
-    averaged: int,
-    sources: Sequence[str] = (),
-    standardise: bool = True,
-) -> tuple[list[Models], list[CandidateLosses]]:
-    """Fit every candidate to every target; for each target, those with the smallest inner loss, and all losses.
-
-    Given `sources`, cases are weighted by class within each source.
-    """
-    groups = np.asarray(subjects, dtype=object)
-    chosen, records = [], []
-    for output, _, scored, labels in labelled(network, train.truth, outputs):
-        weights = None
-        if sources and output.classes:
-            weights = weights_within(labels, np.asarray(sources, dtype=object)[scored].tolist())
-        models = {
-            spec: linear_model(
-                block[scored].astype(float), labels, groups[scored], output, weights=weights, standardise=standardise
-            )
-            for spec, block in blocks.items()
-        }
-        order = sorted(models, key=lambda spec: models[spec].loss)[:averaged]
-        chosen.append({spec: models[spec] for spec in order})
-        losses = {spec.name: model.loss for spec, model in models.items()}
-        records.append(CandidateLosses(output.name, losses, [spec.name for spec in order]))
-    return chosen, records
-
-
-def _set_weights(
-    linear: Any,
-    specs: Sequence[FeatureSpec],
-    widths: Sequence[int],
-    chosen: Sequence[Models],
-    outputs: Sequence[Output],
-) -> None:
-    """Fill a linear layer, whose input has the candidates `specs` side by side, with the mean of the chosen models."""
-    weight, bias = np.zeros(tuple(linear.weight.shape)), np.zeros(len(linear.bias))
-    ends = dict(zip(specs, np.cumsum(widths), strict=True))
-    row = 0
-    for models, output in zip(chosen, outputs, strict=True):
-        rows = slice(row, row := row + output.width)
-        for spec in [spec for spec in specs if spec in models]:
-            own_weight, own_bias = models[spec].weight / len(models), models[spec].bias / len(models)
-            weight[rows, ends[spec] - own_weight.shape[1] : ends[spec]] = own_weight
-            bias[rows] += own_bias
-    with torch.no_grad():
-        linear.weight.copy_(torch.from_numpy(weight))
-        linear.bias.copy_(torch.from_numpy(bias))
+    training = _Training.of(network, train, subjects, outputs, sources)
+    return _fit(network, training, [Candidate(specs) for specs in _inputs(training.vectors)], seed)
 
 
 def fit_radial_head(
@@ -338,46 +317,149 @@ def fit_radial_head(
     sources: Sequence[str] = (),
     seed: int,
 ) -> LinearFit:
-    """Replace the head of a network with a bank of features by one with a radial kernel, and reduce the bank to it.
+    """As `fit_head`, with more candidates: radial kernels on the features that do not say where things are."""
+    training = _Training.of(network, train, subjects, outputs, sources)
+    linear = [Candidate(specs) for specs in _inputs(training.vectors)]
+    radial = [Candidate(specs, is_radial=True) for specs in _inputs(_without_place(training.vectors))]
+    return _fit(network, training, [*linear, *radial], seed)
 
-    Candidates are the features that do not say where things are (`_radial_candidates`). See
-    `fit_head` for the arguments.
-    """
-    blocks = _radial_candidates(blocks_of(network, train))
-    fourier: dict[FeatureSpec, RadialBlock] = {}
-    for spec, block in blocks.items():
-        directions = Directions.of(block.astype(float), most=MOST_RADIAL_DIRECTIONS)
-        fourier[spec] = RadialBlock(block.shape[1], len(directions.back), FREQUENCIES)
-        fourier[spec].fill(directions.centre, directions.back, seed)
+
+def _fit(network: Network, training: _Training, candidates: Sequence[Candidate], seed: int) -> LinearFit:
+    fourier = {candidate: _fourier(training, candidate, seed) for candidate in candidates if candidate.is_radial}
+    chosen, records = _choose_candidates(network, training, candidates, fourier)
+    used = list(dict.fromkeys(candidate for models in chosen for candidate in models))
+    kept = keep_only(network, [spec for candidate in used for spec in candidate.specs])
+    bank, linear, plain = bank_of(network), network.head[-1], network.head[-1]
+    columns = dict(zip(bank.specs, torch.arange(bank.width).split(bank.widths), strict=True))
+    places = {candidate: torch.cat([columns[spec] for spec in candidate.specs]) for candidate in used}
+    if radial := [candidate for candidate in used if candidate.is_radial]:
+        head = RadialHead(
+            bank.widths,
+            [len(fourier[candidate].back) for candidate in radial],
+            FREQUENCIES,
+            len(linear.bias),
+            reads=[[bank.specs.index(spec) for spec in candidate.specs] for candidate in radial],
+            is_partly_linear=len(radial) < len(used),
+        )
+        head.blocks = torch.nn.ModuleList(fourier[candidate] for candidate in radial)
+        network.head[-1], linear, plain = head.double(), head.linear, head.plain
+        angles = torch.arange(len(linear.weight[0])).split(2 * FREQUENCIES)
+        places |= dict(zip(radial, angles, strict=True))
     with torch.no_grad():
-        values = {spec: fourier[spec](torch.from_numpy(block)).numpy() for spec, block in blocks.items()}
-    chosen, records = _choose_candidates(
-        network, values, train, subjects, outputs, averaged=AVERAGED_RADIAL, sources=sources, standardise=False
+        for layer in (linear, *([] if plain is None else [plain])):
+            layer.weight.zero_()
+        row = 0
+        for models, output in zip(chosen, training.outputs, strict=True):
+            rows = slice(row, row := row + output.width)
+            linear.bias[rows] = torch.from_numpy(np.mean([model.bias for model in models.values()], axis=0))
+            for candidate, model in models.items():
+                layer = linear if candidate.is_radial else plain
+                layer.weight[rows, places[candidate]] += torch.from_numpy(model.weight / len(models))
+    return LinearFit(kept, records)
+
+
+def _fourier(training: _Training, candidate: Candidate, seed: int) -> RadialBlock:
+    """The Fourier features of a radial candidate, for the directions of its training rows."""
+    values = training.values(candidate)
+    directions = Directions.of(
+        values.astype(float),
+        most=MOST_RADIAL_DIRECTIONS,
+        blocks=[training.vectors[s].shape[1] for s in candidate.specs],
     )
-    columns = keep_only(network, _specs(chosen))
-    bank = bank_of(network)
-    ranks = [len(fourier[spec].back) for spec in bank.specs]
-    head = RadialHead(bank.widths, ranks, FREQUENCIES, network.target_mean.numel())
-    head.blocks = torch.nn.ModuleList(fourier[spec] for spec in bank.specs)
-    _set_weights(head.linear, bank.specs, [2 * FREQUENCIES] * len(bank.specs), chosen, outputs)
-    network.head[-1] = head.double()
-    return LinearFit(columns, records)
+    block = RadialBlock(values.shape[1], len(directions.back), FREQUENCIES)
+    block.fill(directions.centre, directions.back, seed)
+    return block
 
 
-def _radial_candidates(blocks: Mapping[FeatureSpec, Values]) -> dict[FeatureSpec, Values]:
+def _choose_candidates(
+    network: Network, training: _Training, candidates: Sequence[Candidate], fourier: Mapping[Candidate, RadialBlock]
+) -> tuple[list[Models], list[CandidateLosses]]:
+    """Fit every candidate to every target; for each target, those that are averaged, and all losses.
+
+    Given sources, cases are weighted by class within each source.
+    """
+    groups = np.asarray(training.subjects, dtype=object)
+    chosen, records = [], []
+    for output, _, scored, labels in labelled(network, training.data.truth, training.outputs):
+        weights = None
+        if training.sources and output.classes:
+            weights = weights_within(labels, np.asarray(training.sources, dtype=object)[scored].tolist())
+        models: Models = {}
+        for candidate in candidates:
+            values, blocks = training.values(candidate)[scored], training.widths(candidate)
+            if candidate.is_radial:
+                with torch.no_grad():
+                    values, blocks = fourier[candidate](torch.from_numpy(values)).numpy(), []
+            models[candidate] = linear_model(
+                values.astype(float),
+                labels,
+                groups[scored],
+                output,
+                weights=weights,
+                standardise=not candidate.is_radial,
+                blocks=blocks,
+            )
+        order = _averaged(models, labels, output, weights)
+        chosen.append({candidate: models[candidate] for candidate in order})
+        losses = {candidate.name: model.loss for candidate, model in models.items()}
+        records.append(CandidateLosses(output.name, losses, [candidate.name for candidate in order]))
+    return chosen, records
+
+
+def _averaged(
+    models: Models, labels: NDArray[np.float64], output: Output, weights: NDArray[np.float64] | None
+) -> list[Candidate]:
+    """The candidates whose mean output has the smallest inner loss, found one by one (at most `MOST_AVERAGED`).
+
+    The next one is that with which the mean is best, as long as it is better than without (Caruana et al., "Ensemble
+    selection from libraries of models", 2004). A candidate that is worse alone is taken if it errs in other cases.
+    """
+    fit = PenalisedFit(_form(output), np.zeros((len(labels), 0)), labels, [], output.classes, weights)
+    rows, chosen = np.arange(len(labels)), [min(models, key=lambda candidate: models[candidate].loss)]
+    total = models[chosen[0]].left_out
+    best = fit.loss(total, rows)
+    while len(chosen) < min(MOST_AVERAGED, len(models)):
+        losses = {
+            candidate: fit.loss((total + model.left_out) / (len(chosen) + 1), rows)
+            for candidate, model in models.items()
+            if candidate not in chosen
+        }
+        following = min(losses, key=lambda candidate: losses[candidate])
+        if not losses[following] < best:
+            break
+        chosen.append(following)
+        total, best = total + models[following].left_out, losses[following]
+    return chosen
+
+
+def _inputs(specs: Iterable[FeatureSpec]) -> list[tuple[FeatureSpec, ...]]:
+    """What candidates read: each vector, and the means over the last maps of all encoders joined.
+
+    >>> from casewise.models.linear import FeatureSpec
+    >>> one, other = (FeatureSpec("features", (), ("conv1",), encoder=name) for name in ("resnet18", "resnet34"))
+    >>> [len(specs) for specs in _inputs([one, other, FeatureSpec("statistics")])]
+    [1, 1, 1, 2]
+    """
+    specs = list(specs)
+    means = [spec for spec in specs if spec.source == "features" and spec.summary == "grid" and spec.cells == 1]
+    whole = {spec.encoder: spec for spec in means if not (spec.side or spec.channels)}
+    return [*((spec,) for spec in specs), *([tuple(whole.values())] if len(whole) > 1 else [])]
+
+
+def _without_place(specs: Iterable[FeatureSpec]) -> list[FeatureSpec]:
     """The features that a radial kernel may read: no grids; of single channels only if no encoder reads all of them.
 
     >>> from casewise.models.linear import FeatureSpec
     >>> specs = [FeatureSpec("statistics"), FeatureSpec("pixels", cells=8), FeatureSpec("features", (1,), ("conv1",))]
-    >>> [spec.name for spec in _radial_candidates(dict.fromkeys(specs))]
+    >>> [spec.name for spec in _without_place(specs)]
     ['statistics', 'conv1 in 1×1 cells of channel 2']
-    >>> [spec.name for spec in _radial_candidates(dict.fromkeys([*specs, FeatureSpec("features", (), ("conv1",))]))]
+    >>> [spec.name for spec in _without_place([*specs, FeatureSpec("features", (), ("conv1",))])]
     ['statistics', 'conv1 in 1×1 cells']
     """
-    without_place = {
-        spec: values
-        for spec, values in blocks.items()
+    without_place = [
+        spec
+        for spec in specs
         if spec.source != "pixels" and (spec.summary in ("moments", "covariance") or spec.cells == 1)
-    }
-    together = {spec: values for spec, values in without_place.items() if not spec.channels}
+    ]
+    together = [spec for spec in without_place if not spec.channels]
     return together if any(spec.source == "features" for spec in together) else without_place

@@ -233,19 +233,21 @@ def _mean_slopes(head: RadialHead, toward: Tensor, values: Tensor, centre: Tenso
     Their product with `values − centre` is exactly the difference of the weighted outputs: along the line every
     angle changes evenly, so the mean slope of its cosine is the difference quotient.
     """
-    slopes, start = [], 0
+    slopes = toward.new_zeros(len(values), sum(head.widths))
+    if head.plain is not None:
+        slopes += toward @ head.plain.weight.double()
     blocks: Any = head.blocks
-    of_blocks = zip(blocks, values.split(head.widths, dim=1), centre.split(head.widths), strict=True)
-    for block, features, of_centre in of_blocks:
+    for number, block in enumerate(blocks):
+        columns = head.columns(number)
         count = block.frequencies.shape[1]
-        weight = head.linear.weight[:, start : start + 2 * count].double() / count**0.5
+        weight = head.linear.weight[:, 2 * count * number : 2 * count * (number + 1)].double() / count**0.5
         back, frequencies = block.back.double(), block.frequencies.double()
-        last, first = ((end - block.centre).double() @ back.T @ frequencies for end in (features, of_centre))
+        ends = (values[:, columns], centre[columns])
+        last, first = ((end - block.centre).double() @ back.T @ frequencies for end in ends)
         step, middle = (last - first) / 2, (last + first) / 2
         # the difference quotients of cosine and sine: −sin(middle)·sinc and cos(middle)·sinc
         damping = torch.sinc(step / torch.pi)
         by_angle = toward @ weight[:, :count] * -middle.sin() * damping
         by_angle = by_angle + toward @ weight[:, count:] * middle.cos() * damping
-        slopes.append(by_angle @ frequencies.T @ back)
-        start += 2 * count
-    return torch.cat(slopes, dim=1)
+        slopes[:, columns] += by_angle @ frequencies.T @ back
+    return slopes
