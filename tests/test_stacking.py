@@ -7,7 +7,7 @@ from sklearn.linear_model import LinearRegression, Ridge
 from sklearn.model_selection import GroupKFold
 
 from casewise.errors import CasewiseError, SplitError
-from casewise.predictions.stacking import EITHER_SIGN, STACKERS, combine, stack
+from casewise.predictions.stacking import EITHER_SIGN, STACKERS, combine, stack, weights_of_numbers
 from casewise.predictions.table import check, final_rows
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -75,7 +75,7 @@ def test_the_fit_is_scikit_learns_and_the_test_set_gets_the_mean_of_the_networks
 
 
 def test_no_row_out_of_fold_comes_from_a_stacker_that_saw_its_subject() -> None:
-    table = cohort(subjects=30, noise=1.0)
+    table = cohort(subjects=30, noise=0.3)
     table.loc[table["model"] != "net0", "y_pred"] = 3.0
     before, changed = learned(stack(table, ["weighted"], ranges=RANGES).rows, "weighted", "oof"), table.copy()
     changed.loc[changed["outer_fold"] == 3, "y_true"] = 5.9
@@ -85,9 +85,17 @@ def test_no_row_out_of_fold_comes_from_a_stacker_that_saw_its_subject() -> None:
     assert (before.loc[~same, "y_pred"] != after.loc[~same, "y_pred"]).all()
 
 
+def test_a_learner_clearly_worse_than_the_best_has_no_weight() -> None:
+    random = np.random.default_rng(0)
+    truth, subjects = random.uniform(0, 6, 24), np.arange(24)
+    good = truth[:, None] + random.normal(0, 0.5, (24, 2))
+    poor = np.full(24, truth.mean())
+    assert weights_of_numbers(np.column_stack([good, poor]), truth, subjects).tolist() == [0.5, 0.5, 0.0]
+
+
 def test_altered_images_are_combined_as_their_cases_were() -> None:
-    table = cohort(subjects=30, noise=1.0)
-    table.loc[table["model"] != "net0", "y_pred"] = 3.0  # so that weights are fitted
+    table = cohort(subjects=30, noise=0.3)
+    table["y_pred"] *= table["model"].map({"net0": 0.6, "net1": 2.0, "net2": 0.0})  # so that weights are fitted
     held_out = table[table["stage"] == "oof"]
     stacked = stack(table, ["mean", "weighted", "linear"], ranges=RANGES)
     altered = [

@@ -14,7 +14,8 @@ classes those with the largest likelihood of the mixture of probabilities, by th
 The predictions on which weights are fitted come from networks that have seen the labels of the cases that the weights
 are then judged on. This alone makes fitted weights look better than they are, so they are used only if they are clearly
 better than equal weights on subjects left out (`benchmarks/null.py` measures how often signal is found where there is
-none).
+none). Learners that are clearly worse than the best one have no part in equal weights: a poor network would make the
+mean worse than the best of its members.
 """
 
 from __future__ import annotations
@@ -393,6 +394,9 @@ SMALLEST = 1e-3
 SUM = 1e3
 # Groups of subjects that are left out, and the standard errors by which fitted weights must be better than equal ones.
 GROUPS, CLEARLY = 5, 2.0
+# Standard errors by which a learner must be worse than the best one to have no weight. With several learners and no
+# signal, some are worse than the best by more than two.
+FAR_WORSE = 3.0
 # With fewer subjects, the standard error of a gain is itself too uncertain.
 FEWEST_SUBJECTS = 10
 
@@ -437,20 +441,31 @@ def _if_clearly_better(
     n_learners: int,
     subjects: np.ndarray,
 ) -> np.ndarray:
-    """Fitted weights, if they have a clearly smaller loss (N,) than equal ones on groups of subjects left out."""
+    """Fitted weights, if they have a clearly smaller loss (N,) than equal ones on groups of subjects left out.
+
+    Otherwise learners that are clearly worse than the best one have the weight 0, and the others equal weights.
+    """
     from sklearn.model_selection import GroupKFold
 
-    equal = np.full(n_learners, 1 / n_learners)
     numbers = np.unique(subjects, return_inverse=True)[1]
     n_subjects = int(numbers.max(initial=-1)) + 1
     if n_subjects < FEWEST_SUBJECTS:
-        return equal
-    gain = loss(equal)
+        return np.full(n_learners, 1 / n_learners)
+    alone = [loss(weights) for weights in np.eye(n_learners)]
+    best = min(alone, key=lambda own: float(own.mean()))
+    kept = np.array([not _is_above(own - best, numbers, FAR_WORSE) for own in alone])
+    gain = loss(equal := kept / kept.sum())
     for fitted_on, left_out in GroupKFold(GROUPS).split(gain, groups=numbers):
         gain[left_out] -= loss(fit(fitted_on))[left_out]
-    deviation = np.bincount(numbers, gain - gain.mean())
-    error = np.sqrt((deviation**2).sum() * n_subjects / (n_subjects - 1)) / len(gain)
-    return fit(np.arange(len(gain))) if gain.mean() > CLEARLY * error else equal
+    return fit(np.arange(len(gain))) if _is_above(gain, numbers, CLEARLY) else equal
+
+
+def _is_above(differences: np.ndarray, numbers: np.ndarray, errors: float) -> bool:
+    """Whether the mean of differences (N,), of the subjects `numbers`, is above 0 by so many standard errors."""
+    n_subjects = int(numbers.max()) + 1
+    deviation = np.bincount(numbers, differences - differences.mean())
+    error = np.sqrt((deviation**2).sum() * n_subjects / (n_subjects - 1)) / len(differences)
+    return bool(differences.mean() > errors * error)
 
 
 def _least_absolute_error(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
