@@ -120,21 +120,28 @@ def test_images_are_as_large_as_their_files_and_the_time_allow() -> None:
 def test_encoders_are_those_whose_weights_are_at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.delenv("CASEWISE_WEIGHTS", raising=False)
-    study = study_of(weights_dir=tmp_path)
-    assert planned_encoders(study, 1000) == ["mobilenet_v2"]
-    for name in ("resnet34", "shufflenet_v2_x1_0", "densenet121"):
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    study, first = study_of(weights_dir=tmp_path), ["mobilenet_v2"]
+    assert planned_encoders(study, 1000, "none")[0] == first
+    best = "vit_small_patch14_dinov2.lvd142m"
+    for name in ("shufflenet_v2_x1_0", "densenet121", "tf_efficientnet_lite0.in1k", "tf_efficientnet_lite2.in1k", best):
         (tmp_path / f"{name}.safetensors").touch()
-    assert planned_encoders(study, 1000) == ["mobilenet_v2", "shufflenet_v2_x1_0"]
-    assert planned_encoders(study, 1001) == ["mobilenet_v2"]
-    assert planned_encoders(study.model_copy(update={"encoders": ["densenet121"]}), 1000) == ["densenet121"]
-    assert planned_encoders(study_of(weights_dir=tmp_path, weights="random"), 1000) == []
-    assert planned_encoders(study_of(weights_dir=tmp_path, baselines={"off": "too many cases"}), 1000) == []
+    chosen, others = planned_encoders(study, 1000, "none")
+    assert chosen == [*first, best, "tf_efficientnet_lite2.in1k"]  # one of a family
+    assert {"resnet34", "shufflenet_v2_x1_0"} <= others.keys()
+    # what takes longer than its share of the budget is left out, the most expensive first
+    assert planned_encoders(study, 30_000, "both")[0] == first
+    assert best not in planned_encoders(study, 5000, "both")[0]
+    off = {"off": "too many cases"}
+    assert planned_encoders(study.model_copy(update={"encoders": ["densenet121"]}), 1, "none") == (["densenet121"], {})
+    for stated in ({"weights": "random"}, {"baselines": off}):
+        assert planned_encoders(study_of(weights_dir=tmp_path, **stated), 1000, "none") == ([], {})
 
 
 def test_weights_of_numbers_minimise_the_absolute_error() -> None:
     random = np.random.default_rng(2)
-    truth = random.normal(size=60)
-    predicted = np.stack([truth + 0.4 * random.standard_t(2, size=60), truth + random.standard_t(2, size=60)], axis=1)
+    truth, errors = random.normal(size=60), random.standard_t(2, size=60)
+    predicted = np.stack([truth + 0.4 * errors, truth - 0.8 * errors + 0.1 * random.normal(size=60)], axis=1)
     weights, shares = weights_of_numbers(predicted, truth, np.arange(60)), np.linspace(0, 1, 2001)
     errors = np.abs(predicted @ np.stack([shares, 1 - shares]) - truth[:, None]).mean(axis=0)
     assert np.abs(predicted @ weights - truth).mean() < errors.min() + 1e-4

@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from casewise.study.schema import Study
 
 
+# The largest side of panels that a network of tokens reads: its cost grows faster than the number of pixels.
+MOST_OF_TOKENS = 224
+
+
 @dataclass(frozen=True)
 class Encoder:
     """A frozen network and how its maps are read.
@@ -124,7 +128,7 @@ def build_encoder(facts: Mapping[str, Any], side: int) -> Encoder:
     config = {key: facts[key] for key in ("architecture", "arguments") if facts.get(key)}
     if "arguments" in config:
         config["arguments"] = {key: value for key, value in config["arguments"].items() if key != "img_size"}
-    fixed: int | None = facts["side"] if "side" in facts else source.side(name, side, config)
+    fixed: int | None = facts["side"] if "side" in facts else source.side(name, min(side, MOST_OF_TOKENS), config)
     options = NetworkOptions(side=fixed or side)
     body = source.build(name, side=options.side, channels=3, scaling=options.scaling, is_fused=False, config=config)
     if source.is_convolutional:

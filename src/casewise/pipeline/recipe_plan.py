@@ -24,7 +24,8 @@ from casewise.predictions.penalised import PenalisedFit, subject_folds
 from casewise.study.images import FLIPS
 from casewise.study.learners import encoders_of, first_weights
 from casewise.study.recipe import PLANNED, Recipe
-from casewise.study.weight_files import quick_networks
+from casewise.study.sources import known_encoders
+from casewise.study.weight_files import FirstWeights
 
 if TYPE_CHECKING:
     from casewise.cohort.cohort import Cohort
@@ -51,8 +52,8 @@ RATE_TIMES_STEPS, LOWEST_RATE, HIGHEST_RATE = 0.1, 3e-4, 6e-4
 # Images have no upright position if a linear model distinguishes them from upside-down ones with an AUROC below this.
 NO_UPRIGHT = 0.9
 FEWEST_IMAGES, MOST_IMAGES, CELLS = 10, 600, 16
-# Encoders of the baselines; with more panels than this a second one would delay the first figures too much.
-MOST_ENCODERS, MOST_PANELS = 2, 1000
+# The most encoders of the baselines, the share of the budget that they may take, and how many cores a GPU is worth.
+MOST_ENCODERS, ENCODER_SHARE, GPU = 3, 0.25, 60
 # Why a network has its number of epochs, and the words for it.
 Reason: TypeAlias = Literal["fit", "most", "fewest", "stated"]
 REASONS: dict[Reason, str] = {
@@ -73,6 +74,7 @@ class PlanFacts:
         size: the side of an image in pixels.
         flips: the flips of training panels.
         noun: what the images are called, in the plural.
+        other_encoders: known encoders that are not used, and why.
     """
 
     images: int
@@ -83,6 +85,7 @@ class PlanFacts:
     flips: str
     encoders: list[str]
     noun: str
+    other_encoders: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def trained(self) -> float:
@@ -253,15 +256,18 @@ def plan_facts(study: Study, cohort: Cohort, splits: Splits, store: ImageStore |
     trained_on = set(splits.training(0) if splits.holdout else splits.training(splits.folds))
     training = np.flatnonzero(subjects.isin(trained_on).to_numpy())
     panels = int(cohort.panels["subject"].astype(str).isin(trained_on).sum())
+    flips = _flips(study, store, training)
+    encoders, others = planned_encoders(study, len(training), flips)
     return PlanFacts(
         images=len(training),
         panels=panels,
         folds=splits.folds,
         budget=study.budget,
         size=study.images.size,
-        flips=_flips(study, store, training),
-        encoders=planned_encoders(study, panels),
+        flips=flips,
+        encoders=encoders,
         noun=modality_of(study).noun(study).plural,
+        other_encoders=others,
     )
 
 
@@ -288,14 +294,47 @@ def _has_sides(outputs: Sequence[str], classes: Sequence[str]) -> bool:
     return bool(words & SIDES) or any(words >= {*pair} for pair in PAIRS) or sum(places) > 1
 
 
-def planned_encoders(study: Study, panels: int) -> list[str]:
-    """The encoders of the baselines: the stated ones, or the first and another whose weights are on this computer."""
+def planned_encoders(study: Study, images: int, flips: str) -> tuple[list[str], dict[str, str]]:
+    """The encoders of the baselines: the stated ones, or the first and the best others whose weights are here.
+
+    Returns:
+        The encoders, and of every other known encoder why it is not used.
+    """
     first = encoders_of(study)
     if study.encoders or study.baselines.off or not first:
-        return list(study.encoders)
-    if panels > MOST_PANELS:
-        return first
-    return list(dict.fromkeys([*first, *quick_networks(study.weights_dir)]))[:MOST_ENCODERS]
+        return list(study.encoders), {}
+    views = 4 if flips in ("both", "dihedral") else 1 if flips in ("none", "vertical") else 2
+    # sequences are read one by one, and together
+    megapixels = images * views * (4 if study.fusions else 1) * study.images.size**2 / 1e6
+    cores = _cores(study)
+    chosen, others, left = [], {}, ENCODER_SHARE * study.budget
+    families: set[str] = set()
+    for known in sorted(known_encoders(), key=lambda known: known.name not in first):
+        seconds = megapixels * known.seconds / cores
+        if known.name in first:
+            left -= seconds
+        elif not FirstWeights(known.name, folder=study.weights_dir).is_present:
+            others[known.name] = f"not on this computer; {known.access or 'open'} ({known.licence})"
+        elif known.family and known.family in families:
+            others[known.name] = f"another {known.family} is used"
+        elif len(first) + len(chosen) >= MOST_ENCODERS:
+            others[known.name] = f"{MOST_ENCODERS} others are used"
+        elif seconds > left:
+            others[known.name] = f"would take about {duration(seconds)} of the budget"
+        else:
+            left -= seconds
+            chosen.append(known.name)
+            families.add(known.family)
+    return [*first, *chosen], others
+
+
+def _cores(study: Study) -> float:
+    """The cores that compute features, or what a GPU is worth."""
+    import torch
+    from joblib import cpu_count
+
+    device = study.compute.device
+    return GPU if device != "cpu" and torch.cuda.is_available() else int(cpu_count())
 
 
 def planned_flips(tiles: np.ndarray, rows: np.ndarray, seed: int) -> str:
@@ -424,7 +463,8 @@ def in_words(study: Study, planned: RecipePlan) -> str:
     # how many fit into the budget is measured later
     most = "" if planned.forecast or {"epochs", "phases"} & planned.stated.keys() else "at most "
     trained = f"{most}{counted(epochs, 'epoch')}{several}"
-    text = f"planned: {', '.join([*study.networks, trained + frozen, head, *variation])}; for {of}{stated}"
+    encoders = f"; encoders {names_text(facts.encoders)}" if facts.encoders else ""
+    text = f"planned: {', '.join([*study.networks, trained + frozen, head, *variation])}{encoders}; for {of}{stated}"
     return f"{text}; {forecast_in_words(planned.forecast, facts)}" if planned.forecast else text
 
 
@@ -474,4 +514,5 @@ def as_yaml(study: Study, planned: RecipePlan) -> str:
     }
     lines = yaml.safe_dump({key: value for key, value in stated.items() if value not in ({}, [])}, sort_keys=False)
     head = f"# {in_words(study, planned)}\n# These lines replace the lines with the same keys in the study file.\n"
-    return head + lines
+    others = "".join(f"# encoder not used: {name}: {why}\n" for name, why in planned.facts.other_encoders.items())
+    return head + others + lines

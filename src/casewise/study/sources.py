@@ -70,6 +70,29 @@ class Body:
     blocks: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class KnownEncoder:
+    """A network whose frozen features are known to be good.
+
+    Attributes:
+        name: as a study states it.
+        images: what it was trained on.
+        seconds: of one core of a processor for a megapixel, as measured for `docs/explanation-plan.md`.
+        rank: the better, the smaller.
+        family: only the best of a family at hand is used.
+        access: empty if its weights are open, otherwise what its owners ask.
+        licence: of the weights, as hubs write it.
+    """
+
+    name: str
+    images: str
+    seconds: float
+    rank: int
+    family: str = ""
+    access: str = ""
+    licence: str = "apache-2.0"
+
+
 class BackboneSource:
     """A library of networks; a subclass overrides what its library has.
 
@@ -85,6 +108,7 @@ class BackboneSource:
         is_convolutional: whether all its networks take panels of any side and have no tokens.
         takes_other_names: whether it has names that `names` does not list; it is asked after all other sources.
         quick: networks for the embedding of every image, in order of preference.
+        encoders: those from which a planned study takes the encoders of its baselines.
         with_map: networks with a map of their own, which masks train; their bodies have `features_and_map` and
             `mask_loss`, and explanations show their `map_of`, as in `casewise.plugins.published.unet`.
         published: by `tensors_sha256` the name, images and licence of files of weights, as in `Origin`.
@@ -101,6 +125,7 @@ class BackboneSource:
     is_convolutional: ClassVar[bool] = False
     takes_other_names: ClassVar[bool] = False
     quick: ClassVar[Sequence[str]] = ()
+    encoders: ClassVar[Sequence[KnownEncoder]] = ()
     with_map: ClassVar[Sequence[str]] = ()
     published: ClassVar[Mapping[str, tuple[str, str, str]]] = {}
     chains: ClassVar[Mapping[str, str]] = {}
@@ -208,6 +233,11 @@ def sources() -> list[BackboneSource]:
     """All sources: those that others registered, casewise's, and last the one that takes all other names."""
     register_additions()
     return sorted([*_REGISTERED, *_own_sources()], key=lambda source: source.takes_other_names)
+
+
+def known_encoders() -> list[KnownEncoder]:
+    """The encoders of all sources, the best first."""
+    return sorted((known for source in sources() for known in source.encoders), key=lambda known: known.rank)
 
 
 def source_of(name: str) -> BackboneSource:

@@ -198,11 +198,6 @@ def _quick_names() -> list[str]:
     return [name for source in sources() for name in source.quick]
 
 
-def quick_networks(folder: Path | None) -> list[str]:
-    """Fast networks whose pretrained weights are on this computer."""
-    return [name for name in _quick_names() if FirstWeights(name, folder=folder).is_present]
-
-
 def embedding_weights(study: Study) -> Iterator[tuple[str, Path]]:
     """Fast networks with weights on this computer, and their files: the study's first; none for random weights."""
     if study.weights == "random":

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from casewise.errors import StudyError, WeightsError, cut, nearest
 from casewise.models.sources.hub import HubSource, hub_cache
-from casewise.study.sources import MEAN, STD, Body, Origin
+from casewise.study.sources import MEAN, STD, Body, KnownEncoder, Origin
 from casewise.study.weight_files import file_name
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ _OTHER_PICTURES = re.compile(
 _IMAGENET_TAG = re.compile(r"(?:^|_)(?:in1k|in12k|in21k|in22k|in22ft1k|miil)(?:_|$)")
 _TF, _META = ("ImageNet", "apache-2.0"), ("", "apache-2.0")
 _POSITIONS = "pos_embed"
+_NATURAL, _SLIDES = "photographs of the web", "slides"
+_ON_REQUEST = "accept the terms on the page of its repository, and sign in with its owner's hub"
 
 
 class _Repositories(HubSource):
@@ -41,6 +43,11 @@ class _Repositories(HubSource):
     name = package = "timm"
     prefix = "hf-hub:"
     chains: ClassVar = {"timm.ResNet": "conv1 bn1 act1 maxpool layer1 layer2 layer3 layer4 global_pool fc"}
+    encoders = (
+        KnownEncoder("hf-hub:MahmoodLab/UNI2-h", _SLIDES, 60, 1, "UNI", _ON_REQUEST, "cc-by-nc-nd-4.0"),
+        KnownEncoder("hf-hub:MahmoodLab/UNI", _SLIDES, 30, 2, "UNI", _ON_REQUEST, "cc-by-nc-nd-4.0"),
+        KnownEncoder("hf-hub:bioptimus/H-optimus-0", _SLIDES, 100, 3, "H-optimus", _ON_REQUEST),
+    )
 
     def has(self, name: str) -> bool:
         return name.startswith(self.prefix) or "/" in name
@@ -92,6 +99,13 @@ class _Timm(_Repositories):
     prefix = "timm:"
     has_config = False
     takes_other_names = True
+    encoders = (
+        KnownEncoder("vit_large_patch14_dinov2.lvd142m", _NATURAL, 60, 10, "DINOv2"),
+        KnownEncoder("vit_base_patch14_dinov2.lvd142m", _NATURAL, 18, 11, "DINOv2"),
+        KnownEncoder("vit_small_patch14_dinov2.lvd142m", _NATURAL, 5, 12, "DINOv2"),
+        KnownEncoder("tf_efficientnet_lite2.in1k", "ImageNet", 2, 30, "EfficientNet-Lite"),
+        KnownEncoder("tf_efficientnet_lite0.in1k", "ImageNet", 1.4, 31, "EfficientNet-Lite"),
+    )
     published: ClassVar = {
         "c044cb56d24bcfec3464feeb326cbf5f59465dff0a5663380968a72d83717eb1": ("EfficientNet-Lite0 of TensorFlow", *_TF),
         "91e864767093886bdd2ca971e907d7dcfde002c685b69a931e4d6861a60d9a5c": ("EfficientNet-Lite2 of TensorFlow", *_TF),

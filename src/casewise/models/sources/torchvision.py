@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from casewise.errors import WeightsError
 from casewise.files import checksum
-from casewise.study.sources import SYMMETRIC, BackboneSource, Body, Origin
+from casewise.study.sources import SYMMETRIC, BackboneSource, Body, KnownEncoder, Origin
 from casewise.study.weight_files import remembered_checksum
 
 if TYPE_CHECKING:
@@ -42,6 +42,12 @@ class _Torchvision(BackboneSource):
     is_convolutional = True
     # Fast networks first, because an embedding is computed for every image of the cohort.
     quick = ("squeezenet1_1", "mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x1_0", "resnet18", "resnet34")
+    encoders = (
+        KnownEncoder("mobilenet_v2", _IMAGES, 1.0, 60, licence=_LICENCE),
+        KnownEncoder("resnet34", _IMAGES, 5, 50, licence=_LICENCE),
+        KnownEncoder("shufflenet_v2_x1_0", _IMAGES, 0.8, 61, licence=_LICENCE),
+        KnownEncoder("squeezenet1_1", _IMAGES, 0.8, 70, licence=_LICENCE),
+    )
     published: ClassVar = {
         "d3fa7f6d95b73842963960e0f50946e0a2761eb4075816a6df230570df79ce35": ("MobileNetV2 of google-coral", *_ZOO),
         "390f6b663f2d7e9b30b942c3d9e5ffbded8d44ddeb4ce01adae914b3bd8f467a": ("SqueezeNet 1.1 of the model zoo", *_ZOO),
