@@ -28,6 +28,14 @@ MISSING = {
 PRETRAINED = "A pretrained first layer uses its kernels for red, green and blue for three sequences, else their mean."
 
 
+def _adapted(study: Study) -> list[Text]:
+    """How the first layer of pretrained networks reads sequences; empty if none reads them together."""
+    pretrained = [
+        name for name in study.networks if study.fusion_of(name) == "early" and study.weights_of(name) != "random"
+    ]
+    return [Text(PRETRAINED, note=True)] if pretrained else []
+
+
 def section(context: ReportContext) -> Section | None:
     """One case as the networks see it, and folded the settings of preparation; None without panels."""
     study = context.study
@@ -46,7 +54,7 @@ def section(context: ReportContext) -> Section | None:
         Picture(data_uri(panel, longest=LONGEST), f"{name}: {grid}", name) for name, panel in context.grids(case)
     ]
     shown = Pictures(pictures, f"{capital(label)}: {grid}", "panels")
-    fold = Fold("Preparation of the scans", [Facts(preparation(context)), Text(PRETRAINED, note=True)])
+    fold = Fold("Preparation of the scans", [Facts(preparation(context)), *_adapted(study)])
     return Section("preparation", "Model input", [shown, fold])
 
 
