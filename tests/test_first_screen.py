@@ -215,3 +215,7 @@ def test_constant_predictions_are_flagged(report_of_two_classes: ReportContext) 
     table = report_of_two_classes.predictions.copy()
     table.loc[table["model"] == report_of_two_classes.learner, ["p0", "p1"]] = [0.6, 0.4]
     assert level(dataclasses.replace(report_of_two_classes, predictions=table), "nothing_learned") == "flag"
+
+
+def test_statements_have_public_names() -> None:
+    assert all(name.isidentifier() and not name.startswith("_") for name in KINDS)

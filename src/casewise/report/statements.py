@@ -324,7 +324,7 @@ def _note(context: ReportContext, code: str) -> Note | None:
 
 
 KINDS: dict[str, Callable[[ReportContext], Found]] = {
-    find.__name__: find
+    find.__name__.lstrip("_"): find
     for find in (
         synthetic,
         nothing_learned,
