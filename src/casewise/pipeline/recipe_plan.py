@@ -307,8 +307,9 @@ def planned_encoders(study: Study, images: int, flips: str) -> tuple[list[str], 
     # sequences are read one by one, and together
     megapixels = images * views * (4 if study.fusions else 1) * study.images.size**2 / 1e6
     cores = _cores(study)
-    chosen, others, left = [], {}, ENCODER_SHARE * study.budget
+    chosen: list[str] = []
     families: set[str] = set()
+    others, left = {}, ENCODER_SHARE * study.budget
     for known in sorted(known_encoders(), key=lambda known: known.name not in first):
         seconds = megapixels * known.seconds / cores
         if known.name in first:

@@ -330,11 +330,12 @@ def _fit(network: Network, training: _Training, candidates: Sequence[Candidate],
     chosen, records = _choose_candidates(network, training, candidates, fourier)
     used = list(dict.fromkeys(candidate for models in chosen for candidate in models))
     kept = keep_only(network, [spec for candidate in used for spec in candidate.specs])
-    bank, linear, plain = bank_of(network), network.head[-1], network.head[-1]
+    head: Any = network.head
+    bank, linear, plain = bank_of(network), head[-1], head[-1]
     columns = dict(zip(bank.specs, torch.arange(bank.width).split(bank.widths), strict=True))
     places = {candidate: torch.cat([columns[spec] for spec in candidate.specs]) for candidate in used}
     if radial := [candidate for candidate in used if candidate.is_radial]:
-        head = RadialHead(
+        mixed: Any = RadialHead(
             bank.widths,
             [len(fourier[candidate].back) for candidate in radial],
             FREQUENCIES,
@@ -342,8 +343,8 @@ def _fit(network: Network, training: _Training, candidates: Sequence[Candidate],
             reads=[[bank.specs.index(spec) for spec in candidate.specs] for candidate in radial],
             is_partly_linear=len(radial) < len(used),
         )
-        head.blocks = torch.nn.ModuleList(fourier[candidate] for candidate in radial)
-        network.head[-1], linear, plain = head.double(), head.linear, head.plain
+        mixed.blocks = torch.nn.ModuleList(fourier[candidate] for candidate in radial)
+        head[-1], linear, plain = mixed.double(), mixed.linear, mixed.plain
         angles = torch.arange(len(linear.weight[0])).split(2 * FREQUENCIES)
         places |= dict(zip(radial, angles, strict=True))
     with torch.no_grad():
