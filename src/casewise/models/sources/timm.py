@@ -43,7 +43,7 @@ class _Repositories(HubSource):
     name = package = "timm"
     prefix = "hf-hub:"
     chains: ClassVar = {"timm.ResNet": "conv1 bn1 act1 maxpool layer1 layer2 layer3 layer4 global_pool fc"}
-    encoders: ClassVar = (
+    encoders: ClassVar[Sequence[KnownEncoder]] = (
         KnownEncoder("hf-hub:MahmoodLab/UNI2-h", _SLIDES, 60, 1, "UNI", _ON_REQUEST, "cc-by-nc-nd-4.0"),
         KnownEncoder("hf-hub:MahmoodLab/UNI", _SLIDES, 30, 2, "UNI", _ON_REQUEST, "cc-by-nc-nd-4.0"),
         KnownEncoder("hf-hub:bioptimus/H-optimus-0", _SLIDES, 100, 3, "H-optimus", _ON_REQUEST),
@@ -99,7 +99,7 @@ class _Timm(_Repositories):
     prefix = "timm:"
     has_config = False
     takes_other_names = True
-    encoders: ClassVar = (
+    encoders: ClassVar[Sequence[KnownEncoder]] = (
         KnownEncoder("vit_large_patch14_dinov2.lvd142m", _NATURAL, 60, 10, "DINOv2"),
         KnownEncoder("vit_base_patch14_dinov2.lvd142m", _NATURAL, 18, 11, "DINOv2"),
         KnownEncoder("vit_small_patch14_dinov2.lvd142m", _NATURAL, 5, 12, "DINOv2"),
