@@ -15,6 +15,7 @@ from casewise.console import duration
 from casewise.modalities.registry import modality_of
 from casewise.pipeline import recipe_plan
 from casewise.study.recipe import Recipe
+from casewise.study.sources import known_encoders
 
 if TYPE_CHECKING:
     from casewise.cohort.cohort import Cohort
@@ -208,9 +209,15 @@ def _altered(study: Study, facts: recipe_plan.PlanFacts, cases: RunCases, paces:
 def _predicting(study: Study, facts: recipe_plan.PlanFacts, paces: Mapping[str, Pace], panels: float) -> float:
     """The seconds in which each learner of each fold is read and predicts this many panels, one after another."""
     # two baselines read the features of each encoder
-    predicting = sum(pace.predict for pace in paces.values()) + 2 * len(facts.encoders) * encoding(facts, paces)
+    predicting = sum(pace.predict for pace in paces.values()) + 2 * relative_cost(facts) * encoding(facts, paces)
     busy = max(pace.busy for pace in paces.values())
     return facts.folds * (panels * predicting + busy * READING * len(study.learners))
+
+
+def relative_cost(facts: recipe_plan.PlanFacts) -> float:
+    """The cost of all encoders in that of MobileNetV2; of one that is not known the same."""
+    seconds = {known.name: known.seconds for known in known_encoders()}
+    return sum(seconds.get(name, 1.0) for name in facts.encoders)
 
 
 def encoding(facts: recipe_plan.PlanFacts, paces: Mapping[str, Pace]) -> float:

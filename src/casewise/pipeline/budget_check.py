@@ -96,7 +96,7 @@ def _surely_kept(study: Study, cases: RunCases) -> bool:
     passes = trainings * ((len(panels) + cases.external) * (epochs + _PASSES) + pretraining)
     altered = min(study.evaluation.counterfactual_cases, len(cases.cohort.cases))
     passes += len(study.learners) * altered * (1 + len(modality_of(study).alterations(study)))
-    passes += 2 * len(facts.encoders) * (len(panels) + cases.external)
+    passes += 2 * budgets.relative_cost(facts) * (len(panels) + cases.external)
     seconds = trainings * _START + passes * panel
     return budgets.slowness() * seconds <= AIM * study.budget
 
@@ -189,7 +189,7 @@ def _tried(study: Study, cases: RunCases) -> _Trial | None:
     if set(paces) != set(study.trained):
         return None
     before = decoding * len(cases.cohort.images)
-    before += len(cases.cohort.panels) * len(facts.encoders) * budgets.encoding(facts, paces)
+    before += len(cases.cohort.panels) * budgets.relative_cost(facts) * budgets.encoding(facts, paces)
     return _Trial(study, stated, facts, Speed(before, paces, workers, budgets.slowness()), decoding)
 
 

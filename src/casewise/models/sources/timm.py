@@ -100,9 +100,9 @@ class _Timm(_Repositories):
     has_config = False
     takes_other_names = True
     encoders: ClassVar[Sequence[KnownEncoder]] = (
-        KnownEncoder("vit_large_patch14_dinov2.lvd142m", _NATURAL, 60, 10, "DINOv2"),
-        KnownEncoder("vit_base_patch14_dinov2.lvd142m", _NATURAL, 18, 11, "DINOv2"),
-        KnownEncoder("vit_small_patch14_dinov2.lvd142m", _NATURAL, 5, 12, "DINOv2"),
+        KnownEncoder("vit_large_patch14_dinov2.lvd142m", _NATURAL, 90, 10, "DINOv2"),
+        KnownEncoder("vit_base_patch14_dinov2.lvd142m", _NATURAL, 28, 11, "DINOv2"),
+        KnownEncoder("vit_small_patch14_dinov2.lvd142m", _NATURAL, 8, 12, "DINOv2"),
         KnownEncoder("tf_efficientnet_lite2.in1k", "ImageNet", 2, 30, "EfficientNet-Lite"),
         KnownEncoder("tf_efficientnet_lite0.in1k", "ImageNet", 1.4, 31, "EfficientNet-Lite"),
     )
