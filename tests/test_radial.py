@@ -10,7 +10,7 @@ from casewise.modalities.dataset import FeatureData
 from casewise.models.build_model import network_from
 from casewise.models.linear import GAMMA, FeatureSpec, RadialBlock, RadialHead, bank_facts, build_linear
 from casewise.models.outputs import Output
-from casewise.training.linear_models import fit_head, fit_radial_head
+from casewise.training.linear_models import fit_head
 
 centre_at = pytest.importorskip("casewise.plugins.explain.methods.contributions").centre_at
 contributions = pytest.importorskip("casewise.plugins.explain.methods.contributions").contributions
@@ -51,7 +51,7 @@ def test_a_label_that_no_line_separates_is_learned() -> None:
         if name == "linear":
             fit_head(network, train, subjects[:160], LABEL)
         else:
-            fit_radial_head(network, train, subjects[:160], LABEL, seed=0)
+            fit_head(network, train, subjects[:160], LABEL, is_radial=True)
         predicted = network.predict_head(rest.features).argmax(dim=1)
         correct[name] = float((predicted == rest.truth[:, 0]).float().mean())
     assert correct["radial"] > 0.85
@@ -59,14 +59,15 @@ def test_a_label_that_no_line_separates_is_learned() -> None:
 
 
 @pytest.mark.parametrize("views", [1, 3])
-def test_contributions_add_up_to_the_output(views: int) -> None:
-    """Of one image, and of several whose features are averaged."""
+@pytest.mark.parametrize("mixed", [{}, {"reads": [[0, 1], [1]], "is_partly_linear": True}])
+def test_contributions_add_up_to_the_output(views: int, mixed: dict[str, Any]) -> None:
+    """Of one image, and of several whose features are averaged; `mixed`: of joined vectors, with linear candidates."""
     network = bank(7, [FeatureSpec("statistics"), FeatureSpec("pixels", cells=4)])
-    network.head[-1] = RadialHead(network.body.widths, [5, 4], 30, 7)
+    network.head[-1] = RadialHead(network.body.widths, [5, 4], 30, 7, **mixed)
     random = np.random.default_rng(0)
     with torch.no_grad():
-        for block, width in zip(network.head[-1].blocks, network.body.widths, strict=True):
-            block.fill(random.normal(size=width), random.normal(size=(len(block.back), width)), 0)
+        for block in network.head[-1].blocks:
+            block.fill(random.normal(size=len(block.centre)), random.normal(size=tuple(block.back.shape)), 0)
         network.target_std.copy_(torch.rand(7) + 0.5)
         centre_at(network, network.features(torch.rand(4, 3, 48, 48)).mean(0))
         panels = torch.rand(views, 3, 48, 48)
@@ -85,7 +86,7 @@ def test_a_fitted_model_is_built_again_from_its_facts() -> None:
     with torch.no_grad():
         panels = means[:, None, None, None] + 0.05 * torch.randn(60, 3, 64, 64)
         data = FeatureData(network.features(panels), ((means > 0.35) & (means < 0.65)).float()[:, None])
-    fitted = fit_radial_head(network, data, [str(number) for number in range(60)], LABEL, seed=0)
+    fitted = fit_head(network, data, [str(number) for number in range(60)], LABEL, is_radial=True)
     assert any("radial" in name for name in fitted.candidates[0].averaged)
     facts = {"name": "kernel_features", "outputs": 2, "side": 64, "pooling": "", "bank": bank_facts(network)}
     again = network_from({**facts, "radial": network.head[-1].facts})

@@ -96,11 +96,14 @@ def twin_findings(
     sequences = images["sequence"].astype(str).tolist() if "sequence" in images else [""] * len(images)
     within = [t for t in twins if subjects[t.i] == subjects[t.j] and sequences[t.i] == sequences[t.j]]
     finding("twins-within-subject", "note", within)
-    return [*_with_remedies(findings, left_out, study, column), *_limits(len(images))]
+    return [
+        *_with_remedies(findings, left_out, study, column),
+        *_limits(len(images) - len({twin.j for twin in twins if twin.kind != "near"})),
+    ]
 
 
 def _limits(images: int) -> list[Finding]:
-    """A note where not all images were compared with all."""
+    """A note where so many different images were not all compared with all."""
     sentence = fill("twins-limited", images=images)
     return [Finding("twins-limited", "note", sentence, {"images": images})] if images > EXACT else []
 

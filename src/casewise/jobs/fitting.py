@@ -38,7 +38,7 @@ from casewise.study.sources import with_map
 from casewise.training.checkpoint import write_tensors
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.frozen_features import MEMORY, FeatureStore, SharedFeatures
-from casewise.training.linear_models import LinearFit, fit_head, fit_radial_head, probe
+from casewise.training.linear_models import LinearFit, fit_head, probe
 from casewise.training.loop import TrainingContext, fit, standardise
 from casewise.training.stages import Learned, frozen_features, learn
 
@@ -213,7 +213,7 @@ def _shared_features(
 FITTERS: dict[str, Fitter] = {
     "network": fit_by_steps,
     "linear": partial(fit_on_features, fit_head),
-    "radial": partial(fit_on_features, fit_radial_head),
+    "radial": partial(fit_on_features, partial(fit_head, is_radial=True)),
 }
 
 

@@ -215,9 +215,10 @@ def _predicting(study: Study, facts: recipe_plan.PlanFacts, paces: Mapping[str, 
 
 
 def relative_cost(facts: recipe_plan.PlanFacts) -> float:
-    """The cost of all encoders in that of MobileNetV2; of one that is not known the same."""
-    seconds = {known.name: known.seconds for known in known_encoders()}
-    return sum(seconds.get(name, 1.0) for name in facts.encoders)
+    """The time of all encoders together, in times of MobileNetV2; one that is not known counts as one."""
+    seconds = {encoder.name: encoder.seconds for encoder in known_encoders()}
+    unit = seconds["mobilenet_v2"]
+    return sum(seconds.get(name, unit) for name in facts.encoders) / unit
 
 
 def encoding(facts: recipe_plan.PlanFacts, paces: Mapping[str, Pace]) -> float:

@@ -310,22 +310,23 @@ def planned_encoders(study: Study, images: int, flips: str) -> tuple[list[str], 
     chosen: list[str] = []
     families: set[str] = set()
     others, left = {}, ENCODER_SHARE * study.budget
-    for known in sorted(known_encoders(), key=lambda known: known.name not in first):
-        seconds = megapixels * known.seconds / cores
-        if known.name in first:
+    for encoder in sorted(known_encoders(), key=lambda encoder: encoder.name not in first):
+        name, seconds = encoder.name, megapixels * encoder.seconds / cores
+        if name in first:
             left -= seconds
-        elif not FirstWeights(known.name, folder=study.weights_dir).is_present:
-            others[known.name] = f"not on this computer; {known.access or 'open'} ({known.licence})"
-        elif known.family and known.family in families:
-            others[known.name] = f"another {known.family} is used"
+            families.add(encoder.family)
+        elif not FirstWeights(name, folder=study.weights_dir).is_complete:
+            others[name] = f"not on this computer; {encoder.access or 'open'} ({encoder.licence})"
+        elif encoder.family in families - {""}:
+            others[name] = f"another {encoder.family} is used"
         elif len(first) + len(chosen) >= MOST_ENCODERS:
-            others[known.name] = f"{MOST_ENCODERS} others are used"
+            others[name] = f"{MOST_ENCODERS} others are used"
         elif seconds > left:
-            others[known.name] = f"would take about {duration(seconds)} of the budget"
+            others[name] = f"takes about {duration(seconds)}, more than is left of a quarter of the budget"
         else:
             left -= seconds
-            chosen.append(known.name)
-            families.add(known.family)
+            chosen.append(name)
+            families.add(encoder.family)
     return [*first, *chosen], others
 
 

@@ -82,7 +82,7 @@ class PenalisedFit:
             outputs = [self.outputs(lines, left_out) for lines, (_, left_out) in zip(by_fold, folds, strict=True)]
             of_folds = [self.loss(raw, left_out) for raw, (_, left_out) in zip(outputs, folds, strict=True)]
             losses.append(float(sum(loss * share for loss, share in zip(of_folds, shares, strict=True))))
-            if losses[-1] == min(losses):
+            if int(np.argmin(losses)) == len(losses) - 1:
                 for raw, (_, left_out) in zip(outputs, folds, strict=True):
                     best[left_out] = raw
             if self.patience is not None and len(losses) > self.patience + int(np.argmin(losses)):

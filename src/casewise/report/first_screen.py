@@ -184,8 +184,8 @@ def sizes(context: ReportContext) -> list[_Size]:
     metric = kind_report(context.kind).headline
     here, shown = defined(context.quoted.get(metric)), []
     outside = context.metric(EXTERNAL, context.learner, metric)
-    known = context.metrics.over_sources(context.learner, KNOWN) if context.by_site else {}
-    of_known = defined(known.get(metric))
+    figures = context.metrics.over_sources(context.learner, KNOWN) if context.by_site else {}
+    of_known = defined(figures.get(metric))
     if outside:
         shown.append(_size(context, metric, outside, context.study.external_name, _external_recalls(context)))
     if here:

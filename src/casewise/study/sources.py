@@ -77,7 +77,7 @@ class KnownEncoder:
     Attributes:
         name: as a study states it.
         images: what it was trained on.
-        seconds: of one core of a processor for a megapixel, as measured for `docs/explanation-plan.md`.
+        seconds: of one core of a processor for a megapixel, see `docs/explanation-plan.md`.
         rank: the better, the smaller.
         family: only the best of a family at hand is used.
         access: empty if its weights are open, otherwise what its owners ask.

@@ -223,7 +223,7 @@ MOST_RADIAL_DIRECTIONS = 200
 
 
 @dataclass(frozen=True)
-class Candidate:
+class _Candidate:
     """One input of a model on fixed features: a vector of the bank, or several that are joined, and its kernel."""
 
     specs: tuple[FeatureSpec, ...]
@@ -273,17 +273,17 @@ class _Training:
         blocks = np.split(data.features.numpy(), np.cumsum(bank.widths)[:-1], axis=1)
         return cls(dict(zip(bank.specs, blocks, strict=True)), data, *rest)
 
-    def values(self, candidate: Candidate) -> NDArray[np.float32]:
+    def values(self, candidate: _Candidate) -> NDArray[np.float32]:
         """The vectors of a candidate side by side."""
         return np.concatenate([self.vectors[spec] for spec in candidate.specs], axis=1)
 
-    def widths(self, candidate: Candidate) -> list[int]:
+    def widths(self, candidate: _Candidate) -> list[int]:
         """Their widths."""
         return [self.vectors[spec].shape[1] for spec in candidate.specs]
 
 
 # The models of one target that are averaged.
-Models: TypeAlias = "dict[Candidate, _LinearModel]"
+_Models: TypeAlias = "dict[_Candidate, _LinearModel]"
 
 
 def fit_head(
@@ -294,79 +294,78 @@ def fit_head(
     *,
     sources: Sequence[str] = (),
     seed: int = 0,
+    is_radial: bool = False,
 ) -> LinearFit:
     """Fit the head of a network with a bank of features, and reduce the bank to what the head uses.
 
-    For each target, the raw outputs of at most `MOST_AVERAGED` candidates are averaged, see `_averaged`.
+    For each target, the raw outputs of some candidates are averaged, see `_averaged`.
 
     Args:
         train: the features of all candidates, and the labels.
         subjects: the subject of each row; inner folds keep the rows of a subject together.
         sources: the source of each row, if the model is for other sources: see `_choose_candidates`.
         seed: of the frequencies of radial kernels.
+        is_radial: whether radial kernels on the features that do not say where things are, are candidates too.
     """
     training = _Training.of(network, train, subjects, outputs, sources)
-    return _fit(network, training, [Candidate(specs) for specs in _inputs(training.vectors)], seed)
-
-
-def fit_radial_head(
-    network: Network,
-    train: FeatureData,
-    subjects: Sequence[str],
-    outputs: Sequence[Output],
-    *,
-    sources: Sequence[str] = (),
-    seed: int,
-) -> LinearFit:
-    """As `fit_head`, with more candidates: radial kernels on the features that do not say where things are."""
-    training = _Training.of(network, train, subjects, outputs, sources)
-    linear = [Candidate(specs) for specs in _inputs(training.vectors)]
-    radial = [Candidate(specs, is_radial=True) for specs in _inputs(_without_place(training.vectors))]
-    return _fit(network, training, [*linear, *radial], seed)
-
-
-def _fit(network: Network, training: _Training, candidates: Sequence[Candidate], seed: int) -> LinearFit:
+    candidates = [_Candidate(specs) for specs in _inputs(training.vectors)]
+    if is_radial:
+        candidates += [_Candidate(specs, is_radial=True) for specs in _inputs(_without_place(training.vectors))]
     fourier = {candidate: _fourier(training, candidate, seed) for candidate in candidates if candidate.is_radial}
     chosen, records = _choose_candidates(network, training, candidates, fourier)
     used = list(dict.fromkeys(candidate for models in chosen for candidate in models))
     kept = keep_only(network, [spec for candidate in used for spec in candidate.specs])
+    _set_head(network, chosen, outputs, {candidate: fourier.get(candidate) for candidate in used})
+    return LinearFit(kept, records)
+
+
+def _set_head(
+    network: Network,
+    chosen: Sequence[_Models],
+    outputs: Sequence[Output],
+    used: Mapping[_Candidate, RadialBlock | None],
+) -> None:
+    """Fill the head of a network, whose bank has what candidates read, with the mean of the models of each target.
+
+    Args:
+        used: the candidates, with the Fourier features of radial ones.
+    """
     head: Any = network.head
     bank, linear, plain = bank_of(network), head[-1], head[-1]
     columns = dict(zip(bank.specs, torch.arange(bank.width).split(bank.widths), strict=True))
     places = {candidate: torch.cat([columns[spec] for spec in candidate.specs]) for candidate in used}
-    if radial := [candidate for candidate in used if candidate.is_radial]:
+    if radial := {candidate: block for candidate, block in used.items() if block is not None}:
         mixed: Any = RadialHead(
             bank.widths,
-            [len(fourier[candidate].back) for candidate in radial],
+            [len(block.back) for block in radial.values()],
             FREQUENCIES,
             len(linear.bias),
             reads=[[bank.specs.index(spec) for spec in candidate.specs] for candidate in radial],
             is_partly_linear=len(radial) < len(used),
         )
-        mixed.blocks = torch.nn.ModuleList(fourier[candidate] for candidate in radial)
+        mixed.blocks = torch.nn.ModuleList(radial.values())
         head[-1], linear, plain = mixed.double(), mixed.linear, mixed.plain
-        angles = torch.arange(len(linear.weight[0])).split(2 * FREQUENCIES)
+        angles = torch.arange(linear.in_features).split(2 * FREQUENCIES)
         places |= dict(zip(radial, angles, strict=True))
     with torch.no_grad():
         for layer in (linear, *([] if plain is None else [plain])):
             layer.weight.zero_()
         row = 0
-        for models, output in zip(chosen, training.outputs, strict=True):
+        for models, output in zip(chosen, outputs, strict=True):
             rows = slice(row, row := row + output.width)
             linear.bias[rows] = torch.from_numpy(np.mean([model.bias for model in models.values()], axis=0))
             for candidate, model in models.items():
                 layer = linear if candidate.is_radial else plain
                 layer.weight[rows, places[candidate]] += torch.from_numpy(model.weight / len(models))
-    return LinearFit(kept, records)
 
 
-def _fourier(training: _Training, candidate: Candidate, seed: int) -> RadialBlock:
+def _fourier(training: _Training, candidate: _Candidate, seed: int) -> RadialBlock:
     """The Fourier features of a radial candidate, for the directions of its training rows."""
     values = training.values(candidate)
     directions = Directions.of(
         values.astype(float),
         most=MOST_RADIAL_DIRECTIONS,
-        blocks=[training.vectors[s].shape[1] for s in candidate.specs],
+        blocks=training.widths(candidate),
     )
     block = RadialBlock(values.shape[1], len(directions.back), FREQUENCIES)
     block.fill(directions.centre, directions.back, seed)
@@ -374,26 +373,31 @@ def _fourier(training: _Training, candidate: Candidate, seed: int) -> RadialBloc
 
 
 def _choose_candidates(
-    network: Network, training: _Training, candidates: Sequence[Candidate], fourier: Mapping[Candidate, RadialBlock]
-) -> tuple[list[Models], list[CandidateLosses]]:
+    network: Network, training: _Training, candidates: Sequence[_Candidate], fourier: Mapping[_Candidate, RadialBlock]
+) -> tuple[list[_Models], list[CandidateLosses]]:
     """Fit every candidate to every target; for each target, those that are averaged, and all losses.
 
     Given sources, cases are weighted by class within each source.
     """
-    groups = np.asarray(training.subjects, dtype=object)
-    chosen, records = [], []
-    for output, _, scored, labels in labelled(network, training.data.truth, training.outputs):
-        weights = None
-        if training.sources and output.classes:
-            weights = weights_within(labels, np.asarray(training.sources, dtype=object)[scored].tolist())
-        models: Models = {}
-        for candidate in candidates:
-            values, blocks = training.values(candidate)[scored], training.widths(candidate)
-            if candidate.is_radial:
-                with torch.no_grad():
-                    values, blocks = fourier[candidate](torch.from_numpy(values)).numpy(), []
-            models[candidate] = linear_model(
-                values.astype(float),
+    groups, sources = (np.asarray(names, dtype=object) for names in (training.subjects, training.sources))
+    targets = [
+        (
+            output,
+            scored,
+            labels,
+            weights_within(labels, sources[scored].tolist()) if len(sources) and output.classes else None,
+        )
+        for output, _, scored, labels in labelled(network, training.data.truth, training.outputs)
+    ]
+    models: list[_Models] = [{} for _ in targets]
+    for candidate in candidates:
+        values, blocks = training.values(candidate), training.widths(candidate)
+        if candidate.is_radial:
+            with torch.no_grad():
+                values, blocks = fourier[candidate](torch.from_numpy(values)).numpy(), []
+        for own, (output, scored, labels, weights) in zip(models, targets, strict=True):
+            own[candidate] = linear_model(
+                values[scored].astype(float),
                 labels,
                 groups[scored],
                 output,
@@ -401,16 +405,18 @@ def _choose_candidates(
                 standardise=not candidate.is_radial,
                 blocks=blocks,
             )
-        order = _averaged(models, labels, output, weights)
-        chosen.append({candidate: models[candidate] for candidate in order})
-        losses = {candidate.name: model.loss for candidate, model in models.items()}
+    chosen, records = [], []
+    for own, (output, _, labels, weights) in zip(models, targets, strict=True):
+        order = _averaged(own, labels, output, weights)
+        chosen.append({candidate: own[candidate] for candidate in order})
+        losses = {candidate.name: model.loss for candidate, model in own.items()}
         records.append(CandidateLosses(output.name, losses, [candidate.name for candidate in order]))
     return chosen, records
 
 
 def _averaged(
-    models: Models, labels: NDArray[np.float64], output: Output, weights: NDArray[np.float64] | None
-) -> list[Candidate]:
+    models: _Models, labels: NDArray[np.float64], output: Output, weights: NDArray[np.float64] | None
+) -> list[_Candidate]:
     """The candidates whose mean output has the smallest inner loss, found one by one.
 
     The next one is that with which the mean is best (Caruana et al., "Ensemble selection from libraries of models",

@@ -40,7 +40,7 @@ from casewise.plugins.export.write import (
 from casewise.run import Run, run
 from casewise.run_folder import RunFolder
 from casewise.study.loading import build_study
-from casewise.training.linear_models import fit_radial_head
+from casewise.training.linear_models import fit_head
 from tests.chest_study import THREE, chest_study
 from tests.combinations import make_table, settings
 from tests.plugins.export import foreign_program
@@ -131,7 +131,7 @@ def learner_of(kind: str, folds: int = 0) -> TrainedLearner:
             truth = torch.stack([torch.rand(24), torch.arange(24.0) % 3, torch.arange(24.0) % 4], dim=1)
             with torch.no_grad():
                 data = FeatureData(network.eval().features(torch.rand(24, 3, SIDE, SIDE)), truth)
-            fit_radial_head(network, data, [str(number) for number in range(24)], outputs, seed=fold)
+            fit_head(network, data, [str(number) for number in range(24)], outputs, seed=fold, is_radial=True)
         facts = scaled_facts({"name": model}, network), output_facts(view, outputs, network), settings_of(view, model)
         scans = {"sequences": ["T1", "T2"], "standard": [[0.0, 0.1 * fold + 0.2, 1.0]] * 2} if study.volumes else {}
         rest: Any = (ComputeFacts(), 4, frozenset(), frozenset(), {})

@@ -44,9 +44,9 @@ class _Repositories(HubSource):
     prefix = "hf-hub:"
     chains: ClassVar = {"timm.ResNet": "conv1 bn1 act1 maxpool layer1 layer2 layer3 layer4 global_pool fc"}
     encoders: ClassVar[Sequence[KnownEncoder]] = (
-        KnownEncoder("hf-hub:MahmoodLab/UNI2-h", _SLIDES, 60, 1, "UNI", _ON_REQUEST, "cc-by-nc-nd-4.0"),
-        KnownEncoder("hf-hub:MahmoodLab/UNI", _SLIDES, 30, 2, "UNI", _ON_REQUEST, "cc-by-nc-nd-4.0"),
-        KnownEncoder("hf-hub:bioptimus/H-optimus-0", _SLIDES, 100, 3, "H-optimus", _ON_REQUEST),
+        KnownEncoder("hf-hub:MahmoodLab/UNI2-h", _SLIDES, 91, 1, "UNI", _ON_REQUEST, "cc-by-nc-nd-4.0"),
+        KnownEncoder("hf-hub:MahmoodLab/UNI", _SLIDES, 36, 2, "UNI", _ON_REQUEST, "cc-by-nc-nd-4.0"),
+        KnownEncoder("hf-hub:bioptimus/H-optimus-0", _SLIDES, 180, 3, "H-optimus", _ON_REQUEST),
     )
 
     def has(self, name: str) -> bool:
@@ -100,11 +100,11 @@ class _Timm(_Repositories):
     has_config = False
     takes_other_names = True
     encoders: ClassVar[Sequence[KnownEncoder]] = (
-        KnownEncoder("vit_large_patch14_dinov2.lvd142m", _NATURAL, 90, 10, "DINOv2"),
-        KnownEncoder("vit_base_patch14_dinov2.lvd142m", _NATURAL, 28, 11, "DINOv2"),
-        KnownEncoder("vit_small_patch14_dinov2.lvd142m", _NATURAL, 8, 12, "DINOv2"),
-        KnownEncoder("tf_efficientnet_lite2.in1k", "ImageNet", 2, 30, "EfficientNet-Lite"),
-        KnownEncoder("tf_efficientnet_lite0.in1k", "ImageNet", 1.4, 31, "EfficientNet-Lite"),
+        KnownEncoder("vit_large_patch14_dinov2.lvd142m", _NATURAL, 42, 10, "DINOv2"),
+        KnownEncoder("vit_base_patch14_dinov2.lvd142m", _NATURAL, 13, 11, "DINOv2"),
+        KnownEncoder("vit_small_patch14_dinov2.lvd142m", _NATURAL, 3.3, 12, "DINOv2"),
+        KnownEncoder("tf_efficientnet_lite2.in1k", "ImageNet", 0.9, 30, "EfficientNet-Lite"),
+        KnownEncoder("tf_efficientnet_lite0.in1k", "ImageNet", 0.7, 31, "EfficientNet-Lite"),
     )
     published: ClassVar = {
         "c044cb56d24bcfec3464feeb326cbf5f59465dff0a5663380968a72d83717eb1": ("EfficientNet-Lite0 of TensorFlow", *_TF),

@@ -43,10 +43,10 @@ class _Torchvision(BackboneSource):
     # Fast networks first, because an embedding is computed for every image of the cohort.
     quick = ("squeezenet1_1", "mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x1_0", "resnet18", "resnet34")
     encoders = (
-        KnownEncoder("mobilenet_v2", _IMAGES, 1.0, 60, licence=_LICENCE),
-        KnownEncoder("resnet34", _IMAGES, 5, 50, licence=_LICENCE),
-        KnownEncoder("shufflenet_v2_x1_0", _IMAGES, 0.8, 61, licence=_LICENCE),
-        KnownEncoder("squeezenet1_1", _IMAGES, 0.8, 70, licence=_LICENCE),
+        KnownEncoder("mobilenet_v2", _IMAGES, 0.6, 60, licence=_LICENCE),
+        KnownEncoder("resnet34", _IMAGES, 2.1, 50, licence=_LICENCE),
+        KnownEncoder("shufflenet_v2_x1_0", _IMAGES, 0.2, 61, licence=_LICENCE),
+        KnownEncoder("squeezenet1_1", _IMAGES, 0.2, 70, licence=_LICENCE),
     )
     published: ClassVar = {
         "d3fa7f6d95b73842963960e0f50946e0a2761eb4075816a6df230570df79ce35": ("MobileNetV2 of google-coral", *_ZOO),

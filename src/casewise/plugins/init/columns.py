@@ -372,7 +372,7 @@ def _is_split(column: Column, subjects: Sequence[str], doubts: list[str]) -> boo
     if not all(sides.cells) or len(set(sides.cells)) < 2:
         return False
     by_subject = zip(dict.fromkeys(subjects), sides.by_subject(subjects), strict=True)
-    mixed = [name for name, found in by_subject if len(found) > 1]
+    mixed = [name for name, values in by_subject if len(values) > 1]
     if mixed:
         doubts.append(
             f"Split: {column.name!r} is not used, because subjects ({names_text(mixed, 3)}) are on several sides. "

@@ -441,10 +441,10 @@ def _contribution(sign: _Sign, canvas: Canvas, breath: float, room: Array, slope
     inverse = canvas.inverse.copy()
     inverse[:, 2] += inverse[:, :2] @ (0.5 * step - 0.5) - [0, breath * 0.8]
     inverse[:, :2] *= step
-    place, steep = (cv2.resize(values, small, interpolation=cv2.INTER_AREA) for values in (room, slope))
+    smaller_room, steep = (cv2.resize(values, small, interpolation=cv2.INTER_AREA) for values in (room, slope))
     columns, rows = np.arange(small[0])[None, :], np.arange(small[1])[:, None]
     x, y = ((line[0] * columns + line[1] * rows + line[2]).astype(np.float32) for line in inverse)
-    texture = _spread(sign.texture, inverse, place.shape)
+    texture = _spread(sign.texture, inverse, smaller_room.shape)
     if sign.kind == "focus":
         centre_x, centre_y, radius = sign.spots[0]
         distance = np.sqrt(np.square(x - centre_x) + np.square(y - centre_y)) / np.float32(radius)
@@ -455,12 +455,12 @@ def _contribution(sign: _Sign, canvas: Canvas, breath: float, room: Array, slope
         for centre_x, centre_y, radius in sign.spots:
             near = np.square(x - centre_x) + np.square(y - centre_y)
             np.maximum(cover, np.exp(near * np.float32(-0.5 / radius**2)), out=cover)
-        fine = _spread(sign.texture[::-1], inverse / 0.6, place.shape)
+        fine = _spread(sign.texture[::-1], inverse / 0.6, smaller_room.shape)
         # A logistic function makes clouds of uniform brightness over a third of the spot, without pits between them.
         cloud = np.float32(0.75) * texture + np.float32(0.55) * fine
         raw = cover / (1 + np.exp((cloud - np.float32(0.35)) * np.float32(-3.2)))
     raw *= steep * np.float32(sign.strength)
-    level = _levelled(raw, place, _COARSEST[sign.kind] * canvas.scale * fewer)
+    level = _levelled(raw, smaller_room, _COARSEST[sign.kind] * canvas.scale * fewer)
     return cv2.resize(level, (width, height), interpolation=cv2.INTER_LINEAR) * (room > 0)
 
 

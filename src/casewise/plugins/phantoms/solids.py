@@ -73,9 +73,9 @@ class Tube:
         signed = []
         for start, along, thick, more in zip(points[:-1], np.diff(points, axis=0), radii, np.diff(radii), strict=False):
             gaps = [axis - first for axis, first in zip(coordinates, start, strict=True)]
-            t = sum(gap * part for gap, part in zip(gaps, along, strict=True)) / max(along @ along, np.float32(1e-6))
+            t = sum(gap * step for gap, step in zip(gaps, along, strict=True)) / max(along @ along, np.float32(1e-6))
             t = np.clip(t, 0, 1)
-            far = sum((gap - t * part) ** 2 for gap, part in zip(gaps, along, strict=True))
+            far = sum((gap - t * step) ** 2 for gap, step in zip(gaps, along, strict=True))
             signed.append(np.sqrt(far) - (thick + t * more))
         return np.minimum.reduce(signed)
 

@@ -199,8 +199,8 @@ def over_folds(context: ReportContext) -> Table | None:
     if not figures or context.metrics.sources:
         return None
     write, metrics, rows, folds = context.write, context.columns("folds"), [], figures.names("group", population=FOLD)
-    known = figures.names("learner", population=FOLD)
-    for learner in (name for name in context.learners if name in known):
+    trained = figures.names("learner", population=FOLD)
+    for learner in (name for name in context.learners if name in trained):
         cells = [_spread(write, name, figures.select(learner=learner)) for name in metrics]
         rows.append(Row(learner_name(learner), cells, mark=learner == context.learner))
     return Table(["Learner", *map(write.title, metrics)], rows, OVER_FOLDS.format(folds=len(folds)), wide=True)

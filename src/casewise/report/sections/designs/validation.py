@@ -125,20 +125,20 @@ def source_metrics(context: ReportContext) -> list[str]:
 def source_rows(context: ReportContext) -> list[Row]:
     """The reported learner's mean over the sources, if there is one, and a line for each source."""
     write, metrics = context.write, source_metrics(context)
-    results, learner, known = context.metrics, context.learner, _of_known(context)
+    results, learner, has_known = context.metrics, context.learner, _of_known(context)
     means = results.over_sources(learner)
 
     def row(name: str, count: str, figures: Mapping[str, Any], *, inner: bool = False) -> Row:
         return Row(name, [count, *(write.cell(metric, figures.get(metric)) for metric in metrics)], inner=inner)
 
     rows = [row("mean", "", means)] if means else []
-    if means and known:
+    if means and has_known:
         rows.append(row("known", "", results.over_sources(learner, KNOWN), inner=True))
     for source in results.sources:
         figures = results.within_source(learner, source)
         count = next((figure.n_cases for figure in figures.values()), None)
         rows.append(row(source, number(count, 0), figures))
-        if known:
+        if has_known:
             rows.append(row("known", "", results.within_source(learner, source, KNOWN), inner=True))
     return rows
 
