@@ -174,7 +174,7 @@ class LinearLearner(Learner):
 
 @dataclass(frozen=True)
 class KernelLearner(LinearLearner):
-    """A model with a radial kernel on the frozen features of linear models, where no published recipe is repeated."""
+    """Models with a linear or radial kernel on the frozen features, where no published recipe is repeated."""
 
     on_features: bool = True
     kind: ClassVar[str] = "radial"
@@ -184,7 +184,7 @@ class KernelLearner(LinearLearner):
         return super().belongs_to(study) and (study.recipe.auto or not study.networks)
 
     def title(self, study: Study) -> str:
-        return f"a model with a radial kernel on features of {', '.join(self.encoders(study))}"
+        return f"models with a linear or radial kernel on features of {', '.join(self.encoders(study))}"
 
 
 @dataclass(frozen=True)

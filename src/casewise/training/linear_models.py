@@ -305,7 +305,7 @@ def fit_head(
         subjects: the subject of each row; inner folds keep the rows of a subject together.
         sources: the source of each row, if the model is for other sources: see `_choose_candidates`.
         seed: of the frequencies of radial kernels.
-        is_radial: whether radial kernels on the features that do not say where things are, are candidates too.
+        is_radial: whether there are also candidates with a radial kernel, on features that do not say where things are.
     """
     training = _Training.of(network, train, subjects, outputs, sources)
     candidates = [_Candidate(specs) for specs in _inputs(training.vectors)]
