@@ -121,14 +121,18 @@ def test_encoders_are_those_whose_weights_are_at_hand(tmp_path: Path, monkeypatc
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.delenv("CASEWISE_WEIGHTS", raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path))
-    study, first = study_of(weights_dir=tmp_path), ["mobilenet_v2"]
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "2")
+    study, first = study_of(weights_dir=tmp_path, compute={"device": "cpu"}), ["mobilenet_v2"]
     assert planned_encoders(study, 1000, "none")[0] == first
     best = "vit_small_patch14_dinov2.lvd142m"
     for name in ("shufflenet_v2_x1_0", "densenet121", "tf_efficientnet_lite0.in1k", "tf_efficientnet_lite2.in1k", best):
-        (tmp_path / f"{name}.safetensors").touch()
+        save_file({"weight": torch.zeros(1)}, tmp_path / f"{name}.safetensors")
+    # files that nobody asked for stop no plan: one without its config.json, and a damaged one
+    for name in ("MahmoodLab_UNI", "resnet34"):
+        (tmp_path / f"{name}.safetensors").write_bytes(b"no weights")
     chosen, others = planned_encoders(study, 1000, "none")
     assert chosen == [*first, best, "tf_efficientnet_lite2.in1k"]  # one of a family
-    assert {"resnet34", "shufflenet_v2_x1_0"} <= others.keys()
+    assert {"hf-hub:MahmoodLab/UNI", "resnet34", "shufflenet_v2_x1_0"} <= others.keys()
     # what takes longer than its share of the budget is left out, the most expensive first
     assert planned_encoders(study, 30_000, "both")[0] == first
     assert best not in planned_encoders(study, 5000, "both")[0]

@@ -17,14 +17,14 @@ from pydantic import ValidationError
 
 from casewise.cohort.table import names_text
 from casewise.console import duration
-from casewise.errors import DamagedError, StudyError, counted
+from casewise.errors import DamagedError, StudyError, WeightsError, counted
 from casewise.evaluation.record import from_json
 from casewise.modalities.registry import modality_of
 from casewise.predictions.penalised import PenalisedFit, subject_folds
 from casewise.study.images import FLIPS
 from casewise.study.learners import encoders_of, first_weights
 from casewise.study.recipe import PLANNED, Recipe
-from casewise.study.sources import known_encoders
+from casewise.study.sources import KnownEncoder, known_encoders
 from casewise.study.weight_files import FirstWeights
 
 if TYPE_CHECKING:
@@ -315,8 +315,8 @@ def planned_encoders(study: Study, images: int, flips: str) -> tuple[list[str], 
         if name in first:
             left -= seconds
             families.add(encoder.family)
-        elif not FirstWeights(name, folder=study.weights_dir).is_complete:
-            others[name] = f"not on this computer; {encoder.access or 'open'} ({encoder.licence})"
+        elif problem := _why_not_here(encoder, study):
+            others[name] = problem
         elif encoder.family in families - {""}:
             others[name] = f"another {encoder.family} is used"
         elif len(first) + len(chosen) >= MOST_ENCODERS:
@@ -328,6 +328,18 @@ def planned_encoders(study: Study, images: int, flips: str) -> tuple[list[str], 
             chosen.append(name)
             families.add(encoder.family)
     return [*first, *chosen], others
+
+
+def _why_not_here(encoder: KnownEncoder, study: Study) -> str:
+    """Why a plan cannot use the weights of an encoder; empty if it can."""
+    weights = FirstWeights(encoder.name, folder=study.weights_dir)
+    if not weights.is_present:
+        return f"not on this computer; {encoder.access or 'open'} ({encoder.licence})"
+    try:
+        weights.clause()
+    except WeightsError as error:  # nobody asked for this encoder, so that its file stops no run
+        return str(error)
+    return ""
 
 
 def _cores(study: Study) -> float:

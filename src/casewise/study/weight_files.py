@@ -81,12 +81,6 @@ class FirstWeights:
         return self.file is not None or self.source.is_cached(self.name)
 
     @property
-    def is_complete(self) -> bool:
-        """Whether the weights are on this computer, with the config.json of a network that has one."""
-        has_both = not self.source.has_config or (self.file is not None and self.config is not None)
-        return self.is_present and (has_both or self.source.is_cached(self.name))
-
-    @property
     def needs_download(self) -> bool:
         """Whether the weights, or the config.json without which the network cannot be built, must be downloaded.
 
