@@ -14,7 +14,7 @@ import pytest
 
 from casewise.metrics.registry import metric_of
 from tests.chest_study import PLANNED
-from tests.conftest import chests, own_cache  # noqa: F401 (fixtures)
+from tests.conftest import chests, once, own_cache  # noqa: F401 (fixtures)
 from tests.test_simulations import benchmark  # noqa: F401 (fixture)
 
 

@@ -73,7 +73,7 @@ def _reads_contexts(file: str) -> bool:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the files and the tests of `thorough.txt`, which `make test` leaves out."""
     root = Path(__file__).parent
-    thorough = {str(root / name) for name in (root / "thorough.txt").read_text(encoding="utf-8").split()}
+    thorough = {str((root / name).resolve()) for name in (root / "thorough.txt").read_text(encoding="utf-8").split()}
     for item in items:
         if thorough & {str(item.path), f"{item.path}::{getattr(item, 'originalname', '')}"}:
             item.add_marker("thorough")
