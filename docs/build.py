@@ -532,7 +532,18 @@ def fidelity_page() -> str:
 
 def fidelity_table() -> str:
     """Every statement of the publications: state, setting or module, and test or command."""
-    columns = ["publication", "section", "statement", "place", "state", "reason", "preset", "where", "value", "shown_by"]
+    columns = [
+        "publication",
+        "section",
+        "statement",
+        "place",
+        "state",
+        "reason",
+        "preset",
+        "where",
+        "value",
+        "shown_by",
+    ]
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()

@@ -18,7 +18,7 @@ NUMBER = re.compile(r"[−-]?\d+(?:[.,]\d+)*")
 # What may stand in an interval of few subjects and not in that of another execution.
 ROUGH = ", rough"
 # Lines of a step that takes long, which a faster computer does not print.
-PROGRESS = re.compile(r"^.*; \d+ (?:s|min)(?:, about .* left)?\n(?:\s+\S+, fold \d+: .*\n)*", re.MULTILINE)
+PROGRESS = re.compile(r"^.*; \d+ (?:s|min)(?: in all|, about .* left)?\n(?:\s+\S+, fold \d+: .*\n)*", re.MULTILINE)
 PATIENCE = 120
 
 

@@ -41,9 +41,11 @@ def copy_of_source(folder: Path) -> Path:
     for name in ("pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"):
         shutil.copy(ROOT / name, folder)
     for line in (ROOT / "MANIFEST.in").read_text().splitlines():
-        for name in line.split()[1:]:
+        kind, *names = line.split()
+        for name in names[:1] if kind == "recursive-include" else names:
+            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
             (folder / name).parent.mkdir(exist_ok=True)
-            shutil.copy(ROOT / name, folder / name)
+            copy(ROOT / name, folder / name)
     shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     return folder
 

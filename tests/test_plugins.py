@@ -177,27 +177,9 @@ WHEEL = {
     "entry_points.txt": "[casewise.plugins]\noct = casewise_oct:plugin\n",
     "RECORD": "",
 }
-MODULE = """
-from casewise.modalities.base import Noun
-from casewise.modalities.photographs.modality import Photographs
+MODULES = {
+    "casewise_oct": """
 from casewise.plugin import Command, Plugin
-from casewise.study.images import ModalitySettings
-from casewise.study.model import StudyModel
-
-
-class OctSettings(ModalitySettings):
-    layers: int = 3
-
-
-class OctKeys(StudyModel):
-    oct: OctSettings | None = None
-
-
-class Oct(Photographs):
-    name = "oct"
-
-    def noun(self, study):
-        return Noun("layer map", "layer maps")
 
 
 def layers() -> None:
@@ -211,9 +193,13 @@ class OctPlugin(Plugin):
         return [Command("layers", layers, "Print the layers of the retina.")]
 
     def study_keys(self):
+        from casewise_oct_keys import OctKeys
+
         return OctKeys
 
     def modality(self):
+        from casewise_oct_modality import Oct
+
         return Oct()
 
     def register(self):
@@ -228,14 +214,39 @@ class OctPlugin(Plugin):
 
 
 plugin = OctPlugin()
-"""
+""",
+    "casewise_oct_keys": """
+from casewise.study.images import ModalitySettings
+from casewise.study.model import StudyModel
+
+
+class OctSettings(ModalitySettings):
+    layers: int = 3
+
+
+class OctKeys(StudyModel):
+    oct: OctSettings | None = None
+""",
+    "casewise_oct_modality": """
+from casewise.modalities.base import Noun
+from casewise.modalities.photographs.modality import Photographs
+
+
+class Oct(Photographs):
+    name = "oct"
+
+    def noun(self, study):
+        return Noun("layer map", "layer maps")
+""",
+}
 
 
 @pytest.mark.slow
 def test_a_package_of_somebody_else_brings_a_command_and_a_modality(phantom: Path, tmp_path: Path) -> None:
     wheel, home = tmp_path / "casewise_oct-1.0-py3-none-any.whl", tmp_path / "env"
     with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr("casewise_oct.py", MODULE)
+        for name, text in MODULES.items():
+            archive.writestr(f"{name}.py", text)
         for name, text in WHEEL.items():
             archive.writestr(f"casewise_oct-1.0.dist-info/{name}", text)
     venv.create(home, with_pip=True)

@@ -299,6 +299,8 @@ def encoder_lines(study: Study) -> list[str]:
 def origin_lines(study: Study) -> list[str]:
     """A line on what is known of the images behind the first weights; a warning if they may include the study's own."""
     origins = [origin for name in study.learners for origin in origins_of(study, name)]
+    if all(origin.kind == "random" for origin in origins):  # the line of the weights says so
+        return []
     level = "WARNING" if unknown_origin(origins) else "origin"
     sentence = origins_sentence(origins, study.unit)
     return [f"{level:<10} {sentence}"] if sentence else []
