@@ -1,11 +1,16 @@
-"""How seconds and memory of each step grow with the number of images: synthetic films of 64 pixels that look alike.
+"""How seconds and memory of each step of a run grow with the number of images.
 
-    python benchmarks/scale.py [COUNT ...] [--folder FOLDER]
+    python benchmarks/scale.py [COUNT ...] [--recall COUNT ...] [--folder FOLDER] [--output PAGE]
 
-Every subject has three films, as in real collections, and 2 % of the films are altered copies of films of other
-subjects: `copies` also prints the share that is found, by alteration. Each step runs in a process of its own, so that
-its peak memory can be measured. The exponent is the slope of the logarithm of seconds over the logarithm of the number
-of films; 1 is linear.
+# Time and memory of a run, by the number of images
+
+Synthetic films of {side} pixels that look alike, three a subject, as in real collections. {copies:.0%} are altered
+copies of films of other subjects. A planned study with frozen baselines and no network runs to its report; its model
+then predicts a tenth of the films. Each run has a process of its own. Steps are those that the run reports, without the
+steps within them. The exponent is the difference of the logarithms of CPU seconds over the difference of the
+logarithms of the numbers of films; 1 is linear. The peak memory of a step includes what earlier steps keep.
+
+{tables}
 """
 
 from __future__ import annotations
@@ -13,32 +18,39 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import math
+import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pandas as pd
-from pages import parser_of, table
+from pages import head_of, page_parser, publish, table
 from PIL import Image
 from speed import peak_memory
 
-from casewise.audit.hashes import hash_store
-from casewise.audit.shortcuts import find_shortcuts
 from casewise.audit.twins import find_twins
-from casewise.cohort.cohort import Cohort, read_cohort
+from casewise.cohort.cohort import read_cohort
+from casewise.console import Bar, Silent
+from casewise.inference.model import load_bundle
+from casewise.inference.output_table import predict_to_file
 from casewise.modalities.store.preparation import Preparation
-from casewise.modalities.store.store import TileStore
 from casewise.modalities.store.store_builder import prepare
+from casewise.run import run
 from casewise.study.loading import build_study
 from casewise.study.schema import Study
 
 SIDE, FILMS_OF_SUBJECT, COPIES, FILES_OF_FOLDER = 64, 3, 0.02, 1000
+# The planted copies are findings of the audit.
+ACCEPTED = dict.fromkeys(("twins-across-subjects", "twins-across-splits", "twins-across-labels"), "planted")
 
 
 def _brightened(film: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -88,7 +100,7 @@ def _film(number: int) -> np.ndarray:
 
 
 def make_films(folder: Path, count: int) -> Path:
-    """Write the films and their table; column `original` has the row of a copy's film, −1 for other films."""
+    """Write the films and their table, and in `copies.csv` the row of each copy and of its film."""
     rng = np.random.default_rng(1)
     originals = np.full(count, -1)
     chosen = rng.permutation(count)[: 2 * round(COPIES * count)]
@@ -102,99 +114,178 @@ def make_films(folder: Path, count: int) -> Path:
         (folder / names[-1]).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.ascontiguousarray(film)).save(folder / names[-1], compress_level=1)
     subject = [f"P{number // FILMS_OF_SUBJECT:06}" for number in range(count)]
-    columns = {"path": names, "subject": subject, "visit": np.arange(count) % FILMS_OF_SUBJECT, "original": originals}
+    columns = {"path": names, "subject": subject, "visit": np.arange(count) % FILMS_OF_SUBJECT}
+    copies = np.flatnonzero(originals >= 0)
+    pd.DataFrame({"copy": copies, "original": originals[copies]}).to_csv(folder / "copies.csv", index=False)
     labels = rng.integers(0, 2, count // FILMS_OF_SUBJECT + 1)[np.arange(count) // FILMS_OF_SUBJECT]
     path = folder / "films.csv"
     pd.DataFrame(columns | {"label": np.array(["ill", "well"])[labels]}).to_csv(path, index=False)
     return path
 
 
-def _inputs(folder: Path) -> tuple[Study, Cohort, TileStore]:
-    """The study, its cohort and its tiles, which are made once."""
+def _study(folder: Path) -> Study:
     values: dict[str, Any] = {"name": "scale", "cohort": str(folder / "films.csv"), "synthetic": True}
     values |= {"images": {"size": SIDE, "channels": "grey"}, "targets": {"label": ["ill", "well"]}}
-    study = build_study(values | {"backbones": ["mobilenet_v2"]}, source="benchmark", folder=folder)
-    cohort = read_cohort(study)
+    values |= {"recipe": "auto", "backbones": [], "encoders": ["mobilenet_v2"], "budget": "12 h", "accept": ACCEPTED}
+    return build_study(values, source="benchmark", folder=folder)
+
+
+def _processes() -> list[Path]:
+    """This process and the workers below it."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended
+            found[path] = int(_after_name(path)[1])
+    own = [Path("/proc") / str(os.getpid())]
+    for process in own:
+        own += [path for path, parent in found.items() if str(parent) == process.name]
+    return own
+
+
+def _after_name(process: Path) -> list[str]:
+    """The fields of `/proc/PID/stat` after the name: state, parent, ..., seconds in ticks."""
+    return (process / "stat").read_text().rpartition(")")[2].split()
+
+
+class _Watch:
+    """A `Show` that measures steps by name, each without the steps within it: seconds, CPU seconds and peak MB.
+
+    Workers count as well; the peak is the sum of the peaks of the processes.
+    """
+
+    def __init__(self) -> None:
+        self.steps: dict[str, dict[str, float]] = {}
+        self._within = ["other"]
+        self._began = time.perf_counter(), self._restart()[0]
+
+    def _restart(self) -> tuple[float, float]:
+        """The CPU seconds and the peak MB of all processes; their peaks begin again."""
+        ticks, memory = 0, 0.0
+        for process in _processes():
+            with suppress(OSError):
+                ticks += sum(map(int, _after_name(process)[11:15]))  # with the processes that have ended
+                memory += peak_memory(process)
+                (process / "clear_refs").write_text("5")
+        return ticks / os.sysconf("SC_CLK_TCK"), memory
+
+    def _end(self) -> None:
+        (began, before), now = self._began, time.perf_counter()
+        used, memory = self._restart()
+        step = self.steps.setdefault(self._within[-1], {"seconds": 0.0, "CPU": 0.0, "MB": 0.0})
+        step["seconds"] += now - began
+        step["CPU"] += used - before
+        step["MB"] = max(step["MB"], memory)
+        self._began = now, used
+
+    def line(self, step: str, text: str) -> None:
+        """Write a line to stderr."""
+        print(f"{step:>10} {text}", file=sys.stderr, flush=True)
+
+    @contextmanager
+    def bar(self, step: str) -> Iterator[Bar]:
+        """A step, and the parts of the audit."""
+        self._end()
+        self._within.append(step)
+
+        def update(done: float, total: float, text: str = "") -> None:
+            part = "audit: copies" if "copies" in text else "audit: shortcuts"
+            if step == "audit" and part != self._within[-1]:
+                self._end()
+                self._within[-1] = part
+
+        try:
+            yield update
+        finally:
+            self._end()
+            self._within.pop()
+
+
+def _run(folder: Path) -> dict[str, dict[str, float]]:
+    """The figures of each step of a run, and of a prediction."""
+    watch, cases = _Watch(), folder / "new.csv"
+    run(_study(folder), folder / "run", show=watch)
+    films = pd.read_csv(folder / "films.csv")
+    films[: len(films) // 10].drop(columns="label").to_csv(cases, index=False)
+    with watch.bar("predict"):
+        predict_to_file(load_bundle(folder / "run"), [cases], folder / "predictions.csv", show=Silent())
+    return watch.steps
+
+
+def _recall(folder: Path) -> dict[str, dict[str, float]]:
+    """The share of copies found by alteration, and the pairs of other films, with and without an index."""
+    cohort, copies = read_cohort(_study(folder)), pd.read_csv(folder / "copies.csv")
     paths = [Path(path) for path in cohort.images["path"].astype(str)]
-    return study, cohort, prepare(paths, Preparation(size=SIDE, channels="grey"), folder / "tiles")
-
-
-def _table(folder: Path) -> dict[str, float]:
-    _inputs(folder)
-    return {}
-
-
-def _hashes(folder: Path) -> dict[str, float]:
-    _, _, tiles = _inputs(folder)
-    start = time.perf_counter()
-    hash_store(tiles)
-    return {"seconds": time.perf_counter() - start}
-
-
-def _copies(folder: Path) -> dict[str, float]:
-    _, cohort, tiles = _inputs(folder)
-    start = time.perf_counter()
-    twins = find_twins(tiles, cohort.images)
-    spent, found = time.perf_counter() - start, {(twin.i, twin.j) for twin in twins}
-    originals = pd.read_csv(folder / "films.csv")["original"]
-    shares: dict[str, list[bool]] = {kind: [] for kind in ALTERATIONS}
-    for row, original in originals[originals >= 0].items():
-        shares[list(ALTERATIONS)[row % len(ALTERATIONS)]].append((min(row, original), max(row, original)) in found)
-    return {"seconds": spent} | {kind: float(np.mean(hits)) for kind, hits in shares.items() if hits}
-
-
-def _shortcuts(folder: Path) -> dict[str, float]:
-    study, cohort, tiles = _inputs(folder)
-    start = time.perf_counter()
-    find_shortcuts(study, cohort, tiles)
-    return {"seconds": time.perf_counter() - start}
-
-
-# the first step makes what the others read
-STEPS: dict[str, Callable[[Path], dict[str, float]]] = {
-    "table and tiles": _table, "hashes": _hashes, "copies": _copies, "shortcuts": _shortcuts,
-}  # fmt: skip
-
-
-def _measured(step: str, folder: Path) -> dict[str, float]:
-    """The figures of a step in a process of its own."""
-    command = [sys.executable, __file__, "--alone", step, "--folder", str(folder)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    tiles = prepare(paths, Preparation(size=SIDE, channels="grey"), folder / "tiles")
+    pairs = [(min(pair), max(pair)) for pair in copies.to_numpy().tolist()]
+    kind = np.array(list(ALTERATIONS))[copies["copy"] % len(ALTERATIONS)]
+    figures = {}
+    for method, exact in (("all with all", len(tiles)), ("index", 0)):
+        began = sum(os.times()[:4])
+        found = {(twin.i, twin.j) for twin in find_twins(tiles, cohort.images, exact=exact)}
+        spent, hits = sum(os.times()[:4]) - began, np.array([pair in found for pair in pairs])
+        figures[method] = {name: float(hits[kind == name].mean()) for name in ALTERATIONS}
+        figures[method] |= {"other pairs": len(found - set(pairs)), "CPU": spent}
     return figures
 
 
-def _alone(step: str, folder: Path) -> None:
-    start = time.perf_counter()
-    figures = STEPS[step](folder)
-    print(json.dumps({"seconds": time.perf_counter() - start, "MB": peak_memory()} | figures))
+def _alone(task: str, folder: Path) -> dict[str, dict[str, float]]:
+    """The figures of a task in a process of its own."""
+    command = [sys.executable, __file__, "--alone", task, "--folder", str(folder)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    figures: dict[str, dict[str, float]] = json.loads(done.stdout.splitlines()[-1])
+    print(folder.name, task, json.dumps(figures), flush=True)
+    return figures
+
+
+def _steps_table(counts: list[int], runs: list[dict[str, dict[str, float]]]) -> list[str]:
+    """Seconds, memory and exponents of each step."""
+    for steps in runs:
+        each = pd.DataFrame(steps.values())
+        steps["all"] = {"seconds": each["seconds"].sum(), "CPU": each["CPU"].sum(), "MB": each["MB"].max()}
+    rows = []
+    for name in runs[-1]:
+        measured = [steps.get(name, dict.fromkeys(("seconds", "CPU", "MB"), math.nan)) for steps in runs]
+        cells = [f"{each['seconds']:.1f} s, CPU {each['CPU']:.1f} s, {each['MB']:,.0f} MB" for each in measured]
+        slopes = np.diff(np.log([max(each["CPU"], 0.01) for each in measured])) / np.diff(np.log(counts))
+        rows.append([name, *cells, *(f"{slope:.2f}" for slope in slopes)])
+    exponents = [f"exponent {small:,} to {large:,}" for small, large in pairwise(counts)]
+    return table(["step", *(f"{count:,} films" for count in counts), *exponents], rows)
+
+
+def _recall_table(count: int, figures: dict[str, dict[str, float]]) -> list[str]:
+    rows = []
+    for method, found in figures.items():
+        shares = (f"{found[name]:.0%}" for name in ALTERATIONS)
+        rows.append([method, *shares, f"{found['other pairs']:.0f}", f"{found['CPU']:.0f} s"])
+    heads = ["search", *ALTERATIONS, "pairs of other films", "CPU"]
+    return [f"## Copies found among {count:,} films", "", *table(heads, rows), ""]
 
 
 def main() -> None:
-    """Measure each step for each number of films, and print the table."""
-    parser = parser_of(__doc__)
+    """Measure a run for each number of films, and write the page."""
+    parser = page_parser(__doc__.partition("\n#")[0])
     parser.add_argument("counts", nargs="*", type=int, default=[1_000, 10_000, 100_000], metavar="COUNT")
-    parser.add_argument("--folder", type=Path, help="where films are kept; by default they are deleted")
-    parser.add_argument("--alone", choices=STEPS, help=argparse.SUPPRESS)
+    parser.add_argument("--recall", nargs="*", type=int, default=[], metavar="COUNT", help="compare the searches")
+    parser.add_argument("--folder", type=Path, help="where films and runs are kept; by default they are deleted")
+    parser.add_argument("--alone", choices=("run", "recall"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.alone:
-        _alone(options.alone, options.folder)
+        print(json.dumps({"run": _run, "recall": _recall}[options.alone](options.folder)))
         return
-    figures: dict[str, list[dict[str, float]]] = {step: [] for step in STEPS}
+    load, lines = os.getloadavg()[0], []
     with tempfile.TemporaryDirectory() as temporary:
-        for count in options.counts:
+
+        def figures(task: str, count: int) -> dict[str, dict[str, float]]:
             folder = (options.folder or Path(temporary)) / str(count)
             if not (folder / "films.csv").exists():
                 make_films(folder, count)
-            for step, measured in figures.items():
-                measured.append(_measured(step, folder))
-                print(f"{count:,} films, {step}:", json.dumps(measured[-1]), flush=True)
-    logarithms = np.log(options.counts)
-    rows = []
-    for step, measured in figures.items():
-        slope = np.polyfit(logarithms, np.log([each["seconds"] for each in measured]), 1)[0] if len(measured) > 1 else 0
-        rows.append([step, *(f"{each['seconds']:.1f} s, {each['MB']:,.0f} MB" for each in measured), f"{slope:.2f}"])
-    print("\n".join(table(["step", *(f"{count:,}" for count in options.counts), "exponent"], rows)))
+            return _alone(task, folder)
+
+        for count in options.recall:
+            lines += _recall_table(count, figures("recall", count))
+        lines = [*_steps_table(options.counts, [figures("run", count) for count in options.counts]), "", *lines]
+    lines.append(f"{os.cpu_count()} cores; {load:.1f} other processes were at work when the measurement began.")
+    publish(head_of(__doc__, side=SIDE, copies=COPIES, tables="\n".join(lines)), options.output)
 
 
 if __name__ == "__main__":

@@ -64,10 +64,10 @@ def in_own_process(step: str, *arguments: Any) -> dict[str, float]:
     return result
 
 
-def peak_memory() -> float:
-    """The peak resident memory of this process in MB (Linux)."""
+def peak_memory(process: Path = Path("/proc/self")) -> float:
+    """The peak resident memory of a process in MB (Linux)."""
     # getrusage would include the memory of the parent before exec
-    status = Path("/proc/self/status").read_text().splitlines()
+    status = (process / "status").read_text().splitlines()
     return int(next(line for line in status if line.startswith("VmHWM")).split()[1]) / 1024
 
 

@@ -102,3 +102,13 @@ def test_a_learner_is_judged_on_the_rows_it_predicted() -> None:
     alone = by_subject(truth[6:], {"part": predicted[6:]}, subjects[6:], PLAN)
     assert (list(found), found["part"]) == (["all", "part"], alone["part"])
     assert (found["all"]["mae"].n_subjects, found["part"]["mae"].n_subjects) == (12, 9)
+
+
+def test_resamples_of_many_subjects_take_two_bytes_a_subject_and_are_the_same() -> None:
+    plan, n_subjects = Plan(1_700, seed=3), 10_000
+    counts, sums = draw(n_subjects, plan), np.arange(2.0 * n_subjects).reshape(n_subjects, 2)
+    even = np.full(n_subjects, 1 / n_subjects)
+    expected = np.random.default_rng(plan.seed).multinomial(n_subjects, even, size=plan.resamples)
+    assert counts.nbytes == 2 * plan.resamples * n_subjects
+    assert np.array_equal(counts[:], expected)
+    assert np.array_equal(counts @ sums, expected @ sums)

@@ -11,7 +11,7 @@ Sources: Westfall and Young 1993 (max-T); Hothorn, Bretz and Westfall 2008 (simu
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeAlias
@@ -30,6 +30,8 @@ Reason: TypeAlias = Callable[[str, np.ndarray], str]
 
 # with fewer defined resamples, an interval would describe only some of them
 _LEAST_DEFINED = 0.9
+# counts that are in memory as floats at once
+_AT_ONCE = 2**24
 
 
 @dataclass(frozen=True)
@@ -47,13 +49,38 @@ class Plan:
 PLAN = Plan()
 
 
+class _Counts(np.ndarray):
+    """How often each subject is drawn, (resamples, subjects) `uint16`; parts and products are floats.
+
+    Products are made from some rows at a time, so that many subjects need little memory.
+    """
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.view(np.ndarray)[key].astype(float)
+
+    def __matmul__(self, other: Any) -> Any:
+        return np.concatenate([self[rows] @ other for rows in _blocks(*self.shape)])
+
+
+def _blocks(resamples: int, n_subjects: int) -> list[slice]:
+    step = max(1, _AT_ONCE // n_subjects)
+    return [slice(first, min(first + step, resamples)) for first in range(0, resamples, step)]
+
+
+def _drawn(rng: np.random.Generator, n_subjects: int, resamples: int) -> Iterator[tuple[slice, np.ndarray]]:
+    """Rows of resamples, and how often each subject is drawn in them."""
+    for rows in _blocks(resamples, n_subjects):
+        yield rows, rng.multinomial(n_subjects, np.full(n_subjects, 1 / n_subjects), size=rows.stop - rows.start)
+
+
 @functools.lru_cache(maxsize=8)
 def draw(n_subjects: int, plan: Plan) -> np.ndarray:
     """How often each subject is drawn in each resample, (resamples, subjects); the same for the same plan."""
-    rng = np.random.default_rng(plan.seed)
-    counts = rng.multinomial(n_subjects, np.full(n_subjects, 1 / n_subjects), size=plan.resamples).astype(float)
+    counts = np.empty((plan.resamples, n_subjects), np.uint16)
+    for rows, drawn in _drawn(np.random.default_rng(plan.seed), n_subjects, plan.resamples):
+        counts[rows] = drawn
     counts.flags.writeable = False
-    return counts
+    return counts.view(_Counts)
 
 
 @functools.lru_cache(maxsize=8)
@@ -69,12 +96,13 @@ def draw_within(folds: tuple[int, ...], plan: Plan) -> tuple[np.ndarray, float]:
     if n_subjects == len(names):
         return draw(n_subjects, plan), 1.0
     rng = np.random.default_rng(plan.seed)
-    counts = np.zeros((plan.resamples, n_subjects))
+    counts = np.zeros((plan.resamples, n_subjects), np.uint16)
     for fold in names:
         members = np.flatnonzero(numbers == fold)
-        counts[:, members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), plan.resamples)
+        for rows, drawn in _drawn(rng, len(members), plan.resamples):
+            counts[rows, members] = drawn
     counts.flags.writeable = False
-    return counts, float(np.sqrt(n_subjects / (n_subjects - len(names))))
+    return counts.view(_Counts), float(np.sqrt(n_subjects / (n_subjects - len(names))))
 
 
 def resample(sums: np.ndarray, statistic: Statistic, plan: Plan) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

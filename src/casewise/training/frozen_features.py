@@ -336,7 +336,9 @@ class SharedFeatures:
     ) -> Tensor:
         """The values of some rows, block by block."""
         numbers = torch.as_tensor(rows)
-        waiting = torch.unique(numbers // BLOCK).tolist()
+        blocks, sizes = torch.unique(numbers // BLOCK, return_counts=True)
+        places = torch.argsort(numbers // BLOCK, stable=True).split(sizes.tolist())
+        waiting = dict(zip(blocks.tolist(), places, strict=True))
         hashes = _hashes_of_blocks(self) if self.store.limit else None
         result: Tensor | None = None
         for wait in (0, -1):  # first those that no other process is computing, then the rest
@@ -345,10 +347,9 @@ class SharedFeatures:
                 values = self.store.step(address, partial(compute, self.block(block)), wait=wait)
                 if values is None:
                     continue
-                waiting.remove(block)
+                inside = waiting.pop(block)
                 if result is None:
                     result = empty((len(rows), *values.shape[1:]), dtype=values.dtype)
-                inside = torch.nonzero(numbers // BLOCK == block).flatten()
                 result[inside] = values[numbers[inside] - block * BLOCK].to(result.device)
         assert result is not None  # there is a panel
         return result
