@@ -83,6 +83,14 @@ def predict(
     abstain: Annotated[
         bool, typer.Option("--abstain", help="Do not predict flagged cases; their flags are the reason.")
     ] = False,
+    source_confirmed: Annotated[
+        str,
+        typer.Option(
+            metavar="'NAME, REASON'",
+            help="Who confirms that the model may be used for the source of these cases, and why. Without it, "
+            "probabilities, intervals and sets are withheld if the cases together are unlike the training cases.",
+        ),
+    ] = "",
     trust: Trust = None,
     quiet: Quiet = False,
 ) -> None:
@@ -115,6 +123,7 @@ def predict(
         from casewise.cohort.checks import ROLES
         from casewise.cohort.folder_layout import stated_pattern
         from casewise.files import write_json
+        from casewise.inference.drift import confirmation
         from casewise.inference.new_cases import check_input
         from casewise.inference.output_table import check_output, predict_to_file
         from casewise.run_folder.folder import RunFolder, check_model_path
@@ -128,6 +137,7 @@ def predict(
         if pattern:
             stated_pattern(pattern, of_cases=True)
         check_output(output)
+        confirmation(source_confirmed)
         check_input(cases, columns, root, pattern)
         from casewise.inference.model import load_bundle
 
@@ -142,7 +152,7 @@ def predict(
                     each.receive(chunk)
 
             options = {"learner": learner, "columns": columns, "root": root, "size": chunk, "abstain": abstain}
-            options["pattern"] = pattern
+            options |= {"pattern": pattern, "source_confirmed": source_confirmed}
             written = predict_to_file(model, list(cases), output, receive=receive, show=show, **options)
     if not quiet:
         print(f"wrote {written.path}: {counted(written.cases, written.unit)}")
@@ -161,6 +171,11 @@ def predict(
             print_error(f"{counts} {what}. For example: {shortened(first, LINE)}")
     if written.drift.text:
         print_error(f"{written.drift.text} The model's figures may not apply to them. Details: {written.record}")
+        if written.drift.withholds:
+            print_error(
+                "Probabilities, intervals and sets are withheld. Compare some of these cases with what is known of "
+                "them; if the model may be used, state who says so with --source-confirmed 'NAME, REASON'."
+            )
     if model.limits is None and not quiet:
         print_error("This model has no limits of images, so the column flags is empty for every case.")
     result_folders = [folder for each in results for folder in each.folders]

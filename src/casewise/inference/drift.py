@@ -9,7 +9,8 @@ the number of tests (Bonferroni). Small differences, which many cases show beyon
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import kolmogorov
 
-from casewise.errors import counted
+from casewise.errors import CasewiseError, counted
 
 Floats: TypeAlias = NDArray[np.float64]
 # The values of quantiles, and the shares of the training images that are at or below each of them.
@@ -33,7 +34,7 @@ FAR_SHARE = 0.05
 LEAST_DIFFERENCE = 0.25
 # No quantile is the most extreme subject's value.
 QUANTILES = np.linspace(0.02, 0.98, 25)
-TEXTURE = "texture"
+TEXTURE, BYTES = "texture", "bytes"
 # Words for new images that are mostly below, and mostly above, the training images.
 WORDS = {
     "brightness": ("darker", "lighter"),
@@ -43,7 +44,7 @@ WORDS = {
     "size": ("smaller", "larger"),
     "shape": ("narrower", "wider"),
     "colour": ("weaker colours", "stronger colours"),
-    "bytes": ("fewer bytes a pixel", "more bytes a pixel"),
+    BYTES: ("fewer bytes a pixel", "more bytes a pixel"),
     "look": ("", "a rarer look"),
     TEXTURE: ("another texture", "another texture"),
 }
@@ -58,13 +59,39 @@ class Drift:
         differences: by name of a number, the `difference` of the distributions, positive where more of the new images
             are below, and `p_adjusted`, the p value multiplied by the number of tests.
         text: the warning; empty without one.
+        confirmed: who confirmed that the model may be used for the source of these cases (`by`), the `reason`, and
+            when (`at`); empty if nobody did.
     """
 
-    cases: int
-    subjects: int
-    tested: bool
-    differences: dict[str, dict[str, float]]
-    text: str
+    cases: int = 0
+    subjects: int = 0
+    tested: bool = False
+    differences: dict[str, dict[str, float]] = field(default_factory=dict)
+    text: str = ""
+    confirmed: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def withholds(self) -> bool:
+        """Whether the confidence of every prediction of the batch is withheld.
+
+        Not for other bytes a pixel alone: saving the same pixels in another format changes them.
+        """
+        return not self.confirmed and any(name.split()[0] != BYTES for name in self.differences)
+
+
+def confirmation(text: str) -> dict[str, str]:
+    """The confirmation of a source from `NAME, REASON`; empty without a text.
+
+    Raises:
+        CasewiseError: the name or the reason is missing.
+    """
+    by, _, reason = (part.strip() for part in text.partition(","))
+    if text and not (by and reason):
+        raise CasewiseError(
+            f"--source-confirmed: {text!r} is not NAME, REASON, such as 'A. Meyer, 50 films of this scanner compared "
+            "with the reading of two radiologists'."
+        )
+    return {"by": by, "reason": reason, "at": datetime.now(UTC).isoformat(timespec="seconds")} if text else {}
 
 
 def drift(batch: Batch, quantiles: Mapping[str, Quantiles], trained: int) -> Drift:

@@ -576,6 +576,8 @@ def _discriminant(measures: Measures, rows: NDArray[np.intp]) -> tuple[Floats, F
 
 
 SEPARATOR = "; "
+# Of every case of a batch that differs from the training cases, until somebody confirms its source.
+UNCONFIRMED = "not confirmed for this source (the cases of its batch together are unlike the training cases)"
 LOOK = "texture, intensities or shape unlike the training images: another source?"
 NEGATIVE = "a negative: light and dark are exchanged"
 # Without a check of negatives the two cannot be told apart.
@@ -695,7 +697,7 @@ def possible_reasons(limits: Limits) -> tuple[str, ...]:
     lacking += [f"{MISSING['sequence']} {name}" for name in limits.sequences]
     regions = limits.wrong_region.regions if limits.wrong_region else ()
     wrong = [WRONG_REGION.format(shown=shown, stated=stated) for shown in regions for stated in regions]
-    fixed = (LOOK, NEGATIVE, UPSIDE_DOWN, TURNED_OR_NEGATIVE, NEARLY_UNIFORM, MORE_COLOUR, LESS_COLOUR)
+    fixed = (UNCONFIRMED, LOOK, NEGATIVE, UPSIDE_DOWN, TURNED_OR_NEGATIVE, NEARLY_UNIFORM, MORE_COLOUR, LESS_COLOUR)
     sizes = [limits.sizes.reason] if limits.sizes else []
     return tuple(reason.replace(SEPARATOR, ", ") for reason in (*fixed, *sizes, *of_numbers, *lacking, *wrong))
 

@@ -27,7 +27,7 @@ from casewise.evaluation.record import from_json
 from casewise.files import checksum
 from casewise.inference import input_checks, new_cases
 from casewise.inference.bundle import Bundle, check_composition
-from casewise.inference.drift import WORDS, Batch, Drift, drift
+from casewise.inference.drift import WORDS, Batch, Drift, confirmation, drift
 from casewise.inference.ensemble import Combination, Ensemble
 from casewise.inference.look import Look, read_look
 from casewise.inference.output_table import OutputTable
@@ -145,6 +145,7 @@ class TrainedModel:
         pattern: str = "",
         show: Show | None = None,
         abstain: bool = False,
+        source_confirmed: str = "",
     ) -> pd.DataFrame:
         """Predict new cases; labels are neither needed nor read. All cases are prepared at once.
 
@@ -165,6 +166,9 @@ class TrainedModel:
                 folder is read in one of the layouts of the guide.
             show: where progress is reported, and how files and folders were read.
             abstain: whether cases that are unlike the training cases get no prediction, but the flags as `problem`.
+            source_confirmed: who confirms that the model may be used for the source of these cases, and why, as
+                `NAME, REASON`. Without it, all cases lose their probabilities, intervals and sets, and have a flag, if
+                they are together unlike the training cases.
 
         Returns:
             One row for each learner, case, region or image, and target or score of the study: `learner`, `case`,
@@ -185,9 +189,10 @@ class TrainedModel:
             RunError: there is no such learner.
         """
         options: Any = {"learner": learner, "columns": columns, "root": root, "pattern": pattern, "abstain": abstain}
+        options["source_confirmed"] = source_confirmed
         (chunk,) = self.predict_in_chunks(cases, **options, size=sys.maxsize, show=show)
         rows = chunk.table
-        if text := self.drift(chunk.batch).text:
+        if text := chunk.drift.text:
             log.warning("%s", text)
         if without := dict.fromkeys(rows.loc[rows["problem"] != "", "problem"]):
             first = next(iter(without))
@@ -310,7 +315,7 @@ class TrainedModel:
         return output.abstaining(output.of_rows(rows)) if abstain else output.of_rows(rows)
 
     def drift(self, batch: Batch) -> Drift:
-        """Whether new cases together differ from the training cases, from `PredictedChunk.batch`."""
+        """Whether new cases together differ from the training cases, from the numbers of their images."""
         return drift(batch, self.limits.quantiles if self.limits else {}, self.limits.subjects if self.limits else 0)
 
     def predict_in_chunks(
@@ -323,9 +328,12 @@ class TrainedModel:
         pattern: str = "",
         size: int = new_cases.ROWS,
         abstain: bool = False,
+        source_confirmed: str = "",
         show: Show | None = None,
     ) -> Iterator[new_cases.PredictedChunk]:
         """Predict new cases in chunks, by subject; each has its `table`, with the columns of `predict`.
+
+        The images are prepared chunk by chunk; the tables follow when all cases are predicted and tested together.
 
         Args:
             size: the rows of the table in a chunk; the cases of a subject are never divided. Other arguments are those
@@ -337,6 +345,7 @@ class TrainedModel:
         """
         if abstain:
             self.check_abstaining()
+        confirmed = confirmation(source_confirmed)
         ensemble = Ensemble(self.members, self.combination, learner)
         with tempfile.TemporaryDirectory() as temporary, (show or Silent()).bar("predict") as bar:
             table, cells = self._table(ensemble, cases, Path(temporary), columns, root, pattern, show or Silent())
@@ -346,7 +355,7 @@ class TrainedModel:
                 new_cases.names_visits(cells, table.study),
             )
             unit = "images" if single else "cases"
-            done, batch, of_training = 0, Batch(), list[str]()
+            done, batch, of_training, chunks = 0, Batch(), list[str](), list[new_cases.PredictedChunk]()
             for chunk in new_cases.in_chunks(raw_cases, size):
                 bar(done, len(raw_cases), f"{done:,} of {len(raw_cases):,} {unit}")
                 with tempfile.TemporaryDirectory(dir=temporary) as folder:
@@ -355,9 +364,14 @@ class TrainedModel:
                     )
                     of_training += self._of_training(table, new)
                 done += len(chunk)
-                yield new_cases.PredictedChunk(rows, new_cases.sources_of(chunk, cells, table.study), has_visits, batch)
+                sources = new_cases.sources_of(chunk, cells, table.study)
+                chunks.append(new_cases.PredictedChunk(rows, sources, has_visits, batch))
             bar(done, len(raw_cases), f"{done:,} of {len(raw_cases):,} {unit}")
             _warn_pictures(of_training)
+            tested = replace(self.drift(batch), confirmed=confirmed)
+            for predicted in chunks:
+                rows = self.table.of_source(predicted.table, tested)
+                yield replace(predicted, table=self.table.abstaining(rows) if abstain else rows, drift=tested)
 
     @on_threads()
     def predict_together(

@@ -29,7 +29,7 @@ from casewise.console import Silent
 from casewise.errors import CasewiseError, CohortError, ImageError, counted, nearest, nearest_folder, none_of
 from casewise.files import PICTURES, make_folder
 from casewise.inference.case_sizes import CaseSizes, check_people
-from casewise.inference.drift import Batch
+from casewise.inference.drift import Batch, Drift
 from casewise.inference.stated import (
     UNSPECIFIC,
     days_problem,
@@ -453,6 +453,7 @@ class PredictedChunk:
         sources: by case the files of its images, or the folders of its scans, as the table names them.
         has_visits: whether the table names visits.
         batch: tables of the numbers of the images of these cases and of those before them (`casewise.inference.drift`).
+        drift: the test of all cases together.
         pictures: by case what is shown beside its predictions; empty where no saliency maps were computed.
     """
 
@@ -460,6 +461,7 @@ class PredictedChunk:
     sources: Mapping[str, tuple[Path, ...]]
     has_visits: bool
     batch: Batch = field(default_factory=list)
+    drift: Drift = field(default_factory=Drift)
     pictures: Mapping[str, Sequence[CasePicture]] = field(default_factory=dict)
 
 

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from casewise.errors import RunError, counted
 from casewise.files import csv_text, parquet_bytes, read_parquet, replacing, write_json
-from casewise.inference.drift import Batch, Drift
+from casewise.inference.drift import Drift
+from casewise.inference.input_checks import UNCONFIRMED, joined, reasons_of
 from casewise.predictions.conformal import set_names
 from casewise.predictions.table import FAR
 
@@ -27,6 +29,7 @@ UNITS = ("learner", "case", "subject", "visit", "region", "image", "target")
 INTERVAL = ("prediction low", "prediction high", "prediction set", "interval note")
 FLAGS = (*INTERVAL, "spread", "distance", "beyond", "flags", "problem")
 NOT_FINITE = "The networks gave no finite value."
+WITHHELD = "probability and interval withheld: not confirmed for this source"
 UNLIKE = "calibrated for cases like the training cases, and this one is flagged; "
 FLAGGED = "The case is unlike the training cases"
 
@@ -97,13 +100,36 @@ class OutputTable:
         flagged = (table["flags"] != "").to_numpy()
         if not flagged.any():
             return table
-        table = table.copy()
-        for name in ("prediction", *self.probabilities, "prediction low", "prediction high", "spread"):
-            table[name] = table[name].mask(flagged)
-        for name in ("prediction set", "interval note"):
-            table[name] = table[name].mask(flagged, "")
+        table = self._without_confidence(table, flagged, note="")
+        table["prediction"] = table["prediction"].mask(flagged)
         reasons = FLAGGED + " (" + table["flags"] + ")."
         table["problem"] = table["problem"].mask(flagged, reasons)
+        return table
+
+    def of_source(self, table: pd.DataFrame, drift: Drift) -> pd.DataFrame:
+        """The table of a batch after its test.
+
+        After a warning that nobody answered, every prediction has one more flag and no probability, interval, set or
+        spread; once the source is confirmed, `interval note` states by whom, when and why.
+        """
+        predicted = table["prediction"].notna().to_numpy()
+        if drift.withholds and predicted.any():
+            table = self._without_confidence(table, predicted, note=WITHHELD)
+            flags = [joined([*reasons_of(text), UNCONFIRMED]) for text in table["flags"]]
+            return table.assign(flags=table["flags"].mask(predicted, pd.Series(flags, index=table.index)))
+        if not (drift.text and drift.confirmed):
+            return table
+        stated = "another source, confirmed by {by} ({at}): {reason}".format(**drift.confirmed)
+        notes = (table["interval note"] + "; ").mask(table["interval note"] == "", "") + stated
+        return table.assign(**{"interval note": table["interval note"].mask(predicted, notes)})
+
+    def _without_confidence(self, table: pd.DataFrame, rows: NDArray[np.bool_], note: str) -> pd.DataFrame:
+        """The table, in which these rows have no probability, interval, set or spread, but this interval note."""
+        table = table.copy()
+        for name in (*self.probabilities, "prediction low", "prediction high", "spread"):
+            table[name] = table[name].mask(rows)
+        for name, text in (("prediction set", ""), ("interval note", note)):
+            table[name] = table[name].mask(rows, text)
         return table
 
     def interval_note(self, learner: str, target: str) -> str:
@@ -191,16 +217,14 @@ def predict_to_file(
     """
     output = Path(output)
     check_output(output)
-    tables = [model.table.of_problems([], [])]
-    batch: Batch = []
+    tables, drift = [model.table.of_problems([], [])], Drift()
     for chunk in model.predict_in_chunks(cases, **options):
         tables.append(chunk.table)
-        batch = chunk.batch
+        drift = chunk.drift
         if receive is not None:
             receive(chunk)
     table = pd.concat([each for each in tables if len(each)] or tables, ignore_index=True)
     write_table(table, output)
-    drift = model.drift(batch)
     record = output.with_name(f"{output.name}.json")
     write_json(record, {"drift": asdict(drift)})
     # rows without a subject have no name, and differ in their reason

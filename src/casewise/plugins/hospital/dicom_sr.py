@@ -85,6 +85,7 @@ def _group(values: Sequence[Value], result: CaseResult, facts: ModelFacts) -> An
     from highdicom import UID, sr
 
     first, study = values[0], result.study
+    status = "not confirmed for this source" if first.unconfirmed else ""
     code = _Codes(facts)
     measurements, evaluations = [], []
     for value in values:
@@ -111,7 +112,7 @@ def _group(values: Sequence[Value], result: CaseResult, facts: ModelFacts) -> An
     return sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(
             uid=UID(uid(result, "group", study.uid, first.learner, first.region, result.image_key(first))),
-            identifier=printable(", ".join(filter(None, (first.learner, first.location)))),
+            identifier=printable(", ".join(filter(None, (first.learner, first.location, status)))),
         ),
         algorithm_id=sr.AlgorithmIdentification(
             name=printable(facts.name),

@@ -324,7 +324,7 @@ def _prediction(
         headline = _headline_of(value, facts)
         column.write_large(headline, 32, colour=GREY if unlike else INK)
         if headline != _shown(value):
-            column.write(f"most probable: {_shown(value)}", 14)
+            column.write(f"{'most probable' if facts.classes.get(value.target) else 'value'}: {_shown(value)}", 14)
         for text in uncertainty(value, facts):
             column.write(shortened(text, 300), 13)
     if bars and value.probabilities:
@@ -345,12 +345,16 @@ def _prediction(
 def _headline_of(value: Value, facts: ModelFacts) -> str:
     """A prediction in the largest type: a number, or the classes of its set; undecided if these are all.
 
+    One whose source is not confirmed is not shown in this type.
+
     >>> facts = ModelFacts("films", "ab", {"label": ("covid", "no_finding")}, {})
     >>> _headline_of(Value("cnn", "label", prediction="covid", members=("covid",)), facts)
     'covid'
     >>> _headline_of(Value("cnn", "label", prediction="covid", members=("covid", "no_finding")), facts)
     'undecided'
     """
+    if value.unconfirmed:
+        return "not confirmed"
     if not value.members or isinstance(value.prediction, float):
         return _shown(value)
     if len(value.members) == len(facts.classes.get(value.target, ())) > 1:
