@@ -196,6 +196,17 @@ def new_films(folder: Path, count: int) -> list[Path]:
     return paths
 
 
+# The start of a script without casewise: it reads the files of weights that are its arguments.
+PLAIN_START = """
+import sys, torch, torchvision
+from safetensors.torch import load_file
+for path in sys.argv[1:]:
+    network = torchvision.models.mobilenet_v2()
+    body = {name.removeprefix("body."): values for name, values in load_file(path).items()}
+    network.load_state_dict(body, strict=False)
+"""
+
+
 class PlainLoop:
     """A script without casewise for the same networks."""
 
@@ -203,6 +214,7 @@ class PlainLoop:
         import torch
 
         chosen = [bundle for bundle in model.members if bundle.model == NETWORK]
+        self.files = [str(bundle.folder / "model.safetensors") for bundle in chosen]
         self.networks = [bundle.load().to(memory_format=torch.contiguous_format) for bundle in chosen]
         self.size = int(chosen[0].settings["images"]["size"])
         self.mirrors = bool(chosen[0].settings["test_time_augmentation"])
@@ -226,6 +238,10 @@ class PlainLoop:
         return torch.from_numpy(np.asarray(film).copy()).float().div(255).expand(3, -1, -1)
 
 
+def _run_quietly(command: list[str]) -> None:
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
 def measure_predict(options: argparse.Namespace) -> None:
     """Print the seconds of `casewise predict` and of the loop, and the largest difference of a probability."""
     import pandas as pd
@@ -244,8 +260,12 @@ def measure_predict(options: argparse.Namespace) -> None:
             predict_to_file(load_bundle(bundle), table, output, learner=NETWORK)
 
         predict(paths[:1])  # libraries are loaded before the clock starts
-        own, other = [], []
+        words = ["predict", str(bundle), str(paths[0]), "--output", str(folder / "one.csv"), "--learner", NETWORK]
+        one_film = [sys.executable, "-m", "casewise.cli.main", *words, "--quiet"]
+        script = [sys.executable, "-c", PLAIN_START, *plain.files]
+        own, other, starts = [], [], []
         for _ in range(options.rounds):
+            starts.append([seconds(partial(_run_quietly, command)) for command in (one_film, script)])
             own.append(seconds(lambda: predict(paths)))
             start = time.perf_counter()
             values = plain.predict(paths)
@@ -255,8 +275,15 @@ def measure_predict(options: argparse.Namespace) -> None:
     largest = float(np.abs(rows[names] - values).max().max())
     ratio = statistics.median(b / a for a, b in zip(own, other, strict=True))
     print(f"predict, {len(paths):,} films of {NEW_SIDE} px, {len(plain.networks)} networks")
+    ours, plainly = (statistics.median(column) for column in zip(*starts, strict=True))
+    excess = statistics.median(a / b for a, b in starts)
+    print(f"  start: casewise {ours:.1f} s, plain script {plainly:.1f} s, {excess:.2f} times as long (aim: 5 s)")
     times = f"casewise {statistics.median(own):.1f} s, plain loop {statistics.median(other):.1f} s"
     print(f"  {times}: {ratio:.1f}× (aim: 4)")
+    milliseconds = [1000 * statistics.median(each) / len(paths) for each in (own, other)]
+    slower = statistics.median(a / b for a, b in zip(own, other, strict=True))
+    by_image = f"casewise {milliseconds[0]:.0f} ms, plain loop {milliseconds[1]:.0f} ms"
+    print(f"  an image: {by_image}, {slower:.2f} times as long (aim: 1.5)")
     # films are decoded at another scale
     print(f"  largest difference of a probability {largest:.1e}")
 

@@ -56,6 +56,13 @@ def test_importing_casewise_is_light() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_loading_a_model_imports_no_library_that_it_may_not_need() -> None:
+    heavy = "('torchvision', 'timm', 'scipy', 'sklearn', 'statsmodels', 'matplotlib', 'torch._dynamo')"
+    code = f"import sys, casewise.inference.model; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 @pytest.mark.plugins("checklist", "init", "phantoms")
 @pytest.mark.parametrize(
     ("words", "said"),

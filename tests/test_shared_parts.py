@@ -59,6 +59,19 @@ def test_features_of_equal_encoders_are_computed_in_one_pass(monkeypatch: pytest
     assert len(passes) == 1
 
 
+def test_the_weights_of_a_shared_encoder_are_kept_once() -> None:
+    parts, network = SharedParts(), model(SPECS)
+    facts = {"name": "linear_features", "outputs": 1, "side": 64, "bank": bank_facts(network)}
+    files = [{name: values.clone() for name, values in network.state_dict().items()} for _ in range(2)]
+    shared = [parts.network(facts, tensors).body.encoder.state_dict() for tensors in files]
+    names = [name for name in files[1] if name.startswith("body.encoder.")]
+    assert len(names) == len(shared[0]) > 0
+    for name in names:
+        own = shared[0][name.removeprefix("body.encoder.")].data_ptr()
+        assert files[0][name].data_ptr() == files[1][name].data_ptr() == own
+        assert torch.equal(files[1][name], network.state_dict()[name])
+
+
 def test_encoders_of_other_weights_are_not_shared() -> None:
     parts = SharedParts()
     networks = [loaded(parts, model(SPECS, seed)) for seed in (0, 1)]

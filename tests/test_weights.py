@@ -50,9 +50,11 @@ def test_a_folder_gives_the_library_weights_bit_for_bit(folder: Path, monkeypatc
         assert torch.equal(network.body.state_dict()["conv1.0.weight"], stored["conv1.0.weight"])
 
 
-def test_weights_that_are_no_numbers_are_refused(folder: Path) -> None:
-    tensors = load_file(folder / f"{NAME}.safetensors")
-    tensors["conv1.0.weight"][0, 0, 0, 0] = torch.nan
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("value", [torch.nan, -torch.inf])
+def test_weights_that_are_no_numbers_are_refused(folder: Path, dtype: torch.dtype, value: float) -> None:
+    tensors = {name: values.to(dtype) for name, values in load_file(folder / f"{NAME}.safetensors").items()}
+    tensors["conv1.0.weight"][0, 0, 0, 0] = value
     save_file(tensors, folder / f"{NAME}.safetensors")
     with pytest.raises(WeightsError, match=r"conv1\.0\.weight contains values that are not finite"):
         load_weights(build_network(NAME, 1), str(folder))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
@@ -106,6 +107,7 @@ def predict(
     from casewise.console import Silent, Terminal, print_error
     from casewise.errors import LINE, CasewiseError, counted, none_of, shortened
 
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when PyTorch is loaded; threads that spin take time
     show = Silent() if quiet else Terminal()
     columns = {}
     for text in column or []:

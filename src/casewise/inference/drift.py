@@ -16,7 +16,6 @@ from typing import Any, TypeAlias
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.special import kolmogorov
 
 from casewise.errors import CasewiseError, counted
 
@@ -104,6 +103,8 @@ def drift(batch: Batch, quantiles: Mapping[str, Quantiles], trained: int) -> Dri
     cases, subjects = table["case"].nunique(), table["subject"].nunique()
     tested = bool(quantiles) and cases >= FEWEST_CASES and subjects >= FEWEST_SUBJECTS
     differences: dict[str, dict[str, float]] = {}
+    if tested:
+        from scipy.special import kolmogorov
     for name in [name for name in quantiles if tested and name in table]:
         values, shares = quantiles[name]
         gaps = shares_below(table[name].to_numpy(dtype=float), table["subject"], np.array(values)) - shares

@@ -20,6 +20,7 @@ from casewise.errors import RunError
 from casewise.inference.predictor import Predictor
 from casewise.modalities.registry import modality_of
 from casewise.models.shared_parts import JointFeatures, SharedParts, SharedStart, predict_together
+from casewise.models.threads import on_threads
 from casewise.predictions.conformal import with_sets
 from casewise.predictions.covariates import encodings_of, with_covariates
 from casewise.predictions.decisions import ALL, apply_thresholds, half_way
@@ -166,7 +167,8 @@ class Ensemble:
         if number in self._loaded:
             return self._loaded[number]
         kept = number in self._kept
-        predictor = Predictor.from_bundle(self.members[number], self._parts, own=kept)
+        with on_threads(1):  # many small tensors, for which threads would mostly wait for each other
+            predictor = Predictor.from_bundle(self.members[number], self._parts, own=kept)
         if kept:
             self._loaded[number] = predictor
         return predictor

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.flop_counter import FlopCounterMode
 
 from casewise.errors import StudyError, WeightsError
 from casewise.modalities.base import Facts
@@ -168,6 +167,8 @@ def description(name: str, side: int = 224) -> str:
     >>> description("cnn")
     'cnn: 2.5 million parameters, 0.7 billion multiplications at 224 px; random: there are no published weights'
     """
+    from torch.utils.flop_counter import FlopCounterMode
+
     weights = FirstWeights(name)
     with torch.device("meta"), torch.no_grad():
         network = build_network(**encoder_facts(name, None), outputs=1, side=side).eval()

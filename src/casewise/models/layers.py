@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.models.shufflenetv2 import InvertedResidual
 
 from casewise.study.images import POOLINGS
 
@@ -92,8 +91,12 @@ def _convolved_and_normed(input: Tensor, conv: Any, norm: Any) -> Tensor:
     return functional.conv2d(input, weight, shift, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
-class ShuffleBlock(InvertedResidual):
+class ShuffleBlock(nn.Module):
     """torchvision's block of ShuffleNetV2, with a shuffle that keeps the channels-last format."""
+
+    def __init__(self, library: Any) -> None:
+        super().__init__()
+        self.stride, self.branch1, self.branch2 = library.stride, library.branch1, library.branch2
 
     def forward(self, x: Tensor) -> Tensor:
         if self.stride == 1:

@@ -35,11 +35,11 @@ class SharedParts:
         self._built: dict[str, Network] = {}
         self._encoders: list[tuple[str, Encoder]] = []
 
-    def network(self, facts: Mapping[str, Any], tensors: Mapping[str, Tensor], *, own: bool = True) -> Network:
+    def network(self, facts: Mapping[str, Any], tensors: dict[str, Tensor], *, own: bool = True) -> Network:
         """A network of these facts; all weights but the frozen encoders' must still be loaded.
 
         Args:
-            tensors: its trained weights; they identify shared encoders.
+            tensors: its trained weights; they identify shared encoders, whose own tensors take the place of equal ones.
             own: whether it keeps its weights when the next network is built; if not, nothing is copied.
         """
         if "bank" in facts:
@@ -49,13 +49,16 @@ class SharedParts:
             self._built[key] = network_from(dict(facts))
         return deepcopy(self._built[key]) if own else self._built[key]
 
-    def _on_features(self, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Network:
+    def _on_features(self, facts: Mapping[str, Any], tensors: dict[str, Tensor]) -> Network:
         side = int(facts.get("side") or 224)
         encoders = []
         for number, encoder_facts in enumerate(facts["bank"]["encoders"]):
             prefix = f"body.encoder{number + 1 if number else ''}."
             weights = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
             encoders.append(self._encoder(encoder_facts, side, weights))
+            state = encoders[-1].network.state_dict()
+            # loading a tensor into itself copies nothing
+            tensors.update({prefix + key: state[key] for key in weights if key in state})
         return network_from({**facts, "bank": {**facts["bank"], "encoders": encoders}})
 
     def _encoder(self, facts: Mapping[str, Any], side: int, weights: Mapping[str, Tensor]) -> Encoder:

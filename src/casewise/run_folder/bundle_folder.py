@@ -17,6 +17,7 @@ import stat
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,16 +127,21 @@ class BundleFolder:
         Raises:
             RunError: naming the first file that is missing or was changed.
         """
-        for name, entry in self.manifest()["files"].items():
-            path = self.path / name
-            try:
-                if not path.is_file() or path.is_symlink():
-                    raise RunError(f"{self.path} is incomplete: {name} is missing. {REMEDY}")
-                intact = path.stat().st_size == entry["bytes"] and checksum(path) == entry["sha256"]
-            except OSError as error:
-                raise RunError(f"{path} cannot be read: {error.strerror or error}.") from error
-            if not intact:
-                raise RunError(f"{path} was changed or damaged after it was written. {REMEDY}")
+        files = self.manifest()["files"]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for _ in pool.map(self._verify, files, files.values()):
+                pass
+
+    def _verify(self, name: str, entry: Mapping[str, Any]) -> None:
+        path = self.path / name
+        try:
+            if not path.is_file() or path.is_symlink():
+                raise RunError(f"{self.path} is incomplete: {name} is missing. {REMEDY}")
+            intact = path.stat().st_size == entry["bytes"] and checksum(path) == entry["sha256"]
+        except OSError as error:
+            raise RunError(f"{path} cannot be read: {error.strerror or error}.") from error
+        if not intact:
+            raise RunError(f"{path} was changed or damaged after it was written. {REMEDY}")
 
     def is_made_from(self, made_from: str) -> bool:
         """Whether the folder has an intact bundle of these inputs."""

@@ -96,10 +96,11 @@ class _Torchvision(BackboneSource):
             converted = scaling == "library" and not is_fused
             normal = normal if converted else SYMMETRIC
             body = models.googlenet(weights=None, aux_logits=False, init_weights=True, transform_input=converted)
-        elif name.startswith("shufflenet"):
-            body = models.get_model(name, weights=None, inverted_residual=ShuffleBlock)
         else:
             body = models.get_model(name, weights=None)
+        if name.startswith("shufflenet"):
+            for stage in ("stage2", "stage3", "stage4"):
+                setattr(body, stage, nn.Sequential(*map(ShuffleBlock, getattr(body, stage))))
         if name.startswith("mnasnet"):
             body = MNASNet(body)
         if name.startswith("squeezenet"):
