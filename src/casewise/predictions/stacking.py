@@ -14,8 +14,9 @@ classes those with the largest likelihood of the mixture of probabilities, by th
 The predictions on which weights are fitted come from networks that have seen the labels of the cases that the weights
 are then judged on. This alone makes fitted weights look better than they are, so they are used only if they are clearly
 better than equal weights on subjects left out (`benchmarks/null.py` measures how often signal is found where there is
-none). Learners that are clearly worse than the best one have no part in equal weights: a poor network would make the
-mean worse than the best of its members.
+none; with weights halfway from equal to fitted ones, it was in 12 % of studies of 60 subjects and 8 networks). Learners
+that are clearly worse than the best one have no part in equal weights: a poor network would make the mean worse than
+the best of its members.
 """
 
 from __future__ import annotations
