@@ -113,6 +113,11 @@ class Bundle:
             raise RunError(f"{files.facts.path} is damaged ({error!r}). Train the network again.") from error
 
     @property
+    def shares_features(self) -> bool:
+        """Whether it reads features that do not change, which others may read too, and averages no mirrored panels."""
+        return "bank" in self.network and not self.settings["test_time_augmentation"]
+
+    @property
     def output_records(self) -> tuple[Output, ...]:
         """The targets of the network's raw outputs, in order."""
         return _records(self.outputs)

@@ -111,7 +111,7 @@ class Ensemble:
 
     def _rows(self, call: _Call) -> Iterator[pd.DataFrame]:
         """For each network its rows of the predictions table at stage 'external'."""
-        on_features = [n for n, bundle in enumerate(self.members) if "bank" in bundle.network and not _mirrors(bundle)]
+        on_features = [n for n, bundle in enumerate(self.members) if bundle.shares_features]
         together: dict[int, pd.DataFrame] = {}
         for number, bundle in enumerate(self.members):
             if number not in together:

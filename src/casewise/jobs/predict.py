@@ -5,6 +5,7 @@ Other images are images of another cohort and altered images of held-out cases.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -18,6 +19,7 @@ from casewise.cohort.targets import label_table
 from casewise.errors import TrainingError
 from casewise.evaluation.judges import right_on
 from casewise.files import text_hash
+from casewise.inference.bundle import Bundle
 from casewise.inference.predictor import FeatureDistance, Predictor, prediction_rows
 from casewise.jobs.plan import Job, JobInputs, table_hash
 from casewise.modalities.alterations import UNALTERED
@@ -25,6 +27,7 @@ from casewise.modalities.dataset import FeatureData, encode_bags
 from casewise.modalities.panels import EMPTY
 from casewise.modalities.registry import modality_of
 from casewise.models.outputs import outputs_of, value_columns
+from casewise.models.shared_parts import JointFeatures, SharedParts
 from casewise.models.threads import on_threads
 from casewise.predictions.table import CHOOSING, check
 from casewise.splits.predefined import TEST, TRAIN
@@ -310,12 +313,23 @@ def predict_altered(
     stage = "validation" if study.split.holdout else "oof"
     for fold, rows in rows_by_fold.items():
         inputs = {name: modality.altered(prepared, rows, name) for name in names}
-        for job in (job for job in jobs if job.fold == fold):
-            predictor = Predictor.load(job.folder.path)
+        parts, features = SharedParts(), dict[str, JointFeatures]()
+        of_fold = [(job, Bundle.open(job.folder.path)) for job in jobs if job.fold == fold]
+        on_features = [(job, Predictor.from_bundle(bundle, parts)) for job, bundle in of_fold if bundle.shares_features]
+        loaded = {job.model: predictor for job, predictor in on_features}
+        for job, bundle in of_fold:
+            predictor = loaded.get(job.model) or Predictor.from_bundle(bundle)
             learner_panels = study.of_learner(job.model).panels
             for name, dataset in inputs.items():
-                data = dataset(predictor.bundle.fitted).arranged(learner_panels)
-                with on_threads(predictor.bundle.compute.threads):
+                data = dataset(bundle.fitted).arranged(learner_panels)
+                with on_threads(bundle.compute.threads):
+                    if job.model in loaded:
+                        alike = json.dumps(
+                            [name, learner_panels.model_dump(mode="json"), bundle.fitted], sort_keys=True
+                        )
+                        if alike not in features:
+                            features[alike] = JointFeatures([each.network for each in loaded.values()], data)
+                        data = features[alike].of(predictor.network)
                     values = predictor.predict(data)
                 table = prediction_rows(panels.iloc[rows], study, values, stage=stage, model=job.model, fold=fold)
                 tables.append(table.drop(columns="distance").assign(alteration=name))

@@ -203,13 +203,17 @@ def _altered(study: Study, facts: recipe_plan.PlanFacts, cases: RunCases, paces:
     if not (alterations and study.evaluation.counterfactual_cases):
         return 0.0
     panels = sum(map(len, chosen_panels(study, cases.cohort.panels, cases.splits).values()))
-    return _predicting(study, facts, paces, panels / facts.folds * (1 + len(alterations)))
+    return _predicting(study, facts, paces, panels / facts.folds * (1 + len(alterations)), passes=1)
 
 
-def _predicting(study: Study, facts: recipe_plan.PlanFacts, paces: Mapping[str, Pace], panels: float) -> float:
-    """The seconds in which each learner of each fold is read and predicts this many panels, one after another."""
-    # two baselines read the features of each encoder
-    predicting = sum(pace.predict for pace in paces.values()) + 2 * relative_cost(facts) * encoding(facts, paces)
+def _predicting(
+    study: Study, facts: recipe_plan.PlanFacts, paces: Mapping[str, Pace], panels: float, *, passes: int = 2
+) -> float:
+    """The seconds in which each learner of each fold is read and predicts this many panels, one after another.
+
+    Two baselines read the features of each encoder, which takes two `passes` unless they share them.
+    """
+    predicting = sum(pace.predict for pace in paces.values()) + passes * relative_cost(facts) * encoding(facts, paces)
     busy = max(pace.busy for pace in paces.values())
     return facts.folds * (panels * predicting + busy * READING * len(study.learners))
 
