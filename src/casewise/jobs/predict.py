@@ -321,7 +321,7 @@ def predict_altered(
             predictor = loaded.get(job.model) or Predictor.from_bundle(bundle)
             learner_panels = study.of_learner(job.model).panels
             for name, dataset in inputs.items():
-                data = dataset(bundle.fitted).arranged(learner_panels)
+                data: Any = dataset(bundle.fitted).arranged(learner_panels)
                 with on_threads(bundle.compute.threads):
                     if job.model in loaded:
                         alike = json.dumps(
