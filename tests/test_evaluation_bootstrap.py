@@ -112,3 +112,11 @@ def test_resamples_of_many_subjects_take_two_bytes_a_subject_and_are_the_same() 
     assert counts.nbytes == 2 * plan.resamples * n_subjects
     assert np.array_equal(counts[:], expected)
     assert np.array_equal(counts @ sums, expected @ sums)
+
+
+def test_counts_of_resamples_may_be_subtracted() -> None:
+    counts = draw(20, Plan(50))
+    plain = counts[:]
+    np.testing.assert_array_equal(counts - 1, plain - 1)
+    np.testing.assert_array_equal(-counts, -plain)
+    assert (counts - 1).min() == -1

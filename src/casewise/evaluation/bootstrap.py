@@ -58,6 +58,10 @@ class _Counts(np.ndarray):
     def __getitem__(self, key: Any) -> Any:
         return self.view(np.ndarray)[key].astype(float)
 
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
+        # a difference of `uint16` would wrap around below 0
+        return getattr(ufunc, method)(*(each[:] if isinstance(each, _Counts) else each for each in inputs), **options)
+
     def __matmul__(self, other: Any) -> Any:
         return np.concatenate([self[rows] @ other for rows in _blocks(*self.shape)])
 
