@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from casewise.splits.grouped import Splits
     from casewise.study.schema import Study
 
-# Fewer epochs than these are not trained, even if they take longer than the budget.
-FEWEST_EPOCHS = 1
+# A network with less time than for these epochs (of most networks twice as many) is left out: it would harm more than
+# it helps, see docs/explanation-plan.md. One that must be trained has at least the fewest, even if they take longer.
+WORTH_EPOCHS, FEWEST_EPOCHS = 4, 1
 # The share of the budget that is aimed at: less on a busy machine, where other programs may begin to do more.
 AIM, BUSY_AIM, BUSY = 0.95, 0.85, 1.5
 # Of evaluation, report and bundle, in seconds of an idle processor: for every run, and for each case.
@@ -73,14 +74,18 @@ class RunCases:
 def within_budget(inputs: RunInputs, jobs: Sequence[Job], job_inputs: JobInputs, outside: int, show: Show) -> Study:
     """The study with as many epochs of its networks as fit into the budget of its plan; unchanged without a plan.
 
+    It has no networks if too few fit.
+
     Args:
         jobs: the networks' jobs, all still to begin unless a forecast is recorded.
         outside: the number of panels of the external cohort.
     """
     study, folder = inputs.study, inputs.folder
     planned = recipe_plan.recorded_plan(study, folder)
-    if planned is None or planned.forecast:
+    if planned is None:
         return study
+    if planned.forecast:
+        return _trained(study, planned.forecast)
     with show.bar("budget") as bar:
         bar(0, 1, "measuring the speed of the networks")
         speed = _measured_speed(inputs, jobs, job_inputs)
@@ -91,21 +96,44 @@ def within_budget(inputs: RunInputs, jobs: Sequence[Job], job_inputs: JobInputs,
     study = study.model_copy(update={"recipe": Recipe.model_validate({**planned.recipe, "auto": True})})
     study = recipe_plan.with_fewer_altered(study, planned.forecast)
     folder.plan_page.write(recipe_plan.as_yaml(study, planned))
-    if planned.forecast:
-        show.line("budget", recipe_plan.forecast_in_words(planned.forecast, planned.facts))
-    return study
+    if not planned.forecast:
+        return study
+    show.line("budget", recipe_plan.forecast_in_words(planned.forecast, planned.facts))
+    return _trained(study, planned.forecast)
+
+
+def _trained(study: Study, forecast: recipe_plan.Forecast) -> Study:
+    """The study without its networks if a forecast leaves them out."""
+    return _without_networks(study) if forecast.reason == "left" else study
+
+
+def _without_networks(study: Study) -> Study:
+    """The study without networks; unchanged if it has no other learner, or if a setting is about a network."""
+    asked = study.pretrain or study.nested_cv or study.images.mask or study.trained != study.networks
+    return study if asked else study.without(study.networks) or study
 
 
 def with_forecast(
     study: Study, planned: recipe_plan.RecipePlan, cases: RunCases, speed: Speed
 ) -> recipe_plan.RecipePlan:
-    """The plan with the epochs that fit into its budget at a speed, and the forecast of the run."""
+    """The plan with the epochs that fit into its budget at a speed, and the forecast of the run.
+
+    Networks for which there is too little time are left out.
+    """
     forecast = _forecast(study, planned.facts, cases, speed)
+    is_stated, others = bool({"epochs", "phases"} & planned.stated.keys()), _without_networks(study)
+    if forecast.epoch > 0 and forecast.epochs < WORTH_EPOCHS and not is_stated and others is not study:
+        recipe = recipe_plan.recipe_of(study, planned.facts, planned.stated, WORTH_EPOCHS)
+        worth = replace(forecast, epochs=sum(phase["epochs"] for phase in recipe["phases"]))
+        left = replace(
+            _forecast(others, planned.facts, cases, speed), epochs=0, reason="left", needed=worth.total / AIM
+        )
+        return replace(planned, recipe=recipe, forecast=left)
     epochs = max(FEWEST_EPOCHS, min(forecast.epochs, recipe_plan.MOST_EPOCHS))
     reason: recipe_plan.Reason = (
         "fewest" if forecast.epochs <= FEWEST_EPOCHS else "most" if epochs == recipe_plan.MOST_EPOCHS else "fit"
     )
-    if {"epochs", "phases"} & planned.stated.keys():
+    if is_stated:
         reason = "stated"
     recipe = recipe_plan.recipe_of(study, planned.facts, planned.stated, epochs)
     trained = sum(phase["epochs"] for phase in recipe["phases"])
@@ -140,17 +168,18 @@ def _measured_speed(inputs: RunInputs, jobs: Sequence[Job], job_inputs: JobInput
 def _forecast(study: Study, facts: recipe_plan.PlanFacts, cases: RunCases, speed: Speed) -> recipe_plan.Forecast:
     """The forecast of the run; `epochs` are half of those that fit, of most networks."""
     before, paces, slow = speed.before, speed.paces, speed.slow
-    if set(paces) != set(study.trained):
+    trainings = [paces[name] for name in study.trained if name in paces]
+    if len(trainings) < len(study.trained):
         return recipe_plan.Forecast(before, 0.0, 0.0, 0.0, FEWEST_EPOCHS, "fewest")
     trained = facts.trained
     predicted = len(cases.cohort.panels) - trained + min(trained, DISTANCE_PANELS)
     # metrics on the training subjects, and the features for a probe
     predicted += trained * (bool(study.classes_of(study.primary_outcome)) + (study.recipe.head == "probe"))
     of_network = facts.folds + (study.final == "refit")
-    count = of_network * len(paces)
+    count = max(1, of_network * len(trainings))
     share = of_network * math.ceil(count / speed.workers) / count * (study.seeds + (study.split.by == "image"))
-    once = share * sum(pace.start + trained * pace.once + predicted * pace.predict for pace in paces.values())
-    epoch = share * sum(trained * pace.epoch for pace in paces.values())
+    once = share * sum(pace.start + trained * pace.once + predicted * pace.predict for pace in trainings)
+    epoch = share * sum(trained * pace.epoch for pace in trainings)
     pretraining = share * _pretraining(cases, paces)
     # only this process computes what follows, not several that share the processor
     alone = {name: replace(pace, predict=pace.predict * slow / pace.busy, busy=slow) for name, pace in paces.items()}
@@ -213,7 +242,9 @@ def _predicting(
 
     Two baselines read the features of each encoder, which takes two `passes` unless they share them.
     """
-    predicting = sum(pace.predict for pace in paces.values()) + passes * relative_cost(facts) * encoding(facts, paces)
+    predicting = sum(paces[name].predict for name in study.trained) + passes * relative_cost(facts) * encoding(
+        facts, paces
+    )
     busy = max(pace.busy for pace in paces.values())
     return facts.folds * (panels * predicting + busy * READING * len(study.learners))
 

@@ -57,7 +57,7 @@ class _Trial:
 
 
 def budget_lines(study: Study, cases: RunCases) -> list[str]:
-    """A warning if the least plan of a study takes longer than its budget, with changes that would keep it."""
+    """A warning if the least plan of a study takes longer than its budget, or has no network, with what would help."""
     if not study.recipe.auto or not study.networks:
         return []
     folds, budget = cases.splits.folds, study.budget
@@ -67,16 +67,21 @@ def budget_lines(study: Study, cases: RunCases) -> list[str]:
         trial = None if _surely_kept(planned, cases) else _tried(planned, cases)
     except CasewiseError:
         return []
-    if trial is None or (forecast := trial.forecast(cases, folds=folds, budget=budget)).total <= budget:
+    if trial is None:
+        return []
+    forecast = trial.forecast(cases, folds=folds, budget=budget)
+    if forecast.total <= budget and forecast.epochs:
         return []
     longest = sorted(recipe_plan.forecast_parts(forecast).items(), key=lambda entry: -entry[1])
     listed = ", ".join(f"{name} {duration(seconds)}" for name, seconds in longest if seconds)
     remedies = list(_remedies(study, cases, trial, quick=budgets.clock() - began < _QUICK))
     text = " or ".join([", ".join(remedies[:-1]), remedies[-1]] if remedies[1:] else remedies)
+    problem = "cannot be kept" if forecast.total > budget else "is too short for a network, so that none is trained"
+    least = "" if forecast.epochs else " without a network"
     return [
-        f"{'WARNING':<10} budget: {duration(budget)} cannot be kept. An estimate from a few images of this study, on "
-        f"this computer, is at least {duration(forecast.total)} ({listed}); the audit and the fit of the baselines "
-        f"come on top. By the same estimate this keeps it: {text}"
+        f"{'WARNING':<10} budget: {duration(budget)} {problem}. An estimate from a few images of this study, on "
+        f"this computer, is at least {duration(forecast.total)}{least} ({listed}); the audit and the fit of the "
+        f"baselines come on top. By the same estimate this keeps it{'' if least == '' else ' with one'}: {text}"
     ]
 
 
@@ -85,7 +90,7 @@ def _surely_kept(study: Study, cases: RunCases) -> bool:
     if study.fusions:
         return False
     facts = recipe_plan.plan_facts(study, cases.cohort, cases.splits, None)
-    recipe = recipe_plan.recipe_of(study, facts, study.recipe.stated, 1)
+    recipe = recipe_plan.recipe_of(study, facts, study.recipe.stated, budgets.WORTH_EPOCHS)
     epochs = sum(phase["epochs"] for phase in recipe["phases"])
     panels, other = cases.cohort.panels, cases.pretraining
     panel = _SLOWEST * study.images.size**2 * float(panels["tiles"].map(len).mean()) / 224**2
@@ -131,15 +136,16 @@ def _remedies(study: Study, cases: RunCases, trial: _Trial, *, quick: bool) -> I
 
 
 def _fits(forecast: recipe_plan.Forecast, budget: float) -> bool:
-    return forecast.total <= AIM * budget
+    return forecast.total <= AIM * budget and forecast.epochs > 0
 
 
 def _smaller(study: Study, cases: RunCases, trial: _Trial) -> int:
     """A smaller size of images whose least plan keeps the budget when it is tried; 0 if there is none."""
     budget, images, folds = study.budget, trial.study.images, cases.splits.folds
     forecast = trial.forecast(cases, folds=folds, budget=budget)
-    networks = forecast.total - forecast.after - trial.seconds * len(cases.cohort.images)
-    left = AIM * budget - (forecast.total - networks)
+    total = max(forecast.total, AIM * forecast.needed)
+    networks = total - forecast.after - trial.seconds * len(cases.cohort.images)
+    left = AIM * budget - (total - networks)
     # the time of networks grows with their pixels
     size = int(images.size * math.sqrt(max(0.0, left) / networks)) // _STRIDE * _STRIDE
     if 2 * size < images.size:

@@ -55,12 +55,13 @@ FEWEST_IMAGES, MOST_IMAGES, CELLS = 10, 600, 16
 # The most encoders of the baselines, the share of the budget that they may take, and how many cores a GPU is worth.
 MOST_ENCODERS, ENCODER_SHARE, GPU = 3, 0.25, 60
 # Why a network has its number of epochs, and the words for it.
-Reason: TypeAlias = Literal["fit", "most", "fewest", "stated"]
+Reason: TypeAlias = Literal["fit", "most", "fewest", "stated", "left"]
 REASONS: dict[Reason, str] = {
     "fit": "as many as fit into the budget",
     "most": "the most of a plan",
     "fewest": "the fewest",
     "stated": "as the study states",
+    "left": "because too few would fit into the budget",
 }
 
 
@@ -107,6 +108,7 @@ class Forecast:
         pretraining: of all networks, on another cohort.
         external, altered: predictions of the external cohort, and of altered images.
         altered_cases: the number of cases whose images are altered, if reduced for the budget; else 0.
+        needed: the budget with which networks that are left out would be trained.
     """
 
     before: float
@@ -119,11 +121,13 @@ class Forecast:
     external: float = 0.0
     altered: float = 0.0
     altered_cases: int = 0
+    needed: float = 0.0
 
     @property
     def decided(self) -> str:
         """The number of epochs, and why as many, in words."""
-        return f"{counted(self.epochs, 'epoch')}, {REASONS[self.reason]}"
+        trained = counted(self.epochs, "epoch") if self.epochs else "no network"
+        return f"{trained}, {REASONS[self.reason]}"
 
     @property
     def training(self) -> float:
@@ -478,7 +482,10 @@ def in_words(study: Study, planned: RecipePlan) -> str:
     most = "" if planned.forecast or {"epochs", "phases"} & planned.stated.keys() else "at most "
     trained = f"{most}{counted(epochs, 'epoch')}{several}"
     encoders = f"; encoders {names_text(facts.encoders)}" if facts.encoders else ""
-    text = f"planned: {', '.join([*study.networks, trained + frozen, head, *variation])}{encoders}; for {of}{stated}"
+    networks = [*study.networks, trained + frozen, head, *variation]
+    if planned.forecast and planned.forecast.reason == "left":
+        networks = [f"no network, since a budget for {trained} of one would be {duration(planned.forecast.needed)}"]
+    text = f"planned: {', '.join(networks)}{encoders}; for {of}{stated}"
     return f"{text}; {forecast_in_words(planned.forecast, facts)}" if planned.forecast else text
 
 
@@ -488,12 +495,16 @@ def forecast_in_words(forecast: Forecast, facts: PlanFacts) -> str:
         unknown = "the speed of the networks could not be measured, so the run may take longer than the budget"
         return f"{forecast.decided}: {unknown}"
     parts = forecast_parts(forecast)
+    decided = forecast.decided
+    if forecast.reason == "left":
+        decided = f"{decided} ({duration(forecast.needed)} would be enough; `recipe: {{epochs: …}}` trains one anyway)"
     over, takes = forecast.total - facts.budget, [name for name, seconds in parts.items() if seconds]
     if over > 0:
         takes.sort(key=lambda name: -parts[name])
     listed = ", ".join(f"{name} {duration(parts[name])}" for name in takes)
     more = f", {duration(over)} more than the budget" if over > 0 else ""
-    return f"{forecast.decided}; expected before the networks were trained: {duration(forecast.total)}{more} ({listed})"
+    expected = "expected" if forecast.reason == "left" else "expected before the networks were trained"
+    return f"{decided}; {expected}: {duration(forecast.total)}{more} ({listed})"
 
 
 def forecast_parts(forecast: Forecast) -> dict[str, float]:

@@ -68,6 +68,7 @@ def train(inputs: RunInputs, show: Show) -> tuple[RunInputs, pd.DataFrame]:
     if networks:
         study, jobs, job_inputs = _in_time(inputs, jobs, job_inputs, external, fingerprint, show)
         networks = _by_steps(jobs)[1]
+    if networks:
         start = time.monotonic()
         with show.bar("networks") as bar:
             tell = following(study, folder, lambda done, text: bar(done, len(networks), text))
@@ -217,7 +218,7 @@ def _without_failed(
             reason = failures[job.name].message.removeprefix(f"{job.name}: ")
             failed.setdefault(job.model, {})[str(job.fold + 1)] = reason
     reduced = study.without(failed)
-    if reduced is None:
+    if reduced is None or not reduced.networks:
         raise TrainingError(summary_of(failures, len(networks)))
     folder.left_out.write({"networks": failed})
     folder.study.write(reduced.model_dump(mode="json"))

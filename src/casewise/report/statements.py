@@ -12,6 +12,7 @@ from typing import Any
 
 from casewise.audit.findings import Audit
 from casewise.audit.sentences import untested
+from casewise.console import duration
 from casewise.evaluation.headline import FITTED
 from casewise.evaluation.intervals import ROUGH_BELOW
 from casewise.evaluation.results import AlteredAnswers, Note
@@ -230,6 +231,13 @@ def networks_left_out(context: ReportContext) -> Found:
     return "bad", f"Could not be trained, and not in these results: {names}.", "training"
 
 
+def _no_network(context: ReportContext) -> Found:
+    if (note := _note(context, "no_time_for_networks")) is None:
+        return None
+    times = f"{duration(note['budget'])}, and about {duration(note['needed'])} would have been needed"
+    return "open", f"No network was trained, only models on frozen features: there were {times}.", "training"
+
+
 def _classes_missing(context: ReportContext) -> Found:
     missing = missing_classes(context.splits)
     return ("bad", f"{capital('; '.join(missing))}.", "") if missing else None
@@ -338,6 +346,7 @@ KINDS: dict[str, Callable[[ReportContext], Found]] = {
         stopped_on_fold,
         _classes_missing,
         networks_left_out,
+        _no_network,
         audited,
         altered,
         few_subjects,

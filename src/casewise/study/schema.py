@@ -270,7 +270,7 @@ class Study(StudyModel):
     def without(self, networks: Collection[str]) -> Study | None:
         """The study without some of its networks, whose other learners are the same; None if there is none.
 
-        There is none without any network, and where the name of a network depends on one that is left out.
+        There is none without any learner, and where the name of a network depends on one that is left out.
         """
         kept = [name for name in self.networks if name not in networks]
         # by default the encoder depends on the backbones
@@ -282,7 +282,7 @@ class Study(StudyModel):
             weights = {name: value for name, value in weights.items() if name in backbones}
         reduced = self.model_copy(update={"backbones": kept, "encoders": encoders, "weights": weights})
         same = reduced.learners == [name for name in self.learners if name not in networks]
-        return reduced if kept and same else None
+        return reduced if same and reduced.learners else None
 
     @property
     def fusions(self) -> list[str]:
