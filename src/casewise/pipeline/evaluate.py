@@ -216,9 +216,9 @@ def outcomes(study: Study, predictions: pd.DataFrame) -> Outcomes:
 
 def _left_out(folder: RunFolder) -> list[stored.Note]:
     """The networks that could not be trained, with the reason for each fold; and whether there was no time for any."""
-    record, planned = folder.left_out.read_if_exists(), folder.recipe_plan.read_if_exists()
+    record, planned = folder.left_out.read_if_exists(), folder.recipe_plan.read_if_exists() or {}
     notes = [caveat("networks_left_out", networks=record["networks"])] if record else []
-    forecast = (planned or {}).get("forecast") or {}
+    forecast = planned.get("forecast") or {}
     if forecast.get("reason") == "left":
         notes.append(caveat("no_time_for_networks", budget=planned["facts"]["budget"], needed=forecast["needed"]))
     return notes
