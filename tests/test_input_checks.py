@@ -18,6 +18,9 @@ from casewise.inference.input_checks import GRID, NAMES, Measures, Training, fit
 from casewise.inference.look import EarlyMaps
 from casewise.inference.model import load_bundle
 from casewise.inference.output_table import predict_to_file
+from casewise.modalities.store.preparation import Preparation
+from casewise.modalities.store.store_builder import prepare
+from casewise.models.threads import on_threads
 from casewise.run import Run
 from tests.test_cli import casewise
 
@@ -207,6 +210,24 @@ def test_images_of_any_shape_have_as_many_statistics() -> None:
     maps = EarlyMaps(build_network("mobilenet_v2", 1))
     shapes = [(224, 224), (96, 128), (128, 96), (90, 224)]  # of 96 × 128 one map has as many rows as channels
     assert {len(maps.statistics(np.zeros((3, *shape), np.uint8))) for shape in shapes} == {112}
+
+
+def test_statistics_of_images_do_not_depend_on_the_number_of_threads(tmp_path: Path) -> None:
+    from casewise.models.backbones import build_network
+
+    paths = [tmp_path / f"{number}.png" for number in range(3)]
+    for number, path in enumerate(paths):
+        Image.fromarray(np.random.default_rng(number).integers(0, 255, (60, 48), np.uint8)).save(path)
+    store, maps = prepare(paths, Preparation(size=64), tmp_path / "tiles"), EarlyMaps(build_network("mobilenet_v2", 1))
+    statistics = []
+    for threads in (1, 2, 3):
+        with on_threads(threads):
+            measured = checks.measure(store, range(3), maps).maps
+        assert measured is not None
+        assert measured.shape == (3, 112)
+        statistics.append(measured)
+    assert np.array_equal(statistics[0], statistics[1])
+    assert np.array_equal(statistics[0], statistics[2])
 
 
 def batch_of(random: Any, subjects: int, **shifts: float) -> pd.DataFrame:

@@ -34,6 +34,7 @@ from casewise.inference.drift import FAR_SHARE, TEXTURE, WORDS, Batch, Quantiles
 from casewise.inference.look import EarlyMaps, Look, LookFacts
 from casewise.modalities.store.readers import read_image
 from casewise.modalities.store.store import TileStore
+from casewise.models.threads import on_threads
 
 if TYPE_CHECKING:
     from casewise.inference.new_cases import NewCases
@@ -94,8 +95,8 @@ def measure(store: ImageStore, rows: Sequence[int], maps: EarlyMaps | None = Non
     values = np.array([numbers for numbers, _ in measured], dtype=float).reshape(-1, len(NAMES))
     grids = np.array([grid for _, grid in measured], dtype=float).reshape(-1, GRID, GRID)
     of_file = store.index.iloc[list(rows)][["bytes", "width", "height"]].to_numpy(dtype=float).clip(min=1)
-    # one by one, because each image is computed on all cores
-    statistics = np.array([maps.statistics(_content(store, row)) for row in rows]) if maps else None
+    with on_threads(1):  # small maps, for which threads would mostly wait for each other
+        statistics = np.array([maps.statistics(_content(store, row)) for row in rows]) if maps else None
     return Measures(values, grids, np.log2(of_file[:, 0] / of_file[:, 1] / of_file[:, 2]), statistics)
 
 
