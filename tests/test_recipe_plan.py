@@ -14,10 +14,12 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import casewise
+from casewise.console import Silent
 from casewise.errors import RunError, StudyError
 from casewise.jobs.execution import measured_paces
 from casewise.modalities.photographs.modality import planned_size
 from casewise.models.encoders import build_encoder, encoder_facts
+from casewise.pipeline.read import validate
 from casewise.pipeline.recipe_plan import (
     Forecast,
     PlanFacts,
@@ -325,3 +327,14 @@ def test_epochs_fit_into_the_budget_and_a_continued_run_keeps_them(
     for fold in range(2):
         first, second = (load_file(run.job("cnn", fold).weights.path) for run in (folder, whole))
         assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_validate_names_the_encoders_of_a_plan(tmp_path: Path, chests: Path) -> None:
+    text = f"{STUDY.format(cohort=chests).replace('weights: random', 'weights: pretrained')}weights_dir: {tmp_path}\n"
+    (tmp_path / "study.yaml").write_text(text)
+    for name in ("mobilenet_v2", "squeezenet1_1"):
+        state = build_encoder(encoder_facts(name, tmp_path), 64).network.body.state_dict()
+        save_file({key: value.contiguous() for key, value in state.items()}, tmp_path / f"{name}.safetensors")
+    lines = [line for line in validate(read_study(tmp_path / "study.yaml"), Silent()) if line.startswith("encoder")]
+    assert [line.split()[1] for line in lines[:2]] == ["mobilenet_v2:", "squeezenet1_1:"]
+    assert "vit_small_patch14_dinov2.lvd142m" in "".join(lines[2:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,7 +24,7 @@ from casewise.pipeline.budget import RunCases
 from casewise.pipeline.budget_check import budget_lines
 from casewise.pipeline.external import check_names_apart, described, doubtful_names, read_external, read_pretraining
 from casewise.pipeline.hooks import run_hooks
-from casewise.pipeline.recipe_plan import stated_in_words
+from casewise.pipeline.recipe_plan import NOT_HERE, plan_facts, stated_in_words
 from casewise.run_folder import RunFolder
 from casewise.splits import grouped
 from casewise.splits.grouped import Splits, read_splits, write_splits
@@ -261,7 +262,10 @@ def validate(study: Study, show: Show) -> list[str]:
     lines = number_lines(splits)
     lines += _side_lines(study, splits, cohort.panels, panels=len(cohort.images) == len(table.images))
     lines += [f"{'WARNING':<10} {sentence}" for sentence in missing_classes(splits.record)]
-    lines += [*weight_lines(study), *encoder_lines(study), *origin_lines(study)]
+    facts = plan_facts(study, table, splits, None) if study.recipe.auto and study.networks else None
+    read_by = study.model_copy(update={"encoders": facts.encoders}) if facts else study
+    lines += [*weight_lines(study), *encoder_lines(read_by), *origin_lines(read_by)]
+    lines += _other_encoder_lines(facts.other_encoders) if facts else []
     if study.trained:
         lines.append(f"{'recipe':<10} {stated_in_words(study)}")
         first = (pretraining[0], len(pretraining[1].panels)) if pretraining else None
@@ -294,6 +298,16 @@ def encoder_lines(study: Study) -> list[str]:
     """
     weights = first_weights(study, [FEATURES] if FEATURES in study.learners else [])
     return [f"{'encoder':<10} {first.name}: {first.clause()}" for first in weights]
+
+
+def _other_encoder_lines(others: Mapping[str, str]) -> list[str]:
+    """A line on known encoders that a plan would try if they were on this computer."""
+    absent = {name: why.removeprefix(f"{NOT_HERE}; ") for name, why in others.items() if why.startswith(NOT_HERE)}
+    open_ones = [name for name, access in absent.items() if access.startswith("open")]
+    asked = [name for name in absent if name not in open_ones]
+    texts = [f"{names_text(open_ones, 5)}; `encoders: [NAME, …]` downloads them"] if open_ones else []
+    texts += [f"{names_text(asked, 5)}; their owners ask for an account, see `plan.yaml`"] if asked else []
+    return [f"{'encoder':<10} {NOT_HERE}: {text}" for text in texts]
 
 
 def origin_lines(study: Study) -> list[str]:

@@ -54,6 +54,7 @@ NO_UPRIGHT = 0.9
 FEWEST_IMAGES, MOST_IMAGES, CELLS = 10, 600, 16
 # The most encoders of the baselines, the share of the budget that they may take, and how many cores a GPU is worth.
 MOST_ENCODERS, ENCODER_SHARE, GPU = 3, 0.25, 60
+NOT_HERE = "not on this computer"
 # Why a network has its number of epochs, and the words for it.
 Reason: TypeAlias = Literal["fit", "most", "fewest", "stated", "left"]
 REASONS: dict[Reason, str] = {
@@ -338,7 +339,7 @@ def _why_not_here(encoder: KnownEncoder, study: Study) -> str:
     """Why a plan cannot use the weights of an encoder; empty if it can."""
     weights = FirstWeights(encoder.name, folder=study.weights_dir)
     if not weights.is_present:
-        return f"not on this computer; {encoder.access or 'open'} ({encoder.licence})"
+        return f"{NOT_HERE}; {encoder.access or 'open'}, {encoder.licence}"
     try:
         weights.clause()
     except WeightsError as error:  # nobody asked for this encoder, so that its file stops no run
