@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from casewise.errors import TrainingError
-from casewise.modalities.dataset import FeatureData
+from casewise.modalities.dataset import FeatureData, epoch_batches
 from casewise.models.backbones import Network, build_network
 from casewise.models.outputs import Output, width_of
 from casewise.study.model import mixed_seed
 from casewise.study.schema import Recipe
+from casewise.training.checkpoint import load_state
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.frozen_features import UpperLayers
 from casewise.training.loop import Fitted, Training, TrainingContext, fit
@@ -150,6 +151,25 @@ def test_a_loss_that_is_not_finite_is_an_error(
     data[stopping].truth[:] = data[stopping].truth.nan_to_num()
     with pytest.raises(TrainingError, match=said):
         fit(UpperLayers(network), Recipe(batch_size=4, epochs=3), *data, context_of(tmp_path / "a", outputs, keep=keep))
+
+
+def test_a_loss_that_is_not_finite_leaves_the_state_of_the_epoch_before(tmp_path: Path) -> None:
+    outputs = (EXTENT,)
+    network = network_of(outputs)
+    data, rows = features(ROWS, outputs, network.width), range(4)
+
+    def break_rows(*_: Any) -> None:
+        data.features[[7, 9]] = torch.inf
+
+    context = context_of(tmp_path / "a", outputs, save_every=0.0, tell=break_rows, keep="last")
+    batches = epoch_batches(ROWS, 4, context.seed, 1)
+    number = next(number for number, rows in enumerate(batches) if {7, 9} & {*rows})
+    case = next(row for row in batches[number] if row in (7, 9))
+    with pytest.raises(TrainingError, match=rf"epoch 2, batch {number + 1} .*S{case}/1"):
+        fit(UpperLayers(network), Recipe(batch_size=4, epochs=3), data, data.subset(rows), context)
+    state = load_state(context.files.state.path)
+    assert [entry["epoch"] for entry in state["history"]] == [0]
+    assert all(values.isfinite().all() for values in state["network"].values())
 
 
 def test_a_linear_head_takes_one_thread_and_gives_the_others_back(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ class Batches(ABC):
 
     @abstractmethod
     def training_batch(self, rows: list[int], generator: Generator, device: torch.device) -> tuple[Tensor, Tensor]:
-        """The input of a training step, such as augmented panels (B, C, H, W) in 0–1, and its truth (B, T)."""
+        """The input of a training step, such as panels (B, C, H, W) in 0–1, and its truth (B, T) on the CPU."""
 
     @abstractmethod
     def views(self) -> tuple[Tensor, Tensor]:
@@ -159,7 +159,7 @@ class FeatureData(Batches):
 
     def training_batch(self, rows: list[int], generator: Generator, device: torch.device) -> tuple[Tensor, Tensor]:
         """Features (B, ...), copies in 0–1, and their truth (B, T)."""
-        return self._of(torch.tensor(rows), device), self.truth[rows].to(device)
+        return self._of(torch.tensor(rows), device), self.truth[rows]
 
     def views(self) -> tuple[Tensor, Tensor]:
         """All views, and the panel of each."""
@@ -242,7 +242,7 @@ class PanelData(PanelDataset):
         slots = torch.tensor([draw(self.tiles[r], self.settings, generator) for r in rows])
         store, settings = self.store, self.settings
         panels = augmented(store, slots, settings, generator, shapes=self.shapes, device=device, masks=self.masks)
-        return panels, self.truth[rows].to(device)
+        return panels, self.truth[rows]
 
     @property
     def masked(self) -> bool:

@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from casewise.cohort.table import names_text
 from casewise.errors import SplitError, TrainingError
 from casewise.modalities.dataset import Batches, epoch_batches, standard, steps_of
+from casewise.modalities.device import to_device
 from casewise.models.backbones import Network, keep_statistics, set_momentum
 from casewise.models.outputs import Output, hits, raw_columns
 from casewise.models.shared_parts import forward, mean_over_views
@@ -113,7 +114,8 @@ class Training:
         self.recipe, self.data, self.context = recipe, train, context
         if recipe.batch_norm_momentum:
             set_momentum(network, recipe.batch_norm_momentum)
-        self.weights = class_weights(train.truth, context.outputs) if recipe.imbalance == "weights" else None
+        weighted = recipe.imbalance == "weights"
+        self.weights = [w.to(self.device) for w in class_weights(train.truth, context.outputs)] if weighted else None
         drawn = recipe.imbalance == "sampling" or (
             context.sources and any(output.classes for output in context.outputs)
         )
@@ -152,8 +154,7 @@ class Training:
     def step(self, rows: list[int], epoch: int, number: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Take a step of the optimiser; return the loss, the raw outputs, the labels, and the loss's part of masks.
 
-        Raises:
-            TrainingError: the loss is not finite.
+        The labels are on the CPU, the others on the device, for which the host does not wait.
         """
         seed = self.context.seed
         # `torch.manual_seed` also formats its call stack, which takes as long as the step of a head
@@ -163,7 +164,7 @@ class Training:
         panels, truth = self.data.training_batch(rows, generator, self.device)
         share, others = self._mixing(len(panels), generator, epoch, number)
         if share:
-            panels = panels.lerp(panels[others], share)
+            panels = panels.lerp(panels[to_device(others, self.device)], share)
         with self._precision():
             panels, masks = panels.tensor_split((-2,), dim=1) if self.data.masked else (panels, panels)
             panels = panels.to(memory_format=self.format) if panels.ndim == 4 else panels
@@ -176,13 +177,6 @@ class Training:
             if self.data.masked:
                 of_masks = self.recipe.mask_loss * self.network.body.mask_loss(logits, masks)
                 loss = loss + of_masks
-        if not torch.isfinite(loss):
-            names = list(dict.fromkeys(self.data.names[row] for row in rows if self.data.names))
-            raise TrainingError(
-                f"the loss is no longer a number in epoch {epoch + 1}, batch {number + 1} "
-                f"(cases {names_text(names, CASES_SHOWN) or 'not named'}). Lower recipe.lr (now {self.recipe.lr:g}), "
-                "or look at these images"
-            )
         self.optimizer.zero_grad()
         loss.backward()
         if self.recipe.clip_gradients:
@@ -201,32 +195,37 @@ class Training:
         return min(share, 1 - share), torch.randperm(rows, generator=generator)
 
     def loss(self, raw: Tensor, truth: Tensor, *, plain: bool = False) -> Tensor:
-        """Mean over targets of the loss on recorded labels; `plain` without label smoothing and class weights."""
+        """Mean loss over targets on labels (B, T) of the CPU; `plain` without label smoothing and class weights."""
         scaling = Scaling(self.network.target_mean, self.network.target_std)
         return loss_of(raw, truth, self.context.outputs, self.recipe, scaling, weights=self.weights, plain=plain)
 
     def run_epoch(self, stop: Batches) -> None:
-        """Train and evaluate one epoch, and add it to the history; the best one's weights are kept."""
-        epoch, recipe = len(self.history), self.recipe
+        """Train and evaluate one epoch, and add it to the history; the best one's weights are kept.
+
+        Raises:
+            TrainingError: a loss of the epoch is not finite; there is no state to continue from.
+        """
+        epoch, recipe, batches = len(self.history), self.recipe, self.batches(len(self.history))
         results = []
-        for number, rows in enumerate(self.batches(epoch)):
+        for number, rows in enumerate(batches):
             if recipe.schedule == "cosine":
                 self.set_rates(cosine_share(recipe, epoch, number, self.steps))
             results.append(self.step(rows, epoch, number))
         losses, raw, truth, of_masks = zip(*results, strict=True)
+        mean_loss = self._mean_of_finite(torch.stack(losses), batches)
         masks = float(torch.stack(of_masks).mean())
         # Batches of evaluation need other blocks than steps; faulting these in again costs a third of a step.
         if self.steps >= STEPS_TO_TRIM and len(stop) > recipe.batch_size and not _is_linear(self.network):
             give_memory_back()
-        predicted, stop_truth = self._predicted(stop), stop.truth.to(self.device)
-        loss = float(self.loss(predicted, stop_truth, plain=True))
+        predicted = self._predicted(stop)
+        loss = float(self.loss(predicted, stop.truth, plain=True))
         # of the body's last layers, or of the head if it is trained alone; earlier groups may have smaller rates
         rate = float(self.optimizer.param_groups[-2:][0]["lr"])
-        entry = {"epoch": epoch, "train_loss": float(torch.stack(losses).mean()) - masks, "stop_loss": loss, "lr": rate}
+        entry = {"epoch": epoch, "train_loss": mean_loss - masks, "stop_loss": loss, "lr": rate}
         entry |= {"mask_loss": masks} if self.data.masked else {}
-        right = {"train_accuracy": hits(torch.cat(raw), torch.cat(truth), self.context.outputs)}
+        right = {"train_accuracy": hits(torch.cat(raw), torch.cat(truth).to(self.device), self.context.outputs)}
         if recipe.early_stopping.monitor != "none":
-            right["stop_accuracy"] = hits(predicted, stop_truth, self.context.outputs)
+            right["stop_accuracy"] = hits(predicted, stop.truth.to(self.device), self.context.outputs)
         counts = {name: count.tolist() for name, count in right.items() if count is not None}
         self.history.append(entry | {name: hit / count for name, (hit, count) in counts.items() if count})
         if loss < self.best_loss:
@@ -235,6 +234,19 @@ class Training:
                 self.best = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
         if recipe.schedule == "plateau":
             self.plateau.step(loss)
+
+    def _mean_of_finite(self, losses: Tensor, batches: list[list[int]]) -> float:
+        """The mean of an epoch's losses, read once an epoch, because the host waits for the device to read them."""
+        finite = losses.isfinite().tolist()
+        if not all(finite):
+            number = finite.index(False)
+            names = list(dict.fromkeys(self.data.names[row] for row in batches[number] if self.data.names))
+            raise TrainingError(
+                f"the loss is no longer a number in epoch {len(self.history) + 1}, batch {number + 1} "
+                f"(cases {names_text(names, CASES_SHOWN) or 'not named'}). Lower recipe.lr (now {self.recipe.lr:g}), "
+                "or look at these images"
+            )
+        return float(losses.mean())
 
     @torch.no_grad()
     def _predicted(self, data: Batches) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from casewise.modalities.device import to_device
 from casewise.models.outputs import NetworkKind, Output, Scored, class_counts, raw_columns, split_raw
 from casewise.study.schema import Recipe
 
@@ -32,21 +33,24 @@ def loss_of(
     weights: Sequence[Tensor] | None = None,
     plain: bool = False,
 ) -> Tensor:
-    """The mean loss over targets of scored rows.
+    """The mean loss over targets of scored rows; the host does not wait for the device of the outputs.
 
     Args:
         raw: (B, W) the network's outputs, for numbers in the targets' units.
-        truth: (B, T), NaN where not scored; class numbers for classes and grades.
+        truth: (B, T) on the CPU, NaN where not scored; class numbers for classes and grades.
         scaling: of the network's outputs.
         weights: for each target (K,) weights of its classes (empty for numbers).
         plain: without label smoothing and class weights, as for early stopping.
     """
     by_kind: dict[NetworkKind, list[Scored]] = {}
     by_target = zip(outputs, split_raw(raw, outputs), raw_columns(outputs), strict=True)
+    scored, labels = ~truth.isnan(), to_device(truth, raw.device)
     for column, (output, target_raw, columns) in enumerate(by_target):
         weight = weights[column] if weights is not None and not plain else None
-        scored = Scored(output, target_raw, truth[:, column], scaling.mean[columns], scaling.std[columns], weight)
-        by_kind.setdefault(output.network_kind, []).append(scored)
+        chosen = None if scored[:, column].all() else to_device(scored[:, column].nonzero()[:, 0], raw.device)
+        mean, std = scaling.mean[columns], scaling.std[columns]
+        target = Scored(output, target_raw, labels[:, column], mean, std, weight, chosen)
+        by_kind.setdefault(output.network_kind, []).append(target)
     settings = recipe.model_copy(update={"label_smoothing": 0.0}) if plain else recipe
     total = raw.new_zeros(())
     for kind in sorted(by_kind, key=lambda kind: kind.last):

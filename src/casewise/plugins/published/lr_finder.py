@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -67,10 +68,10 @@ def _swept(
     )
     for rate, (epoch, number, rows) in zip(rates, batches, strict=False):
         training.set_rates(float(rate))
-        try:
-            losses.append(float(training.step(rows, epoch, number)[0]))
-        except TrainingError:
+        loss = float(training.step(rows, epoch, number)[0])
+        if not math.isfinite(loss):
             break
+        losses.append(loss)
         # the median of the last three, because a single batch may be an outlier
         if np.median(losses[-3:]) > DIVERGED * min(losses) + 1:
             break

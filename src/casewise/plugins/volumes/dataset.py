@@ -118,7 +118,7 @@ class SliceData(PanelDataset):
         drawn = torch.rand(len(rows), 3, generator=generator)
         if self.bags:
             panels = self._drawn_bags([self.cases[row] for row in rows], drawn[:, 1:], generator)
-            return panels.to(device), self.truth[rows].to(device)
+            return panels.to(device), self.truth[rows]
         starts = []
         for row, chance in zip(rows, drawn[:, 0].tolist(), strict=True):
             windows = self._windows(self.cases[row])
@@ -128,7 +128,7 @@ class SliceData(PanelDataset):
         panels = fold(tiles, self.settings)
         if self.drop:
             panels = drop_sequences(panels, self.drop, generator)
-        return panels.to(device), self.truth[rows].to(device)
+        return panels.to(device), self.truth[rows]
 
     def views(self) -> tuple[Tensor, Tensor]:
         """Every case as windows (V, 2), case and first slice, and (V,) the row each belongs to.
