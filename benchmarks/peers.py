@@ -4,10 +4,10 @@
     python benchmarks/peers.py --runs FOLDER --record
 
 fastai is used as its users do: `vision_learner`, `fine_tune(5)` (users.py). scikit-learn: `StandardScaler` and a linear
-model on the pooled features of a frozen MobileNetV2. Classes: `LogisticRegression`, whose C has the highest
-log-likelihood in inner folds; numbers: `Ridge`, whose alpha has the smallest absolute error. Inner folds keep the
-images of a subject together. Both peers start from the same weights and train on the same subjects as the run.
-Predictions are kept in `--out`/NAME/TARGET as CSV and not made again. Figures are printed, never asserted.
+model on the pooled features of the encoders of the planned run, side by side. Classes: `LogisticRegression`, whose C
+has the highest log-likelihood in inner folds; numbers: `Ridge`, whose alpha has the smallest absolute error. Inner
+folds keep the images of a subject together. Peers start from the same weights and train on the same subjects as the
+run. Predictions are kept in `--out`/NAME/TARGET as CSV and not made again. Figures are printed, never asserted.
 
 fastai and AutoGluon are refused where they had less than `FAIR` of a core, because their limit of time would be unfair.
 Several packs at a time need a core each: `taskset -c 1 python benchmarks/peers.py skin`.
@@ -27,11 +27,11 @@ The images, folds and subjects are those of [the planned runs](auto.md). fastai:
 the same weights, `Resize(224)`, `aug_transforms()`, and `fine_tune` with as many epochs as fit into the time of the
 planned run, from 1 to 30 (in brackets), or one on a random share of the images where no whole one fits; an epoch was
 measured on the first fold. `aug_transforms()` mirrors images, so that fastai cannot learn a side. scikit-learn:
-`StandardScaler` and `LogisticRegression` (numbers: `Ridge`) on the pooled features of the frozen MobileNetV2, with the
-penalty chosen in four inner folds by subject. For grades both predict the most probable one. On a test set, each peer
-is trained once on all other subjects. AutoGluon: `MultiModalPredictor` with its defaults, the same network and weights,
-and the time of the planned run as its limit. The slices of scans are images with the label of their case, and
-predictions of a case are averaged.
+`StandardScaler` and `LogisticRegression` (numbers: `Ridge`) on the pooled features of the encoders of the planned run
+(their number is in brackets), with the penalty chosen in four inner folds by subject. For grades both predict the most
+probable one. On a test set, each peer is trained once on all other subjects. AutoGluon: `MultiModalPredictor` with its
+defaults, the same network and weights, and the time of the planned run as its limit. The slices of scans are images
+with the label of their case, and predictions of a case are averaged.
 
 Out of fold, the weights of the planned mean are fitted on predictions for the other folds by networks that had this
 fold's subjects among their training cases, which is slightly to its advantage; on a test set they are not.
@@ -103,6 +103,7 @@ class Planned:
         table: see `table_of`.
         reference: the rows of the predictions table of its headline, at `stage`.
         seconds: of training, summed over learners and folds.
+        encoders: the networks whose features its baselines read.
     """
 
     study: Study
@@ -110,6 +111,7 @@ class Planned:
     reference: pd.DataFrame
     stage: str
     seconds: float
+    encoders: Sequence[str] = ("mobilenet_v2",)
 
     @property
     def target(self) -> str:
@@ -125,7 +127,7 @@ def planned_run(folder: Path, target: str) -> Planned:
     chosen = choose(run, target=target or None)
     folds = {name: TEST if side == "test" else int(side) for name, side in run.files.splits.read()["subjects"].items()}
     table = table_of(run.study, run.files.cohort.read(), folds, chosen.target)
-    return Planned(run.study, table, chosen.rows, chosen.stage, auto.training_seconds(run))
+    return Planned(run.study, table, chosen.rows, chosen.stage, auto.training_seconds(run), run.study.encoders)
 
 
 def record(runs: Path) -> None:
@@ -145,6 +147,7 @@ def record(runs: Path) -> None:
             "stage": planned.stage,
             "learner": rows["model"].iloc[0],
             "seconds": planned.seconds,
+            "encoders": list(planned.encoders),
             "keys": json_hash("\n".join(rows["key"])),
             "split": split_of(planned.table),
         }
@@ -200,7 +203,9 @@ def planned_before(name: str, options: argparse.Namespace) -> Planned:
     if names:
         shares = recorded[f"{name}_p"].astype(float)
         rows = rows.assign(**{f"p{n}": shares[:, n] for n in range(len(names))})
-    return Planned(study, table, rows.reset_index(drop=True), facts["stage"], facts["seconds"])
+    # pages before several encoders were planned do not name them
+    encoders = facts.get("encoders", ["mobilenet_v2"])
+    return Planned(study, table, rows.reset_index(drop=True), facts["stage"], facts["seconds"], encoders)
 
 
 def table_of(study: Study, cohort: pd.DataFrame, side: Mapping[str, int], target: str) -> pd.DataFrame:
@@ -236,23 +241,43 @@ def read_or_make(file: Path, settings: dict[str, Any], make: Callable[[], Predic
     return pd.read_csv(file, dtype=dict.fromkeys(TEXT, str)), record["seconds"]
 
 
-def features(paths: Sequence[str], weights: Path) -> np.ndarray:
-    """The pooled features (N, 1280) `float32` of a frozen MobileNetV2; paths have no leading slash."""
+def encoder(name: str, weights: Path) -> tuple[Any, tuple[Any, Any]]:
+    """A frozen network without its last layer, as users of torchvision and timm make it, and its mean and deviation."""
+    from torch import nn
+
+    file = weights / f"{name}.safetensors"
+    if name == "mobilenet_v2":
+        from safetensors.torch import load_file
+        from torchvision import models
+
+        network = models.mobilenet_v2(weights=None)
+        network.load_state_dict(load_file(file))
+        return nn.Sequential(network.features, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval(), users.IMAGENET
+    import timm
+
+    size = {"img_size": users.SIDE} if name.startswith("vit") else {}
+    network = timm.create_model(
+        name, pretrained=True, num_classes=0, pretrained_cfg_overlay={"file": str(file)}, **size
+    )
+    config = timm.data.resolve_model_data_config(network)
+    return network.eval(), (config["mean"], config["std"])
+
+
+def features(paths: Sequence[str], encoders: Sequence[str], weights: Path) -> np.ndarray:
+    """The pooled features (N, W) `float32` of frozen networks, side by side; paths have no leading slash."""
     import torch
     from PIL import Image
-    from safetensors.torch import load_file
-    from torchvision import models, transforms
+    from torchvision import transforms
 
-    network = models.mobilenet_v2(weights=None)
-    network.load_state_dict(load_file(str(weights)))
-    network.eval()
-    sized, normal = transforms.Resize((users.SIDE, users.SIDE)), transforms.Normalize(*users.IMAGENET)
-    steps = transforms.Compose([sized, transforms.ToTensor(), normal])
+    sized = transforms.Compose([transforms.Resize((users.SIDE, users.SIDE)), transforms.ToTensor()])
+    networks = [encoder(name, weights) for name in encoders]
     values = []
     with torch.inference_mode():
         for start in range(0, len(paths), users.BATCH):
-            images = [steps(Image.open(f"/{path}").convert("RGB")) for path in paths[start : start + users.BATCH]]
-            values.append(network.features(torch.stack(images)).mean(dim=(2, 3)).numpy())
+            some = paths[start : start + users.BATCH]
+            images = torch.stack([sized(Image.open(f"/{path}").convert("RGB")) for path in some])
+            blocks = [network(transforms.Normalize(*normal)(images)) for network, normal in networks]
+            values.append(torch.cat(blocks, dim=1).numpy())
     return np.concatenate(values)
 
 
@@ -309,10 +334,12 @@ def out_of_fold(table: pd.DataFrame, values: np.ndarray, folds: Sequence[int], *
     return every if numbers else every.fillna({f"p_{name}": 0.0 for name in set(labels)})
 
 
-def of_scikit_learn(table: pd.DataFrame, folds: Sequence[int], weights: Path, *, numbers: bool) -> Predicted:
+def of_scikit_learn(
+    table: pd.DataFrame, folds: Sequence[int], encoders: Sequence[str], weights: Path, *, numbers: bool
+) -> Predicted:
     """Predictions of the held-out images of `folds`, and the seconds they took."""
     start = time.perf_counter()
-    values = features(table["path"].tolist(), weights)
+    values = features(table["path"].tolist(), encoders, weights)
     return out_of_fold(table, values, folds, numbers=numbers), time.perf_counter() - start
 
 
@@ -420,18 +447,19 @@ def compared(rows: dict[str, pd.DataFrame], study: Study, target: str) -> dict[s
     return figures
 
 
-def peers_of(
-    table: pd.DataFrame, stage: str, folder: Path, options: argparse.Namespace, *, numbers: bool, planned: float
-) -> dict[str, Predicted]:
-    """The predictions and seconds of every requested peer, kept in `folder`; `planned` are those of the planned run."""
-    weights, folds = options.weights / "mobilenet_v2.safetensors", held_out(table, stage)
+def peers_of(run: Planned, folder: Path, options: argparse.Namespace) -> dict[str, Predicted]:
+    """The predictions and seconds of every requested peer, kept in `folder`."""
+    table, numbers, planned = run.table, not run.study.classes_of(run.target), run.seconds
+    weights, folds = options.weights / "mobilenet_v2.safetensors", held_out(table, run.stage)
     peers: dict[str, Predicted] = {}
     # kept predictions name their images by path: they are made again where images lie elsewhere
     split, origin = json_hash(table.to_csv(index=False)), checksum(weights)
     settings = {"split": split, "folds": folds, "numbers": numbers, "weights": origin}
     if options.scikit_learn:
-        make = partial(of_scikit_learn, table, folds, weights, numbers=numbers)
-        peers["scikit-learn"] = read_or_make(folder / "scikit-learn.csv", settings | LINEAR, make)
+        make = partial(of_scikit_learn, table, folds, run.encoders, options.weights, numbers=numbers)
+        origins = {name: checksum(options.weights / f"{name}.safetensors") for name in run.encoders}
+        made = read_or_make(folder / "scikit-learn.csv", settings | LINEAR | {"weights": origins}, make)
+        peers[f"scikit-learn ({len(run.encoders)})"] = made
     if options.fastai:
         make = partial(of_fastai, table, folds, weights, numbers=numbers, seconds=planned, folder=folder)
         made, seconds = read_or_make(folder / "fastai.csv", settings | {"most": MOST_EPOCHS}, make)
@@ -447,9 +475,8 @@ def peers_of(
 def rows_of_pack(name: str, target: str, options: argparse.Namespace) -> list[list[str]]:
     """The lines of the page on one finished run: a line for each metric and peer."""
     run = planned_run(options.runs / name, target) if options.runs else planned_before(name, options)
-    numbers = not run.study.classes_of(run.target)
     folder = options.out / name / run.target
-    peers = peers_of(run.table, run.stage, folder, options, numbers=numbers, planned=run.seconds)
+    peers = peers_of(run, folder, options)
     rows = {peer: as_rows(predictions, run.table, run.reference, run.study) for peer, (predictions, _) in peers.items()}
     figures = compared({"planned": run.reference, **rows}, run.study, run.target)
     lines = []
