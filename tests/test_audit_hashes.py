@@ -1,10 +1,12 @@
 """The comparison of all hashes with all others, against a plain loop over pairs and orientations."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
-from casewise.audit import hashes
-from casewise.audit.hashes import BITS, FLIPS, NEGATIVE, Hashes, close_pairs
+from casewise.audit import fingerprints, hashes
+from casewise.audit.hashes import BITS, FLIPS, NEGATIVE, Hashes, close_pairs, flip_masks, smallest_distances
 
 
 def made(images: int, seed: int) -> Hashes:
@@ -87,3 +89,27 @@ def test_neighbours_in_an_index_are_nearly_all_close_pairs(cohorts: int) -> None
     )
     assert of_indexed <= of_every
     assert len(of_indexed) > 0.95 * len(of_every) > 1000
+
+
+def test_pictures_of_many_images_are_found_by_comparing_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies, some of them mirrored or negative, of 100 of 9,000 pictures among 3,000 images."""
+    random, compared = np.random.default_rng(0), list[int]()
+    others = {name: random.integers(0, 2**64, (9_000, 8), np.uint64) for name in fingerprints.NAMES}
+    images = {name: random.integers(0, 2**64, (3_000, 8), np.uint64) for name in (*fingerprints.NAMES, "transposed")}
+    images["whole"][0] = 0
+    copies, originals = random.choice(np.arange(1, 3_000), 100, replace=False), random.choice(9_000, 100, replace=False)
+    masks = np.concatenate([flip_masks(512), ~flip_masks(512)])
+    for number, (copy, original) in enumerate(zip(copies, originals, strict=True)):
+        changed = np.zeros(512, np.uint8)
+        changed[random.choice(512, 30, replace=False)] = 1
+        kind = ("whole", "transposed", "inset")[number % 3]
+        source = others["whole" if kind == "inset" else ("whole", "inset")[number % 2]][original]
+        images[kind][copy] = source ^ np.packbits(changed).view(np.uint64) ^ masks[number % 8]
+
+    def counted(of_rows: Sequence[np.ndarray], of_columns: Sequence[np.ndarray]) -> np.ndarray:
+        compared.append(len(of_rows[0]) * len(of_columns[0]))
+        return smallest_distances(of_rows, of_columns)
+
+    monkeypatch.setattr(fingerprints, "smallest_distances", counted)
+    assert fingerprints.same_pictures(images, others) == sorted(copies.tolist())
+    assert sum(compared) < 100 * 3_000

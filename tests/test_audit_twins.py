@@ -363,7 +363,7 @@ def test_findings_say_where_twins_do_harm():
 
 def test_the_search_among_many_images_is_said_to_be_limited():
     study = study_of(targets={"label": {"classes": ["x", "y"]}})
-    images = table(["a"] * 20_001, label=[1.0] * 20_001)
+    images = table(["a"] * 5_001, label=[1.0] * 5_001)
     assert [(f.id, f.level) for f in twin_findings([], images, study)] == [("twins-limited", "note")]
     assert twin_findings([], images[1:], study) == []
 

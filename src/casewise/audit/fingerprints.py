@@ -13,7 +13,17 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from casewise.audit.hashes import BITS, LIMIT, ROWS, hash_store, in_parallel, smallest_distances
+from casewise.audit.hashes import (
+    BITS,
+    BLOCK,
+    EXACT,
+    LIMIT,
+    ROWS,
+    Orders,
+    hash_store,
+    in_parallel,
+    smallest_distances,
+)
 from casewise.errors import RunError
 from casewise.files import write_atomic
 from casewise.modalities.store.store import TileStore
@@ -62,7 +72,10 @@ def read_fingerprints(file: WeightsFile) -> dict[str, np.ndarray]:
 
 
 def same_pictures(images: Mapping[str, np.ndarray], others: Mapping[str, np.ndarray]) -> list[int]:
-    """The numbers of the images whose picture has one of the fingerprints `others`, in any orientation or negative."""
+    """The numbers of the images whose picture has one of the fingerprints `others`, in any orientation or negative.
+
+    If there are many, each image is compared with its neighbours in an index only; a copy may be missed.
+    """
     rows = np.flatnonzero(images["whole"].any(axis=1))
     if not len(rows) or not len(others["whole"]):
         return []
@@ -73,13 +86,30 @@ def same_pictures(images: Mapping[str, np.ndarray], others: Mapping[str, np.ndar
         squares = smallest_distances((whole, transposed), (others_whole, others_inset))
         return np.minimum(squares, smallest_distances((inset,), (others_whole,)))
 
+    def has_copy(row: int, among: np.ndarray) -> bool:
+        return len(among) > 0 and bool(distances(np.array([row]), among, SIGNS // 64).min() <= MOST_DIFFERENT)
+
     def copies(start: int) -> list[int]:
         block = rows[start : start + ROWS]
         close = distances(block, slice(None), BITS // 64) <= LIMIT
-        return [
-            int(row)
-            for row, among in zip(block, close, strict=True)
-            if among.any() and distances(np.array([row]), among, SIGNS // 64).min() <= MOST_DIFFERENT
-        ]
+        return [int(row) for row, among in zip(block, close, strict=True) if has_copy(row, np.flatnonzero(among))]
 
-    return [number for numbers in in_parallel(copies, range(0, len(rows), ROWS)) for number in numbers]
+    def copies_in_index(start: int) -> list[int]:
+        block = rows[start : start + BLOCK]
+        of_rows = {name: np.ascontiguousarray(images[name][block, : BITS // 64]) for name in images}
+        squares = index.neighbours((of_rows["whole"], of_rows["transposed"]))
+        insets = index_of_whole.neighbours((of_rows["inset"],))
+        close, near = (np.concatenate(both, axis=1) for both in zip(squares, insets, strict=True))
+        kept = zip(block, close <= LIMIT, near, strict=True)
+        return [int(row) for row, among, numbers in kept if has_copy(row, np.unique(numbers[among]))]
+
+    search, step = copies, ROWS
+    if len(rows) * len(others["whole"]) > EXACT**2:
+        whole, inset = (np.ascontiguousarray(others[name][:, : BITS // 64]) for name in NAMES)
+        numbers = np.arange(len(whole), dtype=np.int32)
+        index, index_of_whole = (
+            Orders.of(np.concatenate([whole, inset]), np.tile(numbers, 2)),
+            Orders.of(whole, numbers),
+        )
+        search, step = copies_in_index, BLOCK
+    return [number for found in in_parallel(search, range(0, len(rows), step)) for number in found]

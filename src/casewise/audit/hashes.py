@@ -41,7 +41,7 @@ NEAREST = 30
 # Number of images that are compared with all others at a time.
 ROWS = 16
 # Largest number of images in which each is compared with all others; in more, with its neighbours in an index.
-EXACT = 20_000
+EXACT = 5_000
 # Of 20,000 random hashes, 99, 92 and 70 % of the copies that differ in 16, 22 and 28 bits are neighbours in an order.
 ORDERS, WINDOW, BLOCK = 16, 32, 256
 
@@ -193,41 +193,66 @@ def close_pairs(
 def _in_orders(
     hashes: Hashes, rows: np.ndarray, columns: np.ndarray, nearest: int, progress: Callable[[float], None] | None
 ) -> Iterator[np.ndarray]:
-    """Pairs (K, 4) of `rows` with the nearest of `columns` among those that are neighbours in a sorted order.
-
-    The hashes of `columns`, whole and inset, are sorted by some of their bits, in `ORDERS` ways. Each of `rows`, in all
-    orientations and as a negative, is compared with the `WINDOW` hashes around its place in each (Charikar, 2002).
-    """
-    words = np.concatenate([hashes.whole[columns], hashes.inset[columns]])
-    owner = np.tile(columns, 2)
-    share = np.unpackbits(words.view(np.uint8), axis=1).mean(axis=0)
-    # a sign that nearly all images have distinguishes none
-    weight = share * (1 - share) + 1e-6
-    masks = np.concatenate([flip_masks(), ~flip_masks()])
-    orders = []
-    for seed in range(ORDERS):
-        bits = np.random.default_rng(seed).choice(BITS, 64, replace=False, p=weight / weight.sum())
-        keys = _key(words, bits)
-        order = np.argsort(keys, kind="stable")
-        orders.append((bits, keys[order], order, _key(masks, bits)))
-    around = np.arange(WINDOW) - WINDOW // 2
+    """Pairs (K, 4) of `rows` with the nearest of `columns`, whole and inset, among their neighbours in `Orders`."""
+    orders = Orders.of(np.concatenate([hashes.whole[columns], hashes.inset[columns]]), np.tile(columns, 2))
 
     def pairs_of(start: int) -> np.ndarray:
         block = rows[start : start + BLOCK]
-        distances = np.empty((len(block), len(orders), 2, len(masks), WINDOW), np.uint8)
+        found = orders.neighbours((hashes.whole[block], hashes.transposed[block]))
+        return _with_variants(_closest(block, *found, nearest), hashes)
+
+    return in_parallel(pairs_of, range(0, len(rows), BLOCK), progress)
+
+
+@dataclass(frozen=True, eq=False)
+class Orders:
+    """Hashes (N, 2) of the images `owner` (N,), sorted by some of their bits, in `ORDERS` ways.
+
+    Each of `orders` has the numbers of these bits, the sorted keys, the hashes in this order, and the keys of flips.
+    """
+
+    words: np.ndarray
+    owner: np.ndarray
+    orders: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]
+
+    @classmethod
+    def of(cls, words: np.ndarray, owner: np.ndarray) -> Orders:
+        """Sort the hashes."""
+        share = np.unpackbits(words.view(np.uint8), axis=1).mean(axis=0)
+        # a sign that nearly all images have distinguishes none
+        weight = share * (1 - share) + 1e-6
+        orders = []
+        for seed in range(ORDERS):
+            bits = np.random.default_rng(seed).choice(BITS, 64, replace=False, p=weight / weight.sum())
+            keys = _key(words, bits)
+            order = np.argsort(keys, kind="stable")
+            orders.append((bits, keys[order], order, _key(_all_masks(), bits)))
+        return cls(words, owner, orders)
+
+    def neighbours(self, queries: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """The distances (R, M) of R images from their neighbours, and these (R, M).
+
+        Each of several hashes (R, 2) of the images, in all orientations and as a negative, is compared with the
+        `WINDOW` hashes around its place in each order (Charikar, 2002).
+        """
+        masks, around = _all_masks(), np.arange(WINDOW) - WINDOW // 2
+        distances = np.empty((len(queries[0]), len(self.orders), len(queries), len(masks), WINDOW), np.uint8)
         others = np.empty(distances.shape, np.int32)
-        for number, (bits, keys, order, key_masks) in enumerate(orders):
-            for turned, oriented in enumerate((hashes.whole[block], hashes.transposed[block])):
+        for number, (bits, keys, order, key_masks) in enumerate(self.orders):
+            for turned, oriented in enumerate(queries):
                 places = np.searchsorted(keys, _key(oriented, bits)[:, None] ^ key_masks)
                 near = order[(places[..., None] + around).clip(0, len(order) - 1)]
                 query = (oriented[:, None] ^ masks)[:, :, None]
-                different = np.bitwise_count(query[..., 0] ^ words[:, 0][near])
-                distances[:, number, turned] = different + np.bitwise_count(query[..., 1] ^ words[:, 1][near])
-                others[:, number, turned] = owner[near]
-        flat = (len(block), -1)
-        return _with_variants(_closest(block, distances.reshape(flat), others.reshape(flat), nearest), hashes)
+                different = np.bitwise_count(query[..., 0] ^ self.words[:, 0][near])
+                distances[:, number, turned] = different + np.bitwise_count(query[..., 1] ^ self.words[:, 1][near])
+                others[:, number, turned] = self.owner[near]
+        flat = (len(distances), -1)
+        return distances.reshape(flat), others.reshape(flat)
 
-    return in_parallel(pairs_of, range(0, len(rows), BLOCK), progress)
+
+def _all_masks() -> np.ndarray:
+    """The signs that each flip changes, and those that it changes in a negative, (8, 2)."""
+    return np.concatenate([flip_masks(), ~flip_masks()])
 
 
 def _key(words: np.ndarray, bits: np.ndarray) -> np.ndarray:
