@@ -1,6 +1,7 @@
 """Linear baselines: their models, their jobs, and what the report says of them."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,16 @@ import casewise
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.evaluate import Outcomes, evaluate
 from casewise.evaluation.headline import best_baseline
+from casewise.jobs.fitting import FoldData, fit_on_features
+from casewise.modalities.dataset import PanelData
 from casewise.models.backbones import build_network
 from casewise.models.feature_maps import feature_maps, widest
+from casewise.models.linear import FeatureSpec, build_linear
 from casewise.models.outputs import Output
 from casewise.report.tables import verdict
-from casewise.study.loading import read_study
-from casewise.training.linear_models import RIDGE, linear_model
+from casewise.study.loading import build_study, read_study
+from casewise.study.schema import Panels
+from casewise.training.linear_models import MOST_DECOMPOSED, RIDGE, Directions, fit_head, linear_model
 from tests.golden_figures import check_figures
 from tests.prediction_rows import prediction_rows
 
@@ -61,6 +66,46 @@ def test_more_features_than_rows_give_the_same_ridge_model() -> None:
     expected = Ridge(alpha=strength).fit(standardised, labels)
     assert np.allclose(values @ model.weight[0] + model.bias[0], expected.predict(standardised), atol=1e-6)
     assert model.penalty in RIDGE
+
+
+def test_directions_are_found_in_a_sample_of_many_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    random, sides, eigh = np.random.default_rng(0), list[int](), np.linalg.eigh
+    values = random.normal(size=(4_100, 20)) @ random.normal(size=(20, 2_100)) + random.normal(size=2_100)
+    monkeypatch.setattr(np.linalg, "eigh", lambda matrix: [sides.append(len(matrix)), eigh(matrix)][1])
+    directions = Directions.of(values)
+    assert max(sides) <= MOST_DECOMPOSED
+    assert directions.scores.shape == (4_100, 20)
+    assert np.isclose((directions.scores**2).sum(axis=1).mean(), 1)
+    assert np.allclose(directions.scores, (values - directions.centre) @ directions.back.T)
+    kept = directions.scores @ np.linalg.lstsq(directions.scores, values - directions.centre)[0]
+    assert np.allclose(kept, values - directions.centre)
+
+
+def test_a_sample_of_many_panels_is_fitted_with_the_shares_of_all_classes() -> None:
+    """One in forty panels, the darkest ones, has the label: all of these are in the sample, and seldom predicted."""
+    drawn = torch.Generator().manual_seed(0)
+    store = torch.randint(100, 200, (400, 3, 16, 16), dtype=torch.uint8, generator=drawn)
+    labels = (torch.arange(400) % 40 == 0).float().unsqueeze(1)
+    store[::40] -= 40
+    panels = PanelData(
+        store, [[row] for row in range(400)], labels, Panels(by="image"), [f"c{row}" for row in range(400)]
+    )
+    subjects, output = [f"s{row // 2}" for row in range(320)], Output("label", "classification", 2)
+    specs = [FeatureSpec("pixels", cells=2).as_json(), FeatureSpec("statistics").as_json()]
+    network = build_linear("linear_pixels", 2, {"encoders": [], "channels": 3, "specs": specs}, {"side": 16})
+    study = build_study(
+        {"name": "sample", "cohort": "none.csv", "targets": {"label": ["no", "yes"]}}, source="test", folder=Path()
+    )
+    job = SimpleNamespace(model="linear_pixels", fold=0)
+    planned: Any = SimpleNamespace(job=job, inputs=SimpleNamespace(study=study, store=SimpleNamespace(address="")))
+    data = FoldData(panels, np.arange(320), np.arange(0), subjects, {}, [])
+    learned, predicted_from = fit_on_features(fit_head, planned, network, (output,), data, most=80)
+    assert predicted_from is panels
+    assert learned.records["fitted_to"] == {"panels": 80, "of": 320}
+    with torch.no_grad():
+        shares = learned.network(panels.plain_batch(panels.views()[0], torch.device("cpu"))).softmax(dim=1)[:, 1]
+    assert bool((shares[320::40] > shares[321]).all())
+    assert abs(float(shares.mean()) - 0.025) < 0.015
 
 
 @pytest.mark.parametrize("output", [Output("label", "classification", 3), Output("grade", "ordinal", 3)])

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 
@@ -174,16 +175,68 @@ def fit_by_steps(
     return learned, frozen_features(network, data.panels, choice.recipe, context, flips=flips) or data.panels
 
 
+# Panels to which a model on fixed features is fitted.
+MOST_FITTED = 5_000
+
+
 def fit_on_features(
-    fit: Callable[..., LinearFit], planned: PlannedJob, network: Network, outputs: tuple[Output, ...], data: FoldData
-) -> tuple[Learned, FeatureData]:
-    """Fit the head of a model on fixed features, from which it predicts; they are computed once for all folds."""
-    features = feature_data(planned, network, data)
-    seed = mixed_seed(planned.inputs.study.seed, planned.job.model, planned.job.fold)
-    train = features.subset(data.fit_rows.tolist())
-    fitted = fit(network, train, data.subjects, outputs, sources=data.sources, seed=seed)
-    learned = Learned(network.eval(), [], 0, math.nan, candidates=fitted.candidates)
-    return learned, replace(features, features=features.features[:, fitted.columns])
+    fit: Callable[..., LinearFit],
+    planned: PlannedJob,
+    network: Network,
+    outputs: tuple[Output, ...],
+    data: FoldData,
+    *,
+    most: int = MOST_FITTED,
+) -> tuple[Learned, PanelDataset | FeatureData]:
+    """Fit the head of a model on fixed features, from which it predicts; they are computed once for all folds.
+
+    If there are more training panels than `most`, it is fitted to a sample, and predicts from panels.
+    """
+    study, labels = planned.inputs.study, data.panels.truth[torch.from_numpy(data.fit_rows)]
+    seed = mixed_seed(study.seed, planned.job.model, planned.job.fold)
+    classes = [labels[:, number].numpy() for number, output in enumerate(outputs) if output.classes]
+    rows = evenly(np.arange(len(labels)), np.array(data.subjects), most, study.seed, classes)
+    if len(rows) == len(labels):
+        features = feature_data(planned, network, data)
+        train = features.subset(data.fit_rows.tolist())
+        fitted = fit(network, train, data.subjects, outputs, sources=data.sources, seed=seed)
+        learned = Learned(network.eval(), [], 0, math.nan, candidates=fitted.candidates)
+        return learned, replace(features, features=features.features[:, fitted.columns])
+    sample = replace(data, panels=data.panels.subset(data.fit_rows[rows].tolist()))
+    train = feature_data(planned, network, sample)
+    subjects, sources = ([names[row] for row in rows] if names else [] for names in (data.subjects, data.sources))
+    fitted = fit(network, train, subjects, outputs, sources=sources, population=labels, seed=seed)
+    records: dict[str, Any] = {"fitted_to": {"panels": len(rows), "of": len(labels)}}
+    return Learned(network.eval(), [], 0, math.nan, records, candidates=fitted.candidates), data.panels
+
+
+def evenly(
+    rows: NDArray[np.intp], subjects: NDArray[Any], most: int, seed: int, classes: Sequence[NDArray[Any]] = ()
+) -> NDArray[np.intp]:
+    """At most `most` of the rows, in order, taken in turn from each of their subjects in random order.
+
+    Args:
+        classes: numbers of classes, NaN where unknown; half of the rows are the same number of each class, if there
+            are as many.
+
+    >>> evenly(np.arange(6), np.array(list("aaaabb")), 4, 0).tolist()
+    [1, 3, 4, 5]
+    >>> evenly(np.arange(6), np.array(list("abcdef")), 4, 0, [np.array([0, 0, 1, 0, 0, 0])]).tolist()
+    [2, 3, 4, 5]
+    """
+    if len(rows) <= most:
+        return rows
+    order = np.random.default_rng(mixed_seed(seed, "distance")).permutation(len(rows))
+    turns = pd.Series(subjects[order]).groupby(subjects[order]).cumcount().to_numpy()
+    order = order[np.argsort(turns, kind="stable")]
+    members = [
+        order[numbers[order] == number] for numbers in classes for number in np.unique(numbers) if number == number
+    ]
+    kept = np.zeros(len(rows), dtype=bool)
+    for of_class in members:
+        kept[of_class[: most // (2 * len(members))]] = True
+    kept[order[~kept[order]][: most - kept.sum()]] = True
+    return rows[kept]
 
 
 def feature_data(planned: PlannedJob, network: Network, data: FoldData) -> FeatureData:

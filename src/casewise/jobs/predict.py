@@ -21,6 +21,7 @@ from casewise.evaluation.judges import right_on
 from casewise.files import text_hash
 from casewise.inference.bundle import Bundle
 from casewise.inference.predictor import FeatureDistance, Predictor, prediction_rows
+from casewise.jobs.fitting import evenly
 from casewise.jobs.plan import Job, JobInputs, table_hash
 from casewise.modalities.alterations import UNALTERED
 from casewise.modalities.dataset import FeatureData, encode_bags
@@ -68,8 +69,8 @@ class JobPredictions:
     distance: FeatureDistance | None
 
 
-# Training panels whose features are computed again after training.
-MOST_PANELS = 1000
+# Training panels whose features are computed again after training, and held-out panels whose features are in memory.
+MOST_PANELS, AT_ONCE = 1000, 5000
 
 
 def predict(job: Job, inputs: JobInputs, fitted: FittedModel) -> JobPredictions:
@@ -96,8 +97,7 @@ def predict(job: Job, inputs: JobInputs, fitted: FittedModel) -> JobPredictions:
         if not len(rows):
             continue
         data, stage_panels = fitted.panels.subset(rows.tolist()), panels.iloc[rows]
-        values, features = fitted.predictor.predict_with_features(data)
-        distances = distance.raw(features) if distance else None
+        values, distances = _predicted(fitted.predictor, data, distance)
         tables.append(
             prediction_rows(
                 stage_panels, study, values, stage=stage, model=job.model, fold=job.fold, distances=distances
@@ -121,6 +121,19 @@ def predict(job: Job, inputs: JobInputs, fitted: FittedModel) -> JobPredictions:
     )
 
 
+def _predicted(
+    predictor: Predictor, data: PanelDataset | FeatureData, distance: FeatureDistance | None
+) -> tuple[NDArray[np.floating], NDArray[np.float64] | None]:
+    """The values (P, V) of panels, and their distances (P,) if there is a distance."""
+    parts = []
+    for start in range(0, len(data), AT_ONCE):
+        rows = list(range(start, min(start + AT_ONCE, len(data))))
+        values, features = predictor.predict_with_features(data if len(rows) == len(data) else data.subset(rows))
+        parts.append((values, distance.raw(features) if distance else np.zeros(0)))
+    values, distances = (np.concatenate(each) for each in zip(*parts, strict=True))
+    return values, distances if distance else None
+
+
 def _train_metrics(job: Job, inputs: JobInputs, fitted: FittedModel) -> Mapping[str, object]:
     """Metrics on the subjects for training and early stopping; their predictions are not stored."""
     study, panels = inputs.study, inputs.cohort.panels
@@ -136,19 +149,6 @@ def _train_metrics(job: Job, inputs: JobInputs, fitted: FittedModel) -> Mapping[
         judged = right_on(of_side, study)
         metrics[name] = None if judged is None else asdict(judged)
     return metrics
-
-
-def evenly(rows: np.ndarray, subjects: np.ndarray, most: int, seed: int) -> np.ndarray:
-    """At most `most` of the rows, in order, taken in turn from each of their subjects in random order.
-
-    >>> evenly(np.arange(6), np.array(list("aaaabb")), 4, 0).tolist()
-    [1, 3, 4, 5]
-    """
-    if len(rows) <= most:
-        return rows
-    order = np.random.default_rng(mixed_seed(seed, "distance")).permutation(len(rows))
-    turns = pd.Series(subjects[order]).groupby(subjects[order]).cumcount().to_numpy()
-    return np.sort(rows[order[np.argsort(turns, kind="stable")[:most]]])
 
 
 # If a stage has more panels, an evenly spaced subset is kept.

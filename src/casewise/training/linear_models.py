@@ -27,11 +27,12 @@ from casewise.models.outputs import Output, raw_columns
 from casewise.predictions.penalised import PenalisedFit, subject_folds
 from casewise.targets import by_form
 from casewise.training.frozen_features import features
-from casewise.training.losses import weights_within
+from casewise.training.losses import weights_among, weights_within
 
 INNER_FOLDS = 5
-# Directions of smaller variance hardly change a penalised model.
-MOST_DIRECTIONS = 400
+# Directions of smaller variance hardly change a penalised model. They are those of at most so many rows, because time
+# grows with the cube of the number of rows or of features, whichever is smaller.
+MOST_DIRECTIONS, MOST_DECOMPOSED = 400, 2_000
 # Penalties relative to the mean squared length of a row: strengths of ridge, inverse strengths of logistic regression.
 RIDGE = np.logspace(-3, 3, 13).tolist()
 LOGISTIC = np.logspace(-1, 3, 9).tolist()
@@ -88,15 +89,20 @@ class Directions:
         scale = np.where(steady, 0.0, 1.0 / np.where(steady, 1.0, spread) if standardise else 1.0)
         if len(blocks) > 1:
             scale = scale / np.repeat(np.sqrt(blocks), blocks)
-        standardised = (values - centre) * scale
+        standardised = values - centre
+        standardised *= scale
         if not standardised.any():
             return cls(np.zeros((len(values), 1)), np.zeros((1, values.shape[1])), centre)
-        if values.shape[1] > values.shape[0]:
-            squares, left = np.linalg.eigh(standardised @ standardised.T)
+        decomposed = standardised
+        if min(values.shape) > MOST_DECOMPOSED:
+            decomposed = standardised[:: -(-len(values) // MOST_DECOMPOSED)]
+        if decomposed.shape[1] > decomposed.shape[0]:
+            squares, left = np.linalg.eigh(decomposed @ decomposed.T)
             squares, left = squares[::-1][:most], left[:, ::-1][:, :most]
             kept = squares > 1e-8 * max(float(squares[0]), 1e-12)
             lengths, left = np.sqrt(squares[kept]), left[:, kept]
-            scores, back = left * lengths, (left / lengths).T @ standardised
+            back = (left / lengths).T @ decomposed
+            scores = left * lengths if decomposed is standardised else standardised @ back.T
         else:
             squares, right = np.linalg.eigh(standardised.T @ standardised)
             right = right[:, ::-1][:, :most]
@@ -259,13 +265,17 @@ class LinearFit:
 
 @dataclass(frozen=True)
 class _Training:
-    """Training rows: the vectors (N, W) of each spec, labels, the subject of each row, and sources if they count."""
+    """Training rows: the vectors (N, W) of each spec, labels, the subject of each row, and sources if they count.
+
+    If the rows are a sample, `population` has the labels of all rows that it was drawn from.
+    """
 
     vectors: Mapping[FeatureSpec, NDArray[np.float32]]
     data: FeatureData
     subjects: Sequence[str]
     outputs: Sequence[Output]
     sources: Sequence[str] = ()
+    population: Tensor | None = None
 
     @classmethod
     def of(cls, network: Network, data: FeatureData, *rest: Any) -> _Training:
@@ -275,7 +285,8 @@ class _Training:
 
     def values(self, candidate: _Candidate) -> NDArray[np.float32]:
         """The vectors of a candidate side by side."""
-        return np.concatenate([self.vectors[spec] for spec in candidate.specs], axis=1)
+        vectors = [self.vectors[spec] for spec in candidate.specs]
+        return np.concatenate(vectors, axis=1) if len(vectors) > 1 else vectors[0]
 
     def widths(self, candidate: _Candidate) -> list[int]:
         """Their widths."""
@@ -293,6 +304,7 @@ def fit_head(
     outputs: Sequence[Output],
     *,
     sources: Sequence[str] = (),
+    population: Tensor | None = None,
     seed: int = 0,
     is_radial: bool = False,
 ) -> LinearFit:
@@ -304,10 +316,11 @@ def fit_head(
         train: the features of all candidates, and the labels.
         subjects: the subject of each row; inner folds keep the rows of a subject together.
         sources: the source of each row, if the model is for other sources: see `_choose_candidates`.
+        population: if the rows are a sample, the labels (N, T) of all rows.
         seed: of the frequencies of radial kernels.
         is_radial: whether there are also candidates with a radial kernel, on features that do not say where things are.
     """
-    training = _Training.of(network, train, subjects, outputs, sources)
+    training = _Training.of(network, train, subjects, outputs, sources, population)
     candidates = [_Candidate(specs) for specs in _inputs(training.vectors)]
     if is_radial:
         candidates += [_Candidate(specs, is_radial=True) for specs in _inputs(_without_place(training.vectors))]
@@ -377,18 +390,18 @@ def _choose_candidates(
 ) -> tuple[list[_Models], list[CandidateLosses]]:
     """Fit every candidate to every target; for each target, those that are averaged, and all losses.
 
-    Given sources, cases are weighted by class within each source.
+    Given sources, cases are weighted by class within each source. Otherwise the classes of a sample weigh as they do
+    among all rows.
     """
     groups, sources = (np.asarray(names, dtype=object) for names in (training.subjects, training.sources))
-    targets = [
-        (
-            output,
-            scored,
-            labels,
-            weights_within(labels, sources[scored].tolist()) if len(sources) and output.classes else None,
-        )
-        for output, _, scored, labels in labelled(network, training.data.truth, training.outputs)
-    ]
+    targets = []
+    for number, (output, _, scored, labels) in enumerate(labelled(network, training.data.truth, training.outputs)):
+        weights = None
+        if output.classes and len(sources):
+            weights = weights_within(labels, sources[scored].tolist())
+        elif output.classes and training.population is not None:
+            weights = weights_among(labels, training.population[:, number].double().numpy())
+        targets.append((output, scored, labels, weights))
     models: list[_Models] = [{} for _ in targets]
     for candidate in candidates:
         values, blocks = training.values(candidate), training.widths(candidate)

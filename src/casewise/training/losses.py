@@ -85,6 +85,17 @@ def weights_within(labels: NDArray[np.float64], sources: Sequence[str]) -> NDArr
     return weights
 
 
+def weights_among(labels: NDArray[np.float64], population: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(N,) weights by which classes have the same shares of the labels (N,) as of a population; the mean is 1.
+
+    >>> weights_among(np.array([0.0, 0, 1, 1]), np.array([0.0, 0, 0, 1, np.nan])).tolist()
+    [1.5, 1.5, 0.5, 0.5]
+    """
+    classes, numbers, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    total = (population[:, None] == classes).sum(axis=0)
+    return np.asarray((total / total.sum() * len(labels) / counts)[numbers])
+
+
 def balanced(truth: Tensor, outputs: Sequence[Output], sources: Sequence[str] = ()) -> Tensor:
     """(P,) the share of draws of each row, so that all classes of the main target are drawn equally often.
 

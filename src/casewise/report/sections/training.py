@@ -135,6 +135,10 @@ def _scheme(context: ReportContext) -> list[tuple[str, str]]:
         facts.append(("Label smoothing", f"{recipe.label_smoothing:g}"))
     if recipe.mixup:
         facts.append(("Mixed images", f"in pairs, with their losses; beta distribution with {recipe.mixup:g}"))
+    if sampled := [job["fitted_to"] for job in context.jobs if job.get("fitted_to")]:
+        counts = (span([int(record[name]) for record in sampled]) for name in ("panels", "of"))
+        text = "fitted to {} of the {} training panels of a fold, a random sample by subject and class"
+        facts.append(("Models on fixed features", text.format(*counts)))
     seconds = sum(job.get("seconds") or 0 for job in context.jobs)
     facts.append(("Cost", f"{counted(len(context.jobs), 'network')}, {duration(seconds)} of training"))
     if plan:
