@@ -130,7 +130,7 @@ COMMANDS_TAIL = """`casewise --version` shows the version.
 | `CASEWISE_WEIGHTS` | a folder of `<backbone>.safetensors`, searched after `--weights-dir` |
 | `CASEWISE_SERVE_TOKEN` | the token of `casewise serve`, in place of `--token` |
 | `CASEWISE_CACHE` | the folder for measurements of this machine and features of frozen networks (default: `XDG_CACHE_HOME`, else `~/.cache`) |
-| `CASEWISE_FEATURE_CACHE` | the size in GB of the features of frozen networks that folds, learners and runs share (default: 4; 0: none). The least recently used ones are removed; the folder `casewise/features` of the cache may be deleted |
+| `CASEWISE_FEATURE_CACHE` | the size in GB of the features of frozen networks that folds, learners and runs share (default: 4, and for more than 5,000 training images as many as the run needs; 0: none). The least recently used ones are removed; the folder `casewise/features` of the cache may be deleted |
 """
 
 FIDELITY_HEAD = """# The publications, statement by statement

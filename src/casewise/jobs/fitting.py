@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from casewise.cohort.cohort import Cohort
 from casewise.cohort.targets import label_table
@@ -145,7 +147,8 @@ def fit_preprocessing(study: Study, store: StoreAddress, rows: NDArray[np.intp],
 
 
 Fitter: TypeAlias = Callable[
-    ["PlannedJob", "Network", "tuple[Output, ...]", FoldData], "tuple[Learned, PanelDataset | FeatureData]"
+    ["PlannedJob", "Network", "tuple[Output, ...]", FoldData],
+    "tuple[Learned, PanelDataset | FeatureData | StoredFeatures]",
 ]
 
 
@@ -187,10 +190,10 @@ def fit_on_features(
     data: FoldData,
     *,
     most: int = MOST_FITTED,
-) -> tuple[Learned, PanelDataset | FeatureData]:
+) -> tuple[Learned, FeatureData | StoredFeatures]:
     """Fit the head of a model on fixed features, from which it predicts; they are computed once for all folds.
 
-    If there are more training panels than `most`, it is fitted to a sample, and predicts from panels.
+    If there are more training panels than `most`, it is fitted to a sample, and features are not in memory at once.
     """
     study, labels = planned.inputs.study, data.panels.truth[torch.from_numpy(data.fit_rows)]
     seed = mixed_seed(study.seed, planned.job.model, planned.job.fold)
@@ -202,12 +205,13 @@ def fit_on_features(
         fitted = fit(network, train, data.subjects, outputs, sources=data.sources, seed=seed)
         learned = Learned(network.eval(), [], 0, math.nan, candidates=fitted.candidates)
         return learned, replace(features, features=features.features[:, fitted.columns])
-    sample = replace(data, panels=data.panels.subset(data.fit_rows[rows].tolist()))
-    train = feature_data(planned, network, sample)
+    stored = StoredFeatures.of(planned, deepcopy(network), data)  # the fit reduces the bank
+    train = stored.subset(data.fit_rows[rows].tolist())
     subjects, sources = ([names[row] for row in rows] if names else [] for names in (data.subjects, data.sources))
     fitted = fit(network, train, subjects, outputs, sources=sources, population=labels, seed=seed)
     records: dict[str, Any] = {"fitted_to": {"panels": len(rows), "of": len(labels)}}
-    return Learned(network.eval(), [], 0, math.nan, records, candidates=fitted.candidates), data.panels
+    learned = Learned(network.eval(), [], 0, math.nan, records, candidates=fitted.candidates)
+    return learned, replace(stored, columns=fitted.columns)
 
 
 def evenly(
@@ -241,12 +245,45 @@ def evenly(
 
 def feature_data(planned: PlannedJob, network: Network, data: FoldData) -> FeatureData:
     """The features of all candidates for every panel, computed once for all baselines, folds and runs."""
+    shared = _shared_features(planned, data, ())
+    values = shared.of(data.panels, bank_of(network), partial(compute_features, network), _bank_settings(network))
+    return FeatureData(values, data.panels.truth, data.panels.names)
+
+
+def _bank_settings(network: Network) -> Mapping[str, object]:
+    """What decides the features of a network with a bank, besides its weights."""
     bank = bank_of(network)
     candidates = {"specs": [spec.as_json() for spec in bank.specs], "encoders": [e.facts for e in bank.encoders]}
-    how = {**candidates, "side": network.side, "pooling": network.pooling_name}
-    shared = _shared_features(planned, data, ())
-    values = shared.of(data.panels, bank, partial(compute_features, network), how)
-    return FeatureData(values, data.panels.truth, data.panels.names)
+    return {**candidates, "side": network.side, "pooling": network.pooling_name}
+
+
+@dataclass(frozen=True, eq=False)
+class StoredFeatures:
+    """Features of many panels, of which only those asked for are in memory.
+
+    Attributes:
+        read: gives the features (P, W) of the panels with these rows.
+        columns: the columns of these features that are used; None: all.
+    """
+
+    panels: PanelDataset
+    read: Callable[[Sequence[int]], Tensor]
+    columns: Tensor | None = None
+
+    @classmethod
+    def of(cls, planned: PlannedJob, network: Network, data: FoldData) -> StoredFeatures:
+        """The features of all candidates of a network, computed once for all baselines, folds and runs."""
+        shared, bank = _shared_features(planned, data, ()), bank_of(network)
+        # the blocks of all panels, and what belongs to a file besides its values
+        shared = replace(shared, store=shared.store.for_study(round(1.1 * 4 * bank.width * len(data.panels))))
+        return cls(data.panels, shared.reader(bank, partial(compute_features, network), _bank_settings(network)))
+
+    def subset(self, rows: Sequence[int]) -> FeatureData:
+        """The features of some of the panels."""
+        values, names = self.read(rows), [self.panels.names[row] for row in rows] if self.panels.names else []
+        return FeatureData(
+            values if self.columns is None else values[:, self.columns], self.panels.truth[list(rows)], names
+        )
 
 
 def _shared_features(

@@ -37,7 +37,7 @@ from casewise.study.model import mixed_seed
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from casewise.jobs.fitting import FoldData
+    from casewise.jobs.fitting import FoldData, StoredFeatures
     from casewise.modalities.base import PanelDataset, PreparedCohort
     from casewise.splits.grouped import Splits
     from casewise.study.schema import Study
@@ -50,7 +50,7 @@ class FittedModel:
 
     predictor: Predictor
     learned: Learned
-    panels: PanelDataset | FeatureData
+    panels: PanelDataset | FeatureData | StoredFeatures
     data: FoldData
     guess_loss: float | None
 
@@ -96,15 +96,17 @@ def predict(job: Job, inputs: JobInputs, fitted: FittedModel) -> JobPredictions:
         rows = np.flatnonzero(subjects.isin(set(splits.subjects(side))).to_numpy())
         if not len(rows):
             continue
-        data, stage_panels = fitted.panels.subset(rows.tolist()), panels.iloc[rows]
-        values, distances = _predicted(fitted.predictor, data, distance)
+        stage_panels = panels.iloc[rows]
+        values, distances = _predicted(fitted, rows.tolist(), distance)
         tables.append(
             prediction_rows(
                 stage_panels, study, values, stage=stage, model=job.model, fold=job.fold, distances=distances
             )
         )
         tile_tables.append(_tile_rows(stage_panels, study, values, stage=stage))
-        tile_tables.append(weight_rows(fitted.predictor, data, stage_panels, stage=stage))
+        if fitted.predictor.network.pooling is not None:
+            data = fitted.panels.subset(rows.tolist())
+            tile_tables.append(weight_rows(fitted.predictor, data, stage_panels, stage=stage))
     by_tile = [table for table in tile_tables if table is not None]
     table = pd.concat(tables, ignore_index=True)
     if len(without := table.loc[table["y_pred"].isna(), "case"]):
@@ -122,13 +124,12 @@ def predict(job: Job, inputs: JobInputs, fitted: FittedModel) -> JobPredictions:
 
 
 def _predicted(
-    predictor: Predictor, data: PanelDataset | FeatureData, distance: FeatureDistance | None
+    fitted: FittedModel, rows: list[int], distance: FeatureDistance | None
 ) -> tuple[NDArray[np.floating], NDArray[np.float64] | None]:
     """The values (P, V) of panels, and their distances (P,) if there is a distance."""
     parts = []
-    for start in range(0, len(data), AT_ONCE):
-        rows = list(range(start, min(start + AT_ONCE, len(data))))
-        values, features = predictor.predict_with_features(data if len(rows) == len(data) else data.subset(rows))
+    for start in range(0, len(rows), AT_ONCE):
+        values, features = fitted.predictor.predict_with_features(fitted.panels.subset(rows[start : start + AT_ONCE]))
         parts.append((values, distance.raw(features) if distance else np.zeros(0)))
     values, distances = (np.concatenate(each) for each in zip(*parts, strict=True))
     return values, distances if distance else None
@@ -144,7 +145,7 @@ def _train_metrics(job: Job, inputs: JobInputs, fitted: FittedModel) -> Mapping[
         sides["on_inner"] = fitted.data.stop_rows
     metrics = {}
     for name, rows in sides.items():
-        values = fitted.predictor.predict(fitted.panels.subset(rows.tolist()))
+        values, _ = _predicted(fitted, rows.tolist(), None)
         of_side = prediction_rows(panels.iloc[rows], study, values, stage="oof", model=job.model, fold=job.fold)
         judged = right_on(of_side, study)
         metrics[name] = None if judged is None else asdict(judged)

@@ -21,7 +21,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -211,6 +211,15 @@ class FeatureStore:
             raise CasewiseError(f"{VARIABLE}: must be a number of GB of at least 0, such as 4, not {text[:80]!r}.")
         return cls(cache_folder() / "features", int(float(text) * 2**30))
 
+    def for_study(self, size: int) -> FeatureStore:
+        """The store with room for the values of a study, which has this size, if the user states no limit."""
+        if os.environ.get(VARIABLE) or size <= self.limit:
+            return self
+        with suppress(OSError):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            return replace(self, limit=max(self.limit, min(size, shutil.disk_usage(self.folder).free // 2)))
+        return self
+
     def step(self, address: str | None, compute: Callable[[], Tensor], *, wait: float = -1) -> Tensor | None:
         """The values at an address, computed and stored if they are not there; None if another process computes them.
 
@@ -322,7 +331,7 @@ class SharedFeatures:
         rows = self._rows(data)
         if rows is None:
             return compute(data)
-        facts = json.dumps([digest(_deciding(layers)), how, machine(layers)], sort_keys=True)
+        facts = _facts(layers, how)
         if empty is not None:
             return self._computed(rows, facts, compute, empty)
         if facts not in self._whole:
@@ -330,6 +339,13 @@ class SharedFeatures:
             self._whole[facts] = self._computed(range(len(self.panels)), facts, compute, torch.empty)
         whole = self._whole[facts]
         return whole if data is self.panels else whole[torch.as_tensor(rows)]
+
+    def reader(
+        self, layers: nn.Module, compute: Callable[[PanelDataset], Tensor], how: Mapping[str, object]
+    ) -> Callable[[Sequence[int]], Tensor]:
+        """A function that gives the values of some panels by their rows; only these are in memory. See `of`."""
+        facts = _facts(layers, how)
+        return lambda rows: self._computed(rows, facts, compute, torch.empty)
 
     def _computed(
         self, rows: Sequence[int], facts: str, compute: Callable[[PanelDataset], Tensor], empty: Callable[..., Tensor]
@@ -364,6 +380,11 @@ class SharedFeatures:
     def block(self, block: int) -> PanelDataset:
         """The panels of a block."""
         return self.panels.subset(list(range(block * BLOCK, min((block + 1) * BLOCK, len(self.panels)))))
+
+
+def _facts(layers: nn.Module, how: Mapping[str, object]) -> str:
+    """What decides the values besides the panels, as a text."""
+    return json.dumps([digest(_deciding(layers)), how, machine(layers)], sort_keys=True)
 
 
 # The bytes that this process has written to a store since it was searched for files to remove.
