@@ -9,18 +9,24 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from casewise.errors import StudyError, WeightsError
+import casewise
+from casewise.console import Silent
+from casewise.errors import RunError, StudyError, WeightsError
+from casewise.files import checksum
 from casewise.jobs import fitting
 from casewise.modalities.dataset import FeatureData
 from casewise.models.build_model import network_facts
 from casewise.models.encoders import build_encoder, encoder_facts, load_encoders
 from casewise.models.feature_maps import feature_maps, widest
 from casewise.models.linear import FeatureSpec, bank_facts, bank_of, build_linear, candidates, keep_only
+from casewise.pipeline.bundle import archive_run
 from casewise.pipeline.read import encoder_lines
+from casewise.run_folder import BundleFolder
 from casewise.study.learners import encoders_of
 from casewise.study.loading import read_study
 from casewise.study.weight_files import file_name
@@ -266,3 +272,47 @@ def test_maps_of_flipped_panels_are_flipped_back_and_averaged(
     assert torch.allclose(parts[0][3], torch.stack(back).mean(0), atol=1e-5)
     assert not torch.allclose(parts[0][3], parts[0][2], atol=1e-3)
     assert [FeatureSpec.of(spec.as_json()) for spec in specs] == specs
+
+
+def test_all_models_of_a_run_share_the_file_of_an_encoder(tmp_path: Path, folder: Path, chests: Path) -> None:
+    """And a file that was changed is noticed, and made again by the run."""
+    study = study_file(tmp_path, chests, folder, f"[{SMALL[0]}]")
+    first = casewise.run(study, tmp_path / "run")
+    (file,) = (tmp_path / "run" / "encoders").iterdir()
+    (shared,) = (tmp_path / "run" / "bundle" / "encoders").iterdir()
+    assert file.name == shared.name == f"{checksum(file)}.safetensors"
+    weights = list((tmp_path / "run" / "jobs").rglob("model.safetensors"))
+    assert not any(name.startswith("body.encoder") for each in weights for name in load_file(each))
+    predicted = casewise.load_bundle(tmp_path / "run").predict(chests, learner="all")
+    archive = archive_run(tmp_path / "run", tmp_path / "model.zip", Silent())
+    pd.testing.assert_frame_equal(casewise.load_bundle(archive).predict(chests, learner="all"), predicted)
+
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    file.unlink()  # the bundle keeps the file that it shares
+    file.write_bytes(content)
+    assert casewise.load_bundle(tmp_path / "run").predict(chests, learner="all").equals(predicted)
+    second = casewise.run(study, tmp_path / "run")
+    assert checksum(file) == file.stem
+    pd.testing.assert_frame_equal(second.predictions, first.predictions)
+    shared.unlink()
+    shared.write_bytes(content)
+    with pytest.raises(RunError, match=shared.name):
+        casewise.load_bundle(tmp_path / "run")
+
+
+@pytest.mark.parametrize("stated", ["../../jobs/x", "0" * 64])
+def test_an_encoder_that_a_bundle_does_not_have_is_refused(
+    tmp_path: Path, folder: Path, chests: Path, stated: str
+) -> None:
+    run = casewise.run(study_file(tmp_path, chests, folder, f"[{SMALL[0]}]"), tmp_path / "run")
+    bundle = BundleFolder(run.folder / "bundle")
+    member = bundle.member("linear_features", 1)
+    facts = json.loads(member.facts.path.read_text())
+    facts["network"]["bank"]["encoders"][0]["sha256"] = stated
+    member.facts.path.unlink()
+    member.facts.path.write_text(json.dumps(facts))
+    bundle.manifest_path.unlink()
+    bundle.write_manifest("1.0.0", "a stranger")
+    with pytest.raises(RunError, match=r"no checksum|states .*encoders/0000"):
+        casewise.load_bundle(bundle.path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any
@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 from casewise.errors import LINE, RunError, cut, shortened
 from casewise.modalities.registry import modality_of
 from casewise.models.build_model import backbone_of, network_from
+from casewise.models.linear import encoder_prefix
 from casewise.models.outputs import Output, raw_columns, width_of
-from casewise.models.weights import FORMAT, read_checked
+from casewise.models.weights import FORMATS, read_checked
 from casewise.plugin import modality_sections, register_additions
 from casewise.run_folder import BundleFolder, JobFolder
+from casewise.run_folder.job_folder import ENCODERS
 from casewise.study.loading import saved_study
 from casewise.study.schema import BUNDLE, settings_marked
 from casewise.targets import kind_names
@@ -90,9 +92,9 @@ class Bundle:
             lacking = files.weights if files.facts.exists() else files.facts
             raise RunError(f"{folder} contains no trained network: {lacking.path.name} is missing.")
         facts = files.facts.read()
-        if facts.get("format") != FORMAT:
+        if facts.get("format") not in FORMATS:
             raise RunError(
-                f"{files.facts.path} has format {facts.get('format')!r}, and this version of casewise reads {FORMAT}. "
+                f"{files.facts.path} has format {facts.get('format')!r}, and this version of casewise reads {FORMATS}. "
                 "Use the version that wrote it, or train again."
             )
         try:
@@ -116,6 +118,12 @@ class Bundle:
     def shares_features(self) -> bool:
         """Whether it reads features that do not change, which others may read too, and averages no mirrored panels."""
         return "bank" in self.network and not self.settings["test_time_augmentation"]
+
+    @property
+    def encoders(self) -> list[str]:
+        """The checksums of the frozen encoders that have files of their own, in their order."""
+        bank = self.network.get("bank") or {"encoders": []}
+        return [facts["sha256"] for facts in bank["encoders"] if "sha256" in facts]
 
     @property
     def output_records(self) -> tuple[Output, ...]:
@@ -152,6 +160,11 @@ class Bundle:
         """
         weights = JobFolder(self.folder).weights
         tensors = read_checked(weights, self.origin["weights_sha256"])
+        for number, sha256 in enumerate(self.encoders):
+            of_encoder = parts.kept(sha256) if parts else None
+            if of_encoder is None:
+                of_encoder = read_checked(JobFolder(self.folder).encoder(sha256), sha256)
+            tensors |= {f"{encoder_prefix(number)}{key}": value for key, value in of_encoder.items()}
         try:
             network = parts.network(self.network, tensors, own=own) if parts else network_from(self.network)
         except Exception as error:  # whatever a library says to arguments of a stranger
@@ -193,7 +206,7 @@ def check_composition(folder: BundleFolder, about: Mapping[str, Any], members: S
             f"{path}: the members are not each learner once for each of {len(folds)} folds, as "
             f"{folder.facts.path.name} and {folder.provenance.path.name} state. {folder.facts.remedy}"
         )
-    first = {member.model: member for member in reversed(members)}
+    first, used = {member.model: member for member in reversed(members)}, set[str]()
     for (learner, fold), member in zip(entries, members, strict=True):
         job = JobFolder(member.folder)
         weights = job.weights.path.relative_to(folder.path).as_posix()
@@ -211,6 +224,11 @@ def check_composition(folder: BundleFolder, about: Mapping[str, Any], members: S
             "weights": (member.origin["weights_sha256"], recorded[learner, fold]["weights_sha256"]),
             weights: (member.origin["weights_sha256"], listed.get(weights, {}).get("sha256")),
         }
+        encoders = {
+            job.encoder(own).path.relative_to(folder.path.absolute()).as_posix(): own for own in member.encoders
+        }
+        pairs |= {name: (own, listed.get(name, {}).get("sha256")) for name, own in encoders.items()}
+        used |= set(encoders)
         if wrong := next((name for name, (stated, expected) in pairs.items() if stated != expected), None):
             stated, expected = pairs[wrong]
             raise RunError(
@@ -219,11 +237,12 @@ def check_composition(folder: BundleFolder, about: Mapping[str, Any], members: S
                 f"({folder.facts.path.name}, {folder.provenance.path.name}) states {cut(expected)} for {learner}, "
                 f"{'all folds' if fold is None else f'fold {fold}'} ({weights}). {folder.facts.remedy}"
             )
-    on_disk = (path for path in (folder.path / "members").rglob("*") if path.is_symlink() or path.is_file())
+    of_networks = [path for name in ("members", ENCODERS) for path in (folder.path / name).rglob("*")]
+    on_disk = (path for path in of_networks if path.is_symlink() or path.is_file())
     files = {path.relative_to(folder.path).as_posix() for path in on_disk if not path.name.startswith(".")}
     own = {f"{member.folder.relative_to(folder.path).as_posix()}/" for member in members}
     if extra := min(
-        (name for name in files if name not in listed or f"{name.rpartition('/')[0]}/" not in own), default=""
+        (name for name in files - used if name not in listed or f"{name.rpartition('/')[0]}/" not in own), default=""
     ):
         raise RunError(f"{path} has a file of no network that {folder.facts.path.name} states: {cut(extra)}.")
 
@@ -239,6 +258,15 @@ def _settings_pairs(settings: Mapping[str, Any], expected: Mapping[str, Any], *,
             if all(isinstance(each, dict) for each in pair)
         }
     return {f"settings.{name}{' of its folds' * whole}": pair for name, pair in pairs.items()}
+
+
+def with_encoders(bundle: Bundle, checksums: Sequence[str]) -> Bundle:
+    """The facts of a model on fixed features with the checksums of its encoders' weights."""
+    if not checksums:
+        return bundle
+    bank = bundle.network["bank"]
+    encoders = [{**facts, "sha256": own} for facts, own in zip(bank["encoders"], checksums, strict=True)]
+    return replace(bundle, network={**bundle.network, "bank": {**bank, "encoders": encoders}})
 
 
 def shared_outputs(outputs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -318,7 +346,7 @@ def output_facts(study: Study, outputs: Sequence[Output], network: Network) -> l
 def as_json(bundle: Bundle) -> Mapping[str, Any]:
     """The content of the file of facts."""
     return {
-        "format": FORMAT,
+        "format": FORMATS[bool(bundle.encoders)],
         "fold": bundle.fold + 1,
         "backbone": bundle.network["name"],
         **{name: getattr(bundle, name) for name in AS_WRITTEN},

@@ -11,7 +11,7 @@ import torch
 
 from casewise.errors import SplitError
 from casewise.files import checksum
-from casewise.inference.bundle import Bundle, ComputeFacts, as_json, output_facts, settings_of
+from casewise.inference.bundle import Bundle, ComputeFacts, as_json, output_facts, settings_of, with_encoders
 from casewise.inference.predictor import Predictor
 from casewise.jobs.compute_plans import pace_of
 from casewise.jobs.fitting import FITTERS, Choice, FoldData, PlannedJob, first_network
@@ -28,7 +28,7 @@ from casewise.study.learners import learner_named
 from casewise.study.model import mixed_seed
 from casewise.study.schema import NestedCV, Study
 from casewise.study.weight_origins import as_records, origins_of
-from casewise.training.checkpoint import write_tensors
+from casewise.training.checkpoint import write_network, write_tensors
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.cost import PeakMemory, Timer, give_memory_back
 from casewise.training.frozen_features import MEMORY
@@ -204,8 +204,8 @@ def record(
     job, choice, learned = planned.job, planned.choice, fitted.learned
     monitor = planned.inputs.study.recipe.early_stopping.monitor
     check_finite(learned.network.state_dict(), f"{job.name}: ", f"Lower recipe.lr, or take {job.model} out.")
-    write_tensors(job.folder.weights, learned.network.state_dict())
-    bundle = fitted.predictor.bundle
+    encoders = write_network(job.folder, learned.network)
+    bundle = with_encoders(fitted.predictor.bundle, encoders)
     origin = bundle.origin | {"weights_sha256": checksum(job.folder.weights.path)}
     for file in (job.folder.distance, job.folder.fingerprints, job.folder.predictions, job.folder.tile_predictions):
         file.remove()  # of an earlier training
@@ -225,6 +225,7 @@ def record(
         "first_weights": job.first_weights,
         "weights": weights,
         "origins": bundle.origin["origins"],
+        **({"encoders": encoders} if encoders else {}),
         "parameters": sum(p.numel() for p in learned.network.parameters()),
         "epochs": len(learned.history),
         "best_epoch": len(learned.history) if monitor == "none" else learned.best_epoch + 1,

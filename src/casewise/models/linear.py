@@ -374,6 +374,11 @@ def bank_facts(network: Network) -> Facts:
     }
 
 
+def encoder_prefix(number: int) -> str:
+    """How the names of the weights of an encoder begin, by its number from 0."""
+    return f"body.encoder{number + 1 if number else ''}."
+
+
 def _random_frequencies(inputs: int, count: int, seed: int) -> NDArray[np.float64]:
     """(inputs, count) frequencies, orthogonal in groups of `inputs`, each with the length of a Gaussian vector.
 

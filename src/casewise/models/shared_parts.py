@@ -20,7 +20,7 @@ from casewise.models.backbones import Body, Network, NetworkOptions
 from casewise.models.build_model import network_from
 from casewise.models.encoders import Encoder, build_encoder
 from casewise.models.freezing import Segment, split_modules
-from casewise.models.linear import UNSCALED, FeatureBank, FeatureSpec, bank_of
+from casewise.models.linear import UNSCALED, FeatureBank, FeatureSpec, bank_of, encoder_prefix
 from casewise.models.outputs import Output, values_of
 
 
@@ -49,11 +49,16 @@ class SharedParts:
             self._built[key] = network_from(dict(facts))
         return deepcopy(self._built[key]) if own else self._built[key]
 
+    def kept(self, sha256: str) -> Mapping[str, Tensor] | None:
+        """The weights of an encoder with this checksum that was built before; None if there is none."""
+        built = next((encoder for facts, encoder in self._encoders if sha256 in facts), None)
+        return None if built is None else built.network.state_dict()
+
     def _on_features(self, facts: Mapping[str, Any], tensors: dict[str, Tensor]) -> Network:
         side = int(facts.get("side") or 224)
         encoders = []
         for number, encoder_facts in enumerate(facts["bank"]["encoders"]):
-            prefix = f"body.encoder{number + 1 if number else ''}."
+            prefix = encoder_prefix(number)
             weights = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
             encoders.append(self._encoder(encoder_facts, side, weights))
             state = encoders[-1].network.state_dict()
@@ -65,7 +70,7 @@ class SharedParts:
         """An encoder with these weights, one that was built before if there is one."""
         key = json.dumps([facts, side], sort_keys=True)
         for other, encoder in self._encoders:
-            if other == key and _equal(encoder.network.state_dict(), weights):
+            if other == key and ("sha256" in facts or _equal(encoder.network.state_dict(), weights)):
                 return encoder
         encoder = build_encoder(facts, side)
         if set(weights) == set(encoder.network.state_dict()):  # otherwise loading the whole network says what is wrong

@@ -21,8 +21,8 @@ from casewise.run_folder import BundleFolder, JobFolder, WeightsFile
 from casewise.study.sources import source_of
 from casewise.study.weight_files import FirstWeights, environment_folder, file_name
 
-# Increased whenever the facts of a trained network change their meaning; older facts are then refused.
-FORMAT = 1
+# The formats of the facts of a trained network that are read; frozen encoders have files of their own in the second.
+FORMATS = (1, 2)
 PATIENCE = 20.0
 WAYS = (
     "Ways to get them: (1) put {file}.safetensors (of a hub repository also its config.json, as {file}.json) into a "
@@ -242,9 +242,9 @@ def _bundle_facts(path: Path) -> Facts:
         hint = f" It contains several networks. Name one, such as bundle:{members[0].parent}." if members else ""
         raise WeightsError(f"weights: {path} is not a trained casewise network ({names}).{hint}")
     values, file = folder.facts.read(), folder.facts.path
-    if values.get("format") != FORMAT:
+    if values.get("format") not in FORMATS:
         stated = repr(values.get("format"))
-        raise WeightsError(f"weights: {file} has format {stated}, and this version of casewise reads {FORMAT}.")
+        raise WeightsError(f"weights: {file} has format {stated}, and this version of casewise reads {FORMATS}.")
     missing = [name for name in ("backbone", "subjects", "weights", "weights_sha256", "network") if name not in values]
     if missing or not isinstance(values["network"], dict):
         raise WeightsError(f"weights: {file} is damaged: {', '.join(missing) or 'network'} cannot be read.")

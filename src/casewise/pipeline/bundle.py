@@ -22,7 +22,7 @@ from casewise.files import checksum, json_hash, text_hash, write_atomic, write_j
 from casewise.inference.run_members import predicting_members
 from casewise.pipeline.finished import FinishedRun
 from casewise.predictions.table import CHOOSING
-from casewise.run_folder.bundle_folder import FORMAT, link_or_copy, write_archive
+from casewise.run_folder.bundle_folder import FORMATS, link_or_copy, write_archive
 from casewise.splits.predefined import TEST
 from casewise.study.weight_origins import as_records, origins_sentence, recorded_origins, unknown_origin
 from casewise.version import __version__
@@ -49,13 +49,13 @@ def write_bundle(run: FinishedRun, show: Show) -> None:
     """
     members = predicting_members(run.files)
     # the metrics record all parts of the run
-    made_from = json_hash([FORMAT, __version__, checksum(run.files.metrics.path)])
+    made_from = json_hash([FORMATS, __version__, checksum(run.files.metrics.path)])
     if run.files.bundle.is_made_from(made_from):
         return
     with run.files.bundle.replacing() as target:
         _fill(target, run, members)
         target.write_manifest(__version__, made_from)
-    weights = sum(member.weights.path.stat().st_size for member in members) / 2**20
+    weights = sum(path.stat().st_size for path in run.files.bundle.path.rglob("*.safetensors")) / 2**20
     show.line(
         "bundle",
         f"{counted(len(members), 'fitted model')} for new cases, {weights:,.1f} MiB; `casewise bundle` packs them",
@@ -99,7 +99,7 @@ def _fill(target: BundleFolder, run: FinishedRun, members: Sequence[JobFolder]) 
     combination = Combination.of_run(folder, bundles)
     reader = next((bundle for bundle in bundles if bundle.model in study.networks), bundles[0])
     about = {
-        "format": FORMAT,
+        "format": target.format,
         "name": study.name,
         "title": study.title,
         "synthetic": study.synthetic,
@@ -232,6 +232,9 @@ def _share_networks(target: BundleFolder, members: Sequence[JobFolder], salt: st
             link_or_copy(member.distance.verified(), copy.distance.path)
         if member.fingerprints.exists():
             link_or_copy(member.fingerprints.verified(), copy.fingerprints.path)
+        for sha256 in member.record.read().get("encoders", ()):
+            if not copy.encoder(sha256).exists():
+                link_or_copy(member.encoder(sha256).path, copy.encoder(sha256).path)
         write_json(copy.facts.path, _shared_facts(facts, salt))
         entries.append({"learner": facts["model"], "fold": fold, "backbone": facts["network"]["name"]})
     return entries

@@ -38,10 +38,10 @@ from casewise.files import (
     write_atomic,
 )
 from casewise.run_folder.artefact import JsonFile, Part, TextFile, WeightsFile
-from casewise.run_folder.job_folder import FINAL, JobFolder
+from casewise.run_folder.job_folder import ENCODERS, FINAL, JobFolder
 
-# Increased whenever a bundle of this version cannot be read by earlier ones.
-FORMAT = 1
+# The formats of bundles that are read; in the second, frozen encoders have files of their own.
+FORMATS = (1, 2)
 # A bundle contains no other files: no pickle and nothing that can be executed.
 ENDINGS = (".json", ".safetensors", ".md")
 LARGEST_MANIFEST, LARGEST_FILE, MOST_FILES = 16 * 2**20, 32 * 2**30, 20_000
@@ -82,6 +82,11 @@ class BundleFolder:
         name = FINAL if fold is None else f"fold{fold}"
         return JobFolder(self.path / "members" / re.sub(r"[^A-Za-z0-9_@.+=-]", "_", learner) / name)
 
+    @property
+    def format(self) -> int:
+        """The earliest format of the files that are there."""
+        return FORMATS[(self.path / ENCODERS).is_dir()]
+
     def about(self) -> Mapping[str, Any]:
         """The content of `facts`.
 
@@ -103,7 +108,7 @@ class BundleFolder:
             for path in sorted(self.path.rglob("*"))
             if path.is_file()
         }
-        content = {"format": FORMAT, "casewise": version, "made_from": made_from, "files": files}
+        content = {"format": self.format, "casewise": version, "made_from": made_from, "files": files}
         write_atomic(self.manifest_path, json_text(content | {"sha256": _hash(content)}))
 
     def manifest(self) -> Mapping[str, Any]:
@@ -211,9 +216,9 @@ def _check_format(content: Mapping[str, Any], where: str) -> None:
         RunError: it states another one than this version reads, or none.
     """
     stated = content.get("format")
-    if type(stated) is not int or stated != FORMAT:
+    if type(stated) is not int or stated not in FORMATS:
         raise RunError(
-            f"{where} states the format {cut(stated)}, and this version of casewise reads {FORMAT}. Use the version "
+            f"{where} states the format {cut(stated)}, and this version of casewise reads {FORMATS}. Use the version "
             f"that wrote it ({cut(content.get('casewise', 'not stated'), 20)}), or write the bundle again."
         )
 

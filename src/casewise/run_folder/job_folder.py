@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
@@ -10,13 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from casewise.errors import RunError
+from casewise.errors import RunError, cut
 from casewise.files import checksum, is_locked, sweep, write_json
 from casewise.run_folder.artefact import Artefact, JsonFile, Part, TableFile, TextFile, WeightsFile, log
 
 LOCK = ".lock"
 # The folder of a network that was trained on all folds, next to the folders of its folds.
 FINAL = "final"
+# The folder of frozen encoders, next to the folder of the jobs of a run or of the members of a bundle.
+ENCODERS = "encoders"
 # The stage of a training that ended with an error of its own.
 FAILED = "failed"
 # The stage of a training on another cohort; the job continues after it.
@@ -121,6 +124,16 @@ class JobFolder(TrainingFolder):
     # The rule of each grade for cases that only this network predicts, with its thresholds.
     decisions = Part(JsonFile, "decisions.json", portable=True)
 
+    def encoder(self, sha256: str) -> WeightsFile:
+        """The weights of a frozen encoder, one file for all models of the run or bundle; its name is its checksum.
+
+        Raises:
+            RunError: this is no checksum, and could be a path.
+        """
+        if not re.fullmatch("[0-9a-f]{64}", sha256):
+            raise RunError(f"{self.facts.path} names an encoder by {cut(sha256)}, which is no checksum. Do not use it.")
+        return WeightsFile(self.path.absolute().parents[2] / ENCODERS / f"{sha256}.safetensors")
+
     def folds(self, count: int) -> list[JobFolder]:
         """The folders of the same learner on all folds but one; this folder is of a network on all folds."""
         return [JobFolder(self.path.with_name(f"fold{fold + 1}")) for fold in range(count)]
@@ -138,7 +151,7 @@ class JobFolder(TrainingFolder):
     record = Part(JsonFile, "job.json", required=("model", "fold", "fingerprint", "files"))
 
     def finish(self, facts: Mapping[str, object]) -> None:
-        """Write the record, which marks the job as finished."""
+        """Write the record, which marks the job as finished; its `encoders` are checksums of encoders' weights."""
         files = [self.weights, self.facts, self.distance, self.predictions, self.tile_predictions]
         self.record.write({**facts, "files": {file.path.name: checksum(file.path) for file in files if file.exists()}})
 
@@ -211,8 +224,10 @@ class JobFolder(TrainingFolder):
             RunError: the record or a file that it names is missing.
             DamagedError: the record is not what was written.
         """
-        for name in self.record.read()["files"]:
-            if not (file := Artefact(self.path / name)).exists():
+        record = self.record.read()
+        files = [Artefact(self.path / name) for name in record["files"]]
+        for file in [*files, *map(self.encoder, record.get("encoders", ()))]:
+            if not file.exists():
                 raise RunError(f"{file.path} is missing. {file.remedy}")
 
     def finished(self, fingerprint: str) -> bool:
@@ -240,6 +255,8 @@ class JobFolder(TrainingFolder):
             self.record.remove()
             return False
         lacking = [name for name in record["files"] if not Artefact(self.path / name).intact()]
+        encoders = {sha256: self.encoder(sha256) for sha256 in record.get("encoders", ())}
+        lacking += [file.path.name for own, file in encoders.items() if not (file.exists() and file.matches([own]))]
         if lacking:
             reason = "missing or damaged; the network is trained again"
             log.warning("%s: %s: %s.", self.path, ", ".join(lacking), reason)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,10 +10,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 
 from casewise.errors import DamagedError, RunError
-from casewise.run_folder import WeightsFile
+from casewise.files import write_atomic
+from casewise.models.backbones import Network
+from casewise.models.linear import FeatureBank, encoder_prefix
+from casewise.run_folder import JobFolder, WeightsFile
 
 
 def save_state(file: WeightsFile, state: Mapping[str, object]) -> None:
@@ -46,6 +50,29 @@ def load_state(path: Path) -> Any:
             return state
     except (SafetensorError, ValueError, TypeError, LookupError, RecursionError) as error:
         raise DamagedError(f"{path} is not a state of the training ({error}). Delete it and run again.") from error
+
+
+def write_network(folder: JobFolder, network: Network) -> list[str]:
+    """Write the weights of a network; frozen encoders have files of their own, which models of the run share.
+
+    Returns:
+        The checksums of the encoders, in their order.
+
+    Raises:
+        RunError: as `write_tensors`.
+    """
+    state, checksums = network.state_dict(), list[str]()
+    encoders = network.body.encoders if isinstance(network.body, FeatureBank) else ()
+    for number, _ in enumerate(encoders):
+        prefix = encoder_prefix(number)
+        own = {name.removeprefix(prefix): state.pop(name) for name in list(state) if name.startswith(prefix)}
+        content = save({name: value.detach().cpu().contiguous() for name, value in own.items()}, {"format": "pt"})
+        checksums.append(hashlib.sha256(content).hexdigest())
+        file = folder.encoder(checksums[-1])
+        if not (file.exists() and file.matches(checksums[-1:])):
+            write_atomic(file.path, content)
+    write_tensors(folder.weights, state)
+    return checksums
 
 
 def write_tensors(file: WeightsFile, tensors: Mapping[str, torch.Tensor], facts: dict[str, str] | None = None) -> None:
