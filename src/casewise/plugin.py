@@ -36,7 +36,7 @@ class Command:
     Attributes:
         run: the function, or a `typer.Typer`.
         help: one line for the list of commands.
-        after: the command that it follows in this list; without one of this name it follows all but groups.
+        after: the command before it in this list; if there is none of this name, it comes last, before the groups.
         reads_extra: whether it handles words that are not arguments of it, in `typer.Context.args`.
     """
 
@@ -123,7 +123,7 @@ Hook = TypeVar("Hook")
 
 
 def implementing(protocol: type[Hook]) -> list[Hook]:
-    """The plugins that have a method of a protocol; methods that they leave out are the protocol's own."""
+    """The plugins that have a method of a protocol; each gets the protocol's own for methods that it leaves out."""
     names = [name for name in vars(protocol) if not name.startswith("_")]
     chosen = [plugin for plugin in plugins() if any(hasattr(plugin, name) for name in names)]
     for plugin in chosen:
@@ -153,7 +153,7 @@ def plugins() -> tuple[Plugin, ...]:
     return tuple(loaded)
 
 
-# By name of a plugin what went wrong when it registered its additions; empty if nothing did.
+# By plugin the error of its registration; empty without one.
 _registered: dict[str, str] = {}
 
 

@@ -1,4 +1,4 @@
-"""The tables of a finished run: predictions, metrics, splits and findings as tidy data frames."""
+"""The tables of a finished run: predictions, cohort, splits and findings as tidy data frames."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def cohort_table(images: pd.DataFrame, study: Study) -> pd.DataFrame:
 
 
 def splits_table(splits: Splits) -> pd.DataFrame:
-    """The side and fold of each subject."""
+    """Whether each subject is in the training, validation or test set, and its fold."""
     sides = pd.Series(splits.side, dtype=int)
     tested = sides.to_numpy() == TEST
     folds = (sides + 1).astype("Int64").mask(tested | splits.holdout).array

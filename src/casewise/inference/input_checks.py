@@ -59,8 +59,8 @@ class Measures:
 
     Attributes:
         values: (N, 7) in the order of `NAMES`: mean and standard deviation of grey from 0 to 1, the shares of nearly
-            black and nearly white pixels, log2 of the longest side in pixels, log2 of width by height, and the mean
-            difference between the largest and smallest of red, green and blue, from 0 to 1.
+            black and nearly white pixels, log2 of the longest side in pixels, log2 of width divided by height, and the
+            mean difference between the largest and smallest of red, green and blue, from 0 to 1.
         grids: (N, GRID, GRID) means of grey from 0 to 1.
         bytes: (N,) log2 of the bytes of the file by pixel; None where there is no file.
         maps: (N, W) statistics of `casewise.inference.look`; None without a network.
@@ -163,7 +163,7 @@ def _colour_of_file(path: str, mode: str) -> float:
     try:
         return _colour(read_image(Path(path), size=COLOUR_SIDE, channels="rgb").transpose(2, 0, 1))
     except ImageError:
-        return 0.0  # a picture of something that is not an image file
+        return 0.0  # not an image file, such as a volume
 
 
 # Each check's own share of the cases that all together may flag (`FAR_SHARE`); the look has the rest.
@@ -178,9 +178,9 @@ LEAST_TOLERANCE = 0.25
 UNIFORM = 0.01
 DETECTED = 0.8
 RIDGE = 0.1
-# So many images of a case are examined, both for the limits and in new cases.
+# The most images of a case that are examined, in training and in new cases.
 MOST_OF_CASE = 16
-# Fewer subjects give no limits.
+# With fewer subjects there are no limits.
 FEWEST_SUBJECTS = 8
 # With this many sources, each is left out to set the limit of the look. Otherwise it is set in these folds of subjects:
 # with fewer folds, a covariance of far fewer images than in the end gives a lower limit than new cases keep.
@@ -311,7 +311,7 @@ def _spans(low: Floats, high: Floats) -> Floats:
 
 
 def _excess(values: Floats, low: Floats, high: Floats) -> Floats:
-    """By how many ranges the numbers (N, V) are outside of theirs; 0 inside, and on a side that has no limit."""
+    """The distance of each number (N, V) outside its range, in ranges; 0 inside, and on a side without a limit."""
     below, above = low - values, values - high
     for number, name in enumerate(NAMES):
         if name in ONE_SIDED:
@@ -427,7 +427,7 @@ def expected_names(names_by_case: Sequence[frozenset[str]]) -> tuple[str, ...]:
 COMPARED = tuple(name for name in NAMES if name != "size")
 FEATURES = GRID**2 + len(COMPARED)
 SHRINKAGE = 0.3
-# A number of training images that hardly differs is not made larger than this.
+# The least deviation by which a number is divided, so that nearly constant ones are not blown up.
 LEAST_DEVIATION = 0.02
 
 
@@ -581,7 +581,7 @@ SEPARATOR = "; "
 UNCONFIRMED = "not confirmed for this source (the cases of its batch together are unlike the training cases)"
 LOOK = "texture, intensities or shape unlike the training images: another source?"
 NEGATIVE = "a negative: light and dark are exchanged"
-# Without a check of negatives the two cannot be told apart.
+# Without a check for negatives, the two cannot be distinguished.
 UPSIDE_DOWN, TURNED_OR_NEGATIVE = "upside down", "upside down, or a negative"
 NEARLY_UNIFORM = "nearly uniform"
 # Messages for a number below and above its range.

@@ -1,4 +1,7 @@
-"""The bundle of a finished run: its networks with everything needed to use them elsewhere, and no subject's data."""
+"""The bundle of a finished run: its networks with everything needed to use them elsewhere.
+
+It has no images and no names of subjects, but hashes of both.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
     from casewise.study.schema import Study
 
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "pandas")
-# The parts of the results that contain figures only, and no names of cases.
+# The parts of the results that contain numbers only, and no names of cases.
 FIGURES = (
     *("format", "metrics", "main", "calibration", "prediction_sets", "classes", "over_folds", "against_baselines"),
     "seeds",
@@ -42,7 +45,7 @@ FIGURES = (
 
 @shown("bundle")
 def write_bundle(run: FinishedRun, show: Show) -> None:
-    """Write the bundle of a run into its folder; an intact one of the same inputs is kept.
+    """Write the bundle of a run into its folder, unless an intact one of the same inputs is there.
 
     Raises:
         RunError: a network is missing, or a file of the run is damaged.
@@ -84,7 +87,7 @@ def archive_run(folder: Path, output: Path, show: Show, *, key: Path | None = No
 
 def _fill(target: BundleFolder, run: FinishedRun, members: Sequence[JobFolder]) -> None:
     """Write every file of the bundle but its manifest."""
-    # a run that keeps its bundle loads no network library
+    # not needed, and slow to import, where the bundle is kept
     from casewise.inference.bundle import Bundle, shared_outputs
     from casewise.inference.ensemble import Combination
     from casewise.report.caveats import result_line
@@ -157,7 +160,7 @@ def _verdict(audit: Mapping[str, Any], study: Study) -> dict[str, object]:
 
 
 def _warnings(run: FinishedRun) -> str:
-    """What accompanies every prediction: errors of the audit, and that there was no external cohort."""
+    """Warnings with each prediction: errors of the audit, no external cohort, shortcuts, unknown origins of weights."""
     from casewise.report.caveats import within_values
 
     errors = sum(finding["level"] == "error" for finding in run.audit.get("findings", []))
@@ -175,7 +178,7 @@ def _warnings(run: FinishedRun) -> str:
 
 
 def _provenance(run: FinishedRun, bundles: list[Bundle]) -> dict[str, object]:
-    """Versions, hashes and counts; no names of subjects or files."""
+    """Versions, hashes and counts; no names of subjects, and no paths of the user's machine."""
     sides = list(run.splits.side.values())
     stages = run.predictions.groupby("stage", sort=False)[["case", "subject"]].nunique()
     files = (run.files.cohort, run.files.splits, run.files.predictions, run.files.metrics)
@@ -213,7 +216,7 @@ _OF_SUBJECTS = ("subjects", "stop_subjects", "earlier_subjects")
 
 
 def _share_networks(target: BundleFolder, members: Sequence[JobFolder], salt: str) -> list[Mapping[str, Any]]:
-    """Put networks into a bundle, their weights as further names of the same files where possible.
+    """Put networks into a bundle; their weights are hard links where possible, otherwise copies.
 
     Args:
         salt: of the hashes that replace subjects' names (see `casewise.cohort.identity.pseudonym`).

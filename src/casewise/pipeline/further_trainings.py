@@ -1,4 +1,4 @@
-"""Further trainings of the whole study: with other seeds, and on known sources."""
+"""Repeated trainings of a study: with other seeds, and with every source among the training cases."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from casewise.splits.grouped import split
 from casewise.splits.learnable import check_learnable
 from casewise.study.schema import Study
 
-# Only the points of these evaluations are used.
+# Only point estimates are used, for which one resample is enough.
 FEWEST = Plan(resamples=1)
 
 

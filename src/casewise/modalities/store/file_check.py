@@ -1,4 +1,4 @@
-"""The check of a file before a library reads it: its size, the kind of its content, or what is wrong with it."""
+"""Checks of a file before a library reads it: its size, the kind of its content, and errors with a remedy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from casewise.errors import ImageError, nearest
 
-# Names of files that are compared with a missing one.
+# The most names of files that are compared with a missing one.
 _COMPARED = 5_000
 # The errors of NumPy on damaged files, determined by damaging files at random.
 ARRAY_DAMAGE = (
@@ -21,7 +21,7 @@ ARRAY_DAMAGE = (
 
 
 def raise_if_memory(error: Exception) -> None:
-    """Tell a limit of memory, at which mapping a file fails, from a damaged file.
+    """Raise `MemoryError` if mapping a file failed for lack of memory, since the file is then not damaged.
 
     Raises:
         MemoryError: the error is such a limit.
@@ -59,7 +59,7 @@ def size_of(path: Path, remedy: str) -> int:
 
 
 def _similar(path: Path) -> str:
-    """A hint at a file whose name differs in capitals, in its ending or in little else, or at a missing folder."""
+    """A hint for a missing file: a similar name (capitals, ending, a few letters), or a missing folder."""
     if not path.parent.is_dir():
         return f" The folder {path.parent} does not exist."
     try:
@@ -70,7 +70,7 @@ def _similar(path: Path) -> str:
     same = next((name for name in names if Path(name).stem.casefold() == stem), None)
     if same:
         return f" Did you mean {same!r}?"
-    # a file with other digits is one of another person
+    # a name with other digits is usually another person's
     return nearest(path.name, [name for name in names[:_COMPARED] if _digits(name) == _digits(path.name)])
 
 

@@ -1,4 +1,4 @@
-"""What sources have in common whose weights lie in repositories of the Hugging Face hub."""
+"""The base class of sources whose weights are in repositories of the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class HubSource(BackboneSource):
         return [file for path in self.repositories(name) for file in sorted(path.glob("snapshots/*/model.safetensors"))]
 
     def origin(self, name: str) -> Origin:
-        """Files in the cache whose names do not prove their content may be anybody's."""
+        """The origin of cached weights: published if each file is named by the SHA-256 of its content, else a file."""
         digest, is_proved, files = "", True, self.cached_files(name)
         for file in files:
             digest, stored_as = remembered_checksum(file), file.resolve().name

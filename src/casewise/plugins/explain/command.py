@@ -29,7 +29,7 @@ def explain(
         Path | None, typer.Option(help="The output folder [default: explanations in the run folder].")
     ] = None,
     measure: Annotated[
-        bool, typer.Option("--measure", help="Measure all out-of-fold cases against the study's masks.")
+        bool, typer.Option("--measure", help="Compare the maps of all out-of-fold cases with the study's masks.")
     ] = False,
     map_size: Annotated[
         int,

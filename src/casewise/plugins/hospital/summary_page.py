@@ -144,7 +144,7 @@ def page(result: CaseResult, facts: ModelFacts) -> Block:
 
 
 def drawn(block: Block) -> Figure:
-    """The page as a figure with 72 dots an inch, so that a point is a pixel."""
+    """The page as a figure at 72 dots an inch, so that one point is one pixel."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
@@ -408,7 +408,7 @@ def _flow(blocks: Sequence[Block], width: float, room: float, columns: int) -> B
 
 
 def _pictures(result: CaseResult) -> list[CasePicture]:
-    """The pictures with saliency maps; without them the images alone, of a series that in its middle."""
+    """The pictures with saliency maps; if there are none, the images alone, of a series the one in its middle."""
     if result.pictures:
         return [
             replace(picture, title=_without_people(picture.title, result, f"image {number}"))

@@ -1,8 +1,8 @@
 """The bodies of the psoriasis phantom: a subject's constants, and the maps of the body in each photograph.
 
-A body is layers of chains of discs in body units. One unit is the height of the photographed frame, which spans x in
-[-0.75, 0.75] and y in [-0.5, 0.5], y down. The canvas is wider, so that the camera can be rotated and moved slightly
-without leaving it.
+A body consists of layers; each is a set of chains of overlapping discs. Lengths are in body units. One unit is the
+height of the photographed frame, which spans x in [-0.75, 0.75] and y in [-0.5, 0.5], y down. The canvas is wider, so
+that the camera can be rotated and moved slightly without leaving it.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ class Subject:
         """Return the canvas maps of one photograph (`number` from 1), the same at every visit.
 
         They are those of `_rendered`, and `plaque`: distance-like field in body units, above a threshold where skin is
-        covered, so that a plaque shrinks inside its own outline; `flecks`: uniform in [0, 1]; `bumps`, `mottle`:
-        standard normal; `marks`: 0 on bare skin to 1 in a mole or tattoo.
+        covered, so that a plaque shrinks inside its own outline; `flecks`: uniform in [0, 1]; `bumps`:
+        standard normal; `mottle`: normal with a deviation of 0.85; `marks`: 0 on bare skin to 0.8 in moles or a tattoo.
         """
         random, pose = stream(self.seed, "anatomy", self.number, region, number), self._pose(region, number)
         maps = _rendered(pose)

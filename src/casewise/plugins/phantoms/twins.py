@@ -1,4 +1,4 @@
-"""Twins planted into a phantom: slightly altered copies of its images, with new subjects."""
+"""Twins planted into a phantom, a synthetic cohort: slightly altered copies of its images, with new subjects."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def _pixels(path: Path) -> Array:
         return np.asarray(image)
 
 
-# An alteration takes an image and its mask, if it has one, which moves with it but keeps its values.
+# An alteration takes an image and its mask, if it has one; the mask follows changes of position only.
 _Alter = Callable[[Random, list[Array]], list[Array]]
 
 

@@ -30,7 +30,7 @@ UNFREEZING = (
 
 
 def facts(study: Study) -> dict[str, str]:
-    """The facts of a recipe with one of these methods, by name."""
+    """By name the facts of a recipe with gradual unfreezing, the search for a rate, or fastai's head."""
     keys, shown = keys_of(study.recipe), {}
     if keys.tuning == "gradual_unfreezing":
         shown["Trained"] = "the heads first, then one further group of layers at a time together with them"
@@ -81,12 +81,12 @@ def _unfreezing(context: ReportContext) -> Table | None:
         losses = [[loss for name, count, loss in steps if (name, count) == (model, group)] for group in groups]
         cells = [Cell(number(sum(v) / len(v), 3), counted(len(v), "network")) if v else Cell(MISSING) for v in losses]
         rows.append(Row(learner_name(model), cells))
-    heads = ["Network", *(counted(count, "group") if count else first for count in groups)]
+    heads = ["Backbone", *(counted(count, "group") if count else first for count in groups)]
     return Table(heads, rows, UNFREEZING) if rows else None
 
 
 def _finder(model: str, jobs: Sequence[Job], *, name: str) -> Drawing:
-    """The search for a learning rate of one backbone: the loss by rate, one line per fold, with a dot at the choice."""
+    """The search for a learning rate of a backbone: the loss by rate, a line per network, with a dot at the choice."""
     from matplotlib.ticker import LogLocator
 
     with canvas(260.0, 176.0, (42, 38, 8, 26), grid="y") as (figure, axes):

@@ -35,7 +35,7 @@ LISTED = 10
 
 @dataclass(frozen=True)
 class PredictionComparison:
-    """Two tables of predictions, row by row: values and probabilities, and the distances apart.
+    """Two tables of predictions, row by row; distances from the training cases are compared separately.
 
     Attributes:
         rows: of either table.
@@ -52,7 +52,7 @@ class PredictionComparison:
     equal_distances: bool
 
     def verdict(self, tolerance: float) -> str:
-        """Whether all rows are equal, bit by bit, or differ by no more than the tolerance."""
+        """The verdict: all rows equal bit by bit, different by at most the tolerance, or different."""
         if self.equal == self.rows:
             return EQUAL
         largest = self.largest_difference
@@ -80,7 +80,7 @@ class Reproduction:
         folder: the folder of the repetition.
         verdict: `equal`, `within_tolerance` or `different`, of the predictions.
         left_out: networks that could not be trained in the run.
-        networks, other_weights: the number of trained learners, and those whose weights differ.
+        networks, other_weights: the number of trainings (a learner in a fold), and those whose weights differ.
         environment: what differs of versions, machine and compute plans: in the run, and in the repetition.
     """
 
@@ -103,8 +103,8 @@ class Reproduction:
         lines = []
         if self.left_out:
             lines.append(f"Not repeated, because they could not be trained in the run: {', '.join(self.left_out)}.")
-        same = f"All {self.networks} trained learners have the same weights, bit by bit."
-        others = f"{len(self.other_weights)} of {self.networks} trained learners have other weights:"
+        same = f"All {self.networks} trainings gave the same weights, bit by bit."
+        others = f"{len(self.other_weights)} of {self.networks} trainings gave other weights:"
         lines.append(_listed(others, self.other_weights) if self.other_weights else same)
         lines.append(self.predictions.line(self.tolerance))
         lines += [f"Different: {name}, {was} in the run, {now} now." for name, (was, now) in self.environment.items()]
@@ -143,7 +143,7 @@ def reproduce(
 
 
 def _mark(files: RunFolder) -> dict[str, str]:
-    """Which run is repeated."""
+    """The path and the checksum that identify the repeated run."""
     return {"run": str(files.path.resolve()), "predictions_sha256": checksum(files.predictions.path)}
 
 
@@ -151,7 +151,7 @@ def _again(study: Study, source: RunFolder) -> Study:
     """The study with the compute plan that the run recorded, which prepares its images again and uses no tracker."""
     from casewise.jobs.compute_plans import recorded_plans
 
-    source.compute.read_if_exists()  # a damaged one must not be set aside in another run's folder
+    source.compute.read_if_exists()  # raises if it is damaged: nothing may be renamed in another run's folder
     plans = recorded_plans(source, study.learners)  # of baselines, the threads matter
     if missing := [name for name in study.trained if name not in plans]:
         raise RunError(f"{source.compute.path} has no compute plan of {missing[0]}, so it cannot be repeated.")
@@ -162,7 +162,7 @@ def _again(study: Study, source: RunFolder) -> Study:
 
 
 def _repeat_parts(study: Study, source: RunFolder, target: RunFolder) -> None:
-    """Compute batches in as many parts as in the run, where its memory did not suffice for whole ones."""
+    """Split batches as in the run, where memory did not suffice for whole ones."""
     for name, fold, job in finished(source, study.learners):
         record = job.record.read()
         again = target.final_job(name) if fold == "all" else target.job(name, int(fold) - 1)

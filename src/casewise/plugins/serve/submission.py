@@ -33,7 +33,7 @@ SUBJECT = "subject"
 # Endings by which some readers recognise a file; the others are left out.
 KEPT_ENDINGS = (".nii.gz", ".nii", *ENDINGS)
 NEUTRAL = re.compile(r"upload-(\d+)")
-# A stored file, with the folder of its series, and a series alone, in messages.
+# A stored file in a message, with the folder of its series if it has one.
 STORED = re.compile(r"(series-\d+/)?upload-(\d+)(?:\.[a-z]+)*")
 # A case in the table of a request, whose visits have numbers.
 CASE = re.compile(rf"{SUBJECT}/visit (\d+)")
@@ -123,7 +123,7 @@ def check_slots(submission: Submission, description: Mapping[str, Any]) -> None:
     """Check that every visit has the images that the model needs.
 
     Raises:
-        ServiceError: an image has no region or an unknown one, a visit lacks one, or a scan was given twice.
+        ServiceError: a visit has no image or lacks one that the model needs, or has several files for a scan of NIfTI.
     """
     slots = description["slots"]
     noun = "sequence" if description["series"] else "region"
@@ -148,7 +148,7 @@ def check_pixels(submission: Submission, folder: Path, limit: int, description: 
     """Check the stated size of each photograph before it is decoded; slides and scans are read in pieces.
 
     Raises:
-        ServiceError: an image is too large, or its side is longer than any camera's or 0.
+        ServiceError: an image has too many pixels, or a side is longer than any camera's.
     """
     if description["modality"] != "photographs":
         return
@@ -311,7 +311,7 @@ def _distinct(names: Sequence[str], positions: Sequence[int]) -> list[str]:
 
 
 def _order(item: tuple[str, UploadFile | str]) -> tuple[tuple[object, ...], bytes]:
-    """Sorts files by name and content, so that nothing depends on the order in which a client sends them."""
+    """Sorts files by name and content, so that predictions do not depend on the order in which a client sends them."""
     _, value = item
     if isinstance(value, str):
         return natural(""), b""

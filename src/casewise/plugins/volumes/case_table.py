@@ -1,4 +1,4 @@
-"""The rows of a cohort's table as cases: one scan for each sequence, order of slices, masks and lesions."""
+"""Checks of a cohort's table of volumes: scans of each sequence, slice positions, masks, incomplete cases."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from casewise.errors import CohortError, counted, nearest
 from casewise.plugins.volumes.settings import Volumes, volumes_of
 from casewise.study.schema import Study
 
-# The number of missing files of a column that are named.
+# The most files, cases or subjects that a message names.
 SHOWN = 5
 # The number of problems, and of cases in one of them, that are named.
 PROBLEMS_SHOWN = 20
-# The largest relative difference of even steps between slices.
+# Slices have a gap if the largest step exceeds the median step by more than this share.
 UNEVEN = 0.05
 
 
 def _check_rows(study: Study, images: pd.DataFrame, problems: list[str]) -> list[str]:
-    """Check that a case has one scan of each sequence, or the same positions of slices in all of them.
+    """Check that a case has one scan of each sequence, or with `slice_index` the same positions of slices in all.
 
     Problems are added to `problems`; notes on anything unusual are returned.
     """
@@ -165,7 +165,7 @@ def resolve_sequences(study: Study, cohort: Cohort) -> Cohort:
 
 
 def _check_classes(study: Study, images: pd.DataFrame, problems: list[str]) -> None:
-    """Check that cases of two subjects of each class are left for training."""
+    """Check that two subjects of each class remain after incomplete cases are left out."""
     for name in study.outputs:
         for code, label in enumerate(study.classes_of(name) if name in images else []):
             count = images.loc[images[name] == code, "subject"].nunique()
@@ -178,7 +178,7 @@ def _check_classes(study: Study, images: pd.DataFrame, problems: list[str]) -> N
 
 
 def _plain(name: str) -> str:
-    """The name of a sequence in lower case without spaces, hyphens and underscores, for comparison.
+    """The name of a sequence in lower case without spaces, hyphens, underscores and dots, for comparison.
 
     >>> _plain("T1 pre") == _plain("t1_pre"), _plain("T2*") == _plain("T2")
     (True, False)
@@ -214,7 +214,7 @@ def _with_missing(
     if not lacking:
         return images, []
     nowhere = sorted(required - set(images["sequence"]))
-    if nowhere and labelled:  # of a few new cases, all may lack one
+    if nowhere and labelled:  # a few new cases may all lack the same sequence
         problems.append(
             f"volumes.sequences: no row shows {names_text(nowhere, 3)}; the table has "
             f"{', '.join(sorted(set(images['sequence'])))}. Leave out sequences that were never acquired, or correct "

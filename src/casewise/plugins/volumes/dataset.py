@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Slices:
-    """The slices of all cases as tensors that every fold shares, and the intensity mapping of each scan.
+    """The slices of all P cases with N slices of S sequences, and for each scan a table that maps its intensities.
 
     Attributes:
         stored: (N, S, H, W) `int16`, 0 to 32767.
         first, count: (P,) each case's first slice and number of slices.
         present: (P, S) bool.
-        tables: (P·S, 32768) float32, 0 to 1, of one fold.
+        tables: (P·S, 32768) float32, of one fold: for each scan the standardised intensity (0–1) of every stored value.
     """
 
     stored: Tensor
@@ -74,7 +74,7 @@ class SliceData(PanelDataset):
         slices: of all cases.
         cases: (P,) their numbers.
         truth: (P, T) float32, NaN where not scored.
-        all_windows: whether predictions are means over all windows, else of the central one.
+        all_windows: whether predictions are averaged over all windows; otherwise the central window is used.
         drop: the probability with which a sequence is left out of a training panel; at least one remains.
     """
 

@@ -73,7 +73,7 @@ def _facts(context: ReportContext, learners: list[str]) -> list[tuple[str, str]]
         constant, folds = constant_folds(context.predictions, context.outcome, learner)
         if constant:
             where = "the validation set" if context.holdout else f"{constant} of {counted(folds, 'fold')}"
-            facts.append(("Hardly varies, altered or not", f"{learner_name(learner)} in {where}"))
+            facts.append(("Nearly constant for unaltered images", f"{learner_name(learner)} in {where}"))
     if len(learners) > MOST_LEARNERS:
         facts.append(("Further learners", f"{len(learners) - MOST_LEARNERS}, in `metrics.json`"))
     return facts

@@ -31,18 +31,18 @@ Integers: TypeAlias = NDArray[np.intp]
 DAYS_OF_YEAR = 365.25
 # Mean and standard deviation of the alternatives of normal scores, 0 and 1 without a change.
 ALTERNATIVES = np.array([(-1.5, 1), (-0.75, 1), (-0.35, 1), (0.35, 1), (0.75, 1), (1.5, 1), (0, 0.5), (0, 2)])
-# The alternatives of yes or no, and of calibration: factors of the odds.
+# Alternatives for binary values and for calibration: factors of the odds.
 ODDS = np.array([1 / 3, 1 / 1.7, 1.7, 3, 8])
-# A study with fewer before it, of its scanner, is no evidence: its rank or expected share is too coarse.
+# The first studies of a scanner are not tested: ranks and shares of so few are too coarse.
 FEWEST_BEFORE = 20
-# A few equal scores have no smaller variance than this in an estimate.
+# The lower limit of an estimated variance; that of a few equal scores would be 0.
 LEAST_VARIANCE = 0.05
 
 
 def threshold(series: int, alarms_a_year: float = 1.0) -> float:
-    """The logarithm of the evidence at which a series that is tested with others is said to have changed.
+    """The logarithm of the evidence at which one of several series that are tested together is said to have changed.
 
-    All of them together then raise at most `alarms_a_year` false alarms in a year of looks at any time.
+    Together they raise at most `alarms_a_year` false alarms a year on average, however often one looks.
 
     >>> round(threshold(40), 2)
     9.59
@@ -128,7 +128,7 @@ def evidence(ratios: Floats, days: Integers) -> tuple[Integers, Floats]:
     """The logarithm of R after each day, from log likelihood ratios (N, K) of studies in the order of days (N,).
 
     Returns:
-        The row of the last study of each day (D,), and (D, K).
+        The row of the last study of each day (D,), and the log evidence after it for each alternative (D, K).
 
     >>> rows, grown = evidence(np.zeros((3, 1)), np.array([1, 1, 2]))
     >>> rows.tolist(), grown[:, 0].round(3).tolist()
@@ -156,7 +156,7 @@ def full_scores(values: Floats, groups: Integers) -> Floats:
 
 
 def start_of_change(ratios: Floats, row: int) -> tuple[int, int]:
-    """The first changed study and the alternative of most likelihood, given an alarm at this row.
+    """The row of the first changed study and the most likely alternative, given an alarm at this row.
 
     Args:
         ratios: (N, K) log likelihood ratios; studies after the alarm make the estimate better.

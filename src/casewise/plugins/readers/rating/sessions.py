@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SessionKind: TypeAlias = Literal["blind", "aided", "adjudication", "doubtful"]
 # Lines shown next to the images, by the keys of the form, with a model's prediction or values of other readers.
 Shown: TypeAlias = dict[str, list[str]]
-# A case that is read again comes after at least this many others, in a session of twice as many cases.
+# Between two readings of a case are at least so many others, or half of the cases of a shorter session.
 FEWEST_BETWEEN = 10
 
 
@@ -96,7 +96,7 @@ class Session:
     Attributes:
         batches: the keys of items that were added together, in the order in which they were added.
         shown: by item, the lines next to the images; empty in a blind session.
-        seed: of the orders; repeat: the share of items that is read twice.
+        seed: of the orders; repeat: the share of items that is read twice, as far as enough others lie between.
     """
 
     name: str
@@ -145,13 +145,13 @@ class Session:
 
 
 def _with_repeats(keys: list[str], share: float, rng: np.random.Generator) -> list[tuple[str, int]]:
-    """Keys in their order, some of them again, after at least a quarter of the others, or ten if half of them are."""
+    """Keys in order, some a second time, after a quarter of all keys, or ten if that is more, or half of few keys."""
     count = min(int(np.ceil(share * len(keys) - 1e-9)), len(keys) - 1)
     presented = [(key, 1) for key in keys]
     if count <= 0:
         return presented
     between = max(len(keys) // 4, min(FEWEST_BETWEEN, len(keys) // 2))
-    eligible = keys[: len(keys) - between]  # items with enough others behind them
+    eligible = keys[: len(keys) - between]  # items with enough others after them
     for key in rng.choice(eligible, min(count, len(eligible)), replace=False):
         first = presented.index((str(key), 1))
         at = int(rng.integers(min(first + between + 1, len(presented)), len(presented) + 1))
