@@ -120,7 +120,7 @@ def test_an_encoder_that_no_registry_has_is_not_built(key: str, side: dict[str, 
             network_from({"name": "linear_features", "outputs": 1, "side": 32, "bank": bank})
 
 
-@pytest.mark.parametrize("stated", [2, "1", True, 1.0])
+@pytest.mark.parametrize("stated", [3, "1", True, 1.0])
 @pytest.mark.parametrize("file", ["manifest.json", "bundle.json"])
 def test_the_format_is_checked_in_both_files(bundle: BundleFolder, file: str, stated: Any) -> None:
     path = bundle.path
