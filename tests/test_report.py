@@ -20,6 +20,7 @@ from tests.report_contexts import (
     check_page,
     classes,
     estimate,
+    films,
     finished,
     numbers,
     with_figures,
@@ -107,6 +108,11 @@ def test_results_page_beside_a_run_without_the_stage(report_of_numbers: ReportCo
             write_results(first, tmp_path / "page.md", others=others)
     assert not (tmp_path / "page.md").exists()
     assert "| net00 (toy) |" in write_results(run, tmp_path / "page.md", others=[run]).read_text()
+
+
+def test_the_page_does_not_grow_with_the_number_of_cases() -> None:
+    few, many = (len(render(films(subjects=count))) for count in (1_000, 3_000))
+    assert many < few
 
 
 def test_missing_artefacts_are_left_out(context: ReportContext) -> None:

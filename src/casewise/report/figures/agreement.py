@@ -132,8 +132,9 @@ def _dots(axes: Axes, rows: pd.DataFrame, x: np.ndarray, y: np.ndarray, *, size:
     """All cases in one colour; many cases are drawn as pixels, which keeps the page small."""
     alpha = 0.75 if len(x) <= 100 else 0.5 if len(x) <= 600 else 0.3
     look: drawing.Look = {"color": drawing.MODEL, "markersize": size, "alpha": alpha, "markeredgewidth": 0}
-    axes.plot(x, y, "o", rasterized=len(x) > drawing.MANY, gid="dots", **look)
-    return {"dots": [_title(row) for row in rows.to_dict("records")]}
+    many = len(x) > drawing.MANY
+    axes.plot(x, y, "o", rasterized=many, gid="dots", **look)
+    return {} if many else {"dots": [_title(row) for row in rows.to_dict("records")]}
 
 
 def _points(axes: Axes, rows: pd.DataFrame, x: np.ndarray, y: np.ndarray) -> dict[str, list[str]]:
@@ -192,14 +193,14 @@ def tracks(rows: pd.DataFrame, *, baseline: str) -> list[Track]:
         rows: one row per case, with `subject, visit, day, y_true, y_pred`; references may be NaN.
         baseline: the baseline visit, or `first`.
     """
+    changed = percent_change(rows, baseline=baseline)
+    names = changed["visit"].astype(str).to_numpy(object)
+    values = changed[["day", "y_true", "y_pred", "true_change", "predicted_change"]].to_numpy(float).T
     result = []
-    for subject, subject_rows in percent_change(rows, baseline=baseline).groupby("subject", sort=False):
-        if subject_rows["y_true"].notna().sum() < 2:
-            continue
-        days = subject_rows["day"].to_numpy(float)
-        changes = subject_rows[["true_change", "predicted_change"]].to_numpy(float).T
-        scores = subject_rows["y_true"].to_numpy(float), subject_rows["y_pred"].to_numpy(float)
-        result.append(Track(str(subject), subject_rows["visit"].astype(str).tolist(), days, *scores, changes))
+    for subject, own in changed.groupby("subject", sort=False).indices.items():
+        days, physician, model, *changes = values[:, own]
+        if (~np.isnan(physician)).sum() > 1:
+            result.append(Track(str(subject), names[own].tolist(), days, physician, model, np.array(changes)))
     return sorted(result, key=lambda track: natural(track.subject))
 
 
