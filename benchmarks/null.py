@@ -14,6 +14,10 @@ The third table is of images that know nothing, or something, beside age and sex
 covariate with signal and a network whose out-of-fold predictions are noise around the mean of its training labels, as
 those of a network that learned nothing. A study counts where the interval of the difference between the joined model
 and the covariates lies on the side of the images.
+
+The fourth table is of combinations of networks with signal. Networks of different quality, some too confident, predict
+the cases of a study, on which the weighted mean is fitted, and new cases, on which it is compared with the network that
+is best on them.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ import numpy as np
 import pandas as pd
 from pages import publish, simulation_parser, table
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import log_loss, roc_auc_score
 
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.evaluate import Outcomes, evaluate
@@ -41,6 +46,7 @@ VISITS, FEATURES, PENALTY = 3, 40, 30.0
 CHANCE = {"ccc": 0.0, "auroc": 0.5, "kappa_quadratic": 0.0}
 HIGHEST = 20.0
 NOMINAL = 0.05
+KIND = "classification"
 
 
 @dataclass(frozen=True)
@@ -233,10 +239,73 @@ def added_values(studies: int) -> list[list[str]]:
     ]
 
 
+@dataclass(frozen=True)
+class Members:
+    """Networks that are combined: the distances of their outputs for the two classes, in standard deviations.
+
+    Attributes:
+        confidence: factors of the logits; 1 is calibrated.
+        together: the correlation of the networks' errors.
+    """
+
+    title: str
+    distances: tuple[float, ...]
+    confidence: tuple[float, ...]
+    together: float
+
+    def draw(self, rng: np.random.Generator, cases: int) -> tuple[np.ndarray, np.ndarray]:
+        """Labels (N,), and the probabilities (N, networks) of the second class."""
+        truth, common = rng.integers(0, 2, cases), rng.normal(size=(cases, 1))
+        own = rng.normal(size=(cases, len(self.distances)))
+        outputs = np.outer(truth - 0.5, self.distances) + self.together**0.5 * common + (1 - self.together) ** 0.5 * own
+        return truth, 1 / (1 + np.exp(-outputs * np.maximum(self.distances, 1.0) * self.confidence))
+
+
+MEMBERS = [
+    Members("alike", (1.6, 1.5, 1.5), (1, 1, 1), 0.5),
+    Members("one worse", (1.6, 1.5, 1.0), (1, 1, 1), 0.5),
+    Members("one poor and too confident", (2.0, 1.9, 0.9), (1, 1, 2.5), 0.4),
+    Members("two poor, one of them too confident", (1.6, 1.5, 1.0, 0.7), (1, 1, 2.5, 0.3), 0.5),
+    Members("one good, two at chance", (1.6, 0.0, 0.0), (1, 1.5, 1.5), 0.3),
+    Members("all weak", (0.4, 0.3, 0.2), (1, 1.5, 2), 0.3),
+]
+NEW_CASES, TOLERANCE = 2000, 0.003
+
+
+def behind_best(members: Members, studies: int, *, subjects: int, seed: int = 0) -> list[str]:
+    """The weighted mean minus the best network on new cases: AUROC, the share of studies below, and log loss."""
+    rng = np.random.default_rng([seed, MEMBERS.index(members), subjects])
+    gains = []
+    for _ in range(studies):
+        tables = []
+        for stage, count in (("oof", subjects), ("test", NEW_CASES)):
+            truth, second = members.draw(rng, count)
+            folds = np.arange(count) % 5 + 1 if stage == "oof" else np.ones(count, int)
+            people = np.arange(count) + (stage == "test") * subjects
+            for number, values in enumerate(second.T):
+                both = np.stack([1 - values, values], axis=1)
+                rows = [
+                    network_rows(f"net{number}", stage, fold, people[own], truth[own].astype(float), KIND, both[own])
+                    for fold in np.unique(folds)
+                    for own in [folds == fold]
+                ]
+                tables += rows
+        combined = stack(check(pd.concat(tables, ignore_index=True)), ["weighted"], ranges={"label": (0.0, 1.0)}).rows
+        of_case = combined[combined["stage"] == "test"].set_index("case")["p1"]
+        mean = of_case[[f"{number:03d}/0" for number in range(subjects, subjects + NEW_CASES)]].to_numpy()
+        learners = [mean, *second.T]
+        areas = [roc_auc_score(truth, values) for values in learners]
+        losses = [log_loss(truth, values) for values in learners]
+        gains.append((areas[0] - max(areas[1:]), losses[0] - min(losses[1:])))
+    area, loss = np.array(gains).T
+    return [f"{area.mean():+.3f}", f"{(area < -TOLERANCE).mean():.0%}", f"{loss.mean():+.3f}"]
+
+
 def page(
     shares: dict[Design, dict[str, float]],
     better: dict[tuple[int, int], float],
     added: list[list[str]],
+    behind: list[list[str]],
     studies: int,
 ) -> str:
     """The Markdown page."""
@@ -276,6 +345,14 @@ def page(
         "Nominal, where images show nothing: at most 2.5 % better.",
         "",
         *table(["outcome and metric", "images show the outcome", "shown better", "shown worse"], added),
+        "",
+        "## The weighted mean beside its best member",
+        "",
+        f"Networks that find two classes, combined on the out-of-fold predictions of a study and judged on "
+        f"{NEW_CASES:,} new cases: the weighted mean minus the network that is best on the new cases. Below: the share "
+        f"of studies in which the AUROC of the mean is more than {TOLERANCE} lower.",
+        "",
+        *table(["networks", "subjects", "AUROC", "below", "log loss"], behind),
     ]
     return "\n".join(lines) + "\n"
 
@@ -289,7 +366,12 @@ def main() -> None:
         print(design.title, {name: round(share, 3) for name, share in shares[design].items()}, flush=True)
     sizes = ((40, 5), (100, 5), (100, 29))
     better = {size: called_better(options.studies, subjects=size[0], networks=size[1]) for size in sizes}
-    publish(page(shares, better, added_values(options.studies), options.studies), options.output)
+    behind = [
+        [members.title, str(subjects), *behind_best(members, options.studies // 5, subjects=subjects)]
+        for members in MEMBERS
+        for subjects in (60, 150, 300, 700)
+    ]
+    publish(page(shares, better, added_values(options.studies), behind, options.studies), options.output)
 
 
 if __name__ == "__main__":

@@ -93,6 +93,19 @@ def test_a_learner_clearly_worse_than_the_best_has_no_weight() -> None:
     assert weights_of_numbers(np.column_stack([good, poor]), truth, subjects).tolist() == [0.5, 0.5, 0.0]
 
 
+@pytest.mark.parametrize(
+    ("highest", "expected"), [(6.0, [1 / 2, 1 / 2, 0.0]), (0.1, [1 / 3] * 3)], ids=["signal", "none"]
+)
+def test_without_signal_a_learner_must_be_worse_by_more_to_have_no_weight(
+    highest: float, expected: list[float]
+) -> None:
+    random = np.random.default_rng(1)
+    truth = random.uniform(0, 1, 24)
+    errors = np.column_stack([random.normal(0, 0.5, (24, 2)), random.normal(0, 1.0, 24)])
+    weights = weights_of_numbers(highest * truth[:, None] + errors, highest * truth, np.arange(24))
+    np.testing.assert_allclose(weights, expected)
+
+
 def test_altered_images_are_combined_as_their_cases_were() -> None:
     table = cohort(subjects=30, noise=0.3)
     table["y_pred"] *= table["model"].map({"net0": 0.6, "net1": 2.0, "net2": 0.0})  # so that weights are fitted

@@ -16,7 +16,8 @@ are then judged on. This alone makes fitted weights look better than they are, s
 better than equal weights on subjects left out (`benchmarks/null.py` measures how often signal is found where there is
 none; with weights halfway from equal to fitted ones, it was in 12 % of studies of 60 subjects and 8 networks). Learners
 that are clearly worse than the best one have no part in equal weights: a poor network would make the mean worse than
-the best of its members.
+the best of its members. Where the best one is not clearly better than a guess, they must be worse by more, since a
+choice among learners without signal finds some.
 """
 
 from __future__ import annotations
@@ -395,8 +396,8 @@ SMALLEST = 1e-3
 SUM = 1e3
 # Groups of subjects that are left out, and the standard errors by which fitted weights must be better than equal ones.
 GROUPS, CLEARLY = 5, 2.0
-# Standard errors by which a learner must be worse than the best one to have no weight. With several learners and no
-# signal, some are worse than the best by more than two.
+# Standard errors by which a learner must be worse than the best one to have no weight: `CLEARLY` if the best one is
+# clearly better than a guess without images, else more, since without signal some of several are worse by two.
 FAR_WORSE = 3.0
 # With fewer subjects, the standard error of a gain is itself too uncertain.
 FEWEST_SUBJECTS = 10
@@ -415,6 +416,7 @@ def weights_of_numbers(predicted: np.ndarray, truth: np.ndarray, subjects: np.nd
     return _if_clearly_better(
         lambda rows: _least_absolute_error(predicted[rows], truth[rows]),
         lambda weights: np.abs(predicted @ weights - truth),
+        np.abs(np.median(truth) - truth),
         predicted.shape[1],
         subjects,
     )
@@ -428,9 +430,11 @@ def _weights_of_classes(probabilities: np.ndarray, truth: np.ndarray, subjects: 
     [1.0, 0.0]
     """
     likelihood = np.maximum(probabilities[np.arange(len(truth)), :, truth.astype(int)], 1e-9)
+    shares = np.bincount(truth.astype(int)) / max(len(truth), 1)
     return _if_clearly_better(
         lambda rows: _largest_likelihood(likelihood[rows]),
         lambda weights: -np.log(likelihood @ weights),
+        -np.log(shares[truth.astype(int)]),
         likelihood.shape[1],
         subjects,
     )
@@ -439,12 +443,14 @@ def _weights_of_classes(probabilities: np.ndarray, truth: np.ndarray, subjects: 
 def _if_clearly_better(
     fit: Callable[[np.ndarray], np.ndarray],
     loss: Callable[[np.ndarray], np.ndarray],
+    guess: np.ndarray,
     n_learners: int,
     subjects: np.ndarray,
 ) -> np.ndarray:
     """Fitted weights, if they have a clearly smaller loss (N,) than equal ones on groups of subjects left out.
 
     Otherwise learners that are clearly worse than the best one have the weight 0, and the others equal weights.
+    `guess` is the loss (N,) of a constant.
     """
     from sklearn.model_selection import GroupKFold
 
@@ -454,7 +460,8 @@ def _if_clearly_better(
         return np.full(n_learners, 1 / n_learners)
     alone = [loss(weights) for weights in np.eye(n_learners)]
     best = min(alone, key=lambda own: float(own.mean()))
-    kept = np.array([not _is_above(own - best, numbers, FAR_WORSE) for own in alone])
+    errors = CLEARLY if _is_above(guess - best, numbers, CLEARLY) else FAR_WORSE
+    kept = np.array([not _is_above(own - best, numbers, errors) for own in alone])
     gain = loss(equal := kept / kept.sum())
     for fitted_on, left_out in GroupKFold(GROUPS).split(gain, groups=numbers):
         gain[left_out] -= loss(fit(fitted_on))[left_out]
