@@ -76,8 +76,9 @@ def test_bags_hold_their_tiles_and_nan() -> None:
     assert seen.shape == (2, 5, 3, 8, 8)
     assert seen[1, 1:].isnan().all()
     assert not seen[0].isnan().any()
-    drawn, _ = data.training_batch([0, 1], seeded(), torch.device("cpu"))
+    drawn, occupied = data.training_batch([0, 1], seeded(), torch.device("cpu"))
     assert drawn.shape == (2, 3, 3, 8, 8)
+    assert occupied.tolist() == [[True, True, True], [True, False, False]]
     assert drawn[1, 1:].isnan().all()
     assert not drawn[0].isnan().any()
     varied = augmented(store, slots, BAG.model_copy(update={"brightness": 0.2, "rotate": 90.0}), seeded())

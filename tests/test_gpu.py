@@ -7,7 +7,10 @@ memory and speed.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,18 +21,23 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 import casewise
-from casewise.modalities.dataset import Batches, PanelData
+from casewise.modalities.dataset import Batches, FeatureData, PanelData
+from casewise.modalities.device import SHARE, rows_on
 from casewise.modalities.shape_variation import Bars, Stretch
-from casewise.models.backbones import Network
+from casewise.models.backbones import Network, build_network
+from casewise.models.layers import BagPooling
 from casewise.models.outputs import Output
 from casewise.study.schema import Panels, Recipe
 from casewise.training.compute_plan import ComputePlan
+from casewise.training.frozen_features import UpperLayers
 from casewise.training.loop import Training
 from tests.test_loop import EXTENT, GRADE, LABEL, context_of, labels, network_of
 
 GPU = torch.device("cuda")
 # Operations that end after the device has computed, because the host needs a value or the size of the result.
 READING = ("_local_scalar_dense", "is_nonzero", "nonzero", "masked_select", "equal", "unique_dim", "_unique2")
+# Operations to which a mask, or numbers on the CPU, may be given.
+INDEXING = ("index", "index_put", "index_put_", "_index_put_impl_")
 # Copies at once, or of memory that may be swapped.
 COPY = "copy"
 
@@ -55,9 +63,9 @@ class OnGPU(Tensor):
         name, leaves = func.overloadpacket.__name__, tree_leaves((args, kwargs or {}))
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         on_cpu = [tensor for tensor in tensors if type(tensor) is Tensor and tensor.ndim]
-        if on_cpu and name not in ("index", "index_put", "index_put_", "copy_"):
+        if on_cpu and name not in (*INDEXING, "copy_"):
             raise RuntimeError(f"{func}: tensors of two devices")
-        selected = "index" in name and any(tensor.dtype == torch.bool for tensor in tree_leaves(args[1]))
+        selected = name in INDEXING and any(index.dtype == torch.bool for index in args[1] if index is not None)
         if on_cpu or selected or name in READING:
             cls.waits.append(f"{COPY} {func}" if on_cpu else str(func))
         wrapped = {id(tensor.values): tensor for tensor in tensors if isinstance(tensor, cls)}
@@ -113,8 +121,19 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     # modules are made on the device by `on_gpu`
     monkeypatch.setattr(nn.Module, "to", lambda module, *_, **__: module)
     monkeypatch.setattr(OnGPU, "waits", [])
+    # in place of PyTorch's, which leaves the mode, although parts of a batch are computed again in it
+    monkeypatch.setattr(Tensor, "backward", _backward)
+    # in place of PyTorch's, which asks the driver
+    clipping = "torch.nn.utils.clip_grad._group_tensors_by_device_and_dtype"
+    monkeypatch.setattr(clipping, lambda lists: {(lists[0][0].device, lists[0][0].dtype): (lists, [])})
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (2**40, 2**40))
     with ImaginedGPU():
         yield
+
+
+def _backward(loss: Tensor) -> None:
+    engine = torch.autograd.graph._engine_run_backward
+    engine((loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True)
 
 
 def on_gpu(network: Network) -> Network:
@@ -147,32 +166,112 @@ CASES: dict[str, tuple[tuple[Output, ...], dict[str, Any], dict[str, Any]]] = {
     "mixed images": ((LABEL, EXTENT), VARIED, {"mixup": 0.4, "optimizer": "adam"}),
     "clipped": ((LABEL,), GRID, {"clip_gradients": 1.0, "schedule": "one-cycle", "batch_norm": "keep_statistics"}),
     "bars": ((LABEL,), VARIED | {"shapes": Bars(BOXES)}, {}),
+    "bags": ((LABEL,), {"pooling": "attention", "by": "case", "bag": 2, "rotate": 20}, {"optimizer": "adam"}),
+    "bags in parts": ((EXTENT,), {"pooling": "maps", "by": "case", "bag": 3}, {"optimizer": "adam"}),
     "stretched": ((EXTENT,), VARIED | {"shapes": Stretch(torch.linspace(0.5, 2, 26), 0.5, 2.0)}, {}),
 }
 
 
-def steps(network: Network, recipe: Recipe, data: Batches, folder: Path, outputs: Any, device: Any) -> tuple[Any, ...]:
+def steps(
+    network: Network, recipe: Recipe, data: Batches, folder: Path, outputs: Any, plan: ComputePlan
+) -> tuple[Any, ...]:
     """A training after three steps, with their losses and outputs."""
-    plan = ComputePlan(device, channels_last=False)
     training = Training(network, recipe, data, context_of(folder, outputs, choice=plan))
-    OnGPU.waits.clear()
-    results = [training.step(rows, 0, number) for number, rows in enumerate(training.batches(0))]
-    return training, [(loss, raw) for loss, raw, *_ in results]
+    results = []
+    for number, rows in enumerate(training.batches(0)):
+        results.append(training.step(rows, 0, number)[:2])
+        if not number:
+            OnGPU.waits.clear()  # the tiles were copied
+    return training, results
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_no_step_waits_for_the_device(tmp_path: Path, gpu: None, name: str) -> None:
-    outputs, settings, changes = CASES[name]
-    data, recipe = panels(outputs, **settings), Recipe(batch_size=4, **changes)
-    on_cpu, expected = steps(network_of(outputs, dropout=0.5), recipe, data, tmp_path / "cpu", outputs, "cpu")
-    training, results = steps(on_gpu(network_of(outputs, dropout=0.5)), recipe, data, tmp_path / "gpu", outputs, "cuda")
-    assert [wait for wait in OnGPU.waits if not wait.startswith(COPY)] == []
+def compare(make: Any, recipe: Recipe, data: Batches, folder: Path, outputs: Any, parts: int = 1) -> None:
+    plan = ComputePlan(channels_last=False, parts=parts)
+    on_cpu, expected = steps(make(), recipe, data, folder / "cpu", outputs, plan)
+    training, results = steps(on_gpu(make()), recipe, data, folder / "gpu", outputs, replace(plan, device="cuda"))
+    assert OnGPU.waits == []
     for (loss, raw), others in zip(results, expected, strict=True):
         assert isinstance(loss, OnGPU)
         assert torch.equal(loss.values, others[0])
         assert torch.equal(raw.values, others[1])
     for values, weights in zip(training.trained, on_cpu.trained, strict=True):
         assert torch.equal(values.values, weights)
+
+
+@pytest.mark.parametrize("fits", [True, False])
+@pytest.mark.parametrize("name", CASES)
+def test_no_step_waits_for_the_device(
+    tmp_path: Path, gpu: None, monkeypatch: pytest.MonkeyPatch, name: str, fits: bool
+) -> None:
+    outputs, settings, changes = CASES[name]
+    if not fits:
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (0, 2**40))
+    pooling = settings.get("pooling", "")
+    make = partial(network_of, outputs, dropout=0.5, pooling=pooling)
+    recipe, parts = Recipe(batch_size=4, **changes), 1 + name.endswith("in parts")
+    compare(make, recipe, panels(outputs, **settings), tmp_path, outputs, parts)
+
+
+@pytest.mark.plugins("published")
+@pytest.mark.parametrize("fits", [True, False])
+def test_no_step_with_masks_waits(tmp_path: Path, gpu: None, monkeypatch: pytest.MonkeyPatch, fits: bool) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (2**40 * fits, 2**40))
+    masks = torch.randint(0, 3, (26, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+    def make() -> Network:
+        torch.manual_seed(0)
+        return build_network("unet", 3)
+
+    data = replace(panels((LABEL,), **VARIED), masks=masks)
+    compare(make, Recipe(batch_size=4, optimizer="adam"), data, tmp_path, (LABEL,))
+
+
+def test_no_step_of_a_head_or_of_upper_layers_waits(tmp_path: Path, gpu: None) -> None:
+    """On features, on maps of single images, and on maps of bags, in which an empty slot is NaN."""
+    outputs, drawn = (LABEL, EXTENT), torch.Generator().manual_seed(0)
+    truth = labels(12, outputs, 0)
+    maps = torch.randn(12, 3, 8, 5, 5, generator=drawn)
+    maps[::3, 2] = torch.nan
+    for name, values in {"features": maps[:, 0, :, 0, 0], "maps": maps[:, 0], "bags": maps}.items():
+
+        def make(name: str = name) -> Any:
+            torch.manual_seed(0)
+            bags = name == "bags"
+            layers = nn.Sequential(nn.Conv2d(8, 6, 3), nn.BatchNorm2d(6), nn.AvgPool2d(3), nn.Flatten())
+            head = [BagPooling("attention", 6)] * bags + [nn.Linear(8 if name == "features" else 6, 4)]
+            network = SimpleNamespace(
+                name=name,
+                pooling=bags or None,
+                head=nn.Sequential(*head),
+                target_mean=torch.zeros(4),
+                target_std=torch.ones(4),
+            )
+            return UpperLayers(network, None if name == "features" else layers)
+
+        data = FeatureData(values, truth, bag=3 if name == "bags" else 1)
+        compare(make, Recipe(batch_size=4, optimizer="adam"), data, tmp_path, outputs)
+
+
+def test_tiles_are_copied_to_the_gpu_once_if_they_fit(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    grey = torch.arange(5 * 4, dtype=torch.uint8).view(5, 1, 2, 2).expand(-1, 3, -1, -1)
+    sizes: list[int] = []
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (SHARE * 20, 10**9))
+    copied = ImaginedGPU._moved
+
+    def noted(mode: ImaginedGPU, args: Any, kwargs: Any) -> Tensor:
+        sizes.append(args[0].nbytes)
+        return copied(mode, args, kwargs)
+
+    monkeypatch.setattr(ImaginedGPU, "_moved", noted)
+    rows = torch.tensor([3, 0])
+    for _ in range(2):
+        on_device: Any = rows_on(GPU, grey, rows)
+        assert torch.equal(on_device.values, grey[rows])
+    assert sizes == [20, 16, 16]  # the store without its repeated channels, and twice the numbers of two rows
+    large = torch.zeros(21, dtype=torch.uint8)
+    for _ in range(2):
+        assert rows_on(GPU, large, rows).device == GPU
+    assert sizes[3:] == [2, 2]
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,8 @@ def test_panels_and_their_losses_are_mixed_in_the_same_share(tmp_path: Path) -> 
     recipe = Recipe(lr=0.02, mixup=1.0)
     training = Training(UpperLayers(network), recipe, data, context_of(tmp_path, outputs))
     generator = torch.Generator().manual_seed(mixed_seed(5, "panels", 0, 3))
-    panels, truth = data.training_batch(rows, generator, torch.device("cpu"))
+    panels, _ = data.training_batch(rows, generator, torch.device("cpu"))
+    truth = data.truth[rows]
     share, others = training._mixing(len(rows), generator, 0, 3)
     expected = training.network((1 - share) * panels + share * panels[others]).detach()
     loss, raw, labelled, _ = training.step(rows, 0, 3)

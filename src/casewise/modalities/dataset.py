@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from torch import Generator, Tensor
 
+from casewise.modalities.device import rows_on
 from casewise.modalities.panels import EMPTY, augmented, chunks, draw, plain
 from casewise.modalities.shape_variation import ShapeVariation
 from casewise.study.model import mixed_seed
@@ -39,8 +40,13 @@ class Batches(ABC):
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def training_batch(self, rows: list[int], generator: Generator, device: torch.device) -> tuple[Tensor, Tensor]:
-        """The input of a training step, such as panels (B, C, H, W) in 0–1, and its truth (B, T) on the CPU."""
+    def training_batch(
+        self, rows: list[int], generator: Generator, device: torch.device
+    ) -> tuple[Tensor, Tensor | None]:
+        """The input of a training step, such as augmented panels (B, C, H, W) in 0–1.
+
+        Of bags also the slots that hold an image, (B, K) on the CPU, so that the host need not wait for the device.
+        """
 
     @abstractmethod
     def views(self) -> tuple[Tensor, Tensor]:
@@ -157,9 +163,12 @@ class FeatureData(Batches):
     def __len__(self) -> int:
         return len(self.truth)
 
-    def training_batch(self, rows: list[int], generator: Generator, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Features (B, ...), copies in 0–1, and their truth (B, T)."""
-        return self._of(torch.tensor(rows), device), self.truth[rows]
+    def training_batch(
+        self, rows: list[int], generator: Generator, device: torch.device
+    ) -> tuple[Tensor, Tensor | None]:
+        """Features (B, ...), or copies in 0–1; of activations of bags also the occupied slots (B, K)."""
+        numbers, maps = torch.tensor(rows), self.features.ndim == 5
+        return self._of(numbers, device), occupied_slots(self.features[..., :1, :1][numbers]) if maps else None
 
     def views(self) -> tuple[Tensor, Tensor]:
         """All views, and the panel of each."""
@@ -171,7 +180,7 @@ class FeatureData(Batches):
         return self._of(slots[:, 0], device)
 
     def _of(self, rows: Tensor, device: torch.device) -> Tensor:
-        features = self.features[rows].to(device)
+        features = rows_on(device, self.features, rows)
         return features.float().div_(255) if features.dtype == torch.uint8 else features
 
     def subset(self, rows: Sequence[int]) -> FeatureData:
@@ -237,12 +246,14 @@ class PanelData(PanelDataset):
         """The same panels with some settings of how they vary in training replaced."""
         return replace(self, settings=self.settings.model_copy(update=dict(changes))) if changes else self
 
-    def training_batch(self, rows: list[int], generator: Generator, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Augmented panels (B, C, H, W) in 0–1 and their truth (B, T)."""
+    def training_batch(
+        self, rows: list[int], generator: Generator, device: torch.device
+    ) -> tuple[Tensor, Tensor | None]:
+        """Augmented panels (B, C, H, W) in 0–1; of bags also the occupied slots (B, K)."""
         slots = torch.tensor([draw(self.tiles[r], self.settings, generator) for r in rows])
         store, settings = self.store, self.settings
         panels = augmented(store, slots, settings, generator, shapes=self.shapes, device=device, masks=self.masks)
-        return panels, self.truth[rows]
+        return panels, slots != EMPTY if self.bags else None
 
     @property
     def masked(self) -> bool:
@@ -284,7 +295,12 @@ class PanelData(PanelDataset):
 
     def single_tiles(self, numbers: Tensor, device: torch.device) -> Tensor:
         """Unvaried tiles (N, C, H, W) in 0–1."""
-        return self.store[numbers].to(device).float().div_(255)
+        return rows_on(device, self.store, numbers).float().div_(255)
+
+
+def occupied_slots(bags: Tensor) -> Tensor:
+    """The slots (B, K) that hold a tile, in bags of tiles or maps (B, K, C, H, W) or of features (B, K, W)."""
+    return ~(bags[..., 0, 0] if bags.ndim == 5 else bags).isnan().all(dim=2)
 
 
 def encode_bags(

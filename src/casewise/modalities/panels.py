@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from casewise.modalities.device import rows_on, to_device
 from casewise.study.images import FASTAI
 
 if TYPE_CHECKING:
@@ -47,19 +48,17 @@ def draw(tiles: Sequence[int], settings: Panels, generator: torch.Generator) -> 
     return filled
 
 
-def _gather(store: Tensor, slots: Tensor) -> Tensor:
-    """Copy tiles from the store; empty slots are black.
+def _gather(store: Tensor, slots: Tensor, device: torch.device | str) -> Tensor:
+    """Copy tiles, or their masks, from the store to `device`; empty slots are black.
 
     Args:
-        store: (N, C, H, W) uint8.
-        slots: (B, S) tile numbers, −1 for an empty slot.
-
-    Returns:
-        (B, S, C, H, W) uint8.
+        store: (N, ...) uint8.
+        slots: (...) tile numbers, −1 for an empty slot.
     """
-    batch = store[slots.clamp(min=0)]
-    batch[slots == EMPTY] = 0
-    return batch
+    batch, empty = rows_on(device, store, slots.clamp(min=0)), slots == EMPTY
+    if not empty.any():
+        return batch
+    return batch.masked_fill_(to_device(empty, device).view(*slots.shape, *[1] * (store.ndim - 1)), 0)
 
 
 def fold(tiles: Tensor, settings: Panels) -> Tensor:
@@ -83,8 +82,7 @@ def _with_planes(tiles: Tensor, numbers: Tensor, masks: Tensor | None) -> Tensor
     """
     if masks is None:
         return tiles
-    codes = masks[numbers.clamp(min=0)]
-    codes[numbers == EMPTY] = 0
+    codes = _gather(masks, numbers, tiles.device)
     planes = torch.stack([codes > 1, codes > 0], dim=-3)
     return torch.cat([tiles, planes.to(torch.uint8) * 255], dim=-3)
 
@@ -94,15 +92,16 @@ def plain(
 ) -> Tensor:
     """Panels for inference without augmentation, on `device`: (B, C, H, W) float in 0–1; bags as by `arrange`."""
     # bytes are moved to the device, a quarter of the memory of numbers
-    tiles = _with_planes(_gather(store, slots), slots, masks)
-    return _arrange(tiles.to(device).float().div_(255), slots, settings)
+    tiles = _with_planes(_gather(store, slots, device), slots, masks)
+    return _arrange(tiles.float().div_(255), slots, settings)
 
 
 def _arrange(tiles: Tensor, slots: Tensor, settings: Panels) -> Tensor:
     """Arrange tiles (B, S, C, H, W) in a grid; or return them as a bag, NaN in empty slots."""
-    if settings.bags:
-        return tiles.masked_fill((slots == EMPTY).view(*slots.shape, 1, 1, 1).to(tiles.device), torch.nan)
-    return fold(tiles, settings)
+    if not settings.bags:
+        return fold(tiles, settings)
+    empty = (slots == EMPTY).view(*slots.shape, 1, 1, 1)
+    return tiles.masked_fill(to_device(empty, tiles.device), torch.nan) if empty.any() else tiles
 
 
 def augmented(
@@ -120,7 +119,7 @@ def augmented(
     Brightness and contrast change the photograph, not the black padding. Rotation, translation, zoom and perspective
     fill with black, or with `padding_mode: reflect` with the mirrored tile. Each parameter but flips is drawn for a
     fraction `probability` of the tiles, independently. `shapes` vary the shapes of the images. Tiles are moved to
-    `device` as bytes and augmented there. Masks move with their tiles, and keep their tones.
+    `device` as bytes and augmented there, by draws of the CPU. Masks move with their tiles, and keep their tones.
 
     Returns:
         (B, C, rows·H, columns·W) float in 0–1 on `device`; bags as by `arrange`. With masks, two planes follow the
@@ -130,23 +129,25 @@ def augmented(
     flat = slots.reshape(-1)
     parameters = torch.rand(len(flat), PARAMETERS, generator=generator)
     full = torch.nonzero(flat != EMPTY).squeeze(1)
-    tiles = _with_planes(store[flat[full]], flat[full], masks).to(device).float().div_(255)
-    drawn = parameters[full].to(tiles.device)
+    numbers, drawn = flat[full], parameters[full]
+    tiles = _with_planes(rows_on(device, store, numbers), numbers, masks).float().div_(255)
     if settings.zoom_in or settings.perspective or settings.probability < 1:
         # drawn after the others, so that they do not change the draws of studies without them
         additional = torch.rand(len(flat), FURTHER, generator=generator)
-        drawn = torch.cat([drawn, additional[full].to(tiles.device)], dim=1)
+        drawn = torch.cat([drawn, additional[full]], dim=1)
     if settings.probability < 1:
         changed = torch.rand(len(flat), len(NEUTRAL), generator=generator)[full] < settings.probability
         changed[:, ALWAYS_DRAWN] = True
-        drawn = torch.where(changed.to(tiles.device), drawn, NEUTRAL.to(tiles.device))
+        drawn = torch.where(changed, drawn, NEUTRAL)
     if shapes:
-        tiles = shapes.varied(tiles, flat[full], generator)
+        tiles = shapes.varied(tiles, numbers, generator)
+    drawn = to_device(drawn, device)
     toned, planes = _toned(tiles[:, : store.shape[1]], drawn, settings), tiles[:, store.shape[1] :]
     tiles = _warped(toned if masks is None else torch.cat([toned, planes], dim=1), drawn, settings)
-    result = tiles.new_zeros(len(flat), *tiles.shape[1:])
-    result[full] = tiles
-    return _arrange(result.reshape(size, count, *tiles.shape[1:]), slots, settings)
+    if len(full) < len(flat):
+        shown, tiles = tiles, tiles.new_zeros(len(flat), *tiles.shape[1:])
+        tiles[to_device(full, device)] = shown
+    return _arrange(tiles.reshape(size, count, *tiles.shape[1:]), slots, settings)
 
 
 def _between(uniform: Tensor, width: float) -> Tensor:

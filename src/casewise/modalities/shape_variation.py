@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from casewise.modalities.device import to_device
+
 DRAWS = 5
 # Of the aspect ratios of the images, the percentiles between which they vary.
 COMMON = (1, 99)
@@ -44,7 +46,8 @@ class Bars:
         steps = torch.arange(side).expand(count, 2, side) - placed.unsqueeze(2)
         length = length.unsqueeze(2)
         mirrored = steps.remainder(2 * length)
-        sources = (torch.minimum(mirrored, 2 * length - 1 - mirrored) + cropped.unsqueeze(2)).to(tiles.device)
+        sources = torch.minimum(mirrored, 2 * length - 1 - mirrored) + cropped.unsqueeze(2)
+        sources = to_device(sources, tiles.device)
         batch = torch.arange(count, device=tiles.device).view(-1, 1, 1)
         moved = tiles.permute(0, 2, 3, 1)[batch, sources[:, 0].unsqueeze(2), sources[:, 1].unsqueeze(1)]
         return moved.permute(0, 3, 1, 2).contiguous()
@@ -78,7 +81,8 @@ class Stretch:
         kept = torch.stack([(1 / ratio).clamp(max=1), ratio.clamp(max=1)], dim=1)  # of the width and of the height
         # Only the side that is cropped can be moved.
         centre = (draws[:, 1:] * 2 - 1) * (1 - kept)
-        matrices = torch.cat([torch.diag_embed(kept), centre.unsqueeze(2)], dim=2).to(tiles.device, tiles.dtype)
+        matrices = torch.cat([torch.diag_embed(kept), centre.unsqueeze(2)], dim=2).to(tiles.dtype)
+        matrices = to_device(matrices, tiles.device)
         grid = functional.affine_grid(matrices, list(tiles.shape), align_corners=False)
         return functional.grid_sample(tiles, grid, mode="bilinear", padding_mode="border", align_corners=False)
 

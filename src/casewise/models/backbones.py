@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from casewise.errors import StudyError, cut, nearest
+from casewise.modalities.dataset import occupied_slots
+from casewise.modalities.device import to_device
 from casewise.models.feature_maps import children_after, extremes, feature_maps, gridded, last_map, read_maps, widest
 from casewise.models.layers import BagPooling, replace_layers
 from casewise.plugin import implementing
@@ -112,11 +114,14 @@ class Network(nn.Module):
         self.register_buffer("target_mean", torch.zeros(outputs))
         self.register_buffer("target_std", torch.ones(outputs))
 
-    def features(self, panels: Tensor) -> Tensor:
-        """(B, C, H, W) in 0–1 → (B, width); bags (B, K, C, H, W), NaN in empty slots, → (B, K, width)."""
+    def features(self, panels: Tensor, occupied: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) in 0–1 → (B, width); bags (B, K, C, H, W), NaN in empty slots, → (B, K, width).
+
+        `occupied` as in `of_tiles`.
+        """
         if panels.ndim == 4:
             return self.features_from((panels - self.mean) / self.std, self.body)
-        return of_tiles(self.features, panels, form_of(self.body), at_once=self.training)
+        return of_tiles(self.features, panels, form_of(self.body), occupied, at_once=self.training)
 
     def features_from(self, values: Tensor, layers: Callable[[Tensor], Tensor]) -> Tensor:
         """The features (B, width) that the body, or its last `layers`, compute from their input."""
@@ -125,8 +130,8 @@ class Network(nn.Module):
         maps = read_maps(self.bodies[0], [self.read_map], values, run=layers)[self.read_map]
         return gridded(maps, self.map_cells) if self.map_cells else extremes(maps)
 
-    def forward(self, panels: Tensor) -> Tensor:
-        return self.predict_head(self.features(panels))
+    def forward(self, panels: Tensor, occupied: Tensor | None = None) -> Tensor:
+        return self.predict_head(self.features(panels, occupied))
 
     def outputs_and_map(self, panels: Tensor) -> tuple[Tensor, Tensor]:
         """The outputs, and the network's own map (B, 1, h, w) before its logistic function."""
@@ -211,20 +216,29 @@ def _fastai_head(width: int, outputs: int, dropout: float) -> list[nn.Module]:
     return [norms[0], nn.Dropout(dropout / 2), first, nn.ReLU(inplace=True), norms[1], nn.Dropout(dropout), last]
 
 
-def of_tiles(layers: Callable[[Tensor], Tensor], bags: Tensor, form: torch.memory_format, *, at_once: bool) -> Tensor:
+def of_tiles(
+    layers: Callable[[Tensor], Tensor],
+    bags: Tensor,
+    form: torch.memory_format,
+    occupied: Tensor | None = None,
+    *,
+    at_once: bool,
+) -> Tensor:
     """The outputs of layers for every tile of bags (B, K, ...): (B, K, ...), NaN in empty slots.
 
     Args:
+        occupied: (B, K) on the CPU, the slots that hold a tile; without it the host waits for the bags to know them.
         at_once: whether all tiles are in memory together, as a backward pass needs it.
     """
-    occupied = ~(bags[..., 0, 0] if bags.ndim == 5 else bags).isnan().all(dim=2)
-    tiles = bags[occupied]
+    occupied = occupied_slots(bags) if occupied is None else occupied
+    numbers = to_device(occupied.flatten().nonzero()[:, 0], bags.device)
+    tiles = bags.flatten(0, 1)[numbers]
     chunks = [tiles] if at_once else tiles.split(TILES_AT_ONCE)
     laid_out = (chunk.contiguous(memory_format=form) if chunk.ndim == 4 else chunk for chunk in chunks)
     by_tile = torch.cat([layers(chunk) for chunk in laid_out])
-    result = by_tile.new_full((*occupied.shape, *by_tile.shape[1:]), torch.nan)
-    result[occupied] = by_tile
-    return result
+    result = by_tile.new_full((occupied.numel(), *by_tile.shape[1:]), torch.nan)
+    result[numbers] = by_tile
+    return result.unflatten(0, occupied.shape)
 
 
 def form_of(module: nn.Module) -> torch.memory_format:

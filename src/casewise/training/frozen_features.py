@@ -110,12 +110,13 @@ class UpperLayers(nn.Module):
         self.register_buffer("target_mean", network.target_mean)
         self.register_buffer("target_std", network.target_std)
 
-    def forward(self, activations: Tensor) -> Tensor:
+    def forward(self, activations: Tensor, occupied: Tensor | None = None) -> Tensor:
         features = activations
         if self.computes:
             if self.bags:
                 # without gradients, tiles need not be in memory at once
-                features = of_tiles(self.body, features, form_of(self.body), at_once=torch.is_grad_enabled())
+                at_once = torch.is_grad_enabled()
+                features = of_tiles(self.body, features, form_of(self.body), occupied, at_once=at_once)
             else:
                 features = self.body(features)
         with torch.autocast(features.device.type, enabled=False):

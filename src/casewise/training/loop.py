@@ -161,7 +161,8 @@ class Training:
         seed_layers = torch.default_generator.manual_seed if self.device.type == "cpu" else torch.manual_seed
         seed_layers(mixed_seed(seed, "dropout", epoch, number))
         generator = torch.Generator().manual_seed(mixed_seed(seed, "panels", epoch, number))
-        panels, truth = self.data.training_batch(rows, generator, self.device)
+        truth = self.data.truth[rows]
+        panels, occupied = self.data.training_batch(rows, generator, self.device)
         share, others = self._mixing(len(panels), generator, epoch, number)
         if share:
             panels = panels.lerp(panels[to_device(others, self.device)], share)
@@ -169,7 +170,7 @@ class Training:
             panels, masks = panels.tensor_split((-2,), dim=1) if self.data.masked else (panels, panels)
             panels = panels.to(memory_format=self.format) if panels.ndim == 4 else panels
             compute = self.network.outputs_and_map if self.data.masked else self.network
-            outputs = split_batch(self.network, panels, self.context.choice.parts, compute)
+            outputs = split_batch(self.network, panels, self.context.choice.parts, compute, occupied)
             raw, logits = outputs if self.data.masked else (outputs, outputs)
             loss, of_masks = self.loss(raw, truth), torch.zeros(())
             if share:
@@ -258,7 +259,7 @@ class Training:
         with self._precision():
             for view_slots, panel_numbers in zip(slots.split(size), owner.split(size), strict=True):
                 raw = forward(self.network, data, view_slots, self.device, self.format)
-                predicted.append((raw.float(), panel_numbers.to(self.device)))
+                predicted.append((raw.float(), to_device(panel_numbers, self.device)))
         return mean_over_views(predicted, len(data))
 
     def _precision(self) -> torch.autocast:
@@ -366,12 +367,19 @@ def standardise(network: Network, truth: Tensor, outputs: Sequence[Output]) -> N
             network.target_std[columns.start] = float(scale[column])
 
 
-def split_batch(network: nn.Module, panels: Tensor, parts: int, compute: Callable[..., Any] | None = None) -> Any:
+def split_batch(
+    network: nn.Module,
+    panels: Tensor,
+    parts: int,
+    compute: Callable[..., Any] | None = None,
+    occupied: Tensor | None = None,
+) -> Any:
     """The outputs (B, W) of a batch of panels (B, ...), or what `compute` returns, in `parts` of nearly equal size.
 
     A part is computed a second time when its gradients are needed, so that memory holds the intermediate values of one
     part at a time. The loss is computed on the whole batch, so gradients are equal up to rounding to gradients without
     parts, except with batch norm in training mode, which normalises each part by itself, and for the draws of dropout.
+    `occupied`: the slots of bags that hold an image, (B, K).
 
     >>> network = nn.Linear(3, 2)
     >>> split_batch(network, torch.ones(5, 3), 2).shape
@@ -379,16 +387,17 @@ def split_batch(network: nn.Module, panels: Tensor, parts: int, compute: Callabl
     """
     # A part of one panel has no statistics for a batch norm.
     parts = max(1, min(parts, len(panels) // 2))
+    inputs = [panels] if occupied is None else [panels, occupied]
     if parts == 1:
-        return (compute or network)(panels)
+        return (compute or network)(*inputs)
     by_part = [
         checkpoint(
             compute or network,
-            some_panels,
+            *part,
             use_reentrant=False,
             context_fn=lambda: (nullcontext(), _running_statistics_kept(network)),
         )
-        for some_panels in panels.tensor_split(parts)
+        for part in zip(*(values.tensor_split(parts) for values in inputs), strict=True)
     ]
     several = isinstance(by_part[0], tuple)
     return tuple(map(torch.cat, zip(*by_part, strict=True))) if several else torch.cat(by_part)

@@ -70,8 +70,7 @@ def test_training_draws_whole_windows_of_the_case_in_every_way_there_is(slices: 
     }
     seen = set()
     for _ in range(150):
-        panels, truth = part.training_batch([0, 2], generator, torch.device("cpu"))
-        assert truth.view(-1).tolist() == [0.0, 2.0]
+        panels, _ = part.training_batch([0, 2], generator, torch.device("cpu"))
         for panel, case in zip(panels.numpy(), (0, 2), strict=True):
             found = [key for key, value in known[case].items() if np.array_equal(value, panel)]
             assert len(found) == 1
@@ -112,5 +111,6 @@ def test_slices_of_a_case_are_a_bag() -> None:
     assert data.slots_of(views).tolist() == [[0, 1, 2, -1], [0, 1, 2, 3]]
     single = data.arranged(Panels())
     assert len(single.views()[0]) == 7
-    drawn, _ = data.training_batch([0, 1], random, torch.device("cpu"))
+    drawn, occupied = data.training_batch([0, 1], random, torch.device("cpu"))
     assert drawn.shape == (2, 4, 2, 8, 8)
+    assert occupied.tolist() == [[True, True, True, False], [True] * 4]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from casewise.modalities.dataset import PanelDataset
+from casewise.modalities.device import to_device
 from casewise.modalities.panels import EMPTY, fold
 
 if TYPE_CHECKING:
@@ -109,16 +110,17 @@ class SliceData(PanelDataset):
 
     def training_batch(
         self, rows: list[int], generator: torch.Generator, device: torch.device
-    ) -> tuple[Tensor, Tensor]:
-        """Panels (B, S, rows·H, columns·W) in 0–1, each a window drawn at random, and their truth (B, T).
+    ) -> tuple[Tensor, Tensor | None]:
+        """Panels (B, S, rows·H, columns·W) in 0–1, each a window drawn at random.
 
-        Bags are (B, K, S, H, W), NaN in empty slots; slices are drawn if a case has more than a bag holds. A flip and a
-        quarter turn are drawn for each panel and apply to all its slices and sequences.
+        Bags are (B, K, S, H, W), NaN in empty slots, with the occupied slots (B, K); slices are drawn if a case has
+        more than a bag holds. A flip and a quarter turn are drawn for each panel and apply to all its slices and
+        sequences.
         """
         drawn = torch.rand(len(rows), 3, generator=generator)
         if self.bags:
-            panels = self._drawn_bags([self.cases[row] for row in rows], drawn[:, 1:], generator)
-            return panels.to(device), self.truth[rows]
+            panels, slots = self._drawn_bags([self.cases[row] for row in rows], drawn[:, 1:], generator)
+            return to_device(panels, device), slots != EMPTY
         starts = []
         for row, chance in zip(rows, drawn[:, 0].tolist(), strict=True):
             windows = self._windows(self.cases[row])
@@ -128,7 +130,7 @@ class SliceData(PanelDataset):
         panels = fold(tiles, self.settings)
         if self.drop:
             panels = drop_sequences(panels, self.drop, generator)
-        return panels.to(device), self.truth[rows]
+        return to_device(panels, device), None
 
     def views(self) -> tuple[Tensor, Tensor]:
         """Every case as windows (V, 2), case and first slice, and (V,) the row each belongs to.
@@ -189,8 +191,11 @@ class SliceData(PanelDataset):
         """The rows in the store of a case's slices, in order."""
         return int(self.slices.first[case]) + torch.arange(int(self.slices.count[case]))
 
-    def _drawn_bags(self, cases: list[int], drawn: Tensor, generator: torch.Generator) -> Tensor:
-        """Bags (B, K, S, H, W) of slices in their order, drawn where there are more than a bag holds, NaN if empty."""
+    def _drawn_bags(self, cases: list[int], drawn: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Bags (B, K, S, H, W) of slices in their order, and their slots (B, K).
+
+        Slices are drawn where there are more than a bag holds; empty slots are NaN.
+        """
         numbers = []
         for case in cases:
             rows = self._rows_of(case)
@@ -200,10 +205,10 @@ class SliceData(PanelDataset):
         slots = torch.stack([torch.nn.functional.pad(rows, (0, most - len(rows)), value=EMPTY) for rows in numbers])
         tiles = turned(self.plain_batch(slots, torch.device("cpu")), drawn, self.settings)
         if not self.drop:
-            return tiles
+            return tiles, slots
         # a sequence that is left out is left out of all slices of the case
         whole = drop_sequences(tiles.transpose(1, 2).flatten(2, 3), self.drop, generator)
-        return whole.unflatten(2, tiles.shape[1:2] + tiles.shape[3:4]).transpose(1, 2)
+        return whole.unflatten(2, tiles.shape[1:2] + tiles.shape[3:4]).transpose(1, 2), slots
 
     def _values(self, rows: Tensor, cases: Tensor) -> Tensor:
         """Slices (B, K, S, H, W) in 0–1 by their rows (B, K) in the store and their cases (B,)."""
