@@ -7,6 +7,7 @@ memory and speed.
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 import casewise
+from casewise.errors import ImageError
 from casewise.modalities.dataset import Batches, FeatureData, PanelData
 from casewise.modalities.device import SHARE, rows_on
 from casewise.modalities.shape_variation import Bars, Stretch
@@ -250,6 +252,46 @@ def test_no_step_of_a_head_or_of_upper_layers_waits(tmp_path: Path, gpu: None) -
 
         data = FeatureData(values, truth, bag=3 if name == "bags" else 1)
         compare(make, Recipe(batch_size=4, optimizer="adam"), data, tmp_path, outputs)
+
+
+def test_an_epoch_waits_as_often_whatever_its_number_of_steps(
+    tmp_path: Path, gpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches are prepared by a thread, with the same draws as without."""
+    outputs, settings, changes = CASES["mixed images"]
+    # a thread does not know the imagined GPU before
+    threads = partial(ThreadPoolExecutor, initializer=lambda: ImaginedGPU().__enter__())
+    monkeypatch.setattr("casewise.training.loop.ThreadPoolExecutor", threads)
+    data, counts = panels(outputs, **settings), []
+    rows_on(GPU, data.store, torch.tensor([0]))
+    for size in (4, 2):
+        trained = []
+        for device in ("cpu", "cuda"):
+            network: Any = network_of(outputs, dropout=0.5)
+            recipe, plan = Recipe(batch_size=size, **changes), ComputePlan(device, channels_last=False)
+            OnGPU.waits.clear()
+            network = on_gpu(network) if device == "cuda" else network
+            trained.append(Training(network, recipe, data, context_of(tmp_path / device, outputs, choice=plan)))
+            trained[-1].run_epoch(data.subset([0, 1, 2]))
+        counts.append(len(OnGPU.waits))
+        on_cpu, on_device = trained
+        assert on_device.history == on_cpu.history
+        for values, weights in zip(on_device.trained, on_cpu.trained, strict=True):
+            assert torch.equal(values.values, weights)
+    assert counts[0] == counts[1] > 0
+
+
+def test_an_error_of_a_batch_that_is_prepared_ahead_is_raised(tmp_path: Path, gpu: None) -> None:
+    class Broken(FeatureData):
+        def training_batch(self, rows: list[int], generator: torch.Generator, device: torch.device) -> Any:
+            raise ImageError("a file is gone")
+
+    data = Broken(torch.zeros(12, 8), labels(12, (EXTENT,), 0))
+    network = on_gpu(network_of((EXTENT,)))
+    plan = ComputePlan("cuda", channels_last=False)
+    training = Training(network, Recipe(batch_size=4), data, context_of(tmp_path / "a", (EXTENT,), choice=plan))
+    with pytest.raises(ImageError, match="gone"):
+        training.run_epoch(data)
 
 
 def test_tiles_are_copied_to_the_gpu_once_if_they_fit(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -92,6 +93,16 @@ class TrainingContext:
 
 
 @dataclass(frozen=True)
+class _Inputs:
+    """The inputs of a step: panels, of bags the occupied slots, and the share of other panels that is mixed in."""
+
+    panels: Tensor
+    occupied: Tensor | None
+    share: float
+    others: Tensor
+
+
+@dataclass(frozen=True)
 class Fitted:
     """A fitted network, with the weights of its best epoch, and its history."""
 
@@ -151,21 +162,20 @@ class Training:
         keep_statistics(self.network.body, only_frozen=self.recipe.batch_norm == "update")
         return epoch_batches(len(self.data), self.recipe.batch_size, self.context.seed, epoch, shares=self.shares)
 
-    def step(self, rows: list[int], epoch: int, number: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def step(
+        self, rows: list[int], epoch: int, number: int, inputs: _Inputs | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Take a step of the optimiser; return the loss, the raw outputs, the labels, and the loss's part of masks.
 
-        The labels are on the CPU, the others on the device, for which the host does not wait.
+        The labels are on the CPU, the others on the device, for which the host does not wait. `inputs`: if they are
+        already prepared.
         """
-        seed = self.context.seed
+        inputs = inputs or self._inputs(rows, epoch, number)
         # `torch.manual_seed` also formats its call stack, which takes as long as the step of a head
         seed_layers = torch.default_generator.manual_seed if self.device.type == "cpu" else torch.manual_seed
-        seed_layers(mixed_seed(seed, "dropout", epoch, number))
-        generator = torch.Generator().manual_seed(mixed_seed(seed, "panels", epoch, number))
+        seed_layers(mixed_seed(self.context.seed, "dropout", epoch, number))
+        panels, occupied, share, others = inputs.panels, inputs.occupied, inputs.share, inputs.others
         truth = self.data.truth[rows]
-        panels, occupied = self.data.training_batch(rows, generator, self.device)
-        share, others = self._mixing(len(panels), generator, epoch, number)
-        if share:
-            panels = panels.lerp(panels[to_device(others, self.device)], share)
         with self._precision():
             panels, masks = panels.tensor_split((-2,), dim=1) if self.data.masked else (panels, panels)
             panels = panels.to(memory_format=self.format) if panels.ndim == 4 else panels
@@ -186,6 +196,30 @@ class Training:
         if self.cycle:
             self.cycle.step()
         return loss.detach(), raw.detach(), truth, of_masks.detach()
+
+    def _inputs(self, rows: list[int], epoch: int, number: int) -> _Inputs:
+        generator = torch.Generator().manual_seed(mixed_seed(self.context.seed, "panels", epoch, number))
+        panels, occupied = self.data.training_batch(rows, generator, self.device)
+        share, others = self._mixing(len(panels), generator, epoch, number)
+        if share:
+            panels = panels.lerp(panels[to_device(others, self.device)], share)
+        return _Inputs(panels, occupied, share, others)
+
+    def _prepared(self, batches: list[list[int]], epoch: int) -> Iterator[_Inputs | None]:
+        """The inputs of each step of an epoch; on a CPU, which would have no core for them, each step prepares its own.
+
+        For a GPU a thread prepares the inputs of a step while the host starts the operations of the one before.
+        """
+        if self.device.type == "cpu":
+            yield from [None] * len(batches)
+            return
+        with ThreadPoolExecutor(1) as thread:
+            following = thread.submit(self._inputs, batches[0], epoch, 0)
+            for number, rows in enumerate([*batches[1:], None], start=1):
+                inputs = following.result()
+                if rows is not None:
+                    following = thread.submit(self._inputs, rows, epoch, number)
+                yield inputs
 
     def _mixing(self, rows: int, generator: torch.Generator, epoch: int, number: int) -> tuple[float, Tensor]:
         """The share of another panel in each panel of a batch, at most a half, and the numbers of the others (B,)."""
@@ -208,10 +242,10 @@ class Training:
         """
         epoch, recipe, batches = len(self.history), self.recipe, self.batches(len(self.history))
         results = []
-        for number, rows in enumerate(batches):
+        for number, (rows, inputs) in enumerate(zip(batches, self._prepared(batches, epoch), strict=True)):
             if recipe.schedule == "cosine":
                 self.set_rates(cosine_share(recipe, epoch, number, self.steps))
-            results.append(self.step(rows, epoch, number))
+            results.append(self.step(rows, epoch, number, inputs))
         losses, raw, truth, of_masks = zip(*results, strict=True)
         mean_loss = self._mean_of_finite(torch.stack(losses), batches)
         masks = float(torch.stack(of_masks).mean())
