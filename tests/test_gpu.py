@@ -8,7 +8,7 @@ memory and speed.
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,8 +29,8 @@ from casewise.modalities.shape_variation import Bars, Stretch
 from casewise.models.backbones import Network, build_network
 from casewise.models.layers import BagPooling
 from casewise.models.outputs import Output
-from casewise.study.schema import Panels, Recipe
-from casewise.training.compute_plan import ComputePlan
+from casewise.study.schema import Compute, Panels, Recipe
+from casewise.training.compute_plan import ComputePlan, device_plan
 from casewise.training.frozen_features import UpperLayers
 from casewise.training.loop import Training
 from tests.test_loop import EXTENT, GRADE, LABEL, context_of, labels, network_of
@@ -264,7 +264,7 @@ def test_an_epoch_waits_as_often_whatever_its_number_of_steps(
     monkeypatch.setattr("casewise.training.loop.ThreadPoolExecutor", threads)
     data, counts = panels(outputs, **settings), []
     rows_on(GPU, data.store, torch.tensor([0]))
-    for size in (4, 2):
+    for size in (6, 4):
         trained = []
         for device in ("cpu", "cuda"):
             network: Any = network_of(outputs, dropout=0.5)
@@ -341,6 +341,18 @@ def test_the_imagined_gpu_notes_waits(gpu: None, wait: Any) -> None:
     assert len(OnGPU.waits) == 1
     with pytest.raises(RuntimeError, match="two devices"):
         _ = values + torch.ones(1)
+
+
+def test_a_plan_for_a_gpu_has_bfloat16_and_a_fused_optimiser(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    plan = device_plan(Compute(), 2)
+    assert (plan.device, plan.precision, plan.channels_last, plan.fused) == ("cuda", "bf16", True, True)
+    assert plan.described() != replace(plan, fused=False).described()
+    on_cpu = device_plan(Compute(device="cpu"), 2)
+    assert (on_cpu.device, on_cpu.precision, on_cpu.fused) == ("cpu", "fp32", False)
+    # a plan of casewise 1.0, whose optimiser was not fused
+    earlier = {name: value for name, value in asdict(plan).items() if name != "fused"}
+    assert not ComputePlan.from_json(earlier).fused
 
 
 @pytest.mark.gpu

@@ -90,13 +90,19 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize(("name", "bag"), [*((name, 0) for name in RECIPES), ("sgd, plateau", 3), ("one-cycle", 3)])
-def test_a_killed_head_continues_to_the_same_bits(tmp_path: Path, name: str, bag: int) -> None:
+# A recipe, the tiles of a bag, and whether the optimiser is fused.
+KILLED = [*((name, 0, False) for name in RECIPES), ("sgd, plateau", 3, False), ("one-cycle", 3, False)]
+KILLED += [(name, 0, True) for name in ("sgd, plateau", "adam, constant", "adamw, cosine", "radam, warm-up")]
+
+
+@pytest.mark.parametrize(("name", "bag", "fused"), KILLED)
+def test_a_killed_head_continues_to_the_same_bits(tmp_path: Path, name: str, bag: int, fused: bool) -> None:
     outputs = (LABEL, EXTENT, GRADE)
     recipe = Recipe(**{"lr": 0.02, "batch_size": 4, "epochs": 6, **RECIPES[name]})
     network = network_of(outputs, 0.4, pooling="attention" * bool(bag))
     data = features(ROWS, outputs, network.width, bag=bag), features(9, outputs, network.width, 1, bag)
-    whole = fit(UpperLayers(network), recipe, *data, context_of(tmp_path / "whole", outputs))
+    plan = ComputePlan(fused=fused)
+    whole = fit(UpperLayers(network), recipe, *data, context_of(tmp_path / "whole", outputs, choice=plan))
 
     epochs: list[int] = []
 
@@ -105,7 +111,7 @@ def test_a_killed_head_continues_to_the_same_bits(tmp_path: Path, name: str, bag
         if epochs == [1, 2]:
             raise KilledError
 
-    killed = context_of(tmp_path / "killed", outputs, save_every=0.0, tell=kill)
+    killed = context_of(tmp_path / "killed", outputs, save_every=0.0, tell=kill, choice=plan)
     again = network_of(outputs, 0.4, pooling="attention" * bool(bag))
     with pytest.raises(KilledError):
         fit(UpperLayers(copy.deepcopy(again)), recipe, *data, killed)

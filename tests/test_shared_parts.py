@@ -15,7 +15,14 @@ from casewise.models import shared_parts
 from casewise.models.backbones import build_network
 from casewise.models.linear import FeatureSpec, bank_facts, build_linear
 from casewise.models.outputs import Output
-from casewise.models.shared_parts import JointFeatures, SharedParts, SharedStart, groups_of, predict_together
+from casewise.models.shared_parts import (
+    JointFeatures,
+    SharedParts,
+    SharedStart,
+    groups_of,
+    in_batches,
+    predict_together,
+)
 from casewise.run import Run
 from casewise.run_folder import WeightsFile
 from casewise.study.images import Panels
@@ -156,3 +163,19 @@ def test_equal_first_layers_are_computed_once_and_to_the_bit() -> None:
     assert not torch.equal(together[0][0], together[1][0])
     assert SharedStart.of([first, tuned_copy(first, 3, ())]) is None
     assert SharedStart.of([first]) is None
+
+
+def test_half_as_many_views_are_computed_together_where_memory_runs_out() -> None:
+    sizes: list[int] = []
+
+    def compute(views: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(views))
+        if len(views) > 3:
+            raise torch.OutOfMemoryError
+        return 2.0 * views
+
+    views = torch.arange(14).view(7, 2)
+    assert torch.equal(in_batches(compute, views, 8), 2.0 * views)
+    assert sizes == [7, 4, 2, 2, 2, 1]
+    with pytest.raises(torch.OutOfMemoryError):
+        in_batches(lambda views: compute(torch.zeros(4, 2)), views, 8)

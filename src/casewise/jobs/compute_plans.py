@@ -162,7 +162,8 @@ def _recorded_plan(values: Mapping[str, Any] | None, folder: RunFolder, model: s
 def _with_settings(values: Mapping[str, Any], why: str) -> ComputePlan:
     """The plan with the settings of a job's record, or of a study."""
     channels_last = values["memory_format"] != "contiguous"
-    return ComputePlan(values["device"], values["precision"], channels_last, values["threads"], why=why)
+    settings = values["device"], values["precision"], channels_last, values["threads"]
+    return ComputePlan(*settings, why=why, fused=values.get("fused", False))
 
 
 def _holds(plan: ComputePlan, compute: Compute, stated: ComputePlan | None) -> bool:

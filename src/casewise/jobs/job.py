@@ -237,6 +237,7 @@ def record(
         **{k: v for k, v in asdict(planned.plan).items() if k in ("device", "precision", "threads")},
         "memory_format": planned.plan.memory_format.replace("_", "-"),
         **({"parts": planned.plan.parts} if planned.plan.parts > 1 else {}),
+        **({"fused": True} if planned.plan.fused else {}),
         "guess_loss": fitted.guess_loss,
         **learned.records,
         "phases": learned.phases,

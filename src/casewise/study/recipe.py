@@ -363,7 +363,7 @@ class Baselines(StudyModel):
 
 
 class NetworkPlan(StudyModel):
-    """How one network is computed. The bits of a trained network depend on all four settings."""
+    """How one network is computed. The bits of a trained network depend on all settings."""
 
     device: Literal["cpu", "cuda"] = "cpu"
     """The device."""
@@ -373,6 +373,8 @@ class NetworkPlan(StudyModel):
     """Memory layout of tensors."""
     threads: int = Field(1, ge=1)
     """Threads of the network in training."""
+    fused: bool = False
+    """Whether the optimiser updates all weights in one operation, as on a GPU."""
 
 
 class Compute(StudyModel):
@@ -380,7 +382,7 @@ class Compute(StudyModel):
 
     plan: dict[str, NetworkPlan] | Path | None = None
     """A compute plan to repeat, for the same bits on the same kind of machine: a run folder, or
-    for each network `device`, `precision`, `memory_format` and `threads`."""
+    for each network `device`, `precision`, `memory_format`, `threads` and `fused`."""
 
     jobs: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """Networks trained in parallel, as `--jobs`; `auto`: as many as cores and memory allow, or one on a GPU."""

@@ -35,6 +35,7 @@ class ComputePlan:
 
     Attributes:
         parts: the number of parts in which a batch is computed; more than one for jobs that ran out of memory.
+        fused: whether the optimiser updates all weights in one operation, which gives other bits.
         peak_mb: the memory that a job needs at its peak, without pages of files: measured in a step of training, with
             the copies of the weights that training keeps. 0 if it is not known. Results do not depend on it.
         step_seconds: the seconds of this step; 0 if it was not measured. Results do not depend on it.
@@ -46,6 +47,7 @@ class ComputePlan:
     threads: int = 1
     why: str = "stated by the study"
     parts: int = 1
+    fused: bool = False
     peak_mb: float = 0.0
     step_seconds: float = 0.0
 
@@ -67,7 +69,8 @@ class ComputePlan:
         """
         form = self.memory_format.replace("_", "-")
         parts = f", every batch in {self.parts} parts" if self.parts > 1 else ""
-        return f"{self.precision}, {form}, {counted(self.threads, 'thread')} on {self.device}{parts}"
+        fused = ", fused optimiser" if self.fused else ""
+        return f"{self.precision}, {form}, {counted(self.threads, 'thread')} on {self.device}{parts}{fused}"
 
 
 def choose(
@@ -75,9 +78,10 @@ def choose(
 ) -> ComputePlan:
     """The plan for training `network` on (batch, C, side, side) panels.
 
-    What the study leaves open follows from the device: fp32 on a CPU, bfloat16 on a GPU, channels-last on both, and
-    `threads`. On a CPU one training step is measured; `memo` keeps its cost by network, fusion, size, plan, versions
-    and processor. A step that would not fit in this machine's memory is not tried, and its memory is an estimate.
+    What the study leaves open follows from the device: fp32 on a CPU, bfloat16 and a fused optimiser on a GPU,
+    channels-last on both, and `threads`. On a CPU one training step is measured; `memo` keeps its cost by network,
+    fusion, size, plan, versions and processor. A step that would not fit in this machine's memory is not tried, and
+    its memory is an estimate.
 
     Args:
         threads: where the study does not state their number.
@@ -103,6 +107,7 @@ def device_plan(compute: Compute, threads: int) -> ComputePlan:
         True,
         threads if compute.threads == "auto" else compute.threads,
         why="by the study and the device",
+        fused=on_gpu,
     )
 
 

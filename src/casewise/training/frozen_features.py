@@ -37,7 +37,7 @@ from casewise.errors import CasewiseError, RunError
 from casewise.files import TEMPORARY, cache_folder, replacing
 from casewise.modalities.dataset import FeatureData, PanelDataset, encode_bags
 from casewise.models.backbones import Network, form_of, of_tiles
-from casewise.models.shared_parts import mean_over_views
+from casewise.models.shared_parts import in_batches, mean_over_views
 from casewise.study.sources import libraries
 from casewise.training.compute_plan import cpu_name
 
@@ -175,11 +175,8 @@ def features(network: Network, data: PanelDataset, *, batch: int) -> Tensor:
         if data.bags:
             return encode_bags(network.features, data, slots, device, form).float().cpu().clone()
         size = data.eval_batch_size(batch, device)
-        computed = [
-            (network.features(data.plain_batch(view_slots, device)).float().cpu(), panel_numbers)
-            for view_slots, panel_numbers in zip(slots.split(size), owner.split(size), strict=True)
-        ]
-    return mean_over_views(computed, len(data)).clone()
+        values = in_batches(lambda views: network.features(data.plain_batch(views, device)).float(), slots, size)
+    return mean_over_views([(values, owner)], len(data)).clone()
 
 
 # The panels of a block, and the views of a block whose pixels are in memory at once.

@@ -132,7 +132,8 @@ class Training:
         )
         self.shares = balanced(train.truth, context.outputs, context.sources) if drawn else None
         self.steps = steps_of(len(train), recipe.batch_size)
-        self.optimizer = optimizer_of(parameter_groups(network, recipe, float(recipe.lr)), recipe)
+        groups = parameter_groups(network, recipe, float(recipe.lr))
+        self.optimizer = optimizer_of(groups, recipe, fused=context.choice.fused)
         self.trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         plateau = recipe.plateau

@@ -38,15 +38,15 @@ def parameter_groups(network: Any, recipe: Recipe, lr: float) -> list[Group]:
     return next(filter(None, groups), None) or [{"params": body, "lr": lr}, head]
 
 
-def optimizer_of(groups: list[Group], recipe: Recipe) -> torch.optim.Optimizer:
-    """The recipe's optimiser of these groups."""
-    decay = recipe.weight_decay
+def optimizer_of(groups: list[Group], recipe: Recipe, *, fused: bool = False) -> torch.optim.Optimizer:
+    """The recipe's optimiser of these groups; with `fused` it updates all weights in one operation, if it can."""
+    decay, one = recipe.weight_decay, fused or None
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, momentum=recipe.momentum, weight_decay=decay)
+        return torch.optim.SGD(groups, momentum=recipe.momentum, weight_decay=decay, fused=one)
     if recipe.optimizer == "radam":
         return torch.optim.RAdam(groups, weight_decay=decay, decoupled_weight_decay=True)
     kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
-    return kind(groups, weight_decay=decay)
+    return kind(groups, weight_decay=decay, fused=one)
 
 
 def cosine_share(recipe: Recipe, epoch: int, batch: int, steps: int) -> float:
