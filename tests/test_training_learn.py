@@ -88,9 +88,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
     plain = Network.features
 
-    def features(self: Network, panels: Tensor) -> Tensor:
+    def features(self: Network, panels: Tensor, occupied: Tensor | None = None) -> Tensor:
         seen.append(len(panels))
-        return plain(self, panels)
+        return plain(self, panels, occupied)
 
     monkeypatch.setattr(Network, "features", features)
     return seen
