@@ -577,8 +577,8 @@ def _discriminant(measures: Measures, rows: NDArray[np.intp]) -> tuple[Floats, F
 
 
 SEPARATOR = "; "
-# Of every case of a batch that differs from the training cases, until somebody confirms its source.
-UNCONFIRMED = "not confirmed for this source (the cases of its batch together are unlike the training cases)"
+# Of every case of a source whose cases differ from the training cases, until somebody confirms the source.
+UNCONFIRMED = "not confirmed for this source (its cases together are unlike the training cases)"
 LOOK = "texture, intensities or shape unlike the training images: another source?"
 NEGATIVE = "a negative: light and dark are exchanged"
 # Without a check for negatives, the two cannot be distinguished.

@@ -314,9 +314,10 @@ class TrainedModel:
         output = self.table
         return output.abstaining(output.of_rows(rows)) if abstain else output.of_rows(rows)
 
-    def drift(self, batch: Batch) -> Drift:
+    def drift(self, batch: Batch, repeats: float = 1) -> Drift:
         """Whether new cases together differ from the training cases, from the numbers of their images."""
-        return drift(batch, self.limits.quantiles if self.limits else {}, self.limits.subjects if self.limits else 0)
+        quantiles, trained = (self.limits.quantiles, self.limits.subjects) if self.limits else ({}, 0)
+        return drift(batch, quantiles, trained, repeats)
 
     def predict_in_chunks(
         self,

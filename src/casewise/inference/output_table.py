@@ -28,7 +28,7 @@ UNITS = ("learner", "case", "subject", "visit", "region", "image", "target")
 INTERVAL = ("prediction low", "prediction high", "prediction set", "interval note")
 FLAGS = (*INTERVAL, "spread", "distance", "beyond", "flags", "problem")
 NOT_FINITE = "The networks gave no finite value."
-WITHHELD = "probability and interval withheld: not confirmed for this source"
+WITHHELD = "probability and interval withheld: nobody has confirmed the model for images of this source"
 UNLIKE = "calibrated for cases like the training cases, and this one is flagged; "
 FLAGGED = "The case is unlike the training cases"
 

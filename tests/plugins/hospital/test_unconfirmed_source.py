@@ -1,6 +1,7 @@
 """Confidence is withheld in every output of a batch from another source, until somebody confirms the source."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from casewise.errors import CasewiseError
 from casewise.inference.drift import Drift, confirmation
 from casewise.inference.input_checks import UNCONFIRMED, reasons_of
 from casewise.inference.model import load_bundle
-from casewise.plugins.hospital.case_results import ModelFacts, Value, nameless
+from casewise.plugins.hospital.case_results import UNCONFIRMED_SOURCE, ModelFacts, Value, nameless, results_of
+from casewise.plugins.hospital.summary_page import Box, Text, page
 from casewise.run import Run
 from tests.film_files import film_bytes
 from tests.test_cli import casewise
@@ -93,6 +95,36 @@ def test_every_format_withholds_until_the_source_is_confirmed(
     assert len(made) == len(written) == 24
     assert ["urn:casewise:probability" in json.dumps(each) for each in made] == [confirmed] * 24
     assert [UNCONFIRMED in json.dumps(each["note"]) for each in made] == [not confirmed] * 24
+
+
+@pytest.mark.parametrize("look", ["inverted", "less contrast"])
+def test_the_summary_page_has_no_probability_of_another_source(tmp_path: Path, baseline_run: Run, look: str) -> None:
+    model, table = load_bundle(baseline_run.folder / "bundle"), batch(baseline_run, tmp_path / "films", look, "dcm")
+    facts = ModelFacts.of(model)
+
+    def pages(**options: str) -> list[tuple[list[str], int]]:
+        """Of each case the texts of its page, and the number of its filled boxes, such as bars."""
+        chunks = model.predict_in_chunks(table, **options)
+        blocks = [page(result, facts) for chunk in chunks for result in results_of(chunk, facts)]
+        return [
+            (
+                [item.text for item in block.items if isinstance(item, Text)],
+                sum(isinstance(i, Box) for i in block.items),
+            )
+            for block in blocks
+        ]
+
+    withheld, confirmed = pages(), pages(source_confirmed="A. Meyer, 24 films compared")
+    assert len(withheld) == len(confirmed) == 24
+    for (texts, boxes), (own_texts, own_boxes) in zip(withheld, confirmed, strict=True):
+        shares = [text for text in own_texts if re.fullmatch(r"[<>]?[0-9.]+%", text)]
+        assert len(shares) == 3
+        assert own_boxes == boxes + 2 * len(shares)  # a bar for each class, on its ground
+        assert not any(re.fullmatch(r"[<>]?[0-9.]+%", text) or "prediction set" in text for text in texts)
+        largest = " ".join(texts)
+        assert "source not confirmed" in largest
+        assert UNCONFIRMED_SOURCE in largest
+        assert "source not confirmed" not in " ".join(own_texts)
 
 
 def test_withheld_cases_have_no_prediction_with_abstaining(tmp_path: Path, baseline_run: Run) -> None:

@@ -35,6 +35,7 @@ RESEARCH = (
 # In place of texts that may contain names of the table or of files.
 UNREADABLE = "The case could not be read. The table of predictions states why."
 UNLIKE = "unlike the training images"
+UNCONFIRMED_SOURCE = f"The model is {UNCONFIRMED}: no probability, interval or set is stated."
 
 
 @dataclass(frozen=True)
@@ -374,8 +375,10 @@ def uncertainty(value: Value, facts: ModelFacts) -> Iterator[str]:
 
 def limits(values: Sequence[Value], facts: ModelFacts) -> list[str]:
     """Sentences on why the figures of the model may not apply."""
-    sentences = ["The model was trained on synthetic images."] if facts.synthetic else []
-    flags = "; ".join(dict.fromkeys(value.flags for value in values if value.flags))
+    sentences = [UNCONFIRMED_SOURCE] if any(value.unconfirmed for value in values) else []
+    sentences += ["The model was trained on synthetic images."] if facts.synthetic else []
+    reasons = [[reason for reason in reasons_of(value.flags) if reason != UNCONFIRMED] for value in values]
+    flags = "; ".join(dict.fromkeys(map(joined, filter(None, reasons))))
     if flags:
         end = "" if flags.endswith("?") else "."
         sentences.append(

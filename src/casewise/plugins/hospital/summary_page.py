@@ -279,7 +279,7 @@ def _head(result: CaseResult, facts: ModelFacts) -> Block:
         column.write(shortened(text, 400), 13, colour=GREY)
     items, y = list(column.block().moved(MARGIN, MARGIN)), MARGIN + column.y + 8
     of_limits = " ".join(limits([nameless(value, facts) for value in result.values], facts))
-    for kind, text in (("notice", NOTICE), ("limits", shortened(of_limits, 400))):
+    for kind, text in (("notice", NOTICE), ("limits", shortened(of_limits, 520))):
         if text:
             fill, colour = BANDS[kind]
             band = _Column(SIDE - 2 * MARGIN - 20)
@@ -324,7 +324,8 @@ def _prediction(
         headline = _headline_of(value, facts)
         column.write_large(headline, 32, colour=GREY if unlike else INK)
         if headline != _shown(value):
-            column.write(f"{'most probable' if facts.classes.get(value.target) else 'value'}: {_shown(value)}", 14)
+            kind = "most probable" if facts.classes.get(value.target) else "value"
+            column.write(f"{'prediction' if value.unconfirmed else kind}: {_shown(value)}", 14)
         for text in uncertainty(value, facts):
             column.write(shortened(text, 300), 13)
     if bars and value.probabilities:
@@ -354,7 +355,7 @@ def _headline_of(value: Value, facts: ModelFacts) -> str:
     'undecided'
     """
     if value.unconfirmed:
-        return "not confirmed"
+        return "source not confirmed"
     if not value.members or isinstance(value.prediction, float):
         return _shown(value)
     if len(value.members) == len(facts.classes.get(value.target, ())) > 1:

@@ -131,12 +131,13 @@ def status(
 ) -> None:
     """Print how many studies are in each state, and those that wait, failed or need a person, with the reason.
 
-    Exit code 1: a study is in quarantine or lacks an answer that was given up, or the audit trail was changed.
+    Exit code 1: a study is in quarantine or lacks an answer that was given up, nobody has confirmed a source that is
+    unlike the training, or the audit trail was changed.
     """
     from casewise.errors import counted
     from casewise.plugins.node.records import StudyState
     from casewise.plugins.node.service import works
-    from casewise.plugins.node.state import state_of
+    from casewise.plugins.node.state import FEW_STUDIES, state_of
 
     settings = _settings(file)
     state = state_of(settings.folder)
@@ -144,6 +145,7 @@ def status(
     counts, deliveries, unfinished = state.counts(), state.delivery_counts(), state.studies(unfinished=True)
     details = {study.id: state.undelivered(study) for study in unfinished}
     problem = state.problem if works(settings.folder) else f"no node works in this folder: `casewise node run {file}`"
+    recent = state.recent(state.bundle, settings.monitor.since_seconds)
     state.close()
     if problem:
         print(problem)
@@ -154,6 +156,12 @@ def status(
         print(f"audit trail: changed at event {breaks[0]:,}; restore {state.path} from a backup, and find out who did")
     else:
         print(f"audit trail: unbroken, its last event has the SHA-256 {head}")
+    for source, warning in recent.warnings.items():
+        by = recent.confirmation_of(source)
+        confirmed = f"confirmed by {by['by']} ({by['at']}): {by['reason']}" if by else "answers have no confidence"
+        print(f"source {source or FEW_STUDIES}: since {warning['at']}, {confirmed}")
+        print(f"    {warning['drift']['text']}")
+        print(f"    answered with confidence before: {', '.join(warning['before'])}")
     for study in unfinished:
         tried = f", {counted(study.attempts, 'attempt')}" * bool(study.attempts)
         name = study.uid if uids else study.label
@@ -161,7 +169,9 @@ def status(
         for reason in filter(None, (study.reason, study.unwritten, *details[study.id])):
             print(f"    {reason}")
     given_up = any(how == "given up" for _, how in deliveries)
-    if counts[StudyState.QUARANTINED] or breaks or given_up or any(study.unwritten for study in unfinished):
+    unconfirmed = any(not recent.confirmation_of(source) for source in recent.warnings)
+    lacking = any(study.unwritten for study in unfinished)
+    if counts[StudyState.QUARANTINED] or breaks or given_up or lacking or unconfirmed:
         raise typer.Exit(1)
 
 

@@ -16,7 +16,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,12 +26,13 @@ from PIL import Image
 
 from casewise.errors import CasewiseError, RunError, shortened
 from casewise.files import checksum, make_folder, sync_folder, write_atomic
+from casewise.inference.drift import RecentCases
 from casewise.inference.new_cases import CasePicture, NewCases, PredictedChunk, RawCase, slot_column
 from casewise.inference.resident import ResidentModel, pictured
 from casewise.inference.result_formats import format_owners
 from casewise.modalities.store.dicom_file import quiet_pydicom
 from casewise.plugins.node.headers import InstanceHeader, UnanswerableError, patient_of, read_header
-from casewise.plugins.node.monitoring.observation import identifier_hash, observed
+from casewise.plugins.node.monitoring.observation import Observation, identifier_hash, observed
 from casewise.plugins.node.records import UNFINISHED, Answer, StudyAnswer, StudyTask, study_label
 from casewise.plugins.node.selection import Row, SelectionError, Slots, select
 from casewise.plugins.node.settings import ModelSettings
@@ -98,7 +99,8 @@ class StudyPredictor:
         """The answer to a job as JSON values, or why there is none, without quoting any content of files."""
         files, folder = [Path(path) for path in job["files"]], Path(job["folder"])
         try:
-            answer = self.answer(StudyTask(job["uid"], files, folder, job["content"], job["version"]))
+            recent = RecentCases(**job.get("recent", {}))
+            answer = self.answer(StudyTask(job["uid"], files, folder, job["content"], job["version"], recent))
         except UnanswerableError as error:
             return {"unanswerable": str(error)}
         except (RunError, OSError, MemoryError) as error:
@@ -110,7 +112,8 @@ class StudyPredictor:
             return {"failed": _fault_text(error), "fault": True}
         rows = [[each.name, each.format, str(each.path), each.sha256] for each in answer.answers]
         observation, unwritten = answer.observation.as_json(), dict(answer.unwritten)
-        return {"answers": rows, "observation": observation, "accession": answer.accession, "unwritten": unwritten}
+        reply = {"answers": rows, "observation": observation, "accession": answer.accession, "unwritten": unwritten}
+        return reply | {"recent": answer.recent}
 
     def answer(self, task: StudyTask) -> StudyAnswer:
         """Choose the images of a study, predict them, and write the answers into its folder.
@@ -128,19 +131,33 @@ class StudyPredictor:
                 chosen = selection.headers
             except SelectionError as error:
                 chunk, chosen, refused = self._refused(task, headers, error.report), headers, str(error)
+            issuer = next((header.issuer for header in headers if header.issuer), "")
+            observation = observed(
+                chunk,
+                refused=refused,
+                scanner=chosen[0].scanner,
+                site=chosen[0].site,
+                subject=identifier_hash(self._salt, issuer, patient),
+                bundle=self.description["checksum"],
+            )
+            chunk, recent = self._of_source(chunk, observation, task)
+            observation = replace(observation, withheld=chunk.drift.withholds)
             chunk = replace(chunk, table=chunk.table.assign(case=task.uid, subject=patient, visit=""))
             answers = self._written(chunk, task, unwritten)
-        issuer = next((header.issuer for header in headers if header.issuer), "")
         accession = next((header.accession for header in headers if header.accession), "")
-        observation = observed(
-            chunk,
-            refused=refused,
-            scanner=chosen[0].scanner,
-            site=chosen[0].site,
-            subject=identifier_hash(self._salt, issuer, patient),
-            bundle=self.description["checksum"],
-        )
-        return StudyAnswer(answers, observation, identifier_hash(self._salt, accession), unwritten)
+        return StudyAnswer(answers, observation, identifier_hash(self._salt, accession), unwritten, recent)
+
+    def _of_source(
+        self, chunk: PredictedChunk, observation: Observation, task: StudyTask
+    ) -> tuple[PredictedChunk, dict[str, Any]]:
+        """The predictions after the test of the recent studies of their source, and the test for the node."""
+        if not observation.images:
+            return chunk, {}
+        model, new = self.resident.model, [observation.as_recent(study_label(task.uid))]
+        source, drift = task.recent.tested(new, model.drift)
+        table = model.table.of_source(chunk.table, drift)
+        table = model.table.abstaining(table) if self._settings.answer.abstain else table
+        return replace(chunk, table=table, drift=drift), {"new": new, "source": source, "result": asdict(drift)}
 
     def _predicted(self, task: StudyTask, rows: Sequence[Row], work: Path, unwritten: dict[str, str]) -> PredictedChunk:
         """The predictions of the chosen images, which are linked into `work` under names that say nothing."""

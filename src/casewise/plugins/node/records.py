@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from casewise.inference.drift import RecentCases
 
 if TYPE_CHECKING:
     from casewise.plugins.node.monitoring.observation import Observation
@@ -105,6 +107,7 @@ class StudyTask:
         uid: its Study Instance UID.
         folder: where its answers go.
         content: a hash of the files, from which the UIDs of the answers follow; version: of the study.
+        recent: the studies that the node answered before.
     """
 
     uid: str
@@ -112,6 +115,7 @@ class StudyTask:
     folder: Path
     content: str = ""
     version: int = 1
+    recent: RecentCases = field(default_factory=RecentCases)
 
 
 @dataclass(frozen=True)
@@ -121,12 +125,14 @@ class StudyAnswer:
     Attributes:
         accession: a hash of its accession number, by which outcomes may name it; empty without one.
         unwritten: by format the reason why it could not be written.
+        recent: the study as a recent case (`new`), the `source` under which it was tested, and the `result`.
     """
 
     answers: tuple[Answer, ...]
     observation: Observation
     accession: str = ""
     unwritten: Mapping[str, str] = field(default_factory=dict)
+    recent: Mapping[str, Any] = field(default_factory=dict)
 
 
 def study_label(uid: str) -> str:

@@ -26,13 +26,14 @@ from filelock import FileLock, Timeout
 from casewise.console import Show
 from casewise.errors import CasewiseError, counted
 from casewise.files import checksum, make_folder, storage_message
+from casewise.inference.drift import Drift, RecentCases
 from casewise.plugins.node.deliver import deliver_due
 from casewise.plugins.node.headers import UnanswerableError
 from casewise.plugins.node.monitoring.observation import PAGE, PICTURES, salt_of
 from casewise.plugins.node.orthanc import Orthanc, OrthancError, OrthancStudy
 from casewise.plugins.node.records import ANSWERS, NodeStudy, StudyAnswer, StudyTask, study_folder, study_label
 from casewise.plugins.node.settings import NodeSettings
-from casewise.plugins.node.state import NodeState
+from casewise.plugins.node.state import FEW_STUDIES, NodeState
 from casewise.plugins.node.worker import FailedError, NodePlan, StoppedError, StudyWorker, log, work
 from casewise.version import __version__
 from casewise.web.settings import location_of
@@ -68,6 +69,7 @@ class Node:
         shutil.rmtree(folder / WORK, ignore_errors=True)
         self.worker = StudyWorker(settings, make_folder(folder / WORK), salt_of(folder), target)
         self.stopping, self.description = self.worker.stopping, dict[str, Any]()
+        self.recent = RecentCases()
         self._swept = self._removed = 0.0
         page = folder / PAGE
         self._monitored = datetime.fromtimestamp(page.stat().st_mtime) if page.exists() else clock()
@@ -82,6 +84,9 @@ class Node:
         self.description = self.worker.start()
         bundle = str(self.description["checksum"])
         before = self.state.start(bundle, __version__, self.settings.routes())
+        self.recent = self.state.recent(bundle, self.settings.monitor.since_seconds)
+        self.recent.confirm(self.settings.source_confirmed)
+        self.state.record_recent(bundle, self.recent)
         if before and before != bundle:
             log.warning("the bundle has changed since the node ran last: %s, before %s", bundle[:12], before[:12])
 
@@ -197,7 +202,11 @@ class Node:
         answer = self.worker.answer(task)
         images = sorted(checksum(path) for path in task.files)
         bundle = str(self.description["checksum"])
-        self.state.answered(study, answer, bundle, self.settings.routes(), files=images)
+        if tested := answer.recent:
+            drift = Drift(**tested["result"])
+            if self.recent.record(tested["new"], tested["source"], drift):
+                log.warning("source %s: %s", tested["source"] or FEW_STUDIES, drift.text)
+        self.state.answered(study, answer, bundle, self.settings.routes(), self.recent, files=images)
         self._log(study, answer, time.monotonic() - begun)
 
     def _check(self, about: OrthancStudy) -> None:
@@ -222,7 +231,12 @@ class Node:
             digests.append(checksum(path))
         content = hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
         return StudyTask(
-            about.uid, files, self.settings.folder / ANSWERS / study_folder(about.uid), content, study.version
+            about.uid,
+            files,
+            self.settings.folder / ANSWERS / study_folder(about.uid),
+            content,
+            study.version,
+            self.recent,
         )
 
     def _log(self, study: NodeStudy, answer: StudyAnswer, seconds: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, fie
 
 from casewise.errors import CasewiseError, StudyError, cut, nearest, none_of
 from casewise.files import read_regular
+from casewise.inference.drift import confirmation
 from casewise.inference.result_formats import format_owners
 from casewise.run_folder.bundle_folder import public_key
 from casewise.study.messages import sentences
@@ -241,6 +242,11 @@ class Monitor(StudyModel):
     """The time of day, on the clock of this computer, at which the page is written; if the node does not run then, it
     is written at its next start."""
 
+    @property
+    def since_seconds(self) -> float:
+        """The start of the day `since` in seconds (UTC); 0 without one."""
+        return datetime.combine(self.since, datetime.min.time(), UTC).timestamp() if self.since else 0.0
+
     @field_validator("at")
     @classmethod
     def _time(cls, value: str) -> str:
@@ -299,6 +305,20 @@ class NodeSettings(ModelSettings):
     """Days for which answers stay in the folder `answers` after they were delivered."""
     monitor: Monitor = Monitor()
     """How the node watches itself."""
+    source_confirmed: str | dict[str, str] = ""
+    """Who confirms that the model may be used for the sources of the images, and why, as `NAME, REASON`; or this for
+    single sources, by the name that `casewise node status` gives them. Without it, answers have no probability,
+    interval or set once recent images of a source together are unlike those of the training."""
+
+    @field_validator("source_confirmed")
+    @classmethod
+    def _confirmations(cls, value: str | dict[str, str]) -> str | dict[str, str]:
+        for text in [value] if isinstance(value, str) else value.values():
+            try:
+                confirmation(text)
+            except CasewiseError as error:
+                raise ValueError(str(error).partition(": ")[2]) from None
+        return value
 
     @model_validator(mode="before")
     @classmethod

@@ -11,11 +11,13 @@ import json
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from casewise.errors import CasewiseError, cut, printable
+from casewise.inference.drift import KEPT, RecentCases
 from casewise.plugins.node.monitoring.observation import Observation
 from casewise.plugins.node.records import Answer, Delivery, NodeStudy, StudyAnswer, StudyState, study_label
 from casewise.plugins.node.settings import ORTHANC, Retry
@@ -61,6 +63,10 @@ CREATE TRIGGER events_stay BEFORE UPDATE ON events BEGIN SELECT RAISE(ABORT, 'ev
 CREATE TRIGGER events_last BEFORE DELETE ON events BEGIN SELECT RAISE(ABORT, 'events are never removed'); END;
 """
 _EVENT_COLUMNS = "id, at, study, event, facts, previous"
+# Stands for the sources that have too few studies to be tested by themselves.
+FEW_STUDIES = "of few studies"
+# What is recorded of recent studies besides their observations.
+_KEPT_OF_RECENT = ("tests", "untested", "warnings", "confirmed")
 ANSWERED = (StudyState.ANSWERED, StudyState.REFUSED)
 # A time has come, or is further ahead than the longest wait: the clock was then set back.
 _DUE = "NOT ({0} > ? AND {0} <= ?)"
@@ -144,6 +150,11 @@ class NodeState(Database):
         """The problem that the node has now; empty if none."""
         return self._fact("problem")
 
+    @property
+    def bundle(self) -> str:
+        """The checksum of the bundle that the node started with; empty before its first start."""
+        return self._fact("bundle")
+
     def record_problem(self, problem: str) -> None:
         """Record the present problem; empty if it is over."""
         if problem != self.problem:
@@ -222,7 +233,13 @@ class NodeState(Database):
             db.execute(query, [time.time() + seconds, study.id])
 
     def answered(
-        self, study: NodeStudy, answer: StudyAnswer, bundle: str, routes: Mapping[str, Sequence[str]], **facts: Any
+        self,
+        study: NodeStudy,
+        answer: StudyAnswer,
+        bundle: str,
+        routes: Mapping[str, Sequence[str]],
+        recent: RecentCases | None = None,
+        **facts: Any,
     ) -> None:
         """Record the answers of a study, already written to their files, and their deliveries.
 
@@ -244,7 +261,60 @@ class NodeState(Database):
             self._change(study.id, study.uid, state, refused, unwritten=text)
             hashes = {written.name: written.sha256 for written in answer.answers}
             about = {"version": study.version, "bundle": bundle, "answers": hashes, "unwritten": dict(answer.unwritten)}
+            about["withheld"] = answer.observation.withheld
             self._event(study.uid, state, **about, **facts)
+            if recent is not None:
+                self._record_recent(bundle, recent)
+
+    def record_recent(self, bundle: str, recent: RecentCases) -> None:
+        """Record what the tests of recent studies found, and who has confirmed which source."""
+        with self._writing():
+            self._record_recent(bundle, recent)
+
+    def _record_recent(self, bundle: str, recent: RecentCases) -> None:
+        about = {name: value for name, value in asdict(recent).items() if name in _KEPT_OF_RECENT}
+        before = self._recent_facts(bundle)
+        for source in sorted(set(recent.warnings) - set(before.get("warnings", {}))):
+            text = recent.warnings[source]["drift"]["text"]
+            self._event("", "source unlike the training", source=source or FEW_STUDIES, reason=text, bundle=bundle)
+        for source, entry in recent.confirmed.items():
+            if before.get("confirmed", {}).get(source) != entry:
+                self._event("", "source confirmed", source=source, by=entry["by"], reason=entry["reason"])
+        for source in sorted(set(before.get("confirmed", {})) - set(recent.confirmed)):
+            self._event("", "confirmation removed", source=source)
+        self._set("sources", json.dumps(about | {"bundle": bundle}))
+
+    def _recent_facts(self, bundle: str) -> Json:
+        """What is recorded of the sources of a bundle."""
+        rows = self._rows("SELECT value FROM facts WHERE name = 'sources'")
+        facts: Json = json.loads(rows[0][0]) if rows else {}
+        return facts if facts.get("bundle") == bundle else {}
+
+    def recent(self, bundle: str, since: float = 0.0) -> RecentCases:
+        """The recent studies that a bundle has predicted, their sources, and what their tests found.
+
+        Args:
+            since: studies and warnings before this time, in seconds, are left out.
+        """
+        query = (
+            "SELECT label, observation FROM predictions p JOIN studies s ON s.id = p.study ORDER BY p.id DESC LIMIT ?"
+        )
+        latest: dict[str, Observation] = {}
+        for label, text in self._rows(query, [KEPT]):
+            latest.setdefault(label, Observation.from_json(text))
+        cases = [
+            each.as_recent(label)
+            for label, each in reversed(latest.items())
+            if each.images and each.bundle == bundle and each.at >= since
+        ]
+        facts = self._recent_facts(bundle)
+        kept = {name: facts[name] for name in _KEPT_OF_RECENT if name in facts}
+        recent = RecentCases(cases, **kept)
+        warnings = recent.warnings.items()
+        recent.warnings = {
+            name: each for name, each in warnings if datetime.fromisoformat(each["at"]).timestamp() >= since
+        }
+        return recent
 
     def _route(self, study: str, routes: Mapping[str, Sequence[str]]) -> None:
         for name, style in self._db.execute("SELECT name, format FROM answers WHERE study = ?", [study]).fetchall():

@@ -6,7 +6,7 @@ import logging
 import signal
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -100,7 +100,7 @@ class StudyWorker:
             StoppedError: the node ends.
         """
         job: Json = {"uid": task.uid, "files": [str(path) for path in task.files], "folder": str(task.folder)}
-        job |= {"content": task.content, "version": task.version}
+        job |= {"content": task.content, "version": task.version, "recent": asdict(task.recent)}
         for _ in range(2):
             try:
                 if self.stopping.is_set():
@@ -122,7 +122,7 @@ class StudyWorker:
             raise FailedError(message["failed"], fault=message["fault"])
         answers = tuple(Answer(name, style, Path(path), sha256) for name, style, path, sha256 in message["answers"])
         observation = Observation.from_json(message["observation"])
-        return StudyAnswer(answers, observation, message["accession"], message["unwritten"])
+        return StudyAnswer(answers, observation, message["accession"], message["unwritten"], message.get("recent", {}))
 
     def stop(self) -> None:
         """End the process at once; a call of `answer` in another thread ends with StoppedError."""

@@ -33,6 +33,18 @@ def serve(
     queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; further ones get 503.")] = 8,
     timeout: Annotated[int, typer.Option(min=1, help="Seconds until a prediction is stopped.")] = 300,
     trust: Trust = None,
+    source_confirmed: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME, REASON",
+            help="Who confirms that the model may be used for the source of the images, and why. Without it, "
+            "probabilities, intervals and sets are withheld once recent images together are unlike the training.",
+        ),
+    ] = "",
+    record: Annotated[
+        Path | None,
+        typer.Option(help="A file for the numbers of recent images, so that a restart does not begin again."),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Offer a trained model as a page and a JSON interface on this computer."""
@@ -62,5 +74,7 @@ def serve(
         queue=queue,
         timeout=float(timeout),
         trust=trust,
+        source_confirmed=source_confirmed,
+        record=record,
     )
     run_service(settings, Silent() if quiet else Terminal())

@@ -8,23 +8,28 @@ import queue
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
+from threading import Lock
 
 from pydantic import TypeAdapter
 
 from casewise.errors import CasewiseError, RunError
+from casewise.files import parsed_json, read_regular, write_json
+from casewise.inference.drift import Drift, RecentCases
 from casewise.inference.worker_process import Worker, WorkerPlan, answer_jobs
 from casewise.plugins.serve.settings import ServiceSettings
 from casewise.plugins.serve.submission import Submission
-from casewise.web.settings import LOG, Json, ServiceError, location_of
+from casewise.web.settings import LOG, MEBI, Json, ServiceError, location_of
 
 log = logging.getLogger(LOG)
 
 SUBMISSIONS = TypeAdapter(Submission)
 RETRY_AFTER = 5
 SMALLER = "Send fewer or smaller images."
+# Bytes of a record of recent images that are read at most.
+LARGEST_RECORD = 64 * MEBI
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,7 @@ def _session(plan: ServicePlan) -> tuple[Json, Callable[[Json], Json]]:
 
     def answer(job: Json) -> Json:
         submission, folder = SUBMISSIONS.validate_python(job["submission"]), Path(job["folder"])
+        session.recent = RecentCases(**job.get("recent", {}))
         return answered(answers[job["task"]], submission, folder)
 
     return session.description, answer
@@ -75,6 +81,10 @@ class WorkerPool:
     Args:
         plan: of each worker; its folder is the one below which theirs are.
         target: the function of the processes.
+
+    Attributes:
+        taken: the places in the queue that are taken.
+        recent: the cases that were answered, by which another source than that of the training is noticed.
     """
 
     def __init__(
@@ -82,7 +92,8 @@ class WorkerPool:
     ) -> None:
         self.workers = [Worker(plan, target) for _ in range(settings.workers)]
         self._timeout, self._capacity = settings.timeout, settings.workers + settings.queue
-        self.taken = 0
+        self._settings, self.taken = settings, 0
+        self.recent, self._recording = RecentCases(), Lock()
         self._idle: queue.SimpleQueue[Worker[ServicePlan]] = queue.SimpleQueue()
         self._threads = ThreadPoolExecutor(settings.workers, thread_name_prefix="worker")
 
@@ -90,12 +101,62 @@ class WorkerPool:
         """Start all processes; the description of the model.
 
         Raises:
-            RunError: the model cannot be loaded.
+            CasewiseError: the model cannot be loaded, the record of recent images cannot be used, or the confirmation
+                lacks a name or a reason.
         """
         for worker in self.workers:
             worker.start()
             self._idle.put(worker)
-        return self.workers[0].description
+        description = self.workers[0].description
+        self._checksum = str(description.get("checksum", ""))
+        self._read_record()
+        self.recent.confirm(self._settings.source_confirmed)
+        self._write_record()
+        return description
+
+    @property
+    def source(self) -> Json:
+        """Whether the recent images are like the training images, for clients."""
+        recent = self.recent
+        warning = recent.warnings.get("")
+        drift = Drift(**warning["drift"]) if warning else Drift(cases=len(recent.cases))
+        return replace(drift, confirmed=recent.confirmation_of("")).facts | self._warned
+
+    @property
+    def _warned(self) -> Json:
+        """Since when the warning stands, and how many answers before it had confidence; empty without a warning."""
+        warning = self.recent.warnings.get("")
+        return {"since": warning["at"], "before": len(warning["before"])} if warning else {}
+
+    def _read_record(self) -> None:
+        path = self._settings.record
+        if path is None or not path.exists():
+            return
+        try:
+            values = dict(parsed_json(read_regular(path, LARGEST_RECORD)))
+            if values.pop("bundle") == self._checksum:
+                self.recent = RecentCases(**values)
+        except (OSError, ValueError, TypeError, LookupError) as error:
+            raise RunError(f"--record: {path} is not a record of `casewise serve` ({error}).") from error
+
+    def _write_record(self) -> None:
+        if path := self._settings.record:
+            write_json(path, {"bundle": self._checksum, **asdict(self.recent)}).chmod(0o600)
+
+    def _record(self, answer: Json) -> None:
+        """Add the cases of an answer to the recent ones, before another worker reads them."""
+        tested = answer.pop("recent", None)
+        if tested is None:
+            return
+        with self._recording:
+            if self.recent.record(tested["new"], tested["source"], Drift(**tested["result"])):
+                log.warning("%s", tested["result"]["text"])
+            if answer["source"]["warning"]:
+                answer["source"] |= self._warned
+            try:
+                self._write_record()
+            except CasewiseError as error:  # such as of a full disk; what is in memory still counts
+                log.error("%s", error)
 
     def check(self) -> None:
         """Check that there is a free place in the queue.
@@ -140,7 +201,9 @@ class WorkerPool:
         try:
             for attempt in (1, 2):
                 try:
-                    return worker.call(job, self._timeout)
+                    reply = worker.call(job | {"recent": asdict(self.recent)}, self._timeout)
+                    self._record(reply.get("answer", {}))
+                    return reply
                 except EOFError:
                     log.warning("a worker process ended during a request (attempt %d of 2)", attempt)
                 except TimeoutError:

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 
 from casewise.evaluation.response import percent_change, responds
 from casewise.inference.explainer import Explainer
-from casewise.inference.input_checks import SEPARATOR
+from casewise.inference.input_checks import SEPARATOR, UNCONFIRMED
 from casewise.inference.resident import pictured
 from casewise.plugins.serve.submission import NEUTRAL, SUBJECT, Submission
 from casewise.predictions.table import FAR
 from casewise.web.settings import Json
 
 JPEG_QUALITY = 88
+WITHHELD = "Probability, interval and set are withheld until somebody confirms that the model may be used for it."
 
 
 def explained_class(rows: pd.DataFrame, target: str, level: str, shown: Mapping[str, Any]) -> str:
@@ -62,6 +63,9 @@ def flags_of(results: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
         message = f"The images are far from those that the model was trained on ({far}). The results may not apply."
         flags.append({"code": "beyond", "message": message})
     unlike = dict.fromkeys(reason for result in results for reason in result["flags"])
+    if UNCONFIRMED in unlike:
+        del unlike[UNCONFIRMED]
+        flags.append({"code": "unconfirmed", "message": f"{UNCONFIRMED[0].upper()}{UNCONFIRMED[1:]}. {WITHHELD}"})
     if unlike:
         message = f"The results may not apply. Unlike the training cases: {SEPARATOR.join(unlike)}"
         flags.append({"code": "unlike", "message": message})

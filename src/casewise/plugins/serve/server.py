@@ -84,7 +84,7 @@ def create_app(settings: ServiceSettings, pool: WorkerPool, description: Json, f
         routes=[
             Route("/", lambda _: FileResponse(PAGE / "index.html")),
             Route("/health", lambda _: JSONResponse({"status": "ok"})),
-            Route("/api/model", lambda _: JSONResponse(public)),
+            Route("/api/model", lambda _: JSONResponse(public | {"source": pool.source})),
             Route("/api/predict", answering("predict"), methods=["POST"]),
             Route("/api/explain", answering("explain"), methods=["POST"]),
             Mount("/page", StaticFiles(directory=PAGE)),

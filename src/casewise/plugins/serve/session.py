@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,13 @@ import pandas as pd
 from casewise.cohort.folder_layout import ENDINGS, SLIDES
 from casewise.errors import CasewiseError, ImageError
 from casewise.evaluation.agreement import band_of
+from casewise.files import checksum
+from casewise.inference.drift import Batch, Drift, RecentCases
 from casewise.inference.input_checks import reasons_of
 from casewise.inference.model import TrainedModel, load_bundle
 from casewise.inference.new_cases import NewCases, NewTable, prepare_together, slot_column
 from casewise.inference.resident import ResidentModel, slots_of
+from casewise.inference.stated import stated_by
 from casewise.modalities.registry import modality_of
 from casewise.plugins.serve import submission as submitted
 from casewise.plugins.serve.results import explained_class, flags_of, map_picture, plain, trajectory
@@ -154,6 +158,12 @@ def _target(study: Study, name: str, title: str, bands: dict[str, float]) -> Jso
     }
 
 
+def _plain_rows(table: pd.DataFrame) -> list[Json]:
+    """The rows of numbers, without those that are not finite."""
+    rows = table.astype(float).to_dict("records")
+    return [{str(name): value for name, value in row.items() if np.isfinite(value)} for row in rows]
+
+
 # Columns of the output table that have an entry of another name or form in an answer.
 OTHER_FORM = {"learner", "case", "subject", "visit", "image", "prediction", "prediction set", "problem"}
 
@@ -167,6 +177,9 @@ class ModelSession:
         max_pixels: of one image.
         trust: a public key, with whose private key a bundle must be signed.
 
+    Attributes:
+        recent: the cases that the service answered before, and its warning.
+
     Raises:
         RunError: there is no such model or learner, or the model cannot be served.
     """
@@ -176,6 +189,7 @@ class ModelSession:
         check_learner(learner, self.model.learners)
         self.resident, self.max_pixels = ResidentModel(self.model, learner), max_pixels
         self.ensemble, self.learner, self.study = self.resident.ensemble, self.resident.learner, self.resident.study
+        self.recent = RecentCases()
 
     @cached_property
     def description(self) -> Json:
@@ -190,9 +204,42 @@ class ModelSession:
         Raises:
             CasewiseError: an image cannot be read, or one is missing.
         """
+        batch = Batch()
+        cases = self._cases(submission, folder)
         with tempfile.TemporaryDirectory(dir=folder) as work:
-            _, _, rows = self._prepared(submission, folder, Path(work))
-        return self._answer(submission, rows)
+            _, _, rows = self._prepared(submission, folder, Path(work), batch)
+        images = pd.concat(batch) if batch else pd.DataFrame(columns=["case", "subject"])
+        by_case = dict(iter(images.drop(columns="subject").groupby("case")))
+        measured = [
+            case | {"images": _plain_rows(by_case[name].drop(columns="case"))}
+            for name, case in cases.items()
+            if name in by_case
+        ]
+        source, drift = self.recent.tested(measured, self.model.drift)
+        answer = self._answer(submission, self.model.table.of_source(rows, drift), drift)
+        return answer | {"recent": {"new": measured, "source": source, "result": asdict(drift)}}
+
+    def _cases(self, submission: submitted.Submission, folder: Path) -> dict[str, Json]:
+        """By the name of each visit its name and subject among recent cases.
+
+        The subject is the patient whom DICOM files state. Without one it is the images themselves, so that images that
+        are sent twice count once.
+        """
+        digests: dict[int, list[str]] = {}
+        paths = [next(folder.rglob(file.stored)) for file in submission.files]  # a repeated request has folders
+        for file, path in zip(submission.files, paths, strict=True):
+            digests.setdefault(file.visit, []).append(checksum(path))
+        stated = next(stated_by(paths), None)
+        everything = sorted(digest for own in digests.values() for digest in own)
+        subject = self.recent.hashed(*(stated.person if stated and stated.person[0] else everything))
+        return {
+            f"{submitted.SUBJECT}/visit {visit + 1}": {
+                "case": self.recent.hashed(subject, *sorted(own)),
+                "subject": subject,
+                "source": "",
+            }
+            for visit, own in digests.items()
+        }
 
     def explain(self, submission: submitted.Submission, folder: Path) -> Json:
         """The answer of /api/explain for images in `folder`.
@@ -234,11 +281,17 @@ class ModelSession:
         }
 
     def _prepared(
-        self, submission: submitted.Submission, folder: Path, work: Path, *, predict: bool = True
+        self,
+        submission: submitted.Submission,
+        folder: Path,
+        work: Path,
+        batch: Batch | None = None,
+        *,
+        predict: bool = True,
     ) -> tuple[NewTable, list[NewCases], pd.DataFrame]:
         """The table of all visits, the prepared cases, and their rows in the columns of the output table.
 
-        Without `predict` there are no rows.
+        Without `predict` there are no rows. The numbers of images are added to `batch`.
 
         Raises:
             CasewiseError: images cannot be read; the worker puts the client's names into the message.
@@ -254,7 +307,7 @@ class ModelSession:
             if refused:
                 raise ImageError("\n".join(reason for _, reason in refused))
             return table, prepared, pd.DataFrame(columns=self.model.table.columns)
-        rows, prepared = self.model.predict_together(self.ensemble, table, cells, cases, work / "prepared")
+        rows, prepared = self.model.predict_together(self.ensemble, table, cells, cases, work / "prepared", batch)
         problems = list(dict.fromkeys(rows.loc[rows["prediction"].isna() & (rows["problem"] != ""), "problem"]))
         answered = set(rows.loc[rows["prediction"].notna(), "case"])
         if problems and len(answered) < len(submission.visits):
@@ -276,7 +329,7 @@ class ModelSession:
         names = ("name", "title", "checksum", "learner", "casewise", "synthetic")
         return {name: self.description[name] for name in names}
 
-    def _answer(self, submission: submitted.Submission, rows: pd.DataFrame) -> Json:
+    def _answer(self, submission: submitted.Submission, rows: pd.DataFrame, drift: Drift) -> Json:
         by_visit = dict(iter(rows.groupby(rows["visit"].astype(str), sort=False)))
         visits = []
         for number, visit in enumerate(submission.visits):
@@ -288,6 +341,7 @@ class ModelSession:
         return {
             "model": self._facts,
             "notice": self.description["notice"],
+            "source": drift.facts,
             "visits": visits,
             "trajectory": trajectory(visits, self.description),
         }

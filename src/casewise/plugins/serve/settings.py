@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from casewise.errors import RunError, none_of, printable, shortened
+from casewise.inference.drift import confirmation
 from casewise.names import one_form
 from casewise.run_folder.folder import HEADLINE
 from casewise.web.settings import WebSettings
@@ -25,6 +26,8 @@ class ServiceSettings(WebSettings):
         workers: processes that predict; queue: requests that may wait for one of them.
         timeout: seconds until a prediction is stopped.
         trust: a public key; a bundle that is not signed with its private key is refused.
+        source_confirmed: who confirms that the model may be used for the source of the images, as `NAME, REASON`.
+        record: a file with the numbers of recent images, which a restart reads; None: they are in memory only.
     """
 
     bundle: Path
@@ -36,6 +39,8 @@ class ServiceSettings(WebSettings):
     queue: int = 8
     timeout: float = 300.0
     trust: Path | None = None
+    source_confirmed: str = ""
+    record: Path | None = None
 
     smaller: ClassVar[str] = "Send fewer or smaller images, or start the service with a larger --max-size."
     access: ClassVar[str] = "a token, for example in the environment variable CASEWISE_SERVE_TOKEN,"
@@ -44,6 +49,15 @@ class ServiceSettings(WebSettings):
     def tokens(self) -> Mapping[str, str]:
         """The one token, of all clients."""
         return {"": self.token} if self.token else {}
+
+    def check(self) -> None:
+        """Check that the options agree.
+
+        Raises:
+            CasewiseError: as `WebSettings.check`, or the confirmation lacks a name or a reason.
+        """
+        super().check()
+        confirmation(self.source_confirmed)
 
 
 def check_learner(name: str, learners: Sequence[str]) -> None:

@@ -49,6 +49,8 @@ class Observation:
         subject: a salted hash of the patient ID; empty if it is not recorded.
         bundle: the checksum of the bundle that predicted.
         by_image: the targets that are predicted for each image.
+        withheld: whether the answer has no confidence, because nobody has confirmed the source. The record has it, so
+            that outcomes can show whether the model may be used.
     """
 
     at: float
@@ -64,6 +66,22 @@ class Observation:
     subject: str = ""
     bundle: str = ""
     by_image: tuple[str, ...] = ()
+    withheld: bool = False
+
+    @property
+    def source(self) -> str:
+        """The name of the scanner and site in status and settings, from which theirs do not follow; empty without any.
+
+        >>> Observation(0.0, "Acme X1", "West R1").source, Observation(0.0).source
+        ('94db5e1c8d5e', '')
+        """
+        names = json.dumps([self.site, self.scanner]).encode()
+        return hashlib.sha256(names).hexdigest()[:12] if self.site or self.scanner else ""
+
+    def as_recent(self, study: str) -> dict[str, Any]:
+        """The study as one of `casewise.inference.drift.RecentCases`."""
+        about = {"case": study, "subject": self.subject or study, "source": self.source}
+        return about | {"images": [dict(image) for image in self.images]}
 
     @property
     def numbers(self) -> dict[str, float]:
@@ -122,7 +140,7 @@ def _is_lost(value: Any) -> bool:
     return isinstance(value, float) and not math.isfinite(value)
 
 
-def observed(chunk: PredictedChunk, *, refused: str = "", **about: str) -> Observation:
+def observed(chunk: PredictedChunk, *, refused: str = "", **about: Any) -> Observation:
     """What is recorded of the predictions of a study, without names.
 
     Args:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,13 +27,14 @@ def monitor_node(settings: NodeSettings, path: Path | None = None) -> WrittenMon
             be written.
     """
     folder, monitor = settings.folder, settings.monitor
-    since = datetime.combine(monitor.since, datetime.min.time(), UTC).timestamp() if monitor.since else 0.0
+    since = monitor.since_seconds
     state = state_of(folder)
     try:
         recorded, accessions = dict(state.observations()), state.accessions()
+        model = load_bundle(settings.bundle, trust=settings.trust)
+        recent = state.recent(model.checksum, since)
     finally:
         state.close()
-    model = load_bundle(settings.bundle, trust=settings.trust)
     own = [(name, each) for name, each in recorded.items() if each.bundle == model.checksum]
     outcomes = None
     if monitor.outcomes:
@@ -42,7 +42,7 @@ def monitor_node(settings: NodeSettings, path: Path | None = None) -> WrittenMon
         table = read_outcomes(monitor.outcomes, own, accessions, salt_of(folder)) if exists else OutcomeTable()
         outcomes = compared_outcomes(table, own, errors_of(model), Window(since, time.time(), monitor.outcomes_after))
     title = str(model.about.get("title") or model.about.get("name") or "the model")
-    watched = Watched(title, monitor.baseline, since, len(recorded) - len(own))
+    watched = Watched(title, monitor.baseline, since, len(recorded) - len(own), recent)
     pictures = {picture.stem: picture for picture in (folder / PICTURES).glob("*.png")}
     return write_monitoring(
         path or folder / PAGE, own, model.limits, watched=watched, outcomes=outcomes, pictures=pictures

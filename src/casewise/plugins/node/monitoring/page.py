@@ -47,6 +47,11 @@ COMPARED = (
     " distance of the two distributions (Kolmogorov and Smirnov), of shares the p value of one G-test. The training is"
     " compared by image. Descriptions: a difference here is no change unless it is in the first table."
 )
+SOURCES = (
+    "Answers before: studies of the source, of its last 100, that were answered with confidence before it was noticed;"
+    " look at them again. Name: for `source_confirmed` in the file of the node, which gives the confidence back."
+)
+FEW_STUDIES = "all sources of few studies together"
 GROUPS = "Distance: median. PSI: the largest of all numbers, against the other studies of the node."
 UNLIKE = "The largest distance from the training first."
 OUTCOMES = (
@@ -93,7 +98,7 @@ def write_monitoring(
         differences += tuple(outcome_changes(outcomes))
     text = sentence(studies, differences, watched, outcomes)
     page = Page(studies, recorded, limits, baseline, differences)
-    sections = [page.result(text)]
+    sections = [page.result(text), *page.sources(watched)]
     if len(studies):
         sections += [page.over_time(), *page.compared(), page.groups(), *page.unlike(pictures or {})]
     if outcomes is not None and (len(outcomes.studies) or outcomes.unused):
@@ -136,6 +141,21 @@ class Page:
         ]
         heads = ["What", "Where", "Since", "Noticed", "Before", "After", "Difference"]
         return doc.Section("result", "Result", [doc.Text(text), doc.Table(heads, rows, CHANGES, sortable=True)])
+
+    def sources(self, watched: Watched) -> Iterator[doc.Section]:
+        """The sources whose studies are unlike the training, and whether somebody has confirmed them."""
+        rows = []
+        for source, warning in watched.recent.warnings.items():
+            own = [each for each in self.recorded.values() if not source or each.source == source]
+            names = ", ".join(filter(None, (own[0].site, own[0].scanner))) if source and own else FEW_STUDIES
+            entry = watched.recent.confirmation_of(source)
+            confirmed = "{by} ({at}): {reason}".format(**entry) if entry else "nobody: answers have no confidence"
+            withheld = sum(each.withheld for each in own) if source else fmt.MISSING
+            cells = [source or fmt.MISSING, warning["at"], warning["drift"]["text"], str(len(warning["before"]))]
+            rows.append(doc.Row(names, [*cells, str(withheld), confirmed]))
+        if rows:
+            heads = ["Source", "Name", "Noticed", "Why", "Answers before", "Withheld", "Confirmed by"]
+            yield doc.Section("sources", "Sources unlike the training", [doc.Table(heads, rows, SOURCES)])
 
     def over_time(self) -> doc.Section:
         """Counts, shares, distances, predictions and widths, then every number."""

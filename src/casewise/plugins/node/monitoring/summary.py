@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
 
 from casewise.errors import counted
+from casewise.inference.drift import RecentCases
 from casewise.plugins.node.monitoring.outcomes import Outcomes
 from casewise.plugins.node.monitoring.series import DAY, OF_OUTCOMES, Kind, Studies
 from casewise.plugins.node.monitoring.shift import Change, Scope, evidence_of, why_untested
@@ -31,12 +34,14 @@ class Watched:
         baseline: the number of first studies with which later ones are compared.
         since: studies before this time, in seconds, are left out, as after a change that was accepted.
         others: the number of studies that are left out because another bundle predicted them.
+        recent: the recent studies of the node, and the warnings about their sources.
     """
 
     title: str = "the node"
     baseline: int = 200
     since: float = 0.0
     others: int = 0
+    recent: RecentCases = field(default_factory=RecentCases)
 
 
 def sentence(studies: Studies, changes: Sequence[Change], watched: Watched, outcomes: Outcomes | None = None) -> str:
@@ -44,6 +49,9 @@ def sentence(studies: Studies, changes: Sequence[Change], watched: Watched, outc
     texts = _result(studies, changes, watched.baseline, outcomes) if len(studies) else []
     if not texts:
         texts = [f"No study has been predicted {f'since {date(watched.since)}' if watched.since else 'yet'}."]
+    for warning in unconfirmed(watched.recent).values():
+        since = date(datetime.fromisoformat(warning["at"]).timestamp())
+        texts.append(f"Answers of a source have no confidence since {since}: {warning['drift']['text']}")
     if outcomes and outcomes.unused:
         texts.append(f"Not used: {counted(sum(map(len, outcomes.unused.values())), 'row')} of the table of outcomes.")
     if watched.others:
@@ -52,6 +60,11 @@ def sentence(studies: Studies, changes: Sequence[Change], watched: Watched, outc
     if watched.since:
         texts.append(f"Changes before {date(watched.since)} are accepted.")
     return " ".join(texts)
+
+
+def unconfirmed(recent: RecentCases) -> dict[str, dict[str, Any]]:
+    """By name the warnings about sources that nobody has confirmed."""
+    return {name: each for name, each in recent.warnings.items() if not recent.confirmation_of(name)}
 
 
 def _result(studies: Studies, changes: Sequence[Change], baseline: int, outcomes: Outcomes | None) -> list[str]:

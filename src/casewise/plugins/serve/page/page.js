@@ -76,7 +76,8 @@ function describeModel() {
   get("lead").textContent = `Predicts ${listed(model.targets.filter((t) => t.primary || !model.targets.some((o) => o.primary)).map((t) => t.says))} from ${images}.` +
     (model.synthetic ? " The model was trained on synthetic images." : "");
   get("notice").textContent = model.notice;
-  const kept = "Images are removed as soon as the answer is there; nothing is kept.";
+  showSource(model.source);
+  const kept = "Images are removed as soon as the answer is there; only numbers such as their brightness are kept, without names.";
   const all = model.slots.length ? ` ${model.visits ? "For each visit" : "Needed"}: ${listed(model.slots)}.` : "";
   get("hint").textContent = [`Choose or drop ${images} of one ${model.visits ? "subject" : "case"}.${all}`, model.several, kept].filter(Boolean).join(" ");
   get("add-visit").hidden = !model.visits;
@@ -95,6 +96,15 @@ function describeModel() {
   get("learner-choice").hidden = model.explained_learners.length < 2;
   get("saliency").hidden = !model.explained_learners.length;
   get("images").hidden = get("about").hidden = false;
+}
+
+// Whether the images that the service has read lately are like the training images, as its last answer states it.
+function showSource(source) {
+  const { by, reason, at } = source.confirmed;
+  const before = source.before ? ` Before this was noticed (${source.since}), ${source.before} of them were answered with confidence.` : "";
+  const words = by ? `Confirmed by ${by} (${at}): ${reason}.` : "Probabilities, intervals and sets are withheld until somebody confirms that the model may be used for their source.";
+  get("source").textContent = source.warning ? `${source.warning}${before} ${source.withheld || by ? words : ""}` : "";
+  get("source").hidden = !source.warning;
 }
 
 function listFacts(id, facts) {
@@ -347,6 +357,7 @@ function predict() {
   const sent = { label: get("label").value.trim(), date: new Date(), form: form() };
   return ask(get("predict"), "Predicting …", "api/predict", sent.form, (answer) => {
     current = { ...sent, answer };
+    showSource(answer.source);
     showRecord();
     get("known").replaceChildren(element("strong", model.audited), model.known.slice(model.audited.length));
     get("answers").replaceChildren(...answer.visits.map((visit) => showVisit(visit, model, answer.visits.length > 1)));

@@ -1,6 +1,7 @@
 // The results of one visit: the primary outcome on its scale, the components, classes with probabilities, flags.
 import { digits, element, shown, table } from "./elements.js";
 
+const isUnconfirmed = (visit) => visit.flags.some((flag) => flag.code === "unconfirmed");
 const isUnlike = (visit) => visit.flags.some((flag) => flag.code !== "problem");
 
 // The course over the visits, without the intervals of those whose images are unlike the training.
@@ -28,15 +29,26 @@ export function showVisit(visit, model, several) {
   const targetOf = (result) => model.targets.find((target) => target.name === result.target);
   const first = results.filter((result) => targetOf(result).primary);
   const headline = first.length === 1 ? first : [];
-  for (const result of headline) node.append(...outcome(result, targetOf(result), model));
+  const shownAs = isUnconfirmed(visit) ? unconfirmed : outcome;
+  for (const result of headline) node.append(...shownAs(result, targetOf(result), model));
   const rest = results.filter((result) => !headline.includes(result));
   const numbers = rest.filter((result) => targetOf(result).range);
   if (numbers.length) node.append(components(numbers, targetOf, model, headline.length > 0));
   for (const result of rest.filter((other) => !targetOf(other).range)) {
-    node.append(element("h4", [result.title, result.region, result.image].filter(Boolean).join(", ")), ...classes(result, model));
+    const title = [result.title, result.region, result.image].filter(Boolean).join(", ");
+    node.append(element("h4", title), ...(isUnconfirmed(visit) ? [predictedClass(result)] : classes(result, model)));
   }
   return node;
 }
+
+// A prediction of a source that nobody has confirmed: not in the large type, and without a scale or bars.
+function unconfirmed(result, target) {
+  const value = target.range ? shown(result.prediction, digits(target.range)) : result.prediction || "–";
+  const beside = `prediction: ${value}${result.band ? ` (${result.band})` : ""}`;
+  return [headlineOf(result, result.title, "source not confirmed", beside)];
+}
+
+const predictedClass = (result) => element("p", `prediction: ${result.prediction || "–"}`, "note");
 
 function withoutInterval(result, model) {
   if (result.prediction_low === null && !(result.prediction_set || []).length) return result;
