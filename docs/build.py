@@ -135,11 +135,12 @@ COMMANDS_TAIL = """`casewise --version` shows the version.
 
 FIDELITY_HEAD = """# The publications, statement by statement
 
-What four publications state about their systems, and what casewise has: `exact`, as stated; `equivalent`, by other means or for
-any cohort; `deviates`, with the reason; `stated differently`, where a publication contradicts itself, leaves something open or
-states a fact of its own cohort or machine. Settings are those of the presets, with which a test compares them; `casewise paper`
-makes tables and figures of a run. All statements, with their settings and the test that shows each, are in
-[reference-fidelity.csv](reference-fidelity.csv); this page has those from which casewise deviates.
+What four publications state about their systems, and what casewise has: `exact`, as the text states it; `equivalent`, by other
+means or for any cohort; `deviates`, with the reason; `not stated`, where the text leaves something open and the setting is a
+choice of casewise; `contradictory`, where the text contradicts itself; `fact`, of its cohort, machine or results. Settings are
+those of the presets, with which a test compares them; `casewise paper` makes tables and figures of a run. All statements, with
+their settings and the test that shows each, are in [reference-fidelity.csv](reference-fidelity.csv); this page has those from
+which casewise deviates.
 """
 LICENCES_PAGE = "reference-licences.md"
 # Optional parts for those who work on casewise.

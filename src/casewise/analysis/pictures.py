@@ -23,7 +23,7 @@ MOST_PHOTOGRAPHS, MOST_PANELS, MOST_MAPS, AUGMENTED = 8, 4, 8, 2
 
 
 def reduced(pixels: np.ndarray, *, side: int, grey: bool) -> np.ndarray:
-    """A picture no larger than `side`; with `grey` in shades of grey, as the publications show faces and skin.
+    """A picture no larger than `side`; with `grey` in shades of grey, as the publication of One-Step PASI has them.
 
     >>> reduced(np.full((8, 4, 3), 90, np.uint8), side=4, grey=True).shape
     (4, 2)

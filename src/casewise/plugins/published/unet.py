@@ -1,11 +1,12 @@
 """The networks from scratch of the published study of skin biopsies: U-Nets and their encoder.
 
-What is published of the plain networks (Akay et al. 2021, sections II.C, II.D and III) and what is not: the
-text says of its CNN only that it was trained from nothing for 120 epochs; its layers are in figures 5 and 6, which
-the text does not repeat. Of the contracting path of a U-Net it says: two 3×3 convolutions without padding, each
-followed by a ReLU, then 2×2 max pooling of stride 2; several such blocks, with twice the channels after each pooling;
-then fully connected layers on the flattened map. Its decoder, in section II.B: pooling replaced by up-sampling,
-maps of the contracting path combined with the enlarged ones, many channels in this part, segmentation maps.
+What is published of the plain networks (Akay et al. 2021, sections II.C, II.D and III) and what is not: the text says
+of its CNN only that it was trained for 120 epochs; its layers are in figures 5 and 6, which the text does not repeat,
+and its first weights are not stated. Of the contracting path of a U-Net it says: two 3×3 convolutions without padding,
+each followed by a ReLU, then 2×2 max pooling of stride 2; several such blocks, with twice the channels after each
+pooling; then fully connected layers on the flattened map. Its decoder, in section II.B: pooling replaced by
+up-sampling, maps of the contracting path combined with the enlarged ones, many channels in this part, segmentation
+maps.
 
 Our choice, for want of a figure: the numbers of blocks, the widths (the U-Net of Ronneberger et al. 2015 begins with
 64 channels, this one with 32), one convolution a block in `cnn`, padding (without it 32 px do not reach the last
