@@ -66,7 +66,8 @@ def fit(
     them.
 
     Args:
-        table: a row for each image or case, with the files of the images; a data frame or the path of a file.
+        table: a data frame or the path of a file: a row for each image or case with the files of the images; or for
+            each region, visit, subject or score, which the paths of the images state.
         output: a new folder, or the folder of an earlier, identical call.
         target: the column to predict; by default the likeliest one.
         images: the folder of the images; by default the table's folder. For a data frame: the folder that contains all

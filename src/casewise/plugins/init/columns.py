@@ -19,17 +19,17 @@ from casewise.splits.predefined import side_of
 
 _WEAK_SUBJECT = r"id|code|case|cases|pseudonym|key|nr|no|number|identifier|record"
 _VISIT = (
-    r"visits?|visite|timepoint|time point|session|ses|weeks?|months?|follow ?up|fu|besuch|examination|exam|tp|wave|"
-    r"termin"
+    r"visits?|avisitn?|visitnum|visite|timepoint|time point|session|ses|weeks?|months?|follow ?up|fu|besuch|"
+    r"examination|exam|tp|wave|termin"
 )
 _OF_IMAGES = (
     r"aufnahme|untersuchungs?|studien|bild|foto|visiten?|besuchs?|behandlungs?|therapie|scan|study|visit|exam|"
     r"examination|acquisition|recording|image|photo|treatment"
 )
-_DAY = rf"(({_OF_IMAGES}) ?)?(days?|tage?)( (no|nr|number))?|days? since \w+|tage? (seit|nach) \w+"
+_DAY = rf"(({_OF_IMAGES}) ?)?(days?|tage?)( (no|nr|number))?|days? since \w+|tage? (seit|nach) \w+|ady|visitdy|qsdy"
 _DATE = (
     rf"dates?|datum|day|tag|when|acquired|acquisition date|visit date|exam date|study ?date|datetime|time|"
-    rf"({_OF_IMAGES})(datum|tag)"
+    rf"({_OF_IMAGES})(datum|tag)|adtm?|visitdtc?|qsdtc"
 )
 _SOURCE = (
     r"sites?|cent(er|re)s?|hospitals?|sources?|clinics?|klinik(um)?|krankenhaus|zentrum|"

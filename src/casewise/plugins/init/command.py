@@ -24,7 +24,11 @@ def init(
         str | None, typer.Argument(help=f"A published protocol to start from: {PRESETS}. Without it: your own data.")
     ] = None,
     table: Annotated[
-        Path | None, typer.Option(help="Your table (.csv, .tsv, .xlsx, .parquet): a row for each image or case.")
+        list[Path] | None,
+        typer.Option(
+            help="Your table (.csv, .tsv, .xlsx, .parquet): a row for each image, region, visit or subject; again for "
+            "further tables, such as demography."
+        ),
     ] = None,
     images: Annotated[Path | None, typer.Option(help="The folder of your images [default: the table's].")] = None,
     sheet: Annotated[str, typer.Option(help="The sheet of an .xlsx table [default: the first visible one].")] = "",
@@ -38,7 +42,8 @@ def init(
     pattern: Annotated[
         str,
         typer.Option(
-            help="What file names state, such as '{label}/{subject}_{visit}.jpg'; with a table without {label}."
+            help="What file names state, such as '{label}/{subject}_{visit}.jpg'; with a table "
+            "'{subject}/{visit}_{region}_{n}.jpg'."
         ),
     ] = "",
     output: Annotated[Path, typer.Option(help="The folder in which the study is written.")] = Path("."),
@@ -51,6 +56,8 @@ def init(
     casewise init --images photos --pattern '{label}/{subject}_{visit}.jpg'
 
     casewise init onestep-pasi --images photos
+
+    casewise init onestep-pasi --table scores.csv --table treatment.csv --images photos
 
     casewise init ssc-skin --table biopsies.csv
 
@@ -73,12 +80,13 @@ def init(
             option = "--images" if Path(preset).is_dir() else "--table"
             command = f"casewise init {option} {shlex.quote(preset)}"
             raise CasewiseError(f"{preset} is not a preset. For your own data:\n  {command}")
-        stated = {"--sheet": sheet and not table, "--target": target, "--subject": subject, "--pattern": pattern}
+        unused = pattern and not table
+        stated = {"--sheet": sheet and not table, "--target": target, "--subject": subject, "--pattern": unused}
         if extra := next((name for name, value in stated.items() if value), None):
             raise CasewiseError(
                 f"{extra} is for your own data and does not go with the preset {preset}. Leave out one."
             )
-        study = plan_preset(preset, table=table, sheet=sheet, images=images, folder=output)
+        study = plan_preset(preset, table=table, sheet=sheet, images=images, pattern=pattern, folder=output)
     # before anything is printed, because a closed pipe (`| head`) ends the program
     written = [] if dry_run else study.write()
     _show(study)

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import pandas as pd
+
 from casewise.audit.columns import further_columns
 from casewise.audit.metadata import INTERNAL, STANDARD, columns_in_use, is_usual, probed_columns
 from casewise.cohort.checks import number
@@ -20,7 +22,7 @@ from casewise.cohort.companions import masks_by_image
 from casewise.cohort.folder_layout import Pattern, stated_pattern
 from casewise.cohort.groups import MOST_CATEGORIES
 from casewise.cohort.missing_codes import code_doubts
-from casewise.cohort.table import Problems, names_text, read_text_table
+from casewise.cohort.table import Problems, names_text
 from casewise.cohort.table_formats import missing_words
 from casewise.errors import CasewiseError, counted
 from casewise.modalities.registry import modality_of
@@ -53,6 +55,7 @@ from casewise.plugins.init.rows import (
     rows_of_names,
     rows_of_table,
 )
+from casewise.plugins.init.tables import read_tables
 from casewise.plugins.init.target import (
     TargetPlan,
     check_numbers,
@@ -74,7 +77,7 @@ MASK_COLUMN = "mask"
 
 def plan_study(
     *,
-    table: Path | None,
+    table: Path | Sequence[Path] | None,
     images: Path | None,
     sheet: str = "",
     target: str = "",
@@ -82,7 +85,9 @@ def plan_study(
     pattern: str = "",
     folder: Path,
 ) -> NewStudy:
-    """Understand a table, a folder of images or both, and plan the study; nothing is written.
+    """Understand a table (or several, which are joined), a folder of images or both, and plan the study.
+
+    Nothing is written.
 
     Raises:
         CasewiseError: the table or the images cannot be read or do not belong together, or there is nothing to predict.
@@ -108,13 +113,14 @@ def plan_study(
     for message, is_so in refused.items():
         if is_so:
             raise CasewiseError(message)
-    if table is None:
+    if not table:
         files = find_images(images or Path())
         return _planned(OwnData(files, rows_of_names(files, stated), guess=guess), folder)
     problems = Problems()
     try:
-        data = replace(_read(table, sheet, target, subject, images, problems), guess=guess)
-        return _planned(data, folder, stated)
+        tables = [table] if isinstance(table, Path) else table
+        data = replace(_read(tables, sheet, target, subject, images, problems, stated), guess=guess)
+        return _planned(data, folder, stated if data.rows.files else None)
     except CasewiseError as error:
         if not problems.hint:
             raise
@@ -141,19 +147,25 @@ class OwnData:
     numbers: Sequence[int] = ()
 
 
-def _read(table: Path, sheet: str, target: str, subject: str, images: Path | None, problems: Problems) -> OwnData:
-    """What the table states, and the images of its rows."""
-    frame, notes = read_text_table(table, problems, sheet=sheet)
-    problems.raise_any(table)
-    cells = {str(name): [str(value).strip() for value in frame[name]] for name in frame.columns}
+def _read(
+    tables: Sequence[Path],
+    sheet: str,
+    target: str,
+    subject: str,
+    images: Path | None,
+    problems: Problems,
+    stated: Pattern | None,
+) -> OwnData:
+    """What the tables state, and the images of their rows."""
+    source = read_tables(tables, problems, sheet=sheet, subject=subject)
+    table, files = source.path, find_images(images or tables[0].parent)
+    _check_headings(table, source.cells, files)
+    rows, source = rows_of_table(source, files, stated=stated, subject=subject)
+    cells, numbers = source.cells, source.numbers
     column, person = stated_column("--target", target, cells), stated_column("--subject", subject, cells)
-    files = find_images(images or table.parent)
-    _check_headings(table, cells, files)
-    numbers = frame.index.tolist()
-    rows = rows_of_table(cells, files, numbers)
-    rows.understood += notes
-    rows.notes = notes
-    rows.doubts += problems.doubts
+    rows.understood += source.notes
+    rows.notes = source.notes
+    rows.doubts += [*source.doubts, *problems.doubts]
     file_names = [each.name for each in rows.files]
     if person and person in file_names:
         raise CasewiseError(
@@ -161,12 +173,16 @@ def _read(table: Path, sheet: str, target: str, subject: str, images: Path | Non
             "leave the option out."
         )
     roles = understand_columns(cells, target=column, subject=person, files=file_names, numbers=numbers)
-    candidates = [column] if column else likely_targets(cells, roles, file_names)
+    candidates = [column] if column else likely_targets(cells, roles, [*file_names, *rows.keys])
     check_numbers(candidates[0], cells[candidates[0]], numbers)
     fill_from_table(rows, cells, roles, scans=files.scans)
     rows.doubts += doubtful_codes(candidates[0], cells[candidates[0]], numbers)
     facts = [name for name in cells if name not in {candidates[0], *roles.used, *file_names}]
-    rows.doubts += code_doubts(frame, facts, lambda _: "If so, empty the cells, and repeat `casewise init`.")
+    rows.doubts += code_doubts(
+        pd.DataFrame(cells, index=numbers, dtype="str"),
+        facts,
+        lambda _: "If so, empty the cells, and repeat `casewise init`.",
+    )
     return OwnData(files, rows, table, sheet, cells, roles, candidates[0], candidates[1:], numbers=numbers)
 
 
@@ -235,7 +251,7 @@ def _planned(data: OwnData, folder: Path, stated: Pattern | None = None) -> NewS
             f"Split: {folds} folds instead of {_FOLDS}, because {least} {counted(fewest, 'subject')}. Networks of "
             "fewer folds learn from fewer cases."
         )
-    outcomes, unclear = other_outcomes(data.target, cells, roles, [column.name for column in rows.files])
+    outcomes, unclear = other_outcomes(data.target, cells, roles, [*(column.name for column in rows.files), *rows.keys])
     rows.doubts += applying(
         {
             f"Other results: {names_text(list(map(repr, outcomes)), 20)} are listed in `audit.outcomes`, so that they "
@@ -259,7 +275,7 @@ def _planned(data: OwnData, folder: Path, stated: Pattern | None = None) -> NewS
         add_film_columns(rows, cells, files)
         if plan.cells is not None:
             labels = list(map(point_number, labels))
-        study.files[TABLE] = cohort_table(rows, cells, roles, plan, labels)
+        study.files[TABLE] = cohort_table(rows, cells, roles, {plan.column: (plan.heading, labels)})
         if data.table and rows.files and rows.has("subject") and not roles.people:
             origin = rows.origins.get("subject", "")
             named = {"path": rows.files[0].name, "subject": origin if origin in cells else rows.files[0].name}

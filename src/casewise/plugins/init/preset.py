@@ -3,45 +3,84 @@
 from __future__ import annotations
 
 import tempfile
+import textwrap
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from casewise.cohort.cohort import read_cohort
 from casewise.cohort.companions import companions_text
-from casewise.cohort.folder_layout import Layout, are_batches, batches_text, read_layout, walk
-from casewise.cohort.table import Problems, iso_day, names_text, read_text_table
+from casewise.cohort.folder_layout import Layout, are_batches, batches_text, read_layout, stated_pattern, walk
+from casewise.cohort.table import Problems, iso_day, names_text
 from casewise.cohort.targets import target_columns
-from casewise.errors import CohortError, counted
+from casewise.errors import CasewiseError, CohortError, counted
 from casewise.modalities.base import Start
 from casewise.modalities.registry import modality_of
+from casewise.plugins.init.image_files import find_images
+from casewise.plugins.init.joining import words
 from casewise.plugins.init.new_study import STUDY, TABLE, NewStudy, films_state, quoted, relative_path, table_bytes
+from casewise.plugins.init.rows import (
+    FOUND,
+    check_names,
+    cohort_table,
+    doubt_counts,
+    fill_from_table,
+    resolve_subjects,
+    rows_of_table,
+)
+from casewise.plugins.init.tables import Source, read_tables
 from casewise.study.loading import preset_text, read_study
 from casewise.study.schema import Study
 
+# A column such as INDURAT, which ADaM cuts after eight letters, is the target that begins so.
+_FEWEST_LETTERS = 4
+
 
 def plan_preset(
-    preset: str, *, table: Path | None = None, sheet: str = "", images: Path | None = None, folder: Path
+    preset: str,
+    *,
+    table: Path | Sequence[Path] | None = None,
+    sheet: str = "",
+    images: Path | None = None,
+    pattern: str = "",
+    folder: Path,
 ) -> NewStudy:
     """Plan `study.yaml` and, from the folders of `images`, `cohort.csv` of a study; nothing is written.
 
-    A `table` is read as it is, with paths from `images`; what the preset lacks in it is a doubt.
+    A `table` with paths is read as it is, with paths from `images`; what the preset lacks in it is a doubt. The rows of
+    a table without paths, or of several tables, are joined to photographs by subject, visit and region.
 
     Raises:
-        CasewiseError: the layout of the folders is not supported, or the table cannot be read.
+        CasewiseError: the layout of the folders is not supported, the table cannot be read, or no rows meet images.
         StudyError: there is no such preset.
     """
-    study, new, layout = _study_of(preset), NewStudy(folder), None
+    study, new, layout, further = _study_of(preset), NewStudy(folder), None, []
     modality = modality_of(study)
     start = modality.start(None if images is None else [], study)
     new.understood = [
         f"Write {TABLE} in the same folder: one row for each {start.row}, with the columns that {STUDY} lists."
     ]
-    if table is not None:
-        read_text_table(table, Problems(), sheet=sheet)
-        next(walk(images or table.parent))
-        new.understood = [f"{table} is read as it is: one row for each {start.row}, with the columns of {STUDY}."]
+    tables = [table] if isinstance(table, Path) else list(table or [])
+    problems = Problems()
+    source = read_tables(tables, problems, sheet=sheet) if tables else None
+    column = study.columns.get("path", "path")
+    joins = source is not None and study.modality_name == "photographs" and (column not in source.cells or tables[1:])
+    if (pattern or tables[1:]) and not joins:
+        raise CasewiseError(
+            f"{preset}: --pattern and several tables are for photographs that a table does not name. Name one table "
+            f"with the paths of the images in a column {column}."
+        )
+    written = None if joins or not tables else tables[0]
+    if source is not None and joins:
+        images = images or tables[0].parent
+        source.doubts.extend(problems.doubts)
+        further = _joined(source, study, images, pattern, new)
+        start = modality.start(None, study)
+    elif written is not None:
+        next(walk(images or written.parent))
+        new.understood = [f"{written} is read as it is: one row for each {start.row}, with the columns of {STUDY}."]
         try:
-            read_cohort(study.model_copy(update={"cohort": table, "sheet": sheet, "root": images}))
+            read_cohort(study.model_copy(update={"cohort": written, "sheet": sheet, "root": images}))
         except CohortError as error:
             new.doubts = [f"`casewise validate` will refuse this table until it is corrected: {error}"]
     elif images is not None:
@@ -54,12 +93,71 @@ def plan_preset(
         subjects = [image.subject for image in layout.images]
         if not layout.by_class and are_batches(subjects):
             new.doubts.append(f"Subject: ARE THESE PEOPLE? {batches_text(subjects)}. Correct the column `subject`.")
-    home, stated = (table.parent, relative_path(table, folder)) if table else (folder, TABLE)
-    lines = [f"cohort: {quoted(stated)}", *([f"sheet: {quoted(sheet)}"] if sheet else [])]
+    home, stated = (written.parent, relative_path(written, folder)) if written else (folder, TABLE)
+    lines = [f"cohort: {quoted(stated)}", *([f"sheet: {quoted(sheet)}"] if sheet and written else [])]
     if images is not None and images.resolve() != home.resolve():
         lines.append(f"root: {quoted(relative_path(images, folder))}  # paths in the table start here")
+    lines += further
     new.files[STUDY] = _study_text(preset, start, lines, folder=folder, layout=layout).encode("utf-8")
     return new
+
+
+def _joined(source: Source, study: Study, images: Path, pattern: str, new: NewStudy) -> list[str]:
+    """Plan the table of photographs that meet the rows of a sponsor's table; return lines of the study file on it."""
+    rows, source = rows_of_table(
+        source, find_images(images), regions=study.regions, stated=stated_pattern(pattern) if pattern else None
+    )
+    named = _named_targets(study, source)
+    cells, roles = source.cells, source.roles()
+    fill_from_table(rows, cells, roles, scans=False)
+    resolve_subjects(rows, cells, roles, [""] * len(rows.paths))
+    check_names(rows, roles.subject, source.numbers)
+    doubt_counts(rows, roles.subject)
+    results = {column: (name, rows.of(cells[column])) for column, name in named.items()}
+    new.files[TABLE] = cohort_table(rows, cells, roles, results)
+    cases = len({(rows["subject"][i], rows["visit"][i]) for i in rows.present})
+    counts = [counted(rows.subjects, "subject"), counted(cases, "visit"), counted(len(rows.present), "image")]
+    if rows.has("region"):
+        of_region = Counter(rows["region"][i] for i in rows.present)
+        counts.append("regions " + ", ".join(f"{name} ({count:,})" for name, count in of_region.items()))
+    renamed = [f"{column} is {name}" for column, name in named.items() if column != name]
+    new.understood = [f"{', '.join(counts)}.", *source.notes, *rows.understood]
+    new.understood += [f"Targets: {names_text(renamed, 8)}."] if renamed else []
+    new.doubts = [*source.doubts, *rows.doubts, *roles.doubts]
+    if roles.people:
+        new.doubts.append(f"{names_text(roles.people)} look like names or dates of birth and are not in {TABLE}.")
+    lines = [] if all(rows.paths) else [f'where: {{{FOUND}: "yes"}}  # rows without an image are left out, and counted']
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, TABLE)
+        file.write_bytes(new.files[TABLE])
+        where = {FOUND: ["yes"]} if lines else study.where
+        try:
+            read_cohort(study.model_copy(update={"cohort": file, "root": images.absolute(), "where": where}))
+        except CohortError as error:
+            refused = str(error).replace(f"{file}: ", "")
+            new.doubts.append(f"`casewise validate` will refuse {TABLE} until it is corrected: {refused}")
+    comments = [f"# - {line}" for line in (*source.notes, *rows.understood, *new.doubts)]
+    return [
+        *lines,
+        *(line for text in comments for line in textwrap.wrap(" ".join(text.split()), 100, subsequent_indent="#   ")),
+    ]
+
+
+def _named_targets(study: Study, source: Source) -> dict[str, str]:
+    """The columns of a table with the targets of a study, each with the target's column, by name, beginning or text."""
+    result: dict[str, str] = {}
+    for target in _value_columns(study):
+        named = words(target)
+        matches: list[list[str]] = [[], [], []]
+        for column in source.cells:
+            own, text = words(column), words(source.labels.get(column, ""))
+            begins = len(own) == 1 and len(own[0]) >= _FEWEST_LETTERS and "".join(named).startswith(own[0])
+            matches[0] += [column] * (own == named)
+            matches[1] += [column] * (begins or set(named) <= set(own))
+            matches[2] += [column] * (set(named) <= set(text))
+        if column := next((of_rank[0] for of_rank in matches if len(of_rank) == 1), ""):
+            result.setdefault(column, target)
+    return result
 
 
 def _study_of(preset: str) -> Study:

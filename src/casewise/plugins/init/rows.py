@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -19,20 +19,22 @@ from casewise.audit.subjects import FOUND_PAIRS, STRANGERS
 from casewise.cohort.altered_names import alterations
 from casewise.cohort.checks import STORED
 from casewise.cohort.companions import ARE_THESE_IMAGES, LEAVE_OUT, companions_text
-from casewise.cohort.folder_layout import FIELDS, Pattern, are_batches, batches_text
+from casewise.cohort.folder_layout import FIELDS, Pattern, are_batches, batches_text, find_region
 from casewise.cohort.number_columns import clear_decimals
-from casewise.cohort.table import names_text, natural
+from casewise.cohort.table import iso_day, names_text, natural
 from casewise.cohort.table_formats import NO_VALUE
 from casewise.cohort.targets import plain
 from casewise.console import Terminal
-from casewise.errors import CasewiseError, ImageError, counted, nearest
+from casewise.errors import CasewiseError, ImageError, counted, cut, nearest
 from casewise.modalities.store.readers import read_image
 from casewise.plugins.init import image_files
 from casewise.plugins.init.columns import Column, Roles, columns_of_names, decimal, names_people
 from casewise.plugins.init.guessed_subjects import HIGHEST_P, SIDE, guess_subjects, picture_features
+from casewise.plugins.init.image_files import ImageFiles
+from casewise.plugins.init.joining import Joined, days_of_visits, join_images, met, visits_of_dates, words
 from casewise.plugins.init.new_study import applying, films_state, table_bytes
 from casewise.plugins.init.patterns import are_classes, infer_pattern, is_field, read_all, repeating_part
-from casewise.plugins.init.target import TargetPlan
+from casewise.plugins.init.tables import Source, by_region, check_subjects, key_columns
 from casewise.splits.file_numbers import are_numbered
 
 T = TypeVar("T")
@@ -61,6 +63,7 @@ class ImageRows:
         day_used: whether a column of days states the day of each visit.
         notes: sentences on how the table was read.
         stated_fields: the fields of a pattern that the user states.
+        keys: the columns by which rows were joined to paths.
     """
 
     sources: list[int]
@@ -77,6 +80,7 @@ class ImageRows:
     doubts: list[str] = field(default_factory=list)
     changed: bool = False
     stated_fields: list[str] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
 
     def __getitem__(self, name: str) -> list[str]:
         """A field of each image; '' where nothing is stated."""
@@ -109,55 +113,28 @@ class ImageRows:
         return cases
 
 
-def rows_of_table(cells: Mapping[str, list[str]], images: image_files.ImageFiles, numbers: Sequence[int]) -> ImageRows:
-    """The images of each row of a table, which columns name as files, or by names of folders and words.
+def rows_of_table(
+    source: Source, images: ImageFiles, *, regions: Sequence[str] = (), stated: Pattern | None = None, subject: str = ""
+) -> tuple[ImageRows, Source]:
+    """The images of each row of a table, which columns name as files, or which paths with its subject and visit name.
+
+    Also returns the table, in which columns of regions are rows where images are joined by their names.
 
     Raises:
         CasewiseError: no column names the images, or cells may name several of them.
     """
-    files, count, noun = image_files.file_columns(cells, images, numbers), len(numbers), images.noun
+    files, noun = image_files.file_columns(source.cells, images, source.numbers), images.noun
     if files:
-        named = [(row, column.paths[row], column.name) for row in range(count) for column in files if column.paths[row]]
-        present = {row for row, *_ in named}
-        named = sorted([*named, *((row, "", "") for row in set(range(count)) - present)], key=lambda image: image[0])
-        rows = ImageRows([image[0] for image in named], [image[1] for image in named], files=files)
-        if len(files) > 1:
-            rows.others["view"] = [image[2] for image in named]
-        names = " and ".join(repr(column.name) for column in files)
-        rows.understood.append(f"Images: the column{'s' * (len(files) > 1)} {names} of the table.")
-        lacking = [cells[files[0].name][row] for row in range(count) if row not in present]
-        if rivals := files[0].rivals:
-            rows.doubts.append(
-                f"WHICH COLUMN NAMES THE {noun.upper()}S? {files[0].name!r} was taken; {names_text(rivals, 3)} "
-                f"would give the rows other {noun}s. Write the names with their endings into the right one."
-            )
-        if in_others := [pair for column in files for pair in image_files.in_other_folders(column, cells[column.name])]:
-            rows.doubts.append(
-                f"CELLS THAT NAME ANOTHER FOLDER than the folder of their {noun}: {len(in_others):,}, such as "
-                f"{in_others[0][0][:80]} for {in_others[0][1]}. Only the names of the files agree: check that they are "
-                f"the same {noun}s."
-            )
+        rows, lacking = _named_files(source, files, noun)
     else:
-        unique = [name for name, values in cells.items() if _identifies(Column(name, values))]
-        columns, paths_of_row = image_files.by_names_of_subjects(cells, images, unique)
-        if not columns:
-            raise _no_images(cells, images, unique)
-        pairs = [(row, path) for row in range(count) for path in paths_of_row.get(row, [""])]
-        rows = ImageRows([row for row, _ in pairs], [path for _, path in pairs], changed=True)
-        rows.understood.append(
-            f"Images: no column names files; {' and '.join(map(repr, columns))} occur in the names of folders or files."
-        )
-        name = next((name for name in columns if not names_people(Column(name, cells[name]))), "")
-        lacking = [
-            cells[name][row] if name else f"row {numbers[row]}" for row in range(count) if row not in paths_of_row
-        ]
-    used, masks = set(filter(None, rows.paths)), image_files.mask_files(cells, images)
+        rows, lacking, source = _joined(source, images, regions, stated, subject)
+    used, masks = set(filter(None, rows.paths)), image_files.mask_files(source.cells, images)
     if listed := [images.companions[path] for path in dict.fromkeys(rows.paths) if path in images.companions]:
         rows.doubts.append(f"{ARE_THESE_IMAGES} {companions_text(listed)}. {LEAVE_OUT}")
     unused = [path for path in images.paths if path not in used and path not in masks]
     rows.understood.append(
-        f"Rows with an image: {len({rows.sources[i] for i in rows.present}):,} of {count:,}. Used {noun}s of the "
-        f"folder: {len(used):,} of {len(images.paths):,}."
+        f"Rows with an image: {len({rows.sources[i] for i in rows.present}):,} of {len(source.numbers):,}. Used "
+        f"{noun}s of the folder: {len(used):,} of {len(images.paths):,}."
     )
     if lacking:
         rows.changed = True
@@ -172,18 +149,179 @@ def rows_of_table(cells: Mapping[str, list[str]], images: image_files.ImageFiles
             f"{noun.capitalize()}s in no row of the table, which are not used: {len(unused):,} "
             f"({names_text(unused, 3)})."
         )
-    return rows
+    return rows, source
 
 
-def _no_images(cells: Mapping[str, list[str]], images: image_files.ImageFiles, unique: Sequence[str]) -> CasewiseError:
-    shown = ""
-    if first := next((name for name in unique or cells if not names_people(Column(name, cells[name]))), ""):
+def _named_files(source: Source, files: list[image_files.FileColumn], noun: str) -> tuple[ImageRows, list[str]]:
+    """The images that columns name, and cells that name none."""
+    cells, count = source.cells, len(source.numbers)
+    named = [(row, column.paths[row], column.name) for row in range(count) for column in files if column.paths[row]]
+    present = {row for row, *_ in named}
+    named = sorted([*named, *((row, "", "") for row in set(range(count)) - present)], key=lambda image: image[0])
+    rows = ImageRows([image[0] for image in named], [image[1] for image in named], files=files, changed=source.changed)
+    if len(files) > 1:
+        rows.others["view"] = [image[2] for image in named]
+    names = " and ".join(repr(column.name) for column in files)
+    rows.understood.append(f"Images: the column{'s' * (len(files) > 1)} {names} of the table.")
+    if rivals := files[0].rivals:
+        rows.doubts.append(
+            f"WHICH COLUMN NAMES THE {noun.upper()}S? {files[0].name!r} was taken; {names_text(rivals, 3)} "
+            f"would give the rows other {noun}s. Write the names with their endings into the right one."
+        )
+    if in_others := [pair for column in files for pair in image_files.in_other_folders(column, cells[column.name])]:
+        rows.doubts.append(
+            f"CELLS THAT NAME ANOTHER FOLDER than the folder of their {noun}: {len(in_others):,}, such as "
+            f"{in_others[0][0][:80]} for {in_others[0][1]}. Only the names of the files agree: check that they are "
+            f"the same {noun}s."
+        )
+    return rows, [cells[files[0].name][row] for row in range(count) if row not in present]
+
+
+def _joined(
+    source: Source, images: ImageFiles, regions: Sequence[str], stated: Pattern | None, subject: str
+) -> tuple[ImageRows, list[str], Source]:
+    """The images whose paths state the subject of a row, with its visit, region and number; and rows without one.
+
+    Raises:
+        CasewiseError: too few do.
+    """
+    source, joined = _best_join(source, images, regions, stated, subject)
+    cells, count = source.cells, len(source.numbers)
+    if not joined.paths:
+        raise _no_images(source, images, joined)
+    pairs = [(row, path) for row in range(count) for path in joined.paths.get(row, [""])]
+    rows = ImageRows([row for row, _ in pairs], [path for _, path in pairs], changed=True, doubts=joined.doubts)
+    rows.keys = list(joined.columns.values())
+    named = ", ".join(f"{role} {column!r}" for role, column in joined.columns.items())
+    rows.understood += [
+        f"Images: no column names files; {named} of the table {'is' if len(joined.columns) == 1 else 'are'} in their "
+        f"paths, {'stated' if stated else 'read'} as {joined.pattern}.",
+        *joined.understood,
+    ]
+    twice = {row: paths for row, paths in joined.paths.items() if len(paths) > 1}
+    if "number" in joined.columns and twice:
+        row, paths = next(iter(twice.items()))
+        raise CasewiseError(
+            f"{source.path}, row {source.numbers[row]}, {joined.columns['number']}: "
+            f"{cut(cells[joined.columns['number']][row])} is the number of {' and '.join(paths[:3])}. State what the "
+            "paths mean with --pattern, such as '{subject}/{visit}/{region}_{n}.jpg'."
+        )
+    for name in dict.fromkeys(name for of_path in joined.stated.values() for name in of_path):
+        values = [joined.stated.get(path, {}).get(name, "") for path in rows.paths]
+        if name in ("visit", "region"):
+            rows.state(name, [value or "none" for value in values], "the paths")
+        elif name in _FIELDS and name != "label":
+            rows.state(name, values, "the paths")
+        elif name not in cells and name != "n":
+            rows.others[name] = values
+    if "region" in joined.columns and regions:
+        rows.state("region", rows.of(cells[joined.columns["region"]]), joined.columns["region"])
+    if visit := joined.columns.get("visit"):
+        roles = source.roles(subject)
+        rows.state("visit", rows.of(roles.dates if visit == roles.date else cells[visit]), visit)
+    _state_days(rows, source, joined, subject)
+    keys = [name for name in joined.columns.values() if not names_people(Column(name, cells[name]))]
+    lacking = [
+        " ".join(cells[name][row] for name in keys) if keys else f"row {source.numbers[row]}"
+        for row in range(count)
+        if row not in joined.paths
+    ]
+    return rows, lacking, source
+
+
+def _best_join(
+    source: Source, images: ImageFiles, regions: Sequence[str], stated: Pattern | None, subject: str
+) -> tuple[Source, Joined]:
+    """The table, perhaps with a row for each region, and the images of its rows; no image where too few rows meet."""
+    roles = source.roles(subject)
+    source = by_region(
+        source,
+        key_columns(source, roles, regions=regions),
+        regions,
+        (word for path in images.paths for word in words(path)),
+    )
+    roles = source.roles(subject)
+    keys, tried = key_columns(source, roles, regions=regions), Joined()
+    if keys:
+        check_subjects(source, keys["subject"])
+        source = _alike(source, keys, regions)
+        by_date = keys.get("visit") == roles.date != ""
+        cells = source.cells | ({roles.date: roles.dates} if by_date else {})
+        tried = join_images(cells, images.paths, keys, regions=regions, stated=stated)
+        if (by_date and "visit" not in tried.columns) or not tried.paths:
+            visits, note = visits_of_dates(cells[keys["subject"]], roles.dates, images.paths) if by_date else ([], "")
+            if visits:
+                new = replace(source, cells=source.cells | {"visit": visits}, notes=[*source.notes, note])
+                again = join_images(new.cells, images.paths, keys | {"visit": "visit"}, regions=regions, stated=stated)
+                if len(again.paths) > len(tried.paths):
+                    source, tried = new, again
+        if met(tried, len(source.numbers), len(images.paths)):
+            return source, tried
+    tried.paths.clear()
+    for name in [name for name, values in source.cells.items() if _identifies(Column(name, values))]:
+        joined = join_images(source.cells, images.paths, {"subject": name}, stated=stated)
+        if met(joined, len(source.numbers), len(images.paths), both=True):
+            return source, joined
+    return source, tried
+
+
+def _alike(source: Source, keys: Mapping[str, str], regions: Sequence[str]) -> Source:
+    """The table with one spelling of each visit, and with the study's names of its regions."""
+    cells, notes = dict(source.cells), []
+    for role in ("visit", "region"):
+        if role not in keys:
+            continue
+        first: dict[tuple[str, ...], str] = {}
+        own = [find_region(cell, list(regions)) if role == "region" and regions else "" for cell in cells[keys[role]]]
+        new = [
+            name or first.setdefault(words(cell, role), cell) for cell, name in zip(cells[keys[role]], own, strict=True)
+        ]
+        pairs = dict.fromkeys((a, b) for a, b in zip(cells[keys[role]], new, strict=True) if a != b)
+        if pairs:
+            notes.append(f"Spelling of {role}s: {names_text([f'{a} is {b}' for a, b in pairs], 4)}.")
+            cells[keys[role]] = new
+    return replace(source, cells=cells, notes=[*source.notes, *notes]) if notes else source
+
+
+def _state_days(rows: ImageRows, source: Source, joined: Joined, subject: str) -> None:
+    """The day of each image from the names of visits, where the table has neither days nor dates."""
+    roles = source.roles(subject)
+    if roles.day or roles.date:
+        origin = f"the column {roles.day!r}" if roles.day else f"counted from each subject's first date, {roles.date!r}"
+        rows.understood.append(f"Days: {origin}.")
+        return
+    if "visit" in joined.columns:
+        visits = rows.of(source.cells[joined.columns["visit"]])
+        if not days_of_visits(visits)[0]:
+            of_case = {visit: joined.visits[path] for visit, path in zip(visits, rows.paths, strict=True) if path}
+            visits = [of_case.get(visit, visit) for visit in visits]
+    elif rows.has("visit"):
+        visits = rows["visit"]
+        if all(iso_day(visit) for visit in visits):
+            rows.state("date", visits, "the paths")
+            return
+    else:
+        return
+    days, note = days_of_visits(visits)
+    rows.understood.append(note)
+    if days:
+        rows.state("day", days, "the names of the visits")
+
+
+def _no_images(source: Source, images: ImageFiles, joined: Joined) -> CasewiseError:
+    cells, shown = source.cells, ""
+    unique = [name for name, values in cells.items() if _identifies(Column(name, values))]
+    if keys := [name for name in joined.columns.values() if not names_people(Column(name, cells[name]))]:
+        examples = dict.fromkeys(" ".join(row) for row in zip(*(cells[name] for name in keys), strict=True))
+        shown = f"; {', '.join(map(repr, keys))} of the table are, for example, {names_text(list(examples), 3)}"
+    elif first := next((name for name in unique or cells if not names_people(Column(name, cells[name]))), ""):
         shown = names_text([value[:60] for value in dict.fromkeys(cells[first])], 3)
         shown = f"; cells of {first!r} are, for example, {shown}"
     return CasewiseError(
         f"No column of the table names the images of {images.folder}, neither as files nor as their folders. "
-        f"Files are, for example, {names_text(images.paths, 3)}{shown}. Add a column with the file names, or name "
-        "another folder with --images."
+        f"Files are, for example, {names_text(images.paths, 3)}{shown}. Add a column with the file names, say what the "
+        "paths state with --pattern, such as '{subject}/{visit}_{region}_{n}.jpg', or name another folder with "
+        "--images."
     )
 
 
@@ -191,7 +329,7 @@ def _identifies(column: Column) -> bool:
     return column.filled > 0.9 and len(column.counts) > 3 and not column.exactly(r".*(date|datum|age|score).*")
 
 
-def rows_of_names(images: image_files.ImageFiles, stated: Pattern | None) -> ImageRows:
+def rows_of_names(images: ImageFiles, stated: Pattern | None) -> ImageRows:
     """The images of a folder with what their names state.
 
     Raises:
@@ -246,7 +384,7 @@ def examples(values: Mapping[str, Mapping[str, str]]) -> list[str]:
 def fill_from_table(rows: ImageRows, cells: Mapping[str, list[str]], roles: Roles, *, scans: bool) -> None:
     """Subject, visit, date, sequence and split of the images, from the columns of the table."""
     for name in ("subject", "visit", "split", *(["sequence"] if scans else [])):
-        if column := getattr(roles, name):
+        if (column := getattr(roles, name)) and not rows.has(name):
             rows.state(name, rows.of(cells[column]), column)
     if roles.date:
         rows.state("date", rows.of(roles.dates), roles.date)
@@ -458,7 +596,7 @@ def _offer_beginnings(rows: ImageRows, sources: Sequence[str]) -> None:
     )
 
 
-def add_film_columns(rows: ImageRows, cells: Mapping[str, list[str]], images: image_files.ImageFiles) -> None:
+def add_film_columns(rows: ImageRows, cells: Mapping[str, list[str]], images: ImageFiles) -> None:
     """What DICOM films state on how they were taken, as further columns that the table does not have."""
     if images.scans:
         return
@@ -468,19 +606,22 @@ def add_film_columns(rows: ImageRows, cells: Mapping[str, list[str]], images: im
 
 
 def cohort_table(
-    rows: ImageRows, cells: Mapping[str, list[str]], roles: Roles, target: TargetPlan, labels: Sequence[str]
+    rows: ImageRows, cells: Mapping[str, list[str]], roles: Roles, results: Mapping[str, tuple[str, Sequence[str]]]
 ) -> bytes:
-    """The table of a new study: standard columns first, then the target, then the other columns.
+    """The table of a new study: standard columns first, then `results`, then the other columns.
 
     Columns that name people are left out. Decimals are written so that they are read as they were here.
+
+    Args:
+        results: by column of the table, its heading and its values by image.
     """
     columns = {"path": rows.paths, "subject": rows["subject"]}
-    columns |= {name: rows[name] for name in ("visit", "date", "sequence", "split") if rows.has(name)}
+    columns |= {n: rows[n] for n in ("visit", "day", "date", "region", "sequence", "split") if rows.has(n)}
     if not all(rows.paths):
         columns[FOUND] = ["yes" if path else "no" for path in rows.paths]
-    columns[target.heading] = clear_decimals(list(labels), NO_VALUE)
-    consumed = {target.column, roles.subject, *roles.people, *(column.name for column in rows.files)}
-    consumed |= {rows.origins.get(name, "") for name in ("visit", "date", "split", "sequence")}
+    columns |= {heading: clear_decimals(list(values), NO_VALUE) for heading, values in results.values()}
+    consumed = {*results, roles.subject, *roles.people, *(column.name for column in rows.files)}
+    consumed |= {rows.origins.get(name, "") for name in ("visit", "date", "region", "split", "sequence")}
     others = {name: rows.of(values) for name, values in cells.items() if name not in consumed}
     day = roles.day if rows.day_used else ""
     for name, values in [*others.items(), *rows.others.items()]:

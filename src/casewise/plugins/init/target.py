@@ -34,7 +34,7 @@ _UNLIKELY = (
     r"age|alter|sex|gender|geschlecht|weight|height|bmi|width|size|side|eye|laterality|view|position|comments?|notes?|"
     r"remarks?|bemerkung|url|licen[cs]e|race|ethnicity|region|location|slice|index|nr|no|number|row|unnamed|quality|"
     r"resolution|magnification|smoker|time|date|year|jahr|offset|order|reader|rater|annotator|mode|redistribution|kind|"
-    r"raw|origin|original|known|days?|datum|visits?|subjects?|patients?|code|survival|formats?|extension|suffix|mime|"
+    r"raw|origin|original|known|days?|datum|a?visits?n?|visitnum|subjects?|patients?|code|survival|formats?|extension|suffix|mime|"
     r"codec|encoding|colou?r space|photometric|uploaded|uploader|author|created|modified|user|checksum|md5|software"
 )
 # Numbers of how images were taken, which the audit tests; so it does yes or no of unknown meaning, such as a ruler.

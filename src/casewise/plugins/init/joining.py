@@ -1,0 +1,528 @@
+"""Rows of a table joined to images by what folders and file names state: subject, visit, region and number.
+
+Names are compared in words without case and leading zeros, so that `S-01` is `s1` and `Week 4` is `W04`. Two subjects
+of the table, or two spellings in the paths, are never read as one person.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from casewise.cohort.checks import number
+from casewise.cohort.folder_layout import Pattern, find_region, stem_of
+from casewise.cohort.table import names_text, read_dates
+from casewise.errors import CasewiseError, counted, cut
+from casewise.names import one_form
+
+Words = tuple[str, ...]
+_WORD = re.compile(r"\d+|[A-ZÄÖÜ]+(?![a-zäöüß])|[A-ZÄÖÜ]?[^\W\d_A-ZÄÖÜ]+")
+_UNITS = {
+    **dict.fromkeys(("w", "wk", "wks", "weeks", "woche", "wochen"), "week"),
+    **dict.fromkeys(("m", "mo", "mon", "mth", "months", "monat", "monate"), "month"),
+    **dict.fromkeys(("d", "days", "tag", "tage"), "day"),
+    **dict.fromkeys(("y", "yr", "years", "jahr", "jahre"), "year"),
+    **dict.fromkeys(("v", "visits", "visite", "besuch"), "visit"),
+    **dict.fromkeys(("t", "tp", "timepoint"), "time"),
+    **dict.fromkeys(("bl", "base"), "baseline"),
+    **dict.fromkeys(("scr", "screen"), "screening"),
+}
+_DAYS = {"day": 1.0, "week": 7.0, "month": 365.25 / 12, "year": 365.25}
+_SINGLE = ("baseline", "screening")
+# Paths that are looked at to find where the names stand, places that are tried for each column, and words of a name.
+_SAMPLE, _MOST_PLACES, _MOST_WORDS = 600, 4, 8
+# The share of the rows, or of the images, that must meet.
+ENOUGH = 0.5
+# How far a date may be from a visit of the schedule, in days.
+_WINDOW = 7
+
+
+@dataclass
+class Joined:
+    """The images of each row of a table.
+
+    Attributes:
+        paths: by row, from 0, its images.
+        columns: the columns that were compared, by what they state.
+        stated: by path, what it states that the table does not, such as the visit.
+        visits: by path, how it writes the visit.
+        pattern: what the paths were read as.
+        unread: paths that do not match a stated pattern.
+    """
+
+    paths: dict[int, list[str]] = field(default_factory=dict)
+    columns: dict[str, str] = field(default_factory=dict)
+    stated: dict[str, dict[str, str]] = field(default_factory=dict)
+    visits: dict[str, str] = field(default_factory=dict)
+    pattern: str = ""
+    unread: list[str] = field(default_factory=list)
+    understood: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
+
+
+@lru_cache(100_000)
+def words(text: str, role: str = "") -> Words:
+    """A name in words: without case, separators and leading zeros; of visits with the usual word for each unit.
+
+    >>> words("S-01") == words("s1"), words("W04", "visit") == words("Week 4", "visit"), words("1-11") == words("11-1")
+    (True, True, False)
+    """
+    plain = str(int(value)) if (value := number(text)) is not None and value.is_integer() else one_form(text)
+    if role == "visit" and (day := read_dates([plain]).get(plain)):
+        return ("date", str(day))
+    found = (w.lstrip("0") or "0" if w.isdecimal() else w.casefold() for w in _WORD.findall(plain))
+    return tuple(_UNITS.get(w, w) if role == "visit" else w for w in found)
+
+
+def day_of_visit(name: str) -> int | None:
+    """The day that a name of a visit states, from the baseline.
+
+    >>> [day_of_visit(name) for name in ("week4", "Baseline", "Month 3", "D-7", "visit 2")]
+    [28, 0, 91, -7, None]
+    """
+    named = words(name, "visit")
+    if named[:1] == ("baseline",):
+        return 0
+    if len(named) == 2 and named[1].isdecimal():
+        named = named if named[0] in _DAYS else named[::-1]
+    if len(named) != 2 or named[0] not in _DAYS or not named[1].isdecimal():
+        return None
+    before = re.search(r"(?<![^\W\d_])-\d|^[A-Za-z]+ ?-\d", name) and named[0] == "day"
+    return round(_DAYS[named[0]] * int(named[1])) * (-1 if before else 1)
+
+
+def days_of_visits(visits: Sequence[str]) -> tuple[list[str], str]:
+    """The day of each visit in text, and how it was made; all empty, with the reason, if a visit states none."""
+    days = {visit: day_of_visit(visit) for visit in dict.fromkeys(visits)}
+    unclear = [visit for visit, day in days.items() if day is None]
+    if unclear:
+        return [], f"Days: not created, because names of visits state none, such as {names_text(unclear, 3)}."
+    shown = names_text([f"{visit} is day {day}" for visit, day in days.items()], 4)
+    return [str(days[visit]) for visit in visits], f"Days: from the names of the visits: {shown}."
+
+
+def _other_forms(role: str, name: Words, loose: bool, regions: Sequence[str]) -> Iterator[Words]:
+    """Other ways in which a path may write the name of a subject, visit or region."""
+    if role == "subject" and loose:
+        yield from (name[start:] for start in range(1, len(name)))
+    if role == "region":
+        yield name[:1]
+        yield (name[0][:1],)
+        if region := find_region(" ".join(name), list(regions)):
+            yield words(region)
+    if role == "visit":
+        last = name[-1]
+        if name in (("baseline",), ("0",)) or (len(name) == 2 and name[0] in _DAYS and last == "0"):
+            yield from [("baseline",), ("0",), *((unit, "0") for unit in _DAYS)]
+        elif len(name) == 1 and last.isdecimal():
+            yield from ((unit, last) for unit in (*_DAYS, "visit", "time"))
+        elif last.isdecimal() and name[0] != "date":
+            yield (last,)
+
+
+def readings(
+    role: str, names: Iterable[Words], *, loose: bool = False, regions: Sequence[str] = ()
+) -> dict[Words, Words]:
+    """The name that each spelling means: its own words, or another form that only one of the names has."""
+    own = {name: name for name in names if name}
+    others: dict[Words, set[Words]] = defaultdict(set)
+    for name in own:
+        for form in _other_forms(role, name, loose, regions):
+            others[form].add(name)
+    return {form: min(of_form) for form, of_form in others.items() if form and len(of_form) == 1} | own
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a name stands in all paths: in the folder or file counted from the end, and from which word or up to it."""
+
+    segment: int
+    word: int
+    from_end: bool = False
+
+
+class _Path:
+    """A path in its folders and its name, each in words with their positions."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.segments = one_form(stem_of(path)).split("/")
+        self._words: dict[int, list[re.Match[str]]] = {}
+
+    def matches(self, segment: int) -> list[re.Match[str]]:
+        if segment not in self._words:
+            inside = -len(self.segments) <= segment
+            self._words[segment] = list(_WORD.finditer(self.segments[segment])) if inside else []
+        return self._words[segment]
+
+    def read(self, role: str, place: _Place, known: Mapping[Words, Words]) -> tuple[Words, int, int, int] | None:
+        """The name at a place, the longest one, with its segment, first word and the word behind it."""
+        found = self.matches(place.segment)
+        edge = len(found) - place.word if place.from_end else place.word
+        for length in range(min(_MOST_WORDS, len(found)), 0, -1):
+            first, end = (edge - length, edge) if place.from_end else (edge, edge + length)
+            if first >= 0 and end <= len(found):
+                text = self.segments[place.segment][found[first].start() : found[end - 1].end()]
+                if name := known.get(words(text, role)):
+                    return name, place.segment, first, end
+        return None
+
+    def text(self, segment: int, first: int, end: int) -> str:
+        found = self.matches(segment)
+        return self.segments[segment][found[first].start() : found[end - 1].end()]
+
+    def around(self, segment: int, first: int, end: int) -> tuple[str, str]:
+        """The characters before and behind a name: '' at an end, `a` for a letter or digit."""
+        text, found = self.segments[segment], self.matches(segment)
+        before, after = text[: found[first].start()][-1:], text[found[end - 1].end() :][:1]
+        return ("a" if before.isalnum() else before, "a" if after.isalnum() else after)
+
+
+_Spans = dict[str, tuple[Words, int, int, int]]
+
+
+class _Keys:
+    """The key of each row in names by role, and the rows of each part of a key."""
+
+    def __init__(self, cells: Mapping[str, Sequence[str]], columns: Mapping[str, str]) -> None:
+        self.names = {role: [words(cell, role) for cell in cells[column]] for role, column in columns.items()}
+        self.count = len(next(iter(cells.values())))
+        self._indexes: dict[tuple[str, ...], dict[tuple[Words, ...], list[int]]] = {}
+
+    def rows(self, key: Mapping[str, Words]) -> list[int]:
+        roles = tuple(key)
+        if roles not in self._indexes:
+            index = self._indexes[roles] = defaultdict(list)
+            for row, names in enumerate(zip(*(self.names[role] for role in roles), strict=True)):
+                index[names].append(row)
+        return self._indexes[roles].get(tuple(key.values()), [])
+
+
+def join_images(
+    cells: Mapping[str, Sequence[str]],
+    paths: Sequence[str],
+    columns: Mapping[str, str],
+    *,
+    regions: Sequence[str] = (),
+    stated: Pattern | None = None,
+) -> Joined:
+    """Join the rows of a table to the images whose paths state their subject and, if they do, visit, region and number.
+
+    Args:
+        cells: the table by column.
+        paths: of the images, with `/`.
+        columns: the column of the subject, and those of visit, region and number if there are any.
+        regions: of the study, which paths may name where the table does not.
+        stated: the pattern of the paths; by default it is found from the names that occur in them.
+
+    Raises:
+        CasewiseError: the paths can be read in two ways, or two spellings would be one person.
+    """
+    keys = _Keys(cells, columns)
+    split_paths = [_Path(path) for path in paths]
+    best: dict[str, _Spans] = {}
+    for loose in (False, True):
+        known = {role: readings(role, keys.names[role], loose=loose, regions=regions) for role in columns}
+        if regions and "region" not in columns:
+            known["region"] = readings("region", map(words, regions))
+        read = _by_pattern(split_paths, known, stated) if stated else _by_places(split_paths, known, keys, columns)
+        if len(_assigned(read, keys, columns)) > len(_assigned(best, keys, columns)):
+            best = read
+        assigned = _assigned(best, keys, columns)
+        if len(set(assigned.values())) >= ENOUGH * keys.count or len(assigned) >= ENOUGH * len(paths):
+            break
+    joined = Joined(columns=dict(columns))
+    for path, row in assigned.items():
+        joined.paths.setdefault(row, []).append(path)
+    by_path = {each.path: each for each in split_paths}
+    joined.unread = [path for path in paths if path not in best] if stated else []
+    if assigned:
+        joined.columns = {role: columns[role] for role in best[next(iter(assigned))] if role in columns}
+        joined.pattern = stated.text if stated else _pattern_text(by_path, best, assigned)
+        _check_spellings(joined, by_path, best, assigned, cells, stated)
+        _add_stated(joined, by_path, best, assigned, regions, stated)
+    return joined
+
+
+def met(joined: Joined, rows: int, images: int, *, both: bool = False) -> bool:
+    """Whether enough of so many rows, or of the images, meet (or of both)."""
+    shares = len(joined.paths) / rows, sum(map(len, joined.paths.values())) / images
+    return (min if both else max)(shares) >= ENOUGH
+
+
+def _assigned(read: Mapping[str, _Spans], keys: _Keys, columns: Mapping[str, str]) -> dict[str, int]:
+    """The row of each path whose names only one row has."""
+    rows = {}
+    for path, spans in read.items():
+        matches = keys.rows({role: spans[role][0] for role in columns if role in spans})
+        if len(matches) == 1:
+            rows[path] = matches[0]
+    return rows
+
+
+def _by_pattern(
+    paths: Sequence[_Path], known: Mapping[str, Mapping[Words, Words]], stated: Pattern
+) -> dict[str, _Spans]:
+    """The names of the paths that match a pattern the user states; fields that the table lacks are left out."""
+    result: dict[str, _Spans] = {}
+    for each in paths:
+        values = stated.read(each.path)
+        if values is None:
+            continue
+        roles = {("number" if name in ("n", "number", "no", "nr") else name): text for name, text in values.items()}
+        roles["visit"] = roles.get("visit") or roles.get("date", "")
+        spans: _Spans = {
+            role: (known[role].get(words(text, role), ("", text)), 0, 0, 0)
+            for role, text in roles.items()
+            if text and role in known
+        }
+        result[each.path] = spans
+    return result
+
+
+def _by_places(
+    paths: Sequence[_Path], known: Mapping[str, Mapping[Words, Words]], keys: _Keys, columns: Mapping[str, str]
+) -> dict[str, _Spans]:
+    """The names of the paths at the places where most rows meet images, of all columns that occur in the paths.
+
+    Raises:
+        CasewiseError: two columns may stand at each other's place.
+    """
+    sample = paths[:: max(1, len(paths) // _SAMPLE)]
+    options = {role: _places(sample, role, spellings) for role, spellings in known.items()}
+    ranked = []
+    for chosen in itertools.product(*([*options[role], *([None] * (role != "subject"))] for role in known)):
+        places = {role: place for role, place in zip(known, chosen, strict=True) if place is not None}
+        if "subject" not in places:
+            continue
+        rows = _assigned(_read_at(sample, places, known), keys, columns)
+        of_table = sum(role in columns for role in places)
+        ranked.append(((len(set(rows.values())), of_table, len(rows), len(places)), places, rows))
+    if not ranked:
+        return {}
+    ranked.sort(key=lambda each: each[0], reverse=True)
+    rank, places, rows = ranked[0]
+    if other := next((p for r, p, other in ranked[1:] if r == rank and rank[2] and other != rows), None):
+        first = sample[0]
+        texts = [_text_at(first, _read_at([first], each, known).get(first.path, {})) for each in (places, other)]
+        raise CasewiseError(
+            f"The paths of the images, such as {first.path}, can be read as {' or as '.join(dict.fromkeys(texts))}: "
+            "the same numbers occur in several columns. State what they mean with --pattern, such as "
+            "'{subject}/{visit}_{region}_{n}.jpg'."
+        )
+    read = _read_at(paths, places, known)
+    # a name that is longer than those of the table is another one: `S01-2` is not `S01`
+    edges = Counter(each.around(*read[each.path]["subject"][1:]) for each in sample if each.path in rows)
+    usual = edges.most_common(1)[0][0] if edges else ("", "")
+    return {p.path: read[p.path] for p in paths if p.path in read and p.around(*read[p.path]["subject"][1:]) == usual}
+
+
+def _places(sample: Sequence[_Path], role: str, known: Mapping[Words, Words]) -> list[_Place]:
+    """The places at which most paths have one of the names."""
+    counts: Counter[_Place] = Counter()
+    distinct: dict[_Place, set[Words]] = defaultdict(set)
+    depth = max(len(each.segments) for each in sample)
+    for segment in range(-1, -depth - 1, -1):
+        most = min(_MOST_WORDS, max(len(each.matches(segment)) for each in sample))
+        for word, from_end in itertools.product(range(most), (False, True)):
+            place = _Place(segment, word, from_end)
+            for each in sample:
+                if span := each.read(role, place, known):
+                    counts[place] += 1
+                    distinct[place].add(span[0])
+    order = sorted(counts, key=lambda place: (-counts[place], -len(distinct[place]), place.from_end))
+    kept: dict[tuple[tuple[Words, int, int, int] | None, ...], _Place] = {}
+    for place in order:
+        kept.setdefault(tuple(each.read(role, place, known) for each in sample), place)
+    return list(kept.values())[:_MOST_PLACES]
+
+
+def _read_at(
+    paths: Iterable[_Path], places: Mapping[str, _Place], known: Mapping[str, Mapping[Words, Words]]
+) -> dict[str, _Spans]:
+    """The names at these places of the paths that have all of them, in different words."""
+    result: dict[str, _Spans] = {}
+    for each in paths:
+        spans: _Spans = {}
+        for role, place in places.items():
+            if (span := each.read(role, place, known[role])) is None:
+                break
+            spans[role] = span
+        taken = [(segment, word) for _, segment, first, end in spans.values() for word in range(first, end)]
+        if len(spans) == len(places) and len(set(taken)) == len(taken):
+            result[each.path] = spans
+    return result
+
+
+def _text_at(each: _Path, spans: _Spans) -> str:
+    """The path as a pattern: names as fields, other numbers as `*`."""
+    segments = list(each.segments)
+    by_segment: dict[int, list[tuple[int, int, str]]] = defaultdict(list)
+    for role, (_, segment, first, end) in spans.items():
+        by_segment[segment].append((first, end, f"{{{'n' if role == 'number' else role}}}"))
+    for segment in range(-1, -len(segments) - 1, -1):
+        found, text = each.matches(segment), segments[segment]
+        taken = {word for first, end, _ in by_segment[segment] for word in range(first, end)}
+        free = [(word, word + 1, "*") for word, m in enumerate(found) if word not in taken and m[0].isdecimal()]
+        for first, end, name in sorted([*by_segment[segment], *free], reverse=True):
+            text = text[: found[first].start()] + name + text[found[end - 1].end() :]
+        segments[segment] = text
+    return "/".join(segments) + each.path[len(stem_of(each.path)) :].lower()
+
+
+def _pattern_text(by_path: Mapping[str, _Path], read: Mapping[str, _Spans], assigned: Mapping[str, int]) -> str:
+    texts = Counter(_text_at(by_path[path], read[path]) for path in itertools.islice(assigned, _SAMPLE))
+    return texts.most_common(1)[0][0]
+
+
+def _check_spellings(
+    joined: Joined,
+    by_path: Mapping[str, _Path],
+    read: Mapping[str, _Spans],
+    assigned: Mapping[str, int],
+    cells: Mapping[str, Sequence[str]],
+    stated: Pattern | None,
+) -> None:
+    """Say which names differ in spelling; refuse spellings that would make one subject of two.
+
+    Raises:
+        CasewiseError: a subject is written in several ways in the paths.
+    """
+    spellings: dict[str, dict[tuple[str, str], None]] = defaultdict(dict)
+    subjects: dict[str, dict[tuple[str, str], str]] = defaultdict(dict)
+    for path, row in assigned.items():
+        spans, values = read[path], (stated.read(path) or {}) if stated else {}
+        for role, column in joined.columns.items():
+            written = values.get(role, "") if stated else by_path[path].text(*spans[role][1:])
+            if written and written != cells[column][row]:
+                spellings[role][cells[column][row], written] = None
+        name = ("", values.get("subject", "")) if stated else _whole_subject(by_path[path], spans)
+        subjects[cells[joined.columns["subject"]][row]].setdefault(name, path)
+    for role, pairs in spellings.items():
+        shown = names_text([f"{text} in the paths is {cell}" for cell, text in pairs], 3)
+        joined.understood.append(f"Spelling of {role}s: {shown}.")
+    for subject, names in subjects.items():
+        both = " and ".join(list(names.values())[:2])
+        if len(names) > 1 and (
+            len({own for _, own in names}) > 1 or any(re.search(r"\d", start) for start, _ in names)
+        ):
+            raise CasewiseError(
+                f"Subject {cut(subject)} of the table has images under {counted(len(names), 'name')}: {both}. If these "
+                "are several people, give each a name of its own in the table, and if not, rename the folders or "
+                "files; or state with --pattern where the subject stands, such as '*/{subject}/{visit}/*.jpg'."
+            )
+        if len(names) > 1:
+            joined.doubts.append(
+                f"ONE PERSON OR SEVERAL? Images of subject {cut(subject)} lie in different folders: {both}."
+            )
+
+
+def _whole_subject(each: _Path, spans: _Spans) -> tuple[str, str]:
+    """What a path states before the subject, and the name of the subject as it is written with what joins it.
+
+    Words before it in its own folder or file count only with a number, because they may be views.
+    """
+    _, segment, first, end = spans["subject"]
+    taken = {(s, word) for role, (_, s, f, e) in spans.items() if role != "subject" for word in range(f, e)}
+    parts = [
+        "-".join(m[0] for word, m in enumerate(each.matches(level)) if (level, word) not in taken)
+        for level in range(-len(each.segments), segment)
+    ]
+    found = each.matches(segment)
+    own = each.segments[segment][found[first].start() : found[end - 1].end()]
+    while end < len(found) and found[end].start() == found[end - 1].end() and (segment, end) not in taken:
+        own, end = own + found[end][0], end + 1
+    before = "-".join(m[0] for word, m in enumerate(found[:first]) if (segment, word) not in taken)
+    return "/".join([*parts, before if re.search(r"\d", before) else ""]), own
+
+
+def _add_stated(
+    joined: Joined,
+    by_path: Mapping[str, _Path],
+    read: Mapping[str, _Spans],
+    assigned: Mapping[str, int],
+    regions: Sequence[str],
+    stated: Pattern | None,
+) -> None:
+    """What the paths state beyond the table: the region of a study, the visit, and fields of a stated pattern."""
+    names = {words(region): region for region in regions}
+    for path in assigned:
+        values = dict(stated.read(path) or {}) if stated else {}
+        if "region" in read[path] and "region" not in joined.columns:
+            values["region"] = names[read[path]["region"][0]]
+        if "visit" in joined.columns:
+            joined.visits[path] = values.get("visit", "") if stated else by_path[path].text(*read[path]["visit"][1:])
+        joined.stated[path] = {name: text for name, text in values.items() if name not in joined.columns}
+    if not stated and "visit" not in joined.columns:
+        taken = {path: {(s, w) for _, s, f, e in read[path].values() for w in range(f, e)} for path in assigned}
+        for path, visit in _visits([by_path[path] for path in assigned], taken).items():
+            joined.stated[path]["visit"] = visit
+
+
+def _visits(paths: Sequence[_Path], taken: Mapping[str, set[tuple[int, int]]]) -> dict[str, str]:
+    """The visit that each path states, where all of them do at one place: week4, baseline, a date; {} if not."""
+    first = paths[0]
+    for segment in range(-len(first.segments), 0):
+        for word in range(len(first.matches(segment))):
+            visits = {}
+            for each in paths:
+                found = each.matches(segment)
+                texts = [
+                    each.text(segment, word, end)
+                    for end in range(min(len(found), word + 3), word, -1)
+                    if not taken[each.path] & {(segment, w) for w in range(word, end)}
+                ]
+                if (visit := next(filter(is_visit, texts), None)) is None:
+                    break
+                visits[each.path] = visit
+            if len(visits) == len(paths):
+                return visits
+    return {}
+
+
+def is_visit(text: str) -> bool:
+    """Whether a text names a visit: a unit of time with its number, a baseline, or a date.
+
+    >>> [is_visit(text) for text in ("week4", "Baseline", "2024-01-31", "upper", "7")]
+    [True, True, True, False, False]
+    """
+    named = words(text, "visit")
+    if len(named) == 2 and named[1].isdecimal():
+        return named[0] in (*_DAYS, "visit", "time", "date")
+    return len(named) == 1 and named[0] in _SINGLE
+
+
+def visits_of_dates(subjects: Sequence[str], dates: Sequence[str], paths: Sequence[str]) -> tuple[list[str], str]:
+    """The visit of each row with a date, where folders are named week4 and the like; [] if they are not.
+
+    Days are counted from the subject's first date. A date is the nearest visit of the schedule within a week, if no
+    other date of the subject is.
+    """
+    split_paths = [_Path(path) for path in paths]
+    named = _visits(split_paths, {path: set() for path in paths})
+    schedule = {visit: day for visit in dict.fromkeys(named.values()) if (day := day_of_visit(visit)) is not None}
+    counts = read_dates(dates)
+    if not schedule or not counts:
+        return [], ""
+    first: dict[str, int] = {}
+    for subject, date in zip(subjects, dates, strict=True):
+        if date in counts:
+            first[subject] = min(counts[date], first.get(subject, counts[date]))
+    rows = []
+    for subject, date in zip(subjects, dates, strict=True):
+        day = counts[date] - first[subject] if date in counts else None
+        near = min(schedule, key=lambda visit: abs(schedule[visit] - day)) if day is not None else ""
+        rows.append(near if day is not None and abs(schedule[near] - day) <= _WINDOW else "")
+    several: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for subject, date, visit in zip(subjects, dates, rows, strict=True):
+        several[subject, visit].add(date)
+    rows = [v if len(several[s, v]) == 1 else "" for s, v in zip(subjects, rows, strict=True)]
+    example = next((i for i, visit in enumerate(rows) if visit and schedule[visit]), 0)
+    return rows, (
+        "Visits: each date is the nearest visit of the folders, counted from the subject's first date (at most "
+        f"{_WINDOW} days away): {dates[example]} of {subjects[example]} is {rows[example] or 'none'}."
+    )

@@ -1,0 +1,357 @@
+"""The tables of a sponsor as one: long ones become wide, columns of regions become rows, and several are joined."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from casewise.cohort.folder_layout import find_region
+from casewise.cohort.table import Problems, names_text, read_text_table, rows_text
+from casewise.errors import CasewiseError, cut
+from casewise.plugins.init.columns import Column, Roles, understand_columns
+from casewise.plugins.init.joining import Words, is_visit, readings, words
+
+# Columns of long tables, as in ADaM and SDTM: the code of what was measured, its text, the value, the analysed record.
+_CODE = ("paramcd", "qstestcd", "testcd", "param", "qstest", "parameter", "item", "test", "measure", "question")
+_TEXT = ("param", "qstest", "parameter", "test")
+_VALUE = ("aval", "qsstresn", "avalc", "qsstresc", "qsorres", "value", "result", "score", "rating", "response")
+_ANALYSED = r"anl\d\dfl"
+_REGION = r"(body |anatomic(al)? )?(regions?|sites?|locations?|zones?|areas?)|aloc|qsloc|loc|anatomy|k(ö|oe)rperregion"
+_VISIT = r"a?visits?(n|num)?|visite|timepoint|time point|weeks?|months?|session|besuch|termin"
+_IMAGE_NUMBER = (
+    r"((photo(graph)?|image|picture|foto|bild|img|shot|file|view|aufnahme) ?)?(no|nr|num(ber)?|index|idx|n)|"
+    r"photo(graph)?|image|picture|foto|bild|shot|view"
+)
+_MOST_REGIONS = 20
+
+
+@dataclass(frozen=True)
+class Source:
+    """A table by column, with the number of each row for messages, and sentences on how it was made.
+
+    `labels` describe columns that were codes, such as PARAMCD. `changed`: it is not the file any more.
+    """
+
+    path: Path
+    cells: dict[str, list[str]]
+    numbers: list[int]
+    notes: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
+    labels: dict[str, str] = field(default_factory=dict)
+    changed: bool = False
+
+    def roles(self, subject: str = "") -> Roles:
+        return understand_columns(self.cells, subject=subject if subject in self.cells else "", numbers=self.numbers)
+
+
+def read_tables(paths: Sequence[Path], problems: Problems, *, sheet: str = "", subject: str = "") -> Source:
+    """The tables as one, by the subject, or by subject and visit, of the one with the most rows.
+
+    Raises:
+        CasewiseError: a table cannot be read; rows or columns contradict each other.
+    """
+    sources = []
+    for path in paths:
+        frame, notes = read_text_table(path, problems, sheet=sheet if len(paths) == 1 or _is_book(path) else "")
+        problems.raise_any(path)
+        cells = {str(name): [str(value).strip() for value in frame[name]] for name in frame.columns}
+        sources.append(_wide(Source(path, cells, frame.index.tolist(), notes), subject))
+    if len(sources) == 1:
+        return sources[0]
+    main = max(sources, key=lambda source: (len(key_columns(source, source.roles(subject))), len(source.numbers)))
+    for source in sources:
+        if source is not main:
+            main = _merged(main, source, subject)
+    return main
+
+
+def _is_book(path: Path) -> bool:
+    return path.suffix.casefold() == ".xlsx"
+
+
+def key_columns(
+    source: Source, roles: Roles, *, regions: Sequence[str] = (), targets: Iterable[str] = ()
+) -> dict[str, str]:
+    """The columns that say which subject, visit, region and photograph a row is about; {} without a subject.
+
+    A visit may be the same in all rows, and where no column names visits, a date is one.
+    """
+    if not roles.subject:
+        return {}
+    columns = [Column(name, values) for name, values in source.cells.items() if name not in {roles.subject, *targets}]
+    keys = {"subject": roles.subject}
+    visits = [c for c in columns if c.exactly(_VISIT) and c.filled == 1 and (len(c.counts) > 1 or c.numbers is None)]
+    texts = [c.name for c in visits if all(map(is_visit, c.counts))]
+    if visit := next(iter([*texts, *([roles.visit] if roles.visit else []), *(c.name for c in visits)]), roles.date):
+        keys["visit"] = visit
+    texts_only = [c for c in columns if c.name != visit and c.filled == 1 and 1 <= len(c.counts) <= _MOST_REGIONS]
+    texts_only = [c for c in texts_only if c.numbers is None]
+    of_study = [c.name for c in texts_only if regions and all(find_region(v, list(regions)) for v in c.counts)]
+    named = [c.name for c in texts_only if c.exactly(_REGION) and c.name not in roles.sources]
+    region = next(iter([*of_study, *named, *(c.name for c in texts_only if c.exactly(_REGION))]), "")
+    if region and (of_study or _repeats(source, keys)):
+        keys["region"] = region
+    if _repeats(source, keys):
+        numbers = [
+            c.name for c in columns if c.exactly(_IMAGE_NUMBER) and c.name not in keys.values() and c.filled == 1
+        ]
+        if found := next((name for name in numbers if not _repeats(source, keys | {"number": name})), ""):
+            keys["number"] = found
+    return keys
+
+
+def _names(source: Source, keys: Mapping[str, str]) -> list[tuple[Words, ...]]:
+    by_role = [[words(cell, role) for cell in source.cells[column]] for role, column in keys.items()]
+    return list(zip(*by_role, strict=True))
+
+
+def _repeats(source: Source, keys: Mapping[str, str]) -> bool:
+    names = _names(source, keys)
+    return len(set(names)) < len(names)
+
+
+def check_subjects(source: Source, subject: str) -> None:
+    """Refuse subjects of a table that are one name in another spelling.
+
+    Raises:
+        CasewiseError: there are some.
+    """
+    spellings: dict[Words, dict[str, int]] = defaultdict(dict)
+    for row, cell in zip(source.numbers, source.cells[subject], strict=True):
+        spellings[words(cell)].setdefault(cell, row)
+    if several := next((rows for name, rows in spellings.items() if name and len(rows) > 1), None):
+        shown = " and ".join(f"{cut(cell)} (row {row})" for cell, row in list(several.items())[:3])
+        raise CasewiseError(
+            f"{source.path}, column {subject}: {shown} may be one subject in two spellings, and are not joined. Write "
+            "each subject in one way, or different subjects in clearly different ways."
+        )
+
+
+# ------------------------------------------------------------------------------------------------------------- long
+
+
+def _wide(source: Source, subject: str) -> Source:
+    """A long table with a row for each subject, visit and region, and a column for each code; others as they are.
+
+    Raises:
+        CasewiseError: a code occurs twice with different values.
+    """
+    by_header = {Column(name, ()).header: name for name in source.cells}
+    code, value = (next((by_header[h] for h in names if h in by_header), "") for names in (_CODE, _VALUE))
+    if not code or not value or code == value:
+        return source
+    texts = [by_header[header] for header in _TEXT if header in by_header and by_header[header] != code]
+    facts = replace(source, cells={n: v for n, v in source.cells.items() if n not in {code, value, *texts}})
+    keys = {role: name for role, name in key_columns(facts, facts.roles(subject)).items() if role != "number"}
+    if not keys or not _repeats(source, keys) or len(Column(code, source.cells[code]).counts) < 2:
+        return source
+    names, flags = _names(source, keys), [n for n in source.cells if Column(n, ()).exactly(_ANALYSED)]
+    rows, notes = list(range(len(names))), []
+    if flags and _repeats(source, keys | {"code": code}):
+        rows = [row for row in rows if source.cells[flags[0]][row].casefold() == "y"]
+        notes.append(f"Only rows of {source.path.name} with {flags[0]} = Y are used: {len(rows):,} of {len(names):,}.")
+    groups: dict[tuple[Words, ...], list[int]] = defaultdict(list)
+    for row in rows:
+        groups[names[row]].append(row)
+    codes = list(dict.fromkeys(source.cells[code][row] for row in rows))
+    spare = next((by_header[h] for h in ("avalc", "qsstresc") if h in by_header and by_header[h] != value), "")
+    values: dict[str, list[str]] = {name: [] for name in codes}
+    for group in groups.values():
+        of_group: dict[str, int] = {}
+        for row in group:
+            name, other = source.cells[code][row], of_group.setdefault(source.cells[code][row], row)
+            if source.cells[value][other] != source.cells[value][row]:
+                raise CasewiseError(
+                    f"{source.path}, {rows_text([source.numbers[other], source.numbers[row]])}: {code} {cut(name)} of "
+                    f"{' '.join(source.cells[column][row] for column in keys.values())} has two values, "
+                    f"{cut(source.cells[value][other])} and {cut(source.cells[value][row])} ({value}). Keep one of the "
+                    "rows, or mark those that are analysed with Y in a column ANL01FL."
+                )
+        for name in codes:
+            row_of_code = of_group.get(name)
+            cell = "" if row_of_code is None else source.cells[value][row_of_code]
+            values[name].append(cell or ("" if row_of_code is None or not spare else source.cells[spare][row_of_code]))
+    constant = [
+        name for name in facts.cells
+        if name != spare and all(len({source.cells[name][row] for row in group}) == 1 for group in groups.values())
+    ]  # fmt: skip
+    dropped = [name for name in source.cells if name not in {*constant, code, value}]
+    if clash := [name for name in codes if name in constant]:
+        raise CasewiseError(f"{source.path}: {names_text(clash)} is a column and a value of {code}. Rename the column.")
+    cells = {name: [source.cells[name][group[0]] for group in groups.values()] for name in constant} | values
+    described = {source.cells[code][row]: source.cells[text][row] for text in texts[:1] for row in reversed(rows)}
+    notes.append(
+        f"{source.path.name} is long: each {code} became a column ({names_text(codes, 8)}) with the values of {value}; "
+        f"{len(rows):,} rows became {len(groups):,}."
+        + (f" Left out, because they differ between codes: {names_text(dropped, 12)}." if dropped else "")
+    )
+    numbers = [source.numbers[group[0]] for group in groups.values()]
+    return replace(source, cells=cells, numbers=numbers, notes=[*source.notes, *notes], labels=described, changed=True)
+
+
+# ---------------------------------------------------------------------------------------------------------- regions
+
+
+def by_region(source: Source, keys: Mapping[str, str], regions: Sequence[str], of_paths: Iterable[str]) -> Source:
+    """A row for each region where columns name it, such as `erythema_upper`; other tables as they are.
+
+    Args:
+        regions: those of the study; without any, words of the paths that all such columns share.
+        of_paths: words of the paths.
+    """
+    if "region" in keys:
+        return source
+    candidates = [words(region) for region in regions] or [
+        (word,) for word in dict.fromkeys(of_paths) if word.isalpha()
+    ]
+    parts: dict[Words, dict[Words, str]] = defaultdict(dict)
+    for name in source.cells:
+        if name in keys.values():
+            continue
+        described = words(source.labels.get(name, name)), words(name)
+        for named in dict.fromkeys(described):
+            hits = [region for region in candidates if (found := _within(region, named)) is not None]
+            if len(hits) == 1 and (found := _within(hits[0], named)):
+                parts[found].setdefault(hits[0], name)
+                break
+    sets = Counter(frozenset(columns) for columns in parts.values() if len(columns) > 1)
+    if not sets:
+        return source
+    shared = sets.most_common(1)[0][0]
+    if regions and len(shared) < len(regions):
+        return source
+    parts = {rest: columns for rest, columns in parts.items() if frozenset(columns) == shared}
+    order = [region for region in candidates if region in shared]
+    split = {name for columns in parts.values() for name in columns.values()}
+    written = {region: name for name in regions for region in [words(name)]}
+    count, cells = len(source.numbers), {}
+    for name, values in source.cells.items():
+        if name not in split:
+            cells[name] = [value for value in values for _ in order]
+    cells["region"] = [written.get(region, " ".join(region)) for _ in range(count) for region in order]
+    for rest, columns in parts.items():
+        cells["_".join(rest)] = [source.cells[columns[region]][row] for row in range(count) for region in order]
+    first = next(iter(parts))
+    return replace(
+        source,
+        cells=cells,
+        numbers=[number for number in source.numbers for _ in order],
+        notes=[
+            *source.notes,
+            f"Columns of regions became rows, {len(order)} for each: {names_text(list(parts[first].values()), 4)} are "
+            f"{'_'.join(first)} of {', '.join(' '.join(region) for region in order)}.",
+        ],
+        changed=True,
+    )
+
+
+def _within(region: Words, named: Words) -> Words | None:
+    """The words without those of the region; None if they do not contain it."""
+    for start in range(len(named) - len(region) + 1):
+        if named[start : start + len(region)] == region:
+            return (*named[:start], *named[start + len(region) :])
+    return None
+
+
+# ----------------------------------------------------------------------------------------------------------- several
+
+
+def _merged(main: Source, other: Source, subject: str) -> Source:
+    """A table with the columns of another one that has a row for each subject, or each subject and visit.
+
+    Raises:
+        CasewiseError: the other one has several rows of a case, or has columns of the same names with other values.
+    """
+    of_main, of_other = (key_columns(each, each.roles(subject)) for each in (main, other))
+    for each, keys in ((main, of_main), (other, of_other)):
+        if not keys:
+            raise CasewiseError(
+                f"{each.path}: no column identifies the subjects, by which tables are joined; there are "
+                f"{names_text(list(each.cells), 8)}. Name it `subject`, or state it with --subject."
+            )
+        check_subjects(each, keys["subject"])
+    shared = [["subject"]] + [["subject", "visit"]] * ("visit" in of_main and "visit" in of_other)
+    shared += [["subject", "visit", "region"]] * (len(shared) > 1 and "region" in of_main and "region" in of_other)
+    roles = next((each for each in shared if not _repeats(other, {role: of_other[role] for role in each})), [])
+    if not roles:
+        column = of_other["subject"]
+        twice = next(name for name, count in Counter(other.cells[column]).items() if count > 1)
+        rows = [n for n, cell in zip(other.numbers, other.cells[column], strict=True) if cell == twice]
+        raise CasewiseError(
+            f"{other.path}, {rows_text(rows, 3)}, {column}: {cut(twice)} has several rows. A further table has one "
+            f"row for each subject{', or each subject and visit' * (len(shared) > 1)}, so that it can be joined to "
+            f"{main.path.name}."
+        )
+    own = {
+        role: dict(zip(_names(other, {role: of_other[role]}), other.cells[of_other[role]], strict=True))
+        for role in roles
+    }
+    meaning = {role: readings(role, [name for (name,) in own[role]]) for role in roles}
+    mine = _names(main, {role: of_main[role] for role in roles})
+    if not any(name[0] in meaning["subject"] for name in mine):
+        meaning["subject"] = _ends({name[0] for name in mine}, [name for (name,) in own["subject"]])
+    index = {key: row for row, key in enumerate(_names(other, {role: of_other[role] for role in roles}))}
+    found = [
+        index.get(tuple(meaning[role].get(part, ()) for role, part in zip(roles, key, strict=True))) for key in mine
+    ]
+    columns = [name for name in other.cells if name not in {of_other[role] for role in roles}]
+    cells, same = dict(main.cells), []
+    for name in columns:
+        joined = ["" if row is None else other.cells[name][row] for row in found]
+        if name not in cells:
+            cells[name] = joined
+            continue
+        differ = [i for i, row in enumerate(found) if row is not None and joined[i] != cells[name][i]]
+        if differ:
+            first = differ[0]
+            clashing = [n for n in columns if n in main.cells]
+            raise CasewiseError(
+                f"{main.path.name} and {other.path.name} both have {names_text(clashing, 8)}, and {name} differs: "
+                f"{cut(cells[name][first])} in row {main.numbers[first]} of the first, {cut(joined[first])} in row "
+                f"{other.numbers[found[first] or 0]} of the second. Rename or remove one of the columns."
+            )
+        same.append(name)
+    lacking = list(dict.fromkeys(main.cells[of_main["subject"]][i] for i, row in enumerate(found) if row is None))
+    unused = [
+        " ".join(other.cells[of_other[role]][row] for role in roles)
+        for row in range(len(other.numbers)) if row not in set(found)
+    ]  # fmt: skip
+    doubts = []
+    if lacking:
+        doubts.append(
+            f"Without a row in {other.path.name}: {len(lacking):,} subjects ({names_text(lacking, 3)}). Their cells of "
+            f"{names_text(columns, 4)} are empty."
+        )
+    if unused:
+        doubts.append(
+            f"Rows of {other.path.name} that meet no row of {main.path.name}, which are not used: {len(unused):,} "
+            f"({names_text(unused, 3)})."
+        )
+    spelled = {
+        (main.cells[of_main[role]][i], other.cells[of_other[role]][row])
+        for role in roles for i, row in enumerate(found)
+        if row is not None and main.cells[of_main[role]][i] != other.cells[of_other[role]][row]
+    }  # fmt: skip
+    notes = [f"{other.path.name} was joined by {' and '.join(roles)}: {names_text(columns, 8)}."]
+    if spelled:
+        shown = names_text([f"{b} is {a}" for a, b in sorted(spelled)], 3)
+        notes.append(f"Spellings that differ between {main.path.name} and {other.path.name}: {shown}.")
+    if same:
+        notes.append(f"Columns of both tables with the same values: {names_text(same, 8)}.")
+    return replace(
+        main,
+        cells=cells,
+        notes=[*main.notes, *other.notes, *notes],
+        doubts=[*main.doubts, *other.doubts, *doubts],
+        labels=main.labels | other.labels,
+        changed=True,
+    )
+
+
+def _ends(mine: Iterable[Words], names: Sequence[Words]) -> dict[Words, Words]:
+    """The names that end as others do, each with the only one: `CW-01-007` and `007`; {} if an end is not clear."""
+    pairs = {(a, b) for a in mine for b in names if a and b and (a[-len(b) :] == b or b[-len(a) :] == a)}
+    left, right = Counter(a for a, _ in pairs), Counter(b for _, b in pairs)
+    return dict(pairs) if max([*left.values(), *right.values()], default=2) == 1 else {}

@@ -1,0 +1,308 @@
+"""A sponsor's tables of scores joined to photographs in folders: six forms of tables, with the preset and without."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from casewise.cohort.cohort import read_cohort
+from casewise.console import Silent
+from casewise.errors import CasewiseError
+from casewise.pipeline.read import validate
+from casewise.plugins.init.joining import days_of_visits, words
+from casewise.plugins.init.new_study import NewStudy
+from casewise.plugins.init.own_data import plan_study
+from casewise.plugins.init.preset import plan_preset
+from casewise.study.loading import read_study
+from tests.plugins.init.own_data import table_of
+
+TARGETS = ["erythema", "induration", "scaling", "area"]
+VISITS, REGIONS = (0, 4, 12), {"upper": 4, "trunk": 2, "lower": 2}
+
+
+@pytest.fixture(scope="module")
+def scores() -> pd.DataFrame:
+    """A row for each region and visit of six subjects."""
+    draw = np.random.default_rng(5)
+    rows = [
+        {"subject": f"S{s:02}", "visit": f"week{v}", "day": 7 * v, "region": region}
+        | dict(zip(TARGETS, (*draw.integers(0, 5, 3).tolist(), int(draw.integers(1, 7))), strict=True))
+        for s in range(1, 7)
+        for v in VISITS
+        for region in REGIONS
+    ]
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Photographs of 16 pixels by subject, week, region and number, all different."""
+    folder, draw = tmp_path_factory.mktemp("pictures"), np.random.default_rng(6)
+    for s in range(1, 7):
+        for v in VISITS:
+            for region, count in REGIONS.items():
+                for n in range(1, count + 1):
+                    pixels = draw.integers(0, 255, (16, 16, 3)).astype(np.uint8)
+                    Image.fromarray(pixels).save(folder / f"{s}-{v}-{region}-{n}.png")
+    yield folder
+    shutil.rmtree(folder)
+
+
+Name = Callable[[int, int, str, int], str]
+
+
+def plain(s: int, v: int, region: str, n: int) -> str:
+    return f"S{s:02}/week{v}/{region}_{n}.png"
+
+
+def arrange(pictures: Path, folder: Path, name: Name = plain) -> Path:
+    """The photographs under other names; none where the name is empty."""
+    for source in pictures.iterdir():
+        s, v, region, n = source.stem.split("-")
+        if path := name(int(s), int(v), region, int(n)):
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, folder / path)
+    return folder
+
+
+def by_region(scores: pd.DataFrame) -> tuple[dict[str, pd.DataFrame], Name]:
+    return {"scores.csv": scores}, plain
+
+
+def by_visit(scores: pd.DataFrame) -> tuple[dict[str, pd.DataFrame], Name]:
+    """A column for each score and region; days only in the names of the visits."""
+    wide = scores.pivot(index=["subject", "visit"], columns="region", values=TARGETS)
+    wide.columns = [f"{target} {region}" for target, region in wide.columns]
+    return {"scores.csv": wide.reset_index()}, plain
+
+
+def adqs(scores: pd.DataFrame) -> tuple[dict[str, pd.DataFrame], Name]:
+    """Long, in the words of ADaM; folders have the end of the subject and other names of visits."""
+    long = scores.melt(id_vars=["subject", "visit", "day", "region"], value_vars=TARGETS)
+    week = long["visit"].str[4:].astype(int)
+    codes = dict(zip(TARGETS, ("ERYTHEMA", "INDURAT", "SCALING", "AREA"), strict=True))
+    table = pd.DataFrame(
+        {
+            "STUDYID": "CW1",
+            "USUBJID": "CW1-" + long["subject"].str[1:].str.zfill(3),
+            "AVISIT": ["Baseline" if w == 0 else f"Week {w}" for w in week],
+            "AVISITN": week,
+            "ADY": long["day"],
+            "PARAMCD": long["variable"].map(codes),
+            "PARAM": long["variable"].str.title() + " score",
+            "QSLOC": long["region"].str.upper(),
+            "AVAL": long["value"],
+        }
+    )
+    return {"adqs.csv": table}, lambda s, v, region, n: f"{s:02}/{f'W{v:02}' if v else 'bl'}/{region}_{n}.png"
+
+
+def by_number(scores: pd.DataFrame) -> tuple[dict[str, pd.DataFrame], Name]:
+    """A row for each photograph, with its number; all in one folder."""
+    rows = [{**row, "photo": n} for row in scores.to_dict("records") for n in range(1, REGIONS[row["region"]] + 1)]
+    table = pd.DataFrame(rows).rename(columns={"subject": "Patient ID", "visit": "Visit"})
+    return {"photos.csv": table}, lambda s, v, region, n: f"s{s}_Week-{v}_{region}_{n:02}.png"
+
+
+def by_date(scores: pd.DataFrame) -> tuple[dict[str, pd.DataFrame], Name]:
+    """German dates instead of visits, and days of the schedule a little missed."""
+    start = pd.Timestamp("2024-03-01") + pd.to_timedelta(scores["subject"].str[1:].astype(int), unit="D")
+    when = start + pd.to_timedelta(scores["day"] + (scores["day"] > 0) * 2, unit="D")
+    table = scores.drop(columns=["visit", "day"]).assign(Datum=when.dt.strftime("%d.%m.%Y"))
+    return {"scores.csv": table}, plain
+
+
+def three_files(scores: pd.DataFrame) -> tuple[dict[str, pd.DataFrame], Name]:
+    """Scores, demography by subject and treatment by subject and visit, with subjects in three spellings."""
+    people = sorted(set(scores["subject"]))
+    demography = pd.DataFrame({"subject_id": [p.replace("S", "S-") for p in people], "age": range(40, 46)})
+    visits = scores[["subject", "visit"]].drop_duplicates()
+    visits["arm"] = ["active" if int(s[1:]) % 2 else "placebo" for s in visits["subject"]]
+    tables = {"demography.csv": demography, "scores.csv": scores.drop(columns="day"), "treatment.csv": visits}
+    return tables, lambda s, v, region, n: f"s{s}/week {v}/{region}_{n}.png"
+
+
+FORMS = (by_region, by_visit, adqs, by_number, by_date, three_files)
+
+
+def written(tables: dict[str, pd.DataFrame], folder: Path) -> list[Path]:
+    for name, frame in tables.items():
+        frame.to_csv(folder / name, index=False)
+    return [folder / name for name in tables]
+
+
+def planned(preset: str, tables: list[Path], images: Path, folder: Path, **options: Any) -> NewStudy:
+    if preset:
+        new = plan_preset(preset, table=tables, images=images, folder=folder, **options)
+    else:
+        new = plan_study(table=tables, images=images, folder=folder, **options)
+    new.write()
+    return new
+
+
+@pytest.mark.parametrize("preset", ["onestep-pasi", ""])
+@pytest.mark.parametrize("form", FORMS, ids=[form.__name__ for form in FORMS])
+def test_a_form_of_a_sponsor_becomes_a_valid_study(
+    form: Callable[[pd.DataFrame], tuple[dict[str, pd.DataFrame], Name]],
+    preset: str,
+    scores: pd.DataFrame,
+    pictures: Path,
+    tmp_path: Path,
+) -> None:
+    tables, name = form(scores)
+    images = arrange(pictures, tmp_path / "photos", name)
+    planned(preset, written(tables, tmp_path), images, tmp_path / "study")
+    study = read_study(tmp_path / "study" / "study.yaml")
+    cohort = read_cohort(study)
+    assert (len(cohort.images), len(cohort.cases), cohort.cases["subject"].nunique()) == (144, 18, 6)
+    days = cohort.cases.groupby("subject")["day"].apply(list)
+    assert all(d == ([0, 30, 86] if form is by_date else [0, 28, 84]) for d in days)
+    # every photograph has the score of its subject, visit and region
+    expected = {
+        (tmp_path / "photos" / name(int(r.subject[1:]), int(r.visit[4:]), r.region, n)).resolve(): r.erythema
+        for r in scores.itertuples()
+        for n in range(1, REGIONS[r.region] + 1)
+    }
+    (column,) = {target.removeprefix("table_") for target in table_of(tmp_path / "study")[0]} & {"erythema", "ERYTHEMA"}
+    found = {(images / row["path"]).resolve(): int(row[column]) for row in table_of(tmp_path / "study")}
+    assert found == expected
+    if preset:
+        assert cohort.cases["pasi"].notna().all() if "pasi" in cohort.cases else True
+        assert {"erythema", "induration", "scaling", "area"} <= set(cohort.panels)
+        assert cohort.panels[TARGETS].notna().all().all()
+    assert validate(study, Silent())
+    if form is three_files:
+        ages = {row["subject"]: row["age"] for row in table_of(tmp_path / "study")}
+        assert ages == {f"S{s:02}": str(39 + s) for s in range(1, 7)}
+        assert {row["arm"] for row in table_of(tmp_path / "study")} == {"active", "placebo"}
+
+
+@pytest.mark.parametrize("preset", ["onestep-pasi", ""])
+def test_what_does_not_meet_is_named_and_kept_apart(
+    preset: str, scores: pd.DataFrame, pictures: Path, tmp_path: Path
+) -> None:
+    """S06 has no photographs, and photographs of S05 have no row."""
+    images = arrange(pictures, tmp_path / "photos", lambda s, *rest: plain(s, *rest) if s < 6 else "")
+    tables = written({"scores.csv": scores[scores["subject"] != "S05"]}, tmp_path)
+    plan = planned(preset, tables, images, tmp_path / "study")
+    (rows,) = [doubt for doubt in plan.doubts if doubt.startswith("Rows without image")]
+    assert "9 (S06 week0 upper" in rows
+    (unused,) = [doubt for doubt in plan.doubts if doubt.startswith("Images in no row")]
+    assert "24 (S05/week0/" in unused
+    assert all(name in plan.text for name in ("S06 week0 upper", "S05/week0/"))
+    written_rows = table_of(tmp_path / "study")
+    assert sum(row["image_found"] == "no" for row in written_rows) == 9
+    assert read_cohort(read_study(tmp_path / "study" / "study.yaml")).cases["subject"].nunique() == 4
+
+
+@pytest.mark.parametrize(
+    ("rename", "name"),
+    [
+        ({"S02": "S-01"}, plain),
+        ({"S01": "1", "S02": "01"}, plain),
+        ({}, lambda s, v, region, n: f"{'S-01' if s == 1 and v else f'S{s:02}'}/week{v}/{region}_{n}.png"),
+        ({}, lambda s, v, region, n: f"site{s % 2 + 1}/S{(s + 1) // 2:02}/week{v}/{region}_{n}.png"),
+        ({}, lambda s, v, region, n: f"S{(s + 1) // 2:02}{'AB'[s % 2]}/week{v}/{region}_{n}.png"),
+    ],
+)
+def test_two_subjects_are_never_one(
+    rename: dict[str, str], name: Name, scores: pd.DataFrame, pictures: Path, tmp_path: Path
+) -> None:
+    table = scores.replace({"subject": rename})
+    if not rename and "S04" not in {name(s, 0, "upper", 1).split("/")[0] for s in range(1, 7)}:
+        table = table[table["subject"] < "S04"]
+    images = arrange(pictures, tmp_path / "photos", name)
+    with pytest.raises(
+        CasewiseError,
+        match=r"Subject '?S01.*: S|Subject '?S01.*: site1|S01.*row 2.*S-01.*row 11|'1' \(row 2\).*'01' \(row 11\)",
+    ):
+        planned("onestep-pasi", written({"scores.csv": table}, tmp_path), images, tmp_path / "study")
+
+
+def test_a_longer_name_is_another_subject(scores: pd.DataFrame, pictures: Path, tmp_path: Path) -> None:
+    images = arrange(
+        pictures, tmp_path / "photos", lambda s, v, region, n: plain(s, v, region, n).replace("S06", "S01-2")
+    )
+    tables = written({"scores.csv": scores[scores["subject"] != "S06"]}, tmp_path)
+    planned("onestep-pasi", tables, images, tmp_path / "study")
+    assert not any(row["path"].startswith("S01-2") for row in table_of(tmp_path / "study"))
+
+
+def test_photographs_of_other_visits_do_not_get_the_scores_of_one(
+    scores: pd.DataFrame, pictures: Path, tmp_path: Path
+) -> None:
+    tables = written({"scores.csv": scores[scores["visit"] == "week0"]}, tmp_path)
+    planned("onestep-pasi", tables, arrange(pictures, tmp_path / "photos"), tmp_path / "study")
+    assert {row["path"].split("/")[1] for row in table_of(tmp_path / "study")} == {"week0"}
+
+
+def test_a_score_of_each_subject_joins_all_visits(scores: pd.DataFrame, pictures: Path, tmp_path: Path) -> None:
+    table = scores.drop_duplicates("subject")[["subject"]].assign(score=[1.5, 2.5, 3.5, 4.5, 5.5, 6.5])
+    planned("", written({"s.csv": table}, tmp_path), arrange(pictures, tmp_path / "photos"), tmp_path / "study")
+    cohort = read_cohort(read_study(tmp_path / "study" / "study.yaml"))
+    assert (len(cohort.images), sorted(set(cohort.cases["visit"]))) == (144, ["week0", "week12", "week4"])
+    assert sorted(set(cohort.cases["day"])) == [0, 28, 84]
+
+
+def test_a_stated_pattern_says_what_the_paths_mean(scores: pd.DataFrame, pictures: Path, tmp_path: Path) -> None:
+    """Subjects 1 to 6 and visits 1 to 3: numbers of a path can be read in two ways."""
+    table = scores.assign(subject=scores["subject"].str[1:].astype(int), visit=scores["day"].map({0: 1, 28: 2, 84: 3}))
+    table = table[table["subject"] < 4]
+    name = {0: 1, 4: 2, 12: 3}
+    images = arrange(
+        pictures, tmp_path / "photos", lambda s, v, region, n: f"{name[v]}/{s}/{region}_{n}.png" if s < 4 else ""
+    )
+    tables = written({"scores.csv": table}, tmp_path)
+    with pytest.raises(CasewiseError, match="--pattern"):
+        planned("onestep-pasi", tables, images, tmp_path / "none")
+    planned("onestep-pasi", tables, images, tmp_path / "study", pattern="{visit}/{subject}/{region}_{n}.png")
+    assert {(row["visit"], row["subject"]) for row in table_of(tmp_path / "study")} == {
+        (str(v), str(s)) for v in (1, 2, 3) for s in (1, 2, 3)
+    }
+    assert all(row["path"].startswith(f"{row['visit']}/{row['subject']}/") for row in table_of(tmp_path / "study"))
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        (lambda s: s.drop_duplicates("subject")[["subject"]].assign(area=99), ("area", "99", "row 2")),
+        (lambda s: s[["subject", "erythema"]], ("other.csv", "S01", "rows")),
+        (lambda s: s[["erythema", "scaling"]].rename(columns={"erythema": "a", "scaling": "b"}), ("other.csv", "a, b")),
+    ],
+)
+def test_a_further_table_that_cannot_be_joined_is_refused(
+    other: Callable[[pd.DataFrame], pd.DataFrame],
+    named: tuple[str, ...],
+    scores: pd.DataFrame,
+    pictures: Path,
+    tmp_path: Path,
+) -> None:
+    tables = written({"scores.csv": scores, "other.csv": other(scores)}, tmp_path)
+    with pytest.raises(CasewiseError) as caught:
+        planned("onestep-pasi", tables, pictures, tmp_path / "study")
+    assert all(text in str(caught.value) for text in named)
+
+
+def test_two_values_of_a_parameter_are_refused_unless_one_is_analysed(
+    scores: pd.DataFrame, pictures: Path, tmp_path: Path
+) -> None:
+    tables, name = adqs(scores)
+    frame = tables["adqs.csv"]
+    frame = pd.concat([frame, frame[:1].assign(AVAL=frame["AVAL"][0] + 1)])
+    images = arrange(pictures, tmp_path / "photos", name)
+    with pytest.raises(CasewiseError, match=r"rows 2, 218"):
+        planned("onestep-pasi", written({"adqs.csv": frame}, tmp_path), images, tmp_path / "study")
+    frame = frame.assign(ANL01FL=["Y"] * (len(frame) - 1) + [""])
+    planned("onestep-pasi", written({"adqs.csv": frame}, tmp_path), images, tmp_path / "study")
+    assert table_of(tmp_path / "study")[0]["erythema"] == str(frame["AVAL"].iloc[0])
+
+
+def test_names_and_days_of_visits() -> None:
+    assert days_of_visits(["Baseline", "Week 4", "month 3"])[0] == ["0", "28", "91"]
+    assert days_of_visits(["week4", "early termination"])[0] == []
+    assert words("Woche 04", "visit") == words("W4", "visit") != words("visit 4", "visit")
