@@ -302,6 +302,28 @@ def test_two_values_of_a_parameter_are_refused_unless_one_is_analysed(
     assert table_of(tmp_path / "study")[0]["erythema"] == str(frame["AVAL"].iloc[0])
 
 
+def test_rows_that_are_repeated_are_refused(scores: pd.DataFrame, pictures: Path, tmp_path: Path) -> None:
+    images = arrange(pictures, tmp_path / "photos")
+    tables = written({"scores.csv": pd.concat([scores, scores[:1].assign(area=0)])}, tmp_path)
+    with pytest.raises(CasewiseError, match="rows 2, 56"):
+        planned("onestep-pasi", tables, images, tmp_path / "study")
+
+
+def test_values_that_no_path_has_are_named(scores: pd.DataFrame, pictures: Path, tmp_path: Path) -> None:
+    table = scores.replace({"region": {"upper": "UL", "trunk": "TR", "lower": "LL"}})
+    with pytest.raises(CasewiseError, match="UL, TR, LL"):
+        planned("", written({"s.csv": table}, tmp_path), arrange(pictures, tmp_path / "photos"), tmp_path / "study")
+
+
+def test_a_column_named_by_its_unit_gives_days(scores: pd.DataFrame, pictures: Path, tmp_path: Path) -> None:
+    table = scores.assign(week=scores["day"] // 7).drop(columns=["visit", "day"])
+    name = lambda s, v, region, n: f"{s}/{v}/{region}_{n}.png"  # noqa: E731
+    images = arrange(pictures, tmp_path / "photos", name)
+    planned("onestep-pasi", written({"s.csv": table}, tmp_path), images, tmp_path / "study")
+    cohort = read_cohort(read_study(tmp_path / "study" / "study.yaml"))
+    assert sorted(set(cohort.cases["day"])) == [0, 28, 84]
+
+
 def test_names_and_days_of_visits() -> None:
     assert days_of_visits(["Baseline", "Week 4", "month 3"])[0] == ["0", "28", "91"]
     assert days_of_visits(["week4", "early termination"])[0] == []

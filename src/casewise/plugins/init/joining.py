@@ -51,7 +51,7 @@ class Joined:
         stated: by path, what it states that the table does not, such as the visit.
         visits: by path, how it writes the visit.
         pattern: what the paths were read as.
-        unread: paths that do not match a stated pattern.
+        absent: by column, the values that no path has, if no rows meet images.
     """
 
     paths: dict[int, list[str]] = field(default_factory=dict)
@@ -59,7 +59,7 @@ class Joined:
     stated: dict[str, dict[str, str]] = field(default_factory=dict)
     visits: dict[str, str] = field(default_factory=dict)
     pattern: str = ""
-    unread: list[str] = field(default_factory=list)
+    absent: dict[str, list[str]] = field(default_factory=dict)
     understood: list[str] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
 
@@ -239,8 +239,11 @@ def join_images(
     for path, row in assigned.items():
         joined.paths.setdefault(row, []).append(path)
     by_path = {each.path: each for each in split_paths}
-    joined.unread = [path for path in paths if path not in best] if stated else []
-    if assigned:
+    if not assigned:
+        for role, column in columns.items():
+            seen = {span[0] for each in split_paths for span in _occurring(each, role, known[role])}
+            joined.absent[column] = [cell for cell in dict.fromkeys(cells[column]) if words(cell, role) not in seen]
+    else:
         joined.columns = {role: columns[role] for role in best[next(iter(assigned))] if role in columns}
         joined.pattern = stated.text if stated else _pattern_text(by_path, best, assigned)
         _check_spellings(joined, by_path, best, assigned, cells, stated)
@@ -339,6 +342,14 @@ def _places(sample: Sequence[_Path], role: str, known: Mapping[Words, Words]) ->
     for place in order:
         kept.setdefault(tuple(each.read(role, place, known) for each in sample), place)
     return list(kept.values())[:_MOST_PLACES]
+
+
+def _occurring(each: _Path, role: str, known: Mapping[Words, Words]) -> Iterator[tuple[Words, int, int, int]]:
+    """The names of a column anywhere in a path."""
+    for segment in range(-len(each.segments), 0):
+        for word in range(len(each.matches(segment))):
+            if span := each.read(role, _Place(segment, word), known):
+                yield span
 
 
 def _read_at(

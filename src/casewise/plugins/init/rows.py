@@ -21,7 +21,7 @@ from casewise.cohort.checks import STORED
 from casewise.cohort.companions import ARE_THESE_IMAGES, LEAVE_OUT, companions_text
 from casewise.cohort.folder_layout import FIELDS, Pattern, are_batches, batches_text, find_region
 from casewise.cohort.number_columns import clear_decimals
-from casewise.cohort.table import iso_day, names_text, natural
+from casewise.cohort.table import iso_day, names_text, natural, rows_text
 from casewise.cohort.table_formats import NO_VALUE
 from casewise.cohort.targets import plain
 from casewise.console import Terminal
@@ -31,7 +31,7 @@ from casewise.plugins.init import image_files
 from casewise.plugins.init.columns import Column, Roles, columns_of_names, decimal, names_people
 from casewise.plugins.init.guessed_subjects import HIGHEST_P, SIDE, guess_subjects, picture_features
 from casewise.plugins.init.image_files import ImageFiles
-from casewise.plugins.init.joining import Joined, days_of_visits, join_images, met, visits_of_dates, words
+from casewise.plugins.init.joining import Joined, day_of_visit, days_of_visits, join_images, met, visits_of_dates, words
 from casewise.plugins.init.new_study import applying, films_state, table_bytes
 from casewise.plugins.init.patterns import are_classes, infer_pattern, is_field, read_all, repeating_part
 from casewise.plugins.init.tables import Source, by_region, check_subjects, key_columns
@@ -198,6 +198,7 @@ def _joined(
         f"paths, {'stated' if stated else 'read'} as {joined.pattern}.",
         *joined.understood,
     ]
+    _refuse_repeated(source, joined)
     twice = {row: paths for row, paths in joined.paths.items() if len(paths) > 1}
     if "number" in joined.columns and twice:
         row, paths = next(iter(twice.items()))
@@ -227,6 +228,25 @@ def _joined(
         if row not in joined.paths
     ]
     return rows, lacking, source
+
+
+def _refuse_repeated(source: Source, joined: Joined) -> None:
+    """Refuse rows of one subject, visit and region, of which it is not clear which one the images belong to.
+
+    Raises:
+        CasewiseError: there are some.
+    """
+    groups: dict[tuple[tuple[str, ...], ...], list[int]] = defaultdict(list)
+    columns = [[words(cell, role) for cell in source.cells[name]] for role, name in joined.columns.items()]
+    for row, key in zip(source.numbers, zip(*columns, strict=True), strict=True):
+        groups[key].append(row)
+    if repeated := [rows for key, rows in groups.items() if all(key) and len(rows) > 1]:
+        raise CasewiseError(
+            f"{source.path}, {rows_text(repeated[0])}: {len(repeated[0]):,} rows have the same "
+            f"{', '.join(joined.columns.values())}, so that it is not clear which of them the images belong to (so do "
+            f"the rows of {len(repeated) - 1:,} others). Keep one row of each, or add the column that differs, "
+            "such as the visit or the number of the photograph, and write it into the names of folders or files."
+        )
 
 
 def _best_join(
@@ -303,6 +323,9 @@ def _state_days(rows: ImageRows, source: Source, joined: Joined, subject: str) -
     else:
         return
     days, note = days_of_visits(visits)
+    unit = joined.columns.get("visit", "")
+    if not days and day_of_visit(f"{unit} 1") is not None:  # a column `week` of numbers
+        days, note = days_of_visits([f"{unit} {visit}" for visit in visits])
     rows.understood.append(note)
     if days:
         rows.state("day", days, "the names of the visits")
@@ -314,6 +337,8 @@ def _no_images(source: Source, images: ImageFiles, joined: Joined) -> CasewiseEr
     if keys := [name for name in joined.columns.values() if not names_people(Column(name, cells[name]))]:
         examples = dict.fromkeys(" ".join(row) for row in zip(*(cells[name] for name in keys), strict=True))
         shown = f"; {', '.join(map(repr, keys))} of the table are, for example, {names_text(list(examples), 3)}"
+        absent = {name: values for name in keys if (values := joined.absent.get(name))}
+        shown += "".join(f". No path has {name} {names_text(values, 3)}" for name, values in absent.items())
     elif first := next((name for name in unique or cells if not names_people(Column(name, cells[name]))), ""):
         shown = names_text([value[:60] for value in dict.fromkeys(cells[first])], 3)
         shown = f"; cells of {first!r} are, for example, {shown}"
