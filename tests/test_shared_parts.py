@@ -112,7 +112,7 @@ def test_a_bundle_reads_files_and_computes_features_once(monkeypatch: pytest.Mon
     assert len(loaded_model.members) == 6
     images = sorted(str(path) for path in baseline_run.study.cohort.parent.rglob("*.png"))[:6]
     tables = [chunk.table for chunk in loaded_model.predict_in_chunks(images, learner="all", size=2)]
-    assert len(read) == len(set(read)) == 13  # weights and distances of six networks, and the look
+    assert len(read) == len(set(read)) == 14  # weights and distances of six networks, their encoder, and the look
     assert (passes, sum(len(table) for table in tables)) == ([2, 2, 2], 6 * 4)
 
 

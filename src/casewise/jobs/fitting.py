@@ -226,7 +226,7 @@ def evenly(
     >>> evenly(np.arange(6), np.array(list("aaaabb")), 4, 0).tolist()
     [1, 3, 4, 5]
     >>> evenly(np.arange(6), np.array(list("abcdef")), 4, 0, [np.array([0, 0, 1, 0, 0, 0])]).tolist()
-    [2, 3, 4, 5]
+    [1, 2, 3, 5]
     """
     if len(rows) <= most:
         return rows

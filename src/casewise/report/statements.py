@@ -225,17 +225,13 @@ def _beside(name: str, entry: Altered) -> str:
 
 
 def networks_left_out(context: ReportContext) -> Found:
-    if (note := _note(context, "networks_left_out")) is None:
-        return None
-    names = listed([learner_name(name) for name in note["networks"]])
-    return "bad", f"Could not be trained, and not in these results: {names}.", "training"
-
-
-def _no_network(context: ReportContext) -> Found:
-    if (note := _note(context, "no_time_for_networks")) is None:
-        return None
-    times = f"{duration(note['budget'])}, and about {duration(note['needed'])} would have been needed"
-    return "open", f"No network was trained, only models on frozen features: there were {times}.", "training"
+    if note := _note(context, "networks_left_out"):
+        names = listed([learner_name(name) for name in note["networks"]])
+        return "bad", f"Could not be trained, and not in these results: {names}.", "training"
+    if note := _note(context, "no_time_for_networks"):
+        times = f"{duration(note['budget'])}, and about {duration(note['needed'])} would have been needed"
+        return "open", f"No network was trained, only models on frozen features: there were {times}.", "training"
+    return None
 
 
 def _classes_missing(context: ReportContext) -> Found:
@@ -346,7 +342,6 @@ KINDS: dict[str, Callable[[ReportContext], Found]] = {
         stopped_on_fold,
         _classes_missing,
         networks_left_out,
-        _no_network,
         audited,
         altered,
         few_subjects,

@@ -204,6 +204,8 @@ class Training:
         share, others = self._mixing(len(panels), generator, epoch, number)
         if share:
             panels = panels.lerp(panels[to_device(others, self.device)], share)
+            # a slot that is empty in one of two bags is empty in their mixture
+            occupied = occupied if occupied is None else occupied & occupied[others]
         return _Inputs(panels, occupied, share, others)
 
     def _prepared(self, batches: list[list[int]], epoch: int) -> Iterator[_Inputs | None]:

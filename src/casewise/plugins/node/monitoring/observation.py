@@ -73,7 +73,7 @@ class Observation:
         """The name of the scanner and site in status and settings, from which theirs do not follow; empty without any.
 
         >>> Observation(0.0, "Acme X1", "West R1").source, Observation(0.0).source
-        ('94db5e1c8d5e', '')
+        ('84455705d19a', '')
         """
         names = json.dumps([self.site, self.scanner]).encode()
         return hashlib.sha256(names).hexdigest()[:12] if self.site or self.scanner else ""
