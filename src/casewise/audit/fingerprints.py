@@ -112,4 +112,4 @@ def same_pictures(images: Mapping[str, np.ndarray], others: Mapping[str, np.ndar
             Orders.of(whole, numbers),
         )
         search, step = copies_in_index, BLOCK
-    return [number for found in in_parallel(search, range(0, len(rows), step)) for number in found]
+    return [number for numbers in in_parallel(search, range(0, len(rows), step)) for number in numbers]

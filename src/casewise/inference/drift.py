@@ -175,9 +175,9 @@ class RecentCases:
         by_source = {EVERY_SOURCE: texts} if isinstance(texts, str) else texts
         stated = {source: confirmation(text) for source, text in by_source.items() if text}
         for source, entry in stated.items():
-            known = self.confirmed.get(source, {})
-            if {**known, "at": ""} == {**entry, "at": ""}:
-                entry["at"] = known["at"]
+            earlier = self.confirmed.get(source, {})
+            if {**earlier, "at": ""} == {**entry, "at": ""}:
+                entry["at"] = earlier["at"]
         self.confirmed = stated
 
     def confirmation_of(self, source: str) -> dict[str, str]:

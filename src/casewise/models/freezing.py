@@ -281,7 +281,7 @@ _OPERATIONS: dict[str, Callable[[], nn.Module]] = {
     "Pool": partial(nn.AdaptiveAvgPool2d, 1),
     "ReLU": nn.ReLU,
 }
-# Blocks that can be split if they have no residual connection: the attribute that says so, and that of their layers.
+# Blocks that can be split if they have no residual connection: the attribute that says so, and the one with the layers.
 _OPENED = (("use_res_connect", "conv"), ("use_res_connect", "block"), ("apply_residual", "layers"))
 # Without weights and randomness: computed with the modules before them, because pooled maps need less space.
 _STEADY = (

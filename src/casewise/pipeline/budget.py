@@ -109,8 +109,8 @@ def _trained(study: Study, forecast: recipe_plan.Forecast) -> Study:
 
 def _without_networks(study: Study) -> Study:
     """The study without networks; unchanged if it has no other learner, or if a setting is about a network."""
-    asked = study.pretrain or study.nested_cv or study.images.mask or study.trained != study.networks
-    return study if asked else study.without(study.networks) or study
+    needs_networks = study.pretrain or study.nested_cv or study.images.mask or study.trained != study.networks
+    return study if needs_networks else study.without(study.networks) or study
 
 
 def with_forecast(

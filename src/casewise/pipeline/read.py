@@ -304,9 +304,9 @@ def _other_encoder_lines(others: Mapping[str, str]) -> list[str]:
     """A line on known encoders that a plan would try if they were on this computer."""
     absent = {name: why.removeprefix(f"{NOT_HERE}; ") for name, why in others.items() if why.startswith(NOT_HERE)}
     open_ones = [name for name, access in absent.items() if access.startswith("open")]
-    asked = [name for name in absent if name not in open_ones]
+    on_request = [name for name in absent if name not in open_ones]
     texts = [f"{names_text(open_ones, 5)}; `encoders: [NAME, …]` downloads them"] if open_ones else []
-    texts += [f"{names_text(asked, 5)}; their owners ask for an account, see `plan.yaml`"] if asked else []
+    texts += [f"{names_text(on_request, 5)}; their owners ask for an account, see `plan.yaml`"] if on_request else []
     return [f"{'encoder':<10} {NOT_HERE}: {text}" for text in texts]
 
 

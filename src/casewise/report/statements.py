@@ -230,7 +230,7 @@ def networks_left_out(context: ReportContext) -> Found:
         return "bad", f"Could not be trained, and not in these results: {names}.", "training"
     if note := _note(context, "no_time_for_networks"):
         times = f"{duration(note['budget'])}, and about {duration(note['needed'])} would have been needed"
-        return "open", f"No network was trained, only models on frozen features: there were {times}.", "training"
+        return "open", f"No network was trained, only the baselines: there were {times}.", "training"
     return None
 
 

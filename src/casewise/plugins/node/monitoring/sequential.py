@@ -35,7 +35,7 @@ ALTERNATIVES = np.array([(-1.5, 1), (-0.75, 1), (-0.35, 1), (0.35, 1), (0.75, 1)
 ODDS = np.array([1 / 3, 1 / 1.7, 1.7, 3, 8])
 # The first studies of a scanner are not tested: ranks and shares of so few are too coarse.
 FEWEST_BEFORE = 20
-# The lower limit of an estimated variance; that of a few equal scores would be 0.
+# The lower limit of an estimated variance, which a few equal scores would make 0.
 LEAST_VARIANCE = 0.05
 
 
