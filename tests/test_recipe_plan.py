@@ -144,6 +144,32 @@ def test_encoders_are_those_whose_weights_are_at_hand(tmp_path: Path, monkeypatc
         assert planned_encoders(study_of(weights_dir=tmp_path, **stated), 1000, "none") == ([], {})
 
 
+def test_stated_pretrained_weights_are_downloaded_by_a_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TORCH_HOME", "HF_HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.delenv("CASEWISE_WEIGHTS", raising=False)
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "2")
+    best, asked = "vit_large_patch14_dinov2.lvd142m", []
+
+    def download(source: object, name: str) -> tuple[str, dict[str, torch.Tensor]]:
+        asked.append(name)
+        if name != best:
+            raise OSError("no route to host")
+        return name, {}
+
+    monkeypatch.setattr("casewise.models.sources.timm._Timm.download", download)
+    study = study_of(compute={"device": "cpu"}, weights="pretrained")
+    assert planned_encoders(study_of(compute={"device": "cpu"}), 1000, "none", download=True)[0] == ["mobilenet_v2"]
+    assert asked == []
+    assert best in planned_encoders(study, 1000, "none")[0]  # what a run will download
+    assert asked == []
+    chosen, others = planned_encoders(study, 1000, "none", download=True)
+    # the second download fails, so that no third one is tried
+    assert (chosen, asked) == (["mobilenet_v2", best], [best, "tf_efficientnet_lite2.in1k"])
+    assert "no route to host" in others["tf_efficientnet_lite2.in1k"]
+    assert {"hf-hub:MahmoodLab/UNI", "resnet34"} <= others.keys()
+
+
 def test_weights_of_numbers_minimise_the_absolute_error() -> None:
     random = np.random.default_rng(2)
     truth, errors = random.normal(size=60), random.standard_t(2, size=60)
@@ -330,7 +356,7 @@ def test_epochs_fit_into_the_budget_and_a_continued_run_keeps_them(
 
 
 def test_validate_names_the_encoders_of_a_plan(tmp_path: Path, chests: Path) -> None:
-    text = f"{STUDY.format(cohort=chests).replace('weights: random', 'weights: pretrained')}weights_dir: {tmp_path}\n"
+    text = f"{STUDY.format(cohort=chests).replace('weights: random', '')}weights_dir: {tmp_path}\n"
     (tmp_path / "study.yaml").write_text(text)
     for name in ("mobilenet_v2", "squeezenet1_1"):
         state = build_encoder(encoder_facts(name, tmp_path), 64).network.body.state_dict()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from casewise.analysis.run import Run
     from casewise.console import Show
 
-OPTION = re.compile(r"--(target|subject|images)\b")
+OPTION = re.compile(r"--(target|subject|images|pattern)\b")
 # The files of a study that this function writes.
 FILES = ("study.yaml", "init.yaml", "cohort.csv")
 
@@ -34,13 +34,17 @@ class _NewStudy(Protocol):
 class StudyPlanner(Protocol):
     """A plugin that makes a study of somebody's table and images."""
 
-    def new_study(self, table: Path, images: Path | None, target: str, subject: str, folder: Path) -> _NewStudy | None:
+    def new_study(
+        self, table: Sequence[Path], images: Path | None, target: str, subject: str, pattern: str, folder: Path
+    ) -> _NewStudy | None:
         """The study file for somebody's table and images, which is not written yet; None if it makes none.
 
         Args:
+            table: one file, or the first and those that are joined to it.
             images: their folder; None: the table's folder.
             target: the column to predict; empty: the likeliest one.
             subject: the column that identifies people; empty: the likeliest one.
+            pattern: what the paths of images state; empty: it is found.
             folder: where the study is going to be.
 
         Raises:
@@ -49,12 +53,13 @@ class StudyPlanner(Protocol):
 
 
 def fit(
-    table: pd.DataFrame | Path | str,
+    table: pd.DataFrame | Path | str | Sequence[pd.DataFrame | Path | str],
     output: Path | str,
     *,
     target: str = "",
     images: Path | str | Mapping[str, Any] | None = None,
     subject: str = "",
+    pattern: str = "",
     show: Show | bool | None = None,
     **changes: Any,
 ) -> Run:
@@ -67,13 +72,16 @@ def fit(
 
     Args:
         table: a data frame or the path of a file: a row for each image or case with the files of the images; or for
-            each region, visit, subject or score, which the paths of the images state.
+            each region, visit, subject or score, which the paths of the images state. A list: scores and further
+            tables, such as demography and treatment, which are joined by subject.
         output: a new folder, or the folder of an earlier, identical call.
         target: the column to predict; by default the likeliest one.
         images: the folder of the images; by default the table's folder. For a data frame: the folder that contains all
             files of a column with whole paths, or the current one. A mapping, such as `{"size": 128}`, is the key
             `images` of the study file.
         subject: the column that identifies people; by default the likeliest one.
+        pattern: what the paths of the images state, such as `{subject}/{visit}_{region}_{n}.jpg`; by default it is
+            found.
         show: where progress is reported, as in `run`.
         changes: values of the study file by key, such as `budget="10 min"`.
 
@@ -86,6 +94,7 @@ def fit(
     """
     import yaml
 
+    from casewise.cohort.table import names_text
     from casewise.console import shown_at
     from casewise.files import checksum, write_atomic, write_json
     from casewise.report.formatting import listed
@@ -93,35 +102,44 @@ def fit(
     from casewise.run_folder import RunFolder
     from casewise.study.loading import read_study
 
-    if not (isinstance(table, (str, Path)) or hasattr(table, "to_csv")) or not isinstance(output, (str, Path)):
+    tables = list(table) if isinstance(table, (list, tuple)) else [table]
+    kinds = [type(each).__name__ for each in tables if not (isinstance(each, (str, Path)) or hasattr(each, "to_csv"))]
+    if kinds or not tables or not isinstance(output, (str, Path)):
+        kind = names_text([*dict.fromkeys(kinds)], 3) or type(table).__name__
         raise CasewiseError(
-            "fit: the first argument is a data frame or the path of a table, the second the path of a folder, not "
-            f"a {type(table).__name__} and a {type(output).__name__}."
+            "fit: the first argument is a data frame or the path of a table, or a list of them, the second the path of "
+            f"a folder, not a {kind} and a {type(output).__name__}."
         )
     folder, show = Path(output), shown_at(show)
     if isinstance(images, Mapping):
         changes, images = changes | {"images": dict(images)}, None
-    path, content = (Path(table), b"") if isinstance(table, (str, Path)) else (folder / "table.csv", table_bytes(table))
-    images = images or (_image_folder(table) if content else None)
-    stated = {"table": sha256(content).hexdigest() if content else str(path), "target": target, "subject": subject}
-    stated["images"] = str(images) if images else ""
+    contents: dict[Path, bytes] = {}  # of data frames
+    paths = [Path(each) if isinstance(each, (str, Path)) else Path() for each in tables]
+    for number, each in enumerate(tables, start=1):
+        if not isinstance(each, (str, Path)):
+            paths[number - 1] = folder / (f"table-{number}.csv" if number > 1 else "table.csv")
+            contents[paths[number - 1]] = table_bytes(each)
+    images = images or (None if isinstance(tables[0], (str, Path)) else _image_folder(tables[0]))
+    digests = {path: sha256(content).hexdigest() for path, content in contents.items()}
+    stated = {"table": " ".join(digests.get(path, str(path)) for path in paths), "target": target, "subject": subject}
+    stated |= {"images": str(images) if images else ""} | ({"pattern": pattern} if pattern else {})
     record = folder / "fit.json"
     earlier = json.loads(record.read_text()) if record.exists() else {}
     before = {name: (folder / name).read_bytes() for name in FILES if (folder / name).exists()}
     begun = RunFolder(folder / "run").has_networks()
-    written = sha256(content).hexdigest() if content else checksum(path) if path.is_file() else ""
+    written = " ".join(digests.get(path) or (checksum(path) if path.is_file() else "") for path in paths)
     mended = not begun and earlier.pop("content", written) != written
     earlier.pop("content", "")
     if (earlier or before) and earlier != stated and (begun or not earlier):
-        other = listed([name for name in stated if stated[name] != earlier.get(name)])
+        other = listed([name for name in stated | earlier if stated.get(name) != earlier.get(name)])
         raise CasewiseError(f"{folder} has a study of another {other}. Name another folder as `output`.")
     files = {name: text for name, text in before.items() if name != "init.yaml"}
     if earlier == stated and before and not mended:
         planned = before.get("init.yaml") or before["study.yaml"]
     else:
-        if content:
+        for path, content in contents.items():
             write_atomic(path, content)
-        new = _planned(path, Path(images) if images else None, target, subject, folder)
+        new = _planned(paths, Path(images) if images else None, target, subject, pattern, folder)
         for line in (*new.understood, *new.doubts):
             show.line("study", line)
         planned, files = new.files["study.yaml"], dict(new.files)
@@ -144,10 +162,13 @@ def fit(
         raise
 
 
-def _planned(path: Path, images: Path | None, target: str, subject: str, folder: Path) -> _NewStudy:
+def _planned(
+    paths: Sequence[Path], images: Path | None, target: str, subject: str, pattern: str, folder: Path
+) -> _NewStudy:
     from casewise.plugin import implementing
 
-    planned = (plugin.new_study(path, images, target, subject, folder) for plugin in implementing(StudyPlanner))
+    stated = (images, target, subject, pattern, folder)
+    planned = (plugin.new_study(paths, *stated) for plugin in implementing(StudyPlanner))
     try:
         new = next((study for study in planned if study is not None), None)
     except CasewiseError as error:  # which names the options of `casewise init`

@@ -185,7 +185,7 @@ def plan_recipe(inputs: RunInputs, show: Show) -> RunInputs:
     if earlier and (folder.finished_jobs() or folder.reproduction.exists()):
         planned = earlier
     else:
-        facts = plan_facts(study, inputs.cohort, inputs.splits, inputs.store)
+        facts = plan_facts(study, inputs.cohort, inputs.splits, inputs.store, download=True)
         begun = earlier and earlier.forecast and (earlier.facts, dict(earlier.stated)) == (facts, stated)
         planned = earlier if earlier and begun else RecipePlan(facts, recipe_of(study, facts, stated), stated)
     study = planned_study(study, planned)
@@ -255,14 +255,20 @@ def refuse_changes(study: Study, folder: RunFolder) -> None:
             refuse_other_plans(study, folder)
 
 
-def plan_facts(study: Study, cohort: Cohort, splits: Splits, store: ImageStore | None) -> PlanFacts:
-    """The facts of a run; before its images are prepared, without a store, flips are the usual ones."""
+def plan_facts(
+    study: Study, cohort: Cohort, splits: Splits, store: ImageStore | None, *, download: bool = False
+) -> PlanFacts:
+    """The facts of a run; before its images are prepared, without a store, flips are the usual ones.
+
+    Args:
+        download: as for `planned_encoders`.
+    """
     subjects = cohort.images["subject"].astype(str)
     trained_on = set(splits.training(0) if splits.holdout else splits.training(splits.folds))
     training = np.flatnonzero(subjects.isin(trained_on).to_numpy())
     panels = int(cohort.panels["subject"].astype(str).isin(trained_on).sum())
     flips = _flips(study, store, training)
-    encoders, others = planned_encoders(study, len(training), flips)
+    encoders, others = planned_encoders(study, len(training), flips, download=download)
     return PlanFacts(
         images=len(training),
         panels=panels,
@@ -299,8 +305,16 @@ def _has_sides(outputs: Sequence[str], classes: Sequence[str]) -> bool:
     return bool(words & SIDES) or any(words >= {*pair} for pair in PAIRS) or sum(places) > 1
 
 
-def planned_encoders(study: Study, images: int, flips: str) -> tuple[list[str], dict[str, str]]:
+def planned_encoders(
+    study: Study, images: int, flips: str, *, download: bool = False
+) -> tuple[list[str], dict[str, str]]:
     """The encoders of the baselines: the stated ones, or the first and the best others whose weights are here.
+
+    A study that states `weights: pretrained` has open weights downloaded.
+
+    Args:
+        download: whether to do so now; otherwise such weights count as present. After a failed download no other is
+            tried.
 
     Returns:
         The encoders, and of every other known encoder why it is not used.
@@ -315,12 +329,13 @@ def planned_encoders(study: Study, images: int, flips: str) -> tuple[list[str], 
     chosen: list[str] = []
     families: set[str] = set()
     others, left = {}, ENCODER_SHARE * study.budget
+    downloads = study.weights == "pretrained" and "weights" in study.model_fields_set
     for encoder in sorted(known_encoders(), key=lambda encoder: encoder.name not in first):
         name, seconds = encoder.name, megapixels * encoder.seconds / cores
         if name in first:
             left -= seconds
             families.add(encoder.family)
-        elif problem := _why_not_here(encoder, study):
+        elif problem := _why_not_here(encoder, study, downloads):
             others[name] = problem
         elif encoder.family in families - {""}:
             others[name] = f"another {encoder.family} is used"
@@ -328,6 +343,8 @@ def planned_encoders(study: Study, images: int, flips: str) -> tuple[list[str], 
             others[name] = f"{MOST_ENCODERS} others are used"
         elif seconds > left:
             others[name] = f"takes about {duration(seconds)}, more than is left of a quarter of the budget"
+        elif download and (failed := _failed_download(name, study)):
+            others[name], downloads = f"{NOT_HERE}; {failed}", False
         else:
             left -= seconds
             chosen.append(name)
@@ -335,15 +352,32 @@ def planned_encoders(study: Study, images: int, flips: str) -> tuple[list[str], 
     return [*first, *chosen], others
 
 
-def _why_not_here(encoder: KnownEncoder, study: Study) -> str:
+def _why_not_here(encoder: KnownEncoder, study: Study, downloads: bool) -> str:
     """Why a plan cannot use the weights of an encoder; empty if it can."""
     weights = FirstWeights(encoder.name, folder=study.weights_dir)
     if not weights.is_present:
+        if downloads and not encoder.access:
+            return ""
         return f"{NOT_HERE}; {encoder.access or 'open'}, {encoder.licence}"
     try:
         weights.clause()
     except WeightsError as error:  # nobody asked for this encoder, so that its file stops no run
         return str(error)
+    return ""
+
+
+def _failed_download(name: str, study: Study) -> str:
+    """Download the weights of an encoder into the cache of its library if they are not here; why that failed, or ""."""
+    from casewise.models.weights import download_of
+
+    weights = FirstWeights(name, folder=study.weights_dir)
+    if weights.is_present:
+        return ""
+    try:
+        with download_of(weights):
+            weights.source.download(name)
+    except WeightsError as error:
+        return "its download failed" + (f" ({error.__cause__})" if error.__cause__ else "")
     return ""
 
 

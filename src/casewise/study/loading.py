@@ -335,6 +335,7 @@ def _make_absolute(values: Values, folder: Path) -> None:
         path = weights.removeprefix("bundle:")
         return f"{'bundle:' if weights != path else ''}{_path(folder / path)}"
 
-    weights = values.get("weights", "pretrained")
-    of_each = isinstance(weights, dict)
-    values["weights"] = {name: source(value) for name, value in weights.items()} if of_each else source(weights)
+    if isinstance(weights := values.get("weights"), dict):
+        values["weights"] = {name: source(value) for name, value in weights.items()}
+    elif weights is not None:
+        values["weights"] = source(weights)

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+import casewise
 from casewise.cohort.cohort import read_cohort
 from casewise.console import Silent
 from casewise.errors import CasewiseError
@@ -143,6 +144,28 @@ def planned(preset: str, tables: list[Path], images: Path, folder: Path, **optio
         new = plan_study(table=tables, images=images, folder=folder, **options)
     new.write()
     return new
+
+
+def test_data_frames_are_joined_to_photographs_in_one_call(
+    scores: pd.DataFrame, pictures: Path, tmp_path: Path
+) -> None:
+    images = arrange(pictures, tmp_path / "photos", lambda s, v, r, n: f"v{v}/p{s}-{r}-{n}.png")
+    people = pd.DataFrame({"subject": sorted(set(scores["subject"])), "age": range(40, 46)})
+    frames = [scores.drop(columns="day"), people]
+    options: dict[str, Any] = {"images": images, "target": "erythema", "backbones": [], "budget": 60, "show": False}
+    pattern = "v{visit}/p{subject}-{region}-{n}.png"
+    with pytest.raises(CasewiseError, match="dict"):
+        casewise.fit([frames[0], {}], tmp_path / "study", pattern=pattern, **options)  # type: ignore[list-item]
+    run = casewise.fit(frames, tmp_path / "study", pattern=pattern, **options)
+    assert (len(run.cohort), run.cohort["subject"].nunique()) == (144, 6)
+    rows = table_of(tmp_path / "study")
+    expected = {(r.subject, r.visit[4:], r.region): r.erythema for r in scores.itertuples()}
+    for row in rows:
+        visit, name = Path(row["path"]).parts[-2:]
+        assert int(row["erythema"]) == expected[row["subject"], visit[1:], name.split("-")[1]]
+    assert {row["subject"]: row["age"] for row in rows} == {f"S{s:02}": str(39 + s) for s in range(1, 7)}
+    with pytest.raises(CasewiseError, match="another pattern"):
+        casewise.fit(frames, tmp_path / "study", **options)
 
 
 @pytest.mark.parametrize("preset", ["onestep-pasi", ""])

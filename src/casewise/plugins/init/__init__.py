@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,10 +16,12 @@ class _Init(Plugin):
     name = "init"
     command = ("init", "Write a study file, and a table from folders of images.", "audit")
 
-    def new_study(self, table: Path, images: Path | None, target: str, subject: str, folder: Path) -> NewStudy:
+    def new_study(
+        self, table: Sequence[Path], images: Path | None, target: str, subject: str, pattern: str, folder: Path
+    ) -> NewStudy:
         from casewise.plugins.init.own_data import plan_study
 
-        return plan_study(table=table, images=images, target=target, subject=subject, folder=folder)
+        return plan_study(table=table, images=images, target=target, subject=subject, pattern=pattern, folder=folder)
 
 
 plugin = _Init()
