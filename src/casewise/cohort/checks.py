@@ -35,6 +35,12 @@ _OTHER_NAMES = {
 # characters of a path in a message
 _PATH = 200
 
+# What makes a table with paths of one without.
+_JOINED = (
+    " If the paths of the images state who is on them and when, `casewise init --table TABLE --images FOLDER` writes a "
+    "table that names them."
+)
+
 
 def closest(name: str, options: list[str]) -> str:
     """A hint at the option most similar to `name`, whatever its case.
@@ -105,6 +111,7 @@ def find_columns(study: Study, headers: list[str], problems: Problems) -> dict[s
             add(
                 f"column {role}: is missing.{hint} Add it, or write {setting} in the study. There are: "
                 f"{names_text(headers, 12)}."
+                + _JOINED * (role == "path" and not near)
             )
     column = study.split.column
     if column and column not in headers:
