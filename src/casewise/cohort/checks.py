@@ -110,8 +110,7 @@ def find_columns(study: Study, headers: list[str], problems: Problems) -> dict[s
             setting = problems.setting(f"columns: {{{role}: {likely or 'NAME'}}}")
             add(
                 f"column {role}: is missing.{hint} Add it, or write {setting} in the study. There are: "
-                f"{names_text(headers, 12)}."
-                + _JOINED * (role == "path" and not near)
+                f"{names_text(headers, 12)}." + _JOINED * (role == "path" and not near)
             )
     column = study.split.column
     if column and column not in headers:
