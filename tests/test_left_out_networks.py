@@ -94,6 +94,19 @@ def test_a_network_that_fails_is_left_out_and_the_others_are_reported(
     pd.testing.assert_frame_equal(before, after)
 
 
+def test_a_network_that_diverges_is_left_out(
+    tmp_path: Path, chests: Path, whole: casewise.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_only(monkeypatch)
+    recipe = f"{RECIPE[:-1]}, networks: {{test_efficientnet: {{optimizer: sgd, lr: 1.0e+30}}}}}}"
+    run = casewise.run(study_of(tmp_path, chests, recipe=recipe), tmp_path / "run")
+    reasons = RunFolder(tmp_path / "run").left_out.read()["networks"]
+    assert {name: set(by_fold) for name, by_fold in reasons.items()} == {"test_efficientnet": {"1", "2"}}
+    assert set(run.rows["model"]) < set(whole.rows["model"])
+    kept = run.rows.query("model == 'test_resnet'").reset_index(drop=True)
+    pd.testing.assert_frame_equal(kept, whole.rows.query("model == 'test_resnet'").reset_index(drop=True))
+
+
 def test_a_run_without_any_network_is_refused(tmp_path: Path, chests: Path, failing: dict[str, Exception]) -> None:
     for name in NETWORKS:
         failing[f"{name}, fold 1"] = TrainingError(f"{name}: the loss is no longer a number")

@@ -131,7 +131,7 @@ def test_panels_and_their_losses_are_mixed_in_the_same_share(tmp_path: Path) -> 
     truth = data.truth[rows]
     share, others = training._mixing(len(rows), generator, 0, 3)
     expected = training.network((1 - share) * panels + share * panels[others]).detach()
-    loss, raw, labelled, _ = training.step(rows, 0, 3)
+    loss, raw, labelled, *_ = training.step(rows, 0, 3)
     assert 0.05 < share <= 0.5
     assert sorted(others.tolist()) == rows != others.tolist()
     assert torch.allclose(raw, expected, atol=1e-5)

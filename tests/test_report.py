@@ -10,11 +10,13 @@ from casewise.errors import RunError
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.evaluate import Outcomes, evaluate
 from casewise.evaluation.figures import Cell
+from casewise.report.blocks import Table
 from casewise.report.context import ReportContext
 from casewise.report.figures.drawing import canvas, svg
 from casewise.report.first_screen import evaluated, screen
 from casewise.report.page import render
 from casewise.report.results_page import write_results
+from casewise.report.sections.training import networks, training_facts
 from casewise.report.tables import metric_format
 from tests.report_contexts import (
     check_page,
@@ -145,3 +147,24 @@ def test_figures_keep_user_text_out_of_markup_and_digits_in_text() -> None:
     ids = re.findall(r' id="([^"]+)"', drawn)
     assert ids
     assert all(name.startswith("one-") for name in ids)
+
+
+def test_the_share_of_limited_steps_stands_beside_each_network(report_of_numbers: ReportContext) -> None:
+    names = report_of_numbers.study.trained
+    # each network has another share in its last epoch, and recorded nothing in its first
+    jobs = [
+        {**job, "history": [job["history"][0], {**job["history"][1], "gradient_norm": 8.0, "limited_steps": share}]}
+        for job in report_of_numbers.jobs
+        for share in [1.0 if job["model"] == names[0] else 0.25]
+    ]
+    recipe = report_of_numbers.study.recipe.model_copy(update={"clip_gradients": 1.0})
+    study = report_of_numbers.study.model_copy(update={"recipe": recipe})
+    context = dataclasses.replace(report_of_numbers, jobs=jobs, study=study)
+    table = next(block for block in networks(context) if isinstance(block, Table))
+    column = list(table.columns).index("Limited steps") - 1
+    assert {row.cells[column].text for row in table.rows[:1]} == {"100 %"}
+    assert {row.cells[column].text for row in table.rows[1:]} == {"25 %"}
+    facts, without = training_facts(study, jobs), training_facts(study, report_of_numbers.jobs)
+    assert set(facts) == set(without) == {"Loss of numbers", "Gradients", "Weights kept"}
+    assert facts["Gradients"] != without["Gradients"]
+    assert "Limited steps" not in next(b for b in networks(report_of_numbers) if isinstance(b, Table)).columns

@@ -106,6 +106,16 @@ def test_the_presets_hold_both_published_tables(tmp_path: Path, preset: str) -> 
     assert not study.nested_cv.among
 
 
+def test_the_literal_preset_of_onestep_pasi_lacks_only_the_limit(tmp_path: Path) -> None:
+    studies = []
+    for preset in ("onestep-pasi", "onestep-pasi-as-published"):
+        (tmp_path / "study.yaml").write_text(f"extends: {preset}\ncohort: visits.csv\n")
+        studies.append(read_study(tmp_path / "study.yaml").model_dump(mode="json"))
+    limited, literal = studies
+    assert (limited["recipe"].pop("clip_gradients"), literal["recipe"].pop("clip_gradients")) == (1.0, None)
+    assert limited == literal
+
+
 def of_networks(folder: Path, settings: str) -> Study:
     (folder / "own.yaml").write_text(
         "extends: onestep-pasi\ncohort: visits.csv\nbackbones: [squeezenet1_1, resnet18]\nrecipe: {networks: "

@@ -74,6 +74,20 @@ def test_clipped_gradients_move_the_weights_by_at_most_the_rate_times_their_norm
     assert moved("clipped", clip_gradients=1e-3) < 4 * 10 * 0.1 * 1e-3 < moved("free")
 
 
+def test_gradient_norms_and_the_share_of_limited_steps_are_recorded(tmp_path: Path) -> None:
+    stated = {"optimizer": "sgd", "schedule": "constant", "lr": 1e-30, "batch_norm": "keep_statistics"}
+    free = trained(tmp_path / "free", 1, **stated).history
+    assert all("limited_steps" not in entry for entry in free)
+    low, middle, high = (free[0][f"gradient_norm{end}"] for end in ("_q05", "", "_q95"))
+    assert 0 < low < middle < high
+    # weights do not move, so the three steps of an epoch have the same norms under any limit
+    for limit, share in ((low / 2, 1.0), (middle, 1 / 3), (2 * high, 0.0)):
+        limited = trained(tmp_path / f"limit{share}", 1, clip_gradients=limit, **stated).history
+        assert limited[0]["limited_steps"] == share
+        assert limited[0]["gradient_norm"] == middle
+    assert json.loads(json.dumps(free)) == free
+
+
 def test_the_plateau_lowers_the_rate(tmp_path: Path) -> None:
     rates = [h["lr"] for h in trained(tmp_path, 10, early_stopping={"patience": 10}).history]
     assert rates[0] == 0.01

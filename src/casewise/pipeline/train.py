@@ -301,6 +301,7 @@ def _with_days_and_paths(table: pd.DataFrame, cohort: Cohort) -> pd.DataFrame:
 COLUMNS = (
     *("model", "fold", "epoch", "phase", "train_loss", "stop_loss", "lr"),
     *("train_accuracy", "stop_accuracy", "kept", "job_seconds"),
+    *("limited_steps", "gradient_norm", "gradient_norm_q05", "gradient_norm_q95"),
 )
 
 

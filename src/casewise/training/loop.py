@@ -165,9 +165,10 @@ class Training:
 
     def step(
         self, rows: list[int], epoch: int, number: int, inputs: _Inputs | None = None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Take a step of the optimiser; return the loss, the raw outputs, the labels, and the loss's part of masks.
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Take a step of the optimiser; return loss, raw outputs, labels, the loss's part of masks, gradient norm.
 
+        The norm is taken over all trained weights, before it is limited.
         The labels are on the CPU, the others on the device, for which the host does not wait. `inputs`: if they are
         already prepared.
         """
@@ -192,11 +193,13 @@ class Training:
         self.optimizer.zero_grad()
         loss.backward()
         if self.recipe.clip_gradients:
-            torch.nn.utils.clip_grad_norm_(self.trained, self.recipe.clip_gradients)
+            norm = torch.nn.utils.clip_grad_norm_(self.trained, self.recipe.clip_gradients)
+        else:
+            norm = torch.nn.utils.get_total_norm([p.grad for p in self.trained if p.grad is not None])
         self.optimizer.step()
         if self.cycle:
             self.cycle.step()
-        return loss.detach(), raw.detach(), truth, of_masks.detach()
+        return loss.detach(), raw.detach(), truth, of_masks.detach(), norm
 
     def _inputs(self, rows: list[int], epoch: int, number: int) -> _Inputs:
         generator = torch.Generator().manual_seed(mixed_seed(self.context.seed, "panels", epoch, number))
@@ -249,7 +252,7 @@ class Training:
             if recipe.schedule == "cosine":
                 self.set_rates(cosine_share(recipe, epoch, number, self.steps))
             results.append(self.step(rows, epoch, number, inputs))
-        losses, raw, truth, of_masks = zip(*results, strict=True)
+        losses, raw, truth, of_masks, norms = zip(*results, strict=True)
         mean_loss = self._mean_of_finite(torch.stack(losses), batches)
         masks = float(torch.stack(of_masks).mean())
         # Batches of evaluation need other blocks than steps; faulting these in again costs a third of a step.
@@ -261,6 +264,7 @@ class Training:
         rate = float(self.optimizer.param_groups[-2:][0]["lr"])
         entry = {"epoch": epoch, "train_loss": mean_loss - masks, "stop_loss": loss, "lr": rate}
         entry |= {"mask_loss": masks} if self.data.masked else {}
+        entry |= _gradient_facts(torch.stack(norms).tolist(), recipe.clip_gradients)
         right = {"train_accuracy": hits(torch.cat(raw), torch.cat(truth).to(self.device), self.context.outputs)}
         if recipe.early_stopping.monitor != "none":
             right["stop_accuracy"] = hits(predicted, stop.truth.to(self.device), self.context.outputs)
@@ -370,6 +374,24 @@ def fit(network: Learner, recipe: Recipe, train: Batches, stop: Batches, context
     if best:
         network.load_state_dict(training.best)
     return Fitted(network.eval(), history, training.best_epoch, training.best_loss)
+
+
+def _gradient_facts(norms: Sequence[float], limit: float | None) -> dict[str, float]:
+    """Median and 5 % and 95 % quantiles of the gradient norms of an epoch's steps, and the share above the limit.
+
+    >>> _gradient_facts([0.5, 2.0, 4.0], limit=1.0)["limited_steps"]
+    0.6666666666666666
+    >>> _gradient_facts([3.0], limit=None)
+    {'gradient_norm': 3.0, 'gradient_norm_q05': 3.0, 'gradient_norm_q95': 3.0}
+    >>> _gradient_facts([math.inf], limit=1.0)
+    {'limited_steps': 1.0}
+    """
+    values = np.array(norms)
+    facts = {"limited_steps": float((~(values <= limit)).mean())} if limit else {}
+    if len(finite := values[np.isfinite(values)]):  # a sum of squares may overflow although the loss is a number
+        names = ("gradient_norm", "gradient_norm_q05", "gradient_norm_q95")
+        facts |= dict(zip(names, np.quantile(finite, (0.5, 0.05, 0.95)).tolist(), strict=True))
+    return facts
 
 
 @contextmanager

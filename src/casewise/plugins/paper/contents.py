@@ -16,6 +16,7 @@ from casewise.metrics.registry import columns, metric_of
 from casewise.report.blocks import Cell, Row, Table
 from casewise.report.context import SIDES
 from casewise.report.formatting import MISSING, display_name, plain
+from casewise.report.sections.training import training_facts
 from casewise.report.tables import MetricFormat, kind_report, metric_format
 from casewise.study.learners import learner_name
 from casewise.study.presets.published import Publication, PublishedTable, named_in, publication, published_by
@@ -516,6 +517,7 @@ def design(run: Run) -> dict[str, str]:
         "weights": origins_sentence(run.finished.origins, study.unit).removeprefix("First weights: ").rstrip("."),
         "optimizer": str(recipe.optimizer) + (f", momentum {recipe.momentum:g}" if recipe.optimizer == "sgd" else ""),
         "learning rate": f"{recipe.lr}; schedule {recipe.schedule}",
+        **{name.lower(): text for name, text in training_facts(study, jobs).items()},
         "batch size": str(recipe.batch_size),
         "epochs": f"{_span(epochs)} trained; {limit}" if epochs else limit,
         "early stopping": stop,

@@ -69,6 +69,8 @@ CURVES = {
     "train_accuracy": "accuracy/train",
     "stop_accuracy": "accuracy/stop",
     "lr": "lr",
+    "gradient_norm": "gradient/norm",
+    "limited_steps": "gradient/limited_steps",
 }
 FACTS = ("model", "parameters", "epochs", "best_epoch", "n_fitted", "n_stopped", "device", "precision", "threads")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import median
 from typing import TYPE_CHECKING, Any, Protocol
 
 from casewise.cohort.table import natural
@@ -44,6 +45,7 @@ from casewise.report.formatting import (
 )
 from casewise.report.tables import MetricFormat
 from casewise.study.learners import learner_name, the_learner
+from casewise.targets import kind_named
 
 if TYPE_CHECKING:
     from casewise.study.schema import Study
@@ -79,6 +81,11 @@ SEEDS = (
     " subjects. All other figures of this page are of the first seed."
 )
 MEMORY = " Peak memory: resident, of the process of a network."
+NORMS = " Gradient norm: median over the steps of an epoch, lowest and highest of all epochs{limited}."
+LIMITED = "; limited: steps whose norm was above the limit and was scaled down to it"
+LOSSES = {"mse": "mean squared error", "huber": "smooth L1", "l1": "absolute error"}
+# Share of limited steps from which a limit sets the length of most steps.
+MOST_LIMITED = 0.5
 BY_SUBJECT = "Split by subject."
 
 
@@ -127,7 +134,7 @@ def _scheme(context: ReportContext) -> list[tuple[str, str]]:
     }
     for method in implementing(TrainingReport):
         by_name |= method.training_facts(study)
-    facts = list(by_name.items())
+    facts = list((by_name | training_facts(study, context.jobs)).items())
     for name in context.study.trained:
         if own := recipe.own_settings(name):
             facts.append((f"Differs for {learner_name(name)}", ", ".join(f"{key} {own[key]}" for key in own)))
@@ -144,6 +151,38 @@ def _scheme(context: ReportContext) -> list[tuple[str, str]]:
     if plan:
         facts.insert(0, ("Plan", plan.removeprefix("planned: ")))
     return facts
+
+
+def training_facts(study: Study, jobs: Sequence[Job]) -> dict[str, str]:
+    """By name: the loss of numbers, how gradients were limited, and the epoch whose weights were kept."""
+    recipe, facts = study.recipe, {}
+    if study.trained and any(kind_named(study.kind_of(name)).form == "number" for name in study.outputs):
+        facts["Loss of numbers"] = f"{LOSSES[recipe.loss]}, of targets standardised by the training {study.unit}s"
+    if recipe.clip_gradients:
+        facts["Gradients"] = f"limited to a norm of {recipe.clip_gradients:g}"
+        if shares := {
+            name: share for name, own in by_model(jobs).items() if (share := _limited_share(own)) is not None
+        }:
+            low, high = min(shares, key=shares.__getitem__), max(shares.values())
+            most = f"{percent(shares[low])} to {percent(high)}" if shares[low] < high else percent(high)
+            lowest = f", fewest of {the_learner(low)}" if shares[low] < high else ""
+            facts["Gradients"] += f", which was exceeded in {most} of the steps{lowest}"
+            if recipe.optimizer == "sgd" and high >= MOST_LIMITED:
+                facts["Gradients"] += "; such steps do not grow with the gradient"
+    if study.trained and recipe.early_stopping.monitor != "none":
+        facts["Weights kept"] = "of the epoch with the lowest loss on the cases that decide when to stop"
+    return facts
+
+
+def _limited_share(jobs: Sequence[Job]) -> float | None:
+    """The share of steps whose gradient was limited; None if it was not recorded."""
+    shares = [entry["limited_steps"] for entry in _epochs(jobs) if "limited_steps" in entry]
+    return sum(shares) / len(shares) if shares else None
+
+
+def _epochs(jobs: Sequence[Job]) -> list[Job]:
+    """The records of all epochs; every epoch of a network has the same number of steps."""
+    return [entry for job in jobs for entry in job.get("history") or []]
 
 
 def by_model(jobs: Iterable[Job]) -> dict[str, list[Job]]:
@@ -290,18 +329,22 @@ def networks(context: ReportContext) -> list[Block]:
         return []
     memory = any(is_number(job.get("peak_memory_mb")) for job in context.jobs)
     heads = ["Backbone", "Networks", "Parameters", "Epochs", "Epoch kept", "Time"]
+    recorded = {name for entry in _epochs(context.jobs) for name in entry}
+    norms, limited = "gradient_norm" in recorded, "limited_steps" in recorded
+    heads += ["Gradient norm"] * norms + ["Limited steps"] * limited
     heads += [*(["Peak memory"] if memory else []), "Compute plan"]
     caption = "All networks." + (MEMORY if memory else "")
+    caption += NORMS.format(limited=LIMITED if limited else "") if norms else ""
     return [
         Heading("Networks"),
-        Table(heads, _job_rows(context.jobs, context.learner), caption, wide=True),
+        Table(heads, _job_rows(context.jobs, context.learner, norms=norms, limited=limited), caption, wide=True),
         Heading("First weights"),
         Facts(_weight_origins(context.jobs)),
     ]
 
 
-def _job_rows(jobs: Sequence[Job], learner: str) -> list[Row]:
-    """One line per backbone: networks, size, epochs, time, memory if any job records it, and how it was computed."""
+def _job_rows(jobs: Sequence[Job], learner: str, *, norms: bool, limited: bool) -> list[Row]:
+    """One line per backbone: networks, size, epochs, time, how it was computed; gradients and memory if recorded."""
     rows, memory = [], any(is_number(job.get("peak_memory_mb")) for job in jobs)
     for model, own in by_model(jobs).items():
         epochs, best = ([job[name] for job in own if is_number(job.get(name))] for name in ("epochs", "best_epoch"))
@@ -315,11 +358,20 @@ def _job_rows(jobs: Sequence[Job], learner: str) -> list[Row]:
             Cell(span(epochs), value=max(epochs, default=0)),
             Cell(span(best), value=max(best, default=0)),
             Cell(duration(seconds), value=seconds),
+            *([_norm_cell(own)] if norms else []),
+            *([Cell(percent(share := _limited_share(own)), value=share)] if limited else []),
             *([peak] if memory else []),
             Cell("; ".join(plans), value=plans[0]),
         ]
         rows.append(Row(learner_name(model), cells, mark=model == learner))
     return rows
+
+
+def _norm_cell(jobs: Sequence[Job]) -> Cell:
+    """The median norm of the gradients, over all epochs of a backbone's networks, with the lowest and the highest."""
+    if not (norms := [entry["gradient_norm"] for entry in _epochs(jobs) if "gradient_norm" in entry]):
+        return Cell(MISSING)
+    return Cell(f"{median(norms):.3g}", f"{min(norms):.3g} to {max(norms):.3g}", median(norms))
 
 
 def compute_plan(job: Job) -> str:
