@@ -351,6 +351,7 @@ def _job_rows(jobs: Sequence[Job], learner: str, *, norms: bool, limited: bool) 
         size, seconds = own[0].get("parameters") or 0, sum(job.get("seconds") or 0 for job in own)
         plans = sorted({compute_plan(job) for job in own})
         peaks = [float(job["peak_memory_mb"]) for job in own if is_number(job.get("peak_memory_mb"))]
+        share = _limited_share(own)
         peak = Cell(gigabytes(max(peaks)), value=max(peaks)) if peaks else Cell(MISSING)
         cells = [
             Cell(str(len(own)), value=len(own)),
@@ -359,7 +360,7 @@ def _job_rows(jobs: Sequence[Job], learner: str, *, norms: bool, limited: bool) 
             Cell(span(best), value=max(best, default=0)),
             Cell(duration(seconds), value=seconds),
             *([_norm_cell(own)] if norms else []),
-            *([Cell(percent(share := _limited_share(own)), value=share)] if limited else []),
+            *([Cell(percent(share), value=-1.0 if share is None else share)] if limited else []),
             *([peak] if memory else []),
             Cell("; ".join(plans), value=plans[0]),
         ]
