@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
@@ -158,6 +158,38 @@ def constant_folds(predictions: pd.DataFrame, target: str, learner: str) -> tupl
     of_fold = rows.groupby("outer_fold")
     large = (of_fold.size() > 2) & (of_fold["subject"].nunique() > 1) & (of_fold["y_true"].nunique() > 1)
     return int((spread[large] < SAME).sum()), int(large.sum())
+
+
+# Correlation between features by stored and by a batch's own statistics, below which training begins elsewhere.
+SAME_FEATURES = 0.5
+
+
+def changed_features(records: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """The networks whose features change where batch norms use a batch's own statistics: the lowest correlation.
+
+    >>> changed_features([{"model": "a", "statistics_agreement": 0.2}, {"model": "b", "statistics_agreement": 0.9}])
+    {'a': 0.2}
+    """
+    lowest: dict[str, float] = {}
+    for record in records:
+        value = record.get("statistics_agreement")
+        if value is not None and value < SAME_FEATURES:
+            lowest[str(record["model"])] = min(value, lowest.get(str(record["model"]), value))
+    return lowest
+
+
+def changed_features_text(lowest: Mapping[str, float]) -> str:
+    """What `changed_features` gives, by name of a network, and what can be done.
+
+    >>> "0.20 (a)" in changed_features_text({"a": 0.2})
+    True
+    """
+    names = ", ".join(f"{value:.2f} ({name})" for name, value in lowest.items())
+    return (
+        f"the stored batch statistics do not fit these images: features by them correlate {names} with features by "
+        "those of a batch, by which `batch_norm: update` trains. `batch_norm: keep_statistics` begins with the "
+        "features of the first weights"
+    )
 
 
 def no_better(record: Mapping[str, Any]) -> bool | None:

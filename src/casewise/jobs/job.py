@@ -32,7 +32,7 @@ from casewise.training.checkpoint import write_network, write_tensors
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.cost import PeakMemory, Timer, give_memory_back
 from casewise.training.frozen_features import MEMORY
-from casewise.training.loop import standardise
+from casewise.training.loop import standardise, statistics_agreement
 from casewise.training.losses import guess_loss
 from casewise.training.stages import Record
 
@@ -165,7 +165,10 @@ def fit(planned: PlannedJob, model: _InitialNetwork) -> FittedModel:
     train, stop = data.train.truth, data.stop.truth
     check_classes(study, train, where=job.name)
     standardise(model.network, train, outputs)
+    agreement = _agreement(planned, model.network, data)
     learned, dataset = FITTERS[learner_named(job.model).kind](planned, model.network, outputs, data)
+    if agreement is not None:
+        learned = replace(learned, records={**learned.records, "statistics_agreement": agreement})
     stops = study.recipe.early_stopping.monitor != "none"
     people = _training_subjects(panels, model.subjects)
     plan = planned.plan
@@ -195,6 +198,15 @@ def fit(planned: PlannedJob, model: _InitialNetwork) -> FittedModel:
     )
     guess = guess_loss(train, stop, outputs, study.recipe) if stops else None
     return FittedModel(Predictor(bundle, learned.network), learned, dataset, data, guess)
+
+
+def _agreement(planned: PlannedJob, network: Network, data: FoldData) -> float | None:
+    """How well the stored statistics of first weights fit the training images, where training uses a batch's own."""
+    study, model = planned.inputs.study, planned.job.model
+    trained = learner_named(model).by_steps and planned.choice.recipe.updates_statistics
+    if not trained or all(origin.kind == "random" for origin in origins_of(study, model)):
+        return None
+    return statistics_agreement(network, data.train, torch.device(planned.plan.device))
 
 
 def record(

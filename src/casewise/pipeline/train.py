@@ -14,6 +14,7 @@ import pandas as pd
 from casewise.cohort.cohort import Cohort
 from casewise.cohort.table import names_text
 from casewise.errors import CasewiseError, TrainingError, WeightsError, counted
+from casewise.evaluation.caveats import changed_features, changed_features_text
 from casewise.files import csv_text, write_atomic
 from casewise.modalities.base import PreparedCohort, StoreAddress
 from casewise.modalities.masks import training_masks
@@ -81,6 +82,8 @@ def train(inputs: RunInputs, show: Show) -> tuple[RunInputs, pd.DataFrame]:
         folds = "" if splits.holdout else f" × {counted(splits.folds, 'fold')}"
         count, seconds = counted(len(_by_steps(jobs)[1]), "network"), time.monotonic() - start
         show.line("networks", f"{count} ({names}{folds}), {inner}{seconds:.0f} s")
+        if lowest := changed_features(folder.job_records(study.networks)):
+            show.line("weights", changed_features_text(lowest))
     if final := final_jobs(study, splits, folder, fingerprint):
         with show.bar("final") as bar:
             run_jobs(final, job_inputs, folder, tell=lambda done, text: bar(done, len(final), text))

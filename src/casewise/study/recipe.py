@@ -291,6 +291,12 @@ class Recipe(StudyModel):
         stated = [phase.batch_norm or self.batch_norm for phase in self.phases] or [self.batch_norm]
         return set(stated) == {"keep_statistics"}
 
+    @property
+    def updates_statistics(self) -> bool:
+        """Whether batch norms of the body update their running statistics in any part of the training."""
+        frozen = self.tuning == "head_only" or (self.phases and all(phase.freeze == "all" for phase in self.phases))
+        return not (frozen or self.keeps_statistics)
+
     @model_validator(mode="before")
     @classmethod
     def _planned(cls, values: Any) -> Any:

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from casewise.cohort.table import names_text
 from casewise.errors import SplitError, TrainingError
-from casewise.modalities.dataset import Batches, epoch_batches, standard, steps_of
+from casewise.modalities.dataset import Batches, PanelDataset, epoch_batches, standard, steps_of
 from casewise.modalities.device import to_device
 from casewise.models.backbones import Network, keep_statistics, set_momentum
 from casewise.models.outputs import Output, hits, raw_columns
@@ -43,6 +43,8 @@ CASES_SHOWN = 5
 STEPS_TO_TRIM = 10
 # Training time for each second that is spent on saving states.
 SAVING = 20
+# Panels whose own statistics are compared with the stored ones of batch norms.
+COMPARED = 32
 
 
 @dataclass(frozen=True)
@@ -374,6 +376,31 @@ def fit(network: Learner, recipe: Recipe, train: Batches, stop: Batches, context
     if best:
         network.load_state_dict(training.best)
     return Fitted(network.eval(), history, training.best_epoch, training.best_loss)
+
+
+@torch.no_grad()
+def statistics_agreement(network: Network, data: PanelDataset, device: torch.device) -> float | None:
+    """Correlation between features by the stored statistics of batch norms and features by a batch's own statistics.
+
+    The batch has panels from all over the data, without variations; the network does not change. None: the network has
+    no batch norm in its body, or there are fewer than two panels.
+    """
+    norms = [module for module in network.body.modules() if isinstance(module, _BatchNorm)]
+    slots, _ = data.views()
+    if not norms or len(slots) < 2:
+        return None
+    slots = slots[torch.linspace(0, len(slots) - 1, min(COMPARED, len(slots))).round().long()]
+    panels = data.single_tiles(slots[:, 0], device) if data.bags else data.plain_batch(slots, device)
+    was_training = network.training
+    network.to(device).eval()
+    stored = network.features(panels)
+    for module in norms:
+        module.train()
+    with _running_statistics_kept(network):
+        own = network.features(panels)
+    network.train(was_training)
+    value = float(torch.corrcoef(torch.stack([stored.flatten(), own.flatten()]).double())[0, 1])
+    return value if math.isfinite(value) else 0.0
 
 
 def _gradient_facts(norms: Sequence[float], limit: float | None) -> dict[str, float]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from casewise.cohort.table import natural
 from casewise.console import duration
 from casewise.errors import gigabytes
+from casewise.evaluation.caveats import changed_features, changed_features_text
 from casewise.evaluation.figures import SEED, Estimate
 from casewise.plugin import implementing
 from casewise.predictions.table import INTERNAL
@@ -146,6 +147,9 @@ def _scheme(context: ReportContext) -> list[tuple[str, str]]:
         counts = (span([int(record[name]) for record in sampled]) for name in ("panels", "of"))
         text = "fitted to {} of the {} training panels of a fold, a random sample by subject and class"
         facts.append(("Models on fixed features", text.format(*counts)))
+    if lowest := changed_features(context.jobs):
+        text = changed_features_text({learner_name(name): value for name, value in lowest.items()})
+        facts.append(("First weights", f"{text}."))
     seconds = sum(job.get("seconds") or 0 for job in context.jobs)
     facts.append(("Cost", f"{counted(len(context.jobs), 'network')}, {duration(seconds)} of training"))
     if plan:
