@@ -159,3 +159,23 @@ def test_every_difference_from_an_original_has_a_reason(benchmark: Any) -> None:
     points = imitations.points(1000, 0.073)
     states = [imitations.row(original, point)[3] for original, found in points.items() for point in found]
     assert set(states) == {"equal", "differs on purpose"}
+
+
+def test_the_reading_nearest_to_the_text_is_the_first_under_which_all_networks_learn(benchmark: Any) -> None:
+    recipe = benchmark("recipe")
+    better, worse = (1.0, 0.5, 1.5), (0.1, -0.2, 0.4)
+
+    def results(**gains: tuple[tuple[float, float, float] | None, ...]) -> list[Any]:
+        return [
+            recipe.Trained(name, reading, None if gain is None else np.ones(3), gain or (0, 0, 0), [], None, "")
+            for name, own in gains.items()
+            for reading, gain in zip(recipe.READINGS, own, strict=False)
+        ]
+
+    some = results(a=(None, better, better), b=(better, worse, better))
+    assert [result.learns for result in some] == [False, True, True, True, False, True]
+    assert recipe.READINGS[2].text in recipe.conclusions(some)[0]
+    assert recipe.READINGS[0].text in recipe.conclusions(results(a=(better,), b=(better,)))[0]
+    assert recipe.READINGS[1].text in recipe.conclusions(results(a=(None, better), b=(None, worse)))[0]
+    value, low, high = recipe.interval(np.array([1.0, 2.0, 3.0]))
+    assert low < value == 2.0 < high
