@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shlex
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,9 +25,9 @@ from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.cohort.companions import listed_companions
 from casewise.cohort.folder_layout import ENDINGS, begins_as_image, stated_pattern
 from casewise.cohort.identity import AS_WRITTEN, alike
-from casewise.cohort.table import Problems, names_text, natural, read_text_table
+from casewise.cohort.table import Problems, names_text, natural, read_dates, read_text_table
 from casewise.console import Silent
-from casewise.errors import CasewiseError, CohortError, ImageError, counted, nearest, nearest_folder, none_of
+from casewise.errors import CasewiseError, CohortError, ImageError, counted, cut, nearest, nearest_folder, none_of
 from casewise.files import PICTURES, make_folder
 from casewise.inference.case_sizes import CaseSizes, check_people
 from casewise.inference.drift import Batch, Drift
@@ -129,6 +130,7 @@ class NewTable:
                     else:
                         problems.doubts.append(alteration.sentence(columns[role]))
             problems.raise_any(self.study.cohort)
+            self._check_visits(cells, columns)
             for name in modality_of(self.study).columns(self.study):
                 if name not in cells and name != "path":
                     raise CohortError(
@@ -140,6 +142,33 @@ class NewTable:
         for doubt in problems.doubts:
             log.warning("%s", IN_STUDY.sub("", doubt))
         return _with_endings(cells, self.study)
+
+    def _check_visits(self, cells: pd.DataFrame, columns: Mapping[str, str]) -> None:
+        """Refuse a table without visits in which a column tells several days or visits of a subject apart.
+
+        Raises:
+            CohortError: it would pool the images of several visits.
+        """
+        if not self.own or self.study.columns.get("visit", "visit") in ("", *cells) or "subject" not in columns:
+            return
+        if predicts_single_images(self.study):
+            return
+        known = [columns[role] for role in ("path", "subject", "region") if role in columns]
+        for name in cells.columns.difference(known, sort=False):
+            values = cells[name].str.strip()
+            words = set(re.split(r"[\W\d_]+", name.casefold()))
+            several = values.where(values != "").groupby(cells[columns["subject"]]).nunique()
+            if several.empty or several.max() < 2 or not (words & _OF_VISITS or _are_dates(values[values != ""])):
+                continue
+            subject = several.idxmax()
+            shown = values[(cells[columns["subject"]] == subject) & (values != "")].drop_duplicates()
+            raise CohortError(
+                f"{self.study.cohort}: {cut(str(subject))} has rows of several values of {name!r} "
+                f"({names_text(shown.tolist(), 3)}), and no column states the visit, so that images of several visits "
+                f'would be one case. Say which column does with `columns={{"visit": {name!r}}}` (`--column '
+                f"{shlex.quote(f'visit={name}')}`), or that all rows of a subject are one visit with "
+                '`columns={"visit": ""}` (`--column visit=`).'
+            )
 
     def prepared(self, folder: Path, cells: pd.DataFrame | None = None) -> NewCases:
         """Read the table, or these rows of it, without labels, and prepare the images in `folder`.
@@ -155,6 +184,33 @@ class NewTable:
             return NewCases(cohort, modality.prepare(study, cohort, image_folder, Silent()), image_folder)
         except CasewiseError as error:
             raise self.corrected(error) from error
+
+
+# Words of the names of columns that tell visits apart.
+_OF_VISITS = {
+    "visit",
+    "visits",
+    "visite",
+    "besuch",
+    "termin",
+    "timepoint",
+    "avisit",
+    "session",
+    "week",
+    "woche",
+    "datum",
+}
+_OF_VISITS |= {"date", "day", "tag", "encounter", "followup", "exam", "examination", "untersuchung", "adt", "ady"}
+
+
+_LIKE_DATE = re.compile(r"(\d{4}([./-])\d{1,2}\2\d{1,2}|\d{1,2}([./-])\d{1,2}\3(\d{4}|\d{2}))([ T][\d:.+Z ]+)?")
+
+
+def _are_dates(values: pd.Series) -> bool:
+    """Whether all values, of which there are some, are dates."""
+    texts = values.drop_duplicates().tolist()
+    read = read_dates(texts)
+    return bool(texts) and all(_LIKE_DATE.fullmatch(text) or text in read for text in texts)
 
 
 def _with_endings(cells: pd.DataFrame, study: Study) -> pd.DataFrame:
@@ -225,6 +281,7 @@ def new_table(
         groups = _groups(cases)
         paths = [path for group in groups for path in group]
         if _is_table(paths, pattern):
+            bundle = _with_original_columns(bundle, paths[0], stated=columns)
             return NewTable(bundle.study(paths[0], Path(root).absolute() if root else paths[0].parent), own=True)
         reader = bundle.study(written)
         if _is_grouped(cases):
@@ -245,6 +302,20 @@ def new_table(
         bundle = replace(bundle, settings={**bundle.settings, "columns": dict.fromkeys(own_columns, "") | stated})
     table.to_csv(written, index=False)
     return NewTable(bundle.study(written, Path(root or Path.cwd()).absolute()), own=False, reading=reading)
+
+
+def _with_original_columns(bundle: Bundle, table: Path, *, stated: Mapping[str, str]) -> Bundle:
+    """The bundle reading the columns of the table from which its cohort was made, where a table has those instead."""
+    settings, own = bundle.settings, dict(bundle.settings["columns"])
+    original = {role: name for role, name in settings.get("original_columns", {}).items() if role not in stated}
+    if not original:
+        return bundle
+    with suppress(CohortError):  # whoever reads the table next says what is wrong with it
+        headings = set(read_text_table(table, Problems())[0].columns)
+        for role, name in original.items():
+            if name in headings and own.get(role, role) not in headings and own.get(role) != "":
+                own[role] = name
+    return replace(bundle, settings={**settings, "columns": own})
 
 
 def _written_images(cases: Any, folder: Path, number: Iterator[int] | None = None) -> Any:

@@ -68,6 +68,9 @@ class Study(StudyModel):
     """Folder to which the paths in the table are relative. Default: the table's own folder."""
     columns: Annotated[dict[str, str], BUNDLE] = {}
     """The table's column for a standard name or a target, such as `{visit: visit_no}`. `""` leaves it unused."""
+    original_columns: Annotated[dict[str, str], BUNDLE] = {}
+    """The columns of the table from which `casewise init` made the cohort, by standard names, such as `{subject:
+    PatNr}`. Tables of new cases may have either."""
     where: RowFilter = {}
     """Rows to keep: a column and the value, or list of values, that it must have, as text; `""` for empty cells."""
     where_not: RowFilter = {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import tempfile
 import textwrap
 from collections import Counter, defaultdict
@@ -277,13 +276,9 @@ def _planned(data: OwnData, folder: Path, stated: Pattern | None = None) -> NewS
             labels = list(map(point_number, labels))
         study.files[TABLE] = cohort_table(rows, cells, roles, {plan.column: (plan.heading, labels)})
         if data.table and rows.files and rows.has("subject") and not roles.people:
-            origin = rows.origins.get("subject", "")
-            named = {"path": rows.files[0].name, "subject": origin if origin in cells else rows.files[0].name}
-            options = " ".join(
-                f"--column {shlex.quote(f'{role}={name}')}" for role, name in named.items() if name != role
-            )
             study.understood.append(
-                f"New rows of {data.table.name} are predicted with {options} --root FOLDER, the folder of their images."
+                f"New tables in the form of {data.table.name} are predicted with --root FOLDER, the folder of their "
+                "images."
             )
     if files.scans:
         lines += _scan_lines(sequences, rows)
@@ -341,8 +336,7 @@ def _head(data: OwnData, plan: TargetPlan, root: Path | None, folder: Path) -> l
     start, home = root or data.files.folder, table.parent if table else folder
     if start.resolve() != home.resolve():
         lines.append(f"root: {quoted(relative_path(start, folder))}  # paths in the table start here")
-    if table:
-        lines += _column_lines(data)
+    lines += _column_lines(data) if table else _original_column_lines(data)
     if not rows.subjects_known:
         lines.append("subjects_known: false  # fill in `subject` and delete this line if you know who is on each image")
     if data.guess:
@@ -375,6 +369,18 @@ def _column_lines(data: OwnData) -> list[str]:
         stated.pop("day", None)
     named = [f"{role}: {quoted(column)}" for role, column in stated.items() if role != column]
     return [f"columns: {{{', '.join(named)}}}"] if named else []
+
+
+def _original_column_lines(data: OwnData) -> list[str]:
+    """The key `original_columns`: which columns of the user's table a table of new cases may have."""
+    rows, origins = data.rows, data.rows.origins
+    if not (data.table and rows.files and rows.has("subject")) or data.roles.people:
+        return []
+    roles = ("subject", "visit", "region", *(["date"] if origins.get("visit") != origins.get("date") else []))
+    named = {"path": rows.files[0].name} | {role: origins[role] for role in roles if origins.get(role) in data.cells}
+    named.setdefault("subject", rows.files[0].name)
+    texts = [f"{role}: {quoted(column)}" for role, column in named.items() if role != column]
+    return [f"original_columns: {{{', '.join(texts)}}}  # of {data.table.name}, for new tables"] if texts else []
 
 
 def _scan_lines(sequences: list[str], rows: ImageRows) -> list[str]:
