@@ -1,6 +1,7 @@
 """Reading new cases: chunks, layouts of folders, and cases that lack what others have. Images in memory."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from PIL import Image
 from casewise.cohort.cohort import read_cohort
 from casewise.cohort.folder_layout import read_new_layout, stated_pattern
 from casewise.errors import CasewiseError, CohortError
-from casewise.inference.new_cases import NewTable, cases_of, prepare_together
+from casewise.inference.model import load_bundle
+from casewise.inference.new_cases import NewTable, cases_of, new_table, prepare_together
 from casewise.inference.output_table import OutputTable
 from casewise.inference.stated import people_problem, stated_by
 from casewise.modalities.registry import modality_of
@@ -323,3 +325,52 @@ def test_images_of_the_training_under_other_subjects_of_a_table_are_named(
     table = pd.DataFrame({"path": files, "subject": ["new 1", "new 2", "new 3"]})
     chest_run.predict(table, root=tmp_path)
     assert "Names of the training: 2 of 3 subjects." in caplog.text
+
+
+def test_a_table_in_the_form_of_the_original_one_needs_no_options(chest_run: Run, chests: Path, tmp_path: Path) -> None:
+    model = load_bundle(chest_run.folder)
+    original = {"path": "Bild", "subject": "Pat.-Nr.", "visit": "Datum"}
+    bundle = replace(model.reader, settings={**model.reader.settings, "original_columns": original})
+    film_of = {name: chests.parent / path for name, path in zip("abc", pd.read_csv(chests)["path"], strict=False)}
+    for name in ("S/P1/a.png", "S/P2/b.png", "N/P1/c.png"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(film_of[Path(name).stem], tmp_path / "in" / name)
+    rows = [("S\\P1\\a.png", "1", "3.2.2024"), ("S\\P2\\b.png", "2", "3.2.2024"), ("N\\P1\\c.png", "1", "4.3.2024")]
+    rows.append(("S\\P3\\a.png", "3", "3.2.2024"))  # is missing, and another patient has a file of its name
+    frame = pd.DataFrame([(f"D:\\Export\\{path}", *rest) for path, *rest in rows], columns=[*original.values()])
+    frame.to_csv(tmp_path / "new.csv", sep=";", index=False)
+
+    def read(root: str, columns: dict[str, str] | None = None) -> tuple[list[str], list[str]]:
+        table = new_table(tmp_path / "new.csv", bundle, tmp_path, columns=columns or {}, root=tmp_path / root)
+        cells = table.cells()
+        heading = table.study.columns["path"]
+        found = [path for path in cells[heading] if (tmp_path / root / path).is_file()]
+        return [case.name for case in cases_of(cells, table.study)], found
+
+    names, found = read("in")
+    assert names == ["1/3.2.2024", "1/4.3.2024", "2/3.2.2024", "3/3.2.2024"]
+    assert found == ["S/P1/a.png", "S/P2/b.png", "N/P1/c.png"]
+    assert read("in/S")[1] == ["P1/a.png", "P2/b.png"]  # nothing of N, whose folders have the same names
+    assert read("in/S/P1")[1] == ["a.png"]
+    assert read("in", {"visit": "Pat.-Nr."})[0] == ["1/1", "2/2", "3/3"]
+    frame.set_axis(["path", "subject", "visit"], axis=1).to_csv(tmp_path / "new.csv", index=False)
+    assert read("in") == (names, found)
+
+
+@pytest.mark.parametrize("heading", ["Aufnahme am", "Datum der Aufnahme", "date", "Visite"])
+def test_visits_that_no_column_states_are_not_pooled(heading: str, tmp_path: Path) -> None:
+    study = study_of("photographs").model_copy(update={"cohort": tmp_path / "new.csv"})
+    days = ["03.02.2024", "17.05.2024", "03.02.2024"] if heading != "Visite" else ["erste", "Kontrolle", "erste"]
+    paths = [f"{n}.png" for n in range(3)]
+    regions = {"region": study.regions[:1] * 3} if study.regions else {}
+    frame = pd.DataFrame({"path": paths, "subject": ["a", "a", "b"], heading: days, "age": [1, 2, 3], **regions})
+    frame.to_csv(study.cohort, index=False)
+    with pytest.raises(CohortError, match=r"'a' has rows of several values of .*--column"):
+        NewTable(study, own=True).cells()
+    stated = study.model_copy(update={"columns": {**study.columns, "visit": ""}})
+    assert len(NewTable(stated, own=True).cells()) == 3
+    stated = study.model_copy(update={"columns": {**study.columns, "visit": heading}})
+    names = {case.name for case in cases_of(NewTable(stated, own=True).cells(), stated)}
+    assert names == {f"a/{days[0]}", f"a/{days[1]}", f"b/{days[2]}"}
+    frame.drop(columns=heading).to_csv(study.cohort, index=False)
+    assert len(cases_of(NewTable(study, own=True).cells(), study)) == 2

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from itertools import chain, count
+from itertools import chain, count, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -20,7 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from casewise.cohort.altered_names import alterations
-from casewise.cohort.checks import find_columns
+from casewise.cohort.checks import find_columns, is_absolute
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.cohort.companions import listed_companions
 from casewise.cohort.folder_layout import ENDINGS, begins_as_image, stated_pattern
@@ -64,6 +64,10 @@ NO_COLUMN = re.compile(
 )
 COLUMN_HINT = re.compile(r", or write `[^`]*columns: \{(\w+): ([^`}]*)\}+` in the study")
 
+_ROOT = re.compile(
+    r"If it is a path of another computer, write [^.]* in the study, and paths in the table from there\."
+)
+
 # The folder of images that were given in memory, next to the table that was written for them.
 _IN_MEMORY = "images"
 # Rows of a table that nobody wrote.
@@ -100,6 +104,7 @@ class NewTable:
         text = IN_STUDY.sub("", COLUMN_HINT.sub(r', or give `columns={"\1": "\2"}` (`--column \1=\2`)', text))
         remedy = r' If there is none, give `columns={"\1": ""}` (`--column \1=`).'
         text = NO_COLUMN.sub(r"\g<0>" + remedy, text)
+        text = _ROOT.sub("If it is a path of another computer, name the folder of the images (`root`, `--root`).", text)
         if not self.own:
             text = self.without_folder(text).replace(str(table), "cases").replace(table.name, "cases")
             text = ROWS_OF_CASE.sub("", text)
@@ -220,12 +225,16 @@ def _with_endings(cells: pd.DataFrame, study: Study) -> pd.DataFrame:
         return cells
     files_of: dict[str, dict[str, list[str]]] = {}
     disk = FileNames()
+    # the first folders of a path of another computer, which all rows share
+    others = {tuple(_folders(text)) for text in cells[column].unique() if text.strip()}
+    levels = takewhile(lambda level: len({*level}) == 1, zip(*others, strict=False))
+    shared = len(list(levels)) - (len(others) == 1)
 
     def completed(text: str) -> str:
         path = folder / text.strip().replace("\\", "/")
         if not text.strip():
             return text
-        matches = disk.below(folder, text)
+        matches = disk.below(folder, text) or _of_another_computer(disk, folder, text, shared)
         if len(matches) == 1 and not os.path.exists(folder / text):
             return matches[0] if os.path.isabs(text.strip()) else os.path.relpath(matches[0], folder)
         if matches or path.suffix.casefold() in ENDINGS:
@@ -239,6 +248,28 @@ def _with_endings(cells: pd.DataFrame, study: Study) -> pd.DataFrame:
         return text.strip()[: -len(path.name)] + names[0] if len(names) == 1 else text
 
     return cells.assign(**{column: cells[column].map(completed)})
+
+
+def _folders(text: str) -> list[str]:
+    """The folders of a path, also of Windows, from the first one."""
+    return [part for part in text.strip().replace("\\", "/").split("/") if part][:-1]
+
+
+def _of_another_computer(disk: FileNames, folder: Path, text: str, shared: int) -> list[str]:
+    """The file below a folder that an absolute path of another computer means, if there is one.
+
+    Folders that all rows share may be missing here, or be the folder itself; no other folder is left out, because it
+    may tell one patient's image from another's.
+    """
+    if not is_absolute(text):
+        return []
+    names, home = _folders(text), name_key(folder.name)
+    for start in range(1, len(names) + 1):
+        if start <= shared or name_key(names[start - 1]) == home:
+            rest = "/".join([*names[start:], text.strip().replace("\\", "/").rpartition("/")[2]])
+            if matches := disk.below(folder, rest):
+                return matches
+    return []
 
 
 def new_table(

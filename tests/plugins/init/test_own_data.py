@@ -1,5 +1,6 @@
 """From a table and a folder as people have them to a study: what is understood, doubted, refused and written."""
 
+import tempfile
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -701,3 +702,29 @@ def test_one_file_with_two_labels_is_named(tmp_path: Path) -> None:
         table = text_table(tmp_path / "t.csv", [["file", "patient", "label"], *rows, ["./0.png", subject, "b"]])
         study = plan_study(table=table, images=tmp_path / "in", folder=tmp_path / subject)
         assert any("0.png" in doubt and "both labels 'a' and 'b'" in doubt for doubt in study.doubts)
+
+
+def test_a_missing_image_is_not_replaced_by_that_of_another_folder(tmp_path: Path) -> None:
+    names = [f"{site}/P{n}/detail.jpg" for site, count in (("Nord", 12), ("Süd", 8)) for n in range(1, count + 1)]
+    lacking = ("Süd/P1/detail.jpg", "Nord/P3/detail.jpg")
+    images = tiny(tmp_path / "Bilder", [name for name in names if name not in lacking])
+
+    def paths(begin: str, folder: Path) -> dict[str, str]:
+        rows = [(begin + name.replace("/", "\\"), name[:-11], str(i % 2)) for i, name in enumerate(names)]
+        frame = pd.DataFrame(rows, columns=["image", "patient", "finding"])
+        frame.to_csv(tmp_path / "table.csv", index=False)
+        with tempfile.TemporaryDirectory() as study:
+            plan_study(table=tmp_path / "table.csv", images=folder, folder=Path(study)).write()
+            return {row["subject"]: row["path"] for row in table_of(Path(study))}
+
+    for begin in ("D:\\Export\\", "", "D:\\Bilder\\"):
+        found = paths(begin, images)
+        assert (found["Süd/P1"], found["Nord/P3"]) == ("", "")
+        assert {name: path for name, path in found.items() if path} == {
+            name[:-11]: name for name in names if name[:-11] not in ("Süd/P1", "Nord/P3")
+        }
+    # of one site, whose patients have the names of the other's
+    of_site = paths("D:\\Export\\", images / "Nord")
+    assert {name: path for name, path in of_site.items() if path} == {
+        f"Nord/P{n}": f"P{n}/detail.jpg" for n in range(1, 13) if n != 3
+    }

@@ -207,7 +207,7 @@ def file_columns(cells: Mapping[str, Sequence[str]], images: ImageFiles, rows: S
     for position, (name, values) in enumerate(cells.items()):
         if names_masks(name):
             continue
-        options = {value: index.find(value) for value in dict.fromkeys(values)}
+        options = _agreeing({value: index.find(value) for value in dict.fromkeys(values)}, images.folder)
         paths = [options[value][0] if options[value] else "" for value in values]
         matched, different = sum(map(bool, paths)), len(set(paths) - {""})
         # a number that happens to be the stem of a file names it only if it names many different ones
@@ -230,6 +230,49 @@ def file_columns(cells: Mapping[str, Sequence[str]], images: ImageFiles, rows: S
             raise _ambiguous(column.name, unclear, images, dict(zip(rows, cells[column.name], strict=True)))
         columns.append(column)
     return columns
+
+
+def _agreeing(options: Mapping[str, list[str]], folder: Path) -> dict[str, list[str]]:
+    """The files that cells may mean, without those of which a cell names another folder.
+
+    A folder that all cells name otherwise, in the same way, was renamed.
+
+    >>> cells = ["D:/S/P1/a.jpg", "D:/S/P3/a.jpg"]
+    >>> list(_agreeing({cell: ["S/P1/a.jpg"] for cell in cells}, Path("in")).values())
+    [['S/P1/a.jpg'], []]
+    """
+    home = name_key(folder.resolve().name)
+    # by cell and file: the folders of each that the other does not have, from the last common one upwards
+    pairs = [(cell, path) for cell, paths in options.items() for path in paths]
+    differing = {pair: _differing(_parts(pair[0]), [home, *_parts(pair[1])]) for pair in pairs}
+    # the folder of the images may have another name here, unless some cells name it
+    named = any(not of_file for cell, of_file in differing.values())
+    agreeing = {
+        pair: not of_cell or not of_file or (not named and of_file == (home,))
+        for pair, (of_cell, of_file) in differing.items()
+    }
+    renamed = not any(agreeing.values()) and len(set(differing.values())) == 1
+    kept = {cell: [path for path in paths if agreeing[cell, path] or renamed] for cell, paths in options.items()}
+    # a file that cells with different folders mean is nobody's
+    folders: dict[str, set[tuple[str, ...]]] = defaultdict(set)
+    for cell, paths in kept.items():
+        for path in paths:
+            folders[path].add(tuple(_parts(cell)[:-1]))
+    return {cell: [path for path in paths if not _contradict(folders[path])] for cell, paths in kept.items()}
+
+
+def _differing(cell: list[str], file: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The folders of a cell and of a file without those at their ends that are equal; the names of both are equal."""
+    common = 1
+    while common < min(len(cell), len(file)) and cell[-common - 1] == file[-common - 1]:
+        common += 1
+    return tuple(cell[:-common]), tuple(file[:-common])
+
+
+def _contradict(folders: Collection[tuple[str, ...]]) -> bool:
+    """Whether some folders are not the ends of others."""
+    longest = max(folders, key=len)
+    return any(each != longest[len(longest) - len(each) :] for each in folders)
 
 
 def in_other_folders(column: FileColumn, cells: Sequence[str]) -> list[tuple[str, str]]:
