@@ -343,7 +343,7 @@ def test_a_table_in_the_form_of_the_original_one_needs_no_options(chest_run: Run
     def read(root: str, columns: dict[str, str] | None = None) -> tuple[list[str], list[str]]:
         table = new_table(tmp_path / "new.csv", bundle, tmp_path, columns=columns or {}, root=tmp_path / root)
         cells = table.cells()
-        heading = table.study.columns["path"]
+        heading = table.study.columns.get("path", "path")
         found = [path for path in cells[heading] if (tmp_path / root / path).is_file()]
         return [case.name for case in cases_of(cells, table.study)], found
 
