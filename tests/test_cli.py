@@ -105,6 +105,9 @@ def test_settings_are_replaced_on_the_command_line(tiny: Path) -> None:
     assert "epochs 20" in done.stdout
     assert "× 2 folds" in done.stdout
     assert done.stdout.splitlines()[-1] == f"next: casewise run {study} --set=recipe.epochs=20 --set=split.folds=2"
+    refused = casewise("validate", study, "--budget", "soon")
+    assert refused.returncode == 2
+    assert "budget" in refused.stderr
     for command, setting, hint in (
         ("run", "recipe.epohcs=20", "Did you mean 'epochs'"),
         ("audit", "epochs=20", "Did you mean recipe.epochs"),

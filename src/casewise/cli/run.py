@@ -25,6 +25,7 @@ Settings = Annotated[
         "relative to the study file. May be repeated.",
     ),
 ]
+Budget = Annotated[str, typer.Option(help="The time for the whole run, such as 8min or 2h, instead of the study's.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors and warnings.")]
 Jobs = Annotated[
     int | None,
@@ -59,6 +60,7 @@ def run(
     only: Only = None,
     backend: BackendName = "local",
     address: Address = None,
+    budget: Budget = "",
     settings: Settings = None,
     quiet: Quiet = False,
 ) -> None:
@@ -73,7 +75,7 @@ def run(
     show = Silent() if quiet else Terminal()
     try:
         with show.bar("run"), executing_on(backend, address, show):
-            plan = _read(study, weights_dir, settings, jobs)
+            plan = _read(study, weights_dir, _with_budget(settings, budget), jobs)
             keep_memory()
             if only is not None:
                 names = [name.strip() for text in only for name in text.split(",") if name.strip()]
@@ -98,16 +100,21 @@ def run(
         raise typer.Exit(1)
 
 
-def validate(study: StudyFile, weights_dir: WeightsDir = None, settings: Settings = None) -> None:
+def _with_budget(settings: list[str] | None, budget: str) -> list[str]:
+    return [*(settings or []), *([f"budget={budget}"] if budget else [])]
+
+
+def validate(study: StudyFile, weights_dir: WeightsDir = None, budget: Budget = "", settings: Settings = None) -> None:
     """Check the study file, the table, every image, the split and the weights without training anything."""
     from casewise.console import Terminal, print_lines
     from casewise.pipeline.read import validate as validate_study
 
     show = Terminal()
     with show.bar("validate"):
-        lines = validate_study(_read(study, weights_dir, settings), show)
+        lines = validate_study(_read(study, weights_dir, _with_budget(settings, budget)), show)
     print_lines("\n".join(lines))
     words = ["--weights-dir", str(weights_dir)] if weights_dir else []
+    words += ["--budget", budget] if budget else []
     words += [f"--set={text}" for text in settings or []]
     print(f"next: {shlex.join(['casewise', 'run', str(study), *words])}")
 
