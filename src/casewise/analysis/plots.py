@@ -249,7 +249,7 @@ class Plots:
             track = replace(track, subject=title, names=numbers, days=track.days - track.days[0])
         top = max(float(np.nanmax([*track.physician, *track.model])) for track in tracks)
         days, change = bool(np.isfinite(track.days).all()), self.run.study.evaluation.response
-        look: Look = {"top": top, "evenly": agreement.spaced_evenly([track]), "days": days, "change": change}
+        look: Look = {"top": top, "days": days, "change": change, "label": self._label(chosen)}
         look["digits"] = digits_of(*self.run.study.range_of(chosen.target))
         return _figure(names.get("ax"), lambda: agreement.trajectory(track, name="trajectory", **look))
 
@@ -263,15 +263,8 @@ class Plots:
         table = values.assign(side=values["subject"].astype(str).map(sides))
         labels = study.classes_of(target)
         look: Look = {"scale": (0, len(labels) - 1) if labels else study.range_of(target), "name": "distribution"}
-        title = display_name(study, target)
-
-        def draw() -> Drawing:
-            drawing = cohort.distribution(table, "y_true", title=title, **look)
-            if labels and ax is not None:
-                ax.set_xticks(range(len(labels)), labels)
-            return drawing
-
-        return _figure(ax, draw)
+        look |= {"title": display_name(study, target), "classes": [plain(label) for label in labels]}
+        return _figure(ax, lambda: cohort.distribution(table, "y_true", **look))
 
     def learning(self, learner: str | None = None, *, ax: Axes | None = None) -> Figure:
         """The loss of a network by epoch, and its accuracy if recorded, one line per fold, with its phases."""

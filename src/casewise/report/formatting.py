@@ -114,6 +114,12 @@ def display_name(study: Study, name: str) -> str:
     return plain_name
 
 
+def response_name(study: Study, threshold: str) -> str:
+    """`PASI75` for a score spelt in capitals, else `75 % lower`."""
+    name = display_name(study, study.primary_outcome)
+    return f"{name}{threshold}" if name.isupper() else f"{threshold} % lower"
+
+
 def outcome_words(study: Study, name: str) -> str:
     """A target by its name, or by its classes where the name says nothing and there are few."""
     classes = study.classes_of(name)

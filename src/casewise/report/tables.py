@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from casewise.metrics.registry import metric_of
@@ -165,6 +166,19 @@ class MetricFormat:
         if not self.in_percent(metric):
             return number(value, digits)
         return hundredfold(value, digits) + (" %" if unit else "")
+
+    def published(self, metric: str, value: float | None) -> str:
+        """A published value with the decimals that were published; shares in percent.
+
+        >>> MetricFormat(points=1).published("mae", 3.781), MetricFormat().published("accuracy", 0.9493)
+        ('3.781', '94.93 %')
+        """
+        if value is None or not is_number(value):
+            return MISSING
+        decimals = -int(Decimal(repr(float(value))).as_tuple().exponent)
+        if not self.in_percent(metric):
+            return number(value, decimals)
+        return hundredfold(value, max(0, decimals - 2)) + " %"
 
     def bounds(self, metric: str, figure: Figure, *, words: bool = False, short: bool = False) -> str:
         """The interval of a figure, for a table or (with `words`) for a sentence; empty if there is none.

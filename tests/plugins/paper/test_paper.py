@@ -23,6 +23,7 @@ from casewise.plugins.paper.contents import Paper, joined
 from casewise.plugins.paper.latex import latex
 from casewise.report.blocks import Cell, Row, Table
 from casewise.report.context import SIDES
+from casewise.report.tables import MetricFormat
 from casewise.study.loading import read_study
 from casewise.study.presets.published import publication
 from tests.conftest import TINY
@@ -243,7 +244,7 @@ def draws_on_axes(run: Run, name: str, *given: str) -> None:
 
 
 def test_latex_is_balanced_and_escapes_names(films: Path, visits: Path) -> None:
-    files = [file for folder in (films, visits) for file in folder.rglob("*.tex")]
+    files = [file for folder in (films, visits) for file in folder.glob("tables/*.tex")]
     assert len(files) > 10
     for file in files:
         text = file.read_text()
@@ -262,6 +263,103 @@ def test_latex_is_balanced_and_escapes_names(films: Path, visits: Path) -> None:
     assert "1 & 0.9 [0.8, 1.0] & 1.0 (a)" in text
     assert "(a): two subjects." in text
     assert "longtable" in latex(Table(["a"], [Row("1", [])] * 60, ""))
+    assert "\n{[}0, 1] " in latex(Table(["a"], [Row("0", []), Row("[0, 1]", [])], ""))
+
+
+COMMANDS = re.compile(r"\\([a-zA-Z]+|.)")
+KNOWN = set(
+    re.findall(
+        r"\S+",
+        "documentclass usepackage begin end input includegraphics caption label centering clearpage toprule midrule"
+        " bottomrule endhead linewidth tabcolsep dimexpr raggedright arraybackslash scriptsize tiny textbackslash"
+        " textasciitilde textasciicircum textless textgreater ldots pm times geq leq Delta rightarrow kappa alpha beta"
+        " mu circ cdot surd & % $ # _ { } ,",
+    )
+) | {"\\"}
+
+
+def check_document(text: str, folder: Path) -> set[str]:
+    """The environments of a LaTeX document, all of which must be closed in order; its files must exist.
+
+    There is no LaTeX here: this is a strict reading of what the documents may contain, not a compilation.
+    """
+    for file in re.findall(r"\\(?:input|includegraphics)\{([^}]*)\}", text):
+        assert (folder / file).is_file()
+        if file.endswith(".tex"):
+            text = text.replace(rf"\input{{{file}}}", (folder / file).read_text())
+    text = re.sub(r"(?m)^% needs .*$", "", text)
+    assert set(COMMANDS.findall(text)) <= KNOWN
+    assert all(ord(letter) < 0x250 for letter in text)  # fonts of LaTeX have these letters
+    body = text.partition(r"\begin{document}")[2]
+    assert not re.search(r"(?<!\\)[#%^~](?![{\\])", re.sub(r"\$\^[^$]*\$|\\\\", "", body).replace("~", ""))
+    paths = re.sub(r"\\(?:includegraphics|label)\{[^}]*\}", "", body)
+    assert not re.search(r"(?<!\\)_", paths)
+    open_groups, environments = [], set()
+    for begin, name, brace in re.findall(r"\\(begin|end)\{([a-z*]+)\}|(?<!\\)([{}])", text.replace(r"\\", "")):
+        if name:
+            environments.add(name)
+        if begin == "end" or brace == "}":
+            assert open_groups.pop() == (name or "{")
+        else:
+            open_groups.append(name or "{")
+    assert not open_groups
+    packages = set(",".join(re.findall(r"\\usepackage(?:\[[^]]*\])?\{([^}]*)\}", text)).split(","))
+    needed = {"longtable": "longtable", "sidewaystable": "rotating"}
+    assert {needed[name] for name in environments & set(needed)} <= packages
+    assert text.rstrip().endswith(r"\end{document}")
+    return environments
+
+
+def test_documents_of_all_tables_and_figures_are_complete(films: Path, visits: Path) -> None:
+    for folder in (films, visits):
+        texts = {name: (folder / f"{name}.tex").read_text() for name in ("tables", "figures")}
+        assert "tabular" in check_document(texts["tables"], folder)
+        assert "figure*" in check_document(texts["figures"], folder)
+        included = set(re.findall(r"\\(?:input|includegraphics)\{([^}]*)\}", "".join(texts.values())))
+        forms = [*folder.glob("tables/*.tex"), *folder.glob("figures/*.pdf")]
+        assert included == {path.relative_to(folder).as_posix() for path in forms}
+        assert texts["figures"].count(r"\caption{") == texts["figures"].count(r"\includegraphics")
+        captions = re.findall(r"\\caption\{(.*)\}", texts["figures"])
+        assert all("Synthetic" in caption for caption in captions)
+
+
+def test_published_values_keep_their_digits(served_run: Path) -> None:
+    values = {"resnet34": {"mae": 3.781, "ccc": 0.9}, "test_resnet": {"mae": 3.788}}
+    run = Run.open(served_run)
+    stage = str(run.results.main.stage)
+    references = {"pasi": values}
+    study = run.study.model_copy(
+        update={"evaluation": run.study.evaluation.model_copy(update={"references": references})}
+    )
+    table = Paper(SimpleNamespace(study=study, results=run.results, learners=run.learners)).results("pasi", stage)  # type: ignore[arg-type]
+    (row,) = [row for row in table.rows if row.name == "test_resnet"]
+    cells = dict(zip(table.columns[1:], row.cells, strict=True))
+    assert cells["MAE, published"].text == "3.788"
+    write = MetricFormat(points=1)
+    assert (write.published("ccc", 0.9), write.published("mae", 3.8)) == ("0.9", "3.8")
+    assert (write.published("accuracy", 0.95), write.published("accuracy", 0.9493)) == ("95 %", "94.93 %")
+
+
+def test_responders_of_one_visit_have_their_denominators(served_run: Path) -> None:
+    run = Run.open(served_run)
+    table = designs.responders_at_visit(run).data
+    entry = run.results.response[str(run.results.main.stage)][str(run.results.main.learner)]
+    sizes = {visit: rates.n_subjects for visit, rates in entry.by_visit.items()}
+    (visit,) = set(table["visit"])
+    later = list(sizes)[list(sizes).index(visit) + 1 :]
+    assert sizes[visit] == max(sizes.values())
+    assert all(sizes[name] < sizes[visit] for name in later)
+    for row in table.itertuples():
+        rate = entry.by_visit[visit].rates[row.threshold][row.rater]
+        assert (row.value, row.low, row.high, row.n_subjects) == (rate.value, rate.low, rate.high, sizes[visit])
+        assert row.responders == round(row.value * row.n_subjects)
+    assert {"75", "90", "100"} <= set(table["threshold"])
+    figure = Estimate(0.5, 0.2, 0.8)
+    rates = {"b": {visit: ResponseRates(8, {"75": {"model": figure, "physician": figure}})}}
+    trials = {str(run.results.main.stage): Trial("a", {"a": 9, "b": 8}, "w0", [], {}, {}, {}, rates, {})}
+    results = replace(run.results, trials=trials)  # type: ignore[type-var]
+    by_arm = designs.responders_at_visit(SimpleNamespace(study=run.study, results=results)).data  # type: ignore[arg-type]
+    assert by_arm.query("arm == 'b'")[["responders", "n_subjects"]].to_numpy().tolist() == [[4, 8], [4, 8]]
 
 
 def test_other_folders_are_refused_and_an_own_one_is_replaced(chest_run: Any, films: Path, tmp_path: Path) -> None:

@@ -15,10 +15,10 @@ from casewise.evaluation.results import ClassFigures
 from casewise.metrics.registry import columns, metric_of
 from casewise.report.blocks import Cell, Row, Table
 from casewise.report.context import SIDES
-from casewise.report.formatting import MISSING, display_name, plain
+from casewise.report.formatting import MISSING, counted, display_name, plain
 from casewise.report.sections.training import training_facts
 from casewise.report.tables import MetricFormat, kind_report, metric_format
-from casewise.study.learners import learner_name
+from casewise.study.learners import learner_name, the_learner
 from casewise.study.presets.published import Publication, PublishedTable, named_in, publication, published_by
 from casewise.study.weight_origins import origins_sentence
 
@@ -63,6 +63,25 @@ class Paper:
     def learner(self) -> str:
         """The reported learner."""
         return self.run.results.main.learner or ""
+
+    @property
+    def classes(self) -> list[str]:
+        """The classes of the primary outcome; empty for a number."""
+        return list(self.run.study.classes_of(self.run.study.primary_outcome))
+
+    @property
+    def headline(self) -> str:
+        """What the reported figures are of, for a caption."""
+        run, outcome = self.run, self.run.study.primary_outcome
+        figures = self.run.results.figures.of(self.stage, self.learner, outcome).values()
+        sizes = [(figure.n_cases or 0, figure.n_subjects or 0) for figure in figures]
+        cases, subjects = max(sizes, default=(0, 0))
+        counts = f"{counted(cases, 'case')} of {counted(subjects, run.study.unit)}"
+        return f"{display_name(run.study, outcome)} by {the_learner(self.learner)}, {SIDES[self.stage]} ({counts})"
+
+    def stated(self, caption: str) -> str:
+        """The caption of a figure, with the note that the images are synthetic if they are."""
+        return caption + " Synthetic phantoms, not patients." * self.run.study.synthetic
 
     def targets(self, stage: str) -> list[str]:
         """The evaluated whole targets, the primary outcome first."""
@@ -488,8 +507,8 @@ def _theirs(value: tuple[float, float | None] | None) -> dict[str, float | None]
 def _published_text(write: MetricFormat, metric: str, value: tuple[float, float | None] | None) -> str:
     if value is None:
         return ""
-    sd = "" if value[1] is None else f" ± {write.text(metric, value[1])}"
-    return write.text(metric, value[0]) + sd
+    sd = "" if value[1] is None else f" ± {write.published(metric, value[1])}"
+    return write.published(metric, value[0]) + sd
 
 
 def design(run: Run) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The tables of two designs: subjects by arm at the baseline of a trial, and images against covariates."""
+"""The tables of designs: arms at the baseline of a trial, responders at one visit, images against covariates."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from casewise.cohort.groups import arms_of, table_column
 from casewise.cohort.participants import characteristics, described_columns
 from casewise.errors import CasewiseError
 from casewise.evaluation.response import percent_change
-from casewise.report.blocks import Table
-from casewise.report.formatting import display_name
+from casewise.report.blocks import Cell, Row, Table
+from casewise.report.context import SIDES
+from casewise.report.formatting import capital, display_name, response_name
+from casewise.report.tables import percent_cell
 from casewise.study.learners import COVARIATES, JOINED, learner_name
 
 if TYPE_CHECKING:
@@ -54,6 +56,44 @@ def arms(run: Run) -> Table:
                 rows.append((f"{entry['name']}, n (%)", level["name"], *cells))
     caption = f"Subjects by arm at {trial.baseline or 'the baseline'}; shares are of those recorded."
     return Table.of(pd.DataFrame(rows, columns=["characteristic", "level", *sides]), caption)
+
+
+def responders_at_visit(run: Run) -> Table:
+    """Responders at the last of the visits with the most subjects, by physician and reported model, with intervals.
+
+    Raises:
+        CasewiseError: the run has no response over time.
+    """
+    main, study = run.results.main, run.study
+    entry = run.results.response.get(str(main.stage), {}).get(main.learner or "")
+    if entry is None or not entry.by_visit:
+        raise CasewiseError("the run has no response over time")
+    most = max(rates.n_subjects for rates in entry.by_visit.values())
+    visit = [name for name, rates in entry.by_visit.items() if rates.n_subjects == most][-1]
+    by_arm = {"all": entry.by_visit}
+    if trial := (run.results.trials or {}).get(str(main.stage)):
+        by_arm |= trial.responders
+    data, rows, raters = [], [], ("physician", "model")
+    for arm, rates in ((arm, visits[visit]) for arm, visits in by_arm.items() if visit in visits):
+        for threshold, by_rater in rates.rates.items():
+            cells: list[Cell | str] = [arm] if trial else []
+            for rater in raters:
+                figure, total = by_rater[rater], rates.n_subjects
+                count = round((figure.value or 0.0) * total)
+                share = percent_cell(vars(figure))
+                cells.append(Cell(f"{count} of {total} ({share.text})", share.small))
+                about = {"visit": visit, "arm": arm, "threshold": threshold, "rater": rater, "responders": count}
+                ends = {"value": figure.value, "low": figure.low, "high": figure.high}
+                data.append({**about, "n_subjects": total, **ends})
+            rows.append(Row(response_name(study, threshold), cells))
+    caption = (
+        f"Responders at {visit}, the last of the visits with the most subjects, {SIDES[str(main.stage)]}: subjects"
+        f" whose score fell by the stated percentage or more since the baseline, of those with both scores, with"
+        f" {100 * study.evaluation.confidence:g} % intervals (Wilson). Model: {learner_name(main.learner or '')}."
+        f" Baseline: {entry.baseline}. {entry.clear_rule}"
+    )
+    heads = ["Response", *["Arm"] * bool(trial), *map(capital, raters)]
+    return Table(heads, rows, caption, data=pd.DataFrame(data))
 
 
 def covariates(run: Run) -> Table:

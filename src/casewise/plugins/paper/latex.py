@@ -1,4 +1,4 @@
-"""A table of the report as LaTeX."""
+"""Tables of the report as LaTeX, and documents of all tables and of all figures."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from casewise.report.blocks import Cell, Table
 
 SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 SPECIAL |= {letter: f"\\{letter}" for letter in "&%$#_{}"} | {"<": r"\textless{}", ">": r"\textgreater{}"}
+SPECIAL |= {"≥": r"$\geq$", "≤": r"$\leq$", "→": r"$\rightarrow$", "Δ": r"$\Delta$", "κ": r"$\kappa$"}
+SPECIAL |= {"α": r"$\alpha$", "β": r"$\beta$", "µ": r"$\mu$", "μ": r"$\mu$", "°": r"$^\circ$", "√": r"$\surd$"}
+SPECIAL |= {"²": r"$^2$", "³": r"$^3$"}
+SPECIAL |= {"’": "'", "‘": "`", "“": "``", "”": "''", "…": r"\ldots{}", "·": r"$\cdot$", "⁻": r"$^-$", "¹": r"$^1$"}
 SPECIAL |= {"±": r"$\pm$", "−": r"$-$", "×": r"$\times$", "–": "--", "—": "---", "\xa0": "~", "\u202f": r"\,"}
 # Rows that fit on a page, and letters of a line with the room between columns: of usual size, of small print, of the
 # smallest, and of small print along the height of a page.
@@ -42,7 +46,8 @@ def latex(table: Table) -> str:
         fitted = _broken(widths, words, total)
         shares = [rf"p{{\dimexpr {width / sum(fitted):.3f}\linewidth-2\tabcolsep}}" for width in fitted]
         columns = "".join(rf">{{\raggedright\arraybackslash}}{share}" for share in shares)
-    head, *lines = (" & ".join(map(_escaped, row)) + r" \\" for row in (heads, *rows))
+    # a bracket after a line break would be read as its option
+    head, *lines = (re.sub(r"^\[", "{[}", " & ".join(map(_escaped, row))) + r" \\" for row in (heads, *rows))
     title = rf"\caption{{{_escaped(caption)}}}"
     body = [r"\toprule", head, r"\midrule", *[r"\endhead"] * long, *lines, r"\bottomrule"]
     if long:
@@ -52,6 +57,40 @@ def latex(table: Table) -> str:
         begin = [rf"\begin{{{environment}}}", title, rf"{size}\begin{{tabular}}{{{columns}}}"]
         end = [r"\end{tabular}", rf"\end{{{environment}}}"]
     return "\n".join([rf"% needs \usepackage{{{','.join(packages)}}}", *begin, *body, *end, ""])
+
+
+PREAMBLE = r"""\documentclass[%s]{article}
+\usepackage[a4paper,textwidth=178mm,textheight=250mm,columnsep=8mm]{geometry}
+\usepackage[T1]{fontenc}
+\usepackage[utf8]{inputenc}
+\usepackage{%s}
+\begin{document}
+"""
+# LaTeX holds few figures and tables that have no place yet.
+PLACED_TOGETHER = 6
+
+
+def tables_document(files: Sequence[str]) -> str:
+    """A LaTeX document of all tables; `files` are their paths from it."""
+    lines = []
+    for number, file in enumerate(files, 1):
+        lines += [rf"\input{{{file}}}", *[r"\clearpage"] * (number % PLACED_TOGETHER == 0)]
+    begin = PREAMBLE % ("", "booktabs,array,longtable,rotating")
+    return begin + "\n".join([*lines, r"\end{document}", ""])
+
+
+def figures_document(figures: Sequence[tuple[str, Sequence[str]]]) -> str:
+    """A LaTeX document of two columns with all figures at their own size: the caption of each, and its PDF files."""
+    lines, placed = [], 0
+    for caption, files in figures:
+        for number, file in enumerate(files, 1):
+            part = f" (continued, {number} of {len(files)})" if number > 1 else ""
+            label = file.removesuffix(".pdf").replace("/", ":")
+            lines += [r"\begin{figure*}[p]", r"\centering", rf"\includegraphics{{{file}}}"]
+            lines += [rf"\caption{{{_escaped(caption + part)}}}", rf"\label{{{label}}}", r"\end{figure*}"]
+            placed += 1
+            lines += [r"\clearpage"] * (placed % PLACED_TOGETHER == 0)
+    return PREAMBLE % ("twocolumn", "graphicx") + "\n".join([*lines, r"\end{document}", ""])
 
 
 def _broken(widths: Sequence[int], words: Sequence[int], total: int) -> list[int]:

@@ -51,6 +51,7 @@ def scatter(rows: pd.DataFrame, limits: Limits, *, scale: tuple[float, float], l
         axes.plot(line, line, color=drawing.INK, linewidth=1.1)
         titles = _points(axes, rows, rows["y_true"].to_numpy(), rows["y_pred"].to_numpy())
         axes.set(xlim=(low, high), ylim=(low, high), aspect="equal", anchor="N")
+        label = shortened(label, 34)
         axes.set(xlabel=f"{label}, physician (points)", ylabel=f"{label}, model (points)")
         axes.locator_params(nbins=8, steps=[1, 2, 5, 10])
         return drawing.svg(figure, "scatter", titles)
@@ -95,7 +96,8 @@ def bland_altman(
             fitted = difference.mean() + slope * (ends - mean.mean())
             axes.plot(ends, fitted, color=drawing.ACCENT, linewidth=1.6, linestyle=(0, (1.5, 1.5)))
         axes.set(xlim=around(mean), ylim=(max(bottom - room, wide_bottom), min(top + room, wide_top)))
-        axes.set(xlabel=f"Mean of model and physician ({label}, points)", ylabel="Model − physician (points)")
+        axes.set(xlabel=f"Mean of model and physician ({shortened(label, 26)}, points)")
+        axes.set_ylabel("Model − physician (points)")
         return drawing.svg(figure, "bland-altman", titles)
 
 
@@ -159,7 +161,7 @@ def _title(row: Mapping[str, Any]) -> str:
 
 
 TRACK_WIDTH = 300.0
-LEFT, RIGHT = 32.0, 12.0
+LEFT, RIGHT = 50.0, 12.0
 LABEL = 26.0
 
 
@@ -204,9 +206,8 @@ def tracks(rows: pd.DataFrame, *, baseline: str) -> list[Track]:
     return sorted(result, key=lambda track: natural(track.subject))
 
 
-def spaced_evenly(all_tracks: list[Track]) -> bool:
-    """Whether visits must be spaced evenly, because days are unknown or too close for their labels."""
-    room = TRACK_WIDTH - LEFT - RIGHT
+def spaced_evenly(all_tracks: list[Track], room: float = TRACK_WIDTH - LEFT - RIGHT) -> bool:
+    """Whether visits must be spaced evenly, because days are unknown or too close for their labels on `room` points."""
     for track in all_tracks:
         if not np.isfinite(track.days).all():
             return True
@@ -217,26 +218,53 @@ def spaced_evenly(all_tracks: list[Track]) -> bool:
 
 
 def trajectory(
-    track: Track, *, top: float, evenly: bool, days: bool, change: bool, digits: int, name: str
+    track: Track,
+    *,
+    top: float,
+    days: bool,
+    change: bool,
+    digits: int,
+    name: str,
+    label: str,
+    evenly: bool | None = None,
 ) -> drawing.Drawing:
-    """One subject: scores as lines and, with `change`, percent change as two rows of figures above them."""
-    x = np.arange(len(track.names), dtype=float) if evenly else track.days
-    span = float(x[-1] - x[0]) or 1.0
-    height, top_margin = (216.0, 64) if change else (182.0, 30)
-    with drawing.canvas(TRACK_WIDTH, height, (LEFT, 24, RIGHT, top_margin), grid="y") as (figure, axes):
-        axes.plot(x, track.physician, "o-", color=drawing.PHYSICIAN, linewidth=1.6, markersize=5)
-        axes.plot(x, track.model, "s--", color=drawing.MODEL, linewidth=1.6, markersize=5)
-        axes.set(xlim=(x[0] - span * 0.05, x[-1] + span * 0.05), ylim=(min(0.0, -top * 0.03), top * 1.05))
-        every = max(1, int(np.ceil(len(x) * LABEL / (TRACK_WIDTH - LEFT - RIGHT))))
+    """One subject: scores as lines and, with `change`, percent change as two rows of figures above them.
+
+    Args:
+        top: the highest score of all figures that share the axis.
+        evenly: whether visits are spaced evenly; by default where their days are too close for the axes.
+        label: the name of the score.
+    """
+    height, top_margin = (234.0, 64) if change else (200.0, 30)
+    with drawing.canvas(TRACK_WIDTH, height, (LEFT, 42, RIGHT, top_margin), grid="y") as (figure, axes):
+        room = drawing.room(axes)
+        evenly = spaced_evenly([track], room) if evenly is None else evenly
+        x = np.arange(len(track.names), dtype=float) if evenly else track.days
+        span, margin = float(x[-1] - x[0]) or 1.0, 0.06 * (top or 1.0)
+        axes.plot(x, track.physician, "o-", color=drawing.PHYSICIAN, linewidth=1.6, markersize=5, label="physician")
+        axes.plot(x, track.model, "s--", color=drawing.MODEL, linewidth=1.6, markersize=5, label="model")
+        lowest = float(np.nanmin([0.0, *track.physician, *track.model]))
+        axes.set(xlim=(x[0] - span * 0.05, x[-1] + span * 0.05), ylim=(lowest - margin, top + margin))
+        axes.set(xlabel="day" if days else "visit", ylabel=f"{shortened(label, 18)} (points)")
+        every = max(1, int(np.ceil(len(x) * LABEL / room)))
         shown = list(range(0, len(x), every))
         axes.set_xticks(x[shown], [f"{track.days[i]:g}" if days else shortened(track.names[i], 6) for i in shown])
+        if change:
+            axes.plot([], [], " ", label="above: change from baseline in %")
+        drawing.key(axes, explained=True, ncols=3)
         error = f"mean error {number(track.error, digits)}"
         drawing.headed(figure, shortened(track.subject, 24), error, above=34 if change else 0)
         rows = ((38.0, drawing.PHYSICIAN, track.changes[0]), (52.0, drawing.MODEL, track.changes[1]))
         for below, colour, changes in rows if change else ():
             look: drawing.Look = {"fontsize": 9.5, "color": colour, "va": "center"}
             axes.annotate(
-                "%", (0, 1), (4 - LEFT, 64 - below), xycoords="axes fraction", textcoords="offset points", **look
+                "%",
+                (0, 1),
+                (-6, 64 - below),
+                xycoords="axes fraction",
+                textcoords="offset points",
+                ha="right",
+                **look,
             )
             at: drawing.Look = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
             for i in shown:

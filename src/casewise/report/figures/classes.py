@@ -25,8 +25,11 @@ if TYPE_CHECKING:
 MOST_CURVES = len(drawing.SERIES)
 WRITE = MetricFormat()
 # Dashes distinguish curves also without colours.
-DASHES: list[Any] = ["-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1, 2)), "-", (0, (5, 2)), (0, (1.5, 1.5)), "-"]
+DASHES: list[Any] = ["-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1, 2))]
+DASHES += [(0, (9, 3)), (0, (4, 1.5, 1, 1.5, 1, 1.5)), (0, (3, 4)), (0, (0.8, 0.8))]
 WIDTH = 420.0
+# Points of a cell of a confusion matrix that has room for a share.
+SHARE_WIDTH = 34.0
 
 
 @dataclass(frozen=True)
@@ -97,22 +100,22 @@ def recall_curves(
 
 def roc(curves: list[_Curve]) -> drawing.Drawing:
     """One curve a class against the others, its AUROC and interval in the key, dots at the operating points."""
-    lines = len(curves) + any(curve.points for curve in curves)
+    lines = 1 + len(curves) + any(curve.points for curve in curves)
     with _square(lines, "False positive rate (1 − specificity)", "True positive rate (sensitivity)") as drawn:
         figure, axes = drawn
-        axes.plot([0, 1], [0, 1], color=drawing.PALE, linewidth=1)
         titles: dict[str, list[str]] = {}
         for i, curve in enumerate(curves):
-            label = f"{shortened(curve.name, 24)}: {_key_figure('auroc', curve.auroc)}"
+            label = f"{shortened(curve.name, 24)}: AUROC {_key_figure('auroc', curve.auroc)}"
             axes.plot(curve.fpr, curve.tpr, color=drawing.SERIES[i], linestyle=DASHES[i], linewidth=1.9, label=label)
             titles[f"operating{i}"] = [
                 f"{curve.name}: sensitivity {100 * y:.0f} %, specificity {100 * (1 - x):.0f} %" for x, y in curve.points
             ]
             x, y = [x for x, _ in curve.points], [y for _, y in curve.points]
-            edge: drawing.Look = {"markeredgecolor": "white", "markeredgewidth": 1, "zorder": 5}
+            edge: drawing.Look = {"markeredgecolor": "white", "markeredgewidth": 1, "zorder": 5, "clip_on": False}
             axes.plot(x, y, "o", color=drawing.SERIES[i], markersize=6.5, gid=f"operating{i}", **edge)
         if any(curve.points for curve in curves):
             axes.plot([], [], "o", color=drawing.SOFT, markersize=6.5, label="operating points, chosen on other cases")
+        axes.plot([0, 1], [0, 1], color=drawing.PALE, linewidth=1, zorder=1, label="chance")
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         _key(axes)
         return drawing.svg(figure, "roc", titles)
@@ -122,7 +125,7 @@ def precision_recall(curves: list[_RecallCurve]) -> drawing.Drawing:
     """One curve a class against the others, and, thin and dotted, its share of the cases, which is chance."""
     with _square(len(curves), "Recall (sensitivity)", "Precision (positive predictive value)") as (figure, axes):
         for i, curve in enumerate(curves):
-            label = f"{shortened(curve.name, 24)}: {_key_figure('auprc', curve.auprc)}, share {100 * curve.share:.0f} %"
+            label = f"{shortened(curve.name, 20)}: {_key_figure('auprc', curve.auprc)}, share {100 * curve.share:.0f} %"
             axes.axhline(curve.share, color=drawing.SERIES[i], linewidth=1, linestyle=(0, (1, 2)))
             look: drawing.Look = {"color": drawing.SERIES[i], "linestyle": DASHES[i], "linewidth": 1.9, "label": label}
             precision = np.append(curve.precision[0], curve.precision)
@@ -164,7 +167,10 @@ def reliability(
 
 
 def confusion(names: Sequence[str], counts: np.ndarray) -> drawing.Drawing:
-    """Counts (K, K) with reference classes by rows; a cell is darker the larger its share of the row is."""
+    """Counts (K, K) with reference classes by rows; a cell is darker the larger its share of the row is.
+
+    On narrow axes of a caller, cells of many classes have their counts only.
+    """
     counts = np.asarray(counts, dtype=float)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     labels = [shortened(plain(label), 18) for label in names]
@@ -173,8 +179,10 @@ def confusion(names: Sequence[str], counts: np.ndarray) -> drawing.Drawing:
     left, bottom = 46 + 6.2 * longest, 86 if tilted else 46
     with drawing.canvas(left + cells + 12, cells + bottom + 10, (left, bottom, 12, 10), grid=None) as (figure, axes):
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        roomy = drawing.room(axes) / len(names) > SHARE_WIDTH
         for (row, column), count in np.ndenumerate(counts):
-            text = f"{count:,.0f}\n{100 * shares[row, column]:.0f} %" if counts[row].any() else "0"
+            share = f"\n{100 * shares[row, column]:.0f} %" * (roomy and bool(counts[row].any()))
+            text = f"{count:,.0f}{share}"
             colour = "white" if shares[row, column] > 0.55 else drawing.INK
             axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=10)
         axes.set_xticks(range(len(names)), labels, **tilted)

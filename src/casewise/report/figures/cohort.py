@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
-from casewise.report.figures.drawing import ACCENT, INK, MODEL, SOFT, Drawing, canvas, headed, svg
+from casewise.report.figures.drawing import ACCENT, INK, MODEL, SOFT, Drawing, Look, canvas, headed, key, svg
 from casewise.report.formatting import shortened
 
 BANDS, MOST_LEVELS = 10, 20
@@ -36,27 +38,41 @@ def shares(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
     return np.asarray(counts / max(counts.sum(), 1))
 
 
-def distribution(table: pd.DataFrame, column: str, *, scale: tuple[float, float], title: str, name: str) -> Drawing:
-    """Bars of one target: training and test set if there is one, and a tick for all.
+def distribution(
+    table: pd.DataFrame,
+    column: str,
+    *,
+    scale: tuple[float, float],
+    title: str,
+    name: str,
+    classes: Sequence[str] = (),
+) -> Drawing:
+    """Bars of one target: training and test set if there is one, and a dash for all.
 
     Args:
         table: the target's values in `column`, and `side` (`test` or `train`).
+        classes: the names of the values 0, 1, … of a target with classes.
     """
     recorded = table.dropna(subset=[column])
     values, sides = recorded[column].to_numpy(float), recorded["side"].to_numpy()
     edges, names, levels = _binned(values, scale)
     x = np.arange(len(names))
-    with canvas(300, 190, (36, 26, 6, 26), grid="y") as (figure, axes):
+    with canvas(300, 208, (60, 42, 6, 26), grid="y") as (figure, axes):
         overall = shares(values, edges) * 100
         if (sides == "test").any():
-            axes.bar(x - 0.2, shares(values[sides != "test"], edges) * 100, 0.38, color=MODEL)
-            axes.bar(x + 0.2, shares(values[sides == "test"], edges) * 100, 0.38, color=ACCENT, alpha=0.85)
-            axes.plot(x, overall, "_", color=INK, markersize=19, markeredgewidth=1.4)
+            train = axes.bar(x - 0.2, shares(values[sides != "test"], edges) * 100, 0.38, color=MODEL)
+            look: Look = {"color": ACCENT, "alpha": 0.85, "hatch": "////", "edgecolor": "white", "linewidth": 0}
+            test = axes.bar(x + 0.2, shares(values[sides == "test"], edges) * 100, 0.38, **look)
+            filled = overall > 0
+            every_case = axes.hlines(overall[filled], x[filled] - 0.4, x[filled] + 0.4, color=INK, linewidth=1.4)
+            key(axes, [train, test, every_case], ["training", "test", "all together"], explained=True, ncols=3)
         else:
             axes.bar(x, overall, 0.78, color=MODEL)
-        every = 2 if len(names) > 8 else 1
-        axes.set_xticks(x[::every] - (0 if levels else 0.5), names[::every])
+        every = 1 if classes or len(names) <= 8 else 2
+        named = [shortened(name, 18) for name in classes] or names[::every]
+        axes.set_xticks(x[::every] - (0 if levels else 0.5), named)
         axes.set_xlim(-0.6, len(names) - 0.4)
+        axes.set(xlabel="class" if classes else "value (points)", ylabel="share of the values")
         axes.yaxis.set_major_formatter("{x:.0f} %")
         axes.locator_params(axis="y", nbins=4, integer=True)
         headed(figure, shortened(title, 34), f"n = {len(values):,}", SOFT)

@@ -123,18 +123,39 @@ def lower_axes(axes: Axes, margins: Margins) -> Axes:
     return lower
 
 
-def raised(height: float) -> Look:
-    """The position of a title above a figure's axes; on a caller's axes close above the text there."""
-    return {"y": height} if _ONTO.get() is None else {"pad": 15}
+def raised(height: float, *, text_below: bool) -> Look:
+    """The position of a title above a figure's axes; on a caller's axes close above them and the text there."""
+    return {"y": height} if _ONTO.get() is None else {"pad": 15 if text_below else 5}
 
 
-def key(axes: Axes, *given: Any, **look: Any) -> None:
-    """A key of the whole figure; on a caller's axes one below them."""
+def key(axes: Axes, *given: Any, explained: bool = False, **look: Any) -> None:
+    """A key of the whole figure; on a caller's axes one below them and their names.
+
+    `explained`: the caption in the report names the lines, so that only a figure on a caller's axes has a key.
+    """
     if _ONTO.get() is None:
-        axes.figure.legend(*given, **look)
+        if not explained:
+            axes.figure.legend(*given, **look)
         return
-    look |= {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16)}
+    import matplotlib
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.transforms import ScaledTranslation
+
+    sizes = [FontProperties(size=matplotlib.rcParams[name]) for name in ("xtick.labelsize", "axes.labelsize")]
+    below = 8 + 1.3 * sum(size.get_size_in_points() for size in sizes)
+    shift = ScaledTranslation(0, -below / 72, axes.figure.dpi_scale_trans)  # type: ignore[union-attr]
+    look |= {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "bbox_transform": axes.transAxes + shift}
     axes.legend(*given, **look)
+
+
+def room(axes: Axes) -> float:
+    """The width of the axes in points, on a caller's axes with smaller text as if their text had the report's size."""
+    import matplotlib
+    from matplotlib.font_manager import FontProperties
+
+    size = FontProperties(size=matplotlib.rcParams["xtick.labelsize"]).get_size_in_points()
+    dots = axes.get_window_extent().width / axes.figure.dpi  # type: ignore[union-attr]
+    return float(dots * 72 * STYLE["xtick.labelsize"] / size)
 
 
 def in_percent(*axes: Axis, digits: str = ".0f") -> None:
@@ -232,5 +253,5 @@ def limits(
     finite = finite[np.isfinite(finite)]
     bottom = min([*finite, *([] if low is None else [low])], default=0.0)
     top = max([*finite, *([] if high is None else [high])], default=1.0)
-    room = (top - bottom or 1.0) * margin
+    room = (top - bottom or 1.2) * margin  # around a single value no number of the axis lies in the corner
     return float(bottom - room), float(top + room)

@@ -88,17 +88,18 @@ def forest(
 def training(model: str, jobs: Sequence[Job], *, name: str) -> drawing.Drawing:
     """One backbone's loss by epoch, and below it its accuracy if that was recorded.
 
-    One line per fold: thin for training, strong for the subjects of early stopping, with a dot at the selected epoch. A
-    dashed line with a number marks where a further phase begins.
+    One line per fold: grey for training, dark and dotted for the subjects of early stopping, with a dot at the selected
+    epoch. A dashed line with a number marks where a further phase begins.
     """
     accurate = any("train_accuracy" in entry for job in jobs for entry in job.get("history") or [])
     last = max((len(job.get("history") or []) for job in jobs), default=1) or 1
     top, below = (46.0, 100.0) if accurate else (38.0, 0.0)
     height = top + 150.0 + below
-    with drawing.canvas(260.0, height, (42, 38 + below, 8, top), grid="y") as (figure, axes):
+    left = 56 if accurate else 42
+    with drawing.canvas(260.0, height, (left, 38 + below, 8, top), grid="y") as (figure, axes):
         drawn = [(axes, "loss")]
         if accurate:
-            lower = drawing.lower_axes(axes, (42, 38, 8, height - 122))
+            lower = drawing.lower_axes(axes, (left, 38, 8, height - 122))
             drawn.append((lower, "accuracy"))
             axes.tick_params(labelbottom=False)
         for axis, quantity in drawn:
@@ -122,8 +123,13 @@ def training(model: str, jobs: Sequence[Job], *, name: str) -> drawing.Drawing:
             axis.locator_params(axis="y", nbins=4)
             axis.set_ylabel(quantity, fontsize=9, color=drawing.SOFT, labelpad=1)
         axes.set_xlim(1 - 0.04 * last, 1.04 * last)
-        axes.set_title(shortened(model, 32), loc="left", fontweight="bold", **drawing.raised(1 + (top - 20) / 112))
+        several = any(_phase_starts(job) for job in jobs)
+        raised = drawing.raised(1 + (top - 20) / 112, text_below=several)
+        axes.set_title(shortened(model, 32), loc="left", fontweight="bold", **raised)
         drawn[-1][0].set_xlabel("epoch")
+        handles, labels = axes.get_legend_handles_labels()
+        named = dict(zip(labels, handles, strict=True))
+        drawing.key(drawn[-1][0], list(named.values()), list(named), explained=True, ncols=3)
         axes.locator_params(axis="x", integer=True, nbins=5)
         return drawing.svg(figure, name)
 
@@ -134,14 +140,15 @@ def _draw_course(axes: Any, job: Job, quantity: str) -> np.ndarray:
     epochs = np.arange(1, len(history) + 1)
     train = floats(entry.get(f"train_{quantity}") for entry in history)
     unstopped = job.get("stopped_on") == "none"
-    axes.plot(epochs, train, color=drawing.SOFT if unstopped else drawing.PALE, linewidth=1, solid_capstyle="round")
+    colour = drawing.SOFT if unstopped else drawing.PALE
+    axes.plot(epochs, train, color=colour, linewidth=1, solid_capstyle="round", label="training")
     if unstopped:
         return train
     stop = floats(entry.get(f"stop_{quantity}") for entry in history)
-    axes.plot(epochs, stop, color=drawing.MODEL, linewidth=1.1, alpha=0.8)
+    axes.plot(epochs, stop, color=drawing.MODEL, linewidth=1.1, alpha=0.8, label="subjects of early stopping")
     best = job.get("best_epoch") or 0
     if 1 <= best <= len(history):
-        axes.plot([best], [stop[best - 1]], "o", color=drawing.ACCENT, markersize=4, zorder=5)
+        axes.plot([best], [stop[best - 1]], "o", color=drawing.ACCENT, markersize=4, zorder=5, label="epoch kept")
     return np.concatenate([train, stop])
 
 

@@ -10,11 +10,15 @@ import numpy as np
 import pandas as pd
 
 from casewise.evaluation.figures import Estimate
-from casewise.report.figures.drawing import FAINT, INK, MODEL, Drawing, Look, canvas, svg
+from casewise.report.figures.drawing import INK, MODEL, PALE, Drawing, Look, canvas, key, room, svg
 from casewise.report.figures.drawing import limits as around
 from casewise.report.formatting import number, shortened
 
 FEWEST_SUBJECTS, RESAMPLES = 5, 500
+# Pictures side by side, and the width of a letter of their titles in points.
+MOST_IN_ROW, LETTER = 6, 5.6
+# The highest picture and the room for titles, as multiples of the width of a column.
+HIGHEST, TITLES = 1.5, 0.24
 
 
 @dataclass(frozen=True)
@@ -71,19 +75,22 @@ def fitted(
 ) -> Drawing:
     """Predictions against references with the fitted line, its band (dashed), and Pearson's r as it was evaluated."""
     low, high = around(rows["y_true"], rows["y_pred"], low=scale[0])
-    with canvas(420, 420, (54, 50, 12, 14)) as (figure, axes):
-        axes.plot([low, high], [low, high], color=FAINT, linewidth=1.4)
+    with canvas(420, 440, (54, 70, 12, 14)) as (figure, axes):
+        axes.plot([low, high], [low, high], color=PALE, linewidth=1.4, label="equal")
         axes.plot(rows["y_true"], rows["y_pred"], "o", color=INK, markersize=4, alpha=0.6, markeredgewidth=0)
         if line is not None:
-            axes.plot(line.at, line.intercept + line.slope * line.at, color=MODEL, linewidth=1.6)
-            for edge in (line.low, line.high):
+            axes.plot(line.at, line.intercept + line.slope * line.at, color=MODEL, linewidth=1.6, label="fitted line")
+            for edge, name in ((line.low, "its band"), (line.high, "")):
                 if edge is not None:
-                    axes.plot(line.at, edge, color=MODEL, linewidth=1.1, linestyle=(0, (4, 3)))
+                    look: Look = {"color": MODEL, "linewidth": 1.1, "linestyle": (0, (4, 3))}
+                    axes.plot(line.at, edge, label=name, **look)
         at: Look = {"transform": axes.transAxes, "va": "top", "fontsize": 10.5}
         axes.text(0.03, 0.97, _correlation(correlation), **at)
         axes.set(xlim=(low, high), ylim=(low, high), aspect="equal", anchor="N")
-        axes.set(xlabel=f"{label}, physician", ylabel=f"{label}, model")
+        label = shortened(label, 34)
+        axes.set(xlabel=f"{label}, physician (points)", ylabel=f"{label}, model (points)")
         axes.locator_params(nbins=7, steps=[1, 2, 5, 10])
+        key(axes, loc="lower center", ncols=3, borderaxespad=0.2)
         return svg(figure, "fitted")
 
 
@@ -95,19 +102,37 @@ def _correlation(figure: Estimate | None) -> str:
     return f"r = {number(figure.value, 2)}{ends}"
 
 
+def rows_of(pictures: Sequence[Shown]) -> list[list[Shown]]:
+    """The pictures row by row; a row of many is broken."""
+    rows = []
+    for line in sorted({picture.row for picture in pictures}):
+        row = [picture for picture in pictures if picture.row == line]
+        length = -(-len(row) // -(-len(row) // MOST_IN_ROW))
+        rows += [row[start : start + length] for start in range(0, len(row), length)]
+    return rows
+
+
+def row_heights(rows: Sequence[Sequence[Shown]]) -> list[float]:
+    """The height of each row with its titles, as a multiple of the width of a column."""
+    shapes = [[picture.pixels.shape for picture in row] for row in rows]
+    return [0.95 * min(HIGHEST, max(shape[0] / shape[1] for shape in row)) + TITLES for row in shapes]
+
+
 def gallery(pictures: Sequence[Shown]) -> Drawing:
-    """Pictures with their titles, row by row; a row is as wide as the axes are."""
-    rows = [
-        [picture for picture in pictures if picture.row == row] for row in sorted({picture.row for picture in pictures})
-    ]
-    columns = max(map(len, rows))
-    with canvas(100.0 * columns, 126.0 * len(rows), grid=None) as (figure, axes):
+    """Pictures with their titles, row by row; the longest row is as wide as the axes are."""
+    rows = rows_of(pictures)
+    columns, heights = max(map(len, rows)), row_heights(rows)
+    total, top = sum(heights), 0.0
+    with canvas(100.0 * columns, 100.0 * total, grid=None) as (figure, axes):
         axes.set_axis_off()
-        for top, row in enumerate(rows):
+        letters = max(8, int(room(axes) / columns / LETTER))
+        for row, height in zip(rows, heights, strict=True):
+            top += height
             for left, shown in enumerate(row):
-                box = (left / columns, 1 - (top + 1) / len(rows), 0.95 / columns, 0.79 / len(rows))
-                inner = axes.inset_axes(box)
+                box = (left / columns, 1 - top / total, 0.95 / columns, (height - TITLES) / total)
+                inner = axes.inset_axes(box, anchor="NW")
                 inner.imshow(shown.pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
                 inner.set_axis_off()
-                inner.set_title(fill(shortened(shown.title, 44), 24, break_long_words=False), fontsize=9, pad=2)
+                title = fill(shown.title, letters, max_lines=2, placeholder="…")
+                inner.set_title(title, fontsize=9, pad=2, loc="left")
         return svg(figure, "gallery")

@@ -20,7 +20,7 @@ from casewise.report import blocks as doc
 from casewise.report.context import RESPONSE_SIDES, SIDES, ReportContext, defined, evaluated, evaluated_on, terms_of
 from casewise.report.figures import agreement as draw
 from casewise.report.figures.drawing import Look
-from casewise.report.formatting import capital, counted, digits_of, display_name, number, shortened
+from casewise.report.formatting import capital, counted, digits_of, display_name, number, response_name, shortened
 from casewise.report.sections.classes import further_tables, pooled
 from casewise.report.tables import figure_cell, metric_format, percent_cell, split_key
 from casewise.study.learners import learner_name
@@ -144,7 +144,7 @@ def _trajectories(context: ReportContext, tracks: list[draw.Track], *, days: boo
     digits, label = terms_of(context).digits, display_name(context.study, context.outcome)
     top = max(float(np.nanmax([*track.physician, *track.model])) for track in tracks) or 1.0
     evenly, change = draw.spaced_evenly(tracks), context.study.evaluation.response
-    look: Look = {"top": top, "evenly": evenly, "days": days, "change": change, "digits": digits}
+    look: Look = {"top": top, "evenly": evenly, "days": days, "change": change, "digits": digits, "label": label}
     plots = []
     for i, track in enumerate(tracks):
         visits = zip(track.names, track.physician, track.model, strict=True)
@@ -173,7 +173,7 @@ def _response_blocks(context: ReportContext, entry: Response, stage: str) -> lis
         blocks += [doc.Table(heads, _response_rows(context, entry), caption), doc.Facts(facts)]
     visits = entry.by_visit or {}
     if len(visits) > 1:
-        names = [responder_name(context, name) for name in next(iter(visits.values())).rates]
+        names = [response_name(context.study, name) for name in next(iter(visits.values())).rates]
         rows = _visit_rows(entry)
         if len(visits) > MOST_VISITS:
             rows.append(doc.Row(f"{len(visits) - MOST_VISITS} further visits", [""] * (1 + len(names))))
@@ -190,14 +190,8 @@ def _response_rows(context: ReportContext, entry: Response) -> list[doc.Row]:
         counts = (physician_only + both, model_only + both)
         cells = [doc.Cell(str(count), f"{100 * count / total:.0f} %") for count in counts]
         cells += [doc.Cell(str(both)), percent_cell(figures.agreement), figure_cell(figures.kappa, KAPPA_DIGITS)]
-        rows.append(doc.Row(responder_name(context, threshold), cells))
+        rows.append(doc.Row(response_name(context.study, threshold), cells))
     return rows
-
-
-def responder_name(context: ReportContext, threshold: str) -> str:
-    """`PASI75` for a score spelt in capitals, else `75 % lower`."""
-    name = display_name(context.study, context.outcome)
-    return f"{name}{threshold}" if name.isupper() else f"{threshold} % lower"
 
 
 def _visit_rows(entry: Response) -> list[doc.Row]:

@@ -120,7 +120,7 @@ def learner_table(context: ReportContext, stage: str) -> Table | None:
         return None
     lines = [row for _, row in sorted(rows, key=lambda pair: (pair[0], pair[1].name))]
     for name, values in published.items():
-        cells = [Cell(write.text(metric, values.get(metric))) for metric in metrics]
+        cells = [Cell(write.published(metric, values.get(metric))) for metric in metrics]
         lines.append(Row(name, ["published", *cells, *[fmt.MISSING] * len(others)]))
     caption = ORDER.format(stage=fmt.capital(evaluated_on(context, stage)), order=write.phrase(kind.compared))
     heads = ["Learner", "Kind", *map(write.heading, metrics), *(f"Against {learner_name(name)}" for name in others)]

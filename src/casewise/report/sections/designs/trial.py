@@ -7,8 +7,8 @@ from casewise.evaluation.results import ResponseRates, Trial
 from casewise.evaluation.trial import FEWEST_AT_VISIT, OUTCOMES
 from casewise.report.blocks import Block, Cell, Facts, Fold, Row, Section, Table, Text
 from casewise.report.context import RESPONSE_SIDES, ReportContext, terms_of
-from casewise.report.formatting import MISSING, capital, counted, display_name, plain
-from casewise.report.sections.agreement import responder_cells, responder_name
+from casewise.report.formatting import MISSING, capital, counted, display_name, plain, response_name
+from casewise.report.sections.agreement import responder_cells
 from casewise.report.tables import figure_cell
 from casewise.study.learners import learner_name
 
@@ -79,7 +79,7 @@ def blocks_of(context: ReportContext, entry: Trial, stage: str) -> list[Block]:
         if (risk := by_visit.get(visit.visit))
         for side in OUTCOMES[:2]
     ]
-    named = [responder_name(context, f"{percent:g}") for percent in context.study.evaluation.responders]
+    named = [response_name(context.study, f"{percent:g}") for percent in context.study.evaluation.responders]
     blocks = [
         Table(["Visit, arm and subjects", *HEADS], effects, EFFECT.format(**texts)),
         Table(["Visit, arm and subjects", *HEADS], changes, CHANGE.format(**texts)),
