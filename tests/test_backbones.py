@@ -68,7 +68,7 @@ def test_dropout_is_that_of_every_layer_which_the_library_uses(name: str, defaul
     assert probabilities(dropout=0.0) == (off, 0.0)
 
 
-PARAMETERS = {"cnn": 2486080, "unet_encoder": 4843552, "unet": 7899617, "unet_unpadded": 1999585}
+PARAMETERS = {"cnn": 2486080, "unet_encoder": 4843552, "unet": 7899617, "unet_unpadded": 1999585, "unet_dense": 2513009}
 
 
 @pytest.mark.plugins("published")
@@ -90,7 +90,9 @@ class TestEach:
     def test_layers_weights_and_scaling(self, name: str) -> None:
         network = build_network(name, 2)
         assert float(network.mean.mean()) == float(network.std.mean()) == 0.5
-        assert not [key for key, _ in network.body.named_buffers()]  # no batch norm
+        assert any(True for _ in network.body.named_buffers()) == (
+            name == "unet_dense"
+        )  # the others have no batch norm
         assert sum(p.numel() for p in network.body.parameters()) == PARAMETERS[name]
         points = dict(network.blocks)
         held = {id(p) for module in points.values() for p in module.parameters()}
@@ -104,7 +106,12 @@ class TestEach:
 class TestUNet:
     @pytest.mark.parametrize(
         ("name", "size", "map_size"),
-        [("unet", (64, 96), (64, 96)), ("unet", (40, 47), (40, 47)), ("unet_unpadded", (128, 92), (36, 4))],
+        [
+            ("unet", (64, 96), (64, 96)),
+            ("unet", (40, 47), (40, 47)),
+            ("unet_unpadded", (128, 92), (36, 4)),
+            ("unet_dense", (40, 47), (40, 47)),
+        ],
     )
     def test_its_map_is_fine_and_classifies(self, name: str, size: tuple[int, int], map_size: tuple[int, int]) -> None:
         body: Any = build_network(name, 1).eval().body
@@ -115,6 +122,17 @@ class TestUNet:
             assert 0 <= found.min() < found.max() <= 1
             body.map.weight.mul_(-1)
             assert not torch.equal(body(values), before)
+
+    def test_a_dense_block_reads_what_all_layers_before_it_gave(self) -> None:
+        block: Any = build_network("unet_dense", 1).eval().body.features[1][-1]
+        maps = torch.rand(1, 32, 8, 8)
+        with torch.no_grad():
+            result = block(maps)
+            assert result.shape == (1, 64, 8, 8)
+            assert torch.equal(result[:, :32], maps)
+            for number, layer in enumerate(block.layers):
+                end = 32 + 8 * number
+                torch.testing.assert_close(result[:, end : end + 8], layer(result[:, :end]))
 
     def test_a_concatenation_is_in_place(self) -> None:
         body: Any = build_network("unet", 1).eval().body

@@ -78,6 +78,7 @@ def test_optimisers_are_those_of_the_presets(tmp_path: Path) -> None:
         "covid-cxr": (torch.optim.RAdam, RADAM),
         "ssc-skin": (torch.optim.Adam, {"lr": 0.0001, "weight_decay": 0.0}),
         "ssc-skin-cnn": (torch.optim.SGD, {"lr": 0.001, "momentum": 0.9}),
+        "ssc-skin-unet": (torch.optim.SGD, {"lr": 0.001, "momentum": 0.9}),
         "ipmn-mri": (torch.optim.Adam, {"lr": 0.003, "weight_decay": 0.0}),
     }
     network = build_network("cnn", 2)

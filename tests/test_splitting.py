@@ -18,7 +18,7 @@ QUICK |= {name for name in listed_names() if not source_of(name).is_pretrained}
 NAMES = [
     name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
     for name in [*listed_names(), "test_resnet", "timm:resnet34"]
-    if name not in ("googlenet", "unet", "unet_unpadded")
+    if name not in ("googlenet", "unet", "unet_unpadded", "unet_dense")
 ]
 
 

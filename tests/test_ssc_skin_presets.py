@@ -15,6 +15,7 @@ FROZEN = {
     "ssc-skin": {"mobilenet_v2": [(100, 2_223_872), (50, 19_536)]},
     "ssc-skin-as-published": {"mobilenet_v2": [(100, 2_223_872), (50, 0)]},
     "ssc-skin-cnn": {"cnn": [(120, 0)], "unet_encoder": [(120, 0)]},
+    "ssc-skin-unet": {"unet_unpadded": [(120, 0)], "unet_dense": [(120, 0)]},
 }
 
 
@@ -24,7 +25,7 @@ def test_optimisers_and_the_audit_of_fields(tmp_path: Path) -> None:
         (path := tmp_path / "study.yaml").write_text(yaml.safe_dump({"extends": preset, "cohort": "cases.csv"}))
         study = read_study(path)
         assert study.audit.fields
-        assert study.recipe.optimizer == ("sgd" if preset == "ssc-skin-cnn" else "adam")
+        assert study.recipe.optimizer == ("sgd" if preset in ("ssc-skin-cnn", "ssc-skin-unet") else "adam")
 
 
 @pytest.mark.slow
@@ -34,7 +35,11 @@ def test_a_preset_runs_whole(preset: str, tmp_path: Path) -> None:
     told = {"extends": preset, "name": preset, "cohort": str(table), "synthetic": True, "weights": "random"}
     published = preset == "ssc-skin-as-published"
     split = {"test": "20%", **({"validation": "20%"} if published else {"folds": 2})}
-    told |= {"images": {"size": 32}, "split": split, "evaluation": {"bootstrap_resamples": 100}}
+    told |= {
+        "images": {"size": 96 if preset == "ssc-skin-unet" else 32},
+        "split": split,
+        "evaluation": {"bootstrap_resamples": 100},
+    }
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump(told))
     done = run(read_study(path), tmp_path / "run")

@@ -26,7 +26,8 @@ GROUP = "casewise.plugins"
 KEYS = {"reading": "readers", "tiles": "slides", "track": "tracking", "volumes": "volumes"}
 KEYS |= dict.fromkeys(("recipe.finder", "recipe.gradual_unfreezing", "recipe.layer_decay"), "published")
 KEYS |= dict.fromkeys(("panels.offline_copies", "backbones.unet_encoder"), "published")
-KEYS |= dict.fromkeys(("backbones.unet", "backbones.unet_unpadded"), "published")
+KEYS |= dict.fromkeys(("backbones.resnet18_3d", "backbones.resnet34_3d"), "volumes")
+KEYS |= dict.fromkeys((f"backbones.unet{kind}" for kind in ("", "_unpadded", "_dense")), "published")
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,17 @@ def fold(tiles: Tensor, settings: Panels) -> Tensor:
     return grid.permute(0, 3, 1, 4, 2, 5).reshape(size, channels, settings.rows * height, settings.columns * width)
 
 
+def stacked(panels: Tensor, rows: int) -> Tensor:
+    """The slots of a panel with as many columns as rows, one below another: (B, C, rows·H, rows·W) → (…, rows²·H, W).
+
+    >>> stacked(torch.tensor([[[[0, 1], [2, 3]]]]), 2).tolist()
+    [[[[0], [1], [2], [3]]]]
+    """
+    if rows == 1:
+        return panels
+    return panels.unflatten(3, (rows, -1)).unflatten(2, (rows, -1)).transpose(3, 4).flatten(2, 4)
+
+
 def _with_planes(tiles: Tensor, numbers: Tensor, masks: Tensor | None) -> Tensor:
     """Tiles (..., C, H, W) `uint8`, followed by two planes of their masks: marked pixels, and known ones, as 255.
 

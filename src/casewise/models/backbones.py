@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from casewise.errors import StudyError, cut, nearest
 from casewise.modalities.dataset import occupied_slots
 from casewise.modalities.device import to_device
+from casewise.modalities.panels import stacked
 from casewise.models.feature_maps import children_after, extremes, feature_maps, gridded, last_map, read_maps, widest
 from casewise.models.layers import BagPooling, replace_layers
 from casewise.plugin import implementing
@@ -50,6 +51,7 @@ class NetworkOptions:
         map_cells: the side of the grid of means over the widest map at `MAP_STRIDE` that the head receives, so that it
             knows where things are; 0 for the average over the last map. Layers after that map are not used.
         architecture, arguments: as the config.json of a network states them; by default from the name.
+        rows: rows and columns of slices on a panel, for networks that read them as a volume; 1 for all others.
         mean, std: the input's mean and standard deviation, one number a channel, as a trained network recorded them; by
             default from `scaling`.
     """
@@ -65,6 +67,7 @@ class NetworkOptions:
     map_cells: int = 0
     architecture: str = ""
     arguments: Mapping[str, Any] | None = None
+    rows: int = 1
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
 
@@ -102,6 +105,7 @@ class Network(nn.Module):
         self.body, self.library_head = body.module, body.head
         self.fusion, self.channels = options.fusion, options.sequences if options.fusion else 3
         self.map_cells, self.read_map, self.bags = options.map_cells, body.read_map, bool(options.pooling)
+        self.rows = options.rows
         pooling = [BagPooling(options.pooling, body.width)] if options.pooling else []
         if options.head == "fastai":
             layers = _fastai_head(body.width, outputs, 0.5 if options.dropout is None else options.dropout)
@@ -120,8 +124,12 @@ class Network(nn.Module):
         `occupied` as in `of_tiles`.
         """
         if panels.ndim == 4:
-            return self.features_from((panels - self.mean) / self.std, self.body)
+            return self.features_from(self.scaled(panels), self.body)
         return of_tiles(self.features, panels, form_of(self.body), occupied, at_once=self.training)
+
+    def scaled(self, panels: Tensor) -> Tensor:
+        """The input of the body for panels in 0–1; the slices of a volume are one below another."""
+        return stacked((panels - self.mean) / self.std, self.rows)
 
     def features_from(self, values: Tensor, layers: Callable[[Tensor], Tensor]) -> Tensor:
         """The features (B, width) that the body, or its last `layers`, compute from their input."""
@@ -135,7 +143,7 @@ class Network(nn.Module):
 
     def outputs_and_map(self, panels: Tensor) -> tuple[Tensor, Tensor]:
         """The outputs, and the network's own map (B, 1, h, w) before its logistic function."""
-        features, logits = cast(Any, self.body).features_and_map((panels - self.mean) / self.std)
+        features, logits = cast(Any, self.body).features_and_map(self.scaled(panels))
         return self.predict_head(features), logits
 
     def predict_head(self, features: Tensor) -> Tensor:

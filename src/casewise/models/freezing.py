@@ -46,6 +46,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from casewise.errors import TrainingError, nearest
+from casewise.modalities.panels import stacked
 from casewise.models.backbones import Network
 from casewise.models.layers import FoldingSequential
 from casewise.study.recipe import FreezePoint, read_freeze_point
@@ -255,7 +256,7 @@ class Segment(nn.Sequential):
 
 
 class _Scaled(nn.Module):
-    """Normalisation of panels in 0–1 for the first layer."""
+    """The input of the first layer, as `Network.scaled`."""
 
     mean: Tensor
     std: Tensor
@@ -264,9 +265,10 @@ class _Scaled(nn.Module):
         super().__init__()
         self.register_buffer("mean", network.mean, persistent=False)
         self.register_buffer("std", network.std, persistent=False)
+        self.rows = network.rows
 
     def forward(self, panels: Tensor) -> Tensor:
-        return (panels - self.mean) / self.std
+        return stacked((panels - self.mean) / self.std, self.rows)
 
 
 class _MeanOfMap(nn.Module):

@@ -348,5 +348,6 @@ def _encoder_of(study: Study) -> str:
     if not study.backbones:
         return "mobilenet_v2" if study.weights == "pretrained" else ""
     names = [name.partition("@")[0] for name in study.backbones]
-    pretrained = [name for name in names if source_of(name).is_pretrained and study.weights_of(name) == "pretrained"]
+    sources = [(source_of(name), name) for name in names if study.weights_of(name) == "pretrained"]
+    pretrained = [source.flat(name) for source, name in sources if source.is_pretrained]
     return next((name for name in ("mobilenet_v2", *pretrained) if name in pretrained), "")

@@ -106,6 +106,7 @@ class BackboneSource:
         is_pretrained: whether there are published weights.
         has_config: whether a config.json beside the weights describes the network; then `read_config` reads it.
         is_convolutional: whether all its networks take panels of any side and have no tokens.
+        reads_volumes: whether its networks read the slices of a panel as a volume; then they are no encoders.
         takes_other_names: whether it has names that `names` does not list; it is asked after all other sources.
         quick: networks for the embedding of every image, in order of preference.
         encoders: those from which a planned study takes the encoders of its baselines.
@@ -123,6 +124,7 @@ class BackboneSource:
     is_pretrained: ClassVar[bool] = True
     has_config: ClassVar[bool] = False
     is_convolutional: ClassVar[bool] = False
+    reads_volumes: ClassVar[bool] = False
     takes_other_names: ClassVar[bool] = False
     quick: ClassVar[Sequence[str]] = ()
     encoders: ClassVar[Sequence[KnownEncoder]] = ()
@@ -144,6 +146,10 @@ class BackboneSource:
         Raises:
             StudyError: there is no such network, or there are no such weights of it.
         """
+
+    def flat(self, name: str) -> str:
+        """The network that reads single images with the weights of this one."""
+        return name
 
     def cached_files(self, name: str) -> list[Path]:
         """Files of weights that the library has downloaded for a network earlier."""

@@ -148,7 +148,7 @@ def _features(networks: Sequence[Network], panels: Tensor, together: Network | N
 
 
 def _features_of(network: Network, panels: Tensor) -> Tensor:
-    scaled = (panels - network.mean) / network.std
+    scaled = network.scaled(panels)
     body: Any = network.body
     if network.fusion:
         if not network.read_map:

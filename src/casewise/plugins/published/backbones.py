@@ -14,7 +14,7 @@ class UNets(BackboneSource):
     name = "casewise's plugin published"
     is_pretrained = False
     is_convolutional = True
-    with_map = ("unet", "unet_unpadded")
+    with_map = ("unet", "unet_unpadded", "unet_dense")
 
     def names(self) -> Sequence[str]:
         return ("unet_encoder", *self.with_map)

@@ -14,10 +14,15 @@ block), the averages before the fully connected layers (4×4 cells in `cnn`, one
 image fits), the widths of those layers, the first weights (He et al. 2015), no batch norm, and dropout, which is the
 recipe's as for every network; of the decoder, the classifier's input (`UNet`). `unet_unpadded` has no padding and four
 blocks, because 128 px do not reach a fifth. So times and accuracies of these are not the published CNN's.
+
+The abstract calls the U-Net "a dense connectivity CNN", and the introduction names the FD-UNet (Guan et al., "Fully
+Dense UNet for 2-D Sparse Photoacoustic Tomography Artifact Removal", IEEE JBHI 2020): each block of convolutions is a
+dense block of four layers, which doubles the channels. `unet_dense` is that network with the widths of `unet`.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -117,6 +122,41 @@ def _middle(maps: Tensor, smaller: Tensor) -> Tensor:
     return maps[:, :, top : top + rows, left : left + columns]
 
 
+class _DenseBlock(nn.Module):
+    """Four layers, each on the concatenated outputs of those before: (B, width / 2, H, W) → (B, width, H, W).
+
+    A layer is a 1×1 convolution to the channels of the block's input, and a 3×3 convolution to a quarter of them.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        inputs = width // 2
+        growth = inputs // 4
+        self.layers = nn.ModuleList(
+            nn.Sequential(*_normed(inputs + number * growth, inputs, 1), *_normed(inputs, growth, 3))
+            for number in range(4)
+        )
+
+    def forward(self, maps: Tensor) -> Tensor:
+        for layer in self.layers:
+            maps = torch.cat((maps, layer(maps)), 1)
+        return maps
+
+
+@dataclass(frozen=True)
+class _DensePlan(Plan):
+    """A plan whose blocks are dense; a convolution before a block brings its input to half of its width."""
+
+    def block(self, before: int, width: int) -> list[nn.Module]:
+        first = [] if 2 * before == width else _normed(before, width // 2, 3 if before < width else 1)
+        return [*first, _DenseBlock(width)]
+
+
+def _normed(before: int, width: int, side: int) -> list[nn.Module]:
+    convolution = nn.Conv2d(before, width, side, padding=side // 2, bias=False)
+    return [convolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+
+
 def published_network(name: str) -> Body:
     """A U-Net or its encoder with random weights.
 
@@ -125,6 +165,7 @@ def published_network(name: str) -> Body:
     """
     unpadded = name == "unet_unpadded"
     widths = (32, 64, 128, 256) if unpadded else (32, 64, 128, 256, 512)
-    plan = Plan(widths, convolutions=2, cells=1, dense=256, padded=not unpadded)
+    kind = _DensePlan if name == "unet_dense" else Plan
+    plan = kind(widths, convolutions=2, cells=1, dense=256, padded=not unpadded)
     module = PlainNetwork(plan) if name == "unet_encoder" else UNet(plan)
     return Body(module, plan.dense, SYMMETRIC, head=())

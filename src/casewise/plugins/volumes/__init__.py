@@ -18,7 +18,19 @@ class _Volumes(Plugin):
     keys = (("", "settings:VolumesKeys"),)
 
     def planned_defaults(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        return {"panels": {"pooling": "maps"}} if values.get("volumes") else {}
+        from casewise.plugins.volumes.settings import reads_volumes
+
+        if not values.get("volumes"):
+            return {}
+        names = [name for name in values.get("backbones") or () if isinstance(name, str)]
+        return {"panels": {"grid": "4x4"} if reads_volumes(names) else {"pooling": "maps"}}
+
+    def register(self) -> None:
+        from casewise.plugins.volumes.backbones import InflatedNetworks, PlainVolumes
+        from casewise.study.sources import register_source
+
+        register_source(InflatedNetworks())
+        register_source(PlainVolumes())
 
     def modality(self) -> Modality:
         from casewise.plugins.volumes.modality import MODALITY

@@ -28,7 +28,7 @@ from casewise.plugins.volumes.case_files import check_headers
 from casewise.plugins.volumes.case_table import resolve_sequences
 from casewise.plugins.volumes.native_space import native_maps, read_lesion
 from casewise.plugins.volumes.preparation import SCANS, PreparedScans, central_panels, slices_and_pictures
-from casewise.plugins.volumes.settings import SEQUENCE_DROPOUT, volumes_of
+from casewise.plugins.volumes.settings import SEQUENCE_DROPOUT, reads_volumes, volumes_of
 from casewise.plugins.volumes.slice_store import BY_SUBJECT, SliceStore, altered_slices, open_slices
 from casewise.run_folder import ImageFolder
 
@@ -215,6 +215,7 @@ class VolumesModality(base.Modality):
             # a case without the only sequence is represented by the learned stand-in, too
             "missing": volumes.missing,
             "side": study.images.size * study.panels.rows,
+            **({"rows": study.panels.rows} if reads_volumes([network]) else {}),
         }
 
     def channels(self, study: Study, network: str) -> tuple[str, ...]:

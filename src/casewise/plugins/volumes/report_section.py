@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from casewise.plugins.volumes.preparation import shown_grid
-from casewise.plugins.volumes.settings import SEQUENCE_DROPOUT, Volumes, volumes_of
+from casewise.plugins.volumes.settings import SEQUENCE_DROPOUT, Volumes, reads_volumes, volumes_of
 from casewise.report.blocks import Facts, Fold, Picture, Pictures, Section, Text
 from casewise.report.context import ReportContext, visit_noun
 from casewise.report.figures.pictures import data_uri
@@ -71,6 +71,8 @@ def preparation(context: ReportContext) -> list[tuple[str, str]]:
     elif grid.bags:
         panel = f"each slice on its own, {side} × {side} pixels; the features of a case are averaged"
         drawn, used = f"up to {grid.bag} slices of a case, drawn at random", "all slices of a case"
+    elif volumes := [name for name in study.networks if reads_volumes([name])]:
+        panel += f"; {listed(volumes)} read them as a volume"
     return [
         ("Sequences", _sequences(context, v)),
         ("Slices", f"in the order of the column {v.slice_index}" if v.slice_index else "from the feet to the head"),

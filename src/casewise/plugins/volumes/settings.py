@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import Field, field_validator, model_validator
 
 from casewise.errors import cut, nearest
 from casewise.study.images import Images, ModalitySettings, Panels
-from casewise.study.model import StudyModel
+from casewise.study.model import StudyModel, refuse
+from casewise.study.sources import source_of
 
 if TYPE_CHECKING:
     from casewise.study.schema import Study
@@ -154,6 +155,19 @@ class Volumes(ModalitySettings):
         duplicate = next((name for name, count in Counter(study.networks).items() if count > 1), None)
         if duplicate:
             raise ValueError(f"backbones: {cut(duplicate)} is listed twice")
+        if not (name := reads_volumes(study.backbones)):
+            return
+        reads = f"backbones: {cut(name)} reads the slices of a panel as a volume"
+        problems: dict[str, object] = {
+            f"{reads}, and with `pooling: {panels.pooling}` slices are read one by one; write `pooling: mean` and a "
+            "grid, such as 4x4 for 16 slices": panels.bags,
+            f"{reads}, and a grid of 1x1 has one slice; write a larger `panels.grid`, such as 4x4 for 16 slices": (
+                panels.slots == 1
+            ),
+            f"{reads}, and `recipe.pool: map` keeps the cells of a picture; use average": (study.recipe.pool == "map"),
+            f"{reads}, and `recipe.head: fastai` is for pictures; use random or probe": study.recipe.head == "fastai",
+        }
+        refuse(problems)
 
 
 class VolumesKeys(StudyModel):
@@ -163,12 +177,23 @@ class VolumesKeys(StudyModel):
     """Which [scans](howto-volumes.md) form a case, and how networks see them. Panels are then windows of a case's
     slices: `panels: {by: case, grid: 3x3}`. Needs `pip install 'casewise[volumes]'`."""
 
+    @model_validator(mode="after")
+    def _check_networks(self) -> VolumesKeys:
+        name = "" if self.volumes else reads_volumes(cast("Study", self).backbones)
+        refuse({f"backbones: {cut(name)} reads volumes, and this study has no `volumes`; use another network": name})
+        return self
+
 
 def volumes_of(study: Study) -> Volumes:
     """The study's settings of volumes, which it must have."""
     volumes: Volumes | None = study.key("volumes")
     assert volumes is not None
     return volumes
+
+
+def reads_volumes(networks: Sequence[str]) -> str:
+    """The first of these networks that reads slices as a volume; empty if none does."""
+    return next((name for name in networks if source_of(name.partition("@")[0]).reads_volumes), "")
 
 
 def _first_difference(section: StudyModel, other: StudyModel, keys: list[str]) -> str | None:

@@ -251,6 +251,20 @@ class CellMaps:
         return torch.where(high > 0, 1 - flat.mean(dim=1) / torch.where(high > 0, high, 1.0), 0.0)
 
 
+def _side_by_side(maps: Tensor, rows: int) -> Tensor:
+    """Maps of volumes (B, S, d·h, h), slices one below another, in the grid of the panel: (B, S, rows·h, rows·h).
+
+    A map of fewer slices than the panel is linear between them; they divide the panel's slices evenly.
+    """
+    if rows == 1:
+        return maps
+    columns = maps.shape[3]
+    volume = maps.unflatten(2, (-1, columns))
+    weights = _linear_weights(_even_centres(volume.shape[2], rows**2), rows**2).to(maps)
+    slices = torch.einsum("nd,bsdhw->bsnhw", weights, volume).unflatten(2, (rows, rows))
+    return slices.transpose(3, 4).reshape(*maps.shape[:2], rows * columns, rows * columns)
+
+
 def scaled(maps: Tensor, method: str) -> Tensor:
     """Maps (B, S, H, W) scaled to 0–1: rollout each map separately, other methods on one scale for all S."""
     if method != "rollout":
@@ -289,7 +303,14 @@ class SaliencyMethod:
             return cls(name, shape)
         # with late fusion all backbones have the same architecture
         layer = layer_of(network, shape, map_size)
-        return cls(name, shape, layer, None if is_transformer(body) else cell_centres(body, layer, shape))
+        if is_transformer(body):
+            return cls(name, shape, layer)
+        side = tuple(length // network.rows for length in shape)
+        centres = cell_centres(body, layer, (side[0], side[1]))
+        if centres and network.rows > 1:
+            first = side[0] * torch.arange(network.rows)[:, None]
+            centres = (first + centres[0]).flatten(), (first + centres[1]).flatten()
+        return cls(name, shape, layer, centres)
 
     def cell_maps(self, network: Network, panels: Tensor, target: ExplainTarget) -> CellMaps:
         """The maps at the resolution of the network, of panels (B, C, H, W) in 0–1, NaN in a missing sequence.
@@ -303,6 +324,7 @@ class SaliencyMethod:
             maps = rollout_by_sequence(network, panels)
         else:
             maps = gradcam_by_sequence(network, panels, target, self.layer).clamp(min=0)
+            maps = _side_by_side(maps, network.rows)
         centres = self.centres
         if is_transformer(body):
             centres = patch_centres((maps.shape[2], maps.shape[3]), self.shape, body.patch_embed.patch_size)

@@ -36,6 +36,7 @@ LAST = {
     "unet_encoder": "features",
     "unet": "features.4",
     "unet_unpadded": "features.3",
+    "unet_dense": "features.4",
 }
 
 
@@ -112,6 +113,8 @@ def layer_of(network: Network, shape: tuple[int, int], map_size: int = 0) -> str
             hooks.append(module.register_forward_hook(lambda m, i, o, name=name: _record(sizes, name, o, body)))
         with torch.no_grad():
             network.features(torch.zeros(1, network.channels, *shape, device=network.mean.device))
+    if network.rows > 1:  # slices one below another, which the panel has side by side
+        sizes = {name: (network.rows * columns, network.rows * columns) for name, (_, columns) in sizes.items()}
 
     def is_fine(name: str) -> bool:
         return min(sizes[name]) >= map_size if map_size else _stride_of(shape, sizes[name]) <= STRIDE
