@@ -187,8 +187,8 @@ def changed_features_text(lowest: Mapping[str, float]) -> str:
     names = ", ".join(f"{value:.2f} ({name})" for name, value in lowest.items())
     return (
         f"the stored batch statistics do not fit these images: features by them correlate {names} with features by "
-        "those of a batch, by which `batch_norm: update` trains. `batch_norm: keep_statistics` begins with the "
-        "features of the first weights"
+        "a batch's own statistics, by which `batch_norm: update` trains. `batch_norm: keep_statistics` begins with "
+        "the features of the first weights"
     )
 
 
