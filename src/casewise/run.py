@@ -146,6 +146,7 @@ def _prepare_run(study: Study, folder: RunFolder, show: Show, only: Sequence[str
         only: names of networks, whose folds are checked as soon as these are known.
     """
     from casewise.jobs.plan import named_jobs, refuse_other, with_plan
+    from casewise.modalities.registry import modality_of
     from casewise.pipeline.audit import audit
     from casewise.pipeline.budget import clock
     from casewise.pipeline.read import RunInputs, plan, prepare, read, split
@@ -159,7 +160,9 @@ def _prepare_run(study: Study, folder: RunFolder, show: Show, only: Sequence[str
     weights(study, folder, show)
     study = plan(study, cohort, splits, folder, show)
     refuse_changes(study, folder)
-    inputs = RunInputs(study, cohort, prepare(study, cohort, folder, show), splits, folder, began)
+    store = prepare(study, cohort, folder, show)
+    cohort = modality_of(study).estimated(study, cohort, store, show)
+    inputs = RunInputs(study, cohort, store, splits, folder, began)
     inputs = plan_recipe(inputs, show)
     refuse_other(folder, with_plan({"tiles": inputs.store.address}, inputs.study), inputs.study)
     audit(inputs, show)

@@ -20,6 +20,7 @@ from casewise.cohort.table import Problems, names_text, natural, text_of
 from casewise.cohort.table_formats import NO_VALUE, missing_words
 from casewise.errors import CohortError, counted, cut, nearest
 from casewise.predictions.covariates import CATEGORY, NUMBER
+from casewise.study.evaluation import SKIN_TONE
 from casewise.study.schema import Study
 
 NOT_RECORDED, SEVERAL, OTHERS = "not_recorded", "several", "others"
@@ -168,6 +169,8 @@ def _band_names(cuts: tuple[float, ...]) -> list[str]:
 def check_subgroups(study: Study, cells: pd.DataFrame, problems: Problems) -> None:
     """Check that the columns of subgroups exist, are not outputs, and contain numbers where cut points are stated."""
     for column, cuts in study.evaluation.subgroup_cuts.items():
+        if column not in cells and column == SKIN_TONE:
+            continue
         if column not in cells:
             add_unknown_column("evaluation.subgroups", column, cells.columns.tolist(), problems)
             continue

@@ -266,6 +266,14 @@ class Modality(ABC):
             ImageError: with every image that cannot be prepared.
         """
 
+    def estimated(self, study: Study, cohort: Cohort, store: ImageStore, show: Show) -> Cohort:
+        """The cohort with the columns that the study names and that are estimated from its prepared images.
+
+        Raises:
+            CohortError: they cannot be estimated from these images.
+        """
+        return cohort
+
     def audited(self, prepared: PreparedCohort, show: Show) -> tuple[Cohort, TileStore]:
         """The input of the audit: whole images, and one picture of each."""
         from casewise.modalities.store.store import TileStore

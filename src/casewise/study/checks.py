@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from casewise.errors import cut, nearest
 from casewise.plugin import modality_sections, plugins
+from casewise.study.evaluation import SKIN_TONE
 from casewise.study.model import StudyModel, refuse
 from casewise.study.sources import check_networks, with_map
 from casewise.targets import kind_named
@@ -71,6 +72,13 @@ def check_names(study: Study) -> None:
             f"evaluation.decision_thresholds: the primary outcome {cut(study.primary_outcome)} has no classes whose "
             "probability could be compared with a threshold"
         )
+    if SKIN_TONE in evaluation.subgroup_cuts:
+        grey, other = study.images.channels == "grey", study.modality_name != "photographs"
+        images = f"images of the kind {study.modality_name}" if other else "`images: {channels: grey}`"
+        problem = f"evaluation.subgroups: {SKIN_TONE} is estimated from colour photographs of skin, not from {images}"
+        refuse({f"{problem}; leave it out, or name a column of the table": grey or other})
+        cuts = evaluation.subgroup_cuts[SKIN_TONE]
+        refuse({f"evaluation.subgroups: {SKIN_TONE} has groups of its own, and no cut points": cuts})
     columns = {column for target in study.targets.values() for column in _listed(target.column)}
     columns |= {study.columns[name] for name in study.targets if name in study.columns} | set(names)
     for key, named, defect in (

@@ -13,6 +13,8 @@ from casewise.study.model import Fraction, MetricName, StudyModel
 from casewise.study.presets.published import check_publication
 
 Subgroup = str | dict[str, list[float]]
+# A column that is estimated from photographs, unless the table has it.
+SKIN_TONE = "estimated_skin_tone"
 
 
 class Audit(StudyModel):
@@ -70,7 +72,8 @@ class Evaluation(StudyModel):
     """Probabilities of a class above which one would act, such as `[5%, 10%]`, for a decision curve (net benefit)."""
     subgroups: list[Subgroup] = []
     """Columns for which the headline is also computed by group, and differences are tested: `[sex, {age: [40, 60]}]`.
-    Numbers are divided at the stated cut points, or into thirds of the subjects."""
+    Numbers are divided at the stated cut points, or into thirds of the subjects. `estimated_skin_tone` is [estimated
+    from photographs](howto-photographs.md#skin-tone-as-a-subgroup)."""
 
     counterfactual_cases: int = Field(50, ge=0, le=1000)
     """Number of held-out cases, over all folds, that are predicted again with [altered

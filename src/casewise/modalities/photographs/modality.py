@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,12 +24,14 @@ from casewise.cohort.folder_layout import (
     find_region,
     read_new_layout,
 )
+from casewise.cohort.groups import table_column
 from casewise.console import Show, duration
 from casewise.errors import counted
 from casewise.modalities import base
 from casewise.modalities.alterations import ALTERATIONS, altered, png
 from casewise.modalities.masks import EMPTY, check_masks, mask_on_tiles, to_photograph
 from casewise.modalities.overlays import MOST_AREA, overlays_in_files, place_of, share_of
+from casewise.modalities.photographs.skin_tone import with_skin_tone
 from casewise.modalities.registry import FileClaims
 from casewise.modalities.store.pixels import content_box
 from casewise.modalities.store.preparation import Preparation
@@ -39,6 +42,7 @@ from casewise.modalities.store.store_builder import PROBLEMS, SHOWN, check_image
 from casewise.names import one_form
 from casewise.plugin import implementing
 from casewise.run_folder import ImageFolder
+from casewise.study.evaluation import SKIN_TONE
 
 if TYPE_CHECKING:
     from casewise.cohort.cohort import Cohort
@@ -228,6 +232,13 @@ class Photographs(base.Modality):
         show.line(step, f"{counted(len(store), 'tile')} of {settings.size} px, {duration(time.monotonic() - start)}")
         _show_depths(study, cohort, store.index["mode"].astype(str).tolist(), show)
         return store
+
+    def estimated(self, study: Study, cohort: Cohort, store: base.ImageStore, show: Show) -> Cohort:
+        if SKIN_TONE not in study.evaluation.subgroup_cuts or table_column(study, cohort.images, SKIN_TONE):
+            return cohort
+        images, sentence = with_skin_tone(cohort.images, store.tiles, SKIN_TONE)
+        show.line("skin tone", sentence)
+        return replace(cohort, images=images, notes=[*cohort.notes, sentence])
 
     def sources(self, cohort: Cohort) -> Sequence[ImageSource]:
         """What each row of the cohort's images is read from."""
