@@ -22,7 +22,7 @@ Readings stand in the order of their distance from the text.
 - **Learns**: the error is below the guess's, and the 95 % interval of the difference by subject excludes 0.
 
 Phantoms are easier than patients and {train} subjects are few: the page compares recipes and says nothing about
-patients.
+patients. Each network was trained once for each reading, and intervals are not corrected for the number of readings.
 """
 
 from __future__ import annotations
