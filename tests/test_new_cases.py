@@ -352,15 +352,29 @@ def test_a_table_in_the_form_of_the_original_one_needs_no_options(chest_run: Run
     assert found == ["S/P1/a.png", "S/P2/b.png", "N/P1/c.png"]
     assert read("in/S")[1] == ["P1/a.png", "P2/b.png"]  # nothing of N, whose folders have the same names
     assert read("in/S/P1")[1] == ["a.png"]
+    shutil.copyfile(film_of["b"], tmp_path / "in/S/P1/b.png")
+    assert read("in/S/P1")[1] == ["a.png"]  # and not the file of P1 that has the name of one of P2
+    pd.DataFrame([("D:\\E\\P3\\V1\\a.png", "P3", "1")], columns=[*original.values()]).to_csv(tmp_path / "one.csv")
+    (tmp_path / "in/S/P1/V1").mkdir()
+    shutil.copyfile(film_of["a"], tmp_path / "in/S/P1/V1/a.png")
+    cells = new_table(tmp_path / "one.csv", bundle, tmp_path, columns={}, root=tmp_path / "in/S/P1").cells()
+    assert cells["Bild"].tolist() == ["D:\\E\\P3\\V1\\a.png"]
+    (tmp_path / "frame").mkdir()
+    by_frame = new_table(frame, bundle, tmp_path / "frame", columns={}, root=tmp_path / "in")
+    assert [case.name for case in cases_of(by_frame.cells(), by_frame.study)] == names
     assert read("in", {"visit": "Pat.-Nr."})[0] == ["1/1", "2/2", "3/3"]
     frame.set_axis(["path", "subject", "visit"], axis=1).to_csv(tmp_path / "new.csv", index=False)
     assert read("in") == (names, found)
 
 
-@pytest.mark.parametrize("heading", ["Aufnahme am", "Datum der Aufnahme", "date", "Visite"])
+@pytest.mark.parametrize("heading", ["Aufnahme am", "VISITNUM", "Follow-up", "date", "Visite"])
 def test_visits_that_no_column_states_are_not_pooled(heading: str, tmp_path: Path) -> None:
     study = study_of("photographs").model_copy(update={"cohort": tmp_path / "new.csv"})
-    days = ["03.02.2024", "17.05.2024", "03.02.2024"] if heading != "Visite" else ["erste", "Kontrolle", "erste"]
+    days = (
+        ["03.02.2024", "17.05.2024", "03.02.2024"]
+        if heading in ("Aufnahme am", "date")
+        else ["erste", "Kontrolle", "erste"]
+    )
     paths = [f"{n}.png" for n in range(3)]
     regions = {"region": study.regions[:1] * 3} if study.regions else {}
     frame = pd.DataFrame({"path": paths, "subject": ["a", "a", "b"], heading: days, "age": [1, 2, 3], **regions})
@@ -372,5 +386,7 @@ def test_visits_that_no_column_states_are_not_pooled(heading: str, tmp_path: Pat
     stated = study.model_copy(update={"columns": {**study.columns, "visit": heading}})
     names = {case.name for case in cases_of(NewTable(stated, own=True).cells(), stated)}
     assert names == {f"a/{days[0]}", f"a/{days[1]}", f"b/{days[2]}"}
+    with pytest.raises(CohortError, match="--column"):  # of a data frame, too
+        NewTable(study, own=False).cells()
     frame.drop(columns=heading).to_csv(study.cohort, index=False)
     assert len(cases_of(NewTable(study, own=True).cells(), study)) == 2

@@ -105,10 +105,10 @@ def fit(
     tables = list(table) if isinstance(table, (list, tuple)) else [table]
     kinds = [type(each).__name__ for each in tables if not (isinstance(each, (str, Path)) or hasattr(each, "to_csv"))]
     if kinds or not tables or not isinstance(output, (str, Path)):
-        kind = names_text([*dict.fromkeys(kinds)], 3) or type(table).__name__
+        kind = names_text([*dict.fromkeys(kinds)], 3) or (type(table).__name__ if tables else "list without tables")
         raise CasewiseError(
             "fit: the first argument is a data frame or the path of a table, or a list of them, the second the path of "
-            f"a folder, not a {kind} and a {type(output).__name__}."
+            f"a folder, not {kind} and {type(output).__name__}."
         )
     folder, show = Path(output), shown_at(show)
     if isinstance(images, Mapping):

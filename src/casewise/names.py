@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
+from itertools import takewhile
 from pathlib import Path
 
 # Characters without a width that belong to no letter: soft hyphen, zero-width space, direction marks, byte order mark.
@@ -102,6 +103,40 @@ def _exists(path: str) -> bool:
         return os.path.lexists(path)
     except ValueError:
         return False
+
+
+def stand_ins(
+    pairs: Iterable[tuple[tuple[str, ...], tuple[str, ...]]], root: Path, values: Collection[str]
+) -> set[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """The beginning of paths of another computer for which a folder here stands: one for all of them, or none.
+
+    A folder that differs between paths, or is a value of the table, may tell one patient's image from another's.
+
+    Args:
+        pairs: of a path and a file, the folders of each before those at their ends that are equal, by `name_key`.
+        root: the folder of the files. If paths begin in several ways, only one that ends as this folder's does counts.
+        values: of the other columns of the table, by `name_key`.
+
+    >>> pairs = [(("d:", "p1", "in"), ()), (("d:", "p3", "in"), ())]
+    >>> stand_ins(pairs, Path("/data/p1/in"), []), stand_ins(pairs, Path("/data/in"), [])
+    ({(('d:', 'p1', 'in'), ())}, set())
+    """
+    pairs = set(pairs)
+    home = [name_key(part) for part in root.resolve().parts]
+    moved = {pair for pair in pairs if pair[0]}
+    if len(moved) > 1 or moved != pairs:
+        ends = {pair: _equal_ends(pair[0], home) for pair in moved if not pair[1]}
+        most = max(ends.values(), default=0)
+        moved = {pair for pair, count in ends.items() if count == most}
+    if len(moved) != 1:
+        return set()
+    ((of_path, of_file),) = moved
+    is_value = bool({of_path[-1], *of_file[-1:]} & {*values})
+    return set() if is_value and of_path[-1] != home[-1] else moved
+
+
+def _equal_ends(first: Sequence[str], second: Sequence[str]) -> int:
+    return len(list(takewhile(lambda pair: pair[0] == pair[1], zip(reversed(first), reversed(second), strict=False))))
 
 
 def on_disk(path: str) -> str:

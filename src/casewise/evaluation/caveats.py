@@ -186,9 +186,8 @@ def changed_features_text(lowest: Mapping[str, float]) -> str:
     """
     names = ", ".join(f"{value:.2f} ({name})" for name, value in lowest.items())
     return (
-        f"the stored batch statistics do not fit these images: features by them correlate {names} with features by "
-        "a batch's own statistics, by which `batch_norm: update` trains. `batch_norm: keep_statistics` begins with "
-        "the features of the first weights"
+        f"`batch_norm: update` trains with a batch's own statistics, by which features correlate {names} with those "
+        "by the stored statistics of the first weights. `batch_norm: keep_statistics` begins with the latter"
     )
 
 

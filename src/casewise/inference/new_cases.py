@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from itertools import chain, count, takewhile
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -41,7 +41,7 @@ from casewise.inference.stated import (
 )
 from casewise.modalities.base import ImageFolder, ImageStore
 from casewise.modalities.registry import modality_of
-from casewise.names import FileNames, name_key, one_form
+from casewise.names import FileNames, name_key, one_form, stand_ins
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -154,16 +154,16 @@ class NewTable:
         Raises:
             CohortError: it would pool the images of several visits.
         """
-        if not self.own or self.study.columns.get("visit", "visit") in ("", *cells) or "subject" not in columns:
+        if self.reading or self.study.columns.get("visit", "visit") in ("", *cells) or "subject" not in columns:
             return
         if predicts_single_images(self.study):
             return
         known = [columns[role] for role in ("path", "subject", "region") if role in columns]
         for name in cells.columns.difference(known, sort=False):
             values = cells[name].str.strip()
-            words = set(re.split(r"[\W\d_]+", name.casefold()))
+            of_visits = any(_VISIT_WORDS.match(word) for word in re.split(r"[\W\d_]+", name.casefold()))
             several = values.where(values != "").groupby(cells[columns["subject"]]).nunique()
-            if several.empty or several.max() < 2 or not (words & _OF_VISITS or _are_dates(values[values != ""])):
+            if several.empty or several.max() < 2 or not (of_visits or _are_dates(values[values != ""])):
                 continue
             subject = several.idxmax()
             shown = values[(cells[columns["subject"]] == subject) & (values != "")].drop_duplicates()
@@ -191,31 +191,19 @@ class NewTable:
             raise self.corrected(error) from error
 
 
-# Words of the names of columns that tell visits apart.
-_OF_VISITS = {
-    "visit",
-    "visits",
-    "visite",
-    "besuch",
-    "termin",
-    "timepoint",
-    "avisit",
-    "session",
-    "week",
-    "woche",
-    "datum",
-}
-_OF_VISITS |= {"date", "day", "tag", "encounter", "followup", "exam", "examination", "untersuchung", "adt", "ady"}
-
-
-_LIKE_DATE = re.compile(r"(\d{4}([./-])\d{1,2}\2\d{1,2}|\d{1,2}([./-])\d{1,2}\3(\d{4}|\d{2}))([ T][\d:.+Z ]+)?")
+# How names of columns that tell visits apart begin, or end.
+_VISIT_WORDS = re.compile(
+    r"a?(visit|week|day|month|date|adt|ady)|besuch|termin|time|zeitpunkt|session|woche|monat|tag|datum|exam|unters|follow|"
+    r"kontroll|encounter|.*(datum|date|tag|day|visit)$"
+)
+_DATE_FORM = re.compile(r"(\d{4}([./-])\d{1,2}\2\d{1,2}|\d{1,2}([./-])\d{1,2}\3(\d{4}|\d{2}))([ T][\d:.+Z ]+)?")
 
 
 def _are_dates(values: pd.Series) -> bool:
     """Whether all values, of which there are some, are dates."""
     texts = values.drop_duplicates().tolist()
     read = read_dates(texts)
-    return bool(texts) and all(_LIKE_DATE.fullmatch(text) or text in read for text in texts)
+    return bool(texts) and all(_DATE_FORM.fullmatch(text) or text in read for text in texts)
 
 
 def _with_endings(cells: pd.DataFrame, study: Study) -> pd.DataFrame:
@@ -225,16 +213,13 @@ def _with_endings(cells: pd.DataFrame, study: Study) -> pd.DataFrame:
         return cells
     files_of: dict[str, dict[str, list[str]]] = {}
     disk = FileNames()
-    # the first folders of a path of another computer, which all rows share
-    others = {tuple(_folders(text)) for text in cells[column].unique() if text.strip()}
-    levels = takewhile(lambda level: len({*level}) == 1, zip(*others, strict=False))
-    shared = len(list(levels)) - (len(others) == 1)
+    moved = _of_another_computer(cells, column, folder, disk)
 
     def completed(text: str) -> str:
         path = folder / text.strip().replace("\\", "/")
         if not text.strip():
             return text
-        matches = disk.below(folder, text) or _of_another_computer(disk, folder, text, shared)
+        matches = [moved[text]] if text in moved else disk.below(folder, text)
         if len(matches) == 1 and not os.path.exists(folder / text):
             return matches[0] if os.path.isabs(text.strip()) else os.path.relpath(matches[0], folder)
         if matches or path.suffix.casefold() in ENDINGS:
@@ -255,21 +240,29 @@ def _folders(text: str) -> list[str]:
     return [part for part in text.strip().replace("\\", "/").split("/") if part][:-1]
 
 
-def _of_another_computer(disk: FileNames, folder: Path, text: str, shared: int) -> list[str]:
-    """The file below a folder that an absolute path of another computer means, if there is one.
+def _of_another_computer(cells: pd.DataFrame, column: str, folder: Path, disk: FileNames) -> dict[str, str]:
+    """By absolute path of another computer the file below a folder that it means, with the same folders at its end.
 
-    Folders that all rows share may be missing here, or be the folder itself; no other folder is left out, because it
-    may tell one patient's image from another's.
+    All paths must begin with the same folders, for which the folder stands (`stand_ins`); a warning names them.
     """
-    if not is_absolute(text):
-        return []
-    names, home = _folders(text), name_key(folder.name)
-    for start in range(1, len(names) + 1):
-        if start <= shared or name_key(names[start - 1]) == home:
+    found: dict[str, tuple[tuple[str, ...], str]] = {}
+    for text in cells[column].unique():
+        names = _folders(text)
+        if not is_absolute(text) or disk.below(folder, text):
+            continue
+        for start in range(1, len(names) + 1):
             rest = "/".join([*names[start:], text.strip().replace("\\", "/").rpartition("/")[2]])
-            if matches := disk.below(folder, rest):
-                return matches
-    return []
+            if len(matches := disk.below(folder, rest)) == 1:
+                found[text] = tuple(map(name_key, names[:start])), matches[0]
+                break
+    values = {name_key(value) for name in cells if name != column for value in cells[name].unique()} - {""}
+    accepted = stand_ins({(beginning, ()) for beginning, _ in found.values()}, folder, values)
+    for beginning, _ in accepted:
+        if beginning[-1] != name_key(folder.name):
+            log.warning(
+                "%s of the table is read as %s. Check that these are the same images.", "/".join(beginning), folder
+            )
+    return {text: path for text, (beginning, path) in found.items() if (beginning, ()) in accepted}
 
 
 def new_table(
@@ -306,13 +299,14 @@ def new_table(
             raise CasewiseError(
                 "--pattern is about the paths below a folder, and cases are a data frame. Leave it out."
             )
-        table = cases
+        table, bundle = cases, _with_original_columns(bundle, cases, stated=columns)
     else:
         cases = _written_images(cases, folder / _IN_MEMORY)
         groups = _groups(cases)
         paths = [path for group in groups for path in group]
         if _is_table(paths, pattern):
-            bundle = _with_original_columns(bundle, paths[0], stated=columns)
+            with suppress(CohortError):  # whoever reads the table next says what is wrong with it
+                bundle = _with_original_columns(bundle, paths[0], stated=columns)
             return NewTable(bundle.study(paths[0], Path(root).absolute() if root else paths[0].parent), own=True)
         reader = bundle.study(written)
         if _is_grouped(cases):
@@ -335,17 +329,20 @@ def new_table(
     return NewTable(bundle.study(written, Path(root or Path.cwd()).absolute()), own=False, reading=reading)
 
 
-def _with_original_columns(bundle: Bundle, table: Path, *, stated: Mapping[str, str]) -> Bundle:
-    """The bundle reading the columns of the table from which its cohort was made, where a table has those instead."""
+def _with_original_columns(bundle: Bundle, table: Path | pd.DataFrame, *, stated: Mapping[str, str]) -> Bundle:
+    """The bundle reading the columns of the table from which its cohort was made, where a table has those instead.
+
+    Raises:
+        CohortError: the file is no table.
+    """
     settings, own = bundle.settings, dict(bundle.settings["columns"])
     original = {role: name for role, name in settings.get("original_columns", {}).items() if role not in stated}
     if not original:
         return bundle
-    with suppress(CohortError):  # whoever reads the table next says what is wrong with it
-        headings = set(read_text_table(table, Problems())[0].columns)
-        for role, name in original.items():
-            if name in headings and own.get(role, role) not in headings and own.get(role) != "":
-                own[role] = name
+    headings = set(map(str, (read_text_table(table, Problems())[0] if isinstance(table, Path) else table).columns))
+    for role, name in original.items():
+        if name in headings and own.get(role, role) not in headings and own.get(role) != "":
+            own[role] = name
     return replace(bundle, settings={**settings, "columns": own})
 
 

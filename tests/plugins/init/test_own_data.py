@@ -728,3 +728,44 @@ def test_a_missing_image_is_not_replaced_by_that_of_another_folder(tmp_path: Pat
     assert {name: path for name, path in of_site.items() if path} == {
         f"Nord/P{n}": f"P{n}/detail.jpg" for n in range(1, 13) if n != 3
     }
+
+
+@pytest.mark.parametrize(
+    ("cells", "files"),
+    [
+        # of two sites, of which the images are those of one
+        (
+            [f"D:\\Export\\{s}\\P{n}\\a.jpg" for s in ("Nord", "Süd") for n in range(1, 6)],
+            [f"P{n}/a.jpg" for n in range(1, 12)],
+        ),
+        # of a patient whose number is a value of the table
+        (["P3/a.jpg", "P3/b.jpg", "P3/c.jpg"], ["P1/a.jpg", "P1/b.jpg", "P1/c.jpg"]),
+        # of two sites with one file for both
+        ([f"{s}/{n}.jpg" for s in ("Nord", "Süd") for n in range(5)], [f"{n}.jpg" for n in range(5)]),
+    ],
+)
+def test_images_of_folders_that_disagree_are_not_taken(cells: list[str], files: list[str], tmp_path: Path) -> None:
+    images = tiny(tmp_path / "Photos", files)
+    subjects = ["P3" if cell.startswith("P3") else f"S{n}" for n, cell in enumerate(cells)]
+    rows = [(cell, subject, str(n % 2)) for n, (cell, subject) in enumerate(zip(cells, subjects, strict=True))]
+    pd.DataFrame(rows, columns=["image", "patient", "finding"]).to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(CasewiseError, match="agree in names of files alone"):
+        plan_study(table=tmp_path / "t.csv", images=images, folder=tmp_path / "study")
+
+
+def test_a_folder_that_was_renamed_is_doubted(tmp_path: Path) -> None:
+    images = tiny(tmp_path / "Photos", [f"P{n}/a.jpg" for n in range(6)])
+    rows = [(f"D:\\Export\\P{n}\\a.jpg", f"S{n}", str(n % 2)) for n in range(6)]
+    pd.DataFrame(rows, columns=["image", "patient", "finding"]).to_csv(tmp_path / "t.csv", index=False)
+    plan = plan_study(table=tmp_path / "t.csv", images=images, folder=tmp_path / "study")
+    plan.write()
+    assert [row["path"] for row in table_of(tmp_path / "study")] == [f"P{n}/a.jpg" for n in range(6)]
+    assert any("d:/export" in doubt for doubt in plan.doubts)
+
+
+def test_columns_that_the_paths_state_are_no_original_columns(tmp_path: Path) -> None:
+    images = tiny(tmp_path / "photos", [f"P{n}/V{v}/a.jpg" for n in range(6) for v in (1, 2)])
+    rows = [(f"P{n}/V{v}/a.jpg", str(n % 2)) for n in range(6) for v in (1, 2)]
+    pd.DataFrame(rows, columns=["image", "finding"]).to_csv(tmp_path / "t.csv", index=False)
+    plan = plan_study(table=tmp_path / "t.csv", images=images, folder=tmp_path / "study")
+    assert "original_columns" not in plan.text

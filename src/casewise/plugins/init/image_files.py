@@ -7,13 +7,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from casewise.cohort.checks import is_absolute
 from casewise.cohort.companions import Companion, companions, companions_text, names_masks
 from casewise.cohort.folder_layout import DICOM_SUFFIXES, ENDINGS, VOLUME_FILES, stem_of, walk
 from casewise.cohort.table import names_text, natural, rows_text
 from casewise.errors import CasewiseError, counted
 from casewise.modalities.store.dicom_file import damage, quiet_pydicom, text_of
-from casewise.names import name_key, one_form
+from casewise.names import name_key, one_form, stand_ins
 
 # DICOM modalities whose files are single pictures; all others are slices of a scan.
 PLANAR = ("CR", "DX", "DR", "MG", "RG", "IO", "PX", "XC", "OP", "ES", "GM", "SM", "DMS")
@@ -200,22 +199,35 @@ def file_columns(cells: Mapping[str, Sequence[str]], images: ImageFiles, rows: S
     """The columns that name the images: the best one, and others that name further files in the same rows.
 
     Raises:
-        CasewiseError: cells of such a column may name several files.
+        CasewiseError: cells of such a column may name several files, or name other folders than those of the files.
     """
     index = FileIndex(images.paths, images.companions)
+    disagreeing: tuple[str, str, str] | None = None
     candidates: list[tuple[tuple[int, bool, int], FileColumn, dict[int, list[str]]]] = []
     for position, (name, values) in enumerate(cells.items()):
         if names_masks(name):
             continue
-        options = _agreeing({value: index.find(value) for value in dict.fromkeys(values)}, images.folder)
+        others = {name_key(value) for other in cells if other != name for value in set(cells[other])} - {""}
+        named = {value: index.find(value) for value in dict.fromkeys(values)}
+        options = _agreeing(named, images.folder, others)
         paths = [options[value][0] if options[value] else "" for value in values]
         matched, different = sum(map(bool, paths)), len(set(paths) - {""})
+        lost = [value for value in named if named[value] and not options[value] and "/" in value.replace("\\", "/")]
+        if not matched and len(lost) >= _ENOUGH * sum(map(bool, named)):
+            disagreeing = disagreeing or (name, lost[0], named[lost[0]][0])
         # a number that happens to be the stem of a file names it only if it names many different ones
         if not matched or matched < _ENOUGH * sum(map(bool, values)) or different < 0.5 * matched:
             continue
         unclear = {row: options[value] for row, value in zip(rows, values, strict=True) if len(options[value]) > 1}
         has_ending = any(stem_of(value) != value or "/" in value for value in values)
         candidates.append(((matched - len(unclear), has_ending, -position), FileColumn(name, paths), unclear))
+    if disagreeing and not candidates:
+        name, cell, path = disagreeing
+        raise CasewiseError(
+            f"{name}: the paths of the table and the images of {images.folder} agree in names of files alone, or in "
+            f"several ways, such as {cell[:80]!r} and {path!r}, which may be different {images.noun}s. Name the folder "
+            "with --images to which the paths lead, or correct them."
+        )
     candidates.sort(key=lambda candidate: candidate[0], reverse=True)
     # a column of masks, whatever its name, next to one of images
     of_images = [each for each in candidates if not set(each[1].paths) - {""} <= set(images.companions)]
@@ -232,27 +244,24 @@ def file_columns(cells: Mapping[str, Sequence[str]], images: ImageFiles, rows: S
     return columns
 
 
-def _agreeing(options: Mapping[str, list[str]], folder: Path) -> dict[str, list[str]]:
-    """The files that cells may mean, without those of which a cell names another folder.
+def _agreeing(options: Mapping[str, list[str]], folder: Path, values: Collection[str]) -> dict[str, list[str]]:
+    """The files that cells may mean, without those of which a cell names another folder (`stand_ins`).
 
-    A folder that all cells name otherwise, in the same way, was renamed.
+    If all files are in one folder, they have no other to disagree with.
 
     >>> cells = ["D:/S/P1/a.jpg", "D:/S/P3/a.jpg"]
-    >>> list(_agreeing({cell: ["S/P1/a.jpg"] for cell in cells}, Path("in")).values())
+    >>> list(_agreeing({cell: ["S/P1/a.jpg"] for cell in cells}, Path("in"), []).values())
     [['S/P1/a.jpg'], []]
     """
-    home = name_key(folder.resolve().name)
-    # by cell and file: the folders of each that the other does not have, from the last common one upwards
     pairs = [(cell, path) for cell, paths in options.items() for path in paths]
-    differing = {pair: _differing(_parts(pair[0]), [home, *_parts(pair[1])]) for pair in pairs}
-    # the folder of the images may have another name here, unless some cells name it
-    named = any(not of_file for cell, of_file in differing.values())
-    agreeing = {
-        pair: not of_cell or not of_file or (not named and of_file == (home,))
-        for pair, (of_cell, of_file) in differing.items()
+    differing = {pair: _differing(_parts(pair[0]), _parts(pair[1])) for pair in pairs}
+    accepted = stand_ins(differing.values(), folder, values)
+    if all("/" not in path for _, path in pairs):
+        accepted = set(differing.values())
+    kept = {
+        cell: [path for path in paths if not differing[cell, path][0] or differing[cell, path] in accepted]
+        for cell, paths in options.items()
     }
-    renamed = not any(agreeing.values()) and len(set(differing.values())) == 1
-    kept = {cell: [path for path in paths if agreeing[cell, path] or renamed] for cell, paths in options.items()}
     # a file that cells with different folders mean is nobody's
     folders: dict[str, set[tuple[str, ...]]] = defaultdict(set)
     for cell, paths in kept.items():
@@ -278,8 +287,6 @@ def _contradict(folders: Collection[tuple[str, ...]]) -> bool:
 def in_other_folders(column: FileColumn, cells: Sequence[str]) -> list[tuple[str, str]]:
     """The cells that name another folder than their file's, each with the file.
 
-    Absolute paths of another computer count only if the file lies in a folder that they do not name.
-
     >>> in_other_folders(FileColumn("file", ["b/1.jpg", "b/2.jpg", "b/3.jpg"]), ["a/1.jpg", "D:/b/2.jpg", "3"])
     [('a/1.jpg', 'b/1.jpg')]
     """
@@ -291,10 +298,19 @@ def in_other_folders(column: FileColumn, cells: Sequence[str]) -> list[tuple[str
             rest, folders = rest[:-1], folders[:-1]
         if path and rest and folders:
             contrary.append((cell, path))
-        elif path and rest and not is_absolute(cell):
+        elif path and rest:
             beginnings["/".join(rest)].append((cell, path))
     # files of several folders of the table that lie in one folder here
     return contrary + [pair for pairs in beginnings.values() for pair in pairs if len(beginnings) > 1]
+
+
+def moved_beginning(column: FileColumn, cells: Sequence[str], folder: Path) -> str:
+    """The folder of another computer as which the folder of the images is read; empty if it has the same name."""
+    pairs = [_differing(_parts(cell), _parts(path)) for cell, path in zip(cells, column.paths, strict=True) if path]
+    beginnings = {of_cell for of_cell, _ in pairs if of_cell}
+    if len(beginnings) != 1 or next(iter(beginnings))[-1] == name_key(folder.resolve().name):
+        return ""
+    return "/".join(next(iter(beginnings)))
 
 
 def mask_files(cells: Mapping[str, Sequence[str]], images: ImageFiles) -> set[str]:

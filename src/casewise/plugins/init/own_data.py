@@ -275,7 +275,7 @@ def _planned(data: OwnData, folder: Path, stated: Pattern | None = None) -> NewS
         if plan.cells is not None:
             labels = list(map(point_number, labels))
         study.files[TABLE] = cohort_table(rows, cells, roles, {plan.column: (plan.heading, labels)})
-        if data.table and rows.files and rows.has("subject") and not roles.people:
+        if data.table and _original_column_lines(data):
             study.understood.append(
                 f"New tables in the form of {data.table.name} are predicted with --root FOLDER, the folder of their "
                 "images."
@@ -374,11 +374,13 @@ def _column_lines(data: OwnData) -> list[str]:
 def _original_column_lines(data: OwnData) -> list[str]:
     """The key `original_columns`: which columns of the user's table a table of new cases may have."""
     rows, origins = data.rows, data.rows.origins
-    if not (data.table and rows.files and rows.has("subject")) or data.roles.people:
+    roles = ("subject", "visit", "sequence", *(["date"] if origins.get("visit") != origins.get("date") else []))
+    named = {role: origins[role] for role in roles if origins.get(role) in data.cells}
+    # what paths state, columns of a new table do not
+    lacking = {"subject", *(["visit"] if rows.has("visit") else [])} - named.keys()
+    if not (data.table and rows.files) or data.roles.people or lacking:
         return []
-    roles = ("subject", "visit", "region", *(["date"] if origins.get("visit") != origins.get("date") else []))
-    named = {"path": rows.files[0].name} | {role: origins[role] for role in roles if origins.get(role) in data.cells}
-    named.setdefault("subject", rows.files[0].name)
+    named = {"path": rows.files[0].name} | named
     texts = [f"{role}: {quoted(column)}" for role, column in named.items() if role != column]
     return [f"original_columns: {{{', '.join(texts)}}}  # of {data.table.name}, for new tables"] if texts else []
 

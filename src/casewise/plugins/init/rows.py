@@ -126,6 +126,12 @@ def rows_of_table(
     files, noun = image_files.file_columns(source.cells, images, source.numbers), images.noun
     if files:
         rows, lacking = _named_files(source, files, noun)
+        moved = [image_files.moved_beginning(column, source.cells[column.name], images.folder) for column in files]
+        if any(moved):
+            rows.doubts.append(
+                f"PATHS OF ANOTHER FOLDER: {next(filter(None, moved))[:80]} of the table is read as {images.folder}. "
+                f"Check that these are the same {noun}s."
+            )
     else:
         rows, lacking, source = _joined(source, images, regions, stated, subject)
     used, masks = set(filter(None, rows.paths)), image_files.mask_files(source.cells, images)

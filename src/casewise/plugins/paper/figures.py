@@ -277,7 +277,7 @@ def _learning(contents: Contents) -> Sheet:
     jobs = [job for job in run.finished.jobs if job.get("history")]
     networks = list(dict.fromkeys(str(job["model"]) for job in jobs))
     accurate = any("train_accuracy" in entry for job in jobs for entry in job["history"])
-    phases = " A dashed vertical line marks the begin of a further phase." * bool(run.study.recipe.phases)
+    phases = " A dashed vertical line marks the beginning of a further phase." * (len(run.study.recipe.phases) > 1)
     caption = (
         f"Loss{', and accuracy below it,' * accurate} by epoch of training, a line for each fold. Training:"
         f" with augmentation and dropout.{phases}"

@@ -55,7 +55,10 @@ def distribution(
     """
     recorded = table.dropna(subset=[column])
     values, sides = recorded[column].to_numpy(float), recorded["side"].to_numpy()
-    edges, names, levels = _binned(values, scale)
+    if classes:
+        edges, names, levels = np.arange(len(classes) + 1) - 0.5, list(classes), True
+    else:
+        edges, names, levels = _binned(values, scale)
     x = np.arange(len(names))
     with canvas(300, 208, (60, 42, 6, 26), grid="y") as (figure, axes):
         overall = shares(values, edges) * 100

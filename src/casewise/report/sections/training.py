@@ -162,14 +162,15 @@ def training_facts(study: Study, jobs: Sequence[Job]) -> dict[str, str]:
     recipe, facts = study.recipe, {}
     if study.trained and any(kind_named(study.kind_of(name)).form == "number" for name in study.outputs):
         facts["Loss of numbers"] = f"{LOSSES[recipe.loss]}, of targets standardised by the training {study.unit}s"
-    if recipe.clip_gradients:
+    if study.trained and recipe.clip_gradients:
         facts["Gradients"] = f"limited to a norm of {recipe.clip_gradients:g}"
         if shares := {
             name: share for name, own in by_model(jobs).items() if (share := _limited_share(own)) is not None
         }:
             low, high = min(shares, key=shares.__getitem__), max(shares.values())
-            most = f"{percent(shares[low])} to {percent(high)}" if shares[low] < high else percent(high)
-            lowest = f", fewest of {the_learner(low)}" if shares[low] < high else ""
+            differ = percent(shares[low]) != percent(high)
+            most = f"{percent(shares[low])} to {percent(high)}" if differ else percent(high)
+            lowest = f", fewest of {the_learner(low)}" if differ else ""
             facts["Gradients"] += f", which was exceeded in {most} of the steps{lowest}"
             if recipe.optimizer == "sgd" and high >= MOST_LIMITED:
                 facts["Gradients"] += "; such steps do not grow with the gradient"
