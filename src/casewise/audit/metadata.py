@@ -39,7 +39,7 @@ USUAL = (
 )
 # Columns of every cohort, and those that casewise itself adds to a table, by their beginnings.
 STANDARD = ("image", "path", "subject", "visit", "case", "day", "region", "panel")
-INTERNAL = ("tile_", "slide_", "sequence")
+INTERNAL = ("tile_", "slide_", "sequence", "estimated_ita", "estimated_skin_")
 RARE, MOST_LEVELS, MOSTLY = 5, 30, 0.9
 # A column with few distinct numbers is a code (1 = male), not a quantity.
 FEW_NUMBERS = 12

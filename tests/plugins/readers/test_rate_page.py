@@ -26,7 +26,7 @@ from tests.plugins.readers.rating import (
 
 pytestmark = needs_chromium
 WIDTHS = {"desktop": (1280, 900), "phone": (390, 844)}
-PATIENCE = 20_000
+PATIENCE = 60_000
 
 
 @pytest.fixture(scope="module")

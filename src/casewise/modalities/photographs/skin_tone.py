@@ -91,7 +91,7 @@ def with_skin_tone(images: pd.DataFrame, tiles: np.ndarray, column: str) -> tupl
         tiles: (N, C, H, W) uint8, a picture of each row.
 
     Raises:
-        CohortError: the images have no colours.
+        CohortError: the images have no colours, or none shows healthy skin.
     """
     coloured = tiles.shape[1] == 3 and any(np.ptp(tile.astype(np.int16), axis=0).max() > 2 for tile in tiles)
     if not coloured:
@@ -100,6 +100,11 @@ def with_skin_tone(images: pd.DataFrame, tiles: np.ndarray, column: str) -> tupl
             " out, or name a column of the table."
         )
     angles, shares = np.array([image_ita(tile) for tile in tiles]).T
+    if not np.isfinite(angles).any():
+        raise CohortError(
+            f"evaluation.subgroups: {column} cannot be estimated: no image has enough pixels with the colours of"
+            " healthy skin. Leave it out, or name a column of the table."
+        )
     subjects = images["subject"].astype(str)
     by_subject = {name: subject_group(angles[rows]) for name, rows in subjects.groupby(subjects).indices.items()}
     images = images.assign(estimated_ita=angles, estimated_skin_share=shares)
