@@ -383,7 +383,7 @@ def statistics_agreement(network: Network, data: PanelDataset, device: torch.dev
     """Correlation between features by the stored statistics of batch norms and features by a batch's own statistics.
 
     The batch has panels from all over the data, without variations; the network does not change. None: the network has
-    no batch norm in its body, there are fewer than two panels, or features do not vary.
+    no batch norm in its body, there are fewer than two panels, or features are no numbers.
     """
     norms = [module for module in network.body.modules() if isinstance(module, _BatchNorm)]
     slots, _ = data.views()
@@ -400,7 +400,9 @@ def statistics_agreement(network: Network, data: PanelDataset, device: torch.dev
         own = network.features(panels)
     network.train(was_training)
     value = float(torch.corrcoef(torch.stack([stored.flatten(), own.flatten()]).double())[0, 1])
-    return value if math.isfinite(value) else None
+    if not (torch.isfinite(stored).all() and torch.isfinite(own).all()):
+        return None
+    return value if math.isfinite(value) else 0.0  # features that do not vary agree with nothing
 
 
 def _gradient_facts(norms: Sequence[float], limit: float | None) -> dict[str, float]:
