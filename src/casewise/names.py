@@ -122,7 +122,7 @@ def stand_ins(
     ({(('d:', 'p1', 'in'), ())}, set())
     """
     pairs = set(pairs)
-    home = [name_key(part) for part in root.resolve().parts]
+    home = [name_key(folder) for folder in root.resolve().parts]
     moved = {pair for pair in pairs if pair[0]}
     if len(moved) > 1 or moved != pairs:
         ends = {pair: _equal_ends(pair[0], home) for pair in moved if not pair[1]}

@@ -198,8 +198,8 @@ def _in_orders(
 
     def pairs_of(start: int) -> np.ndarray:
         block = rows[start : start + BLOCK]
-        found = orders.neighbours((hashes.whole[block], hashes.transposed[block]))
-        return _with_variants(_closest(block, *found, nearest), hashes)
+        neighbours = orders.neighbours((hashes.whole[block], hashes.transposed[block]))
+        return _with_variants(_closest(block, *neighbours, nearest), hashes)
 
     return in_parallel(pairs_of, range(0, len(rows), BLOCK), progress)
 

@@ -31,6 +31,7 @@ from casewise.inference.drift import WORDS, Batch, Drift, confirmation, drift
 from casewise.inference.ensemble import Combination, Ensemble
 from casewise.inference.look import Look, read_look
 from casewise.inference.output_table import OutputTable
+from casewise.inference.visits import ignores_visits, names_visits
 from casewise.modalities.base import PreparedCohort
 from casewise.modalities.registry import modality_of
 from casewise.models.threads import on_threads
@@ -234,7 +235,7 @@ class TrainedModel:
         if not table.reading and path in cells:
             for doubt in listed_companions(start / text for text in cells[path].str.strip() if text):
                 log.warning("%s", doubt.removeprefix("WARNING: "))
-        if new_cases.ignores_visits(cells, table.study):
+        if ignores_visits(cells, table.study):
             log.warning("The study of this model has no visits: the visits of the new cases are not used.")
         return table, cells
 
@@ -353,7 +354,7 @@ class TrainedModel:
             single = new_cases.predicts_single_images(table.study)
             raw_cases, has_visits = (
                 new_cases.cases_of(cells, table.study, single=single),
-                new_cases.names_visits(cells, table.study),
+                names_visits(cells, table.study),
             )
             unit = "images" if single else "cases"
             done, batch, of_training, chunks = 0, Batch(), list[str](), list[new_cases.PredictedChunk]()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import shlex
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,14 +19,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from casewise.cohort.altered_names import alterations
-from casewise.cohort.checks import find_columns, is_absolute
+from casewise.cohort.checks import find_columns
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.cohort.companions import listed_companions
 from casewise.cohort.folder_layout import ENDINGS, begins_as_image, stated_pattern
 from casewise.cohort.identity import AS_WRITTEN, alike
-from casewise.cohort.table import Problems, names_text, natural, read_dates, read_text_table
+from casewise.cohort.table import Problems, names_text, natural, read_text_table
 from casewise.console import Silent
-from casewise.errors import CasewiseError, CohortError, ImageError, counted, cut, nearest, nearest_folder, none_of
+from casewise.errors import CasewiseError, CohortError, ImageError, counted, nearest, nearest_folder, none_of
 from casewise.files import PICTURES, make_folder
 from casewise.inference.case_sizes import CaseSizes, check_people
 from casewise.inference.drift import Batch, Drift
@@ -39,9 +38,11 @@ from casewise.inference.stated import (
     stated_by,
     unspecific,
 )
+from casewise.inference.table_paths import with_image_files
+from casewise.inference.visits import check_visits, names_visits
 from casewise.modalities.base import ImageFolder, ImageStore
 from casewise.modalities.registry import modality_of
-from casewise.names import FileNames, name_key, one_form, stand_ins
+from casewise.names import one_form
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -135,7 +136,8 @@ class NewTable:
                     else:
                         problems.doubts.append(alteration.sentence(columns[role]))
             problems.raise_any(self.study.cohort)
-            self._check_visits(cells, columns)
+            if not (self.reading or predicts_single_images(self.study)):
+                check_visits(self.study, cells, columns)
             for name in modality_of(self.study).columns(self.study):
                 if name not in cells and name != "path":
                     raise CohortError(
@@ -146,34 +148,7 @@ class NewTable:
             raise self.corrected(error) from error
         for doubt in problems.doubts:
             log.warning("%s", IN_STUDY.sub("", doubt))
-        return _with_endings(cells, self.study)
-
-    def _check_visits(self, cells: pd.DataFrame, columns: Mapping[str, str]) -> None:
-        """Refuse a table without visits in which a column tells several days or visits of a subject apart.
-
-        Raises:
-            CohortError: it would pool the images of several visits.
-        """
-        if self.reading or self.study.columns.get("visit", "visit") in ("", *cells) or "subject" not in columns:
-            return
-        if predicts_single_images(self.study):
-            return
-        known = [columns[role] for role in ("path", "subject", "region") if role in columns]
-        for name in cells.columns.difference(known, sort=False):
-            values = cells[name].str.strip()
-            of_visits = any(_VISIT_WORDS.match(word) for word in re.split(r"[\W\d_]+", name.casefold()))
-            several = values.where(values != "").groupby(cells[columns["subject"]]).nunique()
-            if several.empty or several.max() < 2 or not (of_visits or _are_dates(values[values != ""])):
-                continue
-            subject = several.idxmax()
-            shown = values[(cells[columns["subject"]] == subject) & (values != "")].drop_duplicates()
-            raise CohortError(
-                f"{self.study.cohort}: {cut(str(subject))} has rows of several values of {name!r} "
-                f"({names_text(shown.tolist(), 3)}), and no column states the visit, so that images of several visits "
-                f'would be one case. Say which column does with `columns={{"visit": {name!r}}}` (`--column '
-                f"{shlex.quote(f'visit={name}')}`), or that all rows of a subject are one visit with "
-                '`columns={"visit": ""}` (`--column visit=`).'
-            )
+        return with_image_files(cells, self.study)
 
     def prepared(self, folder: Path, cells: pd.DataFrame | None = None) -> NewCases:
         """Read the table, or these rows of it, without labels, and prepare the images in `folder`.
@@ -189,80 +164,6 @@ class NewTable:
             return NewCases(cohort, modality.prepare(study, cohort, image_folder, Silent()), image_folder)
         except CasewiseError as error:
             raise self.corrected(error) from error
-
-
-# How names of columns that tell visits apart begin, or end.
-_VISIT_WORDS = re.compile(
-    r"a?(visit|week|day|month|date|adt|ady)|besuch|termin|time|zeitpunkt|session|woche|monat|tag|datum|exam|unters|follow|"
-    r"kontroll|encounter|.*(datum|date|tag|day|visit)$"
-)
-_DATE_FORM = re.compile(r"(\d{4}([./-])\d{1,2}\2\d{1,2}|\d{1,2}([./-])\d{1,2}\3(\d{4}|\d{2}))([ T][\d:.+Z ]+)?")
-
-
-def _are_dates(values: pd.Series) -> bool:
-    """Whether all values, of which there are some, are dates."""
-    texts = values.drop_duplicates().tolist()
-    read = read_dates(texts)
-    return bool(texts) and all(_DATE_FORM.fullmatch(text) or text in read for text in texts)
-
-
-def _with_endings(cells: pd.DataFrame, study: Study) -> pd.DataFrame:
-    """The table with the names of files as the disk spells them, with their endings where one image has the name."""
-    folder, column = (study.root or study.cohort.parent).absolute(), study.columns.get("path") or "path"
-    if column not in cells:
-        return cells
-    files_of: dict[str, dict[str, list[str]]] = {}
-    disk = FileNames()
-    moved = _of_another_computer(cells, column, folder, disk)
-
-    def completed(text: str) -> str:
-        path = folder / text.strip().replace("\\", "/")
-        if not text.strip():
-            return text
-        matches = [moved[text]] if text in moved else disk.below(folder, text)
-        if len(matches) == 1 and not os.path.exists(folder / text):
-            return matches[0] if os.path.isabs(text.strip()) else os.path.relpath(matches[0], folder)
-        if matches or path.suffix.casefold() in ENDINGS:
-            return text
-        if str(path.parent) not in files_of:
-            stems = files_of.setdefault(str(path.parent), {})
-            for name in os.listdir(path.parent) if path.parent.is_dir() else ():
-                if name.casefold().endswith(ENDINGS):
-                    stems.setdefault(name_key(name.rpartition(".")[0]), []).append(name)
-        names = files_of[str(path.parent)].get(name_key(path.name), [])
-        return text.strip()[: -len(path.name)] + names[0] if len(names) == 1 else text
-
-    return cells.assign(**{column: cells[column].map(completed)})
-
-
-def _folders(text: str) -> list[str]:
-    """The folders of a path, also of Windows, from the first one."""
-    return [part for part in text.strip().replace("\\", "/").split("/") if part][:-1]
-
-
-def _of_another_computer(cells: pd.DataFrame, column: str, folder: Path, disk: FileNames) -> dict[str, str]:
-    """By absolute path of another computer the file below a folder that it means, with the same folders at its end.
-
-    All paths must begin with the same folders, for which the folder stands (`stand_ins`); a warning names them.
-    """
-    found: dict[str, tuple[tuple[str, ...], str]] = {}
-    for text in cells[column].unique():
-        names = _folders(text)
-        if not is_absolute(text) or disk.below(folder, text):
-            continue
-        for start in range(1, len(names) + 1):
-            rest = "/".join([*names[start:], text.strip().replace("\\", "/").rpartition("/")[2]])
-            if len(matches := disk.below(folder, rest)) == 1:
-                found[text] = tuple(map(name_key, names[:start])), matches[0]
-                break
-    values = {name_key(value) for name in cells if name != column for value in cells[name].unique()} - {""}
-    accepted = stand_ins({(beginning, ()) for beginning, _ in found.values()}, folder, values)
-    for beginning, _ in accepted:
-        if beginning[-1] != name_key(folder.name):
-            log.warning(
-                "%s of the table is read as %s. Check that these are the same images.", "/".join(beginning), folder
-            )
-    return {text: path for text, (beginning, path) in found.items() if (beginning, ()) in accepted}
 
 
 def new_table(
@@ -577,20 +478,6 @@ def sources_of(cases: Sequence[RawCase], cells: pd.DataFrame, study: Study) -> d
         paths = [path if os.path.exists(path) else path.replace("\\", "/") for path in paths]
         sources[case.name] = tuple(dict.fromkeys((*sources.get(case.name, ()), *map(Path, paths))))
     return sources
-
-
-def names_visits(cells: pd.DataFrame, study: Study) -> bool:
-    """Whether some row of a table names a visit."""
-    column = study.columns.get("visit", "visit")
-    return column in cells and bool((cells[column].str.strip() != "").any())
-
-
-def ignores_visits(cells: pd.DataFrame, study: Study) -> bool:
-    """Whether a table or folder has several visits of a subject, and the study no column of visits."""
-    subject = study.columns.get("subject") or "subject"
-    if study.columns.get("visit", "visit") or not {"visit", subject} <= set(cells):
-        return False
-    return bool((cells.groupby(subject)["visit"].nunique() > 1).any())
 
 
 def predicts_single_images(study: Study) -> bool:

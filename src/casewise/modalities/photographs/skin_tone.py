@@ -108,8 +108,8 @@ def with_skin_tone(images: pd.DataFrame, tiles: np.ndarray, column: str) -> tupl
     subjects = images["subject"].astype(str)
     by_subject = {name: subject_group(angles[rows]) for name, rows in subjects.groupby(subjects).indices.items()}
     images = images.assign(estimated_ita=angles, estimated_skin_share=shares)
-    for place, name in enumerate((*ANGLES, column)):
-        images[name] = [by_subject[subject][place] for subject in subjects]
+    for number, name in enumerate((*ANGLES, column)):
+        images[name] = [by_subject[subject][number] for subject in subjects]
     groups = images.drop_duplicates("subject")[column].value_counts()
     sizes = ", ".join(f"{name} {groups[name]}" for name in [*GROUPS, UNCERTAIN] if name in groups)
     usable, median = int(np.isfinite(angles).sum()), float(np.median(shares))

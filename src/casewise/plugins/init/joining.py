@@ -74,8 +74,8 @@ def words(text: str, role: str = "") -> Words:
     plain = str(int(value)) if (value := number(text)) is not None and value.is_integer() else one_form(text)
     if role == "visit" and (day := read_dates([plain]).get(plain)):
         return ("date", str(day))
-    found = (w.lstrip("0") or "0" if w.isdecimal() else w.casefold() for w in _WORD.findall(plain))
-    return tuple(_UNITS.get(w, w) if role == "visit" else w for w in found)
+    plain_words = (w.lstrip("0") or "0" if w.isdecimal() else w.casefold() for w in _WORD.findall(plain))
+    return tuple(_UNITS.get(w, w) if role == "visit" else w for w in plain_words)
 
 
 def day_of_visit(name: str) -> int | None:
@@ -159,26 +159,26 @@ class _Path:
             self._words[segment] = list(_WORD.finditer(self.segments[segment])) if inside else []
         return self._words[segment]
 
-    def read(self, role: str, place: _Place, known: Mapping[Words, Words]) -> tuple[Words, int, int, int] | None:
+    def read(self, role: str, place: _Place, names_of: Mapping[Words, Words]) -> tuple[Words, int, int, int] | None:
         """The name at a place, the longest one, with its segment, first word and the word behind it."""
-        found = self.matches(place.segment)
-        edge = len(found) - place.word if place.from_end else place.word
-        for length in range(min(_MOST_WORDS, len(found)), 0, -1):
+        matches = self.matches(place.segment)
+        edge = len(matches) - place.word if place.from_end else place.word
+        for length in range(min(_MOST_WORDS, len(matches)), 0, -1):
             first, end = (edge - length, edge) if place.from_end else (edge, edge + length)
-            if first >= 0 and end <= len(found):
-                text = self.segments[place.segment][found[first].start() : found[end - 1].end()]
-                if name := known.get(words(text, role)):
+            if first >= 0 and end <= len(matches):
+                text = self.segments[place.segment][matches[first].start() : matches[end - 1].end()]
+                if name := names_of.get(words(text, role)):
                     return name, place.segment, first, end
         return None
 
     def text(self, segment: int, first: int, end: int) -> str:
-        found = self.matches(segment)
-        return self.segments[segment][found[first].start() : found[end - 1].end()]
+        matches = self.matches(segment)
+        return self.segments[segment][matches[first].start() : matches[end - 1].end()]
 
     def around(self, segment: int, first: int, end: int) -> tuple[str, str]:
         """The characters before and behind a name: '' at an end, `a` for a letter or digit."""
-        text, found = self.segments[segment], self.matches(segment)
-        before, after = text[: found[first].start()][-1:], text[found[end - 1].end() :][:1]
+        text, matches = self.segments[segment], self.matches(segment)
+        before, after = text[: matches[first].start()][-1:], text[matches[end - 1].end() :][:1]
         return ("a" if before.isalnum() else before, "a" if after.isalnum() else after)
 
 
@@ -226,10 +226,12 @@ def join_images(
     split_paths = [_Path(path) for path in paths]
     best: dict[str, _Spans] = {}
     for loose in (False, True):
-        known = {role: readings(role, keys.names[role], loose=loose, regions=regions) for role in columns}
+        names_of = {role: readings(role, keys.names[role], loose=loose, regions=regions) for role in columns}
         if regions and "region" not in columns:
-            known["region"] = readings("region", map(words, regions))
-        read = _by_pattern(split_paths, known, stated) if stated else _by_places(split_paths, known, keys, columns)
+            names_of["region"] = readings("region", map(words, regions))
+        read = (
+            _by_pattern(split_paths, names_of, stated) if stated else _by_places(split_paths, names_of, keys, columns)
+        )
         if len(_assigned(read, keys, columns)) > len(_assigned(best, keys, columns)):
             best = read
         assigned = _assigned(best, keys, columns)
@@ -241,8 +243,8 @@ def join_images(
     by_path = {each.path: each for each in split_paths}
     if not assigned:
         for role, column in columns.items():
-            seen = {span[0] for each in split_paths for span in _occurring(each, role, known[role])}
-            joined.absent[column] = [cell for cell in dict.fromkeys(cells[column]) if words(cell, role) not in seen]
+            in_paths = {span[0] for each in split_paths for span in _occurring(each, role, names_of[role])}
+            joined.absent[column] = [cell for cell in dict.fromkeys(cells[column]) if words(cell, role) not in in_paths]
     else:
         joined.columns = {role: columns[role] for role in best[next(iter(assigned))] if role in columns}
         joined.pattern = stated.text if stated else _pattern_text(by_path, best, assigned)
@@ -268,7 +270,7 @@ def _assigned(read: Mapping[str, _Spans], keys: _Keys, columns: Mapping[str, str
 
 
 def _by_pattern(
-    paths: Sequence[_Path], known: Mapping[str, Mapping[Words, Words]], stated: Pattern
+    paths: Sequence[_Path], names_of: Mapping[str, Mapping[Words, Words]], stated: Pattern
 ) -> dict[str, _Spans]:
     """The names of the paths that match a pattern the user states; fields that the table lacks are left out."""
     result: dict[str, _Spans] = {}
@@ -279,16 +281,16 @@ def _by_pattern(
         roles = {("number" if name in ("n", "number", "no", "nr") else name): text for name, text in values.items()}
         roles["visit"] = roles.get("visit") or roles.get("date", "")
         spans: _Spans = {
-            role: (known[role].get(words(text, role), ("", text)), 0, 0, 0)
+            role: (names_of[role].get(words(text, role), ("", text)), 0, 0, 0)
             for role, text in roles.items()
-            if text and role in known
+            if text and role in names_of
         }
         result[each.path] = spans
     return result
 
 
 def _by_places(
-    paths: Sequence[_Path], known: Mapping[str, Mapping[Words, Words]], keys: _Keys, columns: Mapping[str, str]
+    paths: Sequence[_Path], names_of: Mapping[str, Mapping[Words, Words]], keys: _Keys, columns: Mapping[str, str]
 ) -> dict[str, _Spans]:
     """The names of the paths at the places where most rows meet images, of all columns that occur in the paths.
 
@@ -296,13 +298,13 @@ def _by_places(
         CasewiseError: two columns may stand at each other's place.
     """
     sample = paths[:: max(1, len(paths) // _SAMPLE)]
-    options = {role: _places(sample, role, spellings) for role, spellings in known.items()}
+    options = {role: _places(sample, role, spellings) for role, spellings in names_of.items()}
     ranked = []
-    for chosen in itertools.product(*([*options[role], *([None] * (role != "subject"))] for role in known)):
-        places = {role: place for role, place in zip(known, chosen, strict=True) if place is not None}
+    for chosen in itertools.product(*([*options[role], *([None] * (role != "subject"))] for role in names_of)):
+        places = {role: place for role, place in zip(names_of, chosen, strict=True) if place is not None}
         if "subject" not in places:
             continue
-        rows = _assigned(_read_at(sample, places, known), keys, columns)
+        rows = _assigned(_read_at(sample, places, names_of), keys, columns)
         of_table = sum(role in columns for role in places)
         ranked.append(((len(set(rows.values())), of_table, len(rows), len(places)), places, rows))
     if not ranked:
@@ -311,20 +313,20 @@ def _by_places(
     rank, places, rows = ranked[0]
     if other := next((p for r, p, other in ranked[1:] if r == rank and rank[2] and other != rows), None):
         first = sample[0]
-        texts = [_text_at(first, _read_at([first], each, known).get(first.path, {})) for each in (places, other)]
+        texts = [_text_at(first, _read_at([first], each, names_of).get(first.path, {})) for each in (places, other)]
         raise CasewiseError(
             f"The paths of the images, such as {first.path}, can be read as {' or as '.join(dict.fromkeys(texts))}: "
             "the same numbers occur in several columns. State what they mean with --pattern, such as "
             "'{subject}/{visit}_{region}_{n}.jpg'."
         )
-    read = _read_at(paths, places, known)
+    read = _read_at(paths, places, names_of)
     # a name that is longer than those of the table is another one: `S01-2` is not `S01`
     edges = Counter(each.around(*read[each.path]["subject"][1:]) for each in sample if each.path in rows)
     usual = edges.most_common(1)[0][0] if edges else ("", "")
     return {p.path: read[p.path] for p in paths if p.path in read and p.around(*read[p.path]["subject"][1:]) == usual}
 
 
-def _places(sample: Sequence[_Path], role: str, known: Mapping[Words, Words]) -> list[_Place]:
+def _places(sample: Sequence[_Path], role: str, names_of: Mapping[Words, Words]) -> list[_Place]:
     """The places at which most paths have one of the names."""
     counts: Counter[_Place] = Counter()
     distinct: dict[_Place, set[Words]] = defaultdict(set)
@@ -334,33 +336,33 @@ def _places(sample: Sequence[_Path], role: str, known: Mapping[Words, Words]) ->
         for word, from_end in itertools.product(range(most), (False, True)):
             place = _Place(segment, word, from_end)
             for each in sample:
-                if span := each.read(role, place, known):
+                if span := each.read(role, place, names_of):
                     counts[place] += 1
                     distinct[place].add(span[0])
     order = sorted(counts, key=lambda place: (-counts[place], -len(distinct[place]), place.from_end))
     kept: dict[tuple[tuple[Words, int, int, int] | None, ...], _Place] = {}
     for place in order:
-        kept.setdefault(tuple(each.read(role, place, known) for each in sample), place)
+        kept.setdefault(tuple(each.read(role, place, names_of) for each in sample), place)
     return list(kept.values())[:_MOST_PLACES]
 
 
-def _occurring(each: _Path, role: str, known: Mapping[Words, Words]) -> Iterator[tuple[Words, int, int, int]]:
+def _occurring(each: _Path, role: str, names_of: Mapping[Words, Words]) -> Iterator[tuple[Words, int, int, int]]:
     """The names of a column anywhere in a path."""
     for segment in range(-len(each.segments), 0):
         for word in range(len(each.matches(segment))):
-            if span := each.read(role, _Place(segment, word), known):
+            if span := each.read(role, _Place(segment, word), names_of):
                 yield span
 
 
 def _read_at(
-    paths: Iterable[_Path], places: Mapping[str, _Place], known: Mapping[str, Mapping[Words, Words]]
+    paths: Iterable[_Path], places: Mapping[str, _Place], names_of: Mapping[str, Mapping[Words, Words]]
 ) -> dict[str, _Spans]:
     """The names at these places of the paths that have all of them, in different words."""
     result: dict[str, _Spans] = {}
     for each in paths:
         spans: _Spans = {}
         for role, place in places.items():
-            if (span := each.read(role, place, known[role])) is None:
+            if (span := each.read(role, place, names_of[role])) is None:
                 break
             spans[role] = span
         taken = [(segment, word) for _, segment, first, end in spans.values() for word in range(first, end)]
@@ -376,11 +378,11 @@ def _text_at(each: _Path, spans: _Spans) -> str:
     for role, (_, segment, first, end) in spans.items():
         by_segment[segment].append((first, end, f"{{{'n' if role == 'number' else role}}}"))
     for segment in range(-1, -len(segments) - 1, -1):
-        found, text = each.matches(segment), segments[segment]
+        matches, text = each.matches(segment), segments[segment]
         taken = {word for first, end, _ in by_segment[segment] for word in range(first, end)}
-        free = [(word, word + 1, "*") for word, m in enumerate(found) if word not in taken and m[0].isdecimal()]
+        free = [(word, word + 1, "*") for word, m in enumerate(matches) if word not in taken and m[0].isdecimal()]
         for first, end, name in sorted([*by_segment[segment], *free], reverse=True):
-            text = text[: found[first].start()] + name + text[found[end - 1].end() :]
+            text = text[: matches[first].start()] + name + text[matches[end - 1].end() :]
         segments[segment] = text
     return "/".join(segments) + each.path[len(stem_of(each.path)) :].lower()
 
@@ -443,11 +445,11 @@ def _whole_subject(each: _Path, spans: _Spans) -> tuple[str, str]:
         "-".join(m[0] for word, m in enumerate(each.matches(level)) if (level, word) not in taken)
         for level in range(-len(each.segments), segment)
     ]
-    found = each.matches(segment)
-    own = each.segments[segment][found[first].start() : found[end - 1].end()]
-    while end < len(found) and found[end].start() == found[end - 1].end() and (segment, end) not in taken:
-        own, end = own + found[end][0], end + 1
-    before = "-".join(m[0] for word, m in enumerate(found[:first]) if (segment, word) not in taken)
+    matches = each.matches(segment)
+    own = each.segments[segment][matches[first].start() : matches[end - 1].end()]
+    while end < len(matches) and matches[end].start() == matches[end - 1].end() and (segment, end) not in taken:
+        own, end = own + matches[end][0], end + 1
+    before = "-".join(m[0] for word, m in enumerate(matches[:first]) if (segment, word) not in taken)
     return "/".join([*parts, before if re.search(r"\d", before) else ""]), own
 
 
@@ -481,10 +483,10 @@ def _visits(paths: Sequence[_Path], taken: Mapping[str, set[tuple[int, int]]]) -
         for word in range(len(first.matches(segment))):
             visits = {}
             for each in paths:
-                found = each.matches(segment)
+                matches = each.matches(segment)
                 texts = [
                     each.text(segment, word, end)
-                    for end in range(min(len(found), word + 3), word, -1)
+                    for end in range(min(len(matches), word + 3), word, -1)
                     if not taken[each.path] & {(segment, w) for w in range(word, end)}
                 ]
                 if (visit := next(filter(is_visit, texts), None)) is None:

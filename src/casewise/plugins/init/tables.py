@@ -97,8 +97,8 @@ def key_columns(
         numbers = [
             c.name for c in columns if c.exactly(_IMAGE_NUMBER) and c.name not in keys.values() and c.filled == 1
         ]
-        if found := next((name for name in numbers if not _repeats(source, keys | {"number": name})), ""):
-            keys["number"] = found
+        if number := next((name for name in numbers if not _repeats(source, keys | {"number": name})), ""):
+            keys["number"] = number
     return keys
 
 
@@ -212,9 +212,9 @@ def by_region(source: Source, keys: Mapping[str, str], regions: Sequence[str], o
             continue
         described = words(source.labels.get(name, name)), words(name)
         for named in dict.fromkeys(described):
-            hits = [region for region in candidates if (found := _within(region, named)) is not None]
-            if len(hits) == 1 and (found := _within(hits[0], named)):
-                parts[found].setdefault(hits[0], name)
+            hits = [region for region in candidates if _within(region, named) is not None]
+            if len(hits) == 1 and (rest := _within(hits[0], named)):
+                parts[rest].setdefault(hits[0], name)
                 break
     sets = Counter(frozenset(columns) for columns in parts.values() if len(columns) > 1)
     if not sets:
@@ -293,30 +293,30 @@ def _merged(main: Source, other: Source, subject: str) -> Source:
     if not any(name[0] in meaning["subject"] for name in mine):
         meaning["subject"] = _ends({name[0] for name in mine}, [name for (name,) in own["subject"]])
     index = {key: row for row, key in enumerate(_names(other, {role: of_other[role] for role in roles}))}
-    found = [
-        index.get(tuple(meaning[role].get(part, ()) for role, part in zip(roles, key, strict=True))) for key in mine
+    row_of = [
+        index.get(tuple(meaning[role].get(name, ()) for role, name in zip(roles, key, strict=True))) for key in mine
     ]
     columns = [name for name in other.cells if name not in {of_other[role] for role in roles}]
     cells, same = dict(main.cells), []
     for name in columns:
-        joined = ["" if row is None else other.cells[name][row] for row in found]
+        joined = ["" if row is None else other.cells[name][row] for row in row_of]
         if name not in cells:
             cells[name] = joined
             continue
-        differ = [i for i, row in enumerate(found) if row is not None and joined[i] != cells[name][i]]
+        differ = [i for i, row in enumerate(row_of) if row is not None and joined[i] != cells[name][i]]
         if differ:
             first = differ[0]
             clashing = [n for n in columns if n in main.cells]
             raise CasewiseError(
                 f"{main.path.name} and {other.path.name} both have {names_text(clashing, 8)}, and {name} differs: "
                 f"{cut(cells[name][first])} in row {main.numbers[first]} of the first, {cut(joined[first])} in row "
-                f"{other.numbers[found[first] or 0]} of the second. Rename or remove one of the columns."
+                f"{other.numbers[row_of[first] or 0]} of the second. Rename or remove one of the columns."
             )
         same.append(name)
-    lacking = list(dict.fromkeys(main.cells[of_main["subject"]][i] for i, row in enumerate(found) if row is None))
+    lacking = list(dict.fromkeys(main.cells[of_main["subject"]][i] for i, row in enumerate(row_of) if row is None))
     unused = [
         " ".join(other.cells[of_other[role]][row] for role in roles)
-        for row in range(len(other.numbers)) if row not in set(found)
+        for row in range(len(other.numbers)) if row not in set(row_of)
     ]  # fmt: skip
     doubts = []
     if lacking:
@@ -331,7 +331,7 @@ def _merged(main: Source, other: Source, subject: str) -> Source:
         )
     spelled = {
         (main.cells[of_main[role]][i], other.cells[of_other[role]][row])
-        for role in roles for i, row in enumerate(found)
+        for role in roles for i, row in enumerate(row_of)
         if row is not None and main.cells[of_main[role]][i] != other.cells[of_other[role]][row]
     }  # fmt: skip
     notes = [f"{other.path.name} was joined by {' and '.join(roles)}: {names_text(columns, 8)}."]

@@ -178,7 +178,7 @@ def _fit_text(axes: Axes, cell: float, renderer: Any) -> None:
     _break_lines(axes.yaxis.label, axes.yaxis.label.get_window_extent(renderer).height, box.height)
     names = [text for text in axes.get_xticklabels() if text.get_text()]
     ends = [text.get_window_extent(renderer) for text in names]
-    if any(one.x1 + 2 > other.x0 for one, other in pairwise(ends)) and not names[0].get_rotation():
+    if any(left.x1 + 2 > right.x0 for left, right in pairwise(ends)) and not names[0].get_rotation():
         line = 1.5 * float(names[0].get_fontsize()) * axes.figure.dpi / 72  # type: ignore[union-attr]
         upright: dict[str, Any] = {"rotation": 90, "ha": "center", "va": "top"}
         slanted: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}

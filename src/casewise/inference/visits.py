@@ -1,0 +1,70 @@
+"""Visits in a table of new cases: which column states them, and tables that would pool several into one case."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from casewise.cohort.table import names_text, read_dates
+from casewise.errors import CohortError, cut
+
+if TYPE_CHECKING:
+    from casewise.study.schema import Study
+
+# How names of columns that tell visits apart begin, or end.
+_VISIT_WORDS = re.compile(
+    r"a?(visit|week|day|month|date|adt|ady)|besuch|termin|time|zeitpunkt|session|woche|monat|tag|datum|exam|unters|follow|"
+    r"kontroll|encounter|.*(datum|date|tag|day|visit)$"
+)
+_DATE_FORM = re.compile(r"(\d{4}([./-])\d{1,2}\2\d{1,2}|\d{1,2}([./-])\d{1,2}\3(\d{4}|\d{2}))([ T][\d:.+Z ]+)?")
+
+
+def names_visits(cells: pd.DataFrame, study: Study) -> bool:
+    """Whether some row of a table names a visit."""
+    column = study.columns.get("visit", "visit")
+    return column in cells and bool((cells[column].str.strip() != "").any())
+
+
+def ignores_visits(cells: pd.DataFrame, study: Study) -> bool:
+    """Whether a table or folder has several visits of a subject, and the study no column of visits."""
+    subject = study.columns.get("subject") or "subject"
+    if study.columns.get("visit", "visit") or not {"visit", subject} <= set(cells):
+        return False
+    return bool((cells.groupby(subject)["visit"].nunique() > 1).any())
+
+
+def check_visits(study: Study, cells: pd.DataFrame, columns: Mapping[str, str]) -> None:
+    """Refuse a table without visits in which a column tells several days or visits of a subject apart.
+
+    Raises:
+        CohortError: it would pool the images of several visits.
+    """
+    if study.columns.get("visit", "visit") in ("", *cells) or "subject" not in columns:
+        return
+    with_roles = [columns[role] for role in ("path", "subject", "region") if role in columns]
+    for name in cells.columns.difference(with_roles, sort=False):
+        values = cells[name].str.strip()
+        of_visits = any(_VISIT_WORDS.match(word) for word in re.split(r"[\W\d_]+", name.casefold()))
+        several = values.where(values != "").groupby(cells[columns["subject"]]).nunique()
+        if several.empty or several.max() < 2 or not (of_visits or _are_dates(values[values != ""])):
+            continue
+        subject = several.idxmax()
+        shown = values[(cells[columns["subject"]] == subject) & (values != "")].drop_duplicates()
+        raise CohortError(
+            f"{study.cohort}: {cut(str(subject))} has rows of several values of {name!r} "
+            f"({names_text(shown.tolist(), 3)}), and no column states the visit, so that images of several visits "
+            f'would be one case. Say which column does with `columns={{"visit": {name!r}}}` (`--column '
+            f"{shlex.quote(f'visit={name}')}`), or that all rows of a subject are one visit with "
+            '`columns={"visit": ""}` (`--column visit=`).'
+        )
+
+
+def _are_dates(values: pd.Series) -> bool:
+    """Whether all values, of which there are some, are dates."""
+    texts = values.drop_duplicates().tolist()
+    read = read_dates(texts)
+    return bool(texts) and all(_DATE_FORM.fullmatch(text) or text in read for text in texts)
