@@ -377,12 +377,13 @@ def _settings(text: str) -> dict[str, str]:
 
 
 def _differing(block: str, above: str) -> str:
-    """The lines of a section that differ from those of the preset above, where the section has all keys of both."""
+    """The lines of a section that are not in the preset above, and which keys it lacks."""
     keys, keys_above = (re.findall(r"^  (\w+):", text, flags=re.MULTILINE) for text in (block, above))
-    if not keys_above or not set(keys_above) <= set(keys):
+    if not keys_above or not keys:
         return block
     inner, inner_above = (re.split(r"\n(?=  \w)", text) for text in (block, above))
-    return "\n".join(line for line in inner if line == inner[0] or line not in inner_above)
+    gone = [f"  # without {key}" for key in keys_above if key not in keys]
+    return "\n".join([*(line for line in inner if line == inner[0] or line not in inner_above), *gone])
 
 
 def _scores() -> list[str]:

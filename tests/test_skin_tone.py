@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from casewise.cohort.cohort import read_cohort
+from casewise.cohort.groups import grouping
 from casewise.errors import CasewiseError, CohortError
 from casewise.modalities.photographs.skin_tone import UNCERTAIN, group_of, image_ita, with_skin_tone
 from casewise.run import run
@@ -70,6 +71,26 @@ def test_a_subject_has_one_group_or_is_uncertain() -> None:
     assert (first["estimated_ita_low"] < first["estimated_ita_mean"]).all()
     assert (first["estimated_ita_mean"] < first["estimated_ita_high"]).all()
     assert images.loc[images["subject"] == "d", "estimated_ita"].isna().all()
+
+
+def test_photographs_of_one_region_at_one_visit_count_as_one() -> None:
+    tiles = {"a": [photograph(48, seed=n) for n in range(3)], "b": [photograph(48, seed=n) for n in range(3)]}
+    rows, pictures = cohort(tiles)
+    rows = rows.assign(visit="1", region=["arm", "arm", "arm", "arm", "trunk", "leg"])
+    images, _ = with_skin_tone(rows, pictures, SKIN_TONE)
+    assert images.groupby("subject")[SKIN_TONE].first().to_dict() == {"a": UNCERTAIN, "b": "light"}
+
+
+def test_uncertain_tones_are_no_group_that_is_compared() -> None:
+    people = pd.Series(list("abc"))
+    tones = grouping(pd.Series(["light", UNCERTAIN, ""]), people, people, SKIN_TONE).groups
+    assert [(group.name, group.code == "value") for group in tones] == [
+        ("light", True),
+        (UNCERTAIN, False),
+        ("", False),
+    ]
+    of_table = grouping(pd.Series(["light", UNCERTAIN, ""]), people, people, "margin").groups
+    assert [group.code == "value" for group in of_table] == [True, True, False]
 
 
 def test_phantoms_are_ordered_by_their_skin_type(phantom: Path) -> None:

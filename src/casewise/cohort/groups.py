@@ -20,7 +20,7 @@ from casewise.cohort.table import Problems, names_text, natural, text_of
 from casewise.cohort.table_formats import NO_VALUE, missing_words
 from casewise.errors import CohortError, counted, cut, nearest
 from casewise.predictions.covariates import CATEGORY, NUMBER
-from casewise.study.evaluation import SKIN_TONE
+from casewise.study.evaluation import SKIN_TONE, UNCERTAIN
 from casewise.study.schema import Study
 
 NOT_RECORDED, SEVERAL, OTHERS = "not_recorded", "several", "others"
@@ -31,7 +31,7 @@ MOST_GROUPS = 12
 
 @dataclass(frozen=True)
 class Group:
-    """One group: its `name`, and a `code` that is `value` unless it stands for no value, several, or rare ones."""
+    """One group: its `name`, and a `code`: `value`, or what it stands for instead, such as no value or rare ones."""
 
     name: str
     code: str = "value"
@@ -128,7 +128,8 @@ def grouping(
     frequency = first[~several].value_counts()
     rare = set() if len(ordered) <= MOST_GROUPS else {n for n in ordered if n not in frequency.index[: MOST_GROUPS - 1]}
     kept = [name for name in ordered if name not in rare]
-    groups = [Group(spelling[name]) for name in kept]
+    unclear = UNCERTAIN if column == SKIN_TONE else ""
+    groups = [Group(spelling[name], UNCERTAIN if name == unclear else "value") for name in kept]
     position = {name: number for number, name in enumerate(kept)}
     extra = {SEVERAL: bool(several.any()), OTHERS: bool(rare)}
     for code in (code for code, present in extra.items() if present):

@@ -206,7 +206,8 @@ def _agreement(planned: PlannedJob, network: Network, data: FoldData) -> float |
     trained = learner_named(model).by_steps and planned.choice.recipe.updates_statistics
     if not trained or all(origin.kind == "random" for origin in origins_of(study, model)):
         return None
-    return statistics_agreement(network, data.train, torch.device(planned.plan.device))
+    batch = planned.choice.recipe.batch_size
+    return statistics_agreement(network, data.train, torch.device(planned.plan.device), batch)
 
 
 def record(

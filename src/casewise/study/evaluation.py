@@ -15,6 +15,8 @@ from casewise.study.presets.published import check_publication
 Subgroup = str | dict[str, list[float]]
 # A column that is estimated from photographs, unless the table has it.
 SKIN_TONE = "estimated_skin_tone"
+# Its value where the images of a subject do not tell the group; not a group that is compared with others.
+UNCERTAIN = "uncertain"
 
 
 class Audit(StudyModel):

@@ -379,17 +379,23 @@ def fit(network: Learner, recipe: Recipe, train: Batches, stop: Batches, context
 
 
 @torch.no_grad()
-def statistics_agreement(network: Network, data: PanelDataset, device: torch.device) -> float | None:
+def statistics_agreement(
+    network: Network, data: PanelDataset, device: torch.device, batch: int = COMPARED
+) -> float | None:
     """Correlation between features by the stored statistics of batch norms and features by a batch's own statistics.
 
     The batch has panels from all over the data, without variations; the network does not change. None: the network has
     no batch norm in its body, there are fewer than two panels, or features are no numbers.
+
+    Args:
+        batch: panels in memory at once, as in a step of the training; at most 32 are compared.
     """
     norms = [module for module in network.body.modules() if isinstance(module, _BatchNorm)]
     slots, _ = data.views()
     if not norms or len(slots) < 2:
         return None
-    slots = slots[torch.linspace(0, len(slots) - 1, min(COMPARED, len(slots))).round().long()]
+    count = min(COMPARED, len(slots), max(2, batch))
+    slots = slots[torch.linspace(0, len(slots) - 1, count).round().long()]
     panels = data.single_tiles(slots[:, 0], device) if data.bags else data.plain_batch(slots, device)
     was_training = network.training
     network.to(device).eval()

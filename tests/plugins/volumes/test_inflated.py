@@ -65,7 +65,9 @@ def test_slices_are_read_together() -> None:
     assert float((features[0] - features[1]).abs().max()) > 1e-3 * float(features[0].abs().max())
 
 
-@pytest.mark.parametrize("name", ["test_vit", "swin_tiny_patch4_window7_224", "timm:resnetblur18"])
+@pytest.mark.parametrize(
+    "name", ["test_vit", "swin_tiny_patch4_window7_224", "timm:resnetblur18", "timm:hrnet_w18_small"]
+)
 def test_other_networks_are_refused(name: str) -> None:
     with pytest.raises(StudyError, match=f"inflated:{name}"):
         build_network(f"inflated:{name}", 2, fusion="early", sequences=2, rows=2)

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 
 from casewise.errors import CohortError, counted
+from casewise.study.evaluation import UNCERTAIN
 
 # The groups and their lower limits in degrees.
 GROUPS = {"very light": 55.0, "light": 41.0, "intermediate": 28.0, "tan": 10.0, "brown": -30.0, "dark": -np.inf}
-UNCERTAIN = "uncertain"
 # Colours of healthy skin: the hue (from a* to b*, in degrees) is lower where skin is red, as in inflammation.
 HUES, CHROMAS = (43.0, 85.0), (7.0, 45.0)
 # Darker pixels are in shadow, and pixels with a channel above the limit are overexposed.
@@ -63,9 +63,12 @@ def image_ita(tile: np.ndarray) -> tuple[float, float]:
 
 
 def subject_group(angles: np.ndarray) -> tuple[float, float, float, str]:
-    """The mean of a subject's images with its interval by Student's t, and its group.
+    """The mean of a subject's angles with its interval by Student's t, and its group.
 
-    The group is uncertain for fewer than two images, and where the interval reaches into another group.
+    The group is uncertain for fewer than two angles, and where the interval reaches into another group.
+
+    Args:
+        angles: in degrees, of regions and visits, or of images; NaN where there is none.
 
     >>> subject_group(np.array([45.0, 46.0, 47.0]))[3], subject_group(np.array([30.0, 46.0, 56.0]))[3]
     ('light', 'uncertain')
@@ -106,7 +109,12 @@ def with_skin_tone(images: pd.DataFrame, tiles: np.ndarray, column: str) -> tupl
             " healthy skin. Leave it out, or name a column of the table."
         )
     subjects = images["subject"].astype(str)
-    by_subject = {name: subject_group(angles[rows]) for name, rows in subjects.groupby(subjects).indices.items()}
+    # photographs of one region at one visit share their light, so that they count as one
+    names = [name for name in ("visit", "region") if name in images]
+    takes = [images[name].astype(str).to_numpy() for name in names] or [np.arange(len(images))]
+    together = pd.Series(angles).groupby([subjects.to_numpy(), *takes])
+    means = together.mean().groupby(level=0)
+    by_subject = {name: subject_group(own.to_numpy()) for name, own in means}
     images = images.assign(estimated_ita=angles, estimated_skin_share=shares)
     for number, name in enumerate((*ANGLES, column)):
         images[name] = [by_subject[subject][number] for subject in subjects]

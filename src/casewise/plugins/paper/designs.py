@@ -70,11 +70,11 @@ def responders_at_visit(run: Run) -> Table:
         raise CasewiseError("the run has no response over time")
     most = max(rates.n_subjects for rates in entry.by_visit.values())
     visit = [name for name, rates in entry.by_visit.items() if rates.n_subjects == most][-1]
-    by_arm = {"all": entry.by_visit}
+    by_arm = [("all", entry.by_visit)]
     if trial := (run.results.trials or {}).get(str(main.stage)):
-        by_arm |= trial.responders
+        by_arm += trial.responders.items()
     data, rows, raters = [], [], ("physician", "model")
-    for arm, rates in ((arm, visits[visit]) for arm, visits in by_arm.items() if visit in visits):
+    for arm, rates in ((arm, visits[visit]) for arm, visits in by_arm if visit in visits):
         for threshold, by_rater in rates.rates.items():
             cells: list[Cell | str] = [arm] if trial else []
             for rater in raters:

@@ -39,8 +39,6 @@ PRINT: dict[Any, Any] = {
     "pdf.fonttype": 42,
 }
 MOST_TRACKS, MOST_KEY_COLUMNS = 12, 4
-# Classes up to which a cell of a confusion matrix has room for its share below its count.
-MOST_SHARES = 16
 # Draws on the axes `ax`.
 Draw = Callable[..., object]
 
@@ -279,8 +277,8 @@ def _learning(contents: Contents) -> Sheet:
     accurate = any("train_accuracy" in entry for job in jobs for entry in job["history"])
     phases = " A dashed vertical line marks the beginning of a further phase." * (len(run.study.recipe.phases) > 1)
     caption = (
-        f"Loss{', and accuracy below it,' * accurate} by epoch of training, a line for each fold. Training:"
-        f" with augmentation and dropout.{phases}"
+        f"Loss{', and accuracy below it,' * accurate} by epoch of training, a line for each fold. Training: on images"
+        f" as the training varies them.{phases}"
     )
     return Sheet([partial(run.plot.learning, name) for name in networks], contents.stated(caption), 46, columns=3)
 
@@ -292,9 +290,11 @@ def _confusions(contents: Contents) -> Sheet:
     count = len(run.study.classes_of(run.study.primary_outcome))
     learners = contents.learners(stage, run.study.primary_outcome)
     parts = [partial(_confusion, run.plot, name, stage) for name in learners]
-    shares = "; percent and shade: the share of the reference class" if count <= MOST_SHARES else "; shade: the share"
     outcome = display_name(run.study, run.study.primary_outcome)
-    caption = f"Confusion matrices of {outcome}, {SIDES[stage]}: counts of cases{shares}."
+    caption = (
+        f"Confusion matrices of {outcome}, {SIDES[stage]}: counts of cases. Shade, and percent where a cell has room:"
+        " the share of the reference class."
+    )
     columns = 3 if count <= 4 else 2 if count <= 6 else 1
     width = DOUBLE if columns == 1 else 0
     return Sheet(parts, contents.stated(caption), max(34.0, 8.0 * min(count, 20)), columns=columns, width=width)

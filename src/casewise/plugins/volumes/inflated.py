@@ -21,7 +21,8 @@ from casewise.errors import CasewiseError, StudyError
 
 # On volumes of equal slices, an inflated network may differ by so much of its largest feature.
 _TOLERANCE = 1e-3
-_SIDE = 96
+# Sides of panels and numbers of slices that are tried; with the second, layers with a stride also step over slices.
+_TRIED = ((96, 3), (64, 9))
 _CHECKED: set[str] = set()
 
 
@@ -32,21 +33,23 @@ def inflate(body: nn.Module, name: str) -> None:
         StudyError: the network has layers other than convolutions, pooling, norms and functions of single positions.
     """
     channels = next((layer.in_channels for layer in body.modules() if isinstance(layer, nn.Conv2d)), 3)
-    picture = torch.rand(1, channels, _SIDE, _SIDE, generator=torch.Generator().manual_seed(0))
     checks = name not in _CHECKED and not any(parameter.is_meta for parameter in body.parameters())
-    flat = _features(body, picture) if checks else None
+    drawn = torch.Generator().manual_seed(0)
+    pictures = [torch.rand(1, channels, side, side, generator=drawn) for side, _ in _TRIED] if checks else []
+    flat = [_features(body, picture) for picture in pictures]
     for outer in list(body.modules()):
         for child, layer in list(outer.named_children()):
             setattr(outer, child, _inflated(layer))
-    if not checks:
-        return
-    volume = _features(body, picture.repeat(1, 1, 3, 1))
-    if flat is None or volume is None or not _agree(flat, volume):
-        raise StudyError(
-            f"backbones: {name} cannot be inflated: only networks of convolutions, pooling and norms can, such as "
-            "ResNet, DenseNet, MobileNet and EfficientNet. A transformer cannot: use it on slices."
-        )
-    _CHECKED.add(name)
+    for picture, features, (_, slices) in zip(pictures, flat, _TRIED, strict=False):
+        volume = _features(body, picture.repeat(1, 1, slices, 1))
+        if features is None or volume is None or not _agree(features, volume):
+            raise StudyError(
+                f"backbones: {name} cannot be inflated: it has steps that are not layers of convolution, pooling or "
+                "norms, or maps of several sizes. ResNet, DenseNet, MobileNet and EfficientNet can be, for example. "
+                "Use it on slices."
+            )
+    if checks:
+        _CHECKED.add(name)
 
 
 def inflated_tensors(body: nn.Module, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:

@@ -171,7 +171,7 @@ def training_facts(study: Study, jobs: Sequence[Job]) -> dict[str, str]:
             differ = percent(shares[low]) != percent(high)
             most = f"{percent(shares[low])} to {percent(high)}" if differ else percent(high)
             lowest = f", fewest of {the_learner(low)}" if differ else ""
-            facts["Gradients"] += f", which was exceeded in {most} of the steps{lowest}"
+            facts["Gradients"] += f", which was exceeded in {most} of the steps, as a mean over epochs{lowest}"
             if recipe.optimizer == "sgd" and high >= MOST_LIMITED:
                 facts["Gradients"] += "; such steps do not grow with the gradient"
     if study.trained and recipe.early_stopping.monitor != "none":
@@ -180,13 +180,13 @@ def training_facts(study: Study, jobs: Sequence[Job]) -> dict[str, str]:
 
 
 def _limited_share(jobs: Sequence[Job]) -> float | None:
-    """The share of steps whose gradient was limited; None if it was not recorded."""
+    """The share of steps whose gradient was limited, as a mean over epochs; None if it was not recorded."""
     shares = [entry["limited_steps"] for entry in _epochs(jobs) if "limited_steps" in entry]
     return sum(shares) / len(shares) if shares else None
 
 
 def _epochs(jobs: Sequence[Job]) -> list[Job]:
-    """The records of all epochs; every epoch of a network has the same number of steps."""
+    """The records of all epochs of all folds."""
     return [entry for job in jobs for entry in job.get("history") or []]
 
 
