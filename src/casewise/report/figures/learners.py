@@ -88,8 +88,8 @@ def forest(
 def training(model: str, jobs: Sequence[Job], *, name: str) -> drawing.Drawing:
     """One backbone's loss by epoch, and below it its accuracy if that was recorded.
 
-    One line per fold: grey for training, dark and dotted for the subjects of early stopping, with a dot at the selected
-    epoch. A dashed line with a number marks where a further phase begins.
+    One line per fold: grey for training, blue for the subjects of early stopping, with a dot at the selected epoch. A
+    few of the largest losses are above the axes. A dashed line with a number marks where a further phase begins.
     """
     accurate = any("train_accuracy" in entry for job in jobs for entry in job.get("history") or [])
     last = max((len(job.get("history") or []) for job in jobs), default=1) or 1

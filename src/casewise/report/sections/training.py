@@ -63,8 +63,8 @@ TUNING = {
 }
 MOST_CURVES = 12
 CURVES = (
-    "Loss, and accuracy if recorded, by epoch; one line per network. Grey: training, with augmentation and dropout."
-    "{stopping} Dashed: a further phase."
+    "Loss, and accuracy if recorded, by epoch; one line per network. Grey: training, on images as it varies them."
+    "{stopping}{phases} A few of the largest losses may lie above a plot."
 )
 STOPPING = " Blue: subjects that decide when to stop, with a dot at the epoch kept, else the last."
 PHASES = (
@@ -214,7 +214,8 @@ def curves(context: ReportContext) -> list[Block]:
         for i, name in enumerate(drawn)
     ]
     stopping = STOPPING if any(job.get("stopped_on") != "none" for name in drawn for job in jobs[name]) else ""
-    caption = CURVES.format(stopping=stopping)
+    phases = " Dashed: a further phase." * (len(context.study.recipe.phases) > 1)
+    caption = CURVES.format(stopping=stopping, phases=phases)
     blocks: list[Block] = [Heading("Training curves"), Plots(plots, caption, "multiples")] if plots else []
     return blocks + [block for method in implementing(TrainingReport) for block in method.training_curves(context)]
 
