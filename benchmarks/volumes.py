@@ -16,9 +16,9 @@ each figure by about as much as its interval allows.
 
 ## What a step costs
 
-A training step with {batch} cases, each in a process of its own on {threads} cores, beside other programs: the least CPU
-seconds of {rounds} rounds, in which the networks take turns, and the peak memory of the process above that before the
-step. {gpu}
+A training step with {batch} cases, each in a process of its own on {threads} cores, beside other programs: the least
+CPU seconds of {rounds} rounds, in which the networks take turns, and the peak memory of the process above that before
+the step. {gpu}
 
 {costs}
 """
