@@ -328,6 +328,23 @@ def test_neighbouring_fields_of_one_slide_are_no_twins(tmp_path: Path):
     assert find_twins(store, images.assign(subject="one")) == []
 
 
+def test_turned_copies_of_one_subject_are_found_and_later_pictures_are_not(tmp_path: Path):
+    def cut(picture: np.ndarray, turn: float) -> np.ndarray:
+        height, width = picture.shape
+        matrix = cv2.getRotationMatrix2D((width / 2, height / 2), turn, 1)
+        turned = cv2.warpAffine(picture, matrix, (width, height), flags=cv2.INTER_CUBIC)
+        return turned[round(0.05 * height) : round(0.95 * height), round(0.05 * width) : round(0.95 * width)]
+
+    first = [film(number) for number in range(4)]
+    copies = [cut(picture, turn) for picture, turn in zip(first, (2, 4, -4, 6), strict=True)]
+    # the same outline with half of its detail renewed, turned as well
+    later = [cut(np.uint8((picture.astype(int) + film(number + 50)) // 2), 3) for number, picture in enumerate(first)]
+    store, images = written([*first, *copies, *later], tmp_path)
+    found = find_twins(store, images.assign(subject=[f"s{row % 4}" for row in range(12)]))
+    assert [(twin.i, twin.j) for twin in found] == [(row, row + 4) for row in range(4)]
+    assert [round(abs(twin.angle)) for twin in found] == [2, 4, 4, 6]
+
+
 def study_of(**values: Any) -> Study:
     return Study.model_validate({"name": "t", "cohort": "/data/films/t.csv", "backbones": ["resnet18"], **values})
 
