@@ -7,7 +7,7 @@ all learners of a case share, and errors of each learner for the subject and the
 are log-normal, and some subjects have many cases. The family-wise error is the share of studies in which at least one
 learner is said to differ from the best. It is computed with the functions that casewise itself uses, next to the rate
 without allowance for the number of learners. The last table is the share of studies in which a test set of the same
-population is said to fall below the out-of-fold figure.
+population is said to fall below the out-of-fold figure. `primary_comparison.py` simulates the primary comparison.
 """
 
 from __future__ import annotations
@@ -128,8 +128,18 @@ def effective(cases: Cases, metric: str) -> float:
 
 def called_worse(figures: Resampled, members: slice, cases: Cases, metric: str) -> tuple[bool, bool]:
     """Whether any learner differs from the best: by simultaneous intervals, and by one percentile interval each."""
-    point, samples, left_out = (part[..., members] for part in figures)
+    point, samples, _ = (part[..., members] for part in figures)
     best = int(np.argmin(point if metric == "mae" else -point))
+    together = differing(figures, members, cases, metric)[best]
+    low, high = percentiles(samples - samples[:, [best]], CONFIDENCE)
+    return bool(together.any()), bool(((low > 0) | (high < 0)).any())
+
+
+def differing(
+    figures: Resampled, members: slice, cases: Cases, metric: str, primary: tuple[int, int] | None = None
+) -> np.ndarray:
+    """Which pairs of these learners (L, L) have an interval without 0, with a primary pair or all of them together."""
+    point, samples, left_out = (part[..., members] for part in figures)
     n_subjects, positive = len(left_out), cases.truth > POSITIVE_ABOVE
     strata = np.zeros((n_subjects, 1))
     if metric in ("auroc", "accuracy"):
@@ -138,10 +148,8 @@ def called_worse(figures: Resampled, members: slice, cases: Cases, metric: str) 
         rarer = int(np.argmin([side.sum() for side in of_class]))
         strata[:, 0] = of_class[rarer]
     freedom = pair_freedom(left_out, strata, effective(cases, metric))
-    pairs = pair_intervals(point, samples, freedom, n_subjects=n_subjects, confidence=CONFIDENCE)
-    low, high = percentiles(samples - samples[:, [best]], CONFIDENCE)
-    together = np.abs(pairs.difference[:, best]) > pairs.half_width[:, best]
-    return bool(together.any()), bool(((low > 0) | (high < 0)).any())
+    pairs = pair_intervals(point, samples, freedom, n_subjects=n_subjects, confidence=CONFIDENCE, primary=primary)
+    return np.asarray(np.abs(pairs.difference) > pairs.half_width)
 
 
 def groups(n_learners: int) -> Iterator[slice]:
@@ -157,7 +165,7 @@ def family_wise_error(
     calls: dict[tuple[str, int], list[tuple[bool, bool]]] = {}
     for _ in range(studies):
         cases = population.simulate(rng, n_subjects, max(LEARNERS))
-        for metric, figures in resampled(cases, _plan(rng), metrics).items():
+        for metric, figures in resampled(cases, plan_of(rng), metrics).items():
             for n_learners in LEARNERS:
                 calls.setdefault((metric, n_learners), []).extend(
                     called_worse(figures, members, cases, metric)
@@ -196,7 +204,7 @@ def _careless(inside: Estimate, tested: Estimate) -> bool:
 
 
 def _estimates(cases: Cases, rng: np.random.Generator) -> list[dict[str, Estimate]]:
-    figures, plan = resampled(cases, _plan(rng)), _plan(rng)
+    figures, plan = resampled(cases, plan_of(rng)), plan_of(rng)
     return with_intervals(
         {name: point for name, (point, _, _) in figures.items()},
         {name: samples for name, (_, samples, _) in figures.items()},
@@ -207,7 +215,8 @@ def _estimates(cases: Cases, rng: np.random.Generator) -> list[dict[str, Estimat
     )
 
 
-def _plan(rng: np.random.Generator) -> Plan:
+def plan_of(rng: np.random.Generator) -> Plan:
+    """A plan with other resamples for each study."""
     return Plan(RESAMPLES, CONFIDENCE, int(rng.integers(2**31)))
 
 

@@ -34,7 +34,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.evaluate import Outcomes, evaluate
-from casewise.evaluation.headline import best_baseline
+from casewise.evaluation.headline import primary_contrast
 from casewise.evaluation.judges import judge_of
 from casewise.predictions.covariates import fit_covariates
 from casewise.predictions.stacking import EITHER_SIGN, STACKERS, stack
@@ -182,8 +182,8 @@ def called_better(studies: int, *, subjects: int, networks: int, baselines: int 
         results = evaluate(pd.concat(tables, ignore_index=True), Outcomes("label"), Plan(500))
         ccc = {name: results.figures.of("oof", name, "label")["ccc"].value for name in results.learners("oof")}
         best = max(names[:networks], key=lambda name: ccc[name])
-        baseline = best_baseline(replace(results, main=replace(results.main, learner=best)))
-        gap = results.figures.contrasts("oof", "label").gap("ccc", best, baseline[0]) if baseline else None
+        contrast = primary_contrast(results.figures, replace(results.main, learner=best))
+        gap = results.figures.contrasts("oof", "label").gap("ccc", best, contrast.baseline) if contrast else None
         better.append(bool(gap and not gap.open and gap.value > 0))
     return float(np.mean(better))
 
@@ -219,7 +219,7 @@ def added_value(
         fitted = fit_covariates(rows, ["network"], cells, columns, {"label": (0.0, 10.0)})
         every = pd.concat([rows, fitted.rows], ignore_index=True)
         judgement = judge_of(every, ["no", "yes"] if kind != "regression" else None)
-        compared = judgement.judge(every, Plan(500, seed=seed), whole=True).comparison
+        compared = judgement.judge(every, Plan(500, seed=seed), whole=True).compare()
         gap, sign = compared.gap(metric, JOINED, COVARIATES), -1 if metric in ("mae", "log_loss") else 1
         assert gap
         low, high = sorted(sign * end for end in (gap.low or 0.0, gap.high or 0.0))

@@ -4,13 +4,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from casewise.errors import RunError
-from casewise.evaluation.bootstrap import Plan, compare, differences, pair_intervals
-from casewise.evaluation.figures import Cell, Estimate, Figures
+from casewise.evaluation.bootstrap import Comparison, Plan, compare, pair_intervals
+from casewise.evaluation.evaluate import Outcomes, evaluate
+from casewise.evaluation.figures import DESCRIPTIVE, Cell, Estimate, Figures
+from casewise.evaluation.headline import primary_contrast
 from casewise.evaluation.intervals import Basis
-from casewise.evaluation.metrics_file import encoded
+from casewise.evaluation.metrics_file import decoded, encoded
 from casewise.evaluation.results import Headline, Results
 from casewise.metrics.registry import columns
 from casewise.predictions.table import check
@@ -50,7 +53,7 @@ def test_intervals_end_at_the_largest_difference_of_the_metric() -> None:
     points, drawn = {name: np.array([0.95, 0.24]) for name in ("auroc", "mae")}, np.linspace(-0.5, 0.5, 2000)
     samples = {name: np.column_stack([point[0] - drawn, point[1] + drawn]) for name, point in points.items()}
     basis = Basis(dict.fromkeys(points, np.tile(np.eye(2), (6, 1))), np.ones((12, 1, 1), bool), {}, 0.95)
-    found = differences(points, samples, basis, ["a", "b"], dict.fromkeys(points, 5.0), PLAN, n_subjects=11)
+    found = Comparison(points, samples, basis, ["a", "b"], dict.fromkeys(points, 5.0), PLAN, 11).figures()
     ends = {name: found.gap(name, *sorted("ab", key=lambda one: one == found.best(name))) for name in points}
     assert ends["auroc"].low == -1 < -0.71 < ends["auroc"].high < 1
     assert ends["mae"].high > 1, "an error has no bounds"
@@ -66,6 +69,95 @@ def test_pairs_are_covered_together() -> None:
     assert pairs.half_width[0, 1] == pytest.approx(4.03, rel=0.03)
     few = pair_intervals(np.zeros(6), samples, many * 0 + 9, n_subjects=10, confidence=0.95)
     assert (few.half_width[0, 1:] > 1.2 * pairs.half_width[0, 1:]).all()
+
+
+def test_a_primary_pair_has_an_interval_of_its_own_and_the_others_share_one() -> None:
+    rng = np.random.default_rng(0)
+    samples, many = rng.normal(0, 1, (4000, 6)), np.full(15, 1e6)
+    first, alone = (
+        pair_intervals(np.zeros(n), samples[:, :n], many[:pairs], n_subjects=10**6, confidence=0.95, primary=(0, 1))
+        for n, pairs in ((6, 15), (2, 1))
+    )
+    assert first.half_width[0, 1] == alone.half_width[0, 1] == pytest.approx(1.96 * np.sqrt(2), rel=0.04)
+    assert first.half_width[1, 0] == first.half_width[0, 1]
+    inside = np.abs(samples[:, :, None] - samples[:, None, :]) <= first.half_width + np.eye(6) * 1e9
+    inside[:, [0, 1], [1, 0]] = True
+    assert inside.all(axis=(1, 2)).mean() == pytest.approx(0.95, abs=0.002)
+
+
+def _predicted(*, error: float) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
+    """Predictions of a network and three simple models, the worst of which is the one on features."""
+    truth, _, subjects = visits(40, 3, 7)
+    rng = np.random.default_rng(8)
+    errors = {"net": error, "linear_pixels": 3.0, "linear_features": 12.0, "kernel_features": 3.0}
+    return truth, {name: truth + rng.normal(0, size, len(truth)) for name, size in errors.items()}, subjects
+
+
+@pytest.mark.parametrize(("error", "is_shown"), [(3.0, False), (1.0, True)])
+def test_other_pairs_follow_only_if_the_primary_one_differs(error: float, is_shown: bool) -> None:
+    truth, predicted, subjects = _predicted(error=error)
+    found = compare(truth, predicted, subjects, PLAN, metrics=["mae"], primary=("net", "kernel_features"))
+    first, other = (found.gap("mae", "net", name) for name in ("kernel_features", "linear_features"))
+    assert (first.open, first.reason) == (not is_shown, None)
+    assert other.high < 0, "the interval excludes 0 in both cases"
+    assert (other.open, other.reason) == (not is_shown, None if is_shown else DESCRIPTIVE)
+    assert found.gap("mae", "linear_features", "net").open == other.open
+    renamed = {"covariates": predicted.pop("linear_features"), "images_and_covariates": predicted["net"], **predicted}
+    added = compare(truth, renamed, subjects, PLAN, metrics=["mae"], primary=("net", "kernel_features"))
+    assert added.gap("mae", "images_and_covariates", "covariates").reason is None
+
+
+def test_without_a_difference_any_statement_is_rare() -> None:
+    rng, calls, plan = np.random.default_rng(0), [], Plan(200)
+    for _ in range(240):
+        truth = rng.normal(size=60)
+        learners = {name: truth + rng.normal(size=60) for name in ("net", "linear_pixels", "kernel_features", "other")}
+        found = compare(truth, learners, np.arange(60), plan, metrics=["mae"], primary=("net", "kernel_features"))
+        pairs = [found.gap("mae", cell.learner, cell.contrast) for cell in found.cells if cell.learner != cell.contrast]
+        calls.append(not all(pair.open for pair in pairs))
+    assert np.mean(calls) <= 0.05 + 1.96 * np.sqrt(0.05 * 0.95 / 240)
+
+
+def _rows(stages: Any, **errors: float) -> Any:
+    rng, truth, names = np.random.default_rng(1), np.arange(40.0), [f"s{n}" for n in range(40)]
+    options = {"folds": np.arange(40) % 2 + 1, "target": "extent", "case": [f"{name}/1" for name in names]}
+    rows = [
+        prediction_rows(
+            [f"{stage}-{name}" for name in names],
+            truth,
+            truth + size * rng.normal(size=40),
+            model=model,
+            **options | {"stage": stage, "case": [f"{stage}-{name}/1" for name in names]},
+        )
+        for stage in stages
+        for model, size in errors.items()
+    ]
+    return check(pd.concat(rows))
+
+
+def test_the_simple_model_is_not_chosen_on_the_cases_that_judge_it() -> None:
+    errors = {"net": 2.0, "linear_pixels": 1.0, "linear_features": 9.0}
+    only, tested = (
+        evaluate(_rows(stages, **errors), Outcomes("extent"), PLAN) for stages in (["oof"], ["oof", "test"])
+    )
+    found = [(each.primary.stage, each.primary.baseline, each.primary.chosen_on) for each in (only, tested)]
+    assert found == [("oof", "linear_features", "order"), ("test", "linear_pixels", "oof")]
+    assert primary_contrast(only.figures, Headline("extent", "oof", "linear_pixels", None, "regression")) is None
+
+
+def test_the_primary_comparison_is_stored_and_that_of_1_0_is_read() -> None:
+    errors = {"net": 2.0, "linear_pixels": 2.0, "linear_features": 9.0, "kernel_features": 2.0}
+    results = evaluate(_rows(["oof"], **errors), Outcomes("extent", margin=1.5), PLAN)
+    values = encoded(results)
+    again = decoded(values)
+    assert (again.primary, again.primary.margin) == (results.primary, 1.5)
+    assert again.figures.contrasts("oof", "extent").gap("mae", "net", "linear_features").reason == DESCRIPTIVE
+    assert values["comparisons"]["oof"]["extent"]["mae"]["from_baseline"]["linear_features"]["net"]["indistinguishable"]
+    for name in ("chosen_on", "margin"):
+        del values["against_baselines"][name]
+    values["against_baselines"]["chosen"] = 3
+    old = decoded(values).primary
+    assert (old.baseline, old.chosen_on, old.chosen, old.margin) == ("kernel_features", "", 3, None)
 
 
 def test_equal_learners_of_skewed_scores_are_seldom_told_apart() -> None:

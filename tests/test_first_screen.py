@@ -7,15 +7,17 @@ import numpy as np
 import pytest
 
 from casewise.evaluation.bootstrap import Plan
-from casewise.evaluation.figures import Cell
-from casewise.evaluation.results import Drift, Note
+from casewise.evaluation.figures import DESCRIPTIVE, Cell, Estimate, Figures
+from casewise.evaluation.results import Drift, Note, PrimaryContrast
 from casewise.evaluation.robustness import drift
 from casewise.report.caveats import SENTENCES
 from casewise.report.context import EXTERNAL, ReportContext
 from casewise.report.first_screen import Rival, rivals_line, screen
 from casewise.report.page import render
+from casewise.report.sections.learners import learner_table
 from casewise.report.statements import KINDS, MARKS, Statement, statements, unlike_folds
 from casewise.report.tables import VERDICTS
+from casewise.study.learners import learner_name
 from tests.report_contexts import classes, films, numbers, with_figures, with_own, with_results
 
 QUESTIONS = ["Where does it fail?", "Does something simpler do as well?", "Can it be trusted?"]
@@ -96,6 +98,28 @@ def test_a_model_is_chosen_only_among_learners_with_a_figure_out_of_fold(report_
     other = next(name for name in report_of_classes.candidates if name != report_of_classes.learner)
     fewer = with_figures(report_of_classes, {Cell("oof", other, report_of_classes.outcome): {}})
     assert f"among {count - 1} out of fold" in getattr(statement(fewer, "chosen"), "text", "")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "code"),
+    [(-0.1, 0.3, "not_worse"), (-0.1, 0.6, "unclear"), (0.1, 0.3, "slightly_worse"), (0.1, 0.6, "worse")],
+)
+def test_one_pair_has_one_verdict_with_its_margin(low: float, high: float, code: str) -> None:
+    context = numbers(learners=3)
+    own, simple, other = sorted(context.learners, key=lambda name: name != context.learner)
+    at = Cell(context.stage, own, context.outcome, contrast=simple)
+    gaps = {at: {"mae": Estimate(0.1, low, high, 20, rough=False)}}
+    gaps[at._replace(learner=other)] = {"mae": Estimate(9.0, 8.0, 10.0, 20, rough=False, reason=DESCRIPTIVE)}
+    gaps[at._replace(learner=simple)] = {"mae": Estimate(0.0, None, None, 20, rough=False)}
+    primary = PrimaryContrast(own, simple, context.stage, "order", margin=0.5)
+    own_figures = Figures({cell: own for cell, own in context.metrics.figures.cells.items() if not cell.contrast})
+    context = with_results(context, figures=own_figures | Figures(gaps), primary=primary)
+    row = next(row for row in screen(context).rivals if row.name == learner_name(simple))
+    assert (row.verdict, row.margin) == (code, "0.5")
+    table = learner_table(context, context.stage)
+    cells = {line.name: line.cells[table.columns.index(f"Against {learner_name(simple)}") - 1] for line in table.rows}
+    assert cells[learner_name(own)].text == row.verdict_text
+    assert cells[learner_name(other)].text == VERDICTS["descriptive"]
 
 
 def test_a_difference_stands_where_figures_are_written_alike() -> None:

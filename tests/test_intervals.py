@@ -45,6 +45,25 @@ def test_skewed_differences_are_covered_and_limits_miss_on_both_sides_alike() ->
     assert abs(missed["loa_low"] - missed["loa_high"]) < 0.05
 
 
+@pytest.mark.parametrize("skewed", [False, True])
+def test_intervals_are_wider_than_the_jackknife_only_where_few_errors_decide(skewed: bool) -> None:
+    rng, n = np.random.default_rng(3), 100
+    truth = rng.normal(0, 2, (n, 500))
+    errors = rng.lognormal(0, 1.2, (n, 500)) if skewed else rng.normal(0, 1, (n, 500))
+    found = [by_subject(truth[:, k], {"net": truth[:, k] + errors[:, k]}, np.arange(n))["net"] for k in range(500)]
+    squares = errors**2
+    half = stats.t.ppf(0.975, n - 1) * stats.sem(squares) / squares.mean(axis=0)
+    ends = np.array([[each["mse"].low, each["mse"].high] for each in found], float)
+    ratio = np.median(np.log(ends[:, 1] / ends[:, 0]) / (2 * half))
+    if skewed:
+        assert ratio > 1.5
+        return
+    assert 1.0 <= ratio < 1.1
+    for name, true in {"mse": 1.0, "ccc": 8 / 9, "loa_high": 1.96}.items():
+        covered = np.mean([each[name].low <= true <= each[name].high for each in found])
+        assert 0.92 <= covered <= 0.972, name
+
+
 def test_the_interval_of_a_mean_of_single_cases_is_students() -> None:
     truth, error = np.zeros(12), np.random.default_rng(0).uniform(-1, 2, 12)
     found = by_subject(truth, {"net": error}, np.arange(12))["net"]["bias"]

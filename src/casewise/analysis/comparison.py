@@ -39,8 +39,8 @@ def compare(
         One row for each metric: `metric`, `first`, `second`, `difference` (second − first) with its interval `low` to
         `high`, `n_subjects`, `n_cases` and `distinguishable`, which is false where the interval includes 0 or there
         are fewer than ten subjects. Both runs are evaluated on the same resamples of subjects. The intervals hold for
-        this pair only, so choose it before looking: a report's intervals hold for all pairs of its learners at once,
-        and may include 0 where these do not.
+        this pair only, like a report's primary comparison, so choose it before looking: a report's intervals of
+        other pairs hold for all of them at once, and may include 0 where these do not.
 
     Raises:
         CasewiseError: a name does not exist in a run, or the runs have no case in common or other reference values.
@@ -60,8 +60,9 @@ def compare(
     judge = judge_of(rows, study.classes_of(choice.target), study.positive_of(choice.target))
     judgement = judge.judge(rows, plan, whole=True)
     lines = []
-    for metric in dict.fromkeys(metric for own in judgement.comparison.cells.values() for metric in own):
-        if gap := judgement.comparison.gap(metric, SECOND, FIRST):
+    compared = judgement.compare()
+    for metric in dict.fromkeys(metric for own in compared.cells.values() for metric in own):
+        if gap := compared.gap(metric, SECOND, FIRST):
             values = {name: judgement.metrics[name][metric].value for name in (FIRST, SECOND)}
             counts = {"n_subjects": gap.n_subjects, "n_cases": judgement.metrics[FIRST][metric].n_cases}
             line = {"metric": metric, **values, "difference": gap.value, "low": gap.low, "high": gap.high, **counts}

@@ -1,11 +1,13 @@
 """Figures with intervals by subject, and comparisons of learners by resampling subjects, each with all its cases.
 
-The best learner is picked on the same cases on which it is compared, so each of the L(L-1)/2 pairs may become the one
-that is looked at. The intervals of all pairs cover their differences together (max-T over the resamples). Where few
-subjects decide a difference, as with skewed scores, Student's t has few degrees of freedom.
+A primary pair that was chosen without these cases has an interval of its own. The best learner is picked on the same
+cases on which it is compared, so each other pair may become the one that is looked at: the intervals of all other pairs
+cover their differences together (max-T over the resamples), and they are descriptive unless the primary pair is shown
+to differ (gatekeeping). Where few subjects decide a difference, as with skewed scores, Student's t has few degrees of
+freedom.
 
-Sources: Westfall and Young 1993 (max-T); Hothorn, Bretz and Westfall 2008 (simultaneous intervals); Kish 1965
-(effective number of subjects); Satterthwaite 1946 (degrees of freedom).
+Sources: Westfall and Young 1993 (max-T); Westfall and Krishen 2001 (gatekeeping); Hothorn, Bretz and Westfall 2008
+(simultaneous intervals); Kish 1965 (effective number of subjects); Satterthwaite 1946 (degrees of freedom).
 """
 
 from __future__ import annotations
@@ -19,11 +21,11 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from casewise.evaluation import intervals
-from casewise.evaluation.figures import ByMetric, Cell, Estimate, Figures
+from casewise.evaluation.figures import DESCRIPTIVE, ByMetric, Cell, Estimate, Figures
 from casewise.evaluation.intervals import Basis, largest_difference
 from casewise.metrics.numbers import moments, number_metrics, reason, sum_by_subject
 from casewise.metrics.registry import metric_of, metrics_of
-from casewise.study.learners import baselines_among
+from casewise.study.learners import COVARIATES, JOINED, baselines_among
 
 Statistic: TypeAlias = Callable[[np.ndarray], Mapping[str, np.ndarray]]
 Reason: TypeAlias = Callable[[str, np.ndarray], str]
@@ -280,7 +282,7 @@ FEWEST_SUBJECTS = 10
 
 @dataclass(frozen=True)
 class _PairIntervals:
-    """Simultaneous intervals of the differences of L learners: `difference` and `half_width` (L, L), row minus column.
+    """Intervals of the differences of L learners: `difference` and `half_width` (L, L), row minus column.
 
     The half-width is NaN where too few resamples are defined.
     """
@@ -312,11 +314,18 @@ def pair_freedom(left_out: np.ndarray, strata: np.ndarray, effective: float) -> 
 
 
 def pair_intervals(
-    point: np.ndarray, samples: np.ndarray, freedom: np.ndarray, *, n_subjects: int, confidence: float
+    point: np.ndarray,
+    samples: np.ndarray,
+    freedom: np.ndarray,
+    *,
+    n_subjects: int,
+    confidence: float,
+    primary: tuple[int, int] | None = None,
 ) -> _PairIntervals:
     """Simultaneous intervals of all differences of L learners, from points (L,) and samples (resamples, L).
 
-    The critical value is the quantile of the largest standardised difference of each resample over all pairs. It is
+    The critical value is the quantile of the largest standardised difference of each resample over all pairs. The
+    `primary` pair, two learners, has a quantile of its own, and the others share one over the others. It is
     carried over from the normal to Student's t distribution with the degrees of freedom of each pair, and the standard
     errors are multiplied by sqrt(n / (n - 1)), because resamples vary less than the population does.
     """
@@ -334,7 +343,11 @@ def pair_intervals(
         error = np.sqrt((deviation**2).sum(axis=0) / defined[:, enough].sum(axis=0))
         # learners with the same figure in every resample differ in nothing
         scaled = np.abs(deviation) / np.where(error > 0, error, np.inf)
-        largest = float(np.quantile(scaled.max(axis=1), confidence))
+        by_itself = np.isin(first, primary or ()) & np.isin(second, primary or ())
+        largest = np.empty(int(enough.sum()))
+        for family in (by_itself[enough], ~by_itself[enough]):
+            if family.any():
+                largest[family] = np.quantile(scaled[:, family].max(axis=1), confidence)
         critical = np.maximum(t.isf(norm.sf(largest), freedom[enough]), largest)
         half[enough] = critical * error * np.sqrt(n_subjects / (n_subjects - 1))
     difference, half_width = np.zeros((2, n_learners, n_learners))
@@ -351,12 +364,16 @@ def compare(
     *,
     metrics: Sequence[str] | None = None,
     kind: str = "regression",
+    primary: tuple[str, str] | None = None,
 ) -> Figures:
     """Compare every learner with the best one of each metric, on the rows that all predicted and the same resamples.
 
     Rows have the differences from the best learner and from every baseline; the best one is also compared with itself.
-    The intervals of all pairs of learners cover their differences together, with the confidence of the plan for each
-    metric. Below ten subjects there are no intervals. Intervals end at the largest difference of the metric.
+    The interval of the `primary` pair, which must be chosen without these cases, holds for this pair. Those of all
+    other pairs cover their differences together, with the confidence of the plan for each metric. If the primary pair
+    is not shown to differ, the other pairs have the reason `DESCRIPTIVE`, except what images add to the covariates,
+    which is a question of its own. Below ten subjects there are no intervals. Intervals end at the largest difference
+    of the metric.
 
     >>> truth, subjects = np.arange(20.), np.array(list("abcdefghij" * 2))
     >>> compared = compare(truth, {"near": truth + .1, "far": truth + 2}, subjects, metrics=["mae"])
@@ -375,44 +392,63 @@ def compare(
         metrics = [metric.name for metric in metrics_of(kind) if kind in metric.compared]
     effective = dict.fromkeys(metrics, effective_subjects(subjects))
     basis = basis_of(sums, partial(number_metrics, kind=kind), plan, {})
-    return differences(points, samples, basis, list(predicted), effective, plan, n_subjects=len(sums))
+    comparison = Comparison(points, samples, basis, list(predicted), effective, plan, len(sums))
+    return comparison.figures(primary)
 
 
-def differences(
-    points: Mapping[str, np.ndarray],
-    samples: Mapping[str, np.ndarray],
-    basis: Basis,
-    learners: Sequence[str],
-    effective: Mapping[str, float],
-    plan: Plan,
-    *,
-    n_subjects: int,
-) -> Figures:
-    """Compare learners like `compare`, from points (L,), samples (resamples, L) and the figures without each subject.
+@dataclass(frozen=True)
+class Comparison:
+    """What learners are compared by: points (L,), samples (resamples, L) and the figures without each subject.
 
     `effective` is the effective number of subjects for each metric that is compared.
     """
-    few = n_subjects < FEWEST_SUBJECTS
-    cells: dict[Cell, ByMetric] = {}
-    for name, subjects in effective.items():
-        sign, point, most = -1.0 if metric_of(name).larger_is_better else 1.0, points[name], largest_difference(name)
-        if np.isnan(point).all():
-            continue
-        freedom = pair_freedom(basis.left_out[name], basis.strata, subjects)
-        pairs = pair_intervals(point, samples[name], freedom, n_subjects=n_subjects, confidence=plan.confidence)
-        if few:
-            pairs = replace(pairs, half_width=np.full_like(pairs.half_width, np.nan))
-        best = learners[int(np.nanargmin(sign * point))]
-        for other in dict.fromkeys([best, *baselines_among(learners)]):
-            column = learners.index(other)
-            for learner, gap, half in zip(
-                learners, pairs.difference[:, column], pairs.half_width[:, column], strict=True
-            ):
-                if np.isnan(gap) or (learner == other != best):
-                    continue
-                low, high = max(float(gap - half), -most), min(float(gap + half), most)
-                difference = Estimate(float(gap), low, high, n_subjects, rough=few)
-                if np.isnan(half) or learner == other:
-                    difference = replace(difference, low=None, high=None)
-                cells.setdefault(Cell(learner=learner, contrast=other), {})[name] = difference
-    return Figures(cells)
+
+    points: Mapping[str, np.ndarray]
+    samples: Mapping[str, np.ndarray]
+    basis: Basis
+    learners: Sequence[str]
+    effective: Mapping[str, float]
+    plan: Plan
+    n_subjects: int
+
+    def figures(self, primary: tuple[str, str] | None = None) -> Figures:
+        """The differences as in `compare`, with a `primary` pair of learners, if both are there."""
+        few, learners = self.n_subjects < FEWEST_SUBJECTS, list(self.learners)
+        cells: dict[Cell, ByMetric] = {}
+        if primary and not set(primary) <= set(learners):
+            primary = None
+        numbers = (learners.index(primary[0]), learners.index(primary[1])) if primary else None
+        for name, subjects in self.effective.items():
+            point, most = self.points[name], largest_difference(name)
+            if np.isnan(point).all():
+                continue
+            freedom = pair_freedom(self.basis.left_out[name], self.basis.strata, subjects)
+            pairs = pair_intervals(
+                point,
+                self.samples[name],
+                freedom,
+                n_subjects=self.n_subjects,
+                confidence=self.plan.confidence,
+                primary=numbers,
+            )
+            if few:
+                pairs = replace(pairs, half_width=np.full_like(pairs.half_width, np.nan))
+            # a comparison with NaN is false: without an interval nothing is shown
+            shown = numbers is None or bool(abs(pairs.difference[numbers]) > pairs.half_width[numbers])
+            sign = -1.0 if metric_of(name).larger_is_better else 1.0
+            best = learners[int(np.nanargmin(sign * point))]
+            for other in dict.fromkeys([best, *baselines_among(learners)]):
+                column = learners.index(other)
+                for learner, gap, half in zip(
+                    learners, pairs.difference[:, column], pairs.half_width[:, column], strict=True
+                ):
+                    if np.isnan(gap) or (learner == other != best):
+                        continue
+                    low, high = max(float(gap - half), -most), min(float(gap + half), most)
+                    difference = Estimate(float(gap), low, high, self.n_subjects, rough=few)
+                    if np.isnan(half) or learner == other:
+                        difference = replace(difference, low=None, high=None)
+                    elif not shown and {learner, other} not in (set(primary or ()), {JOINED, COVARIATES}):
+                        difference = replace(difference, reason=DESCRIPTIVE)
+                    cells.setdefault(Cell(learner=learner, contrast=other), {})[name] = difference
+        return Figures(cells)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,8 +12,8 @@ import pandas as pd
 from casewise.errors import CasewiseError
 from casewise.evaluation import results as stored
 from casewise.evaluation.bootstrap import (
+    Comparison,
     Plan,
-    differences,
     draw,
     draw_within,
     effective_subjects,
@@ -150,8 +150,8 @@ def choose_out_of_fold(oof: pd.DataFrame, classes: Classes, sensitivities: Seque
 
 def judge_classes(
     wide: PredictionMatrix, classes: Classes, plan: Plan, *, comparing: bool
-) -> tuple[dict[str, ByMetric], Figures]:
-    """Every learner's metrics with their intervals and, if `comparing`, the comparison of learners as in `compare`.
+) -> tuple[dict[str, ByMetric], Callable[..., Figures] | None]:
+    """Every learner's metrics with their intervals and, if `comparing`, what gives their differences as in `compare`.
 
     A learner is evaluated on the samples that it predicted; learners are compared on those that all predicted.
     """
@@ -173,7 +173,7 @@ def judge_classes(
     by_learner = {learner: by_learner[learner] for learner in wide.learners}
     shared = np.asarray(wide.predicted.all(axis=1))
     if not comparing or len(wide.learners) < 2 or not shared.any():
-        return by_learner, Figures()
+        return by_learner, None
     everyone = _chosen(wide, shared, np.arange(len(wide.learners)))
     points, samples, n_subjects = resampled(everyone, classes, plan)
     if len(groups) > 1:
@@ -184,7 +184,8 @@ def judge_classes(
         for metric in classes.registered
         if classes.kind in metric.compared
     }
-    return by_learner, differences(points, samples, basis, wide.learners, metrics, plan, n_subjects=n_subjects)
+    samples = {name: samples[name] for name in metrics}
+    return by_learner, Comparison(points, samples, basis, wide.learners, metrics, plan, n_subjects).figures
 
 
 def _reason(classes: Classes, support: np.ndarray, name: str, _: int) -> str:

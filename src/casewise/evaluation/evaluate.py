@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import pandas as pd
@@ -12,11 +12,12 @@ from casewise.evaluation.bootstrap import PLAN, Plan
 from casewise.evaluation.caveats import caveat, lower_on_test, pooled_caveats, response_caveats, stage_caveats
 from casewise.evaluation.classification import temperature_caveats
 from casewise.evaluation.figures import ByMetric, Cell, Figures
-from casewise.evaluation.headline import headline
+from casewise.evaluation.headline import headline, internal_headline, primary_contrast
 from casewise.evaluation.judges import Judge, class_names, judge_of, shared_truth
 from casewise.evaluation.metrics_file import as_stored
 from casewise.evaluation.response import response
 from casewise.evaluation.results import Bands, ClassFigures, GroupAgreement, Note, Results
+from casewise.predictions.nested_cv import NESTED
 from casewise.predictions.table import STAGES, check, final_rows
 from casewise.targets import kind_named
 
@@ -37,6 +38,7 @@ class Outcomes:
         prevalence: the share of the positive class for which predictive values are also stated, by target.
         scales: the difference of the ends of each target's scale.
         learner: the learner of the headline, if it is stated before any result (see `evaluation.headline`).
+        margin: the margin of the primary contrast, in the metric by which learners are compared.
         sources_left_out: whether each fold is a source, such as a hospital.
     """
 
@@ -48,6 +50,7 @@ class Outcomes:
     prevalence: Mapping[str, float] = field(default_factory=dict)
     scales: Mapping[str, float] = field(default_factory=dict)
     learner: str = ""
+    margin: float | None = None
     sources_left_out: bool = False
 
 
@@ -105,7 +108,7 @@ def evaluate(
         subjects = rows.drop_duplicates("case").set_index("case")["subject"]
         readers = readers.assign(subject=readers["case"].map(subjects)).dropna(subset="subject")
         table |= between_readers(readers, plan).placed(stage=WHOLE)
-    notes = results.notes
+    notes, compare = results.notes, dict[Cell, Callable[..., Figures]]()
     for stage in (stage for stage in STAGES if (rows["stage"] == stage).any()):
         stage_rows = shared_truth(rows[rows["stage"] == stage])
         scored = stage_rows[stage_rows["y_true"].notna()]
@@ -116,7 +119,7 @@ def evaluate(
             notes.append(caveat("stage_without_truth", stage=stage))
             continue
         notes += stage_caveats(stage_rows, stage, names, classes)
-        table |= _judge(results, stage, scored, names, scaled)
+        table |= _judge(results, stage, scored, names, scaled, compare)
         cases = one_row_a_case(stage_rows[stage_rows["target"] == primary]) if kind.arithmetic else None
         if cases is None:
             continue
@@ -148,7 +151,16 @@ def evaluate(
     notes += pooled_caveats(table, list(classes))
     notes += lower_on_test(table, primary, main.learner, kind.merit, confidence=plan.confidence)
     notes += temperature_caveats(results.classes)
-    return as_stored(replace(results, main=main, figures=table, notes=notes))
+    main = internal_headline(main, table, NESTED)
+    contrast = primary_contrast(table, main, outcomes.margin)
+    for cell, differences in compare.items():
+        # on the cases of other stages the headline may have been chosen
+        first = contrast and cell.target == primary and cell.stage in (main.stage, "external")
+        pair = (contrast.learner, contrast.baseline) if contrast and first else None
+        table |= differences(pair).placed(stage=cell.stage, target=cell.target)
+    if contrast and not table.of(contrast.stage, contrast.learner, primary, contrast=contrast.baseline):
+        contrast = None
+    return as_stored(replace(results, main=main, figures=table, notes=notes, primary=contrast))
 
 
 def _readers(stage: str, rows: pd.DataFrame, readers: pd.DataFrame, plan: Plan) -> tuple[Figures, list[Note]]:
@@ -164,12 +176,16 @@ def _readers(stage: str, rows: pd.DataFrame, readers: pd.DataFrame, plan: Plan) 
 
 
 def _judge(
-    results: Results, stage: str, scored: pd.DataFrame, names: list[str], judges: Mapping[str, tuple[Judge, Plan]]
+    results: Results,
+    stage: str,
+    scored: pd.DataFrame,
+    names: list[str],
+    judges: Mapping[str, tuple[Judge, Plan]],
+    compare: dict[Cell, Callable[..., Figures]],
 ) -> Figures:
-    """The figures of every learner and key, and the differences of learners; the curves of classes are added."""
+    """The figures of every learner and key; the curves of classes, and what compares learners, are added."""
     learners = [str(learner) for learner in scored["model"].unique()]
     metrics: dict[str, dict[str, ByMetric]] = {learner: {} for learner in learners}
-    compared = Figures()
     blocks: dict[str, dict[str, ClassFigures]] = {learner: {} for learner in learners}
     order = {target: number for number, target in enumerate(names)}
     scored = scored.sort_values("target", key=lambda targets: targets.map(order), kind="stable")
@@ -181,10 +197,10 @@ def _judge(
             metrics[learner][key] = figures
         for learner, block in judgement.blocks.items():
             blocks[learner][key] = block
-        compared |= judgement.comparison.placed(stage=stage, target=key)
+        compare[Cell(stage, target=key)] = judgement.compare
     if any(judge.classes for judge, _ in judges.values()):
         results.classes[stage] = blocks
-    return Figures((Cell(stage, name, key), own) for name in learners for key, own in metrics[name].items()) | compared
+    return Figures((Cell(stage, name, key), own) for name in learners for key, own in metrics[name].items())
 
 
 def one_row_a_case(rows: pd.DataFrame) -> pd.DataFrame | None:

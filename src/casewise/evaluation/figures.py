@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 FOLD, SEED, IMAGES, READERS = "fold", "seed", "each image", "readers"
 LEFT_OUT, KNOWN = "source left out", "known source"
+# The reason of a difference that is not tested, because the primary contrast comes first (see `bootstrap.compare`).
+DESCRIPTIVE = "descriptive: the primary comparison shows no difference"
 
 
 class Estimate(Record):
@@ -41,8 +43,8 @@ class Estimate(Record):
 
     @property
     def open(self) -> bool:
-        """Whether a difference is not distinguished from 0: its interval includes it, or is missing."""
-        return self.low is None or self.high is None or self.low <= 0 <= self.high
+        """Whether a difference is not distinguished from 0: its interval includes 0, is missing, or is descriptive."""
+        return self.low is None or self.high is None or self.low <= 0 <= self.high or self.reason == DESCRIPTIVE
 
 
 ByMetric: TypeAlias = dict[str, Estimate]
@@ -109,7 +111,7 @@ class Figures:
         if gap is not None or (mirrored := pairs.get((other, learner))) is None or mirrored.value is None:
             return gap
         low, high = (None if end is None else -end for end in (mirrored.high, mirrored.low))
-        return Estimate(-mirrored.value, low, high, mirrored.n_subjects, rough=mirrored.rough)
+        return Estimate(-mirrored.value, low, high, mirrored.n_subjects, rough=mirrored.rough, reason=mirrored.reason)
 
     def frame(self) -> pd.DataFrame:
         """The table with a row for each cell and metric."""

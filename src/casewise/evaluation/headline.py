@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 from casewise.evaluation.figures import Figures
-from casewise.evaluation.results import Headline, Results
+from casewise.evaluation.results import Headline, PrimaryContrast
 from casewise.predictions.table import CHOOSING, INTERNAL
 from casewise.study.learners import baselines_among, is_baseline, without_baselines
 from casewise.targets import kind_named
@@ -60,21 +60,23 @@ def _rank(merit: float | None, loss: float | None) -> tuple[float, float]:
     return (-math.inf if merit is None else merit, -math.inf if loss is None else -loss)
 
 
-def best_baseline(results: Results) -> tuple[str, int] | None:
-    """The baseline to compare the headline's learner with, and among how many it was chosen on the same cases, else 0.
+def primary_contrast(table: Figures, main: Headline, margin: float | None = None) -> PrimaryContrast | None:
+    """The headline's learner and the simple model with which it is compared first; None without one.
 
-    It is the best by the primary metric out of fold (or at the stage, if there is nothing out of fold). The intervals
-    of differences hold for all pairs of learners at once, so also for the chosen pair. None without a difference.
+    The simple model is the best out of fold (or on the validation set) by the merit of the target's kind, if the
+    headline is of other cases. Otherwise every figure, even from inner folds, is of the cases that judge it, and it
+    is the last baseline by the order of the registry: covariates, pixels, image features, kernels on them, others.
     """
-    main, learner, stage = results.main, results.main.learner, str(results.main.stage)
-    chosen_on = next((stage for stage in CHOOSING if stage in results.stages), stage)
-    merit, defined = kind_named(main.kind).merit, {}
-    for name in baselines_among(results.learners(stage)):
-        figure = results.figures.of(chosen_on, name, main.target).get(merit)
-        if figure and figure.value is not None:
-            defined[name] = figure.value
-    baseline = max(defined, key=lambda name: defined[name], default=None)
-    if learner is None or is_baseline(learner) or baseline is None:
+    stage, learner, target = str(main.stage), main.learner, main.target
+    baselines = baselines_among(table.names("learner", stage=stage, target=target))
+    if learner is None or is_baseline(learner) or not baselines:
         return None
-    compared = results.figures.of(stage, learner, main.target, contrast=baseline)
-    return (baseline, len(defined) if chosen_on == stage else 0) if compared else None
+    choosing = next((name for name in CHOOSING if table.names("learner", stage=name, target=target)), stage)
+    merit, values = kind_named(main.kind).merit, {}
+    for name in baselines:
+        figure = table.of(choosing, name, target).get(merit)
+        if figure and figure.value is not None:
+            values[name] = figure.value
+    if choosing == stage or not values:
+        return PrimaryContrast(learner, baselines[-1], stage, "order", margin=margin)
+    return PrimaryContrast(learner, max(values, key=lambda name: values[name]), stage, choosing, margin=margin)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Required, TypeAlias, TypedDict
 
 import numpy as np
@@ -33,11 +34,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Judgement:
-    """The metrics of every learner, the comparison of learners, and the curves of each (classes only)."""
+    """The metrics of every learner, what compares them, and the curves of each (classes only)."""
 
     metrics: dict[str, ByMetric]
-    comparison: Figures = field(default_factory=Figures)
+    comparer: Callable[..., Figures] | None = None
     blocks: dict[str, ClassFigures] = field(default_factory=dict)
+
+    def compare(self, primary: tuple[str, str] | None = None) -> Figures:
+        """The differences of learners, with a primary pair as in `casewise.evaluation.bootstrap.compare`."""
+        return self.comparer(primary=primary) if self.comparer else Figures()
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ class _NumberJudge:
         metrics = by_subject(truth, predicted, subjects, plan, kind=self._metrics_of)
         if not whole or len(predicted) < 2:
             return Judgement(metrics)
-        return Judgement(metrics, compare(truth, predicted, subjects, plan, kind=self._metrics_of))
+        return Judgement(metrics, partial(compare, truth, predicted, subjects, plan, kind=self._metrics_of))
 
     def resampled(self, rows: pd.DataFrame, plan: Plan) -> tuple[dict[str, float], dict[str, np.ndarray], int]:
         """One learner's metrics, also (R,) of every resample, and the number of subjects, from sums by subject."""

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from casewise.errors import DamagedError
 from casewise.evaluation.figures import FOLD, IMAGES, KNOWN, LEFT_OUT, READERS, SEED, ByMetric, Cell, Estimate, Figures
-from casewise.evaluation.headline import best_baseline
 from casewise.evaluation.record import from_json, plain
-from casewise.evaluation.results import Results
+from casewise.evaluation.results import PrimaryContrast, Results
 from casewise.study.learners import is_baseline
 from casewise.targets import kind_named
 
@@ -131,9 +130,9 @@ def encoded(results: Results) -> Json:
         for target in figures.names("target", stage=stage):
             if entries := _comparisons(figures.contrasts(stage, target)):
                 _put(values, ["comparisons", stage, target], entries)
-    if baseline := best_baseline(results):
-        values["against_baselines"] = _against(results, *baseline)
-    rest = {name: value for name, value in plain(results).items() if name not in ("figures", "image_split")}
+    if results.primary:
+        values["against_baselines"] = _against(results, plain(results.primary))
+    rest = {name: value for name, value in plain(results).items() if name not in ("figures", "image_split", "primary")}
     for group in _groups(rest.get("subgroups")):
         group["differences"] = {
             name: _renamed(gap, "value", "difference") for name, gap in group["differences"].items()
@@ -166,6 +165,8 @@ def _comparisons(gaps: Figures) -> Json:
             pairs = entries.setdefault(metric, {}).setdefault(cell.contrast, {})
             pairs[cell.learner] = {"difference": plain(gap.value), "low": plain(gap.low), "high": plain(gap.high)}
             pairs[cell.learner]["indistinguishable"] = gap.open
+            if gap.reason:
+                pairs[cell.learner]["reason"] = gap.reason
     for metric, pairs in entries.items():
         best = gaps.best(metric)
         size = next(own[metric] for cell, own in gaps.cells.items() if cell.learner == cell.contrast == best)
@@ -182,18 +183,14 @@ def _comparisons(gaps: Figures) -> Json:
     return entries
 
 
-def _against(results: Results, baseline: str, chosen: int) -> Json:
-    """The entry of the headline's learner compared with the best baseline, chosen among so many on the same cases."""
-    main, learner = results.main, str(results.main.learner)
-    entries = _comparisons(results.figures.contrasts(str(main.stage), main.target))
-    pairs = {metric: entry["from_baseline"].get(baseline, {}) for metric, entry in entries.items()}
-    return {
-        "learner": learner,
-        "baseline": baseline,
-        "stage": main.stage,
+def _against(results: Results, primary: Json) -> Json:
+    """The entry of the primary contrast."""
+    main, learner = results.main, primary["learner"]
+    entries = _comparisons(results.figures.contrasts(primary["stage"], main.target))
+    pairs = {metric: entry["from_baseline"].get(primary["baseline"], {}) for metric, entry in entries.items()}
+    return primary | {
         "merit": kind_named(main.kind).merit,
         **{name: next(iter(entries.values()))[name] for name in ("n_subjects", "rough")},
-        "chosen": chosen,
         "differences": {name: own[learner] for name, own in pairs.items() if learner in own},
     }
 
@@ -225,6 +222,8 @@ def decoded(values: Json) -> Results:
                         cells.setdefault(at, {})[metric] = figure
     record = {name: value for name, value in values.items() if name not in _READ_FROM_ROWS}
     record["main"] = {name: value for name, value in values["main"].items() if name != "metrics"}
+    if primary := values.get("against_baselines"):
+        record["primary"] = {name: primary[name] for name in PrimaryContrast.__dataclass_fields__ if name in primary}
     if split := values.get("image_split"):
         record["image_split"] = {name: value for name, value in split.items() if name != "metrics"}
     record["subgroups"] = deepcopy(values.get("subgroups"))

@@ -26,6 +26,27 @@ class Headline(Record):
     kind: str
 
 
+class PrimaryContrast(Record):
+    """The reported model compared with a simple model, a pair that was chosen without the cases that judge it.
+
+    Attributes:
+        learner: the reported model.
+        baseline: the simple model.
+        stage: where they are compared.
+        chosen_on: the stage at which it was the best simple model; `order` where none precedes (the last one of the
+            registry); empty in results of version 1.0, where it could be the best of `chosen` on these cases.
+        chosen: in results of version 1.0 the number of simple models among which it was chosen on these cases.
+        margin: the study's margin of the metric by which learners are compared; None without one.
+    """
+
+    learner: str
+    baseline: str
+    stage: str
+    chosen_on: str = ""
+    chosen: int = 0
+    margin: float | None = None
+
+
 class Note(Record):
     """A caveat: its code, with the names and numbers of its sentence (see `casewise.evaluation.caveats`)."""
 
@@ -469,6 +490,7 @@ class Results(Record):
         decision_curves: of the reported learner by stage and class.
         counterfactuals: by learner and alteration.
         made_from: the checksums of the parts of the run by name.
+        primary: the pair whose difference has an interval of its own; None without a simple model.
         format: of `metrics.json`; another one would be misunderstood by programs that read this one.
     """
 
@@ -489,6 +511,7 @@ class Results(Record):
     drift: Drift | None = None
     counterfactuals: dict[str, dict[str, AlteredAnswers | AlteredNumbers]] | None = None
     image_split: ImageSplit | None = None
+    primary: PrimaryContrast | None = None
     made_from: dict[str, str] = field(default_factory=dict)
     format: Literal[1] = 1
 

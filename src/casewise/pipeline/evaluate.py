@@ -33,7 +33,6 @@ from casewise.evaluation.evaluate import WHOLE, FollowUp, Outcomes, one_row_a_ca
 from casewise.evaluation.evaluate import evaluate as evaluate_predictions
 from casewise.evaluation.external import OTHER_VALUES, groups_of_rows
 from casewise.evaluation.figures import Figures
-from casewise.evaluation.headline import internal_headline
 from casewise.evaluation.judges import Judged
 from casewise.evaluation.metrics_file import as_stored, write_results
 from casewise.evaluation.results import Results
@@ -44,7 +43,7 @@ from casewise.predictions import table as predicted
 from casewise.predictions.conformal import fit
 from casewise.predictions.covariates import fit_covariates, image_model
 from casewise.predictions.decisions import ALL, decide_grades
-from casewise.predictions.nested_cv import NESTED, chosen_networks, nested_rows
+from casewise.predictions.nested_cv import chosen_networks, nested_rows
 from casewise.predictions.scores import cases_with_missing_regions, scored
 from casewise.predictions.stacking import STACKERS, StackingResult
 from casewise.predictions.stacking import stack as fit_stackers
@@ -149,8 +148,6 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Ru
         if cases and study.missing_regions == "allow":
             results.notes.append(caveat("missing_regions", score=name, cases=cases))
     results = _with_other_sources(study, predictions, results, folder)
-    if NESTED in set(predictions["model"]):
-        results = replace(results, main=internal_headline(results.main, results.figures, NESTED))
     results = replace(
         results,
         figures=results.figures | over_folds(predictions, names, predicted_outcomes.classes),
@@ -210,6 +207,7 @@ def outcomes(study: Study, predictions: pd.DataFrame) -> Outcomes:
         prevalence=study.evaluation.prevalence,
         scales={name: _scale(study, name) for name in names},
         learner=STACKERS["weighted"].learner if study.recipe.auto and stated else "",
+        margin=study.evaluation.margin,
         sources_left_out=bool(study.split.leave_out),
     )
 

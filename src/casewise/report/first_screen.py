@@ -6,14 +6,13 @@ used. Cells are numbers; headings and captions are fixed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from casewise.cohort.targets import target_columns
 from casewise.evaluation.figures import KNOWN, Estimate
-from casewise.evaluation.headline import best_baseline
 from casewise.evaluation.results import Note
 from casewise.metrics.classes import category_agreement
 from casewise.metrics.registry import metric_of
@@ -24,14 +23,15 @@ from casewise.report.context import EXTERNAL, ReportContext, counted_cases, defi
 from casewise.report.formatting import MISSING, class_name, counted, is_number, listed, number, percent, plain, signed
 from casewise.report.sections.agreement import between_columns, score_ranges
 from casewise.report.sections.classes import DECISIONS
-from casewise.report.sections.learners import comparison_of
+from casewise.report.sections.learners import RULES, comparison_of, margin_of
 from casewise.report.statements import Statement, statements, weights_fitted, weights_of
-from casewise.report.tables import VERDICTS, MetricFormat, kind_report, verdict, verdict_beside
+from casewise.report.tables import VERDICTS, MetricFormat, gap_verdict, kind_report, verdict_beside
 from casewise.report.visit_alone import visit_alone
 from casewise.study.learners import is_baseline, learner_name, the_learner
 from casewise.study.weight_origins import unknown_origin
 
 MOST_CLASSES, MOST_COLUMNS = 8, 3
+CONDITIONAL = " Intervals are for these trained models: training again varies further."
 ROUGH = (" Rough: few {unit}s.", " Rough: few {unit}s, overall or of a class.")
 
 
@@ -57,12 +57,13 @@ class Rival:
     reported: bool = False
     note: str = ""
     by: str = ""
+    margin: str = ""
 
     @property
     def verdict_text(self) -> str:
         """The verdict in words, with the difference where figures that are written alike differ."""
         by = f" by {self.by}" if self.by and self.verdict in ("better", "worse") else ""
-        return VERDICTS[self.verdict] + by if self.verdict else ""
+        return VERDICTS[self.verdict].format(margin=self.margin) + by if self.verdict else ""
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ class Screen:
     more_failures: str
     rival_heads: list[str]
     rivals: list[Rival]
+    rivals_note: str
     flags: list[Statement]
     trust: list[Statement]
     model: str
@@ -104,7 +106,9 @@ def screen(context: ReportContext) -> Screen:
         lead=lead(context),
         external=external,
         question="How far off is it?" if not context.classes else "How often is it right?",
-        evaluated=evaluated(context) + (rough if any_rough else ""),
+        evaluated=evaluated(context)
+        + (CONDITIONAL if any(size.interval for size in measured) else "")
+        + rough * any_rough,
         sizes=measured,
         guess=guess(context),
         spread=quantiles,
@@ -112,6 +116,7 @@ def screen(context: ReportContext) -> Screen:
         more_failures=_failures_note(context, failing) if failing else "",
         rival_heads=["Model", compared + _own_side(context), interval, "The reported model is"],
         rivals=compared_rows,
+        rivals_note=_rivals_note(context, compared_rows),
         flags=[statement for statement in holding if statement.level == "flag" and statement is not external],
         trust=[statement for statement in holding if statement.level != "flag" and statement is not external],
         model=" ".join(filter(None, about)),
@@ -363,7 +368,7 @@ def _share(counts: np.ndarray, i: int, rate: str | None) -> str:
 
 
 def rivals(context: ReportContext) -> list[Rival]:
-    """The reported model, the best baseline, a better part of a combined model, a guess, and a column that predicts."""
+    """The reported model, the simple model of the primary comparison, better ones, a guess, a column that predicts."""
     write, metric = context.write, kind_report(context.kind).compared
     figure = defined(context.quoted.get(metric))
     if figure is None:
@@ -371,22 +376,18 @@ def rivals(context: ReportContext) -> list[Rival]:
 
     reported = write.text(metric, figure.value, short=True), _bounds(write, metric, figure)
 
-    def rival(name: str, own: Estimate, gap: Estimate | None, note: str = "") -> Rival:
+    def rival(name: str, own: Estimate, gap: Estimate | None, note: str = "", margin: float | None = None) -> Rival:
         text = write.text(metric, own.value, short=True)
-        code = verdict(gap.low, gap.high, metric) if gap else "untested"
         by = number(abs(gap.value or 0), 3) if gap and text == reported[0] and abs(gap.value or 0) >= 0.0005 else ""
-        return Rival(name, text, _bounds(write, metric, own), code, note=note, by=by)
+        code, limit = gap_verdict(gap, metric, margin), write.text(metric, margin)
+        return Rival(name, text, _bounds(write, metric, own), code, note=note, by=by, margin=limit)
 
     rows = [Rival(f"reported: {learner_name(context.learner)}", *reported, reported=True)]
-    baseline, chosen = best_baseline(context.metrics) or ("", 0)
-    gaps = comparison_of(context, context.stage)
-    if baseline and not context.by_site and (best := context.metric(str(context.metrics.main.stage), baseline, metric)):
-        note = f"the best of {chosen} on these cases" if chosen > 1 else ""
-        rows.append(rival(learner_name(baseline), best, gaps.gap(metric, context.learner, baseline), note))
-    if better := _better_part(context, metric, figure, baseline):
-        gap = gaps.gap(metric, context.learner, better)
-        of_better = context.figures(context.stage, better)[metric]
-        rows.append(rival(learner_name(better), of_better, gap, "its best learner on these cases"))
+    for learner, note in _other_models(context, metric, figure):
+        if of_other := context.metric(context.stage, learner, metric):
+            gap = comparison_of(context, context.stage).gap(metric, context.learner, learner)
+            margin = margin_of(context, context.learner, learner)
+            rows.append(rival(learner_name(learner), of_other, gap, note, margin))
     guessed, chance = _guessed_median(context), metric_of(metric).chance if context.classes else None
     if guessed and metric == "mae":
         low, high, rough = guessed["gaps"].get(context.learner, (None, None, True))
@@ -406,16 +407,50 @@ def rivals(context: ReportContext) -> list[Rival]:
     return rows
 
 
-def _better_part(context: ReportContext, metric: str, figure: Estimate, baseline: str) -> str:
-    """The best part of a combined model on the evaluated cases, if it is better and not yet a row; otherwise empty."""
-    larger = metric_of(metric).larger_is_better
-    values: dict[str, float] = {}
-    for name in dict.fromkeys(name for output in weights_of(context) for name in output):
-        own = context.metric(context.stage, name, metric)
-        if own and own.value is not None and figure.value is not None:
-            values[name] = own.value - figure.value if larger else figure.value - own.value
-    best = max((name for name in values if values[name] > 0), key=lambda name: values[name], default="")
-    return best if best != baseline and not context.by_site else ""
+def _other_models(context: ReportContext, metric: str, figure: Estimate) -> list[tuple[str, str]]:
+    """The models to compare with, each with a note; none where folds are sources.
+
+    They are the simple model of the primary comparison and, if they are better on these cases, the best other simple
+    model, and the best part of a combined model.
+    """
+    primary = context.metrics.primary
+    if context.by_site:
+        return []
+    models: dict[str, str] = {}
+    if primary:
+        simple = [name for name in context.learners if is_baseline(name)]
+        note = f"the best of {primary.chosen} on these cases" if primary.chosen > 1 else ""
+        if primary.chosen_on in RULES:
+            note = "primary comparison" + (f", {RULES[primary.chosen_on]}" if len(simple) > 1 else "")
+        models[primary.baseline] = note
+        first = context.metric(context.stage, primary.baseline, metric)
+        if other := _best_above(context, metric, first, simple):
+            models.setdefault(other, "the best simple model on these cases")
+    parts = dict.fromkeys(name for output in weights_of(context) for name in output)
+    if part := _best_above(context, metric, figure, parts):
+        models.setdefault(part, "its best learner on these cases")
+    return list(models.items())
+
+
+def _best_above(context: ReportContext, metric: str, figure: Estimate | None, names: Iterable[str]) -> str:
+    """The learner with the best figure among those that are better than a figure; empty without one."""
+    sign = 1 if metric_of(metric).larger_is_better else -1
+    own = {name: context.metric(context.stage, name, metric) for name in names}
+    values = {name: sign * each.value for name, each in own.items() if each and each.value is not None}
+    best = max(values, key=lambda name: values[name], default="")
+    return best if best and figure and figure.value is not None and values[best] > sign * figure.value else ""
+
+
+def _rivals_note(context: ReportContext, rows: Sequence[Rival]) -> str:
+    """Which verdicts between models allow for others; empty where only one model has an interval."""
+    primary = context.metrics.primary
+    if sum(bool(row.interval) for row in rows) < 2:
+        return ""
+    if primary is None or primary.chosen_on not in RULES:
+        return "Between models, verdicts allow for all pairs."
+    return (
+        "Other pairs of models are judged only if the primary comparison shows a difference, and allow for all of them."
+    )
 
 
 def rivals_line(context: ReportContext) -> str:

@@ -10,8 +10,8 @@ import pandas as pd
 
 from casewise.errors import RunError
 from casewise.evaluation.bootstrap import Plan
-from casewise.evaluation.evaluate import Outcomes, evaluate
 from casewise.evaluation.figures import Figures
+from casewise.evaluation.judges import judge_of
 from casewise.metrics.registry import columns
 from casewise.predictions.table import final_rows
 from casewise.report import blocks as doc
@@ -96,7 +96,11 @@ def _screen_blocks(values: Screen) -> list[doc.Block]:
         doc.Row(capital(s.cohort or "here"), [f"{s.text} {s.unit}", "; ".join(filter(None, (s.interval, s.note)))])
         for s in values.sizes
     ]
-    rivals = [doc.Row(r.name, [r.text, r.interval, r.verdict_text], mark=r.reported) for r in values.rivals]
+    names = [", ".join(filter(None, (r.name, r.note))) for r in values.rivals]
+    rivals = [
+        doc.Row(name, [r.text, r.interval, r.verdict_text], mark=r.reported)
+        for name, r in zip(names, values.rivals, strict=True)
+    ]
     blocks: list[doc.Block] = [
         *([doc.Text(values.external.text)] if values.external else []),
         doc.Text(values.evaluated),
@@ -107,6 +111,7 @@ def _screen_blocks(values: Screen) -> list[doc.Block]:
     blocks += [values.failures] if values.failures else []
     if len(rivals) > 1:
         blocks.append(doc.Table(values.rival_heads, rivals, "Does something simpler do as well?"))
+        blocks += [doc.Text(values.rivals_note)] if values.rivals_note else []
     blocks.append(doc.Text("Can it be trusted?"))
     blocks.append(doc.Items([statement.text for statement in (*values.flags, *values.trust)]))
     blocks.append(doc.Text(values.model))
@@ -219,8 +224,7 @@ def comparisons(runs: Sequence[ReportContext], targets: Sequence[str]) -> dict[s
     for target in targets:
         evaluated = rows[(rows["target"] == target) & rows["y_true"].notna()]
         if _same_cases(evaluated):
-            figures = evaluate(evaluated, Outcomes(target, [target]), plan).figures
-            comparisons[target] = figures.contrasts(first.stage, target)
+            comparisons[target] = judge_of(evaluated).judge(evaluated, plan, whole=True).compare()
     return comparisons
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from casewise.evaluation.figures import DESCRIPTIVE, Estimate
 from casewise.metrics.registry import metric_of
 from casewise.report.blocks import Cell, Counts, counts_line
 from casewise.report.formatting import MISSING, digits_of, hundredfold, interval, is_number, number, plain, signed
@@ -27,6 +28,10 @@ VERDICTS = {
     "open": "no clear difference",
     "untested": "not tested",
     "same": "the same figures",
+    "descriptive": "descriptive",
+    "not_worse": "not worse by more than {margin}",
+    "slightly_worse": "worse, but by less than {margin}",
+    "unclear": "no clear difference, perhaps worse by more than {margin}",
 }
 
 
@@ -52,6 +57,26 @@ def verdict(low: float | None, high: float | None, metric: str) -> str:
     if low <= 0 <= high:
         return "open"
     return "better" if (low > 0) == larger_is_better else "worse"
+
+
+def gap_verdict(gap: Estimate | None, metric: str, margin: float | None = None) -> str:
+    """The verdict on a learner by its difference from another one; with a margin, whether it is worse by more than it.
+
+    >>> gap_verdict(Estimate(0.0, -0.01, 0.01), "auroc", 0.02), gap_verdict(Estimate(0.0, -0.1, 0.1), "auroc", 0.02)
+    ('not_worse', 'unclear')
+    >>> gap_verdict(Estimate(0.1, 0.1, 0.2, reason=DESCRIPTIVE), "auroc"), gap_verdict(None, "auroc")
+    ('descriptive', 'untested')
+    """
+    if gap is None:
+        return "untested"
+    if gap.reason == DESCRIPTIVE:
+        return "descriptive"
+    code = verdict(gap.low, gap.high, metric)
+    if margin is None or code not in ("open", "worse"):
+        return code
+    lost = gap.low if metric_of(metric).larger_is_better else -(gap.high or 0.0)
+    within = lost is not None and lost > -margin
+    return {"open": ("unclear", "not_worse"), "worse": ("worse", "slightly_worse")}[code][within]
 
 
 def verdict_beside(figure: Mapping[str, Any], value: float, metric: str) -> str:

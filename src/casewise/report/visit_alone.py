@@ -52,7 +52,7 @@ def visit_alone(context: ReportContext, guessed_by: float) -> tuple[Estimate, Es
     if not _tells(figures[metric], metric, guessed_by):
         return None
     both = pd.concat([rows.assign(model=MODEL), alone], ignore_index=True)
-    return figures[metric], judge.judge(both, plan, whole=True).comparison.gap(metric, MODEL, ALONE)
+    return figures[metric], judge.judge(both, plan, whole=True).compare().gap(metric, MODEL, ALONE)
 
 
 def _tells(figure: Estimate, metric: str, guess: float) -> bool:

@@ -45,6 +45,10 @@ class Evaluation(StudyModel):
     at a time](explanation-figures.md#intervals-leave-out-one-subject-at-a-time)."""
     confidence: float = Field(0.95, gt=0.5, lt=1)
     """Confidence level of the intervals."""
+    margin: float | None = Field(None, gt=0)
+    """The largest difference that does not matter between the reported model and the simple model that it is [compared
+    with first](explanation-figures.md#one-primary-comparison): in the mean absolute error of a number, the AUROC of
+    classes, or the quadratic weighted kappa of grades. The report then says whether the model is worse by more."""
     prediction_coverage: float = Field(0.9, gt=0.5, lt=1)
     """Share of cases of new subjects whose [prediction interval or set](explanation-intervals.md) should contain the
     reference; for classes and grades, in each class."""

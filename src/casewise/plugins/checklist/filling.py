@@ -21,6 +21,7 @@ from casewise.report.blocks import Row, Section, Table, plain_page, rendered
 from casewise.report.caveats import result_line
 from casewise.report.context import EXTERNAL, METHODS, SIDES, ReportContext, defined, read_context, report_title
 from casewise.report.formatting import capital, counted, listed, percent, without_html
+from casewise.report.sections.learners import RULES
 from casewise.report.tables import metric_format
 from casewise.run_folder import RunFolder
 from casewise.study.learners import baselines_among, learner_name, the_learner, without_baselines
@@ -354,8 +355,20 @@ def uncertainty(context: ReportContext) -> str:
     text = f"{percent(settings.confidence)} jackknife intervals, leaving out one {unit} at a time"
     if any(cell.contrast and not cell.group for cell in context.metrics.figures.select(population="").cells):
         resamples = f"{settings.bootstrap_resamples:,} resamples of {unit}s"
-        text += f"; differences of learners: {resamples}, with intervals that hold for all pairs"
+        text += f"; differences of learners: {resamples}, with intervals that hold for all pairs{_primary(context)}"
     return f"{text}. Intervals are conditional on the trained networks."
+
+
+def _primary(context: ReportContext) -> str:
+    """The primary comparison, the rule by which its simple model was chosen, and the margin; empty without one."""
+    primary = context.metrics.primary
+    if primary is None or primary.chosen_on not in RULES:
+        return ""
+    margin = f"; margin {primary.margin:g}" if primary.margin else ""
+    return (
+        f" other than the primary comparison, {the_learner(primary.learner)} with {the_learner(primary.baseline)}"
+        f" ({RULES[primary.chosen_on]}){margin}, which is tested first, by itself"
+    )
 
 
 def performance(context: ReportContext) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from casewise.evaluation.figures import FOLD, Estimate, Figures
-from casewise.evaluation.headline import FITTED, best_baseline
+from casewise.evaluation.headline import FITTED
 from casewise.metrics.registry import metric_of
 from casewise.predictions.nested_cv import NESTED
 from casewise.predictions.table import INTERNAL
@@ -15,8 +15,8 @@ from casewise.report.context import SIDES, ReportContext, defined, evaluated_on,
 from casewise.report.figures import learners as draw
 from casewise.report.figures.drawing import MODEL, SOFT
 from casewise.report.sections.classes import class_table
-from casewise.report.tables import VERDICTS, MetricFormat, confusion, kind_report, verdict
-from casewise.study.learners import is_baseline, is_registered, learner_name, learner_named
+from casewise.report.tables import VERDICTS, MetricFormat, confusion, gap_verdict, kind_report
+from casewise.study.learners import is_baseline, is_registered, learner_name, learner_named, the_learner
 from casewise.study.presets.published import published_lines
 
 MOST_REPORTS = 16
@@ -24,8 +24,18 @@ MOST_REPORTS = 16
 ORDER = "{stage}, the best {order} first; marked: the reported learner."
 AGAINST = (
     "Against: whether the learner of the row is better or worse by {metric}, and the difference, with an interval that"
-    " holds for all pairs of learners at once. Tested are pairs with the best learner{baselines}."
+    " holds for all {other}pairs of learners at once. Tested are pairs with the best learner{baselines}."
 )
+PRIMARY = (
+    " The primary comparison, {learner} with {baseline}{rule}, has an interval of its own, and the other pairs are"
+    " descriptive unless it shows a difference{margin}."
+)
+# How the simple model of the primary comparison was chosen, if there are several.
+RULES = {
+    "order": "by a fixed order of simple models",
+    "oof": "the best simple model out of fold",
+    "validation": "the best simple model on the validation set",
+}
 POOLED = (
     "Figures pooled over each {site} mix different networks and sources, and do not estimate the performance in a new"
     " {site}: learners are not compared on them. The table of each {site} does."
@@ -61,7 +71,16 @@ def section(context: ReportContext) -> Section | None:
     whole: list[Block] = [tables[0][1]]
     if any(comparison_of(context, stage) for stage, _ in tables):
         baselines = " and with a baseline" if any(map(is_baseline, context.learners)) else ""
-        note = AGAINST.format(metric=context.write.phrase(kind_report(context.kind).compared), baselines=baselines)
+        metric, primary = kind_report(context.kind).compared, context.metrics.primary
+        gated = primary is not None and primary.chosen_on in RULES
+        other = f"{'other ' * gated}"
+        note = AGAINST.format(metric=context.write.phrase(metric), other=other, baselines=baselines)
+        if primary and gated:
+            within = f"; margin {context.write.text(metric, primary.margin)}" if primary.margin else ""
+            several = sum(map(is_baseline, context.learners)) > 1
+            rule = f" ({RULES[primary.chosen_on]})" if several else ""
+            pair = {"learner": the_learner(primary.learner), "baseline": the_learner(primary.baseline)}
+            note += PRIMARY.format(**pair, rule=rule, margin=within)
         whole.append(Text(note, note=True))
     if any(name.startswith(FITTED) for name in context.learners) and "oof" in context.stages:
         whole.append(Text(FITTED_WEIGHTS, note=True))
@@ -95,8 +114,8 @@ def learner_table(context: ReportContext, stage: str) -> Table | None:
     stated = [metric for figures in published.values() for metric in figures]
     metrics = list(dict.fromkeys([*context.columns("learners", stage), *map(str, stated)]))
     entry = comparison_of(context, stage)
-    baseline, _ = best_baseline(context.metrics) or ("", 0)
-    best = [context.learner, entry.best(kind.compared), baseline] if entry else []
+    primary = context.metrics.primary
+    best = [context.learner, entry.best(kind.compared), primary.baseline if primary else ""] if entry else []
     others = [name for name in dict.fromkeys(best) if _is_tested(context, stage, entry, name)]
     rows: list[tuple[float, Row]] = []
     for learner in context.learners:
@@ -111,7 +130,9 @@ def learner_table(context: ReportContext, stage: str) -> Table | None:
             if other == learner
             else Cell(VERDICTS["same"])
             if figures == context.figures(stage, other)
-            else against(write, kind.compared, entry.gap(kind.compared, learner, other))
+            else against(
+                write, kind.compared, entry.gap(kind.compared, learner, other), margin_of(context, learner, other)
+            )
             for other in others
         ]
         row = Row(learner_name(learner), cells, mark=learner == context.learner)
@@ -156,13 +177,20 @@ def _is_tested(context: ReportContext, stage: str, gaps: Figures, other: str) ->
     return bool(context.figures(stage, other)) and any(pair is not None for pair in pairs)
 
 
-def against(write: MetricFormat, metric: str, gap: Estimate | None) -> Cell:
+def against(write: MetricFormat, metric: str, gap: Estimate | None, margin: float | None = None) -> Cell:
     """The verdict on a learner by its difference from another one, with the difference below."""
     if gap is None or gap.low is None:
         return Cell(VERDICTS["untested"])
     difference = write.difference(metric, gap)
     small = f"{difference.text} {difference.small}"
-    return Cell(VERDICTS[verdict(gap.low, gap.high, metric)], small, gap.value or 0.0)
+    words = VERDICTS[gap_verdict(gap, metric, margin)].format(margin=write.text(metric, margin))
+    return Cell(words, small, gap.value or 0.0)
+
+
+def margin_of(context: ReportContext, learner: str, other: str) -> float | None:
+    """The study's margin, if this is the primary comparison."""
+    primary = context.metrics.primary
+    return primary.margin if primary and (primary.learner, primary.baseline) == (learner, other) else None
 
 
 def reports(context: ReportContext) -> list[Block]:
