@@ -132,12 +132,13 @@ def numbers(
 
 
 def with_sets(study: Study, predictions: pd.DataFrame, results: Results) -> Results:
-    """The results with prediction intervals and sets."""
+    """The results with calibration, prediction intervals and sets."""
     from casewise.evaluation.calibration import coverage
-    from casewise.pipeline.evaluate import calibrated
+    from casewise.pipeline.evaluate import calibrated, with_calibration
 
     record, classes = calibrated(study, predictions), {name: study.classes_of(name) for name in study.targets}
     sets = coverage(predictions, str(results.main.learner), record, classes, Plan(50))
+    results = with_calibration(study, predictions, results)
     return as_stored(dataclasses.replace(results, prediction_sets=sets))
 
 

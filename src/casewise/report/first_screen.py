@@ -21,6 +21,7 @@ from casewise.report.beside_column import beside_column
 from casewise.report.blocks import Cell, Row, Table
 from casewise.report.context import EXTERNAL, ReportContext, counted_cases, defined, evaluated_on, terms_of, visit_noun
 from casewise.report.formatting import MISSING, class_name, counted, is_number, listed, number, percent, plain, signed
+from casewise.report.sections import calibration
 from casewise.report.sections.agreement import between_columns, score_ranges
 from casewise.report.sections.classes import DECISIONS
 from casewise.report.sections.learners import RULES, comparison_of, margin_of
@@ -31,8 +32,8 @@ from casewise.study.learners import is_baseline, learner_name, the_learner
 from casewise.study.weight_origins import unknown_origin
 
 MOST_CLASSES, MOST_COLUMNS = 8, 3
-CONDITIONAL = " Intervals are for these trained models: training again varies further."
-ROUGH = (" Rough: few {unit}s.", " Rough: few {unit}s, overall or of a class.")
+CONDITIONAL = " Intervals are for these trained models."
+ROUGH = (" Rough: few {unit}s.", " Rough: few {unit}s (of a class).")
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class Screen:
     sizes: list[_Size]
     guess: str
     spread: str
+    calibration: str
     failures: Table | None
     more_failures: str
     rival_heads: list[str]
@@ -112,6 +114,7 @@ def screen(context: ReportContext) -> Screen:
         sizes=measured,
         guess=guess(context),
         spread=quantiles,
+        calibration=calibration.line(context),
         failures=failing,
         more_failures=_failures_note(context, failing) if failing else "",
         rival_heads=["Model", compared + _own_side(context), interval, "The reported model is"],
@@ -169,14 +172,14 @@ def evaluated(context: ReportContext) -> str:
     # what first weights were trained on before the study
     doubtful = unknown_origin(context.origins)
     if held_out and context.study.subjects_known:
-        text = f"{count}. {'In this study, no' if doubtful else 'No'} model was trained on these subjects"
+        text = f"{count}. {'In this study, no' if doubtful else 'No'} model was trained on them"
         return text + (", but their loss stopped the training." if context.stopped_on_validation else ".")
     countable = terms_of(context).noun == terms_of(context).case and context.stage == "oof" and not context.by_site
     if countable and (lacking := len(context.cases) - len(rows)) > 0:
         count += f", and {lacking:,} without a reference value"
     whose, what = f" {context.site}" * context.by_site, "it" if context.by_site else f"the {context.study.unit}"
-    trained = "that this study did not train" if doubtful else "that were not trained"
-    return f"{count}. Each{whose} was predicted by models {trained} on {what}."
+    trained = "that this study did not train" if doubtful else "not trained"
+    return f"{count}. {f'Each{whose} was predicted' if whose else 'Predicted'} by models {trained} on {what}."
 
 
 def _own_side(context: ReportContext) -> str:
@@ -470,7 +473,7 @@ def model(context: ReportContext) -> str:
     if is_baseline(learner):
         return f"The {name}, a model without a trained network."
     if learner in context.study.trained:
-        return f"One network, {name}{f', trained {folds} times, on different folds' if folds > 1 else ''}."
+        return f"One network, {name}{f', trained in {folds} folds' if folds > 1 else ''}."
     if learner in context.stackers:
         of = f"The {name.removesuffix(' of the learners')} of {counted(len(weights(context)), 'learner')}"
         return f"{of}, each with one network." if context.holdout else f"{of}, each trained once a fold."
@@ -489,8 +492,8 @@ def _decided(context: ReportContext) -> str:
     cells = truth * count + rows[columns].to_numpy(float).argmax(axis=1)
     figures = category_agreement(np.bincount(cells, minlength=count**2))
     kappa = number(float(figures["kappa_quadratic"]), 2)
-    likeliest = f"right in {percent(float(figures['agreement']))}, weighted kappa {kappa}"
-    return f"Predicted grade: {rule} (with the likeliest one: {likeliest})."
+    likeliest = f"{percent(float(figures['agreement']))} right, weighted kappa {kappa}"
+    return f"Predicted grade: {rule} (likeliest: {likeliest})."
 
 
 def _in_effect(context: ReportContext) -> str:
@@ -527,10 +530,10 @@ def coverage(context: ReportContext) -> str:
         unit = f"{context.study.unit}s"
         if len(few) == len(context.classes):
             return f"Too few {unit} to calibrate sets of classes: the set of a prediction names every class."
-        text = f"Predictions come with sets of classes, meant to hold the true one in {level} of such cases"
+        text = f"Prediction sets should hold the true class in {level} of cases"
         text += f" ({here})" if here else ""
         if figures and figures.size and figures.size.value is not None:
-            text += f", on average {number(figures.size.value, 1)} of {len(context.classes)}"
+            text += f"; mean size {number(figures.size.value, 1)} of {len(context.classes)}"
         return text + (f"; every set holds {listed(few)}, for lack of {unit}." if few else ".")
     half = entry.calibration.get("quantile")
     if half is None:

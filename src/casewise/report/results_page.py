@@ -107,7 +107,7 @@ def _screen_blocks(values: Screen) -> list[doc.Block]:
     ]
     if sizes:
         blocks.append(doc.Table(["Where", "Figure", "Interval"], sizes, values.question))
-    blocks += [doc.Text(text) for text in (values.guess, values.spread) if text]
+    blocks += [doc.Text(text) for text in (values.guess, values.spread, values.calibration) if text]
     blocks += [values.failures] if values.failures else []
     if len(rivals) > 1:
         blocks.append(doc.Table(values.rival_heads, rivals, "Does something simpler do as well?"))

@@ -96,12 +96,18 @@ def origins_sentence(origins: Iterable[Origin], unit: str) -> str:
     'First weights: random; a.pth, a file of unknown origin, which may have been trained on these subjects.'
     >>> origins_sentence([Origin("published", "resnet18", images="ImageNet", licence="mit")], "subject")
     'First weights: published, trained on ImageNet (resnet18 under mit).'
+    >>> two = [Origin("published", name, images="ImageNet", licence="mit") for name in ("vgg11", "vgg13")]
+    >>> origins_sentence(two, "subject")
+    'First weights: published, trained on ImageNet (vgg11 and vgg13 under mit).'
     """
-    clauses: dict[str, list[str]] = {}
+    clauses: dict[str, dict[str, list[str]]] = {}
     for origin in sorted(set(origins), key=lambda each: (not each.is_apart, each.kind, each.name)):
-        licence = f" under {origin.licence}" if origin.licence else ""
-        clauses.setdefault(_clause(origin, unit), []).append(origin.name + licence)
-    texts = [clause.format(names=listed(list(dict.fromkeys(names)))) for clause, names in clauses.items()]
+        names = clauses.setdefault(_clause(origin, unit), {}).setdefault(origin.licence, [])
+        names += [origin.name] * (origin.name not in names)
+    texts = []
+    for clause, by_licence in clauses.items():
+        licensed = (listed(names) + f" under {licence}" * bool(licence) for licence, names in by_licence.items())
+        texts.append(clause.format(names="; ".join(licensed)))
     return f"First weights: {'; '.join(texts)}." if texts else ""
 
 

@@ -351,3 +351,14 @@ def test_names_and_days_of_visits() -> None:
     assert days_of_visits(["Baseline", "Week 4", "month 3"])[0] == ["0", "28", "91"]
     assert days_of_visits(["week4", "early termination"])[0] == []
     assert words("Woche 04", "visit") == words("W4", "visit") != words("visit 4", "visit")
+
+
+def test_signs_have_the_words_of_dermatologists(scores: pd.DataFrame, pictures: Path, tmp_path: Path) -> None:
+    heads = dict(zip(TARGETS, ("Redness (0-4)", "Plaque thickness", "desquamation", "Extent"), strict=True))
+    images = arrange(pictures, tmp_path / "photos")
+    planned("onestep-pasi", written({"scores.csv": scores.rename(columns=heads)}, tmp_path), images, tmp_path / "study")
+    planned("onestep-pasi", written({"same.csv": scores}, tmp_path), images, tmp_path / "same")
+    named, same = (
+        [[row[target] for target in TARGETS] for row in table_of(tmp_path / name)] for name in ("study", "same")
+    )
+    assert named == same

@@ -34,6 +34,13 @@ from casewise.study.schema import Study
 
 # A column such as INDURAT, which ADaM cuts after eight letters, is the target that begins so.
 _FEWEST_LETTERS = 4
+# Other words of dermatologists for the signs of psoriasis; a table that names one of them once means that target.
+_SYNONYMS = {
+    "erythema": {"redness", "ery"},
+    "induration": {"thickness", "infiltration", "plaque"},
+    "scaling": {"scale", "scales", "scaliness", "desquamation"},
+    "area": {"extent", "coverage"},
+}
 
 
 def plan_preset(
@@ -144,17 +151,19 @@ def _joined(source: Source, study: Study, images: Path, pattern: str, new: NewSt
 
 
 def _named_targets(study: Study, source: Source) -> dict[str, str]:
-    """The columns of a table with the targets of a study, each with the target's column, by name, beginning or text."""
+    """The columns of a table with the targets of a study, each with the target's column, by name, beginning, text or
+    a synonym of the field."""
     result: dict[str, str] = {}
     for target in _value_columns(study):
         named = words(target)
-        matches: list[list[str]] = [[], [], []]
+        matches: list[list[str]] = [[], [], [], []]
         for column in source.cells:
             own, text = words(column), words(source.labels.get(column, ""))
             begins = len(own) == 1 and len(own[0]) >= _FEWEST_LETTERS and "".join(named).startswith(own[0])
             matches[0] += [column] * (own == named)
             matches[1] += [column] * (begins or set(named) <= set(own))
             matches[2] += [column] * (set(named) <= set(text))
+            matches[3] += [column] * bool(_SYNONYMS.get(target, set()) & {*own, *text})
         if column := next((of_rank[0] for of_rank in matches if len(of_rank) == 1), ""):
             result.setdefault(column, target)
     return result

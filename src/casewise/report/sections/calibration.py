@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
 from casewise.evaluation.calibration import FEW_OF_CLASS
 from casewise.evaluation.results import Calibration, NetBenefit, Results, StageCoverage
 from casewise.report.blocks import Block, Cell, Facts, Fold, Heading, Plot, Plots, Row, Section, Table, Text
-from casewise.report.context import SIDES, ReportContext, terms_of
+from casewise.report.context import EXTERNAL, SIDES, ReportContext, terms_of
 from casewise.report.figures import classes as draw
 from casewise.report.figures.drawing import Look
-from casewise.report.formatting import MISSING, capital, counted, number, plain
+from casewise.report.formatting import MISSING, capital, class_name, counted, listed, number, percent, plain
 from casewise.report.tables import figure_cell, metric_format, percent_cell
 from casewise.study.learners import learner_name
 from casewise.study.schema import Study
@@ -74,6 +78,56 @@ def _of_stage(context: ReportContext, stage: str) -> list[Block]:
     shown = Plots(curves[:MOST_CLASSES], BAND.format(unit=unit), layout="multiples")
     fold = Fold("Slope and intercept" + (", and decision curve" if declared else ""), slopes)
     return [Heading(capital(SIDES[stage])), shown, fold]
+
+
+def line(context: ReportContext) -> str:
+    """What is predicted and observed on average, and the slope: outside where there is an external cohort.
+
+    Empty without a record of it.
+    """
+    record = context.metrics.calibration or {}
+    stage = EXTERNAL if EXTERNAL in record else context.stage
+    by_name, rows = record.get(stage, {}), context.rows(stage, context.learner)
+    rows = rows[rows["y_true"].notna() & rows["y_pred"].notna()]
+    if not by_name or rows.empty:
+        return ""
+    where = " outside" * (stage == EXTERNAL)
+    return f"Calibration{where}: {_in_the_large(context, list(by_name), rows)}; {_slopes(context, by_name)}"
+
+
+def _in_the_large(context: ReportContext, names: Sequence[str], rows: pd.DataFrame) -> str:
+    """The mean prediction and the mean reference; of several classes those of the largest gap."""
+    if not context.classes:
+        predicted, observed = (context.write.text("mae", rows[column].mean()) for column in ("y_pred", "y_true"))
+        return f"mean prediction {predicted}, mean reference {observed} points"
+    places = {name: list(context.classes).index(name) for name in names}
+    means = {name: (rows[f"p{place}"].mean(), (rows["y_true"] == place).mean()) for name, place in places.items()}
+    name = max(means, key=lambda each: abs(means[each][0] - means[each][1]))
+    predicted, observed = (percent(mean) for mean in means[name])
+    return f"{class_name(context.study, context.outcome, name)} predicted {predicted}, observed {observed}"
+
+
+def _slopes(context: ReportContext, by_name: Mapping[str, Calibration]) -> str:
+    """The slope, or the least and the greatest one of several classes, and what intervals without 1 mean."""
+    slopes = {name: entry.slope for name, entry in by_name.items() if entry.slope.value is not None}
+    if not slopes:
+        return listed(sorted({f"no slope: {entry.slope.reason}" for entry in by_name.values()}))
+    several = len(by_name) > 1
+    values = [number(end(slope.value or 0.0 for slope in slopes.values()), DIGITS) for end in (min, max)]
+    details = ["ideal: 1"] + ["rough"] * any(slope.rough for slope in slopes.values())
+    if not several and (slope := next(iter(slopes.values()))).low is not None:
+        details.insert(0, f"{number(slope.low, DIGITS)} to {number(slope.high, DIGITS)}")
+    text = f"slope{'s' * several} {' to '.join(dict.fromkeys(values))} ({'; '.join(details)})"
+    sure = {name: slope for name, slope in slopes.items() if not slope.rough}
+    beyond = {
+        "extreme": [name for name, slope in sure.items() if slope.high is not None and slope.high < 1],
+        "moderate": [name for name, slope in sure.items() if slope.low is not None and slope.low > 1],
+    }
+    words = []
+    for word, names in beyond.items():
+        of = listed([class_name(context.study, context.outcome, name) for name in names])
+        words += [f"too {word}" + f" for {of}" * several] if names else []
+    return text + f": {'probabilities' if context.classes else 'predictions'} are {listed(words)}" * bool(words)
 
 
 def row(name: str, entry: Calibration, digits: int) -> Row:

@@ -1,0 +1,62 @@
+"""Calibration on the first screen: what is predicted and observed on average, and what a slope means."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from casewise.evaluation.figures import Estimate
+from casewise.evaluation.results import Calibration
+from casewise.report.context import ReportContext
+from casewise.report.first_screen import screen
+
+
+def slope(value: float | None, low: float | None = None, high: float | None = None, **more: Any) -> Calibration:
+    figure = Estimate(value=value, low=low, high=high, n_subjects=50, n_cases=50, **more)
+    return Calibration(slope=figure, intercept=figure, slope_by_fold={}, curve=[])
+
+
+def line_of(context: ReportContext, record: dict[str, dict[str, Calibration]]) -> str:
+    return screen(replace(context, metrics=replace(context.metrics, calibration=record))).calibration
+
+
+@pytest.mark.parametrize(
+    ("entry", "says"),
+    [
+        (slope(0.5, 0.3, 0.8), "0.50 (0.30 to 0.80; ideal: 1): probabilities are too extreme"),
+        (slope(1.9, 1.2, 2.8), "1.90 (1.20 to 2.80; ideal: 1): probabilities are too moderate"),
+        (slope(1.2, 0.7, 1.8), "1.20 (0.70 to 1.80; ideal: 1)"),
+        (slope(0.5, 0.3, 0.8, rough=True), "0.50 (0.30 to 0.80; ideal: 1; rough)"),
+        (slope(None, reason="nearly all the same"), "no slope: nearly all the same"),
+    ],
+)
+def test_a_slope_is_called_too_extreme_only_beyond_its_interval(
+    report_of_two_classes: ReportContext, entry: Calibration, says: str
+) -> None:
+    context, (name,) = report_of_two_classes, list((report_of_two_classes.metrics.calibration or {})["oof"])
+    line = line_of(context, {"oof": {name: entry}})
+    assert line.endswith(says)
+    rows, place = context.headline_rows, list(context.classes).index(name)
+    for mean in (rows[f"p{place}"].mean(), (rows["y_true"] == place).mean()):
+        assert f" {100 * mean:.0f} %" in line
+
+
+def test_of_several_classes_the_worst_slopes_are_named(report_of_classes: ReportContext) -> None:
+    names = list((report_of_classes.metrics.calibration or {})["test"])
+    record = dict(zip(names, (slope(0.5, 0.3, 0.8), slope(2.0, 1.5, 2.5), slope(1.0, 0.8, 1.2)), strict=True))
+    internal, external = (
+        line_of(report_of_classes, own) for own in ({"test": record}, {"test": {}, "external": record})
+    )
+    first, second = (name.replace("_", " ") for name in names[:2])
+    for line in (internal, external):
+        assert "slopes 0.50 to 2.00" in line
+        assert line.endswith(f"too extreme for {first} and too moderate for {second}")
+    assert external.startswith("Calibration outside:")
+    assert internal.startswith("Calibration:")
+
+
+def test_a_number_has_its_mean_beside_that_of_the_reference(report_of_numbers: ReportContext) -> None:
+    line = line_of(report_of_numbers, {"test": {"": slope(0.9, 0.8, 1.1)}})
+    rows = report_of_numbers.headline_rows
+    assert f"{rows['y_pred'].mean():.1f}, mean reference {rows['y_true'].mean():.1f}" in line
+    assert line_of(report_of_numbers, {}) == ""
