@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from casewise.errors import CasewiseError, RunError
@@ -16,13 +17,17 @@ from casewise.run import run
 from tests.chest_study import FAST, chest_study
 from tests.plugins.checklist.test_lists import PARTS
 
+SETTINGS = {**FAST, "evaluation": {**FAST["evaluation"], "subgroups": ["sex"], "decision_thresholds": [0.2]}}
+
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A finished run of films without an external cohort, and its table."""
     folder = tmp_path_factory.mktemp("checklist")
     table = make_chest(folder / "here", subjects=12, size=(64, 64), seed=1)
-    return run(chest_study(table, **FAST), folder / "run").folder, table
+    rows = pd.read_csv(table)
+    rows.assign(device=["Alpha", "Beta", "Beta"] * 4).to_csv(table, index=False)
+    return run(chest_study(table, **SETTINGS), folder / "run").folder, table
 
 
 def facts_of(folder: Path, name: str) -> dict[str, lists.Item]:
@@ -59,14 +64,32 @@ def test_what_the_run_lacks_is_left_open(alone: tuple[Path, Path], tmp_path: Pat
             assert (items[number].by, items[number].text, items[number].section_id) == (lists.AUTHOR, "", "")
     other = make_chest(tmp_path / "there", subjects=6, size=(64, 64), seed=8)
     external = {"cohort": other, "name": "valley", "subjects": "distinct"}
-    outside = run(chest_study(table, **FAST, external=external), folder).folder
+    outside = run(chest_study(table, **SETTINGS, external=external), folder).folder
     figures = json.loads((outside / "metrics.json").read_text())["metrics"]["external"]
     text = lists.external_cohort(read_context(outside))
     assert text.startswith("valley: 6 images of 6 subjects (")
     assert f"Accuracy {100 * figures['test_resnet']['label']['accuracy']['value']:.0f} %" in text
-    for name, number in (("claim", "33"), ("stard-ai", "29"), ("tripod-ai", "20c")):
+    item = facts_of(outside, "claim")["33"]
+    assert (item.by, item.section_id) == (lists.RUN, "external")
+    for name, number in (("stard-ai", "29"), ("tripod-ai", "20c")):  # of the data, not of the accuracy
         item = facts_of(outside, name)[number]
-        assert (item.by, item.section_id) == (lists.RUN, "external")
+        assert (item.by, item.section_id) == (lists.RUN, "participants")
+        assert item.text.startswith("Here and in valley: 12 subjects, 12 cases against 6 subjects, 6 cases; ")
+        assert "Accuracy" not in item.text
+
+
+def test_items_say_who_was_studied_how_and_with_what(alone: tuple[Path, Path]) -> None:
+    folder, table = alone
+    rows, tripod, stard = pd.read_csv(table), facts_of(folder, "tripod-ai"), facts_of(folder, "stard-ai")
+    sexes = rows["sex"].value_counts()
+    for text in (tripod["20b"].text, tripod["23a"].text):
+        assert all(f"{name} {count}" in text for name, count in sexes.items())
+    assert f"age: mean {rows['age'].mean():.3g}, SD {rows['age'].std():.3g}" in tripod["20b"].text
+    assert stard["13"].text.startswith("device: Alpha 4, Beta 8. casewise ")
+    assert "Calibration: slope" in tripod["12e"].text
+    assert "20 %" in tripod["12e"].text
+    assert "is the only learner" in tripod["12c"].text
+    assert tripod["12c"].text.startswith(facts_of(folder, "claim")["25"].text)
 
 
 def test_the_three_formats_hold_the_same_items(alone: tuple[Path, Path]) -> None:

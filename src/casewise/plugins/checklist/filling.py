@@ -6,21 +6,23 @@ author can fill it in. A fact never shows that an item is complete, and a fact t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from casewise.errors import CasewiseError, nearest
 from casewise.evaluation.figures import READERS
 from casewise.evaluation.results import ClassFigures
+from casewise.evaluation.subgroups import SIGNIFICANT
 from casewise.metrics.registry import metric_of
 from casewise.predictions.table import CHOOSING
 from casewise.report.blocks import Row, Section, Table, plain_page, rendered
 from casewise.report.caveats import result_line
 from casewise.report.context import EXTERNAL, METHODS, SIDES, ReportContext, defined, read_context, report_title
-from casewise.report.formatting import capital, counted, listed, percent, without_html
+from casewise.report.formatting import capital, counted, group_label, listed, percent, without_html
 from casewise.report.sections.learners import RULES
 from casewise.report.tables import metric_format
 from casewise.run_folder import RunFolder
@@ -30,6 +32,8 @@ from casewise.targets import kind_named
 
 FOLDER = Path(__file__).parent / "lists"
 FORMATS = ("md", "html", "csv")
+# Columns that name what took the images, without spaces and case.
+DEVICES = {"device", "manufacturer", "camera", "scanner", "gerät", "geraet", "hersteller", "kamera"}
 AUTHOR, RUN = "author", "run"
 
 # The headings of the columns, and their names in a CSV file.
@@ -286,6 +290,11 @@ def selection(context: ReportContext) -> str:
     return f"{name} was {on} among {counted(len(learners), 'learner')}: {listed(list(map(learner_name, learners)))}."
 
 
+def building(context: ReportContext) -> str:
+    """How the model was built: training, the choice among learners, and how learners are combined."""
+    return " ".join(filter(None, (training(context), selection(context), combined_learners(context))))
+
+
 def combined_learners(context: ReportContext) -> str:
     others = set(context.metrics.learners(context.stage)) - set(context.study.trained)
     stacked = [name for name in context.learners if name in others and name in context.stackers]
@@ -350,6 +359,19 @@ def measures(context: ReportContext) -> str:
     return f"{listed(titles)}." if titles else ""
 
 
+def measures_and_plots(context: ReportContext) -> str:
+    """The measures, and whether calibration and net benefit were computed."""
+    texts, by_stage = [measures(context)], context.metrics.calibration or {}
+    if any(by_stage.values()):
+        texts.append("Calibration: slope, intercept and a smoothed curve with its band.")
+    curves = [points for by_name in (context.metrics.decision_curves or {}).values() for points in by_name.values()]
+    declared = sorted({point.threshold for points in curves for point in points if point.declared})
+    if declared:
+        levels = listed([percent(threshold, 1).replace(".0 %", " %") for threshold in declared])
+        texts.append(f"Net benefit at the declared thresholds of {levels}, beside treating all and none.")
+    return " ".join(filter(None, texts))
+
+
 def uncertainty(context: ReportContext) -> str:
     settings, unit = context.study.evaluation, context.study.unit
     text = f"{percent(settings.confidence)} jackknife intervals, leaving out one {unit} at a time"
@@ -375,6 +397,20 @@ def performance(context: ReportContext) -> str:
     return result_line(context.study, context.metrics)
 
 
+def performance_by_group(context: ReportContext) -> str:
+    """The performance, and whether it was shown to differ between subgroups."""
+    entry, text = context.metrics.subgroups, performance(context)
+    if entry is None:
+        return text
+    for column in entry.columns:
+        tested = {name: test.p_adjusted for name, test in column.tests.items() if test.p_adjusted is not None}
+        differ = [metric_of(name).title for name, p in tested.items() if p < SIGNIFICANT]
+        verdict = f"{listed(differ)} differ" if differ else "not shown to differ" if tested else "not tested"
+        groups = ", ".join(f"{group_label(group)} {group.n_subjects:,}" for group in column.groups)
+        text += f" By {column.column} ({groups}): {verdict}."
+    return text.strip()
+
+
 def confusion(context: ReportContext) -> str:
     stage, learner, target = _headline(context)
     entry = context.class_figures(stage, learner, target)
@@ -395,6 +431,54 @@ def participants(context: ReportContext) -> str:
     images = counted(int(rows["path"].nunique()), "image")
     everyone = f"{capital(_people(context, subjects))}, {counted(cases, 'case')}, {images} in the split."
     return f"{everyone}{_evaluated(context)} Exclusions before the table was made are not known to the run."
+
+
+def characteristics(context: ReportContext) -> str:
+    """The characteristics that are described for each side of the split, with those of everyone."""
+    entry = context.metrics.participants
+    texts = [_described(item, 0) for item in entry.characteristics] if entry else []
+    return f"Of all: {'; '.join(texts)}. The report has each side of the split." if texts else ""
+
+
+def data_outside(context: ReportContext) -> str:
+    """The characteristics of the external cohort beside those of the study."""
+    entry = context.metrics.participants
+    outside = [i for i, side in enumerate(entry.sides) if side["code"] == "external"] if entry else []
+    if entry is None or not outside:
+        return ""
+    own, other = entry.sides[0], entry.sides[outside[0]]
+    sizes = (
+        f"{counted(side['subjects'], context.study.unit)}, {counted(side['cases'], 'case')}" for side in (own, other)
+    )
+    texts = [
+        f"{_described(item, 0)} against {_described(item, outside[0], named=False)}" for item in entry.characteristics
+    ]
+    return f"Here and in {context.study.external_name}: {' against '.join(sizes)}; {'; '.join(texts)}."
+
+
+def devices(context: ReportContext) -> str:
+    """The devices that columns of the table name; empty without such a column."""
+    entry = context.metrics.participants
+    items = [item for item in entry.characteristics if _key(item["name"]) in DEVICES] if entry else []
+    texts = [_described(item, 0) for item in items]
+    return f"{'; '.join(texts)}. {software(context)}".strip() if texts else software(context)
+
+
+def _key(name: str) -> str:
+    return "".join(filter(str.isalnum, name.casefold()))
+
+
+def _described(item: Mapping[str, Any], side: int, *, named: bool = True) -> str:
+    """A characteristic on one side: mean and standard deviation, or the count of each value."""
+    values = item["sides"][str(side)]
+    if item["kind"] == "numbers":
+        text = f"mean {values['mean']:.3g}, SD {values['sd']:.3g}" if values.get("mean") is not None else "no value"
+        text = text.replace("SD nan", "no SD")
+    else:
+        counts = zip(map(group_label, item.get("levels", [])), values["counts"], strict=True)
+        text = ", ".join(f"{name} {count:,}" for name, count in counts) or "no value"
+    missing = f", {values['missing']:,} not recorded" if values["missing"] else ""
+    return f"{item['name']}: {text}{missing}" if named else f"{text}{missing}"
 
 
 def analyses(context: ReportContext) -> str:
@@ -453,11 +537,13 @@ def saliency(context: ReportContext) -> str:
 
 # The facts that a run can state, and the section of the report where each stands.
 SECTIONS: dict[str, tuple[Callable[[ReportContext], str], ...]] = {
-    "training": (preparation, networks, software, first_weights, training, imbalance, prediction, analyses),
+    "training": (preparation, networks, software, first_weights, training, building, imbalance, prediction, analyses),
     "labels": (missing_reference, partition, disjointness, output, participants),
     "learners": (selection, combined_learners),
-    "glossary": (measures,),
+    "glossary": (measures, measures_and_plots),
     "summary": (uncertainty, performance),
+    "subgroups": (performance_by_group,),
+    "participants": (characteristics, data_outside, devices),
     "classes": (confusion,),
     "external": (external_cohort,),
     "left-out": (sites,),
