@@ -64,6 +64,22 @@ def test_intervals_are_wider_than_the_jackknife_only_where_few_errors_decide(ske
         assert 0.92 <= covered <= 0.972, name
 
 
+@pytest.mark.parametrize(("trainings", "spread"), [(3, 0.15), (5, 0.15), (5, 0.0)])
+def test_the_interval_over_trainings_includes_their_variation(trainings: int, spread: float) -> None:
+    rng, n, inside = np.random.default_rng(7), 60, []
+    true = np.sqrt(2 / np.pi) * np.exp(spread**2 / 2)
+    for _ in range(500):
+        scale = np.exp(spread * rng.normal(size=trainings))
+        errors = scale[:, None] * (0.8 * rng.normal(size=n) + 0.6 * rng.normal(size=(trainings, n)))
+        predicted = {str(k): errors[k] for k in range(trainings)}
+        found = [each["mae"] for each in by_subject(np.zeros(n), predicted, np.arange(n)).values()]
+        low, high = intervals.over_trainings("mae", found[0], [each.value for each in found], 0.95)
+        inside.append((found[0].low <= true <= found[0].high, low <= true <= high))
+    conditional, joint = np.mean(inside, axis=0)
+    assert joint >= 0.92
+    assert (conditional < 0.85) == (spread > 0)
+
+
 def test_the_interval_of_a_mean_of_single_cases_is_students() -> None:
     truth, error = np.zeros(12), np.random.default_rng(0).uniform(-1, 2, 12)
     found = by_subject(truth, {"net": error}, np.arange(12))["net"]["bias"]

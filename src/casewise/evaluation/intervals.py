@@ -15,7 +15,7 @@ often the intervals contain the true value.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -230,6 +230,33 @@ def difference(first: Any, second: Any) -> tuple[float, float] | None:
     below = np.hypot(first.value - first.low, second.high - second.value)
     above = np.hypot(first.high - first.value, second.value - second.low)
     return float(gap - below), float(gap + above)
+
+
+def over_trainings(name: str, first: Any, values: Sequence[float], confidence: float) -> tuple[float, float] | None:
+    """The interval of the mean of a figure over trainings, for other subjects and for further trainings.
+
+    The variance of the mean is that by subject, from the interval of the `first` training, and that of the mean of all
+    trainings, whose figures are `values`, with Satterthwaite's degrees of freedom. It is on the safe side, because what
+    varies by subject and training is in both. None without the interval by subject, or with two trainings or subjects.
+
+    >>> from casewise.evaluation.figures import Estimate
+    >>> low, high = over_trainings("mae", Estimate(2.0, 1.7, 2.4, 30), [2.0, 2.1, 1.9], 0.95)
+    >>> round(low, 2), round(high, 2)
+    (1.68, 2.42)
+    """
+    n, subjects = len(values), first.n_subjects or 0
+    if first.low is None or first.high is None or n < FEWEST or subjects < FEWEST:
+        return None
+    level, mean = (1 + confidence) / 2, float(np.mean(values))
+    of_mean = float(np.var(values, ddof=1)) / n
+    sides = np.array([first.value - first.low, first.high - first.value])
+    by_subject = (sides / stdtrit(subjects - 1, level)) ** 2
+    variance = by_subject + of_mean
+    uncertainty = by_subject**2 / (subjects - 1) + of_mean**2 / (n - 1)
+    freedom = np.where(uncertainty > 0, variance**2 / np.where(uncertainty > 0, uncertainty, 1.0), subjects - 1)
+    below, above = stdtrit(freedom, level) * np.sqrt(variance)
+    lowest, highest = RANGES.get(scheme_of(name) or "", (-np.inf, np.inf))
+    return float(max(mean - below, lowest)), float(min(mean + above, highest))
 
 
 def _registered(name: str) -> Metric | None:

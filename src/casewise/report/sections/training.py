@@ -11,6 +11,7 @@ from casewise.console import duration
 from casewise.errors import gigabytes
 from casewise.evaluation.caveats import changed_features, changed_features_text
 from casewise.evaluation.figures import SEED, Estimate
+from casewise.evaluation.intervals import over_trainings
 from casewise.plugin import implementing
 from casewise.predictions.table import INTERNAL
 from casewise.report.blocks import (
@@ -78,8 +79,9 @@ PERFORMANCE = (
 )
 SEEDS = (
     "{side}: lowest and highest value over trainings with the seeds {seeds} on the same split, and their standard"
-    " deviation, which is rough for few trainings. It describes chance in training and is not an interval over"
-    " subjects. All other figures of this page are of the first seed."
+    " deviation, which is rough for few trainings. In brackets: {confidence} interval of the mean over trainings, for"
+    " other subjects and another training with the same folds. All other figures of this page are of the first seed,"
+    " and their intervals are for its models."
 )
 MEMORY = " Peak memory: resident, of the process of a network."
 NORMS = " Gradient norm: median over the steps of an epoch, lowest and highest of all epochs{limited}."
@@ -306,24 +308,41 @@ def seeds(context: ReportContext) -> list[Block]:
     for learner in figures.names("learner", population=SEED, stage=stage):
         own = [figures.of(stage, learner, context.outcome, SEED, seed) for seed in seeds]
         sd = figures.of(stage, learner, context.outcome, SEED, contrast="sd")
+        first, level = context.figures(stage, learner), context.study.evaluation.confidence
         cells = [
-            _seed_cell(write, metric, sd.get(metric), [values.get(metric) for values in own]) for metric in columns
+            _seed_cell(write, metric, sd.get(metric), [values.get(metric) for values in own], first.get(metric), level)
+            for metric in columns
         ]
         rows.append(Row(learner_name(learner), cells, mark=learner == context.learner))
-    caption = SEEDS.format(side=capital(SIDES[stage]), seeds=listed(seeds))
+    confidence = terms_of(context).confidence
+    caption = SEEDS.format(side=capital(SIDES[stage]), seeds=listed(seeds), confidence=confidence)
     table = Table(["Learner", *map(write.title, columns)], rows, caption, wide=True)
     return [Heading("Variation between trainings"), table]
 
 
-def _seed_cell(write: MetricFormat, metric: str, sd: Estimate | None, seeds: Sequence[Estimate | None]) -> Cell:
-    """The lowest and the highest value over the seeds, with their standard deviation; a dash if one is undefined."""
+def _seed_cell(
+    write: MetricFormat,
+    metric: str,
+    sd: Estimate | None,
+    seeds: Sequence[Estimate | None],
+    first: Estimate | None,
+    level: float,
+) -> Cell:
+    """The lowest and the highest value over the seeds, with their standard deviation; a dash if one is undefined.
+
+    The mean follows with its interval for other subjects and trainings, if the figure of the `first` seed has one.
+    """
     if sd is None or sd.value is None:
         return Cell(MISSING)
     values = [figure.value for figure in seeds if figure and figure.value is not None]
     ends = [write.text(metric, value, unit=False) for value in (min(values), max(values))]
     scale, unit = (100, " %") if write.in_percent(metric) else (1, "")
     deviation = number(scale * sd.value, write.digits(metric) + 1)
-    return Cell(f"{ends[0]} to {ends[1]}{unit}", f"SD {deviation}{unit}", values[0])
+    small = f"SD {deviation}{unit}"
+    if first and (interval := over_trainings(metric, first, values, level)):
+        bounds = write.bounds(metric, Estimate(None, *interval))
+        small += f", mean {write.text(metric, sum(values) / len(values))} {bounds}" if bounds else ""
+    return Cell(f"{ends[0]} to {ends[1]}{unit}", small, values[0])
 
 
 # ---------------------------------------------------------------------------------------- networks, split, machine
