@@ -9,11 +9,11 @@ The page follows, with its figures in braces.
 {studies:,} simulated studies for each row. Subjects have one case each. Part of an error is the subject's own in every
 training, the rest differs from training to training, and the size of all errors of a training varies by the stated
 share (the standard deviation of its logarithm). The true value is the mean absolute error that the procedure has on
-average over trainings and subjects; every share should be at least 95 %. “One training”: the interval by subject of the
-first training, which is for its models. “All”: the interval of the mean over all trainings, as the report shows it with
-`seeds`, and its mean width in those of the first. It is on the safe side, because what varies by subject and training is
-in both of its parts. Chance moves a share by up to ± {chance:.1f} points. Trainings share their folds, so the variation
-from other folds is not included. The method is described in
+average over trainings and subjects; every share should be at least 95 %. “One training”: the interval by subject of
+the first training, which is for its models. “All”: the interval of the mean over all trainings, as the report shows it
+with `seeds`, and its mean width in those of the first. It is on the safe side, because what varies by subject and
+training is in both of its parts. Chance moves a share by up to ± {chance:.1f} points. Trainings share their folds, so
+the variation from other folds is not included. The method is described in
 [How figures are computed and compared](../explanation-figures.md#intervals-leave-out-one-subject-at-a-time).
 
 {finding}
@@ -45,12 +45,10 @@ def coverage(subjects: int, trainings: int, spread: float, studies: int) -> tupl
         figures = [own["mae"] for own in by_subject(np.zeros(subjects), learners, np.arange(subjects)).values()]
         first, values = figures[0], [figure.value or 0.0 for figure in figures]
         interval = over_trainings("mae", first, values, 0.95)
-        assert interval and first.low is not None
-        assert first.high is not None
-        ratio = (interval[1] - interval[0]) / (first.high - first.low)
-        rows.append((first.low <= true <= first.high, interval[0] <= true <= interval[1], ratio))
-    one, joint, ratio = np.mean(rows, axis=0).tolist()
-    return one, joint, ratio
+        own, joint = np.array([first.low, first.high], float), np.array(interval, float)
+        rows.append((own[0] <= true <= own[1], joint[0] <= true <= joint[1], np.ptp(joint) / np.ptp(own)))
+    of_one, of_all, ratio = np.mean(rows, axis=0).tolist()
+    return of_one, of_all, ratio
 
 
 def main() -> None:
