@@ -269,7 +269,7 @@ def training(context: ReportContext) -> str:
     folds = "" if context.holdout else f" in each of {counted(int(context.splits['folds']), 'fold')}"
     models = [*context.study.trained, *map(learner_name, baselines_among(context.learners))]
     trained = f"{listed(models)}{folds}; the networks"
-    settings = f"{recipe.optimizer}, batches of {recipe.batch_size}, {epochs} epochs, {stopping}"
+    settings = f"{recipe.optimizer}, batches of {recipe.batch_size}, {epochs} epoch{'s' * (epochs != '1')}, {stopping}"
     return f"{trained}: {settings}.{nested} The report lists all further settings."
 
 
@@ -367,8 +367,9 @@ def measures_and_plots(context: ReportContext) -> str:
     curves = [points for by_name in (context.metrics.decision_curves or {}).values() for points in by_name.values()]
     declared = sorted({point.threshold for points in curves for point in points if point.declared})
     if declared:
+        plural = f"threshold{'s' * (len(declared) > 1)}"
         levels = listed([percent(threshold, 1).replace(".0 %", " %") for threshold in declared])
-        texts.append(f"Net benefit at the declared thresholds of {levels}, beside treating all and none.")
+        texts.append(f"Net benefit at the declared {plural}: {levels}, beside treating all and none.")
     return " ".join(filter(None, texts))
 
 
@@ -407,8 +408,8 @@ def performance_by_group(context: ReportContext) -> str:
         differ = [metric_of(name).title for name, p in tested.items() if p < SIGNIFICANT]
         verdict = f"{listed(differ)} differ" if differ else "not shown to differ" if tested else "not tested"
         groups = ", ".join(f"{group_label(group)} {group.n_subjects:,}" for group in column.groups)
-        text += f" By {column.column} ({groups}): {verdict}."
-    return text.strip()
+        text = f"{text.removesuffix('.')}. By {column.column} ({groups}): {verdict}."
+    return text.removeprefix(". ")
 
 
 def confusion(context: ReportContext) -> str:

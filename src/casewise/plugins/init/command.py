@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shlex
 import shutil
+import sys
 import textwrap
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -61,7 +63,8 @@ def init(
 
     casewise init ssc-skin --table biopsies.csv
 
-    It asks nothing and never overwrites or changes a file. It prints what it understood and what it doubts, and writes
+    It asks nothing, except on a terminal which of several equally likely columns is to be predicted, and never
+    overwrites or changes a file. It prints what it understood and what it doubts, and writes
     the same as comments into study.yaml, whose `budget` is the time for the whole run.
     Then: casewise validate study.yaml, casewise run study.yaml.
     """
@@ -71,9 +74,14 @@ def init(
     from casewise.plugins.init.preset import plan_preset
 
     if preset is None:
-        study = plan_study(
-            table=table, images=images, sheet=sheet, target=target, subject=subject, pattern=pattern, folder=output
+        plan = partial(
+            plan_study, table=table, images=images, sheet=sheet, subject=subject, pattern=pattern, folder=output
         )
+        study = plan(target=target)
+        if study.as_likely and sys.stdin.isatty() and sys.stdout.isatty():
+            chosen = _asked([study.target, *study.as_likely])
+            if chosen != study.target:
+                study = plan(target=chosen)
     else:
         names = [path.stem for path in _PRESET_FILES]
         if preset not in names and (Path(preset).suffix.lower() in TABLES or Path(preset).is_dir()):
@@ -98,6 +106,16 @@ def init(
         print(f"next: casewise validate {shlex.quote(str(output / 'study.yaml'))}")
     if study.left_out:
         print(study.left_out)
+
+
+def _asked(columns: list[str]) -> str:
+    """The column that the user chooses to be predicted; the first one by default."""
+    for number, column in enumerate(columns, 1):
+        print(f"{number} {column}")
+    number = 0
+    while not 1 <= number <= len(columns):
+        number = typer.prompt("Which column is to be predicted?", default=1, type=int)
+    return columns[number - 1]
 
 
 def _show(study: NewStudy) -> None:

@@ -23,7 +23,8 @@ TABLE, STUDY = "cohort.csv", "study.yaml"
 class NewStudy:
     """A study that is not written yet: its files by name, what was understood, and what is doubtful.
 
-    `left_out` is a sentence on rows whose target has no value; empty if all have one.
+    `left_out` is a sentence on rows whose target has no value; empty if all have one. `as_likely` are the columns that
+    are as likely to be what is predicted as `target`.
     """
 
     folder: Path
@@ -31,6 +32,8 @@ class NewStudy:
     understood: list[str] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
     left_out: str = ""
+    target: str = ""
+    as_likely: list[str] = field(default_factory=list)
 
     @property
     def text(self) -> str:

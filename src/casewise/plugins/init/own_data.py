@@ -57,6 +57,7 @@ from casewise.plugins.init.rows import (
 from casewise.plugins.init.tables import read_tables
 from casewise.plugins.init.target import (
     TargetPlan,
+    as_likely,
     check_numbers,
     doubtful_codes,
     likely_targets,
@@ -224,7 +225,7 @@ def _planned(data: OwnData, folder: Path, stated: Pattern | None = None) -> NewS
         # it may be refused for subjects that are none
         doubts = [doubt for doubt in rows.doubts if doubt.startswith("Subject: ")]
         raise CasewiseError("\n  ".join([str(error), *altered, *doubts])) from None
-    rows.doubts += plan.doubts
+    rows.doubts[:0] = plan.doubts
     if roles.people:
         rows.changed = True
         rows.doubts += _named_files(data)
@@ -295,6 +296,8 @@ def _planned(data: OwnData, folder: Path, stated: Pattern | None = None) -> NewS
     study.understood.insert(0, f"{counted(len(present), files.noun)} of {subjects}{skipped_text(files)}.")
     if origins := [f"{name} from {_source(origin)}" for name, origin in rows.origins.items()]:
         study.understood.append(f"Read as: {', '.join(origins)}.")
+    study.target = data.target
+    study.as_likely = as_likely(data.target, data.other_targets, cells)
     study.understood += [f"Target: {plan.column}, {{{plan.setting}}}.", _weights_text(weights)]
     return study
 

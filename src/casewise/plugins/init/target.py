@@ -28,7 +28,15 @@ from casewise.splits.predefined import side_of
 _LIKELY = (
     r"labels?|class|classes|diagnos[ie]s|diagnose|diag|dx|grade|grading|grad|scores?|severity|outcome|target|findings?|"
     r"stage|stadium|pathology|results?|malignant|malignancy|benign|category|gt|ground truth|truth|befund|disease|"
-    r"schwere|tumou?r|lesion type|histology|rating|pasi|covid"
+    r"schwere\w*|\w*(grad|stadium|befund|diagnose|score)|severidad|gravedad|s[ée]v[ée]rit[ée]|gravit[ée]|stade|diagn[oó]stic\w*|r[ée]sultats?|resultados?|hallazgos?|"
+    r"tumou?r|lesion type|histology|rating|pasi|covid"
+)
+# Columns of the administration: of these, none is chosen before a column of another kind.
+_ADMINISTRATIVE = (
+    r"\w*vorstellung|termin\w*|aufnahme\w*|entlassung|besuch\w*|behandlung\w*|therapie\w*|therapy|treatments?|treated|"
+    r"arms?|medication|medikation|drug|versicherung\w*|insurance|payer|kasse|referral|referrer|referred|[üu]berweis\w*|"
+    r"zuweis\w*|appointments?|admission|consult\w*|consent|einwilligung|enrol\w*|phase|study|studie|ward|station|"
+    r"abteilung|department|doctor|physician|arzt|consulta|traitement|tratamiento|contact|follow up"
 )
 _UNLIKELY = (
     r"age|alter|sex|gender|geschlecht|weight|height|bmi|width|size|side|eye|laterality|view|position|comments?|notes?|"
@@ -160,10 +168,39 @@ def _candidates(cells: Mapping[str, Sequence[str]], roles: Roles, files: Sequenc
         column = Column(name, values)
         if name in roles.used or name in files or not _usable(column) or _is_key(column):
             continue
-        score = 2 if column.named(_LIKELY) else 0 if column.named(_UNLIKELY) or _are_sexes(column) else 1
-        ranked.append((-score, column.filled < 0.5, position, name))
+        ranked.append((-_likelihood(column), column.filled < 0.5, position, name))
     # a column that describes people or images is not a target unless it is stated
-    return [name for score, *_, name in sorted(ranked) if score < 0]
+    return [name for likelihood, *_, name in sorted(ranked) if likelihood < 0]
+
+
+def _likelihood(column: Column) -> int:
+    """How likely a column is a target: 4 by its name, 3 by values in order, 2, 1 administrative, 0 not unless stated.
+
+    >>> names = ("Schweregrad (0-3)", "Wert", "Vorstellung", "sex")
+    >>> [_likelihood(Column(name, ["0", "1", "2", "3"] * 3)) for name in names]
+    [4, 3, 1, 0]
+    """
+    if column.named(_LIKELY):
+        return 4
+    if column.named(_UNLIKELY) or _are_sexes(column):
+        return 0
+    return 1 if column.named(_ADMINISTRATIVE) else 3 if _in_order(column) else 2
+
+
+def _in_order(column: Column) -> bool:
+    """Whether the values are grades: three or more whole numbers without gaps from 0 or 1, or names of grades."""
+    if column.numbers is not None:
+        found = sorted(set(column.numbers))
+        return (
+            found[0] in (0, 1) and _FEWEST_OF_RESULT <= len(found) <= MOST_GRADES and found[-1] - found[0] < len(found)
+        )
+    return bool(_rising(list(column.counts)))
+
+
+def as_likely(chosen: str, others: Sequence[str], cells: Mapping[str, Sequence[str]]) -> list[str]:
+    """The other candidates that are as likely a target as the chosen one."""
+    likelihood = _likelihood(Column(chosen, cells[chosen])) if others else 0
+    return [name for name in others if _likelihood(Column(name, cells[name])) == likelihood]
 
 
 def other_outcomes(
@@ -279,10 +316,12 @@ def understand_target(column: str, values: Sequence[str], subjects: Sequence[str
         "other values are of its kind. If it means no value, delete it from `classes` and write `where_not: "
         f"{{{quoted(column)}: {_listed(signs)}}}`.": signs,
         f"{column}: {unscored:,} of {len(cells.cells):,} rows {have} not scored.": unscored,
-        f"Target: {column!r} was chosen. Other candidates: {names_text([repr(name) for name in others], 12)}; to "
-        "predict one of them, use --target.": others,
     }
-    return replace(plan, where_not=words, doubts=[*plan.doubts, *applying(doubts)])
+    choice = (
+        f"Target: {column!r} was chosen. Other candidates: {names_text([repr(name) for name in others], 12)}; to "
+        "predict one of them, use --target."
+    )
+    return replace(plan, where_not=words, doubts=[*[choice][: len(others)], *plan.doubts, *applying(doubts)])
 
 
 def _field_name(column: str, taken: Sequence[str] = (*STORED, "date")) -> str:
