@@ -33,6 +33,13 @@ def drawn_numbers(random: np.random.Generator, n: int) -> pd.DataFrame:
     return rows_of("regression", subjects, truth, truth + error)
 
 
+def growing_errors(random: np.random.Generator, n: int, growth: float) -> pd.DataFrame:
+    """Numbers from 0 to 72, one case a subject, whose errors have a standard deviation of 6, or grow with the value."""
+    truth = np.clip(random.gamma(1.5, 8, n), 0, 72)
+    predicted = np.clip(truth + random.normal(0, 1 + growth * truth if growth else np.full(n, 6.0)), 0, 72)
+    return rows_of("regression", np.arange(n), truth, predicted)
+
+
 def drawn_classes(random: np.random.Generator, n: int) -> pd.DataFrame:
     """Three classes, the last one rare and hard; the cases of a subject have one class and a shared difficulty."""
     of_subject = random.choice(3, n, p=[0.6, 0.25, 0.15])
@@ -103,9 +110,71 @@ class TestCoverage:
         first, others = own[own["outer_fold"] == 1], fit(own[own["outer_fold"] != 1], {"outcome": (-50, 50)}, 0.9)
         assert others["learners"] != record["learners"]
         only = coverage(pd.concat([own[own["outer_fold"] != 1], as_test(first)]), "net", others, {}, PLAN)
+        ends = with_sets(as_test(first), others)
         assert only["targets"]["outcome"].stages["test"]["width"].value == pytest.approx(
-            2 * others["learners"]["net"]["outcome"]["quantile"]
+            mean_by_subject((ends["high"] - ends["low"]).to_numpy(), ends["subject"])
         )
+
+
+class TestWidths:
+    @pytest.mark.parametrize("growth", [0.0, 0.25])
+    def test_suffice_in_each_band_of_the_reference_whether_errors_grow_or_not(self, growth: float) -> None:
+        """Intervals of one width cover 75 % of the upper third where errors grow."""
+        shares, widths = [], []
+        for seed in range(STUDIES):
+            random = np.random.default_rng(seed)
+            record = fit(growing_errors(random, 60, growth), {"outcome": (0, 72)}, 0.9)
+            new = with_sets(as_test(growing_errors(random, 400, growth)), record)
+            right = ((new["y_true"] >= new["low"]) & (new["y_true"] <= new["high"])).to_numpy(dtype=float)
+            thirds = np.digitize(new["y_true"], np.quantile(new["y_true"], [1 / 3, 2 / 3]))
+            shares.append([right.mean(), *(right[thirds == third].mean() for third in range(3))])
+            width, lower = (new["high"] - new["low"]).to_numpy(), new["y_pred"] < new["y_pred"].median()
+            widths.append([width[lower].mean(), width[~lower].mean()])
+        assert np.mean(shares, axis=0).min() >= 0.88
+        assert np.mean(shares, axis=0)[0] <= 0.94
+        below, above = np.mean(widths, axis=0)
+        assert above > 1.7 * below or not growth
+
+    def test_of_a_record_without_bands_are_constant_within_the_scale(self) -> None:
+        entry = {"subjects": 20, "rows": 20, "quantile": 3.0, "range": [0.0, 72.0]}
+        record = {"level": 0.9, "fewest": 9, "learners": {"net": {"outcome": entry}}}
+        rows = as_test(rows_of("regression", np.arange(3), np.zeros(3), np.array([1.0, 30.0, 71.0])))
+        new = with_sets(rows, record)
+        assert (new["low"].tolist(), new["high"].tolist()) == ([0.0, 27.0, 68.0], [4.0, 33.0, 72.0])
+        scale = {"predicted": [10.0, 50.0], "error": [1.0, 5.0]}
+        bands = [{"upper": 20.0, "quantile": 2.0}, {"upper": None, "quantile": 4.0}]
+        record["learners"]["net"]["outcome"] = entry | {"scale": scale, "bands": bands}
+        new = with_sets(rows, record)
+        # 30 is expected to be off by 3: by up to 6 in the lower band, which excludes it, and 12 in the upper one
+        assert (new["low"].tolist(), new["high"].tolist()) == ([0.0, 20.0, 51.0], [3.0, 42.0, 72.0])
+
+    def test_bands_of_too_few_subjects_are_joined(self) -> None:
+        rows = growing_errors(np.random.default_rng(0), 60, 0.25)
+        highest = np.sort(rows["y_true"])
+        record = fit(rows, {"outcome": (0, 72)}, 0.9, {"outcome": [highest[3], highest[30], highest[-5]]})
+        bands = record["learners"]["net"]["outcome"]["bands"]
+        assert [band["upper"] for band in bands] == [highest[30], None]
+        assert sum(band["subjects"] for band in bands) == 60
+        (alone,) = fit(rows, {"outcome": (0, 72)}, 0.9, {"outcome": []})["learners"]["net"]["outcome"]["bands"]
+        assert (alone["upper"], alone["subjects"]) == (None, 60)
+
+    def test_coverage_by_band_is_of_the_cases_in_it(self) -> None:
+        random = np.random.default_rng(0)
+        rows = growing_errors(random, 90, 0.25)
+        record = fit(rows, {"outcome": (0, 72)}, 0.9)
+        new = as_test(growing_errors(random, 200, 0.25))
+        stated = {"mild": 0.0, "severe": 12.0}
+        by_name = coverage(pd.concat([rows, new]), "net", record, {}, PLAN, bands={"outcome": stated})
+        bands = by_name["targets"]["outcome"].stages["test"].bands
+        assert [(band.name, band.low, band.high) for band in bands] == [("mild", None, 12.0), ("severe", 12.0, None)]
+        ends = with_sets(new, record)
+        severe = ends[ends["y_true"] >= 12]
+        right = (severe["y_true"] >= severe["low"]) & (severe["y_true"] <= severe["high"])
+        assert bands[1].coverage.value == pytest.approx(right.mean())
+        assert (bands[1].coverage.n_subjects, bands[1].coverage.n_cases) == (len(severe), len(severe))
+        assert bands[1].width.value == pytest.approx((severe["high"] - severe["low"]).mean())
+        thirds = coverage(rows, "net", record, {}, PLAN)["targets"]["outcome"].stages["oof"].bands
+        assert [band.coverage.n_cases for band in thirds] == [30, 30, 30]
 
 
 class TestQuantile:

@@ -141,6 +141,31 @@ def test_a_level_that_is_not_reached_stands_beside_the_observed_share(
             assert (f"{100 * value:.0f} %" in screen(with_results(context, prediction_sets=record)).model) == shown
 
 
+def test_a_class_or_band_that_misses_the_level_beyond_its_interval_is_named(
+    report_of_classes: ReportContext, report_of_numbers: ReportContext
+) -> None:
+    for context in (report_of_classes, report_of_numbers):
+        sets, stage = context.metrics.prediction_sets, context.stage
+        entry, figures = sets.targets[context.outcome], sets.targets[context.outcome].stages[stage]
+
+        def text(
+            high: float, rough: bool, context=context, entry=entry, figures=figures, sets=sets, stage=stage
+        ) -> str:
+            figure = dataclasses.replace(figures.coverage, value=0.61, low=0.4, high=high, rough=rough)
+            changed = {}
+            if context.classes:
+                changed["by_class"] = dict.fromkeys(figures.by_class, None) | {context.classes[0]: figure}
+            else:
+                changed["bands"] = [dataclasses.replace(figures.bands[-1], coverage=figure)]
+            stages = {**entry.stages, stage: dataclasses.replace(figures, **changed)}
+            record = dataclasses.replace(sets, targets={context.outcome: dataclasses.replace(entry, stages=stages)})
+            return screen(with_results(context, prediction_sets=record)).model
+
+        assert "61 %" in text(0.8, False)
+        assert "61 %" not in text(0.92, False)
+        assert "61 %" not in text(0.8, True)
+
+
 def test_a_class_is_bold_only_where_it_is_clearly_found_least_often() -> None:
     def bold(confusion: list[list[int]], **recalls: tuple[float, float, float]) -> list[bool]:
         context = classes("binary")

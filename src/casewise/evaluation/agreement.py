@@ -14,6 +14,7 @@ from casewise.evaluation.figures import READERS, ByMetric, Cell, Figures
 from casewise.evaluation.results import GroupAgreement
 from casewise.metrics.classes import category_agreement
 from casewise.metrics.numbers import sum_by_subject
+from casewise.predictions.conformal import number_of_band
 
 _KAPPAS = ("kappa", "kappa_quadratic")
 
@@ -71,8 +72,7 @@ def band_of(values: np.ndarray, bands: Mapping[str, float]) -> np.ndarray:
     >>> band_of(np.array([-0.1, 0.99, 1.0, 40.0]), {"severe": 10, "clear": 0, "mild": 1})
     array([0, 0, 1, 2])
     """
-    # rounding must not lower a band: 0.7 + 0.1 is computed as slightly less than a bound of 0.8
-    return np.clip(np.searchsorted(sorted(bands.values()), np.asarray(values) + 1e-9, side="right") - 1, 0, None)
+    return number_of_band(values, sorted(bands.values())[1:])
 
 
 def between_readers(readers: pd.DataFrame, plan: Plan = PLAN) -> Figures:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from casewise.evaluation.figures import Estimate
 from casewise.evaluation.intervals import FEWEST
 from casewise.metrics.calibration import line, logistic, logit, smoothed
 from casewise.metrics.numbers import sum_by_subject
-from casewise.predictions.conformal import ROUNDING, Entry, fit_target, interval, members
+from casewise.predictions.conformal import ROUNDING, Entry, fit_target, interval, members, number_of_band, thirds
 from casewise.predictions.table import SAMPLE_KEY, final_rows
 
 _POINTS = 41
@@ -189,13 +190,20 @@ def decision_curve(
 
 
 def coverage(
-    predictions: pd.DataFrame, learner: str, record: Mapping[str, Any], classes: Mapping[str, Sequence[str]], plan: Plan
+    predictions: pd.DataFrame,
+    learner: str,
+    record: Mapping[str, Any],
+    classes: Mapping[str, Sequence[str]],
+    plan: Plan,
+    *,
+    bands: Mapping[str, Mapping[str, float]] | None = None,
 ) -> stored.PredictionSets:
     """The coverage of each target of a learner, averaged within subjects first, with intervals by subject.
 
     Args:
         record: as `casewise.predictions.conformal.fit` returns it.
         classes: the names of the classes of each target that has them.
+        bands: the severity bands, name -> lower bound, of each target that has them; other numbers have thirds.
     """
     rows = final_rows(predictions[predictions["model"] == learner])
     rows = rows[rows["y_true"].notna() & rows["y_pred"].notna()]
@@ -207,8 +215,9 @@ def coverage(
         if "test" not in by_stage and "oof" in by_stage:
             crossed = _calibrated_on_other_folds(by_stage["oof"], entry, float(record["level"]))
             pairs = ({"oof": crossed} if crossed else {}) | pairs
+        own_bands = (bands or {}).get(target, {})
         targets[target] = stored.TargetCoverage(
-            dict(entry), {stage: _figures(of, names, plan) for stage, of in pairs.items()}
+            dict(entry), {stage: _figures(of, names, own_bands, plan) for stage, of in pairs.items()}
         )
     return stored.PredictionSets(record["level"], learner, record["fewest"], targets)
 
@@ -241,10 +250,15 @@ def _calibrated_on_other_folds(rows: pd.DataFrame, entry: Entry, level: float) -
     limits, fold_of = entry.get("range", ()), rows["outer_fold"]  # of a number's values; classes have none
     if fold_of.isna().any() or fold_of.nunique() < 2:
         return []
-    return [(rows[fold_of == fold], fit_target(rows[fold_of != fold], limits, level)) for fold in fold_of.unique()]
+    bounds = [band["upper"] for band in entry.get("bands", ())[:-1]]
+    return [
+        (rows[fold_of == fold], fit_target(rows[fold_of != fold], limits, level, bounds)) for fold in fold_of.unique()
+    ]
 
 
-def _figures(pairs: Sequence[tuple[pd.DataFrame, Entry]], classes: Sequence[str], plan: Plan) -> stored.StageCoverage:
+def _figures(
+    pairs: Sequence[tuple[pd.DataFrame, Entry]], classes: Sequence[str], bands: Mapping[str, float], plan: Plan
+) -> stored.StageCoverage:
     """The coverage in one stage; `pairs` are rows with the entry of the record from which their intervals follow."""
     rows = pd.concat([own for own, _ in pairs])
     subjects, truth = rows["subject"].astype(str).to_numpy(), rows["y_true"].to_numpy(dtype=float)
@@ -272,4 +286,13 @@ def _figures(pairs: Sequence[tuple[pd.DataFrame, Entry]], classes: Sequence[str]
     low, high = (np.concatenate(side) for side in zip(*ends, strict=True))
     has = ~np.isnan(low)
     right = (truth >= low - ROUNDING) & (truth <= high + ROUNDING)
-    return stored.StageCoverage(mean(right, has, "share"), int((~has).sum()), width=mean(high - low, has))
+    names, bounds = sorted(bands, key=bands.__getitem__), sorted(bands.values())[1:] if bands else thirds(truth)
+    band, figures = number_of_band(truth, bounds), []
+    for number, ends_of in enumerate(pairwise([None, *bounds, None])):
+        own = has & (band == number)
+        if own.any() and bounds:
+            name = names[number] if names else ""
+            figures.append(stored.BandCoverage(name, *ends_of, mean(right, own, "share"), mean(high - low, own)))
+    return stored.StageCoverage(
+        mean(right, has, "share"), int((~has).sum()), width=mean(high - low, has), bands=figures or None
+    )

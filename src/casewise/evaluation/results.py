@@ -220,11 +220,24 @@ class AddedValue(Record):
 # ----------------------------------------------------------------------------------- prediction intervals and spread
 
 
+class BandCoverage(Record):
+    """Coverage and width of intervals whose reference lies from `low` to below `high`, None at the ends.
+
+    `name` is that of a severity band of the study, and empty for thirds of the reference.
+    """
+
+    name: str
+    low: float | None
+    high: float | None
+    coverage: Estimate | None
+    width: Estimate | None
+
+
 class StageCoverage(Record):
     """How often intervals or sets contain the reference, as means over subjects.
 
-    `width` is of intervals; `size`, `single` (the share of sets with one class) and `by_class` are of sets. `without`
-    counts rows without an interval.
+    `width` and `bands`, those with cases, are of intervals; `size`, `single` (the share of sets with one class) and
+    `by_class` are of sets. `without` counts rows without an interval.
     """
 
     coverage: Estimate | None
@@ -233,6 +246,7 @@ class StageCoverage(Record):
     size: Estimate | None = None
     single: Estimate | None = None
     by_class: dict[str, Estimate | None] | None = None
+    bands: list[BandCoverage] | None = None
 
 
 class TargetCoverage(Record):

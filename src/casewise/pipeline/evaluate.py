@@ -126,7 +126,13 @@ def calibrated(study: Study, predictions: pd.DataFrame) -> Mapping[str, Any]:
     """The record of `casewise.predictions.conformal.fit`, with the ranges and the level of the study."""
     names = [name for name in (*study.outputs, *study.scores) if not study.classes_of(name)]
     ranges = {name: study.range_of(name) for name in names}
-    return fit(predictions, ranges, study.evaluation.prediction_coverage)
+    bounds = {target: sorted(bands.values())[1:] for target, bands in _bands(study).items()}
+    return fit(predictions, ranges, study.evaluation.prediction_coverage, bounds)
+
+
+def _bands(study: Study) -> dict[str, Mapping[str, float]]:
+    """The severity bands by target, name -> lower bound; empty without bands."""
+    return {study.primary_outcome: study.evaluation.bands} if study.evaluation.bands else {}
 
 
 @shown("evaluate")
@@ -175,7 +181,7 @@ def _prediction_sets(
     if not record or not record["learners"] or main.stage is None:
         return None
     classes = {name: study.classes_of(name) for name in study.outputs if study.classes_of(name)}
-    return coverage(predictions, str(main.learner), record, classes, _plan(study))
+    return coverage(predictions, str(main.learner), record, classes, _plan(study), bands=_bands(study))
 
 
 def _plan(study: Study) -> Plan:

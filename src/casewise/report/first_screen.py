@@ -13,7 +13,7 @@ import numpy as np
 
 from casewise.cohort.targets import target_columns
 from casewise.evaluation.figures import KNOWN, Estimate
-from casewise.evaluation.results import Note
+from casewise.evaluation.results import Note, StageCoverage
 from casewise.metrics.classes import category_agreement
 from casewise.metrics.registry import metric_of
 from casewise.modalities.registry import modality_of
@@ -23,10 +23,11 @@ from casewise.report.context import EXTERNAL, ReportContext, counted_cases, defi
 from casewise.report.formatting import MISSING, class_name, counted, is_number, listed, number, percent, plain, signed
 from casewise.report.sections import calibration
 from casewise.report.sections.agreement import between_columns, score_ranges
+from casewise.report.sections.calibration import coverage_by_group, missed
 from casewise.report.sections.classes import DECISIONS
 from casewise.report.sections.learners import RULES, comparison_of, margin_of
 from casewise.report.statements import Statement, statements, weights_fitted, weights_of
-from casewise.report.tables import VERDICTS, MetricFormat, gap_verdict, kind_report, verdict_beside
+from casewise.report.tables import VERDICTS, MetricFormat, figure_cell, gap_verdict, kind_report, verdict_beside
 from casewise.report.visit_alone import visit_alone
 from casewise.study.learners import is_baseline, learner_name, the_learner
 from casewise.study.weight_origins import unknown_origin
@@ -534,9 +535,26 @@ def coverage(context: ReportContext) -> str:
         text += f" ({here})" if here else ""
         if figures and figures.size and figures.size.value is not None:
             text += f"; mean size {number(figures.size.value, 1)} of {len(context.classes)}"
+        text += _missed_groups(context, figures, record.level)
         return text + (f"; every set holds {listed(few)}, for lack of {unit}." if few else ".")
     half = entry.calibration.get("quantile")
     if half is None:
         return ""
-    width = f"± {number(half, terms_of(context).digits)} points{f'; right {here}' if here else ''}"
-    return f"A prediction comes with a {level} interval ({width})."
+    width = f"± {number(half, terms_of(context).digits)} points"
+    if entry.calibration.get("bands"):
+        mean = figures.width.value if figures and figures.width else None
+        width = "its width depends on the prediction"
+        width += "" if mean is None else f", on average {number(mean, terms_of(context).digits)} points"
+    groups = _missed_groups(context, figures, record.level)
+    return f"A prediction comes with a {level} interval ({width}{f'; right {here}' if here else ''}{groups})."
+
+
+def _missed_groups(context: ReportContext, figures: StageCoverage | None, level: float) -> str:
+    """The classes or bands of the reference in which fewer are right than the level, beyond their interval."""
+    groups = coverage_by_group(context.study, context.outcome, figures) if figures else ()
+    texts = []
+    for name, figure, _ in groups:
+        if figure and missed(figure, level):
+            cell = figure_cell(figure, 0, percent=True, words=True)
+            texts.append(f"{name} {cell.text} ({cell.small}, {counted(figure.n_subjects or 0, context.study.unit)})")
+    return f"; aim missed {evaluated_on(context, context.stage)}: {listed(texts)} right" if texts else ""

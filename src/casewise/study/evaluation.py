@@ -51,7 +51,7 @@ class Evaluation(StudyModel):
     classes, or the quadratic weighted kappa of grades. The report then says whether the model is worse by more."""
     prediction_coverage: float = Field(0.9, gt=0.5, lt=1)
     """Share of cases of new subjects whose [prediction interval or set](explanation-intervals.md) should contain the
-    reference; for classes and grades, in each class."""
+    reference; for classes and grades, in each class, and for numbers, in each severity band or third."""
     bands: dict[str, float] = {}
     """Severity bands of the primary outcome: names and lower bounds, such as `{clear: 0, mild: 1}`."""
     response: bool = True

@@ -15,6 +15,7 @@ from casewise.evaluation.evaluate import one_row_a_case
 from casewise.evaluation.figures import READERS, ByMetric, Estimate
 from casewise.evaluation.response import HIGHEST_RISE
 from casewise.evaluation.results import Response, ResponseRates
+from casewise.predictions.conformal import number_of_band, thirds
 from casewise.predictions.scores import scored
 from casewise.report import blocks as doc
 from casewise.report.context import RESPONSE_SIDES, SIDES, ReportContext, defined, evaluated, evaluated_on, terms_of
@@ -242,10 +243,10 @@ def score_ranges(context: ReportContext) -> list[_ScoreRange]:
         names = sorted(study.evaluation.bands, key=study.evaluation.bands.__getitem__)
         index = band_of(truth, study.evaluation.bands)
     else:
-        edges = list(dict.fromkeys(np.quantile(truth, [1 / 3, 2 / 3], method="higher").tolist()))
-        index = np.searchsorted(edges, truth, side="right")
-        digits = digits_of(*context.range_of(context.outcome))
-        names = _range_names([number(edge, digits) for edge in edges])
+        edges, digits = thirds(truth), digits_of(*context.range_of(context.outcome))
+        index = number_of_band(truth, edges)
+        ends = [None, *(number(edge, digits) for edge in edges), None]
+        names = [range_name(*pair) for pair in pairwise(ends)]
     groups = [(name, rows[index == i]) for i, name in enumerate(names)]
     return [_score_range(name, own, study) for name, own in groups if len(own)]
 
@@ -258,14 +259,15 @@ def _score_range(name: str, rows: pd.DataFrame, study: Study) -> _ScoreRange:
     return _ScoreRange(name, len(rows), int(rows["subject"].nunique()), shown)
 
 
-def _range_names(edges: list[str]) -> list[str]:
-    """The ranges below, between and from these edges.
+def range_name(low: str | None, high: str | None) -> str:
+    """The range between two ends, None where it is open.
 
-    >>> _range_names(["1", "10"])
-    ['below 1', '1 to below 10', '10 or more']
+    >>> range_name(None, "1"), range_name("1", "10"), range_name("10", None)
+    ('below 1', '1 to below 10', '10 or more')
     """
-    between = [f"{low} to below {high}" for low, high in pairwise(edges)]
-    return [f"below {edges[0]}", *between, f"{edges[-1]} or more"]
+    if low is None:
+        return f"below {high}"
+    return f"{low} or more" if high is None else f"{low} to below {high}"
 
 
 def detail(context: ReportContext) -> doc.Section | None:
@@ -296,7 +298,8 @@ def _band_blocks(context: ReportContext) -> list[doc.Block]:
     if bands is None or entry is None:
         return []
     names = list(bands.lower_bounds)
-    bounds = _range_names([f"{edge:g}" for edge in list(bands.lower_bounds.values())[1:]])
+    ends = [None, *(f"{edge:g}" for edge in list(bands.lower_bounds.values())[1:]), None]
+    bounds = [range_name(*pair) for pair in pairwise(ends)]
     rows = zip(names, bounds, entry.confusion, strict=True)
     lines = [doc.counts_line(f"{name}, {bound}", counts) for name, bound, counts in rows]
     caption = BANDS.format(noun=capital(terms_of(context).noun), place=evaluated_on(context, context.stage))

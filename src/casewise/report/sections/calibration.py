@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pandas as pd
 
 from casewise.evaluation.calibration import FEW_OF_CLASS
+from casewise.evaluation.figures import Estimate
 from casewise.evaluation.results import Calibration, NetBenefit, Results, StageCoverage
 from casewise.report.blocks import Block, Cell, Facts, Fold, Heading, Plot, Plots, Row, Section, Table, Text
 from casewise.report.context import EXTERNAL, SIDES, ReportContext, terms_of
 from casewise.report.figures import classes as draw
 from casewise.report.figures.drawing import Look
-from casewise.report.formatting import MISSING, capital, class_name, counted, listed, number, percent, plain
+from casewise.report.formatting import (
+    MISSING,
+    capital,
+    class_name,
+    counted,
+    digits_of,
+    listed,
+    number,
+    percent,
+    plain,
+)
+from casewise.report.sections.agreement import range_name
 from casewise.report.tables import figure_cell, metric_format, percent_cell
 from casewise.study.learners import learner_name
 from casewise.study.schema import Study
@@ -158,6 +171,12 @@ NUMBERS = (
     "The interval of a new case is its prediction plus and minus the half width, within the range of the target. It was"
     " calibrated on the errors of out-of-fold predictions{whether}."
 )
+BANDS = (
+    "The interval of a new case spans the values that its prediction does not exclude, within the range of the target."
+    " It was calibrated on the errors of out-of-fold predictions{scaled}, for each band of the reference that has"
+    " enough {unit}s{whether}."
+)
+SCALED = " as multiples of the error to expect at each prediction"
 CLASSES = (
     "The set of a new case holds the classes that its probabilities do not exclude, or the two closest where they"
     " exclude all, and the prediction. It was calibrated for each class on out-of-fold predictions{whether}. A class"
@@ -184,7 +203,9 @@ def prediction_sets(context: ReportContext) -> Section | None:
     table = Table(heads, rows, f"Learner: {learner_name(context.learner)}.")
     of_each = (f" of each {unit}", f", averaged over {unit}s") if unit != "image" else ("", "")
     share = f"the share of the cases{of_each[0]} whose interval or set contains the reference{of_each[1]}"
-    meaning = [(CLASSES if classes else NUMBERS).format(unit=unit, whether=whether)]
+    entry = metrics.prediction_sets.targets[context.outcome].calibration
+    how = CLASSES if classes else BANDS if entry.get("bands") else NUMBERS
+    meaning = [how.format(unit=unit, whether=whether, scaled=SCALED if entry.get("scale") else "")]
     meaning += [READING.format(unit=unit, share=share)] if rows else []
     fold = Fold("What the level means, and for which cases", [Text(text, note=True) for text in meaning])
     return Section("prediction-sets", f"Prediction {'sets' if classes else 'intervals'}", [Facts(facts), table, fold])
@@ -200,7 +221,9 @@ def calibrated(study: Study, metrics: Results) -> list[tuple[str, str]]:
     facts = [("Level aimed at", f"{100 * record.level:g} % of new cases{' of each class' if classes else ''}")]
     if not classes:
         half = f"none: {record.fewest} {unit}s are needed"
-        if calibration["quantile"] is not None:
+        if calibration.get("bands"):
+            half = "differs by case; mean widths are below"
+        elif calibration["quantile"] is not None:
             half = number(calibration["quantile"], metric_format(study, target).digits("mae"))
         return [*facts, ("Calibrated on", counted(calibration["subjects"], unit)), ("Half width", half)]
     for name, of_class in zip(classes, calibration["classes"], strict=True):
@@ -214,19 +237,40 @@ def coverage(study: Study, metrics: Results) -> list[Row]:
     record, target = metrics.prediction_sets, str(metrics.main.target)
     if record is None:
         return []
-    digits = metric_format(study, target).digits("mae")
-    return [row for stage, figures in record.targets[target].stages.items() for row in _rows(stage, figures, digits)]
+    own = record.targets[target].stages.items()
+    return [row for stage, figures in own for row in _rows(study, target, stage, figures, record.level)]
 
 
-def _rows(stage: str, figures: StageCoverage, digits: int) -> list[Row]:
+def _rows(study: Study, target: str, stage: str, figures: StageCoverage, level: float) -> list[Row]:
+    """The coverage of a stage, and in each class or band; those that miss the level beyond their interval say so."""
     if figures.coverage is None:
         return []
-    name, subjects = capital(SIDES[stage]), Cell(number(figures.coverage.n_subjects, 0))
-    covered = percent_cell(figures.coverage)
-    if figures.size is None:
-        return [Row(name, [subjects, covered, figure_cell(figures.width, digits)])]
-    rows = [Row(name, [subjects, covered, figure_cell(figures.size, 1), percent_cell(figures.single)])]
-    for label, figure in (figures.by_class or {}).items():
-        count = number(figure.n_subjects if figure else 0, 0)
-        rows.append(Row(plain(label), [count, percent_cell(figure), "", ""], inner=True))
+    subjects, digits = Cell(number(figures.coverage.n_subjects, 0)), metric_format(study, target).digits("mae")
+    sizes = [figure_cell(figures.width, digits)]
+    if figures.size is not None:
+        sizes = [figure_cell(figures.size, 1), percent_cell(figures.single)]
+    rows = [Row(capital(SIDES[stage]), [subjects, percent_cell(figures.coverage), *sizes])]
+    for name, figure, width in coverage_by_group(study, target, figures):
+        covered, further = percent_cell(figure), [figure_cell(width, digits)] if figures.size is None else ["", ""]
+        if missed(figure, level):
+            covered = replace(covered, small=f"{covered.small}; aim missed")
+        rows.append(Row(name, [number(figure.n_subjects if figure else 0, 0), covered, *further], inner=True))
     return rows
+
+
+def coverage_by_group(
+    study: Study, target: str, figures: StageCoverage
+) -> list[tuple[str, Estimate | None, Estimate | None]]:
+    """The name that is shown and the coverage of each class, or with the width of each band of the reference."""
+    digits = digits_of(*study.range_of(target)) if figures.bands else 0
+    groups: list[tuple[str, Estimate | None, Estimate | None]]
+    groups = [(plain(name), figure, None) for name, figure in (figures.by_class or {}).items()]
+    for band in figures.bands or ():
+        low, high = (None if end is None else number(end, digits) for end in (band.low, band.high))
+        groups.append((plain(band.name) or range_name(low, high), band.coverage, band.width))
+    return groups
+
+
+def missed(figure: Estimate | None, level: float) -> bool:
+    """Whether an observed share is below the level beyond its interval; a rough interval never shows it."""
+    return figure is not None and not figure.rough and figure.high is not None and figure.high < level
