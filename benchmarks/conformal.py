@@ -22,6 +22,10 @@ would report without a test set, cross-fitted.
 
 {simulated}
 
+By third of the reference, with intervals of one width and with those of a run ([other errors](interval-widths.md)):
+
+{thirds}
+
 Nothing was adjusted to reach a range: with few subjects of a class, coverage above 90 % is the price of a guarantee
 without randomised sets. A quantile is the error of one of the subjects of a class, so it aims at the smallest
 *m* / (*K* + 1) that is at least 90 %; a class with too few subjects is in every set; the mean of models usually errs
@@ -40,6 +44,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from interval_widths import THIRDS, constant, percent
 from pages import head_of, publish, simulation_parser
 from pages import table as table_of
 from PIL import Image
@@ -220,6 +225,8 @@ def figures(own: Population, rows: pd.DataFrame) -> dict[str, dict[str, float]]:
         return {name: next(iter(entry["stages"].values())) for name, entry in targets.items()}
 
     new, reported, results = stages(pd.concat([oof, means])), stages(oof), {}
+    record = constant(record)
+    one_width = stages(pd.concat([oof, means]))
     for name in study.outputs:
         size = "size" if name in classes else "width"
         results[name] = {
@@ -227,6 +234,11 @@ def figures(own: Population, rows: pd.DataFrame) -> dict[str, dict[str, float]]:
             "reported": reported[name]["coverage"]["value"],
             size: new[name][size]["value"],
         }
+        for number, band in enumerate(one_width[name].get("bands", []), 1):
+            results[name][f"constant {number}"] = band["coverage"]["value"]
+            results[name]["constant width"] = one_width[name]["width"]["value"]
+        for number, band in enumerate(new[name].get("bands", []), 1):
+            results[name][f"third {number}"] = band["coverage"]["value"]
         for label, figure in new[name].get("by_class", {}).items():
             results[name][f"class {label}"] = figure["value"] if figure else np.nan
     return results
@@ -255,11 +267,6 @@ def simulate(own: Population, studies: int, file: Path) -> pd.DataFrame:
     return table[(table["study"] < studies) & table["subjects"].isin(SUBJECTS)]
 
 
-def percent(values: pd.Series) -> str:
-    """The mean over the studies with a figure, and half of its 95 % Monte-Carlo interval."""
-    return f"{100 * values.mean():.1f} ± {196 * values.sem():.1f}"
-
-
 def simulated(table: pd.DataFrame) -> list[str]:
     """The sentences and tables of the page: what is outside the aims, coverage, and coverage by class."""
     overall, classes, outside, low = [], [], [], []
@@ -285,6 +292,18 @@ def simulated(table: pd.DataFrame) -> list[str]:
     ]
 
 
+def phantom_thirds(table: pd.DataFrame) -> list[str]:
+    """The table of the phantoms' severity by third of the reference, with one width and by case."""
+    lines: list[list[object]] = []
+    for (target, subjects), rows in table.groupby(["target", "subjects"]):
+        if target in UNITS:
+            continue
+        for name, prefix, width in (("constant", "constant", "constant width"), ("by case", "third", "width")):
+            shares = [percent(rows[f"{prefix} {number}"]) for number in (1, 2, 3)]
+            lines.append([target, subjects, len(rows), name, *shares, f"{rows[width].mean():.1f}"])
+    return table_of(["target", "subjects", "studies", "half widths", *THIRDS[1:], "mean width"], lines)
+
+
 def main() -> None:
     """Simulate, print and write the page."""
     parser = simulation_parser(__doc__, STUDIES)
@@ -297,8 +316,13 @@ def main() -> None:
             own = population(kind, subjects, folder / kind)
             settings = "-".join(map(str, (kind, subjects, SIDE, MOST_CASES, NEW, LEVEL, SEED)))
             tables.append(simulate(own, options.studies, folder / f"{settings}.jsonl"))
-    text = "\n".join(simulated(pd.concat(tables, ignore_index=True)))
-    publish(head_of(__doc__, simulated=text, most=MOST_CASES, new=NEW, side=SIDE, **POPULATION), options.output)
+    figures_of_studies = pd.concat(tables, ignore_index=True)
+    texts = {
+        "simulated": "\n".join(simulated(figures_of_studies)),
+        "thirds": "\n".join(phantom_thirds(figures_of_studies)),
+    }
+    facts = {"most": MOST_CASES, "new": NEW, "side": SIDE}
+    publish(head_of(__doc__, **texts, **facts, **POPULATION), options.output)
 
 
 if __name__ == "__main__":

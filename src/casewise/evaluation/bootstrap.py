@@ -230,7 +230,8 @@ def with_intervals(
                 why = undefined if basis is None else intervals.why_not(name, learner, basis, plan.unit)
             value = None if np.isnan(at) else float(at)
             bottom, top = (None, None) if why else (float(low), float(high))
-            rough = intervals.rough(name, n_subjects if basis is None else int(basis.rests_on[name][learner]))
+            rests_on = n_subjects if basis is None else int(basis.rests_on[name][learner])
+            rough = intervals.rough(name, rests_on, top)
             estimates_by_learner[learner][name] = Estimate(value, bottom, top, n_subjects, n_cases, rough, why)
     return estimates_by_learner
 

@@ -186,10 +186,14 @@ def _fewest(name: str) -> int:
     return metric.fewest_subjects if metric else FEWEST
 
 
-def rough(name: str, rests_on: int) -> bool:
-    """Whether a figure rests on fewer subjects than its interval needs to contain the true value as often as stated."""
+def rough(name: str, rests_on: int, high: float | None = None) -> bool:
+    """Whether a figure rests on too few subjects for its interval to contain the true value as often as stated.
+
+    An interval whose upper end `high` is the largest possible value says nothing of how large the figure may be.
+    """
     metric = _registered(name)
-    return rests_on < (metric.rough_below if metric else ROUGH_BELOW)
+    at_end = metric is not None and metric.largest is not None and high is not None and high >= metric.largest
+    return at_end or rests_on < (metric.rough_below if metric else ROUGH_BELOW)
 
 
 def scheme_of(name: str) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -91,6 +93,7 @@ BUILT_IN = (
         "mae", lambda sums: sums.mean_absolute_error, (*NUMBERS, *GRADES), title="MAE", phrase="mean absolute error",
         glossary="Mean absolute error: the mean distance between prediction and reference, in points or grades.",
         larger_is_better=False, digits=None, compared=NUMBERS, tables=(*IN_MOST_TABLES, "folds"), interval="ratio",
+        rough_below=20,
     ),
     Metric(
         "mse", lambda sums: sums.mean_squared_error, NUMBERS, title="MSE", phrase="mean squared error",
@@ -261,7 +264,7 @@ BUILT_IN = (
         "log_loss", lambda sums: sums.log_loss, CLASSES, title="Log loss", phrase="log loss",
         glossary="Mean negative logarithm of the probability given to the reference class.",
         larger_is_better=False, calibrated=True, compared=CLASSES, tables=("external", "page", "drop"),
-        interval="ratio",
+        interval="ratio", largest=-math.log(sys.float_info.epsilon),
     ),
     Metric(
         "ece", lambda sums: sums.calibration_error, CLASSES, title="ECE", phrase="calibration error (ECE)",

@@ -142,6 +142,13 @@ class Value:
         return UNCONFIRMED in reasons_of(self.flags)
 
     @property
+    def caution(self) -> str:
+        """Why it is not an answer by itself, in a few words that stand beside it everywhere; empty otherwise."""
+        if self.unconfirmed:
+            return "not confirmed for this source"
+        return "unlike the training cases" if self.flags or (self.distance or 0) > FAR else ""
+
+    @property
     def location(self) -> str:
         """The region and the name of the image, for people; empty for a whole case."""
         return ", ".join(text for text in (self.region, Path(self.image).name) if text)

@@ -196,7 +196,8 @@ def _value(value: Value, facts: ModelFacts) -> Resource:
         reason = _concept(f"{TERMINOLOGY}/data-absent-reason", "error", "Error")
         return {"dataAbsentReason": reason | {"text": _text(value.problem)}}
     extensions = list(_extensions(value, facts))
-    extended = {"extension": extensions} if extensions else {}
+    extended: Resource = {"extension": extensions} if extensions else {}
+    extended |= {"interpretation": [{"text": value.caution}]} if value.caution else {}
     if isinstance(value.prediction, str):
         coding = _coding(_class_system(value), value.prediction, facts)
         return {"valueCodeableConcept": {"coding": [coding], "text": _text(value.prediction)}} | extended

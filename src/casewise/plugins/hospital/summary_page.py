@@ -34,7 +34,6 @@ from casewise.plugins.hospital.case_results import (
     quantities,
     uncertainty,
 )
-from casewise.predictions.table import FAR
 from casewise.report.formatting import plain, probability
 
 if TYPE_CHECKING:
@@ -320,12 +319,13 @@ def _prediction(
         column.write_large("No prediction", 22)
         column.write(shortened(_without_people(value.problem, result, UNREADABLE), 300), 13)
     else:
-        unlike = value.flags or (value.distance or 0) > FAR
         headline = _headline_of(value, facts)
-        column.write_large(headline, 32, colour=GREY if unlike else INK)
+        column.write_large(headline, 32, colour=GREY if value.caution else INK)
         if headline != _shown(value):
             kind = "most probable" if facts.classes.get(value.target) else "value"
             column.write(f"{'prediction' if value.unconfirmed else kind}: {_shown(value)}", 14)
+        if value.caution and not value.unconfirmed:
+            column.write(value.caution, 14)
         for text in uncertainty(value, facts):
             column.write(shortened(text, 300), 13)
     if bars and value.probabilities:
@@ -336,7 +336,10 @@ def _prediction(
         if hidden := len(value.probabilities) - len(shares):
             column.write(f"and {counted(hidden, 'other class', 'other classes')}", 12, colour=GREY)
     if quantity.inputs:
-        inputs = [f"{_title(source, facts, result)} {_shown(source)}" for source in quantity.inputs[:MOST_INPUTS]]
+        inputs = [
+            f"{_title(source, facts, result)} {_shown(source)}{' (flagged)' * bool(source.caution)}"
+            for source in quantity.inputs[:MOST_INPUTS]
+        ]
         hidden = len(quantity.inputs) - len(inputs)
         column.write(f"From {', '.join(inputs)}{f' and {hidden} more' if hidden else ''}", 12, colour=GREY)
     column.space(16)

@@ -107,8 +107,12 @@ def _answered(predictor: StudyPredictor, uid: str, files: list[Path], outgoing: 
         names = [f"{study_label(uid)}-{each.name}" for each in answer.answers]
         for each, written in zip(answer.answers, names, strict=True):
             write_atomic(outgoing / written, each.path.read_bytes())
+    from casewise.inference.input_checks import UNCONFIRMED  # it imports torch
+
     observation = json.loads(answer.observation.as_json())
     kept = {key: observation[key] for key in ("predictions", "probabilities", "flags", "distance")}
+    if answer.observation.withheld:  # as in the answers
+        kept |= {"probabilities": {}, "flags": [UNCONFIRMED, *kept["flags"]]}
     state, refused = ("refused" if answer.observation.refused else "answered"), answer.observation.refused
     about = {"study": study_label(uid), "state": state, "answers": names, "unwritten": dict(answer.unwritten)}
     return about | kept | ({"reason": refused} if refused else {})

@@ -78,6 +78,8 @@ def trajectory(visits: Sequence[Mapping[str, Any]], description: Mapping[str, An
 
     Without days, visits are in the order of the request, and `day` is None.
 
+    A visit is `flagged` if its images are unlike the training, or of a source that nobody has confirmed.
+
     Where the study defines a response, each visit has `change` (percent from the baseline, negative when better) and
     `response`, by threshold; a baseline of zero gives None.
     """
@@ -101,6 +103,7 @@ def trajectory(visits: Sequence[Mapping[str, Any]], description: Mapping[str, An
         since = -1 if row["since"] is pd.NA else row["since"]
         entry = {name: plain(row[name]) for name in ("visit", "number", "low", "high")}
         entry |= {"day": float(row["day"]) if dated else None, "value": row["y_pred"], "is_baseline": since == 0}
+        entry["flagged"] = any(flag["code"] != "problem" for flag in visits[position]["flags"])
         has_change = bool(rule) and since > 0 and not np.isnan(row["predicted_change"])
         entry["change"] = float(row["predicted_change"]) if has_change else None
         entry["response"] = {name: bool(yes[position]) for name, yes in responded.items()} if has_change else {}

@@ -6,8 +6,7 @@ const isUnlike = (visit) => visit.flags.some((flag) => flag.code !== "problem");
 
 // The course over the visits, without the intervals of those whose images are unlike the training.
 export function courseOf(answer) {
-  const unlike = new Set(answer.visits.filter(isUnlike).map((visit) => visit.visit));
-  const shownAt = (visit) => (unlike.has(visit.visit) ? { ...visit, low: null, high: null } : visit);
+  const shownAt = (visit) => (visit.flagged ? { ...visit, low: null, high: null } : visit);
   return answer.trajectory && { ...answer.trajectory, visits: answer.trajectory.visits.map(shownAt) };
 }
 

@@ -2,6 +2,7 @@
 import { digits, element, shown, signed, table } from "./elements.js";
 import { bandsOf } from "./results.js";
 
+const FLAGGED = "flagged: see the visit";
 const SVG = "http://www.w3.org/2000/svg";
 const HEIGHT = 250, LEFT = 44, RIGHT = 24, TOP = 24, BOTTOM = 40;
 const SHADES = ["#eef5f9", "#dceaf3", "#c6ddeb", "#b0cfe3", "#9ac1da", "#84b3d1"];
@@ -24,7 +25,7 @@ export function drawTrajectory(node, course, model) {
   const thresholds = model.response ? model.response.thresholds : [];
   const head = ["visit", course.title, ...(model.response ? ["change"] : []), ...thresholds.map((t) => `≥ ${t} %`)];
   const rows = course.visits.map((visit) => {
-    const range = visit.low === null ? "" : `${shown(visit.low, decimals)} to ${shown(visit.high, decimals)}`;
+    const range = visit.flagged ? FLAGGED : visit.low === null ? "" : `${shown(visit.low, decimals)} to ${shown(visit.high, decimals)}`;
     const change = visit.is_baseline ? "baseline" : visit.change === null ? "–" : `${signed(visit.change, 0)} %`;
     const responses = thresholds.map((t) => (String(t) in visit.response ? (visit.response[String(t)] ? "yes" : "no") : "–"));
     return [visit.visit, [shown(visit.value, decimals), range], ...(model.response ? [change, ...responses] : [])];
@@ -63,7 +64,7 @@ function chart(box, course, target, decimals) {
     if (visit.low !== null) {
       svg.append(draw("line", { x1: at, x2: at, y1: y(visit.low), y2: y(Math.min(visit.high, top)), stroke: "#005a8d", "stroke-width": 6, "stroke-opacity": 0.3, "stroke-linecap": "round" }));
     }
-    svg.append(draw("circle", { cx: at, cy: y(visit.value), r: 5, fill: "#005a8d", stroke: "#fff", "stroke-width": 1.5 }));
+    svg.append(draw("circle", { cx: at, cy: y(visit.value), r: 5, fill: visit.flagged ? "#fff" : "#005a8d", stroke: visit.flagged ? "#005a8d" : "#fff", "stroke-width": 1.5 }));
   });
   const last = course.visits.length - 1;
   const values = course.visits.map((visit, position) => {
@@ -100,4 +101,4 @@ function ticks(low, high) {
   return values;
 }
 
-const described = (course, decimals) => `${course.title}: ${course.visits.map((visit) => `${visit.visit} ${shown(visit.value, decimals)}`).join(", ")}.`;
+const described = (course, decimals) => `${course.title}: ${course.visits.map((visit) => `${visit.visit} ${shown(visit.value, decimals)}${visit.flagged ? ` (${FLAGGED})` : ""}`).join(", ")}.`;
