@@ -54,7 +54,6 @@ def test_in_reports_and_resources(tmp_path: Path, about: dict[str, Any], caution
     for group in groups:
         named = {each.name.meaning: each.value.meaning for each in group.get_qualitative_evaluations()}
         assert named.get("Limit of these results", "") == caution
-        assert group.tracking_identifier.endswith(caution)
 
     texts = " ".join(item.text for item in page(case, FACTS).items if isinstance(item, Text))
     shown = {UNLIKE: 2, OTHER_SOURCE: 0, "": 0}[caution]  # beside the score and the grade

@@ -85,7 +85,7 @@ def _group(values: Sequence[Value], result: CaseResult, facts: ModelFacts) -> An
     from highdicom import UID, sr
 
     first, study = values[0], result.study
-    status = next(filter(None, (value.caution for value in values)), "")
+    status = "not confirmed for this source" if first.unconfirmed else ""
     code = _Codes(facts)
     measurements, evaluations = [], []
     for value in values:
@@ -109,8 +109,8 @@ def _group(values: Sequence[Value], result: CaseResult, facts: ModelFacts) -> An
             sr.QualitativeEvaluation(code("S", f"In the prediction set, {value.target}"), code("C", name))
             for name in value.members
         ]
-    if status:
-        evaluations.append(sr.QualitativeEvaluation(code("L", "Limit of these results"), code("L", status)))
+    if caution := next(filter(None, (value.caution for value in values)), ""):
+        evaluations.append(sr.QualitativeEvaluation(code("L", "Limit of these results"), code("L", caution)))
     return sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(
             uid=UID(uid(result, "group", study.uid, first.learner, first.region, result.image_key(first))),
