@@ -543,8 +543,8 @@ def coverage(context: ReportContext) -> str:
     width = f"± {number(half, terms_of(context).digits)} points"
     if entry.calibration.get("bands"):
         mean = figures.width.value if figures and figures.width else None
-        width = "its width depends on the prediction"
-        width += "" if mean is None else f", on average {number(mean, terms_of(context).digits)} points"
+        wide = "" if mean is None else f", on average {number(mean, terms_of(context).digits)} points wide"
+        width = f"by case{wide}"
     groups = _missed_groups(context, figures, record.level)
     return f"A prediction comes with a {level} interval ({width}{f'; right {here}' if here else ''}{groups})."
 
@@ -556,5 +556,5 @@ def _missed_groups(context: ReportContext, figures: StageCoverage | None, level:
     for name, figure, _ in groups:
         if figure and missed(figure, level):
             cell = figure_cell(figure, 0, percent=True, words=True)
-            texts.append(f"{name} {cell.text} ({cell.small}, {counted(figure.n_subjects or 0, context.study.unit)})")
-    return f"; aim missed {evaluated_on(context, context.stage)}: {listed(texts)} right" if texts else ""
+            texts.append(f"{name} {cell.text} ({cell.small})")
+    return f"; aim missed: {listed(texts)}" if texts else ""
