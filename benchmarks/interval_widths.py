@@ -1,6 +1,6 @@
 """How often do prediction intervals of numbers contain the reference in each band of it, by how their width is chosen?
 
-    python benchmarks/interval_widths.py [--studies 100] [--output docs/results/interval-widths.md]
+    python benchmarks/interval_widths.py [--studies 50] [--output docs/results/interval-widths.md]
     python benchmarks/interval_widths.py --runs FOLDER ...
 
 The page follows, with its figures in braces. With `--runs`, the same is printed of the numbers of finished runs.
@@ -44,7 +44,7 @@ from casewise.predictions.table import final_rows
 from casewise.report.sections.calibration import missed
 
 LEVEL, SEED, NEW = 0.9, 15, 400
-STUDIES = 100
+STUDIES = 50
 # Errors and numbers of subjects.
 KINDS = (
     *(("one size", subjects) for subjects in (30, 60, 240)),

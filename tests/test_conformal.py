@@ -148,6 +148,18 @@ class TestWidths:
         # 30 is expected to be off by 3: by up to 6 in the lower band, which excludes it, and 12 in the upper one
         assert (new["low"].tolist(), new["high"].tolist()) == ([0.0, 20.0, 51.0], [3.0, 42.0, 72.0])
 
+    def test_of_a_record_without_bands_are_constant_out_of_fold(self) -> None:
+        rows = growing_errors(np.random.default_rng(0), 90, 0.25)
+        entry = fit(rows, {"outcome": (-500, 500)}, 0.9)["learners"]["net"]["outcome"]
+        constant = {name: value for name, value in entry.items() if name not in ("bands", "scale")}
+        widths = []
+        for own in (constant, entry):
+            record = {"level": 0.9, "fewest": 9, "learners": {"net": {"outcome": own}}}
+            bands = coverage(rows, "net", record, {}, PLAN)["targets"]["outcome"].stages["oof"].bands
+            widths.append([band.width.value for band in bands])
+        assert max(widths[0]) < 1.1 * min(widths[0])  # each fold has its own
+        assert widths[1][2] > 2 * widths[1][0]
+
     def test_bands_of_too_few_subjects_are_joined(self) -> None:
         rows = growing_errors(np.random.default_rng(0), 60, 0.25)
         highest = np.sort(rows["y_true"])

@@ -251,9 +251,13 @@ def _calibrated_on_other_folds(rows: pd.DataFrame, entry: Entry, level: float) -
     if fold_of.isna().any() or fold_of.nunique() < 2:
         return []
     bounds = [band["upper"] for band in entry.get("bands", ())[:-1]]
-    return [
-        (rows[fold_of == fold], fit_target(rows[fold_of != fold], limits, level, bounds)) for fold in fold_of.unique()
-    ]
+    # what does not vary in the study does not vary with its folds, as in runs of 1.0
+    constant = () if "bands" in entry else ("bands", "scale")
+    pairs: list[tuple[pd.DataFrame, Entry]] = []
+    for fold in fold_of.unique():
+        others = fit_target(rows[fold_of != fold], limits, level, bounds)
+        pairs.append((rows[fold_of == fold], {key: value for key, value in others.items() if key not in constant}))
+    return pairs
 
 
 def _figures(
