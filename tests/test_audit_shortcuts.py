@@ -13,14 +13,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from scipy.stats import binom
+from scipy.stats import binom, norm
 from sklearn.linear_model import Ridge
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
 from casewise.audit.metadata import encode, file_features, probed_columns
-from casewise.audit.probes import FOLDS, Labels, ProbeResult, _folds, adjusted, correlation, moves, probe
-from casewise.audit.shortcuts import Shortcuts, find_shortcuts
+from casewise.audit.probes import (
+    FOLDS,
+    Labels,
+    ProbeResult,
+    _folds,
+    adjusted,
+    correlation,
+    moves,
+    probe,
+    strength_interval,
+)
+from casewise.audit.run import audit
+from casewise.audit.shortcuts import Shortcuts, find_shortcuts, level_of
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.errors import CohortError
 from casewise.metrics.roc import ranked_pairs, share
@@ -226,6 +237,56 @@ def test_planted_corner_is_an_error_and_a_clean_cohort_is_left_alone(tmp_path: P
     assert flagged <= 1
 
 
+def test_marks_at_any_place_are_found_in_files_and_a_gamma_by_its_grey_levels(tmp_path: Path) -> None:
+    def letter(pixels: np.ndarray, row: dict[str, Any], random: np.random.Generator) -> None:
+        if (row["label"] == "ill") == (random.random() < 0.95):
+            across, down = (int(value) for value in random.integers(12, 42, 2))
+            film = np.ascontiguousarray(pixels.clip(0, 255).astype(np.uint8))
+            pixels[:] = cv2.putText(film, "R", (across, down), cv2.FONT_HERSHEY_SIMPLEX, 0.4, 250, 1)
+
+    def gamma(pixels: np.ndarray, row: dict[str, Any], random: np.random.Generator) -> None:
+        if row["label"] == "ill":
+            pixels[:] = np.rint(255 * (np.floor(pixels.clip(0, 255)) / 255) ** 0.85)
+
+    for name, change in (("marks", letter), ("grey-levels", gamma)):
+        (tmp_path / name).mkdir()
+        study = make(tmp_path / name, subjects=120, change=change)
+        strengths = {str(test["evidence"]): test for test in look(study).tested}
+        assert strengths[name]["value"] > 0.8
+        assert strengths[name]["p_adjusted"] <= 0.01
+        other = {"marks": "grey-levels", "grey-levels": "marks"}[name]
+        assert other not in strengths or strengths[other]["value"] < 0.7
+
+
+def test_an_error_needs_an_interval_above_its_limit() -> None:
+    errors = {0.80: 0, 0.95: 0}
+    inside = 0
+    for seed, auroc in ((seed, auroc) for seed in range(120) for auroc in errors):
+        random = np.random.default_rng([seed, 6])
+        classes = random.permutation(np.arange(100) % 2).astype(float)
+        features = (random.normal(size=100) + norm.ppf(auroc) * 2**0.5 * classes)[:, None]
+        labels = Labels.of(classes, range(100), ["a", "b"], permutations=0, seed=seed)
+        low, high = strength_interval(probe(features, labels, seed=seed), labels, seed=seed)
+        errors[auroc] += level_of("border", low, classed=True) == "error"
+        inside += low <= auroc <= high
+    # by the figure alone, half of the first would be errors
+    assert errors[0.80] <= binom.ppf(0.999, 120, 0.05)
+    assert errors[0.95] >= 100
+    assert 0.80 <= inside / 240 <= 0.97
+
+
+def test_the_interval_of_a_correlation_contains_it() -> None:
+    inside = 0
+    for seed in range(80):
+        random = np.random.default_rng([seed, 7])
+        values = random.normal(size=100)
+        features = (0.6 * values + 0.8 * random.normal(size=100))[:, None]
+        labels = Labels.of(values, range(100), [], permutations=0, seed=seed)
+        low, high = strength_interval(probe(features, labels, seed=seed), labels, seed=seed)
+        inside += low <= 0.6 <= high
+    assert 0.8 <= inside / 80 <= 0.98
+
+
 def strongest(found: Shortcuts) -> float:
     return max(test["value"] for test in found.tested if str(test["evidence"]).startswith("border"))
 
@@ -367,3 +428,20 @@ def test_numbers_and_grades(tmp_path: Path) -> None:
     best = max(grade.figures["by_class"], key=lambda name: grade.figures["by_class"][name])
     assert best in ("0", "3")
     assert f"for grade {best}" in grade.sentence
+
+
+def test_what_no_test_looked_at_is_named(tmp_path: Path) -> None:
+    def change(pixels: np.ndarray, row: dict[str, Any], random: np.random.Generator) -> None:
+        row["weight"] = round(60 + 20 * random.random(), 2)
+
+    study = make(tmp_path, subjects=30, change=change)
+    cohort, tiles = opened(study)
+    without, network = (
+        audit(study, cohort, tiles, None, embed=embed).facts["not_examined"]
+        for embed in (None, lambda images: np.ones((len(images), 4), np.float32))
+    )
+    # no network, small tiles and the numbers of a column; marks were examined
+    assert (len(without), len(network)) == (3, 2)
+    assert set(network) < set(without)
+    assert sum("weight" in item for item in network) == 1
+    assert sum("64" in item for item in network) == 1

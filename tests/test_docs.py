@@ -11,7 +11,7 @@ import pytest
 import typer
 import yaml
 
-from casewise.audit import findings, probes, shortcuts
+from casewise.audit import evidence, findings, probes, shortcuts
 from casewise.cli.main import command_line
 from casewise.metrics.registry import metric_names
 from casewise.predictions.stacking import META_LEARNERS
@@ -200,8 +200,8 @@ def test_the_audit_page_tells_every_finding_and_the_limits_in_force() -> None:
         f"r of {shortcuts.STRONG_R:.2f} or more",
         f"in {['', 'one', 'two', 'three', 'four', 'five'][probes.FOLDS]} folds",
         f"fewer than {probes.FEWEST} subjects, or for a class with fewer than {probes.FEWEST_OF_CLASS},",
-        f"most {shortcuts.MAX_IMAGES:,} images",
-        f"computed for at most {shortcuts.MAX_EMBEDDED}",
+        f"most {evidence.MAX_IMAGES:,} images",
+        f"computed for at most {evidence.MAX_EMBEDDED}",
     )
     for limit in limits:
         assert limit in page, limit

@@ -58,6 +58,23 @@ def further_columns(study: Study, images: pd.DataFrame, audited: Sequence[str]) 
     return ordered[:MOST_COLUMNS], ordered[MOST_COLUMNS:]
 
 
+def untested_numbers(study: Study, images: pd.DataFrame, tested: Sequence[str]) -> list[str]:
+    """The columns of more numbers than `MOST_LEVELS` whose values are not among the `tested` columns.
+
+    Left out are targets, other outcomes, annotations of readers and columns that the study uses.
+    """
+    used = {*columns_in_use(study), *study.targets, *study.audit.outcomes, *STANDARD, *tested}
+    names = []
+    for name in map(str, images.columns):
+        plain = name.removeprefix("table_")
+        if name in used or plain in used or plain.startswith(INTERNAL):
+            continue
+        numbers = numbers_in(recorded(images[name]))
+        if numbers is not None and numbers.nunique() > MOST_LEVELS:
+            names.append(plain)
+    return names
+
+
 def columns_with_gaps(study: Study, images: pd.DataFrame) -> list[str]:
     """The columns that are empty for at least `RARE` subjects and filled for as many; covariates first.
 

@@ -43,7 +43,10 @@ IMAGE = re.compile(r"(?<![\w/.'-])image(?P<plural>s?)(?![\w/.'-]*[\w/'-])")
 OUTSIDE, NEIGHBOURS = " from outside-anatomy", " from neighbouring file numbers"
 # Evidence besides the columns of the table, by the names in findings.
 APPEARANCE = ("brightness", "contrast", "sharpness", "compression")
-PROBES = ("border", "overlay", "thumbnail", "files", "file-name", "file-size", "shape", "outside-anatomy", *APPEARANCE)
+PROBES = (
+    *("border", "overlay", "marks", "thumbnail", "files", "file-name", "file-size", "shape", "outside-anatomy"),
+    *(*APPEARANCE, "grey-levels"),
+)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from casewise.metrics.roc import ranked_pairs, share
+from casewise.metrics.roc import auroc_within, ranked_pairs, share
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.int64]
@@ -26,7 +26,9 @@ FURTHEST = 4.0
 # Equal statistics may differ in their last bits.
 TOLERANCE = 1e-9
 # Separate random streams, so that permutations do not repeat the draws of a synthetic cohort with the same seed.
-PERMUTATION_STREAM, FOLD_STREAM = 1993, 1974
+PERMUTATION_STREAM, FOLD_STREAM, RESAMPLE_STREAM = 1993, 1974, 1979
+# Resamples of an interval.
+RESAMPLES = 500
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,6 +174,41 @@ def probe(features: Floats, labels: Labels, *, seed: int) -> ProbeResult | None:
         scores=scores[0].T,
         statistic=statistic,
     )
+
+
+def strength_interval(result: ProbeResult, labels: Labels, *, seed: int) -> tuple[float, float]:
+    """The 90 % interval of the AUROC of the best predicted class, or of r: bootstrap of subjects, out of fold.
+
+    Its lower end is a one-sided bound of 95 %.
+    The models stay as they were fitted (`seed` as in `probe`). With three classes or more the figure is the larger of
+    the mean over the classes and the best class.
+    """
+    folds, count = _folds(labels.subjects, seed), int(labels.subjects.max()) + 1
+    random = np.random.default_rng([seed, RESAMPLE_STREAM])
+    draws = random.multinomial(count, np.full(count, 1 / count), RESAMPLES)
+    weights, values = labels.weights, labels.values
+    # equal images give slightly different scores
+    scores = np.round(result.scores / max(float(np.abs(result.scores).max()), 1e-12), 6).T
+    if labels.names:
+        classes, images = range(len(labels.names)), np.arange(len(values))
+        drawn = (draws[:, labels.subjects] * weights).astype(float)
+        columns = [1] if len(labels.names) == 2 else classes
+        figures = [
+            auroc_within(own, values == number, images, folds, drawn)
+            for own, number in zip(scores, columns, strict=True)
+        ]
+        best = max(result.by_class, key=lambda name: result.by_class[name])
+        one_class = len(figures) == 1 or result.by_class[best] >= result.value
+        chosen = (
+            figures[0 if len(figures) == 1 else labels.names.index(best)] if one_class else np.mean(figures, axis=0)
+        )
+    else:
+        centred = [rows - sum((folds == fold) * np.average(rows[folds == fold], weights=weights[folds == fold])
+                   for fold in np.unique(folds)) for rows in (scores[0], values)]  # fmt: skip
+        one, other = (rows[None] for rows in centred)
+        chosen = np.array([correlation(one, other, draw[labels.subjects] * weights)[0] for draw in draws])
+    low, high = np.nanpercentile(chosen, (5, 95))
+    return float(low), float(high)
 
 
 def _folds(subjects: Ints, seed: int) -> Ints:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -18,6 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from casewise.audit.hashes import in_parallel
+from casewise.audit.marks import mark_features
 from casewise.audit.probes import Floats
 from casewise.cohort.checks import closest
 from casewise.errors import CohortError, ImageError
@@ -299,6 +300,9 @@ def embedded(embed: Embed, store: TileStore, rows: NDArray[np.integer[Any]], mas
 MOST_READ, PART = 800, 1024
 # JPEG divides an image into blocks of 8 pixels.
 BLOCK = 8
+# The fewest grey levels of which the evenness of their use is measured.
+FEWEST_LEVELS = 16
+FileMeasure = Literal["sharpness", "compression", "grey-levels", "marks"]
 # The mean coarse detail of a block, in grey levels, from which its sharpness can be judged.
 CONTENT = 0.5
 
@@ -332,26 +336,56 @@ def contrast(pictures: Bytes) -> Floats:
     return np.column_stack([pictures.std(axis=(1, 2)), high - low])
 
 
-def in_files(paths: Sequence[str]) -> tuple[Floats, Floats, NDArray[np.bool_]]:
-    """Sharpness (n, 2) and compression (n, 2) of image files at their own resolution, and (n,) which could be read.
+def in_files(paths: Sequence[str], *, marks: bool) -> tuple[dict[FileMeasure, Floats], NDArray[np.bool_]]:
+    """What image files show at their own resolution, by name (n, d), and (n,) which could be read.
 
-    Compression is `blockiness` in pixels, so it stays after a JPEG was saved in another format.
+    `sharpness` (n, 2), `compression` (n, 2), `grey-levels` (n, 4) and, if asked for, `marks` (n, 24). Compression is
+    `blockiness` in pixels, so it stays after a JPEG was saved in another format.
     """
 
-    def measured(path: str) -> tuple[float, ...] | None:
+    def measured(path: str) -> list[float] | None:
         try:
             source = open_source(Path(path), read_bytes(Path(path)))
             image = source.read(source.target(None), "grey")[..., 0]
         except ImageError:
             return None
         down, across = (max(0, (side - PART) // 2) for side in image.shape)
-        centre = image[down : down + PART, across : across + PART].astype(np.float32)
-        small = min(centre.shape) < 3 * BLOCK
-        return None if small else (*_sharpness(centre), blockiness(centre), blockiness(centre.T))
+        part = image[down : down + PART, across : across + PART]
+        if min(part.shape) < 3 * BLOCK:
+            return None
+        centre = part.astype(np.float32)
+        values = [*_sharpness(centre), blockiness(centre), blockiness(centre.T), *level_steps(part)]
+        return [*values, *mark_features(image)] if marks else values
 
     values = list(in_parallel(measured, paths))
-    table = np.array([value or (0.0,) * 4 for value in values], float).reshape(len(values), 4)
-    return table[:, :2], table[:, 2:], np.array([value is not None for value in values], bool)
+    read = np.array([value is not None for value in values], bool)
+    width = max((len(value) for value in values if value), default=0)
+    table = np.array([value or [0.0] * width for value in values], float).reshape(len(values), width)
+    names: tuple[FileMeasure, ...] = ("sharpness", "compression", "grey-levels", "marks")
+    columns = np.split(table, (2, 4, 8), axis=1)[: 4 if marks else 3]
+    return dict(zip(names, columns, strict=False)), read
+
+
+def level_steps(image: Bytes) -> Floats:
+    """(4,) how even the histogram of grey levels is: levels that are never used, and steps in dark and bright halves.
+
+    A curve that was applied to 8 bits, such as a gamma, leaves levels out and doubles others. Only levels between the
+    2nd and the 98th percentile count.
+
+    >>> level_steps(np.arange(256, dtype=np.uint8).repeat(9)[None])[0]
+    np.float64(0.0)
+    >>> bool(level_steps(np.arange(0, 256, 2, dtype=np.uint8).repeat(9)[None])[0] > 0.4)
+    True
+    """
+    low, high = np.percentile(image, (2, 98)).astype(int)
+    counts = np.bincount(image.ravel(), minlength=256)[low : high + 1].astype(float)
+    if len(counts) < FEWEST_LEVELS:
+        return np.zeros(4)
+    mean = np.convolve(counts, np.ones(5) / 5, "same") + 1
+    apart, steps = np.abs(counts - mean) / mean, np.abs(np.diff(counts)) / mean[:-1]
+    half = len(counts) // 2
+    values = [apart[2:-2].mean(), np.median(steps[:half]), np.median(steps[half:])]
+    return np.array([(counts == 0).mean(), *np.log(0.01 + np.array(values))])
 
 
 def _sharpness(image: Floats) -> tuple[float, float]:

@@ -6,10 +6,13 @@ import time
 from collections.abc import Callable, Mapping
 
 import numpy as np
+import pandas as pd
 from threadpoolctl import threadpool_limits
 
+from casewise.audit.columns import untested_numbers
 from casewise.audit.findings import Audit
-from casewise.audit.shortcuts import find_shortcuts
+from casewise.audit.sentences import fill
+from casewise.audit.shortcuts import Shortcuts, find_shortcuts
 from casewise.audit.subjects import guess_findings, imported_findings, name_findings, streak_findings, suffix_findings
 from casewise.audit.twin_findings import twin_findings
 from casewise.audit.twins import find_twins
@@ -19,6 +22,8 @@ from casewise.study.schema import Study
 
 # The share of the time that the search for twins takes.
 TWINS = 0.5
+# In smaller tiles, small marks at the border are lost.
+SMALL_TILE = 128
 
 
 # threads of BLAS wait for each other in vain where other programs use the processor, too
@@ -73,5 +78,23 @@ def audit(
         "tests": shortcuts.tested,
         "not_tested": [*shortcuts.not_tested, *not_tested],
         "overlays": shortcuts.overlays,
+        "not_examined": _not_examined(study, images, tiles, shortcuts, network=embed is not None),
     }
     return Audit([*findings, *shortcuts.findings], seconds, facts)
+
+
+def _not_examined(
+    study: Study, images: pd.DataFrame, tiles: TileStore, shortcuts: Shortcuts, *, network: bool
+) -> list[str]:
+    """What a shortcut may hide in that no test of this audit looks at, as phrases."""
+    size = tiles.preparation.size
+    numbers = untested_numbers(study, images, shortcuts.columns)
+    lacking = {
+        "no network": not network,
+        "moving marks": "marks" not in shortcuts.measured,
+        "small tiles": size < SMALL_TILE,
+        "numbers": bool(numbers),
+    }
+    return [
+        fill(f"not examined: {code}", size=size, names=", ".join(numbers)) for code, holds in lacking.items() if holds
+    ]

@@ -7,80 +7,44 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial, reduce
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from casewise.audit import regions
-from casewise.audit.columns import FILLED_IN, columns_with_gaps, further_columns, is_filled, repeats
+from casewise.audit.columns import columns_with_gaps, further_columns, repeats
+from casewise.audit.evidence import ENDS, Evidence, EvidenceSources, Kind
 from casewise.audit.findings import APPEARANCE, Finding, Level
 from casewise.audit.hashes import in_parallel
-from casewise.audit.metadata import MOST_LEVELS, encode, file_features, file_rate, levels, probed_columns, source_column
-from casewise.audit.probes import ALPHA, Floats, Labels, ProbeResult, adjusted, enough, probe
+from casewise.audit.metadata import levels, probed_columns, source_column
+from casewise.audit.probes import ALPHA, Floats, Labels, ProbeResult, adjusted, enough, probe, strength_interval
 from casewise.audit.sentences import fill, remedy, shortcut_sentence, value_of
-from casewise.audit.twins import shown_by
 from casewise.cohort.cohort import Cohort
 from casewise.cohort.groups import numbers_in, recorded
 from casewise.cohort.targets import panel_values
 from casewise.errors import listed
-from casewise.modalities.overlays import MOST_IMAGES, Overlay, find_overlays, place_of
-from casewise.modalities.overlays import SIDE as OVERLAY_SIDE
+from casewise.modalities.overlays import place_of
 from casewise.modalities.registry import modality_of
 from casewise.modalities.store.store import TileStore
 from casewise.study.schema import Study
 
-# Evidence that predicts beyond chance is a finding; from these values on it stops a run.
+# Evidence that predicts beyond chance is a finding. It stops a run if the 90 % interval lies above these values.
 STRONG_AUROC, STRONG_R = 0.80, 0.60
 # Values that differ by less count as equal.
 EQUAL = 0.03
 # For the progress bar: the share of the time for gathering, and the number of pieces of evidence besides columns.
-GATHERING, MAX_EVIDENCE = 0.3, 15
+GATHERING, MAX_EVIDENCE = 0.3, 18
 FEWEST_OF_SOURCE, FEWEST_OF_CLASS = 10, 20
-Kind = Literal[
-    "column", "files", "file-name", "file-size", "shape-pad", "shape-stretch", "border", "thumbnail",
-    "slide-border", "overlay", "outside-anatomy", "source-from-image",
-    "brightness", "contrast", "sharpness", "compression", "other-column", "filling", "other-filling",
-]  # fmt: skip
-SHAPES: dict[str, Kind] = {"pad": "shape-pad", "stretch": "shape-stretch"}
 # Evidence that the disease itself can change, or that networks see only indirectly, so that it does not stop a run.
 AMBIGUOUS = (
-    "thumbnail", "shape-stretch", "file-name", "brightness", "contrast", "sharpness", "compression", "other-column",
-    "other-filling",
+    "thumbnail", "shape-stretch", "file-name", "brightness", "contrast", "sharpness", "compression", "grey-levels",
+    "other-column", "other-filling",
 )  # fmt: skip
 FILLINGS = ("filling", "other-filling")
-ENDS = "its darkest and brightest parts"
 # Of a column that changes within more than this share of the subjects, no value can be left out.
 MOST_WITH_SEVERAL = 0.1
-# The largest number of images that are tested; an effect that a network could use is visible in these.
-MAX_IMAGES = 5_000
-# The largest number of images that are embedded, because embedding on a CPU takes longer than all other steps.
-MAX_EMBEDDED = 800
-
-
-@dataclass(frozen=True, eq=False)
-class Evidence:
-    """Features (n, d) of the images `rows` that should not predict any label.
-
-    Attributes:
-        filled: (n,) for columns, whether a cell is filled in.
-        how: the variant of the features, if not plain grey values.
-        reading: for columns, the type as which the column was read.
-        inside: for borders, the same features of an equally large area inside the image.
-        overlay: for static marks, the kind; the feature is whether an image has it.
-    """
-
-    name: str
-    kind: Kind
-    rows: NDArray[np.int64]
-    features: NDArray[np.floating[Any]]
-    filled: NDArray[np.bool_] | None = None
-    how: str = ""
-    reading: str = ""
-    inside: Callable[[], Floats] | None = None
-    overlay: Overlay | None = None
 
 
 def _inside_without(inside: Callable[[], Floats], covariates: list[Floats]) -> Floats:
@@ -93,7 +57,7 @@ class ShortcutTest:
 
     For a border adjusted for its appearance, `as_it_is` is the test before adjusting, and `measures` names the measures
     of appearance. `inside` is the test of an equally large area inside the image, and `strongest` the test of the side
-    or corner that predicts best; both are without p.
+    or corner that predicts best; both are without p. `interval` is the 90 % interval of the strength, by subject.
     """
 
     evidence: Evidence
@@ -107,11 +71,17 @@ class ShortcutTest:
     measures: tuple[str, ...] = ()
     inside: ShortcutTest | None = None
     strongest: ShortcutTest | None = None
+    interval: tuple[float, float] | None = None
 
     @property
     def strength(self) -> float:
         """The AUROC of the best predicted class; for numbers, r."""
         return max([self.result.value, *self.result.by_class.values()])
+
+    @property
+    def low(self) -> float:
+        """The lower end of the interval of the strength; the strength without an interval."""
+        return self.interval[0] if self.interval else self.strength
 
     @property
     def of_content(self) -> bool:
@@ -133,6 +103,7 @@ class ShortcutTest:
             "subjects": int(self.labels.subjects.max()) + 1,
             "subjects_of_smallest": self.labels.of_smallest,
         }
+        figures |= {"interval": list(self.interval)} if self.interval else {}
         figures |= {"by_filling": True} if self.by_filling else {}
         figures |= {"as_it_is": self.as_it_is.figures} if self.as_it_is else {}
         compared = {"inside": self.inside, "strongest": self.strongest}
@@ -145,13 +116,17 @@ class ShortcutTest:
 
 @dataclass(frozen=True)
 class Shortcuts:
-    """The findings, the results of all tests, the tests that were not possible, the tested columns, and the marks."""
+    """The findings, the results of all tests, the tests that were not possible, the tested columns, and the marks.
+
+    `measured` are the kinds of evidence that were looked for, also without any to test.
+    """
 
     findings: list[Finding]
     tested: list[dict[str, object]]
     not_tested: list[str]
     columns: list[str]
     overlays: list[dict[str, object]]
+    measured: list[str]
 
 
 def find_shortcuts(
@@ -184,7 +159,7 @@ def find_shortcuts(
     further, too_many = further_columns(study, images, columns)
     gaps = columns_with_gaps(study, images)
     evidence: list[Evidence] = []
-    for item in search.gather(columns, further, gaps, embed):
+    for item in search.sources.gather(columns, further, gaps, embed):
         evidence.append(item)
         expected = len(columns) + len(further) + len(gaps) + MAX_EVIDENCE
         report(GATHERING * len(evidence) / expected, f"measuring {item.name}")
@@ -206,7 +181,8 @@ def find_shortcuts(
     # another variant of the evidence may have been tested
     answered = {(answer.target, answer.evidence.name) for answer in answers}
     left_out = [(target, name) for target in search.labels for name in too_many]
-    left_out += [(target, item.name) for target, item in questions]
+    # images without any mark leave nothing to test
+    left_out += [(target, item.name) for target, item in questions if item.kind != "marks" or item.features.any()]
     not_tested = [f"{target} from {name}" for target, name in dict.fromkeys(left_out) if (target, name) not in answered]
     varying = [c for c in map(str, images.columns) if len({*levels(images[c])} - {""}) > 1]
     source = source_column([c for c in varying if c in columns])
@@ -225,8 +201,11 @@ def find_shortcuts(
     if masked := tiles.preparation.masked:
         sentence = fill("overlays masked", places="; ".join(map(place_of, masked)))
         findings.append(Finding("overlays-masked", "note", sentence, {"boxes": [list(box) for box in masked]}))
+    measured = sorted({str(item.kind) for item in evidence})
     marks = [search.mark(item) for item in evidence if item.kind == "overlay"]
-    return Shortcuts(findings, [answer.figures for answer in answers], not_tested, [*columns, *further], marks)
+    return Shortcuts(
+        findings, [answer.figures for answer in answers], not_tested, [*columns, *further], marks, measured
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,9 +218,14 @@ class _Search:
     labels: dict[str, Floats]
 
     @property
+    def sources(self) -> EvidenceSources:
+        """What gathers the evidence from the images."""
+        return EvidenceSources(self.study, self.images, self.tiles)
+
+    @property
     def subjects(self) -> Any:
         """(N,) the subject of each image."""
-        return self.images["subject"].to_numpy()
+        return self.sources.subjects
 
     def restated(self, columns: list[str]) -> set[tuple[str, str]]:
         """The targets with the columns that are these in other words."""
@@ -254,12 +238,7 @@ class _Search:
 
     def named_by_class(self, target: str) -> bool:
         """Whether the prefixes of the file names are the classes of a target."""
-        return repeats("prefix", self.prefixes, self.labels[target], self.study.classes_of(target))
-
-    @property
-    def prefixes(self) -> list[str]:
-        """The name of each file up to its first digit."""
-        return [re.split("[0-9]", Path(path).stem)[0] for path in self.images["path"].astype(str)]
+        return repeats("prefix", self.sources.prefixes, self.labels[target], self.study.classes_of(target))
 
     def compared(self, answer: ShortcutTest) -> ShortcutTest:
         """An answer from the border with those from the inside and from its best side or corner."""
@@ -374,7 +353,7 @@ class _Search:
         covariates = [item.features[np.isin(item.rows, rows)] for item in measures]
         yield Evidence("appearance", measures[0].kind, rows, np.column_stack(covariates))
         equal = regions.standardised(regions.pictures(self.tiles, rows))
-        for item in self._borders(equal, rows, "without what its appearance explains"):
+        for item in self.sources.borders(equal, rows, "without what its appearance explains"):
             rest = replace(item, features=regions.without(item.features, covariates))
             yield replace(rest, inside=partial(_inside_without, item.inside, covariates)) if item.inside else rest
 
@@ -398,6 +377,7 @@ class _Search:
             if best.evidence.kind == "other-column":  # gaps of a covariate weigh more than its values
                 best = next((answer for answer in group if answer.evidence.kind == "filling"), best)
             kind, name, target = best.evidence.kind, best.evidence.name, best.target
+            best = replace(best, interval=strength_interval(best.result, best.labels, seed=self.study.seed))
             classes = self.study.classes_of(target)
             # whether a cell is filled in is a property of the source, not of the picture
             marks_source = best.by_filling and sources.get(target, -1.0) > best.strength - EQUAL
@@ -406,14 +386,15 @@ class _Search:
                 level: Level = "warning" if target in sources else "note"
                 code = f"source-predictable-{best.within}"
             else:
-                level = level_of(kind, best.strength, classed=bool(best.labels.names))
+                level = level_of(kind, best.low, classed=bool(best.labels.names))
                 # the position of a slice is anatomy
                 of_place = kind == "column" and name == modality_of(self.study).position(self.study)
                 level = "warning" if (marks_source and kind == "column") or (of_place and level == "error") else level
                 if best.of_content:
                     level = "warning" if level == "error" else "note"
                 code = "shortcut-" + re.sub(r"\W+", "-", name)
-            figures = best.figures | ({"others": [a.figures for a in group if a is not best]} if len(group) > 1 else {})
+            others = [answer for answer in group if answer.evidence is not best.evidence]
+            figures = best.figures | ({"others": [answer.figures for answer in others]} if others else {})
             reading, column = ("levels", source or "") if marks_source else (best.evidence.reading, name)
             over = tabled
             if kind in ("column", "other-column"):
@@ -424,137 +405,19 @@ class _Search:
             mask = self.study.audit.mask
             advice = remedy(kind, column, reading=reading, source=source, mask=mask, single=single, several=several)
             text = shortcut_sentence(best, source=source or "", marks_source=marks_source, classes=len(classes))
+            text += _not_above_limit(best, level) if kind != "source-from-image" else ""
             if kind == "overlay":
                 counts = self.marked_by_class(best.evidence).get(target, {})
                 figures |= {"with_mark": counts}
                 on = ", ".join(f"{a:,} of {b:,} {name}" for name, (a, b) in counts.items())
                 text += f" {fill('overlay counts', counts=on)}" if counts else ""
-                if further := [f"{a.evidence.how.split(',')[0]} ({value_of(a)})" for a in group if a is not best]:
+                if further := [f"{a.evidence.how.split(',')[0]} ({value_of(a)})" for a in others]:
                     text += f" {fill('overlays further', target=target, marks=listed(further))}"
             rank = (kind == "source-from-image", name != source, -best.strength)
             code += f"-{target}" if several_targets else ""
             ordered.append((rank, Finding(code, level, text, figures, remedy=advice)))
         # the source first, because it explains the others
         return [finding for _, finding in sorted(ordered, key=lambda pair: pair[0])]
-
-    def gather(
-        self, columns: list[str], further: list[str], gaps: list[str], embed: regions.Embed | None
-    ) -> Iterator[Evidence]:
-        """All evidence, one piece after another: also `further` columns with other than usual names, and `gaps`.
-
-        Raises:
-            CohortError: masks are missing or do not match their images.
-        """
-        tiles = self.tiles
-        rows = self._tested(np.arange(len(self.images)))
-        subjects = self.subjects[rows]
-        yield from self._of_columns(columns, "column", rows)
-        yield from self._of_gaps(gaps, {*columns, *self.study.covariates}, rows)
-        yield Evidence("files", "files", rows, file_features(tiles.index.iloc[rows], subjects))
-        prefixes = np.array(self.prefixes)[rows].tolist()
-        if 2 <= len(set(prefixes)) <= MOST_LEVELS:
-            yield Evidence("file-name", "file-name", rows, encode("prefix", prefixes, subjects).features)
-        yield Evidence("file-size", "file-size", rows, file_rate(tiles.index.iloc[rows]))
-        if (shape := regions.shape(tiles, rows)) is not None:
-            yield Evidence("shape", SHAPES[tiles.preparation.fit], rows, shape)
-        small = regions.pictures(tiles, rows)
-        yield from self._borders(small, rows)
-        if regions.has_bars(tiles, rows):
-            yield from self._borders(regions.pictures(tiles, rows, bars=False), rows, "inside the bars")
-        if embed and not self.fields:
-            sample = self._sample(rows, MAX_EMBEDDED)
-            embedded = regions.embedded(embed, tiles, sample, None)
-            hidden = regions.outside_area("inside", len(sample))
-            inside = None if tiles.cut else partial(regions.embedded, embed, tiles, sample, hidden)
-            yield Evidence("border", self.border_kind, sample, embedded, how="seen by a network", inside=inside)
-        if not tiles.overview:
-            yield from self._marks(self._sample(rows, MOST_IMAGES))
-        yield Evidence("thumbnail", "thumbnail", rows, regions.thumbnail(small))
-        yield Evidence("image", "source-from-image", rows, regions.grey_features(small))
-        masked, masks = regions.read_masks(self.study, self.images, tiles)
-        if len(masked):
-            tested = np.isin(masked, self._tested(masked))
-            masked, masks = masked[tested], masks[tested]
-            outside = regions.outside(regions.pictures(tiles, masked), masks)
-            yield Evidence("outside-anatomy", "outside-anatomy", masked, outside)
-            if embed:
-                sample = self._sample(masked, MAX_EMBEDDED)
-                embedded = regions.embedded(embed, tiles, sample, masks[np.isin(masked, sample)])
-                yield Evidence("outside-anatomy", "outside-anatomy", sample, embedded, how="seen by a network")
-        yield from self._of_columns(further, "other-column", rows)
-        yield Evidence("brightness", "brightness", rows, regions.brightness(small))
-        inner = regions.pictures(tiles, rows, bars=False) if regions.has_bars(tiles, rows) else small
-        ends = np.column_stack([regions.extremes(inner), regions.nearly_black(tiles, rows)])
-        yield Evidence("brightness", "brightness", rows, ends, how=ENDS)
-        yield Evidence("contrast", "contrast", rows, regions.contrast(small))
-        sample, paths = self._sample(rows, regions.MOST_READ), shown_by(self.images)
-        sharpness, compression, read = regions.in_files([paths[row] for row in sample])
-        if read.any():
-            yield Evidence("sharpness", "sharpness", sample[read], sharpness[read])
-            yield Evidence("compression", "compression", sample[read], compression[read])
-
-    @property
-    def border_kind(self) -> Kind:
-        return "slide-border" if self.tiles.cut else "border"
-
-    @property
-    def fields(self) -> bool:
-        """Whether images are fields of tissue, whose border and interior are comparable."""
-        return self.study.audit.fields and not self.tiles.cut
-
-    def _borders(self, pictures: regions.Bytes, rows: NDArray[np.int64], how: str = "") -> Iterator[Evidence]:
-        """The border and its corners as evidence; for fields, they are compared with the interior here already."""
-        how = " ".join(filter(None, ("compared with the interior" if self.fields else "", how)))
-        alone = self.fields or self.tiles.cut
-        for measure, within, name in (
-            (regions.border, {"area": "inside"}, ""),
-            (regions.corners, {"inside": True}, "its corners"),
-        ):
-            features = measure(pictures, fields=self.fields)
-            inside = None if alone else partial(measure, pictures, **within)
-            yield Evidence("border", self.border_kind, rows, features, how=f"{name} {how}".strip(), inside=inside)
-
-    def _marks(self, rows: NDArray[np.int64]) -> Iterator[Evidence]:
-        """Each kind of static mark as evidence; it is found without the labels."""
-        tiles, size = self.tiles, self.tiles.preparation.size
-        pictures = regions.pictures(tiles, rows, bars=False, side=min(size, OVERLAY_SIDE))
-        sizes = [(int(width), int(height)) for width, height in tiles.index[["width", "height"]].to_numpy()[rows]]
-        for number, overlay in enumerate(find_overlays(pictures, sizes, tiles.preparation.masked), 1):
-            marked, how = overlay.carriers[:, None].astype(float), f"mark {number}, {overlay.place}"
-            yield Evidence("overlay", "overlay", rows, marked, how=how, overlay=overlay)
-
-    def _of_columns(self, columns: list[str], kind: Kind, rows: NDArray[np.int64]) -> Iterator[Evidence]:
-        for name in columns:
-            read = encode(name, self.images[name].to_numpy()[rows].tolist(), self.subjects[rows])
-            plain = name.removeprefix("table_")
-            yield Evidence(plain, kind, rows, read.features, read.filled, reading=read.kind)
-
-    def _of_gaps(self, columns: list[str], grave: set[str], rows: NDArray[np.int64]) -> Iterator[Evidence]:
-        """Whether columns are filled in, once for those that have the same gaps; of the `grave` a run is stopped."""
-        tested: set[bytes] = set()
-        for name in sorted(columns, key=lambda name: not grave & {name, name.removeprefix("table_")}):
-            filled, plain = is_filled(self.images[name])[rows], name.removeprefix("table_")
-            if filled.tobytes() not in tested:
-                tested.add(filled.tobytes())
-                kind: Kind = "filling" if grave & {name, plain} else "other-filling"
-                yield Evidence(plain, kind, rows, filled[:, None].astype(float), filled, how=FILLED_IN)
-
-    def _sample(self, rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-        """At most `most` of `rows`: first one image of each subject, then a second one, and so on."""
-        if len(rows) <= most:
-            return rows
-        shuffled = np.random.default_rng([self.study.seed, most]).permutation(rows)
-        subjects = self.images["subject"].iloc[shuffled]
-        nth_of_subject = subjects.groupby(subjects).cumcount().to_numpy()
-        return np.sort(shuffled[np.argsort(nth_of_subject, kind="stable")[:most]])
-
-    def _tested(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The tested images: all up to a limit, or one of each subject if subjects have different numbers of images.
-
-        Labels are permuted between subjects; this is exact only if all subjects have the same number of images.
-        """
-        counts = self.images["subject"].iloc[rows].value_counts()
-        return self._sample(rows, min(MAX_IMAGES, len(counts)) if counts.nunique() > 1 else MAX_IMAGES)
 
 
 def _with_explained(finding: Finding, explained: dict[str, ShortcutTest]) -> Finding:
@@ -573,8 +436,8 @@ def _adjusted(answers: list[ShortcutTest]) -> list[ShortcutTest]:
     return [replace(a, p=p) for a, p in zip(answers, adjusted([a.result for a in answers]), strict=True)]
 
 
-def level_of(kind: Kind, strength: float, *, classed: bool) -> Level:
-    """The level of evidence that predicts beyond chance.
+def level_of(kind: Kind, low: float, *, classed: bool) -> Level:
+    """The level of evidence that predicts beyond chance, by the lower end of the interval of its strength.
 
     A thumbnail or the brightness can show the disease itself, it affects the size of a file, and a column can describe
     it, so these do not stop a run. Networks see the shape of an image in its bars; without bars, only by what is
@@ -587,14 +450,30 @@ def level_of(kind: Kind, strength: float, *, classed: bool) -> Level:
     >>> level_of("brightness", 0.65, classed=True)
     'warning'
     """
-    strong = strength >= (STRONG_AUROC if classed else STRONG_R)
+    strong = low >= (STRONG_AUROC if classed else STRONG_R)
     if kind in ("file-size", "slide-border"):
         return "note"
-    if kind == "brightness":
-        return "warning"  # also a weak association: a constant change of one class is one
+    if kind in ("brightness", "marks"):
+        return (
+            "warning"  # also a weak association: a constant change of one class is one, and some marks are overlooked
+        )
     if kind in AMBIGUOUS:
         return "warning" if strong else "note"
     return "error" if strong else "warning"
+
+
+def _not_above_limit(answer: ShortcutTest, level: Level) -> str:
+    """A sentence if the level would be higher by the strength alone."""
+    classed = bool(answer.labels.names)
+    if (
+        answer.interval is None
+        or level == "error"
+        or level_of(answer.evidence.kind, answer.low, classed=classed)
+        == (level_of(answer.evidence.kind, answer.strength, classed=classed))
+    ):
+        return ""
+    low, high = (f"{end:.2f}" for end in answer.interval)
+    return f" {fill('not above limit', low=low, high=high, limit=f'{STRONG_AUROC if classed else STRONG_R:.2f}')}"
 
 
 def _reading(reading: str, cells: pd.Series) -> str:

@@ -170,7 +170,8 @@ def audited(context: ReportContext) -> Found:
         notes = f", and {counted(len(audit.of('note')), 'note')}" if audit.of("note") else ""
         its = f"its tests use one image a {context.study.unit} and" if context.one_image_each else "it"
         text = f"The audit found no error and no warning{notes}; {its} cannot show that there is no shortcut."
-        return "good", text, "audit"
+        without = [str(item) for item in audit.facts.get("not_examined") or []]
+        return "good", f"{text} Not tested: {listed(without)}." if without else text, "audit"
     gravest = errors or warnings
     own = [finding for finding in gravest if finding.figures.get("target") in (None, context.outcome)]
     # of a column that no network sees, and that may follow from the disease, last

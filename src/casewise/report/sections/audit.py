@@ -44,6 +44,8 @@ EVIDENCE = {
     "shape": "the shape of the {noun}",
     "border": "the {noun} border",
     "overlay": "a static mark",
+    "marks": "letters and marks anywhere",
+    "grey-levels": "the use of the grey levels",
     "thumbnail": "a thumbnail of 8 × 8 grey values",
     "outside-anatomy": "the {noun} outside the anatomy",
     "brightness": "the brightness of the whole {noun}",
@@ -238,7 +240,9 @@ def all_tests(audit: Audit) -> list[Block]:
 
 def _lacking(audit: Audit) -> list[tuple[str, str]]:
     lacking = [str(item) for item in audit.facts.get("not_tested") or []][:MOST_LACKING]
-    return [("Could not be tested", ", ".join(lacking))] if lacking else []
+    without = [str(item) for item in audit.facts.get("not_examined") or []]
+    rows = [("Could not be tested", ", ".join(lacking)), ("Not tested", "; ".join(without))]
+    return [row for row in rows if row[1]]
 
 
 def _limits(context: ReportContext, audit: Audit) -> list[tuple[str, str]]:
