@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from casewise.evaluation.bootstrap import Plan
-from casewise.evaluation.caveats import lower_on_test
+from casewise.evaluation.caveats import higher_on_test, lower_on_test
 from casewise.evaluation.evaluate import FollowUp, Outcomes, evaluate
 from casewise.evaluation.figures import READERS, ByMetric, Cell, Estimate, Figures
 from casewise.evaluation.metrics_file import decoded, encoded
@@ -205,3 +205,46 @@ def test_a_fall_beyond_chance_is_told(tested: float, learners: int, subjects: in
     if told:
         assert (found[0]["code"], found[0]["test"]["value"]) == ("test_below_oof", tested)
     assert lower_on_test(Figures(cells).select(stage="oof"), "grade", "m0", "kappa_quadratic") == []
+
+
+@pytest.mark.parametrize(
+    ("metric", "tested", "worse", "better"),
+    [
+        ("accuracy", 0.95, False, True),
+        ("accuracy", 0.5, True, False),
+        ("mae", 0.95, True, False),
+        ("mae", 0.5, False, True),
+    ],
+)
+def test_a_test_set_beyond_the_folds_on_either_side_is_told(
+    metric: str, tested: float, worse: bool, better: bool
+) -> None:
+    cells = {
+        Cell(stage, "m", "t"): {metric: Estimate(value, value - 0.08, value + 0.08, 80, 80, False)}
+        for stage, value in (("oof", 0.73), ("test", tested))
+    }
+    assert bool(lower_on_test(Figures(cells), "t", "m", metric)) is worse
+    assert bool(higher_on_test(Figures(cells), "t", "m", metric)) is better
+
+
+def test_without_a_difference_few_test_sets_are_called_apart() -> None:
+    """Two correlated metrics, both ways, of a learner chosen among four: at most 5 % and its Monte Carlo error."""
+    draw, error, told = np.random.default_rng(5), 0.05, 0
+    for _ in range(2000):
+        cells = {}
+        for stage in ("oof", "test"):
+            common = draw.normal(size=(4, 1)) * 0.8**0.5
+            values = 0.8 + error * (common + draw.normal(size=(4, 2)) * 0.2**0.5)
+            for n, own in enumerate(values):
+                names = zip(("auroc", "accuracy"), own.tolist(), strict=True)
+                half = 1.96 * error
+                cells[Cell(stage, f"m{n}", "t")] = {
+                    name: Estimate(value, value - half, value + half, 80, 80, False) for name, value in names
+                }
+        best = max(range(4), key=lambda n: cells[Cell("oof", f"m{n}", "t")]["auroc"].value or 0)
+        told += any(
+            apart(Figures(cells), "t", f"m{best}", name, n_metrics=2)
+            for name in ("auroc", "accuracy")
+            for apart in (lower_on_test, higher_on_test)
+        )
+    assert told / 2000 <= 0.05 + 0.01

@@ -228,12 +228,15 @@ def test_a_test_set_below_the_folds_is_against_the_model() -> None:
     assert context.stage == "test"
     sides = {"oof": {"value": 0.86}, "test": {"value": 0.65}}
     note = Note("test_below_oof", {"learner": context.learner, "metric": context.merit, **sides})
-    found = statement(with_results(context, notes=[note]), "lower_on_test")
+    found = statement(with_results(context, notes=[note]), "apart_on_test")
     assert (found and found.level) == "bad"
     assert found.text.endswith("is 0.65 on the test set and 0.86 out of fold: lower by more than chance explains.")
+    above = Note("test_above_oof", {**note, "metric": "accuracy", "test": {"value": 0.97}})
+    found = statement(with_results(context, notes=[above]), "apart_on_test")
+    assert found.text.endswith("97 % on the test set and 86 % out of fold: higher by more than chance explains.")
     other = Note("test_below_oof", {"learner": "other", "metric": context.merit, **sides})
-    assert not statement(with_results(context, notes=[other]), "lower_on_test")
-    assert not statement(context, "lower_on_test")
+    assert not statement(with_results(context, notes=[other]), "apart_on_test")
+    assert not statement(context, "apart_on_test")
 
 
 def test_folds_with_equal_weights_are_counted_where_the_model_has_others(report_of_classes: ReportContext) -> None:

@@ -12,6 +12,7 @@ from casewise.evaluation.bootstrap import FEWEST_SUBJECTS, PLAN, Plan, mean_by_s
 from casewise.evaluation.figures import Figures
 from casewise.evaluation.results import Note, Response
 from casewise.metrics.classes import Classes
+from casewise.metrics.registry import metric_of
 from casewise.predictions.table import CHOOSING, INTERNAL, probability_columns
 from casewise.targets import kind_named
 
@@ -77,30 +78,69 @@ def pooled_caveats(figures: Figures, targets: Sequence[str]) -> list[Note]:
 
 
 def lower_on_test(
-    figures: Figures, main: str, learner: str | None, merit: str, *, confidence: float = PLAN.confidence
+    figures: Figures,
+    main: str,
+    learner: str | None,
+    metric: str,
+    *,
+    confidence: float = PLAN.confidence,
+    n_metrics: int = 1,
 ) -> list[Note]:
     """Whether the learner of the headline is worse on the test set than out of fold by more than chance explains.
 
     The subjects differ, so the interval of the difference treats the two metrics as independent. The learner may have
-    been chosen for its out-of-fold figure, so the lower half of that interval is widened to hold for all learners at
-    once (Bonferroni). The larger half of the test set's interval counts, because figures near their bound, such as a
-    high CCC, vary more downwards than their intervals reach upwards. Nothing is stated below ten subjects.
+    been chosen for its out-of-fold figure, so that half of its interval is widened to hold for all learners at once
+    (Bonferroni). The larger half of the test set's interval counts, because figures near their bound, such as a
+    high CCC, vary more downwards than their intervals reach upwards. Where several metrics are compared, the interval
+    of the difference holds for all of them at once. Nothing is stated below ten subjects.
     """
-    inside, tested = (figures.of(stage, str(learner), main).get(merit) for stage in ("oof", "test"))
+    candidates = figures.select(stage="oof", target=main, population="", contrast="").cells.values()
+    n_chosen_from = sum(metric in own and own[metric].value is not None for own in candidates)
+    of_chosen = _widening(confidence, max(n_chosen_from, 1) * n_metrics)
+    return _apart(figures, main, learner, metric, worse=True, widening=(of_chosen, _widening(confidence, n_metrics)))
+
+
+def higher_on_test(
+    figures: Figures,
+    main: str,
+    learner: str | None,
+    metric: str,
+    *,
+    confidence: float = PLAN.confidence,
+    n_metrics: int = 1,
+) -> list[Note]:
+    """Whether the learner of the headline is better on the test set than out of fold by more than chance explains.
+
+    As `lower_on_test`, but that a learner was chosen for its figure out of fold works against it, so that this half is
+    not widened for other learners.
+    """
+    return _apart(figures, main, learner, metric, worse=False, widening=(_widening(confidence, n_metrics),) * 2)
+
+
+def _widening(confidence: float, count: int) -> float:
+    """How many times as wide intervals of a normal estimate are if `count` of them hold at once (Bonferroni)."""
+    tail = NormalDist().inv_cdf
+    return tail((1 - confidence) / 2 / count) / tail((1 - confidence) / 2)
+
+
+def _apart(
+    figures: Figures, main: str, learner: str | None, metric: str, *, worse: bool, widening: tuple[float, float]
+) -> list[Note]:
+    inside, tested = (figures.of(stage, str(learner), main).get(metric) for stage in ("oof", "test"))
     if not (inside and tested) or min(inside.n_subjects or 0, tested.n_subjects or 0) < FEWEST_SUBJECTS:
         return []
-    if inside.value is None or inside.low is None or tested.value is None or tested.low is None or tested.high is None:
+    if inside.value is None or inside.low is None or inside.high is None:
         return []
-    candidates = figures.select(stage="oof", target=main, population="", contrast="").cells.values()
-    tail = NormalDist().inv_cdf
-    n_chosen_from = sum(own[merit].value is not None for own in candidates)
-    widening = tail((1 - confidence) / 2 / n_chosen_from) / tail((1 - confidence) / 2)
+    if tested.value is None or tested.low is None or tested.high is None:
+        return []
+    below = worse == metric_of(metric).larger_is_better
+    half = inside.value - inside.low if below else inside.high - inside.value
     tested_half = max(tested.high - tested.value, tested.value - tested.low)
-    chance = float(np.hypot(widening * (inside.value - inside.low), tested_half))
-    if inside.value - tested.value <= chance:
+    chance = float(np.hypot(widening[0] * half, widening[1] * tested_half))
+    if (inside.value - tested.value if below else tested.value - inside.value) <= chance:
         return []
     both = {stage: {"value": e.value, "low": e.low, "high": e.high} for stage, e in (("oof", inside), ("test", tested))}
-    return [caveat("test_below_oof", learner=learner, metric=merit, **both)]
+    return [caveat("test_below_oof" if worse else "test_above_oof", learner=learner, metric=metric, **both)]
 
 
 def guess(predictions: pd.DataFrame, target: str, plan: Plan = PLAN) -> list[Note]:

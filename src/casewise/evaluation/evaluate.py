@@ -9,7 +9,14 @@ import pandas as pd
 
 from casewise.evaluation.agreement import band_of, between_readers, by_key, group_agreement, with_readers
 from casewise.evaluation.bootstrap import PLAN, Plan
-from casewise.evaluation.caveats import caveat, lower_on_test, pooled_caveats, response_caveats, stage_caveats
+from casewise.evaluation.caveats import (
+    caveat,
+    higher_on_test,
+    lower_on_test,
+    pooled_caveats,
+    response_caveats,
+    stage_caveats,
+)
 from casewise.evaluation.classification import temperature_caveats
 from casewise.evaluation.figures import ByMetric, Cell, Figures
 from casewise.evaluation.headline import headline, internal_headline, primary_contrast
@@ -149,7 +156,10 @@ def evaluate(
         notes.append(caveat("nothing_judged"))
     main = headline(table, primary, kind.name, stated=outcomes.learner, sources_left_out=outcomes.sources_left_out)
     notes += pooled_caveats(table, list(classes))
-    notes += lower_on_test(table, primary, main.learner, kind.merit, confidence=plan.confidence)
+    beside = dict.fromkeys((kind.merit, kind.headline[0]))
+    for metric in beside:
+        for apart in (lower_on_test, higher_on_test):
+            notes += apart(table, primary, main.learner, metric, confidence=plan.confidence, n_metrics=len(beside))
     notes += temperature_caveats(results.classes)
     main = internal_headline(main, table, NESTED)
     contrast = primary_contrast(table, main, outcomes.margin)

@@ -245,13 +245,17 @@ def _one_class(context: ReportContext) -> Found:
     return ("flag", f"It predicts {plain(only)} for every {terms_of(context).noun}.", "") if only else None
 
 
-def lower_on_test(context: ReportContext) -> Found:
-    note = _note(context, "test_below_oof")
-    if note is None or note["learner"] != context.learner:
+def apart_on_test(context: ReportContext) -> Found:
+    """The figure of the test set lies beyond what chance explains from the one out of fold, on either side."""
+    notes = (_note(context, code) for code in ("test_below_oof", "test_above_oof"))
+    note = next((note for note in notes if note and note["learner"] == context.learner), None)
+    if note is None:
         return None
-    tested, inside = (context.write.text(note["metric"], note[side]["value"], short=True) for side in ("test", "oof"))
+    values = [note[side]["value"] for side in ("test", "oof")]
+    tested, inside = (context.write.text(note["metric"], value, short=True) for value in values)
     text = f"Its {context.write.phrase(note['metric'])} is {tested} on the test set and {inside} out of fold"
-    return "bad", f"{text}: lower by more than chance explains.", ""
+    way = "lower" if values[0] < values[1] else "higher"
+    return "bad", f"{text}: {way} by more than chance explains.", ""
 
 
 def stopped_on_fold(context: ReportContext) -> Found:
@@ -339,7 +343,7 @@ KINDS: dict[str, Callable[[ReportContext], Found]] = {
         _external_confidence,
         unlike_training,
         _subjects_apart,
-        lower_on_test,
+        apart_on_test,
         stopped_on_fold,
         _classes_missing,
         networks_left_out,
