@@ -60,3 +60,18 @@ def test_a_number_has_its_mean_beside_that_of_the_reference(report_of_numbers: R
     rows = report_of_numbers.headline_rows
     assert f"{rows['y_pred'].mean():.1f}, mean reference {rows['y_true'].mean():.1f}" in line
     assert line_of(report_of_numbers, {}) == ""
+
+
+def test_with_an_external_cohort_both_slopes_are_shown(report_of_classes: ReportContext) -> None:
+    (name, *others) = (report_of_classes.metrics.calibration or {})["test"]
+    inside = {name: slope(0.5, 0.3, 0.8), **{other: slope(1.0, 0.8, 1.2) for other in others}}
+    outside = {
+        name: slope(None, reason="every case is truly of the class"),
+        **{o: slope(2.0, 1.5, 2.5) for o in others},
+    }
+    text = line_of(report_of_classes, {"test": inside, "external": outside})
+    assert text.startswith("Calibration outside:")
+    assert f"slopes of {len(others)} of {len(others) + 1} classes 2.00" in text
+    assert "internal slopes 0.50 to 1.00" in text
+    none = dict.fromkeys(inside, slope(None, reason="every case is truly of the class"))
+    assert line_of(report_of_classes, {"test": none}).endswith("; no slope: every case is truly of the class")

@@ -169,12 +169,14 @@ def evaluated(context: ReportContext) -> str:
     if rows.empty:
         return "No case has a reference value: nothing can be evaluated."
     count = "Internal: " * bool(_own_side(context)) + counted_cases(context, rows)
-    count += f" in a {context.stage} set" if held_out else ""
     # what first weights were trained on before the study
     doubtful = unknown_origin(context.origins)
     if held_out and context.study.subjects_known:
-        text = f"{count}. {'In this study, no' if doubtful else 'No'} model was trained on them"
-        return text + (", but their loss stopped the training." if context.stopped_on_validation else ".")
+        if context.stopped_on_validation:
+            return f"{count} in a validation set, whose loss stopped the training."
+        of_study = f"{context.stage} set that this study held out"
+        return f"{count} in a {of_study if doubtful else f'held-out {context.stage} set'}."
+    count += f" in a {context.stage} set" if held_out else ""
     countable = terms_of(context).noun == terms_of(context).case and context.stage == "oof" and not context.by_site
     if countable and (lacking := len(context.cases) - len(rows)) > 0:
         count += f", and {lacking:,} without a reference value"

@@ -29,6 +29,12 @@ VALUES = {
     "Ausprägung": ["keine", "leicht", "mittel", "schwer"],
     "Form": ["rund", "flach"],
     "Geschlecht": ["m", "w"],
+    "Fitzpatrick": ["1", "2", "3", "4"],
+    "Behandlungserfolg": ["ja", "nein"],
+    "contact dermatitis": ["yes", "no"],
+    "drug": ["A", "B"],
+    "melanoma": ["yes", "no"],
+    "fraction": ["0", "0.5", "1"],
 }
 
 
@@ -62,6 +68,9 @@ def write_table(images: Path, *columns: str) -> Path:
         (("Form", "Ausprägung"), "Ausprägung"),
         (("Vorstellung", "Form"), "Form"),
         (("Geschlecht", "Vorstellung"), "Vorstellung"),
+        (("Behandlung", "Behandlungserfolg"), "Behandlungserfolg"),
+        (("drug", "Form", "contact dermatitis"), "contact dermatitis"),
+        (("Wert", "melanoma"), "melanoma"),
     ],
 )
 def test_outcomes_and_grades_come_before_administration(images: Path, columns: tuple[str, ...], chosen: str) -> None:
@@ -69,7 +78,14 @@ def test_outcomes_and_grades_come_before_administration(images: Path, columns: t
     assert study.target == chosen
     others = [name for name in columns if name not in (chosen, "Geschlecht")]
     assert all(name in study.doubts[0] for name in others)  # a doubt about what is predicted is the first
-    assert study.as_likely == []
+    assert set(study.as_likely) <= {"Form"}  # beside values in order
+
+
+def test_people_are_described_and_not_predicted(images: Path) -> None:
+    study = plan_study(table=write_table(images, "Fitzpatrick", "Form"), images=images, folder=images.parent / "study")
+    assert (study.target, study.as_likely) == ("Form", [])
+    study = plan_study(table=write_table(images, "fraction", "Form"), images=images, folder=images.parent / "other")
+    assert (study.target, study.as_likely) == ("fraction", ["Form"])  # in the order of the table
 
 
 def on_a_terminal(table: Path, images: Path, answers: list[str]) -> str:

@@ -406,7 +406,13 @@ def performance_by_group(context: ReportContext) -> str:
     for column in entry.columns:
         tested = {name: test.p_adjusted for name, test in column.tests.items() if test.p_adjusted is not None}
         differ = [metric_of(name).title for name, p in tested.items() if p < SIGNIFICANT]
-        verdict = f"{listed(differ)} differ" if differ else "not shown to differ" if tested else "not tested"
+        verdict = (
+            f"{listed(differ)} differ{'s' * (len(differ) == 1)}"
+            if differ
+            else "not shown to differ"
+            if tested
+            else "not tested"
+        )
         groups = ", ".join(f"{group_label(group)} {group.n_subjects:,}" for group in column.groups)
         text = f"{text.removesuffix('.')}. By {column.column} ({groups}): {verdict}."
     return text.removeprefix(". ")
@@ -473,8 +479,10 @@ def _described(item: Mapping[str, Any], side: int, *, named: bool = True) -> str
     """A characteristic on one side: mean and standard deviation, or the count of each value."""
     values = item["sides"][str(side)]
     if item["kind"] == "numbers":
-        text = f"mean {values['mean']:.3g}, SD {values['sd']:.3g}" if values.get("mean") is not None else "no value"
-        text = text.replace("SD nan", "no SD")
+        mean, spread = values.get("mean"), values.get("sd")
+        text = (
+            "no value" if mean is None else f"mean {mean:.3g}, " + ("no SD" if spread is None else f"SD {spread:.3g}")
+        )
     else:
         counts = zip(map(group_label, item.get("levels", [])), values["counts"], strict=True)
         text = ", ".join(f"{name} {count:,}" for name, count in counts) or "no value"

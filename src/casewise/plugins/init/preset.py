@@ -16,6 +16,7 @@ from casewise.cohort.targets import target_columns
 from casewise.errors import CasewiseError, CohortError, counted
 from casewise.modalities.base import Start
 from casewise.modalities.registry import modality_of
+from casewise.plugins.init.columns import decimal
 from casewise.plugins.init.image_files import find_images
 from casewise.plugins.init.joining import words
 from casewise.plugins.init.new_study import STUDY, TABLE, NewStudy, films_state, quoted, relative_path, table_bytes
@@ -34,10 +35,10 @@ from casewise.study.schema import Study
 
 # A column such as INDURAT, which ADaM cuts after eight letters, is the target that begins so.
 _FEWEST_LETTERS = 4
-# Other words of dermatologists for the signs of psoriasis; a table that names one of them once means that target.
+# Other words of dermatologists for the signs of psoriasis: a column with one of them, and values of the target's range.
 _SYNONYMS = {
     "erythema": {"redness", "ery"},
-    "induration": {"thickness", "infiltration", "plaque"},
+    "induration": {"thickness", "infiltration"},
     "scaling": {"scale", "scales", "scaliness", "desquamation"},
     "area": {"extent", "coverage"},
 }
@@ -163,10 +164,17 @@ def _named_targets(study: Study, source: Source) -> dict[str, str]:
             matches[0] += [column] * (own == named)
             matches[1] += [column] * (begins or set(named) <= set(own))
             matches[2] += [column] * (set(named) <= set(text))
-            matches[3] += [column] * bool(_SYNONYMS.get(target, set()) & {*own, *text})
+            synonym = _SYNONYMS.get(target, set()) & {*own, *text}
+            matches[3] += [column] * bool(synonym and _in_range(source.cells[column], study, target))
         if column := next((of_rank[0] for of_rank in matches if len(of_rank) == 1), ""):
             result.setdefault(column, target)
     return result
+
+
+def _in_range(cells: Sequence[str], study: Study, target: str) -> bool:
+    """Whether a column has values, and all are numbers in the range of a target."""
+    values, (low, high) = [decimal(cell) for cell in cells if cell], study.range_of(target)
+    return bool(values) and all(value is not None and low <= value <= high for value in values)
 
 
 def _study_of(preset: str) -> Study:

@@ -28,21 +28,24 @@ from casewise.splits.predefined import side_of
 _LIKELY = (
     r"labels?|class|classes|diagnos[ie]s|diagnose|diag|dx|grade|grading|grad|scores?|severity|outcome|target|findings?|"
     r"stage|stadium|pathology|results?|malignant|malignancy|benign|category|gt|ground truth|truth|befund|disease|"
-    r"schwere\w*|\w*(grad|stadium|befund|diagnose|score)|severidad|gravedad|s[ée]v[ée]rit[ée]|gravit[ée]|stade|diagn[oó]stic\w*|r[ée]sultats?|resultados?|hallazgos?|"
-    r"tumou?r|lesion type|histology|rating|pasi|covid"
+    r"schwere\w*|\w*(grad|stadium|befund|diagnose|score|erfolg)|severidad|gravedad|s[ée]v[ée]rit[ée]|gravit[ée]|stade|"
+    r"diagn[oó]stic\w*|r[ée]sultats?|resultados?|hallazgos?|responses?|responders?|remission|recurrence|relapse|rezidiv|"
+    r"\w{3,}(itis|omas?|osis)|pneumonia|ec?zema|ekzem|cancer|krebs|tumou?r|lesion type|histology|rating|pasi|covid"
 )
-# Columns of the administration: of these, none is chosen before a column of another kind.
+# Columns of the administration: none is chosen before a column of another kind. The latter are whole headings.
 _ADMINISTRATIVE = (
-    r"\w*vorstellung|termin\w*|aufnahme\w*|entlassung|besuch\w*|behandlung\w*|therapie\w*|therapy|treatments?|treated|"
-    r"arms?|medication|medikation|drug|versicherung\w*|insurance|payer|kasse|referral|referrer|referred|[üu]berweis\w*|"
-    r"zuweis\w*|appointments?|admission|consult\w*|consent|einwilligung|enrol\w*|phase|study|studie|ward|station|"
-    r"abteilung|department|doctor|physician|arzt|consulta|traitement|tratamiento|contact|follow up"
+    r"\w*vorstellung|termin\w*|aufnahme\w*|entlassung|besuch\w*|behandlung(en|sart|sgruppe|sarm)?|therapie\w*|therapy|"
+    r"treatments?|treated|medication|medikation|versicherung\w*|insurance|payer|kasse|referral|referrer|referred|"
+    r"[üu]berweis\w*|zuweis\w*|appointments?|admission|consult\w*|consent|einwilligung|enrol\w*|abteilung|department|"
+    r"doctor|physician|arzt|traitement|tratamiento"
 )
+_ADMINISTRATIVE_ALONE = r"arms?|drug|phase|study|studie|ward|station|contact|follow up"
 _UNLIKELY = (
     r"age|alter|sex|gender|geschlecht|weight|height|bmi|width|size|side|eye|laterality|view|position|comments?|notes?|"
     r"remarks?|bemerkung|url|licen[cs]e|race|ethnicity|region|location|slice|index|nr|no|number|row|unnamed|quality|"
     r"resolution|magnification|smoker|time|date|year|jahr|offset|order|reader|rater|annotator|mode|redistribution|kind|"
-    r"raw|origin|original|known|days?|datum|a?visits?n?|visitnum|subjects?|patients?|code|survival|formats?|extension|suffix|mime|"
+    r"raw|origin|original|known|days?|weeks?|months?|woche|monat|datum|a?visits?n?|visitnum|subjects?|patients?|code|"
+    r"fitzpatrick|skin ?(type|tone)|phototype|fototyp|hauttyp|hautton|asa|ecog|survival|formats?|extension|suffix|mime|"
     r"codec|encoding|colou?r space|photometric|uploaded|uploader|author|created|modified|user|checksum|md5|software"
 )
 # Numbers of how images were taken, which the audit tests; so it does yes or no of unknown meaning, such as a ruler.
@@ -184,7 +187,9 @@ def _likelihood(column: Column) -> int:
         return 4
     if column.named(_UNLIKELY) or _are_sexes(column):
         return 0
-    return 1 if column.named(_ADMINISTRATIVE) else 3 if _in_order(column) else 2
+    if column.named(_ADMINISTRATIVE) or column.exactly(_ADMINISTRATIVE_ALONE):
+        return 1
+    return 3 if _in_order(column) else 2
 
 
 def _in_order(column: Column) -> bool:
@@ -198,9 +203,10 @@ def _in_order(column: Column) -> bool:
 
 
 def as_likely(chosen: str, others: Sequence[str], cells: Mapping[str, Sequence[str]]) -> list[str]:
-    """The other candidates that are as likely a target as the chosen one."""
-    likelihood = _likelihood(Column(chosen, cells[chosen])) if others else 0
-    return [name for name in others if _likelihood(Column(name, cells[name])) == likelihood]
+    """The other candidates that are as likely a target as the chosen one; values in order are a weak reason."""
+    weight = {name: _likelihood(Column(name, cells[name])) for name in others}
+    own = _likelihood(Column(chosen, cells[chosen])) if others else 0
+    return [name for name in others if weight[name] == own or {weight[name], own} == {2, 3}]
 
 
 def other_outcomes(

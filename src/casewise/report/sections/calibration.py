@@ -96,41 +96,50 @@ def _of_stage(context: ReportContext, stage: str) -> list[Block]:
 def line(context: ReportContext) -> str:
     """What is predicted and observed on average, and the slope: outside where there is an external cohort.
 
-    Empty without a record of it.
+    Then the slope of the study follows. Empty without a record; pooled figures of left-out sources are not shown.
     """
-    record = context.metrics.calibration or {}
-    stage = EXTERNAL if EXTERNAL in record else context.stage
-    by_name, rows = record.get(stage, {}), context.rows(stage, context.learner)
-    rows = rows[rows["y_true"].notna() & rows["y_pred"].notna()]
-    if not by_name or rows.empty:
-        return ""
-    where = " outside" * (stage == EXTERNAL)
-    return f"Calibration{where}: {_in_the_large(context, list(by_name), rows)}; {_slopes(context, by_name)}"
+    record, texts, where = context.metrics.calibration or {}, list[str](), ""
+    for stage in (EXTERNAL, context.stage):
+        by_name, rows = record.get(stage, {}), context.rows(stage, context.learner)
+        rows = rows[rows["y_true"].notna() & rows["y_pred"].notna()]
+        if not by_name or rows.empty or (context.by_site and stage == "oof"):
+            continue
+        slopes = _slopes(context, by_name, brief=bool(texts))
+        texts.append(f"internal {slopes}" if texts else f"{_in_the_large(context, list(by_name), rows)}; {slopes}")
+        where = where or " outside" * (stage == EXTERNAL)
+    return f"Calibration{where}: {'; '.join(texts)}" if texts else ""
 
 
 def _in_the_large(context: ReportContext, names: Sequence[str], rows: pd.DataFrame) -> str:
-    """The mean prediction and the mean reference; of several classes those of the largest gap."""
+    """The mean prediction and the mean reference; of several classes with cases those of the largest gap."""
     if not context.classes:
         predicted, observed = (context.write.text("mae", rows[column].mean()) for column in ("y_pred", "y_true"))
         return f"mean prediction {predicted}, mean reference {observed} points"
     places = {name: list(context.classes).index(name) for name in names}
     means = {name: (rows[f"p{place}"].mean(), (rows["y_true"] == place).mean()) for name, place in places.items()}
-    name = max(means, key=lambda each: abs(means[each][0] - means[each][1]))
+    present = [name for name in names if means[name][1]] or names
+    name = max(present, key=lambda each: abs(means[each][0] - means[each][1]))
     predicted, observed = (percent(mean) for mean in means[name])
     return f"{class_name(context.study, context.outcome, name)} predicted {predicted}, observed {observed}"
 
 
-def _slopes(context: ReportContext, by_name: Mapping[str, Calibration]) -> str:
-    """The slope, or the least and the greatest one of several classes, and what intervals without 1 mean."""
+def _slopes(context: ReportContext, by_name: Mapping[str, Calibration], *, brief: bool) -> str:
+    """The slope, or the least and the greatest one of several classes, and what intervals without 1 mean.
+
+    If it is to be `brief`, without the interval and what is ideal.
+    """
     slopes = {name: entry.slope for name, entry in by_name.items() if entry.slope.value is not None}
     if not slopes:
-        return listed(sorted({f"no slope: {entry.slope.reason}" for entry in by_name.values()}))
+        reasons = {entry.slope.reason for entry in by_name.values() if entry.slope.reason}
+        return f"no slope: {reasons.pop()}" if len(reasons) == 1 else "no slope"
     several = len(by_name) > 1
     values = [number(end(slope.value or 0.0 for slope in slopes.values()), DIGITS) for end in (min, max)]
     details = ["ideal: 1"] + ["rough"] * any(slope.rough for slope in slopes.values())
     if not several and (slope := next(iter(slopes.values()))).low is not None:
         details.insert(0, f"{number(slope.low, DIGITS)} to {number(slope.high, DIGITS)}")
-    text = f"slope{'s' * several} {' to '.join(dict.fromkeys(values))} ({'; '.join(details)})"
+    of_all = f" of {len(slopes)} of {len(by_name)} classes" * (len(slopes) < len(by_name))
+    text = f"slope{'s' * several}{of_all} {' to '.join(dict.fromkeys(values))}"
+    text += f" ({'; '.join(details)})" * (not brief)
     sure = {name: slope for name, slope in slopes.items() if not slope.rough}
     beyond = {
         "extreme": [name for name, slope in sure.items() if slope.high is not None and slope.high < 1],
