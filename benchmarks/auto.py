@@ -15,8 +15,9 @@ planes of scans ([planned recipes](../explanation-plan.md)). Figures are from ca
 fold, or from the test set where the pack has an official one. In brackets 95 % intervals by subject. The reported
 learner was stated in advance. The best baseline and the best network were chosen by their figures out of fold, which is
 to their advantage. Differences are paired: both learners on the same cases and resamples of subjects. Intervals of
-differences from a baseline hold for all pairs of learners of the study at once. The persons of oral, idrid and skin are
-not known: each image counts as a subject, so that these figures may be too good and their intervals too narrow.
+differences from a baseline hold for all pairs of learners of the study at once, except that of the primary comparison,
+which has an interval of its own. The persons of oral, idrid and skin are not known: each image counts as a subject, so
+that these figures may be too good and their intervals too narrow.
 
 ## What was chosen on these packs
 
@@ -232,7 +233,7 @@ def paired(first: Run, second: Run, figure: Figure, learners: tuple[str, str]) -
     if both.empty or not np.allclose(both["y_true"], both["y_true_other"]):
         return None
     rows = pd.concat([table.merge(both[list(SAMPLE_KEY)], on=list(SAMPLE_KEY)) for table in tables])
-    gaps = judged(second.study, rows, figure.target).comparison
+    gaps = judged(second.study, rows, figure.target).compare()
     return difference(gaps, figure.metric, "planned", "study")
 
 
@@ -248,7 +249,10 @@ def judged(study: Study, rows: pd.DataFrame, target: str) -> Judgement:
 
 
 def from_baseline(figure: Figure, baseline: str) -> dict[str, Any] | None:
-    """The learner minus the baseline, by the run's intervals for all pairs of learners; None if not compared."""
+    """The learner minus the baseline, by the run's intervals of this pair or all pairs; None if not compared.
+
+    The pair of the primary comparison has an interval of its own, and the others have intervals that hold together.
+    """
     gaps = figure.run.results.figures.contrasts(figure.stage, figure.target)
     return difference(gaps, figure.metric, figure.learner, baseline)
 
@@ -294,7 +298,7 @@ def untouched_rows(shown: Sequence[Figure]) -> Iterator[list[str]]:
         half = judged(run.study, rows, target)
         estimates = [asdict(half.metrics[name][figure.metric]) for name in (figure.learner, baseline)]
         planned, other = (with_interval(each, figure.metric) for each in estimates)
-        gap = difference(half.comparison, figure.metric, figure.learner, baseline)
+        gap = difference(half.compare(), figure.metric, figure.learner, baseline)
         between = [with_interval(gap, figure.metric, key="difference", sign="+"), worse(gap, figure.metric)]
         yield [figure.name, target, metric_of(figure.metric).title, planned, named(baseline, other), *between]
 

@@ -28,7 +28,7 @@ from casewise.evaluation.bootstrap import (
     percentiles,
     with_intervals,
 )
-from casewise.evaluation.caveats import lower_on_test
+from casewise.evaluation.caveats import apart_on_test
 from casewise.evaluation.figures import Cell, Figures
 from casewise.metrics.numbers import moments, number_metrics, sum_by_subject
 from casewise.metrics.roc import ranking
@@ -191,9 +191,9 @@ def false_alarms(tested: int, studies: int, *, seed: int = 0) -> dict[tuple[str,
                     chosen = range(max(LEARNERS))[members]
                     best = max(chosen, key=lambda n: figures["oof"][n][metric].value or -1.0)
                     table = Figures({Cell(stage, str(n), "t"): figures[stage][n] for stage in sides for n in chosen})
-                    stated = bool(lower_on_test(table, "t", str(best), metric, confidence=CONFIDENCE))
+                    fall = apart_on_test(table, "t", str(best), metric, worse=True, confidence=CONFIDENCE)
                     careless = _careless(*(figures[stage][best][metric] for stage in sides))
-                    calls.setdefault((metric, n_learners), []).append((stated, careless))
+                    calls.setdefault((metric, n_learners), []).append((bool(fall), careless))
     return {key: tuple(np.mean(called, axis=0).tolist()) for key, called in calls.items()}  # type: ignore[misc]
 
 

@@ -441,8 +441,9 @@ def compared(rows: dict[str, pd.DataFrame], study: Study, target: str) -> dict[s
         pair = pd.concat([rows["planned"].assign(model="planned"), peer.assign(model=name)], ignore_index=True)
         pair = pair if name != "planned" else peer.assign(model="planned")
         judged = auto.judged(study, pair, target)
+        gaps = judged.compare()
         for metric in metrics:
-            gap = auto.difference(judged.comparison, metric, "planned", name) if name != "planned" else None
+            gap = auto.difference(gaps, metric, "planned", name) if name != "planned" else None
             figures[name, metric] = (asdict(judged.metrics[name][metric]), gap)
     return figures
 

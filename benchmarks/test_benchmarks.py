@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from casewise.analysis.plots import choose
 from casewise.metrics.registry import metric_of
 from tests.chest_study import PLANNED
 from tests.conftest import chests, once, own_cache  # noqa: F401 (fixtures)
@@ -67,6 +68,21 @@ def test_the_page_has_the_figures_of_the_run(auto: Any, finished: Any, tmp_path:
     text = auto.page(*finished, None, tmp_path)
     assert auto.with_interval(figure.estimate, "auroc") in text
     assert text.count("not run") == sum(1 for aim in auto.AIMS if aim[0] != "oral")
+
+
+def test_two_learners_are_compared_on_their_common_cases(auto: Any, peers: Any, finished: Any) -> None:
+    run = finished[0]["oral"]
+    figure = next(auto.figures("oral", run))
+    gap = auto.paired(run, run, figure, ("linear_pixels", figure.learner))
+    values = [
+        run.results.figures.of(figure.stage, name, figure.target)[figure.metric].value
+        for name in (figure.learner, "linear_pixels")
+    ]
+    assert gap["difference"] == pytest.approx(values[0] - values[1], abs=0.02)
+    rows = {"planned": choose(run, figure.learner, figure.target, figure.stage).rows}
+    rows["linear_pixels"] = choose(run, "linear_pixels", figure.target, figure.stage).rows
+    figures = peers.compared(rows, run.study, figure.target)
+    assert figures["linear_pixels", figure.metric][1]["difference"] == pytest.approx(gap["difference"])
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """Runs beside one another: paired differences, and pages of results."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,17 @@ from casewise.predictions.table import check
 from casewise.report.context import read_context
 from casewise.report.results_page import comparisons, write_results
 from casewise.run_folder import RunFolder
+from casewise.study.learners import LinearLearner, register_learner, unregister_learner
 from casewise.study.schema import Study
 from tests.prediction_rows import prediction_rows
 from tests.report_contexts import estimate, finish
 from tests.test_evaluation_bootstrap import visits
 
 PLAN = Plan(resamples=400, seed=3)
+
+
+class Added(LinearLearner):
+    """A simple model that a plugin adds."""
 
 
 def test_no_winner_inside_the_noise() -> None:
@@ -145,6 +151,18 @@ def test_the_simple_model_is_not_chosen_on_the_cases_that_judge_it() -> None:
     assert primary_contrast(only.figures, Headline("extent", "oof", "linear_pixels", None, "regression")) is None
 
 
+def test_a_learner_of_a_plugin_does_not_change_the_primary_comparison() -> None:
+    simple = ["covariates", "linear_pixels", "linear_features", "kernel_features"]
+    register_learner(Added("added"))
+    try:
+        for count in range(len(simple) + 1):
+            errors = dict.fromkeys(["net", "added", *simple[:count]], 2.0)
+            found = evaluate(_rows(["oof"], **errors), Outcomes("extent"), PLAN).primary
+            assert found.baseline == [*simple, "added"][count - 1]
+    finally:
+        unregister_learner("added")
+
+
 def test_the_primary_comparison_is_stored_and_that_of_1_0_is_read() -> None:
     errors = {"net": 2.0, "linear_pixels": 2.0, "linear_features": 9.0, "kernel_features": 2.0}
     results = evaluate(_rows(["oof"], **errors), Outcomes("extent", margin=1.5), PLAN)
@@ -225,6 +243,25 @@ def test_the_better_run_is_best_and_the_other_has_its_interval(tmp_path: Path) -
     (runs[1] / "predictions.parquet").unlink()
     with pytest.raises(RunError):
         write_results(runs[0], tmp_path / "page.md", others=runs[1:])
+
+
+def test_a_pair_of_one_run_has_its_stored_difference_beside_other_runs(tmp_path: Path) -> None:
+    runs = [run_of(tmp_path / "a", 0.1), run_of(tmp_path / "b", 3.0)]
+    folder = RunFolder(runs[0])
+    rows = folder.predictions.read()
+    folder.predictions.write(pd.concat([rows, rows.assign(model="other", y_pred=rows["y_pred"] + 4.0)]))
+    results = decoded(folder.metrics.read())
+    stored = Estimate(3.9, 3.5, 4.3, 30, rough=False, reason=DESCRIPTIVE)
+    net, other = Cell("oof", "net", "extent"), Cell("oof", "other", "extent", contrast="net")
+    own, zero = results.figures.of(*net), Estimate(0.0, None, None, 30, rough=False)
+    cells = {net: own, other._replace(contrast=""): own, net._replace(contrast="net"): {"mae": zero}}
+    figures = Figures(cells | {other: {"mae": stored}})
+    folder.metrics.write(encoded(replace(results, figures=figures)))
+    finish(folder)
+    compared = comparisons([read_context(run) for run in runs], ["extent"])["extent"]
+    assert (compared.best("mae"), compared.gap("mae", "other", "net")) == ("net", stored)
+    assert compared.gap("mae", "net (b)", "net").low > 0
+    assert "descriptive" in write_results(runs[0], tmp_path / "page.md", others=runs[1:]).read_text()
 
 
 def test_runs_that_share_nothing_are_refused(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from casewise.evaluation.bootstrap import Plan
-from casewise.evaluation.caveats import higher_on_test, lower_on_test
+from casewise.evaluation.caveats import apart_on_test
 from casewise.evaluation.evaluate import FollowUp, Outcomes, evaluate
 from casewise.evaluation.figures import READERS, ByMetric, Cell, Estimate, Figures
 from casewise.evaluation.metrics_file import decoded, encoded
@@ -200,11 +200,11 @@ def test_a_fall_beyond_chance_is_told(tested: float, learners: int, subjects: in
 
     cells = {Cell("oof", f"m{n}", "grade"): figures(0.86, 0.08, 80) for n in range(learners)}
     cells[Cell("test", "m0", "grade")] = figures(tested, 0.1, subjects)
-    found = lower_on_test(Figures(cells), "grade", "m0", "kappa_quadratic")
+    found = apart_on_test(Figures(cells), "grade", "m0", "kappa_quadratic", worse=True)
     assert bool(found) is told
     if told:
         assert (found[0]["code"], found[0]["test"]["value"]) == ("test_below_oof", tested)
-    assert lower_on_test(Figures(cells).select(stage="oof"), "grade", "m0", "kappa_quadratic") == []
+    assert apart_on_test(Figures(cells).select(stage="oof"), "grade", "m0", "kappa_quadratic", worse=True) == []
 
 
 @pytest.mark.parametrize(
@@ -223,8 +223,8 @@ def test_a_test_set_beyond_the_folds_on_either_side_is_told(
         Cell(stage, "m", "t"): {metric: Estimate(value, value - 0.08, value + 0.08, 80, 80, False)}
         for stage, value in (("oof", 0.73), ("test", tested))
     }
-    assert bool(lower_on_test(Figures(cells), "t", "m", metric)) is worse
-    assert bool(higher_on_test(Figures(cells), "t", "m", metric)) is better
+    assert bool(apart_on_test(Figures(cells), "t", "m", metric, worse=True)) is worse
+    assert bool(apart_on_test(Figures(cells), "t", "m", metric, worse=False)) is better
 
 
 def test_without_a_difference_few_test_sets_are_called_apart() -> None:
@@ -243,8 +243,8 @@ def test_without_a_difference_few_test_sets_are_called_apart() -> None:
                 }
         best = max(range(4), key=lambda n: cells[Cell("oof", f"m{n}", "t")]["auroc"].value or 0)
         told += any(
-            apart(Figures(cells), "t", f"m{best}", name, n_metrics=2)
+            apart_on_test(Figures(cells), "t", f"m{best}", name, worse=worse, n_metrics=2)
             for name in ("auroc", "accuracy")
-            for apart in (lower_on_test, higher_on_test)
+            for worse in (True, False)
         )
     assert told / 2000 <= 0.05 + 0.01

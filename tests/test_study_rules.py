@@ -20,6 +20,7 @@ NESTED: dict[str, Any] = {"nested_cv": {"folds": 2, "epochs": True}, "recipe": S
 OTHER: dict[str, Any] = {"recipe": {"meant_for": "other_sources"}, "split": {"leave_out": "site"}}
 MASKS: dict[str, Any] = {"images": {"mask": "m"}, "backbones": ["unet"], "recipe": {"epochs": 2}}
 HELD_OUT: dict[str, Any] = {"split": {"validation": "20%"}, "stack": ["mean"]}
+TARGETS_OF_GRADES: dict[str, Any] = {"targets": {"n": {"kind": "ordinal", "range": "0..4"}}}
 KAPPA = {"targets": {"g": {"kind": "ordinal", "range": "0..2", "decision": "kappa"}}}
 PRETRAINED = {"pretrain": {"cohort": "o.csv", "subjects": "distinct", "targets": {"x": "0..1"}}}
 TWO = {"targets": {"label": ["a", "b"], "n": "0..4"}, "primary_outcome": "n"}
@@ -127,6 +128,9 @@ RULES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("evaluation.arm", NUMBER, {"evaluation": {"arm": "drug", "response": False}}),
     ("evaluation.control", NUMBER, {"evaluation": {"control": "placebo"}}),
     ("evaluation.readers", FILMS, {"evaluation": {"readers": {"label": {"a": "x"}}}}),
+    *(("evaluation.margin", study, {"evaluation": {"margin": margin}}) for study, margin in (
+        (FILMS, 2), (FILMS, 1), (FILMS, 0), (NUMBER, 4))),
+    ("evaluation.margin", NUMBER, TARGETS_OF_GRADES | {"evaluation": {"margin": 2}}),
     ("recipe.imbalance", NUMBER, {"recipe": {"imbalance": "weights"}}),
     ("recipe.imbalance", FILMS, TWO | {"recipe": {"imbalance": "sampling"}}),
 ]  # fmt: skip

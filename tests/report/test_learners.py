@@ -2,21 +2,26 @@
 
 import copy
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from casewise.evaluation import figures as table
 from casewise.evaluation.figures import Estimate, Figures
+from casewise.evaluation.results import PrimaryContrast
 from casewise.pipeline.evaluate import within_shortcut_column
 from casewise.report import beside_column
-from casewise.report.blocks import Cell, Heading, Matrix, Table
+from casewise.report.blocks import Cell, Fold, Heading, Matrix, Table, Text
 from casewise.report.context import ReportContext
 from casewise.report.sections import learners
 from casewise.report.sections.designs import validation
+from casewise.report.tables import VERDICTS
 from casewise.run_folder import RunFolder
+from casewise.study.learners import COVARIATES, JOINED
 from tests.report.shared import cells_of, fold_of
 from tests.report_contexts import classes, estimate, numbers, with_figures, with_own, with_results, without_truth
 
@@ -37,6 +42,10 @@ def _compared(context: ReportContext, best: str, gaps: dict[str, Estimate], *, s
     return with_results(context, figures=Figures(cells))
 
 
+def _all_blocks(blocks: Sequence[Any]) -> list[Any]:
+    return [each for block in blocks for each in (_all_blocks(block.blocks) if isinstance(block, Fold) else [block])]
+
+
 def test_each_pair_has_the_verdict_of_its_simultaneous_interval() -> None:
     context = numbers(learners=3)
     best, other, last = sorted(context.learners, key=lambda name: name != context.learner)
@@ -55,6 +64,27 @@ def test_each_pair_has_the_verdict_of_its_simultaneous_interval() -> None:
     cell = table.Cell(context.stage, other, context.outcome)
     same = with_figures(context, {cell: context.figures(context.stage, best)})
     assert cells_of(learners.learner_table(same, context.stage), other)[column] == Cell("the same figures")
+
+
+def test_the_margin_and_the_gate_are_of_the_stage_of_the_primary_comparison() -> None:
+    context = numbers(learners=3)
+    best, other, _ = sorted(context.learners, key=lambda name: name != context.learner)
+    primary = PrimaryContrast(other, best, "test", "oof", margin=0.5)
+    for stage in ("test", "oof"):
+        context = _compared(context, best, {other: Estimate(0.1, -0.1, 0.3)}, stage=stage)
+    context = with_results(context, primary=primary)
+    codes = {"test": "not_worse", "oof": "open"}
+    for stage, code in codes.items():
+        cell = cells_of(learners.learner_table(context, stage), other)[f"Against {best}"]
+        assert cell.text == VERDICTS[code].format(margin="0.5")
+        assert learners.is_gated(context, stage) is (stage == "test")
+    assert not learners.is_gated(with_results(context, primary=dataclasses.replace(primary, chosen_on="")), "test")
+    for compared in (False, True):
+        names = [COVARIATES, JOINED] if compared else []
+        rows = [context.predictions.assign(model=name) for name in names]
+        more = dataclasses.replace(context, predictions=pd.concat([context.predictions, *rows]))
+        notes = [block.text for block in _all_blocks(learners.section(more).blocks) if isinstance(block, Text)]
+        assert any(learners.EXCEPT_ADDED in note for note in notes) is compared
 
 
 def test_no_pair_is_shown_with_a_learner_that_a_stage_lacks() -> None:

@@ -77,55 +77,25 @@ def pooled_caveats(figures: Figures, targets: Sequence[str]) -> list[Note]:
     return caveats
 
 
-def lower_on_test(
+def apart_on_test(
     figures: Figures,
     main: str,
     learner: str | None,
     metric: str,
     *,
+    worse: bool,
     confidence: float = PLAN.confidence,
     n_metrics: int = 1,
 ) -> list[Note]:
-    """Whether the learner of the headline is worse on the test set than out of fold by more than chance explains.
+    """Whether the headline's learner is `worse` (or better) on the test set than out of fold, by more than chance.
 
     The subjects differ, so the interval of the difference treats the two metrics as independent. The learner may have
-    been chosen for its out-of-fold figure, so that half of its interval is widened to hold for all learners at once
-    (Bonferroni). The larger half of the test set's interval counts, because figures near their bound, such as a
-    high CCC, vary more downwards than their intervals reach upwards. Where several metrics are compared, the interval
-    of the difference holds for all of them at once. Nothing is stated below ten subjects.
+    been chosen for its out-of-fold figure. This favours only that it is worse on the test set, so there that half of
+    its interval is widened to hold for all learners at once (Bonferroni). The larger half of the test set's interval
+    counts, because figures near their bound, such as a high CCC, vary more downwards than their intervals reach
+    upwards. Where several metrics are compared, the interval of the difference holds for all of them at once. Nothing
+    is stated below ten subjects.
     """
-    candidates = figures.select(stage="oof", target=main, population="", contrast="").cells.values()
-    n_chosen_from = sum(metric in own and own[metric].value is not None for own in candidates)
-    of_chosen = _widening(confidence, max(n_chosen_from, 1) * n_metrics)
-    return _apart(figures, main, learner, metric, worse=True, widening=(of_chosen, _widening(confidence, n_metrics)))
-
-
-def higher_on_test(
-    figures: Figures,
-    main: str,
-    learner: str | None,
-    metric: str,
-    *,
-    confidence: float = PLAN.confidence,
-    n_metrics: int = 1,
-) -> list[Note]:
-    """Whether the learner of the headline is better on the test set than out of fold by more than chance explains.
-
-    As `lower_on_test`, but that a learner was chosen for its figure out of fold works against it, so that this half is
-    not widened for other learners.
-    """
-    return _apart(figures, main, learner, metric, worse=False, widening=(_widening(confidence, n_metrics),) * 2)
-
-
-def _widening(confidence: float, count: int) -> float:
-    """How many times as wide intervals of a normal estimate are if `count` of them hold at once (Bonferroni)."""
-    tail = NormalDist().inv_cdf
-    return tail((1 - confidence) / 2 / count) / tail((1 - confidence) / 2)
-
-
-def _apart(
-    figures: Figures, main: str, learner: str | None, metric: str, *, worse: bool, widening: tuple[float, float]
-) -> list[Note]:
     inside, tested = (figures.of(stage, str(learner), main).get(metric) for stage in ("oof", "test"))
     if not (inside and tested) or min(inside.n_subjects or 0, tested.n_subjects or 0) < FEWEST_SUBJECTS:
         return []
@@ -136,11 +106,20 @@ def _apart(
     below = worse == metric_of(metric).larger_is_better
     half = inside.value - inside.low if below else inside.high - inside.value
     tested_half = max(tested.high - tested.value, tested.value - tested.low)
+    candidates = figures.select(stage="oof", target=main, population="", contrast="").cells.values()
+    n_chosen_from = sum(metric in own and own[metric].value is not None for own in candidates) if worse else 1
+    widening = [_widening(confidence, count * n_metrics) for count in (n_chosen_from, 1)]
     chance = float(np.hypot(widening[0] * half, widening[1] * tested_half))
     if (inside.value - tested.value if below else tested.value - inside.value) <= chance:
         return []
     both = {stage: {"value": e.value, "low": e.low, "high": e.high} for stage, e in (("oof", inside), ("test", tested))}
     return [caveat("test_below_oof" if worse else "test_above_oof", learner=learner, metric=metric, **both)]
+
+
+def _widening(confidence: float, count: int) -> float:
+    """How many times as wide intervals of a normal estimate are if `count` of them hold at once (Bonferroni)."""
+    tail = NormalDist().inv_cdf
+    return tail((1 - confidence) / 2 / count) / tail((1 - confidence) / 2)
 
 
 def guess(predictions: pd.DataFrame, target: str, plan: Plan = PLAN) -> list[Note]:

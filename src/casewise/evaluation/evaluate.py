@@ -10,9 +10,8 @@ import pandas as pd
 from casewise.evaluation.agreement import band_of, between_readers, by_key, group_agreement, with_readers
 from casewise.evaluation.bootstrap import PLAN, Plan
 from casewise.evaluation.caveats import (
+    apart_on_test,
     caveat,
-    higher_on_test,
-    lower_on_test,
     pooled_caveats,
     response_caveats,
     stage_caveats,
@@ -158,8 +157,9 @@ def evaluate(
     notes += pooled_caveats(table, list(classes))
     beside = dict.fromkeys((kind.merit, kind.headline[0]))
     for metric in beside:
-        for apart in (lower_on_test, higher_on_test):
-            notes += apart(table, primary, main.learner, metric, confidence=plan.confidence, n_metrics=len(beside))
+        for worse in (True, False):
+            options = {"confidence": plan.confidence, "n_metrics": len(beside)}
+            notes += apart_on_test(table, primary, main.learner, metric, worse=worse, **options)
     notes += temperature_caveats(results.classes)
     main = internal_headline(main, table, NESTED)
     contrast = primary_contrast(table, main, outcomes.margin)

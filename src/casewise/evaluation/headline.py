@@ -8,13 +8,23 @@ from dataclasses import replace
 from casewise.evaluation.figures import Figures
 from casewise.evaluation.results import Headline, PrimaryContrast
 from casewise.predictions.table import CHOOSING, INTERNAL
-from casewise.study.learners import baselines_among, is_baseline, without_baselines
+from casewise.study.learners import (
+    COVARIATES,
+    FEATURES,
+    KERNEL,
+    PIXELS,
+    baselines_among,
+    is_baseline,
+    without_baselines,
+)
 from casewise.targets import kind_named
 
 # the prefix of fitted meta learners
 FITTED = "meta_learner"
 # combinations that a study may report without choosing among its learners, in this order
 _COMBINATIONS = ("meta_learner_weighted", "mean_of_learners")
+# simple models of the primary comparison, if none is chosen; others come after them
+_SIMPLE = (KERNEL, FEATURES, PIXELS, COVARIATES)
 
 
 def headline(table: Figures, main: str, kind: str, *, stated: str = "", sources_left_out: bool = False) -> Headline:
@@ -65,7 +75,7 @@ def primary_contrast(table: Figures, main: Headline, margin: float | None = None
 
     The simple model is the best out of fold (or on the validation set) by the merit of the target's kind, if the
     headline is of other cases. Otherwise every figure, even from inner folds, is of the cases that judge it, and it
-    is the last baseline by the order of the registry: covariates, pixels, image features, kernels on them, others.
+    is the first one in a fixed order: kernels on image features, image features, pixels, covariates, others.
     """
     stage, learner, target = str(main.stage), main.learner, main.target
     baselines = baselines_among(table.names("learner", stage=stage, target=target))
@@ -78,5 +88,6 @@ def primary_contrast(table: Figures, main: Headline, margin: float | None = None
         if figure and figure.value is not None:
             values[name] = figure.value
     if choosing == stage or not values:
-        return PrimaryContrast(learner, baselines[-1], stage, "order", margin=margin)
+        simple = next((name for name in _SIMPLE if name in baselines), baselines[0])
+        return PrimaryContrast(learner, simple, stage, "order", margin=margin)
     return PrimaryContrast(learner, max(values, key=lambda name: values[name]), stage, choosing, margin=margin)

@@ -19,13 +19,40 @@ from casewise.metrics.registry import metric_of
 from casewise.modalities.registry import modality_of
 from casewise.report.beside_column import beside_column
 from casewise.report.blocks import Cell, Row, Table
-from casewise.report.context import EXTERNAL, ReportContext, counted_cases, defined, evaluated_on, terms_of, visit_noun
-from casewise.report.formatting import MISSING, class_name, counted, is_number, listed, number, percent, plain, signed
+from casewise.report.context import (
+    EXTERNAL,
+    SIDES,
+    ReportContext,
+    counted_cases,
+    defined,
+    evaluated_on,
+    terms_of,
+    visit_noun,
+)
+from casewise.report.formatting import (
+    MISSING,
+    capital,
+    class_name,
+    counted,
+    is_number,
+    listed,
+    number,
+    percent,
+    plain,
+    signed,
+)
 from casewise.report.sections import calibration
 from casewise.report.sections.agreement import between_columns, score_ranges
 from casewise.report.sections.calibration import coverage_by_group, missed
 from casewise.report.sections.classes import DECISIONS
-from casewise.report.sections.learners import RULES, comparison_of, margin_of
+from casewise.report.sections.learners import (
+    EXCEPT_ADDED,
+    RULES,
+    comparison_of,
+    covariates_compared,
+    is_gated,
+    margin_of,
+)
 from casewise.report.statements import Statement, statements, weights_fitted, weights_of
 from casewise.report.tables import VERDICTS, MetricFormat, figure_cell, gap_verdict, kind_report, verdict_beside
 from casewise.report.visit_alone import visit_alone
@@ -392,7 +419,7 @@ def rivals(context: ReportContext) -> list[Rival]:
     for learner, note in _other_models(context, metric, figure):
         if of_other := context.metric(context.stage, learner, metric):
             gap = comparison_of(context, context.stage).gap(metric, context.learner, learner)
-            margin = margin_of(context, context.learner, learner)
+            margin = margin_of(context, context.stage, context.learner, learner)
             rows.append(rival(learner_name(learner), of_other, gap, note, margin))
     guessed, chance = _guessed_median(context), metric_of(metric).chance if context.classes else None
     if guessed and metric == "mae":
@@ -449,13 +476,14 @@ def _best_above(context: ReportContext, metric: str, figure: Estimate | None, na
 
 def _rivals_note(context: ReportContext, rows: Sequence[Rival]) -> str:
     """Which verdicts between models allow for others; empty where only one model has an interval."""
-    primary = context.metrics.primary
     if sum(bool(row.interval) for row in rows) < 2:
         return ""
-    if primary is None or primary.chosen_on not in RULES:
+    if not is_gated(context, context.stage):
         return "Between models, verdicts allow for all pairs."
+    added = EXCEPT_ADDED * covariates_compared(context)
     return (
-        "Other pairs of models are judged only if the primary comparison shows a difference, and allow for all of them."
+        f"{capital(SIDES[context.stage])}, other pairs of models{added} are judged only if the primary comparison"
+        " shows a difference, and allow for all of them."
     )
 
 

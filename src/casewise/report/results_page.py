@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -10,7 +11,7 @@ import pandas as pd
 
 from casewise.errors import RunError
 from casewise.evaluation.bootstrap import Plan
-from casewise.evaluation.figures import Figures
+from casewise.evaluation.figures import DESCRIPTIVE, ByMetric, Cell, Figures
 from casewise.evaluation.judges import judge_of
 from casewise.metrics.registry import columns
 from casewise.predictions.table import final_rows
@@ -19,7 +20,7 @@ from casewise.report.context import SIDES, ReportContext, brackets, read_context
 from casewise.report.first_screen import Screen, screen
 from casewise.report.formatting import capital, escaped, without_html
 from casewise.report.page import sections
-from casewise.report.tables import kind_report, metric_format
+from casewise.report.tables import VERDICTS, kind_report, metric_format
 from casewise.run_folder.folder import check_page, write_page
 from casewise.study.learners import learner_name
 from casewise.study.schema import Study
@@ -28,8 +29,9 @@ from casewise.study.schema import Study
 DETAILS = ["section", "part", "table", "row", "column", "value"]
 KEYS = ("case", "region", "image", "target")
 CAPTION = (
-    "{target}, {side}. Difference: from the best learner of the table, with intervals that hold for all pairs of"
-    " learners at once; none where the runs did not evaluate the same cases."
+    "{target}, {side}. Difference: from the best learner of the table; none where the runs did not evaluate the same"
+    " cases. Within one run, intervals are those of its report; between runs, they hold for all pairs of learners at"
+    " once."
 )
 
 
@@ -157,7 +159,9 @@ def _target_table(runs: Sequence[ReportContext], target: str, compared: Figures)
             name = _row_name(learner, run.study, number)
             best = compared.best(metric)
             gap = compared.gap(metric, name, best)
-            cells.append(doc.Cell("best") if name == best else write.difference(metric, gap))
+            cell = doc.Cell("best") if name == best else write.difference(metric, gap)
+            is_open = gap is not None and gap.reason == DESCRIPTIVE
+            cells.append(replace(cell, small=f"{cell.small} {VERDICTS['descriptive']}") if is_open else cell)
             rows.append(doc.Row(_row_name(learner_name(learner), run.study, number), cells))
     heads = ["Learner", *(write.title(name) for name in metrics), f"Difference in {write.phrase(metric)}"]
     caption = CAPTION.format(target=capital(target), side=SIDES[stage])
@@ -207,6 +211,7 @@ def _scale(study: Study, target: str) -> str:
 def comparisons(runs: Sequence[ReportContext], targets: Sequence[str]) -> dict[str, Figures]:
     """By target the differences between the learners of all runs, over the same resamples of subjects.
 
+    Differences between learners of one run are the stored ones, so that a pair has one interval and one verdict.
     Targets whose cases differ between runs are left out, and all targets if the folds of a run are sources.
     """
     first = runs[0]
@@ -224,8 +229,22 @@ def comparisons(runs: Sequence[ReportContext], targets: Sequence[str]) -> dict[s
     for target in targets:
         evaluated = rows[(rows["target"] == target) & rows["y_true"].notna()]
         if _same_cases(evaluated):
-            comparisons[target] = judge_of(evaluated).judge(evaluated, plan, whole=True).compare()
+            compared = judge_of(evaluated).judge(evaluated, plan, whole=True).compare()
+            comparisons[target] = Figures(
+                (cell, _stored(runs, target, cell, own)) for cell, own in compared.cells.items()
+            )
     return comparisons
+
+
+def _stored(runs: Sequence[ReportContext], target: str, cell: Cell, own: ByMetric) -> ByMetric:
+    """The differences of two learners of one run as that run stored them; other differences as they are."""
+    for number, run in enumerate(runs):
+        names = {_row_name(name, run.study, number): name for name in run.metrics.learners(runs[0].stage)}
+        if cell.learner != cell.contrast and {cell.learner, cell.contrast} <= set(names):
+            stored = run.metrics.figures.contrasts(runs[0].stage, target)
+            pair = names[cell.learner], names[cell.contrast]
+            return {metric: stored.gap(metric, *pair) or gap for metric, gap in own.items()}
+    return own
 
 
 def _same_cases(rows: pd.DataFrame) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from casewise.errors import cut, nearest
+from casewise.metrics.registry import metric_of
 from casewise.plugin import modality_sections, plugins
 from casewise.study.evaluation import SKIN_TONE
 from casewise.study.model import StudyModel, refuse
@@ -289,7 +290,15 @@ def _check_kinds(study: Study) -> None:
     primary, imbalance = kinds[study.primary_outcome], study.recipe.imbalance
     read = next((name for name in study.evaluation.readers if not kinds[name].arithmetic), "")
     balanced = [name for name in study.outputs if kinds[name].balanced]
+    low, high = study.range_of(study.primary_outcome)
+    margin, is_number = study.evaluation.margin, primary.form == "number"
+    compared = metric_of("mae" if is_number else primary.merit).title
+    # a kappa lies between -1 and 1, an AUROC between 0 and 1
+    largest = high - low if is_number else 2.0 if primary.merit.startswith("kappa") else 1.0
     problems: dict[str, object] = {
+        f"evaluation.margin: {margin} is not below {largest:g}, the largest difference in {compared} of "
+        f"{cut(study.primary_outcome)}; write a number between 0 and {largest:g}, such as 0.02 for two "
+        "hundredths": margin is not None and margin >= largest,
         "evaluation.bands: the primary outcome has classes already": study.evaluation.bands and not primary.arithmetic,
         "evaluation.arm: the primary outcome has classes, and only the change of a number is compared between "
         "arms": study.evaluation.arm and not primary.arithmetic,

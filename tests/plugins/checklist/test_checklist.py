@@ -10,12 +10,15 @@ import pandas as pd
 import pytest
 
 from casewise.errors import CasewiseError, RunError
+from casewise.evaluation.figures import LEFT_OUT, Cell
+from casewise.evaluation.results import PrimaryContrast
 from casewise.plugins.checklist import filling as lists
 from casewise.plugins.phantoms.chest import make_chest
 from casewise.report.context import read_context
 from casewise.run import run
 from tests.chest_study import FAST, chest_study
 from tests.plugins.checklist.test_lists import PARTS
+from tests.report_contexts import classes, estimate, with_figures, with_results
 
 SETTINGS = {**FAST, "evaluation": {**FAST["evaluation"], "subgroups": ["sex"], "decision_thresholds": [0.2]}}
 
@@ -51,6 +54,17 @@ def test_filled_items_agree_with_the_run(alone: tuple[Path, Path]) -> None:
     assert f"Accuracy {100 * accuracy:.0f} %" in items["38"].text
     assert all(f'id="{item.section_id}"' in page for item in items.values() if item.section_id)
     assert {item.id for item in items.values() if item.text} < {item.id for item in items.values() if item.fact}
+
+
+def test_where_folds_are_sources_no_pair_is_tested_first() -> None:
+    context = classes(networks=2)
+    first, second, *_ = context.learners
+    primary = PrimaryContrast(first, second, "oof", "order")
+    by_case = with_results(context, primary=primary)
+    assert lists.uncertainty(by_case) != lists.uncertainty(context)
+    source = {Cell("oof", first, context.outcome, LEFT_OUT, "nih"): {"accuracy": estimate(0.6, 0.5, 0.7)}}
+    by_source = with_figures(context, source)
+    assert lists.uncertainty(with_results(by_source, primary=primary)) == lists.uncertainty(by_source)
 
 
 def test_what_the_run_lacks_is_left_open(alone: tuple[Path, Path], tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from casewise.report.blocks import Row, Section, Table, plain_page, rendered
 from casewise.report.caveats import result_line
 from casewise.report.context import EXTERNAL, METHODS, SIDES, ReportContext, defined, read_context, report_title
 from casewise.report.formatting import capital, counted, group_label, listed, percent, without_html
-from casewise.report.sections.learners import RULES
+from casewise.report.sections.learners import RULES, is_gated
 from casewise.report.tables import metric_format
 from casewise.run_folder import RunFolder
 from casewise.study.learners import baselines_among, learner_name, the_learner, without_baselines
@@ -385,7 +385,7 @@ def uncertainty(context: ReportContext) -> str:
 def _primary(context: ReportContext) -> str:
     """The primary comparison, the rule by which its simple model was chosen, and the margin; empty without one."""
     primary = context.metrics.primary
-    if primary is None or primary.chosen_on not in RULES:
+    if primary is None or not (is_gated(context, primary.stage) or is_gated(context, EXTERNAL)):
         return ""
     margin = f"; margin {primary.margin:g}" if primary.margin else ""
     return (

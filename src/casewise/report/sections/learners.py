@@ -11,12 +11,20 @@ from casewise.predictions.nested_cv import NESTED
 from casewise.predictions.table import INTERNAL
 from casewise.report import formatting as fmt
 from casewise.report.blocks import Block, Cell, Facts, Fold, Heading, Matrix, Plot, Plots, Row, Section, Table, Text
-from casewise.report.context import SIDES, ReportContext, defined, evaluated_on, quoted_figures, terms_of
+from casewise.report.context import EXTERNAL, SIDES, ReportContext, defined, evaluated_on, quoted_figures, terms_of
 from casewise.report.figures import learners as draw
 from casewise.report.figures.drawing import MODEL, SOFT
 from casewise.report.sections.classes import class_table
 from casewise.report.tables import VERDICTS, MetricFormat, confusion, gap_verdict, kind_report
-from casewise.study.learners import is_baseline, is_registered, learner_name, learner_named, the_learner
+from casewise.study.learners import (
+    COVARIATES,
+    JOINED,
+    is_baseline,
+    is_registered,
+    learner_name,
+    learner_named,
+    the_learner,
+)
 from casewise.study.presets.published import published_lines
 
 MOST_REPORTS = 16
@@ -27,9 +35,11 @@ AGAINST = (
     " holds for all {other}pairs of learners at once. Tested are pairs with the best learner{baselines}."
 )
 PRIMARY = (
-    " The primary comparison, {learner} with {baseline}{rule}, has an interval of its own, and the other pairs are"
-    " descriptive unless it shows a difference{margin}."
+    " {stage}, the primary comparison, {learner} with {baseline}{rule}, has an interval of its own, and the other"
+    " pairs{except_added} are descriptive unless it shows a difference{margin}."
 )
+# The pair that is tested in any case, where covariates are compared.
+EXCEPT_ADDED = ", except what images add to the covariates,"
 # How the simple model of the primary comparison was chosen, if there are several.
 RULES = {
     "order": "by a fixed order of simple models",
@@ -72,15 +82,17 @@ def section(context: ReportContext) -> Section | None:
     if any(comparison_of(context, stage) for stage, _ in tables):
         baselines = " and with a baseline" if any(map(is_baseline, context.learners)) else ""
         metric, primary = kind_report(context.kind).compared, context.metrics.primary
-        gated = primary is not None and primary.chosen_on in RULES
-        other = f"{'other ' * gated}"
+        gated = [stage for stage, _ in tables if is_gated(context, stage)]
+        other = "other " * (gated == [stage for stage, _ in tables if comparison_of(context, stage)])
         note = AGAINST.format(metric=context.write.phrase(metric), other=other, baselines=baselines)
         if primary and gated:
             within = f"; margin {context.write.text(metric, primary.margin)}" if primary.margin else ""
             several = sum(map(is_baseline, context.learners)) > 1
             rule = f" ({RULES[primary.chosen_on]})" if several else ""
             pair = {"learner": the_learner(primary.learner), "baseline": the_learner(primary.baseline)}
-            note += PRIMARY.format(**pair, rule=rule, margin=within)
+            stages = fmt.capital(fmt.listed([SIDES[stage] for stage in gated]))
+            added = EXCEPT_ADDED * covariates_compared(context)
+            note += PRIMARY.format(stage=stages, **pair, rule=rule, margin=within, except_added=added)
         whole.append(Text(note, note=True))
     if any(name.startswith(FITTED) for name in context.learners) and "oof" in context.stages:
         whole.append(Text(FITTED_WEIGHTS, note=True))
@@ -131,7 +143,10 @@ def learner_table(context: ReportContext, stage: str) -> Table | None:
             else Cell(VERDICTS["same"])
             if figures == context.figures(stage, other)
             else against(
-                write, kind.compared, entry.gap(kind.compared, learner, other), margin_of(context, learner, other)
+                write,
+                kind.compared,
+                entry.gap(kind.compared, learner, other),
+                margin_of(context, stage, learner, other),
             )
             for other in others
         ]
@@ -187,10 +202,23 @@ def against(write: MetricFormat, metric: str, gap: Estimate | None, margin: floa
     return Cell(words, small, gap.value or 0.0)
 
 
-def margin_of(context: ReportContext, learner: str, other: str) -> float | None:
-    """The study's margin, if this is the primary comparison."""
+def is_gated(context: ReportContext, stage: str) -> bool:
+    """Whether the primary comparison comes first at a stage; at others the reported model may have been chosen."""
     primary = context.metrics.primary
-    return primary.margin if primary and (primary.learner, primary.baseline) == (learner, other) else None
+    first = primary is not None and primary.chosen_on in RULES and stage in (primary.stage, EXTERNAL)
+    return first and bool(comparison_of(context, stage))
+
+
+def covariates_compared(context: ReportContext) -> bool:
+    """Whether the model of images and covariates is compared with that of the covariates, which is never gated."""
+    return {COVARIATES, JOINED} <= set(context.learners)
+
+
+def margin_of(context: ReportContext, stage: str, learner: str, other: str) -> float | None:
+    """The study's margin, if this is the primary comparison at a stage where it comes first."""
+    primary = context.metrics.primary
+    own = primary if primary and (primary.learner, primary.baseline) == (learner, other) else None
+    return own.margin if own and is_gated(context, stage) else None
 
 
 def reports(context: ReportContext) -> list[Block]:
