@@ -158,8 +158,9 @@ def evaluate(
     beside = dict.fromkeys((kind.merit, kind.headline[0]))
     for metric in beside:
         for worse in (True, False):
-            options = {"confidence": plan.confidence, "n_metrics": len(beside)}
-            notes += apart_on_test(table, primary, main.learner, metric, worse=worse, **options)
+            notes += apart_on_test(
+                table, primary, main.learner, metric, worse=worse, confidence=plan.confidence, n_metrics=len(beside)
+            )
     notes += temperature_caveats(results.classes)
     main = internal_headline(main, table, NESTED)
     contrast = primary_contrast(table, main, outcomes.margin)
