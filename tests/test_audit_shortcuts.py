@@ -270,6 +270,18 @@ def test_an_error_needs_an_interval_above_its_limit() -> None:
         errors[auroc] += level_of("border", low, classed=True) == "error"
         inside += low <= auroc <= high
     # by the figure alone, half of the first would be errors
+    picked = 0
+    for seed in range(120):
+        random = np.random.default_rng([seed, 8])
+        classes = random.permutation(np.arange(200) % 5).astype(float)
+        features = random.normal(size=(200, 5)) + norm.ppf(0.80) * 2**0.5 * np.eye(5)[classes.astype(int)]
+        labels = Labels.of(classes, range(200), list("abcde"), permutations=0, seed=seed)
+        result = replace(probe(features, labels, seed=seed), scores=features)
+        areas = [float(roc_auc_score(classes == k, features[:, k])) for k in range(5)]
+        result = replace(result, by_class=dict(zip("abcde", areas, strict=True)), value=float(np.mean(areas)))
+        picked += strength_interval(result, labels, seed=seed)[0] >= 0.80
+    # the best of five classes of equal strength is picked
+    assert picked <= binom.ppf(0.999, 120, 0.05)
     assert errors[0.80] <= binom.ppf(0.999, 120, 0.05)
     assert errors[0.95] >= 100
     assert 0.80 <= inside / 240 <= 0.97
@@ -432,9 +444,12 @@ def test_numbers_and_grades(tmp_path: Path) -> None:
 
 def test_what_no_test_looked_at_is_named(tmp_path: Path) -> None:
     def change(pixels: np.ndarray, row: dict[str, Any], random: np.random.Generator) -> None:
-        row["weight"] = round(60 + 20 * random.random(), 2)
+        for name in ("weight", "height", "first", "second", "third"):
+            row[name] = round(60 + 20 * random.random(), 2)
+        row["height"] = 60 + 0.5 * int(row["subject"][1:])  # a covariate has one value in a case
 
-    study = make(tmp_path, subjects=30, change=change)
+    study = make(tmp_path, subjects=40, change=change)
+    study = study.model_copy(update={"covariates": ["height"]})
     cohort, tiles = opened(study)
     without, network = (
         audit(study, cohort, tiles, None, embed=embed).facts["not_examined"]
@@ -443,5 +458,6 @@ def test_what_no_test_looked_at_is_named(tmp_path: Path) -> None:
     # no network, small tiles and the numbers of a column; marks were examined
     assert (len(without), len(network)) == (3, 2)
     assert set(network) < set(without)
-    assert sum("weight" in item for item in network) == 1
+    assert sum("weight" in item and "height" in item for item in network) == 1
+    assert not any("second" in item or "third" in item for item in network)  # the first three and a count
     assert sum("64" in item for item in network) == 1

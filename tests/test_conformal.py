@@ -7,7 +7,15 @@ import pytest
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.calibration import coverage
 from casewise.inference.output_table import OutputTable
-from casewise.predictions.conformal import fewest_subjects, fit, members, set_names, subject_quantile, with_sets
+from casewise.predictions.conformal import (
+    fewest_subjects,
+    fit,
+    fit_target,
+    members,
+    set_names,
+    subject_quantile,
+    with_sets,
+)
 from tests.prediction_rows import prediction_rows
 
 PLAN = Plan(100, 0.95, 0)
@@ -134,6 +142,36 @@ class TestWidths:
         assert np.mean(shares, axis=0)[0] <= 0.94
         below, above = np.mean(widths, axis=0)
         assert above > 1.7 * below or not growth
+
+    def test_have_no_scale_by_chance_where_predictions_are_constant(self) -> None:
+        constant = 0
+        for seed in range(STUDIES):
+            random = np.random.default_rng(seed)
+            rows = growing_errors(random, 100, 0.0)
+            mean = rows["y_true"].mean()
+            for values in (mean, mean * (1 + 1e-7 * random.normal(size=100)), mean + rows["outer_fold"].astype(float)):
+                entry = fit(rows.assign(y_pred=values), {"outcome": (0, 72)}, 0.9)["learners"]["net"]["outcome"]
+                constant += "scale" in entry
+        assert constant == 0
+
+    def test_have_no_scale_with_two_folds_whose_coverage_is_of_the_same_rule(self) -> None:
+        rows = growing_errors(np.random.default_rng(0), 90, 0.25)
+        for folds in (2, 3):
+            own = rows.assign(outer_fold=pd.array(np.arange(90) % folds + 1, dtype="Int64"))
+            record = fit(own, {"outcome": (-500, 500)}, 0.9)
+            assert ("scale" in record["learners"]["net"]["outcome"]) == (folds == 3)
+            bounds = [band["upper"] for band in record["learners"]["net"]["outcome"]["bands"][:-1]]
+            widths = []
+            for fold in range(1, folds + 1):
+                others = own[own["outer_fold"] != fold]
+                entry = fit_target(others, (-500, 500), 0.9, bounds, fewest_folds=2)
+                assert ("scale" in entry) == (folds == 3)
+                ends = with_sets(
+                    as_test(own[own["outer_fold"] == fold]), record | {"learners": {"net": {"outcome": entry}}}
+                )
+                widths += (ends["high"] - ends["low"]).tolist()
+            observed = coverage(own, "net", record, {}, PLAN)["targets"]["outcome"].stages["oof"]["width"]
+            assert observed.value == pytest.approx(np.mean(widths))
 
     def test_of_a_record_without_bands_are_constant_within_the_scale(self) -> None:
         entry = {"subjects": 20, "rows": 20, "quantile": 3.0, "range": [0.0, 72.0]}

@@ -31,7 +31,7 @@ from tests.report_contexts import (
 )
 from tests.test_report_golden import check_named_by_code_once
 
-OF_BOTH = {"summary", "learners", "labels", "preparation", "worst", "training", "glossary"}
+OF_BOTH = {"summary", "learners", "labels", "preparation", "worst", "training", "glossary", "calibration"}
 SECTIONS = {
     "report_of_numbers": OF_BOTH | {"agreement", "time", "targets", "prediction-sets"},
     "report_of_classes": OF_BOTH | {"classes", "external", "audit", "prediction-sets"},

@@ -61,9 +61,9 @@ def further_columns(study: Study, images: pd.DataFrame, audited: Sequence[str]) 
 def untested_numbers(study: Study, images: pd.DataFrame, tested: Sequence[str]) -> list[str]:
     """The columns of more numbers than `MOST_LEVELS` whose values are not among the `tested` columns.
 
-    Left out are targets, other outcomes, annotations of readers and columns that the study uses.
+    Left out are targets, other outcomes, annotations of readers and columns that the study uses except as covariates.
     """
-    used = {*columns_in_use(study), *study.targets, *study.audit.outcomes, *STANDARD, *tested}
+    used = {*(columns_in_use(study) - {*study.covariates}), *study.targets, *study.audit.outcomes, *STANDARD, *tested}
     names = []
     for name in map(str, images.columns):
         plain = name.removeprefix("table_")

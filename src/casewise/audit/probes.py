@@ -179,7 +179,9 @@ def probe(features: Floats, labels: Labels, *, seed: int) -> ProbeResult | None:
 def strength_interval(result: ProbeResult, labels: Labels, *, seed: int) -> tuple[float, float]:
     """The 90 % interval of the AUROC of the best predicted class, or of r: bootstrap of subjects, out of fold.
 
-    Its lower end is a one-sided bound of 95 %.
+    Its lower end is a one-sided bound of 95 %. Where the best of several classes was picked, the bound is that of each
+    at 5 % divided by their number (Bonferroni), and so is the upper end. That the best variant of an evidence was
+    picked, such as of two ways to read a border, is not allowed for.
     The models stay as they were fitted (`seed` as in `probe`). With three classes or more the figure is the larger of
     the mean over the classes and the best class.
     """
@@ -207,7 +209,8 @@ def strength_interval(result: ProbeResult, labels: Labels, *, seed: int) -> tupl
                    for fold in np.unique(folds)) for rows in (scores[0], values)]  # fmt: skip
         one, other = (rows[None] for rows in centred)
         chosen = np.array([correlation(one, other, draw[labels.subjects] * weights)[0] for draw in draws])
-    low, high = np.nanpercentile(chosen, (5, 95))
+    tail = 5 / (len(labels.names) if len(labels.names) > 2 else 1)
+    low, high = np.nanpercentile(chosen, (tail, 100 - tail))
     return float(low), float(high)
 
 

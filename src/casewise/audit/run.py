@@ -17,6 +17,7 @@ from casewise.audit.subjects import guess_findings, imported_findings, name_find
 from casewise.audit.twin_findings import twin_findings
 from casewise.audit.twins import find_twins
 from casewise.cohort.cohort import Cohort
+from casewise.cohort.table import names_text
 from casewise.modalities.store.store import TileStore
 from casewise.study.schema import Study
 
@@ -96,5 +97,7 @@ def _not_examined(
         "numbers": bool(numbers),
     }
     return [
-        fill(f"not examined: {code}", size=size, names=", ".join(numbers)) for code, holds in lacking.items() if holds
+        fill(f"not examined: {code}", size=size, names=names_text(numbers, 3))
+        for code, holds in lacking.items()
+        if holds
     ]

@@ -39,8 +39,8 @@ GATHERING, MAX_EVIDENCE = 0.3, 18
 FEWEST_OF_SOURCE, FEWEST_OF_CLASS = 10, 20
 # Evidence that the disease itself can change, or that networks see only indirectly, so that it does not stop a run.
 AMBIGUOUS = (
-    "thumbnail", "shape-stretch", "file-name", "brightness", "contrast", "sharpness", "compression", "grey-levels",
-    "other-column", "other-filling",
+    "marks", "thumbnail", "shape-stretch", "file-name", "brightness", "contrast", "sharpness", "compression",
+    "grey-levels", "other-column", "other-filling",
 )  # fmt: skip
 FILLINGS = ("filling", "other-filling")
 # Of a column that changes within more than this share of the subjects, no value can be left out.
@@ -384,14 +384,15 @@ class _Search:
             if kind == "source-from-image":
                 # a source that is not associated with a label does no harm
                 level: Level = "warning" if target in sources else "note"
+                by_figure = level
                 code = f"source-predictable-{best.within}"
             else:
-                level = level_of(kind, best.low, classed=bool(best.labels.names))
                 # the position of a slice is anatomy
                 of_place = kind == "column" and name == modality_of(self.study).position(self.study)
-                level = "warning" if (marks_source and kind == "column") or (of_place and level == "error") else level
-                if best.of_content:
-                    level = "warning" if level == "error" else "note"
+                level, by_figure = (
+                    _level_at(low, best, marks_source=marks_source, of_place=of_place)
+                    for low in (best.low, best.strength)
+                )
                 code = "shortcut-" + re.sub(r"\W+", "-", name)
             others = [answer for answer in group if answer.evidence is not best.evidence]
             figures = best.figures | ({"others": [answer.figures for answer in others]} if others else {})
@@ -405,7 +406,7 @@ class _Search:
             mask = self.study.audit.mask
             advice = remedy(kind, column, reading=reading, source=source, mask=mask, single=single, several=several)
             text = shortcut_sentence(best, source=source or "", marks_source=marks_source, classes=len(classes))
-            text += _not_above_limit(best, level) if kind != "source-from-image" else ""
+            text += _not_above_limit(best) if kind != "source-from-image" and level != by_figure else ""
             if kind == "overlay":
                 counts = self.marked_by_class(best.evidence).get(target, {})
                 figures |= {"with_mark": counts}
@@ -447,31 +448,32 @@ def level_of(kind: Kind, low: float, *, classed: bool) -> Level:
     ['error', 'warning', 'warning', 'note']
     >>> [level_of(kind, 0.7, classed=True) for kind in ("shape-pad", "thumbnail", "shape-stretch", "file-size")]
     ['warning', 'note', 'note', 'note']
-    >>> level_of("brightness", 0.65, classed=True)
-    'warning'
+    >>> level_of("brightness", 0.65, classed=True), level_of("marks", 0.65, classed=True)
+    ('warning', 'note')
     """
     strong = low >= (STRONG_AUROC if classed else STRONG_R)
     if kind in ("file-size", "slide-border"):
         return "note"
-    if kind in ("brightness", "marks"):
-        return (
-            "warning"  # also a weak association: a constant change of one class is one, and some marks are overlooked
-        )
+    if kind == "brightness":
+        return "warning"  # also a weak association: a constant change of one class is one
     if kind in AMBIGUOUS:
         return "warning" if strong else "note"
     return "error" if strong else "warning"
 
 
-def _not_above_limit(answer: ShortcutTest, level: Level) -> str:
-    """A sentence if the level would be higher by the strength alone."""
+def _level_at(low: float, answer: ShortcutTest, *, marks_source: bool, of_place: bool) -> Level:
+    kind = answer.evidence.kind
+    level = level_of(kind, low, classed=bool(answer.labels.names))
+    level = "warning" if (marks_source and kind == "column") or (of_place and level == "error") else level
+    if answer.of_content:
+        level = "warning" if level == "error" else "note"
+    return level
+
+
+def _not_above_limit(answer: ShortcutTest) -> str:
+    """A sentence that the level would be higher by the strength alone."""
+    assert answer.interval
     classed = bool(answer.labels.names)
-    if (
-        answer.interval is None
-        or level == "error"
-        or level_of(answer.evidence.kind, answer.low, classed=classed)
-        == (level_of(answer.evidence.kind, answer.strength, classed=classed))
-    ):
-        return ""
     low, high = (f"{end:.2f}" for end in answer.interval)
     return f" {fill('not above limit', low=low, high=high, limit=f'{STRONG_AUROC if classed else STRONG_R:.2f}')}"
 

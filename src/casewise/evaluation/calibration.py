@@ -255,7 +255,8 @@ def _calibrated_on_other_folds(rows: pd.DataFrame, entry: Entry, level: float) -
     constant = () if "bands" in entry else ("bands", "scale")
     pairs: list[tuple[pd.DataFrame, Entry]] = []
     for fold in fold_of.unique():
-        others = fit_target(rows[fold_of != fold], limits, level, bounds)
+        # the rule of the record, although there is one fold less
+        others = fit_target(rows[fold_of != fold], limits, level, bounds, fewest_folds=2)
         pairs.append((rows[fold_of == fold], {key: value for key, value in others.items() if key not in constant}))
     return pairs
 

@@ -237,7 +237,7 @@ def difference(first: Any, second: Any) -> tuple[float, float] | None:
 
 
 def over_trainings(name: str, first: Any, values: Sequence[float], confidence: float) -> tuple[float, float] | None:
-    """The interval of the mean of a figure over trainings, for other subjects and for further trainings.
+    """The interval of a figure for other subjects, of the mean over trainings.
 
     The variance of the mean is that by subject, from the interval of the `first` training, and that of the mean of all
     trainings, whose figures are `values`, with Satterthwaite's degrees of freedom. It is on the safe side, because what

@@ -46,6 +46,8 @@ ROUNDING = 1e-9
 COLUMNS = ("low", "high", "set")
 # Subjects with the mean error that count in each third of the predictions.
 _DRAWN = 3
+# A scale is used from this many folds on, so that the other folds of each give one, and with this relative gain.
+_FEWEST_FOLDS, _LEAST_GAIN = 3, 0.02
 
 
 def thirds(values: NDArray[np.float64]) -> list[float]:
@@ -124,21 +126,28 @@ def fit(
 
 
 def fit_target(
-    rows: pd.DataFrame, limits: Sequence[float], level: float, bounds: Sequence[float] | None = None
+    rows: pd.DataFrame,
+    limits: Sequence[float],
+    level: float,
+    bounds: Sequence[float] | None = None,
+    *,
+    fewest_folds: int = _FEWEST_FOLDS,
 ) -> Entry:
-    """The entry of one learner and target (see `fit`), from its rows with a reference."""
+    """The entry of one learner and target (see `fit`), from its rows with a reference; with fewer folds, no scale."""
     if kind_named(str(rows["kind"].iloc[0])).form == "number":
-        return _fit_number(rows, level, bounds) | {"range": list(limits)}
+        return _fit_number(rows, level, bounds, fewest_folds) | {"range": list(limits)}
     p = probabilities(rows)
     truth = rows["y_true"].to_numpy(dtype=int)
     classes = [_quantile(rows[truth == number], 1 - p[truth == number, number], level) for number in range(p.shape[1])]
     return {"classes": classes}
 
 
-def _fit_number(rows: pd.DataFrame, level: float, bounds: Sequence[float] | None) -> dict[str, Any]:
+def _fit_number(rows: pd.DataFrame, level: float, bounds: Sequence[float] | None, fewest_folds: int) -> dict[str, Any]:
     truth, predicted = (rows[name].to_numpy(dtype=float) for name in ("y_true", "y_pred"))
     errors, subjects = np.abs(truth - predicted), rows["subject"].to_numpy()
-    scale, expected = _crossed_scale(predicted, errors, subjects, rows["outer_fold"].to_numpy(dtype=float))
+    scale, expected = _crossed_scale(
+        predicted, errors, subjects, rows["outer_fold"].to_numpy(dtype=float), fewest_folds
+    )
     entry: dict[str, Any] = {**_quantile(rows, errors, level)}
     kept = _with_enough(truth, subjects, thirds(truth) if bounds is None else bounds, fewest_subjects(level))
     if entry["quantile"] is None or not (kept or scale):
@@ -169,20 +178,28 @@ def _with_enough(
 
 
 def _crossed_scale(
-    predicted: NDArray[np.float64], errors: NDArray[np.float64], subjects: NDArray[Any], folds: NDArray[np.float64]
+    predicted: NDArray[np.float64],
+    errors: NDArray[np.float64],
+    subjects: NDArray[Any],
+    folds: NDArray[np.float64],
+    fewest_folds: int,
 ) -> tuple[dict[str, list[float]], NDArray[np.float64]]:
     """The scale for new cases, and for each row (N,) the error to expect by the other folds; empty and ones without."""
     _, number, counts = np.unique(subjects, return_inverse=True, return_counts=True)
     weights = 1 / counts[number]
     expected, means = np.ones(len(errors)), np.ones(len(errors))
+    # the mean of the training cases, predicted for each case of a fold, differs between folds
+    vary = any(not np.allclose(own, own[0]) for own in (predicted[folds == fold] for fold in np.unique(folds)))
+    if len(np.unique(folds)) < fewest_folds or not vary:
+        return {}, np.ones(len(errors))
     scale = _scale(predicted, errors, weights)
     for fold in np.unique(folds):
         own, others = folds == fold, folds != fold
-        if not others.any() or not errors[others].any():
+        if not errors[others].any():
             return {}, np.ones(len(errors))
         expected[own] = expected_error(predicted[own], _scale(predicted[others], errors[others], weights[others]))
         means[own] = np.average(errors[others], weights=weights[others])
-    better = weights @ (errors - expected) ** 2 < weights @ (errors - means) ** 2
+    better = weights @ (errors - expected) ** 2 < (1 - _LEAST_GAIN) * (weights @ (errors - means) ** 2)
     return (scale, expected) if better else ({}, np.ones(len(errors)))
 
 

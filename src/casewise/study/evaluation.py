@@ -51,7 +51,8 @@ class Evaluation(StudyModel):
     classes, or the quadratic weighted kappa of grades. The report then says whether the model is worse by more."""
     prediction_coverage: float = Field(0.9, gt=0.5, lt=1)
     """Share of cases of new subjects whose [prediction interval or set](explanation-intervals.md) should contain the
-    reference; for classes and grades, in each class, and for numbers, in each severity band or third."""
+    reference; for classes and grades, in each class, and for numbers, in each severity band or third with enough
+    subjects (9 at 90 %, 19 at 95 %)."""
     bands: dict[str, float] = {}
     """Severity bands of the primary outcome: names and lower bounds, such as `{clear: 0, mild: 1}`."""
     response: bool = True

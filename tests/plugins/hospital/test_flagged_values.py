@@ -79,3 +79,7 @@ def test_in_tables_and_the_course_over_visits(about: dict[str, Any], caution: st
     course = trajectory(visits, {"primary_outcome": "outcome", "response": None, "titles": {}})
     assert course is not None
     assert [visit["flagged"] for visit in course["visits"]] == [bool(caution), False]
+    later_first = [visit | {"day": -visit["day"]} for visit in visits]
+    course = trajectory(later_first, {"primary_outcome": "outcome", "response": None, "titles": {}})
+    assert course is not None
+    assert [visit["flagged"] for visit in course["visits"]] == [False, bool(caution)]

@@ -103,7 +103,7 @@ def trajectory(visits: Sequence[Mapping[str, Any]], description: Mapping[str, An
         since = -1 if row["since"] is pd.NA else row["since"]
         entry = {name: plain(row[name]) for name in ("visit", "number", "low", "high")}
         entry |= {"day": float(row["day"]) if dated else None, "value": row["y_pred"], "is_baseline": since == 0}
-        entry["flagged"] = any(flag["code"] != "problem" for flag in visits[position]["flags"])
+        entry["flagged"] = any(flag["code"] != "problem" for flag in visits[row["number"] - 1]["flags"])
         has_change = bool(rule) and since > 0 and not np.isnan(row["predicted_change"])
         entry["change"] = float(row["predicted_change"]) if has_change else None
         entry["response"] = {name: bool(yes[position]) for name, yes in responded.items()} if has_change else {}

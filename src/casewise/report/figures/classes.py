@@ -220,7 +220,7 @@ CURVE_WIDTH = 300.0
 def curve(points: Sequence[Mapping[str, Any]], *, title: str, percent: bool, name: str) -> drawing.Drawing:
     """The observed share, or the mean reference, against the prediction; the diagonal is perfect calibration."""
     x, y, low, high = (np.array([p[key] for p in points], float) for key in ("predicted", "observed", "low", "high"))
-    with drawing.canvas(CURVE_WIDTH, 280, (50, 42, 10, 26)) as (figure, axes):
+    with drawing.canvas(CURVE_WIDTH, 280, (60, 42, 10, 26)) as (figure, axes):
         ends = (-0.03, 1.03) if percent else drawing.limits(x, y, low, high)
         axes.plot(ends, ends, color=drawing.INK, linewidth=1.1)
         axes.fill_between(x, low, high, color=drawing.MODEL, alpha=0.18, linewidth=0)

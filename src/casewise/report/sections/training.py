@@ -79,10 +79,10 @@ PERFORMANCE = (
 )
 SEEDS = (
     "{side}: lowest and highest value over trainings with the seeds {seeds} on the same split, and their standard"
-    " deviation, which is rough for few trainings. In brackets: {confidence} interval of the mean over trainings, for"
-    " other subjects and another training with the same folds. All other figures of this page are of the first seed,"
+    " deviation, which is rough for few trainings.{brackets} All other figures of this page are of the first seed,"
     " and their intervals are for its models."
 )
+_BRACKETS = " In brackets: {confidence} interval for other subjects, of the mean over trainings with the same folds."
 MEMORY = " Peak memory: resident, of the process of a network."
 NORMS = " Gradient norm: median over the steps of an epoch, lowest and highest of all epochs{limited}."
 LIMITED = "; limited: steps whose norm was above the limit and was scaled down to it"
@@ -315,7 +315,11 @@ def seeds(context: ReportContext) -> list[Block]:
         ]
         rows.append(Row(learner_name(learner), cells, mark=learner == context.learner))
     confidence = terms_of(context).confidence
-    caption = SEEDS.format(side=capital(SIDES[stage]), seeds=listed(seeds), confidence=confidence)
+    # there are none for two trainings or few subjects
+    brackets = (
+        _BRACKETS.format(confidence=confidence) if any("[" in cell.small for row in rows for cell in row.cells) else ""
+    )
+    caption = SEEDS.format(side=capital(SIDES[stage]), seeds=listed(seeds), brackets=brackets)
     table = Table(["Learner", *map(write.title, columns)], rows, caption, wide=True)
     return [Heading("Variation between trainings"), table]
 
