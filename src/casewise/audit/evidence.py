@@ -110,7 +110,7 @@ class EvidenceSources:
             inside = None if tiles.cut else partial(regions.embedded, seen_by, tiles, sample, hidden)
             yield Evidence("border", self.border_kind, sample, embedded, how=sight, inside=inside)
         if not tiles.overview:
-            yield from self._marks(self._sample(rows, MOST_IMAGES))
+            yield from self._overlays(self._sample(rows, MOST_IMAGES))
         yield Evidence("thumbnail", "thumbnail", rows, regions.thumbnail(small))
         yield Evidence("image", "source-from-image", rows, regions.grey_features(small))
         masked, masks = regions.read_masks(self.study, self.images, tiles)
@@ -154,7 +154,7 @@ class EvidenceSources:
             inside = None if alone else partial(measure, pictures, **within)
             yield Evidence("border", self.border_kind, rows, features, how=f"{name} {how}".strip(), inside=inside)
 
-    def _marks(self, rows: NDArray[np.int64]) -> Iterator[Evidence]:
+    def _overlays(self, rows: NDArray[np.int64]) -> Iterator[Evidence]:
         """Each kind of static mark as evidence; it is found without the labels."""
         tiles, size = self.tiles, self.tiles.preparation.size
         pictures = regions.pictures(tiles, rows, bars=False, side=min(size, OVERLAY_SIDE))

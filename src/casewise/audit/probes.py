@@ -26,9 +26,9 @@ FURTHEST = 4.0
 # Equal statistics may differ in their last bits.
 TOLERANCE = 1e-9
 # Separate random streams, so that permutations do not repeat the draws of a synthetic cohort with the same seed.
-PERMUTATION_STREAM, FOLD_STREAM, RESAMPLE_STREAM = 1993, 1974, 1979
+PERMUTATION_STREAM, FOLD_STREAM, _RESAMPLE_STREAM = 1993, 1974, 1979
 # Resamples of an interval.
-RESAMPLES = 500
+_RESAMPLES = 500
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,32 +186,46 @@ def strength_interval(result: ProbeResult, labels: Labels, *, seed: int) -> tupl
     the mean over the classes and the best class.
     """
     folds, count = _folds(labels.subjects, seed), int(labels.subjects.max()) + 1
-    random = np.random.default_rng([seed, RESAMPLE_STREAM])
-    draws = random.multinomial(count, np.full(count, 1 / count), RESAMPLES)
-    weights, values = labels.weights, labels.values
+    random = np.random.default_rng([seed, _RESAMPLE_STREAM])
+    draws = random.multinomial(count, np.full(count, 1 / count), _RESAMPLES)
     # equal images give slightly different scores
     scores = np.round(result.scores / max(float(np.abs(result.scores).max()), 1e-12), 6).T
-    if labels.names:
-        classes, images = range(len(labels.names)), np.arange(len(values))
-        drawn = (draws[:, labels.subjects] * weights).astype(float)
-        columns = [1] if len(labels.names) == 2 else classes
-        figures = [
-            auroc_within(own, values == number, images, folds, drawn)
-            for own, number in zip(scores, columns, strict=True)
-        ]
-        best = max(result.by_class, key=lambda name: result.by_class[name])
-        one_class = len(figures) == 1 or result.by_class[best] >= result.value
-        chosen = (
-            figures[0 if len(figures) == 1 else labels.names.index(best)] if one_class else np.mean(figures, axis=0)
-        )
-    else:
-        centred = [rows - sum((folds == fold) * np.average(rows[folds == fold], weights=weights[folds == fold])
-                   for fold in np.unique(folds)) for rows in (scores[0], values)]  # fmt: skip
-        one, other = (rows[None] for rows in centred)
-        chosen = np.array([correlation(one, other, draw[labels.subjects] * weights)[0] for draw in draws])
+    of_draws = _aurocs if labels.names else _correlations
+    chosen = of_draws(result, labels, scores, folds, draws)
     tail = 5 / (len(labels.names) if len(labels.names) > 2 else 1)
     low, high = np.nanpercentile(chosen, (tail, 100 - tail))
     return float(low), float(high)
+
+
+def _aurocs(result: ProbeResult, labels: Labels, scores: Floats, folds: NDArray[Any], draws: NDArray[Any]) -> Floats:
+    """(R,) the AUROC within folds of each resample: of the best predicted class, or the mean over the classes."""
+    drawn = (draws[:, labels.subjects] * labels.weights).astype(float)
+    columns = [1] if len(labels.names) == 2 else range(len(labels.names))
+    figures = [
+        auroc_within(own, labels.values == number, np.arange(len(own)), folds, drawn)
+        for own, number in zip(scores, columns, strict=True)
+    ]
+    if len(figures) == 1:
+        return figures[0]
+    best = max(result.by_class, key=lambda name: result.by_class[name])
+    is_best = result.by_class[best] >= result.value
+    return figures[labels.names.index(best)] if is_best else np.asarray(np.mean(figures, axis=0))
+
+
+def _correlations(
+    result: ProbeResult, labels: Labels, scores: Floats, folds: NDArray[Any], draws: NDArray[Any]
+) -> Floats:
+    """(R,) the correlation of scores and values of each resample, both centred within folds."""
+
+    def centred(numbers: Floats) -> Floats:
+        means = np.zeros(len(numbers))
+        for fold in np.unique(folds):
+            own = folds == fold
+            means[own] = np.average(numbers[own], weights=labels.weights[own])
+        return np.asarray((numbers - means)[None])
+
+    predicted, recorded = centred(scores[0]), centred(labels.values)
+    return np.array([correlation(predicted, recorded, draw[labels.subjects] * labels.weights)[0] for draw in draws])
 
 
 def _folds(subjects: Ints, seed: int) -> Ints:

@@ -15,22 +15,22 @@ from numpy.typing import NDArray
 
 Bytes = NDArray[np.uint8]
 # The side at which tiles are filtered, the weights across a filter, and the number of filters at each spacing of them.
-SIDE, TAPS, FILTERS, SPACINGS = 128, 5, 16, (1, 2, 4)
-SEED = 20080912
+_SIDE, _TAPS, _FILTERS, _SPACINGS = 128, 5, 16, (1, 2, 4)
+_SEED = 20080912
 # The radius of the area whose contrast divides the detail, and the least contrast in grey levels.
-WIDE, FLOOR = 8.0, 4.0
+_WIDE, _FLOOR = 8.0, 4.0
 
 
 @cache
 def _filters() -> list[tuple[NDArray[np.float32], float]]:
     """Each filter, with weights of mean 0 and length 1 and zeros between them, and its threshold."""
-    random, filters = np.random.default_rng(SEED), []
-    for spacing in SPACINGS:
-        for _ in range(FILTERS):
-            weights = random.integers(-100, 101, (TAPS, TAPS)).astype(np.float64)
+    random, filters = np.random.default_rng(_SEED), []
+    for spacing in _SPACINGS:
+        for _ in range(_FILTERS):
+            weights = random.integers(-100, 101, (_TAPS, _TAPS)).astype(np.float64)
             weights -= weights.mean()
             weights /= np.sqrt((weights**2).sum())
-            spaced = np.zeros(((TAPS - 1) * spacing + 1,) * 2, np.float32)
+            spaced = np.zeros(((_TAPS - 1) * spacing + 1,) * 2, np.float32)
             spaced[::spacing, ::spacing] = weights
             filters.append((spaced, float(random.integers(0, 201)) / 100))
     return filters
@@ -48,15 +48,15 @@ def random_features(tiles: Bytes) -> NDArray[np.float32]:
     features = np.empty((len(tiles), 5 * len(_filters())), np.float32)
     for number, tile in enumerate(tiles):
         picture = tile.mean(axis=0, dtype=np.float32)
-        picture = cv2.resize(picture, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-        detail = picture - cv2.GaussianBlur(picture, (0, 0), WIDE)
-        detail /= np.sqrt(cv2.GaussianBlur(detail * detail, (0, 0), WIDE)) + FLOOR
+        picture = cv2.resize(picture, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
+        detail = picture - cv2.GaussianBlur(picture, (0, 0), _WIDE)
+        detail /= np.sqrt(cv2.GaussianBlur(detail * detail, (0, 0), _WIDE)) + _FLOOR
         rows = []
         for weights, threshold in _filters():
             answer = cv2.filter2D(detail, cv2.CV_32F, weights, borderType=cv2.BORDER_REFLECT)
-            down, across = divmod(int(answer.argmax()), SIDE)
+            down, across = divmod(int(answer.argmax()), _SIDE)
             rows.append(
-                ((answer > threshold).mean(), answer.max(), across / SIDE, down / SIDE, np.sqrt((answer**2).mean()))
+                ((answer > threshold).mean(), answer.max(), across / _SIDE, down / _SIDE, np.sqrt((answer**2).mean()))
             )
         features[number] = np.ravel(rows)
     return features

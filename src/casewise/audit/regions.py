@@ -301,8 +301,8 @@ MOST_READ, PART = 800, 1024
 # JPEG divides an image into blocks of 8 pixels.
 BLOCK = 8
 # The fewest grey levels of which the evenness of their use is measured.
-FEWEST_LEVELS = 16
-FileMeasure = Literal["sharpness", "compression", "grey-levels", "marks"]
+_FEWEST_LEVELS = 16
+_FileMeasure = Literal["sharpness", "compression", "grey-levels", "marks"]
 # The mean coarse detail of a block, in grey levels, from which its sharpness can be judged.
 CONTENT = 0.5
 
@@ -336,7 +336,7 @@ def contrast(pictures: Bytes) -> Floats:
     return np.column_stack([pictures.std(axis=(1, 2)), high - low])
 
 
-def in_files(paths: Sequence[str], *, marks: bool) -> tuple[dict[FileMeasure, Floats], NDArray[np.bool_]]:
+def in_files(paths: Sequence[str], *, marks: bool) -> tuple[dict[_FileMeasure, Floats], NDArray[np.bool_]]:
     """What image files show at their own resolution, by name (n, d), and (n,) which could be read.
 
     `sharpness` (n, 2), `compression` (n, 2), `grey-levels` (n, 4) and, if asked for, `marks` (n, 24). Compression is
@@ -350,36 +350,36 @@ def in_files(paths: Sequence[str], *, marks: bool) -> tuple[dict[FileMeasure, Fl
         except ImageError:
             return None
         down, across = (max(0, (side - PART) // 2) for side in image.shape)
-        part = image[down : down + PART, across : across + PART]
-        if min(part.shape) < 3 * BLOCK:
+        crop = image[down : down + PART, across : across + PART]
+        if min(crop.shape) < 3 * BLOCK:
             return None
-        centre = part.astype(np.float32)
-        values = [*_sharpness(centre), blockiness(centre), blockiness(centre.T), *level_steps(part)]
+        centre = crop.astype(np.float32)
+        values = [*_sharpness(centre), blockiness(centre), blockiness(centre.T), *_level_steps(crop)]
         return [*values, *mark_features(image)] if marks else values
 
     values = list(in_parallel(measured, paths))
     read = np.array([value is not None for value in values], bool)
     width = max((len(value) for value in values if value), default=0)
     table = np.array([value or [0.0] * width for value in values], float).reshape(len(values), width)
-    names: tuple[FileMeasure, ...] = ("sharpness", "compression", "grey-levels", "marks")
+    names: tuple[_FileMeasure, ...] = ("sharpness", "compression", "grey-levels", "marks")
     columns = np.split(table, (2, 4, 8), axis=1)[: 4 if marks else 3]
     return dict(zip(names, columns, strict=False)), read
 
 
-def level_steps(image: Bytes) -> Floats:
+def _level_steps(image: Bytes) -> Floats:
     """(4,) how even the histogram of grey levels is: levels that are never used, and steps in dark and bright halves.
 
     A curve that was applied to 8 bits, such as a gamma, leaves levels out and doubles others. Only levels between the
     2nd and the 98th percentile count.
 
-    >>> level_steps(np.arange(256, dtype=np.uint8).repeat(9)[None])[0]
+    >>> _level_steps(np.arange(256, dtype=np.uint8).repeat(9)[None])[0]
     np.float64(0.0)
-    >>> bool(level_steps(np.arange(0, 256, 2, dtype=np.uint8).repeat(9)[None])[0] > 0.4)
+    >>> bool(_level_steps(np.arange(0, 256, 2, dtype=np.uint8).repeat(9)[None])[0] > 0.4)
     True
     """
     low, high = np.percentile(image, (2, 98)).astype(int)
     counts = np.bincount(image.ravel(), minlength=256)[low : high + 1].astype(float)
-    if len(counts) < FEWEST_LEVELS:
+    if len(counts) < _FEWEST_LEVELS:
         return np.zeros(4)
     mean = np.convolve(counts, np.ones(5) / 5, "same") + 1
     apart, steps = np.abs(counts - mean) / mean, np.abs(np.diff(counts)) / mean[:-1]

@@ -24,7 +24,7 @@ from casewise.study.schema import Study
 # The share of the time that the search for twins takes.
 TWINS = 0.5
 # In smaller tiles, small marks at the border are lost.
-SMALL_TILE = 128
+_SMALL_TILE = 128
 
 
 # threads of BLAS wait for each other in vain where other programs use the processor, too
@@ -93,7 +93,7 @@ def _not_examined(
     lacking = {
         "no network": not network,
         "moving marks": "marks" not in shortcuts.measured,
-        "small tiles": size < SMALL_TILE,
+        "small tiles": size < _SMALL_TILE,
         "numbers": bool(numbers),
     }
     return [

@@ -32,10 +32,10 @@ PLAUSIBLE = 0.25
 # The required likeness within a subject, unturned and turned. Of 430 pairs of later films, neighbouring slices and
 # fields of one subject that share features, no other picture reached 0.66 when turned; of turned copies 95 % reached
 # 0.85.
-COPY, STRAIGHT, COPY_TURNED = 0.8, 0.002, 0.85
+COPY, STRAIGHT, _COPY_TURNED = 0.8, 0.002, 0.85
 # Of a pair found by local features, one image must show nearly all of what the other shows: neighbouring fields of one
 # slide overlap as well. Within a subject, where such fields are, it must show all; a turned copy may lack its corners.
-CONTAINED, CONTAINED_SAME, CONTAINED_TURNED = 0.75, 0.95, 0.9
+CONTAINED, CONTAINED_SAME, _CONTAINED_TURNED = 0.75, 0.95, 0.9
 # Features place an image less exactly than the comparison of texture does.
 LESS, TURN = 0.1, 0.02
 # Pictures of one subject that differ less than this in the logarithm of their scale were compared by their hashes.
@@ -195,7 +195,7 @@ def _promising(register: Register, same: bool) -> bool:
 
 def _least_contained(register: Register, same: bool) -> float:
     if same:
-        return CONTAINED_TURNED if register.turn > TURN else CONTAINED_SAME
+        return _CONTAINED_TURNED if register.turn > TURN else CONTAINED_SAME
     return CONTAINED
 
 
@@ -223,7 +223,7 @@ def _alike(look: SecondCheck, same: bool, *, local: bool) -> bool:
         return False
     if same:
         turned = look.register.turn > STRAIGHT
-        return look.register.likeness >= (COPY_TURNED if turned else COPY) and (local or not turned)
+        return look.register.likeness >= (_COPY_TURNED if turned else COPY) and (local or not turned)
     required = DOUBTFUL if look.blurred else np.clip(ALIKE * look.pixels / LARGE, ALIKE_SMALL, ALIKE)
     return bool(look.register.likeness >= required)
 

@@ -59,13 +59,15 @@ def cases_step(code: str, before: pd.DataFrame, after: pd.DataFrame) -> list[dic
     return [{"code": code, "cases": len(lost), "subjects": subjects, "left": left}]
 
 
-# Columns that describe participants or where and how their images were taken, by name without spaces and case.
+# By `plain_name`: columns that name what took the images, and all that describe participants or where and how images
+# were taken.
+DEVICES = ("device", "manufacturer", "camera", "scanner", "gerät", "geraet", "hersteller", "kamera")
 COMMON = (
     *("age", "sex", "gender", "ethnicity", "race", "skintone", "skintype", "fitzpatrick", "country"),
     *("site", "centre", "center", "hospital", "institution", "clinic", "source", "dataset"),
-    *("device", "manufacturer", "camera", "scanner"),
     *("alter", "geschlecht", "ethnie", "herkunft", "hautton", "hauttyp", "land"),
-    *("standort", "zentrum", "klinik", "krankenhaus", "quelle", "datensatz", "gerät", "geraet", "hersteller", "kamera"),
+    *("standort", "zentrum", "klinik", "krankenhaus", "quelle", "datensatz"),
+    *DEVICES,
 )
 SUBJECT, CASE = "subject", "case"
 
@@ -82,14 +84,14 @@ def described_columns(study: Study, images: pd.DataFrame) -> dict[str, str]:
         if (stored := table_column(study, images, column))
     }
     others = [str(column) for column in images if column not in STORED and column not in study.targets]
-    common = {column: column for column in others if _plain_name(column) in COMMON and column not in named.values()}
+    common = {column: column for column in others if plain_name(column) in COMMON and column not in named.values()}
     return named | common
 
 
-def _plain_name(column: str) -> str:
+def plain_name(column: str) -> str:
     """The name of a column without case, spaces and a prefix.
 
-    >>> _plain_name("Patient Sex"), _plain_name("skin_tone")
+    >>> plain_name("Patient Sex"), plain_name("skin_tone")
     ('sex', 'skintone')
     """
     plain = re.sub(r"[\W\d_]", "", column.removeprefix("table_").casefold())

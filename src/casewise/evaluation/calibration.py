@@ -253,10 +253,11 @@ def _calibrated_on_other_folds(rows: pd.DataFrame, entry: Entry, level: float) -
     bounds = [band["upper"] for band in entry.get("bands", ())[:-1]]
     # what does not vary in the study does not vary with its folds, as in runs of 1.0
     constant = () if "bands" in entry else ("bands", "scale")
+    # the rule of the record, although there is one fold less; without a scale if it has none
+    fewest = 2 if "scale" in entry else fold_of.nunique() + 1
     pairs: list[tuple[pd.DataFrame, Entry]] = []
     for fold in fold_of.unique():
-        # the rule of the record, although there is one fold less
-        others = fit_target(rows[fold_of != fold], limits, level, bounds, fewest_folds=2)
+        others = fit_target(rows[fold_of != fold], limits, level, bounds, fewest_folds=fewest)
         pairs.append((rows[fold_of == fold], {key: value for key, value in others.items() if key not in constant}))
     return pairs
 

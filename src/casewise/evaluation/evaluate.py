@@ -155,11 +155,11 @@ def evaluate(
         notes.append(caveat("nothing_judged"))
     main = headline(table, primary, kind.name, stated=outcomes.learner, sources_left_out=outcomes.sources_left_out)
     notes += pooled_caveats(table, list(classes))
-    beside = dict.fromkeys((kind.merit, kind.headline[0]))
-    for metric in beside:
+    stated = dict.fromkeys((kind.merit, kind.headline[0]))
+    for metric in stated:
         for worse in (True, False):
             notes += apart_on_test(
-                table, primary, main.learner, metric, worse=worse, confidence=plan.confidence, n_metrics=len(beside)
+                table, primary, main.learner, metric, worse=worse, confidence=plan.confidence, n_metrics=len(stated)
             )
     notes += temperature_caveats(results.classes)
     main = internal_headline(main, table, NESTED)

@@ -97,7 +97,7 @@ def confirmation(text: str) -> dict[str, str]:
     Raises:
         CasewiseError: the name or the reason is missing.
     """
-    by, _, reason = (text.strip() for text in text.partition(","))
+    by, _, reason = map(str.strip, text.partition(","))
     if text and not (by and reason):
         raise CasewiseError(
             f"--source-confirmed: {text!r} is not NAME, REASON, such as 'A. Meyer, 50 films of this scanner compared "

@@ -197,7 +197,7 @@ def _crossed_scale(
         own, others = folds == fold, folds != fold
         if not errors[others].any():
             return {}, np.ones(len(errors))
-        expected[own] = expected_error(predicted[own], _scale(predicted[others], errors[others], weights[others]))
+        expected[own] = _expected_error(predicted[own], _scale(predicted[others], errors[others], weights[others]))
         means[own] = np.average(errors[others], weights=weights[others])
     better = weights @ (errors - expected) ** 2 < (1 - _LEAST_GAIN) * (weights @ (errors - means) ** 2)
     return (scale, expected) if better else ({}, np.ones(len(errors)))
@@ -217,7 +217,7 @@ def _scale(
     }
 
 
-def expected_error(predicted: NDArray[np.float64], scale: Mapping[str, Sequence[float]] | None) -> NDArray[np.float64]:
+def _expected_error(predicted: NDArray[np.float64], scale: Mapping[str, Sequence[float]] | None) -> NDArray[np.float64]:
     """The error to expect at each prediction (N,), by interpolation between those of a scale; ones without a scale."""
     return np.interp(predicted, scale["predicted"], scale["error"]) if scale else np.ones(len(predicted))
 
@@ -237,7 +237,7 @@ def probabilities(rows: pd.DataFrame) -> NDArray[np.float64]:
 def interval(predicted: NDArray[np.float64], entry: Entry) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The ends (N,) of the intervals of predicted numbers, clipped to the range; NaN where there is none."""
     bands = entry.get("bands") or [{"upper": None, "quantile": entry["quantile"]}]
-    unit, lower = expected_error(predicted, entry.get("scale")), -np.inf
+    unit, lower = _expected_error(predicted, entry.get("scale")), -np.inf
     low, high = np.full(len(predicted), np.inf), np.full(len(predicted), -np.inf)
     for band in bands:
         half = unit * (np.nan if band["quantile"] is None else float(band["quantile"]))

@@ -60,8 +60,8 @@ from casewise.study.learners import is_baseline, learner_name, the_learner
 from casewise.study.weight_origins import unknown_origin
 
 MOST_CLASSES, MOST_COLUMNS = 8, 3
-CONDITIONAL = " Intervals are for these trained models."
-ROUGH = (" Rough: few {unit}s.", " Rough: few {unit}s (of a class).")
+_CONDITIONAL = " Intervals are for these trained models."
+ROUGH = (" Rough: few {unit}s.", " Rough: few {unit}s, or few of a class.")
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def screen(context: ReportContext) -> Screen:
         external=external,
         question="How far off is it?" if not context.classes else "How often is it right?",
         evaluated=evaluated(context)
-        + (CONDITIONAL if any(size.interval for size in measured) else "")
+        + (_CONDITIONAL if any(size.interval for size in measured) else "")
         + rough * any_rough,
         sizes=measured,
         guess=guess(context),

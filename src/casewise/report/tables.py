@@ -28,7 +28,7 @@ VERDICTS = {
     "open": "no clear difference",
     "untested": "not tested",
     "same": "the same figures",
-    "descriptive": "descriptive",
+    "descriptive": "not judged (descriptive)",
     "not_worse": "not worse by more than {margin}",
     "slightly_worse": "worse, but by less than {margin}",
     "unclear": "no clear difference, perhaps worse by more than {margin}",

@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from casewise.cohort.participants import DEVICES, plain_name
 from casewise.errors import CasewiseError, nearest
 from casewise.evaluation.figures import READERS
 from casewise.evaluation.results import ClassFigures
@@ -32,8 +33,6 @@ from casewise.targets import kind_named
 
 FOLDER = Path(__file__).parent / "lists"
 FORMATS = ("md", "html", "csv")
-# Columns that name what took the images, without spaces and case.
-DEVICES = {"device", "manufacturer", "camera", "scanner", "gerät", "geraet", "hersteller", "kamera"}
 AUTHOR, RUN = "author", "run"
 
 # The headings of the columns, and their names in a CSV file.
@@ -466,13 +465,9 @@ def data_outside(context: ReportContext) -> str:
 def devices(context: ReportContext) -> str:
     """The devices that columns of the table name; empty without such a column."""
     entry = context.metrics.participants
-    items = [item for item in entry.characteristics if _key(item["name"]) in DEVICES] if entry else []
+    items = [item for item in entry.characteristics if plain_name(item["name"]) in DEVICES] if entry else []
     texts = [_described(item, 0) for item in items]
     return f"{'; '.join(texts)}. {software(context)}".strip() if texts else software(context)
-
-
-def _key(name: str) -> str:
-    return "".join(filter(str.isalnum, name.casefold()))
 
 
 def _described(item: Mapping[str, Any], side: int, *, named: bool = True) -> str:
