@@ -8,7 +8,8 @@
 
 The publication states SGD with momentum 0.9, a learning rate of 0.01, batches of 16 and mean squared error. It states
 no limit of the gradients, and not of which quantity the loss is taken, nor whether a network has one output or four.
-Each row below is a reading of these statements, for those of the 29 networks whose pretrained weights are at hand:
+Each row below is a reading of these statements, for those of the 29 networks whose pretrained weights are at hand, and
+for EfficientNet-Lite0, which stands for the EfficientNets of the text:
 {panels} panels of {train} phantoms for {epochs} epochs of {steps} steps ({size} pixels, 2×2 photographs, variations as
 in the preset). The epoch with the lowest loss on {stop} further subjects is kept; {test} other subjects are predicted.
 Readings stand in the order of their distance from the text.
@@ -52,8 +53,8 @@ from casewise.study.recipe import Recipe
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.loop import Training, TrainingContext, standardise
 
-# those of the 29 whose weights are at hand
-NETWORKS = ("mobilenet_v2", "squeezenet1_1")
+# those of the 29 whose weights are at hand, and one whose batch statistics are certainly those of ImageNet
+NETWORKS = ("mobilenet_v2", "squeezenet1_1", "timm:tf_efficientnet_lite0.in1k")
 SIDE, TRAIN, STOP, EPOCHS, WARMUP, SEED = 40, 14, 4, 10, 2, 7
 TARGETS, HIGHEST = ["erythema", "induration", "scaling", "area"], np.array([4.0, 4, 4, 6])
 WEIGHTS_OF_REGIONS = {"upper": 0.2, "trunk": 0.3, "lower": 0.4}

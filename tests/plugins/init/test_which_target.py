@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from PIL import Image
 
 from casewise.plugins.init.own_data import plan_study
@@ -115,3 +116,26 @@ def test_of_two_equally_likely_columns_a_terminal_asks(images: Path) -> None:
     assert (study.target, study.as_likely) == ("Schweregrad (0-3)", ["Tumorstadium"])
     printed = on_a_terminal(table, images, ["7", "2"])
     assert "targets: {Tumorstadium:" in printed
+
+
+@pytest.mark.parametrize(
+    ("heads", "grades"),
+    [
+        (("paciente", "visita", "gravedad"), ["leve", "moderada", "grave", "muy grave"]),
+        (("sujet", "visite", "Sévérité"), ["légère", "modérée", "sévère"]),
+    ],
+)
+def test_spanish_and_french_tables_have_people_and_ordered_grades(
+    images: Path, heads: tuple[str, str, str], grades: list[str]
+) -> None:
+    paths = [path.name for path in sorted(images.iterdir())]
+    rows = pd.DataFrame({"image": paths, heads[0]: [f"X{i // 2:02}" for i in range(len(paths))]})
+    rows[heads[1]] = [str(i % 2 + 1) for i in range(len(rows))]
+    rows[heads[2]] = [grades[i // 2 % len(grades)] for i in range(len(rows))]
+    rows.to_csv(table := images.parent / "table.csv", index=False)
+    study = plan_study(table=table, images=images, folder=images.parent / "study")
+    assert study.target == heads[2]
+    settings = yaml.safe_load(study.text)
+    (target,) = settings["targets"].values()
+    assert (target["kind"], target["classes"]) == ("ordinal", grades)  # in rising order
+    assert (settings["columns"]["subject"], settings["columns"]["visit"]) == heads[:2]

@@ -19,7 +19,7 @@ from casewise.splits.predefined import side_of
 
 _WEAK_SUBJECT = r"id|code|case|cases|pseudonym|key|nr|no|number|identifier|record"
 _VISIT = (
-    r"visits?|avisitn?|visitnum|visite|timepoint|time point|session|ses|weeks?|months?|follow ?up|fu|besuch|"
+    r"visits?|avisitn?|visitnum|visite|timepoint|time point|session|ses|weeks?|months?|follow ?up|fu|besuch|visita|"
     r"examination|exam|tp|wave|termin"
 )
 _OF_IMAGES = (
@@ -337,7 +337,9 @@ def _subject(columns: Sequence[Column], files: Sequence[str], doubts: list[str])
         if column.name in files and any("/" in v or "\\" in v or stem_of(v) != v for v in column.values):
             continue
         # `patient age` is about patients, but identifies none
-        if re.search(r"age|sex|gender|weight|height|alter|position|date|group", column.header):
+        if re.search(
+            r"age|sex|gender|weight|height|alter|edad|sexo|peso|poids|position|date|fecha|group", column.header
+        ):
             continue
         exact = column.exactly(rf"(({STRONG_SUBJECT}|{_WEAK_SUBJECT}) ?)+")
         ranked.append(((score, exact, column.name not in files, column.repeats, -position), column))

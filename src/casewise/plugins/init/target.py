@@ -41,7 +41,7 @@ _ADMINISTRATIVE = (
 )
 _ADMINISTRATIVE_ALONE = r"arms?|drug|phase|study|studie|ward|station|contact|follow up"
 _UNLIKELY = (
-    r"age|alter|sex|gender|geschlecht|weight|height|bmi|width|size|side|eye|laterality|view|position|comments?|notes?|"
+    r"age|alter|edad|sex|sexo|sexe|gender|geschlecht|weight|height|bmi|width|size|side|eye|laterality|view|position|comments?|notes?|"
     r"remarks?|bemerkung|url|licen[cs]e|race|ethnicity|region|location|slice|index|nr|no|number|row|unnamed|quality|"
     r"resolution|magnification|smoker|time|date|year|jahr|offset|order|reader|rater|annotator|mode|redistribution|kind|"
     r"raw|origin|original|known|days?|weeks?|months?|woche|monat|datum|a?visits?n?|visitnum|subjects?|patients?|code|"
@@ -66,6 +66,8 @@ _SCALES = [
         "verylow low medium intermediate high veryhigh",
         "none slight some strong verystrong",
         "keine leicht mittel schwer sehrschwer",
+        "ninguna ninguno ausente leve moderada moderado grave severa severo muygrave",
+        "aucune aucun absente absent légère léger modérée modéré sévère trèssévère",
         _ROMAN,
     )
 ]
