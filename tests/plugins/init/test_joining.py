@@ -205,6 +205,19 @@ def test_a_form_of_a_sponsor_becomes_a_valid_study(
         assert {row["arm"] for row in table_of(tmp_path / "study")} == {"active", "placebo"}
 
 
+@pytest.mark.parametrize("empty", ["DTYPE", "path", "visit date", "comment"])
+@pytest.mark.parametrize("preset", ["onestep-pasi", ""])
+def test_a_column_without_a_value_changes_nothing(
+    preset: str, empty: str, scores: pd.DataFrame, pictures: Path, tmp_path: Path
+) -> None:
+    images = arrange(pictures, tmp_path / "photos")
+    planned(preset, written({"full.csv": scores}, tmp_path), images, tmp_path / "full")
+    planned(preset, written({"empty.csv": scores.assign(**{empty: ""})}, tmp_path), images, tmp_path / "empty")
+    expected, read = ([(row["path"], row["area"]) for row in table_of(tmp_path / name)] for name in ("full", "empty"))
+    assert len(read) == 144
+    assert read == expected
+
+
 @pytest.mark.parametrize("preset", ["onestep-pasi", ""])
 def test_what_does_not_meet_is_named_and_kept_apart(
     preset: str, scores: pd.DataFrame, pictures: Path, tmp_path: Path

@@ -213,7 +213,7 @@ def file_columns(cells: Mapping[str, Sequence[str]], images: ImageFiles, rows: S
         paths = [options[value][0] if options[value] else "" for value in values]
         matched, different = sum(map(bool, paths)), len(set(paths) - {""})
         lost = [value for value in named if named[value] and not options[value] and "/" in value.replace("\\", "/")]
-        if not matched and len(lost) >= _ENOUGH * sum(map(bool, named)):
+        if lost and not matched and len(lost) >= _ENOUGH * sum(map(bool, named)):
             disagreeing = disagreeing or (name, lost[0], named[lost[0]][0])
         # a number that happens to be the stem of a file names it only if it names many different ones
         if not matched or matched < _ENOUGH * sum(map(bool, values)) or different < 0.5 * matched:

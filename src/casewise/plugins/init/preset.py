@@ -72,7 +72,8 @@ def plan_preset(
     problems = Problems()
     source = read_tables(tables, problems, sheet=sheet) if tables else None
     column = study.columns.get("path", "path")
-    joins = source is not None and study.modality_name == "photographs" and (column not in source.cells or tables[1:])
+    has_paths = source is not None and any(source.cells.get(column, ()))
+    joins = source is not None and study.modality_name == "photographs" and (not has_paths or tables[1:])
     if (pattern or tables[1:]) and not joins:
         raise CasewiseError(
             f"{preset}: --pattern and several tables are for photographs that a table does not name. Name one table "
