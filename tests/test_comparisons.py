@@ -240,6 +240,7 @@ def test_the_better_run_is_best_and_the_other_has_its_interval(tmp_path: Path) -
     text = write_results(runs[0], tmp_path / "page.md", others=runs[1:]).read_text()
     assert "## Beside b\n\nb: Trained for longer.\n" in text
     assert "| net (b) |" in text
+    assert "[page.csv](page.csv)" in text
     (runs[1] / "predictions.parquet").unlink()
     with pytest.raises(RunError):
         write_results(runs[0], tmp_path / "page.md", others=runs[1:])

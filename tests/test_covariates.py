@@ -10,11 +10,13 @@ import pytest
 from sklearn.compose import make_column_transformer
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from casewise.cohort.cohort import read_cohort
 from casewise.errors import CasewiseError, CohortError
+from casewise.pipeline.evaluate import added_value
 from casewise.predictions.covariates import (
     CATEGORY,
     NUMBER,
@@ -24,9 +26,11 @@ from casewise.predictions.covariates import (
     fit_covariates,
     image_model,
     with_covariates,
+    without_gaps,
 )
 from casewise.predictions.table import check
 from casewise.run import Run, run
+from casewise.run_folder import RunFolder
 from casewise.study.learners import COVARIATES, JOINED
 from tests.conftest import absolute
 from tests.test_simulations import benchmark  # noqa: F401
@@ -141,6 +145,23 @@ def test_the_image_model_is_stated_before_any_result_and_never_inverted(tiny_stu
         fitted(rows[(rows["outer_fold"] == 0).fillna(False)], cells)
 
 
+def test_drawn_values_do_not_show_which_were_missing() -> None:
+    rows, cells = cohort("classification", 2, subjects=120, seed=3)
+    rng = np.random.default_rng(1)
+    cells = cells.assign(age=[f"{age:.1f}" for age in rng.normal(60, 10, len(cells))], sex=rng.choice(["f", "m"], 120))
+    ill = rows.drop_duplicates("case").set_index("case")["y_true"].reindex(cells.index).to_numpy() > 0
+    for name in ("age", "sex"):
+        gaps = cells.assign(**{name: cells[name].where(~ill, "")})
+        areas = []
+        for read in (gaps, without_gaps(gaps, seed=0)):
+            own = of(fit_covariates(rows, ["network"], read, KINDS, {"outcome": (0.0, 1.0)}).rows, COVARIATES)
+            areas.append(roc_auc_score(own["y_true"], own["p1"]))
+        assert areas[0] > 0.95
+        assert areas[1] < 0.65
+    assert without_gaps(cells, seed=0).equals(cells)
+    assert without_gaps(cells.assign(age=""), seed=0)["age"].eq("").all()
+
+
 @pytest.fixture
 def tiny_study(tiny: Path) -> Any:
     from casewise.study.loading import read_study
@@ -222,11 +243,25 @@ def test_a_run_compares_the_models_and_reports_the_images(covariate_run: Run) ->
     gap = results.figures.contrasts("oof", "label").gap("auroc", JOINED, COVARIATES)
     figures = [results.figures.of("oof", name, "label")["auroc"].value for name in (JOINED, COVARIATES)]
     assert gap.value == pytest.approx(figures[0] - figures[1], abs=1e-5)
+    assert entry.without_gaps is None
     declared = [point for point in entry.decision_curves[JOINED] if point.declared]
     assert [point.threshold for point in declared] == [0.3]
     assert declared[0].over_other is not None
     page = covariate_run.finished.files.report.path.read_text()
     assert 'id="covariates"' in page
+
+
+def test_models_without_gaps_are_judged_where_a_value_is_missing(covariate_run: Run, tmp_path: Path) -> None:
+    finished = covariate_run.finished
+    folder = RunFolder(Path(shutil.copytree(finished.files.path, tmp_path / "run")))
+    images = folder.cohort.read()
+    folder.cohort.write(images.assign(age=images["age"].astype(str).where(images["label"] != 1, "")))
+    main = finished.results.main
+    without = added_value(finished.study, finished.predictions, main, folder).without_gaps
+    gap, both, alone = (without[name]["auroc"].value for name in ("difference", "joined", "covariates"))
+    assert gap == pytest.approx(both - alone)
+    # all covid films lack an age, which nothing shows any more
+    assert alone < 0.9
 
 
 def test_new_cases_need_the_columns(covariate_run: Run, chests: Path, tmp_path: Path) -> None:

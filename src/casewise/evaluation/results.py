@@ -205,16 +205,29 @@ class NetBenefit(Record):
     over_other: Estimate | None = None
 
 
+class WithoutGaps(Record):
+    """The models of covariates whose missing values are drawn from other cases, by metric, at the headline's stage.
+
+    `difference` is that of both from the covariates alone.
+    """
+
+    covariates: dict[str, Estimate]
+    joined: dict[str, Estimate]
+    difference: dict[str, Estimate]
+
+
 class AddedValue(Record):
     """The value that images add to the covariates: the models that the contrasts of `Results.figures` compare.
 
     `images` are the learners whose mean is the image model, `columns` the kind of each covariate; `decision_curves`
-    has, for two classes, the curves of the models with covariates at the headline's stage, by learner.
+    has, for two classes, the curves of the models with covariates at the headline's stage, by learner;
+    `without_gaps` is there where a covariate has missing values.
     """
 
     images: list[str]
     columns: dict[str, str]
     decision_curves: dict[str, list[NetBenefit]]
+    without_gaps: WithoutGaps | None = None
 
 
 # ----------------------------------------------------------------------------------- prediction intervals and spread

@@ -33,7 +33,7 @@ from casewise.evaluation.evaluate import WHOLE, FollowUp, Outcomes, one_row_a_ca
 from casewise.evaluation.evaluate import evaluate as evaluate_predictions
 from casewise.evaluation.external import OTHER_VALUES, groups_of_rows
 from casewise.evaluation.figures import Figures
-from casewise.evaluation.judges import Judged
+from casewise.evaluation.judges import Judged, judge_of
 from casewise.evaluation.metrics_file import as_stored, write_results
 from casewise.evaluation.results import Results
 from casewise.evaluation.subgroups import headline_rows, subgroups, within_column
@@ -41,7 +41,7 @@ from casewise.evaluation.trial import trial
 from casewise.pipeline.external import external_groups, read_external
 from casewise.predictions import table as predicted
 from casewise.predictions.conformal import fit
-from casewise.predictions.covariates import fit_covariates, image_model
+from casewise.predictions.covariates import CovariateFit, fit_covariates, image_model, without_gaps
 from casewise.predictions.decisions import ALL, decide_grades
 from casewise.predictions.nested_cv import chosen_networks, nested_rows
 from casewise.predictions.scores import cases_with_missing_regions, scored
@@ -83,16 +83,26 @@ def stack(study: Study, predictions: pd.DataFrame, folder: RunFolder, show: Show
 
 def _with_covariates(study: Study, predictions: pd.DataFrame, folder: RunFolder, show: Show) -> pd.DataFrame:
     """The rows of the models of covariates, alone and joined to the images."""
+    fitted = _fit_covariates(study, predictions, folder, _covariate_cells(study, folder))
+    folder.covariates.write(fitted.record)
+    show.line("covariates", ", ".join(f"{name} ({kind})" for name, kind in fitted.record["columns"].items()))
+    return with_mean_distances(fitted.rows, predictions[predictions["model"].isin(study.learners)])
+
+
+def _covariate_cells(study: Study, folder: RunFolder) -> pd.DataFrame:
+    """The covariates of the cases of the study and of an external cohort, by case; '' where one is missing."""
     images = folder.cohort.read()
-    columns = {name: kind_of(images[name], images["subject"]) for name in study.covariates}
     every = [images, *([folder.external_cohort.read()] if study.external else [])]
     levels = {name: spelled_alike(images[name]).unique().tolist() for name in study.covariates}
-    cells = pd.concat([covariates_by_case(table, study.covariates, levels) for table in every])
+    return pd.concat([covariates_by_case(table, study.covariates, levels) for table in every])
+
+
+def _fit_covariates(study: Study, predictions: pd.DataFrame, folder: RunFolder, cells: pd.DataFrame) -> CovariateFit:
+    """Both models of covariates, fitted on the predictions of the image model."""
+    images = folder.cohort.read()
+    columns = {name: kind_of(images[name], images["subject"]) for name in study.covariates}
     ranges = {name: study.range_of(name) for name in study.outputs}
-    fitted = fit_covariates(predictions, image_model(study, predictions), cells, columns, ranges)
-    folder.covariates.write(fitted.record)
-    show.line("covariates", ", ".join(f"{name} ({kind})" for name, kind in columns.items()))
-    return with_mean_distances(fitted.rows, predictions[predictions["model"].isin(study.learners)])
+    return fit_covariates(predictions, image_model(study, predictions), cells, columns, ranges)
 
 
 def decide(study: Study, predictions: pd.DataFrame, folder: RunFolder) -> pd.DataFrame:
@@ -354,7 +364,30 @@ def added_value(
         alone, joined = (headline_rows(predictions, replace(main, learner=name)) for name in (COVARIATES, JOINED))
         curves = {COVARIATES: decisions(alone, number, thresholds, plan)}
         curves[JOINED] = decisions(joined, number, thresholds, plan, alone)
-    return stored.AddedValue(record["images"], record["columns"], curves)
+    without = _without_gaps(study, predictions, main, folder)
+    return stored.AddedValue(record["images"], record["columns"], curves, without)
+
+
+def _without_gaps(
+    study: Study, predictions: pd.DataFrame, main: stored.Headline, folder: RunFolder
+) -> stored.WithoutGaps | None:
+    """The figures of the models of covariates that do not see which values are missing; None where none is."""
+    cells = _covariate_cells(study, folder)
+    if study.split.leave_out or not (cells == "").any(axis=None):
+        return None
+    outputs = predictions[predictions["target"].isin(study.outputs)]
+    fitted = _fit_covariates(study, outputs, folder, without_gaps(cells, study.seed)).rows
+    fitted = scored(decide_grades(fitted, study.decisions).rows if study.decisions else fitted, study)
+    rows = pd.concat([headline_rows(fitted, replace(main, learner=name)) for name in (COVARIATES, JOINED)])
+    if rows.empty:
+        return None
+    judged = _judged(study, main.target)
+    judgement = judge_of(rows, judged.get("classes"), judged.get("positive")).judge(rows, judged["plan"], whole=True)
+    compared = judgement.compare((JOINED, COVARIATES))
+    gaps = {name: compared.gap(name, JOINED, COVARIATES) for name in judgement.metrics[JOINED]}
+    difference = {name: gap for name, gap in gaps.items() if gap is not None}
+    alone, both = ({name: judgement.metrics[own][name] for name in difference} for own in (COVARIATES, JOINED))
+    return stored.WithoutGaps(alone, both, difference)
 
 
 def decisions(

@@ -8,7 +8,8 @@ signal where there is none (see `casewise.predictions.stacking`).
 A number is also read through a restricted cubic spline with three knots (Harrell, Regression Modeling Strategies,
 2015, section 2.4). Everything is fitted on training rows: the median that replaces a missing number, which an
 indicator marks, the categories, the range and the knots. A category that the training rows lack counts as their mean,
-and a number beyond their range as its end.
+and a number beyond their range as its end. Where values are missing, both models are also fitted with drawn ones
+(`without_gaps`): what they then predict worse was known from the gaps alone.
 """
 
 from __future__ import annotations
@@ -224,6 +225,22 @@ def fit_covariates(
                 tables.append(with_mean_distances(table, single) if joined else table)
     record = {"images": list(images), "columns": dict(columns), "models": models}
     return CovariateFit(pd.concat(tables, ignore_index=True), record)
+
+
+def without_gaps(cells: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Cells whose missing values are drawn from the other cases, so that nothing shows which were missing.
+
+    A median in their place would show it, because a curve sets it apart from the values beside it.
+
+    >>> without_gaps(pd.DataFrame({"sex": ["f", "", "f"]}), seed=1)["sex"].tolist()
+    ['f', 'f', 'f']
+    """
+    rng, filled = np.random.default_rng(seed), {}
+    for name, own in cells.items():
+        present = own[own != ""].to_numpy()
+        drawn = rng.choice(present, len(own)) if len(present) else own
+        filled[name] = own.where(own != "", drawn)
+    return cells.assign(**filled)
 
 
 def with_covariates(rows: pd.DataFrame, record: Mapping[str, Any], cells: pd.DataFrame) -> pd.DataFrame:

@@ -89,7 +89,7 @@ def page(contexts: Sequence[ReportContext], parts: Sequence[doc.Section], detail
     summary = doc.Section("summary", "Result", [*_screen_blocks(values), doc.Text(brackets(context))])
     comparison = [compared_runs(contexts)] if len(contexts) > 1 else []
     text = doc.markdown_page(head, [summary, *comparison, *map(doc.without_folds, parts)])
-    return without_html(f"{text}\nFurther tables and definitions: {details}.\n")
+    return f"{without_html(text)}\nFurther tables and definitions: {details}.\n"
 
 
 def _screen_blocks(values: Screen) -> list[doc.Block]:

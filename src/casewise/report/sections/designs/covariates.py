@@ -31,6 +31,10 @@ GAPS = (
     "{outcome} is predicted by whether a covariate is filled in: {columns}. The models of covariates can use these"
     " gaps, so that the figures below do not show what the images add to the values."
 )
+WITHOUT = (
+    "{stage}, with the missing values of covariates drawn at random from other {noun}s, so that nothing shows which"
+    " were missing. Figures that are lower than above rest in part on gaps, or on chance."
+)
 BENEFIT = (
     "Net benefit per {noun} of acting above each declared threshold; treating none has 0. Brackets: {confidence}"
     " intervals by resampling {unit}s, each threshold on its own."
@@ -47,7 +51,7 @@ def section(context: ReportContext) -> Section | None:
     facts = [*((plain(name), kind) for name, kind in entry.columns.items()), ("Image model", images)]
     gaps = label_gaps(context.audit, context.outcome, context.study.covariates)
     warning, methods = Text(_gaps_text(context, gaps) if gaps else ""), Text(METHODS.format(joined=JOINED), True)
-    blocks = [warning, *tables, *_curves(context, entry), Facts(facts), methods]
+    blocks = [warning, *tables, *_without_gaps(context, entry), *_curves(context, entry), Facts(facts), methods]
     return Section("covariates", "Do the images add to the covariates?", blocks)
 
 
@@ -73,6 +77,23 @@ def _comparison(context: ReportContext, entry: AddedValue, stage: str) -> Table 
     heads = ["Model", *map(write.heading, metrics), f"Against the covariates, by {write.phrase(compared)}"]
     caption = ANSWER.format(stage=capital(SIDES[stage]))
     return Table(heads, rows, caption, wide=True) if rows else None
+
+
+def _without_gaps(context: ReportContext, entry: AddedValue) -> list[Block]:
+    """Both models without the gaps of covariates; none where there are no gaps."""
+    write, compared, without = context.write, kind_report(context.kind).compared, entry.without_gaps
+    if without is None or compared not in without.difference:
+        return []
+    heads = ["Model, without gaps", write.heading(compared), "Against the covariates"]
+    rows = [
+        Row(learner_name(COVARIATES), [write.cell(compared, without.covariates[compared]), Cell(MISSING)]),
+        Row(
+            learner_name(JOINED),
+            [write.cell(compared, without.joined[compared]), against(write, compared, without.difference[compared])],
+        ),
+    ]
+    caption = WITHOUT.format(stage=capital(SIDES[context.stage]), noun=terms_of(context).noun)
+    return [Table(heads, rows, caption)]
 
 
 def _curves(context: ReportContext, entry: AddedValue) -> list[Block]:
