@@ -22,8 +22,9 @@ Readings stand in the order of their distance from the text.
 - **Error**: mean absolute error of the PASI score of a visit. A guess is the mean of the training visits: {guess:.2f}.
 - **Learns**: the error is below the guess's, and the 95 % interval of the difference by subject excludes 0.
 
-Phantoms are easier than patients and {train} subjects are few: the page compares recipes and says nothing about
-patients. Each network was trained once for each reading, and intervals are not corrected for the number of readings.
+Phantoms are easier than patients, {train} subjects are few, and {epochs} epochs are far fewer than the 1,000 of the
+text: the page compares first steps by recipe and says nothing about patients. Each network was trained once for each
+reading, and intervals are not corrected for the number of readings.
 """
 
 from __future__ import annotations
@@ -290,7 +291,7 @@ def conclusions(results: list[Trained]) -> list[str]:
     best = next((reading for reading, own in learning.items() if len(own) == len(names)), None)
     most = best or max(learning, key=lambda reading: len(learning[reading]))
     lines = [
-        f"**The reading nearest to the text under which all {len(names)} networks learn: {best.text}.**"
+        f"**The reading nearest to the text under which all networks learn: {best.text}.**"
         if best
         else f"**Under no reading do all {len(names)} networks learn; under most, {len(learning[most])}, they do with "
         f"{most.text}.**"
@@ -298,13 +299,14 @@ def conclusions(results: list[Trained]) -> list[str]:
     nearer = [reading for reading in learning if list(learning).index(reading) < list(learning).index(most)]
     for reading in nearer:
         own = [r for r in results if r.reading == reading and not r.learns]
-        ends = [f"{r.network} {'diverges' if r.errors is None else 'stays at guessing'}" for r in own]
+        verdicts = ["diverges" if r.errors is None else "is not shown to be better than a guess" for r in own]
+        ends = [f"{r.network} {verdict}" for r, verdict in zip(own, verdicts, strict=True)]
         lines.append(f"- With {reading.text}: {listed(ends)}." if ends else f"- With {reading.text}, all learn.")
     limited = [r for r in results if r.reading.limit == 1]
     shares = [fmean(e["limited_steps"] for e in r.history) for r in limited if r.history]
     if shares:
         lines.append(
-            f"- A limit of 1 is reached in {min(shares):.0%} to {max(shares):.0%} of the steps, and "
+            f"- A limit of 1 is reached in {_shares(shares)} of the steps, and "
             f"{sum(r.learns for r in limited)} of {counted(len(limited), 'training')} learn with it. Steps that reach "
             "it do not grow with the gradient, so it is another recipe than SGD with this rate."
         )
@@ -314,9 +316,15 @@ def conclusions(results: list[Trained]) -> list[str]:
         limits = [r.limit or 0.0 for r in quantiles]
         lines.append(
             f"- A limit at the first norms lies at {min(limits):.0f} to {max(limits):.0f} and is reached in "
-            f"{min(shares):.0%} to {max(shares):.0%} of the steps."
+            f"{_shares(shares)} of the steps."
         )
     return lines
+
+
+def _shares(shares: list[float]) -> str:
+    """The smallest and the largest of shares."""
+    low, high = (f"{share:.0%}" for share in (min(shares), max(shares)))
+    return low if low == high else f"{low} to {high}"
 
 
 def main() -> None:

@@ -9,8 +9,8 @@
 {side} × {side} pixels of a case, both sequences in the first layer, with the same recipe ({epochs} epochs) and folds by
 subject. In a *grid* the slices are cells of one picture. A *volume* has kernels in three dimensions: `inflated:NAME`
 begins with the pretrained kernels of NAME, repeated along depth; `resnet18_3d` is a plain 3-D ResNet from random
-weights. Brackets: 95 % intervals by subject, of differences on the same resamples. One seed: a second one would move
-each figure by about as much as its interval allows.
+weights. Brackets: 95 % intervals by subject, of differences on the same resamples. Each network
+was trained once for each fold; what another seed would change is not in the intervals.
 
 {accuracy}
 

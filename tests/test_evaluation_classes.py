@@ -294,6 +294,21 @@ def test_of_two_classes_everything_is_about_the_positive_one() -> None:
     assert {point.label for point in block.operating} == {"none"}
 
 
+def test_thresholds_of_grades_are_of_a_grade_or_a_higher_one() -> None:
+    rows = table(subjects=90, test_subjects=30, k=4, kind="ordinal")
+    found = evaluate(rows, Outcomes("dx"), Plan(50)).classes["test"]["good"]["dx"].operating
+    rows = rows[rows["model"] == "good"]
+    out, new = rows[rows["stage"] == "oof"], rows[rows["stage"] == "test"]
+    assert [point.label for point in found[::2]] == ["1 or higher", "2 or higher", "3"]
+    for grade, point in enumerate(found[1::2], start=1):
+        above = [f"p{n}" for n in range(grade, 4)]
+        least = choose_threshold(out[above].sum(axis=1).to_numpy(), (out["y_true"] >= grade).to_numpy(), 0.9)
+        taken, higher = (new[above].sum(axis=1) >= least).to_numpy(), (new["y_true"] >= grade).to_numpy()
+        assert point.threshold == pytest.approx(least)
+        assert point.figures["sensitivity"].value == pytest.approx(taken[higher].mean(), rel=1e-5)
+        assert point.figures["specificity"].value == pytest.approx(1 - taken[~higher].mean(), rel=1e-5)
+
+
 def test_grades_are_judged_by_their_distance() -> None:
     rows = table(subjects=90, k=5, kind="ordinal")
     found = evaluate(rows, Outcomes("dx"), Plan(50))

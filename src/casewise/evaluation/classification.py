@@ -44,6 +44,7 @@ from casewise.metrics.classes import (
     reason,
     subjects_behind,
 )
+from casewise.metrics.records import GRADES
 from casewise.metrics.registry import metric_of
 from casewise.metrics.roc import drawn_curve
 from casewise.predictions.table import SAMPLE_KEY, probability_columns
@@ -51,14 +52,14 @@ from casewise.predictions.table import SAMPLE_KEY, probability_columns
 
 @dataclass(frozen=True)
 class OutOfFoldChoice:
-    """The temperature of each learner, and its threshold for each class and rule, chosen out of fold.
+    """The temperature of each learner, and its threshold for each question and rule, chosen out of fold.
 
     Out of fold, one network predicts a case. At the stages 'test' and 'external' the values are applied to the mean of
     the folds' networks, which is slightly less confident.
     """
 
     temperatures: Mapping[str, ByFold]
-    thresholds: Mapping[str, Mapping[tuple[int, str], ByFold]]
+    thresholds: Mapping[str, Mapping[tuple[str, str], ByFold]]
 
 
 @dataclass(frozen=True)
@@ -134,15 +135,14 @@ def choose_out_of_fold(oof: pd.DataFrame, classes: Classes, sensitivities: Seque
         return OutOfFoldChoice({}, {})
     wide = widen(oof, classes, {}, crossed=True)
     temperatures: dict[str, ByFold] = {}
-    thresholds: dict[str, dict[tuple[int, str], ByFold]] = {}
+    thresholds: dict[str, dict[tuple[str, str], ByFold]] = {}
     for number, learner in enumerate(wide.learners):
         rows = wide.predicted[:, number]
         truth, p, folds = (wide.samples.truth[rows], wide.samples.probabilities[rows, number], wide.folds[rows, number])
         temperatures[learner] = choose(fit_temperature, folds, p, truth)
-        scores = one_against_rest(p, classes)
         thresholds[learner] = {
-            (c, rule): choose(partial(choose_threshold, sensitivity=least), folds, scores[:, c], truth == c)
-            for c in _shown(classes)
+            (label, rule): choose(partial(choose_threshold, sensitivity=least), folds, score, holds)
+            for label, (score, holds) in _questions(p, truth, classes).items()
             for rule, least in rules(sensitivities).items()
         }
     return OutOfFoldChoice(temperatures, thresholds)
@@ -218,10 +218,11 @@ def describe_classes(
         confusion = np.bincount(truth * k + decided, minlength=k * k).reshape(k, k)
         points = []
         if thresholds:
+            asked = _questions(p, truth, classes)
             points = judge_thresholds(
-                np.stack([scores[:, c] for c, _ in thresholds], axis=1),
+                np.stack([asked[label][0] for label, _ in thresholds], axis=1),
                 np.stack([of_rows(t, wide.folds[rows, number], crossed=crossed) for t in thresholds.values()], axis=1),
-                np.stack([truth == c for c, _ in thresholds], axis=1),
+                np.stack([asked[label][1] for label, _ in thresholds], axis=1),
                 own.subjects,
                 plan,
                 n_cases=int(rows.sum()),
@@ -242,7 +243,7 @@ def describe_classes(
             ],
             operating=[
                 stored.OperatingPoint(
-                    label=classes.names[c],
+                    label=label,
                     rule=rule,
                     chosen_on=chosen_on,
                     threshold=None if (value := stated(by_fold, crossed=crossed)) is None else Threshold(value),
@@ -251,7 +252,7 @@ def describe_classes(
                     figures=figures,
                     threshold_by_fold=_by_fold(by_fold) if crossed else None,
                 )
-                for ((c, rule), by_fold), figures in zip(thresholds.items(), points, strict=True)
+                for ((label, rule), by_fold), figures in zip(thresholds.items(), points, strict=True)
             ],
             temperature_by_fold=_by_fold(temperatures) if crossed else None,
         )
@@ -346,8 +347,21 @@ def _fold_of_subject(samples: Samples) -> tuple[int, ...] | None:
 
 
 def _shown(classes: Classes) -> list[int]:
-    """The classes of curves and operating points: each against the rest, of two only the positive one."""
+    """The classes of curves: each against the rest, of two only the positive one."""
     return list(range(len(classes.names))) if classes.positive is None else [classes.positive]
+
+
+def _questions(
+    probabilities: np.ndarray, truth: np.ndarray, classes: Classes
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """What operating points are of: by label the probability (N,), and whether it is so (N,).
+
+    It is each class, of two the positive one, and of grades each one or a higher one, as clinics act on them.
+    """
+    if classes.kind in GRADES and classes.positive is None:
+        above = {n: name + " or higher" * (name != classes.names[-1]) for n, name in enumerate(classes.names) if n}
+        return {label: (probabilities[:, n:].sum(axis=1), truth >= n) for n, label in above.items()}
+    return {classes.names[c]: (probabilities[:, c], truth == c) for c in _shown(classes)}
 
 
 def _by_fold(thresholds: ByFold) -> dict[str, Threshold | None]:

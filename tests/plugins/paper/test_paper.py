@@ -335,6 +335,13 @@ def test_published_values_keep_their_digits(served_run: Path) -> None:
     (row,) = [row for row in table.rows if row.name == "test_resnet"]
     cells = dict(zip(table.columns[1:], row.cells, strict=True))
     assert cells["MAE, published"].text == "3.788"
+    paper = Paper(SimpleNamespace(study=study, results=run.results, learners=run.learners, targets=["pasi"]))  # type: ignore[arg-type]
+    every = paper.published_values()
+    # that of resnet34 stands in the CSV alone
+    shown = [cell if isinstance(cell, str) else cell.text for row in every.rows for cell in row.cells]
+    assert shown[:3] == ["test_resnet", "MAE", "3.788"]
+    assert len(every.rows) == 1
+    assert sorted(every.data["published"]) == [0.9, 3.781, 3.788]
     write = MetricFormat(points=1)
     assert (write.published("ccc", 0.9), write.published("mae", 3.8)) == ("0.9", "3.8")
     assert (write.published("accuracy", 0.95), write.published("accuracy", 0.9493)) == ("95 %", "94.93 %")

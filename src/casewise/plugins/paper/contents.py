@@ -178,28 +178,36 @@ class Paper:
         return caption + (" This run is of synthetic images, the publication of patients." * self.run.study.synthetic)
 
     def published_values(self) -> Table:
-        """Every published value with the run's value, or the reason why the run has none.
+        """Every published value with the run's value, or the reason why the run has none; in LaTeX those with one.
 
         Raises:
             CasewiseError: there is no publication.
         """
         if not self.published.results:
             raise CasewiseError("the study names no publication (evaluation.references, or --references)")
-        lines = []
+        lines, rows = [], []
         for table in self.published.results:
             target = next((t for t in self.run.targets if table in self.tables_of(t)), None)
             for learner, metrics in table.learners.items():
                 for metric, value in metrics.items():
                     where = {"table": table.table, "learner": learner, "metric": metric, "cases": table.cases}
-                    lines.append(
-                        {
-                            **where,
-                            "published_stage": table.stage,
-                            **_theirs(value),
-                            **self._counterpart(table, target, learner, metric),
-                        }
-                    )
-        return Table.of(pd.DataFrame(lines), f"Values of {self.published.source or 'the study file'}.")
+                    ours = self._counterpart(table, target, learner, metric)
+                    lines.append({**where, "published_stage": table.stage, **_theirs(value), **ours})
+                    if ours["value"] is not None:
+                        write = metric_format(self.run.study, str(target))
+                        theirs = _published_text(write, metric, value)
+                        figure = Estimate(ours["value"], ours["low"], ours["high"], 0, rough=bool(ours["note"]))
+                        side = SIDES.get(str(ours["stage"]), str(ours["stage"]))
+                        names = [table.table, learner_name(learner), write.heading(metric)]
+                        rows.append(Row(names[0], [*names[1:], theirs, write.cell(metric, figure), side]))
+        left = len(lines) - len(rows)
+        caption = f"Values of {self.published.source or 'the study file'}, beside those of this run."
+        caption += f" Without a counterpart in this run: {left} of {len(lines)}, in the CSV with the reason." * (
+            left > 0
+        )
+        heads = ["Table", "Learner", "Metric", "Published", "This run", "On"]
+        rows = rows or [Row(MISSING, [MISSING] * (len(heads) - 1))]
+        return Table(heads, rows, self._synthetic(caption), data=pd.DataFrame(lines))
 
     def _counterpart(self, table: PublishedTable, target: str | None, learner: str, metric: str) -> Line:
         missing = {"stage": "", "value": None, "low": None, "high": None}

@@ -33,6 +33,7 @@ ROC = (
     "ROC curves {place}: each class against the others{mean}. Grey: chance. Dots: operating points, whose thresholds"
     " were chosen on other cases, so that they can lie off the curve.{more}"
 )
+ROC_OF_GRADES = "ROC curves {place}: each grade against the others{mean}. Grey: chance.{more}"
 MEAN_CURVE = ", each curve the mean over the folds"
 RECALL = (
     "Precision and recall {place}: each class against the others{ranked}. Dotted: chance, the share of the class among"
@@ -45,8 +46,8 @@ RELIABILITY = (
 )
 CLASSES = "{place}. Support: {noun}s with this reference class."
 POINTS = (
-    "{place}: {noun}s whose probability reaches the threshold are called positive, each class against the others. The"
-    " thresholds were chosen on {chosen}; where they differ by fold, their range is shown."
+    "{place}: {noun}s whose probability{of} reaches the threshold are called positive{rest}. The thresholds were"
+    " chosen on {chosen}; where they differ by fold, their range is shown."
 )
 CHOSEN_ON = {"out of fold": "the cases of the folds"}
 PREDICTIVE = (
@@ -80,7 +81,7 @@ def section(context: ReportContext) -> Section | None:
     figures, where = context.figures(context.stage, context.learner), evaluated_on(context, context.stage)
     counts = confusion(entry.names, entry.confusion)
     blocks: list[Block] = [Matrix(counts, evaluated(context), "reference", "predicted"), *pooled(context)]
-    if kind_report(context.kind).ordered and len(entry.names) > 2:
+    if _has_grades(context):
         blocks.append(cuts(context))
     blocks.append(Plots(_plots(context, entry, figures)))
     blocks += (by_column := beside_column_blocks(context))
@@ -104,6 +105,11 @@ def section(context: ReportContext) -> Section | None:
         blocks.append(Fold("Scores of the probabilities, and temperature scaling", inside))
     blocks.append(Fold("Further targets with classes, and regions", further_tables(context)))
     return Section("classes", "Classes", blocks)
+
+
+def _has_grades(context: ReportContext) -> bool:
+    """Whether operating points are of a grade or a higher one."""
+    return kind_report(context.kind).ordered and len(context.classes) > 2
 
 
 def cuts(context: ReportContext) -> Table:
@@ -139,11 +145,12 @@ def _plots(context: ReportContext, entry: ClassFigures, figures: ByMetric) -> li
     """The ROC and precision-recall curves and the reliability diagram, those that there are."""
     folds, plots = context.stage == "oof", []
     texts = {"place": evaluated_on(context, context.stage), "noun": terms_of(context).noun}
+    caption = ROC_OF_GRADES if _has_grades(context) else ROC
     texts["more"] = f" The first {draw.MOST_CURVES} classes are drawn." if len(entry.roc) > draw.MOST_CURVES else ""
     if curves := draw.curves_of(entry, figures):
         areas = ", ".join(f"{curve.name} {WRITE.cell('auroc', curve.auroc).text}" for curve in curves)
         alt = f"Sensitivity against the false positive rate, with the AUROC: {areas}."
-        plots.append(Plot(draw.roc(curves), alt, ROC.format(mean=MEAN_CURVE if folds else "", **texts)))
+        plots.append(Plot(draw.roc(curves), alt, caption.format(mean=MEAN_CURVE if folds else "", **texts)))
     if recalls := draw.recall_curves(context.headline_rows, context.classes, entry, figures):
         areas = ", ".join(f"{curve.name} {WRITE.cell('auprc', curve.auprc).text}" for curve in recalls)
         alt = f"Precision against recall, with the AUPRC: {areas}."
@@ -199,7 +206,15 @@ def point_blocks(context: ReportContext, entry: ClassFigures, stage: str) -> lis
     noun, points = terms_of(context).noun, entry.operating[:MOST_POINTS]
     chosen, prevalence = points[0].chosen_on, points[0].prevalence
     where = fmt.capital(evaluated_on(context, stage))
-    caption = POINTS.format(place=where, noun=noun, chosen=CHOSEN_ON.get(chosen, chosen))
+    grades = _has_grades(context)
+    caption = POINTS.format(
+        place=where,
+        noun=noun,
+        chosen=CHOSEN_ON.get(chosen, chosen),
+        of=" of the grade or a higher one" if grades else "",
+        rest="" if grades else ", each class against the others",
+    )
+    what = "Grade and rule" if grades else "Class and rule"
     keys, note = {name: name for name in FURTHER_FIGURES}, PREDICTIVE.format(noun=noun, unit=context.study.unit)
     heads = [WRITE.title(metric) for metric in FURTHER_FIGURES]
     if prevalence is not None:
@@ -210,10 +225,10 @@ def point_blocks(context: ReportContext, entry: ClassFigures, stage: str) -> lis
         Row(_point_name(point), [WRITE.cell(metric, point.figures.get(key)) for key, metric in keys.items()])
         for point in points
     ]
-    first = ["Class and rule", "Threshold", *map(WRITE.title, POINT_FIGURES)]
+    first = [what, "Threshold", *map(WRITE.title, POINT_FIGURES)]
     blocks: list[Block] = [
         Table(first, [_point_row(point) for point in points], caption, wide=True),
-        Table(["Class and rule", *heads], further, note, wide=True),
+        Table([what, *heads], further, note, wide=True),
     ]
     more = len(entry.operating) - len(points)
     return [*blocks, Facts([("Further operating points, in metrics.json", str(more))])] if more else blocks
