@@ -196,7 +196,8 @@ class Paper:
                     if ours["value"] is not None:
                         write = metric_format(self.run.study, str(target))
                         theirs = _published_text(write, metric, value)
-                        figure = Estimate(ours["value"], ours["low"], ours["high"], 0, rough=bool(ours["note"]))
+                        low, high = (None if ours[end] is None else float(ours[end] or 0) for end in ("low", "high"))
+                        figure = Estimate(float(ours["value"]), low, high, 0, rough=bool(ours["note"]))
                         side = SIDES.get(str(ours["stage"]), str(ours["stage"]))
                         names = [table.table, learner_name(learner), write.heading(metric)]
                         rows.append(Row(names[0], [*names[1:], theirs, write.cell(metric, figure), side]))
