@@ -16,13 +16,6 @@ from pathlib import Path
 # Characters without a width that belong to no letter: soft hyphen, zero-width space, direction marks, byte order mark.
 _INVISIBLE = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff]")
 _SPACES = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
-# Names of a column of subjects.
-STRONG_SUBJECT = (
-    r"patients?|subjects?|participants?|probands?|persons?|people|pat|pid|mrn|subj|pt|proband(in)?|u?subjid|"
-    r"pacientes?|patiente|sujetos?|sujets?"
-)
-# One of them that is also a laboratory value.
-AMBIGUOUS_SUBJECT = "pt"
 
 
 def one_form(text: str) -> str:

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from casewise.cohort.clinical_words import STRONG_SUBJECT, named_region, unaccented
 from casewise.cohort.companions import Companion, companions
 from casewise.cohort.identity import alike
 from casewise.cohort.table import natural
 from casewise.errors import CasewiseError, counted, cut, nearest, nearest_folder
-from casewise.names import STRONG_SUBJECT, as_codes, heading_words, one_form
+from casewise.names import as_codes, heading_words, one_form
 
 IMAGES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".webp", ".heic", ".heif")
 SLIDES = (".bif", ".czi", ".mrxs", ".ndpi", ".scn", ".svs", ".svslide", ".vms", ".vmu")
@@ -27,7 +28,7 @@ CASE_FIELDS = ("subject", "visit", "region", "sequence", "file")
 _PEOPLE = rf"(({STRONG_SUBJECT}) ?(id|code|nr|no|number|name|key)?)"
 VISIT_WORDS = (
     r"v|visit|week|w|wk|month|m|day|d|t|tp|time|timepoint|session|ses|baseline|bl|followup|follow|fu|screening|"
-    r"pre|post|before|after|visite|woche|monat|tag"
+    r"pre|post|before|after|visite|woche|monat|tag|semaine|semana|mois|mes|jour|dia|visita"
 )
 DATE_FORM = r"(18|19|20)\d\d-?(0[1-9]|1[0-2])-?(0[1-9]|[12]\d|3[01])"
 # Of a folder; `D001` and `M2` are rather subjects.
@@ -433,12 +434,16 @@ def batches_text(names: Iterable[str]) -> str:
 def find_region(name: str, regions: list[str]) -> str:
     """The region that a name contains, as a word or else within a word; '' if it contains none or several.
 
-    >>> find_region("P01_Upper-left2.jpg", ["upper", "trunk", "lower"])
-    'upper'
+    Words of other languages count where it contains no region as the study writes it.
+
+    >>> find_region("P01_Upper-left2.jpg", ["upper", "trunk", "lower"]), find_region("Beine 1.jpg", ["upper", "lower"])
+    ('upper', 'lower')
     """
-    folded = one_form(name).casefold()
+    folded = unaccented(name)
     words = re.split(r"[^a-z]+", folded)
-    hits = [r for r in regions if r.casefold() in words] or [r for r in regions if r.casefold() in folded]
+    hits = [r for r in regions if unaccented(r) in words] or [r for r in regions if unaccented(r) in folded]
+    if not hits:
+        return named_region(name, regions)[0]
     return hits[0] if len(hits) == 1 else ""
 
 

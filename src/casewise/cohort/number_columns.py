@@ -12,8 +12,9 @@ import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from casewise.cohort.clinical_words import AMBIGUOUS_SUBJECT, STRONG_SUBJECT
 from casewise.errors import shortened
-from casewise.names import AMBIGUOUS_SUBJECT, STRONG_SUBJECT, heading_words
+from casewise.names import heading_words
 
 _SIGNS = str.maketrans({"\N{MINUS SIGN}": "-", "\N{FULLWIDTH HYPHEN-MINUS}": "-", "\N{FULLWIDTH PLUS SIGN}": "+"})
 _MARKS = str.maketrans({"’": "'", "\u066b": ",", "\u066c": "'", "\N{FULLWIDTH FULL STOP}": ".", "，": ","})

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from casewise.cohort.checks import STORED, add_unknown_column, closest, number
+from casewise.cohort.clinical_words import named_region
 from casewise.cohort.identity import alike
 from casewise.cohort.table import Problems, each, names_text, natural
 from casewise.errors import counted, cut
@@ -264,14 +265,41 @@ def read_target(name: str, study: Study, cells: pd.DataFrame, problems: Problems
         owner = "" if column == name else f" (target {name})"
         setting = problems.setting(f"columns: {{{name}: NAME}}")
         remedy = f"say {setting}" if problems.section else "name its column in the study's targets"
-        hint = closest(column, cells.columns.tolist())
+        hint = closest(column, [other for other in cells if not names_one_region(other, study)])
         problems.add("columns", f"column {column}{owner}: is missing.{hint} Add it, or {remedy}.")
     if missing:
         return pd.Series(float("nan"), index=cells.index)
+    for column in columns:
+        _check_region(name, column, study, cells, problems)
     if target.equals is not None:
         return _read_indicator(name, target, cells[columns], problems)
     readers = {"number": _read_numbers, "classes": _read_class_names}
     return by_form(target.kind, readers)(name, target, cells[columns], problems)
+
+
+def names_one_region(column: str, study: Study) -> bool:
+    """Whether a heading names one of several regions of the study, such as `Erythema arms`."""
+    return len(study.regions) > 1 and bool(named_region(column, study.regions)[0])
+
+
+def _check_region(name: str, column: str, study: Study, cells: pd.DataFrame, problems: Problems) -> None:
+    """A column that names one region has no values of other regions, or of whole cases."""
+    if not names_one_region(column, study) or named_region(name, study.regions)[0]:
+        return
+    region, heading = named_region(column, study.regions)[0], study.columns.get("region", "region")
+    scored = cells[column].str.strip() != ""
+    if heading in cells:
+        scored &= cells[heading].map(lambda cell: named_region(cell, study.regions)[0] or cell) != region
+    if scored.any():
+        problems.add(
+            f"region {name}",
+            f"targets.{name}: {cut(column)} names the region {region}, and would be the value of "
+            f"{names_text([r for r in study.regions if r != region])} too. Name a column with the values of all "
+            "regions and a row for each of them; `casewise init` writes such a table. If the column is of all, rename "
+            "it.",
+            cells.index[scored],
+            column,
+        )
 
 
 def _read_class_names(name: str, target: Target, cells: pd.DataFrame, problems: Problems) -> pd.Series:

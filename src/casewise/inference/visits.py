@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from casewise.cohort.clinical_words import VISIT_BEGINNINGS, unaccented
 from casewise.cohort.table import names_text, read_dates
 from casewise.errors import CohortError, cut
 
@@ -16,10 +17,7 @@ if TYPE_CHECKING:
     from casewise.study.schema import Study
 
 # How names of columns that tell visits apart begin, or end.
-_VISIT_WORDS = re.compile(
-    r"a?(visit|week|day|month|date|adt|ady)|besuch|termin|time|zeitpunkt|session|woche|monat|tag|datum|exam|unters|follow|"
-    r"kontroll|encounter|.*(datum|date|tag|day|visit)$"
-)
+_VISIT_WORDS = re.compile(rf"{VISIT_BEGINNINGS}|.*(datum|date|tag|day|visit)$")
 _DATE_FORM = re.compile(r"(\d{4}([./-])\d{1,2}\2\d{1,2}|\d{1,2}([./-])\d{1,2}\3(\d{4}|\d{2}))([ T][\d:.+Z ]+)?")
 
 
@@ -48,7 +46,7 @@ def check_visits(study: Study, cells: pd.DataFrame, columns: Mapping[str, str]) 
     with_roles = [columns[role] for role in ("path", "subject", "region") if role in columns]
     for name in cells.columns.difference(with_roles, sort=False):
         values = cells[name].str.strip()
-        of_visits = any(_VISIT_WORDS.match(word) for word in re.split(r"[\W\d_]+", name.casefold()))
+        of_visits = any(_VISIT_WORDS.match(word) for word in re.split(r"[\W\d_]+", unaccented(name)))
         several = values.where(values != "").groupby(cells[columns["subject"]]).nunique()
         if several.empty or several.max() < 2 or not (of_visits or _are_dates(values[values != ""])):
             continue

@@ -10,25 +10,22 @@ from datetime import date
 from functools import cached_property
 
 from casewise.cohort.checks import number
+from casewise.cohort.clinical_words import AMBIGUOUS_SUBJECT, DATES, DAYS, STRONG_SUBJECT, VISIT, unaccented
 from casewise.cohort.folder_layout import stem_of
 from casewise.cohort.table import names_text, read_dates
 from casewise.cohort.table_formats import NO_VALUE, missing_words
 from casewise.errors import CasewiseError, cut
-from casewise.names import AMBIGUOUS_SUBJECT, STRONG_SUBJECT, heading_words
+from casewise.names import heading_words
 from casewise.splits.predefined import side_of
 
 _WEAK_SUBJECT = r"id|code|case|cases|pseudonym|key|nr|no|number|identifier|record"
-_VISIT = (
-    r"visits?|avisitn?|visitnum|visite|timepoint|time point|session|ses|weeks?|months?|follow ?up|fu|besuch|visita|"
-    r"examination|exam|tp|wave|termin"
-)
 _OF_IMAGES = (
     r"aufnahme|untersuchungs?|studien|bild|foto|visiten?|besuchs?|behandlungs?|therapie|scan|study|visit|exam|"
     r"examination|acquisition|recording|image|photo|treatment"
 )
-_DAY = rf"(({_OF_IMAGES}) ?)?(days?|tage?)( (no|nr|number))?|days? since \w+|tage? (seit|nach) \w+|ady|visitdy|qsdy"
+_DAY = rf"(({_OF_IMAGES}) ?)?({DAYS})( (no|nr|number))?|days? since \w+|tage? (seit|nach) \w+|ady|visitdy|qsdy"
 _DATE = (
-    rf"dates?|datum|day|tag|when|acquired|acquisition date|visit date|exam date|study ?date|datetime|time|"
+    rf"{DATES}|when|acquired|acquisition date|visit date|exam date|study ?date|datetime|time|"
     rf"({_OF_IMAGES})(datum|tag)|adtm?|visitdtc?|qsdtc"
 )
 _SOURCE = (
@@ -85,11 +82,16 @@ class Column:
 
     def named(self, expression: str) -> bool:
         """Whether the header contains one of the names of a regular expression as whole words."""
-        return re.search(rf"(^| )({expression})( |$|\d)", self.header) is not None
+        return any(re.search(rf"(^| )({expression})( |$|\d)", header) for header in self._headers)
 
     def exactly(self, expression: str) -> bool:
         """Whether the whole header matches the regular expression."""
-        return re.fullmatch(expression, self.header) is not None
+        return any(re.fullmatch(expression, header) for header in self._headers)
+
+    @property
+    def _headers(self) -> set[str]:
+        """The header with and without accents."""
+        return {self.header, unaccented(self.header)}
 
     @cached_property
     def values(self) -> list[str]:
@@ -265,7 +267,7 @@ def understand_columns(
     roles.split = next((c.name for c in columns if c.named(SPLIT) and _is_split(c, subjects, roles.doubts)), "")
     roles.sequence = next((c.name for c in columns if c.named(_SEQUENCE) and 1 <= len(c.counts) <= 12), "")
     columns = [c for c in columns if c.name not in (roles.split, roles.sequence)]
-    visits = [c for c in columns if c.named(_VISIT) and not c.named(_DATE) and not c.are_dates]
+    visits = [c for c in columns if c.named(VISIT) and not c.named(_DATE) and not c.are_dates]
     roles.visit = next((c.name for c in visits if c.filled > _FILLED and c.are_whole and _differ(c, subjects)), "")
     columns = [c for c in columns if c.name != roles.visit]
     roles.day = next((c.name for c in columns if c.exactly(_DAY) and _are_days(c)), "")

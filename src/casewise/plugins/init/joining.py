@@ -14,23 +14,19 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from casewise.cohort.checks import number
+from casewise.cohort.clinical_words import (
+    LETTERS_OF_VISITS,
+    UNITS,
+    WORD,
+    Words,
+    region_phrases,
+    unaccented,
+)
 from casewise.cohort.folder_layout import Pattern, find_region, stem_of
 from casewise.cohort.table import names_text, read_dates
 from casewise.errors import CasewiseError, counted, cut
 from casewise.names import one_form
 
-Words = tuple[str, ...]
-_WORD = re.compile(r"\d+|[A-ZÄÖÜ]+(?![a-zäöüß])|[A-ZÄÖÜ]?[^\W\d_A-ZÄÖÜ]+")
-_UNITS = {
-    **dict.fromkeys(("w", "wk", "wks", "weeks", "woche", "wochen"), "week"),
-    **dict.fromkeys(("m", "mo", "mon", "mth", "months", "monat", "monate"), "month"),
-    **dict.fromkeys(("d", "days", "tag", "tage"), "day"),
-    **dict.fromkeys(("y", "yr", "years", "jahr", "jahre"), "year"),
-    **dict.fromkeys(("v", "visits", "visite", "besuch"), "visit"),
-    **dict.fromkeys(("t", "tp", "timepoint"), "time"),
-    **dict.fromkeys(("bl", "base"), "baseline"),
-    **dict.fromkeys(("scr", "screen"), "screening"),
-}
 _DAYS = {"day": 1.0, "week": 7.0, "month": 365.25 / 12, "year": 365.25}
 _SINGLE = ("baseline", "screening")
 # Paths that are looked at to find where the names stand, places that are tried for each column, and words of a name.
@@ -74,8 +70,10 @@ def words(text: str, role: str = "") -> Words:
     plain = str(int(value)) if (value := number(text)) is not None and value.is_integer() else one_form(text)
     if role == "visit" and (day := read_dates([plain]).get(plain)):
         return ("date", str(day))
-    plain_words = (w.lstrip("0") or "0" if w.isdecimal() else w.casefold() for w in _WORD.findall(plain))
-    return tuple(_UNITS.get(w, w) if role == "visit" else w for w in plain_words)
+    plain_words = (w.lstrip("0") or "0" if w.isdecimal() else w.casefold() for w in WORD.findall(plain))
+    if role == "region":
+        return tuple(map(unaccented, plain_words))
+    return tuple(UNITS.get(unaccented(w), w) if role == "visit" else w for w in plain_words)
 
 
 def day_of_visit(name: str) -> int | None:
@@ -112,6 +110,7 @@ def _other_forms(role: str, name: Words, loose: bool, regions: Sequence[str]) ->
     if role == "region":
         yield name[:1]
         yield (name[0][:1],)
+        yield from region_phrases(" ".join(name))
         if region := find_region(" ".join(name), list(regions)):
             yield words(region)
     if role == "visit":
@@ -156,7 +155,7 @@ class _Path:
     def matches(self, segment: int) -> list[re.Match[str]]:
         if segment not in self._words:
             inside = -len(self.segments) <= segment
-            self._words[segment] = list(_WORD.finditer(self.segments[segment])) if inside else []
+            self._words[segment] = list(WORD.finditer(self.segments[segment])) if inside else []
         return self._words[segment]
 
     def read(self, role: str, place: _Place, names_of: Mapping[Words, Words]) -> tuple[Words, int, int, int] | None:
@@ -269,6 +268,14 @@ def _assigned(read: Mapping[str, _Spans], keys: _Keys, columns: Mapping[str, str
     return rows
 
 
+def _name_in_pattern(text: str, role: str, names_of: Mapping[Words, Words]) -> Words:
+    """The name that a field of a stated pattern means; a letter of a unit is read where it is known to be a visit."""
+    named = words(text, role)
+    if role == "visit" and named and named[0] in LETTERS_OF_VISITS:
+        named = (LETTERS_OF_VISITS[named[0]], *named[1:]) if named not in names_of else named
+    return names_of.get(named, ("", text))
+
+
 def _by_pattern(
     paths: Sequence[_Path], names_of: Mapping[str, Mapping[Words, Words]], stated: Pattern
 ) -> dict[str, _Spans]:
@@ -281,7 +288,7 @@ def _by_pattern(
         roles = {("number" if name in ("n", "number", "no", "nr") else name): text for name, text in values.items()}
         roles["visit"] = roles.get("visit") or roles.get("date", "")
         spans: _Spans = {
-            role: (names_of[role].get(words(text, role), ("", text)), 0, 0, 0)
+            role: (_name_in_pattern(text, role, names_of[role]), 0, 0, 0)
             for role, text in roles.items()
             if text and role in names_of
         }

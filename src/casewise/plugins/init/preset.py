@@ -8,11 +8,20 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from casewise.cohort.clinical_words import SIGNS, named_region, sign_of
 from casewise.cohort.cohort import read_cohort
 from casewise.cohort.companions import companions_text
-from casewise.cohort.folder_layout import Layout, are_batches, batches_text, read_layout, stated_pattern, walk
+from casewise.cohort.folder_layout import (
+    Layout,
+    are_batches,
+    batches_text,
+    find_region,
+    read_layout,
+    stated_pattern,
+    walk,
+)
 from casewise.cohort.table import Problems, iso_day, names_text
-from casewise.cohort.targets import target_columns
+from casewise.cohort.targets import names_one_region, target_columns
 from casewise.errors import CasewiseError, CohortError, counted
 from casewise.modalities.base import Start
 from casewise.modalities.registry import modality_of
@@ -29,19 +38,12 @@ from casewise.plugins.init.rows import (
     resolve_subjects,
     rows_of_table,
 )
-from casewise.plugins.init.tables import Source, read_tables
+from casewise.plugins.init.tables import Source, key_columns, read_tables
 from casewise.study.loading import preset_text, read_study
 from casewise.study.schema import Study
 
 # A column such as INDURAT, which ADaM cuts after eight letters, is the target that begins so.
 _FEWEST_LETTERS = 4
-# Other words of dermatologists for the signs of psoriasis: a column with one of them, and values of the target's range.
-_SYNONYMS = {
-    "erythema": {"redness", "ery"},
-    "induration": {"thickness", "infiltration"},
-    "scaling": {"scale", "scales", "scaliness", "desquamation"},
-    "area": {"extent", "coverage"},
-}
 
 
 def plan_preset(
@@ -73,7 +75,11 @@ def plan_preset(
     source = read_tables(tables, problems, sheet=sheet) if tables else None
     column = study.columns.get("path", "path")
     has_paths = source is not None and any(source.cells.get(column, ()))
-    joins = source is not None and study.modality_name == "photographs" and (not has_paths or tables[1:])
+    joins = (
+        source is not None
+        and study.modality_name == "photographs"
+        and (not has_paths or tables[1:] or _has_other_words(source, study))
+    )
     if (pattern or tables[1:]) and not joins:
         raise CasewiseError(
             f"{preset}: --pattern and several tables are for photographs that a table does not name. Name one table "
@@ -118,6 +124,9 @@ def _joined(source: Source, study: Study, images: Path, pattern: str, new: NewSt
     )
     named = _named_targets(study, source)
     cells, roles = source.cells, source.roles()
+    region = key_columns(source, roles, regions=study.regions).get("region", "")
+    if region and not rows.has("region"):
+        rows.state("region", [find_region(cell, study.regions) or cell for cell in rows.of(cells[region])], region)
     fill_from_table(rows, cells, roles, scans=False)
     resolve_subjects(rows, cells, roles, [""] * len(rows.paths))
     check_names(rows, roles.subject, source.numbers)
@@ -152,21 +161,34 @@ def _joined(source: Source, study: Study, images: Path, pattern: str, new: NewSt
     ]
 
 
+def _has_other_words(source: Source, study: Study) -> bool:
+    """Whether a table has all that the study reads, some of it in other words, such as those of another language."""
+    targets, roles = _named_targets(study, source), source.roles()
+    keys = key_columns(source, roles, regions=study.regions)
+    needed = ["subject", *(["region"] if study.regions else [])]
+    if not set(needed) <= {*keys, *source.cells} or set(targets.values()) != set(_value_columns(study)):
+        return False
+    others = set(source.cells.get("region", [])) - {"", *study.regions} if study.regions else set()
+    spelled = bool(others) and all(named_region(cell, study.regions)[0] for cell in others)
+    return spelled or not {*needed, *targets.values()} <= set(source.cells)
+
+
 def _named_targets(study: Study, source: Source) -> dict[str, str]:
     """The columns of a table with the targets of a study, each with the target's column, by name, beginning, text or
-    a synonym of the field."""
+    a synonym of the field. A column of one region is not a target of all regions."""
     result: dict[str, str] = {}
+    columns = [c for c in source.cells if not names_one_region(c, study)]
     for target in _value_columns(study):
         named = words(target)
         matches: list[list[str]] = [[], [], [], []]
-        for column in source.cells:
+        for column in columns:
             own, text = words(column), words(source.labels.get(column, ""))
             begins = len(own) == 1 and len(own[0]) >= _FEWEST_LETTERS and "".join(named).startswith(own[0])
             matches[0] += [column] * (own == named)
             matches[1] += [column] * (begins or set(named) <= set(own))
             matches[2] += [column] * (set(named) <= set(text))
-            synonym = _SYNONYMS.get(target, set()) & {*own, *text}
-            matches[3] += [column] * bool(synonym and _in_range(source.cells[column], study, target))
+            synonym = target in SIGNS and target in (sign_of(own), sign_of(text))
+            matches[3] += [column] * (synonym and _in_range(source.cells[column], study, target))
         if column := next((of_rank[0] for of_rank in matches if len(of_rank) == 1), ""):
             result.setdefault(column, target)
     return result

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from casewise.cohort.clinical_words import REGION, VISIT, named_region, plain_words, region_phrases
 from casewise.cohort.folder_layout import find_region
 from casewise.cohort.table import Problems, names_text, read_text_table, rows_text
 from casewise.errors import CasewiseError, cut
@@ -18,8 +19,6 @@ _CODE = ("paramcd", "qstestcd", "testcd", "param", "qstest", "parameter", "item"
 _TEXT = ("param", "qstest", "parameter", "test")
 _VALUE = ("aval", "qsstresn", "avalc", "qsstresc", "qsorres", "value", "result", "score", "rating", "response")
 _ANALYSED = r"anl\d\dfl"
-_REGION = r"(body |anatomic(al)? )?(regions?|sites?|locations?|zones?|areas?)|aloc|qsloc|loc|anatomy|k(ö|oe)rperregion"
-_VISIT = r"a?visits?(n|num)?|visite|timepoint|time point|weeks?|months?|session|besuch|termin"
 _IMAGE_NUMBER = (
     r"((photo(graph)?|image|picture|foto|bild|img|shot|file|view|aufnahme) ?)?(no|nr|num(ber)?|index|idx|n)|"
     r"photo(graph)?|image|picture|foto|bild|shot|view"
@@ -82,15 +81,15 @@ def key_columns(
         return {}
     columns = [Column(name, values) for name, values in source.cells.items() if name not in {roles.subject, *targets}]
     keys = {"subject": roles.subject}
-    visits = [c for c in columns if c.exactly(_VISIT) and c.filled == 1 and (len(c.counts) > 1 or c.numbers is None)]
+    visits = [c for c in columns if c.exactly(VISIT) and c.filled == 1 and (len(c.counts) > 1 or c.numbers is None)]
     texts = [c.name for c in visits if all(map(is_visit, c.counts))]
     if visit := next(iter([*texts, *([roles.visit] if roles.visit else []), *(c.name for c in visits)]), roles.date):
         keys["visit"] = visit
     texts_only = [c for c in columns if c.name != visit and c.filled == 1 and 1 <= len(c.counts) <= _MOST_REGIONS]
     texts_only = [c for c in texts_only if c.numbers is None]
     of_study = [c.name for c in texts_only if regions and all(find_region(v, list(regions)) for v in c.counts)]
-    named = [c.name for c in texts_only if c.exactly(_REGION) and c.name not in roles.sources]
-    region = next(iter([*of_study, *named, *(c.name for c in texts_only if c.exactly(_REGION))]), "")
+    named = [c.name for c in texts_only if c.exactly(REGION) and c.name not in roles.sources]
+    region = next(iter([*of_study, *named, *(c.name for c in texts_only if c.exactly(REGION))]), "")
     if region and (of_study or _repeats(source, keys)):
         keys["region"] = region
     if _repeats(source, keys):
@@ -203,18 +202,21 @@ def by_region(source: Source, keys: Mapping[str, str], regions: Sequence[str], o
     """
     if "region" in keys:
         return source
-    candidates = [words(region) for region in regions] or [
-        (word,) for word in dict.fromkeys(of_paths) if word.isalpha()
+    texts = [text for name in source.cells for text in (name, source.labels.get(name, ""))]
+    headings = {word for text in texts for word in plain_words(text)}
+    candidates = list(regions) or [
+        word
+        for word in dict.fromkeys(of_paths)
+        if word.isalpha() and any(headings.issuperset(phrase) for phrase in region_phrases(word))
     ]
-    parts: dict[Words, dict[Words, str]] = defaultdict(dict)
+    parts: dict[Words, dict[str, str]] = defaultdict(dict)
     for name in source.cells:
         if name in keys.values():
             continue
-        described = words(source.labels.get(name, name)), words(name)
-        for named in dict.fromkeys(described):
-            hits = [region for region in candidates if _within(region, named) is not None]
-            if len(hits) == 1 and (rest := _within(hits[0], named)):
-                parts[rest].setdefault(hits[0], name)
+        for text in dict.fromkeys((source.labels.get(name, name), name)):
+            region, rest = named_region(text, candidates)
+            if region and rest:
+                parts[rest].setdefault(region, name)
                 break
     sets = Counter(frozenset(columns) for columns in parts.values() if len(columns) > 1)
     if not sets:
@@ -225,12 +227,11 @@ def by_region(source: Source, keys: Mapping[str, str], regions: Sequence[str], o
     parts = {rest: columns for rest, columns in parts.items() if frozenset(columns) == shared}
     order = [region for region in candidates if region in shared]
     split = {name for columns in parts.values() for name in columns.values()}
-    written = {region: name for name in regions for region in [words(name)]}
     count, cells = len(source.numbers), {}
     for name, values in source.cells.items():
         if name not in split:
             cells[name] = [value for value in values for _ in order]
-    cells["region"] = [written.get(region, " ".join(region)) for _ in range(count) for region in order]
+    cells["region"] = [region for _ in range(count) for region in order]
     for rest, columns in parts.items():
         cells["_".join(rest)] = [source.cells[columns[region]][row] for row in range(count) for region in order]
     first = next(iter(parts))
@@ -240,19 +241,12 @@ def by_region(source: Source, keys: Mapping[str, str], regions: Sequence[str], o
         numbers=[number for number in source.numbers for _ in order],
         notes=[
             *source.notes,
-            f"Columns of regions became rows, {len(order)} for each: {names_text(list(parts[first].values()), 4)} are "
-            f"{'_'.join(first)} of {', '.join(' '.join(region) for region in order)}.",
+            f"Columns of regions became rows, {len(order)} for each: "
+            f"{names_text([parts[first][name] for name in order], 4)} are "
+            f"{'_'.join(first)} of {', '.join(order)}.",
         ],
         changed=True,
     )
-
-
-def _within(region: Words, named: Words) -> Words | None:
-    """The words without those of the region; None if they do not contain it."""
-    for start in range(len(named) - len(region) + 1):
-        if named[start : start + len(region)] == region:
-            return (*named[:start], *named[start + len(region) :])
-    return None
 
 
 # ----------------------------------------------------------------------------------------------------------- several

@@ -1,0 +1,167 @@
+"""The words of clinical tables and file names in English, German, French and Spanish, in one place.
+
+Words are compared without case and accents: `Fläche` is `flache`, `Érythème` is `erytheme`.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from functools import lru_cache
+
+from casewise.names import one_form
+
+# Headings of subjects.
+STRONG_SUBJECT = (
+    r"patients?|subjects?|participants?|probands?|persons?|people|pat|pid|mrn|subj|pt|proband(in|en|innen)?|u?subjid|"
+    r"pacientes?|patient(e|es|en|in|innen)|sujetos?|sujets?|participantes?|teilnehmer(in|innen)?|"
+    r"versuchsperson(en)?|personnes?|personas?"
+)
+# One of them that is also a laboratory value.
+AMBIGUOUS_SUBJECT = "pt"
+# Headings of visits. They are whole headings, or words of them.
+VISIT = (
+    r"a?visits?(n|num)?|visite[ns]?|visitas?|besuch|termin|zeitpunkt|timepoint|time point|point de mesure|"
+    r"session|ses|seance|sesion|consultation|consulta|weeks?|wochen?|semaines?|semanas?|months?|monate?|mois|mes|meses|"
+    r"follow ?up|fu|suivi|seguimiento|examination|exam|untersuchung|tp|wave"
+)
+# Headings of days counted from a visit or date, and of dates.
+DAYS = r"days?|tage?|jours?|dias?"
+DATES = r"dates?|datum|fecha|tag|day"
+# Headings of regions of the body.
+REGION = (
+    r"(body |anatomic(al)? )?(regions?|sites?|locations?|zones?|areas?)|aloc|qsloc|loc|anatomy|"
+    r"ko?e?rper(region|teil|stelle)|regionen|lokalisation(en)?|areal|(region|zone) (corporelle|du corps)|"
+    r"localisation( anatomique)?|(region|zona|area) (corporal|del cuerpo)|localizacion( anatomica)?|zonas?|regiones"
+)
+# By word, the unit of time or the kind of visit that it states.
+UNITS = {
+    **dict.fromkeys(("w", "wk", "wks", "weeks", "woche", "wochen", "semaine", "semaines", "semana", "semanas"), "week"),
+    **dict.fromkeys(("m", "mo", "mon", "mth", "months", "monat", "monate", "mois", "mes", "meses"), "month"),
+    **dict.fromkeys(("d", "days", "tag", "tage", "jour", "jours", "j", "dia", "dias"), "day"),
+    **dict.fromkeys(("y", "yr", "years", "jahr", "jahre", "an", "ans", "annee", "annees", "ano", "anos"), "year"),
+    **dict.fromkeys(("v", "visits", "visite", "visita", "besuch", "termin", "consultation", "consulta"), "visit"),
+    **dict.fromkeys(("t", "tp", "timepoint", "zeitpunkt"), "time"),
+    **dict.fromkeys(("bl", "base", "basal", "ausgangswert"), "baseline"),
+    **dict.fromkeys(("scr", "screen"), "screening"),
+}
+# Units of a visit that one letter means only where it is known to be a visit: S0 is week 0 in French and Spanish.
+LETTERS_OF_VISITS = {"s": "week"}
+# How names of visits begin in folders, file names and headings of new tables.
+VISIT_BEGINNINGS = (
+    r"a?(visit|week|day|month|date|adt|ady)|besuch|termin|time|zeitpunkt|session|woche|monat|tag|datum|exam|unters|follow|"
+    r"kontroll|encounter|semaine|semana|mois|meses|mes\b|jours?\b|dias?\b|fecha|seance|sesion|consult|suivi|seguim"
+)
+# Words of dermatologists for the signs of psoriasis and their extent.
+SIGNS = {
+    "erythema": "erythem erytheme eritema redness rotung roetung rougeur rojez enrojecimiento ery",
+    "induration": (
+        "induration induracion thickness infiltration infiltrat infiltracion dicke verdickung epaisseur epaississement "
+        "espesor grosor engrosamiento"
+    ),
+    "scaling": "scale scales scaliness desquamation schuppung schuppen abschuppung squame squames descamacion escamas",
+    "area": (
+        "extent coverage flache flaeche befallsflache befallsflaeche befall ausdehnung surface superficie etendue "
+        "extension aire"
+    ),
+}
+# Words for regions of the body, phrases with `_`. `arm` alone is not among them, because it is also an arm of a trial.
+_OF_BODY = {
+    "head": "head head_and_neck kopf tete cabeza",
+    "upper": (
+        "upper upper_extremities upper_extremity upper_limbs upper_limb arms arme armen bras brazos obere "
+        "obere_extremitaten obere_extremitaeten obere_extremitat oberen_extremitaten membres_superieurs "
+        "membre_superieur extremites_superieures extremidades_superiores extremidad_superior miembros_superiores"
+    ),
+    "trunk": "trunk torso rumpf korperstamm koerperstamm stamm tronc tronco",
+    "lower": (
+        "lower lower_extremities lower_extremity lower_limbs lower_limb legs leg beine beinen bein jambes jambe "
+        "piernas pierna untere untere_extremitaten untere_extremitaeten untere_extremitat unteren_extremitaten "
+        "membres_inferieurs membre_inferieur extremites_inferieures extremidades_inferiores extremidad_inferior "
+        "miembros_inferiores"
+    ),
+}
+# Names of regions in a study that are no words for them elsewhere.
+_NAMES_IN_STUDIES = {"arm": "upper", "brazo": "upper"}
+Words = tuple[str, ...]
+# A number, capitals, or a word with its capital: `erythemaUpper2` has three.
+WORD = re.compile(r"\d+|[A-ZÄÖÜ]+(?![a-zäöüß])|[A-ZÄÖÜ]?[^\W\d_A-ZÄÖÜ]+")
+
+
+def unaccented(text: str) -> str:
+    """A text without case and accents.
+
+    >>> unaccented("Érythème"), unaccented("Körperregion"), unaccented("Straße")
+    ('erytheme', 'korperregion', 'strasse')
+    """
+    if text.isascii():
+        return text.casefold()
+    letters = unicodedata.normalize("NFKD", one_form(text))
+    return "".join(letter for letter in letters if not unicodedata.combining(letter)).casefold()
+
+
+def plain_words(text: str) -> Words:
+    """The words and numbers of a heading or file name, without case, accents and leading zeros.
+
+    >>> plain_words("Érythème_bras02"), plain_words("erythemaUpper")
+    (('erytheme', 'bras', '2'), ('erythema', 'upper'))
+    """
+    return tuple(map(unaccented, _words(text)))
+
+
+def _words(text: str) -> Words:
+    return tuple(w.lstrip("0") or "0" if w.isdecimal() else w.casefold() for w in WORD.findall(one_form(text)))
+
+
+@lru_cache(10_000)
+def region_phrases(region: str) -> tuple[Words, ...]:
+    """The words and phrases that mean a region, the longest first; only its own if it is no region of the body.
+
+    >>> region_phrases("trunk")[-3:], region_phrases("left lung")
+    ((('stamm',), ('tronc',), ('tronco',)), (('left', 'lung'),))
+    """
+    own = plain_words(region)
+    phrases = {name: [tuple(each.split("_")) for each in text.split()] for name, text in _OF_BODY.items()}
+    named = {name for name, of_name in phrases.items() if own in of_name} | {_NAMES_IN_STUDIES.get(" ".join(own), "")}
+    others = [phrase for name in sorted(named - {""}) for phrase in phrases[name] if phrase != own]
+    return tuple(sorted([own, *others], key=len, reverse=True))
+
+
+def named_region(text: str, regions: Sequence[str]) -> tuple[str, Words]:
+    """The only region that whole words of a text name, and the other words; ('', all words) if none or several do.
+
+    >>> named_region("Erythem obere Extremitäten", ["upper", "trunk", "lower"])
+    ('upper', ('erythem',))
+    >>> named_region("upper to lower", ["upper", "trunk", "lower"])[0], named_region("arm", ["upper", "trunk"])[0]
+    ('', '')
+    """
+    words, plain = _words(text), plain_words(text)
+    hits: dict[str, tuple[Words, int]] = {}
+    for region in regions:
+        starts = ((phrase, _start(phrase, plain)) for phrase in region_phrases(region) if phrase)
+        if hit := next(((phrase, start) for phrase, start in starts if start >= 0), None):
+            hits[region] = hit
+    if len(hits) > 1:  # a region as the study writes it comes before one in other words
+        hits = {r: h for r, h in hits.items() if _start(plain_words(r), plain) >= 0}
+    if len(hits) != 1:
+        return "", words
+    ((region, (phrase, start)),) = hits.items()
+    return region, (*words[:start], *words[start + len(phrase) :])
+
+
+def _start(phrase: Words, words: Words) -> int:
+    """Where a phrase begins in words; -1 if they do not contain it."""
+    starts = range(len(words) - len(phrase) + 1)
+    return next((start for start in starts if words[start : start + len(phrase)] == phrase), -1)
+
+
+def sign_of(words: Sequence[str]) -> str:
+    """The sign of psoriasis that words name; '' if none or several.
+
+    >>> sign_of(["schuppung", "arme"]), sign_of(["Étendue"]), sign_of(["gewicht"])
+    ('scaling', 'area', '')
+    """
+    plain = set(map(unaccented, words))
+    hits = [sign for sign, text in SIGNS.items() if {sign, *text.split()} & plain]
+    return hits[0] if len(hits) == 1 else ""
