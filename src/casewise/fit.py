@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from casewise.analysis.run import Run
     from casewise.console import Show
 
+log = logging.getLogger("casewise")
 OPTION = re.compile(r"--(target|subject|images|pattern)\b")
 # The files of a study that this function writes.
 FILES = ("study.yaml", "init.yaml", "cohort.csv")
@@ -35,7 +37,14 @@ class StudyPlanner(Protocol):
     """A plugin that makes a study of somebody's table and images."""
 
     def new_study(
-        self, table: Sequence[Path], images: Path | None, target: str, subject: str, pattern: str, folder: Path
+        self,
+        table: Sequence[Path],
+        images: Path | None,
+        target: str,
+        subject: str,
+        pattern: str,
+        folder: Path,
+        preset: str = "",
     ) -> _NewStudy | None:
         """The study file for somebody's table and images, which is not written yet; None if it makes none.
 
@@ -46,6 +55,7 @@ class StudyPlanner(Protocol):
             subject: the column that identifies people; empty: the likeliest one.
             pattern: what the paths of images state; empty: it is found.
             folder: where the study is going to be.
+            preset: the published protocol that states targets and recipe; empty: they follow from the table.
 
         Raises:
             CasewiseError: the table or the images cannot be read, or there is nothing to predict.
@@ -82,8 +92,9 @@ def fit(
         subject: the column that identifies people; by default the likeliest one.
         pattern: what the paths of the images state, such as `{subject}/{visit}_{region}_{n}.jpg`; by default it is
             found.
-        show: where progress is reported, as in `run`.
-        changes: values of the study file by key, such as `budget="10 min"`.
+        show: where progress is reported, as in `run`. Where it is nowhere, doubts on the table are logged as warnings.
+        changes: values of the study file by key, such as `budget="10 min"`. `extends="onestep-pasi"` starts from a
+            preset, which states the targets.
 
     Returns:
         The finished run; `run.report` is the path of its report.
@@ -95,7 +106,7 @@ def fit(
     import yaml
 
     from casewise.cohort.table import names_text
-    from casewise.console import shown_at
+    from casewise.console import Silent, shown_at
     from casewise.files import checksum, write_atomic, write_json
     from casewise.report.formatting import listed
     from casewise.run import run
@@ -111,6 +122,7 @@ def fit(
             f"a folder, not {kind} and {type(output).__name__}."
         )
     folder, show = Path(output), shown_at(show)
+    preset = str(changes.pop("extends", ""))
     if isinstance(images, Mapping):
         changes, images = changes | {"images": dict(images)}, None
     contents: dict[Path, bytes] = {}  # of data frames
@@ -123,6 +135,7 @@ def fit(
     digests = {path: sha256(content).hexdigest() for path, content in contents.items()}
     stated = {"table": " ".join(digests.get(path, str(path)) for path in paths), "target": target, "subject": subject}
     stated |= {"images": str(images) if images else ""} | ({"pattern": pattern} if pattern else {})
+    stated |= {"extends": preset} if preset else {}
     record = folder / "fit.json"
     earlier = json.loads(record.read_text()) if record.exists() else {}
     before = {name: (folder / name).read_bytes() for name in FILES if (folder / name).exists()}
@@ -139,9 +152,11 @@ def fit(
     else:
         for path, content in contents.items():
             write_atomic(path, content)
-        new = _planned(paths, Path(images) if images else None, target, subject, pattern, folder)
+        new = _planned(paths, Path(images) if images else None, target, subject, pattern, folder, preset)
         for line in (*new.understood, *new.doubts):
             show.line("study", line)
+        for doubt in new.doubts if isinstance(show, Silent) else ():
+            log.warning("%s", doubt)
         planned, files = new.files["study.yaml"], dict(new.files)
     extending = yaml.safe_dump({"extends": "init.yaml", **changes}, sort_keys=False).encode()
     files |= {"init.yaml": planned, "study.yaml": extending} if changes else {"study.yaml": planned}
@@ -163,12 +178,13 @@ def fit(
 
 
 def _planned(
-    paths: Sequence[Path], images: Path | None, target: str, subject: str, pattern: str, folder: Path
+    paths: Sequence[Path], images: Path | None, target: str, subject: str, pattern: str, folder: Path, preset: str
 ) -> _NewStudy:
     from casewise.plugin import implementing
 
     stated = (images, target, subject, pattern, folder)
-    planned = (plugin.new_study(paths, *stated) for plugin in implementing(StudyPlanner))
+    of_preset = {"preset": preset} if preset else {}
+    planned = (plugin.new_study(paths, *stated, **of_preset) for plugin in implementing(StudyPlanner))
     try:
         new = next((study for study in planned if study is not None), None)
     except CasewiseError as error:  # which names the options of `casewise init`

@@ -76,8 +76,9 @@ def predict(
     pattern: Annotated[
         str,
         typer.Option(
-            help="What the paths below a folder state, such as '{subject}/{visit}/{file}'; also {region} and "
-            "{sequence}. Without {subject} the folder is one subject [default: a usual layout, which is printed]."
+            help="What the paths below a folder state, such as '{subject}/{visit}/{file}'; also {region}, "
+            "{sequence} and what `casewise init` prints. Without {subject} the folder is one subject [default: a usual "
+            "layout, which is printed]."
         ),
     ] = "",
     chunk: Annotated[int, typer.Option(min=1, help="Images that are prepared at a time; fewer need less memory.")] = 64,

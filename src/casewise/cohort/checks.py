@@ -17,10 +17,11 @@ from casewise.cohort.altered_names import alterations
 from casewise.cohort.identity import AS_WRITTEN, Declared, alike, groups_of_one, look_equal
 from casewise.cohort.table import Problems, each, names_text, natural, read_dates, rows_text
 from casewise.cohort.table_formats import NO_VALUE
-from casewise.errors import counted, cut, nearest, nearest_folder, shortened
+from casewise.errors import CasewiseError, counted, cut, nearest, nearest_folder, shortened
 from casewise.files import PLAIN_NUMBER
 from casewise.names import FileNames, as_codes, one_form
 from casewise.study.schema import Study
+from casewise.study.yaml_text import mapping
 
 if TYPE_CHECKING:
     from casewise.cohort.participants import Flow
@@ -32,13 +33,16 @@ _OTHER_NAMES = {
     "subject": ("patient", "patient_id", "patientid", "subject_id", "subjectid", "participant", "participant_id", "id"),
     "region": ("body_region", "site", "location", "area", "zone", "anatomy"),
 }
+# The column of a table that `casewise init` wrote, which says whether the row has an image.
+FOUND = "image_found"
 # characters of a path in a message
 _PATH = 200
 
 # What makes a table with paths of one without.
 _JOINED = (
-    " If the paths of the images state who is on them and when, `casewise init --table TABLE --images FOLDER` writes a "
-    "table that names them."
+    " If the paths of the images state who is on them and when, `casewise init --table TABLE --images FOLDER` (with a "
+    "preset: `casewise init PRESET`) writes a table that names them; `casewise predict MODEL FOLDER` reads the folder "
+    "without a table."
 )
 
 
@@ -131,6 +135,13 @@ def keep_rows(cells: pd.DataFrame, study: Study, problems: Problems, notes: list
             if matches is not None:
                 selected &= matches if key == "where" else ~matches
                 flow.leave_out(key, selected, column=column, values=[values] if isinstance(values, str) else values)
+    if FOUND in cells and not any(FOUND in conditions for conditions in (study.where, study.where_not)):
+        # a row of a table of `casewise init` that met no image
+        lacks = cells[FOUND].str.strip().eq("no") & cells.get(study.columns.get("path", "path"), "").eq("")
+        selected &= ~lacks
+        flow.leave_out("where", selected, column=FOUND, values=["yes"])
+        if lacks.any():
+            notes.append(f"{counted(int(lacks.sum()), 'row')} without an image ({FOUND}: no) left out.")
     if not problems.by_kind and not selected.any():
         problems.add("where", f"where: none of the {len(cells):,} rows meets all conditions. Remove some of them.")
     if not selected.all():
@@ -315,9 +326,22 @@ def _file_hint(folder: Path, text: str, study: Study, problems: Problems) -> str
         hint = closest(missing.name, os.listdir(missing.parent)[:5_000]) if missing.parent.is_dir() else ""
     except (OSError, ValueError):
         hint = ""
-    return hint or (
-        "" if study.root else f" Paths start at the table's folder; `{_root_key(problems)}` in the study sets another."
-    )
+    if hint or study.root:
+        return hint
+    if root := _root_beside(study.cohort):
+        return f" The study beside this table has its images in {root}: write {problems.setting(f'root: {root}')}."
+    return f" Paths start at the table's folder; `{_root_key(problems)}` in the study sets another."
+
+
+def _root_beside(table: Path) -> str:
+    """The folder of the images of a table by the study that `casewise init` wrote beside it; '' if there is none."""
+    file = table.parent / "study.yaml"
+    try:
+        stated = mapping(file.read_text(encoding="utf-8"), str(file)) if file.is_file() else {}
+    except (CasewiseError, OSError, ValueError):
+        return ""
+    root = table.parent / str(stated.get("root", ""))
+    return str(root.resolve()) if stated.get("cohort") == table.name and stated.get("root") and root.is_dir() else ""
 
 
 def check_same(

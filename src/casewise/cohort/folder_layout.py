@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections import Counter
@@ -21,9 +22,12 @@ SLIDES = (".bif", ".czi", ".mrxs", ".ndpi", ".scn", ".svs", ".svslide", ".vms", 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 ENDINGS = (*IMAGES, *DICOM_SUFFIXES, *SLIDES)
 VOLUME_FILES = (".nii.gz", ".nii")
-# The names in patterns of file names of a study, and of new cases.
-FIELDS = ("label", "subject", "visit", "date", "sequence", "split", "view")
-CASE_FIELDS = ("subject", "visit", "region", "sequence", "file")
+# The names in patterns of paths; other names become columns.
+FIELDS = ("label", "subject", "visit", "date", "region", "sequence", "split", "view", "n", "file")
+# Fields that number or name the file of a case.
+OF_FILES = ("n", "number", "no", "nr", "file")
+# How similar a name must be to one of `FIELDS` to be taken for a misspelling.
+_MISSPELT = 0.75
 # Other names of the field {subject}.
 _PEOPLE = rf"(({STRONG_SUBJECT}) ?(id|code|nr|no|number|name|key)?)"
 VISIT_WORDS = (
@@ -255,13 +259,14 @@ def read_new_layout(
     paths, skipped, belonging = _image_files(source)
     if pattern and paths:
         images = []
-        for path, stated in zip(paths, read_paths(pattern, paths, source), strict=True):
+        for path, stated in zip(paths, read_paths(pattern, paths, source, regions), strict=True):
             region = find_region(stated.get("region", path.rpartition("/")[2]), regions)
+            visit = stated.get("visit") or stated.get("date", "")
             if regions and not region:
                 raise CasewiseError(
                     f"{source}: the region ({', '.join(regions)}) of {path} does not follow from its name."
                 )
-            images.append(FolderImage(path, stated["subject"], stated.get("visit", ""), region))
+            images.append(FolderImage(path, stated["subject"], visit, region))
         return Layout(pattern.text, images, skipped, companions=belonging)
     if not paths or any("/" in path for path in paths):
         layout = read_layout(source, regions=regions, classes=None)
@@ -301,26 +306,39 @@ class Pattern:
         match = re.fullmatch(self._expression(), one_form(stem_of(path)))
         return match.groupdict() if match else None
 
-    def readings(self, path: str) -> list[str]:
-        """The values of a path in words, without the file: one reading, or two if fields may be shorter or longer.
+    def readings(self, path: str, regions: Sequence[str] = ()) -> list[str]:
+        """The values of a path in words, without numbers and the file: one reading, or two if fields may be longer.
+
+        `regions` of a study are read as they are found in the values.
 
         >>> Pattern("{subject}_{visit}/{file}").readings("UKE_7_w0/a.jpg")
         ['subject UKE, visit 7_w0', 'subject UKE_7, visit w0']
         """
         matches = (re.fullmatch(self._expression(longest), one_form(stem_of(path))) for longest in (False, True))
-        stated = [match.groupdict().items() for match in matches if match]
-        return list(dict.fromkeys(", ".join(f"{k} {v}" for k, v in values if k != "file") for values in stated))
+        stated = [{k: v for k, v in match.groupdict().items() if k not in OF_FILES} for match in matches if match]
+        for values in stated if regions else ():
+            if "region" in values:
+                values["region"] = find_region(values["region"], list(regions)) or values["region"]
+        return list(dict.fromkeys(", ".join(f"{k} {v}" for k, v in values.items()) for values in stated))
 
     def _expression(self, longest: bool = False) -> str:
-        """A regular expression that prefers short values of fields, or long ones and little text between them."""
+        """A regular expression that prefers short values of fields, or long ones and little text between them.
+
+        Where a field and `*` or a number touch, as in `{region}{n}`, the border is not within letters or digits.
+        """
         pieces = re.split(r"(\{\w+\}|\*\*/|\*)", one_form(stem_of(self.text)))
         named: set[str] = set()
-        expression = ""
-        for piece in pieces:
+        expression, before = "", ""
+        for piece in filter(None, pieces):
             name = piece[1:-1] if piece.startswith("{") else ""
+            touching = name or piece == "*"
+            if touching and before and (before in OF_FILES or name in OF_FILES or "*" in (before, piece)):
+                expression += r"(?!(?<=[^\W\d_])[^\W\d_])(?!(?<=\d)\d)"
+            before = name or piece * (piece == "*")
             if name:
                 own = "[^/]+" if longest else "[^/]+?"
                 own = rf"\d{{4}}-\d\d-\d\d|{own}" if name == "date" else own
+                own = rf"\d+|{own}" if name in OF_FILES[:-1] else own
                 expression += f"(?P={name})" if name in named else f"(?P<{name}>{own})"
                 named.add(name)
             else:
@@ -331,10 +349,10 @@ class Pattern:
 
 
 def stated_pattern(text: str, *, of_cases: bool = False) -> Pattern:
-    """A pattern that the user states; a field such as {patient} is {subject}.
+    """A pattern that the user states; a field such as {patient} is {subject}, and other names are columns.
 
     Args:
-        of_cases: of new cases, whose fields are `CASE_FIELDS` only.
+        of_cases: of new cases, whose classes and further columns are not used.
 
     >>> stated_pattern("{label}/{patient_id}_{visit}.jpg").text
     '{label}/{subject}_{visit}.jpg'
@@ -342,25 +360,31 @@ def stated_pattern(text: str, *, of_cases: bool = False) -> Pattern:
     Raises:
         CasewiseError: it names no field, a field is misspelt, or braces are not closed.
     """
-    allowed = CASE_FIELDS if of_cases else FIELDS
     example = "{subject}/{visit}/{file}" if of_cases else "{label}/{subject}_{visit}.jpg"
-    another = "" if of_cases else ", or another column's name"
     fields = re.findall(r"\{([^{}]*)\}", text)
     plain = re.sub(r"\{\w+\}", "", text)
     if not fields or "{" in plain or "}" in plain:
         raise CasewiseError(
             f"--pattern {text[:80]!r}: write names in braces, such as '{example}'. "
-            f"Names are {', '.join(allowed)}{another}; `*` stands for any text within a name."
+            f"Names are {', '.join(FIELDS)}, or another column's name; `*` stands for any text within a name."
         )
     people = {name for name in fields if re.fullmatch(_PEOPLE, heading_words(name))}
     if "subject" not in fields and len(people) == 1:
         text = text.replace(f"{{{people.pop()}}}", "{subject}")
         fields = re.findall(r"\{([^{}]*)\}", text)
     for name in fields:
-        hint = nearest(name, allowed)
-        if name not in allowed and (of_cases or hint or not name.isidentifier()):
-            own = "" if of_cases else " Another column needs a name of its own."
-            raise CasewiseError(f"--pattern: {{{name}}} is none of {', '.join(allowed)}.{hint}{own}")
+        likely = difflib.get_close_matches(name.casefold(), FIELDS[:-2], 1, _MISSPELT)
+        if name not in FIELDS and (likely or not name.isidentifier()):
+            raise CasewiseError(
+                f"--pattern: {{{name}}} is none of {', '.join(FIELDS)}.{nearest(name, FIELDS)} Another column needs a "
+                "name of its own."
+            )
+    if of_cases and "label" in fields and "subject" not in fields:
+        others = [name for name in FIELDS if name != "label"]
+        raise CasewiseError(
+            f"--pattern: {{label}} is none of {', '.join(others)}, and tells no people apart. State the {{subject}}, "
+            "or write `*` for the folder of a class."
+        )
     return Pattern(text)
 
 
@@ -375,7 +399,9 @@ def stem_of(path: str) -> str:
     return path[: len(path) - len(ending)]
 
 
-def read_paths(pattern: Pattern, paths: Sequence[str], source: Path) -> list[dict[str, str]]:
+def read_paths(
+    pattern: Pattern, paths: Sequence[str], source: Path, regions: Sequence[str] = ()
+) -> list[dict[str, str]]:
     """What the path of each new image or scan below `source` states; a pattern without {subject} is of one subject.
 
     Raises:
@@ -388,7 +414,7 @@ def read_paths(pattern: Pattern, paths: Sequence[str], source: Path) -> list[dic
             f"as {unread[0]}. Correct the pattern, or move files that are not cases elsewhere."
         )
     for path in paths:
-        if len(readings := pattern.readings(path)) > 1:
+        if len(readings := pattern.readings(path, regions)) > 1:
             raise CasewiseError(
                 f"--pattern {pattern.text!r} can read {path} below {source} as {'; or as '.join(readings)}. Write text "
                 "that all names share into the pattern, such as 'UKE_' in 'UKE_{subject}_{visit}/{file}', or give a "

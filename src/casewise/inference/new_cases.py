@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shlex
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -105,6 +106,11 @@ class NewTable:
         text = IN_STUDY.sub("", COLUMN_HINT.sub(r', or give `columns={"\1": "\2"}` (`--column \1=\2`)', text))
         remedy = r' If there is none, give `columns={"\1": ""}` (`--column \1=`).'
         text = NO_COLUMN.sub(r"\g<0>" + remedy, text)
+        if self.own:
+            text = text.replace("--table TABLE", f"--table {shlex.quote(str(table))}")
+            if self.study.root not in (None, table.parent):
+                folder = shlex.quote(str(self.study.root))
+                text = text.replace("--images FOLDER", f"--images {folder}").replace("MODEL FOLDER", f"MODEL {folder}")
         text = _ROOT.sub("If it is a path of another computer, name the folder of the images (`root`, `--root`).", text)
         if not self.own:
             text = self.without_folder(text).replace(str(table), "cases").replace(table.name, "cases")

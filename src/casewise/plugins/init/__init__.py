@@ -17,10 +17,23 @@ class _Init(Plugin):
     command = ("init", "Write a study file, and a table from folders of images.", "audit")
 
     def new_study(
-        self, table: Sequence[Path], images: Path | None, target: str, subject: str, pattern: str, folder: Path
+        self,
+        table: Sequence[Path],
+        images: Path | None,
+        target: str,
+        subject: str,
+        pattern: str,
+        folder: Path,
+        preset: str = "",
     ) -> NewStudy:
+        from casewise.errors import CasewiseError
         from casewise.plugins.init.own_data import plan_study
+        from casewise.plugins.init.preset import plan_preset
 
+        if preset:
+            if extra := "--target" if target else "--subject" if subject else "":
+                raise CasewiseError(f"{extra} is for your own data and does not go with the preset {preset}.")
+            return plan_preset(preset, table=table, images=images, pattern=pattern, folder=folder)
         return plan_study(table=table, images=images, target=target, subject=subject, pattern=pattern, folder=folder)
 
 

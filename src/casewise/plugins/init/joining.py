@@ -22,7 +22,7 @@ from casewise.cohort.clinical_words import (
     region_phrases,
     unaccented,
 )
-from casewise.cohort.folder_layout import Pattern, find_region, stem_of
+from casewise.cohort.folder_layout import OF_FILES, Pattern, find_region, stem_of
 from casewise.cohort.table import names_text, read_dates
 from casewise.errors import CasewiseError, counted, cut
 from casewise.names import one_form
@@ -285,7 +285,7 @@ def _by_pattern(
         values = stated.read(each.path)
         if values is None:
             continue
-        roles = {("number" if name in ("n", "number", "no", "nr") else name): text for name, text in values.items()}
+        roles = {("number" if name in OF_FILES[:-1] else name): text for name, text in values.items()}
         roles["visit"] = roles.get("visit") or roles.get("date", "")
         spans: _Spans = {
             role: (_name_in_pattern(text, role, names_of[role]), 0, 0, 0)

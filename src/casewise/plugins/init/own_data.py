@@ -15,7 +15,7 @@ import pandas as pd
 
 from casewise.audit.columns import further_columns
 from casewise.audit.metadata import INTERNAL, STANDARD, columns_in_use, is_usual, probed_columns
-from casewise.cohort.checks import number
+from casewise.cohort.checks import FOUND, number
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.cohort.companions import masks_by_image
 from casewise.cohort.folder_layout import Pattern, stated_pattern
@@ -36,9 +36,8 @@ from casewise.plugins.init.image_files import (
     skipped_text,
     stem_of,
 )
-from casewise.plugins.init.new_study import STUDY, TABLE, NewStudy, applying, quoted, relative_path
+from casewise.plugins.init.new_study import STUDY, TABLE, NewStudy, applying, external_lines, quoted, relative_path
 from casewise.plugins.init.rows import (
-    FOUND,
     GUESS,
     ImageRows,
     add_film_columns,
@@ -276,6 +275,7 @@ def _planned(data: OwnData, folder: Path, stated: Pattern | None = None) -> NewS
         if plan.cells is not None:
             labels = list(map(point_number, labels))
         study.files[TABLE] = cohort_table(rows, cells, roles, {plan.column: (plan.heading, labels)})
+        lines += external_lines(folder, files.folder) if data.table else []
         if data.table and _original_column_lines(data):
             study.understood.append(
                 f"New tables in the form of {data.table.name} are predicted with --root FOLDER, the folder of their "

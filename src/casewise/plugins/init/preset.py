@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from casewise.cohort.checks import FOUND
 from casewise.cohort.clinical_words import SIGNS, named_region, sign_of
 from casewise.cohort.cohort import read_cohort
 from casewise.cohort.companions import companions_text
@@ -28,9 +29,17 @@ from casewise.modalities.registry import modality_of
 from casewise.plugins.init.columns import decimal
 from casewise.plugins.init.image_files import find_images
 from casewise.plugins.init.joining import words
-from casewise.plugins.init.new_study import STUDY, TABLE, NewStudy, films_state, quoted, relative_path, table_bytes
+from casewise.plugins.init.new_study import (
+    STUDY,
+    TABLE,
+    NewStudy,
+    external_lines,
+    films_state,
+    quoted,
+    relative_path,
+    table_bytes,
+)
 from casewise.plugins.init.rows import (
-    FOUND,
     check_names,
     cohort_table,
     doubt_counts,
@@ -157,6 +166,7 @@ def _joined(source: Source, study: Study, images: Path, pattern: str, new: NewSt
     comments = [f"# - {line}" for line in (*source.notes, *rows.understood, *new.doubts)]
     return [
         *lines,
+        *external_lines(new.folder, images),
         *(line for text in comments for line in textwrap.wrap(" ".join(text.split()), 100, subsequent_indent="#   ")),
     ]
 

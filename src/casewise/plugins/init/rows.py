@@ -17,7 +17,7 @@ from casewise.audit.hashes import in_parallel
 from casewise.audit.sentences import fill
 from casewise.audit.subjects import FOUND_PAIRS, STRANGERS
 from casewise.cohort.altered_names import alterations
-from casewise.cohort.checks import STORED
+from casewise.cohort.checks import FOUND, STORED
 from casewise.cohort.companions import ARE_THESE_IMAGES, LEAVE_OUT, companions_text
 from casewise.cohort.folder_layout import FIELDS, Pattern, are_batches, batches_text, find_region
 from casewise.cohort.number_columns import clear_decimals
@@ -38,7 +38,6 @@ from casewise.plugins.init.tables import Source, by_region, check_subjects, key_
 from casewise.splits.file_numbers import are_numbered
 
 T = TypeVar("T")
-FOUND = "image_found"
 # What `--subject` says instead of a column; without it, more pictures are not compared: these take a minute.
 GUESS, MOST_UNASKED = "guess", 5_000
 STANDARD = (*STORED, "date", FOUND)
@@ -219,7 +218,7 @@ def _joined(
             rows.state(name, [value or "none" for value in values], "the paths")
         elif name in _FIELDS and name != "label":
             rows.state(name, values, "the paths")
-        elif name not in cells and name != "n":
+        elif name not in cells and name not in ("n", "file"):
             rows.others[name] = values
     if "region" in joined.columns and regions:
         rows.state("region", rows.of(cells[joined.columns["region"]]), joined.columns["region"])
