@@ -183,8 +183,10 @@ def _planned(
     from casewise.plugin import implementing
 
     stated = (images, target, subject, pattern, folder)
-    of_preset = {"preset": preset} if preset else {}
-    planned = (plugin.new_study(paths, *stated, **of_preset) for plugin in implementing(StudyPlanner))
+    planned = (
+        plugin.new_study(paths, *stated, preset=preset) if preset else plugin.new_study(paths, *stated)
+        for plugin in implementing(StudyPlanner)
+    )
     try:
         new = next((study for study in planned if study is not None), None)
     except CasewiseError as error:  # which names the options of `casewise init`
