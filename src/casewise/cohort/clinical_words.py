@@ -22,7 +22,7 @@ STRONG_SUBJECT = (
 AMBIGUOUS_SUBJECT = "pt"
 # Headings of visits. They are whole headings, or words of them.
 VISIT = (
-    r"a?visits?(n|num)?|visite[ns]?|visitas?|besuch|termin|zeitpunkt|timepoint|time point|point de mesure|"
+    r"a?visits?( ?num|n)?|visite[ns]?|visitas?|besuch|termin|zeitpunkt|timepoint|time point|point de mesure|"
     r"session|ses|seance|sesion|consultation|consulta|weeks?|wochen?|semaines?|semanas?|months?|monate?|mois|mes|meses|"
     r"follow ?up|fu|suivi|seguimiento|examination|exam|untersuchung|tp|wave"
 )
@@ -34,6 +34,12 @@ REGION = (
     r"(body |anatomic(al)? )?(regions?|sites?|locations?|zones?|areas?)|aloc|qsloc|loc|anatomy|"
     r"ko?e?rper(region|teil|stelle)|regionen|lokalisation(en)?|areal|(region|zone) (corporelle|du corps)|"
     r"localisation( anatomique)?|(region|zona|area) (corporal|del cuerpo)|localizacion( anatomica)?|zonas?|regiones"
+)
+# Headings of hospitals and centres of a study, in which numbers of subjects may start again.
+SITE = (
+    r"(study |investigational )?(sites?|cent(er|re)s?|hospitals?|clinics?|institutions?)"
+    r"( ?(id|no|nr|num|number|code))?|siten|(studien|pruf|pruef)?zentr(um|ums|en)( ?(id|nr|nummer|code))?|"
+    r"klinik(um)?|standort|hopital|cent(re|ro)( ?(id|no|num|numero|code|codigo))?"
 )
 # By word, the unit of time or the kind of visit that it states.
 UNITS = {

@@ -128,7 +128,7 @@ def test_a_preset_in_python_and_doubts_without_a_screen(
         run = casewise.fit(scores, tmp_path / "study", show=False, **options)
     assert (len(run.cohort), run.study.primary_outcome) == (120, "pasi")
     assert any("S06 week0" in record.getMessage() for record in caplog.records)
-    with pytest.raises(CasewiseError, match="another extends"):
+    with pytest.raises(CasewiseError, match="and extends"):
         casewise.fit(scores, tmp_path / "study", images=images, target="area", show=False)
     with pytest.raises(CasewiseError, match="onestep-pasi"):
         casewise.fit(scores, tmp_path / "other", images=images, extends="onestep-pasy", show=False)

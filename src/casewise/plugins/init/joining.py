@@ -37,6 +37,9 @@ ENOUGH = 0.5
 _WINDOW = 7
 
 
+_RESTART = ", and numbers of subjects start again at each site, so that the paths must state both"
+
+
 @dataclass
 class Joined:
     """The images of each row of a table.
@@ -190,7 +193,19 @@ class _Keys:
     def __init__(self, cells: Mapping[str, Sequence[str]], columns: Mapping[str, str]) -> None:
         self.names = {role: [words(cell, role) for cell in cells[column]] for role, column in columns.items()}
         self.count = len(next(iter(cells.values())))
+        self._cells = {role: cells[column] for role, column in columns.items()}
         self._indexes: dict[tuple[str, ...], dict[tuple[Words, ...], list[int]]] = {}
+
+    def is_site(self, read: Mapping[str, _Spans]) -> bool:
+        """Whether what was read may be sites: a number only before the subject, because others count photographs."""
+        first = next(iter(read.values()), None)
+        coded = any(not word.isdecimal() for name in self.names["site"] for word in name)
+        return coded or first is None or first["site"][1:3] < first["subject"][1:3]
+
+    def spells(self, role: str, each: _Path, read: Mapping[str, _Spans], row: int) -> bool:
+        """Whether a path writes a name of its row as the table does."""
+        span = read[each.path].get(role) if role in self._cells else None
+        return span is not None and each.text(*span[1:]) == self._cells[role][row]
 
     def rows(self, key: Mapping[str, Words]) -> list[int]:
         roles = tuple(key)
@@ -311,9 +326,14 @@ def _by_places(
         places = {role: place for role, place in zip(names_of, chosen, strict=True) if place is not None}
         if "subject" not in places:
             continue
-        rows = _assigned(_read_at(sample, places, names_of), keys, columns)
+        read = _read_at(sample, places, names_of)
+        if "site" in places and not keys.is_site(read):
+            continue
+        rows = _assigned(read, keys, columns)
         of_table = sum(role in columns for role in places)
-        ranked.append(((len(set(rows.values())), of_table, len(rows), len(places)), places, rows))
+        # numbers of sites are few and small, so that one that is written as in the table comes first
+        spelled = sum(each.path in rows and keys.spells("site", each, read, rows[each.path]) for each in sample)
+        ranked.append(((len(set(rows.values())), of_table, len(rows), len(places), spelled), places, rows))
     if not ranked:
         return {}
     ranked.sort(key=lambda each: each[0], reverse=True)
@@ -323,8 +343,8 @@ def _by_places(
         texts = [_text_at(first, _read_at([first], each, names_of).get(first.path, {})) for each in (places, other)]
         raise CasewiseError(
             f"The paths of the images, such as {first.path}, can be read as {' or as '.join(dict.fromkeys(texts))}: "
-            "the same numbers occur in several columns. State what they mean with --pattern, such as "
-            "'{subject}/{visit}_{region}_{n}.jpg'."
+            f"the same numbers occur in several columns{_RESTART * ('site' in columns)}. State what they mean with "
+            "--pattern, such as '{subject}/{visit}_{region}_{n}.jpg'."
         )
     read = _read_at(paths, places, names_of)
     # a name that is longer than those of the table is another one: `S01-2` is not `S01`
@@ -421,7 +441,8 @@ def _check_spellings(
             if written and written != cells[column][row]:
                 spellings[role][cells[column][row], written] = None
         name = ("", values.get("subject", "")) if stated else _whole_subject(by_path[path], spans)
-        subjects[cells[joined.columns["subject"]][row]].setdefault(name, path)
+        of_row = "-".join(cells[joined.columns[role]][row] for role in ("site", "subject") if role in joined.columns)
+        subjects[of_row].setdefault(name, path)
     for role, pairs in spellings.items():
         shown = names_text([f"{text} in the paths is {cell}" for cell, text in pairs], 3)
         joined.understood.append(f"Spelling of {role}s: {shown}.")

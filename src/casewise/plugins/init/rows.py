@@ -19,7 +19,7 @@ from casewise.audit.subjects import FOUND_PAIRS, STRANGERS
 from casewise.cohort.altered_names import alterations
 from casewise.cohort.checks import FOUND, STORED
 from casewise.cohort.companions import ARE_THESE_IMAGES, LEAVE_OUT, companions_text
-from casewise.cohort.folder_layout import FIELDS, Pattern, are_batches, batches_text, find_region
+from casewise.cohort.folder_layout import FIELDS, OF_FILES, Pattern, are_batches, batches_text, find_region
 from casewise.cohort.number_columns import clear_decimals
 from casewise.cohort.table import iso_day, names_text, natural, rows_text
 from casewise.cohort.table_formats import NO_VALUE
@@ -27,6 +27,7 @@ from casewise.cohort.targets import plain
 from casewise.console import Terminal
 from casewise.errors import CasewiseError, ImageError, counted, cut, nearest
 from casewise.modalities.store.readers import read_image
+from casewise.names import heading_words
 from casewise.plugins.init import image_files
 from casewise.plugins.init.columns import Column, Roles, columns_of_names, decimal, names_people
 from casewise.plugins.init.guessed_subjects import HIGHEST_P, SIDE, guess_subjects, picture_features
@@ -34,7 +35,7 @@ from casewise.plugins.init.image_files import ImageFiles
 from casewise.plugins.init.joining import Joined, day_of_visit, days_of_visits, join_images, met, visits_of_dates, words
 from casewise.plugins.init.new_study import applying, films_state, table_bytes
 from casewise.plugins.init.patterns import are_classes, infer_pattern, is_field, read_all, repeating_part
-from casewise.plugins.init.tables import Source, by_region, check_subjects, key_columns
+from casewise.plugins.init.tables import Source, by_region, check_subjects, key_columns, with_sites
 from casewise.splits.file_numbers import are_numbered
 
 T = TypeVar("T")
@@ -191,9 +192,11 @@ def _joined(
         CasewiseError: too few do.
     """
     source, joined = _best_join(source, images, regions, stated, subject)
-    cells, count = source.cells, len(source.numbers)
     if not joined.paths:
         raise _no_images(source, images, joined)
+    of_paths = key_columns(source, source.roles(subject), regions=regions)
+    source = with_sites(source, {role: name for role, name in of_paths.items() if name in joined.columns.values()})
+    cells, count = source.cells, len(source.numbers)
     pairs = [(row, path) for row in range(count) for path in joined.paths.get(row, [""])]
     rows = ImageRows([row for row, _ in pairs], [path for _, path in pairs], changed=True, doubts=joined.doubts)
     rows.keys = list(joined.columns.values())
@@ -268,6 +271,7 @@ def _best_join(
     roles = source.roles(subject)
     keys, tried = key_columns(source, roles, regions=regions), Joined()
     if keys:
+        stated, keys = _with_other_fields(stated, keys, source)
         check_subjects(source, keys["subject"])
         source = _alike(source, keys, regions)
         by_date = keys.get("visit") == roles.date != ""
@@ -288,6 +292,21 @@ def _best_join(
         if met(joined, len(source.numbers), len(images.paths), both=True):
             return source, joined
     return source, tried
+
+
+def _with_other_fields(
+    stated: Pattern | None, keys: dict[str, str], source: Source
+) -> tuple[Pattern | None, dict[str, str]]:
+    """A stated pattern and the keys with the columns that its other fields name, which take part in the join."""
+    headers = {Column(name, ()).header: name for name in source.cells if name not in keys.values()}
+    headers |= {Column(name, ()).header: name for role, name in keys.items() if role == "site"}
+    for field_name in stated.fields if stated else ():
+        column = headers.get(heading_words(field_name), "")
+        if stated and column and field_name not in {*FIELDS, *OF_FILES} | keys.keys() - {"site"}:
+            role = "site" if keys.get("site") == column else field_name
+            stated = Pattern(stated.text.replace(f"{{{field_name}}}", f"{{{role}}}"), stated.doubts)
+            keys = {role: column, **keys}
+    return stated, keys
 
 
 def _alike(source: Source, keys: Mapping[str, str], regions: Sequence[str]) -> Source:
@@ -344,6 +363,14 @@ def _no_images(source: Source, images: ImageFiles, joined: Joined) -> CasewiseEr
         shown = f"; {', '.join(map(repr, keys))} of the table are, for example, {names_text(list(examples), 3)}"
         absent = {name: values for name in keys if (values := joined.absent.get(name))}
         shown += "".join(f". No path has {name} {names_text(values, 3)}" for name, values in absent.items())
+        if "site" in joined.columns:
+            site, subject = joined.columns["site"], joined.columns["subject"]
+            number = next(iter(cells[subject]), "")
+            of_number = dict.fromkeys(s for s, n in zip(cells[site], cells[subject], strict=True) if n == number)
+            shown += (
+                f". Numbers of {subject} start again at each {site} ({number} at {names_text(list(of_number), 3)}), so "
+                "that the paths must state both, such as {site}/{subject}"
+            )
     elif first := next((name for name in unique or cells if not names_people(Column(name, cells[name]))), ""):
         shown = names_text([value[:60] for value in dict.fromkeys(cells[first])], 3)
         shown = f"; cells of {first!r} are, for example, {shown}"

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from casewise.cohort.clinical_words import REGION, VISIT, named_region, plain_words, region_phrases
+from casewise.cohort.clinical_words import REGION, SITE, VISIT, named_region, plain_words, region_phrases
 from casewise.cohort.folder_layout import find_region
 from casewise.cohort.table import Problems, names_text, read_text_table, rows_text
 from casewise.errors import CasewiseError, cut
@@ -88,10 +88,13 @@ def key_columns(
     texts_only = [c for c in columns if c.name != visit and c.filled == 1 and 1 <= len(c.counts) <= _MOST_REGIONS]
     texts_only = [c for c in texts_only if c.numbers is None]
     of_study = [c.name for c in texts_only if regions and all(find_region(v, list(regions)) for v in c.counts)]
+    texts_only = [c for c in texts_only if not _numbers_sites(c)]
     named = [c.name for c in texts_only if c.exactly(REGION) and c.name not in roles.sources]
     region = next(iter([*of_study, *named, *(c.name for c in texts_only if c.exactly(REGION))]), "")
     if region and (of_study or _repeats(source, keys)):
         keys["region"] = region
+    if site := next((c.name for c in columns if _numbers_sites(c) and _restarts(source, keys, c.name)), ""):
+        keys = {"site": site, **keys}
     if _repeats(source, keys):
         numbers = [
             c.name for c in columns if c.exactly(_IMAGE_NUMBER) and c.name not in keys.values() and c.filled == 1
@@ -99,6 +102,36 @@ def key_columns(
         if number := next((name for name in numbers if not _repeats(source, keys | {"number": name})), ""):
             keys["number"] = number
     return keys
+
+
+def _numbers_sites(column: Column) -> bool:
+    """Whether a column has the numbers or codes of hospitals; texts without digits may be sites of the body."""
+    digits = all(any(letter.isdigit() for letter in value) for value in column.counts)
+    return column.exactly(SITE) and column.filled == 1 and len(column.counts) > 1 and digits
+
+
+def _restarts(source: Source, keys: Mapping[str, str], site: str) -> bool:
+    """Whether numbers of subjects start again at each site: rows of one subject and visit are of several."""
+    return len(set(_names(source, {**keys, "site": site}))) > len(set(_names(source, keys)))
+
+
+def with_sites(source: Source, keys: Mapping[str, str]) -> Source:
+    """The table whose subjects are SITE-SUBJECT, where their numbers start again at each site (`site` in the keys)."""
+    if "site" not in keys:
+        return source
+    pairs = list(zip(source.cells[keys["site"]], source.cells[keys["subject"]], strict=True))
+    subjects = [f"{site}-{subject}" for site, subject in pairs]
+    return replace(
+        source,
+        cells=source.cells | {keys["subject"]: subjects},
+        doubts=[
+            *source.doubts,
+            f"Subjects: numbers of {keys['subject']} start again at each {keys['site']}, so that subjects are "
+            f"{keys['site']}-{keys['subject']}, such as {names_text(list(dict.fromkeys(subjects)), 3)}. Check that the "
+            "paths have both where it says so above.",
+        ],
+        changed=True,
+    )
 
 
 def _names(source: Source, keys: Mapping[str, str]) -> list[tuple[Words, ...]]:
@@ -266,8 +299,18 @@ def _merged(main: Source, other: Source, subject: str) -> Source:
                 f"{names_text(list(each.cells), 8)}. Name it `subject`, or state it with --subject."
             )
         check_subjects(each, keys["subject"])
-    shared = [["subject"]] + [["subject", "visit"]] * ("visit" in of_main and "visit" in of_other)
-    shared += [["subject", "visit", "region"]] * (len(shared) > 1 and "region" in of_main and "region" in of_other)
+    if sites := {of_main.get("site"), of_other.get("site")} - {None}:
+        site = sites.pop()
+        without = next((each for each in (main, other) if site not in each.cells), None)
+        if sites or without is not None:
+            raise CasewiseError(
+                f"{(without or other).path}: numbers of subjects start again at each {site} of "
+                f"{(main if 'site' in of_main else other).path.name}, and this table has no column {site}. Add it."
+            )
+        of_main, of_other = ({**keys, "site": str(site)} for keys in (of_main, of_other))
+    start = ["subject", "site"] if "site" in of_main else ["subject"]
+    shared = [start] + [[*start, "visit"]] * ("visit" in of_main and "visit" in of_other)
+    shared += [[*start, "visit", "region"]] * (len(shared) > 1 and "region" in of_main and "region" in of_other)
     roles = next((each for each in shared if not _repeats(other, {role: of_other[role] for role in each})), [])
     if not roles:
         column = of_other["subject"]
