@@ -247,9 +247,10 @@ def _fit(contents: Contents) -> Sheet:
     plot.fit()  # what does not apply is refused before a sheet is begun
     confidence = f"{100 * study.evaluation.confidence:g} %"
     band = f", with its pointwise {confidence} band over resampled {study.unit}s if there are enough"
+    r = contents.run.results.figures.of(contents.stage, contents.learner, study.primary_outcome).get("pcc")
     caption = (
         f"{contents.headline}, against the physician. Fitted line: least squares{band}. r: Pearson’s correlation with"
-        f" its {confidence} interval."
+        f" its {confidence} interval{', which is rough: few subjects decide it' * bool(r and r.rough)}."
     )
     return Sheet([plot.fit], contents.stated(caption), 66)
 
@@ -266,6 +267,7 @@ def _trajectories(contents: Contents, *, names: bool) -> Sheet:
     change = contents.run.study.evaluation.response
     above = " The upper figures are the change from baseline in percent by the physician, the lower ones by the model."
     caption = f"{some if len(shown) < len(tracks) else ''}{contents.headline} and by the physician over the visits."
+    caption += " Mean error: the mean absolute difference of both, in points."
     return Sheet(parts, contents.stated(capital(caption) + above * change), 31, columns=3)
 
 
@@ -275,10 +277,15 @@ def _learning(contents: Contents) -> Sheet:
     jobs = [job for job in run.finished.jobs if job.get("history")]
     networks = list(dict.fromkeys(str(job["model"]) for job in jobs))
     accurate = any("train_accuracy" in entry for job in jobs for entry in job["history"])
+    loss = {"mse": "squared error", "l1": "absolute error", "huber": "Huber"}[run.study.recipe.loss]
+    forms = [bool(run.study.classes_of(name)) for name in run.study.outputs]
+    masks = bool(run.study.images.mask) and any("unet" in name for name in networks)
+    kinds = [f"{loss} of standardised scores"] * (not all(forms)) + ["cross-entropy"] * any(forms)
+    kind = " and ".join([*kinds, *["that of masks"] * masks])
     phases = " A dashed vertical line marks the beginning of a further phase." * (len(run.study.recipe.phases) > 1)
     caption = (
-        f"Loss{', and accuracy below it,' * accurate} by epoch of training, a line for each fold. Training: on images"
-        f" as the training varies them.{phases}"
+        f"Loss ({kind}){', and accuracy below it,' * accurate} by epoch of training, a line for each fold. Training: on"
+        f" images as the training varies them.{phases}"
     )
     return Sheet([partial(run.plot.learning, name) for name in networks], contents.stated(caption), 46, columns=3)
 
