@@ -12,8 +12,8 @@ share (the standard deviation of its logarithm). The true value is the mean abso
 average over trainings and subjects; every share should be at least 95 %. “One training”: the interval by subject of
 the first training, which is for its models. “All”: the interval of the mean over all trainings, as the report shows it
 with `seeds`, and its mean width in those of the first. It is on the safe side, because what varies by subject and
-training is in both of its parts. Chance moves a share by up to ± {chance:.1f} points. Trainings share their folds, so
-the variation from other folds is not included. The method is described in
+training is in both of its parts. Chance moves a share by up to ± {chance:.1f} points. Here other folds count as a
+part of another training. The method is described in
 [How figures are computed and compared](../explanation-figures.md#intervals-leave-out-one-subject-at-a-time).
 
 {finding}

@@ -19,10 +19,11 @@ import casewise
 from casewise.errors import AuditError, CohortError, DamagedError, RunError
 from casewise.evaluation.figures import SEED
 from casewise.inference.run_members import first_weights_checksum, job_fingerprint
+from casewise.pipeline.further_trainings import trainings
 from casewise.report.results_page import write_results
 from casewise.run import Run, run
 from casewise.run_folder import RunFolder
-from casewise.study.loading import read_study
+from casewise.study.loading import build_study, read_study
 from casewise.study.schema import Pretraining
 from casewise.training import loop
 from tests.combinations import quick_study
@@ -287,14 +288,35 @@ def test_an_interrupted_run_continues_to_the_same_bits(tmp_path: Path, phantom: 
     assert all(file.read_bytes() == (cut / file.relative_to(whole)).read_bytes() for file in files)
 
 
-def test_further_seeds_are_trained_on_the_same_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_planned_study_without_networks_is_trained_again_where_that_is_cheap(tmp_path: Path) -> None:
+    values = {
+        "name": "frozen",
+        "cohort": "x.csv",
+        "targets": {"y": {"range": [0, 1]}},
+        "backbones": [],
+        "budget": "10min",
+    }
+    values["recipe"] = "auto"
+    study = build_study(values, source="the test's study", folder=tmp_path)
+    assert study.recipe.auto
+    # a tenth of the budget is a minute
+    assert [trainings(study, seconds) for seconds in (10, 25, 40)] == [5, 3, 1]
+    assert trainings(study.model_copy(update={"seeds": 2}), 10) == 2
+    assert trainings(quick_study(tmp_path), 0.1) == 1
+
+
+def test_further_seeds_are_trained_in_other_folds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = quick_study(tmp_path, seeds=2)
     done = run(study, tmp_path / "run")
     figures, folder = done.results.figures, RunFolder(done.folder)
     seeds = [str(study.seed), str(study.seed + 1)]
     assert figures.names("group", population=SEED) == seeds
     other = folder.seed(study.seed + 1)
-    assert other.splits.read()["subjects"] == folder.splits.read()["subjects"]
+    sides = [f.splits.read()["subjects"] for f in (folder, other)]
+    tested = [{subject for subject, side in each.items() if side == "test"} for each in sides]
+    assert tested[0] == tested[1]
+    assert sides[0] != sides[1]
+    assert done.results.other_folds
     described = [
         f.compute.read()["test_resnet"] | {"why": "", "step_seconds": 0.0, "peak_mb": 0.0} for f in (folder, other)
     ]

@@ -39,7 +39,7 @@ def run(study: Study | Path | str, output: Path | str | None = None, *, show: Sh
     from casewise.pipeline.bundle import write_bundle
     from casewise.pipeline.evaluate import calibrated, decide, evaluate, score, stack
     from casewise.pipeline.finished import FinishedRun, report
-    from casewise.pipeline.further_trainings import known_sources, seeds
+    from casewise.pipeline.further_trainings import known_sources, seeds, trainings
     from casewise.pipeline.hooks import run_hooks
     from casewise.pipeline.image_checks import counterfactuals, input_checks
     from casewise.pipeline.status import unchanged_torch
@@ -58,8 +58,9 @@ def run(study: Study | Path | str, output: Path | str | None = None, *, show: Sh
         folder.conformal.write(calibrated(study, predictions))
         input_checks(inputs, show)
         results = evaluate(study, inputs.cohort, predictions, folder, show)
-        if study.seeds > 1:
-            results = seeds(inputs, results, show)
+        fitted = sum(job["seconds"] or 0.0 for job in folder.job_records(study.learners))
+        if (number := trainings(study, fitted)) > 1:
+            results = seeds(inputs, results, number, show)
         if study.recipe.meant_for == "other_sources":
             results = known_sources(inputs, results, show)
         for plugin in run_hooks():

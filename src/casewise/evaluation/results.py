@@ -518,6 +518,7 @@ class Results(Record):
         counterfactuals: by learner and alteration.
         made_from: the checksums of the parts of the run by name.
         primary: the pair whose difference has an interval of its own; None without a simple model.
+        other_folds: whether the trainings with further seeds had other folds.
         format: of `metrics.json`; another one would be misunderstood by programs that read this one.
     """
 
@@ -539,6 +540,7 @@ class Results(Record):
     counterfactuals: dict[str, dict[str, AlteredAnswers | AlteredNumbers]] | None = None
     image_split: ImageSplit | None = None
     primary: PrimaryContrast | None = None
+    other_folds: bool | None = None
     made_from: dict[str, str] = field(default_factory=dict)
     format: Literal[1] = 1
 

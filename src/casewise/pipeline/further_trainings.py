@@ -1,4 +1,4 @@
-"""Repeated trainings of a study: with other seeds, and with every source among the training cases."""
+"""Repeated trainings of a study: with other seeds and folds, and with every source among the training cases."""
 
 from __future__ import annotations
 
@@ -17,22 +17,39 @@ from casewise.modalities.registry import modality_of
 from casewise.pipeline.evaluate import left_out_sources, outcomes, within_sources
 from casewise.pipeline.read import RunInputs
 from casewise.pipeline.train import train_again
-from casewise.splits.grouped import split
+from casewise.splits.grouped import Splits, other_folds, split
 from casewise.splits.learnable import check_learnable
 from casewise.study.schema import Study
 
 # Only point estimates are used, for which one resample is enough.
 FEWEST = Plan(resamples=1)
+# Trainings by default, the share of the budget for the further ones, and how many further ones give an interval.
+MOST, SHARE, FEWEST_FURTHER = 5, 0.1, 2
 
 
-def seeds(inputs: RunInputs, results: Results, show: Show) -> Results:
-    """Train the study with `study.seeds` - 1 further seeds; return `results` with the spread over seeds."""
-    study = inputs.study
-    numbers = [study.seed + further for further in range(study.seeds)]
-    trained = [results.figures]
+def trainings(study: Study, seconds: float) -> int:
+    """How often a study is trained, if its learners were fitted in so many seconds.
+
+    A planned study without networks is trained `MOST` times, if this takes a tenth of its budget at most, and less
+    often if that still gives an interval.
+    """
+    if study.seeds > 1 or not study.recipe.auto or study.networks or study.external:
+        return study.seeds
+    further = min(MOST - 1, int(SHARE * study.budget / max(seconds, 1e-9)))
+    return 1 + further if further >= FEWEST_FURTHER else 1
+
+
+def seeds(inputs: RunInputs, results: Results, number: int, show: Show) -> Results:
+    """Train the study with `number` - 1 further seeds, and folds by them; return `results` with the spread."""
+    study, whole = inputs.study, modality_of(inputs.study).whole(inputs.study, inputs.cohort)
+    numbers = [study.seed + further for further in range(number)]
+    trained, further = [results.figures], list[Splits]()
     for position, seed in enumerate(numbers[1:], start=2):
-        show.line("seeds", f"training {position} of {len(numbers)}, with seed {seed}")
-        trained.append(_trained_figures(inputs, seed, show))
+        further.append(other_folds(inputs.splits, whole, study.model_copy(update={"seed": seed})))
+        folds = ", in other folds" * (further[-1].side != inputs.splits.side)
+        show.line("seeds", f"training {position} of {len(numbers)}, with seed {seed}{folds}")
+        check_learnable(further[-1], whole.panels, study)
+        trained.append(_trained_figures(replace(inputs, splits=further[-1]), seed, show))
     cells: dict[Cell, ByMetric] = {}
     for cell, by_metric in results.figures.select(population="", contrast="").cells.items():
         if cell.stage != "external":
@@ -43,7 +60,9 @@ def seeds(inputs: RunInputs, results: Results, show: Show) -> Results:
                 cells[at._replace(group=str(seed))] = _points({name: own[number] for name, own in values.items()})
             for end in ("mean", "min", "max", "sd"):
                 cells[at._replace(contrast=end)] = _points({name: spread[end] for name, spread in spreads.items()})
-    return write_results(inputs.folder, replace(results, figures=results.figures | Figures(cells)))
+    differ = any(splits.side != inputs.splits.side for splits in further)
+    figures = results.figures | Figures(cells)
+    return write_results(inputs.folder, replace(results, figures=figures, other_folds=differ or None))
 
 
 def _value(figures: Figures, cell: Cell, metric: str) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -216,6 +216,26 @@ def classes_lacking(panels: pd.DataFrame, study: Study, side: dict[str, int], fo
         for c, (output, label) in enumerate(names)
         if holders[:, c].any() and not holders[where == s, c].any()
     ]
+
+
+def other_folds(splits: Splits, cohort: Cohort, study: Study) -> Splits:
+    """Folds by the seed of the study, with the same test set; the same splits where folds are not drawn."""
+    if splits.holdout or "folds" not in splits.record["assignment"]:
+        return splits
+    training = sorted(subject for subject, side in splits.side.items() if side != TEST)
+    of_fold, how = _into_folds(cohort, study, training, splits.folds)
+    side = dict(sorted({**splits.side, **of_fold}.items()))
+    assigned = {**splits.record["assignment"], "folds": how}
+    measured = {
+        "imbalance": _measured_imbalance(cohort, study, side, splits.folds, assigned),
+        "assignment": assigned,
+        "classes_lacking": classes_lacking(cohort.panels, study, side, splits.folds),
+        "n": {
+            side_name(s, holdout=False): _counted(cohort.panels, {k for k, v in side.items() if v == s})
+            for s in [TEST, *range(splits.folds)]
+        },
+    }
+    return replace(splits, side=side, record=splits.record | measured)
 
 
 def _held_out(

@@ -163,7 +163,8 @@ class Study(StudyModel):
     seed: Annotated[int, NETWORKS] = Field(0, ge=0)
     """Seed of the split, the initial weights of heads, the order of batches and all augmentation."""
     seeds: int = Field(1, ge=1, le=100)
-    """How often the study is trained, with `seed` and those after it; the report shows how much results vary."""
+    """How often the study is trained, with `seed` and those after it, by which folds are drawn too; the report shows
+    how much results vary."""
 
     @model_validator(mode="before")
     @classmethod

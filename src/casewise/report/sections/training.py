@@ -78,11 +78,12 @@ PERFORMANCE = (
     " the lowest and the highest; brackets of held-out cases are {confidence} intervals by {unit}."
 )
 SEEDS = (
-    "{side}: lowest and highest value over trainings with the seeds {seeds} on the same split, and their standard"
+    "{side}: lowest and highest value over trainings with the seeds {seeds} {folds}, and their standard"
     " deviation, which is rough for few trainings.{brackets} All other figures of this page are of the first seed,"
     " and their intervals are for its models."
 )
-_BRACKETS = " In brackets: {confidence} interval for other subjects, of the mean over trainings with the same folds."
+SAME = "on the same split"
+_BRACKETS = " In brackets: {confidence} interval for other subjects, of the mean over trainings."
 MEMORY = " Peak memory: resident, of the process of a network."
 NORMS = " Gradient norm: median over the steps of an epoch, lowest and highest of all epochs{limited}."
 LIMITED = "; limited: steps whose norm was above the limit and was scaled down to it"
@@ -319,7 +320,8 @@ def seeds(context: ReportContext) -> list[Block]:
     brackets = (
         _BRACKETS.format(confidence=confidence) if any("[" in cell.small for row in rows for cell in row.cells) else ""
     )
-    caption = SEEDS.format(side=capital(SIDES[stage]), seeds=listed(seeds), brackets=brackets)
+    folds = "in folds of their own, with the same test set if there is one" if context.metrics.other_folds else SAME
+    caption = SEEDS.format(folds=folds, side=capital(SIDES[stage]), seeds=listed(seeds), brackets=brackets)
     table = Table(["Learner", *map(write.title, columns)], rows, caption, wide=True)
     return [Heading("Variation between trainings"), table]
 
