@@ -83,7 +83,7 @@ def fit(
     Args:
         table: a data frame or the path of a file: a row for each image or case with the files of the images; or for
             each region, visit, subject or score, which the paths of the images state. A list: scores and further
-            tables, such as demography and treatment, which are joined by subject.
+            tables, such as demography and treatment, which are joined by subject. `book.xlsx:SHEET` names a sheet.
         output: a new folder, or the folder of an earlier, identical call.
         target: the column to predict; by default the likeliest one.
         images: the folder of the images; by default the table's folder. For a data frame: the folder that contains all
@@ -140,7 +140,9 @@ def fit(
     earlier = json.loads(record.read_text()) if record.exists() else {}
     before = {name: (folder / name).read_bytes() for name in FILES if (folder / name).exists()}
     begun = RunFolder(folder / "run").has_networks()
-    written = " ".join(digests.get(path) or (checksum(path) if path.is_file() else "") for path in paths)
+    # a sheet is named as FILE.xlsx:SHEET
+    files_of = {path: path if path.is_file() else Path(str(path).rpartition(":")[0]) for path in paths}
+    written = " ".join(digests.get(p) or (checksum(file) if file.is_file() else "") for p, file in files_of.items())
     mended = not begun and earlier.pop("content", written) != written
     earlier.pop("content", "")
     if (earlier or before) and earlier != stated and (begun or not earlier):

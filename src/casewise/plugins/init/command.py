@@ -33,7 +33,13 @@ def init(
         ),
     ] = None,
     images: Annotated[Path | None, typer.Option(help="The folder of your images [default: the table's].")] = None,
-    sheet: Annotated[str, typer.Option(help="The sheet of an .xlsx table [default: the first visible one].")] = "",
+    sheet: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="The sheet of an .xlsx table [default: the first visible one]; again for further workbooks, in the "
+            "order of --table. Or --table book.xlsx:SHEET."
+        ),
+    ] = None,
     target: Annotated[str, typer.Option(help="The column to predict [default: the most likely one].")] = "",
     subject: Annotated[
         str,
@@ -61,6 +67,8 @@ def init(
 
     casewise init onestep-pasi --table scores.csv --table treatment.csv --images photos
 
+    casewise init onestep-pasi --table study.xlsx:Scores --table study.xlsx:Demography --images photos
+
     casewise init ssc-skin --table biopsies.csv
 
     It asks nothing, except on a terminal which of several equally likely columns is to be predicted, and never
@@ -75,7 +83,7 @@ def init(
 
     if preset is None:
         plan = partial(
-            plan_study, table=table, images=images, sheet=sheet, subject=subject, pattern=pattern, folder=output
+            plan_study, table=table, images=images, sheet=sheet or "", subject=subject, pattern=pattern, folder=output
         )
         study = plan(target=target)
         if study.as_likely and sys.stdin.isatty() and sys.stdout.isatty():
@@ -94,7 +102,7 @@ def init(
             raise CasewiseError(
                 f"{extra} is for your own data and does not go with the preset {preset}. Leave out one."
             )
-        study = plan_preset(preset, table=table, sheet=sheet, images=images, pattern=pattern, folder=output)
+        study = plan_preset(preset, table=table, sheet=sheet or "", images=images, pattern=pattern, folder=output)
     # before anything is printed, because a closed pipe (`| head`) ends the program
     written = [] if dry_run else study.write()
     _show(study)

@@ -57,13 +57,13 @@ class NewStudy:
         return [write_atomic(self.folder / name, content) for name, content in self.files.items()]
 
 
-def external_lines(folder: Path, images: Path) -> list[str]:
-    """Comments of a study file: how its table becomes the external cohort of another study."""
+def external_lines(folder: Path, images: Path, where: str = "") -> list[str]:
+    """Comments of a study file: how its table becomes the external cohort of another study, with its line `where`."""
     table, root = (json.dumps(str(path.resolve()), ensure_ascii=False) for path in (folder / TABLE, images))
     name = quoted(folder.resolve().name.strip(". ") or "external")
     return [
         f"# To test the models of another study on {TABLE}, write this line into that study file:",
-        f"# external: {{cohort: {table}, root: {root}, name: {name}}}",
+        f"# external: {{cohort: {table}, root: {root}, name: {name}{where and f', {where}'}}}",
     ]
 
 

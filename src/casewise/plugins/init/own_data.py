@@ -53,7 +53,7 @@ from casewise.plugins.init.rows import (
     rows_of_names,
     rows_of_table,
 )
-from casewise.plugins.init.tables import read_tables
+from casewise.plugins.init.tables import read_tables, stated_sheets
 from casewise.plugins.init.target import (
     TargetPlan,
     as_likely,
@@ -78,7 +78,7 @@ def plan_study(
     *,
     table: Path | Sequence[Path] | None,
     images: Path | None,
-    sheet: str = "",
+    sheet: str | Sequence[str] = "",
     target: str = "",
     subject: str = "",
     pattern: str = "",
@@ -92,7 +92,7 @@ def plan_study(
         CasewiseError: the table or the images cannot be read or do not belong together, or there is nothing to predict.
     """
     nothing = "Name a table with --table, a folder of images with --images, or both; or name a preset."
-    target, subject, sheet, pattern = map(one_form, (target, subject, sheet, pattern))
+    target, subject, pattern = map(one_form, (target, subject, pattern))
     stated = stated_pattern(pattern) if pattern and ("{" in pattern or not table) else None
     fields = stated.fields if stated else [] if pattern else ["subject"]
     guess, subject = subject == GUESS, "" if subject == GUESS else subject
@@ -116,14 +116,16 @@ def plan_study(
         files = find_images(images or Path())
         return _planned(OwnData(files, rows_of_names(files, stated), guess=guess), folder)
     problems = Problems()
+    tables, sheets = stated_sheets(table, sheet)
     try:
-        tables = [table] if isinstance(table, Path) else table
-        data = replace(_read(tables, sheet, target, subject, images, problems, stated), guess=guess)
+        data = replace(_read(tables, sheets, target, subject, images, problems, stated), guess=guess)
         return _planned(data, folder, stated if data.rows.files else None)
     except CasewiseError as error:
         if not problems.hint:
             raise
-        raise CasewiseError(f"{error}\n  {problems.hint} Name another with --sheet.") from None
+        raise CasewiseError(
+            f"{error}\n  {problems.hint} Name another with --sheet, or --table FILE.xlsx:SHEET."
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ class OwnData:
 
 def _read(
     tables: Sequence[Path],
-    sheet: str,
+    sheets: Sequence[str],
     target: str,
     subject: str,
     images: Path | None,
@@ -156,7 +158,7 @@ def _read(
     stated: Pattern | None,
 ) -> OwnData:
     """What the tables state, and the images of their rows."""
-    source = read_tables(tables, problems, sheet=sheet, subject=subject)
+    source = read_tables(tables, problems, sheets=sheets, subject=subject)
     table, files = source.path, find_images(images or tables[0].parent)
     _check_headings(table, source.cells, files)
     rows, source = rows_of_table(source, files, stated=stated, subject=subject)
@@ -182,7 +184,7 @@ def _read(
         facts,
         lambda _: "If so, empty the cells, and repeat `casewise init`.",
     )
-    return OwnData(files, rows, table, sheet, cells, roles, candidates[0], candidates[1:], numbers=numbers)
+    return OwnData(files, rows, table, sheets[0], cells, roles, candidates[0], candidates[1:], numbers=numbers)
 
 
 def _check_headings(table: Path, cells: Mapping[str, list[str]], files: ImageFiles) -> None:

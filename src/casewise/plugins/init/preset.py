@@ -47,10 +47,12 @@ from casewise.plugins.init.rows import (
     resolve_subjects,
     rows_of_table,
 )
-from casewise.plugins.init.tables import Source, key_columns, read_tables
+from casewise.plugins.init.tables import Source, key_columns, read_tables, stated_sheets
 from casewise.study.loading import preset_text, read_study
 from casewise.study.schema import Study
 
+# The column of a table that says whether a visit has a photograph of every region.
+EVERY_REGION = "every_region"
 # A column such as INDURAT, which ADaM cuts after eight letters, is the target that begins so.
 _FEWEST_LETTERS = 4
 
@@ -59,7 +61,7 @@ def plan_preset(
     preset: str,
     *,
     table: Path | Sequence[Path] | None = None,
-    sheet: str = "",
+    sheet: str | Sequence[str] = "",
     images: Path | None = None,
     pattern: str = "",
     folder: Path,
@@ -79,9 +81,9 @@ def plan_preset(
     new.understood = [
         f"Write {TABLE} in the same folder: one row for each {start.row}, with the columns that {STUDY} lists."
     ]
-    tables = [table] if isinstance(table, Path) else list(table or [])
+    tables, sheets = stated_sheets(table, sheet)
     problems = Problems()
-    source = read_tables(tables, problems, sheet=sheet) if tables else None
+    source = read_tables(tables, problems, sheets=sheets) if tables else None
     column = study.columns.get("path", "path")
     has_paths = source is not None and any(source.cells.get(column, ()))
     joins = (
@@ -104,7 +106,7 @@ def plan_preset(
         next(walk(images or written.parent))
         new.understood = [f"{written} is read as it is: one row for each {start.row}, with the columns of {STUDY}."]
         try:
-            read_cohort(study.model_copy(update={"cohort": written, "sheet": sheet, "root": images}))
+            read_cohort(study.model_copy(update={"cohort": written, "sheet": sheets[0], "root": images}))
         except CohortError as error:
             new.doubts = [f"`casewise validate` will refuse this table until it is corrected: {error}"]
     elif images is not None:
@@ -112,13 +114,17 @@ def plan_preset(
         layout = read_layout(images, regions=study.regions, classes=classes)
         files = [images / image.path for image in layout.images]
         start = modality.start(files, study)
-        new.files[TABLE] = table_bytes(*_table(layout, start.study, files))
+        sentence, complete = _incomplete([(i.subject, i.visit, i.region) for i in layout.images], start.study)
+        if sentence and not layout.by_class:
+            new.doubts.append(sentence)
+            further = _where_line([EVERY_REGION])
+        new.files[TABLE] = table_bytes(*_table(layout, start.study, files, complete if further else []))
         new.understood = [*_understood(layout, start.study), *start.notes]
         subjects = [image.subject for image in layout.images]
         if not layout.by_class and are_batches(subjects):
             new.doubts.append(f"Subject: ARE THESE PEOPLE? {batches_text(subjects)}. Correct the column `subject`.")
     home, stated = (written.parent, relative_path(written, folder)) if written else (folder, TABLE)
-    lines = [f"cohort: {quoted(stated)}", *([f"sheet: {quoted(sheet)}"] if sheet and written else [])]
+    lines = [f"cohort: {quoted(stated)}", *([f"sheet: {quoted(sheets[0])}"] if written and sheets[0] else [])]
     if images is not None and images.resolve() != home.resolve():
         lines.append(f"root: {quoted(relative_path(images, folder))}  # paths in the table start here")
     lines += further
@@ -141,7 +147,6 @@ def _joined(source: Source, study: Study, images: Path, pattern: str, new: NewSt
     check_names(rows, roles.subject, source.numbers)
     doubt_counts(rows, roles.subject)
     results = {column: (name, rows.of(cells[column])) for column, name in named.items()}
-    new.files[TABLE] = cohort_table(rows, cells, roles, results)
     cases = len({(rows["subject"][i], rows["visit"][i]) for i in rows.present})
     counts = [counted(rows.subjects, "subject"), counted(cases, "visit"), counted(len(rows.present), "image")]
     if rows.has("region"):
@@ -153,22 +158,65 @@ def _joined(source: Source, study: Study, images: Path, pattern: str, new: NewSt
     new.doubts = [*source.doubts, *rows.doubts, *roles.doubts]
     if roles.people:
         new.doubts.append(f"{names_text(roles.people)} look like names or dates of birth and are not in {TABLE}.")
-    lines = [] if all(rows.paths) else [f'where: {{{FOUND}: "yes"}}  # rows without an image are left out, and counted']
+    conditions = [] if all(rows.paths) else [FOUND]
+    of_images = zip(rows["subject"], rows["visit"], rows["region"], rows.paths, strict=True)
+    sentence, complete = _incomplete([(s, v, r if path else "") for s, v, r, path in of_images], study)
+    if sentence and rows.has("region"):
+        new.doubts.insert(0, sentence)
+        conditions.append(EVERY_REGION)
+        rows.others[EVERY_REGION] = complete
+    new.files[TABLE] = cohort_table(rows, cells, roles, results)
+    lines = _where_line(conditions)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, TABLE)
         file.write_bytes(new.files[TABLE])
-        where = {FOUND: ["yes"]} if lines else study.where
+        kept = {name: ["yes"] for name in conditions} or study.where
         try:
-            read_cohort(study.model_copy(update={"cohort": file, "root": images.absolute(), "where": where}))
+            read_cohort(study.model_copy(update={"cohort": file, "root": images.absolute(), "where": kept}))
         except CohortError as error:
             refused = str(error).replace(f"{file}: ", "")
             new.doubts.append(f"`casewise validate` will refuse {TABLE} until it is corrected: {refused}")
     comments = [f"# - {line}" for line in (*source.notes, *rows.understood, *new.doubts)]
     return [
         *lines,
-        *external_lines(new.folder, images),
+        *external_lines(new.folder, images, lines[0].partition("  #")[0] if EVERY_REGION in conditions else ""),
         *(line for text in comments for line in textwrap.wrap(" ".join(text.split()), 100, subsequent_indent="#   ")),
     ]
+
+
+def _incomplete(images: Sequence[tuple[str, str, str]], study: Study) -> tuple[str, list[str]]:
+    """A doubt on visits without a photograph of every region, and for each image whether its visit has all of them.
+
+    They are left out: a score of a visit without a region would rest on the other regions.
+
+    Args:
+        images: subject, visit and region of each image; no region where a row of the table has no image.
+
+    Returns:
+        `''` and an empty list if all visits with an image have every region, or the study needs none.
+    """
+    regions: dict[tuple[str, str], set[str]] = {}
+    for subject, visit, region in images:
+        regions.setdefault((subject, visit), set()).update({region} - {""})
+    lacking = {case: [r for r in study.regions if r not in those] for case, those in regions.items() if those}
+    lacking = {case: names for case, names in lacking.items() if names}
+    if not lacking or study.missing_regions == "allow":
+        return "", []
+    complete = {case for case, those in regions.items() if those} - lacking.keys()
+    shown = names_text([f"{' '.join(filter(None, case))} ({', '.join(names)})" for case, names in lacking.items()], 5)
+    sentence = (
+        f"Missing regions: {counted(len(lacking), 'visit has', 'visits have')} no photograph of a region: {shown}. The "
+        f"study leaves them out by `where: {{{EVERY_REGION}: ...}}`, and counts them, because their scores would rest "
+        f"on the other regions. To train on their photographs, delete {EVERY_REGION} there and write `missing_regions: "
+        "allow`: such visits are then predicted as the mean of their other regions, also new ones, and not evaluated."
+    )
+    return sentence, ["yes" if (subject, visit) in complete else "no" for subject, visit, _ in images]
+
+
+def _where_line(conditions: Sequence[str]) -> list[str]:
+    """The line of a study file that leaves out rows without an image, or without a region."""
+    where = ", ".join(f'{name}: "yes"' for name in conditions)
+    return [f"where: {{{where}}}  # rows without an image or a region are left out, and counted"] if where else []
 
 
 def _has_other_words(source: Source, study: Study) -> bool:
@@ -233,7 +281,9 @@ def _has_split(layout: Layout) -> bool:
     return {image.side for image in layout.images} == {"train", "test"}
 
 
-def _table(layout: Layout, study: Study, files: list[Path]) -> tuple[list[str], list[list[str]]]:
+def _table(
+    layout: Layout, study: Study, files: list[Path], complete: Sequence[str]
+) -> tuple[list[str], list[list[str]]]:
     """The headings of the cohort table, and its rows; what DICOM films state on how they were taken comes last."""
     images, first, label = layout.images, layout.images[0], _label_column(study)
     columns = {"path": [i.path for i in images], "subject": [i.subject for i in images]}
@@ -241,6 +291,7 @@ def _table(layout: Layout, study: Study, files: list[Path]) -> tuple[list[str], 
     columns |= {"date": [i.visit for i in images]} if all(iso_day(i.visit) is not None for i in images) else {}
     columns |= {"region": [i.region for i in images]} if first.region else {}
     columns |= {"split": [i.side for i in images]} if _has_split(layout) else {}
+    columns |= {EVERY_REGION: list(complete)} if complete else {}
     columns |= {label: [i.label for i in images]} if layout.by_class else {}
     columns |= {name: [""] * len(images) for name in _value_columns(study) if name not in columns}
     stated = films_state(files)
@@ -331,7 +382,7 @@ def _understood(layout: Layout, study: Study) -> list[str]:
     lacking = {case: set(study.regions) - present for case, present in cases.items() if set(study.regions) - present}
     if lacking and not layout.by_class:
         shown = names_text([f"{'/'.join(filter(None, c))} ({', '.join(sorted(r))})" for c, r in lacking.items()], 5)
-        lines.append(f"{counted(len(lacking), 'case')} without every region: {shown}. See missing_regions.")
+        lines.append(f"{counted(len(lacking), 'case')} without every region: {shown}.")
     if _has_split(layout):
         lines.append("The folders train and test are kept as the split (column split).")
     if layout.put_with_train:

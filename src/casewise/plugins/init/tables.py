@@ -11,6 +11,7 @@ from casewise.cohort.clinical_words import REGION, SITE, VISIT, named_region, pl
 from casewise.cohort.folder_layout import find_region
 from casewise.cohort.table import Problems, names_text, read_text_table, rows_text
 from casewise.errors import CasewiseError, cut
+from casewise.names import one_form
 from casewise.plugins.init.columns import Column, Roles, understand_columns
 from casewise.plugins.init.joining import Words, is_visit, readings, words
 
@@ -45,15 +46,51 @@ class Source:
         return understand_columns(self.cells, subject=subject if subject in self.cells else "", numbers=self.numbers)
 
 
-def read_tables(paths: Sequence[Path], problems: Problems, *, sheet: str = "", subject: str = "") -> Source:
+def stated_sheets(tables: Path | Sequence[Path] | None, sheets: str | Sequence[str]) -> tuple[list[Path], list[str]]:
+    """The files of tables, and the sheet of each ('' is its first): `FILE.xlsx:SHEET`, or `sheets` in their order.
+
+    Raises:
+        CasewiseError: it is not clear which sheet is read from which table, or one is read twice.
+    """
+    files: list[Path] = []
+    stated: list[str] = []
+    for path in [tables] if isinstance(tables, Path) else tables or []:
+        file, mark, name = str(path).rpartition(":")
+        is_part = bool(mark and name) and not path.exists() and Path(file).is_file()
+        files.append(Path(file) if is_part else path)
+        stated.append(one_form(name) if is_part else "")
+    sheets = [sheets] if isinstance(sheets, str) else list(sheets)
+    sheets = [one_form(name) for name in sheets if name]
+    open_books = [i for i, file in enumerate(files) if not stated[i] and (_is_book(file) or len(files) == 1)]
+    each = "State one for each workbook in the order of --table, or write --table FILE.xlsx:SHEET."
+    if len(sheets) == 1 and len(set(files)) == len(files):
+        sheets *= max(1, len(open_books))
+    if sheets and len(sheets) != len(open_books):
+        raise CasewiseError(f"--sheet names {len(sheets):,} of the sheets of {len(open_books):,} workbooks. {each}")
+    for position, name in zip(open_books, sheets, strict=False):
+        stated[position] = name
+    pairs = list(zip(files, stated, strict=True))
+    if twice := next((pair for pair in pairs if pairs.count(pair) > 1), None):
+        which = f"its sheet {cut(twice[1])} is" if twice[1] else "its first sheet is" if _is_book(twice[0]) else "it is"
+        raise CasewiseError(f"--table: {twice[0]} is named twice, and {which} read twice. {each}")
+    return files, stated
+
+
+def read_tables(paths: Sequence[Path], problems: Problems, *, sheets: Sequence[str] = (), subject: str = "") -> Source:
     """The tables as one, by the subject, or by subject and visit, of the one with the most rows.
+
+    Args:
+        sheets: the sheet of each table, as of `stated_sheets`.
 
     Raises:
         CasewiseError: a table cannot be read; rows or columns contradict each other.
     """
     sources = []
-    for path in paths:
-        frame, notes = read_text_table(path, problems, sheet=sheet if len(paths) == 1 or _is_book(path) else "")
+    for path, sheet in zip(paths, sheets or [""] * len(paths), strict=True):
+        frame, notes = read_text_table(path, problems, sheet=sheet)
+        if len(paths) > 1 and problems.hint:
+            another = f"{problems.hint} `--table {path.name}:SHEET` reads another."
+            notes = [another if note.startswith(problems.hint) else note for note in notes]
         problems.raise_any(path)
         cells = {str(name): [str(value).strip() for value in frame[name]] for name in frame.columns}
         sources.append(_wide(Source(path, cells, frame.index.tolist(), notes), subject))
