@@ -118,6 +118,13 @@ def by_date(scores: pd.DataFrame) -> tuple[dict[str, pd.DataFrame], Name]:
     return {"scores.csv": table}, plain
 
 
+def dated(scores: pd.DataFrame) -> pd.DataFrame:
+    """Dates instead of days, with visits two days late."""
+    start = pd.Timestamp("2024-03-01") + pd.to_timedelta(scores["subject"].str[1:].astype(int), unit="D")
+    when = start + pd.to_timedelta(scores["day"] + (scores["day"] > 0) * 2, unit="D")
+    return scores.drop(columns="day").assign(date=when.dt.strftime("%Y-%m-%d"))
+
+
 def three_files(scores: pd.DataFrame) -> tuple[dict[str, pd.DataFrame], Name]:
     """Scores, demography by subject and treatment by subject and visit, with subjects in three spellings."""
     people = sorted(set(scores["subject"]))
@@ -375,3 +382,148 @@ def test_signs_have_the_words_of_dermatologists(scores: pd.DataFrame, pictures: 
         [[row[target] for target in TARGETS] for row in table_of(tmp_path / name)] for name in ("study", "same")
     )
     assert named == same
+
+
+def visits_joined(folder: Path) -> dict[tuple[str, str], set[str]]:
+    """The folders of the photographs that each subject and erythema of a row has; the erythema names the true visit."""
+    result: dict[tuple[str, str], set[str]] = {}
+    for row in table_of(folder):
+        weeks = result.setdefault((row["subject"], row["erythema"]), set())
+        weeks |= {row["path"].split("/")[1]} if row["path"] else set()
+    return result
+
+
+@pytest.fixture(scope="module")
+def marked(scores: pd.DataFrame) -> pd.DataFrame:
+    """Scores with dates, whose erythema is 0, 1 and 2 at the three visits."""
+    return dated(scores).assign(erythema=scores["day"].map({0: 0, 28: 1, 84: 2}))
+
+
+EVERY = {(f"S{s:02}", str(e)): {f"week{v}"} for s in range(1, 7) for e, v in enumerate(VISITS)}
+
+
+def moved(table: pd.DataFrame, subject: str, visit: str, days: int) -> pd.DataFrame:
+    """The table with other dates of one visit."""
+    rows = (table["subject"] == subject) & (table["visit"] == visit)
+    dates = pd.to_datetime(table["date"]) + pd.to_timedelta(rows * days, unit="D")
+    return table.assign(date=dates.dt.strftime("%Y-%m-%d"))
+
+
+def without(table: pd.DataFrame, subject: str, *visits: str) -> pd.DataFrame:
+    return table[~((table["subject"] == subject) & table["visit"].isin(visits))]
+
+
+def with_screening(table: pd.DataFrame, subject: str) -> pd.DataFrame:
+    """An earlier row of each region of a subject, 28 days before its baseline."""
+    rows = table[(table["subject"] == subject) & (table["visit"] == "week0")]
+    return pd.concat([table, moved(rows, subject, "week0", -28).assign(erythema=3)])
+
+
+@pytest.mark.parametrize(
+    ("change", "lost"),
+    [
+        (lambda table: table, {}),
+        (lambda table: without(table, "S05", "week0"), {"S05": None}),
+        (lambda table: without(table, "S05", "week0", "week4"), {"S05": None}),
+        (lambda table: with_screening(table, "S06"), {"S06": "3"}),
+        (lambda table: without(table, "S05", "week12"), {}),
+        (lambda table: moved(table, "S03", "week4", 8), {}),
+        (lambda table: moved(table, "S03", "week4", 30), {"S03": None}),
+    ],
+)
+@pytest.mark.parametrize("preset", ["onestep-pasi", ""])
+def test_a_date_is_a_visit_only_if_its_subject_shows_it(
+    preset: str,
+    change: Callable[[pd.DataFrame], pd.DataFrame],
+    lost: dict[str, str | None],
+    marked: pd.DataFrame,
+    pictures: Path,
+    tmp_path: Path,
+) -> None:
+    """Rows of a subject whose dates can mean other visits have no image, and those of the others have theirs."""
+    table = change(marked)
+    tables = written({"scores.csv": table.drop(columns="visit")}, tmp_path)
+    options = {} if preset else {"target": "erythema"}
+    plan = planned(preset, tables, arrange(pictures, tmp_path / "photos"), tmp_path / "study", **options)
+    rows = set(zip(table["subject"], table["erythema"].astype(str), strict=True))
+    expected = {key: set() if key[0] in lost else EVERY[key] for key in rows}
+    assert visits_joined(tmp_path / "study") == expected
+    for subject in lost:
+        dates = set(table.loc[table["subject"] == subject, "date"])
+        assert any(subject in doubt and all(date in doubt for date in dates) for doubt in plan.doubts)
+    assert not any("IS NOT USED" in doubt for doubt in plan.doubts)
+
+
+def test_dates_with_two_readings_join_nothing(marked: pd.DataFrame, pictures: Path, tmp_path: Path) -> None:
+    """Weeks 0, 4 and 8 in the paths: two dates four weeks apart can be either pair of visits."""
+    folders = {0: "week0", 4: "week4", 12: "week8"}
+    images = arrange(pictures, tmp_path / "photos", lambda s, v, region, n: f"S{s:02}/{folders[v]}/{region}_{n}.png")
+    table = moved(marked, "S01", "week12", -28)
+    for subject in ("S02", "S03", "S04", "S05", "S06"):
+        table = moved(table, subject, "week12", -28)
+    tables = written({"scores.csv": without(table, "S04", "week12").drop(columns="visit")}, tmp_path)
+    plan = planned("onestep-pasi", tables, images, tmp_path / "study")
+    joined = visits_joined(tmp_path / "study")
+    assert joined["S03", "1"] == {"week4"}
+    assert (joined["S04", "0"], joined["S04", "1"]) == (set(), set())
+    assert any("S04" in doubt and "2024-04-04" in doubt for doubt in plan.doubts)
+
+
+@pytest.mark.parametrize("heading", ["Woche", "Semaine"])
+@pytest.mark.parametrize("gap", [False, True])
+def test_a_stated_visit_counts_before_dates(
+    gap: bool, heading: str, marked: pd.DataFrame, pictures: Path, tmp_path: Path
+) -> None:
+    """S05 lacks its baseline and S06 came late; a visit that is not stated has no image."""
+    table = moved(without(marked, "S05", "week0"), "S06", "week4", 40)
+    table[heading] = table.pop("visit").str[4:]
+    table.loc[(table["subject"] == "S02") & (table["erythema"] == 2), heading] = "" if gap else "12"
+    images = arrange(pictures, tmp_path / "photos")
+    plan = planned("onestep-pasi", written({"scores.csv": table}, tmp_path), images, tmp_path / "study")
+    expected = {key: visits for key, visits in EVERY.items() if key != ("S05", "0")}
+    assert visits_joined(tmp_path / "study") == expected | ({("S02", "2"): set()} if gap else {})
+    (doubt,) = [doubt for doubt in plan.doubts if doubt.startswith("VISITS AND DATES")]
+    assert "S05" in doubt
+    assert f"S06 4 on {table.loc[(table['subject'] == 'S06') & (table['erythema'] == 1), 'date'].iloc[0]}" in doubt
+    assert not any(f"S0{s}" in doubt for s in (1, 2, 3, 4))
+
+
+def test_what_did_not_meet_is_named_as_the_table_writes_it(
+    marked: pd.DataFrame, pictures: Path, tmp_path: Path
+) -> None:
+    """German and English dates in folders; no file of another person is offered."""
+    table = marked.assign(subject=marked["subject"].str[1:].astype(int))
+    table["date"] = pd.to_datetime(table["date"]).dt.strftime("%d/%m/%Y")
+    day = {(r.subject, r.erythema): r.date for r in marked.itertuples()}
+    images = arrange(
+        pictures,
+        tmp_path / "photos",
+        lambda s, v, region, n: (
+            "" if (s, v) == (4, 12) else f"{s:02}/{day[f'S{s:02}', VISITS.index(v)]}/{region}_{n}.png"
+        ),
+    )
+    tables = written({"scores.csv": table.drop(columns="visit")}, tmp_path)
+    plan = planned("onestep-pasi", tables, images, tmp_path / "study")
+    (rows,) = [doubt for doubt in plan.doubts if doubt.startswith("Rows without image")]
+    assert "3 (4 30/05/2024 upper" in rows
+    assert "Did you mean" not in rows
+
+
+def test_no_file_of_another_person_is_offered(scores: pd.DataFrame, pictures: Path, tmp_path: Path) -> None:
+    images = arrange(pictures, tmp_path / "photos", lambda s, v, region, n: f"P{s:02}_W{v:02}_{region}_{n}.png")
+    week = scores["visit"].str[4:].astype(int)
+    table = scores.assign(
+        file=[f"P{s[1:]}_W{v:02}_{r}_1.png" for s, v, r in zip(scores["subject"], week, scores["region"], strict=True)]
+    )
+    table["file"] = table["file"].replace(
+        {"P06_W00_upper_1.png": "P06_W00_uper_1.png", "P05_W12_trunk_1.png": "P15_W12_trunk_1.png"}
+    )
+    plan = planned(
+        "", written({"scores.csv": table[table["file"] != "P15_W12_trunk_1.png"]}, tmp_path), images, tmp_path / "a"
+    )
+    assert any("Did you mean 'P06_W00_upper_1.png'" in doubt for doubt in plan.doubts)
+    plan = planned(
+        "", written({"scores.csv": table[table["file"] != "P06_W00_uper_1.png"]}, tmp_path), images, tmp_path / "b"
+    )
+    (rows,) = [doubt for doubt in plan.doubts if doubt.startswith("Rows without image")]
+    assert "Did you mean" not in rows

@@ -33,8 +33,6 @@ _SINGLE = ("baseline", "screening")
 _SAMPLE, _MOST_PLACES, _MOST_WORDS = 600, 4, 8
 # The share of the rows, or of the images, that must meet.
 ENOUGH = 0.5
-# How far a date may be from a visit of the schedule, in days.
-_WINDOW = 7
 
 
 _RESTART = ", and numbers of subjects start again at each site, so that the paths must state both"
@@ -505,7 +503,7 @@ def _add_stated(
 
 
 def _visits(paths: Sequence[_Path], taken: Mapping[str, set[tuple[int, int]]]) -> dict[str, str]:
-    """The visit that each path states, where all of them do at one place: week4, baseline, a date; {} if not."""
+    """The visit that each path states, where all of them do at one place in words that are not `taken`; {} if not."""
     first = paths[0]
     for segment in range(-len(first.segments), 0):
         for word in range(len(first.matches(segment))):
@@ -525,6 +523,15 @@ def _visits(paths: Sequence[_Path], taken: Mapping[str, set[tuple[int, int]]]) -
     return {}
 
 
+def visits_in_paths(paths: Sequence[str]) -> dict[str, str]:
+    """The visit that each path states, if all of them state one at the same place; else {}.
+
+    >>> visits_in_paths(["S1/week0/upper.jpg", "S1/week4/upper.jpg"])
+    {'S1/week0/upper.jpg': 'week0', 'S1/week4/upper.jpg': 'week4'}
+    """
+    return _visits([_Path(path) for path in paths], {path: set() for path in paths})
+
+
 def is_visit(text: str) -> bool:
     """Whether a text names a visit: a unit of time with its number, a baseline, or a date.
 
@@ -535,35 +542,3 @@ def is_visit(text: str) -> bool:
     if len(named) == 2 and named[1].isdecimal():
         return named[0] in (*_DAYS, "visit", "time", "date")
     return len(named) == 1 and named[0] in _SINGLE
-
-
-def visits_of_dates(subjects: Sequence[str], dates: Sequence[str], paths: Sequence[str]) -> tuple[list[str], str]:
-    """The visit of each row with a date, where folders are named week4 and the like; [] if they are not.
-
-    Days are counted from the subject's first date. A date is the nearest visit of the schedule within a week, if no
-    other date of the subject is.
-    """
-    split_paths = [_Path(path) for path in paths]
-    named = _visits(split_paths, {path: set() for path in paths})
-    schedule = {visit: day for visit in dict.fromkeys(named.values()) if (day := day_of_visit(visit)) is not None}
-    counts = read_dates(dates)
-    if not schedule or not counts:
-        return [], ""
-    first: dict[str, int] = {}
-    for subject, date in zip(subjects, dates, strict=True):
-        if date in counts:
-            first[subject] = min(counts[date], first.get(subject, counts[date]))
-    rows = []
-    for subject, date in zip(subjects, dates, strict=True):
-        day = counts[date] - first[subject] if date in counts else None
-        near = min(schedule, key=lambda visit: abs(schedule[visit] - day)) if day is not None else ""
-        rows.append(near if day is not None and abs(schedule[near] - day) <= _WINDOW else "")
-    several: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for subject, date, visit in zip(subjects, dates, rows, strict=True):
-        several[subject, visit].add(date)
-    rows = [v if len(several[s, v]) == 1 else "" for s, v in zip(subjects, rows, strict=True)]
-    example = next((i for i, visit in enumerate(rows) if visit and schedule[visit]), 0)
-    return rows, (
-        "Visits: each date is the nearest visit of the folders, counted from the subject's first date (at most "
-        f"{_WINDOW} days away): {dates[example]} of {subjects[example]} is {rows[example] or 'none'}."
-    )

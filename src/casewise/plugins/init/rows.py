@@ -18,6 +18,7 @@ from casewise.audit.sentences import fill
 from casewise.audit.subjects import FOUND_PAIRS, STRANGERS
 from casewise.cohort.altered_names import alterations
 from casewise.cohort.checks import FOUND, STORED
+from casewise.cohort.clinical_words import VISIT
 from casewise.cohort.companions import ARE_THESE_IMAGES, LEAVE_OUT, companions_text
 from casewise.cohort.folder_layout import FIELDS, OF_FILES, Pattern, are_batches, batches_text, find_region
 from casewise.cohort.number_columns import clear_decimals
@@ -30,9 +31,10 @@ from casewise.modalities.store.readers import read_image
 from casewise.names import heading_words
 from casewise.plugins.init import image_files
 from casewise.plugins.init.columns import Column, Roles, columns_of_names, decimal, names_people
+from casewise.plugins.init.dated_visits import contradictory_dates, visits_of_dates
 from casewise.plugins.init.guessed_subjects import HIGHEST_P, SIDE, guess_subjects, picture_features
 from casewise.plugins.init.image_files import ImageFiles
-from casewise.plugins.init.joining import Joined, day_of_visit, days_of_visits, join_images, met, visits_of_dates, words
+from casewise.plugins.init.joining import Joined, day_of_visit, days_of_visits, join_images, met, words
 from casewise.plugins.init.new_study import applying, films_state, table_bytes
 from casewise.plugins.init.patterns import are_classes, infer_pattern, is_field, read_all, repeating_part
 from casewise.plugins.init.tables import Source, by_region, check_subjects, key_columns, with_sites
@@ -144,10 +146,15 @@ def rows_of_table(
     )
     if lacking:
         rows.changed = True
+        shown, similar = lacking, ""
+        if files:
+            shown = [image_files.file_name(cell[:60]) for cell in lacking]
+            # a name with other numbers is a file of another person or visit
+            names = [image_files.file_name(path) for path in unused]
+            similar = nearest(shown[0], [name for name in names if _numbers(name) == _numbers(shown[0])])
         rows.doubts.append(
             f"Rows without {noun} in {images.folder.resolve().name}: {len(lacking):,} "
-            f"({names_text([image_files.file_name(cell[:60]) for cell in lacking], 3)})."
-            f"{nearest(image_files.file_name(lacking[0]), [image_files.file_name(path) for path in unused])} They "
+            f"({names_text([cell[:60] for cell in shown], 3)}).{similar} They "
             f"are kept in cohort.csv with `{FOUND}: no`; the study leaves them out and counts them."
         )
     if unused:
@@ -156,6 +163,10 @@ def rows_of_table(
             f"({names_text(unused, 3)})."
         )
     return rows, source
+
+
+def _numbers(name: str) -> list[int]:
+    return list(map(int, re.findall("[0-9]+", image_files.stem_of(name))))
 
 
 def _named_files(source: Source, files: list[image_files.FileColumn], noun: str) -> tuple[ImageRows, list[str]]:
@@ -275,15 +286,34 @@ def _best_join(
         check_subjects(source, keys["subject"])
         source = _alike(source, keys, regions)
         by_date = keys.get("visit") == roles.date != ""
-        cells = source.cells | ({roles.date: roles.dates} if by_date else {})
-        tried = join_images(cells, images.paths, keys, regions=regions, stated=stated)
-        if (by_date and "visit" not in tried.columns) or not tried.paths:
-            visits, note = visits_of_dates(cells[keys["subject"]], roles.dates, images.paths) if by_date else ([], "")
-            if visits:
-                new = replace(source, cells=source.cells | {"visit": visits}, notes=[*source.notes, note])
-                again = join_images(new.cells, images.paths, keys | {"visit": "visit"}, regions=regions, stated=stated)
-                if len(again.paths) > len(tried.paths):
-                    source, tried = new, again
+        cells, join = source.cells, partial(join_images, paths=images.paths, regions=regions, stated=stated)
+        people: dict[str, list[str]] = {role: cells[keys[role]] for role in ("site", "subject") if role in keys}
+        names = ["-".join(parts) for parts in zip(*people.values(), strict=True)]
+        if by_date:
+            cells = cells | {roles.date: roles.dates}
+            # a visit that is stated counts, also if it is for some rows only
+            for name in [
+                name for name in cells if (column := Column(name, cells[name])).exactly(VISIT) and column.counts
+            ]:
+                filled = [cell or f"on {date}" for cell, date in zip(cells[name], roles.dates, strict=True)]
+                new = replace(source, cells=source.cells | {name: filled})
+                again = join(new.cells, columns=keys | {"visit": name})
+                if "visit" in again.columns and met(again, len(filled), len(images.paths)):
+                    again.doubts += contradictory_dates(names, cells[name], roles.dates)
+                    return new, again
+        tried = join(cells, columns=keys)
+        if by_date and ("visit" not in tried.columns or not tried.paths):
+            dated = visits_of_dates(people, roles.dates, images.paths, regions=regions, stated=stated)
+            name = "visit" if "visit" not in cells else "visit of photographs"
+            new = replace(
+                source, cells=source.cells | {name: dated.visits}, notes=[*source.notes, *filter(None, [dated.note])]
+            )
+            again = join(new.cells, columns=keys | {"visit": name}) if dated.joined else Joined()
+            if len(again.paths) > len(tried.paths):
+                source, tried = new, again
+            tried.doubts += dated.doubts
+        elif roles.date and not by_date and tried.paths and "visit" in tried.columns:
+            tried.doubts += contradictory_dates(names, cells[keys["visit"]], roles.dates)
         if met(tried, len(source.numbers), len(images.paths)):
             return source, tried
     tried.paths.clear()
@@ -363,6 +393,7 @@ def _no_images(source: Source, images: ImageFiles, joined: Joined) -> CasewiseEr
         shown = f"; {', '.join(map(repr, keys))} of the table are, for example, {names_text(list(examples), 3)}"
         absent = {name: values for name in keys if (values := joined.absent.get(name))}
         shown += "".join(f". No path has {name} {names_text(values, 3)}" for name, values in absent.items())
+        shown += "".join(f". {doubt.rstrip('.')}" for doubt in joined.doubts)
         if "site" in joined.columns:
             site, subject = joined.columns["site"], joined.columns["subject"]
             number = next(iter(cells[subject]), "")
