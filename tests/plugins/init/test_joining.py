@@ -527,3 +527,108 @@ def test_no_file_of_another_person_is_offered(scores: pd.DataFrame, pictures: Pa
     )
     (rows,) = [doubt for doubt in plan.doubts if doubt.startswith("Rows without image")]
     assert "Did you mean" not in rows
+
+
+def folders(subject: str) -> Name:
+    """The photographs below names of subjects that are made from their number."""
+    return lambda s, v, region, n: f"{subject.format(s=s)}/week{v}/{region}_{n}.png"
+
+
+@pytest.mark.parametrize(
+    ("of_table", "of_paths", "doubted"),
+    [
+        ("S{s:02}", "S{s:02}", False),
+        ("S{s:02}", "s-{s}", False),
+        ("{s:02}", "Patient {s}", False),
+        ("Subject {s}", "{s:02}", False),
+        ("{s:02}", "S{s:02}", True),
+        ("S{s:02}", "{s:02}", True),
+        ("ABC-123-S{s:02}", "S{s:02}", True),
+        ("S{s:02}", "ABC-123-S{s:02}", True),
+        ("CW1-{s:03}", "{s:03}", True),
+    ],
+)
+def test_a_name_that_is_longer_on_one_side_is_doubted(
+    of_table: str, of_paths: str, doubted: bool, scores: pd.DataFrame, pictures: Path, tmp_path: Path
+) -> None:
+    table = scores.assign(subject=[of_table.format(s=int(subject[1:])) for subject in scores["subject"]])
+    images = arrange(pictures, tmp_path / "photos", folders(of_paths))
+    plan = planned("onestep-pasi", written({"scores.csv": table}, tmp_path), images, tmp_path / "study")
+    assert len({row["path"] for row in table_of(tmp_path / "study")} - {""}) == 144
+    people = [doubt for doubt in plan.doubts if doubt.startswith("THE SAME PEOPLE?")]
+    assert len(people) == doubted
+    assert all(name.format(s=1) in doubt for doubt in people for name in (of_table, of_paths))
+
+
+@pytest.mark.parametrize("preset", ["onestep-pasi", ""])
+@pytest.mark.parametrize(
+    ("of_table", "of_paths"),
+    [
+        (lambda s: f"S{s:02}", lambda s: f"P{s:02}"),
+        (lambda s: f"ABC-123-S{s:02}", lambda s: f"P{s:02}"),
+        (lambda s: f"S-{s}", lambda s: f"P-{s:02}"),
+        (lambda s: f"{s:02}", lambda s: f"{'A' if s < 4 else 'B'}{s:02}"),
+        (lambda s: f"{'A' if s < 4 else 'B'}{s:02}", lambda s: f"{s:02}"),
+    ],
+)
+def test_other_letters_are_other_people(
+    of_table: Callable[[int], str],
+    of_paths: Callable[[int], str],
+    preset: str,
+    scores: pd.DataFrame,
+    pictures: Path,
+    tmp_path: Path,
+) -> None:
+    """The message names both, and a pattern with the letters joins them if they are the same after all."""
+    table = scores.assign(subject=[of_table(int(subject[1:])) for subject in scores["subject"]])
+    images = arrange(pictures, tmp_path / "photos", lambda s, v, r, n: f"{of_paths(s)}/week{v}/{r}_{n}.png")
+    tables = written({"scores.csv": table}, tmp_path)
+    with pytest.raises(CasewiseError) as refused:
+        planned(preset, tables, images, tmp_path / "study")
+    assert all(text in str(refused.value) for text in (of_table(1), of_paths(1), "--pattern"))
+    if of_paths(1).startswith("P"):
+        start = of_paths(1).rstrip("0123456789")
+        planned(preset, tables, images, tmp_path / "study", pattern=start + "{subject}/week{visit}/{region}_{n}.png")
+        assert len({row["path"] for row in table_of(tmp_path / "study")} - {""}) == 144
+
+
+def test_subjects_of_two_tables_that_share_an_end_are_doubted(
+    scores: pd.DataFrame, pictures: Path, tmp_path: Path
+) -> None:
+    people = pd.DataFrame({"subject": [f"ABC-S{s:02}" for s in range(1, 7)], "age": range(40, 46)})
+    tables = written({"scores.csv": scores, "people.csv": people}, tmp_path)
+    plan = planned("onestep-pasi", tables, arrange(pictures, tmp_path / "photos"), tmp_path / "study")
+    assert {row["age"] for row in table_of(tmp_path / "study")} == {str(age) for age in range(40, 46)}
+    assert any("S01" in doubt and "ABC-S01" in doubt for doubt in plan.doubts)
+
+
+@pytest.mark.parametrize("code", ["region", "", "shared"])
+def test_the_text_of_a_parameter_names_the_region(
+    code: str, scores: pd.DataFrame, pictures: Path, tmp_path: Path
+) -> None:
+    """PARAMCD may have the region, or letters of it, or be the same for all regions; imputed rows are left out."""
+    long = scores.melt(id_vars=["subject", "visit", "day", "region"], value_vars=TARGETS)
+    text = long["region"].map({"upper": "Upper Extremities", "trunk": "Trunk", "lower": "Lower Extremities"})
+    short = long["variable"].str[:3].str.upper()
+    codes = {"region": short + long["region"].str.upper(), "": short + long["region"].str[:1].str.upper()}
+    table = pd.DataFrame(
+        {
+            "USUBJID": long["subject"],
+            "AVISIT": long["visit"],
+            "ADY": long["day"],
+            "PARAMCD": codes.get(code, short),
+            "PARAM": long["variable"].str.title() + " - " + text,
+            "AVAL": long["value"],
+            "DTYPE": "",
+        }
+    )
+    locf = table[(table["USUBJID"] == "S02") & (table["ADY"] == 84)].assign(AVISIT="week24", ADY=168, DTYPE="LOCF")
+    tables = written({"adqs.csv": pd.concat([table, locf])}, tmp_path)
+    plan = planned("onestep-pasi", tables, arrange(pictures, tmp_path / "photos"), tmp_path / "study")
+    expected = {
+        (r.subject, r.visit, r.region): [str(getattr(r, name)) for name in TARGETS] for r in scores.itertuples()
+    }
+    rows = table_of(tmp_path / "study")
+    assert {(row["subject"], row["visit"], row["region"]): [row[name] for name in TARGETS] for row in rows} == expected
+    assert len(rows) == 144
+    assert any("LOCF" in doubt and "12" in doubt for doubt in plan.doubts)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 from casewise.cohort.checks import number
 from casewise.cohort.clinical_words import (
     LETTERS_OF_VISITS,
+    STRONG_SUBJECT,
     UNITS,
     WORD,
     Words,
@@ -33,6 +34,9 @@ _SINGLE = ("baseline", "screening")
 _SAMPLE, _MOST_PLACES, _MOST_WORDS = 600, 4, 8
 # The share of the rows, or of the images, that must meet.
 ENOUGH = 0.5
+# Words before the number of a subject that are not part of the name, and the most letters apart from it that are.
+_NO_NAME = re.compile(rf"{STRONG_SUBJECT}|case|id|no|nr|num(ber)?|images?|img|photos?|pic|dsc[nf]?|foto|bild|scan|file")
+_LETTERS = 3
 
 
 _RESTART = ", and numbers of subjects start again at each site, so that the paths must state both"
@@ -175,6 +179,18 @@ class _Path:
         matches = self.matches(segment)
         return self.segments[segment][matches[first].start() : matches[end - 1].end()]
 
+    def whole(self, span: tuple[Words, int, int, int], taken: Set[tuple[int, int]]) -> str:
+        """A subject with what stands before it: all words of a folder, of a file letters next to its number."""
+        _, segment, first, end = span
+        matches = self.matches(segment)
+        while first and (segment, first - 1) not in taken:
+            before, apart = matches[first - 1], matches[first].start() - matches[first - 1].end()
+            letters = not before[0].isdecimal() and (apart == 0 or (apart == 1 and len(before[0]) <= _LETTERS))
+            if not (letters if segment == -1 else apart <= 1):
+                break
+            first -= 1
+        return self.text(segment, first, end)
+
     def around(self, segment: int, first: int, end: int) -> tuple[str, str]:
         """The characters before and behind a name: '' at an end, `a` for a letter or digit."""
         text, matches = self.segments[segment], self.matches(segment)
@@ -261,8 +277,66 @@ def join_images(
         joined.columns = {role: columns[role] for role in best[next(iter(assigned))] if role in columns}
         joined.pattern = stated.text if stated else _pattern_text(by_path, best, assigned)
         _check_spellings(joined, by_path, best, assigned, cells, stated)
+        # of fewer the join is not used
+        if not stated and (len(set(assigned.values())) >= ENOUGH * keys.count or len(assigned) >= ENOUGH * len(paths)):
+            pairs = []
+            for path, row in assigned.items():
+                spans = best[path]
+                taken = {(s, word) for role, (_, s, f, e) in spans.items() if role != "subject" for word in range(f, e)}
+                pairs.append((cells[columns["subject"]][row], by_path[path].whole(spans["subject"], taken)))
+            joined.doubts += check_letters(
+                pairs, "the paths", f"state the letters of the paths, such as --pattern {joined.pattern!r}"
+            )
         _add_stated(joined, by_path, best, assigned, regions, stated)
     return joined
+
+
+def check_letters(pairs: Iterable[tuple[str, str]], other: str, remedy: str) -> list[str]:
+    """A doubt on subjects of which one side has more words before the number, such as S01 and 01; [] if none has.
+
+    Args:
+        pairs: names of the table, each with the name of `other` that it was joined to.
+        remedy: what to do if they are the same people; stands in the middle of a sentence.
+
+    Raises:
+        CasewiseError: letters before the number differ, as of S01 and P01, or between the subjects of one side.
+
+    >>> check_letters([("S01", "s-1"), ("S02", "Patient S02")], "the paths", "")
+    []
+    >>> len(check_letters([("ABC-1-S01", "S01"), ("ABC-2-S02", "S02")], "the paths", ""))
+    1
+    """
+    examples: dict[tuple[Words, Words], tuple[str, str]] = {}
+    longer = set()
+    for pair in dict.fromkeys(pairs):
+        left, right = map(words, pair)
+        while left and right and left[-1] == right[-1]:
+            left, right = left[:-1], right[:-1]
+        left, right = (tuple(w for w in side if not _NO_NAME.fullmatch(w)) for side in (left, right))
+        if left or right:
+            examples.setdefault((left, right), pair)
+            longer.add(pair[0])
+    sides: tuple[dict[Words, tuple[str, str]], ...] = ({}, {})
+    for both, pair in examples.items():
+        for side, beginning in zip(sides, both, strict=True):
+            if letters := tuple(word for word in beginning if not word.isdecimal()):
+                side.setdefault(letters, pair)
+    differing = next((pair for (a, b), pair in examples.items() if a and b and not (a[-1] + b[-1]).isdecimal()), None)
+    several = next((list(side.values())[:2] for side in sides if len(side) > 1), [])
+    if refused := [differing] if differing else several:
+        shown = " and ".join(f"{cut(name)} of the table with {cut(text)} of {other}" for name, text in refused)
+        raise CasewiseError(
+            f"DIFFERENT PEOPLE? The letters before the numbers of subjects differ, and {shown} would be joined by the "
+            f"number alone. If they are the same people, {remedy}, or give them the same names. If not, name the table "
+            "or the folder that belongs to them."
+        )
+    if not examples:
+        return []
+    name, text = next(iter(examples.values()))
+    return [
+        f"THE SAME PEOPLE? {cut(name)} of the table was joined with {cut(text)} of {other}: only their ends are equal "
+        f"(of {counted(len(longer), 'subject')}). Check that they are the same people."
+    ]
 
 
 def met(joined: Joined, rows: int, images: int, *, both: bool = False) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,7 @@ from casewise.cohort.table import Problems, names_text, read_text_table, rows_te
 from casewise.errors import CasewiseError, cut
 from casewise.names import one_form
 from casewise.plugins.init.columns import Column, Roles, understand_columns
-from casewise.plugins.init.joining import Words, is_visit, readings, words
+from casewise.plugins.init.joining import Words, check_letters, is_visit, readings, words
 
 # Columns of long tables, as in ADaM and SDTM: the code of what was measured, its text, the value, the analysed record.
 _CODE = ("paramcd", "qstestcd", "testcd", "param", "qstest", "parameter", "item", "test", "measure", "question")
@@ -25,6 +26,10 @@ _IMAGE_NUMBER = (
     r"photo(graph)?|image|picture|foto|bild|shot|view"
 )
 _MOST_REGIONS = 20
+# Values of a column DTYPE: the record was not observed but carried from another visit, or computed.
+_IMPUTED = (
+    r"[lwbp]ocf|nocb|lvpd|m?mi|mmrm|(interp|extrap|imput|impute).*|average|mean|minimum|maximum|median|endpoint|phantom"
+)
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ def read_tables(paths: Sequence[Path], problems: Problems, *, sheets: Sequence[s
             notes = [another if note.startswith(problems.hint) else note for note in notes]
         problems.raise_any(path)
         cells = {str(name): [str(value).strip() for value in frame[name]] for name in frame.columns}
-        sources.append(_wide(Source(path, cells, frame.index.tolist(), notes), subject))
+        sources.append(_wide(_observed(Source(path, cells, frame.index.tolist(), notes)), subject))
     if len(sources) == 1:
         return sources[0]
     main = max(sources, key=lambda source: (len(key_columns(source, source.roles(subject))), len(source.numbers)))
@@ -201,6 +206,28 @@ def check_subjects(source: Source, subject: str) -> None:
 # ------------------------------------------------------------------------------------------------------------- long
 
 
+def _observed(source: Source) -> Source:
+    """The table without rows whose DTYPE says that they were imputed, such as LOCF."""
+    column = next((name for name in source.cells if Column(name, ()).header == "dtype"), "")
+    values = source.cells.get(column, [])
+    imputed = [row for row, value in enumerate(values) if re.fullmatch(_IMPUTED, value, re.IGNORECASE)]
+    kept = sorted(set(range(len(values))) - set(imputed))
+    if not imputed or not kept:
+        return source
+    doubt = (
+        f"Imputed rows of {source.path.name} that were left out, because they are no visits: {len(imputed):,} "
+        f"({column} {names_text(list(dict.fromkeys(values[row] for row in imputed)), 3)}; "
+        f"{rows_text([source.numbers[row] for row in imputed], 3)})."
+    )
+    return replace(
+        source,
+        cells={name: [of_column[row] for row in kept] for name, of_column in source.cells.items()},
+        numbers=[source.numbers[row] for row in kept],
+        doubts=[*source.doubts, doubt],
+        changed=True,
+    )
+
+
 def _wide(source: Source, subject: str) -> Source:
     """A long table with a row for each subject, visit and region, and a column for each code; others as they are.
 
@@ -224,6 +251,12 @@ def _wide(source: Source, subject: str) -> Source:
     groups: dict[tuple[Words, ...], list[int]] = defaultdict(list)
     for row in rows:
         groups[names[row]].append(row)
+    # a code for several regions, which only its text names
+    for text in texts:
+        by_code, by_text = ({(names[row], source.cells[c][row]) for row in rows} for c in (code, text))
+        if len(by_code) < len(rows) == len(by_text):
+            code, texts = text, []
+            break
     codes = list(dict.fromkeys(source.cells[code][row] for row in rows))
     spare = next((by_header[h] for h in ("avalc", "qsstresc") if h in by_header and by_header[h] != value), "")
     values: dict[str, list[str]] = {name: [] for name in codes}
@@ -364,7 +397,8 @@ def _merged(main: Source, other: Source, subject: str) -> Source:
     }
     meaning = {role: readings(role, [name for (name,) in own[role]]) for role in roles}
     mine = _names(main, {role: of_main[role] for role in roles})
-    if not any(name[0] in meaning["subject"] for name in mine):
+    by_end = not any(name[0] in meaning["subject"] for name in mine)
+    if by_end:
         meaning["subject"] = _ends({name[0] for name in mine}, [name for (name,) in own["subject"]])
     index = {key: row for row, key in enumerate(_names(other, {role: of_other[role] for role in roles}))}
     row_of = [
@@ -392,7 +426,11 @@ def _merged(main: Source, other: Source, subject: str) -> Source:
         " ".join(other.cells[of_other[role]][row] for role in roles)
         for row in range(len(other.numbers)) if row not in set(row_of)
     ]  # fmt: skip
-    doubts = []
+    pairs = [
+        (main.cells[of_main["subject"]][i], other.cells[of_other["subject"]][row])
+        for i, row in enumerate(row_of) if by_end and row is not None
+    ]  # fmt: skip
+    doubts = check_letters(pairs, other.path.name, f"write the subjects of {other.path.name} as {main.path.name} does")
     if lacking:
         doubts.append(
             f"Without a row in {other.path.name}: {len(lacking):,} subjects ({names_text(lacking, 3)}). Their cells of "
