@@ -46,7 +46,7 @@ UNITS = {
     **dict.fromkeys(("w", "wk", "wks", "weeks", "woche", "wochen", "semaine", "semaines", "semana", "semanas"), "week"),
     **dict.fromkeys(("m", "mo", "mon", "mth", "months", "monat", "monate", "mois", "mes", "meses"), "month"),
     **dict.fromkeys(("d", "days", "tag", "tage", "jour", "jours", "j", "dia", "dias"), "day"),
-    **dict.fromkeys(("y", "yr", "years", "jahr", "jahre", "an", "ans", "annee", "annees", "ano", "anos"), "year"),
+    **dict.fromkeys(("y", "yr", "years", "jahr", "jahre", "ans", "annee", "annees", "ano", "anos"), "year"),
     **dict.fromkeys(("v", "visits", "visite", "visita", "besuch", "termin", "consultation", "consulta"), "visit"),
     **dict.fromkeys(("t", "tp", "timepoint", "zeitpunkt"), "time"),
     **dict.fromkeys(("bl", "base", "basal", "ausgangswert"), "baseline"),
@@ -80,7 +80,7 @@ _OF_BODY = {
         "obere_extremitaten obere_extremitaeten obere_extremitat oberen_extremitaten membres_superieurs "
         "membre_superieur extremites_superieures extremidades_superiores extremidad_superior miembros_superiores"
     ),
-    "trunk": "trunk torso rumpf korperstamm koerperstamm stamm tronc tronco",
+    "trunk": "trunk torso rumpf korperstamm koerperstamm tronc tronco",
     "lower": (
         "lower lower_extremities lower_extremity lower_limbs lower_limb legs leg beine beinen bein jambes jambe "
         "piernas pierna untere untere_extremitaten untere_extremitaeten untere_extremitat unteren_extremitaten "
@@ -125,7 +125,7 @@ def region_phrases(region: str) -> tuple[Words, ...]:
     """The words and phrases that mean a region, the longest first; only its own if it is no region of the body.
 
     >>> region_phrases("trunk")[-3:], region_phrases("left lung")
-    ((('stamm',), ('tronc',), ('tronco',)), (('left', 'lung'),))
+    ((('koerperstamm',), ('tronc',), ('tronco',)), (('left', 'lung'),))
     """
     own = plain_words(region)
     phrases = {name: [tuple(each.split("_")) for each in text.split()] for name, text in _OF_BODY.items()}

@@ -293,7 +293,7 @@ def _check_region(name: str, column: str, study: Study, cells: pd.DataFrame, pro
     if scored.any():
         problems.add(
             f"region {name}",
-            f"targets.{name}: {cut(column)} names the region {region}, and would be the value of "
+            f"{name}: {cut(column)} names the region {region}, and would be the value of "
             f"{names_text([r for r in study.regions if r != region])} too. Name a column with the values of all "
             "regions and a row for each of them; `casewise init` writes such a table. If the column is of all, rename "
             "it.",
@@ -342,6 +342,8 @@ def check_readers(study: Study, cells: pd.DataFrame, problems: Problems) -> None
             elif column in STORED:
                 problems.add("columns", f"{key}: {cut(column)} is a reserved name. Rename the column.")
             else:
+                if name in study.targets:
+                    _check_region(name, column, study, cells, problems)
                 label = f"{column} (reader {reader} of {name})"
                 setting = f"{'targets' if name in study.targets else 'scores'}.{name}.range"
                 limits = Target(range=study.range_of(name))

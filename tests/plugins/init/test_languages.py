@@ -132,6 +132,8 @@ def test_a_score_of_one_region_is_not_that_of_all(
     for column in ("columns: {erythema: Erythem Arme}", stated):
         message = refused(column + "\n")
         assert re.search(r"\bupper\b.*\btrunk, lower\b", message)
+    readers = "columns: {erythema: Rest}\nevaluation: {readers: {erythema: {first: Erythem Arme}}}\n"
+    assert re.search(r"\bupper\b.*\btrunk, lower\b", refused(readers))
     # its values may stand in rows of its own region
     table.loc[table["region"] != "upper", "Erythem Arme"] = None
     table.to_csv(tmp_path / "t.csv", index=False)
