@@ -271,3 +271,20 @@ def test_constant_predictions_are_flagged(report_of_two_classes: ReportContext) 
 
 def test_statements_have_public_names() -> None:
     assert all(name.isidentifier() and not name.startswith("_") for name in KINDS)
+
+
+def test_a_combined_model_is_compared_with_a_part_of_each_kind(report_of_classes: ReportContext) -> None:
+    context = report_of_classes
+    network, other = [name for name in context.study.networks if name in context.learners][:2]
+    shares = {network: 0.25, other: 0.75}
+    stackers = {context.learner: {context.outcome: {"weights": shares, "weights_by_fold": {"1": shares}}}}
+    jobs = [{**job, "epochs": 7} for job in context.jobs]
+    plan = "planned: 7 epochs, as many as fit into the budget"
+    rows = {
+        row.name: row for row in screen(dataclasses.replace(context, stackers=stackers, jobs=jobs, plan=plan)).rivals
+    }
+    # the part with the larger weight, unless the other one is better on these cases
+    assert [rows[name].note for name in (learner_name(network), learner_name(other)) if name in rows]
+    first = next(rows[name] for name in map(learner_name, (other, network)) if name in rows)
+    assert "weight 0." in first.note
+    assert ("7 epochs" in first.note) == ("its best" not in first.note)

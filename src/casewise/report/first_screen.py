@@ -56,10 +56,12 @@ from casewise.report.sections.learners import (
 from casewise.report.statements import Statement, statements, weights_fitted, weights_of
 from casewise.report.tables import VERDICTS, MetricFormat, figure_cell, gap_verdict, kind_report, verdict_beside
 from casewise.report.visit_alone import visit_alone
-from casewise.study.learners import is_baseline, learner_name, the_learner
+from casewise.study.learners import KERNEL, is_baseline, learner_name, the_learner
 from casewise.study.weight_origins import unknown_origin
 
 MOST_CLASSES, MOST_COLUMNS = 8, 3
+# The words of a plan whose epochs the budget limits (`casewise.pipeline.recipe_plan.REASONS`).
+CUT = "as many as fit into the budget"
 _CONDITIONAL = " Intervals are for these trained models."
 ROUGH = (" Rough: few {unit}s.", " Rough: few {unit}s, or few of a class.")
 
@@ -401,7 +403,7 @@ def _share(counts: np.ndarray, i: int, rate: str | None) -> str:
 
 
 def rivals(context: ReportContext) -> list[Rival]:
-    """The reported model, the simple model of the primary comparison, better ones, a guess, a column that predicts."""
+    """The reported model, its parts and simple models, a guess, a column that predicts."""
     write, metric = context.write, kind_report(context.kind).compared
     figure = defined(context.quoted.get(metric))
     if figure is None:
@@ -416,7 +418,9 @@ def rivals(context: ReportContext) -> list[Rival]:
         return Rival(name, text, _bounds(write, metric, own), code, note=note, by=by, margin=limit)
 
     rows = [Rival(f"reported: {learner_name(context.learner)}", *reported, reported=True)]
+    shares = _weight_ranges(context)
     for learner, note in _other_models(context, metric, figure):
+        note = ", ".join(filter(None, [note, f"weight {shares[learner]}" if learner in shares else ""]))
         if of_other := context.metric(context.stage, learner, metric):
             gap = comparison_of(context, context.stage).gap(metric, context.learner, learner)
             margin = margin_of(context, context.stage, context.learner, learner)
@@ -444,7 +448,7 @@ def _other_models(context: ReportContext, metric: str, figure: Estimate) -> list
     """The models to compare with, each with a note; none where folds are sources.
 
     They are the simple model of the primary comparison and, if they are better on these cases, the best other simple
-    model, and the best part of a combined model.
+    model, and the best part of a combined model; then a part of each other kind, with the epochs that the budget left.
     """
     primary = context.metrics.primary
     if context.by_site:
@@ -462,7 +466,19 @@ def _other_models(context: ReportContext, metric: str, figure: Estimate) -> list
     parts = dict.fromkeys(name for output in weights_of(context) for name in output)
     if part := _best_above(context, metric, figure, parts):
         models.setdefault(part, "its best learner on these cases")
+    kinds = {_kind_of(context, name) for name in models}
+    for name in sorted(parts, key=lambda name: -sum(output.get(name, 0.0) for output in weights_of(context))):
+        if (kind := _kind_of(context, name)) not in kinds:
+            epochs = max((int(job.get("epochs") or 0) for job in context.jobs if job["model"] == name), default=0)
+            cut = kind == "network" and CUT in context.plan
+            models[name] = f"{counted(epochs, 'epoch')}, {CUT}" if cut else ""
+            kinds.add(kind)
     return list(models.items())
+
+
+def _kind_of(context: ReportContext, learner: str) -> str:
+    """`network`, or the kind of a simple model."""
+    return "network" if learner in context.study.networks else "kernel" if learner == KERNEL else "linear"
 
 
 def _best_above(context: ReportContext, metric: str, figure: Estimate | None, names: Iterable[str]) -> str:
@@ -536,12 +552,17 @@ def _in_effect(context: ReportContext) -> str:
 
 def weights(context: ReportContext) -> list[tuple[str, str]]:
     """The weight of each part of a combined model, its range over the outputs; empty for other models."""
+    return [(learner_name(name), weight) for name, weight in _weight_ranges(context).items()]
+
+
+def _weight_ranges(context: ReportContext) -> dict[str, str]:
+    """As `weights`, by the names of the learners."""
     by_learner: dict[str, list[float]] = {}
     for output in weights_of(context):
         for name, weight in output.items():
             by_learner.setdefault(name, []).append(weight)
     ends = {name: dict.fromkeys(number(end, 2) for end in (min(own), max(own))) for name, own in by_learner.items()}
-    return [(learner_name(name), " to ".join(of)) for name, of in ends.items()]
+    return {name: " to ".join(of) for name, of in ends.items()}
 
 
 def coverage(context: ReportContext) -> str:
