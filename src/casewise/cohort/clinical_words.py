@@ -54,6 +54,23 @@ UNITS = {
 }
 # Units of a visit that one letter means only where it is known to be a visit: S0 is week 0 in French and Spanish.
 LETTERS_OF_VISITS = {"s": "week"}
+# Words of visits by their place in time, the first that matches; visits with other words have place 3, and place 7 is
+# unknown. A follow-up after the end of treatment is a follow-up.
+PLACES_OF_VISITS = {
+    7: r"unscheduled|uns|unsched|unplanned|ungeplant\w*|au(ss|s)erplanma(ss|s)ig\w*|"
+    r"non (programm|planifi)ee?|no programad[ao]",
+    5: r"(safety )?follow ?up|fu|nachbeobachtung|nachsorge|nachuntersuchung|nachkontrolle|suivi|seguimiento",
+    0: r"screening|screen|scr|voruntersuchung|(pre ?)?selection|depistage|cribado|(pre ?)?seleccion",
+    1: r"run in|wash ?out|lead in|auswaschphase|einlaufphase",
+    2: r"baseline|base|basal|bl|randomi[sz]ation|randomisierung|inclusion|einschluss|ausgangs(wert|befund|visite)|"
+    r"basisvisite|visite initiale|etat initial|visita inicial|pre|before|vorher|avant|antes",
+    4: r"(end|completion) of (treatment|therapy)|treatment end|eot|early (termination|discontinuation|withdrawal)|"
+    r"discontinuation|(therapie|behandlungs)ende|ende der (therapie|behandlung)|(therapie)?abbruch|"
+    r"fin (de|du|del) (traitement|tratamiento)|arret( (de|du) traitement)?|sortie prematuree|"
+    r"post|after|nachher|apres|despues",
+    6: r"end of (study|trial)|eos|final|last|studienende|ende der studie|abschluss(visite|untersuchung)?|"
+    r"fin (de l |del |de )?(etude|estudio)|visite finale",
+}
 # How names of visits begin in folders, file names and headings of new tables.
 VISIT_BEGINNINGS = (
     r"a?(visit|week|day|month|date|adt|ady)|besuch|termin|time|zeitpunkt|session|woche|monat|tag|datum|exam|unters|follow|"

@@ -15,8 +15,10 @@ from casewise.cohort.identity import AS_WRITTEN, REFUSE, Declared
 from casewise.cohort.missing_codes import code_doubts
 from casewise.cohort.participants import Flow
 from casewise.cohort.table import Problems, each, is_unsorted_date, names_text, natural, read_text_table
+from casewise.cohort.visit_order import unordered_visits, visit_order
 from casewise.errors import CohortError, counted, cut
 from casewise.study.schema import Study
+from casewise.targets import kind_named
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def read_cohort(
         images[name] = column
     named = images[(images["subject"] != "") & (images["visit"] != "")].copy()
     _check_cases(named, columns, problems)
-    _check_order(named, problems)
+    _check_order(named, study, problems, to_learn=to_learn and labelled)
     for name in targets:
         named[name] = cohort_targets.resolve_target(name, study, named, problems, notes)
     if to_learn:
@@ -195,8 +197,8 @@ def _check_cases(images: pd.DataFrame, columns: dict[str, str], problems: Proble
         problems.add("case twice", text, rows.index)
 
 
-def _check_order(images: pd.DataFrame, problems: Problems) -> None:
-    """Visits without days are ordered by name, so their names must not look like dates that sort wrongly."""
+def _check_order(images: pd.DataFrame, study: Study, problems: Problems, *, to_learn: bool) -> None:
+    """Visits without days are ordered by name, so their names must show the order, at least where it matters."""
     cases = images.drop_duplicates("case")
     by_name = cases["day"].isna().groupby(cases["subject"]).transform("any") & cases["subject"].duplicated(keep=False)
     named = cases[by_name & cases["visit"].map(is_unsorted_date).astype(bool)]
@@ -205,6 +207,19 @@ def _check_order(images: pd.DataFrame, problems: Problems) -> None:
         text = f"{cut(first['visit'])} of subject {first['subject']} looks like a date, and the order of such names is "
         text += "not the order in time. Write dates as 2024-02-01 (year-month-day), or add a `day` column."
         problems.add("visit order", text, named.index, "visit")
+        return
+    follows = study.evaluation.response and kind_named(study.kind_of(study.primary_outcome)).arithmetic
+    if not to_learn or not (follows or study.evaluation.arm):
+        return
+    subjects = {subject: unordered_visits(rows) for subject, rows in cases[by_name].groupby("subject")["visit"]}
+    if unclear := {subject: visits for subject, visits in subjects.items() if visits}:
+        subject, visits = next(iter(unclear.items()))
+        rows = cases.index[by_name & cases["subject"].isin(unclear) & cases["visit"].isin(visits)]
+        text = f"the order in time of {names_text(visits, 5)} of subject {subject} is not known, and changes over time "
+        text += "depend on it. Add a column `day` or `date`, or name the visits so that words and numbers state their "
+        text += "order, such as screening, week 4, week 8, end of treatment"
+        text += "." if study.evaluation.arm else "; or write `evaluation: {response: false}` in the study."
+        problems.add("visit order", text, rows, "visit")
 
 
 def _check_regions(images: pd.DataFrame, study: Study, problems: Problems, notes: list[str]) -> None:
@@ -231,7 +246,7 @@ def _check_baseline(images: pd.DataFrame, study: Study, problems: Problems, note
     baseline = study.evaluation.baseline
     if not study.evaluation.response or baseline == "first" or images.empty:
         return
-    visits = sorted(images["visit"].unique(), key=natural)
+    visits = sorted(images["visit"].unique(), key=visit_order)
     if baseline not in visits:
         hint = closest(baseline, visits)
         text = f"evaluation.baseline: there is no visit {cut(baseline)}.{hint} There are: {names_text(visits)}."
@@ -274,7 +289,7 @@ def _assembled(
     dated = cases["day"].notna().groupby(cases["subject"]).transform("all")
     # if a day of a subject is unknown, its visits are ordered by name
     keys = [
-        (natural(subject), day if by_day else 0.0, natural(visit))
+        (natural(subject), day if by_day else 0.0, visit_order(visit))
         for subject, visit, day, by_day in zip(cases["subject"], cases["visit"], cases["day"], dated, strict=True)
     ]
     cases = cases.iloc[sorted(range(len(cases)), key=keys.__getitem__)].reset_index(drop=True)
@@ -292,7 +307,7 @@ def _assembled(
     repeated = cases[cases["subject"].duplicated(keep=False)]
     undated = repeated[repeated["day"].isna().groupby(repeated["subject"]).transform("any")]
     if len(undated) and not study.subjects_guessed:
-        visits = names_text(sorted({str(visit) for visit in undated["visit"]}, key=natural), 12)
+        visits = names_text(sorted({str(visit) for visit in undated["visit"]}, key=visit_order), 12)
         subjects = counted(undated["subject"].nunique(), "subject")
         notes.append(f"For {subjects} without all days, visits are ordered by name: {visits}.")
     if labelled:

@@ -12,7 +12,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from casewise.cohort.table import names_text, natural
+from casewise.cohort.table import names_text
+from casewise.cohort.visit_order import visit_order
 from casewise.evaluation.agreement import group_agreement
 from casewise.evaluation.bootstrap import PLAN, Plan, by_subject
 from casewise.evaluation.figures import Estimate
@@ -154,12 +155,12 @@ def rate(yes: np.ndarray, plan: Plan = PLAN) -> Estimate:
 
 
 def visits_in_order(visits: pd.Series) -> list[str]:
-    """The distinct names of visits, with numbers in them ordered by value.
+    """The distinct names of visits in the order of `visit_order`.
 
     >>> visits_in_order(pd.Series(["week 16", "week 4", "baseline", "week 4"]))
     ['baseline', 'week 4', 'week 16']
     """
-    return sorted(map(str, visits.unique()), key=natural)
+    return sorted(map(str, visits.unique()), key=visit_order)
 
 
 def _undefined(change: pd.DataFrame) -> dict[str, list[str]]:

@@ -26,6 +26,7 @@ from casewise.cohort.companions import listed_companions
 from casewise.cohort.folder_layout import ENDINGS, begins_as_image, stated_pattern
 from casewise.cohort.identity import AS_WRITTEN, alike
 from casewise.cohort.table import Problems, names_text, natural, read_text_table
+from casewise.cohort.visit_order import visit_order
 from casewise.console import Silent
 from casewise.errors import CasewiseError, CohortError, ImageError, counted, nearest, nearest_folder, none_of
 from casewise.files import PICTURES, make_folder
@@ -524,7 +525,7 @@ def cases_of(cells: pd.DataFrame, study: Study, *, single: bool = False) -> list
             problem = f"the same file is also in another case: {file}. One image shows one subject at one visit."
         image = os.path.join(folder, str(cells.loc[rows[0], path]).strip()) if single and path in cells else ""
         cases.append(RawCase(f"{subject}/{visit}" if subject else "", subject, visit, tuple(rows), problem, image))
-    return sorted(cases, key=lambda case: (natural(case.subject), natural(case.visit)))
+    return sorted(cases, key=lambda case: (natural(case.subject), visit_order(case.visit)))
 
 
 def _mark(path: str) -> str:

@@ -632,3 +632,47 @@ def test_the_text_of_a_parameter_names_the_region(
     assert {(row["subject"], row["visit"], row["region"]): [row[name] for name in TARGETS] for row in rows} == expected
     assert len(rows) == 144
     assert any("LOCF" in doubt and "12" in doubt for doubt in plan.doubts)
+
+
+@pytest.mark.parametrize(
+    ("names", "refused"),
+    [
+        (("Screening", "Week 4", "End of Treatment"), False),
+        (("Ausgangsbefund", "Woche 4", "Therapieende"), False),
+        (("Inclusion", "Semaine 4", "Fin de traitement"), False),
+        (("Baseline", "Week 4", "Follow-up"), False),
+        (("Zero", "Fourth", "Twelfth"), True),
+        (("Baseline", "Week 4", "Unscheduled"), True),
+    ],
+)
+def test_visits_without_numbers_are_ordered_by_words_or_refused(
+    names: tuple[str, str, str], refused: bool, scores: pd.DataFrame, pictures: Path, tmp_path: Path
+) -> None:
+    """Without days, the first visit is the baseline only if the names show that it is the first."""
+    name = dict(zip(VISITS, names, strict=True))
+    table = scores.assign(visit=scores["visit"].str[4:].astype(int).map(name)).drop(columns="day")
+    images = arrange(pictures, tmp_path / "photos", lambda s, v, r, n: f"S{s:02}/{name[v]}/{r}_{n}.png")
+    tables = written({"scores.csv": table}, tmp_path)
+    plan = planned("onestep-pasi", tables, images, tmp_path / "study")
+    assert any("WHICH COMES FIRST" in doubt for doubt in plan.doubts) == refused
+    study = read_study(tmp_path / "study" / "study.yaml")
+    if refused:
+        with pytest.raises(CasewiseError) as error:
+            read_cohort(study)
+        assert "day" in str(error.value)
+        assert "S01" in str(error.value)
+        evaluation = study.evaluation.model_copy(update={"response": False})
+        assert len(read_cohort(study.model_copy(update={"evaluation": evaluation})).images) == 144
+    else:
+        cases = read_cohort(study).cases
+        assert all(visits == list(names) for visits in cases.groupby("subject", sort=False)["visit"].apply(list))
+
+
+def test_days_order_visits_of_any_name(scores: pd.DataFrame, pictures: Path, tmp_path: Path) -> None:
+    table = scores.replace({"visit": {"week0": "Zero", "week4": "Fourth", "week12": "Twelfth"}})
+    names = {0: "Zero", 4: "Fourth", 12: "Twelfth"}
+    images = arrange(pictures, tmp_path / "photos", lambda s, v, r, n: f"S{s:02}/{names[v]}/{r}_{n}.png")
+    plan = planned("onestep-pasi", written({"scores.csv": table}, tmp_path), images, tmp_path / "study")
+    assert not any("WHICH COMES FIRST" in doubt for doubt in plan.doubts)
+    cases = read_cohort(read_study(tmp_path / "study" / "study.yaml")).cases
+    assert cases["visit"].tolist()[:3] == ["Zero", "Fourth", "Twelfth"]

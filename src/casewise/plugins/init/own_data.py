@@ -47,6 +47,7 @@ from casewise.plugins.init.rows import (
     doubt_counts,
     fill_from_table,
     guess_people,
+    order_doubts,
     resolve_sequences,
     resolve_subjects,
     resolve_visits,
@@ -212,7 +213,10 @@ def _planned(data: OwnData, folder: Path, stated: Pattern | None = None) -> NewS
     guess_people(rows, files, use=data.guess)
     sequences = resolve_sequences(rows) if files.scans else []
     days = rows.of(cells[roles.day]) if roles.day else ()
+    stated_visits = rows.has("visit")
     resolve_visits(rows, labels, single=lambda: not (files.scans or _are_slides(data)), day=roles.day, days=days)
+    if stated_visits and not (roles.day or rows.has("day") or rows.has("date")):
+        rows.doubts += order_doubts(*([rows[name][i] for i in rows.present] for name in ("subject", "visit")))
     present = rows.present
     rows.doubts += roles.doubts
     altered = check_names(rows, roles.subject, data.numbers)

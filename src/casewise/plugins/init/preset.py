@@ -44,6 +44,7 @@ from casewise.plugins.init.rows import (
     cohort_table,
     doubt_counts,
     fill_from_table,
+    order_doubts,
     resolve_subjects,
     rows_of_table,
 )
@@ -121,6 +122,8 @@ def plan_preset(
         new.files[TABLE] = table_bytes(*_table(layout, start.study, files, complete if further else []))
         new.understood = [*_understood(layout, start.study), *start.notes]
         subjects = [image.subject for image in layout.images]
+        visits = [image.visit for image in layout.images]
+        new.doubts += [] if all(map(iso_day, visits)) else order_doubts(subjects, visits)
         if not layout.by_class and are_batches(subjects):
             new.doubts.append(f"Subject: ARE THESE PEOPLE? {batches_text(subjects)}. Correct the column `subject`.")
     home, stated = (written.parent, relative_path(written, folder)) if written else (folder, TABLE)
@@ -146,6 +149,8 @@ def _joined(source: Source, study: Study, images: Path, pattern: str, new: NewSt
     resolve_subjects(rows, cells, roles, [""] * len(rows.paths))
     check_names(rows, roles.subject, source.numbers)
     doubt_counts(rows, roles.subject)
+    if not (roles.day or rows.has("day") or rows.has("date")):
+        rows.doubts += order_doubts(*([rows[name][i] for i in rows.present] for name in ("subject", "visit")))
     results = {column: (name, rows.of(cells[column])) for column, name in named.items()}
     cases = len({(rows["subject"][i], rows["visit"][i]) for i in rows.present})
     counts = [counted(rows.subjects, "subject"), counted(cases, "visit"), counted(len(rows.present), "image")]

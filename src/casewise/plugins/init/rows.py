@@ -25,6 +25,7 @@ from casewise.cohort.number_columns import clear_decimals
 from casewise.cohort.table import iso_day, names_text, natural, rows_text
 from casewise.cohort.table_formats import NO_VALUE
 from casewise.cohort.targets import plain
+from casewise.cohort.visit_order import unordered_visits
 from casewise.console import Terminal
 from casewise.errors import CasewiseError, ImageError, counted, cut, nearest
 from casewise.modalities.store.readers import read_image
@@ -639,6 +640,22 @@ def doubt_counts(rows: ImageRows, column: str) -> None:
         "or write `subjects_known: false`.": rows.subjects_known and are_batches(counts),
     }
     rows.doubts += applying(doubts)
+
+
+def order_doubts(subjects: Iterable[str], visits: Iterable[str]) -> list[str]:
+    """A doubt if the names of a subject's visits, which have no days, do not show their order in time."""
+    by_subject: dict[str, list[str]] = defaultdict(list)
+    for subject, visit in zip(subjects, visits, strict=True):
+        by_subject[subject].append(visit)
+    unclear = {subject: names for subject, named in by_subject.items() if (names := unordered_visits(named))}
+    if not unclear:
+        return []
+    subject, names = next(iter(unclear.items()))
+    return [
+        f"Visits: WHICH COMES FIRST? The order in time of {names_text(names, 5)} of subject {subject} (of "
+        f"{counted(len(unclear), 'subject')}) is not shown by days, dates, numbers or words such as screening, "
+        "baseline and end of treatment. Add a column `day` or rename the visits before changes over time are computed."
+    ]
 
 
 def doubt_beginnings(rows: ImageRows, sources: Sequence[str]) -> None:
