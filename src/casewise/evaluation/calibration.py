@@ -20,9 +20,16 @@ import numpy as np
 import pandas as pd
 
 from casewise.evaluation import results as stored
-from casewise.evaluation.bootstrap import Plan, draw, mean_by_subject, percentiles, resample, with_intervals
+from casewise.evaluation.bootstrap import (
+    FEWEST_SUBJECTS,
+    Plan,
+    draw,
+    mean_by_subject,
+    percentiles,
+    resample,
+    with_intervals,
+)
 from casewise.evaluation.figures import Estimate
-from casewise.evaluation.intervals import FEWEST
 from casewise.metrics.calibration import line, logistic, logit, smoothed
 from casewise.metrics.numbers import sum_by_subject
 from casewise.predictions.conformal import ROUNDING, Entry, fit_target, interval, members, number_of_band, thirds
@@ -114,7 +121,11 @@ def _estimates(
     n_subjects = rows["subject"].astype(str).nunique()
     points = fitted(np.ones((1, n_subjects)))
     samples = {name: values[:, None] for name, values in fitted(draw(n_subjects, plan)).items()}
-    return with_intervals(points, samples, lambda *_: reason, plan, n_subjects=n_subjects, n_cases=len(rows))[0]
+    found = with_intervals(points, samples, lambda *_: reason, plan, n_subjects=n_subjects, n_cases=len(rows))[0]
+    if n_subjects >= FEWEST_SUBJECTS:
+        return found
+    few = f"fewer than {FEWEST_SUBJECTS} {plan.unit}s: no interval"
+    return {name: replace(own, low=None, high=None, reason=own.reason or few) for name, own in found.items()}
 
 
 def _by_fold(rows: pd.DataFrame, slope: Callable[[np.ndarray], float]) -> dict[str, float | None]:
@@ -136,7 +147,7 @@ def _curve(
     n_subjects = len(np.unique(subjects))
     middle = np.clip(smoothed(x, y, subjects, np.ones((1, n_subjects)), grid)[0], *bounds)
     drawn = np.clip(smoothed(x, y, subjects, draw(n_subjects, plan), grid), *bounds)
-    ends = percentiles(drawn, plan.confidence) if n_subjects >= FEWEST else np.full((2, _POINTS), np.nan)
+    ends = percentiles(drawn, plan.confidence) if n_subjects >= FEWEST_SUBJECTS else np.full((2, _POINTS), np.nan)
     values = zip(grid, middle, *ends, strict=True)
     return [
         stored.CurvePoint(float(at), float(value), _or_none(bottom), _or_none(top)) for at, value, bottom, top in values

@@ -162,6 +162,9 @@ def ends(name: str, points: Mapping[str, np.ndarray], basis: Basis) -> Ends:
         low, high = SCHEMES[scheme](name, points, basis)
     largest = basis.scale if name == "mae" else metric.largest if (metric := _registered(name)) else None
     high = high if largest is None else np.minimum(high, np.maximum(largest, points[name]))
+    if scheme == "limits":  # no difference exceeds the scale
+        low = np.maximum(low, np.minimum(-basis.scale, points[name]))
+        high = np.minimum(high, np.maximum(basis.scale, points[name]))
     undefined = (basis.rests_on[name] < _fewest(name)) | ~np.isfinite(low) | ~np.isfinite(high)
     return np.where(undefined, np.nan, low), np.where(undefined, np.nan, high)
 

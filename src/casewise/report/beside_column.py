@@ -24,7 +24,10 @@ COLUMN = (
     "Alone: a linear model on the column, without an image, for subjects not used for fitting it; with one image of"
     " each, if they differ in their number of images. The model counts as"
     " better than the column if the interval of its AUROC lies above; otherwise its AUROC does not show that it uses"
-    " the disease. Within: the same predictions of the model among the cases with one value of the column, where"
+    " the disease."
+)
+WITHIN = (
+    " Within: the same predictions of the model among the cases with one value of the column, where"
     " recognising the column does not help; below, the subjects with the class. The mean is over the values with an"
     " interval, each with the same weight."
 )
@@ -117,7 +120,7 @@ def beside_column_blocks(context: ReportContext) -> list[Block]:
     title = f"AUROC beside the column {column.name}"
     heads = ["Class", "Model", f"{name} alone", "Model is", *means]
     table = Table(heads, rows, f"{title}, {evaluated_on(context, context.stage)}.")
-    fold = Fold(f"{title}, by class", [table, Text(COLUMN, note=True)])
+    fold = Fold(f"{title}, by class", [table, Text(COLUMN + WITHIN * bool(column.values), note=True)])
     return [counts, fold] if counts else [fold]
 
 

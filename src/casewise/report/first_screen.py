@@ -13,7 +13,7 @@ import numpy as np
 
 from casewise.cohort.targets import target_columns
 from casewise.evaluation.figures import KNOWN, Estimate
-from casewise.evaluation.results import Note, StageCoverage
+from casewise.evaluation.results import Note, StageCoverage, TargetCoverage
 from casewise.metrics.classes import category_agreement
 from casewise.metrics.registry import metric_of
 from casewise.modalities.registry import modality_of
@@ -211,7 +211,9 @@ def evaluated(context: ReportContext) -> str:
         count += f", and {lacking:,} without a reference value"
     whose, what = f" {context.site}" * context.by_site, "it" if context.by_site else f"the {context.study.unit}"
     trained = "that this study did not train" if doubtful else "not trained"
-    return f"{count}. {f'Each{whose} was predicted' if whose else 'Predicted'} by models {trained} on {what}."
+    weights_too = "; the weights that combine them rest on models that were" * weights_fitted(context)
+    predicted = f"Each{whose} was predicted" if whose else "Predicted"
+    return f"{count}. {predicted} by models {trained} on {what}{weights_too}."
 
 
 def _own_side(context: ReportContext) -> str:
@@ -584,7 +586,10 @@ def coverage(context: ReportContext) -> str:
             return f"Too few {unit} to calibrate sets of classes: the set of a prediction names every class."
         text = f"Prediction sets should hold the true class in {level} of cases"
         text += f" ({here})" if here else ""
-        if figures and figures.size and figures.size.value is not None:
+        outside = _missed_outside(context, entry, record.level)
+        if outside:
+            text += f"; {outside}"
+        elif figures and figures.size and figures.size.value is not None:
             text += f"; mean size {number(figures.size.value, 1)} of {len(context.classes)}"
         text += _missed_groups(context, figures, record.level)
         return text + (f"; every set holds {listed(few)}, for lack of {unit}." if few else ".")
@@ -597,7 +602,17 @@ def coverage(context: ReportContext) -> str:
         wide = "" if mean is None else f", on average {number(mean, terms_of(context).digits)} points wide"
         width = f"by case{wide}"
     groups = _missed_groups(context, figures, record.level)
+    outside = _missed_outside(context, entry, record.level)
+    groups += f"; {outside}" if outside else ""
     return f"A prediction comes with a {level} interval ({width}{f'; right {here}' if here else ''}{groups})."
+
+
+def _missed_outside(context: ReportContext, entry: TargetCoverage, level: float) -> str:
+    """The share of the external cohort, if fewer are right there than the level, beyond its interval."""
+    figures = entry.stages.get(EXTERNAL)
+    if not figures or not figures.coverage or not missed(figures.coverage, level):
+        return ""
+    return f"{percent(figures.coverage.value)} on {context.study.external_name}"
 
 
 def _missed_groups(context: ReportContext, figures: StageCoverage | None, level: float) -> str:

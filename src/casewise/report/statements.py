@@ -155,6 +155,9 @@ def _subjects_apart(context: ReportContext) -> Found:
     codes = {finding["id"] for finding in context.audit.get("findings", [])}
     if codes & {"twins-across-subjects", "twins-across-splits", "subjects-across-splits"}:
         return None  # an error of the audit says so
+    if codes & {"subject-names", "subject-suffixes"}:
+        text = "By their names in the table, no subject is on both sides of the split; some names may be of one person."
+        return "open", text, "audit"
     return "good", "No subject, and no picture found, is on both sides of the split.", "audit"
 
 
@@ -282,14 +285,18 @@ def chosen(context: ReportContext) -> Found:
     # combinations with fitted weights may have no figure where the model was chosen
     count = sum(how not in CHOOSING or bool(context.metric(how, name, context.merit)) for name in context.candidates)
     words = {
-        "stated": "The reported model was stated before any result, not chosen among the learners.",
+        "stated": "The reported model follows from a rule that was fixed before, not from these results.",
         "oof": f"The model was chosen among {count} out of fold, without the test set.",
         "validation": f"The model was chosen among {count} on the validation set, without the test set.",
         "inner folds": "The reported model was chosen in inner folds, on training subjects only.",
     }
     if count < 2 or context.metrics.main.learner != context.learner or how not in words:
         return None
-    fitted = " Its weights may make these figures a little too good" if weights_fitted(context) else ""
+    fitted = (
+        " Its weights may make these figures and comparisons too good; by how much was not measured"
+        if weights_fitted(context)
+        else ""
+    )
     fitted += f"{f'; {unlike}' if (unlike := unlike_folds(context)) else ''}." if fitted else ""
     return "note", words[how] + fitted, "learners" if fitted else ""
 

@@ -258,7 +258,10 @@ def _rows(study: Study, target: str, stage: str, figures: StageCoverage, level: 
     sizes = [figure_cell(figures.width, digits)]
     if figures.size is not None:
         sizes = [figure_cell(figures.size, 1), percent_cell(figures.single)]
-    rows = [Row(capital(SIDES[stage]), [subjects, percent_cell(figures.coverage), *sizes])]
+    whole = percent_cell(figures.coverage)
+    if missed(figures.coverage, level):
+        whole = replace(whole, small=f"{whole.small}; aim missed")
+    rows = [Row(capital(SIDES[stage]), [subjects, whole, *sizes])]
     for name, figure, width in coverage_by_group(study, target, figures):
         covered, further = percent_cell(figure), [figure_cell(width, digits)] if figures.size is None else ["", ""]
         if missed(figure, level):

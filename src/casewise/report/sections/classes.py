@@ -47,8 +47,9 @@ RELIABILITY = (
 CLASSES = "{place}. Support: {noun}s with this reference class."
 POINTS = (
     "{place}: {noun}s whose probability{of} reaches the threshold are called positive{rest}. The thresholds were"
-    " chosen on {chosen}; where they differ by fold, their range is shown."
+    " chosen on {chosen}; where they differ by fold, their range is shown.{mean}"
 )
+OF_MEAN = " They were chosen for single networks; here the mean over the folds predicts."
 CHOSEN_ON = {"out of fold": "the cases of the folds"}
 PREDICTIVE = (
     "Precision (PPV) and NPV change with the share of the class among the {noun}s. Likelihood ratios do not, but all"
@@ -68,9 +69,9 @@ AT_STATED = (
 )
 PROBABILITIES = (
     "{place}. Scores of 0 are perfect. A mean probability above the share that is correct is overconfidence, unless the"
-    " difference is chance."
+    " difference is chance. The model's predictions are not scaled."
 )
-WORSE_SCALED = "After temperature scaling, these scores are not better {place}: {names}. Predictions are not scaled."
+WORSE_SCALED = "After temperature scaling, these scores are worse {place}: {names}. Predictions are not scaled."
 
 
 def section(context: ReportContext) -> Section | None:
@@ -212,6 +213,7 @@ def point_blocks(context: ReportContext, entry: ClassFigures, stage: str) -> lis
         noun=noun,
         chosen=CHOSEN_ON.get(chosen, chosen),
         of=" of the grade or a higher one" if grades else "",
+        mean=OF_MEAN * (stage != "oof" and not context.holdout),
         rest="" if grades else ", each class against the others",
     )
     what = "Grade and rule" if grades else "Class and rule"

@@ -26,8 +26,8 @@ SOURCES = (
 )
 DISTRIBUTIONS = "Share of the values."
 GAPS = (
-    "{noun}s in which a column is empty, of all with the {outcome}. Where the shares differ, what was recorded depends"
-    " on the outcome, and a model that reads the column can use that."
+    "{noun}s in which a column is empty, of all with the {outcome}. Shares may differ by chance. Where they truly"
+    " do, what was recorded depends on the outcome, and a model that reads the column can use that."
 )
 OF_TEST = (
     " Blue: training; orange: test; dash: all together. Where blue and orange differ greatly, the test cases are not"

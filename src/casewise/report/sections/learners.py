@@ -195,7 +195,7 @@ def _is_tested(context: ReportContext, stage: str, gaps: Figures, other: str) ->
 def against(write: MetricFormat, metric: str, gap: Estimate | None, margin: float | None = None) -> Cell:
     """The verdict on a learner by its difference from another one, with the difference below."""
     if gap is None or gap.low is None:
-        return Cell(VERDICTS["untested"])
+        return Cell(VERDICTS["untested"], "too few subjects" if gap is not None and gap.rough else "")
     difference = write.difference(metric, gap)
     small = f"{difference.text} {difference.small}"
     words = VERDICTS[gap_verdict(gap, metric, margin)].format(margin=write.text(metric, margin))

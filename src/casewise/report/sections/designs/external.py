@@ -14,8 +14,9 @@ from casewise.report.tables import VERDICTS, MetricFormat, confusion, figure_cel
 BY_CLASS = ("recall", "precision", "auroc")
 MOST_RECALLS = 6
 BOTH = (
-    "Difference: external minus internal, with its {confidence} interval. External predictions are means over the"
-    " networks of all folds. Not tested: the interval is rough or missing."
+    "Difference: external minus internal, with its {confidence} interval, which is made from both"
+    " intervals, as of different subjects, and not adjusted for the number of rows. External predictions are"
+    " means over the networks of all folds. Not tested: the interval is rough or missing."
 )
 SHARES = (
     " Accuracy, precision, F1 and log loss also depend on the shares of the classes, which may differ between cohorts."
