@@ -150,18 +150,22 @@ class TestImages:
     @pytest.mark.parametrize(
         ("heads", "name", "doubted"),
         [
-            ("patient|grade", "KA MUC", True),
+            ("patient|grade", "KA MUC", "refused"),
             ("patient|grade", "left right", False),
             ("file|patient|grade", "KA MUC", False),
         ],
     )
-    def test_file_names_with_several_beginnings_are_doubted(
-        self, heads: str, name: str, doubted: bool, tmp_path: Path
+    def test_file_names_with_several_beginnings_are_refused_as_one_person(
+        self, heads: str, name: str, doubted: bool | str, tmp_path: Path
     ) -> None:
         images = {f"{start}_{i:03}.png": f"{i:03}" for i in range(8) for start in name.split()}
         rows = [[image, number, "ab"[int(number) % 2]] for image, number in images.items()]
         cells = {"file": 0, "patient": 1, "grade": 2}
         chosen = dict.fromkeys(tuple(row[cells[head]] for head in heads.split("|")) for row in rows)
+        if doubted == "refused":
+            with pytest.raises(CasewiseError, match=r"KA_000.*MUC_000"):
+                start(tmp_path, heads, [list(row) for row in chosen], images=list(images))
+            return
         plan = start(tmp_path, heads, [list(row) for row in chosen], images=list(images))
         assert any(doubt.startswith("ONE PERSON OR SEVERAL") for doubt in plan.doubts) == doubted
 

@@ -401,6 +401,8 @@ def _by_places(
         read = _read_at(sample, places, names_of)
         if "site" in places and not keys.is_site(read):
             continue
+        if "visit" in places and any(_are_counters(sample, read, role) for role in ("visit", "subject")):
+            continue
         rows = _assigned(read, keys, columns)
         of_table = sum(role in columns for role in places)
         # numbers of sites are few and small, so that one that is written as in the table comes first
@@ -423,6 +425,34 @@ def _by_places(
     edges = Counter(each.around(*read[each.path]["subject"][1:]) for each in sample if each.path in rows)
     usual = edges.most_common(1)[0][0] if edges else ("", "")
     return {p.path: read[p.path] for p in paths if p.path in read and p.around(*read[p.path]["subject"][1:]) == usual}
+
+
+def _are_counters(paths: Iterable[_Path], read: Mapping[str, _Spans], role: str) -> bool:
+    """Whether numbers of files that were read as visits, or subjects, count photographs, because folders hold both.
+
+    Most subjects with several folders then have the same number in more than one. A number that was read as a subject
+    may be one, unless the table has letters in its name.
+    """
+    other = "subject" if role == "visit" else "visit"
+    folders: dict[Words, dict[str, set[Words]]] = defaultdict(lambda: defaultdict(set))
+    for each in paths:
+        if (spans := read.get(each.path)) is None:
+            continue
+        name, segment, first, end = spans[role]
+        bare = all(match[0].isdecimal() for match in each.matches(segment)[first:end])
+        if segment != -1 or not bare or (role == "subject" and all(word.isdecimal() for word in name)):
+            return False
+        taken = {(of, word) for _, of, begin, stop in spans.values() for word in range(begin, stop)}
+        others = [
+            match[0]
+            for of in range(-len(each.segments), -1)
+            for word, match in enumerate(each.matches(of))
+            if (of, word) not in taken
+        ]
+        folders[spans[other][0]][" ".join(others)].add(name)
+    several = [list(names.values()) for names in folders.values() if len(names) > 1]
+    crossed = [own for own in several if len(set.union(*own)) < sum(map(len, own))]
+    return 2 * len(crossed) > len(several)
 
 
 def _places(sample: Sequence[_Path], role: str, names_of: Mapping[Words, Words]) -> list[_Place]:

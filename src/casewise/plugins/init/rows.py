@@ -298,11 +298,24 @@ def _best_join(
             ]:
                 filled = [cell or f"on {date}" for cell, date in zip(cells[name], roles.dates, strict=True)]
                 new = replace(source, cells=source.cells | {name: filled})
-                again = join(new.cells, columns=keys | {"visit": name})
+                try:
+                    again = join(new.cells, columns=keys | {"visit": name})
+                except CasewiseError:  # the paths may state the dates instead
+                    continue
                 if "visit" in again.columns and met(again, len(filled), len(images.paths)):
                     again.doubts += contradictory_dates(names, cells[name], roles.dates)
                     return new, again
-        tried = join(cells, columns=keys)
+        dated_paths = "visit" in keys and roles.date != "" and not by_date
+        try:
+            tried = join(cells, columns=keys)
+        except CasewiseError:
+            if not dated_paths:
+                raise
+        read = "visit" in tried.columns and met(tried, len(source.numbers), len(images.paths))
+        if dated_paths and not read:  # the paths may state the dates of the visits
+            again = join(cells | {roles.date: roles.dates}, columns=keys | {"visit": roles.date})
+            if "visit" in again.columns and met(again, len(source.numbers), len(images.paths)):
+                return source, again
         if by_date and ("visit" not in tried.columns or not tried.paths):
             dated = visits_of_dates(people, roles.dates, images.paths, regions=regions, stated=stated)
             name = "visit" if "visit" not in cells else "visit of photographs"
