@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from casewise.console import Show
+from casewise.errors import CasewiseError
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.evaluate import evaluate as evaluate_predictions
 from casewise.evaluation.figures import KNOWN, SEED, ByMetric, Cell, Estimate, Figures
@@ -45,10 +46,14 @@ def seeds(inputs: RunInputs, results: Results, number: int, show: Show) -> Resul
     numbers = [study.seed + further for further in range(number)]
     trained, further = [results.figures], list[Splits]()
     for position, seed in enumerate(numbers[1:], start=2):
-        further.append(other_folds(inputs.splits, whole, study.model_copy(update={"seed": seed})))
+        splits = other_folds(inputs.splits, whole, study.model_copy(update={"seed": seed}))
+        try:
+            check_learnable(splits, whole.panels, study)
+        except CasewiseError:  # a finished run does not end at folds that nobody asked for
+            splits = inputs.splits
+        further.append(splits)
         folds = ", in other folds" * (further[-1].side != inputs.splits.side)
         show.line("seeds", f"training {position} of {len(numbers)}, with seed {seed}{folds}")
-        check_learnable(further[-1], whole.panels, study)
         trained.append(_trained_figures(replace(inputs, splits=further[-1]), seed, show))
     cells: dict[Cell, ByMetric] = {}
     for cell, by_metric in results.figures.select(population="", contrast="").cells.items():

@@ -49,7 +49,7 @@ POINTS = (
     "{place}: {noun}s whose probability{of} reaches the threshold are called positive{rest}. The thresholds were"
     " chosen on {chosen}; where they differ by fold, their range is shown.{mean}"
 )
-OF_MEAN = " They were chosen for single networks; here the mean over the folds predicts."
+OF_MEAN = " They were chosen for the models of single folds, which differ from the model that predicts here."
 CHOSEN_ON = {"out of fold": "the cases of the folds"}
 PREDICTIVE = (
     "Precision (PPV) and NPV change with the share of the class among the {noun}s. Likelihood ratios do not, but all"

@@ -33,7 +33,7 @@ GAPS = (
 )
 WITHOUT = (
     "{stage}, with the missing values of covariates drawn at random from other {noun}s, so that nothing shows which"
-    " were missing. Figures that are lower than above rest in part on gaps, or on chance."
+    " were missing. Where a figure is worse than above, gaps or chance made the other one better."
 )
 BENEFIT = (
     "Net benefit per {noun} of acting above each declared threshold; treating none has 0. Brackets: {confidence}"
