@@ -14,7 +14,7 @@ Several packs at a time need a core each: `taskset -c 1 python benchmarks/peers.
 
 Without `--runs`, the planned predictions are those of docs/results/auto.md, from auto_predictions.npz: numbers, or
 classes with their probabilities, in the order of the names of cases and images. Cohort and folds are made again, and
-must be those of the runs. `--record` writes that file, as `make auto` does.
+must be those of the runs. `--record` writes that file, for the runs that are there, as `make auto` does.
 
 A further peer is a function that returns the rows of the held-out folds with predictions, in the columns of
 `out_of_fold`, and an entry of `peers_of`.
@@ -131,10 +131,12 @@ def planned_run(folder: Path, target: str) -> Planned:
 
 
 def record(runs: Path) -> None:
-    """Write the predictions of all finished runs to `RECORDED`."""
-    arrays: dict[str, Any] = {}
-    facts = {}
+    """Write the predictions of all finished runs to `RECORDED`; those of other packs stay."""
+    arrays: dict[str, Any] = dict(np.load(RECORDED)) if RECORDED.is_file() else {}
+    facts = json.loads(str(arrays.pop("facts", "{}")))
     for name, target in PACKS.items():
+        if not (runs / name / "metrics.json").is_file():
+            continue
         planned = planned_run(runs / name, target)
         rows = planned.reference.assign(key=planned.reference["case"] + "|" + planned.reference["image"])
         rows = rows.sort_values("key")
