@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -360,15 +361,22 @@ def _side_by_side(work: Callable[[_Item], _Result], items: Sequence[_Item], bund
         return list(pool.map(work, items))
 
 
-def seconds_of_features(jobs: Sequence[Job], prepared: PreparedCohort, rows: Sequence[int]) -> float:
-    """The seconds in which all jobs of one fold, which read the features of panels, predict a further panel."""
+def seconds_of_features(jobs: Sequence[Job], prepared: PreparedCohort, rows: Sequence[int], folds: int) -> float:
+    """The seconds in which the jobs of one fold, which read the features of panels, predict a further panel.
+
+    So many folds are busy side by side, as later.
+    """
     of_fold = [(job, Bundle.open(job.folder.path)) for job in jobs]
-    seconds = []
-    for some in (rows[:1], rows):
+
+    def seconds(some: Sequence[int]) -> float:
         began = time.monotonic()
         _altered_of_fold(of_fold, some, prepared, (UNALTERED,), lambda: None)
-        seconds.append(time.monotonic() - began)
-    return max(0.0, seconds[1] - seconds[0]) / max(1, len(rows) - 1)
+        return time.monotonic() - began
+
+    first, more = (
+        fmean(_side_by_side(seconds, [some] * folds, [bundle for _, bundle in of_fold])) for some in (rows[:1], rows)
+    )
+    return max(0.0, more - first) / max(1, len(rows) - 1)
 
 
 def _altered_of_fold(

@@ -55,8 +55,8 @@ class Speed:
         paces: the pace of each network; one that could not be tried has none.
         workers: jobs side by side.
         slow: how many times longer this process takes than the processor works for it.
-        features: seconds in which one process reads the features of a panel for all baselines of a fold; None if it
-            was not measured.
+        features: seconds in which the features of a panel are read for all baselines of a fold, while other folds are
+            busy; None if it was not measured.
         folds: that predict side by side.
     """
 
@@ -178,8 +178,8 @@ def _measured_speed(inputs: RunInputs, jobs: Sequence[Job], fitted: Sequence[Job
     rows = next(iter(chosen_panels(inputs.study, inputs.cohort.panels, inputs.splits).items()), None)
     if rows and len(bundles) == len(fitted) and any(bundle.shares_features for bundle in bundles):
         of_fold = [job for job, b in zip(fitted, bundles, strict=True) if job.fold == rows[0] and b.shares_features]
-        features = seconds_of_features(of_fold, inputs.prepared, rows[1][:TRIED_PANELS])
         folds = at_once(bundles, inputs.splits.folds)
+        features = seconds_of_features(of_fold, inputs.prepared, rows[1][:TRIED_PANELS], folds)
     return Speed(clock() - inputs.began, paces, workers, slow, features, folds)
 
 
