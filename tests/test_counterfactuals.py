@@ -11,7 +11,8 @@ from PIL import Image
 
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.robustness import affects, counterfactual_figures
-from casewise.jobs.predict import chosen_panels
+from casewise.jobs.plan import expand
+from casewise.jobs.predict import chosen_panels, predict_altered
 from casewise.modalities.alterations import ALTERATIONS, UNALTERED, altered
 from casewise.pipeline.finished import FinishedRun
 from casewise.run import Run, run
@@ -101,6 +102,27 @@ def test_running_again_predicts_nothing_again(with_shortcut: Run, tmp_path: Path
     again = run(study, folder.path)
     assert folder.counterfactuals.path.stat().st_mtime_ns == before
     assert again.results == with_shortcut.results
+
+
+def test_folds_side_by_side_have_the_bits_of_folds_one_after_another(
+    with_shortcut: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stored predictions are of as many folds at once as there are cores."""
+    folder, study = RunFolder(with_shortcut.folder), with_shortcut.study
+    stored = folder.counterfactuals.read()
+    for count in (1, 4):
+        monkeypatch.setattr("casewise.jobs.predict.at_once", lambda bundles, folds, count=count: count)
+        told: list[int] = []
+        opened = FinishedRun.open(RunFolder(with_shortcut.folder))
+        splits = opened.splits
+        jobs = expand(study, splits, folder, str(folder.fingerprint.read()["fingerprint"]))
+        rows = predict_altered(
+            jobs, opened.prepared, chosen_panels(study, opened.prepared.cohort.panels, splits), tell=told.append
+        )
+        key = ["alteration", "case", "model"]
+        again = rows.sort_values(key)[["p0", "p1"]].to_numpy()
+        assert (again == stored[stored["model"] == NETWORK].sort_values(key)[["p0", "p1"]].to_numpy()).all()
+        assert told == [1, 2]
 
 
 def test_cases_are_drawn_in_turn_from_every_class(without_shortcut: Run, monkeypatch: pytest.MonkeyPatch) -> None:

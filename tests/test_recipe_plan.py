@@ -1,7 +1,7 @@
 """Planned recipes: when there is one, what it depends on, and the weighted mean that a planned study reports."""
 
 import itertools
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +24,7 @@ from casewise.pipeline.recipe_plan import (
     Forecast,
     PlanFacts,
     _flips,
+    forecast_in_words,
     mirrored,
     planned_encoders,
     planned_flips,
@@ -353,6 +354,16 @@ def test_epochs_fit_into_the_budget_and_a_continued_run_keeps_them(
     for fold in range(2):
         first, second = (load_file(run.job("cnn", fold).weights.path) for run in (folder, whole))
         assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_run_whose_networks_are_left_out_has_an_expected_time() -> None:
+    forecast = Forecast(700.0, 0.0, 0.0, 7.0, 0, "left", altered=180.0, altered_cases=29, needed=1597.0)
+    words = forecast_in_words(forecast, facts(budget=900.0))
+    assert "could not be measured" not in words
+    assert "expected: 14 min 47 s" in words
+    assert "26 min 37 s would be enough" in words
+    unmeasured = forecast_in_words(replace(forecast, reason="fewest", epochs=1), facts(budget=900.0))
+    assert "could not be measured" in unmeasured
 
 
 def test_validate_names_the_encoders_of_a_plan(tmp_path: Path, chests: Path) -> None:
