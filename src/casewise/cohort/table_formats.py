@@ -318,8 +318,24 @@ def workbook_cells(path: Path, data: bytes, problems: Problems, *, sheet: str) -
     return cells
 
 
+def sheet_names(path: Path) -> list[str]:
+    """The visible sheets of an .xlsx workbook; [] if it cannot be read."""
+    import openpyxl
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _visible(openpyxl.load_workbook(path, read_only=True))
+    except (OSError, *_UNREADABLE):
+        return []
+
+
+def _visible(book: Any) -> list[str]:
+    return [s.title for s in book.worksheets if s.sheet_state == "visible"] or [s.title for s in book.worksheets]
+
+
 def _sheet(path: Path, book: Any, sheet: str, problems: Problems) -> tuple[str, list[str]]:
-    names = [s.title for s in book.worksheets if s.sheet_state == "visible"] or [s.title for s in book.worksheets]
+    names = _visible(book)
     listed = ", ".join(cut(name) for name in names[:8]) + (" …" if len(names) > 8 else "")
     if sheet:
         if sheet not in [s.title for s in book.worksheets]:

@@ -112,3 +112,50 @@ def test_a_visit_without_a_region_is_left_out_until_the_study_allows_it(
     )
     assert "every_region" not in complete.text
     assert "every_region" not in plan_preset("onestep-pasi", images=tmp_path / "all", folder=tmp_path / "no").text
+
+
+def sheets_of_visits(book: Path, scores: pd.DataFrame, **names: str) -> Path:  # noqa: F811
+    """A sheet for each visit, without a column of visits."""
+    with pd.ExcelWriter(book) as writer:
+        for visit, table in scores.groupby("visit", sort=False):
+            table.drop(columns=["visit", "day"]).to_excel(writer, sheet_name=names.get(visit, visit), index=False)
+    return book
+
+
+@pytest.mark.parametrize("parts", [["{}"], ["{}:week0", "{}:week4", "{}:week12"]])
+def test_sheets_named_like_visits_are_visits(
+    parts: list[str],
+    scores: pd.DataFrame,  # noqa: F811
+    pictures: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    images, book = arrange(pictures, tmp_path / "photos"), sheets_of_visits(tmp_path / "visits.xlsx", scores)
+    tables = [Path(part.format(book)) for part in parts]
+    plan_preset("onestep-pasi", table=tables, images=images, folder=tmp_path / "study").write()
+    rows = table_of(tmp_path / "study")
+    expected = {(r.subject, r.visit, r.region): str(r.erythema) for r in scores.itertuples()}
+    assert {(row["subject"], row["visit"], row["region"]): row["erythema"] for row in rows} == expected
+
+
+def test_sheets_of_visits_with_other_columns_are_refused(
+    scores: pd.DataFrame,  # noqa: F811
+    pictures: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    book = tmp_path / "visits.xlsx"
+    with pd.ExcelWriter(book) as writer:
+        scores.drop(columns="visit").to_excel(writer, sheet_name="Baseline", index=False)
+        scores.drop(columns=["visit", "area"]).to_excel(writer, sheet_name="Follow-up", index=False)
+    with pytest.raises(CasewiseError, match=r"named like visits.*column area.*visits\.xlsx:Baseline"):
+        plan_preset("onestep-pasi", table=[book], images=arrange(pictures, tmp_path / "photos"), folder=tmp_path)
+
+
+def test_one_sheet_of_a_visit_gives_a_doubt_about_the_others(
+    scores: pd.DataFrame,  # noqa: F811
+    pictures: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    book = sheets_of_visits(tmp_path / "visits.xlsx", scores)
+    images = arrange(pictures, tmp_path / "photos")
+    plan = plan_preset("onestep-pasi", table=[Path(f"{book}:week4")], images=images, folder=tmp_path / "study")
+    assert any(doubt.startswith("ONE VALUE FOR ALL VISITS?") for doubt in plan.doubts)

@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import PurePosixPath
 
 from casewise.cohort.checks import number
 from casewise.cohort.clinical_words import (
@@ -25,11 +26,14 @@ from casewise.cohort.clinical_words import (
 )
 from casewise.cohort.folder_layout import OF_FILES, Pattern, find_region, stem_of
 from casewise.cohort.table import names_text, read_dates
+from casewise.cohort.visit_order import is_named_visit
 from casewise.errors import CasewiseError, counted, cut
-from casewise.names import one_form
+from casewise.names import heading_words, one_form
+from casewise.plugins.init.patterns import is_field
 
 _DAYS = {"day": 1.0, "week": 7.0, "month": 365.25 / 12, "year": 365.25}
 _SINGLE = ("baseline", "screening")
+_OF_VISITS = {*_DAYS, *_SINGLE, "visit", "time"}
 # Paths that are looked at to find where the names stand, places that are tried for each column, and words of a name.
 _SAMPLE, _MOST_PLACES, _MOST_WORDS = 600, 4, 8
 # The share of the rows, or of the images, that must meet.
@@ -71,6 +75,8 @@ def words(text: str, role: str = "") -> Words:
 
     >>> words("S-01") == words("s1"), words("W04", "visit") == words("Week 4", "visit"), words("1-11") == words("11-1")
     (True, True, False)
+    >>> words("Follow-up 2", "visit") == words("followup_2", "visit")
+    True
     """
     plain = str(int(value)) if (value := number(text)) is not None and value.is_integer() else one_form(text)
     if role == "visit" and (day := read_dates([plain]).get(plain)):
@@ -78,7 +84,11 @@ def words(text: str, role: str = "") -> Words:
     plain_words = (w.lstrip("0") or "0" if w.isdecimal() else w.casefold() for w in WORD.findall(plain))
     if role == "region":
         return tuple(map(unaccented, plain_words))
-    return tuple(UNITS.get(unaccented(w), w) if role == "visit" else w for w in plain_words)
+    named = tuple(UNITS.get(unaccented(w), w) if role == "visit" else w for w in plain_words)
+    if role == "visit" and not _OF_VISITS.intersection(named):  # `Follow-up` is `followup`
+        runs = itertools.groupby(named, str.isdecimal)
+        return tuple(itertools.chain.from_iterable(run if numbers else ["".join(run)] for numbers, run in runs))
+    return named
 
 
 def day_of_visit(name: str) -> int | None:
@@ -276,6 +286,8 @@ def join_images(
     else:
         joined.columns = {role: columns[role] for role in best[next(iter(assigned))] if role in columns}
         joined.pattern = stated.text if stated else _pattern_text(by_path, best, assigned)
+        if not stated:
+            _check_folders(joined, by_path, assigned, cells)
         _check_spellings(joined, by_path, best, assigned, cells, stated)
         # of fewer the join is not used
         if not stated and (len(set(assigned.values())) >= ENOUGH * keys.count or len(assigned) >= ENOUGH * len(paths)):
@@ -517,8 +529,15 @@ def _text_at(each: _Path, spans: _Spans) -> str:
 
 
 def _pattern_text(by_path: Mapping[str, _Path], read: Mapping[str, _Spans], assigned: Mapping[str, int]) -> str:
+    """The pattern of most paths; folders and names that differ between them, other than by fields, are `*`."""
     texts = Counter(_text_at(by_path[path], read[path]) for path in itertools.islice(assigned, _SAMPLE))
-    return texts.most_common(1)[0][0]
+    usual = texts.most_common(1)[0][0].split("/")
+    alike = [each for text in texts if len(each := text.split("/")) == len(usual)]
+    levels = [next(iter(own)) if len(own := set(level)) == 1 else "" for level in zip(*alike, strict=True)]
+    ending = PurePosixPath(usual[-1]).suffix
+    others = ["*"] * (len(usual) - 1) + [f"*{ending}"]
+    pairs = zip(levels, usual, others, strict=True)
+    return "/".join(level or (own if "{" in own else other) for level, own, other in pairs)
 
 
 def _check_spellings(
@@ -548,6 +567,7 @@ def _check_spellings(
     for role, pairs in spellings.items():
         shown = names_text([f"{text} in the paths is {cell}" for cell, text in pairs], 3)
         joined.understood.append(f"Spelling of {role}s: {shown}.")
+    folders = []
     for subject, names in subjects.items():
         both = " and ".join(list(names.values())[:2])
         if len(names) > 1 and (
@@ -558,10 +578,64 @@ def _check_spellings(
                 "are several people, give each a name of its own in the table, and if not, rename the folders or "
                 "files; or state with --pattern where the subject stands, such as '*/{subject}/{visit}/*.jpg'."
             )
-        if len(names) > 1:
-            joined.doubts.append(
-                f"ONE PERSON OR SEVERAL? Images of subject {cut(subject)} lie in different folders: {both}."
-            )
+        if len(names) > 1 and not all(_is_known(word) for start, _ in names for word in re.split("[/-]", start)):
+            folders.append((subject, list(names.values())[:2]))
+    if folders:
+        raise _several_folders(joined.pattern, *folders[0], len(folders))
+
+
+def _is_known(word: str) -> bool:
+    """Whether a word of a folder states a view, a visit or a region, so that it is the same person in each."""
+    return not word or is_field(word) or is_visit(word) or len(region_phrases(word)) > 1
+
+
+def _several_folders(pattern: str, subject: str, paths: Sequence[str], count: int) -> CasewiseError:
+    """The refusal of folders that may be views of one person, or hospitals whose numbers start again.
+
+    Args:
+        paths: two images of a subject in different folders.
+        count: of subjects with such images.
+    """
+    first, second = (path.split("/") for path in paths)
+    level = next(i for i, (own, other) in enumerate(zip(first, second, strict=False)) if own != other)
+    return CasewiseError(
+        f"ONE PERSON OR SEVERAL? Images of {counted(count, 'subject')} of the table lie in several folders, such as "
+        f"{' and '.join(paths)} of {cut(subject)}. If these are the same people, repeat this with --pattern "
+        f"{_with_folder(pattern, first, level, '*')!r}. If the folders are hospitals whose numbers start again, name "
+        "one of them with --images, or add a column `hospital` with their names to the table."
+    )
+
+
+def _with_folder(pattern: str, path: Sequence[str], level: int, text: str) -> str:
+    """A pattern with a text in place of the folder at a level, and with the folders of a path before it."""
+    return "/".join([*path[:level], text, *pattern.split("/")[level + 1 :]])
+
+
+def _check_folders(
+    joined: Joined, by_path: Mapping[str, _Path], assigned: Mapping[str, int], cells: Mapping[str, Sequence[str]]
+) -> None:
+    """Refuse images in a folder that differs from a column, which for the other rows is the name of the folder.
+
+    Raises:
+        CasewiseError: there are some, such as those of another hospital with the same numbers.
+    """
+    folders = {path: tuple(map(words, each.segments[:-1])) for path, each in by_path.items() if path in assigned}
+    for name, values in cells.items():
+        if name in joined.columns.values():
+            continue
+        of_rows = list(map(words, values))
+        for level in range(min(map(len, folders.values()))):
+            agreeing = {row for path, row in assigned.items() if of_rows[row] and folders[path][level] == of_rows[row]}
+            other = [path for path, row in assigned.items() if of_rows[row] and folders[path][level] != of_rows[row]]
+            if other and len(agreeing) >= ENOUGH * len(joined.paths):
+                field_name, path = "_".join(heading_words(name).split()), other[0]
+                pattern = _with_folder(joined.pattern, path.split("/"), level, f"{{{field_name}}}")
+                raise CasewiseError(
+                    f"OF ANOTHER {name.upper()}? The folders of {counted(len(agreeing), 'row')} are named as the "
+                    f"column {name!r} says, but {counted(len(other), 'image')} would be joined from other folders, "
+                    f"such as {path} to a row with {name} {cut(values[assigned[path]])}. Repeat this with --pattern "
+                    f"{pattern!r}, so that the folder counts too, or with '*' in its place if it says nothing."
+                )
 
 
 def _whole_subject(each: _Path, spans: _Spans) -> tuple[str, str]:
@@ -634,6 +708,15 @@ def visits_in_paths(paths: Sequence[str]) -> dict[str, str]:
     {'S1/week0/upper.jpg': 'week0', 'S1/week4/upper.jpg': 'week4'}
     """
     return _visits([_Path(path) for path in paths], {path: set() for path in paths})
+
+
+def names_visit(text: str) -> bool:
+    """Whether a text, such as the name of a sheet, is a visit and nothing else, also one without a number.
+
+    >>> [names_visit(text) for text in ("Week 4", "V2", "Follow-up", "End of treatment", "Sheet1", "scores")]
+    [True, True, True, True, False, False]
+    """
+    return is_visit(text) or is_named_visit(text)
 
 
 def is_visit(text: str) -> bool:

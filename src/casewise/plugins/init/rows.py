@@ -18,7 +18,7 @@ from casewise.audit.sentences import fill
 from casewise.audit.subjects import FOUND_PAIRS, STRANGERS
 from casewise.cohort.altered_names import alterations
 from casewise.cohort.checks import FOUND, STORED
-from casewise.cohort.clinical_words import VISIT
+from casewise.cohort.clinical_words import SITE, VISIT, region_phrases
 from casewise.cohort.companions import ARE_THESE_IMAGES, LEAVE_OUT, companions_text
 from casewise.cohort.folder_layout import FIELDS, OF_FILES, Pattern, are_batches, batches_text, find_region
 from casewise.cohort.number_columns import clear_decimals
@@ -126,7 +126,8 @@ def rows_of_table(
     Raises:
         CasewiseError: no column names the images, or cells may name several of them.
     """
-    files, noun = image_files.file_columns(source.cells, images, source.numbers), images.noun
+    of_subject = source.roles(subject).subject
+    files, noun = image_files.file_columns(source.cells, images, source.numbers, of_subject), images.noun
     if files:
         rows, lacking = _named_files(source, files, noun)
         moved = [image_files.moved_beginning(column, source.cells[column.name], images.folder) for column in files]
@@ -219,6 +220,8 @@ def _joined(
         *joined.understood,
     ]
     _refuse_repeated(source, joined)
+    if not stated:
+        _refuse_unclear_sites(source, joined)
     twice = {row: paths for row, paths in joined.paths.items() if len(paths) > 1}
     if "number" in joined.columns and twice:
         row, paths = next(iter(twice.items()))
@@ -240,6 +243,8 @@ def _joined(
     if visit := joined.columns.get("visit"):
         roles = source.roles(subject)
         rows.state("visit", rows.of(roles.dates if visit == roles.date else cells[visit]), visit)
+    elif doubt := _one_value_for_visits(rows, source, joined):
+        rows.doubts.insert(0, doubt)
     _state_days(rows, source, joined, subject)
     keys = [name for name in joined.columns.values() if not names_people(Column(name, cells[name]))]
     lacking = [
@@ -248,6 +253,43 @@ def _joined(
         if row not in joined.paths
     ]
     return rows, lacking, source
+
+
+def _one_value_for_visits(rows: ImageRows, source: Source, joined: Joined) -> str:
+    """The doubt about a table without visits whose rows have images of several visits; '' if none has."""
+    visits: dict[int, dict[str, None]] = defaultdict(dict)
+    for row, visit in zip(rows.sources, rows["visit"], strict=True):
+        visits[row][visit] = None
+    several = {row: list(of_row) for row, of_row in visits.items() if len(of_row) > 1}
+    if not several:
+        return ""
+    row, of_row = next(iter(several.items()))
+    return (
+        f"ONE VALUE FOR ALL VISITS? The table has no visit, and {counted(len(several), 'row has', 'rows have')} images "
+        f"of several, such as {names_text(of_row, 4)} of {cut(source.cells[joined.columns['subject']][row])}. All of "
+        "them get the values of the row. Where values belong to one visit, add a column `visit` to the table."
+    )
+
+
+def _refuse_unclear_sites(source: Source, joined: Joined) -> None:
+    """Refuse a column `site` that may have hospitals, whose numbers start again, or places of the body.
+
+    In the folder of a subject they can only be the latter.
+
+    Raises:
+        CasewiseError: it is not clear.
+    """
+    name = joined.columns.get("region", "")
+    folder, found, _ = joined.pattern.partition("{subject}")
+    column = Column(name, source.cells.get(name, []))
+    of_body = all(is_field(value) or len(region_phrases(value)) > 1 for value in column.counts)
+    if not name or not column.exactly(SITE) or not found or "{region}" not in folder or of_body:
+        return
+    raise CasewiseError(
+        f"PLACES OF THE BODY OR HOSPITALS? The column {name!r} ({names_text(list(column.counts), 3)}) may be either. If "
+        f"it has places of the body, repeat this with --pattern {joined.pattern!r}; if it has hospitals, so that equal "
+        f"numbers of {joined.columns['subject']} are different people, change its heading to `hospital`."
+    )
 
 
 def _refuse_repeated(source: Source, joined: Joined) -> None:
@@ -330,6 +372,13 @@ def _best_join(
             tried.doubts += contradictory_dates(names, cells[keys["visit"]], roles.dates)
         if met(tried, len(source.numbers), len(images.paths)):
             return source, tried
+    if tried.paths:
+        row, paths = next(iter(tried.paths.items()))
+        tried.doubts.append(
+            f"Only {len(tried.paths):,} of {counted(len(source.numbers), 'row')} would meet an image, and "
+            f"{sum(map(len, tried.paths.values())):,} of {counted(len(images.paths), 'image')} a row, by "
+            f"{names_text(list(tried.columns.values()), 4)}, such as {paths[0]} row {source.numbers[row]}"
+        )
     tried.paths.clear()
     for name in [name for name, values in source.cells.items() if _identifies(Column(name, values))]:
         joined = join_images(source.cells, images.paths, {"subject": name}, stated=stated)

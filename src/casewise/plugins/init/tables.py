@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,10 +12,11 @@ from pathlib import Path
 from casewise.cohort.clinical_words import REGION, SITE, VISIT, named_region, plain_words, region_phrases
 from casewise.cohort.folder_layout import find_region
 from casewise.cohort.table import Problems, names_text, read_text_table, rows_text
+from casewise.cohort.table_formats import sheet_names
 from casewise.errors import CasewiseError, cut
 from casewise.names import one_form
 from casewise.plugins.init.columns import Column, Roles, understand_columns
-from casewise.plugins.init.joining import Words, check_letters, is_visit, readings, words
+from casewise.plugins.init.joining import Words, check_letters, is_visit, names_visit, readings, words
 
 # Columns of long tables, as in ADaM and SDTM: the code of what was measured, its text, the value, the analysed record.
 _CODE = ("paramcd", "qstestcd", "testcd", "param", "qstest", "parameter", "item", "test", "measure", "question")
@@ -90,15 +92,24 @@ def read_tables(paths: Sequence[Path], problems: Problems, *, sheets: Sequence[s
     Raises:
         CasewiseError: a table cannot be read; rows or columns contradict each other.
     """
-    sources = []
-    for path, sheet in zip(paths, sheets or [""] * len(paths), strict=True):
+    sources: list[Source] = []
+    visits: dict[Path, list[tuple[str, Source]]] = defaultdict(list)
+    pairs = list(zip(paths, sheets or [""] * len(paths), strict=True))
+    for path, sheet in itertools.chain.from_iterable(itertools.starmap(_with_visits, pairs)):
         frame, notes = read_text_table(path, problems, sheet=sheet)
         if len(paths) > 1 and problems.hint:
             another = f"{problems.hint} `--table {path.name}:SHEET` reads another."
             notes = [another if note.startswith(problems.hint) else note for note in notes]
         problems.raise_any(path)
         cells = {str(name): [str(value).strip() for value in frame[name]] for name in frame.columns}
-        sources.append(_wide(_observed(Source(path, cells, frame.index.tolist(), notes)), subject))
+        source = Source(path, cells, frame.index.tolist(), notes)
+        if sheet and names_visit(sheet) and not any(Column(name, ()).exactly(VISIT) for name in cells):
+            visits[path].append((sheet, source))
+        else:
+            sources.append(_wide(_observed(source), subject))
+    for path, of_sheets in visits.items():
+        stacked = [_stacked(path, of_sheets)] if len(of_sheets) > 1 else [source for _, source in of_sheets]
+        sources += [_wide(_observed(source), subject) for source in stacked]
     if len(sources) == 1:
         return sources[0]
     main = max(sources, key=lambda source: (len(key_columns(source, source.roles(subject))), len(source.numbers)))
@@ -106,6 +117,35 @@ def read_tables(paths: Sequence[Path], problems: Problems, *, sheets: Sequence[s
         if source is not main:
             main = _merged(main, source, subject)
     return main
+
+
+def _with_visits(path: Path, sheet: str) -> list[tuple[Path, str]]:
+    """A table and its sheet, or all sheets of a workbook in which none is stated and each is named like a visit."""
+    names = sheet_names(path) if not sheet and _is_book(path) else []
+    return [(path, name) for name in names] if len(names) > 1 and all(map(names_visit, names)) else [(path, sheet)]
+
+
+def _stacked(path: Path, sheets: Sequence[tuple[str, Source]]) -> Source:
+    """The rows of sheets that are named like visits as one table, with the visit of each row.
+
+    Raises:
+        CasewiseError: the sheets have different columns.
+    """
+    names = [name for name, _ in sheets]
+    first = list(sheets[0][1].cells)
+    for name, source in sheets:
+        if differing := set(first) ^ set(source.cells):
+            raise CasewiseError(
+                f"{path}: the sheets {names_text(names, 8)} are named like visits, but only one of {cut(names[0])} and "
+                f"{cut(name)} has the column {names_text(sorted(differing), 3)}. Give them the same columns, or name "
+                f"the sheet that is meant: --table {path.name}:{names[0]}."
+            )
+    cells = {name: [value for _, source in sheets for value in source.cells[name]] for name in first}
+    cells["visit"] = [name for name, source in sheets for _ in source.numbers]
+    numbers = [number for _, source in sheets for number in source.numbers]
+    note = f"Visits: the sheets of {path.name}, {names_text(names, 8)}; the rows of each have it as their visit."
+    notes = dict.fromkeys(note for _, source in sheets for note in source.notes)
+    return Source(path, cells, numbers, [*notes, note], changed=True)
 
 
 def _is_book(path: Path) -> bool:
@@ -130,12 +170,12 @@ def key_columns(
     texts_only = [c for c in columns if c.name != visit and c.filled == 1 and 1 <= len(c.counts) <= _MOST_REGIONS]
     texts_only = [c for c in texts_only if c.numbers is None]
     of_study = [c.name for c in texts_only if regions and all(find_region(v, list(regions)) for v in c.counts)]
-    texts_only = [c for c in texts_only if not _numbers_sites(c)]
+    texts_only = [c for c in texts_only if not _names_hospitals(c)]
     named = [c.name for c in texts_only if c.exactly(REGION) and c.name not in roles.sources]
     region = next(iter([*of_study, *named, *(c.name for c in texts_only if c.exactly(REGION))]), "")
     if region and (of_study or _repeats(source, keys)):
         keys["region"] = region
-    if site := next((c.name for c in columns if _numbers_sites(c) and _restarts(source, keys, c.name)), ""):
+    if site := next((c.name for c in columns if _names_hospitals(c) and _restarts(source, keys, c.name)), ""):
         keys = {"site": site, **keys}
     if _repeats(source, keys):
         numbers = [
@@ -146,10 +186,11 @@ def key_columns(
     return keys
 
 
-def _numbers_sites(column: Column) -> bool:
-    """Whether a column has the numbers or codes of hospitals; texts without digits may be sites of the body."""
+def _names_hospitals(column: Column) -> bool:
+    """Whether a column has hospitals; under a heading such as `site`, texts without digits are sites of the body."""
     digits = all(any(letter.isdigit() for letter in value) for value in column.counts)
-    return column.exactly(SITE) and column.filled == 1 and len(column.counts) > 1 and digits
+    named = column.exactly(SITE) and column.filled == 1 and len(column.counts) > 1
+    return named and (digits or not column.exactly(REGION))
 
 
 def _restarts(source: Source, keys: Mapping[str, str], site: str) -> bool:
