@@ -18,7 +18,7 @@ from casewise.errors import counted, listed
 if TYPE_CHECKING:
     from casewise.audit.shortcuts import ShortcutTest
 
-PATHS_SHOWN = 40
+PATHS_SHOWN = 6
 
 
 @cache
@@ -153,7 +153,7 @@ def exclusion(written: Sequence[str], *, column: str = "path", most: int = PATHS
     """
     quoted = [text if re.fullmatch(r"[^\W\d][\w./-]*|/[\w./-]+", text) else json.dumps(text) for text in written]
     more = (
-        f" with the others ({len(quoted):,} in all: copy `where_not` of this finding from audit.json)"
+        f" with the others ({len(quoted):,} in all: `casewise audit STUDY --resolve` writes them into a file)"
         if len(quoted) > most
         else ""
     )

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shlex
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from casewise.audit.findings import Audit, audit_text, read_audit, with_noun
+from casewise.audit.sentences import as_in_table
 from casewise.cohort.cohort import Cohort
+from casewise.cohort.decisions import LEAVE_OUT, add_decisions, name_in_study
+from casewise.cohort.table import names_text
 from casewise.console import Show, shown
-from casewise.errors import BothSidesError, RunError
+from casewise.errors import BothSidesError, RunError, counted
 from casewise.files import json_hash
 from casewise.modalities.base import ImageStore, PreparedCohort
 from casewise.modalities.registry import modality_of
@@ -30,6 +35,8 @@ NOT_AUDITED = (
     *("seeds", "test_time_augmentation", "title", "description"),
 )
 EXCLUDED: Any = dict.fromkeys(NOT_AUDITED, True) | {"targets": {"__all__": {"decision"}}}
+# The file of decisions beside a study.
+DECISIONS = "decisions.csv"
 SENTENCE = re.compile(r"(?<=\.)\s+(?=[A-Z])")  # between two sentences
 
 
@@ -95,8 +102,13 @@ def _current_audit(
     return result
 
 
-def audit_alone(study: Study, folder: RunFolder, show: Show, write: Callable[[str], object]) -> None:
+def audit_alone(
+    study: Study, folder: RunFolder, show: Show, write: Callable[[str], object], *, resolve: Path | None = None
+) -> None:
     """Audit a cohort without training, and pass the findings to `write` line by line.
+
+    Args:
+        resolve: the study file, beside which copies are left out: one image of each pair that an error names.
 
     Raises:
         CasewiseError: a run would be refused, for a finding that the study does not accept or an impossible split.
@@ -118,9 +130,41 @@ def audit_alone(study: Study, folder: RunFolder, show: Show, write: Callable[[st
         write(f"{'':<10} {note}")
     write(f"audit: {folder.audit.path}")
     write(f"pairs: {folder.audit_page}")
+    if resolve:
+        result = _resolved(result, study, resolve, write)
     if refused:
         raise refused  # a run would be refused independently of `accept`
     result.gate(study.accept, already_shown=True)
+    if resolve:
+        write(f"next: casewise run {shlex.quote(str(resolve))}")
+
+
+def _resolved(result: Audit, study: Study, study_file: Path, write: Callable[[str], object]) -> Audit:
+    """The audit without errors about copies that a file of decisions now leaves out; the study names the file.
+
+    Of two images with two values of a target both are left out, because it is not known which value is right.
+    """
+    stopping = [finding for finding in result.of("error") if finding.id not in study.accept and finding.pairs]
+    reasons: dict[str, str] = {}
+    root = (study.root or study.cohort.parent).absolute()
+    for finding in stopping:
+        for pair in finding.pairs:
+            first, second = as_in_table(pair, root)
+            reasons.setdefault(second, f"the same picture as {first} ({finding.id})")
+            if finding.id == "twins-across-labels":
+                reasons.setdefault(first, f"the same picture as {second} ({finding.id})")
+    if not reasons:
+        write("resolve: no error is about copies, so no image is left out")
+        return result
+    file = study.audit.decisions or study_file.with_name(DECISIONS)
+    added, kept = add_decisions(file, reasons)
+    write(f"resolve: {counted(added, 'image')} left out in {file}; `keep` in place of `{LEAVE_OUT}` takes one back")
+    if not study.audit.decisions and not name_in_study(study_file, file):
+        write(f"resolve: add `decisions: {file.name}` to `audit` of {study_file}")
+    if kept:
+        write(f"resolve: {names_text(kept, 3)} stay, as the file says; accept the finding with its reason")
+        return result
+    return dataclasses.replace(result, findings=[each for each in result.findings if each not in stopping])
 
 
 def _inputs_hash(study: Study, cohort: Cohort, store: ImageStore, splits: Splits | None, network: str) -> str:
