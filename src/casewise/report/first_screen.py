@@ -522,7 +522,7 @@ def model(context: ReportContext) -> str:
     if is_baseline(learner):
         return f"The {name}, a model without a trained network."
     if learner in context.study.trained:
-        return f"One network, {name}{f', trained in {folds} folds' if folds > 1 else ''}."
+        return f"Network {name}, one for each of {folds} folds." if folds > 1 else f"One network, {name}."
     if learner in context.stackers:
         of = f"The {name.removesuffix(' of the learners')} of {counted(len(weights(context)), 'learner')}"
         return f"{of}, each with one network." if context.holdout else f"{of}, each trained once a fold."
