@@ -409,7 +409,8 @@ def part_rows(shown: Sequence[Figure]) -> Iterator[list[str]]:
         gap = figure.estimate["value"] - values[best]
         allowed = -TOLERANCE if larger else TOLERANCE_MAE * values[best]
         within = gap >= allowed if larger else gap <= allowed
-        yield [*figure.cells, best, with_interval(figure.of(best), figure.metric), f"{gap:+.3f}", "yes" if within else "**no**"]
+        estimate = with_interval(figure.of(best), figure.metric)
+        yield [*figure.cells, best, estimate, f"{gap:+.3f}", "yes" if within else "**no**"]
 
 
 def within_lines(parts: Sequence[list[str]]) -> str:
@@ -435,8 +436,10 @@ def before_rows(shown: Sequence[Figure]) -> Iterator[list[str]]:
         if f"{figure.name}_p" in recorded:
             shares = recorded[f"{figure.name}_p"].astype(float)
             before = before.assign(**{f"p{n}": shares[:, n] for n in range(shares.shape[1])})
-        both = judged(figure.run.study, pd.concat([now.assign(model="now"), before]).drop(columns="key"), figure.target)
-        entry, gap = asdict(both.metrics["before"][figure.metric]), difference(both.compare(), figure.metric, "now", "before")
+        rows = pd.concat([now.assign(model="now"), before]).drop(columns="key")
+        both = judged(figure.run.study, rows, figure.target)
+        entry = asdict(both.metrics["before"][figure.metric])
+        gap = difference(both.compare(), figure.metric, "now", "before")
         text = with_interval(gap, figure.metric, key="difference", sign="+")
         yield [*figure.cells, with_interval(entry, figure.metric), text, worse(gap, figure.metric)]
 
@@ -563,7 +566,8 @@ def page(records: dict[str, dict[str, Any]], failed: dict[str, str]) -> str:
     text += table(head, rows("handwritten"))
     text += "\n## Aims\n\nNothing was chosen on tumour, grade and covid-cxr; elsewhere “yes” is optimistic.\n\n"
     head = ["pack", "target", "cases", "metric", "aim", "planned", "reached", "half on which no variation was chosen"]
-    text += table(head, [*rows("aims"), *([*aim_cells(*aim), MISSING, "not run", ""] for aim in AIMS if aim[0] not in records)])
+    absent = ([*aim_cells(*aim), MISSING, "not run", ""] for aim in AIMS if aim[0] not in records)
+    text += table(head, [*rows("aims"), *absent])
     text += "\n## Time\n\nMinutes and seconds of training, summed over all learners and folds, which are trained side\n"
     text += "by side on as many cores as there are; longer where the machine did other work at the same time.\n\n"
     head = ["pack", "images", "subjects", "training", "plan", "version and commit"]

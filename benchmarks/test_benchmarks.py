@@ -90,7 +90,7 @@ def test_a_reported_learner_below_its_best_part_is_named(auto: Any, finished: An
     shown = list(auto.figures("oral", finished[0]["oral"]))
     (row,) = auto.part_rows(shown)
     assert row[-1] == ("yes" if float(row[-2]) >= -auto.TOLERANCE else "**no**")
-    assert auto.within_lines([row[:-1] + ["yes"], ["skin", "label", "out of fold", "**no**"]]).count("1 of 2") == 1
+    assert auto.within_lines([[*row[:-1], "yes"], ["skin", "label", "out of fold", "**no**"]]).count("1 of 2") == 1
     assert "not skin (label, out of fold)" in auto.within_lines([["skin", "label", "out of fold", "**no**"]])
 
 

@@ -287,8 +287,8 @@ def _refuse_unclear_sites(source: Source, joined: Joined) -> None:
         return
     raise CasewiseError(
         f"PLACES OF THE BODY OR HOSPITALS? The column {name!r} ({names_text(list(column.counts), 3)}) may be either. "
-        f"If it has places of the body, repeat this with --pattern {joined.pattern!r}; if it has hospitals, so that equal "
-        f"numbers of {joined.columns['subject']} are different people, change its heading to `hospital`."
+        f"If it has places of the body, repeat this with --pattern {joined.pattern!r}. If it has hospitals, so that "
+        f"equal numbers of {joined.columns['subject']} are different people, change its heading to `hospital`."
     )
 
 
