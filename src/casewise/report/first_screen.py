@@ -43,7 +43,7 @@ from casewise.report.formatting import (
 )
 from casewise.report.sections import calibration
 from casewise.report.sections.agreement import between_columns, score_ranges
-from casewise.report.sections.calibration import coverage_by_group, missed
+from casewise.report.sections.calibration import coverage_by_group, exceeded, missed
 from casewise.report.sections.classes import DECISIONS
 from casewise.report.sections.learners import (
     EXCEPT_ADDED,
@@ -578,6 +578,8 @@ def coverage(context: ReportContext) -> str:
     value = observed.value if observed else None
     missed = value is not None and value < record.level and percent(value) != level
     here = f"{evaluated_on(context, context.stage)} in {percent(observed.value)}" if observed and missed else ""
+    if observed and exceeded(observed, record.level):
+        here = f"{evaluated_on(context, context.stage)} in {percent(observed.value)}, so too wide"
     if context.classes:
         by_class = zip(context.classes, entry.calibration["classes"], strict=True)
         few = [class_name(context.study, context.outcome, name) for name, q in by_class if q["quantile"] is None]
