@@ -81,7 +81,7 @@ from casewise.analysis.run import Run
 from casewise.errors import CasewiseError
 from casewise.evaluation.figures import Figures
 from casewise.evaluation.judges import Judgement
-from casewise.files import json_hash, write_json
+from casewise.files import checksum, json_hash, write_json
 from casewise.metrics.registry import metric_of
 from casewise.plugins.init.own_data import plan_study
 from casewise.predictions.table import SAMPLE_KEY
@@ -94,6 +94,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RECORDS = Path(__file__).with_name("auto")
 BEFORE, BEFORE_VERSION = Path(__file__).with_name("auto_before.npz"), "1.0.0"
 MISSING = "–"
+TEST = 0  # the fold of the test set
 # Packs that are folders of images without a table, which `casewise init` writes.
 FOLDERS = {"skin": "photographs-skin/images"}
 # The studies with a recipe of the same pack.
@@ -205,6 +206,28 @@ class Figure:
         chosen_on = "oof" if "oof" in self.run.results.stages else self.stage
         values = {name: entry["value"] for name in learners if (entry := self.of(name, merit, chosen_on))}
         return max(values, key=lambda name: values[name]) if values else None
+
+
+def folds_of(run: Run) -> dict[str, int]:
+    """The fold of each subject, from 1; `TEST` of the test set."""
+    return {name: TEST if side == "test" else int(side) for name, side in run.files.splits.read()["subjects"].items()}
+
+
+def cases_of(study: Study, cohort: pd.DataFrame, side: Mapping[str, int], target: str) -> pd.DataFrame:
+    """One row for each image with a label: path without the leading slash, subject, fold (`TEST`: test set), label."""
+    values = cohort[target].astype(float)
+    names = study.classes_of(target)
+    labels = [names[int(value)] if names and value == value else value for value in values]
+    absolute = [Path(path).resolve().as_posix().lstrip("/") for path in cohort["path"]]
+    folds = [side[str(subject)] for subject in cohort["subject"]]
+    columns = {"path": absolute, "subject": cohort["subject"].astype(str), "fold": folds, "label": labels}
+    table = cohort[["case"]].assign(**columns, image=cohort["path"].astype(str))
+    return table[values.notna().to_numpy()].reset_index(drop=True)
+
+
+def split_of(table: pd.DataFrame) -> str:
+    """What identifies images, labels and folds, wherever the images lie."""
+    return json_hash(table.drop(columns="path").to_csv(index=False))
 
 
 def figures(name: str, run: Run) -> Iterator[Figure]:
@@ -428,9 +451,10 @@ def before_rows(shown: Sequence[Figure]) -> Iterator[list[str]]:
         facts = json.loads(str(recorded["facts"])).get(figure.name)
         if facts is None or (figure.target, figure.stage) != (facts["target"], facts["stage"]):
             continue
-        now = reference(figure)
-        if json_hash("\n".join(now["key"])) != facts["keys"]:
-            yield [*figure.cells, "other cases", MISSING, "not known"]
+        now, run = reference(figure), figure.run
+        split = split_of(cases_of(run.study, run.files.cohort.read(), folds_of(run), figure.target))
+        if json_hash("\n".join(now["key"])) != facts["keys"] or split != facts["split"]:
+            yield [*figure.cells, "other cases or folds", MISSING, "not known"]
             continue
         before = now.assign(model="before", y_pred=recorded[f"{figure.name}_y"].astype(float))
         if f"{figure.name}_p" in recorded:
@@ -524,7 +548,16 @@ def record_of(name: str, run: Run, handwritten: Path | None, pages: Path) -> dic
         "handwritten": list(handwritten_rows(shown, handwritten, pages)),
         "aims": list(aim_rows(name, shown, untouched)),
         "costs": [*cost_cells(name, run), f"{casewise.__version__}, {commit()}"],
+        "run": checksum(run.files.metrics.path),
     }
+
+
+def recorded(record: dict[str, Any], file: Path) -> dict[str, Any]:
+    """A record; with the code of the one in the file, if the run is the same."""
+    earlier = json.loads(file.read_text()) if file.is_file() else {}
+    if earlier.get("run") != record["run"]:
+        return record
+    return record | {"costs": [*record["costs"][:-1], earlier["costs"][-1]]}
 
 
 def commit() -> str:
@@ -674,9 +707,10 @@ def main() -> None:
     runs, failed = run_studies(options.names or studies, options)
     for name, run in runs.items():
         record = record_of(name, run, options.handwritten, ROOT / "docs" / "results")
-        write_json(options.records / f"{name}.json", record)
+        file = options.records / f"{name}.json"
+        write_json(file, recorded(record, file))
     records = {path.stem: json.loads(path.read_text()) for path in sorted(options.records.glob("*.json"))}
-    failed = {name: reason for name, reason in failed.items() if name not in records}
+    failed = {name: reason for name, reason in failed.items() if reason != "not run" or name not in records}
     publish(page(records, failed), options.output)
     if any(reason != "not run" for reason in failed.values()):
         raise SystemExit(1)

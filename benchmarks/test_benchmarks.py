@@ -76,7 +76,7 @@ def test_the_planned_run_is_compared_with_itself_before(
     auto: Any, peers: Any, finished: Any, options: argparse.Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown = list(auto.figures("oral", finished[0]["oral"]))
-    assert [row[5:] for row in auto.before_rows(shown)] == [["other cases", "–", "not known"]] * 2
+    assert [row[5:] for row in auto.before_rows(shown)] == [["other cases or folds", "–", "not known"]] * 2
     monkeypatch.setattr(peers, "RECORDED", tmp_path / "before.npz")
     monkeypatch.setattr(auto, "BEFORE", tmp_path / "before.npz")
     peers.record(options.runs)
@@ -87,9 +87,11 @@ def test_the_planned_run_is_compared_with_itself_before(
 
 
 def test_a_reported_learner_below_its_best_part_is_named(auto: Any, finished: Any) -> None:
-    shown = list(auto.figures("oral", finished[0]["oral"]))
+    (figure, _) = shown = list(auto.figures("oral", finished[0]["oral"]))
     (row,) = auto.part_rows(shown)
-    assert row[-1] == ("yes" if float(row[-2]) >= -auto.TOLERANCE else "**no**")
+    best = max(figure.of(name)["value"] for name in ("linear_pixels", *figure.run.study.networks) if figure.of(name))
+    assert row[-2] == f"{figure.estimate['value'] - best:+.3f}"
+    assert row[-1] == ("yes" if figure.estimate["value"] - best >= -0.003 else "**no**")
     assert auto.within_lines([[*row[:-1], "yes"], ["skin", "label", "out of fold", "**no**"]]).count("1 of 2") == 1
     assert "not skin (label, out of fold)" in auto.within_lines([["skin", "label", "out of fold", "**no**"]])
 

@@ -141,7 +141,7 @@ def audit(
     settings: Settings = None,
     *,
     resolve: Annotated[
-        bool, typer.Option("--resolve", help="Leave out one of each two copies, in decisions.csv beside the study.")
+        bool, typer.Option("--resolve", help="Leave out one of each two copies, in a file beside the study.")
     ] = False,
 ) -> None:
     """Search for duplicates, leaks and shortcuts before anything is trained; every run begins with it."""

@@ -35,8 +35,9 @@ NOT_AUDITED = (
     *("seeds", "test_time_augmentation", "title", "description"),
 )
 EXCLUDED: Any = dict.fromkeys(NOT_AUDITED, True) | {"targets": {"__all__": {"decision"}}}
-# The file of decisions beside a study.
-DECISIONS = "decisions.csv"
+# Errors about copies of one picture; of the last one, both images are left out.
+LABELS = "twins-across-labels"
+COPIES = ("twins-across-subjects", "twins-across-splits", LABELS)
 SENTENCE = re.compile(r"(?<=\.)\s+(?=[A-Z])")  # between two sentences
 
 
@@ -130,41 +131,48 @@ def audit_alone(
         write(f"{'':<10} {note}")
     write(f"audit: {folder.audit.path}")
     write(f"pairs: {folder.audit_page}")
-    if resolve:
-        result = _resolved(result, study, resolve, write)
     if refused:
         raise refused  # a run would be refused independently of `accept`
-    result.gate(study.accept, already_shown=True)
+    named = True
     if resolve:
+        result, named = _resolved(result, study, resolve, write)
+    result.gate(study.accept, already_shown=True)
+    if resolve and named:
         write(f"next: casewise run {shlex.quote(str(resolve))}")
 
 
-def _resolved(result: Audit, study: Study, study_file: Path, write: Callable[[str], object]) -> Audit:
-    """The audit without errors about copies that a file of decisions now leaves out; the study names the file.
+def _resolved(result: Audit, study: Study, study_file: Path, write: Callable[[str], object]) -> tuple[Audit, bool]:
+    """Leave out the copies that errors name, in a file of decisions.
 
     Of two images with two values of a target both are left out, because it is not known which value is right.
+
+    Returns:
+        The audit without the errors whose images are left out now, and whether the study names the file.
     """
-    stopping = [finding for finding in result.of("error") if finding.id not in study.accept and finding.pairs]
-    reasons: dict[str, str] = {}
+    copies = [each for each in result.of("error") if each.id not in study.accept and each.id in COPIES]
     root = (study.root or study.cohort.parent).absolute()
-    for finding in stopping:
+    reasons: dict[str, str] = {}
+    of_finding: dict[str, set[str]] = {}
+    for finding in copies:
         for pair in finding.pairs:
             first, second = as_in_table(pair, root)
-            reasons.setdefault(second, f"the same picture as {first} ({finding.id})")
-            if finding.id == "twins-across-labels":
-                reasons.setdefault(first, f"the same picture as {second} ({finding.id})")
+            left = {second: first, first: second} if finding.id == LABELS else {second: first}
+            of_finding.setdefault(finding.id, set()).update(left)
+            for path, other in left.items():
+                reasons.setdefault(path, f"the same picture as {other} ({finding.id})")
     if not reasons:
         write("resolve: no error is about copies, so no image is left out")
-        return result
-    file = study.audit.decisions or study_file.with_name(DECISIONS)
-    added, kept = add_decisions(file, reasons)
+        return result, True
+    file = study.audit.decisions or study_file.with_name(f"{study_file.stem}-decisions.csv")
+    added, kept = add_decisions(file, reasons, root)
     write(f"resolve: {counted(added, 'image')} left out in {file}; `keep` in place of `{LEAVE_OUT}` takes one back")
-    if not study.audit.decisions and not name_in_study(study_file, file):
-        write(f"resolve: add `decisions: {file.name}` to `audit` of {study_file}")
+    named = study.audit.decisions is not None or name_in_study(study_file, file)
+    if not named:
+        write(f"resolve: write `decisions: {file.name}` into the section `audit` of {study_file}, then audit it again")
     if kept:
         write(f"resolve: {names_text(kept, 3)} stay, as the file says; accept the finding with its reason")
-        return result
-    return dataclasses.replace(result, findings=[each for each in result.findings if each not in stopping])
+    solved = [each for each in copies if not of_finding[each.id].intersection(kept)]
+    return dataclasses.replace(result, findings=[each for each in result.findings if each not in solved]), named
 
 
 def _inputs_hash(study: Study, cohort: Cohort, store: ImageStore, splits: Splits | None, network: str) -> str:

@@ -578,8 +578,7 @@ def coverage(context: ReportContext) -> str:
     value = observed.value if observed else None
     missed = value is not None and value < record.level and percent(value) != level
     here = f"{evaluated_on(context, context.stage)} in {percent(observed.value)}" if observed and missed else ""
-    if observed and exceeded(observed, record.level):
-        here = f"{evaluated_on(context, context.stage)} in {percent(observed.value)}, so too wide"
+    above = percent(observed.value) if observed and exceeded(observed, record.level) else ""
     if context.classes:
         by_class = zip(context.classes, entry.calibration["classes"], strict=True)
         few = [class_name(context.study, context.outcome, name) for name, q in by_class if q["quantile"] is None]
@@ -588,6 +587,7 @@ def coverage(context: ReportContext) -> str:
             return f"Too few {unit} to calibrate sets of classes: the set of a prediction names every class."
         text = f"Prediction sets should hold the true class in {level} of cases"
         text += f" ({here})" if here else ""
+        text = f"Prediction sets are too wide (right in {above} instead of {level})" if above else text
         outside = _missed_outside(context, entry, record.level)
         if outside:
             text += f"; {outside}"
@@ -603,6 +603,7 @@ def coverage(context: ReportContext) -> str:
         mean = figures.width.value if figures and figures.width else None
         wide = "" if mean is None else f", on average {number(mean, terms_of(context).digits)} points wide"
         width = f"by case{wide}"
+    here = f"{evaluated_on(context, context.stage)} in {above}, so too wide" if above else here
     groups = _missed_groups(context, figures, record.level)
     outside = _missed_outside(context, entry, record.level)
     groups += f"; {outside}" if outside else ""

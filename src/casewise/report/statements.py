@@ -287,8 +287,8 @@ def chosen(context: ReportContext) -> Found:
     by = context.write.phrase(context.merit)
     words = {
         "stated": "The reported model follows from a rule that was fixed before, not from these results.",
-        "oof": f"Chosen among {count} by {by} out of fold, without the test set.",
-        "validation": f"Chosen among {count} by {by} on the validation set, without the test set.",
+        "oof": f"Chosen among {count} out of fold by {by}, without the test set.",
+        "validation": f"Chosen among {count} on the validation set by {by}, without the test set.",
         "inner folds": "The reported model was chosen in inner folds, on training subjects only.",
     }
     if count < 2 or context.metrics.main.learner != context.learner or how not in words:

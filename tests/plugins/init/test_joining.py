@@ -375,7 +375,7 @@ def test_visits_written_in_one_word_or_several_are_one(
     names, folders = (dict(zip(VISITS, each, strict=True)) for each in (cells, paths))
     table = scores.assign(visit=[names[int(v.removeprefix("week"))] for v in scores["visit"]]).drop(columns="day")
     images = arrange(pictures, tmp_path / "photos", lambda s, v, region, n: f"S{s:02}/{folders[v]}/{region}_{n}.png")
-    planned("onestep-pasi", written({"scores.csv": table}, tmp_path), images, tmp_path / "study").write()
+    planned("onestep-pasi", written({"scores.csv": table}, tmp_path), images, tmp_path / "study")
     assert len([row for row in table_of(tmp_path / "study") if row["path"]]) == 6 * 3 * sum(REGIONS.values())
 
 

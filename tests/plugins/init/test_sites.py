@@ -163,6 +163,33 @@ def test_a_table_of_one_hospital_takes_no_photographs_of_another(
 
 
 @pytest.mark.parametrize(
+    ("site", "name", "pattern"),
+    [
+        ("Nord", lambda site, s, v: f"Klinik {site}/{s}/v{v}.png", "Klinik {hospital}/{subject}/v{visit}.png"),
+        ("1", lambda site, s, v: f"site{1 if site == 'Nord' else 2}/{s}/v{v}.png", "site{hospital}/"),
+        ("Nord", lambda site, s, v: f"{site}_{s}_v{v}.png", "{hospital}_{subject}_v{visit}.png"),
+        ("Nord", lambda site, s, v: f"a/{s}_{site}/v{v}.png", "a/{subject}_{hospital}/v{visit}.png"),
+    ],
+)
+def test_a_hospital_anywhere_in_the_path_keeps_those_of_another_apart(
+    site: str, name: Callable[[str, str, int], str], pattern: str, tmp_path: Path
+) -> None:
+    """002 of the table has no photographs, but there is a 002 at the other hospital."""
+    table = by_words(sites=(site,))
+
+    def some(place: str, s: str, v: int) -> str:
+        return name(place, s, v) if (place == "Nord") != (s == "002") else ""
+
+    with pytest.raises(CasewiseError, match=r"OF ANOTHER HOSPITAL\?") as caught:
+        study_by_words(table, tmp_path, some)
+    proposed = str(caught.value).partition("--pattern '")[2].partition("'")[0]
+    assert pattern in proposed
+    rows = study_by_words(table, tmp_path, some, proposed)
+    assert len([row for row in rows if row["path"]]) == 15
+    assert {row["subject"] for row in rows if not row["path"]} == {"002"}
+
+
+@pytest.mark.parametrize(
     ("name", "refused"),
     [
         (lambda site, s, v: f"{site}/{s}/v{v}.png", True),

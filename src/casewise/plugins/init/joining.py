@@ -17,6 +17,7 @@ from pathlib import PurePosixPath
 from casewise.cohort.checks import number
 from casewise.cohort.clinical_words import (
     LETTERS_OF_VISITS,
+    SITE,
     STRONG_SUBJECT,
     UNITS,
     WORD,
@@ -29,6 +30,7 @@ from casewise.cohort.table import names_text, read_dates
 from casewise.cohort.visit_order import is_named_visit
 from casewise.errors import CasewiseError, counted, cut
 from casewise.names import heading_words, one_form
+from casewise.plugins.init.columns import Column
 from casewise.plugins.init.patterns import is_field
 
 _DAYS = {"day": 1.0, "week": 7.0, "month": 365.25 / 12, "year": 365.25}
@@ -286,11 +288,14 @@ def join_images(
     else:
         joined.columns = {role: columns[role] for role in best[next(iter(assigned))] if role in columns}
         joined.pattern = stated.text if stated else _pattern_text(by_path, best, assigned)
-        if not stated:
-            _check_folders(joined, by_path, assigned, cells)
-        _check_spellings(joined, by_path, best, assigned, cells, stated)
         # of fewer the join is not used
-        if not stated and (len(set(assigned.values())) >= ENOUGH * keys.count or len(assigned) >= ENOUGH * len(paths)):
+        used = len(set(assigned.values())) >= ENOUGH * keys.count or len(assigned) >= ENOUGH * len(paths)
+        if used and not stated:
+            _check_folders(joined, by_path, best, assigned, cells)
+        several = _check_spellings(joined, by_path, best, assigned, cells, stated)
+        if used and several:
+            raise several
+        if used and not stated:
             pairs = []
             for path, row in assigned.items():
                 spans = best[path]
@@ -547,8 +552,11 @@ def _check_spellings(
     assigned: Mapping[str, int],
     cells: Mapping[str, Sequence[str]],
     stated: Pattern | None,
-) -> None:
+) -> CasewiseError | None:
     """Say which names differ in spelling; refuse spellings that would make one subject of two.
+
+    Returns:
+        The refusal of subjects with images in several folders, if there are any.
 
     Raises:
         CasewiseError: a subject is written in several ways in the paths.
@@ -580,8 +588,7 @@ def _check_spellings(
             )
         if len(names) > 1 and not all(_is_known(word) for start, _ in names for word in re.split("[/-]", start)):
             folders.append((subject, list(names.values())[:2]))
-    if folders:
-        raise _several_folders(joined.pattern, *folders[0], len(folders))
+    return _several_folders(joined.pattern, *folders[0], len(folders)) if folders else None
 
 
 def _is_known(word: str) -> bool:
@@ -598,44 +605,106 @@ def _several_folders(pattern: str, subject: str, paths: Sequence[str], count: in
     """
     first, second = (path.split("/") for path in paths)
     level = next(i for i, (own, other) in enumerate(zip(first, second, strict=False)) if own != other)
+    levels = pattern.split("/")
+    any_folder = "/".join([*levels[:level], "*", *levels[level + 1 :]])
     return CasewiseError(
         f"ONE PERSON OR SEVERAL? Images of {counted(count, 'subject')} of the table lie in several folders, such as "
         f"{' and '.join(paths)} of {cut(subject)}. If these are the same people, repeat this with --pattern "
-        f"{_with_folder(pattern, first, level, '*')!r}. If the folders are hospitals whose numbers start again, name "
-        "one of them with --images, or add a column `hospital` with their names to the table."
+        f"{any_folder!r}. If the folders are hospitals whose numbers start again, name one of them with --images, or "
+        "add a column `hospital` with their names to the table."
     )
 
 
-def _with_folder(pattern: str, path: Sequence[str], level: int, text: str) -> str:
-    """A pattern with a text in place of the folder at a level, and with the folders of a path before it."""
-    return "/".join([*path[:level], text, *pattern.split("/")[level + 1 :]])
-
-
 def _check_folders(
-    joined: Joined, by_path: Mapping[str, _Path], assigned: Mapping[str, int], cells: Mapping[str, Sequence[str]]
+    joined: Joined,
+    by_path: Mapping[str, _Path],
+    read: Mapping[str, _Spans],
+    assigned: Mapping[str, int],
+    cells: Mapping[str, Sequence[str]],
 ) -> None:
-    """Refuse images in a folder that differs from a column, which for the other rows is the name of the folder.
+    """Refuse images whose path names something else where the paths of most rows name the cell of a column.
+
+    So a table of one hospital takes no photographs of another one with the same numbers.
 
     Raises:
-        CasewiseError: there are some, such as those of another hospital with the same numbers.
+        CasewiseError: there are some.
     """
-    folders = {path: tuple(map(words, each.segments[:-1])) for path, each in by_path.items() if path in assigned}
-    for name, values in cells.items():
-        if name in joined.columns.values():
+    windows = {path: _free_windows(by_path[path], read[path]) for path in assigned}
+    for column, values in cells.items():
+        site = Column(column, ()).exactly(SITE)
+        names = [words(value) for value in values]
+        if column in joined.columns.values() or not any(name and (site or not _is_number(name)) for name in names):
             continue
-        of_rows = list(map(words, values))
-        for level in range(min(map(len, folders.values()))):
-            agreeing = {row for path, row in assigned.items() if of_rows[row] and folders[path][level] == of_rows[row]}
-            other = [path for path, row in assigned.items() if of_rows[row] and folders[path][level] != of_rows[row]]
-            if other and len(agreeing) >= ENOUGH * len(joined.paths):
-                field_name, path = "_".join(heading_words(name).split()), other[0]
-                pattern = _with_folder(joined.pattern, path.split("/"), level, f"{{{field_name}}}")
-                raise CasewiseError(
-                    f"OF ANOTHER {name.upper()}? The folders of {counted(len(agreeing), 'row')} are named as the "
-                    f"column {name!r} says, but {counted(len(other), 'image')} would be joined from other folders, "
-                    f"such as {path} to a row with {name} {cut(values[assigned[path]])}. Repeat this with --pattern "
-                    f"{pattern!r}, so that the folder counts too, or with '*' in its place if it says nothing."
-                )
+        found = {path: windows[path][names[row]] for path, row in assigned.items() if names[row] in windows[path]}
+        around = {path: _around(by_path[path], read[path], place, numbers=site) for path, place in found.items()}
+        if not around:
+            continue
+        usual = Counter(around.values()).most_common(1)[0][0]
+        agreeing = [path for path, own in around.items() if own == usual]
+        if len({assigned[path] for path in agreeing}) < ENOUGH * len(joined.paths):
+            continue
+        other = [
+            path for path, row in assigned.items()
+            if names[row] and path not in found and _fits(by_path[path], read[path], usual, numbers=site)
+        ]  # fmt: skip
+        if other:
+            field_name, row = "_".join(heading_words(column).split()), assigned[other[0]]
+            spans = {path: read[path] | {field_name: ((), *found[path])} for path in agreeing}
+            pattern = _pattern_text(by_path, spans, dict.fromkeys(agreeing, 0))
+            rows = counted(len({assigned[path] for path in agreeing}), "row")
+            raise CasewiseError(
+                f"OF ANOTHER {column.upper()}? The paths of {rows} name the {column} of the table, but "
+                f"{counted(len(other), 'image')} would be joined to rows of another one, such as {other[0]} "
+                f"to a row with {column} {cut(values[row])}. Repeat this with --pattern {pattern!r}, so "
+                "that it counts too, or with '*' in its place if it says nothing."
+            )
+
+
+def _is_number(name: Words) -> bool:
+    return all(word.isdecimal() for word in name)
+
+
+def _taken(spans: _Spans) -> set[tuple[int, int]]:
+    """The words, by their segment and number, that name something else."""
+    return {(segment, word) for _, segment, first, end in spans.values() for word in range(first, end)}
+
+
+def _free_windows(each: _Path, spans: _Spans) -> dict[Words, tuple[int, int, int]]:
+    """Where the names of up to four words stand in a path, besides those that were read."""
+    taken, result = _taken(spans), dict[Words, tuple[int, int, int]]()
+    for segment in range(-len(each.segments), 0):
+        count = len(each.matches(segment))
+        for first in range(count):
+            for end in range(first + 1, min(first + 4, count) + 1):
+                if (segment, end - 1) in taken:
+                    break
+                result.setdefault(words(each.text(segment, first, end)), (segment, first, end))
+    return result
+
+
+_Around = tuple[int, Words, Words]
+
+
+def _free_words(each: _Path, spans: _Spans, segment: int, *, numbers: bool) -> list[tuple[int, str]]:
+    """The words of a segment that were not read, with their numbers; `numbers` count too if they may be sites."""
+    taken = _taken(spans)
+    free = [(i, m[0].casefold()) for i, m in enumerate(each.matches(segment)) if (segment, i) not in taken]
+    return [(i, word) for i, word in free if numbers or not word.isdecimal()]
+
+
+def _around(each: _Path, spans: _Spans, place: tuple[int, int, int], *, numbers: bool) -> _Around:
+    """The segment of a name, and the words before and behind it there."""
+    segment, first, end = place
+    free = _free_words(each, spans, segment, numbers=numbers)
+    return segment, tuple(w for i, w in free if i < first), tuple(w for i, w in free if i >= end)
+
+
+def _fits(each: _Path, spans: _Spans, around: _Around, *, numbers: bool) -> bool:
+    """Whether a path has other words where the others have a name."""
+    segment, before, behind = around
+    free = tuple(w for _, w in _free_words(each, spans, segment, numbers=numbers))
+    between = len(free) - len(before) - len(behind)
+    return between > 0 and free[: len(before)] == before and free[len(before) + between :] == behind
 
 
 def _whole_subject(each: _Path, spans: _Spans) -> tuple[str, str]:

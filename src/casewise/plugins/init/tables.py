@@ -12,7 +12,7 @@ from pathlib import Path
 from casewise.cohort.clinical_words import REGION, SITE, VISIT, named_region, plain_words, region_phrases
 from casewise.cohort.folder_layout import find_region
 from casewise.cohort.table import Problems, names_text, read_text_table, rows_text
-from casewise.cohort.table_formats import sheet_names
+from casewise.cohort.table_formats import sheet_headings
 from casewise.errors import CasewiseError, cut
 from casewise.names import one_form
 from casewise.plugins.init.columns import Column, Roles, understand_columns
@@ -103,12 +103,13 @@ def read_tables(paths: Sequence[Path], problems: Problems, *, sheets: Sequence[s
         problems.raise_any(path)
         cells = {str(name): [str(value).strip() for value in frame[name]] for name in frame.columns}
         source = Source(path, cells, frame.index.tolist(), notes)
-        if sheet and names_visit(sheet) and not any(Column(name, ()).exactly(VISIT) for name in cells):
+        if sheet and names_visit(sheet):
             visits[path].append((sheet, source))
         else:
             sources.append(_wide(_observed(source), subject))
-    for path, of_sheets in visits.items():
-        stacked = [_stacked(path, of_sheets)] if len(of_sheets) > 1 else [source for _, source in of_sheets]
+    for of_sheets in visits.values():
+        alike = {tuple(sorted(source.cells)) for _, source in of_sheets}
+        stacked = [_stacked(of_sheets)] if len(of_sheets) > 1 and len(alike) == 1 else [s for _, s in of_sheets]
         sources += [_wide(_observed(source), subject) for source in stacked]
     if len(sources) == 1:
         return sources[0]
@@ -120,32 +121,38 @@ def read_tables(paths: Sequence[Path], problems: Problems, *, sheets: Sequence[s
 
 
 def _with_visits(path: Path, sheet: str) -> list[tuple[Path, str]]:
-    """A table and its sheet, or all sheets of a workbook in which none is stated and each is named like a visit."""
-    names = sheet_names(path) if not sheet and _is_book(path) else []
-    return [(path, name) for name in names] if len(names) > 1 and all(map(names_visit, names)) else [(path, sheet)]
-
-
-def _stacked(path: Path, sheets: Sequence[tuple[str, Source]]) -> Source:
-    """The rows of sheets that are named like visits as one table, with the visit of each row.
+    """A table and its sheet, or all filled sheets of a workbook in which none is stated and each is named like a visit.
 
     Raises:
-        CasewiseError: the sheets have different columns.
+        CasewiseError: the sheets are named like visits, but have different headings.
     """
-    names = [name for name, _ in sheets]
-    first = list(sheets[0][1].cells)
-    for name, source in sheets:
-        if differing := set(first) ^ set(source.cells):
-            raise CasewiseError(
-                f"{path}: the sheets {names_text(names, 8)} are named like visits, but only one of {cut(names[0])} and "
-                f"{cut(name)} has the column {names_text(sorted(differing), 3)}. Give them the same columns, or name "
-                f"the sheet that is meant: --table {path.name}:{names[0]}."
-            )
-    cells = {name: [value for _, source in sheets for value in source.cells[name]] for name in first}
-    cells["visit"] = [name for name, source in sheets for _ in source.numbers]
+    headings = sheet_headings(path) if not sheet and _is_book(path) else {}
+    headings = {name: sorted(heading) for name, heading in headings.items() if heading}
+    if len(headings) < 2 or not all(map(names_visit, headings)):
+        return [(path, sheet)]
+    first, *others = headings
+    if other := next((name for name in others if headings[name] != headings[first]), ""):
+        differing = sorted(set(headings[first]) ^ set(headings[other]))
+        raise CasewiseError(
+            f"{path}: its sheets are named like visits, but only one of {cut(first)} and {cut(other)} has "
+            f"{names_text(differing, 3)}. Give them the same columns, or name those that are meant, such as "
+            f"--table {path.name}:{max(headings, key=lambda name: len(headings[name]))}."
+        )
+    return [(path, name) for name in headings]
+
+
+def _stacked(sheets: Sequence[tuple[str, Source]]) -> Source:
+    """The rows of sheets that are named like visits as one table, with the visit of each row."""
+    path, names = sheets[0][1].path, [name for name, _ in sheets]
+    cells = {name: [value for _, source in sheets for value in source.cells[name]] for name in sheets[0][1].cells}
+    notes = list(dict.fromkeys(note for _, source in sheets for note in source.notes))
+    if not any(Column(name, values).exactly(VISIT) for name, values in cells.items()):
+        cells["visit"] = [name for name, source in sheets for _ in source.numbers]
+        notes.append(f"Visits: the sheets of {path.name}, {names_text(names, 8)}; rows have that of their sheet.")
+    else:
+        notes.append(f"Sheets of {path.name} that were read as one table: {names_text(names, 8)}.")
     numbers = [number for _, source in sheets for number in source.numbers]
-    note = f"Visits: the sheets of {path.name}, {names_text(names, 8)}; the rows of each have it as their visit."
-    notes = dict.fromkeys(note for _, source in sheets for note in source.notes)
-    return Source(path, cells, numbers, [*notes, note], changed=True)
+    return Source(path, cells, numbers, notes, changed=True)
 
 
 def _is_book(path: Path) -> bool:

@@ -92,10 +92,12 @@ def _missing_values(context: ReportContext) -> list[doc.Table]:
 
 
 def _groups(context: ReportContext, values: pd.Series) -> dict[str, pd.Index]:
-    """The cases of each class, or of each third of a number."""
+    """The cases of each class, or of each third of a number; of two thirds with the same values, the higher ones."""
     if context.classes:
         return {plain(name): own for i, name in enumerate(context.classes) if len(own := values.index[values == i])}
     bounds = thirds(values.to_numpy(float))
+    if max(bounds) <= values.min():  # most are the lowest value
+        bounds = sorted(set(values))[1:2]
     group = number_of_band(values.to_numpy(float), bounds)
     names = [range_name(*pair) for pair in pairwise([None, *(number(bound, 1) for bound in bounds), None])]
     return {name: own for i, name in enumerate(names) if len(own := values.index[group == i])}
