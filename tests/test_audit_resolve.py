@@ -100,7 +100,9 @@ def test_a_study_with_settings_of_the_audit_is_not_rewritten(study_file: Path) -
     assert study_file.read_text() == text
 
 
-@pytest.mark.parametrize("change", [lambda text: "{" + ", ".join(text.split("\n")) + "}", lambda text: f"{text}...\n"])
+@pytest.mark.parametrize(
+    "change", [lambda text: "{" + ", ".join(text.split("\n")) + "}", lambda text: f"{text}\n...\n"]
+)
 def test_a_study_that_takes_no_further_line_stays_as_it_is(change: Any, tmp_path: Path) -> None:
     file = tmp_path / "study.yaml"
     file.write_text(change("cohort: a.csv\nname: b"))

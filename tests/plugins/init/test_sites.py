@@ -165,10 +165,10 @@ def test_a_table_of_one_hospital_takes_no_photographs_of_another(
 @pytest.mark.parametrize(
     ("site", "name", "pattern"),
     [
-        ("Nord", lambda site, s, v: f"Klinik {site}/{s}/v{v}.png", "Klinik {hospital}/{subject}/v{visit}.png"),
+        ("Nord", lambda site, s, v: f"Klinik {site}/{s}/v{v}.png", "Klinik {hospital}/{subject}/"),
         ("1", lambda site, s, v: f"site{1 if site == 'Nord' else 2}/{s}/v{v}.png", "site{hospital}/"),
-        ("Nord", lambda site, s, v: f"{site}_{s}_v{v}.png", "{hospital}_{subject}_v{visit}.png"),
-        ("Nord", lambda site, s, v: f"a/{s}_{site}/v{v}.png", "a/{subject}_{hospital}/v{visit}.png"),
+        ("Nor", lambda site, s, v: f"{site[:3]}_{s}_v{v}.png", "{hospital}_{subject}_"),
+        ("Nord", lambda site, s, v: f"a/{s}_{site}/v{v}.png", "a/{subject}_{hospital}/"),
     ],
 )
 def test_a_hospital_anywhere_in_the_path_keeps_those_of_another_apart(

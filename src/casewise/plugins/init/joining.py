@@ -43,6 +43,7 @@ ENOUGH = 0.5
 # Words before the number of a subject that are not part of the name, and the most letters apart from it that are.
 _NO_NAME = re.compile(rf"{STRONG_SUBJECT}|case|id|no|nr|num(ber)?|images?|img|photos?|pic|dsc[nf]?|foto|bild|scan|file")
 _LETTERS = 3
+_MOST_IN_REGION = 3
 
 
 _RESTART = ", and numbers of subjects start again at each site, so that the paths must state both"
@@ -128,6 +129,10 @@ def _other_forms(role: str, name: Words, loose: bool, regions: Sequence[str]) ->
         yield name[:1]
         yield (name[0][:1],)
         yield from region_phrases(" ".join(name))
+        if 1 < len(name) <= _MOST_IN_REGION:  # `arm_L` is `left arm`
+            forms = [[form[0] for form in region_phrases(word) if len(form) == 1] for word in name]
+            for order in itertools.permutations(forms):
+                yield from itertools.product(*order)
         if region := find_region(" ".join(name), list(regions)):
             yield words(region)
     if role == "visit":
@@ -136,7 +141,7 @@ def _other_forms(role: str, name: Words, loose: bool, regions: Sequence[str]) ->
             yield from [("baseline",), ("0",), *((unit, "0") for unit in _DAYS)]
         elif len(name) == 1 and last.isdecimal():
             yield from ((unit, last) for unit in (*_DAYS, "visit", "time"))
-        elif last.isdecimal() and name[0] != "date":
+        elif last.isdecimal() and name[0] != "date" and sum(map(str.isdecimal, name)) == 1:
             yield (last,)
 
 
@@ -291,6 +296,8 @@ def join_images(
         # of fewer the join is not used
         used = len(set(assigned.values())) >= ENOUGH * keys.count or len(assigned) >= ENOUGH * len(paths)
         if used and not stated:
+            _check_counters(split_paths, best, assigned, keys, joined.pattern)
+            _check_visits(split_paths, best, assigned, keys)
             _check_folders(joined, by_path, best, assigned, cells)
         several = _check_spellings(joined, by_path, best, assigned, cells, stated)
         if used and several:
@@ -615,6 +622,58 @@ def _several_folders(pattern: str, subject: str, paths: Sequence[str], count: in
     )
 
 
+def _check_counters(
+    paths: Sequence[_Path], read: Mapping[str, _Spans], assigned: Mapping[str, int], keys: _Keys, pattern: str
+) -> None:
+    """Refuse numbers of files as subjects where most such numbers are none of the table: they may count photographs.
+
+    Raises:
+        CasewiseError: fewer than half of the numbers at the place are subjects.
+    """
+    first = next(iter(assigned))
+    _, segment, word, _ = read[first]["subject"]
+    if segment != -1 or not all(map(_is_number, keys.names["subject"])):
+        return
+    numbers = [
+        each.path for each in paths
+        if word < len(each.matches(segment)) and each.matches(segment)[word][0].isdecimal()
+    ]  # fmt: skip
+    if len(assigned) < ENOUGH * len(numbers):
+        other = next(path for path in numbers if path not in assigned)
+        raise CasewiseError(
+            f"PATIENTS OR PHOTOGRAPHS? Of {counted(len(numbers), 'image')} with a number, such as {first} and {other}, "
+            f"only {len(assigned):,} have one of the table, so that the numbers may count photographs. If they are "
+            f"those of the patients, say so with --pattern {pattern!r}; if not, add a column with the names of the "
+            "files to the table."
+        )
+
+
+def _check_visits(paths: Sequence[_Path], read: Mapping[str, _Spans], assigned: Mapping[str, int], keys: _Keys) -> None:
+    """Refuse visits that agree in their numbers alone, where others have no image, and images no visit.
+
+    Raises:
+        CasewiseError: there are such visits, such as 1 to 4 of the table, and a baseline and weeks 1, 2 and 4.
+    """
+    if "visit" not in keys.names or any("visit" not in read[path] for path in assigned):
+        return
+    by_path = {each.path: each for each in paths}
+    joined: dict[Words, str] = {}
+    for path in assigned:
+        name, segment, begin, end = read[path]["visit"]
+        joined.setdefault(name, by_path[path].text(segment, begin, end))
+    # a date is no visit that has a kind
+    kinds = [name for name in dict.fromkeys(keys.names["visit"]) if sum(map(str.isdecimal, name)) < 2]
+    absent = [name for name in kinds if name not in joined]
+    by_number = {name: text for name, text in joined.items() if len(words(text, "visit")) != len(name)}
+    unused = next((each.path for each in paths if each.path not in assigned), "")
+    if absent and unused and by_number:
+        shown = names_text([f"{text} in the paths is {' '.join(name)}" for name, text in by_number.items()], 3)
+        raise CasewiseError(
+            f"VISITS OF DIFFERENT KINDS? Only numbers agree ({shown}), while {' '.join(absent[0])} of the table has no "
+            f"image, and {unused} no row. Write the visits into the table as the folders name them."
+        )
+
+
 def _check_folders(
     joined: Joined,
     by_path: Mapping[str, _Path],
@@ -636,12 +695,14 @@ def _check_folders(
         if column in joined.columns.values() or not any(name and (site or not _is_number(name)) for name in names):
             continue
         found = {path: windows[path][names[row]] for path, row in assigned.items() if names[row] in windows[path]}
+        # a number in the name of a file rather counts photographs
+        found = {p: place for p, place in found.items() if place[0] != -1 or not _is_number(names[assigned[p]])}
         around = {path: _around(by_path[path], read[path], place, numbers=site) for path, place in found.items()}
         if not around:
             continue
         usual = Counter(around.values()).most_common(1)[0][0]
         agreeing = [path for path, own in around.items() if own == usual]
-        if len({assigned[path] for path in agreeing}) < ENOUGH * len(joined.paths):
+        if len({assigned[path] for path in agreeing}) < max(2, ENOUGH * len(joined.paths)):
             continue
         other = [
             path for path, row in assigned.items()

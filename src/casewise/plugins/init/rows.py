@@ -18,7 +18,7 @@ from casewise.audit.sentences import fill
 from casewise.audit.subjects import FOUND_PAIRS, STRANGERS
 from casewise.cohort.altered_names import alterations
 from casewise.cohort.checks import FOUND, STORED
-from casewise.cohort.clinical_words import SITE, VISIT, region_phrases
+from casewise.cohort.clinical_words import AFTER, BEFORE, SITE, VISIT, plain_words, region_phrases
 from casewise.cohort.companions import ARE_THESE_IMAGES, LEAVE_OUT, companions_text
 from casewise.cohort.folder_layout import FIELDS, OF_FILES, Pattern, are_batches, batches_text, find_region
 from casewise.cohort.number_columns import clear_decimals
@@ -35,10 +35,26 @@ from casewise.plugins.init.columns import Column, Roles, columns_of_names, decim
 from casewise.plugins.init.dated_visits import contradictory_dates, visits_of_dates
 from casewise.plugins.init.guessed_subjects import HIGHEST_P, SIDE, guess_subjects, picture_features
 from casewise.plugins.init.image_files import ImageFiles
-from casewise.plugins.init.joining import Joined, day_of_visit, days_of_visits, join_images, met, words
+from casewise.plugins.init.joining import (
+    Joined,
+    day_of_visit,
+    days_of_visits,
+    join_images,
+    met,
+    visits_in_paths,
+    words,
+)
 from casewise.plugins.init.new_study import applying, films_state, table_bytes
 from casewise.plugins.init.patterns import are_classes, infer_pattern, is_field, read_all, repeating_part
-from casewise.plugins.init.tables import Source, by_region, check_subjects, key_columns, with_sites
+from casewise.plugins.init.tables import (
+    Source,
+    by_region,
+    by_visit,
+    check_several_columns,
+    check_subjects,
+    key_columns,
+    with_sites,
+)
 from casewise.splits.file_numbers import are_numbered
 
 T = TypeVar("T")
@@ -213,6 +229,8 @@ def _joined(
     pairs = [(row, path) for row in range(count) for path in joined.paths.get(row, [""])]
     rows = ImageRows([row for row, _ in pairs], [path for _, path in pairs], changed=True, doubts=joined.doubts)
     rows.keys = list(joined.columns.values())
+    if any(len(paths) > 1 for paths in joined.paths.values()):
+        check_several_columns(source, joined.columns)
     named = ", ".join(f"{role} {column!r}" for role, column in joined.columns.items())
     rows.understood += [
         f"Images: no column names files; {named} of the table {'is' if len(joined.columns) == 1 else 'are'} in their "
@@ -220,7 +238,9 @@ def _joined(
         *joined.understood,
     ]
     _refuse_repeated(source, joined)
-    if not stated:
+    if stated:
+        rows.doubts += _people_of_fields(source, joined, stated)
+    else:
         _refuse_unclear_sites(source, joined)
     twice = {row: paths for row, paths in joined.paths.items() if len(paths) > 1}
     if "number" in joined.columns and twice:
@@ -261,6 +281,10 @@ def _one_value_for_visits(rows: ImageRows, source: Source, joined: Joined) -> st
     for row, visit in zip(rows.sources, rows["visit"], strict=True):
         visits[row][visit] = None
     several = {row: list(of_row) for row, of_row in visits.items() if len(of_row) > 1}
+    for row, paths in joined.paths.items():
+        names = [next((w for w in plain_words(path) if w in times), "") for path in paths for times in (BEFORE, AFTER)]
+        if any(names[::2]) and any(names[1::2]):
+            several.setdefault(row, list(dict.fromkeys(filter(None, names))))
     if not several:
         return ""
     row, of_row = next(iter(several.items()))
@@ -269,6 +293,41 @@ def _one_value_for_visits(rows: ImageRows, source: Source, joined: Joined) -> st
         f"of several, such as {names_text(of_row, 4)} of {cut(source.cells[joined.columns['subject']][row])}. All of "
         "them get the values of the row. Where values belong to one visit, add a column `visit` to the table."
     )
+
+
+def _people_of_fields(source: Source, joined: Joined, stated: Pattern) -> list[str]:
+    """Doubts about fields of a stated pattern that may tell people apart, such as {cohort}/{subject}.
+
+    Raises:
+        CasewiseError: a field is a misspelt column, or a hospital that the table lacks.
+    """
+    subjects, doubts = source.cells[joined.columns["subject"]], list[str]()
+    headers = {Column(name, ()).header: name for name in source.cells}
+    for name in stated.fields:
+        if name in {*FIELDS, *OF_FILES}:
+            continue
+        column = headers.get(heading_words(name), "")
+        if not column and (hint := nearest(name, list(source.cells))):
+            raise CasewiseError(f"--pattern: {{{name}}} is not a column of {source.path}.{hint}")
+        values: dict[str, dict[str, None]] = defaultdict(dict)
+        for row, paths in joined.paths.items():
+            of_paths = [joined.stated[path].get(name, "") for path in paths]
+            values[subjects[row]] |= dict.fromkeys([source.cells[column][row]] if column else of_paths)
+        several = {subject: list(own) for subject, own in values.items() if len(own) > 1}
+        if not several:
+            continue
+        subject, own = next(iter(several.items()))
+        shown = (
+            f"{counted(len(several), 'subject has', 'subjects have')} images with several values of {{{name}}}, such "
+        )
+        shown += f"as {names_text(own, 3)} of {cut(subject)}"
+        if not column and Column(name, ()).exactly(SITE):
+            raise CasewiseError(
+                f"ONE PERSON OR SEVERAL? By --pattern {shown}, and the table does not say whose rows it has. Add a "
+                f"column {name} to the table, or write its one {name} in place of {{{name}}}."
+            )
+        doubts.append(f"ONE PERSON OR SEVERAL? {shown}. Each is one subject, on one side of every split.")
+    return doubts
 
 
 def _refuse_unclear_sites(source: Source, joined: Joined) -> None:
@@ -322,6 +381,8 @@ def _best_join(
         regions,
         (word for path in images.paths for word in words(path)),
     )
+    roles = source.roles(subject)
+    source = by_visit(source, key_columns(source, roles, regions=regions), visits_in_paths(images.paths).values())
     roles = source.roles(subject)
     keys, tried = key_columns(source, roles, regions=regions), Joined()
     if keys:

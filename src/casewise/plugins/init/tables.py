@@ -16,7 +16,7 @@ from casewise.cohort.table_formats import sheet_headings
 from casewise.errors import CasewiseError, cut
 from casewise.names import one_form
 from casewise.plugins.init.columns import Column, Roles, understand_columns
-from casewise.plugins.init.joining import Words, check_letters, is_visit, names_visit, readings, words
+from casewise.plugins.init.joining import Words, check_letters, names_visit, readings, words
 
 # Columns of long tables, as in ADaM and SDTM: the code of what was measured, its text, the value, the analysed record.
 _CODE = ("paramcd", "qstestcd", "testcd", "param", "qstest", "parameter", "item", "test", "measure", "question")
@@ -171,7 +171,7 @@ def key_columns(
     columns = [Column(name, values) for name, values in source.cells.items() if name not in {roles.subject, *targets}]
     keys = {"subject": roles.subject}
     visits = [c for c in columns if c.exactly(VISIT) and c.filled == 1 and (len(c.counts) > 1 or c.numbers is None)]
-    texts = [c.name for c in visits if all(map(is_visit, c.counts))]
+    texts = [c.name for c in visits if all(map(names_visit, c.counts))]
     if visit := next(iter([*texts, *([roles.visit] if roles.visit else []), *(c.name for c in visits)]), roles.date):
         keys["visit"] = visit
     texts_only = [c for c in columns if c.name != visit and c.filled == 1 and 1 <= len(c.counts) <= _MOST_REGIONS]
@@ -376,15 +376,46 @@ def by_region(source: Source, keys: Mapping[str, str], regions: Sequence[str], o
     if regions and len(shared) < len(regions):
         return source
     parts = {rest: columns for rest, columns in parts.items() if frozenset(columns) == shared}
-    order = [region for region in candidates if region in shared]
+    return _with_rows(source, "region", parts, [region for region in candidates if region in shared])
+
+
+def by_visit(source: Source, keys: Mapping[str, str], visits: Iterable[str]) -> Source:
+    """A row for each visit where columns name it, such as `PASI_week4`; other tables as they are.
+
+    Args:
+        visits: those that the paths state.
+    """
+    known = {words(visit, "visit"): visit for visit in visits}
+    if "visit" in keys or len(known) < 2:
+        return source
+    parts: dict[Words, dict[str, str]] = defaultdict(dict)
+    for name in source.cells:
+        headings = plain_words(name)
+        for length in (2, 1):
+            visit = words(" ".join(headings[-length:]), "visit")
+            if len(headings) > length and visit in known and name not in keys.values():
+                parts[headings[:-length]].setdefault(known[visit], name)
+                break
+    parts = {rest: columns for rest, columns in parts.items() if len(columns) > 1}
+    if len({frozenset(columns) for columns in parts.values()}) != 1:
+        return source
+    return _with_rows(source, "visit", parts, list(next(iter(parts.values()))))
+
+
+def _with_rows(source: Source, role: str, parts: Mapping[Words, Mapping[str, str]], order: Sequence[str]) -> Source:
+    """The table with a row for each region or visit in place of each row.
+
+    Args:
+        parts: by the name of a new column, the column of each region or visit.
+    """
     split = {name for columns in parts.values() for name in columns.values()}
     count, cells = len(source.numbers), {}
     for name, values in source.cells.items():
         if name not in split:
             cells[name] = [value for value in values for _ in order]
-    cells["region"] = [region for _ in range(count) for region in order]
+    cells[role] = [name for _ in range(count) for name in order]
     for rest, columns in parts.items():
-        cells["_".join(rest)] = [source.cells[columns[region]][row] for row in range(count) for region in order]
+        cells["_".join(rest)] = [source.cells[columns[name]][row] for row in range(count) for name in order]
     first = next(iter(parts))
     return replace(
         source,
@@ -392,12 +423,33 @@ def by_region(source: Source, keys: Mapping[str, str], regions: Sequence[str], o
         numbers=[number for number in source.numbers for _ in order],
         notes=[
             *source.notes,
-            f"Columns of regions became rows, {len(order)} for each: "
+            f"Columns of {role}s became rows, {len(order)} for each: "
             f"{names_text([parts[first][name] for name in order], 4)} are "
             f"{'_'.join(first)} of {', '.join(order)}.",
         ],
         changed=True,
     )
+
+
+def check_several_columns(source: Source, keys: Mapping[str, str]) -> None:
+    """Refuse columns for sides or times, such as `grade_OD` and `grade_OS`, where no path says which image is which.
+
+    Raises:
+        CasewiseError: there are such columns of numbers.
+    """
+    parts: dict[Words, list[str]] = defaultdict(list)
+    for name, values in source.cells.items():
+        headings = plain_words(name)
+        for number, word in enumerate(headings):
+            is_part = len(region_phrases(word)) > 1 or names_visit(word)
+            if len(headings) > 1 and is_part and Column(name, values).numbers is not None and name not in keys.values():
+                parts[*headings[:number], "", *headings[number + 1 :]].append(name)
+    if columns := next((own for own in parts.values() if len(own) > 1), None):
+        raise CasewiseError(
+            f"{source.path}: {' and '.join(columns[:3])} have values of several images of a row, and no path says "
+            "which image is of which. Write a row for each of them, with a column that names it as the paths do, or "
+            "delete the columns that are not meant."
+        )
 
 
 # ----------------------------------------------------------------------------------------------------------- several
