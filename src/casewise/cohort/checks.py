@@ -138,9 +138,9 @@ def keep_rows(cells: pd.DataFrame, study: Study, problems: Problems, notes: list
                 flow.leave_out(key, selected, column=column, values=[values] if isinstance(values, str) else values)
     column = study.columns.get("path", "path")
     file, decided = study.audit.decisions, False
-    if file and (paths := left_out(file)):
+    if file and (unwanted := left_out(file)):
         root = (study.root or study.cohort.parent).absolute()
-        matches = _matching(cells, str(file), column, paths, problems, root)
+        matches = _matching(cells, str(file), column, unwanted, problems, root)
         if matches is not None:
             selected, decided = selected & ~matches, True
             flow.leave_out("decisions", selected, column=file.name, values=[])
