@@ -643,7 +643,7 @@ def _check_counters(
         raise CasewiseError(
             f"PATIENTS OR PHOTOGRAPHS? Of {counted(len(numbers), 'image')} with a number, such as {first} and {other}, "
             f"only {len(assigned):,} have one of the table, so that the numbers may count photographs. If they are "
-            f"those of the patients, say so with --pattern {pattern!r}; if not, add a column with the names of the "
+            f"the patients' numbers, say so with --pattern {pattern!r}; if not, add a column with the names of the "
             "files to the table."
         )
 

@@ -148,7 +148,7 @@ def _stacked(sheets: Sequence[tuple[str, Source]]) -> Source:
     notes = list(dict.fromkeys(note for _, source in sheets for note in source.notes))
     if not any(Column(name, values).exactly(VISIT) for name, values in cells.items()):
         cells["visit"] = [name for name, source in sheets for _ in source.numbers]
-        notes.append(f"Visits: the sheets of {path.name}, {names_text(names, 8)}; rows have that of their sheet.")
+        notes.append(f"Visits: the sheets of {path.name}, {names_text(names, 8)}; a row has the visit of its sheet.")
     else:
         notes.append(f"Sheets of {path.name} that were read as one table: {names_text(names, 8)}.")
     numbers = [number for _, source in sheets for number in source.numbers]
@@ -432,7 +432,7 @@ def _with_rows(source: Source, role: str, parts: Mapping[Words, Mapping[str, str
 
 
 def check_several_columns(source: Source, keys: Mapping[str, str]) -> None:
-    """Refuse columns for sides or times, such as `grade_OD` and `grade_OS`, where no path says which image is which.
+    """Refuse columns for sides or times, such as `grade_OD` and `grade_OS`, where the paths name neither.
 
     Raises:
         CasewiseError: there are such columns of numbers.
@@ -447,8 +447,8 @@ def check_several_columns(source: Source, keys: Mapping[str, str]) -> None:
     if columns := next((own for own in parts.values() if len(own) > 1), None):
         raise CasewiseError(
             f"{source.path}: {' and '.join(columns[:3])} have values of several images of a row, and no path says "
-            "which image is of which. Write a row for each of them, with a column that names it as the paths do, or "
-            "delete the columns that are not meant."
+            "which image belongs to which. Write a row for each of them, with a column that names it as the paths do, "
+            "or delete the columns that are not meant."
         )
 
 
