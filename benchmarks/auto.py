@@ -13,7 +13,8 @@ The head of the page follows.
 
 Each study is at most eleven lines long. It states no recipe, no network and no size of images, except that of the
 planes of scans ([planned recipes](../explanation-plan.md)). Figures are from cases that no model was trained on: out of
-fold, or from the test set where the pack has an official one. In brackets 95 % intervals by subject. The reported
+fold, or from the test set where the pack has an official one. The packs were run on different days: the table of times
+names the version and the commit of each. In brackets 95 % intervals by subject. The reported
 learner was stated in advance. The best baseline and the best network were chosen by their figures out of fold, which is
 to their advantage. Differences are paired: both learners on the same cases and resamples of subjects. Intervals of
 differences from a baseline hold for all pairs of learners of the study at once, except that of the primary comparison,
@@ -62,6 +63,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -371,22 +373,21 @@ def handwritten_rows(shown: Sequence[Figure], folder: Path | None, pages: Path) 
 def on_page(page: Path, figure: Figure) -> str:
     """The best figure of the learners of a results page, with its interval; empty if the page does not have it.
 
-    Pages have the figures of the test set, if there is one.
+    Pages have one table of learners, of the primary outcome, on the test set if there is one.
     """
-    lines = page.read_text().splitlines() if page.is_file() else []
-    heads = [n for n, line in enumerate(lines) if line == f"## {figure.target}"]
-    tables = [n for n in range(heads[0], len(lines)) if lines[n].startswith("| learner |")] if heads else []
-    if not tables:
+    if figure.target != figure.run.study.primary_outcome:
         return ""
-    titles = [cell.strip().casefold() for cell in lines[tables[0]].split("|")]
+    lines = [line for line in page.read_text().splitlines() if line.startswith("|")] if page.is_file() else []
+    heads = [n for n, line in enumerate(lines) if line.casefold().startswith("| learner |")]
+    titles = [cell.strip().casefold() for cell in lines[heads[0]].split("|")] if heads else []
     name = metric_of(figure.metric).title.casefold()
     values = []
-    for line in lines[tables[0] + 2 :] if name in titles else []:
-        if not line.startswith("|"):
-            break
+    for line in lines[heads[0] + 2 :] if name in titles else []:
         cells = [cell.strip() for cell in line.split("|")]
+        if len(cells) != len(titles):
+            break
         # references, in italics, are not learners of the study
-        if not cells[1].startswith("*") and cells[titles.index(name)] != MISSING:
+        if re.match(r"(\*\*|[^*])", cells[1]) and cells[titles.index(name)] != MISSING:
             values.append(cells[titles.index(name)])
     best = max if metric_of(figure.metric).larger_is_better else min
     return best(values, key=lambda text: float(text.split()[0]), default="")
