@@ -139,6 +139,14 @@ def test_fields_of_a_pattern_that_the_table_lacks(pattern: str, said: str, tmp_p
         plan_of(tmp_path, "patient,severity", [(f"{s:03}", s % 4) for s in PEOPLE], names, pattern)
 
 
+def test_another_column_of_subjects_is_offered(tmp_path: Path) -> None:
+    visits = ("week0", "week4")
+    rows: Rows = [(f"ABC-Q{3 * s}", 100 + s, visit, (s + i) % 4) for s in PEOPLE for i, visit in enumerate(visits)]
+    names = [f"x/{100 + s}/{visit}/a.png" for s in PEOPLE for visit in visits]
+    with pytest.raises(CasewiseError, match="repeat this with --subject SUBJID"):
+        plan_of(tmp_path, "USUBJID,SUBJID,visit,grade", rows, names)
+
+
 def test_people_of_several_cohorts_are_doubted(tmp_path: Path) -> None:
     names = [f"cohort_{place}/{s:03}.png" for place in "AB" for s in PEOPLE]
     rows: Rows = [(f"{s:03}", place, (s + i) % 4) for s in PEOPLE for i, place in enumerate("AB")]

@@ -18,7 +18,15 @@ from casewise.audit.sentences import fill
 from casewise.audit.subjects import FOUND_PAIRS, STRANGERS
 from casewise.cohort.altered_names import alterations
 from casewise.cohort.checks import FOUND, STORED
-from casewise.cohort.clinical_words import AFTER, BEFORE, SITE, VISIT, plain_words, region_phrases
+from casewise.cohort.clinical_words import (
+    AFTER,
+    BEFORE,
+    SITE,
+    STRONG_SUBJECT,
+    VISIT,
+    plain_words,
+    region_phrases,
+)
 from casewise.cohort.companions import ARE_THESE_IMAGES, LEAVE_OUT, companions_text
 from casewise.cohort.folder_layout import FIELDS, OF_FILES, Pattern, are_batches, batches_text, find_region
 from casewise.cohort.number_columns import clear_decimals
@@ -509,6 +517,17 @@ def _state_days(rows: ImageRows, source: Source, joined: Joined, subject: str) -
         rows.state("day", days, "the names of the visits")
 
 
+def _subject_in_paths(source: Source, images: ImageFiles, joined: Joined) -> str:
+    """Another column of subjects whose names occur in the paths; '' if there is none."""
+    of_paths = {word for path in images.paths for word in words(path)}
+    for name, values in source.cells.items():
+        names = {words(value) for value in values if value}
+        other = name not in joined.columns.values() and Column(name, values).exactly(STRONG_SUBJECT)
+        if other and names and sum(map(of_paths.issuperset, names)) >= len(names) / 2:
+            return name
+    return ""
+
+
 def _no_images(source: Source, images: ImageFiles, joined: Joined) -> CasewiseError:
     cells, shown = source.cells, ""
     unique = [name for name, values in cells.items() if _identifies(Column(name, values))]
@@ -518,6 +537,8 @@ def _no_images(source: Source, images: ImageFiles, joined: Joined) -> CasewiseEr
         absent = {name: values for name in keys if (values := joined.absent.get(name))}
         shown += "".join(f". No path has {name} {names_text(values, 3)}" for name, values in absent.items())
         shown += "".join(f". {doubt.rstrip('.')}" for doubt in joined.doubts)
+        if name := _subject_in_paths(source, images, joined):
+            shown += f". The paths have {name}: repeat this with --subject {name}"
         if "site" in joined.columns:
             site, subject = joined.columns["site"], joined.columns["subject"]
             number = next(iter(cells[subject]), "")
