@@ -140,6 +140,19 @@ def test_hospitals_named_by_words_keep_people_apart(heading: str, pattern: str, 
     assert {row["path"]: (row["subject"], row["grade"]) for row in rows} == expected
 
 
+@pytest.mark.parametrize("written", [("Koeln", "Dusseldorf"), ("köln", "düsseldorf"), ("KOELN", "Duesseldorf")])
+def test_umlauts_of_hospitals_may_be_written_out(written: tuple[str, str], tmp_path: Path) -> None:
+    folders = dict(zip(("Nord", "Süd-West"), written, strict=True))
+    table = by_words("Zentrum", ("Köln", "Düsseldorf"))
+    if "Dusseldorf" in written:  # neither ü nor ue: another name
+        rows = study_by_words(table, tmp_path, lambda site, s, v: f"{folders[site]}/{s}/v{v}.png")
+        assert {row["subject"].partition("-")[0] for row in rows if row["path"]} == {"Köln"}
+        return
+    rows = study_by_words(table, tmp_path, lambda site, s, v: f"{folders[site]}/{s}/v{v}.png")
+    assert len([row for row in rows if row["path"]]) == 36
+    assert {row["subject"].partition("-")[0] for row in rows} == {"Köln", "Düsseldorf"}
+
+
 @pytest.mark.parametrize(
     "absent",
     [

@@ -34,6 +34,7 @@ from casewise.plugins.init.columns import Column
 from casewise.plugins.init.patterns import is_field
 
 _DAYS = {"day": 1.0, "week": 7.0, "month": 365.25 / 12, "year": 365.25}
+_UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss"})
 _SINGLE = ("baseline", "screening")
 _OF_VISITS = {*_DAYS, *_SINGLE, "visit", "time"}
 # Paths that are looked at to find where the names stand, places that are tried for each column, and words of a name.
@@ -85,8 +86,8 @@ def words(text: str, role: str = "") -> Words:
     if role == "visit" and (day := read_dates([plain]).get(plain)):
         return ("date", str(day))
     plain_words = (w.lstrip("0") or "0" if w.isdecimal() else w.casefold() for w in WORD.findall(plain))
-    if role == "region":
-        return tuple(map(unaccented, plain_words))
+    if role in ("region", "site"):  # `Köln` is `Koeln`
+        return tuple(unaccented(w.translate(_UMLAUTS) if role == "site" else w) for w in plain_words)
     named = tuple(UNITS.get(unaccented(w), w) if role == "visit" else w for w in plain_words)
     if role == "visit" and not _OF_VISITS.intersection(named):  # `Follow-up` is `followup`
         runs = itertools.groupby(named, str.isdecimal)
