@@ -6,14 +6,19 @@ Other images are images of another cohort and altered images of held-out cases.
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
 import torch
+from joblib import cpu_count
 
 from casewise.cohort.targets import label_table
 from casewise.errors import TrainingError
@@ -42,6 +47,10 @@ if TYPE_CHECKING:
     from casewise.splits.grouped import Splits
     from casewise.study.schema import Study
     from casewise.training.stages import Learned
+
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -221,8 +230,6 @@ def _small(table: pd.DataFrame) -> pd.DataFrame:
 
 def predict_external(jobs: Sequence[Job], external: PreparedCohort, *, tell: Callable[[int], None]) -> pd.DataFrame:
     """Rows of the stage 'external', one set for each network, stored in the jobs' folders; stored ones are read."""
-    from casewise.inference.predictor import Predictor
-
     study, panels = external.study, external.cohort.panels
     inputs = f"{table_hash(external.cohort, study)} {external.store.address} {study.test_time_augmentation}"
     digest = text_hash(inputs)
@@ -232,17 +239,26 @@ def predict_external(jobs: Sequence[Job], external: PreparedCohort, *, tell: Cal
         with on_threads(predictor.bundle.compute.threads):
             return check(predictor.predict_cases(study, panels, external.store))
 
-    tables = []
-    for done, job in enumerate(jobs, start=1):
+    counter = _Counter(tell)
+
+    def stored(job: Job) -> pd.DataFrame:
         made_from = f"{digest} {job.fingerprint} {job.folder.weights_sha256()}"
-        tables.append(check(job.folder.external_predictions.step(made_from, partial(predicted, job))))
-        tell(done)
-    return pd.concat(tables, ignore_index=True)
+        table = check(job.folder.external_predictions.step(made_from, partial(predicted, job)))
+        counter.add()
+        return table
+
+    tables: dict[str, pd.DataFrame] = {}
+    for of_one in _by_threads([(job, Bundle.open(job.folder.path)) for job in jobs]):
+        members = [job for job, _ in of_one]
+        tables |= dict(zip((job.name for job in members), _side_by_side(stored, members, of_one), strict=True))
+    return pd.concat([tables[job.name] for job in jobs], ignore_index=True)
 
 
 # The most images of a fold's chosen cases, and the most bytes of their altered copies in colour, which are all in
 # memory; at least one case is taken.
 MOST_IMAGES, MOST_BYTES = 300, 2**30
+# Folds or networks that predict side by side, at most, for the sake of memory.
+MOST_AT_ONCE = 4
 
 
 def chosen_panels(study: Study, panels: pd.DataFrame, splits: Splits) -> dict[int, list[int]]:
@@ -305,35 +321,116 @@ def predict_altered(
 
     `tell` receives the number of networks that have predicted.
     """
-    from casewise.inference.predictor import Predictor, prediction_rows
+    names = (UNALTERED, *modality_of(prepared.study).alterations(prepared.study))
+    bundles = [(job, Bundle.open(job.folder.path)) for job in jobs if job.fold in rows_by_fold]
+    counter = _Counter(tell)
 
+    def predicted(fold: tuple[Sequence[int], list[tuple[Job, Bundle]]]) -> list[pd.DataFrame]:
+        return _altered_in_fold(*fold, prepared, names, counter.add) if fold[1] else []
+
+    tables: dict[str, list[pd.DataFrame]] = {}
+    for of_one in _by_threads(bundles):
+        folds = [(rows, [each for each in of_one if each[0].fold == fold]) for fold, rows in rows_by_fold.items()]
+        for (_, members), table in zip(folds, _side_by_side(predicted, folds, of_one), strict=True):
+            share = len(table) // max(1, len(members))
+            tables |= {job.name: table[share * i : share * (i + 1)] for i, (job, _) in enumerate(members)}
+    return pd.concat(
+        [table for fold in rows_by_fold for job in jobs if job.fold == fold for table in tables[job.name]],
+        ignore_index=True,
+    )
+
+
+def _by_threads(bundles: Sequence[tuple[Job, Bundle]]) -> list[list[tuple[Job, Bundle]]]:
+    """Jobs in groups that compute with one number of threads."""
+    groups: dict[int, list[tuple[Job, Bundle]]] = {}
+    for each in bundles:
+        groups.setdefault(each[1].compute.threads, []).append(each)
+    return list(groups.values())
+
+
+class _Counter:
+    """Tells how many are done, whichever thread has done them."""
+
+    def __init__(self, tell: Callable[[int], None]) -> None:
+        self._tell, self._done, self._lock = tell, 0, threading.Lock()
+
+    def add(self) -> None:
+        """Count one more."""
+        with self._lock:
+            self._done += 1
+            self._tell(self._done)
+
+
+def at_once(bundles: Sequence[Bundle], count: int) -> int:
+    """How many of so many folds or networks predict side by side: as many as there are cores for their threads.
+
+    One after another on a GPU. All have the same number of threads.
+    """
+    if any(bundle.compute.device != "cpu" for bundle in bundles):
+        return 1
+    threads = max(bundle.compute.threads for bundle in bundles) or cpu_count()
+    return max(1, min(count, MOST_AT_ONCE, cpu_count() // threads))
+
+
+def _side_by_side(
+    work: Callable[[_Item], _Result], items: Sequence[_Item], bundles: Sequence[tuple[Job, Bundle]]
+) -> list[_Result]:
+    """The results of all items in their order; each has the threads of its networks, so that its bits stay."""
+    of_items = [bundle for _, bundle in bundles]
+    if (several := at_once(of_items, len(items))) == 1:
+        return [work(item) for item in items]
+    # the limit of a library is one of the process: it must be the same before, during and after each item
+    with on_threads(of_items[0].compute.threads), ThreadPoolExecutor(several) as pool:
+        return list(pool.map(work, items))
+
+
+def seconds_a_panel(jobs: Sequence[Job], prepared: PreparedCohort, rows: Sequence[int], folds: int) -> float | None:
+    """The seconds in which the jobs of one fold, which read the features of panels, predict a further panel.
+
+    So many folds are busy side by side, as later. None with fewer than two `rows`.
+    """
+    bundles = [(job, Bundle.open(job.folder.path)) for job in jobs]
+    if len(rows) < 2 or not bundles:
+        return None
+
+    def seconds(panels: Sequence[int]) -> float:
+        began = time.monotonic()
+        _altered_in_fold(panels, bundles, prepared, (UNALTERED,), lambda: None)
+        return time.monotonic() - began
+
+    # the first time libraries and weights are read
+    _, one, several = (
+        fmean(_side_by_side(seconds, [panels] * folds, bundles)) for panels in (rows[:1], rows[:1], rows)
+    )
+    return max(0.0, several - one) / (len(rows) - 1)
+
+
+def _altered_in_fold(
+    rows: Sequence[int],
+    bundles: Sequence[tuple[Job, Bundle]],
+    prepared: PreparedCohort,
+    names: Sequence[str],
+    predicted: Callable[[], None],
+) -> list[pd.DataFrame]:
+    """The rows of networks of one fold, by network, then alteration; features are shared."""
     study, panels = prepared.study, prepared.cohort.panels
-    modality = modality_of(study)
-    names = (UNALTERED, *modality.alterations(study))
-    tables, done = [], 0
     stage = "validation" if study.split.holdout else "oof"
-    for fold, rows in rows_by_fold.items():
-        inputs = {name: modality.altered(prepared, rows, name) for name in names}
-        parts, features = SharedParts(), dict[str, JointFeatures]()
-        of_fold = [(job, Bundle.open(job.folder.path)) for job in jobs if job.fold == fold]
-        on_features = [(job, Predictor.from_bundle(bundle, parts)) for job, bundle in of_fold if bundle.shares_features]
-        loaded = {job.model: predictor for job, predictor in on_features}
-        for job, bundle in of_fold:
-            predictor = loaded.get(job.model) or Predictor.from_bundle(bundle)
-            learner_panels = study.of_learner(job.model).panels
-            for name, dataset in inputs.items():
-                data: Any = dataset(bundle.fitted).arranged(learner_panels)
-                with on_threads(bundle.compute.threads):
-                    if job.model in loaded:
-                        alike = json.dumps(
-                            [name, learner_panels.model_dump(mode="json"), bundle.fitted], sort_keys=True
-                        )
-                        if alike not in features:
-                            features[alike] = JointFeatures([each.network for each in loaded.values()], data)
-                        data = features[alike].of(predictor.network)
-                    values = predictor.predict(data)
-                table = prediction_rows(panels.iloc[rows], study, values, stage=stage, model=job.model, fold=fold)
-                tables.append(table.drop(columns="distance").assign(alteration=name))
-            done += 1
-            tell(done)
-    return pd.concat(tables, ignore_index=True)
+    inputs = {name: modality_of(study).altered(prepared, rows, name) for name in names}
+    parts, features, tables = SharedParts(), dict[str, JointFeatures](), []
+    loaded = {job.model: Predictor.from_bundle(bundle, parts) for job, bundle in bundles if bundle.shares_features}
+    for job, bundle in bundles:
+        predictor = loaded.get(job.model) or Predictor.from_bundle(bundle)
+        learner_panels = study.of_learner(job.model).panels
+        for name, dataset in inputs.items():
+            data: Any = dataset(bundle.fitted).arranged(learner_panels)
+            with on_threads(bundle.compute.threads):
+                if job.model in loaded:
+                    alike = json.dumps([name, learner_panels.model_dump(mode="json"), bundle.fitted], sort_keys=True)
+                    if alike not in features:
+                        features[alike] = JointFeatures([each.network for each in loaded.values()], data)
+                    data = features[alike].of(predictor.network)
+                values = predictor.predict(data)
+            table = prediction_rows(panels.iloc[rows], study, values, stage=stage, model=job.model, fold=job.fold)
+            tables.append(table.drop(columns="distance").assign(alteration=name))
+        predicted()
+    return tables
