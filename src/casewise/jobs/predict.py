@@ -6,14 +6,18 @@ Other images are images of another cohort and altered images of held-out cases.
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
 import torch
+from joblib import cpu_count
 
 from casewise.cohort.targets import label_table
 from casewise.errors import TrainingError
@@ -42,6 +46,10 @@ if TYPE_CHECKING:
     from casewise.splits.grouped import Splits
     from casewise.study.schema import Study
     from casewise.training.stages import Learned
+
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -221,8 +229,6 @@ def _small(table: pd.DataFrame) -> pd.DataFrame:
 
 def predict_external(jobs: Sequence[Job], external: PreparedCohort, *, tell: Callable[[int], None]) -> pd.DataFrame:
     """Rows of the stage 'external', one set for each network, stored in the jobs' folders; stored ones are read."""
-    from casewise.inference.predictor import Predictor
-
     study, panels = external.study, external.cohort.panels
     inputs = f"{table_hash(external.cohort, study)} {external.store.address} {study.test_time_augmentation}"
     digest = text_hash(inputs)
@@ -232,12 +238,16 @@ def predict_external(jobs: Sequence[Job], external: PreparedCohort, *, tell: Cal
         with on_threads(predictor.bundle.compute.threads):
             return check(predictor.predict_cases(study, panels, external.store))
 
-    tables = []
-    for done, job in enumerate(jobs, start=1):
+    counted = _Counted(tell)
+
+    def stored(job: Job) -> pd.DataFrame:
         made_from = f"{digest} {job.fingerprint} {job.folder.weights_sha256()}"
-        tables.append(check(job.folder.external_predictions.step(made_from, partial(predicted, job))))
-        tell(done)
-    return pd.concat(tables, ignore_index=True)
+        table = check(job.folder.external_predictions.step(made_from, partial(predicted, job)))
+        counted.add()
+        return table
+
+    bundles = [Bundle.open(job.folder.path) for job in jobs]
+    return pd.concat(_side_by_side(stored, jobs, bundles), ignore_index=True)
 
 
 # The most images of a fold's chosen cases, and the most bytes of their altered copies in colour, which are all in
@@ -305,35 +315,88 @@ def predict_altered(
 
     `tell` receives the number of networks that have predicted.
     """
-    from casewise.inference.predictor import Predictor, prediction_rows
+    names = (UNALTERED, *modality_of(prepared.study).alterations(prepared.study))
+    of_folds = [[(job, Bundle.open(job.folder.path)) for job in jobs if job.fold == fold] for fold in rows_by_fold]
+    counted = _Counted(tell)
 
+    def predicted(fold: tuple[list[tuple[Job, Bundle]], Sequence[int]]) -> list[pd.DataFrame]:
+        return _altered_of_fold(*fold, prepared, names, counted.add)
+
+    bundles = [bundle for of_fold in of_folds for _, bundle in of_fold]
+    tables = _side_by_side(predicted, list(zip(of_folds, rows_by_fold.values(), strict=True)), bundles)
+    return pd.concat([table for of_fold in tables for table in of_fold], ignore_index=True)
+
+
+class _Counted:
+    """Tells how many are done, whichever thread has done them."""
+
+    def __init__(self, tell: Callable[[int], None]) -> None:
+        self._tell, self._done, self._lock = tell, 0, threading.Lock()
+
+    def add(self) -> None:
+        """Count one more."""
+        with self._lock:
+            self._done += 1
+            self._tell(self._done)
+
+
+def at_once(bundles: Sequence[Bundle], count: int) -> int:
+    """How many of so many folds or networks predict side by side: as many as there are cores for their threads.
+
+    One after another on a GPU, and where the networks have different numbers of threads.
+    """
+    threads = {bundle.compute.threads for bundle in bundles}
+    if len(threads) != 1 or any(bundle.compute.device != "cpu" for bundle in bundles):
+        return 1
+    return max(1, min(count, cpu_count() // (min(threads) or cpu_count())))
+
+
+def _side_by_side(work: Callable[[_Item], _Result], items: Sequence[_Item], bundles: Sequence[Bundle]) -> list[_Result]:
+    """The results of all items in their order; each has the threads of its networks, so that its bits stay."""
+    if (several := at_once(bundles, len(items))) == 1:
+        return [work(item) for item in items]
+    # the limit of a library is one of the process: it must be the same before, during and after each item
+    with on_threads(bundles[0].compute.threads), ThreadPoolExecutor(several) as pool:
+        return list(pool.map(work, items))
+
+
+def seconds_of_features(jobs: Sequence[Job], prepared: PreparedCohort, rows: Sequence[int]) -> float:
+    """The seconds in which all jobs of one fold, which read the features of panels, predict a further panel."""
+    of_fold = [(job, Bundle.open(job.folder.path)) for job in jobs]
+    seconds = []
+    for some in (rows[:1], rows):
+        began = time.monotonic()
+        _altered_of_fold(of_fold, some, prepared, (UNALTERED,), lambda: None)
+        seconds.append(time.monotonic() - began)
+    return max(0.0, seconds[1] - seconds[0]) / max(1, len(rows) - 1)
+
+
+def _altered_of_fold(
+    of_fold: Sequence[tuple[Job, Bundle]],
+    rows: Sequence[int],
+    prepared: PreparedCohort,
+    names: Sequence[str],
+    predicted: Callable[[], None],
+) -> list[pd.DataFrame]:
+    """The rows of the networks of one fold, by network and alteration; features are shared."""
     study, panels = prepared.study, prepared.cohort.panels
-    modality = modality_of(study)
-    names = (UNALTERED, *modality.alterations(study))
-    tables, done = [], 0
     stage = "validation" if study.split.holdout else "oof"
-    for fold, rows in rows_by_fold.items():
-        inputs = {name: modality.altered(prepared, rows, name) for name in names}
-        parts, features = SharedParts(), dict[str, JointFeatures]()
-        of_fold = [(job, Bundle.open(job.folder.path)) for job in jobs if job.fold == fold]
-        on_features = [(job, Predictor.from_bundle(bundle, parts)) for job, bundle in of_fold if bundle.shares_features]
-        loaded = {job.model: predictor for job, predictor in on_features}
-        for job, bundle in of_fold:
-            predictor = loaded.get(job.model) or Predictor.from_bundle(bundle)
-            learner_panels = study.of_learner(job.model).panels
-            for name, dataset in inputs.items():
-                data: Any = dataset(bundle.fitted).arranged(learner_panels)
-                with on_threads(bundle.compute.threads):
-                    if job.model in loaded:
-                        alike = json.dumps(
-                            [name, learner_panels.model_dump(mode="json"), bundle.fitted], sort_keys=True
-                        )
-                        if alike not in features:
-                            features[alike] = JointFeatures([each.network for each in loaded.values()], data)
-                        data = features[alike].of(predictor.network)
-                    values = predictor.predict(data)
-                table = prediction_rows(panels.iloc[rows], study, values, stage=stage, model=job.model, fold=fold)
-                tables.append(table.drop(columns="distance").assign(alteration=name))
-            done += 1
-            tell(done)
-    return pd.concat(tables, ignore_index=True)
+    inputs = {name: modality_of(study).altered(prepared, rows, name) for name in names}
+    parts, features, tables = SharedParts(), dict[str, JointFeatures](), []
+    loaded = {job.model: Predictor.from_bundle(bundle, parts) for job, bundle in of_fold if bundle.shares_features}
+    for job, bundle in of_fold:
+        predictor = loaded.get(job.model) or Predictor.from_bundle(bundle)
+        learner_panels = study.of_learner(job.model).panels
+        for name, dataset in inputs.items():
+            data: Any = dataset(bundle.fitted).arranged(learner_panels)
+            with on_threads(bundle.compute.threads):
+                if job.model in loaded:
+                    alike = json.dumps([name, learner_panels.model_dump(mode="json"), bundle.fitted], sort_keys=True)
+                    if alike not in features:
+                        features[alike] = JointFeatures([each.network for each in loaded.values()], data)
+                    data = features[alike].of(predictor.network)
+                values = predictor.predict(data)
+            table = prediction_rows(panels.iloc[rows], study, values, stage=stage, model=job.model, fold=job.fold)
+            tables.append(table.drop(columns="distance").assign(alteration=name))
+        predicted()
+    return tables

@@ -37,6 +37,8 @@ REPORT, REPORT_CASE = 4.0, 0.005
 READING = 0.1
 # Predictions of training panels after a training (`casewise.jobs.predict`).
 DISTANCE_PANELS = 1000
+# Panels whose features are read to measure how long it takes.
+TRIED_PANELS = 4
 # Of work, by which it is measured how busy the machine is.
 SPUN = 0.4
 # The share of the budget above which fewer cases have their images altered, and the fewest of them.
@@ -53,12 +55,17 @@ class Speed:
         paces: the pace of each network; one that could not be tried has none.
         workers: jobs side by side.
         slow: how many times longer this process takes than the processor works for it.
+        features: seconds in which one process reads the features of a panel for all baselines of a fold; None if it
+            was not measured.
+        folds: that predict side by side.
     """
 
     before: float
     paces: Mapping[str, Pace]
     workers: int
     slow: float
+    features: float | None = None
+    folds: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,13 +78,16 @@ class RunCases:
     pretraining: tuple[Study, int] | None = None
 
 
-def within_budget(inputs: RunInputs, jobs: Sequence[Job], job_inputs: JobInputs, outside: int, show: Show) -> Study:
+def within_budget(
+    inputs: RunInputs, jobs: Sequence[Job], fitted: Sequence[Job], job_inputs: JobInputs, outside: int, show: Show
+) -> Study:
     """The study with as many epochs of its networks as fit into the budget of its plan; unchanged without a plan.
 
     It has no networks if too few fit.
 
     Args:
         jobs: the networks' jobs, all still to begin unless a forecast is recorded.
+        fitted: the jobs of the baselines.
         outside: the number of panels of the external cohort.
     """
     study, folder = inputs.study, inputs.folder
@@ -88,7 +98,7 @@ def within_budget(inputs: RunInputs, jobs: Sequence[Job], job_inputs: JobInputs,
         return _trained(study, planned.forecast)
     with show.bar("budget") as bar:
         bar(0, 1, "measuring the speed of the networks")
-        speed = _measured_speed(inputs, jobs, job_inputs)
+        speed = _measured_speed(inputs, jobs, fitted, job_inputs)
     other = job_inputs.pretraining
     pretraining = (other.study, len(other.cohort.panels)) if other else None
     planned = with_forecast(study, planned, RunCases(inputs.cohort, inputs.splits, outside, pretraining), speed)
@@ -157,12 +167,20 @@ def _time_in_words(seconds: float, forecast: recipe_plan.Forecast, budget: float
     return f"this command used {duration(seconds)}, {more}; {expected}"
 
 
-def _measured_speed(inputs: RunInputs, jobs: Sequence[Job], job_inputs: JobInputs) -> Speed:
+def _measured_speed(inputs: RunInputs, jobs: Sequence[Job], fitted: Sequence[Job], job_inputs: JobInputs) -> Speed:
+    from casewise.inference.bundle import Bundle
     from casewise.jobs.execution import measured_paces
+    from casewise.jobs.predict import at_once, chosen_panels, seconds_of_features
 
     paces, workers = measured_paces(jobs, job_inputs, inputs.folder)
-    slow = slowness()
-    return Speed(clock() - inputs.began, paces, workers, slow)
+    slow, features, folds = slowness(), None, 1
+    bundles = [Bundle.open(job.folder.path) for job in fitted if job.finished]
+    rows = next(iter(chosen_panels(inputs.study, inputs.cohort.panels, inputs.splits).items()), None)
+    if rows and len(bundles) == len(fitted) and any(bundle.shares_features for bundle in bundles):
+        of_fold = [job for job, b in zip(fitted, bundles, strict=True) if job.fold == rows[0] and b.shares_features]
+        features = seconds_of_features(of_fold, inputs.prepared, rows[1][:TRIED_PANELS])
+        folds = at_once(bundles, inputs.splits.folds)
+    return Speed(clock() - inputs.began, paces, workers, slow, features, folds)
 
 
 def _forecast(study: Study, facts: recipe_plan.PlanFacts, cases: RunCases, speed: Speed) -> recipe_plan.Forecast:
@@ -183,8 +201,9 @@ def _forecast(study: Study, facts: recipe_plan.PlanFacts, cases: RunCases, speed
     pretraining = share * _pretraining(cases, paces)
     # only this process computes what follows, not several that share the processor
     alone = {name: replace(pace, predict=pace.predict * slow / pace.busy, busy=slow) for name, pace in paces.items()}
-    external = _predicting(study, facts, alone, cases.external) if cases.external else 0.0
-    altered, after = _altered(study, facts, cases, alone), slow * (REPORT + REPORT_CASE * len(cases.cohort.cases))
+    speed = replace(speed, paces=alone)
+    external = _predicting(study, facts, speed, cases.external) if cases.external else 0.0
+    altered, after = _altered(study, facts, cases, speed), slow * (REPORT + REPORT_CASE * len(cases.cohort.cases))
     if fewer := _fewer_altered(study, altered, facts.budget):
         altered *= fewer / study.evaluation.counterfactual_cases
     longer = sum(phase.epochs for phase in study.recipe.phases) / recipe_plan.MOST_EPOCHS
@@ -224,7 +243,7 @@ def _pretraining(cases: RunCases, paces: Mapping[str, Pace]) -> float:
     return sum(panels * (recipe.epochs * pace.pretrain + probe * pace.predict) for pace in paces.values())
 
 
-def _altered(study: Study, facts: recipe_plan.PlanFacts, cases: RunCases, paces: Mapping[str, Pace]) -> float:
+def _altered(study: Study, facts: recipe_plan.PlanFacts, cases: RunCases, speed: Speed) -> float:
     """The seconds in which each learner predicts altered images of cases of its fold."""
     from casewise.jobs.predict import chosen_panels
 
@@ -232,21 +251,19 @@ def _altered(study: Study, facts: recipe_plan.PlanFacts, cases: RunCases, paces:
     if not (alterations and study.evaluation.counterfactual_cases):
         return 0.0
     panels = sum(map(len, chosen_panels(study, cases.cohort.panels, cases.splits).values()))
-    return _predicting(study, facts, paces, panels / facts.folds * (1 + len(alterations)), passes=1)
+    return _predicting(study, facts, speed, panels / facts.folds * (1 + len(alterations)), passes=1)
 
 
-def _predicting(
-    study: Study, facts: recipe_plan.PlanFacts, paces: Mapping[str, Pace], panels: float, *, passes: int = 2
-) -> float:
-    """The seconds in which each learner of each fold is read and predicts this many panels, one after another.
+def _predicting(study: Study, facts: recipe_plan.PlanFacts, speed: Speed, panels: float, *, passes: int = 2) -> float:
+    """The seconds in which each learner of each fold is read and predicts this many panels, some folds side by side.
 
     Two baselines read the features of each encoder, which takes two `passes` unless they share them.
     """
-    predicting = sum(paces[name].predict for name in study.trained) + passes * relative_cost(facts) * encoding(
-        facts, paces
-    )
+    paces = speed.paces
+    features = relative_cost(facts) * encoding(facts, paces) if speed.features is None else speed.features
+    predicting = sum(paces[name].predict for name in study.trained) + passes * features
     busy = max(pace.busy for pace in paces.values())
-    return facts.folds * (panels * predicting + busy * READING * len(study.learners))
+    return math.ceil(facts.folds / speed.folds) * (panels * predicting + busy * READING * len(study.learners))
 
 
 def relative_cost(facts: recipe_plan.PlanFacts) -> float:

@@ -526,7 +526,7 @@ def in_words(study: Study, planned: RecipePlan) -> str:
 
 def forecast_in_words(forecast: Forecast, facts: PlanFacts) -> str:
     """How long the run was expected to take, and if it is longer than the budget, by how much and why."""
-    if not forecast.epoch:
+    if not forecast.epoch and forecast.reason != "left":
         unknown = "the speed of the networks could not be measured, so the run may take longer than the budget"
         return f"{forecast.decided}: {unknown}"
     parts = forecast_parts(forecast)

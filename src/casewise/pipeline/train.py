@@ -116,7 +116,8 @@ def _in_time(
     from casewise.jobs.plan import expand
 
     outside = len(external.cohort.panels) if external else 0
-    study = within_budget(inputs, _by_steps(jobs)[1], job_inputs, outside, show)
+    fitted, networks = _by_steps(jobs)
+    study = within_budget(inputs, networks, fitted, job_inputs, outside, show)
     if study is inputs.study:
         return study, jobs, job_inputs
     inputs.folder.study.write(study.model_dump(mode="json"))
