@@ -75,7 +75,7 @@ evidence: $(VENV)/.bench
 auto: tools
 	$(BIN)/python benchmarks/auto.py $(AUTO) $(if $(DATA),--data $(DATA)) $(if $(WEIGHTS),--weights $(WEIGHTS)) \
 		--handwritten runs --output docs/results/auto.md
-	$(if $(AUTO),,$(BIN)/python benchmarks/peers.py --runs runs/auto --record)
+	$(BIN)/python benchmarks/peers.py --runs runs/auto --record
 
 # The time that planned runs use, of the time that they may use: half an hour
 # Budgets that limit the epochs on a quiet machine: make budget SKIN=48 FILMS=600 MINUTES=1

@@ -2,7 +2,8 @@
 
     python benchmarks/auto.py [NAME ...] [--data ../shared/data] [--runs runs/auto] [--handwritten runs] [--output FILE]
 
-Each study runs in `--runs`/NAME; a finished one is not run again. The page has all studies that are finished. Figures
+Each study runs in `--runs`/NAME; a finished one is not run again. Its rows of the page are kept in benchmarks/auto with
+the commit of their code, so that packs may be run on different days: the page has all packs that have rows. Figures
 are compared with the aims of the project and never asserted. `--handwritten` has the run folders of the studies with a
 recipe, by their names; without one, the figures of its page in docs/results are shown if there is one.
 
@@ -12,7 +13,8 @@ The head of the page follows.
 
 Each study is at most eleven lines long. It states no recipe, no network and no size of images, except that of the
 planes of scans ([planned recipes](../explanation-plan.md)). Figures are from cases that no model was trained on: out of
-fold, or from the test set where the pack has an official one. In brackets 95 % intervals by subject. The reported
+fold, or from the test set where the pack has an official one. The packs were run on different days: the table of times
+names the version and the commit of each. In brackets 95 % intervals by subject. The reported
 learner was stated in advance. The best baseline and the best network were chosen by their figures out of fold, which is
 to their advantage. Differences are paired: both learners on the same cases and resamples of subjects. Intervals of
 differences from a baseline hold for all pairs of learners of the study at once, except that of the primary comparison,
@@ -59,11 +61,14 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -78,6 +83,7 @@ from casewise.analysis.run import Run
 from casewise.errors import CasewiseError
 from casewise.evaluation.figures import Figures
 from casewise.evaluation.judges import Judgement
+from casewise.files import checksum, json_hash, write_json
 from casewise.metrics.registry import metric_of
 from casewise.plugins.init.own_data import plan_study
 from casewise.predictions.table import SAMPLE_KEY
@@ -86,7 +92,11 @@ from casewise.study.schema import Study
 from casewise.targets import kind_named
 
 ROOT = Path(__file__).resolve().parents[1]
+# The rows of the packs that were run, and the predictions of version 1.0.0 on the same cases.
+RECORDS = Path(__file__).with_name("auto")
+BEFORE, BEFORE_VERSION = Path(__file__).with_name("auto_before.npz"), "1.0.0"
 MISSING = "–"
+TEST = 0  # the fold of the test set
 # Packs that are folders of images without a table, which `casewise init` writes.
 FOLDERS = {"skin": "photographs-skin/images"}
 # The studies with a recipe of the same pack.
@@ -116,6 +126,8 @@ AIMS: list[tuple[str, str, str, str, float | None]] = [
     ("covid-cxr", "label", "auroc", "oof", 0.94),
     ("covid-cxr", "label", "accuracy", "oof", 0.83),
 ]
+# By how much the reported learner may be below its best part: 1 % of a mean absolute error, else this difference.
+TOLERANCE, TOLERANCE_MAE = 0.003, 0.01
 CONTROLS = {name for name, *_, aim in AIMS if aim is None}
 STAGES = {"test": "test set", "oof": "out of fold"}
 SHOWN = {"classification": ("auroc", "accuracy"), "ordinal": ("kappa_quadratic",), "regression": ("mae",)}
@@ -196,6 +208,28 @@ class Figure:
         chosen_on = "oof" if "oof" in self.run.results.stages else self.stage
         values = {name: entry["value"] for name in learners if (entry := self.of(name, merit, chosen_on))}
         return max(values, key=lambda name: values[name]) if values else None
+
+
+def folds_of(run: Run) -> dict[str, int]:
+    """The fold of each subject, from 1; `TEST` of the test set."""
+    return {name: TEST if side == "test" else int(side) for name, side in run.files.splits.read()["subjects"].items()}
+
+
+def cases_of(study: Study, cohort: pd.DataFrame, side: Mapping[str, int], target: str) -> pd.DataFrame:
+    """One row for each image with a label: path without the leading slash, subject, fold (`TEST`: test set), label."""
+    values = cohort[target].astype(float)
+    names = study.classes_of(target)
+    labels = [names[int(value)] if names and value == value else value for value in values]
+    absolute = [Path(path).resolve().as_posix().lstrip("/") for path in cohort["path"]]
+    folds = [side[str(subject)] for subject in cohort["subject"]]
+    columns = {"path": absolute, "subject": cohort["subject"].astype(str), "fold": folds, "label": labels}
+    table = cohort[["case"]].assign(**columns, image=cohort["path"].astype(str))
+    return table[values.notna().to_numpy()].reset_index(drop=True)
+
+
+def split_of(table: pd.DataFrame) -> str:
+    """What identifies images, labels and folds, wherever the images lie."""
+    return json_hash(table.drop(columns="path").to_csv(index=False))
 
 
 def figures(name: str, run: Run) -> Iterator[Figure]:
@@ -339,58 +373,127 @@ def handwritten_rows(shown: Sequence[Figure], folder: Path | None, pages: Path) 
 def on_page(page: Path, figure: Figure) -> str:
     """The best figure of the learners of a results page, with its interval; empty if the page does not have it.
 
-    Pages have the figures of the test set, if there is one.
+    Pages have one table of learners, of the primary outcome, on the test set if there is one.
     """
-    lines = page.read_text().splitlines() if page.is_file() else []
-    heads = [n for n, line in enumerate(lines) if line == f"## {figure.target}"]
-    tables = [n for n in range(heads[0], len(lines)) if lines[n].startswith("| learner |")] if heads else []
-    if not tables:
+    if figure.target != figure.run.study.primary_outcome:
         return ""
-    titles = [cell.strip().casefold() for cell in lines[tables[0]].split("|")]
+    lines = [line for line in page.read_text().splitlines() if line.startswith("|")] if page.is_file() else []
+    heads = [n for n, line in enumerate(lines) if line.casefold().startswith("| learner |")]
+    titles = [cell.strip().casefold() for cell in lines[heads[0]].split("|")] if heads else []
     name = metric_of(figure.metric).title.casefold()
     values = []
-    for line in lines[tables[0] + 2 :] if name in titles else []:
-        if not line.startswith("|"):
-            break
+    for line in lines[heads[0] + 2 :] if name in titles else []:
         cells = [cell.strip() for cell in line.split("|")]
+        if len(cells) != len(titles):
+            break
         # references, in italics, are not learners of the study
-        if not cells[1].startswith("*") and cells[titles.index(name)] != MISSING:
+        if re.match(r"(\*\*|[^*])", cells[1]) and cells[titles.index(name)] != MISSING:
             values.append(cells[titles.index(name)])
     best = max if metric_of(figure.metric).larger_is_better else min
     return best(values, key=lambda text: float(text.split()[0]), default="")
 
 
-def aim_rows(shown: Sequence[Figure], untouched: Sequence[list[str]]) -> Iterator[list[str]]:
-    """Every aim, beside the figure that was reached, and that of `untouched_rows`."""
-    halves = {(name, target, title): planned for name, target, title, planned, *_ in untouched}
-    by_key = {(figure.name, figure.target, figure.metric, figure.stage): figure for figure in shown}
+def aim_rows(pack: str, shown: Sequence[Figure], untouched: Sequence[list[str]]) -> Iterator[list[str]]:
+    """Every aim of a pack, beside the figure that was reached, and that of `untouched_rows`."""
+    halves = {(target, title): planned for _, target, title, planned, *_ in untouched}
+    by_key = {(figure.target, figure.metric, figure.stage): figure for figure in shown}
     for name, target, metric, stage, aim in AIMS:
-        larger = metric_of(metric).larger_is_better
-        text = "at chance" if aim is None else f"{'≥' if larger else '≤'} {aim:g}"
-        figure = by_key.get((name, target, metric, stage))
-        if figure is None:
-            yield [name, target, STAGES[stage], metric_of(metric).title, text, MISSING, "not run", ""]
+        if name != pack:
             continue
-        value = figure.estimate["value"]
+        figure = by_key.get((target, metric, stage))
+        if figure is None:
+            yield [*aim_cells(name, target, metric, stage, aim), MISSING, "not evaluated", ""]
+            continue
+        larger, value = metric_of(metric).larger_is_better, figure.estimate["value"]
         reached = figure.chance == "at chance" if aim is None else (value >= aim if larger else value <= aim)
         decided = ("yes" if reached else "no") + (CHOSEN_HERE if (name, stage) in CHOSEN else "")
+        half = halves.get((target, metric_of(metric).title), "") if stage == "oof" else ""
         estimate = with_interval(figure.estimate, metric)
-        half = halves.get((name, target, metric_of(metric).title), "") if stage == "oof" else ""
-        yield [name, target, STAGES[stage], metric_of(metric).title, text, estimate, decided, half]
+        yield [*aim_cells(name, target, metric, stage, aim), estimate, decided, half]
 
 
-def added_lines(shown: Sequence[Figure]) -> Iterator[str]:
-    """Whether the planned run has the aimed difference from its best baseline, and on which packs it is below it."""
+def aim_cells(name: str, target: str, metric: str, stage: str, aim: float | None) -> list[str]:
+    """The first cells of the line of an aim."""
+    text = "at chance" if aim is None else f"{'≥' if metric_of(metric).larger_is_better else '≤'} {aim:g}"
+    return [name, target, STAGES[stage], metric_of(metric).title, text]
+
+
+def part_rows(shown: Sequence[Figure]) -> Iterator[list[str]]:
+    """The reported learner beside its best part, chosen by the same figures, in the merit of each target."""
     from casewise.study.learners import baselines_among
 
-    gaps: dict[str, float] = {}
+    for figure in shown:
+        run, stage = figure.run, figure.stage
+        parts = [*baselines_among(run.results.learners(stage)), *run.study.networks]
+        values = {name: entry["value"] for name in parts if (entry := figure.of(name))}
+        if figure.metric == "accuracy" or not values:
+            continue
+        larger = metric_of(figure.metric).larger_is_better
+        best = (max if larger else min)(values, key=lambda name: values[name])
+        gap = figure.estimate["value"] - values[best]
+        allowed = -TOLERANCE if larger else TOLERANCE_MAE * values[best]
+        within = gap >= allowed if larger else gap <= allowed
+        estimate = with_interval(figure.of(best), figure.metric)
+        yield [*figure.cells, best, estimate, f"{gap:+.3f}", "yes" if within else "**no**"]
+
+
+def within_lines(parts: Sequence[list[str]]) -> str:
+    """How many targets are within the tolerance of their best part, and which are not."""
+    beyond = [f"{name} ({target}, {cases})" for name, target, cases, *_, within in parts if within != "yes"]
+    text = f"At most {TOLERANCE} below the best part (mean absolute error: {TOLERANCE_MAE:.0%} above it): "
+    text += f"{len(parts) - len(beyond)} of {len(parts)} figures"
+    return text + (f"; not {', '.join(beyond)}." if beyond else ".") + " The best part is known only afterwards."
+
+
+def before_rows(shown: Sequence[Figure]) -> Iterator[list[str]]:
+    """The planned run beside that of an earlier version, where cases and folds are the same."""
+    recorded = np.load(BEFORE)
+    for figure in shown:
+        facts = json.loads(str(recorded["facts"])).get(figure.name)
+        if facts is None or (figure.target, figure.stage) != (facts["target"], facts["stage"]):
+            continue
+        now, run = reference(figure), figure.run
+        split = split_of(cases_of(run.study, run.files.cohort.read(), folds_of(run), figure.target))
+        if json_hash("\n".join(now["key"])) != facts["keys"] or split != facts["split"]:
+            yield [*figure.cells, "other cases or folds", MISSING, "not known"]
+            continue
+        before = now.assign(model="before", y_pred=recorded[f"{figure.name}_y"].astype(float))
+        if f"{figure.name}_p" in recorded:
+            shares = recorded[f"{figure.name}_p"].astype(float)
+            before = before.assign(**{f"p{n}": shares[:, n] for n in range(shares.shape[1])})
+        rows = pd.concat([now.assign(model="now"), before]).drop(columns="key")
+        both = judged(figure.run.study, rows, figure.target)
+        entry = asdict(both.metrics["before"][figure.metric])
+        gap = difference(both.compare(), figure.metric, "now", "before")
+        text = with_interval(gap, figure.metric, key="difference", sign="+")
+        yield [*figure.cells, with_interval(entry, figure.metric), text, worse(gap, figure.metric)]
+
+
+def reference(figure: Figure) -> pd.DataFrame:
+    """The rows of the reported learner, in the order of the names of cases and images, which are their `key`."""
+    from casewise.analysis.plots import choose
+
+    rows = choose(figure.run, figure.learner, figure.target, figure.stage).rows
+    return rows.assign(key=rows["case"] + "|" + rows["image"]).sort_values("key")
+
+
+def gain_of(shown: Sequence[Figure]) -> float | None:
+    """The AUROC of the primary outcome minus that of the best baseline; None for controls and other metrics."""
+    from casewise.study.learners import baselines_among
+
     for figure in shown:
         primary = figure.target == figure.run.study.primary_outcome
         if figure.stage != "oof" or not primary or figure.metric != "auroc" or figure.name in CONTROLS:
             continue
         baseline = figure.best(baselines_among(figure.run.results.learners("oof")))
         if baseline and (gap := from_baseline(figure, baseline)):
-            gaps[figure.name] = gap["difference"]
+            return float(gap["difference"])
+    return None
+
+
+def added_lines(gains: Mapping[str, float | None]) -> Iterator[str]:
+    """Whether planned runs have the aimed difference from their best baseline, and on which packs they are below it."""
+    gaps = {name: gap for name, gap in gains.items() if gap is not None}
     enough = [f"{name} {gap:+.3f}" for name, gap in gaps.items() if gap >= LEAST_GAIN]
     below = [f"{name} {gap:+.3f}" for name, gap in gaps.items() if gap < 0]
     reached = "reached" if len(enough) >= FEWEST_PACKS and not below else "not reached"
@@ -400,15 +503,13 @@ def added_lines(shown: Sequence[Figure]) -> Iterator[str]:
     yield f"{', '.join(below) or 'none'}."
 
 
-def cost_rows(runs: dict[str, Run]) -> Iterator[list[str]]:
-    """Sizes, training time and the plan of every run."""
-    for name, run in runs.items():
-        plan = run.files.plan_page.path
-        words = plan.read_text().splitlines()[0].removeprefix("# ") if plan.is_file() else MISSING
-        images, table = run.files.cohort.read(), run.rows
-        subjects = f"{table['subject'].nunique():,}" if run.study.subjects_known else "not known"
-        counts = [f"{len(images):,}", subjects]
-        yield [name, *counts, clock(training_seconds(run)), words]
+def cost_cells(name: str, run: Run) -> list[str]:
+    """Sizes, training time and the plan of a run."""
+    plan = run.files.plan_page.path
+    words = plan.read_text().splitlines()[0].removeprefix("# ") if plan.is_file() else MISSING
+    images, table = run.files.cohort.read(), run.rows
+    subjects = f"{table['subject'].nunique():,}" if run.study.subjects_known else "not known"
+    return [name, f"{len(images):,}", subjects, clock(training_seconds(run)), words]
 
 
 def training_seconds(run: Run) -> float:
@@ -435,31 +536,76 @@ def table(head: Sequence[str], rows: Iterable[list[str]]) -> str:
     return "\n".join(table_of(head, rows)) + "\n"
 
 
-def page(runs: dict[str, Run], failed: dict[str, str], handwritten: Path | None, pages: Path) -> str:
-    """The page on all finished runs."""
-    shown = [figure for name, run in runs.items() for figure in figures(name, run)]
+def record_of(name: str, run: Run, handwritten: Path | None, pages: Path) -> dict[str, Any]:
+    """The rows of a finished run on the page, by table, and the code that made them."""
+    shown = list(figures(name, run))
+    untouched = list(untouched_rows(shown))
+    return {
+        "baselines": list(baseline_rows(shown)),
+        "gain": gain_of(shown),
+        "parts": list(part_rows(shown)),
+        "before": list(before_rows(shown)),
+        "untouched": untouched,
+        "handwritten": list(handwritten_rows(shown, handwritten, pages)),
+        "aims": list(aim_rows(name, shown, untouched)),
+        "costs": [*cost_cells(name, run), f"{casewise.__version__}, {commit()}"],
+        "run": checksum(run.files.metrics.path),
+    }
+
+
+def recorded(record: dict[str, Any], file: Path) -> dict[str, Any]:
+    """A record; with the code of the one in the file, if the run is the same."""
+    earlier = json.loads(file.read_text()) if file.is_file() else {}
+    if earlier.get("run") != record["run"]:
+        return record
+    return record | {"costs": [*record["costs"][:-1], earlier["costs"][-1]]}
+
+
+def commit() -> str:
+    """The last commit that changed the code or the studies, or that they have changes that are not committed."""
+    code = ["--", "src", "studies"]
+    ask = partial(subprocess.run, cwd=ROOT, capture_output=True, text=True, check=True)
+    if ask(["git", "status", "--porcelain", *code]).stdout:
+        return "changes that are not committed"
+    return ask(["git", "log", "-1", "--format=%h", "--abbrev=8", *code]).stdout.strip()
+
+
+def page(records: dict[str, dict[str, Any]], failed: dict[str, str]) -> str:
+    """The page on all packs that have rows, by their names."""
+
+    def rows(key: str) -> list[list[str]]:
+        return [row for record in records.values() for row in record[key]]
+
     text = head_of(__doc__) + "\n"
     head = ["pack", "target", "cases", "metric", "planned", "best baseline", "best network alone", "planned − baseline"]
-    text += table([*head, "", "planned and guessing"], baseline_rows(shown))
+    text += table([*head, "", "planned and guessing"], rows("baselines"))
     text += (
         "\n“At chance” means that the interval of the AUROC includes 0.5, or that of kappa (grades) or of the "
         "concordance (numbers) includes 0: nothing is shown to be learned.\n"
     )
-    text += "\n" + "\n".join(added_lines(shown)) + "\n"
+    text += "\n" + "\n".join(added_lines({name: record["gain"] for name, record in records.items()})) + "\n"
+    text += "\n## Reported learner and its best part\n\n" + within_lines(parts := rows("parts")) + "\n\n"
+    head = ["pack", "target", "cases", "metric", "reported", "best part", "its figure", "reported − part", "within"]
+    text += table(head, parts)
+    text += f"\n## Before and now\n\nThe planned run of version {BEFORE_VERSION}, with a budget of 30 minutes, on the "
+    text += "same cases. Differences are paired.\n\n"
+    head = ["pack", "target", "cases", "metric", "planned now", "planned before", "now − before", ""]
+    text += table(head, rows("before"))
     text += "\n## Subjects on which no variation was chosen\n\nOut of fold, of half of the subjects of each pack.\n\n"
     head = ["pack", "target", "metric", "planned", "best baseline", "planned − baseline", ""]
-    text += table(head, untouched := list(untouched_rows(shown)))
+    text += table(head, rows("untouched"))
     text += "\n## Studies with a recipe\n\nPaired on common cases. Folds may differ: those of idrid are random in the\n"
     text += "study, and of neighbouring files in the planned run.\n\n"
     head = ["pack", "target", "cases", "metric", "planned", "study", "its figure", "of", "planned − study", ""]
-    text += table(head, handwritten_rows(shown, handwritten, pages))
+    text += table(head, rows("handwritten"))
     text += "\n## Aims\n\nNothing was chosen on tumour, grade and covid-cxr; elsewhere “yes” is optimistic.\n\n"
     head = ["pack", "target", "cases", "metric", "aim", "planned", "reached", "half on which no variation was chosen"]
-    text += table(head, aim_rows(shown, untouched))
+    absent = ([*aim_cells(*aim), MISSING, "not run", ""] for aim in AIMS if aim[0] not in records)
+    text += table(head, [*rows("aims"), *absent])
     text += "\n## Time\n\nMinutes and seconds of training, summed over all learners and folds, which are trained side\n"
     text += "by side on as many cores as there are; longer where the machine did other work at the same time.\n\n"
-    head = ["pack", "images", "subjects", "training", "plan"]
-    text += table(head, cost_rows(runs))
+    head = ["pack", "images", "subjects", "training", "plan", "version and commit"]
+    text += table(head, (record["costs"] for record in records.values()))
     if failed:
         text += "\n## Not finished\n\n" + "".join(f"- {name}: {reason}\n" for name, reason in failed.items())
     return text
@@ -548,6 +694,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="the folder of the packs, if not the one that the studies state")
     parser.add_argument("--weights", type=Path, help="with --data: the folder of weights (WEIGHTS/mobilenet_v2.…)")
     parser.add_argument("--runs", type=Path, default=Path("runs/auto"))
+    parser.add_argument("--records", type=Path, default=RECORDS, help="the rows of packs that were run before")
     parser.add_argument("--handwritten", type=Path, help="the folder of the runs of the studies with a recipe")
     parser.add_argument("--budget", type=int, nargs="+", metavar="MINUTES", help="the time that `studies/budget` use")
     options = parser.parse_args()
@@ -559,7 +706,13 @@ def main() -> None:
     if unknown := sorted(set(options.names) - set(studies)):
         raise SystemExit(f"There is no study {unknown[0]} in {options.studies}; there are {', '.join(studies)}.")
     runs, failed = run_studies(options.names or studies, options)
-    publish(page(runs, failed, options.handwritten, ROOT / "docs" / "results"), options.output)
+    for name, run in runs.items():
+        record = record_of(name, run, options.handwritten, ROOT / "docs" / "results")
+        file = options.records / f"{name}.json"
+        write_json(file, recorded(record, file))
+    records = {path.stem: json.loads(path.read_text()) for path in sorted(options.records.glob("*.json"))}
+    failed = {name: reason for name, reason in failed.items() if reason != "not run" or name not in records}
+    publish(page(records, failed), options.output)
     if any(reason != "not run" for reason in failed.values()):
         raise SystemExit(1)
 

@@ -14,7 +14,7 @@ Several packs at a time need a core each: `taskset -c 1 python benchmarks/peers.
 
 Without `--runs`, the planned predictions are those of docs/results/auto.md, from auto_predictions.npz: numbers, or
 classes with their probabilities, in the order of the names of cases and images. Cohort and folds are made again, and
-must be those of the runs. `--record` writes that file, as `make auto` does.
+must be those of the runs. `--record` writes that file, for the runs that are there, as `make auto` does.
 
 A further peer is a function that returns the rows of the held-out folds with predictions, in the columns of
 `out_of_fold`, and an entry of `peers_of`.
@@ -48,7 +48,7 @@ import argparse
 import json
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -69,7 +69,6 @@ from casewise.study.schema import Study
 WEIGHTS = Path(__file__).resolve().parents[2] / "shared" / "weights"
 RECORDED = Path(__file__).with_name("auto_predictions.npz")
 AUTOGLUON = Path(__file__).with_name("autogluon_fold.py")
-TEST = 0  # the fold of the test set
 # The runs by default, with a target; the primary outcome where none is stated.
 PACKS = {"severity": "extent", **dict.fromkeys(["skin", "oral", "hpylori", "idrid", "covid-cxr"], "")}
 PACKS |= dict.fromkeys(["tumour", "laterality", "grade"], "")
@@ -82,6 +81,7 @@ TEXT = ("path", "subject", "case", "image")
 # The least share of its core that a peer must have had; reading images leaves a core idle at times.
 FAIR = 0.8
 INNER_FOLDS = 4
+TEST = auto.TEST
 # 1,280 standardised features: from nearly constant predictions to nearly perfect separation of a few hundred images.
 INVERSE_STRENGTHS = [1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0]
 STRENGTHS = [1e1, 1e2, 1e3, 1e4, 1e5]
@@ -100,7 +100,7 @@ class Planned:
     """A planned run, as far as peers are compared with it.
 
     Attributes:
-        table: see `table_of`.
+        table: see `auto.cases_of`.
         reference: the rows of the predictions table of its headline, at `stage`.
         seconds: of training, summed over learners and folds.
         encoders: the networks whose features its baselines read.
@@ -125,16 +125,18 @@ def planned_run(folder: Path, target: str) -> Planned:
 
     run = Run.open(folder)
     chosen = choose(run, target=target or None)
-    folds = {name: TEST if side == "test" else int(side) for name, side in run.files.splits.read()["subjects"].items()}
-    table = table_of(run.study, run.files.cohort.read(), folds, chosen.target)
+    folds = auto.folds_of(run)
+    table = auto.cases_of(run.study, run.files.cohort.read(), folds, chosen.target)
     return Planned(run.study, table, chosen.rows, chosen.stage, auto.training_seconds(run), run.study.encoders)
 
 
 def record(runs: Path) -> None:
-    """Write the predictions of all finished runs to `RECORDED`."""
-    arrays: dict[str, Any] = {}
-    facts = {}
+    """Write the predictions of all finished runs to `RECORDED`; those of other packs stay."""
+    arrays: dict[str, Any] = dict(np.load(RECORDED)) if RECORDED.is_file() else {}
+    facts = json.loads(str(arrays.pop("facts", "{}")))
     for name, target in PACKS.items():
+        if not (runs / name / "metrics.json").is_file():
+            continue
         planned = planned_run(runs / name, target)
         rows = planned.reference.assign(key=planned.reference["case"] + "|" + planned.reference["image"])
         rows = rows.sort_values("key")
@@ -149,14 +151,9 @@ def record(runs: Path) -> None:
             "seconds": planned.seconds,
             "encoders": list(planned.encoders),
             "keys": json_hash("\n".join(rows["key"])),
-            "split": split_of(planned.table),
+            "split": auto.split_of(planned.table),
         }
     np.savez_compressed(RECORDED, facts=np.array(json.dumps(facts)), **arrays)
-
-
-def split_of(table: pd.DataFrame) -> str:
-    """What identifies images, labels and folds, wherever the images lie."""
-    return json_hash(table.drop(columns="path").to_csv(index=False))
 
 
 def planned_before(name: str, options: argparse.Namespace) -> Planned:
@@ -180,8 +177,8 @@ def planned_before(name: str, options: argparse.Namespace) -> Planned:
     cohort = read(study, None, Silent())
     splits = grouped.split(modality_of(study).whole(study, cohort), study)
     target = facts["target"]
-    table = table_of(study, cohort.images, {name: side + 1 for name, side in splits.side.items()}, target)
-    if split_of(table) != facts["split"]:
+    table = auto.cases_of(study, cohort.images, {name: side + 1 for name, side in splits.side.items()}, target)
+    if auto.split_of(table) != facts["split"]:
         raise SystemExit(
             f"{name}: its images, labels or folds are not those of docs/results/auto.md. Run auto.py again."
         )
@@ -206,18 +203,6 @@ def planned_before(name: str, options: argparse.Namespace) -> Planned:
     # pages before several encoders were planned do not name them
     encoders = facts.get("encoders", ["mobilenet_v2"])
     return Planned(study, table, rows.reset_index(drop=True), facts["stage"], facts["seconds"], encoders)
-
-
-def table_of(study: Study, cohort: pd.DataFrame, side: Mapping[str, int], target: str) -> pd.DataFrame:
-    """One row for each image with a label: path without the leading slash, subject, fold (`TEST`: test set), label."""
-    values = cohort[target].astype(float)
-    names = study.classes_of(target)
-    labels = [names[int(value)] if names and value == value else value for value in values]
-    absolute = [Path(path).resolve().as_posix().lstrip("/") for path in cohort["path"]]
-    folds = [side[str(subject)] for subject in cohort["subject"]]
-    columns = {"path": absolute, "subject": cohort["subject"].astype(str), "fold": folds, "label": labels}
-    table = cohort[["case"]].assign(**columns, image=cohort["path"].astype(str))
-    return table[values.notna().to_numpy()].reset_index(drop=True)
 
 
 def held_out(table: pd.DataFrame, stage: str) -> list[int]:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def auto(benchmark: Any) -> Any:
 def options(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> argparse.Namespace:
     folder = tmp_path_factory.mktemp("auto")
     (folder / "studies").mkdir()
-    (folder / "studies" / "oral.yaml").write_text(PLANNED.format(cohort=chests))
+    (folder / "studies" / "oral.yaml").write_text(PLANNED.format(cohort=chests).replace("1min", "5min"))
     (folder / "studies" / "unreadable.yaml").write_text("cohort: none.csv\ntargets: {a: 0..4}\n")
     return argparse.Namespace(studies=folder / "studies", runs=folder / "runs", data=None, weights=None)
 
@@ -65,9 +66,34 @@ def test_the_page_has_the_figures_of_the_run(auto: Any, finished: Any, tmp_path:
     chance = metric_of("auroc").chance
     includes = figure.estimate["low"] <= chance <= figure.estimate["high"]
     assert (figure.chance == "at chance") == includes
-    text = auto.page(*finished, None, tmp_path)
+    record = json.loads(json.dumps(auto.record_of("oral", run, None, tmp_path)))  # as it is kept
+    text = auto.page({"oral": record}, {})
     assert auto.with_interval(figure.estimate, "auroc") in text
     assert text.count("not run") == sum(1 for aim in auto.AIMS if aim[0] != "oral")
+
+
+def test_the_planned_run_is_compared_with_itself_before(
+    auto: Any, peers: Any, finished: Any, options: argparse.Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = list(auto.figures("oral", finished[0]["oral"]))
+    assert [row[5:] for row in auto.before_rows(shown)] == [["other cases or folds", "–", "not known"]] * 2
+    monkeypatch.setattr(peers, "RECORDED", tmp_path / "before.npz")
+    monkeypatch.setattr(auto, "BEFORE", tmp_path / "before.npz")
+    peers.record(options.runs)
+    for row, figure in zip(auto.before_rows(shown), shown, strict=True):
+        assert row[5] == row[4] == auto.with_interval(figure.estimate, figure.metric)
+        assert abs(float(row[6].split()[0])) < 0.001  # the record has single precision
+        assert row[7] == "not shown to differ"
+
+
+def test_a_reported_learner_below_its_best_part_is_named(auto: Any, finished: Any) -> None:
+    (figure, _) = shown = list(auto.figures("oral", finished[0]["oral"]))
+    (row,) = auto.part_rows(shown)
+    best = max(figure.of(name)["value"] for name in ("linear_pixels", *figure.run.study.networks) if figure.of(name))
+    assert row[-2] == f"{figure.estimate['value'] - best:+.3f}"
+    assert row[-1] == ("yes" if figure.estimate["value"] - best >= -0.003 else "**no**")
+    assert auto.within_lines([[*row[:-1], "yes"], ["skin", "label", "out of fold", "**no**"]]).count("1 of 2") == 1
+    assert "not skin (label, out of fold)" in auto.within_lines([["skin", "label", "out of fold", "**no**"]])
 
 
 def test_two_learners_are_compared_on_their_common_cases(auto: Any, peers: Any, finished: Any) -> None:

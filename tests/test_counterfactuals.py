@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ from PIL import Image
 
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.robustness import affects, counterfactual_figures
-from casewise.jobs.predict import chosen_panels
+from casewise.jobs.plan import expand
+from casewise.jobs.predict import at_once, chosen_panels, predict_altered, seconds_a_panel
 from casewise.modalities.alterations import ALTERATIONS, UNALTERED, altered
 from casewise.pipeline.finished import FinishedRun
 from casewise.run import Run, run
@@ -101,6 +103,56 @@ def test_running_again_predicts_nothing_again(with_shortcut: Run, tmp_path: Path
     again = run(study, folder.path)
     assert folder.counterfactuals.path.stat().st_mtime_ns == before
     assert again.results == with_shortcut.results
+
+
+def test_folds_side_by_side_have_the_bits_of_folds_one_after_another(
+    with_shortcut: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stored predictions are of as many folds at once as there are cores."""
+    folder, study = RunFolder(with_shortcut.folder), with_shortcut.study
+    stored = folder.counterfactuals.read()
+    for count in (1, 4):
+        monkeypatch.setattr("casewise.jobs.predict.at_once", lambda bundles, folds, count=count: count)
+        told: list[int] = []
+        opened = FinishedRun.open(RunFolder(with_shortcut.folder))
+        splits = opened.splits
+        jobs = expand(study, splits, folder, str(folder.fingerprint.read()["fingerprint"]))
+        rows = predict_altered(
+            jobs, opened.prepared, chosen_panels(study, opened.prepared.cohort.panels, splits), tell=told.append
+        )
+        key = ["alteration", "case", "model"]
+        again = rows.sort_values(key)[["p0", "p1"]].to_numpy()
+        assert (again == stored[stored["model"] == NETWORK].sort_values(key)[["p0", "p1"]].to_numpy()).all()
+        assert told == [1, 2]
+
+
+def test_jobs_with_other_numbers_of_threads_are_predicted_in_groups(
+    with_shortcut: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = FinishedRun.open(RunFolder(with_shortcut.folder))
+    fingerprint = str(opened.files.fingerprint.read()["fingerprint"])
+    jobs = expand(opened.study, opened.splits, opened.files, fingerprint)
+    chosen = chosen_panels(opened.study, opened.prepared.cohort.panels, opened.splits)
+    whole = predict_altered(jobs, opened.prepared, chosen, tell=lambda done: None)
+    monkeypatch.setattr("casewise.jobs.predict._by_threads", lambda bundles: [[each] for each in bundles[::-1]])
+    pd.testing.assert_frame_equal(predict_altered(jobs, opened.prepared, chosen, tell=lambda done: None), whole)
+    rows = next(iter(chosen.values()))
+    assert seconds_a_panel(jobs[:1], opened.prepared, rows[:1], 1) is None
+    measured = seconds_a_panel(jobs[:1], opened.prepared, rows[:3], 2)
+    assert measured is not None
+    assert measured >= 0
+
+
+@pytest.mark.parametrize(
+    ("device", "threads", "count", "expected"),
+    [("cpu", 1, 3, 3), ("cpu", 1, 9, 4), ("cpu", 8, 5, 2), ("cuda", 1, 5, 1)],
+)
+def test_as_many_folds_at_once_as_there_are_cores(
+    device: str, threads: int, count: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("casewise.jobs.predict.cpu_count", lambda: 16)
+    bundle: Any = SimpleNamespace(compute=SimpleNamespace(device=device, threads=threads))
+    assert at_once([bundle], count) == expected
 
 
 def test_cases_are_drawn_in_turn_from_every_class(without_shortcut: Run, monkeypatch: pytest.MonkeyPatch) -> None:

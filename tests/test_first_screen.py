@@ -14,6 +14,7 @@ from casewise.report.caveats import SENTENCES
 from casewise.report.context import EXTERNAL, ReportContext
 from casewise.report.first_screen import Rival, rivals_line, screen
 from casewise.report.page import render
+from casewise.report.sections import calibration
 from casewise.report.sections.learners import learner_table
 from casewise.report.statements import KINDS, MARKS, Statement, statements, unlike_folds
 from casewise.report.tables import VERDICTS
@@ -139,6 +140,25 @@ def test_a_level_that_is_not_reached_stands_beside_the_observed_share(
             stages = {**entry.stages, stage: dataclasses.replace(figures, coverage=low)}
             record = dataclasses.replace(sets, targets={context.outcome: dataclasses.replace(entry, stages=stages)})
             assert (f"{100 * value:.0f} %" in screen(with_results(context, prediction_sets=record)).model) == shown
+
+
+@pytest.mark.parametrize(
+    ("low", "rough", "wide"), [(0.95, False, True), (0.89, False, False), (0.95, True, False), (None, False, False)]
+)
+def test_intervals_and_sets_above_their_level_are_called_too_wide(
+    low: float | None, rough: bool, wide: bool, report_of_classes: ReportContext, report_of_numbers: ReportContext
+) -> None:
+    for context in (report_of_classes, report_of_numbers):
+        sets, stage = context.metrics.prediction_sets, context.stage
+        entry = sets.targets[context.outcome]
+        figures = entry.stages[stage]
+        above = dataclasses.replace(figures.coverage, value=0.99, low=low, high=1.0, rough=rough)
+        stages = {**entry.stages, stage: dataclasses.replace(figures, coverage=above)}
+        record = dataclasses.replace(sets, targets={context.outcome: dataclasses.replace(entry, stages=stages)})
+        changed = with_results(context, prediction_sets=record)
+        assert (bool(re.search("too wide .*in 99 %|in 99 %, so too wide", screen(changed).model))) == wide
+        section = calibration.prediction_sets(changed)
+        assert ("Too wide:" in str(section)) == wide
 
 
 def test_a_class_or_band_that_misses_the_level_beyond_its_interval_is_named(

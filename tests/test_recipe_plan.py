@@ -1,7 +1,7 @@
 """Planned recipes: when there is one, what it depends on, and the weighted mean that a planned study reports."""
 
 import itertools
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,14 +16,18 @@ from safetensors.torch import load_file, save_file
 import casewise
 from casewise.console import Silent
 from casewise.errors import RunError, StudyError
+from casewise.jobs.compute_plans import Pace
 from casewise.jobs.execution import measured_paces
 from casewise.modalities.photographs.modality import planned_size
 from casewise.models.encoders import build_encoder, encoder_facts
+from casewise.pipeline.budget import RunCases, Speed, with_forecast
 from casewise.pipeline.read import validate
 from casewise.pipeline.recipe_plan import (
     Forecast,
     PlanFacts,
+    RecipePlan,
     _flips,
+    forecast_in_words,
     mirrored,
     planned_encoders,
     planned_flips,
@@ -353,6 +357,35 @@ def test_epochs_fit_into_the_budget_and_a_continued_run_keeps_them(
     for fold in range(2):
         first, second = (load_file(run.job("cnn", fold).weights.path) for run in (folder, whole))
         assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_baselines_of_folds_side_by_side_take_their_measured_time() -> None:
+    """An external cohort of 30 panels: five folds, two of them at once, each panel read twice in 4 s."""
+    study = study_of(evaluation={"counterfactual_cases": 0})
+    plan = RecipePlan(facts(), recipe_of(study, facts(), {}, 8), {})
+    cohort: Any = SimpleNamespace(panels=range(1000), cases=range(1000))
+    cases = RunCases(cohort, SimpleNamespace(), external=30)
+    pace = {"mobilenet_v2": Pace(start=0.0, once=0.0, epoch=1e-6, predict=0.1)}
+
+    def seconds(**measured: Any) -> float:
+        forecast = with_forecast(study, plan, cases, Speed(0.0, pace, 2, 1.0, **measured)).forecast
+        assert forecast is not None
+        return forecast.external
+
+    networks = 5 * (30 * 0.1 + 0.1)
+    assert seconds(features=4.0, folds=2) == pytest.approx(networks + 3 * (30 * 2 * 4 + 3 * 0.1))
+    assert seconds(features=4.0, folds=1) == pytest.approx(networks + 5 * (30 * 2 * 4 + 3 * 0.1))
+    assert seconds() > networks
+
+
+def test_a_run_whose_networks_are_left_out_has_an_expected_time() -> None:
+    forecast = Forecast(700.0, 0.0, 0.0, 7.0, 0, "left", altered=180.0, altered_cases=29, needed=1597.0)
+    words = forecast_in_words(forecast, facts(budget=900.0))
+    assert "could not be measured" not in words
+    assert "expected: 14 min 47 s" in words
+    assert "26 min 37 s would be enough" in words
+    unmeasured = forecast_in_words(replace(forecast, reason="fewest", epochs=1), facts(budget=900.0))
+    assert "could not be measured" in unmeasured
 
 
 def test_validate_names_the_encoders_of_a_plan(tmp_path: Path, chests: Path) -> None:

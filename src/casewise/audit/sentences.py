@@ -18,7 +18,8 @@ from casewise.errors import counted, listed
 if TYPE_CHECKING:
     from casewise.audit.shortcuts import ShortcutTest
 
-PATHS_SHOWN = 40
+# Paths that a remedy names, at most; fewer where a command writes all of them.
+PATHS_SHOWN, FEW_SHOWN = 40, 6
 
 
 @cache
@@ -143,20 +144,22 @@ def as_in_table(paths: Sequence[str], root: Path) -> list[str]:
     return [os.path.relpath(path, root) if Path(path).is_relative_to(root) else path for path in unique]
 
 
-def exclusion(written: Sequence[str], *, column: str = "path", most: int = PATHS_SHOWN) -> str:
+def exclusion(
+    written: Sequence[str], *, column: str = "path", most: int = PATHS_SHOWN, by_command: bool = False
+) -> str:
     """The study key that excludes images by their paths, or the values of another `column`, as the table writes them.
 
-    At most `most` are named.
+    At most `most` are named, fewer if the command `casewise audit --resolve` leaves them out.
 
     >>> exclusion(["a.png", "b/c d.png"])
     '`where_not: {path: [a.png, "b/c d.png"]}`'
     """
     quoted = [text if re.fullmatch(r"[^\W\d][\w./-]*|/[\w./-]+", text) else json.dumps(text) for text in written]
-    more = (
-        f" with the others ({len(quoted):,} in all: copy `where_not` of this finding from audit.json)"
-        if len(quoted) > most
-        else ""
+    most = FEW_SHOWN if by_command else most
+    where = (
+        "`casewise audit STUDY --resolve` does it" if by_command else "copy `where_not` of this finding from audit.json"
     )
+    more = f" with the others ({len(quoted):,} in all: {where})" if len(quoted) > most else ""
     return f"`where_not: {{{column}: [{', '.join(quoted[:most])}]}}`{more}"
 
 

@@ -123,11 +123,11 @@ def _with_remedies(
     stops = [finding.level == "error" and finding.id not in study.accept for finding in findings]
     of_errors = [path for (_, paths), stopping in zip(left_out, stops, strict=True) if stopping for path in paths]
     result = []
-    for finding, (target, own) in zip(findings, left_out, strict=True):
+    for finding, (target, own), stopping in zip(findings, left_out, stops, strict=True):
         written = list(dict.fromkeys([*of_study, *of_errors, *own]))
         others = ["the study"] * bool(set(of_study) - set(own)) + ["the errors"] * bool(set(of_errors) - set(own))
         verb = "leaves" if others == ["the study"] else "leave"
-        excluded = exclusion(written, column=column) + (
+        excluded = exclusion(written, column=column, by_command=stopping) + (
             f" (with what {' and '.join(others)} {verb} out: one list for all)" if others else ""
         )
         finding.figures["where_not"] = {column: written}

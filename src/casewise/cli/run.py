@@ -134,7 +134,16 @@ def status(run_folder: Annotated[Path, typer.Argument(help="A run folder, such a
         raise typer.Exit(2)
 
 
-def audit(study: StudyFile, output: Output = None, weights_dir: WeightsDir = None, settings: Settings = None) -> None:
+def audit(
+    study: StudyFile,
+    output: Output = None,
+    weights_dir: WeightsDir = None,
+    settings: Settings = None,
+    *,
+    resolve: Annotated[
+        bool, typer.Option("--resolve", help="Leave out one of each two copies, in a file beside the study.")
+    ] = False,
+) -> None:
     """Search for duplicates, leaks and shortcuts before anything is trained; every run begins with it."""
     from casewise.console import Terminal, print_lines
     from casewise.pipeline.audit import audit_alone
@@ -142,7 +151,8 @@ def audit(study: StudyFile, output: Output = None, weights_dir: WeightsDir = Non
 
     plan, show = _read(study, weights_dir, settings), Terminal()
     with show.bar("audit"):
-        audit_alone(plan, RunFolder(output or Path("runs") / plan.name), show, print_lines)
+        folder = RunFolder(output or Path("runs") / plan.name)
+        audit_alone(plan, folder, show, print_lines, resolve=study if resolve else None)
 
 
 def backbones(

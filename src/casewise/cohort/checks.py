@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from casewise.cohort.altered_names import alterations
+from casewise.cohort.decisions import absolute, left_out
 from casewise.cohort.identity import AS_WRITTEN, Declared, alike, groups_of_one, look_equal
 from casewise.cohort.table import Problems, each, names_text, natural, read_dates, rows_text
 from casewise.cohort.table_formats import NO_VALUE
@@ -135,6 +136,14 @@ def keep_rows(cells: pd.DataFrame, study: Study, problems: Problems, notes: list
             if matches is not None:
                 selected &= matches if key == "where" else ~matches
                 flow.leave_out(key, selected, column=column, values=[values] if isinstance(values, str) else values)
+    column = study.columns.get("path", "path")
+    file, decided = study.audit.decisions, False
+    if file and (unwanted := left_out(file)):
+        root = (study.root or study.cohort.parent).absolute()
+        matches = _matching(cells, str(file), column, unwanted, problems, root)
+        if matches is not None:
+            selected, decided = selected & ~matches, True
+            flow.leave_out("decisions", selected, column=file.name, values=[])
     if FOUND in cells and not any(FOUND in conditions for conditions in (study.where, study.where_not)):
         # a row of a table of `casewise init` that met no image
         lacks = cells[FOUND].str.strip().eq("no") & cells.get(study.columns.get("path", "path"), "").eq("")
@@ -145,7 +154,8 @@ def keep_rows(cells: pd.DataFrame, study: Study, problems: Problems, notes: list
     if not problems.by_kind and not selected.any():
         problems.add("where", f"where: none of the {len(cells):,} rows meets all conditions. Remove some of them.")
     if not selected.all():
-        named = " and ".join(name for name in ("where", "where_not") if getattr(study, name))
+        names = [name for name in ("where", "where_not") if getattr(study, name)]
+        named = " and ".join([*names, *(["audit.decisions"] if decided else [])])
         verb = "was" if (~selected).sum() == 1 else "were"
         notes.append(f"{(~selected).sum():,} of {len(cells):,} rows {verb} left out by `{named}`.")
     return cells[selected]
@@ -166,7 +176,7 @@ def _matching(
 
     def file_or_text(text: str) -> str:
         text = one_form(text).strip()
-        return one_form(os.path.abspath(os.path.join(root, text.replace("\\", "/")))) if root and text else text
+        return absolute(text, root) if root and text else text
 
     values = cells[column].str.strip()
     keys, options = values.map(file_or_text), [accepted] if isinstance(accepted, str) else accepted

@@ -33,6 +33,7 @@ DATES = r"dates?|datum|fecha|tag|day"
 REGION = (
     r"(body |anatomic(al)? )?(regions?|sites?|locations?|zones?|areas?)|aloc|qsloc|loc|anatomy|"
     r"ko?e?rper(region|teil|stelle)|regionen|lokalisation(en)?|areal|(region|zone) (corporelle|du corps)|"
+    r"eyes?|sides?|laterality|augen?|seite|oeil|cote|ojo|lado|"
     r"localisation( anatomique)?|(region|zona|area) (corporal|del cuerpo)|localizacion( anatomica)?|zonas?|regiones"
 )
 # Headings of hospitals and centres of a study, in which numbers of subjects may start again.
@@ -105,6 +106,14 @@ _OF_BODY = {
         "miembros_inferiores"
     ),
 }
+# Words for the sides of a person, of eyes (OD, OS) too, and for before and after a treatment.
+_OF_SIDES = {
+    "left": "left l lt os links li linke linker linkes gauche izquierda izquierdo",
+    "right": "right r rt od rechts re rechte rechter rechtes droite droit derecha derecho",
+    "before": "before pre vor vorher avant antes",
+    "after": "after post nach nachher apres despues",
+}
+BEFORE, AFTER = (frozenset(_OF_SIDES[name].split()) for name in ("before", "after"))
 # Names of regions in a study that are no words for them elsewhere.
 _NAMES_IN_STUDIES = {"arm": "upper", "brazo": "upper"}
 Words = tuple[str, ...]
@@ -145,7 +154,8 @@ def region_phrases(region: str) -> tuple[Words, ...]:
     ((('koerperstamm',), ('tronc',), ('tronco',)), (('left', 'lung'),))
     """
     own = plain_words(region)
-    phrases = {name: [tuple(each.split("_")) for each in text.split()] for name, text in _OF_BODY.items()}
+    words = _OF_BODY | _OF_SIDES
+    phrases = {name: [tuple(each.split("_")) for each in text.split()] for name, text in words.items()}
     named = {name for name, of_name in phrases.items() if own in of_name} | {_NAMES_IN_STUDIES.get(" ".join(own), "")}
     others = [phrase for name in sorted(named - {""}) for phrase in phrases[name] if phrase != own]
     return tuple(sorted([own, *others], key=len, reverse=True))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from casewise.cohort.clinical_words import STRONG_SUBJECT, named_region, unaccented
+from casewise.cohort.clinical_words import STRONG_SUBJECT, VISIT, named_region, unaccented
 from casewise.cohort.companions import Companion, companions
 from casewise.cohort.identity import alike
 from casewise.cohort.table import natural
@@ -371,6 +371,10 @@ def stated_pattern(text: str, *, of_cases: bool = False) -> Pattern:
     people = {name for name in fields if re.fullmatch(_PEOPLE, heading_words(name))}
     if "subject" not in fields and len(people) == 1:
         text = text.replace(f"{{{people.pop()}}}", "{subject}")
+        fields = re.findall(r"\{([^{}]*)\}", text)
+    visits = {name for name in fields if re.fullmatch(VISIT, heading_words(name))}
+    if "visit" not in fields and len(visits) == 1:
+        text = text.replace(f"{{{visits.pop()}}}", "{visit}")
         fields = re.findall(r"\{([^{}]*)\}", text)
     for name in fields:
         likely = difflib.get_close_matches(name.casefold(), FIELDS[:-2], 1, _MISSPELT)

@@ -318,8 +318,33 @@ def workbook_cells(path: Path, data: bytes, problems: Problems, *, sheet: str) -
     return cells
 
 
+def sheet_headings(path: Path) -> dict[str, list[str]]:
+    """The headings of each visible sheet of an .xlsx workbook, [] of one without rows; {} if it cannot be read."""
+    import openpyxl
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            _check_size(path, 0, sum(entry.file_size for entry in archive.infolist()))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+            rows = {name: _sheet_rows(path, book[name]) for name in _visible(book)}
+    except (OSError, CohortError, *_UNREADABLE):
+        return {}
+    headings = {}
+    for name, own in rows.items():
+        start = _heading_row(own)[0] if own else 0
+        own = [row for row in own if row[0] >= start]
+        headings[name] = [cell for cell in own[0][1] if cell.strip()] if len(own) > 1 else []
+    return headings
+
+
+def _visible(book: Any) -> list[str]:
+    return [s.title for s in book.worksheets if s.sheet_state == "visible"] or [s.title for s in book.worksheets]
+
+
 def _sheet(path: Path, book: Any, sheet: str, problems: Problems) -> tuple[str, list[str]]:
-    names = [s.title for s in book.worksheets if s.sheet_state == "visible"] or [s.title for s in book.worksheets]
+    names = _visible(book)
     listed = ", ".join(cut(name) for name in names[:8]) + (" …" if len(names) > 8 else "")
     if sheet:
         if sheet not in [s.title for s in book.worksheets]:

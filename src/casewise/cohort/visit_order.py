@@ -21,6 +21,16 @@ def _place(name: str) -> int:
     return next(places, _DURING)
 
 
+def is_named_visit(name: str) -> bool:
+    """Whether a text is a visit with a name and nothing else.
+
+    >>> [is_named_visit(text) for text in ("Follow-up", "Baseline visit", "Scores")]
+    [True, False, False]
+    """
+    text = unaccented(heading_words(name))
+    return any(re.fullmatch(words, text) for words in PLACES_OF_VISITS.values())
+
+
 def visit_order(name: object) -> tuple[int, tuple[tuple[int, float, str], ...]]:
     """A sort key of visits: screening, baseline, visits with numbers, end of treatment, follow-up, unscheduled visits.
 

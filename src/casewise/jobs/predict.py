@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -238,21 +239,26 @@ def predict_external(jobs: Sequence[Job], external: PreparedCohort, *, tell: Cal
         with on_threads(predictor.bundle.compute.threads):
             return check(predictor.predict_cases(study, panels, external.store))
 
-    counted = _Counted(tell)
+    counter = _Counter(tell)
 
     def stored(job: Job) -> pd.DataFrame:
         made_from = f"{digest} {job.fingerprint} {job.folder.weights_sha256()}"
         table = check(job.folder.external_predictions.step(made_from, partial(predicted, job)))
-        counted.add()
+        counter.add()
         return table
 
-    bundles = [Bundle.open(job.folder.path) for job in jobs]
-    return pd.concat(_side_by_side(stored, jobs, bundles), ignore_index=True)
+    tables: dict[str, pd.DataFrame] = {}
+    for of_one in _by_threads([(job, Bundle.open(job.folder.path)) for job in jobs]):
+        members = [job for job, _ in of_one]
+        tables |= dict(zip((job.name for job in members), _side_by_side(stored, members, of_one), strict=True))
+    return pd.concat([tables[job.name] for job in jobs], ignore_index=True)
 
 
 # The most images of a fold's chosen cases, and the most bytes of their altered copies in colour, which are all in
 # memory; at least one case is taken.
 MOST_IMAGES, MOST_BYTES = 300, 2**30
+# Folds or networks that predict side by side, at most, for the sake of memory.
+MOST_AT_ONCE = 4
 
 
 def chosen_panels(study: Study, panels: pd.DataFrame, splits: Splits) -> dict[int, list[int]]:
@@ -316,18 +322,33 @@ def predict_altered(
     `tell` receives the number of networks that have predicted.
     """
     names = (UNALTERED, *modality_of(prepared.study).alterations(prepared.study))
-    of_folds = [[(job, Bundle.open(job.folder.path)) for job in jobs if job.fold == fold] for fold in rows_by_fold]
-    counted = _Counted(tell)
+    bundles = [(job, Bundle.open(job.folder.path)) for job in jobs if job.fold in rows_by_fold]
+    counter = _Counter(tell)
 
-    def predicted(fold: tuple[list[tuple[Job, Bundle]], Sequence[int]]) -> list[pd.DataFrame]:
-        return _altered_of_fold(*fold, prepared, names, counted.add)
+    def predicted(fold: tuple[Sequence[int], list[tuple[Job, Bundle]]]) -> list[pd.DataFrame]:
+        return _altered_in_fold(*fold, prepared, names, counter.add) if fold[1] else []
 
-    bundles = [bundle for of_fold in of_folds for _, bundle in of_fold]
-    tables = _side_by_side(predicted, list(zip(of_folds, rows_by_fold.values(), strict=True)), bundles)
-    return pd.concat([table for of_fold in tables for table in of_fold], ignore_index=True)
+    tables: dict[str, list[pd.DataFrame]] = {}
+    for of_one in _by_threads(bundles):
+        folds = [(rows, [each for each in of_one if each[0].fold == fold]) for fold, rows in rows_by_fold.items()]
+        for (_, members), table in zip(folds, _side_by_side(predicted, folds, of_one), strict=True):
+            share = len(table) // max(1, len(members))
+            tables |= {job.name: table[share * i : share * (i + 1)] for i, (job, _) in enumerate(members)}
+    return pd.concat(
+        [table for fold in rows_by_fold for job in jobs if job.fold == fold for table in tables[job.name]],
+        ignore_index=True,
+    )
 
 
-class _Counted:
+def _by_threads(bundles: Sequence[tuple[Job, Bundle]]) -> list[list[tuple[Job, Bundle]]]:
+    """Jobs in groups that compute with one number of threads."""
+    groups: dict[int, list[tuple[Job, Bundle]]] = {}
+    for each in bundles:
+        groups.setdefault(each[1].compute.threads, []).append(each)
+    return list(groups.values())
+
+
+class _Counter:
     """Tells how many are done, whichever thread has done them."""
 
     def __init__(self, tell: Callable[[int], None]) -> None:
@@ -343,48 +364,61 @@ class _Counted:
 def at_once(bundles: Sequence[Bundle], count: int) -> int:
     """How many of so many folds or networks predict side by side: as many as there are cores for their threads.
 
-    One after another on a GPU, and where the networks have different numbers of threads.
+    One after another on a GPU. All have the same number of threads.
     """
-    threads = {bundle.compute.threads for bundle in bundles}
-    if len(threads) != 1 or any(bundle.compute.device != "cpu" for bundle in bundles):
+    if any(bundle.compute.device != "cpu" for bundle in bundles):
         return 1
-    return max(1, min(count, cpu_count() // (min(threads) or cpu_count())))
+    threads = max(bundle.compute.threads for bundle in bundles) or cpu_count()
+    return max(1, min(count, MOST_AT_ONCE, cpu_count() // threads))
 
 
-def _side_by_side(work: Callable[[_Item], _Result], items: Sequence[_Item], bundles: Sequence[Bundle]) -> list[_Result]:
+def _side_by_side(
+    work: Callable[[_Item], _Result], items: Sequence[_Item], bundles: Sequence[tuple[Job, Bundle]]
+) -> list[_Result]:
     """The results of all items in their order; each has the threads of its networks, so that its bits stay."""
-    if (several := at_once(bundles, len(items))) == 1:
+    of_items = [bundle for _, bundle in bundles]
+    if (several := at_once(of_items, len(items))) == 1:
         return [work(item) for item in items]
     # the limit of a library is one of the process: it must be the same before, during and after each item
-    with on_threads(bundles[0].compute.threads), ThreadPoolExecutor(several) as pool:
+    with on_threads(of_items[0].compute.threads), ThreadPoolExecutor(several) as pool:
         return list(pool.map(work, items))
 
 
-def seconds_of_features(jobs: Sequence[Job], prepared: PreparedCohort, rows: Sequence[int]) -> float:
-    """The seconds in which all jobs of one fold, which read the features of panels, predict a further panel."""
-    of_fold = [(job, Bundle.open(job.folder.path)) for job in jobs]
-    seconds = []
-    for some in (rows[:1], rows):
+def seconds_a_panel(jobs: Sequence[Job], prepared: PreparedCohort, rows: Sequence[int], folds: int) -> float | None:
+    """The seconds in which the jobs of one fold, which read the features of panels, predict a further panel.
+
+    So many folds are busy side by side, as later. None with fewer than two `rows`.
+    """
+    bundles = [(job, Bundle.open(job.folder.path)) for job in jobs]
+    if len(rows) < 2 or not bundles:
+        return None
+
+    def seconds(panels: Sequence[int]) -> float:
         began = time.monotonic()
-        _altered_of_fold(of_fold, some, prepared, (UNALTERED,), lambda: None)
-        seconds.append(time.monotonic() - began)
-    return max(0.0, seconds[1] - seconds[0]) / max(1, len(rows) - 1)
+        _altered_in_fold(panels, bundles, prepared, (UNALTERED,), lambda: None)
+        return time.monotonic() - began
+
+    # the first time libraries and weights are read
+    _, one, several = (
+        fmean(_side_by_side(seconds, [panels] * folds, bundles)) for panels in (rows[:1], rows[:1], rows)
+    )
+    return max(0.0, several - one) / (len(rows) - 1)
 
 
-def _altered_of_fold(
-    of_fold: Sequence[tuple[Job, Bundle]],
+def _altered_in_fold(
     rows: Sequence[int],
+    bundles: Sequence[tuple[Job, Bundle]],
     prepared: PreparedCohort,
     names: Sequence[str],
     predicted: Callable[[], None],
 ) -> list[pd.DataFrame]:
-    """The rows of the networks of one fold, by network and alteration; features are shared."""
+    """The rows of networks of one fold, by network, then alteration; features are shared."""
     study, panels = prepared.study, prepared.cohort.panels
     stage = "validation" if study.split.holdout else "oof"
     inputs = {name: modality_of(study).altered(prepared, rows, name) for name in names}
     parts, features, tables = SharedParts(), dict[str, JointFeatures](), []
-    loaded = {job.model: Predictor.from_bundle(bundle, parts) for job, bundle in of_fold if bundle.shares_features}
-    for job, bundle in of_fold:
+    loaded = {job.model: Predictor.from_bundle(bundle, parts) for job, bundle in bundles if bundle.shares_features}
+    for job, bundle in bundles:
         predictor = loaded.get(job.model) or Predictor.from_bundle(bundle)
         learner_panels = study.of_learner(job.model).panels
         for name, dataset in inputs.items():

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shlex
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from casewise.audit.findings import Audit, audit_text, read_audit, with_noun
+from casewise.audit.sentences import as_in_table
 from casewise.cohort.cohort import Cohort
+from casewise.cohort.decisions import LEAVE_OUT, add_decisions, name_in_study
+from casewise.cohort.table import names_text
 from casewise.console import Show, shown
-from casewise.errors import BothSidesError, RunError
+from casewise.errors import BothSidesError, RunError, counted
 from casewise.files import json_hash
 from casewise.modalities.base import ImageStore, PreparedCohort
 from casewise.modalities.registry import modality_of
@@ -30,6 +35,9 @@ NOT_AUDITED = (
     *("seeds", "test_time_augmentation", "title", "description"),
 )
 EXCLUDED: Any = dict.fromkeys(NOT_AUDITED, True) | {"targets": {"__all__": {"decision"}}}
+# Errors about copies of one picture; of the last one, both images are left out.
+LABELS = "twins-across-labels"
+COPIES = ("twins-across-subjects", "twins-across-splits", LABELS)
 SENTENCE = re.compile(r"(?<=\.)\s+(?=[A-Z])")  # between two sentences
 
 
@@ -95,8 +103,13 @@ def _current_audit(
     return result
 
 
-def audit_alone(study: Study, folder: RunFolder, show: Show, write: Callable[[str], object]) -> None:
+def audit_alone(
+    study: Study, folder: RunFolder, show: Show, write: Callable[[str], object], *, resolve: Path | None = None
+) -> None:
     """Audit a cohort without training, and pass the findings to `write` line by line.
+
+    Args:
+        resolve: the study file, beside which copies are left out: one image of each pair that an error names.
 
     Raises:
         CasewiseError: a run would be refused, for a finding that the study does not accept or an impossible split.
@@ -120,7 +133,46 @@ def audit_alone(study: Study, folder: RunFolder, show: Show, write: Callable[[st
     write(f"pairs: {folder.audit_page}")
     if refused:
         raise refused  # a run would be refused independently of `accept`
+    named = True
+    if resolve:
+        result, named = _resolved(result, study, resolve, write)
     result.gate(study.accept, already_shown=True)
+    if resolve and named:
+        write(f"next: casewise run {shlex.quote(str(resolve))}")
+
+
+def _resolved(result: Audit, study: Study, study_file: Path, write: Callable[[str], object]) -> tuple[Audit, bool]:
+    """Leave out the copies that errors name, in a file of decisions.
+
+    Of two images with two values of a target both are left out, because it is not known which value is right.
+
+    Returns:
+        The audit without the errors whose images are left out now, and whether the study names the file.
+    """
+    copies = [each for each in result.of("error") if each.id not in study.accept and each.id in COPIES]
+    root = (study.root or study.cohort.parent).absolute()
+    reasons: dict[str, str] = {}
+    of_finding: dict[str, set[str]] = {}
+    for finding in copies:
+        for pair in finding.pairs:
+            first, second = as_in_table(pair, root)
+            left = {second: first, first: second} if finding.id == LABELS else {second: first}
+            of_finding.setdefault(finding.id, set()).update(left)
+            for path, other in left.items():
+                reasons.setdefault(path, f"the same picture as {other} ({finding.id})")
+    if not reasons:
+        write("resolve: no error is about copies, so no image is left out")
+        return result, True
+    file = study.audit.decisions or study_file.with_name(f"{study_file.stem}-decisions.csv")
+    added, kept = add_decisions(file, reasons, root)
+    write(f"resolve: {counted(added, 'image')} left out in {file}; `keep` in place of `{LEAVE_OUT}` takes one back")
+    named = study.audit.decisions is not None or name_in_study(study_file, file)
+    if not named:
+        write(f"resolve: write `decisions: {file.name}` into the section `audit` of {study_file}, then audit it again")
+    if kept:
+        write(f"resolve: {names_text(kept, 3)} stay, as the file says; accept the finding with its reason")
+    solved = [each for each in copies if not of_finding[each.id].intersection(kept)]
+    return dataclasses.replace(result, findings=[each for each in result.findings if each not in solved]), named
 
 
 def _inputs_hash(study: Study, cohort: Cohort, store: ImageStore, splits: Splits | None, network: str) -> str:

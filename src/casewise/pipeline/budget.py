@@ -55,9 +55,9 @@ class Speed:
         paces: the pace of each network; one that could not be tried has none.
         workers: jobs side by side.
         slow: how many times longer this process takes than the processor works for it.
-        features: seconds in which one process reads the features of a panel for all baselines of a fold; None if it
-            was not measured.
-        folds: that predict side by side.
+        features: seconds in which the features of a panel are read for all baselines of a fold, while other folds are
+            busy; None if it was not measured.
+        folds: whose baselines predict side by side.
     """
 
     before: float
@@ -170,17 +170,18 @@ def _time_in_words(seconds: float, forecast: recipe_plan.Forecast, budget: float
 def _measured_speed(inputs: RunInputs, jobs: Sequence[Job], fitted: Sequence[Job], job_inputs: JobInputs) -> Speed:
     from casewise.inference.bundle import Bundle
     from casewise.jobs.execution import measured_paces
-    from casewise.jobs.predict import at_once, chosen_panels, seconds_of_features
+    from casewise.jobs.predict import at_once, chosen_panels, seconds_a_panel
 
     paces, workers = measured_paces(jobs, job_inputs, inputs.folder)
     slow, features, folds = slowness(), None, 1
-    bundles = [Bundle.open(job.folder.path) for job in fitted if job.finished]
-    rows = next(iter(chosen_panels(inputs.study, inputs.cohort.panels, inputs.splits).items()), None)
-    if rows and len(bundles) == len(fitted) and any(bundle.shares_features for bundle in bundles):
-        of_fold = [job for job, b in zip(fitted, bundles, strict=True) if job.fold == rows[0] and b.shares_features]
-        features = seconds_of_features(of_fold, inputs.prepared, rows[1][:TRIED_PANELS])
-        folds = at_once(bundles, inputs.splits.folds)
-    return Speed(clock() - inputs.began, paces, workers, slow, features, folds)
+    bundles = [(job, Bundle.open(job.folder.path)) for job in fitted if job.finished]
+    sharing = [(job, bundle) for job, bundle in bundles if bundle.shares_features]
+    chosen = chosen_panels(inputs.study, inputs.cohort.panels, inputs.splits)
+    if chosen and sharing and len(bundles) == len(fitted):
+        folds, fold = at_once([bundle for _, bundle in sharing], inputs.splits.folds), next(iter(chosen))
+        members = [job for job, _ in sharing if job.fold == fold]
+        features = seconds_a_panel(members, inputs.prepared, chosen[fold][:TRIED_PANELS], folds)
+    return Speed(clock() - inputs.began, paces, workers, slow, features, 1 if features is None else folds)
 
 
 def _forecast(study: Study, facts: recipe_plan.PlanFacts, cases: RunCases, speed: Speed) -> recipe_plan.Forecast:
@@ -255,15 +256,18 @@ def _altered(study: Study, facts: recipe_plan.PlanFacts, cases: RunCases, speed:
 
 
 def _predicting(study: Study, facts: recipe_plan.PlanFacts, speed: Speed, panels: float, *, passes: int = 2) -> float:
-    """The seconds in which each learner of each fold is read and predicts this many panels, some folds side by side.
+    """The seconds in which each learner of each fold is read and predicts this many panels.
+
+    Networks are counted one after another, baselines with some folds side by side.
 
     Two baselines read the features of each encoder, which takes two `passes` unless they share them.
     """
     paces = speed.paces
     features = relative_cost(facts) * encoding(facts, paces) if speed.features is None else speed.features
-    predicting = sum(paces[name].predict for name in study.trained) + passes * features
-    busy = max(pace.busy for pace in paces.values())
-    return math.ceil(facts.folds / speed.folds) * (panels * predicting + busy * READING * len(study.learners))
+    reading = max(pace.busy for pace in paces.values()) * READING
+    trained = sum(panels * paces[name].predict + reading for name in study.trained)
+    fitted = panels * passes * features + reading * (len(study.learners) - len(study.trained))
+    return facts.folds * trained + math.ceil(facts.folds / speed.folds) * fitted
 
 
 def relative_cost(facts: recipe_plan.PlanFacts) -> float:

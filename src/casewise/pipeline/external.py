@@ -35,6 +35,7 @@ def _external_study(study: Study) -> Study:
     assert settings is not None
     evaluation = {"response": False, "readers": {}, "bands": {}}
     changes = {name: getattr(settings, name) for name in OF_TABLE} | {
+        "audit": study.audit.model_copy(update={"decisions": None}),
         "name": study.external_name,
         # columns that the study names belong to its own table; another table may have others
         "targets": {
@@ -237,6 +238,7 @@ def _pretraining_study(study: Study, settings: Pretraining) -> Study:
     stated = {name: getattr(settings, name) or getattr(study.recipe, name) for name in ("lr", "batch_size")}
     evaluation = {"response": False, "readers": {}, "bands": {}, "subgroups": []}
     changes = {name: getattr(settings, name, None) for name in OF_TABLE} | {
+        "audit": study.audit.model_copy(update={"decisions": None}),
         "name": f"{study.name} (pretraining)",
         "targets": settings.targets,
         "scores": {},

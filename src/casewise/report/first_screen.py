@@ -43,7 +43,7 @@ from casewise.report.formatting import (
 )
 from casewise.report.sections import calibration
 from casewise.report.sections.agreement import between_columns, score_ranges
-from casewise.report.sections.calibration import coverage_by_group, missed
+from casewise.report.sections.calibration import coverage_by_group, exceeded, missed
 from casewise.report.sections.classes import DECISIONS
 from casewise.report.sections.learners import (
     EXCEPT_ADDED,
@@ -522,7 +522,7 @@ def model(context: ReportContext) -> str:
     if is_baseline(learner):
         return f"The {name}, a model without a trained network."
     if learner in context.study.trained:
-        return f"One network, {name}{f', trained in {folds} folds' if folds > 1 else ''}."
+        return f"Network {name}, one for each of {folds} folds." if folds > 1 else f"One network, {name}."
     if learner in context.stackers:
         of = f"The {name.removesuffix(' of the learners')} of {counted(len(weights(context)), 'learner')}"
         return f"{of}, each with one network." if context.holdout else f"{of}, each trained once a fold."
@@ -578,6 +578,7 @@ def coverage(context: ReportContext) -> str:
     value = observed.value if observed else None
     missed = value is not None and value < record.level and percent(value) != level
     here = f"{evaluated_on(context, context.stage)} in {percent(observed.value)}" if observed and missed else ""
+    above = percent(observed.value) if observed and exceeded(observed, record.level) else ""
     if context.classes:
         by_class = zip(context.classes, entry.calibration["classes"], strict=True)
         few = [class_name(context.study, context.outcome, name) for name, q in by_class if q["quantile"] is None]
@@ -586,6 +587,7 @@ def coverage(context: ReportContext) -> str:
             return f"Too few {unit} to calibrate sets of classes: the set of a prediction names every class."
         text = f"Prediction sets should hold the true class in {level} of cases"
         text += f" ({here})" if here else ""
+        text = f"Prediction sets are too wide (right in {above} instead of {level})" if above else text
         outside = _missed_outside(context, entry, record.level)
         if outside:
             text += f"; {outside}"
@@ -601,6 +603,7 @@ def coverage(context: ReportContext) -> str:
         mean = figures.width.value if figures and figures.width else None
         wide = "" if mean is None else f", on average {number(mean, terms_of(context).digits)} points wide"
         width = f"by case{wide}"
+    here = f"{evaluated_on(context, context.stage)} in {above}, so too wide" if above else here
     groups = _missed_groups(context, figures, record.level)
     outside = _missed_outside(context, entry, record.level)
     groups += f"; {outside}" if outside else ""

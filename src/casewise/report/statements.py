@@ -284,10 +284,11 @@ def chosen(context: ReportContext) -> Found:
     how = str(context.metrics.main.chosen_on)
     # combinations with fitted weights may have no figure where the model was chosen
     count = sum(how not in CHOOSING or bool(context.metric(how, name, context.merit)) for name in context.candidates)
+    by = context.write.phrase(context.merit)
     words = {
         "stated": "The reported model follows from a rule that was fixed before, not from these results.",
-        "oof": f"The model was chosen among {count} out of fold, without the test set.",
-        "validation": f"The model was chosen among {count} on the validation set, without the test set.",
+        "oof": f"Chosen among {count} out of fold by {by}, without the test set.",
+        "validation": f"Chosen among {count} on the validation set by {by}, without the test set.",
         "inner folds": "The reported model was chosen in inner folds, on training subjects only.",
     }
     if count < 2 or context.metrics.main.learner != context.learner or how not in words:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator
@@ -33,6 +34,9 @@ class Audit(StudyModel):
     fields: bool = False
     """Whether each image is a field cut from tissue. A border is then a shortcut only by what distinguishes it from
     the interior. No effect on slides."""
+    decisions: Path | None = None
+    """A table of images that are left out, as `casewise audit --resolve` writes it: the columns `path`, `decision`
+    (`leave out` or `keep`) and `reason`."""
     permutations: int = Field(999, ge=99, le=100_000)
     """Number of permutations of labels between subjects behind each p-value."""
 

@@ -24,6 +24,7 @@ from casewise.study.yaml_text import Values, mapping
 PATHS = (
     *(("cohort",), ("root",), ("weights_dir",), ("images", "store")),
     *(("pretrain", "cohort"), ("external", "cohort"), ("external", "root"), ("compute", "plan")),
+    ("audit", "decisions"),
 )
 # The largest study file that is read, in bytes.
 LARGEST = 1_000_000

@@ -358,6 +358,33 @@ def test_values_that_no_path_has_are_named(scores: pd.DataFrame, pictures: Path,
         planned("", written({"s.csv": table}, tmp_path), arrange(pictures, tmp_path / "photos"), tmp_path / "study")
 
 
+@pytest.mark.parametrize(
+    ("cells", "paths"),
+    [
+        (("Baseline", "Follow-up", "End of treatment"), ("baseline", "followup", "EndOfTreatment")),
+        (("baseline", "followup 1", "followup 2"), ("Baseline", "Follow-Up_1", "follow up 2")),
+    ],
+)
+def test_visits_written_in_one_word_or_several_are_one(
+    cells: tuple[str, ...],
+    paths: tuple[str, ...],
+    scores: pd.DataFrame,
+    pictures: Path,
+    tmp_path: Path,
+) -> None:
+    names, folders = (dict(zip(VISITS, each, strict=True)) for each in (cells, paths))
+    table = scores.assign(visit=[names[int(v.removeprefix("week"))] for v in scores["visit"]]).drop(columns="day")
+    images = arrange(pictures, tmp_path / "photos", lambda s, v, region, n: f"S{s:02}/{folders[v]}/{region}_{n}.png")
+    planned("onestep-pasi", written({"scores.csv": table}, tmp_path), images, tmp_path / "study")
+    assert len([row for row in table_of(tmp_path / "study") if row["path"]]) == 6 * 3 * sum(REGIONS.values())
+
+
+def test_a_join_of_few_rows_says_how_few(scores: pd.DataFrame, pictures: Path, tmp_path: Path) -> None:
+    images = arrange(pictures, tmp_path / "photos", lambda s, v, region, n: f"S{s + 4:02}/week{v}/{region}_{n}.png")
+    with pytest.raises(CasewiseError, match=r"Only 18 of 54 rows would meet an image, and 48 of 144 images a row, by"):
+        planned("onestep-pasi", written({"scores.csv": scores}, tmp_path), images, tmp_path / "study")
+
+
 def test_a_column_named_by_its_unit_gives_days(scores: pd.DataFrame, pictures: Path, tmp_path: Path) -> None:
     table = scores.assign(week=scores["day"] // 7).drop(columns=["visit", "day"])
     name = lambda s, v, region, n: f"{s}/{v}/{region}_{n}.png"  # noqa: E731

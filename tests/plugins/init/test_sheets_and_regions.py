@@ -112,3 +112,84 @@ def test_a_visit_without_a_region_is_left_out_until_the_study_allows_it(
     )
     assert "every_region" not in complete.text
     assert "every_region" not in plan_preset("onestep-pasi", images=tmp_path / "all", folder=tmp_path / "no").text
+
+
+def sheets_of_visits(book: Path, scores: pd.DataFrame, **names: str) -> Path:  # noqa: F811
+    """A sheet for each visit, without a column of visits."""
+    with pd.ExcelWriter(book) as writer:
+        for visit, table in scores.groupby("visit", sort=False):
+            table.drop(columns=["visit", "day"]).to_excel(writer, sheet_name=names.get(visit, visit), index=False)
+    return book
+
+
+@pytest.mark.parametrize("parts", [["{}"], ["{}:week0", "{}:week4", "{}:week12"]])
+def test_sheets_named_like_visits_are_visits(
+    parts: list[str],
+    scores: pd.DataFrame,  # noqa: F811
+    pictures: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    images, book = arrange(pictures, tmp_path / "photos"), sheets_of_visits(tmp_path / "visits.xlsx", scores)
+    tables = [Path(part.format(book)) for part in parts]
+    plan_preset("onestep-pasi", table=tables, images=images, folder=tmp_path / "study").write()
+    rows = table_of(tmp_path / "study")
+    expected = {(r.subject, r.visit, r.region): str(r.erythema) for r in scores.itertuples()}
+    assert {(row["subject"], row["visit"], row["region"]): row["erythema"] for row in rows} == expected
+
+
+def test_sheets_of_visits_with_other_columns_are_refused(
+    scores: pd.DataFrame,  # noqa: F811
+    pictures: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    book = tmp_path / "visits.xlsx"
+    with pd.ExcelWriter(book) as writer:
+        scores.drop(columns="visit").to_excel(writer, sheet_name="Baseline", index=False)
+        scores.drop(columns=["visit", "area"]).to_excel(writer, sheet_name="Follow-up", index=False)
+    with pytest.raises(CasewiseError, match=r"named like visits.*has area.*visits\.xlsx:Baseline"):
+        plan_preset("onestep-pasi", table=[book], images=arrange(pictures, tmp_path / "photos"), folder=tmp_path)
+
+
+def test_one_sheet_of_a_visit_gives_a_doubt_about_the_others(
+    scores: pd.DataFrame,  # noqa: F811
+    pictures: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    book = sheets_of_visits(tmp_path / "visits.xlsx", scores)
+    images = arrange(pictures, tmp_path / "photos")
+    plan = plan_preset("onestep-pasi", table=[Path(f"{book}:week4")], images=images, folder=tmp_path / "study")
+    assert any(doubt.startswith("ONE VALUE FOR ALL VISITS?") for doubt in plan.doubts)
+
+
+def test_sheets_of_visits_may_state_their_visit_and_some_may_be_empty(
+    scores: pd.DataFrame,  # noqa: F811
+    pictures: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    book = tmp_path / "visits.xlsx"
+    with pd.ExcelWriter(book) as writer:
+        for visit, table in scores.groupby("visit", sort=False):
+            table.to_excel(writer, sheet_name=visit, index=False)
+        scores.head(0).to_excel(writer, sheet_name="week52", index=False)
+    images = arrange(pictures, tmp_path / "photos")
+    plan_preset("onestep-pasi", table=[book], images=images, folder=tmp_path / "study").write()
+    expected = {(r.subject, r.visit, r.region): str(r.erythema) for r in scores.itertuples()}
+    rows = table_of(tmp_path / "study")
+    assert {(row["subject"], row["visit"], row["region"]): row["erythema"] for row in rows} == expected
+
+
+def test_a_sheet_of_ages_beside_one_of_scores_is_no_visit(
+    scores: pd.DataFrame,  # noqa: F811
+    pictures: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    book, people = tmp_path / "two.xlsx", sorted(set(scores["subject"]))
+    with pd.ExcelWriter(book) as writer:
+        pd.DataFrame({"subject": people, "age": range(40, 46)}).to_excel(writer, sheet_name="Baseline", index=False)
+        scores.to_excel(writer, sheet_name="Week 4", index=False)
+    images = arrange(pictures, tmp_path / "photos")
+    tables = [Path(f"{book}:{sheet}") for sheet in ("Week 4", "Baseline")]
+    plan_preset("onestep-pasi", table=tables, images=images, folder=tmp_path / "study").write()
+    assert {row["subject"]: row["age"] for row in table_of(tmp_path / "study")} == {
+        name: str(40 + i) for i, name in enumerate(people)
+    }

@@ -111,7 +111,9 @@ def init(
     for path in written:
         print(f"wrote {path}")
     if written:
-        print(f"next: casewise validate {shlex.quote(str(output / 'study.yaml'))}")
+        refused = any("`casewise validate` will refuse" in doubt for doubt in study.doubts)
+        before = "correct the table as said above, then " * refused
+        print(f"next: {before}casewise validate {shlex.quote(str(output / 'study.yaml'))}")
     if study.left_out:
         print(study.left_out)
 

@@ -195,8 +195,12 @@ def _parts(cell: str) -> list[str]:
     return [name for name in map(name_key, cell.replace("\\", "/").split("/")) if name not in ("", ".", "..")]
 
 
-def file_columns(cells: Mapping[str, Sequence[str]], images: ImageFiles, rows: Sequence[int]) -> list[FileColumn]:
+def file_columns(
+    cells: Mapping[str, Sequence[str]], images: ImageFiles, rows: Sequence[int], subject: str = ""
+) -> list[FileColumn]:
     """The columns that name the images: the best one, and others that name further files in the same rows.
+
+    The column of the `subject` names files only where each name belongs to one.
 
     Raises:
         CasewiseError: cells of such a column may name several files, or name other folders than those of the files.
@@ -220,6 +224,8 @@ def file_columns(cells: Mapping[str, Sequence[str]], images: ImageFiles, rows: S
             continue
         unclear = {row: options[value] for row, value in zip(rows, values, strict=True) if len(options[value]) > 1}
         has_ending = any(stem_of(value) != value or "/" in value for value in values)
+        if unclear and name == subject and not has_ending:
+            continue
         candidates.append(((matched - len(unclear), has_ending, -position), FileColumn(name, paths), unclear))
     if disagreeing and not candidates:
         name, cell, path = disagreeing

@@ -12,10 +12,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import PurePosixPath
 
 from casewise.cohort.checks import number
 from casewise.cohort.clinical_words import (
     LETTERS_OF_VISITS,
+    SITE,
     STRONG_SUBJECT,
     UNITS,
     WORD,
@@ -25,11 +27,16 @@ from casewise.cohort.clinical_words import (
 )
 from casewise.cohort.folder_layout import OF_FILES, Pattern, find_region, stem_of
 from casewise.cohort.table import names_text, read_dates
+from casewise.cohort.visit_order import is_named_visit
 from casewise.errors import CasewiseError, counted, cut
-from casewise.names import one_form
+from casewise.names import heading_words, one_form
+from casewise.plugins.init.columns import Column
+from casewise.plugins.init.patterns import is_field
 
 _DAYS = {"day": 1.0, "week": 7.0, "month": 365.25 / 12, "year": 365.25}
+_UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss"})
 _SINGLE = ("baseline", "screening")
+_OF_VISITS = {*_DAYS, *_SINGLE, "visit", "time"}
 # Paths that are looked at to find where the names stand, places that are tried for each column, and words of a name.
 _SAMPLE, _MOST_PLACES, _MOST_WORDS = 600, 4, 8
 # The share of the rows, or of the images, that must meet.
@@ -37,6 +44,7 @@ ENOUGH = 0.5
 # Words before the number of a subject that are not part of the name, and the most letters apart from it that are.
 _NO_NAME = re.compile(rf"{STRONG_SUBJECT}|case|id|no|nr|num(ber)?|images?|img|photos?|pic|dsc[nf]?|foto|bild|scan|file")
 _LETTERS = 3
+_MOST_IN_REGION = 3
 
 
 _RESTART = ", and numbers of subjects start again at each site, so that the paths must state both"
@@ -71,14 +79,20 @@ def words(text: str, role: str = "") -> Words:
 
     >>> words("S-01") == words("s1"), words("W04", "visit") == words("Week 4", "visit"), words("1-11") == words("11-1")
     (True, True, False)
+    >>> words("Follow-up 2", "visit") == words("followup_2", "visit")
+    True
     """
     plain = str(int(value)) if (value := number(text)) is not None and value.is_integer() else one_form(text)
     if role == "visit" and (day := read_dates([plain]).get(plain)):
         return ("date", str(day))
     plain_words = (w.lstrip("0") or "0" if w.isdecimal() else w.casefold() for w in WORD.findall(plain))
-    if role == "region":
-        return tuple(map(unaccented, plain_words))
-    return tuple(UNITS.get(unaccented(w), w) if role == "visit" else w for w in plain_words)
+    if role in ("region", "site"):  # `Köln` is `Koeln`
+        return tuple(unaccented(w.translate(_UMLAUTS) if role == "site" else w) for w in plain_words)
+    named = tuple(UNITS.get(unaccented(w), w) if role == "visit" else w for w in plain_words)
+    if role == "visit" and not _OF_VISITS.intersection(named):  # `Follow-up` is `followup`
+        runs = itertools.groupby(named, str.isdecimal)
+        return tuple(itertools.chain.from_iterable(run if numbers else ["".join(run)] for numbers, run in runs))
+    return named
 
 
 def day_of_visit(name: str) -> int | None:
@@ -116,6 +130,10 @@ def _other_forms(role: str, name: Words, loose: bool, regions: Sequence[str]) ->
         yield name[:1]
         yield (name[0][:1],)
         yield from region_phrases(" ".join(name))
+        if 1 < len(name) <= _MOST_IN_REGION:  # `arm_L` is `left arm`
+            forms = [[form[0] for form in region_phrases(word) if len(form) == 1] for word in name]
+            for order in itertools.permutations(forms):
+                yield from itertools.product(*order)
         if region := find_region(" ".join(name), list(regions)):
             yield words(region)
     if role == "visit":
@@ -124,7 +142,7 @@ def _other_forms(role: str, name: Words, loose: bool, regions: Sequence[str]) ->
             yield from [("baseline",), ("0",), *((unit, "0") for unit in _DAYS)]
         elif len(name) == 1 and last.isdecimal():
             yield from ((unit, last) for unit in (*_DAYS, "visit", "time"))
-        elif last.isdecimal() and name[0] != "date":
+        elif last.isdecimal() and name[0] != "date" and sum(map(str.isdecimal, name)) == 1:
             yield (last,)
 
 
@@ -276,9 +294,16 @@ def join_images(
     else:
         joined.columns = {role: columns[role] for role in best[next(iter(assigned))] if role in columns}
         joined.pattern = stated.text if stated else _pattern_text(by_path, best, assigned)
-        _check_spellings(joined, by_path, best, assigned, cells, stated)
         # of fewer the join is not used
-        if not stated and (len(set(assigned.values())) >= ENOUGH * keys.count or len(assigned) >= ENOUGH * len(paths)):
+        used = len(set(assigned.values())) >= ENOUGH * keys.count or len(assigned) >= ENOUGH * len(paths)
+        if used and not stated:
+            _check_counters(split_paths, best, assigned, keys, joined.pattern)
+            _check_visits(split_paths, best, assigned, keys)
+            _check_folders(joined, by_path, best, assigned, cells)
+        several = _check_spellings(joined, by_path, best, assigned, cells, stated)
+        if used and several:
+            raise several
+        if used and not stated:
             pairs = []
             for path, row in assigned.items():
                 spans = best[path]
@@ -517,8 +542,15 @@ def _text_at(each: _Path, spans: _Spans) -> str:
 
 
 def _pattern_text(by_path: Mapping[str, _Path], read: Mapping[str, _Spans], assigned: Mapping[str, int]) -> str:
+    """The pattern of most paths; folders and names that differ between them, other than by fields, are `*`."""
     texts = Counter(_text_at(by_path[path], read[path]) for path in itertools.islice(assigned, _SAMPLE))
-    return texts.most_common(1)[0][0]
+    usual = texts.most_common(1)[0][0].split("/")
+    alike = [each for text in texts if len(each := text.split("/")) == len(usual)]
+    levels = [next(iter(own)) if len(own := set(level)) == 1 else "" for level in zip(*alike, strict=True)]
+    ending = PurePosixPath(usual[-1]).suffix
+    others = ["*"] * (len(usual) - 1) + [f"*{ending}"]
+    pairs = zip(levels, usual, others, strict=True)
+    return "/".join(level or (own if "{" in own else other) for level, own, other in pairs)
 
 
 def _check_spellings(
@@ -528,8 +560,11 @@ def _check_spellings(
     assigned: Mapping[str, int],
     cells: Mapping[str, Sequence[str]],
     stated: Pattern | None,
-) -> None:
+) -> CasewiseError | None:
     """Say which names differ in spelling; refuse spellings that would make one subject of two.
+
+    Returns:
+        The refusal of subjects with images in several folders, if there are any.
 
     Raises:
         CasewiseError: a subject is written in several ways in the paths.
@@ -548,6 +583,7 @@ def _check_spellings(
     for role, pairs in spellings.items():
         shown = names_text([f"{text} in the paths is {cell}" for cell, text in pairs], 3)
         joined.understood.append(f"Spelling of {role}s: {shown}.")
+    folders = []
     for subject, names in subjects.items():
         both = " and ".join(list(names.values())[:2])
         if len(names) > 1 and (
@@ -558,10 +594,179 @@ def _check_spellings(
                 "are several people, give each a name of its own in the table, and if not, rename the folders or "
                 "files; or state with --pattern where the subject stands, such as '*/{subject}/{visit}/*.jpg'."
             )
-        if len(names) > 1:
-            joined.doubts.append(
-                f"ONE PERSON OR SEVERAL? Images of subject {cut(subject)} lie in different folders: {both}."
+        if len(names) > 1 and not all(_is_known(word) for start, _ in names for word in re.split("[/-]", start)):
+            folders.append((subject, list(names.values())[:2]))
+    return _several_folders(joined.pattern, *folders[0], len(folders)) if folders else None
+
+
+def _is_known(word: str) -> bool:
+    """Whether a word of a folder states a view, a visit or a region, so that it is the same person in each."""
+    return not word or is_field(word) or is_visit(word) or len(region_phrases(word)) > 1
+
+
+def _several_folders(pattern: str, subject: str, paths: Sequence[str], count: int) -> CasewiseError:
+    """The refusal of folders that may be views of one person, or hospitals whose numbers start again.
+
+    Args:
+        paths: two images of a subject in different folders.
+        count: of subjects with such images.
+    """
+    first, second = (path.split("/") for path in paths)
+    level = next(i for i, (own, other) in enumerate(zip(first, second, strict=False)) if own != other)
+    levels = pattern.split("/")
+    any_folder = "/".join([*levels[:level], "*", *levels[level + 1 :]])
+    return CasewiseError(
+        f"ONE PERSON OR SEVERAL? Images of {counted(count, 'subject')} of the table lie in several folders, such as "
+        f"{' and '.join(paths)} of {cut(subject)}. If these are the same people, repeat this with --pattern "
+        f"{any_folder!r}. If the folders are hospitals whose numbers start again, name one of them with --images, or "
+        "add a column `hospital` with their names to the table."
+    )
+
+
+def _check_counters(
+    paths: Sequence[_Path], read: Mapping[str, _Spans], assigned: Mapping[str, int], keys: _Keys, pattern: str
+) -> None:
+    """Refuse numbers of files as subjects where most such numbers are none of the table: they may count photographs.
+
+    Raises:
+        CasewiseError: fewer than half of the numbers at the place are subjects.
+    """
+    first = next(iter(assigned))
+    _, segment, word, _ = read[first]["subject"]
+    if segment != -1 or not all(map(_is_number, keys.names["subject"])):
+        return
+    numbers = [
+        each.path for each in paths
+        if word < len(each.matches(segment)) and each.matches(segment)[word][0].isdecimal()
+    ]  # fmt: skip
+    if len(assigned) < ENOUGH * len(numbers):
+        other = next(path for path in numbers if path not in assigned)
+        raise CasewiseError(
+            f"PATIENTS OR PHOTOGRAPHS? Of {counted(len(numbers), 'image')} with a number, such as {first} and {other}, "
+            f"only {len(assigned):,} have one of the table, so that the numbers may count photographs. If they are "
+            f"the patients' numbers, say so with --pattern {pattern!r}; if not, add a column with the names of the "
+            "files to the table."
+        )
+
+
+def _check_visits(paths: Sequence[_Path], read: Mapping[str, _Spans], assigned: Mapping[str, int], keys: _Keys) -> None:
+    """Refuse visits that agree in their numbers alone, where others have no image, and images no visit.
+
+    Raises:
+        CasewiseError: there are such visits, such as 1 to 4 of the table, and a baseline and weeks 1, 2 and 4.
+    """
+    if "visit" not in keys.names or any("visit" not in read[path] for path in assigned):
+        return
+    by_path = {each.path: each for each in paths}
+    joined: dict[Words, str] = {}
+    for path in assigned:
+        name, segment, begin, end = read[path]["visit"]
+        joined.setdefault(name, by_path[path].text(segment, begin, end))
+    # a date is no visit that has a kind
+    kinds = [name for name in dict.fromkeys(keys.names["visit"]) if sum(map(str.isdecimal, name)) < 2]
+    absent = [name for name in kinds if name not in joined]
+    by_number = {name: text for name, text in joined.items() if len(words(text, "visit")) != len(name)}
+    unused = next((each.path for each in paths if each.path not in assigned), "")
+    if absent and unused and by_number:
+        shown = names_text([f"{text} in the paths is {' '.join(name)}" for name, text in by_number.items()], 3)
+        raise CasewiseError(
+            f"VISITS OF DIFFERENT KINDS? Only numbers agree ({shown}), while {' '.join(absent[0])} of the table has no "
+            f"image, and {unused} no row. Write the visits into the table as the folders name them."
+        )
+
+
+def _check_folders(
+    joined: Joined,
+    by_path: Mapping[str, _Path],
+    read: Mapping[str, _Spans],
+    assigned: Mapping[str, int],
+    cells: Mapping[str, Sequence[str]],
+) -> None:
+    """Refuse images whose path names something else where the paths of most rows name the cell of a column.
+
+    So a table of one hospital takes no photographs of another one with the same numbers.
+
+    Raises:
+        CasewiseError: there are some.
+    """
+    windows = {path: _free_windows(by_path[path], read[path]) for path in assigned}
+    for column, values in cells.items():
+        site = Column(column, ()).exactly(SITE)
+        names = [words(value) for value in values]
+        if column in joined.columns.values() or not any(name and (site or not _is_number(name)) for name in names):
+            continue
+        found = {path: windows[path][names[row]] for path, row in assigned.items() if names[row] in windows[path]}
+        # a number in the name of a file rather counts photographs
+        found = {p: place for p, place in found.items() if place[0] != -1 or not _is_number(names[assigned[p]])}
+        around = {path: _around(by_path[path], read[path], place, numbers=site) for path, place in found.items()}
+        if not around:
+            continue
+        usual = Counter(around.values()).most_common(1)[0][0]
+        agreeing = [path for path, own in around.items() if own == usual]
+        if len({assigned[path] for path in agreeing}) < max(2, ENOUGH * len(joined.paths)):
+            continue
+        other = [
+            path for path, row in assigned.items()
+            if names[row] and path not in found and _fits(by_path[path], read[path], usual, numbers=site)
+        ]  # fmt: skip
+        if other:
+            field_name, row = "_".join(heading_words(column).split()), assigned[other[0]]
+            spans = {path: read[path] | {field_name: ((), *found[path])} for path in agreeing}
+            pattern = _pattern_text(by_path, spans, dict.fromkeys(agreeing, 0))
+            rows = counted(len({assigned[path] for path in agreeing}), "row")
+            raise CasewiseError(
+                f"OF ANOTHER {column.upper()}? The paths of {rows} name the {column} of the table, but "
+                f"{counted(len(other), 'image')} would be joined to rows of another one, such as {other[0]} "
+                f"to a row with {column} {cut(values[row])}. Repeat this with --pattern {pattern!r}, so "
+                "that it counts too, or with '*' in its place if it says nothing."
             )
+
+
+def _is_number(name: Words) -> bool:
+    return all(word.isdecimal() for word in name)
+
+
+def _taken(spans: _Spans) -> set[tuple[int, int]]:
+    """The words, by their segment and number, that name something else."""
+    return {(segment, word) for _, segment, first, end in spans.values() for word in range(first, end)}
+
+
+def _free_windows(each: _Path, spans: _Spans) -> dict[Words, tuple[int, int, int]]:
+    """Where the names of up to four words stand in a path, besides those that were read."""
+    taken, result = _taken(spans), dict[Words, tuple[int, int, int]]()
+    for segment in range(-len(each.segments), 0):
+        count = len(each.matches(segment))
+        for first in range(count):
+            for end in range(first + 1, min(first + 4, count) + 1):
+                if (segment, end - 1) in taken:
+                    break
+                result.setdefault(words(each.text(segment, first, end)), (segment, first, end))
+    return result
+
+
+_Around = tuple[int, Words, Words]
+
+
+def _free_words(each: _Path, spans: _Spans, segment: int, *, numbers: bool) -> list[tuple[int, str]]:
+    """The words of a segment that were not read, with their numbers; `numbers` count too if they may be sites."""
+    taken = _taken(spans)
+    free = [(i, m[0].casefold()) for i, m in enumerate(each.matches(segment)) if (segment, i) not in taken]
+    return [(i, word) for i, word in free if numbers or not word.isdecimal()]
+
+
+def _around(each: _Path, spans: _Spans, place: tuple[int, int, int], *, numbers: bool) -> _Around:
+    """The segment of a name, and the words before and behind it there."""
+    segment, first, end = place
+    free = _free_words(each, spans, segment, numbers=numbers)
+    return segment, tuple(w for i, w in free if i < first), tuple(w for i, w in free if i >= end)
+
+
+def _fits(each: _Path, spans: _Spans, around: _Around, *, numbers: bool) -> bool:
+    """Whether a path has other words where the others have a name."""
+    segment, before, behind = around
+    free = tuple(w for _, w in _free_words(each, spans, segment, numbers=numbers))
+    between = len(free) - len(before) - len(behind)
+    return between > 0 and free[: len(before)] == before and free[len(before) + between :] == behind
 
 
 def _whole_subject(each: _Path, spans: _Spans) -> tuple[str, str]:
@@ -634,6 +839,15 @@ def visits_in_paths(paths: Sequence[str]) -> dict[str, str]:
     {'S1/week0/upper.jpg': 'week0', 'S1/week4/upper.jpg': 'week4'}
     """
     return _visits([_Path(path) for path in paths], {path: set() for path in paths})
+
+
+def names_visit(text: str) -> bool:
+    """Whether a text, such as the name of a sheet, is a visit and nothing else, also one without a number.
+
+    >>> [names_visit(text) for text in ("Week 4", "V2", "Follow-up", "End of treatment", "Sheet1", "scores")]
+    [True, True, True, True, False, False]
+    """
+    return is_visit(text) or is_named_visit(text)
 
 
 def is_visit(text: str) -> bool:

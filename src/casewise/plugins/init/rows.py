@@ -18,7 +18,15 @@ from casewise.audit.sentences import fill
 from casewise.audit.subjects import FOUND_PAIRS, STRANGERS
 from casewise.cohort.altered_names import alterations
 from casewise.cohort.checks import FOUND, STORED
-from casewise.cohort.clinical_words import VISIT
+from casewise.cohort.clinical_words import (
+    AFTER,
+    BEFORE,
+    SITE,
+    STRONG_SUBJECT,
+    VISIT,
+    plain_words,
+    region_phrases,
+)
 from casewise.cohort.companions import ARE_THESE_IMAGES, LEAVE_OUT, companions_text
 from casewise.cohort.folder_layout import FIELDS, OF_FILES, Pattern, are_batches, batches_text, find_region
 from casewise.cohort.number_columns import clear_decimals
@@ -35,10 +43,26 @@ from casewise.plugins.init.columns import Column, Roles, columns_of_names, decim
 from casewise.plugins.init.dated_visits import contradictory_dates, visits_of_dates
 from casewise.plugins.init.guessed_subjects import HIGHEST_P, SIDE, guess_subjects, picture_features
 from casewise.plugins.init.image_files import ImageFiles
-from casewise.plugins.init.joining import Joined, day_of_visit, days_of_visits, join_images, met, words
+from casewise.plugins.init.joining import (
+    Joined,
+    day_of_visit,
+    days_of_visits,
+    join_images,
+    met,
+    visits_in_paths,
+    words,
+)
 from casewise.plugins.init.new_study import applying, films_state, table_bytes
 from casewise.plugins.init.patterns import are_classes, infer_pattern, is_field, read_all, repeating_part
-from casewise.plugins.init.tables import Source, by_region, check_subjects, key_columns, with_sites
+from casewise.plugins.init.tables import (
+    Source,
+    by_region,
+    by_visit,
+    check_several_columns,
+    check_subjects,
+    key_columns,
+    with_sites,
+)
 from casewise.splits.file_numbers import are_numbered
 
 T = TypeVar("T")
@@ -126,7 +150,8 @@ def rows_of_table(
     Raises:
         CasewiseError: no column names the images, or cells may name several of them.
     """
-    files, noun = image_files.file_columns(source.cells, images, source.numbers), images.noun
+    of_subject = source.roles(subject).subject
+    files, noun = image_files.file_columns(source.cells, images, source.numbers, of_subject), images.noun
     if files:
         rows, lacking = _named_files(source, files, noun)
         moved = [image_files.moved_beginning(column, source.cells[column.name], images.folder) for column in files]
@@ -212,6 +237,8 @@ def _joined(
     pairs = [(row, path) for row in range(count) for path in joined.paths.get(row, [""])]
     rows = ImageRows([row for row, _ in pairs], [path for _, path in pairs], changed=True, doubts=joined.doubts)
     rows.keys = list(joined.columns.values())
+    if any(len(paths) > 1 for paths in joined.paths.values()):
+        check_several_columns(source, joined.columns)
     named = ", ".join(f"{role} {column!r}" for role, column in joined.columns.items())
     rows.understood += [
         f"Images: no column names files; {named} of the table {'is' if len(joined.columns) == 1 else 'are'} in their "
@@ -219,6 +246,10 @@ def _joined(
         *joined.understood,
     ]
     _refuse_repeated(source, joined)
+    if stated:
+        rows.doubts += _people_of_fields(source, joined, stated)
+    else:
+        _refuse_unclear_sites(source, joined)
     twice = {row: paths for row, paths in joined.paths.items() if len(paths) > 1}
     if "number" in joined.columns and twice:
         row, paths = next(iter(twice.items()))
@@ -240,6 +271,8 @@ def _joined(
     if visit := joined.columns.get("visit"):
         roles = source.roles(subject)
         rows.state("visit", rows.of(roles.dates if visit == roles.date else cells[visit]), visit)
+    elif doubt := _one_value_for_visits(rows, source, joined):
+        rows.doubts.insert(0, doubt)
     _state_days(rows, source, joined, subject)
     keys = [name for name in joined.columns.values() if not names_people(Column(name, cells[name]))]
     lacking = [
@@ -248,6 +281,82 @@ def _joined(
         if row not in joined.paths
     ]
     return rows, lacking, source
+
+
+def _one_value_for_visits(rows: ImageRows, source: Source, joined: Joined) -> str:
+    """The doubt about a table without visits whose rows have images of several visits; '' if none has."""
+    visits: dict[int, dict[str, None]] = defaultdict(dict)
+    for row, visit in zip(rows.sources, rows["visit"], strict=True):
+        visits[row][visit] = None
+    several = {row: list(of_row) for row, of_row in visits.items() if len(of_row) > 1}
+    for row, paths in joined.paths.items():
+        names = [next((w for w in plain_words(path) if w in times), "") for path in paths for times in (BEFORE, AFTER)]
+        if any(names[::2]) and any(names[1::2]):
+            several.setdefault(row, list(dict.fromkeys(filter(None, names))))
+    if not several:
+        return ""
+    row, of_row = next(iter(several.items()))
+    return (
+        f"ONE VALUE FOR ALL VISITS? The table has no visit, and {counted(len(several), 'row has', 'rows have')} images "
+        f"of several, such as {names_text(of_row, 4)} of {cut(source.cells[joined.columns['subject']][row])}. All of "
+        "them get the values of the row. Where values belong to one visit, add a column `visit` to the table."
+    )
+
+
+def _people_of_fields(source: Source, joined: Joined, stated: Pattern) -> list[str]:
+    """Doubts about fields of a stated pattern that may tell people apart, such as {cohort}/{subject}.
+
+    Raises:
+        CasewiseError: a field is a misspelt column, or a hospital that the table lacks.
+    """
+    subjects, doubts = source.cells[joined.columns["subject"]], list[str]()
+    headers = {Column(name, ()).header: name for name in source.cells}
+    for name in stated.fields:
+        if name in {*FIELDS, *OF_FILES}:
+            continue
+        column = headers.get(heading_words(name), "")
+        if not column and (hint := nearest(name, list(source.cells))):
+            raise CasewiseError(f"--pattern: {{{name}}} is not a column of {source.path}.{hint}")
+        values: dict[str, dict[str, None]] = defaultdict(dict)
+        for row, paths in joined.paths.items():
+            of_paths = [joined.stated[path].get(name, "") for path in paths]
+            values[subjects[row]] |= dict.fromkeys([source.cells[column][row]] if column else of_paths)
+        several = {subject: list(own) for subject, own in values.items() if len(own) > 1}
+        if not several:
+            continue
+        subject, own = next(iter(several.items()))
+        shown = (
+            f"{counted(len(several), 'subject has', 'subjects have')} images with several values of {{{name}}}, such "
+        )
+        shown += f"as {names_text(own, 3)} of {cut(subject)}"
+        if not column and Column(name, ()).exactly(SITE):
+            raise CasewiseError(
+                f"ONE PERSON OR SEVERAL? By --pattern {shown}, and the table does not say whose rows it has. Add a "
+                f"column {name} to the table, or write its one {name} in place of {{{name}}}."
+            )
+        doubts.append(f"ONE PERSON OR SEVERAL? {shown}. Each is one subject, on one side of every split.")
+    return doubts
+
+
+def _refuse_unclear_sites(source: Source, joined: Joined) -> None:
+    """Refuse a column `site` that may have hospitals, whose numbers start again, or places of the body.
+
+    In the folder of a subject they can only be the latter.
+
+    Raises:
+        CasewiseError: it is not clear.
+    """
+    name = joined.columns.get("region", "")
+    folder, found, _ = joined.pattern.partition("{subject}")
+    column = Column(name, source.cells.get(name, []))
+    of_body = all(is_field(value) or len(region_phrases(value)) > 1 for value in column.counts)
+    if not name or not column.exactly(SITE) or not found or "{region}" not in folder or of_body:
+        return
+    raise CasewiseError(
+        f"PLACES OF THE BODY OR HOSPITALS? The column {name!r} ({names_text(list(column.counts), 3)}) may be either. "
+        f"If it has places of the body, repeat this with --pattern {joined.pattern!r}. If it has hospitals, so that "
+        f"equal numbers of {joined.columns['subject']} are different people, change its heading to `hospital`."
+    )
 
 
 def _refuse_repeated(source: Source, joined: Joined) -> None:
@@ -280,6 +389,8 @@ def _best_join(
         regions,
         (word for path in images.paths for word in words(path)),
     )
+    roles = source.roles(subject)
+    source = by_visit(source, key_columns(source, roles, regions=regions), visits_in_paths(images.paths).values())
     roles = source.roles(subject)
     keys, tried = key_columns(source, roles, regions=regions), Joined()
     if keys:
@@ -330,6 +441,13 @@ def _best_join(
             tried.doubts += contradictory_dates(names, cells[keys["visit"]], roles.dates)
         if met(tried, len(source.numbers), len(images.paths)):
             return source, tried
+    if tried.paths:
+        row, paths = next(iter(tried.paths.items()))
+        tried.doubts.append(
+            f"Only {len(tried.paths):,} of {counted(len(source.numbers), 'row')} would meet an image, and "
+            f"{sum(map(len, tried.paths.values())):,} of {counted(len(images.paths), 'image')} a row, by "
+            f"{names_text(list(tried.columns.values()), 4)}, such as {paths[0]} row {source.numbers[row]}"
+        )
     tried.paths.clear()
     for name in [name for name, values in source.cells.items() if _identifies(Column(name, values))]:
         joined = join_images(source.cells, images.paths, {"subject": name}, stated=stated)
@@ -399,6 +517,17 @@ def _state_days(rows: ImageRows, source: Source, joined: Joined, subject: str) -
         rows.state("day", days, "the names of the visits")
 
 
+def _subject_in_paths(source: Source, images: ImageFiles, joined: Joined) -> str:
+    """Another column of subjects whose names occur in the paths; '' if there is none."""
+    of_paths = {word for path in images.paths for word in words(path)}
+    for name, values in source.cells.items():
+        names = {words(value) for value in values if value}
+        other = name not in joined.columns.values() and Column(name, values).exactly(STRONG_SUBJECT)
+        if other and names and sum(map(of_paths.issuperset, names)) >= len(names) / 2:
+            return name
+    return ""
+
+
 def _no_images(source: Source, images: ImageFiles, joined: Joined) -> CasewiseError:
     cells, shown = source.cells, ""
     unique = [name for name, values in cells.items() if _identifies(Column(name, values))]
@@ -408,6 +537,8 @@ def _no_images(source: Source, images: ImageFiles, joined: Joined) -> CasewiseEr
         absent = {name: values for name in keys if (values := joined.absent.get(name))}
         shown += "".join(f". No path has {name} {names_text(values, 3)}" for name, values in absent.items())
         shown += "".join(f". {doubt.rstrip('.')}" for doubt in joined.doubts)
+        if name := _subject_in_paths(source, images, joined):
+            shown += f". The paths have {name}: repeat this with --subject {name}"
         if "site" in joined.columns:
             site, subject = joined.columns["site"], joined.columns["subject"]
             number = next(iter(cells[subject]), "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,10 +12,11 @@ from pathlib import Path
 from casewise.cohort.clinical_words import REGION, SITE, VISIT, named_region, plain_words, region_phrases
 from casewise.cohort.folder_layout import find_region
 from casewise.cohort.table import Problems, names_text, read_text_table, rows_text
+from casewise.cohort.table_formats import sheet_headings
 from casewise.errors import CasewiseError, cut
 from casewise.names import one_form
 from casewise.plugins.init.columns import Column, Roles, understand_columns
-from casewise.plugins.init.joining import Words, check_letters, is_visit, readings, words
+from casewise.plugins.init.joining import Words, check_letters, names_visit, readings, words
 
 # Columns of long tables, as in ADaM and SDTM: the code of what was measured, its text, the value, the analysed record.
 _CODE = ("paramcd", "qstestcd", "testcd", "param", "qstest", "parameter", "item", "test", "measure", "question")
@@ -90,15 +92,25 @@ def read_tables(paths: Sequence[Path], problems: Problems, *, sheets: Sequence[s
     Raises:
         CasewiseError: a table cannot be read; rows or columns contradict each other.
     """
-    sources = []
-    for path, sheet in zip(paths, sheets or [""] * len(paths), strict=True):
+    sources: list[Source] = []
+    visits: dict[Path, list[tuple[str, Source]]] = defaultdict(list)
+    pairs = list(zip(paths, sheets or [""] * len(paths), strict=True))
+    for path, sheet in itertools.chain.from_iterable(itertools.starmap(_with_visits, pairs)):
         frame, notes = read_text_table(path, problems, sheet=sheet)
         if len(paths) > 1 and problems.hint:
             another = f"{problems.hint} `--table {path.name}:SHEET` reads another."
             notes = [another if note.startswith(problems.hint) else note for note in notes]
         problems.raise_any(path)
         cells = {str(name): [str(value).strip() for value in frame[name]] for name in frame.columns}
-        sources.append(_wide(_observed(Source(path, cells, frame.index.tolist(), notes)), subject))
+        source = Source(path, cells, frame.index.tolist(), notes)
+        if sheet and names_visit(sheet):
+            visits[path].append((sheet, source))
+        else:
+            sources.append(_wide(_observed(source), subject))
+    for of_sheets in visits.values():
+        alike = {tuple(sorted(source.cells)) for _, source in of_sheets}
+        stacked = [_stacked(of_sheets)] if len(of_sheets) > 1 and len(alike) == 1 else [s for _, s in of_sheets]
+        sources += [_wide(_observed(source), subject) for source in stacked]
     if len(sources) == 1:
         return sources[0]
     main = max(sources, key=lambda source: (len(key_columns(source, source.roles(subject))), len(source.numbers)))
@@ -106,6 +118,41 @@ def read_tables(paths: Sequence[Path], problems: Problems, *, sheets: Sequence[s
         if source is not main:
             main = _merged(main, source, subject)
     return main
+
+
+def _with_visits(path: Path, sheet: str) -> list[tuple[Path, str]]:
+    """A table and its sheet, or all filled sheets of a workbook in which none is stated and each is named like a visit.
+
+    Raises:
+        CasewiseError: the sheets are named like visits, but have different headings.
+    """
+    headings = sheet_headings(path) if not sheet and _is_book(path) else {}
+    headings = {name: sorted(heading) for name, heading in headings.items() if heading}
+    if len(headings) < 2 or not all(map(names_visit, headings)):
+        return [(path, sheet)]
+    first, *others = headings
+    if other := next((name for name in others if headings[name] != headings[first]), ""):
+        differing = sorted(set(headings[first]) ^ set(headings[other]))
+        raise CasewiseError(
+            f"{path}: its sheets are named like visits, but only one of {cut(first)} and {cut(other)} has "
+            f"{names_text(differing, 3)}. Give them the same columns, or name those that are meant, such as "
+            f"--table {path.name}:{max(headings, key=lambda name: len(headings[name]))}."
+        )
+    return [(path, name) for name in headings]
+
+
+def _stacked(sheets: Sequence[tuple[str, Source]]) -> Source:
+    """The rows of sheets that are named like visits as one table, with the visit of each row."""
+    path, names = sheets[0][1].path, [name for name, _ in sheets]
+    cells = {name: [value for _, source in sheets for value in source.cells[name]] for name in sheets[0][1].cells}
+    notes = list(dict.fromkeys(note for _, source in sheets for note in source.notes))
+    if not any(Column(name, values).exactly(VISIT) for name, values in cells.items()):
+        cells["visit"] = [name for name, source in sheets for _ in source.numbers]
+        notes.append(f"Visits: the sheets of {path.name}, {names_text(names, 8)}; a row has the visit of its sheet.")
+    else:
+        notes.append(f"Sheets of {path.name} that were read as one table: {names_text(names, 8)}.")
+    numbers = [number for _, source in sheets for number in source.numbers]
+    return Source(path, cells, numbers, notes, changed=True)
 
 
 def _is_book(path: Path) -> bool:
@@ -124,18 +171,18 @@ def key_columns(
     columns = [Column(name, values) for name, values in source.cells.items() if name not in {roles.subject, *targets}]
     keys = {"subject": roles.subject}
     visits = [c for c in columns if c.exactly(VISIT) and c.filled == 1 and (len(c.counts) > 1 or c.numbers is None)]
-    texts = [c.name for c in visits if all(map(is_visit, c.counts))]
+    texts = [c.name for c in visits if all(map(names_visit, c.counts))]
     if visit := next(iter([*texts, *([roles.visit] if roles.visit else []), *(c.name for c in visits)]), roles.date):
         keys["visit"] = visit
     texts_only = [c for c in columns if c.name != visit and c.filled == 1 and 1 <= len(c.counts) <= _MOST_REGIONS]
     texts_only = [c for c in texts_only if c.numbers is None]
     of_study = [c.name for c in texts_only if regions and all(find_region(v, list(regions)) for v in c.counts)]
-    texts_only = [c for c in texts_only if not _numbers_sites(c)]
+    texts_only = [c for c in texts_only if not _names_hospitals(c)]
     named = [c.name for c in texts_only if c.exactly(REGION) and c.name not in roles.sources]
     region = next(iter([*of_study, *named, *(c.name for c in texts_only if c.exactly(REGION))]), "")
     if region and (of_study or _repeats(source, keys)):
         keys["region"] = region
-    if site := next((c.name for c in columns if _numbers_sites(c) and _restarts(source, keys, c.name)), ""):
+    if site := next((c.name for c in columns if _names_hospitals(c) and _restarts(source, keys, c.name)), ""):
         keys = {"site": site, **keys}
     if _repeats(source, keys):
         numbers = [
@@ -146,10 +193,11 @@ def key_columns(
     return keys
 
 
-def _numbers_sites(column: Column) -> bool:
-    """Whether a column has the numbers or codes of hospitals; texts without digits may be sites of the body."""
+def _names_hospitals(column: Column) -> bool:
+    """Whether a column has hospitals; under a heading such as `site`, texts without digits are sites of the body."""
     digits = all(any(letter.isdigit() for letter in value) for value in column.counts)
-    return column.exactly(SITE) and column.filled == 1 and len(column.counts) > 1 and digits
+    named = column.exactly(SITE) and column.filled == 1 and len(column.counts) > 1
+    return named and (digits or not column.exactly(REGION))
 
 
 def _restarts(source: Source, keys: Mapping[str, str], site: str) -> bool:
@@ -328,15 +376,46 @@ def by_region(source: Source, keys: Mapping[str, str], regions: Sequence[str], o
     if regions and len(shared) < len(regions):
         return source
     parts = {rest: columns for rest, columns in parts.items() if frozenset(columns) == shared}
-    order = [region for region in candidates if region in shared]
+    return _with_rows(source, "region", parts, [region for region in candidates if region in shared])
+
+
+def by_visit(source: Source, keys: Mapping[str, str], visits: Iterable[str]) -> Source:
+    """A row for each visit where columns name it, such as `PASI_week4`; other tables as they are.
+
+    Args:
+        visits: those that the paths state.
+    """
+    known = {words(visit, "visit"): visit for visit in visits}
+    if "visit" in keys or len(known) < 2:
+        return source
+    parts: dict[Words, dict[str, str]] = defaultdict(dict)
+    for name in source.cells:
+        headings = plain_words(name)
+        for length in (2, 1):
+            visit = words(" ".join(headings[-length:]), "visit")
+            if len(headings) > length and visit in known and name not in keys.values():
+                parts[headings[:-length]].setdefault(known[visit], name)
+                break
+    parts = {rest: columns for rest, columns in parts.items() if len(columns) > 1}
+    if len({frozenset(columns) for columns in parts.values()}) != 1:
+        return source
+    return _with_rows(source, "visit", parts, list(next(iter(parts.values()))))
+
+
+def _with_rows(source: Source, role: str, parts: Mapping[Words, Mapping[str, str]], order: Sequence[str]) -> Source:
+    """The table with a row for each region or visit in place of each row.
+
+    Args:
+        parts: by the name of a new column, the column of each region or visit.
+    """
     split = {name for columns in parts.values() for name in columns.values()}
     count, cells = len(source.numbers), {}
     for name, values in source.cells.items():
         if name not in split:
             cells[name] = [value for value in values for _ in order]
-    cells["region"] = [region for _ in range(count) for region in order]
+    cells[role] = [name for _ in range(count) for name in order]
     for rest, columns in parts.items():
-        cells["_".join(rest)] = [source.cells[columns[region]][row] for row in range(count) for region in order]
+        cells["_".join(rest)] = [source.cells[columns[name]][row] for row in range(count) for name in order]
     first = next(iter(parts))
     return replace(
         source,
@@ -344,12 +423,33 @@ def by_region(source: Source, keys: Mapping[str, str], regions: Sequence[str], o
         numbers=[number for number in source.numbers for _ in order],
         notes=[
             *source.notes,
-            f"Columns of regions became rows, {len(order)} for each: "
+            f"Columns of {role}s became rows, {len(order)} for each: "
             f"{names_text([parts[first][name] for name in order], 4)} are "
             f"{'_'.join(first)} of {', '.join(order)}.",
         ],
         changed=True,
     )
+
+
+def check_several_columns(source: Source, keys: Mapping[str, str]) -> None:
+    """Refuse columns for sides or times, such as `grade_OD` and `grade_OS`, where the paths name neither.
+
+    Raises:
+        CasewiseError: there are such columns of numbers.
+    """
+    parts: dict[Words, list[str]] = defaultdict(list)
+    for name, values in source.cells.items():
+        headings = plain_words(name)
+        for number, word in enumerate(headings):
+            is_part = len(region_phrases(word)) > 1 or names_visit(word)
+            if len(headings) > 1 and is_part and Column(name, values).numbers is not None and name not in keys.values():
+                parts[*headings[:number], "", *headings[number + 1 :]].append(name)
+    if columns := next((own for own in parts.values() if len(own) > 1), None):
+        raise CasewiseError(
+            f"{source.path}: {' and '.join(columns[:3])} have values of several images of a row, and no path says "
+            "which image belongs to which. Write a row for each of them, with a column that names it as the paths do, "
+            "or delete the columns that are not meant."
+        )
 
 
 # ----------------------------------------------------------------------------------------------------------- several

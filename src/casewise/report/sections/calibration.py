@@ -200,6 +200,12 @@ READING = (
 )
 
 
+TOO_WIDE = (
+    "Too wide: the coverage is above the level beyond its interval. That happens where few {unit}s{of_class} calibrate,"
+    " because the level is rounded up to the next {unit}, and where cases are easier than the calibration cases."
+)
+
+
 def prediction_sets(context: ReportContext) -> Section | None:
     """The calibration of the intervals or sets and their coverage by stage; None if there are none."""
     study, metrics = context.study, context.metrics
@@ -216,6 +222,9 @@ def prediction_sets(context: ReportContext) -> Section | None:
     how = CLASSES if classes else BANDS if entry.get("bands") else NUMBERS
     meaning = [how.format(unit=unit, whether=whether, scaled=SCALED if entry.get("scale") else "")]
     meaning += [READING.format(unit=unit, share=share)] if rows else []
+    stages = metrics.prediction_sets.targets[context.outcome].stages.values()
+    if any(exceeded(stage.coverage, metrics.prediction_sets.level) for stage in stages):
+        meaning.append(TOO_WIDE.format(unit=unit, of_class=" of a class" * classes))
     fold = Fold("What the level means, and for which cases", [Text(text, note=True) for text in meaning])
     return Section("prediction-sets", f"Prediction {'sets' if classes else 'intervals'}", [Facts(facts), table, fold])
 
@@ -261,6 +270,8 @@ def _rows(study: Study, target: str, stage: str, figures: StageCoverage, level: 
     whole = percent_cell(figures.coverage)
     if missed(figures.coverage, level):
         whole = replace(whole, small=f"{whole.small}; aim missed")
+    elif exceeded(figures.coverage, level):
+        whole = replace(whole, small=f"{whole.small}; too wide")
     rows = [Row(capital(SIDES[stage]), [subjects, whole, *sizes])]
     for name, figure, width in coverage_by_group(study, target, figures):
         covered, further = percent_cell(figure), [figure_cell(width, digits)] if figures.size is None else ["", ""]
@@ -281,6 +292,11 @@ def coverage_by_group(
         low, high = (None if end is None else number(end, digits) for end in (band.low, band.high))
         groups.append((plain(band.name) or range_name(low, high), band.coverage, band.width))
     return groups
+
+
+def exceeded(figure: Estimate | None, level: float) -> bool:
+    """Whether an observed share is above the level beyond its interval, so that intervals or sets are too wide."""
+    return figure is not None and not figure.rough and figure.low is not None and figure.low > level
 
 
 def missed(figure: Estimate | None, level: float) -> bool:

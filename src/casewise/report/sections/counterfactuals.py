@@ -30,9 +30,13 @@ METHOD = (
 )
 ANSWERS = (
     "Changed answers, of all, and of the answers of other classes those that become the class named. Correct: answers"
-    " that agree with the reference before and after."
+    " that agree with the reference before and after. It is a warning if a tenth of all answers changes or a class"
+    " loses a fifth of its own, and at least three change."
 )
-NUMBERS = "Mean absolute change of the prediction in points with its interval, then the mean change."
+NUMBERS = (
+    "Mean absolute change of the prediction in points with its interval, then the mean change. It is a warning if the"
+    " former is more than half of the mean absolute error."
+)
 
 
 def section(context: ReportContext) -> Section | None:

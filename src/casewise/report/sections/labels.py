@@ -10,10 +10,12 @@ import pandas as pd
 from casewise.audit import metadata
 from casewise.audit.columns import columns_with_gaps, is_filled
 from casewise.cohort.table import natural
+from casewise.predictions.conformal import number_of_band, thirds
 from casewise.report import blocks as doc
 from casewise.report.context import ReportContext, terms_of
 from casewise.report.figures import cohort as draw
 from casewise.report.formatting import capital, counted, display_name, number, percent, plain, shortened
+from casewise.report.sections.agreement import range_name
 
 MOST_LABELS, MOST_SOURCES, MOST_SIDES = 12, 15, 60
 SIDES = (
@@ -90,14 +92,14 @@ def _missing_values(context: ReportContext) -> list[doc.Table]:
 
 
 def _groups(context: ReportContext, values: pd.Series) -> dict[str, pd.Index]:
-    """The cases of each class, or of each third of a number (or half, where thirds coincide)."""
+    """The cases of each class, or of each third of a number; of two thirds with the same values, the higher ones."""
     if context.classes:
         return {plain(name): own for i, name in enumerate(context.classes) if len(own := values.index[values == i])}
-    thirds, half = np.unique(values.quantile([1 / 3, 2 / 3])), np.array([values.median()])
-    cuts = thirds if len(thirds) == 2 and values.min() < thirds[0] and thirds[1] < values.max() else half
-    group = np.digitize(values, cuts, right=True)
-    ends = [number(cut, 1) for cut in cuts]
-    names = [f"up to {ends[0]}", *(f"{low} to {high}" for low, high in pairwise(ends)), f"above {ends[-1]}"]
+    bounds = thirds(values.to_numpy(float))
+    if max(bounds) <= values.min():  # most are the lowest value
+        bounds = sorted(set(values))[1:2]
+    group = number_of_band(values.to_numpy(float), bounds)
+    names = [range_name(*pair) for pair in pairwise([None, *(number(bound, 1) for bound in bounds), None])]
     return {name: own for i, name in enumerate(names) if len(own := values.index[group == i])}
 
 

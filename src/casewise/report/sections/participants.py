@@ -19,6 +19,7 @@ STEPS = {
     "read": "Rows of the table",
     "where": "Kept only where {column} is {values}",
     "where_not": "Left out where {column} is {values}",
+    "decisions": "Left out, with the reason of each image in {column}",
     "other_classes": "Left out: classes in {column} that the study does not list ({values})",
     "sample": "Left out where {column} has more rows than the seed drew ({values})",
     "images": "Left out: images missing, or a part of them that the study needs, such as a sequence",
