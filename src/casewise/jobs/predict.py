@@ -399,10 +399,10 @@ def seconds_a_panel(jobs: Sequence[Job], prepared: PreparedCohort, rows: Sequenc
         return time.monotonic() - began
 
     # the first time libraries and weights are read
-    _, one, several = (
+    _, first, several = (
         fmean(_side_by_side(seconds, [panels] * folds, bundles)) for panels in (rows[:1], rows[:1], rows)
     )
-    return max(0.0, several - one) / (len(rows) - 1)
+    return max(0.0, several - first) / (len(rows) - 1)
 
 
 def _altered_in_fold(

@@ -467,7 +467,7 @@ def _are_counters(paths: Iterable[_Path], read: Mapping[str, _Spans], role: str)
         bare = all(match[0].isdecimal() for match in each.matches(segment)[first:end])
         if segment != -1 or not bare or (role == "subject" and all(word.isdecimal() for word in name)):
             return False
-        taken = {(of, word) for _, of, begin, stop in spans.values() for word in range(begin, stop)}
+        taken = _taken(spans)
         others = [
             match[0]
             for of in range(-len(each.segments), -1)
@@ -695,10 +695,10 @@ def _check_folders(
         names = [words(value) for value in values]
         if column in joined.columns.values() or not any(name and (site or not _is_number(name)) for name in names):
             continue
-        found = {path: windows[path][names[row]] for path, row in assigned.items() if names[row] in windows[path]}
+        named = {path: windows[path][names[row]] for path, row in assigned.items() if names[row] in windows[path]}
         # a number in the name of a file rather counts photographs
-        found = {p: place for p, place in found.items() if place[0] != -1 or not _is_number(names[assigned[p]])}
-        around = {path: _around(by_path[path], read[path], place, numbers=site) for path, place in found.items()}
+        named = {p: span for p, span in named.items() if span[0] != -1 or not _is_number(names[assigned[p]])}
+        around = {path: _around(by_path[path], read[path], span, numbers=site) for path, span in named.items()}
         if not around:
             continue
         usual = Counter(around.values()).most_common(1)[0][0]
@@ -707,11 +707,11 @@ def _check_folders(
             continue
         other = [
             path for path, row in assigned.items()
-            if names[row] and path not in found and _fits(by_path[path], read[path], usual, numbers=site)
+            if names[row] and path not in named and _fits(by_path[path], read[path], usual, numbers=site)
         ]  # fmt: skip
         if other:
             field_name, row = "_".join(heading_words(column).split()), assigned[other[0]]
-            spans = {path: read[path] | {field_name: ((), *found[path])} for path in agreeing}
+            spans = {path: read[path] | {field_name: ((), *named[path])} for path in agreeing}
             pattern = _pattern_text(by_path, spans, dict.fromkeys(agreeing, 0))
             rows = counted(len({assigned[path] for path in agreeing}), "row")
             raise CasewiseError(
@@ -754,9 +754,9 @@ def _free_words(each: _Path, spans: _Spans, segment: int, *, numbers: bool) -> l
     return [(i, word) for i, word in free if numbers or not word.isdecimal()]
 
 
-def _around(each: _Path, spans: _Spans, place: tuple[int, int, int], *, numbers: bool) -> _Around:
+def _around(each: _Path, spans: _Spans, span: tuple[int, int, int], *, numbers: bool) -> _Around:
     """The segment of a name, and the words before and behind it there."""
-    segment, first, end = place
+    segment, first, end = span
     free = _free_words(each, spans, segment, numbers=numbers)
     return segment, tuple(w for i, w in free if i < first), tuple(w for i, w in free if i >= end)
 
@@ -806,7 +806,7 @@ def _add_stated(
             joined.visits[path] = values.get("visit", "") if stated else by_path[path].text(*read[path]["visit"][1:])
         joined.stated[path] = {name: text for name, text in values.items() if name not in joined.columns}
     if not stated and "visit" not in joined.columns:
-        taken = {path: {(s, w) for _, s, f, e in read[path].values() for w in range(f, e)} for path in assigned}
+        taken = {path: _taken(read[path]) for path in assigned}
         for path, visit in _visits([by_path[path] for path in assigned], taken).items():
             joined.stated[path]["visit"] = visit
 

@@ -347,10 +347,10 @@ def _refuse_unclear_sites(source: Source, joined: Joined) -> None:
         CasewiseError: it is not clear.
     """
     name = joined.columns.get("region", "")
-    folder, found, _ = joined.pattern.partition("{subject}")
+    before, field_of_subject, _ = joined.pattern.partition("{subject}")
     column = Column(name, source.cells.get(name, []))
     of_body = all(is_field(value) or len(region_phrases(value)) > 1 for value in column.counts)
-    if not name or not column.exactly(SITE) or not found or "{region}" not in folder or of_body:
+    if not name or not column.exactly(SITE) or not field_of_subject or "{region}" not in before or of_body:
         return
     raise CasewiseError(
         f"PLACES OF THE BODY OR HOSPITALS? The column {name!r} ({names_text(list(column.counts), 3)}) may be either. "

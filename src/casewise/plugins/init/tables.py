@@ -385,16 +385,16 @@ def by_visit(source: Source, keys: Mapping[str, str], visits: Iterable[str]) -> 
     Args:
         visits: those that the paths state.
     """
-    known = {words(visit, "visit"): visit for visit in visits}
-    if "visit" in keys or len(known) < 2:
+    visit_named = {words(visit, "visit"): visit for visit in visits}
+    if "visit" in keys or len(visit_named) < 2:
         return source
     parts: dict[Words, dict[str, str]] = defaultdict(dict)
     for name in source.cells:
         headings = plain_words(name)
         for length in (2, 1):
             visit = words(" ".join(headings[-length:]), "visit")
-            if len(headings) > length and visit in known and name not in keys.values():
-                parts[headings[:-length]].setdefault(known[visit], name)
+            if len(headings) > length and visit in visit_named and name not in keys.values():
+                parts[headings[:-length]].setdefault(visit_named[visit], name)
                 break
     parts = {rest: columns for rest, columns in parts.items() if len(columns) > 1}
     if len({frozenset(columns) for columns in parts.values()}) != 1:
