@@ -162,6 +162,22 @@ def refused(chests: Path, folder: Path, done: Run, **values: Any) -> str:
     return str(told.value)
 
 
+def test_a_table_with_the_columns_of_the_study(chests: Path, there: Path, tmp_path: Path) -> None:
+    german = {"path": "Aufnahme", "subject": "Kennung", "label": "Diagnose"}
+    files = {table: tmp_path / f"{name}.csv" for name, table in (("own", chests), ("other", there))}
+    for table, file in files.items():
+        absolute(table).rename(columns=german).to_csv(file, index=False)
+    expected = read_external(chest_study(chests, **external(there)), read_cohort(chest_study(chests)))[1]
+    for table in (files[there], there):  # the second has the standard names
+        study = chest_study(files[chests], columns=german, **external(table))
+        _, cohort = read_external(study, read_cohort(study))
+        pd.testing.assert_frame_equal(cohort.cases, expected.cases)
+    study = chest_study(files[chests], columns=german, **external(files[there], columns={"subject": "Patient"}))
+    own = read_cohort(study)
+    with pytest.raises(CohortError, match="subject is 'Patient'"):  # what is stated holds
+        read_external(study, own)
+
+
 def test_a_class_that_the_networks_do_not_know(done: Run, chests: Path, there: Path, tmp_path: Path) -> None:
     table = changed(there, tmp_path / "c.csv", label=lambda labels: labels.replace("pneumonia", "tuberculosis"))
     said = refused(chests, tmp_path / "run", done, **external(table))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -11,9 +12,10 @@ import pandas as pd
 from casewise.audit.cohorts import compare_cohorts
 from casewise.audit.twin_findings import refuse_twins, twins_between
 from casewise.audit.twins import shown_by
+from casewise.cohort.checks import columns_from_training
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.cohort.identity import Declared, doubtful_pairs, same_people, same_subjects, spelling_pairs
-from casewise.cohort.table import names_text
+from casewise.cohort.table import Problems, names_text, read_text_table
 from casewise.cohort.targets import label_table
 from casewise.console import Show
 from casewise.errors import CohortError, SplitError, counted, nearest
@@ -34,12 +36,18 @@ def _external_study(study: Study) -> Study:
     settings = study.external
     assert settings is not None
     evaluation = {"response": False, "readers": {}, "bands": {}}
+    columns = dict(settings.columns)
+    with suppress(CohortError):  # whoever reads the table next says what is wrong with it
+        headers = read_text_table(settings.cohort, Problems(), sheet=settings.sheet)[0].columns
+        for training in (study.columns, study.original_columns):
+            columns = columns_from_training(columns, training, headers)
     changes = {name: getattr(settings, name) for name in OF_TABLE} | {
+        "columns": columns,
         "audit": study.audit.model_copy(update={"decisions": None}),
         "name": study.external_name,
         # columns that the study names belong to its own table; another table may have others
         "targets": {
-            name: target.model_copy(update={"column": None}) if name in settings.columns else target
+            name: target.model_copy(update={"column": None}) if name in columns else target
             for name, target in study.targets.items()
         },
         "split": study.split.model_copy(
