@@ -387,7 +387,7 @@ def _original_column_lines(data: OwnData) -> list[str]:
     named = {role: origins[role] for role in roles if origins.get(role) in data.cells}
     # what paths state, columns of a new table do not
     lacking = {"subject", *(["visit"] if rows.has("visit") else [])} - named.keys()
-    if not (data.table and rows.files) or data.roles.people or lacking:
+    if not data.table or len(rows.files) != 1 or data.roles.people or lacking:
         return []
     named = {"path": rows.files[0].name} | named
     texts = [f"{role}: {quoted(column)}" for role, column in named.items() if role != column]
