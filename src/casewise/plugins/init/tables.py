@@ -356,7 +356,7 @@ def _rater(source: Source, keys: Mapping[str, str]) -> str:
     named = [c.name for c in columns if c.exactly(RATER) and c.filled == 1 and 1 < len(c.counts) <= _MOST_RATERS]
     if not named or not _repeats(source, keys):
         return ""
-    return next((name for name in named if not _repeats(source, keys | {"rater": name})), "")
+    return next((name for name in named if not _repeats(source, {**keys, "rater": name})), "")
 
 
 def _by_rater(source: Source, subject: str) -> Source:
