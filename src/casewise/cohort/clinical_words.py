@@ -44,7 +44,7 @@ SITE = (
 )
 # Things of which a person has several, each on images of its own.
 PART = (
-    r"lesions?|la?esion(en)?|lesione[sn]?|target|moles?|na?evus|na?evi|nodules?|knoten|nodulos?|wounds?|wunden?|plaies?|"
+    r"lesions?|la?esion(en)?|lesione[sn]?|moles?|na?evus|na?evi|nodules?|knoten|nodulos?|wounds?|wunden?|plaies?|"
     r"heridas?|ulcers?|plaques?|tooth|teeth|zahn|zahne|dents?|dientes?|rois?|spots?|herde?|tumou?rs?"
 )
 # Headings of the people who rated the cases.

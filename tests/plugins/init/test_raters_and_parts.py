@@ -144,3 +144,15 @@ def test_a_part_of_a_folder_is_not_offered_as_a_folder_of_images(tmp_path: Path)
     with pytest.raises(CasewiseError, match="their names as they are in HH-001, KA-001") as refused:
         plan_of(tmp_path, "Centre,Patient,score", rows, names)
     assert "--images" not in str(refused.value)
+
+
+def test_a_column_that_says_whether_there_is_a_tumour_is_no_number_of_it(tmp_path: Path) -> None:
+    rows: Rows = [(f"S{s}", f"S{s}_{n}.png", (s + n) % 2) for s in PEOPLE for n in (0, 1)]
+    plan = plan_of(tmp_path, "subject,file,tumor", rows, [f"S{s}_{n}.png" for s in PEOPLE for n in (0, 1)])
+    assert plan.target == "tumor"
+
+
+def test_rows_that_differ_only_by_what_is_predicted_are_refused(tmp_path: Path) -> None:
+    rows: Rows = [(f"S{s}", n) for s in PEOPLE for n in (0, 1)]
+    with pytest.raises(CasewiseError, match="No column of the table names the images"):
+        plan_of(tmp_path, "subject,tumor", rows, [f"S{s}_{n}.png" for s in PEOPLE for n in (0, 1)])

@@ -24,7 +24,6 @@ _TEXT = ("param", "qstest", "parameter", "test")
 _VALUE = ("aval", "qsstresn", "avalc", "qsstresc", "qsorres", "value", "result", "score", "rating", "response")
 _ANALYSED = r"anl\d\dfl"
 _IMAGE_NUMBER = (
-    rf"({PART})( ?(no|nr|num(ber)?|id|index))?|"
     r"((photo(graph)?|image|picture|foto|bild|img|shot|file|view|aufnahme) ?)?(no|nr|num(ber)?|index|idx|n)|"
     r"photo(graph)?|image|picture|foto|bild|shot|view"
 )
@@ -193,11 +192,18 @@ def key_columns(
         keys = {"site": site, **keys}
     if _repeats(source, keys):
         numbers = [
-            c.name for c in columns if c.exactly(_IMAGE_NUMBER) and c.name not in keys.values() and c.filled == 1
-        ]
+            c.name for c in columns
+            if (c.exactly(_IMAGE_NUMBER) or _numbers_parts(c)) and c.name not in keys.values() and c.filled == 1
+        ]  # fmt: skip
         if number := next((name for name in numbers if not _repeats(source, keys | {"number": name})), ""):
             keys["number"] = number
     return keys
+
+
+def _numbers_parts(column: Column) -> bool:
+    """Whether a column numbers lesions or teeth from 1; under such a heading, 0 and 1 say whether there is one."""
+    named = column.exactly(rf"({PART})( ?(no|nr|num(ber)?|id|index))?")
+    return named and column.numbers is not None and column.are_whole and min(column.numbers) == 1
 
 
 def _names_hospitals(column: Column) -> bool:
