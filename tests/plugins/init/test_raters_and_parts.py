@@ -156,3 +156,41 @@ def test_rows_that_differ_only_by_what_is_predicted_are_refused(tmp_path: Path) 
     rows: Rows = [(f"S{s}", n) for s in PEOPLE for n in (0, 1)]
     with pytest.raises(CasewiseError, match="No column of the table names the images"):
         plan_of(tmp_path, "subject,tumor", rows, [f"S{s}_{n}.png" for s in PEOPLE for n in (0, 1)])
+
+
+def test_teeth_are_numbered_as_dentists_do(tmp_path: Path) -> None:
+    rows: Rows = [(f"P{s}", tooth, (s + tooth) % 2) for s in PEOPLE for tooth in (11, 21, 48)]
+    plan_of(tmp_path, "patient,Zahn,Karies", rows, [f"P{s}/{tooth}.png" for s in PEOPLE for tooth in (11, 21, 48)])
+    assert joined(tmp_path, "Karies") == {
+        f"P{s}/{tooth}.png": str((s + tooth) % 2) for s in PEOPLE for tooth in (11, 21, 48)
+    }
+
+
+def test_columns_that_number_photographs_become_rows(tmp_path: Path) -> None:
+    rows: Rows = [(f"P{s}", s % 4, (s + 1) % 4) for s in PEOPLE]
+    plan_of(tmp_path, "patient,Foto1 Grad,Foto2 Grad", rows, [f"P{s}_{n}.png" for s in PEOPLE for n in (1, 2)])
+    assert joined(tmp_path, "grad") == {f"P{s}_{n}.png": str((s + n - 1) % 4) for s in PEOPLE for n in (1, 2)}
+
+
+@pytest.mark.parametrize(("heads", "numbers"), [("patient,score_1,score_2", (1, 2)), ("patient,q7,q9", (7, 9))])
+def test_columns_with_the_numbers_of_the_images_are_refused(
+    heads: str, numbers: tuple[int, int], tmp_path: Path
+) -> None:
+    rows: Rows = [(f"P{s}", s % 4, (s + 1) % 4) for s in PEOPLE]
+    first, names = heads.split(",")[1], [f"P{s}/img{n}.png" for s in PEOPLE for n in numbers]
+    plan_of(tmp_path, heads, rows, names, target=first)  # all images have this value
+    assert joined(tmp_path, first) == {f"P{s}/img{n}.png": str(s % 4) for s in PEOPLE for n in numbers}
+    with pytest.raises(CasewiseError, match="have the numbers of the images of a row"):
+        plan_of(tmp_path, heads, rows, names)
+
+
+def test_columns_with_other_numbers_than_the_images_are_a_question(tmp_path: Path) -> None:
+    rows: Rows = [(f"P{s}", s % 4, (s + 1) % 4) for s in PEOPLE]
+    plan = plan_of(tmp_path, "patient,score_1,score_2", rows, [f"P{s}/{n}.png" for s in PEOPLE for n in (1, 2, 3)])
+    assert any("Other candidates: 'score_2'" in doubt for doubt in plan.doubts)
+
+
+def test_numbers_of_files_are_no_patients_with_letters_either(tmp_path: Path) -> None:
+    rows: Rows = [(f"P{s}", s % 3) for s in PEOPLE]
+    with pytest.raises(CasewiseError, match="PATIENTS OR PHOTOGRAPHS"):
+        plan_of(tmp_path, "patient,grade", rows, [f"IMG_{n:03}.png" for n in range(3, 33)])

@@ -305,7 +305,7 @@ def join_images(
         # of fewer the join is not used
         used = len(set(assigned.values())) >= ENOUGH * keys.count or len(assigned) >= ENOUGH * len(paths)
         if used and not stated:
-            _check_counters(split_paths, best, assigned, keys, joined.pattern)
+            _check_counters(split_paths, best, assigned, joined.pattern)
             _check_visits(split_paths, best, assigned, keys)
             _check_folders(joined, by_path, best, assigned, cells)
         several = _check_spellings(joined, by_path, best, assigned, cells, stated)
@@ -635,7 +635,7 @@ def _several_folders(pattern: str, subject: str, paths: Sequence[str], count: in
 
 
 def _check_counters(
-    paths: Sequence[_Path], read: Mapping[str, _Spans], assigned: Mapping[str, int], keys: _Keys, pattern: str
+    paths: Sequence[_Path], read: Mapping[str, _Spans], assigned: Mapping[str, int], pattern: str
 ) -> None:
     """Refuse numbers of files as subjects where most such numbers are none of the table: they may count photographs.
 
@@ -644,7 +644,8 @@ def _check_counters(
     """
     first = next(iter(assigned))
     _, segment, word, _ = read[first]["subject"]
-    if segment != -1 or not all(map(_is_number, keys.names["subject"])):
+    by_path = {each.path: each for each in paths}
+    if segment != -1 or not all(by_path[path].text(*read[path]["subject"][1:]).isdecimal() for path in assigned):
         return
     numbers = [
         each.path for each in paths

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from casewise.cohort.clinical_words import PART, RATER, REGION, SITE, VISIT, named_region, plain_words, region_phrases
-from casewise.cohort.folder_layout import find_region
+from casewise.cohort.folder_layout import find_region, stem_of
 from casewise.cohort.table import Problems, names_text, read_text_table, rows_text
 from casewise.cohort.table_formats import sheet_headings
 from casewise.errors import CasewiseError, cut
@@ -23,10 +23,12 @@ _CODE = ("paramcd", "qstestcd", "testcd", "param", "qstest", "parameter", "item"
 _TEXT = ("param", "qstest", "parameter", "test")
 _VALUE = ("aval", "qsstresn", "avalc", "qsstresc", "qsorres", "value", "result", "score", "rating", "response")
 _ANALYSED = r"anl\d\dfl"
+_PHOTO = r"photo(graph)?|image|picture|foto|bild|shot|view"
 _IMAGE_NUMBER = (
     r"((photo(graph)?|image|picture|foto|bild|img|shot|file|view|aufnahme) ?)?(no|nr|num(ber)?|index|idx|n)|"
-    r"photo(graph)?|image|picture|foto|bild|shot|view"
+    rf"{_PHOTO}"
 )
+_TEETH = {10.0 * quadrant + tooth for quadrant in range(1, 9) for tooth in range(1, 9)}
 _MOST_REGIONS, _MOST_RATERS = 20, 8
 _IMAGE = r"(photo(graph)?|image|picture|foto|bild|img|file|path|datei|pfad|fichier|archivo|imagen)s?( ?name)?"
 # Values of a column DTYPE: the record was not observed but carried from another visit, or computed.
@@ -201,9 +203,9 @@ def key_columns(
 
 
 def _numbers_parts(column: Column) -> bool:
-    """Whether a column numbers lesions or teeth from 1; under such a heading, 0 and 1 say whether there is one."""
-    named = column.exactly(rf"({PART})( ?(no|nr|num(ber)?|id|index))?")
-    return named and column.numbers is not None and column.are_whole and min(column.numbers) == 1
+    """Whether a column numbers lesions or teeth; under such a heading, 0 and 1 say whether there is one."""
+    numbers = column.numbers if column.exactly(rf"({PART})( ?(no|nr|num(ber)?|id|index))?") else None
+    return numbers is not None and column.are_whole and (min(numbers) == 1 or set(numbers) <= _TEETH)
 
 
 def _names_hospitals(column: Column) -> bool:
@@ -497,14 +499,19 @@ def _with_rows(source: Source, role: str, parts: Mapping[Words, Mapping[str, str
 
 
 def by_part(source: Source, keys: Mapping[str, str]) -> Source:
-    """A row for each lesion, tooth or wound where columns number them, such as `lesion1_size`; others as they are."""
+    """A row for each lesion, tooth or photograph where columns number them (`lesion1_size`); others as they are."""
     if "number" in keys:
         return source
     parts: dict[str, dict[Words, dict[str, str]]] = defaultdict(lambda: defaultdict(dict))
     for name in source.cells:
         headings = plain_words(name)
         for place, (word, number) in enumerate(itertools.pairwise(headings)):
-            if re.fullmatch(PART, word) and number.isdecimal() and len(headings) > 2 and name not in keys.values():
+            if (
+                re.fullmatch(rf"{PART}|{_PHOTO}", word)
+                and number.isdecimal()
+                and len(headings) > 2
+                and name not in keys.values()
+            ):
                 parts[word][headings[:place] + headings[place + 2 :]].setdefault(number, name)
     for word, columns in parts.items():
         several = {rest: own for rest, own in columns.items() if len(own) > 1}
@@ -532,6 +539,35 @@ def check_several_columns(source: Source, keys: Mapping[str, str]) -> None:
             "which image belongs to which. Write a row for each of them, with a column that names it as the paths do, "
             "or delete the columns that are not meant."
         )
+
+
+def check_numbered(source: Source, target: str, of_rows: Iterable[Sequence[str]]) -> None:
+    """Refuse a target such as `score_1` beside `score_2` where the images of a row have the same numbers.
+
+    Args:
+        of_rows: the paths of each row.
+
+    Raises:
+        CasewiseError: they have.
+    """
+    numbered: dict[tuple[str, ...], dict[str, str]] = defaultdict(dict)
+    for name in source.cells:
+        heading = plain_words(name)
+        for place, word in enumerate(heading):
+            if word.isdecimal():
+                numbered[(*heading[:place], "", *heading[place + 1 :])].setdefault(word, name)
+    for columns in numbered.values():
+        if target not in columns.values() or len(columns) < 2:
+            continue
+        for paths in of_rows:
+            last = [plain_words(stem_of(path).rpartition("/")[2])[-1:] for path in paths]
+            if {word for words_of_path in last for word in words_of_path} == set(columns):
+                names, shown = names_text(list(columns.values()), 3), names_text(paths, 3)
+                raise CasewiseError(
+                    f"{source.path}: {names} have the numbers of the images of a row, such as {shown}. If each column "
+                    "is about its image, write a row for each image, with a column `image` that has its "
+                    f"number. If all images have the value of one column, say so with --target {target}."
+                )
 
 
 # ----------------------------------------------------------------------------------------------------------- several
