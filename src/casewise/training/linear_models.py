@@ -62,7 +62,7 @@ class _LinearModel:
 
     def packed(self) -> Tensor:
         """All values in one row."""
-        parts = [[self.loss, self.penalty], self.bias, self.weight.ravel(), self.left_out.ravel()]
+        parts = [np.array([self.loss, self.penalty]), self.bias, self.weight.ravel(), self.left_out.ravel()]
         return torch.from_numpy(np.concatenate(parts))
 
     @classmethod
