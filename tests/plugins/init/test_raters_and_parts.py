@@ -194,3 +194,19 @@ def test_numbers_of_files_are_no_patients_with_letters_either(tmp_path: Path) ->
     rows: Rows = [(f"P{s}", s % 3) for s in PEOPLE]
     with pytest.raises(CasewiseError, match="PATIENTS OR PHOTOGRAPHS"):
         plan_of(tmp_path, "patient,grade", rows, [f"IMG_{n:03}.png" for n in range(3, 33)])
+
+
+def test_rows_that_repeat_are_named_with_the_column_that_tells_them_apart(tmp_path: Path) -> None:
+    places = ("arm", "back1")
+    rows: Rows = [(f"P{s}", place, (s + len(place)) % 3) for s in PEOPLE for place in places]
+    names = [f"P{s}/{place}.png" for s in PEOPLE for place in places]
+    with pytest.raises(CasewiseError, match=r"Rows 2 and 3 have the same patient: if Mole tells .* as \{Mole\}"):
+        plan_of(tmp_path, "patient,Mole,grade", rows, names)
+    plan_of(tmp_path, "patient,Mole,grade", rows, names, pattern="{subject}/{Mole}.png")
+    assert joined(tmp_path, "grade") == {f"P{s}/{p}.png": str((s + len(p)) % 3) for s in PEOPLE for p in places}
+
+
+def test_rows_that_occur_twice_are_named(tmp_path: Path) -> None:
+    rows: Rows = [(f"P{s}", s % 3) for s in (*PEOPLE, *PEOPLE)]
+    with pytest.raises(CasewiseError, match="Rows 2 and 12 have the same patient: keep one of them"):
+        plan_of(tmp_path, "patient,grade", rows, [f"P{s}/a.png" for s in PEOPLE])

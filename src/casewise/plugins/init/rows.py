@@ -578,6 +578,7 @@ def _no_images(source: Source, images: ImageFiles, joined: Joined) -> CasewiseEr
         absent = {name: values for name in keys if (values := joined.absent.get(name))}
         shown += "".join(f". No path has {name} {names_text(values, 3)}" for name, values in absent.items())
         shown += "".join(f". {doubt.rstrip('.')}" for doubt in joined.doubts)
+        shown += _repeated_text(source, images, joined)
         if name := _subject_in_paths(source, images, joined):
             shown += f". The paths have {name}: repeat this with --subject {name}"
         if "site" in joined.columns:
@@ -597,6 +598,24 @@ def _no_images(source: Source, images: ImageFiles, joined: Joined) -> CasewiseEr
         "paths state with --pattern, such as '{subject}/{visit}_{region}_{n}.jpg', or name another folder with "
         "--images."
     )
+
+
+def _repeated_text(source: Source, images: ImageFiles, joined: Joined) -> str:
+    """A sentence on rows of the same subject and visit, and the column in the paths that tells them apart; or ''."""
+    keys = list(joined.columns.values())
+    rows: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for row, key in enumerate(zip(*(source.cells[name] for name in keys), strict=True)):
+        rows[key].append(row)
+    first = next((own for own in rows.values() if len(own) > 1), [])
+    if not first:
+        return ""
+    text = f". Rows {' and '.join(str(source.numbers[row]) for row in first[:2])} have the same {names_text(keys, 4)}"
+    some = " ".join(images.paths[:200]).casefold()
+    for name, values in source.cells.items():
+        different = {values[row].casefold() for row in first}
+        if name not in keys and len(different) == len(first) and all(value and value in some for value in different):
+            return f"{text}: if {name} tells their images apart, name it in --pattern as {{{name}}}"
+    return f"{text}: keep one of them, or add what tells their images apart"
 
 
 def _identifies(column: Column) -> bool:
