@@ -59,7 +59,7 @@ def test_more_features_than_rows_give_the_same_ridge_model() -> None:
     random = np.random.default_rng(0)
     values, subjects = labels_of(random, 60)
     labels = values[:, 0] + 0.1 * random.normal(size=60)
-    model = linear_model(values, labels, subjects, Output("extent"))
+    model = linear_model(Directions.of(values), labels, subjects, Output("extent"))
     standardised = (values - values.mean(axis=0)) / values.std(axis=0)
     strength = model.penalty * (standardised**2).sum(axis=1).mean()
     expected = Ridge(alpha=strength).fit(standardised, labels)
@@ -112,7 +112,7 @@ def test_a_sample_of_many_panels_is_fitted_with_the_shares_of_all_classes() -> N
 def test_a_class_without_training_rows_is_never_predicted_above_others(output: Output) -> None:
     random = np.random.default_rng(1)
     values, subjects = labels_of(random, 40)
-    model = linear_model(values, random.integers(0, 2, 40).astype(float), subjects, output)
+    model = linear_model(Directions.of(values), random.integers(0, 2, 40).astype(float), subjects, output)
     raw = torch.from_numpy(values @ model.weight.T + model.bias)
     decided = output.network_kind.decided(raw)
     assert set(decided.tolist()) <= {0, 1}

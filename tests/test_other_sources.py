@@ -17,7 +17,7 @@ from casewise.report.context import read_context
 from casewise.report.first_screen import sizes
 from casewise.report.sections.designs.validation import for_other_sources, source_rows
 from casewise.study.loading import build_study
-from casewise.training.linear_models import linear_model
+from casewise.training.linear_models import Directions, linear_model
 from casewise.training.losses import balanced, weights_within
 
 LABEL = Output("label", "classification", 2)
@@ -38,7 +38,7 @@ def outside(values: np.ndarray, labels: np.ndarray, sources: np.ndarray, weights
     """The AUROC in the last source, `new`, of a model of the others."""
     train = sources != "new"
     subjects = np.arange(train.sum()).astype(str).astype(object)
-    model = linear_model(values[train], labels[train], subjects, LABEL, weights=weights)
+    model = linear_model(Directions.of(values[train]), labels[train], subjects, LABEL, weights=weights)
     return float(roc_auc_score(labels[~train], (values[~train] @ model.weight.T + model.bias)[:, 1]))
 
 

@@ -1,5 +1,7 @@
 """Models with a radial kernel: random Fourier features, their fit, and exact contributions."""
 
+from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,6 +58,44 @@ def test_a_label_that_no_line_separates_is_learned() -> None:
         correct[name] = float((predicted == rest.truth[:, 0]).float().mean())
     assert correct["radial"] > 0.85
     assert correct["radial"] > correct["linear"] + 0.1
+
+
+def test_a_shared_fit_changes_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a store, with an empty one, after the linear model, after an interruption, and with damaged files."""
+    random = np.random.default_rng(3)
+    outputs = [Output("label", "classification", 2), Output("extent", "regression"), Output("grade", "ordinal", 3)]
+    network = bank(5, [FeatureSpec("statistics"), FeatureSpec("pixels", cells=4)])
+    with torch.no_grad():
+        features = network.features(torch.rand(60, 3, 48, 48))
+    truth = np.stack([random.integers(0, 2, 60), random.normal(size=60), random.integers(0, 3, 60)], axis=1)
+    truth[:5, 1] = np.nan
+    data, subjects = FeatureData(features, torch.from_numpy(truth).float()), [f"s{row // 2}" for row in range(60)]
+
+    def fitted(*, is_radial: bool, data: FeatureData = data) -> list[torch.Tensor]:
+        copied = deepcopy(network)
+        result = fit_head(copied, data, subjects, outputs, is_radial=is_radial)
+        losses = [list(each.losses.values()) for each in result.candidates]
+        return [*copied.head.state_dict().values(), result.columns, torch.tensor(losses)]
+
+    def same(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
+        return len(first) == len(second) and all(map(torch.equal, first, second))
+
+    monkeypatch.setenv("CASEWISE_FEATURE_CACHE", "0")
+    alone = {is_radial: fitted(is_radial=is_radial) for is_radial in (False, True)}
+    monkeypatch.delenv("CASEWISE_FEATURE_CACHE")
+    monkeypatch.setenv("CASEWISE_CACHE", str(tmp_path))
+    assert same(fitted(is_radial=False), alone[False])
+    stored = sorted(tmp_path.rglob("*.safetensors"))
+    assert len(stored) == 2 * 3
+    assert same(fitted(is_radial=True), alone[True])  # reads these
+    assert len(sorted(tmp_path.rglob("*.safetensors"))) == 2 * 3 + 3
+    stored[0].unlink()
+    stored[1].write_bytes(b"damaged")
+    for is_radial in (False, True):
+        assert same(fitted(is_radial=is_radial), alone[is_radial])
+    # other labels have other models
+    other = FeatureData(features, data.truth.flip(0))
+    assert not same(fitted(is_radial=True, data=other), alone[True])
 
 
 @pytest.mark.parametrize("views", [1, 3])

@@ -27,6 +27,7 @@ from casewise.pipeline.recipe_plan import (
     PlanFacts,
     RecipePlan,
     _flips,
+    fitting_seconds,
     forecast_in_words,
     mirrored,
     planned_encoders,
@@ -142,10 +143,23 @@ def test_encoders_are_those_whose_weights_are_at_hand(tmp_path: Path, monkeypatc
     # what takes longer than its share of the budget is left out, the most expensive first
     assert planned_encoders(study, 30_000, "both")[0] == first
     assert best not in planned_encoders(study, 5000, "both")[0]
+    # so does a slow computer's, and the time in which the baselines are fitted
+    assert planned_encoders(study, 1000, "none", slow=500)[0] == first
+    assert planned_encoders(study, 1000, "none", fits=2_000)[0] == first
     off = {"off": "too many cases"}
     assert planned_encoders(study.model_copy(update={"encoders": ["densenet121"]}), 1, "none") == (["densenet121"], {})
     for stated in ({"weights": "random"}, {"baselines": off}):
         assert planned_encoders(study_of(weights_dir=tmp_path, **stated), 1000, "none") == ([], {})
+
+
+def test_the_time_of_fits_grows_with_rows_classes_and_folds() -> None:
+    study = study_of()
+    seconds = fitting_seconds(study, 1000, 5)
+    assert fitting_seconds(study, 2000, 5) == pytest.approx(2 * seconds)
+    assert fitting_seconds(study, 100, 5) == pytest.approx(seconds / 50)  # fewer rows than directions
+    assert fitting_seconds(study, 100_000, 5) == fitting_seconds(study, 50_000, 5)  # fitted to a sample
+    assert fitting_seconds(study_of(targets={"x": {"classes": ["a", "b", "c"]}}), 1000, 5) == pytest.approx(3 * seconds)
+    assert fitting_seconds(study_of(final="refit"), 1000, 5) == pytest.approx(6 / 5 * seconds)
 
 
 def test_stated_pretrained_weights_are_downloaded_by_a_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,6 +42,19 @@ SITE = (
     r"( ?(id|no|nr|num|number|code))?|siten|(studien|pruf|pruef)?zentr(um|ums|en)( ?(id|nr|nummer|code))?|"
     r"klinik(um)?|standort|hopital|cent(re|ro)( ?(id|no|num|numero|code|codigo))?"
 )
+# Things of which a person has several, each on images of its own.
+PART = (
+    r"lesions?|la?esion(en)?|lesione[sn]?|moles?|na?evus|na?evi|nodules?|knoten|nodulos?|wounds?|wunden?|plaies?|"
+    r"heridas?|ulcers?|plaques?|tooth|teeth|zahn|zahne|dents?|dientes?|rois?|spots?|herde?|tumou?rs?"
+)
+# Headings of the people who rated the cases.
+RATER = (
+    r"(raters?|readers?|assessors?|graders?|scorers?|observers?|evaluators?|reviewers?|examiners?|annotators?|"
+    r"physicians?|doctors?|investigators?|[a-z]{2}eval(id)?|evalid|arzt|a(e)?rztin|untersucher(in)?|auswerter(in)?|"
+    r"befunder(in)?|beurteiler(in)?|gutachter(in)?|pru(e)?fer(in)?|bewerter(in)?|lecteur|lectrice|evaluat(eur|rice)|"
+    r"medecin|observateur|examinateur|evaluador|evaluadora|lector|medico|observador|examinador)"
+    r"( ?(id|no|nr|num|number|code|name|initials))?"
+)
 # By word, the unit of time or the kind of visit that it states.
 UNITS = {
     **dict.fromkeys(("w", "wk", "wks", "weeks", "woche", "wochen", "semaine", "semaines", "semana", "semanas"), "week"),
@@ -108,8 +121,8 @@ _OF_BODY = {
 }
 # Words for the sides of a person, of eyes (OD, OS) too, and for before and after a treatment.
 _OF_SIDES = {
-    "left": "left l lt os links li linke linker linkes gauche izquierda izquierdo",
-    "right": "right r rt od rechts re rechte rechter rechtes droite droit derecha derecho",
+    "left": "left l lt os links li linke linker linkes gauche og izquierda izquierdo izq oi",
+    "right": "right r rt od rechts re rechte rechter rechtes droite droit derecha derecho der",
     "before": "before pre vor vorher avant antes",
     "after": "after post nach nachher apres despues",
 }

@@ -213,13 +213,15 @@ def _delimiter(text: str) -> str:
 def _heading_row(rows: Sequence[tuple[int, Sequence[str]]]) -> tuple[int, list[str]]:
     """The number of the row of headings among rows that are not blank, and a note if there are titles above it.
 
-    Rows of one cell, in the first column, are titles if nearly all rows below have several cells, and the first of
-    these rows looks like headings: its cells are filled, are not numbers, and do not occur again in their columns.
+    Rows of one cell, or of at most two thirds of the cells of the widest row, are titles if they begin in the first
+    column, nearly all rows below have several cells, and the first of these rows looks like headings: its cells are
+    filled, are not numbers, and do not occur again in their columns.
     """
     if not rows:
         return 0, []
     filled = [sum(bool(cell.strip()) for cell in record) for _, record in rows]
-    first = next((i for i, count in enumerate(filled[: MOST_TITLES + 1]) if count > 1), 0)
+    most = max(1, min(2 * max(filled) // 3, max(filled) - 2))
+    first = next((i for i, count in enumerate(filled[: MOST_TITLES + 1]) if count > most), 0)
     below = rows[first + 1 :]
     heading = [cell.strip() for cell in rows[first][1]]
     columns = zip(*([*record, *[""] * len(heading)][: len(heading)] for _, record in below), strict=True)

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -54,6 +56,9 @@ NO_UPRIGHT = 0.9
 FEWEST_IMAGES, MOST_IMAGES, CELLS = 10, 600, 16
 # The most encoders of the baselines, the share of the budget that they may take, and how many cores a GPU is worth.
 MOST_ENCODERS, ENCODER_SHARE, GPU = 3, 0.25, 60
+# Seconds of a core in which both baselines are fitted, for a row, a direction, an output and an encoder; the panels by
+# which it is measured how much slower this computer is, and how often.
+FIT, TRIED, REPEATS = 7e-6, 4, 4
 NOT_HERE = "not on this computer"
 # Why a network has its number of epochs, and the words for it.
 Reason: TypeAlias = Literal["fit", "most", "fewest", "stated", "left"]
@@ -268,7 +273,10 @@ def plan_facts(
     training = np.flatnonzero(subjects.isin(trained_on).to_numpy())
     panels = int(cohort.panels["subject"].astype(str).isin(trained_on).sum())
     flips = _flips(study, store, training)
-    encoders, others = planned_encoders(study, len(training), flips, download=download)
+    slow = 1.0 if study.encoders or study.baselines.off else encoder_slowness(study)
+    encoders, others = planned_encoders(
+        study, len(training), flips, fits=fitting_seconds(study, panels, splits.folds), slow=slow, download=download
+    )
     return PlanFacts(
         images=len(training),
         panels=panels,
@@ -306,19 +314,23 @@ def _has_sides(outputs: Sequence[str], classes: Sequence[str]) -> bool:
 
 
 def planned_encoders(
-    study: Study, images: int, flips: str, *, download: bool = False
+    study: Study, images: int, flips: str, *, fits: float = 0.0, slow: float = 1.0, download: bool = False
 ) -> tuple[list[str], dict[str, str]]:
     """The encoders of the baselines: the stated ones, or the first and the best others whose weights are here.
 
     A study that states `weights: pretrained` has open weights downloaded.
 
     Args:
+        fits: seconds of a core in which the baselines are fitted to the features of an encoder.
+        slow: how much slower than in the table of encoders a core is.
         download: whether to do so now; otherwise such weights count as present. After a failed download no other is
             tried.
 
     Returns:
         The encoders, and of every other known encoder why it is not used.
     """
+    from joblib import cpu_count
+
     first = encoders_of(study)
     if study.encoders or study.baselines.off or not first:
         return list(study.encoders), {}
@@ -331,7 +343,7 @@ def planned_encoders(
     others, left = {}, ENCODER_SHARE * study.budget
     downloads = study.weights == "pretrained" and "weights" in study.model_fields_set
     for encoder in sorted(known_encoders(), key=lambda encoder: encoder.name not in first):
-        name, seconds = encoder.name, megapixels * encoder.seconds / cores
+        name, seconds = encoder.name, slow * (megapixels * encoder.seconds / cores + fits / cpu_count())
         if name in first:
             left -= seconds
             families.add(encoder.family)
@@ -388,6 +400,43 @@ def _cores(study: Study) -> float:
 
     device = study.compute.device
     return GPU if device != "cpu" and torch.cuda.is_available() else int(cpu_count())
+
+
+def fitting_seconds(study: Study, panels: int, folds: int) -> float:
+    """Seconds of a core in which the baselines of all folds are fitted to the features of an encoder."""
+    from casewise.jobs.fitting import MOST_FITTED
+    from casewise.training.linear_models import MOST_DIRECTIONS
+
+    rows = min(panels * (folds - 1) / folds if folds > 1 else panels, MOST_FITTED)
+    outputs = sum(max(1, len(study.classes_of(name))) for name in study.outputs)
+    return (folds + (study.final == "refit")) * FIT * rows * min(rows, MOST_DIRECTIONS) * outputs
+
+
+def encoder_slowness(study: Study) -> float:
+    """How many times longer than in the table of encoders a core of this computer takes; 1 with a GPU."""
+    return 1.0 if _cores(study) == GPU else _measured_slowness(study.images.size)
+
+
+@cache
+def _measured_slowness(side: int) -> float:
+    """The same, from the features of MobileNetV2 for panels of this side."""
+    import torch
+
+    from casewise.models.linear import build_linear
+    from casewise.models.threads import on_threads
+
+    known = next(encoder for encoder in known_encoders() if encoder.name == "mobilenet_v2")
+    bank = {"encoders": [{"name": known.name}], "channels": 3, "specs": None}
+    with torch.random.fork_rng(devices=[]):  # its random weights change no other random numbers
+        network = build_linear(known.name, 1, bank, {"side": side}).eval()
+    panels = torch.full((TRIED, 3, side, side), 0.5)
+    with on_threads(1), torch.inference_mode():
+        ends = [time.monotonic()]
+        for _ in range(REPEATS):
+            network.features(panels)
+            ends.append(time.monotonic())
+    # the first time takes longer, and others may be interrupted
+    return float(min(np.diff(ends)) / (TRIED * side**2 / 1e6 * known.seconds))
 
 
 def planned_flips(tiles: np.ndarray, rows: np.ndarray, seed: int) -> str:

@@ -446,5 +446,7 @@ def machine(layers: nn.Module) -> list[object]:
 def _versions() -> tuple[str, ...]:
     """The processor, the versions of the libraries, and a hash of casewise's own code."""
     sources = (path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.parent.rglob("*.py")))
-    versions = [f"{package} {version(package)}" for package in ("torch", *libraries(), "numpy")]
+    versions = [
+        f"{package} {version(package)}" for package in ("torch", *libraries(), "numpy", "scipy", "scikit-learn")
+    ]
     return (cpu_name(), platform.machine(), torch.backends.cpu.get_cpu_capability(), digest(sources), *versions)

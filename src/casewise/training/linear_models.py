@@ -2,7 +2,7 @@
 
 The penalty, and the candidates among several sets of features, are chosen by inner folds of the training subjects. With
 more features than rows the models are fitted in the coordinates of the rows, which gives the same models in a fraction
-of the time.
+of the time. Fitted candidates are stored by content, as features are, so that two learners of a fold fit them once.
 
 A model for other sources weighs the classes equally within each source, so that the source says nothing about the class
 where a source has several. Inner folds that leave sources out instead of subjects chose worse penalties and candidates
@@ -11,8 +11,9 @@ where a source has several. Inner folds that leave sources out instead of subjec
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -26,7 +27,7 @@ from casewise.models.linear import FREQUENCIES, FeatureSpec, RadialBlock, Radial
 from casewise.models.outputs import Output, raw_columns
 from casewise.predictions.penalised import PenalisedFit, subject_folds
 from casewise.targets import by_form
-from casewise.training.frozen_features import features
+from casewise.training.frozen_features import FeatureStore, digest, features, machine
 from casewise.training.losses import weights_among, weights_within
 
 INNER_FOLDS = 5
@@ -58,6 +59,18 @@ class _LinearModel:
     loss: float
     penalty: float
     left_out: NDArray[np.float64]
+
+    def packed(self) -> Tensor:
+        """All values in one row."""
+        parts = [np.array([self.loss, self.penalty]), self.bias, self.weight.ravel(), self.left_out.ravel()]
+        return torch.from_numpy(np.concatenate(parts))
+
+    @classmethod
+    def unpacked(cls, packed: Tensor, outputs: int, width: int) -> _LinearModel:
+        """The packed model, with so many outputs of so many features."""
+        ends = np.cumsum([2, outputs, outputs * width])
+        (loss, penalty), bias, weight, left_out = np.split(packed.numpy(), ends)
+        return cls(weight.reshape(outputs, width), bias, float(loss), float(penalty), left_out.reshape(-1, outputs))
 
 
 @dataclass(frozen=True)
@@ -117,24 +130,21 @@ class Directions:
 
 
 def linear_model(
-    values: NDArray[np.float64],
+    directions: Directions,
     labels: NDArray[np.float64],
     groups: NDArray[np.object_],
     output: Output,
     *,
     weights: NDArray[np.float64] | None = None,
-    standardise: bool = True,
-    blocks: Sequence[int] = (),
 ) -> _LinearModel:
-    """Fit the model of one target to features (N, W) of rows with labels (N,), of the subjects `groups` (N,).
+    """Fit the model of one target to features of rows with labels (N,), of the subjects `groups` (N,).
 
     Numbers must be standardised labels; classes and grades are their numbers.
 
     Args:
+        directions: of the features of these rows.
         weights: of the rows (N,), for classes and grades; None: equal.
-        standardise, blocks: see `Directions.of`.
     """
-    directions = Directions.of(values, standardise=standardise, blocks=blocks)
     penalties = by_form(output.kind, {"number": RIDGE, "classes": LOGISTIC})
     weights = np.ones(len(labels)) if weights is None else weights
     fit = PenalisedFit(_form(output), directions.scores, labels, penalties, output.classes, weights, patience=PATIENCE)
@@ -293,6 +303,51 @@ class _Training:
         return [self.vectors[spec].shape[1] for spec in candidate.specs]
 
 
+@dataclass(frozen=True)
+class _Target:
+    """A target with its `labels`, `subjects` and `weights` (N,) of the rows that are `scored` (P,)."""
+
+    output: Output
+    scored: NDArray[np.bool_]
+    labels: NDArray[np.float64]
+    subjects: NDArray[np.object_]
+    weights: NDArray[np.float64] | None
+
+    @property
+    def contents(self) -> list[str | Tensor]:
+        """What decides a model of the target, besides the features of its rows."""
+        arrays = [self.scored, self.labels, *([] if self.weights is None else [self.weights])]
+        texts = [self.output.kind, str(self.output.classes), json.dumps(self.subjects.tolist())]
+        return [*texts, *(torch.from_numpy(values) for values in arrays)]
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What a candidate reads of the training rows: `values` (P, W); without `blocks` they are not standardised.
+
+    `address` is a hash of all that decides a model, besides its target.
+    """
+
+    values: NDArray[np.float32]
+    blocks: Sequence[int]
+    address: str
+    _directions: dict[bytes, Directions] = field(default_factory=dict)  # by the rows of a target
+
+    def fitted(self, target: _Target, store: FeatureStore, wait: float) -> _LinearModel | None:
+        """The model of a target, from the store if it is there; None if another process fits it, see `store.step`."""
+
+        def fit() -> Tensor:
+            rows = target.scored.tobytes()
+            if rows not in self._directions:
+                values = self.values[target.scored].astype(float)
+                self._directions[rows] = Directions.of(values, standardise=bool(self.blocks), blocks=self.blocks)
+            directions, labels, subjects = self._directions[rows], target.labels, target.subjects
+            return linear_model(directions, labels, subjects, target.output, weights=target.weights).packed()
+
+        packed = store.step(digest([self.address, *target.contents]), fit, wait=wait)
+        return None if packed is None else _LinearModel.unpacked(packed, target.output.width, self.values.shape[1])
+
+
 # The models of one target that are averaged.
 _Models: TypeAlias = "dict[_Candidate, _LinearModel]"
 
@@ -401,42 +456,40 @@ def _choose_candidates(
             weights = weights_within(labels, sources[scored].tolist())
         elif output.classes and training.population is not None:
             weights = weights_among(labels, training.population[:, number].double().numpy())
-        targets.append((output, scored, labels, weights))
-    models: list[_Models] = [{} for _ in targets]
-    for candidate in candidates:
-        values, blocks = training.values(candidate), training.widths(candidate)
-        if candidate.is_radial:
-            with torch.no_grad():
-                values, blocks = fourier[candidate](torch.from_numpy(values)).numpy(), []
-        for own, (output, scored, labels, weights) in zip(models, targets, strict=True):
-            own[candidate] = linear_model(
-                values[scored].astype(float),
-                labels,
-                groups[scored],
-                output,
-                weights=weights,
-                standardise=not candidate.is_radial,
-                blocks=blocks,
-            )
+        targets.append(_Target(output, scored, labels, groups[scored], weights))
+    store, facts = FeatureStore.of_user(), json.dumps(machine(network))
+    found: list[_Models] = [{} for _ in targets]
+    for wait in (0, -1):  # first those that no other process is fitting, then the rest
+        for candidate in candidates:
+            if all(candidate in own for own in found):
+                continue
+            values, blocks = training.values(candidate), training.widths(candidate)
+            if candidate.is_radial:
+                with torch.no_grad():
+                    values, blocks = fourier[candidate](torch.from_numpy(values)).numpy(), []
+            inputs = _Inputs(values, blocks, digest([facts, str(blocks), torch.from_numpy(values)]))
+            for own, target in zip(found, targets, strict=True):
+                if candidate not in own and (model := inputs.fitted(target, store, wait)):
+                    own[candidate] = model
     chosen, records = [], []
-    for own, (output, _, labels, weights) in zip(models, targets, strict=True):
-        order = _averaged(own, labels, output, weights)
-        chosen.append({candidate: own[candidate] for candidate in order})
-        losses = {candidate.name: model.loss for candidate, model in own.items()}
-        records.append(CandidateLosses(output.name, losses, [candidate.name for candidate in order]))
+    for own, target in zip(found, targets, strict=True):
+        models = {candidate: own[candidate] for candidate in candidates}
+        order = _averaged(models, target)
+        chosen.append({candidate: models[candidate] for candidate in order})
+        losses = {candidate.name: model.loss for candidate, model in models.items()}
+        records.append(CandidateLosses(target.output.name, losses, [candidate.name for candidate in order]))
     return chosen, records
 
 
-def _averaged(
-    models: _Models, labels: NDArray[np.float64], output: Output, weights: NDArray[np.float64] | None
-) -> list[_Candidate]:
+def _averaged(models: _Models, target: _Target) -> list[_Candidate]:
     """The candidates whose mean output has the smallest inner loss, found one by one.
 
     The next one is that with which the mean is best (Caruana et al., "Ensemble selection from libraries of models",
     2004), so that a candidate that is worse alone is taken if it errs in other cases. From `FEWEST_AVERAGED` on, the
     mean must be better than without it, and there are at most `MOST_AVERAGED`.
     """
-    fit = PenalisedFit(_form(output), np.zeros((len(labels), 0)), labels, [], output.classes, weights)
+    output, labels = target.output, target.labels
+    fit = PenalisedFit(_form(output), np.zeros((len(labels), 0)), labels, [], output.classes, target.weights)
     rows, chosen = np.arange(len(labels)), [min(models, key=lambda candidate: models[candidate].loss)]
     total = models[chosen[0]].left_out
     best = fit.loss(total, rows)

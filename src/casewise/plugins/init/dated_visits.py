@@ -8,18 +8,21 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 
 import numpy as np
 
 from casewise.cohort.folder_layout import Pattern
-from casewise.cohort.table import iso_day, names_text
+from casewise.cohort.table import iso_day, names_text, read_dates
 from casewise.plugins.init.joining import day_of_visit, join_images, visits_in_paths, words
+from casewise.plugins.init.tables import Source
 
 # How far a date may be from a visit of the schedule, in days.
 _WINDOW = 7
 _SHOWN = 5
+# The share of the dates of a column that the paths have in the right order of day and month, and in the wrong one.
+_NEARLY_ALL, _HALF = 0.9, 0.5
 
 
 @dataclass
@@ -33,6 +36,24 @@ class DatedVisits:
     joined: bool = False
     note: str = ""
     doubts: list[str] = field(default_factory=list)
+
+
+def with_ordered_dates(source: Source, paths: Sequence[str]) -> Source:
+    """The table with dates such as 07/08/2023 in the only order of day and month in which the paths have them too."""
+    names = (words(visit, "visit") for visit in dict.fromkeys(visits_in_paths(paths).values()))
+    days = {int(name[1]) for name in names if name[:1] == ("date",)}
+    for column, cells in source.cells.items() if days else ():
+        texts = [text for text in dict.fromkeys(cells) if text]
+        if len(read_dates(texts)) == len(texts):
+            continue
+        orders = {"the day": read_dates([*texts, "31/01/2024"]), "the month": read_dates([*texts, "01/31/2024"])}
+        shares = {order: sum(read.get(text) in days for text in texts) / len(texts) for order, read in orders.items()}
+        order = max(shares, key=shares.__getitem__)
+        if shares[order] >= _NEARLY_ALL and min(shares.values()) < _HALF:
+            dates = [date.fromordinal(day).isoformat() if (day := orders[order].get(t)) else t for t in cells]
+            note = f"Dates of {column} begin with {order}, because the paths have them too, such as {texts[0]}."
+            source = replace(source, cells=source.cells | {column: dates}, notes=[*source.notes, note], changed=True)
+    return source
 
 
 def visits_of_dates(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from casewise.cohort.clinical_words import plain_words
 from casewise.cohort.companions import Companion, companions, companions_text, names_masks
 from casewise.cohort.folder_layout import DICOM_SUFFIXES, ENDINGS, VOLUME_FILES, stem_of, walk
 from casewise.cohort.table import names_text, natural, rows_text
@@ -136,6 +138,9 @@ def skipped_text(images: ImageFiles) -> str:
     return text
 
 
+# Headings of the first and the last of several images, and the stem of a file with its last number.
+_FIRST, _LAST = r"(.+ )?(from|von|ab|desde|depuis)( .+)?", r"(.+ )?(to|until|bis|hasta|jusqua)( .+)?"
+_NUMBERED = re.compile(r"(.*?)(\d+)(\D*)")
 # The fraction of the filled cells of a column that must name files for the column to be one of file names.
 _ENOUGH = 0.5
 _AMBIGUOUS_SHOWN = 5
@@ -248,6 +253,45 @@ def file_columns(
             raise _ambiguous(column.name, unclear, images, dict(zip(rows, cells[column.name], strict=True)))
         columns.append(column)
     return columns
+
+
+def images_of_ranges(files: Sequence[FileColumn], images: ImageFiles, rows: Sequence[int]) -> list[list[str]]:
+    """The images of each row where one column names the first and another the last one of a series; [] if none do.
+
+    Raises:
+        CasewiseError: a range begins and ends in different series, or contains an image of another row.
+    """
+    ends = [[re.fullmatch(each, " ".join(plain_words(file.name))) for file in files] for each in (_FIRST, _LAST)]
+    firsts, lasts = ([number for number, match in enumerate(each) if match] for each in ends)
+    if len(files) != 2 or len(firsts) != 1 or len(lasts) != 1 or firsts == lasts:
+        return []
+    first, last = files[firsts[0]], files[lasts[0]]
+    series: dict[tuple[str, str], list[tuple[int, str]]] = defaultdict(list)
+    for path in images.paths:
+        if match := _NUMBERED.fullmatch(stem_of(path)):
+            series[match[1], match[3]].append((int(match[2]), path))
+    owner: dict[str, int] = {}
+    of_rows = []
+    for row, start, end in zip(rows, first.paths, last.paths, strict=True):
+        of_series = [_NUMBERED.fullmatch(stem_of(path)) for path in (start, end or start)]
+        begin, stop = of_series if all(of_series) else (None, None)
+        if not start and not end:
+            of_rows.append([""])
+            continue
+        if not begin or not stop or begin.group(1, 3) != stop.group(1, 3) or int(begin[2]) > int(stop[2]):
+            raise CasewiseError(
+                f"row {row}, {first.name} and {last.name}: {start or 'no file'} to {end or 'no file'} is no range of "
+                "numbered files. Correct the cells, or name every image in a row of its own."
+            )
+        numbers = range(int(begin[2]), int(stop[2]) + 1)
+        own = [path for number, path in series[begin[1], begin[3]] if number in numbers]
+        if other := next((path for path in own if owner.setdefault(path, row) != row), ""):
+            raise CasewiseError(
+                f"rows {owner[other]} and {row}, {first.name} and {last.name}: {other} is in the ranges of both. "
+                "Correct the cells."
+            )
+        of_rows.append(own)
+    return of_rows
 
 
 def _agreeing(options: Mapping[str, list[str]], folder: Path, values: Collection[str]) -> dict[str, list[str]]:

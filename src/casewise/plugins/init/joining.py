@@ -42,7 +42,8 @@ _SAMPLE, _MOST_PLACES, _MOST_WORDS = 600, 4, 8
 # The share of the rows, or of the images, that must meet.
 ENOUGH = 0.5
 # Words before the number of a subject that are not part of the name, and the most letters apart from it that are.
-_NO_NAME = re.compile(rf"{STRONG_SUBJECT}|case|id|no|nr|num(ber)?|images?|img|photos?|pic|dsc[nf]?|foto|bild|scan|file")
+OF_FILES_ONLY = re.compile(r"case|id|no|nr|num(ber)?|images?|img|photos?|pic|dsc[nf]?|foto|bild|scan|file")
+_NO_NAME = re.compile(rf"{STRONG_SUBJECT}|{OF_FILES_ONLY.pattern}")
 _LETTERS = 3
 _MOST_IN_REGION = 3
 
@@ -197,6 +198,13 @@ class _Path:
         matches = self.matches(segment)
         return self.segments[segment][matches[first].start() : matches[end - 1].end()]
 
+    def lettered(self, role: str, segment: int, first: int, end: int) -> str:
+        """The text of a name; of a visit with letters that touch its number, such as V of V1."""
+        matches = self.matches(segment)
+        while role == "visit" and first and matches[first - 1].end() == matches[first].start():
+            first -= 1
+        return self.text(segment, first, end)
+
     def whole(self, span: tuple[Words, int, int, int], taken: Set[tuple[int, int]]) -> str:
         """A subject with what stands before it: all words of a folder, of a file letters next to its number."""
         _, segment, first, end = span
@@ -297,7 +305,7 @@ def join_images(
         # of fewer the join is not used
         used = len(set(assigned.values())) >= ENOUGH * keys.count or len(assigned) >= ENOUGH * len(paths)
         if used and not stated:
-            _check_counters(split_paths, best, assigned, keys, joined.pattern)
+            _check_counters(split_paths, best, assigned, joined.pattern)
             _check_visits(split_paths, best, assigned, keys)
             _check_folders(joined, by_path, best, assigned, cells)
         several = _check_spellings(joined, by_path, best, assigned, cells, stated)
@@ -574,7 +582,7 @@ def _check_spellings(
     for path, row in assigned.items():
         spans, values = read[path], (stated.read(path) or {}) if stated else {}
         for role, column in joined.columns.items():
-            written = values.get(role, "") if stated else by_path[path].text(*spans[role][1:])
+            written = values.get(role, "") if stated else by_path[path].lettered(role, *spans[role][1:])
             if written and written != cells[column][row]:
                 spellings[role][cells[column][row], written] = None
         name = ("", values.get("subject", "")) if stated else _whole_subject(by_path[path], spans)
@@ -615,16 +623,19 @@ def _several_folders(pattern: str, subject: str, paths: Sequence[str], count: in
     level = next(i for i, (own, other) in enumerate(zip(first, second, strict=False)) if own != other)
     levels = pattern.split("/")
     any_folder = "/".join([*levels[:level], "*", *levels[level + 1 :]])
+    # a part of a folder, such as HH of HH-001, is no folder that can be named
+    one_of_them = "" if "{" in levels[level] else "name one of them with --images, or "
+    shown = names_text([first[level], second[level]], 2)
     return CasewiseError(
         f"ONE PERSON OR SEVERAL? Images of {counted(count, 'subject')} of the table lie in several folders, such as "
         f"{' and '.join(paths)} of {cut(subject)}. If these are the same people, repeat this with --pattern "
-        f"{any_folder!r}. If the folders are hospitals whose numbers start again, name one of them with --images, or "
-        "add a column `hospital` with their names to the table."
+        f"{any_folder!r}. If the folders are hospitals whose numbers start again, {one_of_them}"
+        f"add a column `hospital` to the table, with their names as they are in {shown}."
     )
 
 
 def _check_counters(
-    paths: Sequence[_Path], read: Mapping[str, _Spans], assigned: Mapping[str, int], keys: _Keys, pattern: str
+    paths: Sequence[_Path], read: Mapping[str, _Spans], assigned: Mapping[str, int], pattern: str
 ) -> None:
     """Refuse numbers of files as subjects where most such numbers are none of the table: they may count photographs.
 
@@ -633,7 +644,8 @@ def _check_counters(
     """
     first = next(iter(assigned))
     _, segment, word, _ = read[first]["subject"]
-    if segment != -1 or not all(map(_is_number, keys.names["subject"])):
+    by_path = {each.path: each for each in paths}
+    if segment != -1 or not all(by_path[path].text(*read[path]["subject"][1:]).isdecimal() for path in assigned):
         return
     numbers = [
         each.path for each in paths
@@ -658,14 +670,14 @@ def _check_visits(paths: Sequence[_Path], read: Mapping[str, _Spans], assigned: 
     if "visit" not in keys.names or any("visit" not in read[path] for path in assigned):
         return
     by_path = {each.path: each for each in paths}
-    joined: dict[Words, str] = {}
+    joined: dict[Words, tuple[str, str]] = {}
     for path in assigned:
-        name, segment, begin, end = read[path]["visit"]
-        joined.setdefault(name, by_path[path].text(segment, begin, end))
+        name, *span = read[path]["visit"]
+        joined.setdefault(name, (by_path[path].text(*span), by_path[path].lettered("visit", *span)))
     # a date is no visit that has a kind
     kinds = [name for name in dict.fromkeys(keys.names["visit"]) if sum(map(str.isdecimal, name)) < 2]
     absent = [name for name in kinds if name not in joined]
-    by_number = {name: text for name, text in joined.items() if len(words(text, "visit")) != len(name)}
+    by_number = {name: written for name, (text, written) in joined.items() if len(words(text, "visit")) != len(name)}
     unused = next((each.path for each in paths if each.path not in assigned), "")
     if absent and unused and by_number:
         shown = names_text([f"{text} in the paths is {' '.join(name)}" for name, text in by_number.items()], 3)

@@ -54,7 +54,7 @@ from casewise.plugins.init.rows import (
     rows_of_names,
     rows_of_table,
 )
-from casewise.plugins.init.tables import read_tables, stated_sheets
+from casewise.plugins.init.tables import check_numbered, read_tables, stated_sheets
 from casewise.plugins.init.target import (
     TargetPlan,
     as_likely,
@@ -177,6 +177,9 @@ def _read(
     roles = understand_columns(cells, target=column, subject=person, files=file_names, numbers=numbers)
     candidates = [column] if column else likely_targets(cells, roles, [*file_names, *rows.keys])
     check_numbers(candidates[0], cells[candidates[0]], numbers)
+    if not column and not file_names:
+        by_row = pd.Series(rows.paths).groupby(rows.sources).agg(list)
+        check_numbered(source, candidates[0], by_row)
     fill_from_table(rows, cells, roles, scans=files.scans)
     rows.doubts += doubtful_codes(candidates[0], cells[candidates[0]], numbers)
     facts = [name for name in cells if name not in {candidates[0], *roles.used, *file_names}]
@@ -387,7 +390,7 @@ def _original_column_lines(data: OwnData) -> list[str]:
     named = {role: origins[role] for role in roles if origins.get(role) in data.cells}
     # what paths state, columns of a new table do not
     lacking = {"subject", *(["visit"] if rows.has("visit") else [])} - named.keys()
-    if not (data.table and rows.files) or data.roles.people or lacking:
+    if not data.table or len(rows.files) != 1 or data.roles.people or lacking:
         return []
     named = {"path": rows.files[0].name} | named
     texts = [f"{role}: {quoted(column)}" for role, column in named.items() if role != column]

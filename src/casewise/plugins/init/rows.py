@@ -21,6 +21,7 @@ from casewise.cohort.checks import FOUND, STORED
 from casewise.cohort.clinical_words import (
     AFTER,
     BEFORE,
+    PART,
     SITE,
     STRONG_SUBJECT,
     VISIT,
@@ -40,10 +41,11 @@ from casewise.modalities.store.readers import read_image
 from casewise.names import heading_words
 from casewise.plugins.init import image_files
 from casewise.plugins.init.columns import Column, Roles, columns_of_names, decimal, names_people
-from casewise.plugins.init.dated_visits import contradictory_dates, visits_of_dates
+from casewise.plugins.init.dated_visits import contradictory_dates, visits_of_dates, with_ordered_dates
 from casewise.plugins.init.guessed_subjects import HIGHEST_P, SIDE, guess_subjects, picture_features
 from casewise.plugins.init.image_files import ImageFiles
 from casewise.plugins.init.joining import (
+    OF_FILES_ONLY,
     Joined,
     day_of_visit,
     days_of_visits,
@@ -56,6 +58,7 @@ from casewise.plugins.init.new_study import applying, films_state, table_bytes
 from casewise.plugins.init.patterns import are_classes, infer_pattern, is_field, read_all, repeating_part
 from casewise.plugins.init.tables import (
     Source,
+    by_part,
     by_region,
     by_visit,
     check_several_columns,
@@ -153,7 +156,7 @@ def rows_of_table(
     of_subject = source.roles(subject).subject
     files, noun = image_files.file_columns(source.cells, images, source.numbers, of_subject), images.noun
     if files:
-        rows, lacking = _named_files(source, files, noun)
+        rows, lacking = _named_files(source, files, images)
         moved = [image_files.moved_beginning(column, source.cells[column.name], images.folder) for column in files]
         if any(moved):
             rows.doubts.append(
@@ -195,17 +198,24 @@ def _numbers(name: str) -> list[int]:
     return list(map(int, re.findall("[0-9]+", image_files.stem_of(name))))
 
 
-def _named_files(source: Source, files: list[image_files.FileColumn], noun: str) -> tuple[ImageRows, list[str]]:
+def _named_files(
+    source: Source, files: list[image_files.FileColumn], images: ImageFiles
+) -> tuple[ImageRows, list[str]]:
     """The images that columns name, and cells that name none."""
-    cells, count = source.cells, len(source.numbers)
+    cells, count, noun = source.cells, len(source.numbers), images.noun
     named = [(row, column.paths[row], column.name) for row in range(count) for column in files if column.paths[row]]
+    ranges = image_files.images_of_ranges(files, images, source.numbers)
+    if ranges:
+        named = [(row, path, "") for row, paths in enumerate(ranges) for path in paths if path]
     present = {row for row, *_ in named}
     named = sorted([*named, *((row, "", "") for row in set(range(count)) - present)], key=lambda image: image[0])
-    rows = ImageRows([image[0] for image in named], [image[1] for image in named], files=files, changed=source.changed)
-    if len(files) > 1:
+    changed = source.changed or bool(ranges)
+    rows = ImageRows([image[0] for image in named], [image[1] for image in named], files=files, changed=changed)
+    if len(files) > 1 and not ranges:
         rows.others["view"] = [image[2] for image in named]
     names = " and ".join(repr(column.name) for column in files)
-    rows.understood.append(f"Images: the column{'s' * (len(files) > 1)} {names} of the table.")
+    of_ranges = ", which name the first and the last image of each row" * bool(ranges)
+    rows.understood.append(f"Images: the column{'s' * (len(files) > 1)} {names} of the table{of_ranges}.")
     if rivals := files[0].rivals:
         rows.doubts.append(
             f"WHICH COLUMN NAMES THE {noun.upper()}S? {files[0].name!r} was taken; {names_text(rivals, 3)} "
@@ -246,6 +256,7 @@ def _joined(
         *joined.understood,
     ]
     _refuse_repeated(source, joined)
+    _check_parts(joined, images, stated)
     if stated:
         rows.doubts += _people_of_fields(source, joined, stated)
     else:
@@ -272,6 +283,8 @@ def _joined(
         roles = source.roles(subject)
         rows.state("visit", rows.of(roles.dates if visit == roles.date else cells[visit]), visit)
     elif doubt := _one_value_for_visits(rows, source, joined):
+        if unread := next((own for own in source.roles(subject).doubts if re.match("Date: .* IS NOT USED", own)), ""):
+            raise CasewiseError(f"{doubt}\n  {unread}")
         rows.doubts.insert(0, doubt)
     _state_days(rows, source, joined, subject)
     keys = [name for name in joined.columns.values() if not names_people(Column(name, cells[name]))]
@@ -359,6 +372,32 @@ def _refuse_unclear_sites(source: Source, joined: Joined) -> None:
     )
 
 
+def _check_parts(joined: Joined, images: ImageFiles, stated: Pattern | None) -> None:
+    """Refuse numbers of images as those of lesions or teeth where nothing says so and some images have another one.
+
+    Raises:
+        CasewiseError: they may count photographs.
+    """
+    column = joined.columns.get("number", "")
+    before = re.search(r"([^\W\d_]+)[ _-]?\{n\}", joined.pattern)
+    named = before is not None and not OF_FILES_ONLY.fullmatch(before[1].casefold())
+    if stated or named or not Column(column, ()).named(PART):
+        return
+    used = {path for paths in joined.paths.values() for path in paths}
+    if unused := next((path for path in images.paths if path not in used), ""):
+        first = next(iter(joined.paths.values()))[0]
+        raise CasewiseError(
+            f"{column.upper()} OR PHOTOGRAPH? The numbers of {column} of the table would be those of the files, such "
+            f"as {first}, but others, such as {unused}, have none of the table, so that they may count photographs. If "
+            f"they are those of {column}, say so with --pattern {joined.pattern!r}; if not, write the number of "
+            f"{column} into the names, or the names of the files into the table."
+        )
+    joined.doubts.append(
+        f"{column.upper()} OR PHOTOGRAPH? The numbers of the files were read as those of {column}. Check that they do "
+        "not count photographs."
+    )
+
+
 def _refuse_repeated(source: Source, joined: Joined) -> None:
     """Refuse rows of one subject, visit and region, of which it is not clear which one the images belong to.
 
@@ -382,6 +421,7 @@ def _best_join(
     source: Source, images: ImageFiles, regions: Sequence[str], stated: Pattern | None, subject: str
 ) -> tuple[Source, Joined]:
     """The table, perhaps with a row for each region, and the images of its rows; no image where too few rows meet."""
+    source = with_ordered_dates(source, images.paths)
     roles = source.roles(subject)
     source = by_region(
         source,
@@ -391,6 +431,7 @@ def _best_join(
     )
     roles = source.roles(subject)
     source = by_visit(source, key_columns(source, roles, regions=regions), visits_in_paths(images.paths).values())
+    source = by_part(source, key_columns(source, source.roles(subject), regions=regions))
     roles = source.roles(subject)
     keys, tried = key_columns(source, roles, regions=regions), Joined()
     if keys:
@@ -537,6 +578,7 @@ def _no_images(source: Source, images: ImageFiles, joined: Joined) -> CasewiseEr
         absent = {name: values for name in keys if (values := joined.absent.get(name))}
         shown += "".join(f". No path has {name} {names_text(values, 3)}" for name, values in absent.items())
         shown += "".join(f". {doubt.rstrip('.')}" for doubt in joined.doubts)
+        shown += _repeated_text(source, images, joined)
         if name := _subject_in_paths(source, images, joined):
             shown += f". The paths have {name}: repeat this with --subject {name}"
         if "site" in joined.columns:
@@ -556,6 +598,24 @@ def _no_images(source: Source, images: ImageFiles, joined: Joined) -> CasewiseEr
         "paths state with --pattern, such as '{subject}/{visit}_{region}_{n}.jpg', or name another folder with "
         "--images."
     )
+
+
+def _repeated_text(source: Source, images: ImageFiles, joined: Joined) -> str:
+    """A sentence on rows of the same subject and visit, and the column in the paths that tells them apart; or ''."""
+    keys = list(joined.columns.values())
+    rows: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for row, key in enumerate(zip(*(source.cells[name] for name in keys), strict=True)):
+        rows[key].append(row)
+    first = next((own for own in rows.values() if len(own) > 1), [])
+    if not first:
+        return ""
+    text = f". Rows {' and '.join(str(source.numbers[row]) for row in first[:2])} have the same {names_text(keys, 4)}"
+    some = " ".join(images.paths[:200]).casefold()
+    for name, values in source.cells.items():
+        different = {values[row].casefold() for row in first}
+        if name not in keys and len(different) == len(first) and all(value and value in some for value in different):
+            return f"{text}: if {name} tells their images apart, name it in --pattern as {{{name}}}"
+    return f"{text}: keep one of them, or add what tells their images apart"
 
 
 def _identifies(column: Column) -> bool:

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from casewise.cohort.clinical_words import REGION, SITE, VISIT, named_region, plain_words, region_phrases
-from casewise.cohort.folder_layout import find_region
+from casewise.cohort.clinical_words import PART, RATER, REGION, SITE, VISIT, named_region, plain_words, region_phrases
+from casewise.cohort.folder_layout import find_region, stem_of
 from casewise.cohort.table import Problems, names_text, read_text_table, rows_text
 from casewise.cohort.table_formats import sheet_headings
 from casewise.errors import CasewiseError, cut
@@ -23,11 +23,14 @@ _CODE = ("paramcd", "qstestcd", "testcd", "param", "qstest", "parameter", "item"
 _TEXT = ("param", "qstest", "parameter", "test")
 _VALUE = ("aval", "qsstresn", "avalc", "qsstresc", "qsorres", "value", "result", "score", "rating", "response")
 _ANALYSED = r"anl\d\dfl"
+_PHOTO = r"photo(graph)?|image|picture|foto|bild|shot|view"
 _IMAGE_NUMBER = (
     r"((photo(graph)?|image|picture|foto|bild|img|shot|file|view|aufnahme) ?)?(no|nr|num(ber)?|index|idx|n)|"
-    r"photo(graph)?|image|picture|foto|bild|shot|view"
+    rf"{_PHOTO}"
 )
-_MOST_REGIONS = 20
+_TEETH = {10.0 * quadrant + tooth for quadrant in range(1, 9) for tooth in range(1, 9)}
+_MOST_REGIONS, _MOST_RATERS = 20, 8
+_IMAGE = r"(photo(graph)?|image|picture|foto|bild|img|file|path|datei|pfad|fichier|archivo|imagen)s?( ?name)?"
 # Values of a column DTYPE: the record was not observed but carried from another visit, or computed.
 _IMPUTED = (
     r"[lwbp]ocf|nocb|lvpd|m?mi|mmrm|(interp|extrap|imput|impute).*|average|mean|minimum|maximum|median|endpoint|phantom"
@@ -106,11 +109,11 @@ def read_tables(paths: Sequence[Path], problems: Problems, *, sheets: Sequence[s
         if sheet and names_visit(sheet):
             visits[path].append((sheet, source))
         else:
-            sources.append(_wide(_observed(source), subject))
+            sources.append(_read_as_cases(source, subject))
     for of_sheets in visits.values():
         alike = {tuple(sorted(source.cells)) for _, source in of_sheets}
         stacked = [_stacked(of_sheets)] if len(of_sheets) > 1 and len(alike) == 1 else [s for _, s in of_sheets]
-        sources += [_wide(_observed(source), subject) for source in stacked]
+        sources += [_read_as_cases(source, subject) for source in stacked]
     if len(sources) == 1:
         return sources[0]
     main = max(sources, key=lambda source: (len(key_columns(source, source.roles(subject))), len(source.numbers)))
@@ -118,6 +121,11 @@ def read_tables(paths: Sequence[Path], problems: Problems, *, sheets: Sequence[s
         if source is not main:
             main = _merged(main, source, subject)
     return main
+
+
+def _read_as_cases(source: Source, subject: str) -> Source:
+    """A table with a row for each case or image: without imputed rows, codes and raters in columns."""
+    return _by_rater(_wide(_observed(source), subject), subject)
 
 
 def _with_visits(path: Path, sheet: str) -> list[tuple[Path, str]]:
@@ -186,11 +194,18 @@ def key_columns(
         keys = {"site": site, **keys}
     if _repeats(source, keys):
         numbers = [
-            c.name for c in columns if c.exactly(_IMAGE_NUMBER) and c.name not in keys.values() and c.filled == 1
-        ]
+            c.name for c in columns
+            if (c.exactly(_IMAGE_NUMBER) or _numbers_parts(c)) and c.name not in keys.values() and c.filled == 1
+        ]  # fmt: skip
         if number := next((name for name in numbers if not _repeats(source, keys | {"number": name})), ""):
             keys["number"] = number
     return keys
+
+
+def _numbers_parts(column: Column) -> bool:
+    """Whether a column numbers lesions or teeth; under such a heading, 0 and 1 say whether there is one."""
+    numbers = column.numbers if column.exactly(rf"({PART})( ?(no|nr|num(ber)?|id|index))?") else None
+    return numbers is not None and column.are_whole and (min(numbers) == 1 or set(numbers) <= _TEETH)
 
 
 def _names_hospitals(column: Column) -> bool:
@@ -291,6 +306,8 @@ def _wide(source: Source, subject: str) -> Source:
     keys = {role: name for role, name in key_columns(facts, facts.roles(subject)).items() if role != "number"}
     if not keys or not _repeats(source, keys) or len(Column(code, source.cells[code]).counts) < 2:
         return source
+    if rater := _rater(source, keys | {"code": code}):
+        keys["rater"] = rater
     names, flags = _names(source, keys), [n for n in source.cells if Column(n, ()).exactly(_ANALYSED)]
     rows, notes = list(range(len(names))), []
     if flags and _repeats(source, keys | {"code": code}):
@@ -341,6 +358,51 @@ def _wide(source: Source, subject: str) -> Source:
     return replace(source, cells=cells, numbers=numbers, notes=[*source.notes, *notes], labels=described, changed=True)
 
 
+def _rater(source: Source, keys: Mapping[str, str]) -> str:
+    """The column that tells rows with the same keys apart by who rated them; '' if none does."""
+    columns = [Column(name, values) for name, values in source.cells.items() if name not in keys.values()]
+    named = [c.name for c in columns if c.exactly(RATER) and c.filled == 1 and 1 < len(c.counts) <= _MOST_RATERS]
+    if not named or not _repeats(source, keys):
+        return ""
+    return next((name for name in named if not _repeats(source, {**keys, "rater": name})), "")
+
+
+def _by_rater(source: Source, subject: str) -> Source:
+    """A column for each rater, such as `score_AB`, where several rated the same case; other tables as they are."""
+    keys = key_columns(source, source.roles(subject))
+    images = [name for name in source.cells if Column(name, ()).named(_IMAGE) and name not in keys.values()]
+    options = [keys, *(keys | {"image": name} for name in images)] if keys else []
+    keys, rater = next(((each, name) for each in options if (name := _rater(source, each))), ({}, ""))
+    if not rater:
+        return source
+    groups: dict[tuple[Words, ...], list[int]] = defaultdict(list)
+    for row, names in enumerate(_names(source, keys)):
+        groups[names].append(row)
+    raters = list(Column(rater, source.cells[rater]).counts)
+    cells, new = dict[str, list[str]](), dict[str, list[str]]()
+    for name, values in source.cells.items():
+        if name in keys.values() or all(len({values[row] for row in rows}) == 1 for rows in groups.values()):
+            cells[name] = [values[rows[0]] for rows in groups.values()]
+        elif name != rater:
+            by_rater = [{source.cells[rater][row]: values[row] for row in rows} for rows in groups.values()]
+            new[name] = [f"{name}_{'_'.join(each.split())}" for each in raters]
+            cells |= {
+                column: [of_case.get(each, "") for of_case in by_rater]
+                for column, each in zip(new[name], raters, strict=True)
+            }
+    if not new or set(source.cells).intersection(itertools.chain(*new.values())):
+        return source
+    first = next(iter(new))
+    doubt = (
+        f"SEVERAL RATERS: rows of one case differ by {rater} ({names_text(raters, 4)}), and each rater became a "
+        f"column, such as {names_text(new[first], 4)}. What one of them rated is predicted: state which one with "
+        "--target, or add a column with what they agreed on. To compare them, write "
+        f"`evaluation: {{readers: {{{new[first][0]}: {{{raters[1]}: {new[first][1]}}}}}}}`."
+    )
+    numbers = [source.numbers[rows[0]] for rows in groups.values()]
+    return replace(source, cells=cells, numbers=numbers, doubts=[*source.doubts, doubt], changed=True)
+
+
 # ---------------------------------------------------------------------------------------------------------- regions
 
 
@@ -360,6 +422,11 @@ def by_region(source: Source, keys: Mapping[str, str], regions: Sequence[str], o
         for word in dict.fromkeys(of_paths)
         if word.isalpha() and any(headings.issuperset(phrase) for phrase in region_phrases(word))
     ]
+    if not regions:  # `eye` of `grade_eye_left` and `grade_eye_right` tells nothing apart
+        of_word = {word: {text for text in texts if named_region(text, [word])[0]} for word in candidates}
+        candidates = [
+            word for word in candidates if not any(of_word[word] > other for other in of_word.values() if other)
+        ]
     parts: dict[Words, dict[str, str]] = defaultdict(dict)
     for name in source.cells:
         if name in keys.values():
@@ -431,6 +498,28 @@ def _with_rows(source: Source, role: str, parts: Mapping[Words, Mapping[str, str
     )
 
 
+def by_part(source: Source, keys: Mapping[str, str]) -> Source:
+    """A row for each lesion, tooth or photograph where columns number them (`lesion1_size`); others as they are."""
+    if "number" in keys:
+        return source
+    parts: dict[str, dict[Words, dict[str, str]]] = defaultdict(lambda: defaultdict(dict))
+    for name in source.cells:
+        headings = plain_words(name)
+        for place, (word, number) in enumerate(itertools.pairwise(headings)):
+            if (
+                re.fullmatch(rf"{PART}|{_PHOTO}", word)
+                and number.isdecimal()
+                and len(headings) > 2
+                and name not in keys.values()
+            ):
+                parts[word][headings[:place] + headings[place + 2 :]].setdefault(number, name)
+    for word, columns in parts.items():
+        several = {rest: own for rest, own in columns.items() if len(own) > 1}
+        if len({frozenset(own) for own in several.values()}) == 1:
+            return _with_rows(source, word, several, list(next(iter(several.values()))))
+    return source
+
+
 def check_several_columns(source: Source, keys: Mapping[str, str]) -> None:
     """Refuse columns for sides or times, such as `grade_OD` and `grade_OS`, where the paths name neither.
 
@@ -450,6 +539,35 @@ def check_several_columns(source: Source, keys: Mapping[str, str]) -> None:
             "which image belongs to which. Write a row for each of them, with a column that names it as the paths do, "
             "or delete the columns that are not meant."
         )
+
+
+def check_numbered(source: Source, target: str, of_rows: Iterable[Sequence[str]]) -> None:
+    """Refuse a target such as `score_1` beside `score_2` where the images of a row have the same numbers.
+
+    Args:
+        of_rows: the paths of each row.
+
+    Raises:
+        CasewiseError: they have.
+    """
+    numbered: dict[tuple[str, ...], dict[str, str]] = defaultdict(dict)
+    for name in source.cells:
+        heading = plain_words(name)
+        for place, word in enumerate(heading):
+            if word.isdecimal():
+                numbered[(*heading[:place], "", *heading[place + 1 :])].setdefault(word, name)
+    for columns in numbered.values():
+        if target not in columns.values() or len(columns) < 2:
+            continue
+        for paths in of_rows:
+            last = [plain_words(stem_of(path).rpartition("/")[2])[-1:] for path in paths]
+            if {word for words_of_path in last for word in words_of_path} == set(columns):
+                names, shown = names_text(list(columns.values()), 3), names_text(paths, 3)
+                raise CasewiseError(
+                    f"{source.path}: {names} have the numbers of the images of a row, such as {shown}. If each column "
+                    "is about its image, write a row for each image, with a column `image` that has its "
+                    f"number. If all images have the value of one column, say so with --target {target}."
+                )
 
 
 # ----------------------------------------------------------------------------------------------------------- several
