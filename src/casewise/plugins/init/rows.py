@@ -387,9 +387,9 @@ def _check_parts(joined: Joined, images: ImageFiles, stated: Pattern | None) -> 
     if unused := next((path for path in images.paths if path not in used), ""):
         first = next(iter(joined.paths.values()))[0]
         raise CasewiseError(
-            f"{column.upper()} OR PHOTOGRAPH? The column {column} would be joined to the numbers of the files, such as "
-            f"{first}, but others, such as {unused}, have none of the table, so that they may count photographs. If the "
-            f"files do have the number of a {column}, say so with --pattern {joined.pattern!r}; if not, write that "
+            f"{column.upper()} OR PHOTOGRAPH? The column {column} would be joined to the numbers of the files, such "
+            f"as {first}, but others, such as {unused}, have none of the table, so that they may count photographs. If "
+            f"the files do have the number of a {column}, say so with --pattern {joined.pattern!r}; if not, write that "
             "number into the names, or the names of the files into the table."
         )
     joined.doubts.append(
