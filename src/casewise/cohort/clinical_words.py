@@ -42,7 +42,7 @@ SITE = (
     r"( ?(id|no|nr|num|number|code))?|siten|(studien|pruf|pruef)?zentr(um|ums|en)( ?(id|nr|nummer|code))?|"
     r"klinik(um)?|standort|hopital|cent(re|ro)( ?(id|no|num|numero|code|codigo))?"
 )
-# Things of which a person has several, each on images of its own.
+# What a person may have several of, each on its own images.
 PART = (
     r"lesions?|la?esion(en)?|lesione[sn]?|moles?|na?evus|na?evi|nodules?|knoten|nodulos?|wounds?|wunden?|plaies?|"
     r"heridas?|ulcers?|plaques?|tooth|teeth|zahn|zahne|dents?|dientes?|rois?|spots?|herde?|tumou?rs?"

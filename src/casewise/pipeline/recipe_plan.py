@@ -425,10 +425,10 @@ def _measured_slowness(side: int) -> float:
     from casewise.models.linear import build_linear
     from casewise.models.threads import on_threads
 
-    known = next(encoder for encoder in known_encoders() if encoder.name == "mobilenet_v2")
-    bank = {"encoders": [{"name": known.name}], "channels": 3, "specs": None}
+    mobilenet = next(encoder for encoder in known_encoders() if encoder.name == "mobilenet_v2")
+    bank = {"encoders": [{"name": mobilenet.name}], "channels": 3, "specs": None}
     with torch.random.fork_rng(devices=[]):  # its random weights change no other random numbers
-        network = build_linear(known.name, 1, bank, {"side": side}).eval()
+        network = build_linear(mobilenet.name, 1, bank, {"side": side}).eval()
     panels = torch.full((TRIED, 3, side, side), 0.5)
     with on_threads(1), torch.inference_mode():
         ends = [time.monotonic()]
@@ -436,7 +436,7 @@ def _measured_slowness(side: int) -> float:
             network.features(panels)
             ends.append(time.monotonic())
     # the first time takes longer, and others may be interrupted
-    return float(min(np.diff(ends)) / (TRIED * side**2 / 1e6 * known.seconds))
+    return float(min(np.diff(ends)) / (TRIED * side**2 / 1e6 * mobilenet.seconds))
 
 
 def planned_flips(tiles: np.ndarray, rows: np.ndarray, seed: int) -> str:

@@ -373,7 +373,7 @@ def _refuse_unclear_sites(source: Source, joined: Joined) -> None:
 
 
 def _check_parts(joined: Joined, images: ImageFiles, stated: Pattern | None) -> None:
-    """Refuse numbers of images as those of lesions or teeth where nothing says so and some images have another one.
+    """Refuse numbers of images as lesions or teeth where nothing says so and some images have another one.
 
     Raises:
         CasewiseError: they may count photographs.
@@ -387,14 +387,14 @@ def _check_parts(joined: Joined, images: ImageFiles, stated: Pattern | None) -> 
     if unused := next((path for path in images.paths if path not in used), ""):
         first = next(iter(joined.paths.values()))[0]
         raise CasewiseError(
-            f"{column.upper()} OR PHOTOGRAPH? The numbers of {column} of the table would be those of the files, such "
+            f"{column.upper()} OR PHOTOGRAPH? The column {column} would be joined to the numbers of the files, such "
             f"as {first}, but others, such as {unused}, have none of the table, so that they may count photographs. If "
-            f"they are those of {column}, say so with --pattern {joined.pattern!r}; if not, write the number of "
-            f"{column} into the names, or the names of the files into the table."
+            f"the files do have the number of a {column}, say so with --pattern {joined.pattern!r}; if not, write that "
+            "number into the names, or the names of the files into the table."
         )
     joined.doubts.append(
-        f"{column.upper()} OR PHOTOGRAPH? The numbers of the files were read as those of {column}. Check that they do "
-        "not count photographs."
+        f"{column.upper()} OR PHOTOGRAPH? The column {column} was joined to the numbers of the files. Check that these "
+        "do not count photographs."
     )
 
 

@@ -505,14 +505,14 @@ def by_part(source: Source, keys: Mapping[str, str]) -> Source:
     parts: dict[str, dict[Words, dict[str, str]]] = defaultdict(lambda: defaultdict(dict))
     for name in source.cells:
         headings = plain_words(name)
-        for place, (word, number) in enumerate(itertools.pairwise(headings)):
+        for first, (word, number) in enumerate(itertools.pairwise(headings)):
             if (
                 re.fullmatch(rf"{PART}|{_PHOTO}", word)
                 and number.isdecimal()
                 and len(headings) > 2
                 and name not in keys.values()
             ):
-                parts[word][headings[:place] + headings[place + 2 :]].setdefault(number, name)
+                parts[word][headings[:first] + headings[first + 2 :]].setdefault(number, name)
     for word, columns in parts.items():
         several = {rest: own for rest, own in columns.items() if len(own) > 1}
         if len({frozenset(own) for own in several.values()}) == 1:
@@ -553,15 +553,15 @@ def check_numbered(source: Source, target: str, of_rows: Iterable[Sequence[str]]
     numbered: dict[tuple[str, ...], dict[str, str]] = defaultdict(dict)
     for name in source.cells:
         heading = plain_words(name)
-        for place, word in enumerate(heading):
+        for position, word in enumerate(heading):
             if word.isdecimal():
-                numbered[(*heading[:place], "", *heading[place + 1 :])].setdefault(word, name)
+                numbered[(*heading[:position], "", *heading[position + 1 :])].setdefault(word, name)
     for columns in numbered.values():
         if target not in columns.values() or len(columns) < 2:
             continue
         for paths in of_rows:
             last = [plain_words(stem_of(path).rpartition("/")[2])[-1:] for path in paths]
-            if {word for words_of_path in last for word in words_of_path} == set(columns):
+            if set(itertools.chain(*last)) == set(columns):
                 names, shown = names_text(list(columns.values()), 3), names_text(paths, 3)
                 raise CasewiseError(
                     f"{source.path}: {names} have the numbers of the images of a row, such as {shown}. If each column "
