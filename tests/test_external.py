@@ -178,6 +178,28 @@ def test_a_table_with_the_columns_of_the_study(chests: Path, there: Path, tmp_pa
         read_external(study, own)
 
 
+def test_visits_of_the_external_table_are_not_pooled(chests: Path, there: Path, tmp_path: Path) -> None:
+    rows = absolute(there).drop(columns=["visit", "date"], errors="ignore")
+    days = [f"2024-03-0{1 + number % 2}" for number in range(len(rows))]
+    rows.assign(Aufnahmedatum=days).to_csv(tmp_path / "there.csv", index=False)
+    visits = changed(
+        chests, tmp_path / "here.csv", visit=lambda _: [str(1 + n % 2) for n in range(len(absolute(chests)))]
+    )
+    columns: dict[str, str] = {}
+
+    def read(main: Path) -> int:
+        study = chest_study(main, panels={"by": "case"}, **external(tmp_path / "there.csv", columns=columns))
+        return len(read_external(study, read_cohort(study))[1].cases)
+
+    with pytest.raises(CohortError, match=re.escape("external: {columns: {visit: 'Aufnahmedatum'}}")):
+        read(visits)
+    assert read(changed(chests, tmp_path / "one.csv", visit="1")) == 9  # the study pools them as well
+    columns["visit"] = ""
+    assert read(visits) == 9
+    columns["visit"] = "Aufnahmedatum"
+    assert read(visits) == 18
+
+
 def test_a_class_that_the_networks_do_not_know(done: Run, chests: Path, there: Path, tmp_path: Path) -> None:
     table = changed(there, tmp_path / "c.csv", label=lambda labels: labels.replace("pneumonia", "tuberculosis"))
     said = refused(chests, tmp_path / "run", done, **external(table))

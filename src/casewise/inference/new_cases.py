@@ -187,9 +187,9 @@ def _column_option(match: re.Match[str]) -> str:
 def _column_remedy(match: re.Match[str]) -> str:
     """The message about a column that the table lacks, with the option that names another one or, if it may, none."""
     role, column = match[1], match[2] or "NAME"
-    text = f'{match[0]} Give `columns={{"{role}": "{column}"}}` (`--column {shlex.quote(f"{role}={column}")}`)'
-    none = "" if role in ("path", "subject", "region") else f', or `"{role}": ""` (`--column {role}=`) if there is none'
-    return f"{text}{none}."
+    text = f'{match[0]} Give `columns={{"{role}": "{column}"}}` (`--column {shlex.quote(f"{role}={column}")}`).'
+    none = f' If there is none, give `columns={{"{role}": ""}}` (`--column {role}=`).'
+    return text if role in ("path", "subject", "region") else text + none
 
 
 def new_table(

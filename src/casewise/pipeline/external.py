@@ -20,6 +20,8 @@ from casewise.cohort.targets import label_table
 from casewise.console import Show
 from casewise.errors import CohortError, SplitError, counted, nearest
 from casewise.files import json_hash
+from casewise.inference.new_cases import predicts_single_images
+from casewise.inference.visits import check_visits
 from casewise.modalities.base import PreparedCohort
 from casewise.modalities.registry import modality_of
 from casewise.modalities.store.store import TileStore
@@ -63,7 +65,8 @@ def read_external(study: Study, main: Cohort) -> tuple[Study, Cohort]:
     """Read and check the table of the external cohort, under its own study.
 
     Raises:
-        CohortError: the table has problems, such as classes that the networks do not know.
+        CohortError: the table has problems, such as classes that the networks do not know, or several visits of a
+            subject that no column states, where the study has visits.
         SplitError: it shares names of subjects with the study, which does not state that they are other people.
     """
     settings = study.external
@@ -76,6 +79,9 @@ def read_external(study: Study, main: Cohort) -> tuple[Study, Cohort]:
             f"{{columns: {{visit: {position}}}}}` with the column of the slices' positions."
         )
     cohort = read_cohort(other, to_learn=False)
+    if main.cases["visit"].nunique() > 1 and cohort.cases["visit"].nunique() == 1 and not predicts_single_images(other):
+        cells = cohort.images.drop(columns=["image", "path", "visit", "case", "day", "region", *other.outputs])
+        check_visits(other, cells.fillna("").astype(str), {"subject": "subject"}, section="external")
     if np.isnan(label_table(cohort.panels, other)).all():
         raise CohortError(f"external: {settings.cohort} has none of {', '.join(study.outputs)} recorded.")
     for column in settings.by:
