@@ -162,6 +162,44 @@ def refused(chests: Path, folder: Path, done: Run, **values: Any) -> str:
     return str(told.value)
 
 
+def test_a_table_with_the_columns_of_the_study(chests: Path, there: Path, tmp_path: Path) -> None:
+    german = {"path": "Aufnahme", "subject": "Kennung", "label": "Diagnose"}
+    files = {table: tmp_path / f"{name}.csv" for name, table in (("own", chests), ("other", there))}
+    for table, file in files.items():
+        absolute(table).rename(columns=german).to_csv(file, index=False)
+    expected = read_external(chest_study(chests, **external(there)), read_cohort(chest_study(chests)))[1]
+    for table in (files[there], there):  # the second has the standard names
+        study = chest_study(files[chests], columns=german, **external(table))
+        _, cohort = read_external(study, read_cohort(study))
+        pd.testing.assert_frame_equal(cohort.cases, expected.cases)
+    study = chest_study(files[chests], columns=german, **external(files[there], columns={"subject": "Patient"}))
+    own = read_cohort(study)
+    with pytest.raises(CohortError, match="subject is 'Patient'"):  # what is stated holds
+        read_external(study, own)
+
+
+def test_visits_of_the_external_table_are_not_pooled(chests: Path, there: Path, tmp_path: Path) -> None:
+    rows = absolute(there).drop(columns=["visit", "date"], errors="ignore")
+    days = [f"2024-03-0{1 + number % 2}" for number in range(len(rows))]
+    rows.assign(Aufnahmedatum=days).to_csv(tmp_path / "there.csv", index=False)
+    visits = changed(
+        chests, tmp_path / "here.csv", visit=lambda _: [str(1 + n % 2) for n in range(len(absolute(chests)))]
+    )
+    columns: dict[str, str] = {}
+
+    def read(main: Path) -> int:
+        study = chest_study(main, panels={"by": "case"}, **external(tmp_path / "there.csv", columns=columns))
+        return len(read_external(study, read_cohort(study))[1].cases)
+
+    with pytest.raises(CohortError, match=re.escape("external: {columns: {visit: 'Aufnahmedatum'}}")):
+        read(visits)
+    assert read(changed(chests, tmp_path / "one.csv", visit="1")) == 9  # the study pools them as well
+    columns["visit"] = ""
+    assert read(visits) == 9
+    columns["visit"] = "Aufnahmedatum"
+    assert read(visits) == 18
+
+
 def test_a_class_that_the_networks_do_not_know(done: Run, chests: Path, there: Path, tmp_path: Path) -> None:
     table = changed(there, tmp_path / "c.csv", label=lambda labels: labels.replace("pneumonia", "tuberculosis"))
     said = refused(chests, tmp_path / "run", done, **external(table))

@@ -367,6 +367,50 @@ def test_a_table_in_the_form_of_the_original_one_needs_no_options(chest_run: Run
     assert read("in") == (names, found)
 
 
+def test_a_refusal_of_columns_states_the_options_that_read_the_table(
+    chest_run: Run, chests: Path, tmp_path: Path
+) -> None:
+    training = {"path": "Röntgenbild", "subject": "Fall", "visit": "Termin", "label": "Befund"}
+    reader = load_bundle(chest_run.folder).reader
+    bundle = replace(reader, settings={**reader.settings, "columns": training})
+    files = [str(chests.parent / path) for path in pd.read_csv(chests)["path"].head(3)]
+    columns = {"File": files, "Patient_ID": ["a", "a", "b"], "Untersucht": ["3.2.2024", "4.3.2024", "3.2.2024"]}
+    pd.DataFrame(columns).to_csv(tmp_path / "new.csv", index=False)
+
+    def cases(**columns: str) -> list[str]:
+        table = new_table(tmp_path / "new.csv", bundle, tmp_path, columns=columns, root=None)
+        return [case.name for case in cases_of(table.cells(), table.study)]
+
+    with pytest.raises(
+        CohortError, match=r"--column path=File.*\n.*--column subject=Patient_ID.*\n.*--column visit=NAME"
+    ):
+        cases()
+    stated = {"path": "File", "subject": "Patient_ID"}
+    assert cases(**stated, visit="Untersucht") == ["a/3.2.2024", "a/4.3.2024", "b/3.2.2024"]
+
+
+def test_no_problem_of_a_row_names_the_study_file(chest_run: Run, chests: Path, tmp_path: Path) -> None:
+    file = str(chests.parent / pd.read_csv(chests)["path"][0])
+    frame = pd.DataFrame({"path": [file], "subject": ["a"], "visit": ["1"], "date": ["2/3/2024"]})
+    (problem,) = set(chest_run.predict(frame, root=tmp_path)["problem"])
+    assert "--column date=" in problem
+    assert "in the study" not in problem
+
+
+def test_exchanged_subjects_and_visits_are_doubted(
+    chest_run: Run, chests: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    reader = load_bundle(chest_run.folder).reader
+    files = [str(chests.parent / path) for path in pd.read_csv(chests)["path"].head(2)]
+    frame = pd.DataFrame({"path": files, "subject": ["week 0", "week 4"], "visit": ["Q7", "Q8"]})
+    new_table(
+        frame.rename(columns={"subject": "visit", "visit": "subject"}), reader, tmp_path, columns={}, root=""
+    ).cells()
+    assert "exchanged" not in caplog.text
+    new_table(frame, reader, tmp_path, columns={}, root="").cells()
+    assert "exchanged" in caplog.text
+
+
 @pytest.mark.parametrize("heading", ["Aufnahme am", "VISITNUM", "Follow-up", "date", "Visite"])
 def test_visits_that_no_column_states_are_not_pooled(heading: str, tmp_path: Path) -> None:
     study = study_of("photographs").model_copy(update={"cohort": tmp_path / "new.csv"})
@@ -383,6 +427,9 @@ def test_visits_that_no_column_states_are_not_pooled(heading: str, tmp_path: Pat
         NewTable(study, own=True).cells()
     stated = study.model_copy(update={"columns": {**study.columns, "visit": ""}})
     assert len(NewTable(stated, own=True).cells()) == 3
+    stated = study.model_copy(update={"columns": {**study.columns, "visit": "Termin"}})
+    with pytest.raises(CohortError, match="several values"):  # the training's column is missing
+        NewTable(stated, own=True).cells()
     stated = study.model_copy(update={"columns": {**study.columns, "visit": heading}})
     names = {case.name for case in cases_of(NewTable(stated, own=True).cells(), stated)}
     assert names == {f"a/{days[0]}", f"a/{days[1]}", f"b/{days[2]}"}

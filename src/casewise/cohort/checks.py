@@ -6,7 +6,7 @@ import difflib
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -87,6 +87,8 @@ def find_columns(study: Study, headers: list[str], problems: Problems) -> dict[s
             add(f"columns: there is no standard name {cut(name)}.{closest(name, names)}")
         elif header and header not in headers:
             hint = closest(header, [other for other in headers if name == "path" or other != files])
+            likely = "" if hint else _likely(name, headers)
+            hint = hint or (f" Did you mean {cut(likely)}?" if likely else f" There are: {names_text(headers, 12)}.")
             add(f"columns: {name} is {cut(header)}, which is not a column of the table.{hint}")
         elif name in study.targets and study.targets[name].column is not None:
             add(f"columns: the column of {name} is stated in targets as well. State it once.")
@@ -107,7 +109,7 @@ def find_columns(study: Study, headers: list[str], problems: Problems) -> dict[s
         columns.pop("region", None)
     for role in ("path", "subject", *(["region"] if study.regions else [])):
         if role not in columns and not stated.get(role):
-            likely = next((header for header in headers if header.casefold() in _OTHER_NAMES[role]), "")
+            likely = _likely(role, headers)
             words = {header: re.split(r"[\W_]+", header.casefold()) for header in headers}
             near = likely or next((header for header in headers if role in words[header]), "")
             near = near or next(iter(difflib.get_close_matches(role, headers, 1, 0.75)), "")
@@ -123,6 +125,24 @@ def find_columns(study: Study, headers: list[str], problems: Problems) -> dict[s
     elif column in STORED and column not in columns.values():
         add(f"split.column: {cut(column)} is a reserved name. Rename the column.")
     return columns
+
+
+def _likely(role: str, headers: Sequence[str]) -> str:
+    """The heading that is the role itself or another usual name of it; empty if there is none."""
+    return next((header for header in headers if header.casefold() in (role, *_OTHER_NAMES.get(role, ()))), "")
+
+
+def columns_from_training(
+    stated: Mapping[str, str], training: Mapping[str, str], headers: Collection[str]
+) -> dict[str, str]:
+    """The stated columns, and the training's columns where the table has these and no column of the standard name.
+
+    >>> columns_from_training({"visit": "Termin"}, {"path": "Bild", "visit": "Datum"}, ["Bild", "Datum"])
+    {'visit': 'Termin', 'path': 'Bild'}
+    """
+    used = {*stated, *headers}
+    used |= {"day", "date"} if used & {"day", "date"} else set()
+    return {**stated, **{role: name for role, name in training.items() if name in headers and role not in used}}
 
 
 def keep_rows(cells: pd.DataFrame, study: Study, problems: Problems, notes: list[str], flow: Flow) -> pd.DataFrame:

@@ -179,15 +179,14 @@ def _check_cases(images: pd.DataFrame, columns: dict[str, str], problems: Proble
         column = columns.get("day") or columns.get("date")
         days_text = " and ".join(f"{day:g}" for day in rows["day"].dropna().drop_duplicates())
         role = "day" if "day" in columns else "date"
+        as_visit = problems.setting(f"columns: {{visit: {column}}}")
         if "visit" in columns:
             remedy = "Correct the rows"
         elif some_unknown:
-            remedy = (
-                f"Fill in the empty cells of {column} and write `columns: {{visit: {column}}}`, or leave it unused: "
-            )
+            remedy = f"Fill in the empty cells of {column} and write {as_visit}, or leave it unused: "
             remedy += problems.setting(f'columns: {{{role}: ""}}')
         else:
-            remedy = f"Write `columns: {{visit: {column}}}`"
+            remedy = f"Write {as_visit}"
         text = f"case {case} has the days {days_text}; a visit has one. {remedy}."
         problems.add("day twice", text, rows.index, column or "")
     images["day"] = days.transform("first")

@@ -427,6 +427,11 @@ def read_paths(
     return [{"subject": one_form(source.resolve().name)} | (values or {}) for values in stated]
 
 
+def looks_like_visit(name: str) -> bool:
+    """Whether a name is usual for a visit, such as week0, v2 or a date."""
+    return re.fullmatch(_VISIT_NAME, name, re.IGNORECASE) is not None
+
+
 def refuse_visits(source: Path, subjects: Iterable[str]) -> None:
     """Refuse names of subjects that all look like visits, as in the folder of one subject.
 
@@ -434,7 +439,7 @@ def refuse_visits(source: Path, subjects: Iterable[str]) -> None:
         CasewiseError: they do; the message states the patterns of either reading.
     """
     names = list(dict.fromkeys(subjects))
-    if names and all(re.fullmatch(_VISIT_NAME, name, re.IGNORECASE) for name in names):
+    if names and all(map(looks_like_visit, names)):
         raise CasewiseError(
             f"{source}: the folders {', '.join(names[:3])} look like visits, and would be read as subjects. State "
             "--pattern, such as '{visit}/{file}' if this is the folder of one subject, or '{subject}/{file}' if not."

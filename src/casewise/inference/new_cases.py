@@ -20,10 +20,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from casewise.cohort.altered_names import alterations
-from casewise.cohort.checks import find_columns
+from casewise.cohort.checks import columns_from_training, find_columns
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.cohort.companions import listed_companions
-from casewise.cohort.folder_layout import ENDINGS, begins_as_image, stated_pattern
+from casewise.cohort.folder_layout import ENDINGS, begins_as_image, looks_like_visit, stated_pattern
 from casewise.cohort.identity import AS_WRITTEN, alike
 from casewise.cohort.table import Problems, names_text, natural, read_text_table
 from casewise.cohort.visit_order import visit_order
@@ -62,10 +62,9 @@ NewInput: TypeAlias = "OneImage | Sequence[OneImage | Sequence[OneImage]] | pd.D
 # What the errors of a study advise: a line of the study file, which says nothing to a person with new cases.
 IN_STUDY = re.compile(r"(, or|; if these are the real names,) write `[^`]*` (with all of them )?in the study")
 NO_COLUMN = re.compile(
-    r"columns: (?!path |subject |region )(\w+) is [^\n]*, which is not a column of the table\."
-    r"(?: Did you mean [^?]*\?)?"
+    r"columns: (\w+) is [^\n]*, which is not a column of the table\.(?: Did you mean '([^'\n]*)'\?)?"
 )
-COLUMN_HINT = re.compile(r", or write `[^`]*columns: \{(\w+): ([^`}]*)\}+` in the study")
+COLUMN_SETTING = re.compile(r"\b([Ww])rite `columns: \{(\w+): ([^`}]*)\}`(?: in the study)?")
 
 _ROOT = re.compile(
     r"If it is a path of another computer, write [^.]* in the study, and paths in the table from there\."
@@ -104,9 +103,8 @@ class NewTable:
     def corrected(self, error: CasewiseError) -> CasewiseError:
         """An error of reading the cases, without what only a study file or a temporary file could explain."""
         text, table = str(error), self.study.cohort
-        text = IN_STUDY.sub("", COLUMN_HINT.sub(r', or give `columns={"\1": "\2"}` (`--column \1=\2`)', text))
-        remedy = r' If there is none, give `columns={"\1": ""}` (`--column \1=`).'
-        text = NO_COLUMN.sub(r"\g<0>" + remedy, text)
+        text = IN_STUDY.sub("", COLUMN_SETTING.sub(_column_option, text))
+        text = NO_COLUMN.sub(_column_remedy, text)
         if self.own:
             text = text.replace("--table TABLE", f"--table {shlex.quote(str(table))}")
             if self.study.root not in (None, table.parent):
@@ -132,6 +130,8 @@ class NewTable:
             problems = Problems()
             cells, _ = read_text_table(self.study.cohort, problems)
             columns = find_columns(self.study, cells.columns.tolist(), problems)
+            if not (self.reading or predicts_single_images(self.study)):
+                check_visits(self.study, cells, columns)
             names = self.study.subject_names
             stated = [] if isinstance(names, str) else [name for group in names for name in group]
             # if the study states that names of this form are real, so are others
@@ -142,9 +142,14 @@ class NewTable:
                         problems.add(f"{role} altered", f"{alteration.text}.", alteration.rows, columns[role])
                     else:
                         problems.doubts.append(alteration.sentence(columns[role]))
+            if not self.reading and {"subject", "visit"} <= columns.keys():
+                subjects, visits = (map(str.strip, cells[columns[role]]) for role in ("subject", "visit"))
+                if all(map(looks_like_visit, subjects)) and not any(map(looks_like_visit, visits)):
+                    problems.doubts.append(
+                        f"All subjects (column {columns['subject']!r}) look like visits, and no visit (column "
+                        f"{columns['visit']!r}) does. Check that the two columns are not exchanged."
+                    )
             problems.raise_any(self.study.cohort)
-            if not (self.reading or predicts_single_images(self.study)):
-                check_visits(self.study, cells, columns)
             for name in modality_of(self.study).columns(self.study):
                 if name not in cells and name != "path":
                     raise CohortError(
@@ -173,6 +178,20 @@ class NewTable:
             raise self.corrected(error) from error
 
 
+def _column_option(match: re.Match[str]) -> str:
+    """A line of the study file about a column as the option that states the same."""
+    give, role, column = "Give" if match[1] == "W" else "give", match[2], match[3].strip("\"'")
+    return f'{give} `columns={{"{role}": "{column}"}}` (`--column {shlex.quote(f"{role}={column}")}`)'
+
+
+def _column_remedy(match: re.Match[str]) -> str:
+    """The message about a column that the table lacks, with the option that names another one or, if it may, none."""
+    role, column = match[1], match[2] or "NAME"
+    text = f'{match[0]} Give `columns={{"{role}": "{column}"}}` (`--column {shlex.quote(f"{role}={column}")}`).'
+    none = f' If there is none, give `columns={{"{role}": ""}}` (`--column {role}=`).'
+    return text if role in ("path", "subject", "region") else text + none
+
+
 def new_table(
     cases: NewInput,
     bundle: Bundle,
@@ -199,7 +218,10 @@ def new_table(
             folder cannot be read as cases, or rather holds several people than one.
     """
     by_pattern = stated_pattern(pattern, of_cases=True) if pattern else None
-    own_columns = {**bundle.settings["columns"], **{role: one_form(name) for role, name in columns.items()}}
+    training = {
+        role: name for role, name in bundle.settings["columns"].items() if role not in bundle.settings["targets"]
+    }
+    own_columns = {**training, **{role: one_form(name) for role, name in columns.items()}}
     bundle = replace(bundle, settings={**bundle.settings, "columns": own_columns})
     written, reading = folder / "new-cases.csv", ""
     if isinstance(cases, pd.DataFrame):
@@ -248,10 +270,8 @@ def _with_original_columns(bundle: Bundle, table: Path | pd.DataFrame, *, stated
     if not original:
         return bundle
     headings = set(map(str, (read_text_table(table, Problems())[0] if isinstance(table, Path) else table).columns))
-    for role, name in original.items():
-        if name in headings and own.get(role, role) not in headings and own.get(role) != "":
-            own[role] = name
-    return replace(bundle, settings={**settings, "columns": own})
+    present = {role: name for role, name in own.items() if role in stated or not name or name in headings}
+    return replace(bundle, settings={**settings, "columns": own | columns_from_training(present, original, headings)})
 
 
 def _written_images(cases: Any, folder: Path, number: Iterator[int] | None = None) -> Any:

@@ -35,8 +35,12 @@ def ignores_visits(cells: pd.DataFrame, study: Study) -> bool:
     return bool((cells.groupby(subject)["visit"].nunique() > 1).any())
 
 
-def check_visits(study: Study, cells: pd.DataFrame, columns: Mapping[str, str]) -> None:
+def check_visits(study: Study, cells: pd.DataFrame, columns: Mapping[str, str], *, section: str = "") -> None:
     """Refuse a table without visits in which a column tells several days or visits of a subject apart.
+
+    Args:
+        section: the section of the study file that the table belongs to, such as external; '' for new cases, whose
+            columns are options.
 
     Raises:
         CohortError: it would pool the images of several visits.
@@ -52,12 +56,16 @@ def check_visits(study: Study, cells: pd.DataFrame, columns: Mapping[str, str]) 
             continue
         subject = several.idxmax()
         shown = values[(cells[columns["subject"]] == subject) & (values != "")].drop_duplicates()
+        if section:
+            option, none = (f"`{section}: {{columns: {{visit: {text}}}}}`" for text in (repr(name), '""'))
+        else:
+            option = f'`columns={{"visit": {name!r}}}` (`--column {shlex.quote(f"visit={name}")}`)'
+            none = '`columns={"visit": ""}` (`--column visit=`)'
         raise CohortError(
             f"{study.cohort}: {cut(str(subject))} has rows of several values of {name!r} "
             f"({names_text(shown.tolist(), 3)}), and no column states the visit, so that images of several visits "
-            f'would be one case. Say which column does with `columns={{"visit": {name!r}}}` (`--column '
-            f"{shlex.quote(f'visit={name}')}`), or that all rows of a subject are one visit with "
-            '`columns={"visit": ""}` (`--column visit=`).'
+            f"would be one case. Say which column does with {option}, or that all rows of a subject are one visit with "
+            f"{none}."
         )
 
 

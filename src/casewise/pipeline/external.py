@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -11,13 +12,16 @@ import pandas as pd
 from casewise.audit.cohorts import compare_cohorts
 from casewise.audit.twin_findings import refuse_twins, twins_between
 from casewise.audit.twins import shown_by
+from casewise.cohort.checks import columns_from_training
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.cohort.identity import Declared, doubtful_pairs, same_people, same_subjects, spelling_pairs
-from casewise.cohort.table import names_text
+from casewise.cohort.table import Problems, names_text, read_text_table
 from casewise.cohort.targets import label_table
 from casewise.console import Show
 from casewise.errors import CohortError, SplitError, counted, nearest
 from casewise.files import json_hash
+from casewise.inference.new_cases import predicts_single_images
+from casewise.inference.visits import check_visits
 from casewise.modalities.base import PreparedCohort
 from casewise.modalities.registry import modality_of
 from casewise.modalities.store.store import TileStore
@@ -34,12 +38,18 @@ def _external_study(study: Study) -> Study:
     settings = study.external
     assert settings is not None
     evaluation = {"response": False, "readers": {}, "bands": {}}
+    columns = dict(settings.columns)
+    with suppress(CohortError):  # whoever reads the table next says what is wrong with it
+        headers = read_text_table(settings.cohort, Problems(), sheet=settings.sheet)[0].columns
+        for training in (study.columns, study.original_columns):
+            columns = columns_from_training(columns, training, headers)
     changes = {name: getattr(settings, name) for name in OF_TABLE} | {
+        "columns": columns,
         "audit": study.audit.model_copy(update={"decisions": None}),
         "name": study.external_name,
         # columns that the study names belong to its own table; another table may have others
         "targets": {
-            name: target.model_copy(update={"column": None}) if name in settings.columns else target
+            name: target.model_copy(update={"column": None}) if name in columns else target
             for name, target in study.targets.items()
         },
         "split": study.split.model_copy(
@@ -55,7 +65,8 @@ def read_external(study: Study, main: Cohort) -> tuple[Study, Cohort]:
     """Read and check the table of the external cohort, under its own study.
 
     Raises:
-        CohortError: the table has problems, such as classes that the networks do not know.
+        CohortError: the table has problems, such as classes that the networks do not know, or several visits of a
+            subject that no column states, where the study has visits.
         SplitError: it shares names of subjects with the study, which does not state that they are other people.
     """
     settings = study.external
@@ -68,6 +79,9 @@ def read_external(study: Study, main: Cohort) -> tuple[Study, Cohort]:
             f"{{columns: {{visit: {position}}}}}` with the column of the slices' positions."
         )
     cohort = read_cohort(other, to_learn=False)
+    if main.cases["visit"].nunique() > 1 and cohort.cases["visit"].nunique() == 1 and not predicts_single_images(other):
+        cells = cohort.images.drop(columns=["image", "path", "visit", "case", "day", "region", *other.outputs])
+        check_visits(other, cells.fillna("").astype(str), {"subject": "subject"}, section="external")
     if np.isnan(label_table(cohort.panels, other)).all():
         raise CohortError(f"external: {settings.cohort} has none of {', '.join(study.outputs)} recorded.")
     for column in settings.by:
