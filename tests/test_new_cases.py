@@ -13,10 +13,12 @@ from PIL import Image
 from casewise.cohort.cohort import read_cohort
 from casewise.cohort.folder_layout import read_new_layout, stated_pattern
 from casewise.errors import CasewiseError, CohortError
+from casewise.inference.case_sizes import CaseSizes
 from casewise.inference.model import load_bundle
 from casewise.inference.new_cases import NewTable, cases_of, new_table, prepare_together
 from casewise.inference.output_table import OutputTable
 from casewise.inference.stated import people_problem, stated_by
+from casewise.inference.visits import check_case_sizes
 from casewise.modalities.registry import modality_of
 from casewise.run import Run
 from casewise.study.loading import build_study
@@ -437,3 +439,56 @@ def test_visits_that_no_column_states_are_not_pooled(heading: str, tmp_path: Pat
         NewTable(study, own=False).cells()
     frame.drop(columns=heading).to_csv(study.cohort, index=False)
     assert len(cases_of(NewTable(study, own=True).cells(), study)) == 2
+
+
+def test_headings_in_other_letters_are_those_of_the_training(chest_run: Run, chests: Path, tmp_path: Path) -> None:
+    reader = load_bundle(chest_run.folder).reader
+    file = str(chests.parent / pd.read_csv(chests)["path"][0])
+    for training in (
+        {"columns": {"path": "Bild", "subject": "Fall"}},
+        {"columns": {}, "original_columns": {"path": "Bild", "subject": "Fall"}},
+    ):
+        bundle = replace(reader, settings={**reader.settings, **training})
+        for names in (["BILD", "fall"], ["path", "subject"], ["Bild", "subject"]):
+            table = new_table(pd.DataFrame([[file, "a"]], columns=names), bundle, tmp_path, columns={}, root="")
+            assert [case.subject for case in cases_of(table.cells(), table.study)] == ["a"]
+        twice = pd.DataFrame([[file, "a", "b"]], columns=["Bild", "FALL", "fall"])
+        with pytest.raises(CohortError, match="subject"):
+            new_table(twice, bundle, tmp_path, columns={}, root="").cells()
+
+
+@pytest.mark.parametrize(
+    ("subjects", "visits", "doubt"),
+    [
+        (["P1", "p1"], ["a", "a"], "may mean one person"),
+        (["P1", "P2"], ["2024-01-02 10:05", "2024-01-02 11:00"], ""),
+        (["P1", "P1"], ["2024-01-02 10:05", "2024-01-02 11:00"], "P1 on 2024-01-02"),
+        (["P1", "P1"], ["2024-01-02 10:05", "2024-01-02 10:05"], ""),
+        (["P1", "P2"], ["a", "b"], ""),
+    ],
+)
+def test_doubts_on_names(
+    subjects: list[str], visits: list[str], doubt: str, chest_run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    frame = pd.DataFrame({"path": ["1.png", "2.png"], "subject": subjects, "visit": visits})
+    new_table(frame, load_bundle(chest_run.folder).reader, tmp_path, columns={}, root="").cells()
+    assert doubt in caplog.text
+    assert bool(caplog.text) == bool(doubt)
+
+
+def test_a_table_without_visits_pools_no_more_images_than_a_training_case(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    study = study_of("photographs").model_copy(update={"cohort": tmp_path / "new.csv", "regions": []})
+    cells = pd.DataFrame({"path": list("12345"), "subject": list("aaaab")})
+    with pytest.raises(CohortError, match=r"a has 4 images.*at most 2.*--column visit="):
+        check_case_sizes(study, cells, CaseSizes(2, 2), "")
+    check_case_sizes(study, cells, CaseSizes(4, 2), "")
+    assert "a has 4 images" in caplog.text
+    caplog.clear()
+    check_case_sizes(study, cells.assign(visit=list("11221")), CaseSizes(2, 2), "")
+    check_case_sizes(study, cells.tail(2), CaseSizes(1, 1), "")
+    check_case_sizes(study, cells.assign(region=list("uvwxu")), CaseSizes(1, 1), "region")
+    unused = study.model_copy(update={"columns": {**study.columns, "visit": ""}})
+    check_case_sizes(unused, cells, CaseSizes(2, 2), "")
+    assert not caplog.text

@@ -6,6 +6,7 @@ import difflib
 import os
 import re
 import stat
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from math import isfinite
 from pathlib import Path
@@ -137,12 +138,17 @@ def columns_from_training(
 ) -> dict[str, str]:
     """The stated columns, and the training's columns where the table has these and no column of the standard name.
 
-    >>> columns_from_training({"visit": "Termin"}, {"path": "Bild", "visit": "Datum"}, ["Bild", "Datum"])
-    {'visit': 'Termin', 'path': 'Bild'}
+    A heading in other letters, such as BEFUND for Befund, is the training's column if no other heading is that.
+
+    >>> columns_from_training({"visit": "Termin"}, {"path": "Bild", "visit": "Datum"}, ["BILD", "Datum"])
+    {'visit': 'Termin', 'path': 'BILD'}
     """
     used = {*stated, *headers}
     used |= {"day", "date"} if used & {"day", "date"} else set()
-    return {**stated, **{role: name for role, name in training.items() if name in headers and role not in used}}
+    spelled = Counter(header.casefold() for header in headers)
+    alone = {header.casefold(): header for header in headers if spelled[header.casefold()] == 1}
+    found = {role: name if name in headers else alone.get(name.casefold()) for role, name in training.items()}
+    return {**stated, **{role: header for role, header in found.items() if header and role not in used}}
 
 
 def keep_rows(cells: pd.DataFrame, study: Study, problems: Problems, notes: list[str], flow: Flow) -> pd.DataFrame:

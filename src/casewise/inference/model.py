@@ -31,7 +31,7 @@ from casewise.inference.drift import WORDS, Batch, Drift, confirmation, drift
 from casewise.inference.ensemble import Combination, Ensemble
 from casewise.inference.look import Look, read_look
 from casewise.inference.output_table import OutputTable
-from casewise.inference.visits import ignores_visits, names_visits
+from casewise.inference.visits import check_case_sizes, ignores_visits, names_visits
 from casewise.modalities.base import PreparedCohort
 from casewise.modalities.registry import modality_of
 from casewise.models.threads import on_threads
@@ -216,6 +216,8 @@ class TrainedModel:
             cases, self.reader, folder, columns=columns or {}, root=root, pattern=pattern, sizes=sizes
         )
         cells = table.cells()
+        if self.about.get("visits") and not (table.reading or new_cases.predicts_single_images(table.study)):
+            check_case_sizes(table.study, cells, sizes, new_cases.slot_column(table.study))
         table = replace(with_columns(table, cells, ensemble), modalities=self.modalities)
         if table.reading:
             show.line("cases", table.reading)

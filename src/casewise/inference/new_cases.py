@@ -23,7 +23,7 @@ from casewise.cohort.altered_names import alterations
 from casewise.cohort.checks import columns_from_training, find_columns
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.cohort.companions import listed_companions
-from casewise.cohort.folder_layout import ENDINGS, begins_as_image, looks_like_visit, stated_pattern
+from casewise.cohort.folder_layout import ENDINGS, begins_as_image, stated_pattern
 from casewise.cohort.identity import AS_WRITTEN, alike
 from casewise.cohort.table import Problems, names_text, natural, read_text_table
 from casewise.cohort.visit_order import visit_order
@@ -32,6 +32,7 @@ from casewise.errors import CasewiseError, CohortError, ImageError, counted, nea
 from casewise.files import PICTURES, make_folder
 from casewise.inference.case_sizes import CaseSizes, check_people
 from casewise.inference.drift import Batch, Drift
+from casewise.inference.name_doubts import doubts_on_names
 from casewise.inference.stated import (
     UNSPECIFIC,
     days_problem,
@@ -142,13 +143,8 @@ class NewTable:
                         problems.add(f"{role} altered", f"{alteration.text}.", alteration.rows, columns[role])
                     else:
                         problems.doubts.append(alteration.sentence(columns[role]))
-            if not self.reading and {"subject", "visit"} <= columns.keys():
-                subjects, visits = (map(str.strip, cells[columns[role]]) for role in ("subject", "visit"))
-                if all(map(looks_like_visit, subjects)) and not any(map(looks_like_visit, visits)):
-                    problems.doubts.append(
-                        f"All subjects (column {columns['subject']!r}) look like visits, and no visit (column "
-                        f"{columns['visit']!r}) does. Check that the two columns are not exchanged."
-                    )
+            if not self.reading and "subject" in columns:
+                problems.doubts += doubts_on_names(self.study, cells, columns)
             problems.raise_any(self.study.cohort)
             for name in modality_of(self.study).columns(self.study):
                 if name not in cells and name != "path":
@@ -229,14 +225,14 @@ def new_table(
             raise CasewiseError(
                 "--pattern is about the paths below a folder, and cases are a data frame. Leave it out."
             )
-        table, bundle = cases, _with_original_columns(bundle, cases, stated=columns)
+        table, bundle = cases, _with_own_columns(bundle, cases, stated=columns)
     else:
         cases = _written_images(cases, folder / _IN_MEMORY)
         groups = _groups(cases)
         paths = [path for group in groups for path in group]
         if _is_table(paths, pattern):
             with suppress(CohortError):  # whoever reads the table next says what is wrong with it
-                bundle = _with_original_columns(bundle, paths[0], stated=columns)
+                bundle = _with_own_columns(bundle, paths[0], stated=columns)
             return NewTable(bundle.study(paths[0], Path(root).absolute() if root else paths[0].parent), own=True)
         reader = bundle.study(written)
         if _is_grouped(cases):
@@ -259,19 +255,21 @@ def new_table(
     return NewTable(bundle.study(written, Path(root or Path.cwd()).absolute()), own=False, reading=reading)
 
 
-def _with_original_columns(bundle: Bundle, table: Path | pd.DataFrame, *, stated: Mapping[str, str]) -> Bundle:
-    """The bundle reading the columns of the table from which its cohort was made, where a table has those instead.
+def _with_own_columns(bundle: Bundle, table: Path | pd.DataFrame, *, stated: Mapping[str, str]) -> Bundle:
+    """The bundle reading the columns that a table has: the training's, those of the table that its cohort was made
+    from, or the standard ones.
 
     Raises:
         CohortError: the file is no table.
     """
-    settings, own = bundle.settings, dict(bundle.settings["columns"])
-    original = {role: name for role, name in settings.get("original_columns", {}).items() if role not in stated}
-    if not original:
-        return bundle
+    settings, own = bundle.settings, bundle.settings["columns"]
     headings = set(map(str, (read_text_table(table, Problems())[0] if isinstance(table, Path) else table).columns))
-    present = {role: name for role, name in own.items() if role in stated or not name or name in headings}
-    return replace(bundle, settings={**settings, "columns": own | columns_from_training(present, original, headings)})
+    found = {role: name for role, name in own.items() if role in stated or not name or name in headings}
+    for training in (own, settings.get("original_columns", {})):
+        found = columns_from_training(found, training, headings)
+    # a column that the table lacks, and has no other column for, is an error
+    lacking = {role: name for role, name in own.items() if role not in {*found, *headings}}
+    return replace(bundle, settings={**settings, "columns": {**lacking, **found}})
 
 
 def _written_images(cases: Any, folder: Path, number: Iterator[int] | None = None) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shlex
 from collections.abc import Mapping
@@ -11,11 +12,13 @@ import pandas as pd
 
 from casewise.cohort.clinical_words import VISIT_BEGINNINGS, unaccented
 from casewise.cohort.table import names_text, read_dates
-from casewise.errors import CohortError, cut
+from casewise.errors import CohortError, counted, cut
+from casewise.inference.case_sizes import CaseSizes, image_counts
 
 if TYPE_CHECKING:
     from casewise.study.schema import Study
 
+log = logging.getLogger("casewise")
 # How names of columns that tell visits apart begin, or end.
 _VISIT_WORDS = re.compile(rf"{VISIT_BEGINNINGS}|.*(datum|date|tag|day|visit)$")
 _DATE_FORM = re.compile(r"(\d{4}([./-])\d{1,2}\2\d{1,2}|\d{1,2}([./-])\d{1,2}\3(\d{4}|\d{2}))([ T][\d:.+Z ]+)?")
@@ -67,6 +70,36 @@ def check_visits(study: Study, cells: pd.DataFrame, columns: Mapping[str, str], 
             f"would be one case. Say which column does with {option}, or that all rows of a subject are one visit with "
             f"{none}."
         )
+
+
+def check_case_sizes(study: Study, cells: pd.DataFrame, sizes: CaseSizes | None, slot: str) -> None:
+    """Check that a table without visits does not pool them, for a model whose subjects had several visits.
+
+    Args:
+        sizes: of the training cases; None if they are not known.
+        slot: the column of the region or sequence; empty without one.
+
+    Raises:
+        CohortError: a subject has more images than any training case.
+    """
+    column, path, subject = (study.columns.get(role, role) for role in ("visit", "path", "subject"))
+    if not column or names_visits(cells, study) or not {path, subject} <= set(cells):
+        return
+    named = cells[(cells[subject].str.strip() != "") & (cells[path].str.strip() != "")]
+    counts = image_counts(named, [subject], [slot] if slot else [], path)
+    counts = counts[counts > 1].sort_values(ascending=False, kind="stable")
+    if counts.empty:
+        return
+    found = f"{counts.index[0]} has {counted(int(counts.iloc[0]), 'image')}" + f" of one {slot}" * bool(slot)
+    text = "No column states the visit, and subjects of the training had several."
+    none = 'that all rows of a subject are one visit with `columns={"visit": ""}` (`--column visit=`)'
+    if sizes and counts.iloc[0] > sizes.most:
+        raise CohortError(
+            f"{study.cohort}: {text[0].lower()}{text[1:]} {found}, where a case of the training had at most "
+            f'{sizes.most:,}. Say which column states it with `columns={{"visit": "NAME"}}` (`--column visit=NAME`), '
+            f"or {none}."
+        )
+    log.warning("%s Each subject is read as one case (%s). If a column states it, name it.", text, found)
 
 
 def _are_dates(values: pd.Series) -> bool:

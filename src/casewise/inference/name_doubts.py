@@ -1,0 +1,66 @@
+"""Doubts about the names of subjects and visits in a table of new cases, which is read as it is written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from casewise.cohort.folder_layout import looks_like_visit
+from casewise.cohort.identity import groups_of_one
+from casewise.cohort.table import names_text
+from casewise.errors import counted
+
+if TYPE_CHECKING:
+    from casewise.study.schema import Study
+
+# A date with a time of day.
+_CLOCK = re.compile(r"(.*\d.*?)[T ]+\d{1,2}:\d\d(:\d\d(\.\d+)?)?(Z| ?[ap]m)?", re.IGNORECASE)
+_SHOWN = 3
+
+
+def doubts_on_names(study: Study, cells: pd.DataFrame, columns: Mapping[str, str]) -> Iterator[str]:
+    """A sentence for each way in which the names may split a case, or exchange subjects and visits.
+
+    Args:
+        columns: role -> the table's column, as of `find_columns`.
+    """
+    subjects = cells[columns["subject"]].str.strip()
+    yield from _spelled(subjects, study)
+    if "visit" in columns:
+        visits = cells[columns["visit"]].str.strip()
+        yield from _timed(subjects, visits, columns["visit"])
+        if all(map(looks_like_visit, subjects)) and not any(map(looks_like_visit, visits)):
+            yield (
+                f"All subjects (column {columns['subject']!r}) look like visits, and no visit (column "
+                f"{columns['visit']!r}) does. Check that the two columns are not exchanged."
+            )
+
+
+def _spelled(subjects: pd.Series, study: Study) -> Iterator[str]:
+    """Subjects whose names differ only in their spelling."""
+    if groups := groups_of_one(subjects[subjects != ""], study.subject_names):
+        shown = names_text([" and ".join(map(repr, group)) for group in islice(groups, _SHOWN)], _SHOWN)
+        more = f", and {len(groups) - _SHOWN:,} more" if len(groups) > _SHOWN else ""
+        yield (
+            f"Names of subjects that may mean one person are read as different people: {shown}{more}. If each is one "
+            "person, write the same name in all rows: its images are then predicted together."
+        )
+
+
+def _timed(subjects: pd.Series, visits: pd.Series, column: str) -> Iterator[str]:
+    """Visits of one subject on one day that differ only in the time."""
+    dates = visits.str.extract(_CLOCK.pattern, flags=re.IGNORECASE)[0]
+    if not dates.notna().any():
+        return
+    times = pd.DataFrame({"subject": subjects, "date": dates, "visit": visits}).dropna().drop_duplicates()
+    counts = times.groupby(["subject", "date"], sort=False).size()
+    if len(several := counts[counts > 1]):
+        subject, date = several.index[0]
+        yield (
+            f"On {counted(len(several), 'day')} a subject has several times of day in the column {column!r}, such as "
+            f"{subject} on {date}, and every time is a visit of its own. If a day is one visit, write the date alone."
+        )
