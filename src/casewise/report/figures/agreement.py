@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 FEW = 8
-WIDTH, HEIGHT = 420.0, 442.0
+WIDTH, HEIGHT = 380.0, 402.0
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def bland_altman(
             if edges:
                 axes.axhspan(*edges, color=colour, alpha=0.12, linewidth=0)
             axes.axhline(value, color=colour, linewidth=1.2, linestyle=style)
-            look: drawing.Look = {"fontsize": 9.5, "color": colour, "linespacing": 1.15, "annotation_clip": False}
+            look: drawing.Look = {"fontsize": 10, "color": colour, "linespacing": 1.15, "annotation_clip": False}
             axes.annotate(f"{name}\n{signed(value, digits)}", (1, value), (5, 0), **beside_axes, **look)
         titles = _points(axes, rows, mean, difference)
         if slope is not None:
@@ -114,8 +114,8 @@ def small_scatter(
         titles = _dots(axes, rows, truth, rows["y_pred"].to_numpy(), size=3.2)
         axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
         axes.set_title(shortened(title, 22), loc="left", fontweight="bold", fontsize=11)
-        axes.set_xlabel("physician", fontsize=9.5, labelpad=1)
-        axes.set_ylabel("model", fontsize=9.5, labelpad=1)
+        axes.set_xlabel("physician", fontsize=10, labelpad=1)
+        axes.set_ylabel("model", fontsize=10, labelpad=1)
         axes.locator_params(nbins=5)
         return drawing.svg(figure, name, titles)
 
@@ -256,7 +256,7 @@ def trajectory(
         drawing.headed(figure, shortened(track.subject, 24), error, above=34 if change else 0)
         rows = ((38.0, drawing.PHYSICIAN, track.changes[0]), (52.0, drawing.MODEL, track.changes[1]))
         for below, colour, changes in rows if change else ():
-            look: drawing.Look = {"fontsize": 9.5, "color": colour, "va": "center"}
+            look: drawing.Look = {"fontsize": 10, "color": colour, "va": "center"}
             axes.annotate(
                 "%",
                 (0, 1),

@@ -27,7 +27,7 @@ WRITE = MetricFormat()
 # Dashes distinguish curves also without colours.
 DASHES: list[Any] = ["-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1, 2))]
 DASHES += [(0, (9, 3)), (0, (4, 1.5, 1, 1.5, 1, 1.5)), (0, (3, 4)), (0, (0.8, 0.8))]
-WIDTH = 420.0
+WIDTH = 380.0
 # Points of a cell of a confusion matrix that has room for a share.
 SHARE_WIDTH = 34.0
 
@@ -105,7 +105,7 @@ def roc(curves: list[_Curve]) -> drawing.Drawing:
         figure, axes = drawn
         titles: dict[str, list[str]] = {}
         for i, curve in enumerate(curves):
-            label = f"{shortened(curve.name, 24)}: AUROC {_key_figure('auroc', curve.auroc)}"
+            label = f"{shortened(curve.name, 18)}: AUROC {_key_figure('auroc', curve.auroc)}"
             axes.plot(curve.fpr, curve.tpr, color=drawing.SERIES[i], linestyle=DASHES[i], linewidth=1.9, label=label)
             titles[f"operating{i}"] = [
                 f"{curve.name}: sensitivity {100 * y:.0f} %, specificity {100 * (1 - x):.0f} %" for x, y in curve.points
@@ -125,7 +125,7 @@ def precision_recall(curves: list[_RecallCurve]) -> drawing.Drawing:
     """One curve a class against the others, and, thin and dotted, its share of the cases, which is chance."""
     with _square(len(curves), "Recall (sensitivity)", "Precision (positive predictive value)") as (figure, axes):
         for i, curve in enumerate(curves):
-            label = f"{shortened(curve.name, 20)}: {_key_figure('auprc', curve.auprc)}, share {100 * curve.share:.0f} %"
+            label = f"{shortened(curve.name, 15)}: {_key_figure('auprc', curve.auprc)}, share {100 * curve.share:.0f} %"
             axes.axhline(curve.share, color=drawing.SERIES[i], linewidth=1, linestyle=(0, (1, 2)))
             look: drawing.Look = {"color": drawing.SERIES[i], "linestyle": DASHES[i], "linewidth": 1.9, "label": label}
             precision = np.append(curve.precision[0], curve.precision)
@@ -196,7 +196,7 @@ def confusion(names: Sequence[str], counts: np.ndarray) -> drawing.Drawing:
 def _square(lines: int, x: str, y: str) -> Iterator[drawing.Canvas]:
     """Axes of shares with these labels, and room for as many lines of a key below."""
     below = 46 + 16.0 * lines
-    with drawing.canvas(WIDTH, 350 + below, (58, below, 12, 10)) as (figure, axes):
+    with drawing.canvas(WIDTH, WIDTH - 70 + below, (58, below, 12, 10)) as (figure, axes):
         axes.set(xlabel=x, ylabel=y)
         axes.locator_params(nbins=6)
         drawing.in_percent(axes.xaxis, axes.yaxis)

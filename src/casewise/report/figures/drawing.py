@@ -46,16 +46,18 @@ STYLE: dict[Any, Any] = {
     "text.color": INK,
     "xtick.color": SOFT,
     "ytick.color": SOFT,
-    "xtick.labelsize": 9.5,
-    "ytick.labelsize": 9.5,
+    "xtick.labelsize": 10,
+    "ytick.labelsize": 10,
     "grid.color": FAINT,
     "grid.linewidth": 0.7,
     "axes.axisbelow": True,
     "legend.frameon": False,
-    "legend.fontsize": 9.5,
+    "legend.fontsize": 10,
     "path.simplify_threshold": 0.3,
 }
 MANY = 1500
+# The scale up to which a figure grows with its column, so that its labels are not much smaller than text.
+_LARGEST = 1.25
 # The axes of a caller's figure, on which the next drawing is made.
 _ONTO: ContextVar[Axes | None] = ContextVar("onto", default=None)
 
@@ -172,7 +174,7 @@ def headed(figure: Figure, title: str, note: str = "", colour: str = INK, *, abo
     width, height = figure.get_size_inches() * 72
     look: Look = {"y": 1 - 12 / height, "va": "center"}
     figure.text(x=4 / width, s=title, fontsize=11, fontweight="bold", **look)
-    figure.text(x=1 - 4 / width, s=note, fontsize=9.5, ha="right", color=colour, **look)
+    figure.text(x=1 - 4 / width, s=note, fontsize=10, ha="right", color=colour, **look)
 
 
 @dataclass(frozen=True)
@@ -188,7 +190,7 @@ class Drawing:
 
     def svg(self, alt: str) -> Markup:
         """The figure as an `<svg>` scaled to its box; `alt` describes it in words."""
-        style = self.style or f' style="max-width:{self.width:g}px"'
+        style = self.style or f' style="max-width:{_LARGEST * self.width:g}px"'
         head = f'<svg viewBox="0 0 {self.width:g} {self.height:g}" role="img" aria-label="{escape(alt)}"{style} '
         return Markup(f'{head}preserveAspectRatio="{self.position}">{self.body}</svg>')  # noqa: S704 (body is escaped)
 

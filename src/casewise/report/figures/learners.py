@@ -57,8 +57,8 @@ def forest(
         dashed: a value with a line through all rows.
     """
     names = [shortened(text, 40) for text, _ in rows]
-    width, height, below = 440.0, 21.0 * len(rows) + 62, 58 if any(curve.label for curve in series) else 44
-    with drawing.canvas(width, height, (14 + 5.6 * max(map(len, names)), below, 10, 4), grid="x") as (figure, axes):
+    width, height, below = 380.0, 21.0 * len(rows) + 62, 58 if any(curve.label for curve in series) else 44
+    with drawing.canvas(width, height, (14 + 5.6 * max(map(len, names)), below, 16, 4), grid="x") as (figure, axes):
         if shaded is not None:
             axes.axhspan(-shaded - 0.5, -shaded + 0.5, color=drawing.MODEL, alpha=0.08, linewidth=0)
         values: list[float] = [] if dashed is None else [dashed]
@@ -109,7 +109,7 @@ def training(model: str, jobs: Sequence[Job], *, name: str) -> drawing.Drawing:
                 if axis is axes:
                     at = axis.get_xaxis_transform()
                     axis.text(
-                        start, 1.03, f"phase {phase + 1}", transform=at, fontsize=8.5, color=drawing.SOFT, ha="center"
+                        start, 1.03, f"phase {phase + 1}", transform=at, fontsize=10, color=drawing.SOFT, ha="center"
                     )
             finite = [values[np.isfinite(values)] for values in values]
             if quantity == "loss":
@@ -121,7 +121,7 @@ def training(model: str, jobs: Sequence[Job], *, name: str) -> drawing.Drawing:
                 axis.set_ylim(max(0.0, np.floor(10 * low) / 10), 1.03)
                 drawing.in_percent(axis.yaxis)
             axis.locator_params(axis="y", nbins=4)
-            axis.set_ylabel(quantity, fontsize=9, color=drawing.SOFT, labelpad=1)
+            axis.set_ylabel(quantity, fontsize=10, color=drawing.SOFT, labelpad=1)
         axes.set_xlim(1 - 0.04 * last, 1.04 * last)
         several = any(_phase_starts(job) for job in jobs)
         raised = drawing.raised(1 + (top - 20) / 112, text_below=several)

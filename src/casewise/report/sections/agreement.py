@@ -123,10 +123,10 @@ def over_time(context: ReportContext) -> doc.Section | None:
     days = all(np.isfinite(track.days).all() for track in shown)
     plots = _trajectories(context, shown, days=days)
     caption = TRACKS.format(change="the change from baseline in percent, and " * study.evaluation.response)
-    blocks: list[doc.Block] = [doc.Plots(plots[:FIRST_TRACKS], caption, layout="multiples tracks")]
+    blocks: list[doc.Block] = [doc.Plots(plots[:FIRST_TRACKS], caption, layout="multiples")]
     if others := plots[FIRST_TRACKS:]:
         title = f"{counted(len(others), 'further subject')} of {len(tracks)}"
-        blocks.append(doc.Fold(title, [doc.Plots(others, layout="multiples tracks")]))
+        blocks.append(doc.Fold(title, [doc.Plots(others, layout="multiples")]))
     if undated := sum(not np.isfinite(track.days).all() for track in tracks):
         total, rests = (
             counted(len(tracks), "subject"),

@@ -86,7 +86,7 @@ def _card(context: ReportContext, row: Mapping[str, Any], blocks: list[Block]) -
 
 
 def _parts(context: ReportContext, row: Mapping[str, Any]) -> list[Block]:
-    """`model / physician` of every other target of this case, a line per region; empty without other targets."""
+    """`model / physician` of every other target of this case, a line for each; empty without other targets."""
     study, table = context.study, context.final
     own = table["model"].eq(context.learner) & table["stage"].eq(context.stage) & table["case"].eq(row["case"])
     others = table[own & table["target"].ne(context.outcome)]
@@ -95,12 +95,13 @@ def _parts(context: ReportContext, row: Mapping[str, Any]) -> list[Block]:
         return []
     declared = [region for region in study.regions if region in set(others["region"])]
     regions = declared + [region for region in dict.fromkeys(others["region"]) if region not in declared]
-    lines = []
-    for region in regions[:MOST_REGIONS]:
-        means = others[others["region"] == region].groupby("target")[["y_pred", "y_true"]].mean()
-        lines.append(Row(str(region) or "whole case", [_both(context, means, name) for name in targets]))
-    heads = ["", *(fmt.display_name(study, name) for name in targets)]
-    return [Table(heads, lines, "Model / physician")]
+    regions = regions[:MOST_REGIONS]
+    means = [others[others["region"] == region].groupby("target")[["y_pred", "y_true"]].mean() for region in regions]
+    lines = [
+        Row(fmt.display_name(study, name), [_both(context, of_region, name) for of_region in means])
+        for name in targets
+    ]
+    return [Table(["", *(str(region) or "whole case" for region in regions)], lines, "Model / physician")]
 
 
 def _both(context: ReportContext, means: pd.DataFrame, target: str) -> Cell:
