@@ -384,7 +384,7 @@ def on_page(page: Path, figure: Figure) -> str:
     values = []
     for line in lines[heads[0] + 2 :] if name in titles else []:
         cells = [cell.strip() for cell in line.split("|")]
-        if len(cells) != len(titles):
+        if len(cells) != len(titles) or cells[1].casefold() == "learner":
             break
         # references, in italics, are not learners of the study
         if re.match(r"(\*\*|[^*])", cells[1]) and cells[titles.index(name)] != MISSING:
