@@ -32,8 +32,9 @@ def test_the_furthest_predictions_come_first_with_their_parts(report_of_numbers:
     facts, folded = first.blocks
     (parts,) = folded.blocks
     assert facts.facts[:2] == [("Model", number(worst["y_pred"], 1)), ("Physician", number(worst["y_true"], 1))]
-    assert [row.name for row in parts.rows] == ["upper", "trunk", "lower"]
-    assert all(" / " in cell.text for row in parts.rows for cell in row.cells[:4])
+    assert parts.columns == ["", "upper", "trunk", "lower"]
+    assert [row.name for row in parts.rows[:2]] == ["erythema", "induration"]
+    assert all(" / " in cell.text for row in parts.rows[:4] for cell in row.cells)
     assert len(first.pictures) == 3
     named = report_of_numbers.predictions.assign(image="folder/a.png")
     _, file, _ = cards_of(dataclasses.replace(report_of_numbers, predictions=named))[0].blocks

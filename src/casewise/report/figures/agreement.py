@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 FEW = 8
-WIDTH, HEIGHT = 380.0, 402.0
+WIDTH, HEIGHT = 390.0, 412.0
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def scatter(rows: pd.DataFrame, limits: Limits, *, scale: tuple[float, float], l
         axes.plot(line, line, color=drawing.INK, linewidth=1.1)
         titles = _points(axes, rows, rows["y_true"].to_numpy(), rows["y_pred"].to_numpy())
         axes.set(xlim=(low, high), ylim=(low, high), aspect="equal", anchor="N")
-        label = shortened(label, 34)
+        label = shortened(label, 30)
         axes.set(xlabel=f"{label}, physician (points)", ylabel=f"{label}, model (points)")
         axes.locator_params(nbins=8, steps=[1, 2, 5, 10])
         return drawing.svg(figure, "scatter", titles)
@@ -96,7 +96,7 @@ def bland_altman(
             fitted = difference.mean() + slope * (ends - mean.mean())
             axes.plot(ends, fitted, color=drawing.ACCENT, linewidth=1.6, linestyle=(0, (1.5, 1.5)))
         axes.set(xlim=around(mean), ylim=(max(bottom - room, wide_bottom), min(top + room, wide_top)))
-        axes.set(xlabel=f"Mean of model and physician ({shortened(label, 26)}, points)")
+        axes.set(xlabel=f"Mean of model and physician ({shortened(label, 21)}, points)")
         axes.set_ylabel("Model − physician (points)")
         return drawing.svg(figure, "bland-altman", titles)
 

@@ -27,7 +27,7 @@ WRITE = MetricFormat()
 # Dashes distinguish curves also without colours.
 DASHES: list[Any] = ["-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1, 2))]
 DASHES += [(0, (9, 3)), (0, (4, 1.5, 1, 1.5, 1, 1.5)), (0, (3, 4)), (0, (0.8, 0.8))]
-WIDTH = 380.0
+WIDTH = 390.0
 # Points of a cell of a confusion matrix that has room for a share.
 SHARE_WIDTH = 34.0
 
@@ -125,7 +125,7 @@ def precision_recall(curves: list[_RecallCurve]) -> drawing.Drawing:
     """One curve a class against the others, and, thin and dotted, its share of the cases, which is chance."""
     with _square(len(curves), "Recall (sensitivity)", "Precision (positive predictive value)") as (figure, axes):
         for i, curve in enumerate(curves):
-            label = f"{shortened(curve.name, 15)}: {_key_figure('auprc', curve.auprc)}, share {100 * curve.share:.0f} %"
+            label = f"{shortened(curve.name, 14)}: {_key_figure('auprc', curve.auprc)}, share {100 * curve.share:.0f} %"
             axes.axhline(curve.share, color=drawing.SERIES[i], linewidth=1, linestyle=(0, (1, 2)))
             look: drawing.Look = {"color": drawing.SERIES[i], "linestyle": DASHES[i], "linewidth": 1.9, "label": label}
             precision = np.append(curve.precision[0], curve.precision)
@@ -205,8 +205,8 @@ def _square(lines: int, x: str, y: str) -> Iterator[drawing.Canvas]:
 
 def _key(axes: Axes) -> None:
     """The key below the axes, a line per curve."""
-    look: drawing.Look = {"handlelength": 2.6, "borderaxespad": 0.1, "fontsize": 10.5}
-    drawing.key(axes, *axes.get_legend_handles_labels(), loc="lower left", bbox_to_anchor=(48 / WIDTH, 0), **look)
+    look: drawing.Look = {"handlelength": 2.6, "borderaxespad": 0.1, "fontsize": 10}
+    drawing.key(axes, *axes.get_legend_handles_labels(), loc="lower left", bbox_to_anchor=(40 / WIDTH, 0), **look)
 
 
 def _key_figure(metric: str, figure: Estimate | None) -> str:
