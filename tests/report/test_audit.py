@@ -74,3 +74,13 @@ def test_findings_that_mean_the_same_share_an_item(report_of_classes: ReportCont
 @pytest.mark.parametrize("code", CODES)
 def test_every_code_has_a_name(code: str) -> None:
     assert audit.about(Finding(code, "warning", "A sentence."), Audit([])) == audit.NAMES[code]
+
+
+def test_a_target_is_named_by_the_heading_of_its_column() -> None:
+    figures: dict[str, object] = {"target": "Befund_0_3", "evidence": "thumbnail", "metric": "auroc", "value": 0.8}
+    figures["by_class"] = {"0": 1.0, "1": 0.6, "2": 0.6}
+    finding = Finding("shortcut-thumbnail", "warning", "A thumbnail predicts Befund_0_3.", figures)
+    named = Audit([finding], facts={"headings": {"Befund_0_3": "Befund (0-3)"}})
+    assert audit.about(finding, named) == "Befund (0-3) from a thumbnail of 8 × 8 grey values"
+    assert audit.size(finding, named) == "AUROC 0.80, and 1.00 for Befund (0-3) 0"
+    assert audit.about(finding, Audit([finding])).startswith("Befund 0 3 from")

@@ -41,6 +41,8 @@ def test_nothing_is_cut_or_too_small(name: str, browser: Any, tmp_path: Path) ->
         page = browser.new_page(viewport={"width": width, "height": 900})
         page.goto(f"file://{tmp_path / 'report.html'}")
         for opened in (False, True):
-            page.evaluate(f"document.querySelectorAll('details').forEach((each) => (each.open = {str(opened).lower()}))")
+            page.evaluate(
+                f"document.querySelectorAll('details').forEach((each) => (each.open = {str(opened).lower()}))"
+            )
             assert page.evaluate(FAULTS) == [], (width, opened)
         page.close()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -20,6 +22,7 @@ from casewise.cohort.cohort import Cohort
 from casewise.cohort.table import names_text
 from casewise.modalities.store.store import TileStore
 from casewise.study.schema import Study
+from casewise.study.targets import own_heading
 
 # The share of the time that the search for twins takes.
 TWINS = 0.5
@@ -81,7 +84,22 @@ def audit(
         "overlays": shortcuts.overlays,
         "not_examined": _not_examined(study, images, tiles, shortcuts, network=embed is not None),
     }
-    return Audit([*findings, *shortcuts.findings], seconds, facts)
+    return _with_headings(Audit([*findings, *shortcuts.findings], seconds, facts), study)
+
+
+def _with_headings(audit: Audit, study: Study) -> Audit:
+    """The audit whose sentences name targets by the headings of their columns, as reports do."""
+    headings = {name: heading for name, each in study.targets.items() if (heading := own_heading(each, name))}
+    if not headings:
+        return audit
+    names = re.compile(rf"(?<!\w)({'|'.join(map(re.escape, headings))})(?!\w)")
+
+    def written(text: str) -> str:
+        return names.sub(lambda match: headings[match[1]], text)
+
+    findings = [replace(finding, sentence=written(finding.sentence)) for finding in audit.findings]
+    not_tested = [written(text) for text in audit.facts["not_tested"]]
+    return replace(audit, findings=findings, facts={**audit.facts, "not_tested": not_tested, "headings": headings})
 
 
 def _not_examined(

@@ -12,6 +12,7 @@ import numpy as np
 from casewise.errors import counted as counted
 from casewise.errors import listed as listed
 from casewise.errors import plural as plural
+from casewise.study.targets import own_heading
 
 if TYPE_CHECKING:
     from casewise.study.schema import Study
@@ -103,7 +104,7 @@ def display_name(study: Study, name: str) -> str:
     `pasi` becomes `PASI` if the description contains PASI. A target whose name is its column in plain letters has the
     heading of that column: `Befund_0_8` becomes `Befund (0-8)`.
     """
-    if heading := _own_heading(study, name):
+    if heading := own_heading(study.targets.get(name), name):
         return heading
     plain_name = plain(name)
     for text in (study.description, study.title):
@@ -126,13 +127,6 @@ def outcome_words(study: Study, name: str) -> str:
     if name.lower() in NO_OUTCOMES and 0 < len(classes) <= MOST_IN_TITLE:
         return listed([class_name(study, name, label) for label in classes], "or")
     return display_name(study, name)
-
-
-def _own_heading(study: Study, name: str) -> str:
-    """The heading of a target's column, if its name has the same letters and digits; empty if they are the same."""
-    column = study.targets[name].column if name in study.targets else None
-    alike = isinstance(column, str) and re.sub(r"[\W_]+", "", column) == re.sub(r"[\W_]+|^target_", "", name)
-    return column if isinstance(column, str) and alike and plain(column) != plain(name) else ""
 
 
 def class_name(study: Study, target: str, name: str) -> str:

@@ -181,7 +181,7 @@ def audited(context: ReportContext) -> Found:
     first = next(
         (finding for finding in own if not audit_section.of_other_column(finding, context)), (own or gravest)[0]
     )
-    about, size = audit_section.about(first, audit), audit_section.size(first)
+    about, size = audit_section.about(first, audit), audit_section.size(first, audit)
     counts = [counted(len(findings), noun) for findings, noun in ((errors, "error"), (warnings, "warning")) if findings]
     text = f"Audit: {listed(counts)}. First: {about}{f' ({size})' if size != MISSING else ''}"
     text += f", accepted by the study: {accepted[first.id].rstrip('.')}" if first.id in accepted else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import Annotated, Any, Literal
 
@@ -121,6 +122,18 @@ def _with_classes(values: Values) -> Values:
     refuse({"a target needs two classes or more": len(spellings) < 2})
     limits = (0.0, len(spellings) - 1.0)
     return {**values, "kind": kind or "classification", "classes": spellings, "range": limits, "integer": True}
+
+
+def own_heading(target: Target | None, name: str) -> str:
+    """The heading of a target's column, if the target's name has its letters and digits; empty if they are the same.
+
+    >>> own_heading(Target(column="Befund (0-8)", range=(0, 8)), "Befund_0_8")
+    'Befund (0-8)'
+    """
+    column = target.column if target else None
+    if not isinstance(column, str) or column.replace("_", " ") == name.replace("_", " "):
+        return ""
+    return column if re.sub(r"[\W_]+", "", column) == re.sub(r"[\W_]+|^target_", "", name) else ""
 
 
 class ScoreFormula(StudyModel):

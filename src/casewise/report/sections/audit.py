@@ -98,7 +98,7 @@ def overlays(audit: Audit, tile: Callable[[int], np.ndarray | None] = lambda _: 
     for count, mark in enumerate(audit.facts.get("overlays") or [], 1):
         several = len(mark["by_class"]) > 1
         by_class = ", ".join(
-            f"{plain(f'{target} {name}' if several else name)} {marked:,} of {total:,}"
+            f"{f'{_target(target, audit)} {plain(name)}' if several else plain(name)} {marked:,} of {total:,}"
             for target, classes in mark["by_class"].items()
             for name, (marked, total) in classes.items()
         )
@@ -129,7 +129,7 @@ def findings(audit: Audit, accepted: Mapping[str, str], *, grave: bool = False) 
     rows = []
     for finding in shown:
         standing = "accepted" if finding.id in accepted else "not accepted" if finding.level == "error" else ""
-        cells = [Cell(finding.level, standing), Cell(size(finding)), _p(finding.figures)]
+        cells = [Cell(finding.level, standing), Cell(size(finding, audit)), _p(finding.figures)]
         rows.append(Row(capital(about(finding, audit)), cells))
     meanings = Items(_meanings(shown, accepted))
     table = Table(["Finding", "Level", "Size", "p"], rows, FINDINGS)
@@ -149,26 +149,32 @@ def about(finding: Finding, audit: Audit) -> str:
     >>> about(Finding("source-predictable-no_finding", "note", ""), Audit([]))
     'the source from the image, within no finding'
     """
-    figures, (noun, _) = finding.figures, noun_of(audit.facts)
+    figures = finding.figures
     if finding.id == "subjects-across-splits" and "where" in figures and "subjects" not in figures:
         return f"unknown subjects in the split in {figures['where']}"
     if finding.id in NAMES:
-        return NAMES[finding.id] + (f" of {plain(figures['target'])}" if figures.get("target") else "")
+        return NAMES[finding.id] + (f" of {_target(figures['target'], audit)}" if figures.get("target") else "")
     if finding.id.startswith(WITHIN):
-        return _tested({"within": finding.id.removeprefix(WITHIN), **figures}, noun)
+        return _tested({"within": finding.id.removeprefix(WITHIN), **figures}, audit)
     # with several targets, the code ends with the target
     code = finding.id.removeprefix(SHORTCUT).removesuffix(f"-{figures.get('target') or ''}")
-    return _tested({"evidence": code, **figures}, noun)
+    return _tested({"evidence": code, **figures}, audit)
 
 
-def _tested(figures: Mapping[str, Any], noun: str) -> str:
+def _target(name: str, audit: Audit) -> str:
+    """A target as its column is headed, if its name is that heading in plain letters."""
+    return str(audit.facts.get("headings", {}).get(name) or plain(name))
+
+
+def _tested(figures: Mapping[str, Any], audit: Audit) -> str:
     """A tested prediction in words: the target and the evidence."""
+    noun = noun_of(audit.facts)[0]
     name, _, detail = str(figures.get("evidence") or "").partition(" (")
     suffix = f" ({detail}" if detail else ""
     if within := figures.get("within"):
         return f"the source from the {noun}, within {plain(within)}{suffix}"
     evidence = EVIDENCE.get(name, f"the column {name}").format(noun=noun)
-    return f"{plain(figures.get('target') or 'the label')} from {evidence}{suffix}"
+    return f"{_target(figures.get('target') or 'the label', audit)} from {evidence}{suffix}"
 
 
 def of_other_column(finding: Finding, context: ReportContext) -> bool:
@@ -178,23 +184,23 @@ def of_other_column(finding: Finding, context: ReportContext) -> bool:
     return in_table and not is_usual(name) and name not in [*named_columns(context.study), *context.study.covariates]
 
 
-def size(finding: Finding) -> str:
+def size(finding: Finding, audit: Audit) -> str:
     """How strong a finding is: an AUROC, a correlation, or a number of pairs or subjects; a dash without any.
 
-    >>> size(Finding("shortcut-x", "error", "", {"metric": "r", "value": 0.512}))
+    >>> size(Finding("shortcut-x", "error", "", {"metric": "r", "value": 0.512}), Audit([]))
     'r = 0.51'
     """
     figures = finding.figures
     counts = [counted(int(figures[name]), name[:-1]) for name in ("pairs", "subjects") if is_number(figures.get(name))]
-    return _value(figures) or (counts[0] if counts else MISSING)
+    return _value(figures, audit) or (counts[0] if counts else MISSING)
 
 
-def _value(figures: Mapping[str, Any]) -> str:
+def _value(figures: Mapping[str, Any], audit: Audit) -> str:
     if not is_number(figures.get("value")):
         return ""
     by_class = {plain(name): value for name, value in (figures.get("by_class") or {}).items()}
     return value_text(
-        figures["value"], by_class, "source" if "within" in figures else plain(figures.get("target") or "")
+        figures["value"], by_class, "source" if "within" in figures else _target(figures.get("target") or "", audit)
     )
 
 
@@ -225,12 +231,12 @@ def _meanings(shown: Sequence[Finding], accepted: Mapping[str, str]) -> list[str
 
 def all_tests(audit: Audit) -> list[Block]:
     """All tests for shortcuts with their figures, and what could not be tested."""
-    noun, nouns = noun_of(audit.facts)
+    _, nouns = noun_of(audit.facts)
     rows = []
     tests = audit.facts.get("tests") or []
     for test in tests[:MOST_TESTS]:
         counts = [Cell(number(test.get(name), 0)) for name in ("images", "subjects", "subjects_of_smallest")]
-        rows.append(Row(capital(_tested(test, noun)), [_value(test) or MISSING, _p(test), *counts]))
+        rows.append(Row(capital(_tested(test, audit)), [_value(test, audit) or MISSING, _p(test), *counts]))
     columns = ["Test", "Size", "p", capital(nouns), "Subjects", "Of the smallest class or source"]
     which = (
         f"The first {MOST_TESTS} of {len(tests):,} tests; all are in audit.json." if len(tests) > MOST_TESTS else ALL

@@ -98,8 +98,7 @@ def _parts(context: ReportContext, row: Mapping[str, Any]) -> list[Block]:
     regions = regions[:MOST_REGIONS]
     means = [others[others["region"] == region].groupby("target")[["y_pred", "y_true"]].mean() for region in regions]
     lines = [
-        Row(fmt.display_name(study, name), [_both(context, of_region, name) for of_region in means])
-        for name in targets
+        Row(fmt.display_name(study, name), [_both(context, of_region, name) for of_region in means]) for name in targets
     ]
     return [Table(["", *(str(region) or "whole case" for region in regions)], lines, "Model / physician")]
 
