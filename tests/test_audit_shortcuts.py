@@ -18,6 +18,7 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
+from casewise.audit.findings import Audit, Finding
 from casewise.audit.metadata import encode, file_features, probed_columns
 from casewise.audit.probes import (
     FOLDS,
@@ -30,7 +31,7 @@ from casewise.audit.probes import (
     probe,
     strength_interval,
 )
-from casewise.audit.run import audit
+from casewise.audit.run import audit, with_headings
 from casewise.audit.shortcuts import Shortcuts, find_shortcuts, level_of
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.errors import CohortError
@@ -461,3 +462,15 @@ def test_what_no_test_looked_at_is_named(tmp_path: Path) -> None:
     assert sum("weight" in item and "height" in item for item in network) == 1
     assert not any("second" in item or "third" in item for item in network)  # the first three and a count
     assert sum("64" in item for item in network) == 1
+
+
+def test_sentences_name_a_target_by_its_heading_and_code_does_not(tmp_path: Path) -> None:
+    study = make(tmp_path, subjects=40, change=lambda pixels, row, random: None)
+    (name, target), *_ = study.targets.items()
+    heading = f"{name[:3]}-{name[3:]}"
+    headed = study.model_copy(update={"targets": {name: target.model_copy(update={"column": heading})}})
+    finding = Finding("shortcut-x", "note", f"{name} and images/{name}/1.png, `{name}: 1`.", remedy=f"Correct {name}.")
+    named, same = (with_headings(Audit([finding], facts={"not_tested": []}), each) for each in (headed, study))
+    assert named.findings[0].sentence == f"{heading} and images/{name}/1.png, `{name}: 1`."
+    assert named.findings[0].remedy == f"Correct {heading}."
+    assert same.findings == [finding]

@@ -198,6 +198,9 @@ def test_visits_of_the_external_table_are_not_pooled(chests: Path, there: Path, 
     assert read(visits) == 9
     columns["visit"] = "Aufnahmedatum"
     assert read(visits) == 18
+    del columns["visit"]
+    rows.assign(Aufnahmedatum=days, visit="baseline").to_csv(tmp_path / "there.csv", index=False)
+    assert read(visits) == 9  # a column states the visit
 
 
 def test_a_class_that_the_networks_do_not_know(done: Run, chests: Path, there: Path, tmp_path: Path) -> None:

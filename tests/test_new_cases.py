@@ -1,5 +1,6 @@
 """Reading new cases: chunks, layouts of folders, and cases that lack what others have. Images in memory."""
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -396,7 +397,11 @@ def test_no_problem_of_a_row_names_the_study_file(chest_run: Run, chests: Path, 
     frame = pd.DataFrame({"path": [file], "subject": ["a"], "visit": ["1"], "date": ["2/3/2024"]})
     (problem,) = set(chest_run.predict(frame, root=tmp_path)["problem"])
     assert "--column date=" in problem
-    assert "in the study" not in problem
+    assert not re.search("in the study|`columns: ", problem)
+    table = NewTable(study_of("photographs"), own=True)
+    error = table.corrected(CohortError('Write `columns: {visit: date}`, or leave it unused: `columns: {date: ""}`.'))
+    assert 'Give `columns={"visit": "date"}` (`--column visit=date`)' in str(error)
+    assert 'leave it unused: `columns={"date": ""}` (`--column date=`)' in str(error)
 
 
 def test_exchanged_subjects_and_visits_are_doubted(
@@ -449,7 +454,7 @@ def test_headings_in_other_letters_are_those_of_the_training(chest_run: Run, che
         {"columns": {}, "original_columns": {"path": "Bild", "subject": "Fall"}},
     ):
         bundle = replace(reader, settings={**reader.settings, **training})
-        for names in (["BILD", "fall"], ["path", "subject"], ["Bild", "subject"]):
+        for names in (["BILD", "fall"], ["path", "subject"], ["Bild", "subject"], ["Path", " Subject"]):
             table = new_table(pd.DataFrame([[file, "a"]], columns=names), bundle, tmp_path, columns={}, root="")
             assert [case.subject for case in cases_of(table.cells(), table.study)] == ["a"]
         twice = pd.DataFrame([[file, "a", "b"]], columns=["Bild", "FALL", "fall"])
@@ -464,7 +469,14 @@ def test_headings_in_other_letters_are_those_of_the_training(chest_run: Run, che
         (["P1", "P2"], ["2024-01-02 10:05", "2024-01-02 11:00"], ""),
         (["P1", "P1"], ["2024-01-02 10:05", "2024-01-02 11:00"], "P1 on 2024-01-02"),
         (["P1", "P1"], ["2024-01-02 10:05", "2024-01-02 10:05"], ""),
+        (["P1", "P1"], ["2024-01-02", "2024-01-02 10:05"], "P1 on 2024-01-02"),
+        (["P1", ""], ["2024-01-02 10:05", "2024-01-02 11:00"], ""),
+        (["P1", "P1"], ["V1 10:05", "V1 11:00"], ""),
         (["P1", "P2"], ["a", "b"], ""),
+        (["V1", "V2"], ["1", "2"], ""),
+        (["T1", "T2"], ["03.02.2024", "04.02.2024"], ""),
+        (["V1", "V2"], ["", ""], ""),
+        (["week 0", ""], ["Q7", "Q8"], "exchanged"),
     ],
 )
 def test_doubts_on_names(
@@ -489,6 +501,8 @@ def test_a_table_without_visits_pools_no_more_images_than_a_training_case(
     check_case_sizes(study, cells.assign(visit=list("11221")), CaseSizes(2, 2), "")
     check_case_sizes(study, cells.tail(2), CaseSizes(1, 1), "")
     check_case_sizes(study, cells.assign(region=list("uvwxu")), CaseSizes(1, 1), "region")
+    own = study.model_copy(update={"columns": {**study.columns, "region": "Ort"}})
+    check_case_sizes(own, cells.assign(Ort=list("uvwxu")), CaseSizes(1, 1), "region")
     unused = study.model_copy(update={"columns": {**study.columns, "visit": ""}})
     check_case_sizes(unused, cells, CaseSizes(2, 2), "")
     assert not caplog.text

@@ -16,6 +16,7 @@ from casewise.pipeline.read import read, split, validate, weight_lines
 from casewise.pipeline.train import missing_weights, weights
 from casewise.run import run
 from casewise.run_folder import RunFolder
+from casewise.study.loading import build_study
 from casewise.study.schema import Study
 from casewise.study.split import Split
 from casewise.study.weight_files import FirstWeights
@@ -121,3 +122,22 @@ def test_a_fold_without_a_class_is_a_warning_in_validate_and_in_the_log(study: S
     show = Bars()
     split(three, read(three, None, Silent()), RunFolder(tmp_path / "run"), show)
     assert sum("WARNING" in text and "no yes" in text for _, text in show.lines) == 1
+
+
+def test_classes_are_counted_on_each_side_in_a_table(tmp_path: Path) -> None:
+    subjects = [f"P{number}" for number in range(12)]
+    rows = pd.DataFrame({"subject": subjects + subjects[:2], "label": ["no", "yes"] * 6 + ["yes", "no"]})
+    rows["path"], rows["visit"] = [f"{number}.png" for number in range(14)], [1] * 12 + [2] * 2
+    rows.to_csv(tmp_path / "cohort.csv", index=False)
+    for number in range(14):
+        Image.fromarray(np.full((8, 8), 10 * number, np.uint8)).save(tmp_path / f"{number}.png")
+    values = {"name": "v", "cohort": tmp_path / "cohort.csv", "targets": {"label": {"classes": ["no", "yes"]}}}
+    values |= {"weights": "random", "synthetic": True, "split": {"test": 0, "folds": 2, "restarts": 5}}
+    lines = validate(build_study(values, source="the test's study", folder=tmp_path), Silent())
+    start = next(n for n, line in enumerate(lines) if line.startswith("classes"))
+    head, no, yes, several = (line.split() for line in lines[start + 1 : start + 5])
+    assert lines[start] == "classes    label: subjects / cases of each class"
+    assert head == ["fold", "1", "fold", "2"]
+    assert (no[0], yes[0], several[:2]) == ("no", "yes", ["in", "several"])
+    assert [sum(int(each) for each in row[1::3]) for row in (no, yes)] == [7, 7]  # subjects; two are in both classes
+    assert sum(map(int, several[2:])) == 2

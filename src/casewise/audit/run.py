@@ -84,20 +84,23 @@ def audit(
         "overlays": shortcuts.overlays,
         "not_examined": _not_examined(study, images, tiles, shortcuts, network=embed is not None),
     }
-    return _with_headings(Audit([*findings, *shortcuts.findings], seconds, facts), study)
+    return with_headings(Audit([*findings, *shortcuts.findings], seconds, facts), study)
 
 
-def _with_headings(audit: Audit, study: Study) -> Audit:
-    """The audit whose sentences name targets by the headings of their columns, as reports do."""
+def with_headings(audit: Audit, study: Study) -> Audit:
+    """The audit whose sentences name targets by the headings of their columns, as reports do; code stays as it is."""
     headings = {name: heading for name, each in study.targets.items() if (heading := own_heading(each, name))}
     if not headings:
         return audit
-    names = re.compile(rf"(?<!\w)({'|'.join(map(re.escape, headings))})(?!\w)")
+    names = re.compile(rf"`[^`]*`|(?<![\w/])({'|'.join(map(re.escape, headings))})(?![\w/])")
 
     def written(text: str) -> str:
-        return names.sub(lambda match: headings[match[1]], text)
+        return names.sub(lambda match: headings.get(match[1], match[0]), text)
 
-    findings = [replace(finding, sentence=written(finding.sentence)) for finding in audit.findings]
+    findings = [
+        replace(finding, sentence=written(finding.sentence), remedy=written(finding.remedy))
+        for finding in audit.findings
+    ]
     not_tested = [written(text) for text in audit.facts["not_tested"]]
     return replace(audit, findings=findings, facts={**audit.facts, "not_tested": not_tested, "headings": headings})
 

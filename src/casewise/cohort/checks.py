@@ -138,7 +138,8 @@ def columns_from_training(
 ) -> dict[str, str]:
     """The stated columns, and the training's columns where the table has these and no column of the standard name.
 
-    A heading in other letters, such as BEFUND for Befund, is the training's column if no other heading is that.
+    A heading in other letters, such as BEFUND for Befund, is the training's column if no other heading is that. A
+    heading that is stated for another role is no visit or date as well.
 
     >>> columns_from_training({"visit": "Termin"}, {"path": "Bild", "visit": "Datum"}, ["BILD", "Datum"])
     {'visit': 'Termin', 'path': 'BILD'}
@@ -148,6 +149,7 @@ def columns_from_training(
     spelled = Counter(header.casefold() for header in headers)
     alone = {header.casefold(): header for header in headers if spelled[header.casefold()] == 1}
     found = {role: name if name in headers else alone.get(name.casefold()) for role, name in training.items()}
+    used |= {role for role in ("visit", "day", "date") if found.get(role) in stated.values()}
     return {**stated, **{role: header for role, header in found.items() if header and role not in used}}
 
 

@@ -22,7 +22,7 @@ from casewise.cohort.groups import check_columns
 from casewise.cohort.identity import AS_WRITTEN, same_subjects
 from casewise.cohort.table import names_text
 from casewise.console import Show, Silent
-from casewise.errors import RunError, counted, shortened
+from casewise.errors import CohortError, RunError, counted, shortened
 from casewise.evaluation.record import from_json
 from casewise.files import checksum
 from casewise.inference import input_checks, new_cases
@@ -217,7 +217,10 @@ class TrainedModel:
         )
         cells = table.cells()
         if self.about.get("visits") and not (table.reading or new_cases.predicts_single_images(table.study)):
-            check_case_sizes(table.study, cells, sizes, new_cases.slot_column(table.study))
+            try:
+                check_case_sizes(table.study, cells, sizes, new_cases.slot_column(table.study))
+            except CohortError as error:
+                raise table.corrected(error) from error
         table = replace(with_columns(table, cells, ensemble), modalities=self.modalities)
         if table.reading:
             show.line("cases", table.reading)

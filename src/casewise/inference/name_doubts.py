@@ -17,8 +17,9 @@ from casewise.errors import counted
 if TYPE_CHECKING:
     from casewise.study.schema import Study
 
-# A date with a time of day.
-_CLOCK = re.compile(r"(.*\d.*?)[T ]+\d{1,2}:\d\d(:\d\d(\.\d+)?)?(Z| ?[ap]m)?", re.IGNORECASE)
+# A date, and whether a time of day follows.
+_DAY = re.compile(r"(\d{1,4}[./-]\d{1,2}[./-]\d{1,4})(?:[T ]+(\d{1,2}:\d\d.*))?")
+_NUMBER = re.compile(r"[+-]?\d+([.,]\d+)?")
 _SHOWN = 3
 
 
@@ -33,11 +34,16 @@ def doubts_on_names(study: Study, cells: pd.DataFrame, columns: Mapping[str, str
     if "visit" in columns:
         visits = cells[columns["visit"]].str.strip()
         yield from _timed(subjects, visits, columns["visit"])
-        if all(map(looks_like_visit, subjects)) and not any(map(looks_like_visit, visits)):
+        named, stated = subjects[subjects != ""], visits[visits != ""]
+        if len(named) and len(stated) and all(map(looks_like_visit, named)) and not any(map(_may_be_visit, stated)):
             yield (
                 f"All subjects (column {columns['subject']!r}) look like visits, and no visit (column "
                 f"{columns['visit']!r}) does. Check that the two columns are not exchanged."
             )
+
+
+def _may_be_visit(name: str) -> bool:
+    return looks_like_visit(name) or any(form.fullmatch(name) for form in (_DAY, _NUMBER))
 
 
 def _spelled(subjects: pd.Series, study: Study) -> Iterator[str]:
@@ -47,15 +53,16 @@ def _spelled(subjects: pd.Series, study: Study) -> Iterator[str]:
         more = f", and {len(groups) - _SHOWN:,} more" if len(groups) > _SHOWN else ""
         yield (
             f"Names of subjects that may mean one person are read as different people: {shown}{more}. If each is one "
-            "person, write the same name in all rows: its images are then predicted together."
+            "person, write the same name in all its rows."
         )
 
 
 def _timed(subjects: pd.Series, visits: pd.Series, column: str) -> Iterator[str]:
     """Visits of one subject on one day that differ only in the time."""
-    dates = visits.str.extract(_CLOCK.pattern, flags=re.IGNORECASE)[0]
-    if not dates.notna().any():
+    parts = visits.str.extract(rf"^{_DAY.pattern}$").where(subjects != "")
+    if not parts[1].notna().any():
         return
+    dates = parts[0]
     times = pd.DataFrame({"subject": subjects, "date": dates, "visit": visits}).dropna().drop_duplicates()
     counts = times.groupby(["subject", "date"], sort=False).size()
     if len(several := counts[counts > 1]):

@@ -20,7 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from casewise.cohort.altered_names import alterations
-from casewise.cohort.checks import columns_from_training, find_columns
+from casewise.cohort.checks import ROLES, columns_from_training, find_columns
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.cohort.companions import listed_companions
 from casewise.cohort.folder_layout import ENDINGS, begins_as_image, stated_pattern
@@ -65,7 +65,7 @@ IN_STUDY = re.compile(r"(, or|; if these are the real names,) write `[^`]*` (wit
 NO_COLUMN = re.compile(
     r"columns: (\w+) is [^\n]*, which is not a column of the table\.(?: Did you mean '([^'\n]*)'\?)?"
 )
-COLUMN_SETTING = re.compile(r"\b([Ww])rite `columns: \{(\w+): ([^`}]*)\}`(?: in the study)?")
+COLUMN_SETTING = re.compile(r"\b([Ww]rite|unused:) `columns: \{(\w+): ([^`}]*)\}`(?: in the study)?")
 
 _ROOT = re.compile(
     r"If it is a path of another computer, write [^.]* in the study, and paths in the table from there\."
@@ -176,8 +176,9 @@ class NewTable:
 
 def _column_option(match: re.Match[str]) -> str:
     """A line of the study file about a column as the option that states the same."""
-    give, role, column = "Give" if match[1] == "W" else "give", match[2], match[3].strip("\"'")
-    return f'{give} `columns={{"{role}": "{column}"}}` (`--column {shlex.quote(f"{role}={column}")}`)'
+    begin, role, column = match[1], match[2], match[3].strip("\"'")
+    begin = {"Write": "Give", "write": "give"}.get(begin, begin)
+    return f'{begin} `columns={{"{role}": "{column}"}}` (`--column {shlex.quote(f"{role}={column}")}`)'
 
 
 def _column_remedy(match: re.Match[str]) -> str:
@@ -256,16 +257,22 @@ def new_table(
 
 
 def _with_own_columns(bundle: Bundle, table: Path | pd.DataFrame, *, stated: Mapping[str, str]) -> Bundle:
-    """The bundle reading the columns that a table has: the training's, those of the table that its cohort was made
-    from, or the standard ones.
+    """The bundle reading the columns that a table has.
+
+    A role is read from what is stated, the training's column, that of the table from which the training's was made, or
+    the standard name, and at last from one of these in other letters.
 
     Raises:
         CohortError: the file is no table.
     """
     settings, own = bundle.settings, bundle.settings["columns"]
-    headings = set(map(str, (read_text_table(table, Problems())[0] if isinstance(table, Path) else table).columns))
+    columns = (read_text_table(table, Problems())[0] if isinstance(table, Path) else table).columns
+    headings = {one_form(str(name)).strip() for name in columns}
+    original = {role: name for role, name in settings.get("original_columns", {}).items() if role in ROLES}
     found = {role: name for role, name in own.items() if role in stated or not name or name in headings}
-    for training in (own, settings.get("original_columns", {})):
+    found |= {role: original[role] for role in own if role not in found and original.get(role) in headings}
+    standard = {role: role for role in ("path", "subject", "visit", "region")}
+    for training in (own, original, standard):
         found = columns_from_training(found, training, headings)
     # a column that the table lacks, and has no other column for, is an error
     lacking = {role: name for role, name in own.items() if role not in {*found, *headings}}

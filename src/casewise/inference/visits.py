@@ -77,12 +77,12 @@ def check_case_sizes(study: Study, cells: pd.DataFrame, sizes: CaseSizes | None,
 
     Args:
         sizes: of the training cases; None if they are not known.
-        slot: the column of the region or sequence; empty without one.
+        slot: region, or the column of the sequence; empty without one.
 
     Raises:
         CohortError: a subject has more images than any training case.
     """
-    column, path, subject = (study.columns.get(role, role) for role in ("visit", "path", "subject"))
+    column, path, subject, slot = (study.columns.get(role, role) for role in ("visit", "path", "subject", slot))
     if not column or names_visits(cells, study) or not {path, subject} <= set(cells):
         return
     named = cells[(cells[subject].str.strip() != "") & (cells[path].str.strip() != "")]
@@ -91,11 +91,12 @@ def check_case_sizes(study: Study, cells: pd.DataFrame, sizes: CaseSizes | None,
     if counts.empty:
         return
     found = f"{counts.index[0]} has {counted(int(counts.iloc[0]), 'image')}" + f" of one {slot}" * bool(slot)
-    text = "No column states the visit, and subjects of the training had several."
+    lacking = f"The column {cut(column)} is empty" if column in cells else "No column states the visit"
+    text = f"{lacking}, and subjects of the training had several visits."
     none = 'that all rows of a subject are one visit with `columns={"visit": ""}` (`--column visit=`)'
     if sizes and counts.iloc[0] > sizes.most:
         raise CohortError(
-            f"{study.cohort}: {text[0].lower()}{text[1:]} {found}, where a case of the training had at most "
+            f"{study.cohort}: {text} {found}, where a case of the training had at most "
             f'{sizes.most:,}. Say which column states it with `columns={{"visit": "NAME"}}` (`--column visit=NAME`), '
             f"or {none}."
         )

@@ -12,7 +12,7 @@ import pandas as pd
 from casewise.audit.cohorts import compare_cohorts
 from casewise.audit.twin_findings import refuse_twins, twins_between
 from casewise.audit.twins import shown_by
-from casewise.cohort.checks import columns_from_training
+from casewise.cohort.checks import ROLES, columns_from_training
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.cohort.identity import Declared, doubtful_pairs, same_people, same_subjects, spelling_pairs
 from casewise.cohort.table import Problems, names_text, read_text_table
@@ -41,8 +41,10 @@ def _external_study(study: Study) -> Study:
     columns = dict(settings.columns)
     with suppress(CohortError):  # whoever reads the table next says what is wrong with it
         headers = read_text_table(settings.cohort, Problems(), sheet=settings.sheet)[0].columns
-        for training in (study.columns, study.original_columns):
+        original = {role: name for role, name in study.original_columns.items() if role in ROLES}
+        for training in (study.columns, original):
             columns = columns_from_training(columns, training, headers)
+        columns |= {"visit": "visit"} if "visit" in headers and "visit" not in columns else {}
     changes = {name: getattr(settings, name) for name in OF_TABLE} | {
         "columns": columns,
         "audit": study.audit.model_copy(update={"decisions": None}),
@@ -79,7 +81,7 @@ def read_external(study: Study, main: Cohort) -> tuple[Study, Cohort]:
             f"{{columns: {{visit: {position}}}}}` with the column of the slices' positions."
         )
     cohort = read_cohort(other, to_learn=False)
-    if main.cases["visit"].nunique() > 1 and cohort.cases["visit"].nunique() == 1 and not predicts_single_images(other):
+    if "visit" not in other.columns and main.cases["visit"].nunique() > 1 and not predicts_single_images(other):
         cells = cohort.images.drop(columns=["image", "path", "visit", "case", "day", "region", *other.outputs])
         check_visits(other, cells.fillna("").astype(str), {"subject": "subject"}, section="external")
     if np.isnan(label_table(cohort.panels, other)).all():

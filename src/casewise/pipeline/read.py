@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,7 +15,7 @@ from casewise.cohort.participants import cases_step
 from casewise.cohort.table import names_text
 from casewise.cohort.targets import label_table, panel_values
 from casewise.console import Show, Silent, shown
-from casewise.errors import CohortError, RunError, StudyError, counted, nearest, nearest_folder
+from casewise.errors import CohortError, RunError, StudyError, counted, nearest, nearest_folder, shortened
 from casewise.evaluation.trial import require_statsmodels
 from casewise.modalities.base import ImageStore, PreparedCohort
 from casewise.modalities.masks import training_masks
@@ -33,7 +33,11 @@ from casewise.splits.predefined import TEST, validation_in
 from casewise.study.learners import FEATURES, first_weights
 from casewise.study.schema import Study
 from casewise.study.scores import check_scores, study_scores
+from casewise.study.targets import own_heading
 from casewise.study.weight_origins import origins_of, origins_sentence, unknown_origin
+
+# Characters of a class's name, and of a table beside the names of steps on a terminal of 80 columns.
+_WIDEST_CLASS, _WIDEST_TABLE = 30, 66
 
 
 @dataclass(frozen=True)
@@ -331,7 +335,7 @@ def number_lines(splits: Splits) -> list[str]:
 
 
 def _side_lines(study: Study, splits: Splits, rows: pd.DataFrame, *, panels: bool) -> list[str]:
-    """A line for each side of the split: the source that it leaves out, its subjects and cases, in all and by class.
+    """A line for each side of the split, with the source that it leaves out, and a table of the classes of each target.
 
     `rows` are the panels of the cohort; `panels`: whether they are counted as well, which panels of tiles are not.
     """
@@ -345,16 +349,44 @@ def _side_lines(study: Study, splits: Splits, rows: pd.DataFrame, *, panels: boo
         counts += [counted(n["panels"], "panel")] if panels else []
         source = f"{study.split.leave_out} {sources[number]}: " if sources and number != TEST else ""
         lines.append(f"{side:<10} {source}{', '.join(counts)}")
-        side_rows = rows[rows["subject"].map(splits.side) == number]
-        for name in study.outputs:
-            for code, label in enumerate(study.classes_of(name)):
-                of_class = side_rows[panel_values(side_rows, study, name) == code]
-                subjects, cases = of_class["subject"].nunique(), of_class["case"].nunique()
-                text = f"{counted(subjects, study.unit)}, " * (study.unit != "image") + counted(cases, "case")
-                text = text if subjects else "none"
-                lines.append(f"{'':<10}   {name} {label}: {text}")
-            classes = pd.Series(panel_values(side_rows, study, name)).groupby(side_rows["subject"].to_numpy()).nunique()
-            if study.classes_of(name) and (several := int((classes > 1).sum())):
-                units = counted(several, f"{study.unit} is", f"{study.unit}s are")
-                lines.append(f"{'':<10}   {units} in several of these classes")
+    for name in study.outputs:
+        if study.classes_of(name):
+            lines += _class_lines(study, name, splits, rows)
     return lines
+
+
+def _class_lines(study: Study, name: str, splits: Splits, rows: pd.DataFrame) -> list[str]:
+    """A table of the subjects and cases of each class of a target on each side of the split.
+
+    Its columns are the sides, or the classes where that is narrower than the terminal and the sides are not.
+    """
+    codes, side_of = panel_values(rows, study, name), rows["subject"].map(splits.side).to_numpy()
+    sides = {side: side_of == grouped.side_number(side) for side, n in splits.record["n"].items() if n["subjects"]}
+    by_image = study.unit == "image"
+    table = [["", *sides]]
+    for code, label in enumerate(study.classes_of(name)):
+        cells = []
+        for own in sides.values():
+            of_class = rows[own & (codes == code)]
+            subjects = "" if by_image else f"{of_class['subject'].nunique():,} / "
+            cells.append(f"{subjects}{of_class['case'].nunique():,}")
+        table.append([shortened(label, _WIDEST_CLASS), *cells])
+    numbers = [pd.Series(codes[own]).groupby(rows.loc[own, "subject"].to_numpy()).nunique() for own in sides.values()]
+    several = [f"{int((number > 1).sum()):,}" for number in numbers]
+    if set(several) != {"0"}:
+        table.append(["in several", *several])
+    turned = [list(column) for column in zip(*table, strict=True)]
+    if _width(table) > _WIDEST_TABLE > _width(turned):
+        table = turned
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    heading = own_heading(study.targets.get(name), name) or name
+    lines = [f"{'classes':<10} {heading}: {'cases' if by_image else f'{study.unit}s / cases'} of each class"]
+    for label, *cells in table:
+        aligned = "  ".join(text.rjust(width) for text, width in zip(cells, widths[1:], strict=True))
+        lines.append(f"{'':<10}   {label.ljust(widths[0])}  {aligned}")
+    return lines
+
+
+def _width(table: Sequence[Sequence[str]]) -> int:
+    """The width of a table with two blanks between its columns."""
+    return sum(max(map(len, column)) + 2 for column in zip(*table, strict=True)) - 2

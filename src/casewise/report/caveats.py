@@ -14,6 +14,7 @@ from casewise.report.formatting import capital, class_name, counted, listed, pla
 from casewise.report.tables import MetricFormat, hardly_varies, metric_format, verdict
 from casewise.study.learners import learner_name, the_learner
 from casewise.study.schema import Study
+from casewise.study.targets import own_heading
 from casewise.targets import kind_named
 
 Values = Mapping[str, Any]
@@ -220,7 +221,8 @@ def result_line(study: Study, results: Results) -> str:
         sides = {"test": "test set", EXTERNAL: "external cohort", "validation": validation}
         side = sides.get(stage, "out of fold")
         pieces.append(f"{side}, {whose}: {_figures(write, figures)}")
-    return f"{study.primary_outcome}, {'; '.join(pieces)}"
+    outcome = study.primary_outcome
+    return f"{own_heading(study.targets.get(outcome), outcome) or outcome}, {'; '.join(pieces)}"
 
 
 def _within(write: MetricFormat, results: Results, learner: str, metric: str) -> str:
