@@ -259,7 +259,7 @@ def new_table(
 def _with_own_columns(bundle: Bundle, table: Path | pd.DataFrame, *, stated: Mapping[str, str]) -> Bundle:
     """The bundle reading the columns that a table has.
 
-    A role is read from what is stated, the training's column, that of the table from which the training's was made, or
+    A role is read from what is stated, the training's column, its column in the table from which that was made, or
     the standard name, and at last from one of these in other letters.
 
     Raises:
