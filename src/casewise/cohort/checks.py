@@ -148,9 +148,9 @@ def columns_from_training(
     used |= {"day", "date"} if used & {"day", "date"} else set()
     spelled = Counter(header.casefold() for header in headers)
     alone = {header.casefold(): header for header in headers if spelled[header.casefold()] == 1}
-    found = {role: name if name in headers else alone.get(name.casefold()) for role, name in training.items()}
-    used |= {role for role in ("visit", "day", "date") if found.get(role) in stated.values()}
-    return {**stated, **{role: header for role, header in found.items() if header and role not in used}}
+    heading_of = {role: name if name in headers else alone.get(name.casefold()) for role, name in training.items()}
+    used |= {role for role in ("visit", "day", "date") if heading_of.get(role) in stated.values()}
+    return {**stated, **{role: header for role, header in heading_of.items() if header and role not in used}}
 
 
 def keep_rows(cells: pd.DataFrame, study: Study, problems: Problems, notes: list[str], flow: Flow) -> pd.DataFrame:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from itertools import islice
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -49,10 +48,9 @@ def _may_be_visit(name: str) -> bool:
 def _spelled(subjects: pd.Series, study: Study) -> Iterator[str]:
     """Subjects whose names differ only in their spelling."""
     if groups := groups_of_one(subjects[subjects != ""], study.subject_names):
-        shown = names_text([" and ".join(map(repr, group)) for group in islice(groups, _SHOWN)], _SHOWN)
-        more = f", and {len(groups) - _SHOWN:,} more" if len(groups) > _SHOWN else ""
+        shown = names_text([" and ".join(map(repr, group)) for group in groups], _SHOWN)
         yield (
-            f"Names of subjects that may mean one person are read as different people: {shown}{more}. If each is one "
+            f"Names of subjects that may mean one person are read as different people: {shown}. If each is one "
             "person, write the same name in all its rows."
         )
 

@@ -269,14 +269,14 @@ def _with_own_columns(bundle: Bundle, table: Path | pd.DataFrame, *, stated: Map
     columns = (read_text_table(table, Problems())[0] if isinstance(table, Path) else table).columns
     headings = {one_form(str(name)).strip() for name in columns}
     original = {role: name for role, name in settings.get("original_columns", {}).items() if role in ROLES}
-    found = {role: name for role, name in own.items() if role in stated or not name or name in headings}
-    found |= {role: original[role] for role in own if role not in found and original.get(role) in headings}
+    heading_of = {role: name for role, name in own.items() if role in stated or not name or name in headings}
+    heading_of |= {role: original[role] for role in own if role not in heading_of and original.get(role) in headings}
     standard = {role: role for role in ("path", "subject", "visit", "region")}
     for training in (own, original, standard):
-        found = columns_from_training(found, training, headings)
+        heading_of = columns_from_training(heading_of, training, headings)
     # a column that the table lacks, and has no other column for, is an error
-    lacking = {role: name for role, name in own.items() if role not in {*found, *headings}}
-    return replace(bundle, settings={**settings, "columns": {**lacking, **found}})
+    lacking = {role: name for role, name in own.items() if role not in {*heading_of, *headings}}
+    return replace(bundle, settings={**settings, "columns": {**lacking, **heading_of}})
 
 
 def _written_images(cases: Any, folder: Path, number: Iterator[int] | None = None) -> Any:

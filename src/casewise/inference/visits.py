@@ -90,17 +90,17 @@ def check_case_sizes(study: Study, cells: pd.DataFrame, sizes: CaseSizes | None,
     counts = counts[counts > 1].sort_values(ascending=False, kind="stable")
     if counts.empty:
         return
-    found = f"{counts.index[0]} has {counted(int(counts.iloc[0]), 'image')}" + f" of one {slot}" * bool(slot)
+    largest = f"{counts.index[0]} has {counted(int(counts.iloc[0]), 'image')}" + f" of one {slot}" * bool(slot)
     lacking = f"The column {cut(column)} is empty" if column in cells else "No column states the visit"
     text = f"{lacking}, and subjects of the training had several visits."
     none = 'that all rows of a subject are one visit with `columns={"visit": ""}` (`--column visit=`)'
     if sizes and counts.iloc[0] > sizes.most:
         raise CohortError(
-            f"{study.cohort}: {text} {found}, where a case of the training had at most "
+            f"{study.cohort}: {text} {largest}, where a case of the training had at most "
             f'{sizes.most:,}. Say which column states it with `columns={{"visit": "NAME"}}` (`--column visit=NAME`), '
             f"or {none}."
         )
-    log.warning("%s Each subject is read as one case (%s). If a column states it, name it.", text, found)
+    log.warning("%s Each subject is read as one case (%s). If a column states it, name it.", text, largest)
 
 
 def _are_dates(values: pd.Series) -> bool:
