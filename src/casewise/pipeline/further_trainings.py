@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from casewise.console import Show
+from casewise.console import Show, shown
 from casewise.errors import CasewiseError
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.evaluate import evaluate as evaluate_predictions
@@ -40,6 +40,7 @@ def trainings(study: Study, seconds: float) -> int:
     return 1 + further if further >= FEWEST_FURTHER else 1
 
 
+@shown("seeds")
 def seeds(inputs: RunInputs, results: Results, number: int, show: Show) -> Results:
     """Train the study with `number` - 1 further seeds, and folds by them; return `results` with the spread."""
     study, whole = inputs.study, modality_of(inputs.study).whole(inputs.study, inputs.cohort)
