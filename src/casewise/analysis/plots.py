@@ -214,7 +214,7 @@ class Plots:
         title = plain(name) or self._label(chosen)
         return _figure(
             names.get("ax"),
-            lambda: classes.curve(entries[name].curve, title=title, percent=bool(name), name="calibration"),
+            lambda: classes.curve(entries[name].curve, title=title, shares=bool(name), name="calibration"),
         )
 
     def fit(self, **names: Unpack[Names]) -> Figure:

@@ -21,7 +21,7 @@ from casewise.inference.explainer import explainer
 from casewise.metrics.registry import columns
 from casewise.modalities.registry import modality_of
 from casewise.predictions.table import INTERNAL
-from casewise.report.formatting import capital, counted, display_name, is_number, outcome_words, plain
+from casewise.report.formatting import capital, case_label, counted, display_name, is_number, outcome_words, plain
 from casewise.report.tables import MetricFormat, metric_format
 from casewise.run_folder import RunFolder
 from casewise.study.learners import in_order, learner_name, without_baselines
@@ -363,6 +363,16 @@ class Terms:
 def visit_noun(context: ReportContext) -> str:
     """The word for a visit: the position of a slice, if each slice of a scan is a case of its own."""
     return "position" if modality_of(context.study).position(context.study) else "visit"
+
+
+def case_title(context: ReportContext, row: Mapping[str, Any]) -> str:
+    """The case of a row, as the page names it."""
+    return capital(case_label(row, known=context.study.subjects_known, visit_noun=visit_noun(context)))
+
+
+def titled(context: ReportContext, rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with the column `title`: their cases as the page names them."""
+    return rows.assign(title=[case_title(context, row) for row in rows.to_dict("records")])
 
 
 def terms_of(context: ReportContext) -> Terms:

@@ -81,6 +81,20 @@ def digits_of(low: float, high: float) -> int:
     return 1 if width > 10 else 2 if width > 1.5 else 3
 
 
+def three_digits(
+    value: float | None, low: float | None = None, high: float | None = None, *, percent: bool = False
+) -> str:
+    """A figure, with its bounds if it has both.
+
+    >>> three_digits(0.1234, 0.1, 0.2), three_digits(0.1234, percent=True), three_digits(None)
+    ('0.123 [0.1, 0.2]', '12.3 %', '–')
+    """
+    if value is None:
+        return MISSING
+    texts = [f"{100 * v:.3g} %" if percent else f"{v:.3g}" for v in (value, low, high) if v is not None]
+    return f"{texts[0]} [{texts[1]}, {texts[2]}]" if len(texts) == 3 else texts[0]
+
+
 def interval(figure: Mapping[str, Any] | None, digits: int, *, words: bool = False, percent: bool = False) -> str:
     """The interval of a figure, for a table or (with `words`) for a sentence; empty if there is none.
 

@@ -10,7 +10,7 @@ import numpy as np
 from casewise.plugins.published.settings import keys_of
 from casewise.report.blocks import Block, Cell, Heading, Plot, Plots, Row, Table
 from casewise.report.context import ReportContext
-from casewise.report.figures.drawing import ACCENT, MODEL, PALE, Drawing, canvas, svg
+from casewise.report.figures.drawing import ACCENT, MODEL, MOST_READ_OF_MANY, PALE, Drawing, canvas, readable, svg
 from casewise.report.figures.learners import floats
 from casewise.report.formatting import MISSING, counted, is_number, number, rate, shortened
 from casewise.report.sections.training import by_model
@@ -116,6 +116,10 @@ def _finder(model: str, jobs: Sequence[Job], *, name: str) -> Drawing:
         axes.xaxis.set_major_locator(LogLocator(numticks=5))
         axes.xaxis.set_major_formatter(lambda value, _: rate(value))
         axes.minorticks_off()
+        for search in (job["finder"] for job in jobs):
+            tried, losses = floats(search["rates"]), floats(search["losses"])
+            texts = [f"Learning rate {rate(at)}: loss {loss:.3g}" for at, loss in zip(tried, losses, strict=True)]
+            readable(axes, tried, losses, texts.__getitem__, MOST_READ_OF_MANY)
         axes.set_title(shortened(model, 32), loc="left", fontweight="bold")
         axes.set_xlabel("learning rate")
         axes.locator_params(axis="y", nbins=4)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -49,12 +48,12 @@ def scatter(rows: pd.DataFrame, limits: Limits, *, scale: tuple[float, float], l
         for shift in (limits.low, limits.high):
             axes.plot(line, line + shift, color=drawing.MODEL, linewidth=1.1, linestyle=(0, (4, 3)))
         axes.plot(line, line, color=drawing.INK, linewidth=1.1)
-        titles = _points(axes, rows, rows["y_true"].to_numpy(), rows["y_pred"].to_numpy())
+        _points(axes, rows, rows["y_true"].to_numpy(), rows["y_pred"].to_numpy())
         axes.set(xlim=(low, high), ylim=(low, high), aspect="equal", anchor="N")
         label = shortened(label, 30)
         axes.set(xlabel=f"{label}, physician (points)", ylabel=f"{label}, model (points)")
         axes.locator_params(nbins=8, steps=[1, 2, 5, 10])
-        return drawing.svg(figure, "scatter", titles)
+        return drawing.svg(figure, "scatter")
 
 
 def bland_altman(
@@ -90,7 +89,7 @@ def bland_altman(
             axes.axhline(value, color=colour, linewidth=1.2, linestyle=style)
             look: drawing.Look = {"fontsize": 10, "color": colour, "linespacing": 1.15, "annotation_clip": False}
             axes.annotate(f"{name}\n{signed(value, digits)}", (1, value), (5, 0), **beside_axes, **look)
-        titles = _points(axes, rows, mean, difference)
+        _points(axes, rows, mean, difference)
         if slope is not None:
             ends = np.array([mean.min(), mean.max()])
             fitted = difference.mean() + slope * (ends - mean.mean())
@@ -98,7 +97,7 @@ def bland_altman(
         axes.set(xlim=around(mean), ylim=(max(bottom - room, wide_bottom), min(top + room, wide_top)))
         axes.set(xlabel=f"Mean of model and physician ({shortened(label, 21)}, points)")
         axes.set_ylabel("Model − physician (points)")
-        return drawing.svg(figure, "bland-altman", titles)
+        return drawing.svg(figure, "bland-altman")
 
 
 def small_scatter(
@@ -111,13 +110,13 @@ def small_scatter(
     low, high = around(truth, rows["y_pred"], low=scale[0], high=scale[1] if scale[1] - scale[0] <= 10 else None)
     with drawing.canvas(width, width + 8, (30, 36, 6, 22)) as (figure, axes):
         axes.plot([low, high], [low, high], color=drawing.INK, linewidth=1)
-        titles = _dots(axes, rows, truth, rows["y_pred"].to_numpy(), size=3.2)
+        _dots(axes, rows, truth, rows["y_pred"].to_numpy(), size=3.2)
         axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
         axes.set_title(shortened(title, 22), loc="left", fontweight="bold", fontsize=11)
         axes.set_xlabel("physician", fontsize=10, labelpad=1)
         axes.set_ylabel("model", fontsize=10, labelpad=1)
         axes.locator_params(nbins=5)
-        return drawing.svg(figure, name, titles)
+        return drawing.svg(figure, name)
 
 
 def few(rows: pd.DataFrame) -> bool:
@@ -130,34 +129,36 @@ def _below(rows: pd.DataFrame) -> float:
     return 56 + 17 * -(-rows["subject"].nunique() // 4) if few(rows) else 50
 
 
-def _dots(axes: Axes, rows: pd.DataFrame, x: np.ndarray, y: np.ndarray, *, size: float) -> dict[str, list[str]]:
+def _dots(axes: Axes, rows: pd.DataFrame, x: np.ndarray, y: np.ndarray, *, size: float) -> None:
     """All cases in one colour; many cases are drawn as pixels, which keeps the page small."""
     alpha = 0.75 if len(x) <= 100 else 0.5 if len(x) <= 600 else 0.3
     look: drawing.Look = {"color": drawing.MODEL, "markersize": size, "alpha": alpha, "markeredgewidth": 0}
-    many = len(x) > drawing.MANY
-    axes.plot(x, y, "o", rasterized=many, gid="dots", **look)
-    return {} if many else {"dots": [_title(row) for row in rows.to_dict("records")]}
+    if len(x) > drawing.MANY:
+        axes.plot(x, y, "o", rasterized=True, **look)
+    else:
+        drawing.marked(axes, x, y, _texts(rows), **look)
 
 
-def _points(axes: Axes, rows: pd.DataFrame, x: np.ndarray, y: np.ndarray) -> dict[str, list[str]]:
-    """One colour and marker for each subject if there are few, else one for all; returns the titles of the points."""
+def _points(axes: Axes, rows: pd.DataFrame, x: np.ndarray, y: np.ndarray) -> None:
+    """One colour and marker for each subject if there are few, else one for all."""
     if not few(rows):
-        return _dots(axes, rows, x, y, size=4.8)
-    titles: dict[str, list[str]] = {}
+        _dots(axes, rows, x, y, size=4.8)
+        return
     subjects = rows["subject"].to_numpy()
     look: drawing.Look = {"markersize": 6, "alpha": 0.85, "markeredgecolor": "white", "markeredgewidth": 0.6}
     for i, subject in enumerate(sorted(set(subjects), key=natural)):
-        own, gid = subjects == subject, f"points{i}"
-        label = shortened(subject, 12)
-        axes.plot(x[own], y[own], drawing.MARKERS[i], color=drawing.SERIES[i], label=label, gid=gid, **look)
-        titles[gid] = [_title(row) for row in rows[own].to_dict("records")]
+        own = subjects == subject
+        named: drawing.Look = {"color": drawing.SERIES[i], "label": shortened(subject, 12)}
+        drawing.marked(axes, x[own], y[own], _texts(rows[own]), drawing.MARKERS[i], **named, **look)
     drawing.key(axes, loc="lower center", ncols=4, handletextpad=0.2, columnspacing=1.2, borderaxespad=0.2)
-    return titles
 
 
-def _title(row: Mapping[str, Any]) -> str:
-    """The case of a point with both scores."""
-    return f"{capital(case_label(row))}: physician {row['y_true']:.3g}, model {row['y_pred']:.3g}"
+def _texts(rows: pd.DataFrame) -> list[str]:
+    """The case of each point, named by the column `title` if there is one, with both scores."""
+    return [
+        f"{row.get('title') or capital(case_label(row))}: physician {row['y_true']:.3g}, model {row['y_pred']:.3g}"
+        for row in rows.to_dict("records")
+    ]
 
 
 TRACK_WIDTH = 300.0
@@ -246,6 +247,9 @@ def trajectory(
         lowest = float(np.nanmin([0.0, *track.physician, *track.model]))
         axes.set(xlim=(x[0] - span * 0.05, x[-1] + span * 0.05), ylim=(lowest - margin, top + margin))
         axes.set(xlabel="day" if days else "visit", ylabel=f"{shortened(label, 18)} (points)")
+        visits = [f"day {day:g}" for day in track.days] if days else [f"visit {name}" for name in track.names]
+        for who, values in (("physician", track.physician), ("model", track.model)):
+            drawing.readable(axes, x, values, lambda i, who=who, values=values: f"{visits[i]}: {who} {values[i]:.3g}")
         every = max(1, int(np.ceil(len(x) * LABEL / room)))
         shown = list(range(0, len(x), every))
         axes.set_xticks(x[shown], [f"{track.days[i]:g}" if days else shortened(track.names[i], 6) for i in shown])

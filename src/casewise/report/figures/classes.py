@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from casewise.metrics.roc import drawn_precision_recall
 from casewise.report.figures import drawing
-from casewise.report.formatting import plain, shortened
+from casewise.report.formatting import capital, counted, percent, plain, shortened, three_digits
 from casewise.report.tables import MetricFormat
 
 if TYPE_CHECKING:
@@ -103,36 +104,45 @@ def roc(curves: list[_Curve]) -> drawing.Drawing:
     lines = 1 + len(curves) + any(curve.points for curve in curves)
     with _square(lines, "False positive rate (1 − specificity)", "True positive rate (sensitivity)") as drawn:
         figure, axes = drawn
-        titles: dict[str, list[str]] = {}
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         for i, curve in enumerate(curves):
             label = f"{shortened(curve.name, 18)}: AUROC {_key_figure('auroc', curve.auroc)}"
             axes.plot(curve.fpr, curve.tpr, color=drawing.SERIES[i], linestyle=DASHES[i], linewidth=1.9, label=label)
-            titles[f"operating{i}"] = [
-                f"{curve.name}: sensitivity {100 * y:.0f} %, specificity {100 * (1 - x):.0f} %" for x, y in curve.points
-            ]
+            drawing.readable(axes, curve.fpr, curve.tpr, partial(_rates, curve.name, curve.fpr, curve.tpr))
             x, y = [x for x, _ in curve.points], [y for _, y in curve.points]
+            texts = [f"Operating point, {_rates(curve.name, x, y, point)}" for point in range(len(x))]
             edge: drawing.Look = {"markeredgecolor": "white", "markeredgewidth": 1, "zorder": 5, "clip_on": False}
-            axes.plot(x, y, "o", color=drawing.SERIES[i], markersize=6.5, gid=f"operating{i}", **edge)
+            drawing.marked(axes, x, y, texts, color=drawing.SERIES[i], markersize=6.5, **edge)
         if any(curve.points for curve in curves):
             axes.plot([], [], "o", color=drawing.SOFT, markersize=6.5, label="operating points, chosen on other cases")
         axes.plot([0, 1], [0, 1], color=drawing.PALE, linewidth=1, zorder=1, label="chance")
-        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         _key(axes)
-        return drawing.svg(figure, "roc", titles)
+        return drawing.svg(figure, "roc")
+
+
+def _rates(name: str, false: Sequence[float], true: Sequence[float], point: int) -> str:
+    """A point of a ROC curve in words."""
+    return f"{name}: sensitivity {percent(true[point])}, specificity {percent(1 - false[point])}"
 
 
 def precision_recall(curves: list[_RecallCurve]) -> drawing.Drawing:
     """One curve a class against the others, and, thin and dotted, its share of the cases, which is chance."""
     with _square(len(curves), "Recall (sensitivity)", "Precision (positive predictive value)") as (figure, axes):
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         for i, curve in enumerate(curves):
             label = f"{shortened(curve.name, 14)}: {_key_figure('auprc', curve.auprc)}, share {100 * curve.share:.0f} %"
             axes.axhline(curve.share, color=drawing.SERIES[i], linewidth=1, linestyle=(0, (1, 2)))
             look: drawing.Look = {"color": drawing.SERIES[i], "linestyle": DASHES[i], "linewidth": 1.9, "label": label}
             precision = np.append(curve.precision[0], curve.precision)
             axes.step(np.append(0.0, curve.recall), precision, where="pre", **look)
-        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+            drawing.readable(axes, curve.recall, curve.precision, partial(_precision, curve))
         _key(axes)
         return drawing.svg(figure, "precision-recall")
+
+
+def _precision(curve: _RecallCurve, point: int) -> str:
+    """A point of a precision–recall curve in words."""
+    return f"{curve.name}: recall {percent(curve.recall[point])}, precision {percent(curve.precision[point])}"
 
 
 def reliability(
@@ -162,8 +172,18 @@ def reliability(
             sizes = [8 + 150 * b.n / most for b in bins]
             axes.scatter(x, y, s=sizes, marker=marker, color=colour, edgecolors="white", linewidths=0.8, zorder=4)
         axes.set(xlim=(max(0.0, np.floor(low * 10) / 10 - 0.04), 1.03), ylim=(-0.03, 1.04))
+        for (title, *_), bins in zip(looks, drawn, strict=True):
+            x, y = [b.confidence for b in bins], [b.accuracy for b in bins]
+            drawing.readable(axes, x, y, partial(_bin, title, bins))
         _key(axes)
         return drawing.svg(figure, "reliability")
+
+
+def _bin(title: str, bins: Sequence[ReliabilityBin], place: int) -> str:
+    """A bin of predicted probabilities in words."""
+    chosen = bins[place]
+    shares = f"mean probability {percent(chosen.confidence)}, correct {percent(chosen.accuracy)}"
+    return f"{capital(title)}: {shares} of {counted(chosen.n, 'prediction')}"
 
 
 def confusion(names: Sequence[str], counts: np.ndarray) -> drawing.Drawing:
@@ -217,20 +237,28 @@ def _key_figure(metric: str, figure: Estimate | None) -> str:
 CURVE_WIDTH = 300.0
 
 
-def curve(points: Sequence[Mapping[str, Any]], *, title: str, percent: bool, name: str) -> drawing.Drawing:
+def curve(points: Sequence[Mapping[str, Any]], *, title: str, shares: bool, name: str) -> drawing.Drawing:
     """The observed share, or the mean reference, against the prediction; the diagonal is perfect calibration."""
     x, y, low, high = (np.array([p[key] for p in points], float) for key in ("predicted", "observed", "low", "high"))
     with drawing.canvas(CURVE_WIDTH, 280, (60, 42, 10, 26)) as (figure, axes):
-        ends = (-0.03, 1.03) if percent else drawing.limits(x, y, low, high)
+        ends = (-0.03, 1.03) if shares else drawing.limits(x, y, low, high)
         axes.plot(ends, ends, color=drawing.INK, linewidth=1.1)
         axes.fill_between(x, low, high, color=drawing.MODEL, alpha=0.18, linewidth=0)
         axes.plot(x, y, color=drawing.MODEL, linewidth=2)
-        axes.set(xlim=ends, ylim=ends, xlabel="Predicted probability" if percent else "Prediction")
-        axes.set_ylabel("Share of the class" if percent else "Reference")
+        axes.set(xlim=ends, ylim=ends, xlabel="Predicted probability" if shares else "Prediction")
+        axes.set_ylabel("Share of the class" if shares else "Reference")
         axes.locator_params(nbins=6)
-        drawing.in_percent(*((axes.xaxis, axes.yaxis) if percent else ()))
+        drawing.in_percent(*((axes.xaxis, axes.yaxis) if shares else ()))
+        drawing.readable(axes, x, y, partial(_calibrated, points, shares))
         drawing.headed(figure, shortened(title, 34))
         return drawing.svg(figure, name)
+
+
+def _calibrated(points: Sequence[Mapping[str, Any]], shares: bool, place: int) -> str:
+    """A point of a calibration curve in words."""
+    predicted, *observed = (points[place].get(key) for key in ("predicted", "observed", "low", "high"))
+    text = f"Predicted {three_digits(predicted, percent=shares)}, {'share of the class' if shares else 'reference'}"
+    return f"{text} {three_digits(*observed, percent=shares)}"
 
 
 def decisions(
@@ -262,8 +290,15 @@ def decisions(
         axes.set(xlim=drawing.limits(x), ylim=ends, xlabel="Threshold", ylabel="Net benefit")
         axes.locator_params(nbins=5)
         drawing.in_percent(axes.xaxis, digits=".3g")
+        for who, course in (("treat all", everyone), ("model", model)):
+            drawing.readable(axes, x, course, partial(_benefit, who, x, course))
         drawing.headed(figure, shortened(title, 34))
         drawing.key(
             axes, loc="lower center", ncols=4 if other else 3, handlelength=2.2, columnspacing=1.2, borderaxespad=0.1
         )
         return drawing.svg(figure, name)
+
+
+def _benefit(who: str, thresholds: np.ndarray, benefits: np.ndarray, place: int) -> str:
+    """The net benefit at a threshold in words."""
+    return f"Threshold {100 * thresholds[place]:.3g} %: {who}, net benefit {benefits[place]:.3f}"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 
-from casewise.report.figures.drawing import ACCENT, INK, MODEL, SOFT, Drawing, Look, canvas, headed, key, svg
+from casewise.report.figures.drawing import ACCENT, INK, MODEL, SOFT, Drawing, Look, canvas, headed, key, readable, svg
 from casewise.report.formatting import shortened
 
 BANDS, MOST_LEVELS = 10, 20
@@ -78,5 +79,8 @@ def distribution(
         axes.set(xlabel="class" if classes else "value (points)", ylabel="share of the values")
         axes.yaxis.set_major_formatter("{x:.0f} %")
         axes.locator_params(axis="y", nbins=4, integer=True)
+        bars = names if levels else [f"{low:g} to {high:g}" for low, high in pairwise(edges)]
+        texts = [f"{bar}: {share:.1f} % of the values" for bar, share in zip(bars, overall, strict=True)]
+        readable(axes, x, overall, texts.__getitem__)
         headed(figure, shortened(title, 34), f"n = {len(values):,}", SOFT)
         return svg(figure, name)

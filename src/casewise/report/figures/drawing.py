@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from markupsafe import Markup, escape
@@ -58,6 +59,11 @@ STYLE: dict[Any, Any] = {
 MANY = 1500
 # The scale up to which a figure grows with its column, so that its labels are not much smaller than text.
 _LARGEST = 1.25
+# Markers of a curve that show its values, at most, also in a drawing of many curves; they are drawn unseen.
+MOST_READ, MOST_READ_OF_MANY = 40, 10
+UNSEEN: Look = {"alpha": 0, "markersize": 6, "clip_on": False}
+# By figure and `gid` of a line of markers, the text that each marker shows under the pointer.
+_TEXTS: WeakKeyDictionary[Any, dict[str, Sequence[str]]] = WeakKeyDictionary()
 # The axes of a caller's figure, on which the next drawing is made.
 _ONTO: ContextVar[Axes | None] = ContextVar("onto", default=None)
 
@@ -195,13 +201,31 @@ class Drawing:
         return Markup(f'{head}preserveAspectRatio="{self.position}">{self.body}</svg>')  # noqa: S704 (body is escaped)
 
 
-def svg(figure: Figure, name: str, titles: Mapping[str, Sequence[str]] | None = None) -> Drawing:
-    """The figure as SVG.
+def marked(axes: Axes, x: Any, y: Any, texts: Sequence[str], marker: str = "o", **look: Any) -> None:
+    """Draw markers that show these texts under the pointer."""
+    texts_of = _TEXTS.setdefault(axes.figure, {})
+    texts_of[gid := f"marked{len(texts_of)}"] = texts
+    axes.plot(x, y, marker, gid=gid, **look)
 
-    Args:
-        name: unique on the page; prefixed to every identifier.
-        titles: by the `gid` of a line of markers, the text that each marker shows under the pointer.
+
+def readable(axes: Axes, x: Any, y: Any, text: Callable[[int], str], most: int = MOST_READ) -> None:
+    """Let a curve (N,), (N,) show at most so many of its values under the pointer; `text` of the number of a point.
+
+    Points out of sight have none, so the limits of the axes must be final.
     """
+    if _ONTO.get() is not None:
+        return
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    (left, right), (low, high) = sorted(axes.get_xlim()), sorted(axes.get_ylim())
+    shown = np.flatnonzero((x >= left) & (x <= right) & (y >= low) & (y <= high))
+    if len(shown) > most:
+        shown = shown[np.linspace(0, len(shown) - 1, most).round().astype(int)]
+    if len(shown):
+        marked(axes, x[shown], y[shown], [text(int(number)) for number in shown], **UNSEEN)
+
+
+def svg(figure: Figure, name: str) -> Drawing:
+    """The figure as SVG; `name` is unique on the page and prefixed to every identifier."""
     if _ONTO.get() is not None:
         return Drawing(0, 0, "", figure=figure)
     buffer = io.StringIO()
@@ -211,7 +235,7 @@ def svg(figure: Figure, name: str, titles: Mapping[str, Sequence[str]] | None = 
         figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     width, height = figure.get_size_inches() * 72
     body = buffer.getvalue()
-    for gid, texts in (titles or {}).items():
+    for gid, texts in _TEXTS.get(figure, {}).items():
         body = _titled(body, gid, texts)
     return Drawing(float(width), float(height), _inlined(body, name), figure=figure)
 

@@ -11,7 +11,7 @@ import numpy as np
 from casewise.evaluation.figures import Estimate
 from casewise.report.figures import drawing
 from casewise.report.figures.drawing import limits as around
-from casewise.report.formatting import is_number, shortened
+from casewise.report.formatting import is_number, shortened, three_digits
 
 Job = Mapping[str, Any]
 DASHED: drawing.Look = {"color": drawing.SOFT, "linestyle": (0, (3, 2)), "zorder": 0}
@@ -69,7 +69,15 @@ def forest(
             if len(bars):
                 axes.hlines(*bars.T, color=curve.colour, linewidth=curve.line)
             look: drawing.Look = {"color": curve.colour, "markerfacecolor": curve.face or curve.colour}
-            axes.plot(at, [y for y, _ in drawn], curve.marker, markersize=curve.size, label=curve.label, **look)
+            heads = [
+                f"{rows[row][0]}{curve.label and f', {curve.label}'}"
+                for row, f in curve.figures.items()
+                if f.value is not None
+            ]
+            words = [three_digits(f.value, f.low, f.high, percent=percent) for _, f in drawn]
+            texts = [f"{head}: {figures}" for head, figures in zip(heads, words, strict=True)]
+            look |= {"markersize": curve.size, "label": curve.label}
+            drawing.marked(axes, at, [y for y, _ in drawn], texts, curve.marker, **look)
             values += [*at, *bars[:, 1:].ravel()] if len(bars) else at
         if dashed is not None:
             axes.axvline(dashed, linewidth=1, **DASHED)
@@ -123,6 +131,9 @@ def training(model: str, jobs: Sequence[Job], *, name: str) -> drawing.Drawing:
             axis.locator_params(axis="y", nbins=4)
             axis.set_ylabel(quantity, fontsize=10, color=drawing.SOFT, labelpad=1)
         axes.set_xlim(1 - 0.04 * last, 1.04 * last)
+        for axis, quantity in drawn:
+            for job in jobs:
+                _read_course(axis, job, quantity)
         several = any(_phase_starts(job) for job in jobs)
         raised = drawing.raised(1 + (top - 20) / 112, text_below=several)
         axes.set_title(shortened(model, 32), loc="left", fontweight="bold", **raised)
@@ -150,6 +161,17 @@ def _draw_course(axes: Any, job: Job, quantity: str) -> np.ndarray:
     if 1 <= best <= len(history):
         axes.plot([best], [stop[best - 1]], "o", color=drawing.ACCENT, markersize=4, zorder=5, label="epoch kept")
     return np.concatenate([train, stop])
+
+
+def _read_course(axes: Any, job: Job, quantity: str) -> None:
+    """Let the curves of one network show their values."""
+    history = job.get("history") or []
+    for part in ("train",) if job.get("stopped_on") == "none" else ("train", "stop"):
+        values = floats(entry.get(f"{part}_{quantity}") for entry in history)
+        of = "training" if part == "train" else "subjects of early stopping"
+        texts = [f"Epoch {epoch}: {quantity} of {of} {value:.3g}" for epoch, value in enumerate(values, 1)]
+        epochs = np.arange(1, len(values) + 1)
+        drawing.readable(axes, epochs, values, texts.__getitem__, drawing.MOST_READ_OF_MANY)
 
 
 def _phase_starts(job: Job) -> list[tuple[int, float]]:

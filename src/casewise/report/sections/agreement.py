@@ -18,7 +18,16 @@ from casewise.evaluation.results import Response, ResponseRates
 from casewise.predictions.conformal import number_of_band, thirds
 from casewise.predictions.scores import scored
 from casewise.report import blocks as doc
-from casewise.report.context import RESPONSE_SIDES, SIDES, ReportContext, defined, evaluated, evaluated_on, terms_of
+from casewise.report.context import (
+    RESPONSE_SIDES,
+    SIDES,
+    ReportContext,
+    defined,
+    evaluated,
+    evaluated_on,
+    terms_of,
+    titled,
+)
 from casewise.report.figures import agreement as draw
 from casewise.report.figures.drawing import Look
 from casewise.report.formatting import capital, counted, digits_of, display_name, number, response_name, shortened
@@ -67,7 +76,7 @@ TARGETS = "{learner}, {side}. The first row of a target is for all its regions t
 
 def agreement(context: ReportContext) -> doc.Section | None:
     """The scatter and the Bland–Altman plot of the primary outcome, with bias and limits; None if it has classes."""
-    rows, figures = context.headline_rows, context.figures(context.stage, context.learner)
+    rows, figures = titled(context, context.headline_rows), context.figures(context.stage, context.learner)
     if context.classes or rows.empty or (limits := limits_from(figures)) is None:
         return None
     label, write = display_name(context.study, context.outcome), context.write
@@ -319,7 +328,8 @@ def _scatters(context: ReportContext) -> list[doc.Plot]:
     width = 176.0 if len(others) > 3 else 260.0
     plots: list[doc.Plot] = []
     for i, target in enumerate(others[:MOST_SCATTERS]):
-        rows, name = context.rows(context.stage, context.learner, target), display_name(study, target)
+        rows = titled(context, context.rows(context.stage, context.learner, target))
+        name = display_name(study, target)
         if not rows.empty:
             scale = context.range_of(target)
             drawing = draw.small_scatter(rows, scale=scale, title=name, name=f"target{i}", width=width)

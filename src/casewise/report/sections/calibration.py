@@ -65,7 +65,7 @@ def _of_stage(context: ReportContext, stage: str) -> list[Block]:
     curves = []
     for i, (name, entry) in enumerate(by_name.items()):
         if entry.curve:
-            look: Look = {"percent": bool(name), "name": f"calibration-{stage}{i}"}
+            look: Look = {"shares": bool(name), "name": f"calibration-{stage}{i}"}
             curves.append(Plot(draw.curve(entry.curve, title=plain(name) or terms.label, **look), alt))
     columns = ["Class" if classes else "Prediction", "Slope", "Intercept"]
     by_fold = BY_FOLD if any(entry.slope_by_fold for entry in by_name.values()) else ""

@@ -11,7 +11,7 @@ import pandas as pd
 
 from casewise.report import formatting as fmt
 from casewise.report.blocks import Block, Card, Cards, Cell, Facts, Fold, Picture, Row, Section, Table, Text
-from casewise.report.context import ReportContext, evaluated_on, terms_of, visit_noun
+from casewise.report.context import ReportContext, case_title, evaluated_on, terms_of
 from casewise.report.sections import preparation
 
 FIRST, MOST_NUMBERS, MOST_CONFIDENT, MOST_CLASSES, MOST_TARGETS, MOST_REGIONS = 2, 6, 8, 8, 8, 8
@@ -79,7 +79,7 @@ def _card(context: ReportContext, row: Mapping[str, Any], blocks: list[Block]) -
         Picture(uri, "Input of the model" + (f": {name}" if name else ""), name) for name, uri in shown(context, row)
     ]
     return Card(
-        fmt.capital(fmt.case_label(row, known=context.study.subjects_known, visit_noun=visit_noun(context))),
+        case_title(context, row),
         pictures,
         blocks,
     )
