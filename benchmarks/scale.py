@@ -51,6 +51,7 @@ from casewise.study.loading import build_study
 from casewise.study.schema import Study
 
 SIDE, FILMS_OF_SUBJECT, COPIES, FILES_OF_FOLDER = 64, 3, 0.02, 1000
+MISSING = "–"
 # The step of further trainings.
 FURTHER = "seeds"
 # The planted copies are findings of the audit.
@@ -248,10 +249,14 @@ def _steps_table(counts: list[int], runs: list[dict[str, dict[str, float]]]) -> 
         steps["all"] = {"seconds": each["seconds"].sum(), "CPU": each["CPU"].sum(), "MB": each["MB"].max()}
     rows = []
     for name in dict.fromkeys(name for steps in runs for name in steps):
-        measured = [steps.get(name, dict.fromkeys(("seconds", "CPU", "MB"), math.nan)) for steps in runs]
-        cells = [f"{each['seconds']:.1f} s, CPU {each['CPU']:.1f} s, {each['MB']:,.0f} MB" for each in measured]
-        slopes = np.diff(np.log([max(each["CPU"], 0.01) for each in measured])) / np.diff(np.log(counts))
-        rows.append([name, *cells, *(f"{slope:.2f}" for slope in slopes)])
+        measured = [steps.get(name) for steps in runs]
+        cells = [
+            f"{each['seconds']:.1f} s, CPU {each['CPU']:.1f} s, {each['MB']:,.0f} MB" if each else MISSING
+            for each in measured
+        ]
+        spent = [max(each["CPU"], 0.01) if each else math.nan for each in measured]
+        slopes = np.diff(np.log(spent)) / np.diff(np.log(counts))
+        rows.append([name, *cells, *(MISSING if np.isnan(slope) else f"{slope:.2f}" for slope in slopes)])
     exponents = [f"exponent {small:,} to {large:,}" for small, large in pairwise(counts)]
     return table(["step", *(f"{count:,} films" for count in counts), *exponents], rows)
 

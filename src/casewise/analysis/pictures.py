@@ -15,8 +15,6 @@ from casewise.report.formatting import capital, class_name
 from casewise.study.learners import learner_name
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from casewise.analysis.run import Run
 
 MOST_PHOTOGRAPHS, MOST_PANELS, MOST_MAPS, AUGMENTED = 8, 4, 8, 2
@@ -126,38 +124,17 @@ def _network_inputs(run: Run, row: int) -> list[Shown]:
 
 
 def _panels(run: Run, row: int, *, grey: bool) -> Iterator[Shown]:
-    """A panel as networks see it in prediction, and drawn twice as in training, by the code of training."""
-    import torch
+    """A panel as networks see it in prediction, and drawn twice as in training."""
+    from casewise.pipeline.look import network_panels
 
-    from casewise.jobs.plan import fitted_rows
-
-    finished, study, cpu = run.finished, run.study, torch.device("cpu")
-    network = study.networks[0] if study.networks else None
-    rows = fitted_rows(study, finished.cohort.panels, finished.splits, _fold(run, row))
-    fitted = finished.modality.fit(finished.prepared.store, study, rows, network)
-    panels: pd.DataFrame = finished.cohort.panels.iloc[[row]]
-    labels = np.zeros((1, 1), np.float32)
-    data = finished.modality.dataset(finished.prepared.store, study, panels, labels, fitted)
-    data = data.with_variations(study.recipe.phases[0].variations if study.recipe.phases else {})
-    views, _ = data.views()
-    plain = data.plain_batch(views[:1], cpu)[0]
-    channels = finished.modality.channels(study, network) if network else ("",)
-    first = f" ({channels[0]})" if channels[0] else ""
-    yield Shown(_pixels(plain, grey=grey), f"Panel{first}")
-    if data.varied or study.panels.fixed:
-        generator = torch.Generator().manual_seed(study.seed)
-        for number in range(AUGMENTED):
-            batch, _ = data.training_batch([0], generator, cpu)
-            yield Shown(_pixels(batch[0], grey=grey), f"Augmented {number + 1}{first}")
-
-
-def _pixels(panel: object, *, grey: bool) -> np.ndarray:
-    """A panel (C, H, W) in 0–1, or the first tile of a bag, as `uint8`; of other than three channels the first."""
-    values = np.asarray(panel, dtype=np.float32)
-    values = values[0] if values.ndim == 4 else values
-    shown = values.transpose(1, 2, 0) if len(values) == 3 else values[0]
-    pixels = (np.clip(np.nan_to_num(shown), 0, 1) * 255).round().astype(np.uint8)
-    return reduced(pixels, side=max(pixels.shape[:2]), grey=grey)
+    finished = run.finished
+    sequence, (shown,) = network_panels(
+        finished.prepared, finished.splits, [row], fold=_fold(run, row), variations=AUGMENTED
+    )
+    for number, pixels in enumerate(shown):
+        name = f"Augmented {number}" if number else "Panel"
+        title = f"{name} ({sequence})" if sequence else name
+        yield Shown(reduced(pixels, side=max(pixels.shape[:2]), grey=grey), title)
 
 
 def saliency(run: Run, *, grey: bool) -> list[Shown]:

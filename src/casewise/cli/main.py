@@ -16,7 +16,7 @@ import typer
 import typer.core
 
 from casewise.cli.predict import bundle, predict
-from casewise.cli.run import audit, backbones, results, run, status, validate
+from casewise.cli.run import audit, backbones, look, results, run, status, validate
 from casewise.errors import CasewiseError
 from casewise.plugin import Command, Plugin, plugins
 from casewise.version import __version__
@@ -101,6 +101,7 @@ app.command(short_help="Run a study to its report; run it again to continue.")(r
 app.command(short_help="Say how far a run is, also while it works.")(status)
 app.command(short_help="Check study file, table and split; train nothing.")(validate)
 app.command(short_help="Search for duplicates, leaks and shortcuts before training.")(audit)
+app.command(short_help="Show panels of each class as networks will see them.")(look)
 app.command(short_help="Print a run's results, or write them as a Markdown page.")(results)
 app.command(short_help="Predict new cases with a trained model.")(predict)
 app.command(short_help="Write a run's trained model as one file.")(bundle)

@@ -155,6 +155,25 @@ def audit(
         audit_alone(plan, folder, show, print_lines, resolve=study if resolve else None)
 
 
+def look(
+    study: StudyFile,
+    output: Output = None,
+    settings: Settings = None,
+    *,
+    cases: Annotated[int, typer.Option(min=1, max=20, help="How many training cases of each class.")] = 3,
+) -> None:
+    """Show panels of each class as networks will see them, as they are and varied, before anything is trained."""
+    from casewise.console import Terminal
+    from casewise.pipeline.look import look as look_at
+    from casewise.run_folder import RunFolder
+
+    plan, show = _read(study, None, settings), Terminal()
+    with show.bar("look"):
+        page = look_at(plan, RunFolder(output or Path("runs") / plan.name), show, most=cases)
+    print(f"panels: {page}")
+    print(f"next: casewise audit {shlex.quote(str(study))}")
+
+
 def backbones(
     names: Annotated[list[str] | None, typer.Argument(help="Networks to describe instead.", show_default=False)] = None,
 ) -> None:

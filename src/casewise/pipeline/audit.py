@@ -67,12 +67,14 @@ def _current_audit(
 
     `splits` is None if the predefined split cannot be used; the audit then reports the reason.
     """
+    from casewise.pipeline.look import panels_section
     from casewise.report.audit_page import write_audit_page
     from casewise.report.context import report_title
     from casewise.study.weight_files import embedding_origin, embedding_weights
 
     modality, whole = modality_of(study), cohort
-    cohort, store = modality.audited(PreparedCohort(study, cohort, folder.images(study.images.store), store), show)
+    prepared = PreparedCohort(study, cohort, folder.images(study.images.store), store)
+    cohort, store = modality.audited(prepared, show)
     network = next((" ".join(embedding_origin(name, file)) for name, file in embedding_weights(study)), "")
     made_from = _inputs_hash(study, cohort, store, splits, network)
     result = None
@@ -99,7 +101,9 @@ def _current_audit(
         origin = embed.origin if embed else "none: no pretrained weights at hand"
         result = dataclasses.replace(result, facts={**result.facts, "embedding": origin})
     folder.audit.write(result.as_json(study.accept), made_from)  # the reasons may have changed
-    write_audit_page(result, study.accept, cohort.images, store, folder.audit_page, title=report_title(study))
+    panels = [panels_section(prepared, splits, most=1)] if splits else []
+    title = report_title(study)
+    write_audit_page(result, study.accept, cohort.images, store, folder.audit_page, title=title, further=panels)
     return result
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,16 +58,28 @@ class _Pair:
 
 
 def write_audit_page(
-    audit: Audit, accepted: Mapping[str, str], images: pd.DataFrame, store: TileStore, path: Path, *, title: str
+    audit: Audit,
+    accepted: Mapping[str, str],
+    images: pd.DataFrame,
+    store: TileStore,
+    path: Path,
+    *,
+    title: str,
+    further: Sequence[Section] = (),
 ) -> Path:
-    """Write the page; row i of `images`, as the audit read them, is tile i; `title` is the study's title.
+    """Write the page; row i of `images`, as the audit read them, is tile i.
+
+    Args:
+        title: of the study.
+        further: sections below.
 
     Raises:
         RunError: the file cannot be written.
     """
     marks = overlays(audit, lambda row: store.tiles[row][(slice(None), *store.content(row))])
     shown = [*findings(audit, accepted), *marks, *all_tests(audit), Items(audit.notes(accepted))]
-    sections = [Section("findings", "Findings", shown), Section("pairs", "Pairs", _pictures(audit, images, store))]
+    pairs = Section("pairs", "Pairs", _pictures(audit, images, store))
+    sections = [Section("findings", "Findings", shown), pairs, *further]
     pictures = any(isinstance(block, Pictures) for section in sections for block in section.blocks)
     page = plain_page(f"Audit: {title}", sections, kind="Audit before training", footer=FOOTER if pictures else "")
     return TextFile(path).write(page)

@@ -110,6 +110,8 @@ class RunFolder:
 
     # The findings of the audit with the pictures of its pairs.
     audit_page = Part(Path, "audit.html")
+    # Panels of some training cases as networks see them.
+    panels_page = Part(Path, "look.html")
 
     # All inputs that determine the networks.
     fingerprint = Part(JsonFile, "fingerprint.json", required=("fingerprint", "decided"))

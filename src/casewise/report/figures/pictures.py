@@ -33,13 +33,13 @@ def as_picture(tile: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(tile.transpose(1, 2, 0)) if len(tile) == 3 else tile[0]
 
 
-def _grid_picture(tiles: np.ndarray, *, rows: int, columns: int) -> np.ndarray:
+def grid_picture(tiles: np.ndarray, *, rows: int, columns: int) -> np.ndarray:
     """Tiles arranged row by row in a grid, with black empty slots, as in the input of the network.
 
     Args:
         tiles: (n, C, H, W) uint8, n at most rows * columns.
 
-    >>> _grid_picture(np.full((3, 3, 4, 4), 255, np.uint8), rows=2, columns=2).shape
+    >>> grid_picture(np.full((3, 3, 4, 4), 255, np.uint8), rows=2, columns=2).shape
     (8, 8, 3)
     """
     first = as_picture(tiles[0])
@@ -65,5 +65,5 @@ def panel_uri(material: ReportContext, numbers: list[int], *, longest: int) -> s
     if panels.bags:
         columns = math.ceil(math.sqrt(len(shown)))
         rows = math.ceil(len(shown) / columns)
-    picture = _grid_picture(tiles, rows=rows, columns=columns)
+    picture = grid_picture(tiles, rows=rows, columns=columns)
     return data_uri(picture, longest=longest)
