@@ -1,5 +1,6 @@
 """A finished run in Python: tables, figures, comparisons, explanations, new cases, and messages about wrong names."""
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from sklearn.metrics import accuracy_score, average_precision_score, mean_absolute_error
 
 import casewise as cw
-from casewise.errors import CasewiseError
+from casewise.errors import CasewiseError, Suggesting
 from casewise.run_folder import RunFolder
 from casewise.run_folder.job_folder import LOCK
 from tests.chest_study import THREE, chest_study
@@ -168,3 +169,28 @@ def test_a_case_is_explained_without_writing(run: cw.Run) -> None:
         maps.map("test_resnt")
     with pytest.raises(CasewiseError):
         maps.map("cnn", panel=1)
+
+
+def test_near_misses_of_names_are_answered_with_the_nearest(run: cw.Run) -> None:
+    for ask, answer in (
+        (lambda: run.metric, "Run has no attribute 'metric'. Did you mean 'metrics'?"),
+        (lambda: run.prediction, "Did you mean 'predictions'?"),
+        (lambda: run.plot.rok(), "Did you mean 'roc'?"),
+        (lambda: cw.open_runs, "casewise has no attribute 'open_runs'. Did you mean 'open_run'?"),
+        (lambda: cw.qqq, "It has CasewiseError"),
+    ):
+        with pytest.raises(AttributeError) as refused:
+            ask()
+        assert answer in str(refused.value)
+    assert not hasattr(run, "_metric")
+    assert copy.copy(run).folder == run.folder
+
+
+def test_an_error_within_a_property_keeps_its_message() -> None:
+    class Broken(Suggesting):
+        @property
+        def value(self) -> int:
+            return None.value  # type: ignore[attr-defined, no-any-return]
+
+    with pytest.raises(AttributeError, match="NoneType"):
+        _ = Broken().value

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from casewise.analysis.comparison import compare
 from casewise.analysis.run import Run
-from casewise.errors import CasewiseError
+from casewise.errors import CasewiseError, unknown_attribute
 from casewise.fit import fit
 from casewise.run import reproduce, run
 from casewise.version import __version__
@@ -89,3 +89,8 @@ def load_bundle(folder: Path | str, *, trust: Path | str | None = None) -> Train
     from casewise.inference.model import load_bundle as load
 
     return load(folder, trust=trust)
+
+
+def __getattr__(name: str) -> Any:
+    """Answers a name that the package has not with the nearest one."""
+    raise AttributeError(unknown_attribute("casewise", name, () if name.startswith("_") else __all__))

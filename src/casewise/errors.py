@@ -7,6 +7,7 @@ import os
 import reprlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 # Characters of a value that a message quotes, of one line of a message, and of a whole message on an input file.
 QUOTED, LINE, MESSAGE = 80, 700, 2000
@@ -77,6 +78,29 @@ def nearest(value: object, options: Iterable[str]) -> str:
     """
     match = _closest(str(value), options) if len(str(value)) <= QUOTED else None
     return f" Did you mean {cut(match)}?" if match else ""
+
+
+class Suggesting:
+    """An object that answers an attribute which it has not with the nearest one."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Called where nothing of this name was found, or where a property of this name raised AttributeError."""
+        if name.startswith("_") or hasattr(type(self), name):
+            return object.__getattribute__(self, name)
+        raise AttributeError(unknown_attribute(type(self).__name__, name, dir(self)))
+
+
+def unknown_attribute(owner: str, name: str, options: Iterable[str]) -> str:
+    """The message for an attribute that an object or a module has not.
+
+    >>> unknown_attribute("Run", "metric", ["metrics", "_rows"])
+    "Run has no attribute 'metric'. Did you mean 'metrics'?"
+    >>> unknown_attribute("Run", "auc", ["metrics", "rows"])
+    "Run has no attribute 'auc'. It has metrics, rows."
+    """
+    known = [option for option in options if not option.startswith("_")]
+    hint = nearest(name, known) or (f" It has {', '.join(known)}." if known else "")
+    return f"{owner} has no attribute {cut(name)}.{hint}"
 
 
 def _closest(text: str, options: Iterable[str]) -> str | None:

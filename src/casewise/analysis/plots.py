@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
 import numpy as np
 
 from casewise.analysis import pictures
-from casewise.errors import CasewiseError, RunError, nearest
+from casewise.errors import CasewiseError, RunError, Suggesting, nearest
 from casewise.evaluation.figures import ByMetric
 from casewise.evaluation.results import Calibration, ClassFigures, Headline
 from casewise.evaluation.subgroups import headline_rows
@@ -129,7 +129,7 @@ def recorded(run: Run, target: str) -> pd.DataFrame:
 
 
 @dataclass(frozen=True, repr=False)
-class Plots:
+class Plots(Suggesting):
     """The figures of a run; `learner`, `target` and `stage` come from the headline unless they are named.
 
     Every method returns a `matplotlib.figure.Figure`: a notebook shows it, and `figure.savefig("roc.pdf")` saves it.

@@ -9,6 +9,8 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from casewise.errors import Suggesting
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Run:
+class Run(Suggesting):
     """A finished run as tables, figures and a trained model.
 
     Attributes:

@@ -22,7 +22,7 @@ from casewise.cohort.groups import check_columns
 from casewise.cohort.identity import AS_WRITTEN, same_subjects
 from casewise.cohort.table import names_text
 from casewise.console import Show, Silent
-from casewise.errors import CohortError, RunError, counted, shortened
+from casewise.errors import CohortError, RunError, Suggesting, counted, shortened
 from casewise.evaluation.record import from_json
 from casewise.files import checksum
 from casewise.inference import input_checks, new_cases
@@ -48,7 +48,7 @@ _LEVELS = 3
 
 
 @dataclass(frozen=True)
-class TrainedModel:
+class TrainedModel(Suggesting):
     """The trained networks of a study; each network predicts the mean over its folds.
 
     Attributes:

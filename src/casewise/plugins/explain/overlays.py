@@ -95,8 +95,8 @@ def save_png(path: Path, picture: np.ndarray) -> Path:
     return write_atomic(path, buffer.getvalue())
 
 
-def side_by_side(rows: Sequence[FigureRow]) -> Figure:
-    """The figure of cases (rows) and methods (columns).
+def side_by_side(rows: Sequence[FigureRow], title: str = "") -> Figure:
+    """The figure of cases (rows) and methods (columns), below its title.
 
     The first column is the input. A blue frame means a correct prediction, an orange one an erroneous prediction.
     """
@@ -119,6 +119,7 @@ def side_by_side(rows: Sequence[FigureRow]) -> Figure:
             line[0].set_ylabel(row.name, rotation=0, ha="right", va="center")
         for title, axes in zip(titles, cells[0], strict=True):
             axes.set_title(title or "input", fontsize=11)
+        figure.suptitle(title)
         signed = set().union(*(row.signed for row in rows))
         if set(titles[1:]) - signed:
             figure.colorbar(ScalarMappable(cmap=COLOURS), ax=cells, ticks=[0, 0.5, 1], label=MEANING, aspect=40)

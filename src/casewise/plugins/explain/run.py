@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from casewise.console import Show, default_show
-from casewise.errors import CasewiseError, nearest
+from casewise.errors import CasewiseError, Suggesting, nearest
 from casewise.models.threads import on_threads
 from casewise.pipeline.finished import FinishedRun
 from casewise.plugins.explain import case_selection
@@ -20,7 +20,7 @@ from casewise.plugins.explain.overlays import FigureRow, side_by_side
 from casewise.plugins.explain.placement import placement
 from casewise.plugins.explain.results import ExplainSettings, Record, check_networks, named_cases, save_results
 from casewise.plugins.explain.saliency import SaliencyMap, average_folds, check_reproduces, load_model, saliency_maps
-from casewise.report.formatting import counted
+from casewise.report.formatting import counted, display_name
 from casewise.run_folder import ExplanationFolder, RunFolder
 from casewise.study.learners import name_of_fold
 
@@ -134,18 +134,20 @@ def _is_predicted_by(predictions: Sequence[case_selection.CasePrediction | None]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class CaseMaps:
+class CaseMaps(Suggesting):
     """The saliency maps of one case by several networks.
 
     Attributes:
         case: the case.
         target: the target whose prediction is explained.
+        title: its name in the figure.
         networks: by network, the maps and predictions of each panel of the case.
         rows: the panels that the figure shows.
     """
 
     case: str
     target: str
+    title: str
     networks: dict[str, CaseExplanation]
     rows: list[FigureRow]
 
@@ -182,7 +184,7 @@ class CaseMaps:
         """The panels (rows) with the map of each network (columns)."""
         from casewise.analysis.plots import for_notebooks
 
-        return for_notebooks(side_by_side(self.rows))
+        return for_notebooks(side_by_side(self.rows, f"What the prediction of {self.title} rests on"))
 
     def __repr__(self) -> str:
         methods = ", ".join(f"{name} ({explained.method})" for name, explained in self.networks.items())
@@ -220,4 +222,5 @@ def explain_case(folder: RunFolder, case: str, networks: Sequence[str], *, map_s
         models, (name,) = check_networks(run, networks), named_cases(run, [case])
         explanations = _explain_cases(run, models, [name], map_size, default_show())[name]
         rows = figure_rows(run, name, explanations)
-    return CaseMaps(name, case_selection.explain_target(run).target, {e.model: e for e in explanations}, rows)
+    target = case_selection.explain_target(run).target
+    return CaseMaps(name, target, display_name(run.study, target), {e.model: e for e in explanations}, rows)
