@@ -20,6 +20,8 @@ from casewise.inference.model import load_bundle
 from casewise.inference.output_table import predict_to_file
 from casewise.models.weights import check_bundle_subjects
 from casewise.pipeline.bundle import archive_run, write_bundle
+from casewise.report.context import read_context
+from casewise.report.statements import statements
 from casewise.run import Run
 from casewise.run_folder import RunFolder
 from tests.combinations import KINDS, MODALITIES, run_for_new_cases
@@ -89,6 +91,16 @@ def test_intervals_and_sets_of_new_cases_are_those_of_the_test_set(photograph_ru
     single = load_bundle(RunFolder(result.folder).job("test_resnet", 0).path).predict(cases.head(2))
     assert single["prediction low"].isna().all()
     assert single["interval note"].str.contains("none was calibrated").all()
+
+
+def test_a_bundle_tells_what_its_report_says_against_the_model(photograph_run: Run) -> None:
+    about = load_bundle(photograph_run.folder).about
+    against = [each.text for each in statements(read_context(photograph_run.folder)) if each.level in ("flag", "bad")]
+    told = [about["audited"], *about["doubts"]]
+    # that images are synthetic has a place of its own, and so has what the audit found
+    missing = [text for text in against if not any(text in each for each in told)]
+    assert all(text.startswith(("Synthetic", "Audit:")) for text in missing)
+    assert not [name for name in photograph_run.rows["subject"].unique() if name in " ".join(told)]
 
 
 def test_folder_run_and_zip_are_the_same_model(photograph_run: Run, tmp_path: Path) -> None:

@@ -41,6 +41,8 @@ FIGURES = (
     *("format", "metrics", "main", "calibration", "prediction_sets", "classes", "over_folds", "against_baselines"),
     "seeds",
 )
+# Statements of a report that `synthetic` or the warnings of a bundle tell.
+TOLD = ("synthetic", "audited", "first_weights")
 
 
 @shown("bundle")
@@ -118,7 +120,8 @@ def _fill(target: BundleFolder, run: FinishedRun, members: Sequence[JobFolder]) 
         "settings": reader.settings,
         "display": {name: display_name(study, name) for name in (*study.outputs, *study.scores)},
         "result": result_line(study, run.results),
-        "audited": _warnings(run),
+        "audited": (warnings := _warnings(run)),
+        "doubts": _doubts(run, warnings),
         "bands": study.evaluation.bands,
         "response": _response(run),
         "visits": bool((run.predictions.groupby("subject")["visit"].nunique() > 1).any()),
@@ -175,6 +178,20 @@ def _warnings(run: FinishedRun) -> str:
     texts += [within_values(run.study, run.results).strip()]
     texts += [origins_sentence(run.origins, run.study.unit)] if unknown_origin(run.origins) else []
     return " ".join(filter(None, texts))
+
+
+def _doubts(run: FinishedRun, warnings: str) -> list[str]:
+    """What the report says against the model, besides these warnings and what the audit found."""
+    from casewise.report.context import read_context
+    from casewise.report.statements import statements
+
+    if not run.results.stages:
+        return []  # nothing was evaluated
+    return [
+        statement.text
+        for statement in statements(read_context(run.files.path))
+        if statement.level in ("flag", "bad") and statement.id not in TOLD and statement.text not in warnings
+    ]
 
 
 def _provenance(run: FinishedRun, bundles: list[Bundle]) -> dict[str, object]:

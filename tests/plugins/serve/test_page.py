@@ -160,6 +160,23 @@ def test_the_clinicians_path(page: Page, rows: pd.DataFrame, tmp_path: Path) -> 
     assert page.locator(".files li").count() == 0
 
 
+def test_what_the_report_says_against_the_model_stands_above_the_answer(page: Page, rows: pd.DataFrame) -> None:
+    doubts = ["Its accuracy is lower on the test set.", "Missing: a class."]
+
+    def told(route: Route) -> None:
+        answer = route.fetch()
+        route.fulfill(response=answer, json=answer.json() | {"doubts": doubts})
+
+    page.route("**/api/model", told)
+    page.reload()
+    page.locator("#visits fieldset").wait_for()
+    fill(page, rows)
+    page.get_by_role("button", name="Predict").click()
+    page.get_by_role("heading", name="Results").wait_for()
+    assert page.locator("#known li").all_inner_texts() == doubts
+    assert "Against it, in the report of its study:" in page.locator("#known").inner_text()
+
+
 def test_a_bad_file_is_named_and_can_be_replaced(page: Page, rows: pd.DataFrame, tmp_path: Path) -> None:
     rows = rows[rows["visit"] == rows["visit"].iloc[0]]
     fill(page, rows)

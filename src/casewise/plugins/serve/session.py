@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from casewise.cohort.folder_layout import ENDINGS, SLIDES
-from casewise.errors import CasewiseError, ImageError
+from casewise.errors import CasewiseError, ImageError, listed
 from casewise.evaluation.agreement import band_of
 from casewise.files import checksum
 from casewise.inference.drift import Batch, Drift, RecentCases
@@ -27,7 +27,7 @@ from casewise.plugins.serve import submission as submitted
 from casewise.plugins.serve.results import explained_class, flags_of, map_picture, plain, trajectory
 from casewise.plugins.serve.settings import check_learner
 from casewise.predictions.covariates import encodings_of
-from casewise.report.formatting import display_name, outcome_words
+from casewise.report.formatting import class_name, display_name, outcome_words
 from casewise.study.images import POOLINGS
 from casewise.study.learners import learner_name
 from casewise.study.schema import Study
@@ -76,7 +76,8 @@ def describe(model: TrainedModel, study: Study, learner: str, networks: list[str
         "titles": titles,
         "coverage": level,
         "audited": _first_sentence(str(about.get("audited") or "")) if learner == model.headline else "",
-        "known": _background(about) if learner == model.headline else OTHER_LEARNER,
+        "known": _background(about, study) if learner == model.headline else OTHER_LEARNER,
+        "doubts": list(about.get("doubts") or []) if learner == model.headline else [],
         "unit": study.unit,
         "response": about.get("response"),
         "slots": slots_of(study),
@@ -99,10 +100,12 @@ def _first_sentence(text: str) -> str:
     return first + mark.strip()
 
 
-def _background(about: Mapping[str, Any]) -> str:
-    """The findings of the study's audit, and its figures, in sentences; empty for a study without results."""
+def _background(about: Mapping[str, Any], study: Study) -> str:
+    """The findings of the study's audit, its figures, and which classes are known, in sentences."""
     result = f"In its study: {about['result']}." if about.get("result") else ""
-    return " ".join(filter(None, [str(about.get("audited") or ""), result]))
+    classes = [class_name(study, study.primary_outcome, name) for name in study.classes_of(study.primary_outcome)]
+    names = f"It knows only {listed(classes)}: an image of anything else gets one of these names." if classes else ""
+    return " ".join(filter(None, [str(about.get("audited") or ""), result, names]))
 
 
 def _covariate_fields(record: Mapping[str, Any]) -> list[Json]:

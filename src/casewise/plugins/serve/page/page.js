@@ -359,7 +359,9 @@ function predict() {
     current = { ...sent, answer };
     showSource(answer.source);
     showRecord();
-    get("known").replaceChildren(element("strong", model.audited), model.known.slice(model.audited.length));
+    const doubts = element("ul");
+    doubts.append(...model.doubts.map((text) => element("li", text)));
+    get("known").replaceChildren(element("strong", model.audited), model.known.slice(model.audited.length), ...(model.doubts.length ? [" Against it, in the report of its study:", doubts] : []));
     get("answers").replaceChildren(...answer.visits.map((visit) => showVisit(visit, model, answer.visits.length > 1)));
     get("results").hidden = get("save").disabled = get("print").disabled = false;
     drawTrajectory(get("trajectory"), courseOf(answer), model);
