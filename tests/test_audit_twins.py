@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from casewise.audit import keypoints
 from casewise.audit import twins as twins_module
 from casewise.audit.hashes import NEGATIVE, Hashes, candidates, close_pairs, flip, grey, hash_signs
 from casewise.audit.twin_findings import twin_findings
@@ -405,3 +406,35 @@ def test_identical_images_with_two_labels_are_an_error_and_remedies_write_paths_
     accepting = study.model_copy(update={"accept": {"twins-across-subjects": "twins", "twins-across-labels": "doubt"}})
     found = {f.id: f for f in twin_findings([Twin(0, 1, "bytes"), Twin(1, 2, "near")], images, accepting)}
     assert '`where_not: {file: ["three 3.png"]}`.' in found["twins-within-subject"].remedy
+
+
+@pytest.mark.parametrize("divided", [False, True])
+def test_votes_of_features_are_counted_alike_however_images_are_divided(
+    divided: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    own = rng.normal(size=(40, 12, 32))
+    copied = own[rng.integers(0, 40, 60)] + rng.normal(scale=0.1, size=(60, 12, 32))
+    unit = np.concatenate([own, copied])
+    unit = (unit / np.linalg.norm(unit, axis=2, keepdims=True)).astype(np.float16)
+    place = np.zeros((12, 2), np.float32)
+    features = [keypoints._LocalFeatures(each, each, place, (10, 10)) for each in unit]
+    monkeypatch.setattr(keypoints, "FEATURES_PER_WORD", 100)
+    words = keypoints._vocabulary(list(unit), divided=divided)
+    indexed, group = keypoints._by_word(features, words), np.arange(100) % 70
+    excluded, effort = {(3, 41), (4, 50)}, keypoints._QUICK
+    # one by one: the features of an image that another one has in the same word, once each
+    word = words.words([item.descriptors for item in features]).reshape(100, 12)
+    expected = set()
+    for i in range(100):
+        alike = np.einsum("fd,jgd->jfg", unit[i].astype(np.float32), unit.astype(np.float32)) > keypoints.VOTE
+        votes = (alike & (word[i][None, :, None] == word[:, None, :])).any(axis=2).sum(axis=1)
+        others = [j for j in range(100) if group[j] != group[i] and not {(i, j), (j, i)} & excluded]
+        voted = sorted((j for j in others if votes[j] >= effort.votes), key=lambda j, votes=votes: (-votes[j], j))
+        expected |= {(min(i, j), max(i, j)) for j in voted[: effort.nearest]}
+    assert len(expected) > 20
+    for rows, votes, compared in ((512, 2**24, 2**25), (30, 2**24, 2**25), (512, 50, 2**25), (512, 2**24, 1_000)):
+        monkeypatch.setattr(keypoints, "FEWEST_ROWS", rows)
+        monkeypatch.setattr(keypoints, "MOST_VOTES", votes)
+        monkeypatch.setattr(keypoints, "MOST_COMPARED", compared)
+        assert keypoints._nearest(features, words, indexed, excluded, group, effort) == sorted(expected)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from casewise.audit.hashes import EXACT, in_parallel
@@ -39,7 +40,9 @@ INLIERS = 15
 SIMILAR, REACH, ITERATIONS = 0.6, 3.0, 300
 # Beyond this scale or its inverse, copies share too few pixels for a comparison of texture.
 MOST_SCALE = 2.2
-ROWS = 512
+# The fewest and the most images whose votes are counted together: every block of images passes over all words. Fewer
+# where one word has more pairs of features than `MOST_COMPARED`, or a block more votes than `MOST_VOTES`.
+FEWEST_ROWS, MOST_ROWS, MOST_COMPARED, MOST_VOTES = 512, 4_096, 2**25, 2**24
 # For more than `EXACT` images: the images and descriptors of which components and words are learned.
 QUICK_SAMPLE, DIVIDED_SAMPLE = 1_000, 400_000
 # The parts of a descriptor (4 rows, 4 columns, 8 directions; columns lie along its own angle) if the image is mirrored.
@@ -315,33 +318,37 @@ def _nearest(
 ) -> list[tuple[int, int]]:
     """The pairs i < j, not `excluded`, of two groups: one image is among the nearest of the other by votes."""
     count = len(features)
-    grouped = len(np.unique(group)) < count
-    others: dict[int, list[int]] = {}
-    for i, j in excluded:
-        others.setdefault(i, []).append(j)
-        others.setdefault(j, []).append(i)
+    left_out = np.array([i * count + j for pair in excluded for i, j in (pair, pair[::-1])], np.int64)
 
-    def pairs_of(start: int) -> set[tuple[int, int]]:
-        block = features[start : start + ROWS]
-        votes = np.zeros((len(block), count), np.uint8)
-        for (own, voter), (descriptors, image) in zip(_by_word(block, words), indexed, strict=True):
+    def pairs_of(start: int, stop: int) -> NDArray[np.int64]:
+        """Pairs (P, 2) of these images with those that they vote for."""
+        voted, seen = [np.zeros(0, np.int64)], 0
+        for (own, voter), (descriptors, image) in zip(_by_word(features[start:stop], words), indexed, strict=True):
             if not len(own) or (words.parts and len(image) > MOST_OF_WORD):
                 continue
+            if stop - start > 1 and (len(own) * len(image) > MOST_COMPARED or seen > MOST_VOTES):
+                half = (start + stop) // 2
+                return np.concatenate([pairs_of(start, half), pairs_of(half, stop)])
             row, column = np.nonzero(own.astype(np.float32) @ descriptors.astype(np.float32).T > VOTE)
             # a feature that an image shows often, such as a thread of cloth, votes for it once
             row, column = np.divmod(np.unique(row * count + image[column]), count)
-            np.add.at(votes, (voter[row], column), 1)
-        pairs: set[tuple[int, int]] = set()
-        for i, received in enumerate(votes, start):
-            received[[i, *others.get(i, [])]] = 0
-            voted = np.flatnonzero(received >= effort.votes)
-            if grouped:
-                voted = voted[group[voted] != group[i]]
-            most = voted[np.argsort(-received[voted].astype(int), kind="stable")[: effort.nearest]]
-            pairs |= {(min(i, j), max(i, j)) for j in most.tolist()}
-        return pairs
+            voted.append((start + voter[row]) * count + column)
+            seen += len(row)
+        codes, votes = np.unique(np.concatenate(voted), return_counts=True)
+        codes, votes = codes[votes >= effort.votes], votes[votes >= effort.votes]
+        i, j = np.divmod(codes, count)
+        kept = (group[i] != group[j]) & ~np.isin(codes, left_out)
+        i, j, votes = i[kept], j[kept], votes[kept]
+        order = np.lexsort((j, -votes, i))
+        i, j = i[order], j[order]
+        rank = np.arange(len(i)) - np.searchsorted(i, i)
+        nearest = rank < effort.nearest
+        return np.stack([np.minimum(i, j), np.maximum(i, j)], axis=1)[nearest]
 
-    return sorted(set().union(*in_parallel(pairs_of, range(0, count, ROWS))))
+    rows = min(max(FEWEST_ROWS, count // 8), MOST_ROWS)
+    blocks = in_parallel(lambda start: pairs_of(start, min(start + rows, count)), range(0, count, rows))
+    pairs = np.concatenate([np.zeros((0, 2), np.int64), *blocks])
+    return [(i, j) for i, j in np.unique(pairs, axis=0).tolist()]
 
 
 def _aligned(first: _LocalFeatures, second: _LocalFeatures) -> Register | None:
