@@ -239,6 +239,7 @@ def _first_figures(study: Study, baselines: list[Job]) -> str:
     from casewise.evaluation.bootstrap import Plan
     from casewise.evaluation.judges import judge_of
     from casewise.report.context import SIDES
+    from casewise.report.formatting import display_name
     from casewise.report.tables import metric_format
 
     target = study.primary_outcome if study.primary_outcome in study.outputs else study.outputs[0]
@@ -257,7 +258,8 @@ def _first_figures(study: Study, baselines: list[Job]) -> str:
         bounds = write.bounds(merit, figure, short=True)
         rough = "rough" if bounds and figure.rough else ""
         figures.append(" ".join(filter(None, [name, write.text(merit, figure.value, short=True), bounds, rough])))
-    return f"{write.phrase(merit)} of {target} {SIDES[str(rows['stage'].iloc[0])]}: {', '.join(figures)}"
+    side = SIDES[str(rows["stage"].iloc[0])]
+    return f"{write.phrase(merit)} of {display_name(study, target)} {side}: {', '.join(figures)}"
 
 
 def train_again(inputs: RunInputs, show: Show) -> pd.DataFrame:

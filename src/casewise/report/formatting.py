@@ -150,6 +150,13 @@ def class_name(study: Study, target: str, name: str) -> str:
     return plain(name)
 
 
+def known_classes(study: Study, target: str) -> str:
+    """What a model of classes or grades says of an image of anything else; empty for a number."""
+    names, noun = study.classes_of(target), "the grades " * (study.kind_of(target) == "ordinal")
+    known = f"The model knows only {noun}{listed([plain(name) for name in names])}"
+    return f"{known}: an image of anything else gets one of them." if names else ""
+
+
 def plain(name: Any) -> str:
     """A name with blanks for underscores.
 

@@ -16,7 +16,7 @@ from casewise.console import duration
 from casewise.evaluation.headline import FITTED
 from casewise.evaluation.intervals import ROUGH_BELOW
 from casewise.evaluation.results import AlteredAnswers, Note
-from casewise.evaluation.robustness import MOST_CHANGED, Altered, affects
+from casewise.evaluation.robustness import MOST_CHANGED, affects
 from casewise.predictions.table import CHOOSING
 from casewise.report.caveats import external_result, within_values
 from casewise.report.context import EXTERNAL, SIDES, ReportContext, counted_cases, terms_of, unlearned
@@ -201,31 +201,27 @@ def altered(context: ReportContext) -> Found:
     if isinstance(entry, AlteredAnswers):
         where = " of the validation set" if context.holdout else " out of fold"
         where = where if context.stage == "test" else ""
-        effect = f"{entry.changed} of {counted(entry.answers, 'prediction')}{where} change"
-        if entry.correct["of"]:
-            effect += f", {entry.correct['before']} right before, {entry.correct['after']} after"
+        effect = f"{entry.changed} of {counted(entry.answers, 'prediction')}{where} change{_fewer_right(entry)}."
         lost, count, share = entry.lost
         if share / 2 >= MOST_CHANGED and share / 2 > (entry.share.value or 0.0):
             name_lost = class_name(context.study, context.outcome, lost)
-            effect += f"; {count} of {entry.before[lost]} predicted as {name_lost} become another class"
-        if isinstance(same := own.get(f"{name}_stretched"), AlteredAnswers) and same.changed < entry.changed:
-            effect += f" ({same.changed} change if it is stretched back to its shape)"
-        effect += "."
+            effect += f" Of {entry.before[lost]} predicted as {name_lost}, {count} become another class."
     else:
         effect = f"its predictions move by {number(entry.moved.value, terms_of(context).digits)} points on average."
     kinds = {key.removesuffix("_stretched"): key for key in reversed(own) if affects(own[key])}
     kinds.pop(name.removesuffix("_stretched"), None)
-    effect += f" Also {listed([_beside(key, own[key]) for key in reversed(kinds.values())])}." if kinds else ""
+    effect += f" Also, with less effect: {'; '.join(map(alteration, reversed(kinds.values())))}." if kinds else ""
     text = f"{capital(alteration(name))}: {effect}"
     figure = entry.share if isinstance(entry, AlteredAnswers) else entry.moved
     return "warning" if affects(entry) else "open" if figure.rough else "good", text, "altered-images"
 
 
-def _beside(name: str, entry: Altered) -> str:
-    """An alteration, and how many answers are right after it."""
-    if not isinstance(entry, AlteredAnswers) or not entry.correct["of"]:
-        return alteration(name)
-    return f"{alteration(name)} ({entry.correct['after']:,} of {entry.correct['of']:,} right)"
+def _fewer_right(entry: AlteredAnswers) -> str:
+    """How many more or fewer of the answers are right after an alteration; empty without references."""
+    if not entry.correct["of"]:
+        return ""
+    fewer = entry.correct["before"] - entry.correct["after"]
+    return f", and {abs(fewer):,} {'fewer' if fewer > 0 else 'more'} are right" if fewer else ", and as many are right"
 
 
 def networks_left_out(context: ReportContext) -> Found:

@@ -65,7 +65,7 @@ def test_scans_and_slides_are_predicted_and_explained(trained: tuple[Path, Path]
         assert value == pytest.approx(expected[f"probability of {name}"], abs=1e-6)
     assert result["prediction_set"] == expected["prediction set"].split(" | ")
     assert answer["trajectory"] is None
-    assert "an image of anything else gets one of these names" in session.description["known"]
+    assert "an image of anything else gets one of them" in session.description["known"]
     assert session.description["doubts"] == load_bundle(bundle).about["doubts"]
     assert (session.description["visits"], session.description["several"] == "") == (False, "T1" in rows.to_string())
     json.dumps(answer, allow_nan=False)

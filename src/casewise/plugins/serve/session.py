@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from casewise.cohort.folder_layout import ENDINGS, SLIDES
-from casewise.errors import CasewiseError, ImageError, listed
+from casewise.errors import CasewiseError, ImageError
 from casewise.evaluation.agreement import band_of
 from casewise.files import checksum
 from casewise.inference.drift import Batch, Drift, RecentCases
@@ -27,7 +27,7 @@ from casewise.plugins.serve import submission as submitted
 from casewise.plugins.serve.results import explained_class, flags_of, map_picture, plain, trajectory
 from casewise.plugins.serve.settings import check_learner
 from casewise.predictions.covariates import encodings_of
-from casewise.report.formatting import class_name, display_name, outcome_words
+from casewise.report.formatting import display_name, known_classes, outcome_words
 from casewise.study.images import POOLINGS
 from casewise.study.learners import learner_name
 from casewise.study.schema import Study
@@ -103,9 +103,8 @@ def _first_sentence(text: str) -> str:
 def _background(about: Mapping[str, Any], study: Study) -> str:
     """The findings of the study's audit, its figures, and which classes are known, in sentences."""
     result = f"In its study: {about['result']}." if about.get("result") else ""
-    classes = [class_name(study, study.primary_outcome, name) for name in study.classes_of(study.primary_outcome)]
-    names = f"It knows only {listed(classes)}: an image of anything else gets one of these names." if classes else ""
-    return " ".join(filter(None, [str(about.get("audited") or ""), result, names]))
+    known = known_classes(study, study.primary_outcome)
+    return " ".join(filter(None, [str(about.get("audited") or ""), result, known]))
 
 
 def _covariate_fields(record: Mapping[str, Any]) -> list[Json]:

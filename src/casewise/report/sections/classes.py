@@ -28,7 +28,6 @@ DECISIONS = {"median": "the median", "mean": "the rounded mean", "kappa": "by tu
 MOST_POINTS = 24
 WRITE = MetricFormat()
 
-ONLY = "The model knows only {names}: an image of anything else gets one of these names."
 POOLED = "Figures pooled over each {site} mix different networks and {sites}. They must not be read as {means}."
 ROC = (
     "ROC curves {place}: each class against the others{mean}. Grey: chance. Dots: operating points, whose thresholds"
@@ -82,8 +81,8 @@ def section(context: ReportContext) -> Section | None:
         return None
     figures, where = context.figures(context.stage, context.learner), evaluated_on(context, context.stage)
     counts = confusion(entry.names, entry.confusion)
-    only = Text(ONLY.format(names=fmt.listed([fmt.plain(name) for name in context.classes])), note=True)
-    blocks: list[Block] = [Matrix(counts, evaluated(context), "reference", "predicted"), only, *pooled(context)]
+    known = Text(fmt.known_classes(context.study, context.outcome), note=True)
+    blocks: list[Block] = [Matrix(counts, evaluated(context), "reference", "predicted"), known, *pooled(context)]
     if _has_grades(context):
         blocks.append(cuts(context))
     blocks.append(Plots(_plots(context, entry, figures)))
