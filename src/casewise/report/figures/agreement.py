@@ -249,7 +249,8 @@ def trajectory(
         axes.set(xlabel="day" if days else "visit", ylabel=f"{shortened(label, 18)} (points)")
         visits = [f"day {day:g}" for day in track.days] if days else [f"visit {name}" for name in track.names]
         for who, values in (("physician", track.physician), ("model", track.model)):
-            drawing.readable(axes, x, values, lambda i, who=who, values=values: f"{visits[i]}: {who} {values[i]:.3g}")
+            texts = [f"{visit}: {who} {value:.3g}" for visit, value in zip(visits, values, strict=True)]
+            drawing.readable(axes, x, values, texts.__getitem__)
         every = max(1, int(np.ceil(len(x) * LABEL / room)))
         shown = list(range(0, len(x), every))
         axes.set_xticks(x[shown], [f"{track.days[i]:g}" if days else shortened(track.names[i], 6) for i in shown])

@@ -120,7 +120,7 @@ def roc(curves: list[_Curve]) -> drawing.Drawing:
         return drawing.svg(figure, "roc")
 
 
-def _rates(name: str, false: Sequence[float], true: Sequence[float], point: int) -> str:
+def _rates(name: str, false: Any, true: Any, point: int) -> str:
     """A point of a ROC curve in words."""
     return f"{name}: sensitivity {percent(true[point])}, specificity {percent(1 - false[point])}"
 

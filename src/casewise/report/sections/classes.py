@@ -81,11 +81,11 @@ def section(context: ReportContext) -> Section | None:
         return None
     figures, where = context.figures(context.stage, context.learner), evaluated_on(context, context.stage)
     counts = confusion(entry.names, entry.confusion)
-    known = Text(fmt.known_classes(context.study, context.outcome), note=True)
-    blocks: list[Block] = [Matrix(counts, evaluated(context), "reference", "predicted"), known, *pooled(context)]
+    blocks: list[Block] = [Matrix(counts, evaluated(context), "reference", "predicted"), *pooled(context)]
     if _has_grades(context):
         blocks.append(cuts(context))
     blocks.append(Plots(_plots(context, entry, figures)))
+    blocks.append(Text(fmt.known_classes(context.study, context.outcome), note=True))
     blocks += (by_column := beside_column_blocks(context))
     if worse := _worse_scaled(figures):
         names = fmt.listed([metric_of(name).phrase for name in worse])

@@ -74,7 +74,7 @@ document.querySelectorAll("main figure > svg").forEach(function (drawing, number
       });
       hide();
       if (!nearest) return;
-      var ring = document.createElementNS("http://www.w3.org/2000/svg", "circle");
+      var ring = document.createElementNS(drawing.namespaceURI, "circle");
       ring.setAttribute("class", "pointed");
       ring.setAttribute("cx", nearest.x);
       ring.setAttribute("cy", nearest.y);
