@@ -59,11 +59,12 @@ STYLE: dict[Any, Any] = {
 MANY = 1500
 # The scale up to which a figure grows with its column, so that its labels are not much smaller than text.
 _LARGEST = 1.25
-# Markers of a curve that show its values, at most, also in a drawing of many curves; they are drawn unseen.
+# Points of a curve that show its values, at most, also in a drawing of many curves.
 MOST_READ, MOST_READ_OF_MANY = 40, 10
-UNSEEN: Look = {"alpha": 0, "markersize": 6, "clip_on": False}
 # By figure and `gid` of a line of markers, the text that each marker shows under the pointer.
 _TEXTS: WeakKeyDictionary[Any, dict[str, Sequence[str]]] = WeakKeyDictionary()
+# By figure, unseen markers with their texts, which are part of the drawing only and not of the figure.
+_UNSEEN: WeakKeyDictionary[Any, list[tuple[Axes, Any, Any, Sequence[str]]]] = WeakKeyDictionary()
 # The axes of a caller's figure, on which the next drawing is made.
 _ONTO: ContextVar[Axes | None] = ContextVar("onto", default=None)
 
@@ -221,21 +222,29 @@ def readable(axes: Axes, x: Any, y: Any, text: Callable[[int], str], most: int =
     if len(shown) > most:
         shown = shown[np.linspace(0, len(shown) - 1, most).round().astype(int)]
     if len(shown):
-        marked(axes, x[shown], y[shown], [text(int(number)) for number in shown], **UNSEEN)
+        texts = [text(int(number)) for number in shown]
+        _UNSEEN.setdefault(axes.figure, []).append((axes, x[shown], y[shown], texts))
 
 
 def svg(figure: Figure, name: str) -> Drawing:
     """The figure as SVG; `name` is unique on the page and prefixed to every identifier."""
     if _ONTO.get() is not None:
         return Drawing(0, 0, "", figure=figure)
-    buffer = io.StringIO()
+    from matplotlib.lines import Line2D
+
+    buffer, unseen, texts_of = io.StringIO(), [], dict(_TEXTS.get(figure, {}))
+    for axes, x, y, texts in _UNSEEN.pop(figure, []):
+        texts_of[gid := f"unseen{len(unseen)}"] = texts
+        unseen.append(axes.add_line(Line2D(x, y, marker="o", linestyle="", alpha=0, clip_on=False, gid=gid)))
     with warnings.catch_warnings():
         # A subject's name may contain letters that the layout font lacks and the browser has.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
+    for line in unseen:
+        line.remove()
     width, height = figure.get_size_inches() * 72
     body = buffer.getvalue()
-    for gid, texts in _TEXTS.get(figure, {}).items():
+    for gid, texts in texts_of.items():
         body = _titled(body, gid, texts)
     return Drawing(float(width), float(height), _inlined(body, name), figure=figure)
 
