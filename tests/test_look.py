@@ -86,6 +86,25 @@ def test_without_variations_the_page_says_so(chests: Path, tmp_path: Path) -> No
     assert "Nothing varies in training" in page
 
 
+def test_a_validation_set_is_not_shown(chests: Path, tmp_path: Path) -> None:
+    study = CLASSES.replace("{test: 25%, folds: 2, restarts: 20}", "{test: 0, validation: 30%}")
+    page = page_of(tmp_path, study, chests, "--cases", "20")
+    sides = json.loads((tmp_path / "run" / "splits.json").read_text())["subjects"]
+    shown = {caption.split(",")[0].removeprefix("Subject ") for caption, _ in strips(page)}
+    assert shown == {name for name, side in sides.items() if side == "training"} | {
+        name for name, side in sides.items() if side == "train"
+    }
+    assert len(shown) < len(sides)
+
+
+def test_a_variation_of_a_later_phase_is_shown(chests: Path, tmp_path: Path) -> None:
+    plain = "panels: {shuffle: false, rotate: 0, brightness: 0, contrast: 0, vary_shape: false}\n"
+    phases = "recipe: {phases: [{epochs: 1, freeze: all}, {epochs: 1, variations: {rotate: 20}}]}\n"
+    page = page_of(tmp_path, CLASSES.replace("backbones", f"{plain}{phases}backbones"), chests, "--cases", "1")
+    assert "Nothing varies" not in page
+    assert all(count == 5 for _, count in strips(page))
+
+
 def test_numbers_go_from_the_lowest_to_the_highest(phantom: Path, tmp_path: Path) -> None:
     page = page_of(tmp_path, NUMBERS, phantom)
     values = [float(heading.split()[-1]) for heading in re.findall(r"<h3>(.*?)</h3>", page)]

@@ -91,6 +91,8 @@ def load_bundle(folder: Path | str, *, trust: Path | str | None = None) -> Train
     return load(folder, trust=trust)
 
 
-def __getattr__(name: str) -> Any:
-    """Answers a name that the package has not with the nearest one."""
-    raise AttributeError(unknown_attribute("casewise", name, () if name.startswith("_") else __all__))
+if not TYPE_CHECKING:  # with it, a type checker would accept every name
+
+    def __getattr__(name: str) -> Any:
+        """Answers a missing name with the nearest one."""
+        raise AttributeError(unknown_attribute("casewise", name, () if name.startswith("_") else __all__))

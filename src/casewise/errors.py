@@ -7,7 +7,7 @@ import os
 import reprlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # Characters of a value that a message quotes, of one line of a message, and of a whole message on an input file.
 QUOTED, LINE, MESSAGE = 80, 700, 2000
@@ -81,17 +81,19 @@ def nearest(value: object, options: Iterable[str]) -> str:
 
 
 class Suggesting:
-    """An object that answers an attribute which it has not with the nearest one."""
+    """An object that answers the name of a missing attribute with the nearest one."""
 
-    def __getattr__(self, name: str) -> Any:
-        """Called where nothing of this name was found, or where a property of this name raised AttributeError."""
-        if name.startswith("_") or hasattr(type(self), name):
-            return object.__getattribute__(self, name)
-        raise AttributeError(unknown_attribute(type(self).__name__, name, dir(self)))
+    if not TYPE_CHECKING:  # with it, a type checker would accept every name
+
+        def __getattr__(self, name: str) -> Any:
+            """Called where nothing has this name, or where a property of this name raised AttributeError."""
+            if name.startswith("_") or hasattr(type(self), name):
+                return object.__getattribute__(self, name)  # for the property's own message
+            raise AttributeError(unknown_attribute(type(self).__name__, name, dir(self)))
 
 
 def unknown_attribute(owner: str, name: str, options: Iterable[str]) -> str:
-    """The message for an attribute that an object or a module has not.
+    """The message for a missing attribute of an object or a module.
 
     >>> unknown_attribute("Run", "metric", ["metrics", "_rows"])
     "Run has no attribute 'metric'. Did you mean 'metrics'?"

@@ -47,7 +47,7 @@ def test_a_rare_class_that_loses_its_answers_is_named(report_of_classes: ReportC
     rows = dict.fromkeys(("cropped_rows", "cropped_rows_stretched", "cropped_columns"), of_ten(3))
     context = with_results(report_of_classes, counterfactuals={main.learner: {"darker": of_ten(4), **rows}})
     level, text = statement_of(context)
-    assert text.endswith("Also, with less effect: cropped above and below; cropped at the sides.")
+    assert text.endswith("Also: cropped above and below; cropped at the sides.")
     unequal = dataclasses.replace(of_ten(2), share=estimate(0.5, 0.0, 0.9, subjects=2))  # two answers show nothing
     context = with_results(
         report_of_classes, counterfactuals={main.learner: {"darker": unequal, "brighter": of_ten(3)}}

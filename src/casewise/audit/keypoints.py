@@ -42,7 +42,7 @@ SIMILAR, REACH, ITERATIONS = 0.6, 3.0, 300
 MOST_SCALE = 2.2
 # The fewest and the most images whose votes are counted together: every block of images passes over all words. Fewer
 # where one word has more pairs of features than `MOST_COMPARED`, or a block more votes than `MOST_VOTES`.
-FEWEST_ROWS, MOST_ROWS, MOST_COMPARED, MOST_VOTES = 512, 4_096, 2**25, 2**24
+FEWEST_ROWS, MOST_ROWS, MOST_COMPARED, MOST_VOTES = 512, 4_096, 2**24, 2**22
 # For more than `EXACT` images: the images and descriptors of which components and words are learned.
 QUICK_SAMPLE, DIVIDED_SAMPLE = 1_000, 400_000
 # The parts of a descriptor (4 rows, 4 columns, 8 directions; columns lie along its own angle) if the image is mirrored.
@@ -321,19 +321,19 @@ def _nearest(
     left_out = np.array([i * count + j for pair in excluded for i, j in (pair, pair[::-1])], np.int64)
 
     def pairs_of(start: int, stop: int) -> NDArray[np.int64]:
-        """Pairs (P, 2) of these images with those that they vote for."""
-        voted, seen = [np.zeros(0, np.int64)], 0
+        """Pairs (P, 2) of these images with the images that they vote for."""
+        voted, counted = [np.zeros(0, np.int64)], 0
         for (own, voter), (descriptors, image) in zip(_by_word(features[start:stop], words), indexed, strict=True):
             if not len(own) or (words.parts and len(image) > MOST_OF_WORD):
                 continue
-            if stop - start > 1 and (len(own) * len(image) > MOST_COMPARED or seen > MOST_VOTES):
+            if stop - start > 1 and (len(own) * len(image) > MOST_COMPARED or counted > MOST_VOTES):
                 half = (start + stop) // 2
                 return np.concatenate([pairs_of(start, half), pairs_of(half, stop)])
             row, column = np.nonzero(own.astype(np.float32) @ descriptors.astype(np.float32).T > VOTE)
             # a feature that an image shows often, such as a thread of cloth, votes for it once
             row, column = np.divmod(np.unique(row * count + image[column]), count)
             voted.append((start + voter[row]) * count + column)
-            seen += len(row)
+            counted += len(row)
         codes, votes = np.unique(np.concatenate(voted), return_counts=True)
         codes, votes = codes[votes >= effort.votes], votes[votes >= effort.votes]
         i, j = np.divmod(codes, count)

@@ -66,8 +66,10 @@ def network_panels(
     shown = []
     for row in rows:
         data = modality.dataset(prepared.store, study, panels.iloc[[row]], np.zeros((1, 1), np.float32), fitted)
-        data = data.with_variations(study.recipe.phases[0].variations if study.recipe.phases else {})
-        drawn = [data.plain_batch(data.views()[0][:1], cpu)[0]]
+        phases = [data.with_variations(phase.variations) for phase in study.recipe.phases] or [data]
+        data = next((phase for phase in phases if phase.varied), phases[0])
+        slots = data.views()[0][:1]
+        drawn = [data.plain_batch(slots[:, :MOST_TILES] if data.bags else slots, cpu)[0]]
         if data.varied or study.panels.fixed:
             generator = torch.Generator().manual_seed(mixed_seed(study.seed, "look", row))
             drawn += [data.training_batch([0], generator, cpu)[0][0] for _ in range(variations)]
@@ -77,12 +79,12 @@ def network_panels(
 
 def _pixels(panel: Any) -> NDArray[np.uint8]:
     """The picture of a panel (C, H, W) in 0–1, or of some tiles of a bag (K, C, H, W) in a grid."""
-    values = (np.nan_to_num(np.asarray(panel, np.float32)).clip(0, 1) * 255).round().astype(np.uint8)
+    shown = panel[:MOST_TILES] if panel.ndim == 4 else panel
+    values = (np.nan_to_num(np.asarray(shown, np.float32)).clip(0, 1) * 255).round().astype(np.uint8)
     if values.ndim == 3:
         return as_picture(values)
-    tiles = values[:MOST_TILES]
-    columns = math.ceil(math.sqrt(len(tiles)))
-    return grid_picture(tiles, rows=math.ceil(len(tiles) / columns), columns=columns)
+    columns = math.ceil(math.sqrt(len(values)))
+    return grid_picture(values, rows=math.ceil(len(values) / columns), columns=columns)
 
 
 def panels_section(prepared: PreparedCohort, splits: Splits, *, most: int = MOST_CASES) -> Section:
@@ -103,10 +105,15 @@ def panels_section(prepared: PreparedCohort, splits: Splits, *, most: int = MOST
                 Picture(data_uri(pixels, longest=LONGEST), f"{label}, {name}", name)
                 for name, pixels in zip(names, pictures_of[row], strict=True)
             ]
-            strips.append(Pictures(pictures, f"{label}, {sequence}" if sequence else label, "views"))
+            tiles = len(panels["tiles"].iloc[row])
+            some = f"{MOST_TILES} of {tiles:,} tiles" if study.panels.bags and tiles > MOST_TILES else ""
+            strips.append(Pictures(pictures, ", ".join(filter(None, [label, sequence, some])), "views"))
     varied = any(len(pictures) > 1 for pictures in shown)
+    classes = study.classes_of(_target(study))
+    if len(classes) > MOST_CLASSES:
+        strips.append(Text(f"These are the first {MOST_CLASSES} of {len(classes):,} classes.", note=True))
     then = VARIED if varied else f". {UNVARIED if study.networks else NO_NETWORK}"
-    how = AT_RANDOM if study.classes_of(_target(study)) else RANKED
+    how = AT_RANDOM if classes else RANKED
     prepared_by = Facts(facts(study, noun, "")[1:])  # no single case is shown
     return Section("panels", "Panels", [prepared_by, Text(NOTE.format(how=how, varied=then), note=True), *strips])
 
@@ -120,8 +127,9 @@ def _groups(prepared: PreparedCohort, splits: Splits, most: int) -> list[tuple[s
     """The rows of panels that are shown, with their headings: of each class, or by the size of the number."""
     study, panels, target = prepared.study, prepared.cohort.panels, _target(prepared.study)
     values = panel_values(panels, study, target)
-    sides = panels["subject"].astype(str).map(splits.side).fillna(TEST).to_numpy()
-    training = np.flatnonzero((sides != TEST) & ~np.isnan(values))
+    # a validation set takes no part in training, and gives the result where there is no test set
+    subjects = splits.training(0) if splits.holdout else [name for name, side in splits.side.items() if side != TEST]
+    training = np.flatnonzero(panels["subject"].astype(str).isin(subjects).to_numpy() & ~np.isnan(values))
     name, order = display_name(study, target), np.random.default_rng(study.seed).permutation(training)
     if classes := study.classes_of(target):
         groups = []

@@ -447,4 +447,4 @@ def counted_cases(context: ReportContext, rows: pd.DataFrame) -> str:
 
 def brackets(context: ReportContext) -> str:
     """The sentence that explains the brackets of every table."""
-    return f"Brackets: {terms_of(context).confidence} intervals, resampling {context.study.unit}s."
+    return f"Brackets: {terms_of(context).confidence} intervals by {context.study.unit}."

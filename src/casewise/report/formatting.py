@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from casewise.study.schema import Study
 
 MISSING = "–"
+# Classes that a sentence names.
+MOST_NAMED = 8
 
 
 def is_number(value: Any) -> bool:
@@ -86,12 +88,13 @@ def three_digits(
 ) -> str:
     """A figure, with its bounds if it has both.
 
-    >>> three_digits(0.1234, 0.1, 0.2), three_digits(0.1234, percent=True), three_digits(None)
-    ('0.123 [0.1, 0.2]', '12.3 %', '–')
+    >>> three_digits(0.1234, 0.1, 0.2), three_digits(0.1234, percent=True), three_digits(1234.5), three_digits(None)
+    ('0.123 [0.1, 0.2]', '12.3 %', '1,234', '–')
     """
     if value is None:
         return MISSING
-    texts = [f"{100 * v:.3g} %" if percent else f"{v:.3g}" for v in (value, low, high) if v is not None]
+    given = [v for v in (value, low, high) if v is not None]
+    texts = [f"{100 * v:.3g} %" if percent else f"{v:.3g}" if abs(v) < 1000 else f"{v:,.0f}" for v in given]
     return f"{texts[0]} [{texts[1]}, {texts[2]}]" if len(texts) == 3 else texts[0]
 
 
@@ -152,9 +155,14 @@ def class_name(study: Study, target: str, name: str) -> str:
 
 def known_classes(study: Study, target: str) -> str:
     """What a model of classes or grades says of an image of anything else; empty for a number."""
-    names, noun = study.classes_of(target), "the grades " * (study.kind_of(target) == "ordinal")
-    known = f"The model knows only {noun}{listed([plain(name) for name in names])}"
-    return f"{known}: an image of anything else gets one of them." if names else ""
+    names, ordinal = study.classes_of(target), study.kind_of(target) == "ordinal"
+    if not names:
+        return ""
+    those = f"{'the grades ' * ordinal}{listed([plain(name) for name in names])}"
+    if len(names) > MOST_NAMED:
+        those = f"the {len(names):,} {'grades' if ordinal else 'classes'} of its training"
+    where = f"For {display_name(study, target)}, the" if len(study.outputs) > 1 else "The"
+    return f"{where} model knows only {those}: an image of anything else gets one of them."
 
 
 def plain(name: Any) -> str:

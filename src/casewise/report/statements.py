@@ -210,7 +210,7 @@ def altered(context: ReportContext) -> Found:
         effect = f"its predictions move by {number(entry.moved.value, terms_of(context).digits)} points on average."
     kinds = {key.removesuffix("_stretched"): key for key in reversed(own) if affects(own[key])}
     kinds.pop(name.removesuffix("_stretched"), None)
-    effect += f" Also, with less effect: {'; '.join(map(alteration, reversed(kinds.values())))}." if kinds else ""
+    effect += f" Also: {'; '.join(map(alteration, reversed(kinds.values())))}." if kinds else ""
     text = f"{capital(alteration(name))}: {effect}"
     figure = entry.share if isinstance(entry, AlteredAnswers) else entry.moved
     return "warning" if affects(entry) else "open" if figure.rough else "good", text, "altered-images"

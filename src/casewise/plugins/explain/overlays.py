@@ -108,20 +108,21 @@ def side_by_side(rows: Sequence[FigureRow], title: str = "") -> Figure:
 
     from casewise.report.figures.drawing import STYLE
 
-    titles = ["", *dict.fromkeys(title for row in rows for title in row.maps)]
+    columns = ["", *dict.fromkeys(name for row in rows for name in row.maps)]
     with rc_context(STYLE):
-        figure = Figure(figsize=(2.2 * len(titles) + 1.5, 2.5 * len(rows)), dpi=72, layout="constrained")
+        figure = Figure(figsize=(2.2 * len(columns) + 1.5, 2.5 * len(rows)), dpi=72, layout="constrained")
         FigureCanvasAgg(figure)
-        cells = figure.subplots(len(rows), len(titles), squeeze=False)
+        cells = figure.subplots(len(rows), len(columns), squeeze=False)
         for row, line in zip(rows, cells, strict=True):
-            for title, axes in zip(titles, line, strict=True):
-                _draw(axes, row, title)
+            for column, axes in zip(columns, line, strict=True):
+                _draw(axes, row, column)
             line[0].set_ylabel(row.name, rotation=0, ha="right", va="center")
-        for title, axes in zip(titles, cells[0], strict=True):
-            axes.set_title(title or "input", fontsize=11)
-        figure.suptitle(title)
+        for column, axes in zip(columns, cells[0], strict=True):
+            axes.set_title(column or "input", fontsize=11)
+        if title:
+            figure.suptitle(title)
         signed = set().union(*(row.signed for row in rows))
-        if set(titles[1:]) - signed:
+        if set(columns[1:]) - signed:
             figure.colorbar(ScalarMappable(cmap=COLOURS), ax=cells, ticks=[0, 0.5, 1], label=MEANING, aspect=40)
         if signed:
             colours = [tuple(np.array(colour) / 255) for colour in (AGAINST, (200, 200, 200), FAVOUR)]

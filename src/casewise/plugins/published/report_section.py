@@ -90,13 +90,14 @@ def _finder(model: str, jobs: Sequence[Job], *, name: str) -> Drawing:
     from matplotlib.ticker import LogLocator
 
     with canvas(260.0, 176.0, (42, 38, 8, 26), grid="y") as (figure, axes):
-        edges: list[tuple[float, float]] = []
+        edges, drawn = list[tuple[float, float]](), list[tuple[Any, Any]]()
         for search in (job["finder"] for job in jobs):
             rates, losses = floats(search["rates"]), floats(search["losses"])
             finite = np.isfinite(rates) & np.isfinite(losses) & (rates > 0)
             if not finite.any():
                 continue
             rates, losses = rates[finite], losses[finite]
+            drawn.append((rates, losses))
             smoothed = np.array(search.get("smoothed") or [], dtype=float)
             course = smoothed if len(smoothed) == len(losses) else losses
             axes.plot(rates, losses, color=PALE, linewidth=0.8)
@@ -116,8 +117,7 @@ def _finder(model: str, jobs: Sequence[Job], *, name: str) -> Drawing:
         axes.xaxis.set_major_locator(LogLocator(numticks=5))
         axes.xaxis.set_major_formatter(lambda value, _: rate(value))
         axes.minorticks_off()
-        for search in (job["finder"] for job in jobs):
-            tried, losses = floats(search["rates"]), floats(search["losses"])
+        for tried, losses in drawn:
             texts = [f"Learning rate {rate(at)}: loss {loss:.3g}" for at, loss in zip(tried, losses, strict=True)]
             readable(axes, tried, losses, texts.__getitem__, MOST_READ_OF_MANY)
         axes.set_title(shortened(model, 32), loc="left", fontweight="bold")

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 from markupsafe import Markup, escape
@@ -64,7 +64,7 @@ MOST_READ, MOST_READ_OF_MANY = 40, 10
 # By figure and `gid` of a line of markers, the text that each marker shows under the pointer.
 _TEXTS: WeakKeyDictionary[Any, dict[str, Sequence[str]]] = WeakKeyDictionary()
 # By figure, unseen markers with their texts, which are part of the drawing only and not of the figure.
-_UNSEEN: WeakKeyDictionary[Any, list[tuple[Axes, Any, Any, Sequence[str]]]] = WeakKeyDictionary()
+_UNSEEN: WeakKeyDictionary[Any, list[tuple[ref[Axes], Any, Any, Sequence[str]]]] = WeakKeyDictionary()
 # The axes of a caller's figure, on which the next drawing is made.
 _ONTO: ContextVar[Axes | None] = ContextVar("onto", default=None)
 
@@ -223,7 +223,7 @@ def readable(axes: Axes, x: Any, y: Any, text: Callable[[int], str], most: int =
         shown = shown[np.linspace(0, len(shown) - 1, most).round().astype(int)]
     if len(shown):
         texts = [text(int(number)) for number in shown]
-        _UNSEEN.setdefault(axes.figure, []).append((axes, x[shown], y[shown], texts))
+        _UNSEEN.setdefault(axes.figure, []).append((ref(axes), x[shown], y[shown], texts))
 
 
 def svg(figure: Figure, name: str) -> Drawing:
@@ -235,7 +235,8 @@ def svg(figure: Figure, name: str) -> Drawing:
     buffer, unseen, texts_of = io.StringIO(), [], dict(_TEXTS.get(figure, {}))
     for axes, x, y, texts in _UNSEEN.pop(figure, []):
         texts_of[gid := f"unseen{len(unseen)}"] = texts
-        unseen.append(axes.add_line(Line2D(x, y, marker="o", linestyle="", alpha=0, clip_on=False, gid=gid)))
+        line = Line2D(x, y, marker="o", linestyle="", alpha=0, clip_on=False, gid=gid)
+        unseen.append(axes().add_line(line))  # type: ignore[union-attr]  # the figure has its axes
     with warnings.catch_warnings():
         # A subject's name may contain letters that the layout font lacks and the browser has.
         warnings.filterwarnings("ignore", message="Glyph .* missing")

@@ -30,6 +30,7 @@ document.querySelectorAll("main figure > svg").forEach(function (drawing, number
   button.setAttribute("aria-label", "Save plot: " + drawing.getAttribute("aria-label").slice(0, 80));
   button.addEventListener("click", function () {
     var copy = drawing.cloneNode(true), size = drawing.viewBox.baseVal, link = document.createElement("a");
+    copy.querySelectorAll(".pointed").forEach(function (ring) { ring.remove(); });
     copy.setAttribute("width", size.width);
     copy.setAttribute("height", size.height);
     copy.setAttribute("style", "background: #fff");
@@ -102,6 +103,8 @@ document.querySelectorAll("main figure > svg").forEach(function (drawing, number
     drawing.addEventListener("pointerdown", show);
     drawing.addEventListener("pointerleave", function (event) { if (event.pointerType !== "touch") hide(); });
   });
+  document.addEventListener("pointerdown", function (event) { if (!event.target.closest("figure > svg")) hide(); });
+  document.addEventListener("keydown", function (event) { if (event.key === "Escape") hide(); });
   window.addEventListener("scroll", hide, { passive: true });
   window.addEventListener("beforeprint", hide);
 })();
