@@ -256,6 +256,7 @@ def _joined(
         *joined.understood,
     ]
     _refuse_repeated(source, joined)
+    _refuse_other_keys(source, joined, subject)
     _check_parts(joined, images, stated)
     if stated:
         rows.doubts += _people_of_fields(source, joined, stated)
@@ -396,6 +397,37 @@ def _check_parts(joined: Joined, images: ImageFiles, stated: Pattern | None) -> 
         f"{column.upper()} OR PHOTOGRAPH? The column {column} was joined to the numbers of the files. Check that these "
         "do not count photographs."
     )
+
+
+def _refuse_other_keys(source: Source, joined: Joined, subject: str) -> None:
+    """Refuse paths that another column fits as well as the one by which they were joined, with other rows.
+
+    Raises:
+        CasewiseError: names both columns.
+    """
+    for role in ("subject", "visit"):
+        key = joined.columns.get(role, "")
+        if not key or (role == "subject" and subject):
+            continue
+        own = [words(cell, role) for cell in source.cells[key]]
+        found = {own[row] for row in joined.paths}
+        for name, cells in source.cells.items():
+            other, column = [words(cell, role) for cell in cells], Column(name, cells)
+            may_be = column.exactly(VISIT) if role == "visit" else set(other) == set(own) and _one_of_each(own, other)
+            if name in joined.columns.values() or len(found) < 2 or not may_be or other == own:
+                continue
+            if found <= set(other):
+                remedy = f"--subject {cut(key)} or --subject {cut(name)}"
+                remedy = "delete or rename the other" if role == "visit" else f"say so with {remedy}"
+                raise CasewiseError(
+                    f"{source.path}: the paths may state {cut(key)} or {cut(name)}, which would give them other rows: "
+                    f"see row {source.numbers[min(joined.paths)]}. Find out which of them they state, and {remedy}."
+                )
+
+
+def _one_of_each(first: Sequence[object], second: Sequence[object]) -> bool:
+    """Whether each name of the first list goes with one of the second."""
+    return len(set(zip(first, second, strict=True))) == len(set(first))
 
 
 def _refuse_repeated(source: Source, joined: Joined) -> None:
@@ -619,7 +651,10 @@ def _repeated_text(source: Source, images: ImageFiles, joined: Joined) -> str:
 
 
 def _identifies(column: Column) -> bool:
-    return column.filled > 0.9 and len(column.counts) > 3 and not column.exactly(r".*(date|datum|age|score).*")
+    """Whether a column may name people by itself; dates, which several people share, do not."""
+    dates = all(words(cell, "visit")[:1] == ("date",) for cell in column.counts if cell)
+    named = column.exactly(r".*(date|datum|age|score|dtc|dt).*")
+    return column.filled > 0.9 and len(column.counts) > 3 and not named and not dates
 
 
 def rows_of_names(images: ImageFiles, stated: Pattern | None) -> ImageRows:

@@ -521,7 +521,7 @@ def by_part(source: Source, keys: Mapping[str, str]) -> Source:
 
 
 def check_several_columns(source: Source, keys: Mapping[str, str]) -> None:
-    """Refuse columns for sides or times, such as `grade_OD` and `grade_OS`, where the paths name neither.
+    """Refuse columns for sides or times, such as `grade_OD` and `grade_OS`, that the paths do not tell apart.
 
     Raises:
         CasewiseError: there are such columns of numbers.
@@ -529,15 +529,19 @@ def check_several_columns(source: Source, keys: Mapping[str, str]) -> None:
     parts: dict[Words, list[str]] = defaultdict(list)
     for name, values in source.cells.items():
         headings = plain_words(name)
-        for number, word in enumerate(headings):
-            is_part = len(region_phrases(word)) > 1 or names_visit(word)
-            if len(headings) > 1 and is_part and Column(name, values).numbers is not None and name not in keys.values():
-                parts[*headings[:number], "", *headings[number + 1 :]].append(name)
+        if name in keys.values() or Column(name, values).numbers is None:
+            continue
+        for start, length in itertools.product(range(len(headings)), (1, 2)):
+            phrase = " ".join(headings[start : start + length])
+            is_side = length == 1 and len(region_phrases(phrase)) > 1
+            is_time = "visit" not in keys and start + length <= len(headings) and names_visit(phrase)
+            if is_side or is_time:
+                parts[*headings[:start], "", *headings[start + length :]].append(name)
     if columns := next((own for own in parts.values() if len(own) > 1), None):
         raise CasewiseError(
-            f"{source.path}: {' and '.join(columns[:3])} have values of several images of a row, and no path says "
-            "which image belongs to which. Write a row for each of them, with a column that names it as the paths do, "
-            "or delete the columns that are not meant."
+            f"{source.path}: {' and '.join(columns[:3])} have values of several images of a row, and the paths do not "
+            "all say which image belongs to which. Write a row for each of them, with a column that names it as the "
+            "paths do, or delete the columns that are not meant."
         )
 
 

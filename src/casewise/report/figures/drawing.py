@@ -232,7 +232,7 @@ def svg(figure: Figure, name: str) -> Drawing:
         return Drawing(0, 0, "", figure=figure)
     from matplotlib.lines import Line2D
 
-    buffer, unseen, texts_of = io.StringIO(), [], dict(_TEXTS.get(figure, {}))
+    buffer, unseen, texts_of = io.StringIO(), list[Any](), dict(_TEXTS.get(figure, {}))
     for axes, x, y, texts in _UNSEEN.pop(figure, []):
         texts_of[gid := f"unseen{len(unseen)}"] = texts
         line = Line2D(x, y, marker="o", linestyle="", alpha=0, clip_on=False, gid=gid)
