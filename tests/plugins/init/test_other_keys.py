@@ -25,6 +25,22 @@ def test_one_visit_that_the_columns_lack_gives_no_photograph_the_value_of_anothe
         plan_of(tmp_path, f"patient,{heading}", rows, of_weeks((extra,)))
 
 
+def test_a_stated_target_beside_columns_of_visits_is_meant(tmp_path: Path) -> None:
+    rows: Rows = [(f"{s:03}", s, s + 20, "ab"[s % 2]) for s in PEOPLE]
+    names = [f"{s:03}_{n}.png" for s in PEOPLE for n in (1, 2)]
+    heads = "patient,PASI Baseline,PASI Week 4,response"
+    with pytest.raises(CasewiseError, match="say so with --target"):
+        plan_of(tmp_path, heads, rows, names)
+    plan_of(tmp_path, heads, rows, names, target="response")
+    assert joined(tmp_path, "response") == {f"{s:03}_{n}.png": "ab"[s % 2] for s in PEOPLE for n in (1, 2)}
+    rows = [(f"{s:03}", s, s + 20, s + 40) for s in PEOPLE]
+    with pytest.raises(CasewiseError, match="the paths do not all say which image belongs to which"):
+        plan_of(
+            tmp_path / "visits", "patient,PASI Week 0,PASI Week 4,PASI Week 12", rows, of_weeks(("002_ET_1.png",)),
+            target="PASI Week 4",
+        )  # fmt: skip
+
+
 def test_columns_of_visits_that_the_paths_state_are_joined(tmp_path: Path) -> None:
     rows: Rows = [(f"{s:03}", s, s + 20, s + 40) for s in PEOPLE]
     plan_of(tmp_path, "patient,PASI Week 0,PASI Week 4,PASI Week 12", rows, of_weeks(), target="pasi")

@@ -162,7 +162,7 @@ def _read(
     source = read_tables(tables, problems, sheets=sheets, subject=subject)
     table, files = source.path, find_images(images or tables[0].parent)
     _check_headings(table, source.cells, files)
-    rows, source = rows_of_table(source, files, stated=stated, subject=subject)
+    rows, source = rows_of_table(source, files, stated=stated, subject=subject, target=target)
     cells, numbers = source.cells, source.numbers
     column, person = stated_column("--target", target, cells), stated_column("--subject", subject, cells)
     rows.understood += source.notes

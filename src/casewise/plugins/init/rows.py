@@ -144,7 +144,13 @@ class ImageRows:
 
 
 def rows_of_table(
-    source: Source, images: ImageFiles, *, regions: Sequence[str] = (), stated: Pattern | None = None, subject: str = ""
+    source: Source,
+    images: ImageFiles,
+    *,
+    regions: Sequence[str] = (),
+    stated: Pattern | None = None,
+    subject: str = "",
+    target: str = "",
 ) -> tuple[ImageRows, Source]:
     """The images of each row of a table, which columns name as files, or which paths with its subject and visit name.
 
@@ -164,7 +170,7 @@ def rows_of_table(
                 f"Check that these are the same {noun}s."
             )
     else:
-        rows, lacking, source = _joined(source, images, regions, stated, subject)
+        rows, lacking, source = _joined(source, images, regions, stated, subject, target)
     used, masks = set(filter(None, rows.paths)), image_files.mask_files(source.cells, images)
     if listed := [images.companions[path] for path in dict.fromkeys(rows.paths) if path in images.companions]:
         rows.doubts.append(f"{ARE_THESE_IMAGES} {companions_text(listed)}. {LEAVE_OUT}")
@@ -231,7 +237,7 @@ def _named_files(
 
 
 def _joined(
-    source: Source, images: ImageFiles, regions: Sequence[str], stated: Pattern | None, subject: str
+    source: Source, images: ImageFiles, regions: Sequence[str], stated: Pattern | None, subject: str, target: str
 ) -> tuple[ImageRows, list[str], Source]:
     """The images whose paths state the subject of a row, with its visit, region and number; and rows without one.
 
@@ -248,7 +254,7 @@ def _joined(
     rows = ImageRows([row for row, _ in pairs], [path for _, path in pairs], changed=True, doubts=joined.doubts)
     rows.keys = list(joined.columns.values())
     if any(len(paths) > 1 for paths in joined.paths.values()):
-        check_several_columns(source, joined.columns)
+        check_several_columns(source, joined.columns, target, images.paths)
     named = ", ".join(f"{role} {column!r}" for role, column in joined.columns.items())
     rows.understood += [
         f"Images: no column names files; {named} of the table {'is' if len(joined.columns) == 1 else 'are'} in their "
@@ -646,7 +652,8 @@ def _repeated_text(source: Source, images: ImageFiles, joined: Joined) -> str:
     for name, values in source.cells.items():
         different = {values[row].casefold() for row in first}
         if name not in keys and len(different) == len(first) and all(value and value in some for value in different):
-            return f"{text}: if {name} tells their images apart, name it in --pattern as {{{name}}}"
+            written = heading_words(name).replace(" ", "_")
+            return f"{text}: if {name} tells their images apart, name it in --pattern as {{{written}}}"
     return f"{text}: keep one of them, or add what tells their images apart"
 
 

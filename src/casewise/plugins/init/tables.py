@@ -520,8 +520,11 @@ def by_part(source: Source, keys: Mapping[str, str]) -> Source:
     return source
 
 
-def check_several_columns(source: Source, keys: Mapping[str, str]) -> None:
+def check_several_columns(source: Source, keys: Mapping[str, str], target: str, paths: Iterable[str]) -> None:
     """Refuse columns for sides or times, such as `grade_OD` and `grade_OS`, that the paths do not tell apart.
+
+    Args:
+        target: the stated one: if it is another column, or no two `paths` name two times, all images have its value.
 
     Raises:
         CasewiseError: there are such columns of numbers.
@@ -537,12 +540,28 @@ def check_several_columns(source: Source, keys: Mapping[str, str]) -> None:
             is_time = "visit" not in keys and start + length <= len(headings) and names_visit(phrase)
             if is_side or is_time:
                 parts[*headings[:start], "", *headings[start + length :]].append(name)
-    if columns := next((own for own in parts.values() if len(own) > 1), None):
+    several = [own for own in parts.values() if len(own) > 1]
+    if target and several:
+        several = [own for own in several if target in own and _names_times(paths)]
+    if several:
         raise CasewiseError(
-            f"{source.path}: {' and '.join(columns[:3])} have values of several images of a row, and the paths do not "
-            "all say which image belongs to which. Write a row for each of them, with a column that names it as the "
-            "paths do, or delete the columns that are not meant."
+            f"{source.path}: {' and '.join(several[0][:3])} have values of several images of a row, and the paths do "
+            "not all say which image belongs to which. Write a row for each of them, with a column that names it as "
+            "the paths do, or delete the columns that are not meant. If all images of a row have the value of another "
+            "column, say so with --target."
         )
+
+
+def _names_times(paths: Iterable[str]) -> bool:
+    """Whether the paths name two visits or more, wherever they do."""
+    found: set[str] = set()
+    for path in paths:
+        named = plain_words(stem_of(path))
+        phrases = {" ".join(named[start : start + length]) for start in range(len(named)) for length in (1, 2)}
+        found |= set(filter(names_visit, phrases))
+        if len(found) > 1:
+            return True
+    return False
 
 
 def check_numbered(source: Source, target: str, of_rows: Iterable[Sequence[str]]) -> None:
