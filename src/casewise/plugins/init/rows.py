@@ -652,7 +652,7 @@ def _repeated_text(source: Source, images: ImageFiles, joined: Joined) -> str:
     for name, values in source.cells.items():
         different = {values[row].casefold() for row in first}
         if name not in keys and len(different) == len(first) and all(value and value in some for value in different):
-            written = heading_words(name).replace(" ", "_")
+            written = name if re.fullmatch(r"\w+", name) else heading_words(name).replace(" ", "_")
             return f"{text}: if {name} tells their images apart, name it in --pattern as {{{written}}}"
     return f"{text}: keep one of them, or add what tells their images apart"
 
