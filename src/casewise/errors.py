@@ -100,8 +100,8 @@ def unknown_attribute(owner: str, name: str, options: Iterable[str]) -> str:
     >>> unknown_attribute("Run", "auc", ["metrics", "rows"])
     "Run has no attribute 'auc'. It has metrics, rows."
     """
-    known = [option for option in options if not option.startswith("_")]
-    hint = nearest(name, known) or (f" It has {', '.join(known)}." if known else "")
+    public = [option for option in options if not option.startswith("_")]
+    hint = nearest(name, public) or (f" It has {', '.join(public)}." if public else "")
     return f"{owner} has no attribute {cut(name)}.{hint}"
 
 

@@ -416,13 +416,13 @@ def _refuse_other_keys(source: Source, joined: Joined, subject: str) -> None:
         if not key or (role == "subject" and subject):
             continue
         own = [words(cell, role) for cell in source.cells[key]]
-        found = {own[row] for row in joined.paths}
+        names_with_images = {own[row] for row in joined.paths}
         for name, cells in source.cells.items():
             other, column = [words(cell, role) for cell in cells], Column(name, cells)
             may_be = column.exactly(VISIT) if role == "visit" else set(other) == set(own) and _one_of_each(own, other)
-            if name in joined.columns.values() or len(found) < 2 or not may_be or other == own:
+            if name in joined.columns.values() or len(names_with_images) < 2 or not may_be or other == own:
                 continue
-            if found <= set(other):
+            if names_with_images <= set(other):
                 remedy = f"--subject {cut(key)} or --subject {cut(name)}"
                 remedy = "delete or rename the other" if role == "visit" else f"say so with {remedy}"
                 raise CasewiseError(

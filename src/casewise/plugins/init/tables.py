@@ -554,12 +554,12 @@ def check_several_columns(source: Source, keys: Mapping[str, str], target: str, 
 
 def _names_times(paths: Iterable[str]) -> bool:
     """Whether the paths name two visits or more, wherever they do."""
-    found: set[str] = set()
+    visits: set[str] = set()
     for path in paths:
         named = plain_words(stem_of(path))
         phrases = {" ".join(named[start : start + length]) for start in range(len(named)) for length in (1, 2)}
-        found |= set(filter(names_visit, phrases))
-        if len(found) > 1:
+        visits |= set(filter(names_visit, phrases))
+        if len(visits) > 1:
             return True
     return False
 

@@ -247,7 +247,11 @@ def trajectory(
         lowest = float(np.nanmin([0.0, *track.physician, *track.model]))
         axes.set(xlim=(x[0] - span * 0.05, x[-1] + span * 0.05), ylim=(lowest - margin, top + margin))
         axes.set(xlabel="day" if days else "visit", ylabel=f"{shortened(label, 18)} (points)")
-        visits = [f"day {day:g}" for day in track.days] if days else [f"visit {name}" for name in track.names]
+        visits = (
+            [f"day {day:g}" for day in track.days]
+            if days
+            else [f"visit {n}" if n[:1].isdigit() else n for n in track.names]
+        )
         for who, values in (("physician", track.physician), ("model", track.model)):
             texts = [f"{visit}: {who} {value:.3g}" for visit, value in zip(visits, values, strict=True)]
             drawing.readable(axes, x, values, texts.__getitem__)

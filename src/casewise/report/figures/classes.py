@@ -179,9 +179,9 @@ def reliability(
         return drawing.svg(figure, "reliability")
 
 
-def _bin(title: str, bins: Sequence[ReliabilityBin], place: int) -> str:
+def _bin(title: str, bins: Sequence[ReliabilityBin], point: int) -> str:
     """A bin of predicted probabilities in words."""
-    chosen = bins[place]
+    chosen = bins[point]
     shares = f"mean probability {percent(chosen.confidence)}, correct {percent(chosen.accuracy)}"
     return f"{capital(title)}: {shares} of {counted(chosen.n, 'prediction')}"
 
@@ -254,9 +254,9 @@ def curve(points: Sequence[Mapping[str, Any]], *, title: str, shares: bool, name
         return drawing.svg(figure, name)
 
 
-def _calibrated(points: Sequence[Mapping[str, Any]], shares: bool, place: int) -> str:
+def _calibrated(points: Sequence[Mapping[str, Any]], shares: bool, point: int) -> str:
     """A point of a calibration curve in words."""
-    predicted, *observed = (points[place].get(key) for key in ("predicted", "observed", "low", "high"))
+    predicted, *observed = (points[point].get(key) for key in ("predicted", "observed", "low", "high"))
     text = f"Predicted {three_digits(predicted, percent=shares)}, {'share of the class' if shares else 'reference'}"
     return f"{text} {three_digits(*observed, percent=shares)}"
 
@@ -299,6 +299,6 @@ def decisions(
         return drawing.svg(figure, name)
 
 
-def _benefit(who: str, thresholds: np.ndarray, benefits: np.ndarray, place: int) -> str:
+def _benefit(who: str, thresholds: np.ndarray, benefits: np.ndarray, point: int) -> str:
     """The net benefit at a threshold in words."""
-    return f"Threshold {100 * thresholds[place]:.3g} %: {who}, net benefit {benefits[place]:.3f}"
+    return f"Threshold {100 * thresholds[point]:.3g} %: {who}, net benefit {benefits[point]:.3f}"
