@@ -8,7 +8,7 @@ import re
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, time
 from pathlib import Path
@@ -47,6 +47,8 @@ _FORMULA_WITHOUT_VALUE = re.compile(
     rb'<(?:\w+:)?c r="([A-Z]+\d+)"[^>]*>\s*<(?:\w+:)?f\b[^>]*(?:/>|>[^<]*</(?:\w+:)?f>)\s*'
     rb"(?:<(?:\w+:)?v\s*/>|<(?:\w+:)?v></(?:\w+:)?v>)?\s*</(?:\w+:)?c>"
 )
+# The cells of one column that are shown as one: the column and the first and the last row.
+_MERGED = re.compile(rb'<(?:\w+:)?mergeCell ref="([A-Z]+)(\d+):\1(\d+)"')
 _DAMAGED = (ArithmeticError, AttributeError, EOFError, LookupError, OSError, RuntimeError, SyntaxError, TypeError)
 _UNREADABLE = (*_DAMAGED, ValueError, zipfile.BadZipFile, zlib.error)
 
@@ -213,9 +215,9 @@ def _delimiter(text: str) -> str:
 def _heading_row(rows: Sequence[tuple[int, Sequence[str]]]) -> tuple[int, list[str]]:
     """The number of the row of headings among rows that are not blank, and a note if there are titles above it.
 
-    Rows of one cell, or of at most two thirds of the cells of the widest row, are titles if they begin in the first
-    column, nearly all rows below have several cells, and the first of these rows looks like headings: its cells are
-    filled, are not numbers, and do not occur again in their columns.
+    Rows of one cell, or of at most two thirds of the cells of the widest row that begin in the first column, are titles
+    if nearly all rows below have several cells, and the first of these rows looks like headings: its cells are filled,
+    are not numbers, and do not occur again in their columns.
     """
     if not rows:
         return 0, []
@@ -227,7 +229,7 @@ def _heading_row(rows: Sequence[tuple[int, Sequence[str]]]) -> tuple[int, list[s
     columns = zip(*([*record, *[""] * len(heading)][: len(heading)] for _, record in below), strict=True)
     if (
         not first
-        or not all(record[0].strip() for _, record in rows[:first])
+        or not all(record[0].strip() or cells == 1 for cells, (_, record) in zip(filled, rows[:first], strict=False))
         or not all(heading)
         or any(map(PLAIN_NUMBER.fullmatch, heading))
         or sum(count > 1 for count in filled[first:]) < NEARLY_ALL * len(filled[first:])
@@ -296,7 +298,8 @@ def workbook_cells(path: Path, data: bytes, problems: Problems, *, sheet: str) -
             name, notes = _sheet(path, book, sheet, problems)
             rows = _sheet_rows(path, book[name])
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
-                without_value = _FORMULA_WITHOUT_VALUE.findall(archive.read(book[name]._worksheet_path.lstrip("/")))
+                stored = archive.read(book[name]._worksheet_path.lstrip("/"))
+            without_value, merged = _FORMULA_WITHOUT_VALUE.findall(stored), _MERGED.findall(stored)
     except _UNREADABLE as error:
         reason = shortened(str(error).partition("\n")[0])
         raise CohortError(f"{path} cannot be read as an .xlsx workbook ({reason}). Save it again.") from None
@@ -309,6 +312,7 @@ def workbook_cells(path: Path, data: bytes, problems: Problems, *, sheet: str) -
     start, titles = _heading_row(rows)
     rows = [row for row in rows if row[0] >= start]
     heading = rows[0][1]
+    titles += _fill_merged(dict(rows[1:]), [(column.decode(), int(top), int(end)) for column, top, end in merged])
     while not heading[-1].strip():
         heading = heading[:-1]
     # a workbook does not store empty cells at the ends of rows
@@ -318,6 +322,24 @@ def workbook_cells(path: Path, data: bytes, problems: Problems, *, sheet: str) -
     cells.notes = [*notes, *titles, *_skipped(blank)]
     read_numbers(cells, problems)
     return cells
+
+
+def _fill_merged(rows: Mapping[int, list[str]], merged: Sequence[tuple[str, int, int]]) -> list[str]:
+    """Write the value of cells of a column that are shown as one into each of their rows; a note if there are any."""
+    from openpyxl.utils import column_index_from_string
+
+    columns = []
+    for column, top, end in merged:
+        index = column_index_from_string(column) - 1
+        value = rows[top][index] if top in rows and index < len(rows[top]) else ""
+        for number in range(top + 1, end + 1) if value.strip() else ():
+            if number in rows and index < len(rows[number]):
+                rows[number][index] = value
+                columns.append(column)
+    if not columns:
+        return []
+    shown = ", ".join(dict.fromkeys(columns))
+    return [f"Merged cells of column {shown} count for each of their rows ({counted(len(columns), 'cell')})."]
 
 
 def sheet_headings(path: Path) -> dict[str, list[str]]:

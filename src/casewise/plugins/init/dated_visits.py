@@ -16,7 +16,7 @@ import numpy as np
 from casewise.cohort.folder_layout import Pattern
 from casewise.cohort.table import iso_day, names_text, read_dates
 from casewise.plugins.init.joining import day_of_visit, join_images, visits_in_paths, words
-from casewise.plugins.init.tables import Source
+from casewise.plugins.init.source import Source
 
 # How far a date may be from a visit of the schedule, in days.
 _WINDOW = 7

@@ -37,6 +37,7 @@ from casewise.plugins.init.image_files import (
     stem_of,
 )
 from casewise.plugins.init.new_study import STUDY, TABLE, NewStudy, applying, external_lines, quoted, relative_path
+from casewise.plugins.init.row_per_case import check_numbered
 from casewise.plugins.init.rows import (
     GUESS,
     ImageRows,
@@ -54,7 +55,7 @@ from casewise.plugins.init.rows import (
     rows_of_names,
     rows_of_table,
 )
-from casewise.plugins.init.tables import check_numbered, read_tables, stated_sheets
+from casewise.plugins.init.tables import read_tables, stated_sheets
 from casewise.plugins.init.target import (
     TargetPlan,
     as_likely,

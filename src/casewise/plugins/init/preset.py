@@ -48,7 +48,8 @@ from casewise.plugins.init.rows import (
     resolve_subjects,
     rows_of_table,
 )
-from casewise.plugins.init.tables import Source, key_columns, read_tables, stated_sheets
+from casewise.plugins.init.source import Source, key_columns
+from casewise.plugins.init.tables import read_tables, stated_sheets
 from casewise.study.loading import preset_text, read_study
 from casewise.study.schema import Study
 

@@ -1,0 +1,469 @@
+"""The images of a table that names no files: rows joined to the paths that state their subject, visit and region."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+from casewise.cohort.clinical_words import (
+    AFTER,
+    BEFORE,
+    PART,
+    SITE,
+    STRONG_SUBJECT,
+    VISIT,
+    plain_words,
+    region_phrases,
+)
+from casewise.cohort.folder_layout import FIELDS, OF_FILES, Pattern, find_region
+from casewise.cohort.table import iso_day, names_text, rows_text
+from casewise.errors import CasewiseError, counted, cut, nearest
+from casewise.names import heading_words
+from casewise.plugins.init.columns import Column, names_people
+from casewise.plugins.init.dated_visits import contradictory_dates, visits_of_dates, with_ordered_dates
+from casewise.plugins.init.image_files import ImageFiles
+from casewise.plugins.init.image_rows import ROW_FIELDS, ImageRows
+from casewise.plugins.init.joining import (
+    OF_FILES_ONLY,
+    Joined,
+    day_of_visit,
+    days_of_visits,
+    join_images,
+    met,
+    visits_in_paths,
+    words,
+)
+from casewise.plugins.init.patterns import is_field
+from casewise.plugins.init.row_per_case import by_part, by_region, by_visit, check_several_columns
+from casewise.plugins.init.source import Source, check_subjects, key_columns, with_sites
+
+
+def joined_rows(
+    source: Source, images: ImageFiles, regions: Sequence[str], stated: Pattern | None, subject: str, target: str
+) -> tuple[ImageRows, list[str], Source]:
+    """The images whose paths state the subject of a row, with its visit, region and number; and rows without one.
+
+    Raises:
+        CasewiseError: too few do.
+    """
+    source, joined = _best_join(source, images, regions, stated, subject)
+    if not joined.paths:
+        raise _no_images(source, images, joined)
+    of_paths = key_columns(source, source.roles(subject), regions=regions)
+    source = with_sites(source, {role: name for role, name in of_paths.items() if name in joined.columns.values()})
+    cells, count = source.cells, len(source.numbers)
+    pairs = [(row, path) for row in range(count) for path in joined.paths.get(row, [""])]
+    rows = ImageRows([row for row, _ in pairs], [path for _, path in pairs], changed=True, doubts=joined.doubts)
+    rows.keys = list(joined.columns.values())
+    if any(len(paths) > 1 for paths in joined.paths.values()):
+        check_several_columns(source, joined.columns, target, images.paths)
+    named = ", ".join(f"{role} {column!r}" for role, column in joined.columns.items())
+    rows.understood += [
+        f"Images: no column names files; {named} of the table {'is' if len(joined.columns) == 1 else 'are'} in their "
+        f"paths, {'stated' if stated else 'read'} as {joined.pattern}.",
+        *joined.understood,
+    ]
+    _refuse_repeated(source, joined)
+    _refuse_other_keys(source, joined, subject)
+    _check_parts(joined, images, stated)
+    if stated:
+        rows.doubts += _people_of_fields(source, joined, stated)
+    else:
+        _refuse_unclear_sites(source, joined)
+    twice = {row: paths for row, paths in joined.paths.items() if len(paths) > 1}
+    if "number" in joined.columns and twice:
+        row, paths = next(iter(twice.items()))
+        raise CasewiseError(
+            f"{source.path}, row {source.numbers[row]}, {joined.columns['number']}: "
+            f"{cut(cells[joined.columns['number']][row])} is the number of {' and '.join(paths[:3])}. State what the "
+            "paths mean with --pattern, such as '{subject}/{visit}/{region}_{n}.jpg'."
+        )
+    for name in dict.fromkeys(name for of_path in joined.stated.values() for name in of_path):
+        values = [joined.stated.get(path, {}).get(name, "") for path in rows.paths]
+        if name in ("visit", "region"):
+            rows.state(name, [value or "none" for value in values], "the paths")
+        elif name in ROW_FIELDS and name != "label":
+            rows.state(name, values, "the paths")
+        elif name not in cells and name not in ("n", "file"):
+            rows.others[name] = values
+    if "region" in joined.columns and regions:
+        rows.state("region", rows.of(cells[joined.columns["region"]]), joined.columns["region"])
+    if visit := joined.columns.get("visit"):
+        roles = source.roles(subject)
+        rows.state("visit", rows.of(roles.dates if visit == roles.date else cells[visit]), visit)
+    elif doubt := _one_value_for_visits(rows, source, joined):
+        if unread := next((own for own in source.roles(subject).doubts if re.match("Date: .* IS NOT USED", own)), ""):
+            raise CasewiseError(f"{doubt}\n  {unread}")
+        rows.doubts.insert(0, doubt)
+    _state_days(rows, source, joined, subject)
+    keys = [name for name in joined.columns.values() if not names_people(Column(name, cells[name]))]
+    lacking = [
+        " ".join(cells[name][row] for name in keys) if keys else f"row {source.numbers[row]}"
+        for row in range(count)
+        if row not in joined.paths
+    ]
+    return rows, lacking, source
+
+
+def _one_value_for_visits(rows: ImageRows, source: Source, joined: Joined) -> str:
+    """The doubt about a table without visits whose rows have images of several visits; '' if none has."""
+    visits: dict[int, dict[str, None]] = defaultdict(dict)
+    for row, visit in zip(rows.sources, rows["visit"], strict=True):
+        visits[row][visit] = None
+    several = {row: list(of_row) for row, of_row in visits.items() if len(of_row) > 1}
+    for row, paths in joined.paths.items():
+        names = [next((w for w in plain_words(path) if w in times), "") for path in paths for times in (BEFORE, AFTER)]
+        if any(names[::2]) and any(names[1::2]):
+            several.setdefault(row, list(dict.fromkeys(filter(None, names))))
+    if not several:
+        return ""
+    row, of_row = next(iter(several.items()))
+    return (
+        f"ONE VALUE FOR ALL VISITS? The table has no visit, and {counted(len(several), 'row has', 'rows have')} images "
+        f"of several, such as {names_text(of_row, 4)} of {cut(source.cells[joined.columns['subject']][row])}. All of "
+        "them get the values of the row. Where values belong to one visit, add a column `visit` to the table."
+    )
+
+
+def _people_of_fields(source: Source, joined: Joined, stated: Pattern) -> list[str]:
+    """Doubts about fields of a stated pattern that may tell people apart, such as {cohort}/{subject}.
+
+    Raises:
+        CasewiseError: a field is a misspelt column, or a hospital that the table lacks.
+    """
+    subjects, doubts = source.cells[joined.columns["subject"]], list[str]()
+    headers = {Column(name, ()).header: name for name in source.cells}
+    for name in stated.fields:
+        if name in {*FIELDS, *OF_FILES}:
+            continue
+        column = headers.get(heading_words(name), "")
+        if not column and (hint := nearest(name, list(source.cells))):
+            raise CasewiseError(f"--pattern: {{{name}}} is not a column of {source.path}.{hint}")
+        values: dict[str, dict[str, None]] = defaultdict(dict)
+        for row, paths in joined.paths.items():
+            of_paths = [joined.stated[path].get(name, "") for path in paths]
+            values[subjects[row]] |= dict.fromkeys([source.cells[column][row]] if column else of_paths)
+        several = {subject: list(own) for subject, own in values.items() if len(own) > 1}
+        if not several:
+            continue
+        subject, own = next(iter(several.items()))
+        shown = (
+            f"{counted(len(several), 'subject has', 'subjects have')} images with several values of {{{name}}}, such "
+        )
+        shown += f"as {names_text(own, 3)} of {cut(subject)}"
+        if not column and Column(name, ()).exactly(SITE):
+            raise CasewiseError(
+                f"ONE PERSON OR SEVERAL? By --pattern {shown}, and the table does not say whose rows it has. Add a "
+                f"column {name} to the table, or write its one {name} in place of {{{name}}}."
+            )
+        doubts.append(f"ONE PERSON OR SEVERAL? {shown}. Each is one subject, on one side of every split.")
+    return doubts
+
+
+def _refuse_unclear_sites(source: Source, joined: Joined) -> None:
+    """Refuse a column `site` that may have hospitals, whose numbers start again, or places of the body.
+
+    In the folder of a subject they can only be the latter.
+
+    Raises:
+        CasewiseError: it is not clear.
+    """
+    name = joined.columns.get("region", "")
+    before, field_of_subject, _ = joined.pattern.partition("{subject}")
+    column = Column(name, source.cells.get(name, []))
+    of_body = all(is_field(value) or len(region_phrases(value)) > 1 for value in column.counts)
+    if not name or not column.exactly(SITE) or not field_of_subject or "{region}" not in before or of_body:
+        return
+    raise CasewiseError(
+        f"PLACES OF THE BODY OR HOSPITALS? The column {name!r} ({names_text(list(column.counts), 3)}) may be either. "
+        f"If it has places of the body, repeat this with --pattern {joined.pattern!r}. If it has hospitals, so that "
+        f"equal numbers of {joined.columns['subject']} are different people, change its heading to `hospital`."
+    )
+
+
+def _check_parts(joined: Joined, images: ImageFiles, stated: Pattern | None) -> None:
+    """Refuse numbers of images as lesions or teeth where nothing says so and some images have another one.
+
+    Raises:
+        CasewiseError: they may count photographs.
+    """
+    column = joined.columns.get("number", "")
+    before = re.search(r"([^\W\d_]+)[ _-]?\{n\}", joined.pattern)
+    named = before is not None and not OF_FILES_ONLY.fullmatch(before[1].casefold())
+    if stated or named or not Column(column, ()).named(PART):
+        return
+    used = {path for paths in joined.paths.values() for path in paths}
+    if unused := next((path for path in images.paths if path not in used), ""):
+        first = next(iter(joined.paths.values()))[0]
+        raise CasewiseError(
+            f"{column.upper()} OR PHOTOGRAPH? The column {column} would be joined to the numbers of the files, such "
+            f"as {first}, but others, such as {unused}, have none of the table, so that they may count photographs. If "
+            f"the files do have the number of a {column}, say so with --pattern {joined.pattern!r}; if not, write that "
+            "number into the names, or the names of the files into the table."
+        )
+    joined.doubts.append(
+        f"{column.upper()} OR PHOTOGRAPH? The column {column} was joined to the numbers of the files. Check that these "
+        "do not count photographs."
+    )
+
+
+def _refuse_other_keys(source: Source, joined: Joined, subject: str) -> None:
+    """Refuse paths that another column fits as well as the one by which they were joined, with other rows.
+
+    Raises:
+        CasewiseError: names both columns.
+    """
+    for role in ("subject", "visit"):
+        key = joined.columns.get(role, "")
+        if not key or (role == "subject" and subject):
+            continue
+        own = [words(cell, role) for cell in source.cells[key]]
+        names_with_images = {own[row] for row in joined.paths}
+        for name, cells in source.cells.items():
+            other, column = [words(cell, role) for cell in cells], Column(name, cells)
+            may_be = column.exactly(VISIT) if role == "visit" else set(other) == set(own) and _one_of_each(own, other)
+            if name in joined.columns.values() or len(names_with_images) < 2 or not may_be or other == own:
+                continue
+            if names_with_images <= set(other):
+                remedy = f"--subject {cut(key)} or --subject {cut(name)}"
+                remedy = "delete or rename the other" if role == "visit" else f"say so with {remedy}"
+                raise CasewiseError(
+                    f"{source.path}: the paths may state {cut(key)} or {cut(name)}, which would give them other rows: "
+                    f"see row {source.numbers[min(joined.paths)]}. Find out which of them they state, and {remedy}."
+                )
+
+
+def _one_of_each(first: Sequence[object], second: Sequence[object]) -> bool:
+    """Whether each name of the first list goes with one of the second."""
+    return len(set(zip(first, second, strict=True))) == len(set(first))
+
+
+def _refuse_repeated(source: Source, joined: Joined) -> None:
+    """Refuse rows of one subject, visit and region, of which it is not clear which one the images belong to.
+
+    Raises:
+        CasewiseError: there are some.
+    """
+    groups: dict[tuple[tuple[str, ...], ...], list[int]] = defaultdict(list)
+    columns = [[words(cell, role) for cell in source.cells[name]] for role, name in joined.columns.items()]
+    for row, key in zip(source.numbers, zip(*columns, strict=True), strict=True):
+        groups[key].append(row)
+    if repeated := [rows for key, rows in groups.items() if all(key) and len(rows) > 1]:
+        raise CasewiseError(
+            f"{source.path}, {rows_text(repeated[0])}: {len(repeated[0]):,} rows have the same "
+            f"{', '.join(joined.columns.values())}, so that it is not clear which of them the images belong to (so do "
+            f"the rows of {len(repeated) - 1:,} others). Keep one row of each, or add the column that differs, "
+            "such as the visit or the number of the photograph, and write it into the names of folders or files."
+        )
+
+
+def _best_join(
+    source: Source, images: ImageFiles, regions: Sequence[str], stated: Pattern | None, subject: str
+) -> tuple[Source, Joined]:
+    """The table, perhaps with a row for each region, and the images of its rows; no image where too few rows meet."""
+    source = with_ordered_dates(source, images.paths)
+    roles = source.roles(subject)
+    source = by_region(
+        source,
+        key_columns(source, roles, regions=regions),
+        regions,
+        (word for path in images.paths for word in words(path)),
+    )
+    roles = source.roles(subject)
+    source = by_visit(source, key_columns(source, roles, regions=regions), visits_in_paths(images.paths).values())
+    source = by_part(source, key_columns(source, source.roles(subject), regions=regions))
+    roles = source.roles(subject)
+    keys, tried = key_columns(source, roles, regions=regions), Joined()
+    if keys:
+        stated, keys = _with_other_fields(stated, keys, source)
+        check_subjects(source, keys["subject"])
+        source = _alike(source, keys, regions)
+        by_date = keys.get("visit") == roles.date != ""
+        cells, join = source.cells, partial(join_images, paths=images.paths, regions=regions, stated=stated)
+        people: dict[str, list[str]] = {role: cells[keys[role]] for role in ("site", "subject") if role in keys}
+        names = ["-".join(parts) for parts in zip(*people.values(), strict=True)]
+        if by_date:
+            cells = cells | {roles.date: roles.dates}
+            # a visit that is stated counts, also if it is for some rows only
+            for name in [
+                name for name in cells if (column := Column(name, cells[name])).exactly(VISIT) and column.counts
+            ]:
+                filled = [cell or f"on {date}" for cell, date in zip(cells[name], roles.dates, strict=True)]
+                new = replace(source, cells=source.cells | {name: filled})
+                try:
+                    again = join(new.cells, columns=keys | {"visit": name})
+                except CasewiseError:  # the paths may state the dates instead
+                    continue
+                if "visit" in again.columns and met(again, len(filled), len(images.paths)):
+                    again.doubts += contradictory_dates(names, cells[name], roles.dates)
+                    return new, again
+        dated_paths = "visit" in keys and roles.date != "" and not by_date
+        try:
+            tried = join(cells, columns=keys)
+        except CasewiseError:
+            if not dated_paths:
+                raise
+        read = "visit" in tried.columns and met(tried, len(source.numbers), len(images.paths))
+        if dated_paths and not read:  # the paths may state the dates of the visits
+            again = join(cells | {roles.date: roles.dates}, columns=keys | {"visit": roles.date})
+            if "visit" in again.columns and met(again, len(source.numbers), len(images.paths)):
+                return source, again
+        if by_date and ("visit" not in tried.columns or not tried.paths):
+            dated = visits_of_dates(people, roles.dates, images.paths, regions=regions, stated=stated)
+            name = "visit" if "visit" not in cells else "visit of photographs"
+            new = replace(
+                source, cells=source.cells | {name: dated.visits}, notes=[*source.notes, *filter(None, [dated.note])]
+            )
+            again = join(new.cells, columns=keys | {"visit": name}) if dated.joined else Joined()
+            if len(again.paths) > len(tried.paths):
+                source, tried = new, again
+            tried.doubts += dated.doubts
+        elif roles.date and not by_date and tried.paths and "visit" in tried.columns:
+            tried.doubts += contradictory_dates(names, cells[keys["visit"]], roles.dates)
+        if met(tried, len(source.numbers), len(images.paths)):
+            return source, tried
+    if tried.paths:
+        row, paths = next(iter(tried.paths.items()))
+        tried.doubts.append(
+            f"Only {len(tried.paths):,} of {counted(len(source.numbers), 'row')} would meet an image, and "
+            f"{sum(map(len, tried.paths.values())):,} of {counted(len(images.paths), 'image')} a row, by "
+            f"{names_text(list(tried.columns.values()), 4)}, such as {paths[0]} row {source.numbers[row]}"
+        )
+    tried.paths.clear()
+    for name in [name for name, values in source.cells.items() if _identifies(Column(name, values))]:
+        joined = join_images(source.cells, images.paths, {"subject": name}, stated=stated)
+        if met(joined, len(source.numbers), len(images.paths), both=True):
+            return source, joined
+    return source, tried
+
+
+def _with_other_fields(
+    stated: Pattern | None, keys: dict[str, str], source: Source
+) -> tuple[Pattern | None, dict[str, str]]:
+    """A stated pattern and the keys with the columns that its other fields name, which take part in the join."""
+    headers = {Column(name, ()).header: name for name in source.cells if name not in keys.values()}
+    headers |= {Column(name, ()).header: name for role, name in keys.items() if role == "site"}
+    for field_name in stated.fields if stated else ():
+        column = headers.get(heading_words(field_name), "")
+        if stated and column and field_name not in {*FIELDS, *OF_FILES} | keys.keys() - {"site"}:
+            role = "site" if keys.get("site") == column else field_name
+            stated = Pattern(stated.text.replace(f"{{{field_name}}}", f"{{{role}}}"), stated.doubts)
+            keys = {role: column, **keys}
+    return stated, keys
+
+
+def _alike(source: Source, keys: Mapping[str, str], regions: Sequence[str]) -> Source:
+    """The table with one spelling of each visit, and with the study's names of its regions."""
+    cells, notes = dict(source.cells), []
+    for role in ("visit", "region"):
+        if role not in keys:
+            continue
+        first: dict[tuple[str, ...], str] = {}
+        own = [find_region(cell, list(regions)) if role == "region" and regions else "" for cell in cells[keys[role]]]
+        new = [
+            name or first.setdefault(words(cell, role), cell) for cell, name in zip(cells[keys[role]], own, strict=True)
+        ]
+        pairs = dict.fromkeys((a, b) for a, b in zip(cells[keys[role]], new, strict=True) if a != b)
+        if pairs:
+            notes.append(f"Spelling of {role}s: {names_text([f'{a} is {b}' for a, b in pairs], 4)}.")
+            cells[keys[role]] = new
+    return replace(source, cells=cells, notes=[*source.notes, *notes]) if notes else source
+
+
+def _state_days(rows: ImageRows, source: Source, joined: Joined, subject: str) -> None:
+    """The day of each image from the names of visits, where the table has neither days nor dates."""
+    roles = source.roles(subject)
+    if roles.day or roles.date:
+        origin = f"the column {roles.day!r}" if roles.day else f"counted from each subject's first date, {roles.date!r}"
+        rows.understood.append(f"Days: {origin}.")
+        return
+    if "visit" in joined.columns:
+        visits = rows.of(source.cells[joined.columns["visit"]])
+        if not days_of_visits(visits)[0]:
+            of_case = {visit: joined.visits[path] for visit, path in zip(visits, rows.paths, strict=True) if path}
+            visits = [of_case.get(visit, visit) for visit in visits]
+    elif rows.has("visit"):
+        visits = rows["visit"]
+        if all(iso_day(visit) for visit in visits):
+            rows.state("date", visits, "the paths")
+            return
+    else:
+        return
+    days, note = days_of_visits(visits)
+    unit = joined.columns.get("visit", "")
+    if not days and day_of_visit(f"{unit} 1") is not None:  # a column `week` of numbers
+        days, note = days_of_visits([f"{unit} {visit}" for visit in visits])
+    rows.understood.append(note)
+    if days:
+        rows.state("day", days, "the names of the visits")
+
+
+def _subject_in_paths(source: Source, images: ImageFiles, joined: Joined) -> str:
+    """Another column of subjects whose names occur in the paths; '' if there is none."""
+    of_paths = {word for path in images.paths for word in words(path)}
+    for name, values in source.cells.items():
+        names = {words(value) for value in values if value}
+        other = name not in joined.columns.values() and Column(name, values).exactly(STRONG_SUBJECT)
+        if other and names and sum(map(of_paths.issuperset, names)) >= len(names) / 2:
+            return name
+    return ""
+
+
+def _no_images(source: Source, images: ImageFiles, joined: Joined) -> CasewiseError:
+    cells, shown = source.cells, ""
+    unique = [name for name, values in cells.items() if _identifies(Column(name, values))]
+    if keys := [name for name in joined.columns.values() if not names_people(Column(name, cells[name]))]:
+        examples = dict.fromkeys(" ".join(row) for row in zip(*(cells[name] for name in keys), strict=True))
+        shown = f"; {', '.join(map(repr, keys))} of the table are, for example, {names_text(list(examples), 3)}"
+        absent = {name: values for name in keys if (values := joined.absent.get(name))}
+        shown += "".join(f". No path has {name} {names_text(values, 3)}" for name, values in absent.items())
+        shown += "".join(f". {doubt.rstrip('.')}" for doubt in joined.doubts)
+        shown += _repeated_text(source, images, joined)
+        if name := _subject_in_paths(source, images, joined):
+            shown += f". The paths have {name}: repeat this with --subject {name}"
+        if "site" in joined.columns:
+            site, subject = joined.columns["site"], joined.columns["subject"]
+            number = next(iter(cells[subject]), "")
+            of_number = dict.fromkeys(s for s, n in zip(cells[site], cells[subject], strict=True) if n == number)
+            shown += (
+                f". Numbers of {subject} start again at each {site} ({number} at {names_text(list(of_number), 3)}), so "
+                "that the paths must state both, such as {site}/{subject}"
+            )
+    elif first := next((name for name in unique or cells if not names_people(Column(name, cells[name]))), ""):
+        shown = names_text([value[:60] for value in dict.fromkeys(cells[first])], 3)
+        shown = f"; cells of {first!r} are, for example, {shown}"
+    return CasewiseError(
+        f"No column of the table names the images of {images.folder}, neither as files nor as their folders. "
+        f"Files are, for example, {names_text(images.paths, 3)}{shown}. Add a column with the file names, say what the "
+        "paths state with --pattern, such as '{subject}/{visit}_{region}_{n}.jpg', or name another folder with "
+        "--images."
+    )
+
+
+def _repeated_text(source: Source, images: ImageFiles, joined: Joined) -> str:
+    """A sentence on rows of the same subject and visit, and the column in the paths that tells them apart; or ''."""
+    keys = list(joined.columns.values())
+    rows: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for row, key in enumerate(zip(*(source.cells[name] for name in keys), strict=True)):
+        rows[key].append(row)
+    first = next((own for own in rows.values() if len(own) > 1), [])
+    if not first:
+        return ""
+    text = f". Rows {' and '.join(str(source.numbers[row]) for row in first[:2])} have the same {names_text(keys, 4)}"
+    some = " ".join(images.paths[:200]).casefold()
+    for name, values in source.cells.items():
+        different = {values[row].casefold() for row in first}
+        if name not in keys and len(different) == len(first) and all(value and value in some for value in different):
+            written = name if re.fullmatch(r"\w+", name) else heading_words(name).replace(" ", "_")
+            return f"{text}: if {name} tells their images apart, name it in --pattern as {{{written}}}"
+    return f"{text}: keep one of them, or add what tells their images apart"
+
+
+def _identifies(column: Column) -> bool:
+    """Whether a column may name people by itself; dates, which several people share, do not."""
+    dates = all(words(cell, "visit")[:1] == ("date",) for cell in column.counts if cell)
+    named = column.exactly(r".*(date|datum|age|score|dtc|dt).*")
+    return column.filled > 0.9 and len(column.counts) > 3 and not named and not dates

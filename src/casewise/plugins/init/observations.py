@@ -1,0 +1,112 @@
+"""The rows of a sponsor's table that are observations: none that was imputed, not analysed, or is a sum of others."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+from casewise.cohort.clinical_words import unaccented
+from casewise.cohort.table import names_text, rows_text
+from casewise.plugins.init.columns import Column
+from casewise.plugins.init.source import Source, key_columns, names_of_rows
+
+# A column that marks the records of an analysis, as in ADaM.
+ANALYSED = r"anl\d\dfl"
+# Values of a column DTYPE: the record was not observed but carried from another visit, or computed.
+_IMPUTED = (
+    r"[lwbp]ocf|nocb|lvpd|m?mi|mmrm|(interp|extrap|imput|impute).*|average|mean|minimum|maximum|median|endpoint|phantom"
+)
+# What stands in place of a subject where a row sums others up, and what does so at the end of a table only.
+_SUMS = (
+    r"(grand |sub ?)?total(s|es)?|(gesamt)?summe|gesamt|insgesamt|mean|averages?|median|mittel(wert)?|durchschnitt|"
+    r"standardabweichung|moyenne|mediane|ecart ?type|media|mediana|promedio|desviacion( estandar)?|(std|standard) ?dev"
+    r"(iation)?|overall|alle( patienten)?|all( patients| subjects)?"
+)
+_LAST_SUMS = rf"{_SUMS}|sums?|n|anzahl|count|sd|std|stabw|min(imum)?|max(imum)?|mw|se|sem|iqr|[mn] ?="
+# An event of REDCap: the visit and the arm of the study.
+_EVENT = r"(.+)_arm_(\d+)"
+
+
+def observed(source: Source, subject: str = "") -> Source:
+    """The table without imputed rows and sums, with the visits of REDCap's events."""
+    return _visits_of_events(_without_sums(_without_imputed(source), subject))
+
+
+def analysed(source: Source, subject: str = "") -> Source:
+    """The table with the row that is analysed (ANL01FL = Y) where a subject has several of one visit."""
+    flag = next((name for name, cells in source.cells.items() if Column(name, cells).exactly(ANALYSED)), "")
+    keys = key_columns(source, source.roles(subject)) if flag else {}
+    groups = defaultdict(list)
+    for row, names in enumerate(names_of_rows(source, keys) if keys else ()):
+        groups[names].append(row)
+    dropped = set()
+    for rows in groups.values():
+        marked = [row for row in rows if source.cells[flag][row].casefold() in ("y", "yes", "1")]
+        dropped |= set(rows) - set(marked) if len(marked) == 1 else set()
+    reason = f"because another row of the same {names_text(list(keys.values()))} has {flag} = Y"
+    return _without(source, dropped, reason, "")
+
+
+def _without(source: Source, dropped: Collection[int], reason: str, shown: str) -> Source:
+    """The table without some rows, with a doubt that names them; `shown` stands before their numbers."""
+    kept = [row for row in range(len(source.numbers)) if row not in dropped]
+    if not dropped or not kept:
+        return source
+    rows = rows_text([source.numbers[row] for row in dropped], 3)
+    doubt = f"Rows of {source.path.name} that were left out, {reason}: {len(dropped):,} ({shown}{rows})."
+    return replace(
+        source,
+        cells={name: [cells[row] for row in kept] for name, cells in source.cells.items()},
+        numbers=[source.numbers[row] for row in kept],
+        doubts=[*source.doubts, doubt],
+        changed=True,
+    )
+
+
+def _without_imputed(source: Source) -> Source:
+    """The table without rows whose DTYPE says that they were imputed, such as LOCF."""
+    column = next((name for name in source.cells if Column(name, ()).header == "dtype"), "")
+    values = source.cells.get(column, [])
+    imputed = [row for row, value in enumerate(values) if re.fullmatch(_IMPUTED, value, re.IGNORECASE)]
+    shown = names_text(list(dict.fromkeys(values[row] for row in imputed)), 3)
+    return _without(source, imputed, "because they were imputed and are no visits", f"{column} {shown}; ")
+
+
+def _without_sums(source: Source, subject: str) -> Source:
+    """The table without rows such as `Mean` or `Total`, which stand where others have a subject."""
+    subjects = source.cells.get(source.roles(subject).subject, [])
+    others = [name for name, cells in source.cells.items() if Column(name, cells).numbers is None]
+    names: dict[int, str] = {}
+    for row in range(len(subjects) - 1, -1, -1):
+        at_end = len(names) == len(subjects) - 1 - row
+        of_row = [subjects[row]] if subjects[row] else [source.cells[name][row] for name in others]
+        name = next((cell for cell in of_row if _is_sum(cell, at_end=at_end)), "")
+        if name:
+            names[row] = name
+    shown = names_text(list(dict.fromkeys(reversed(names.values()))), 3)
+    return _without(source, names, "because they sum others up", f"{shown}; ")
+
+
+def _is_sum(text: str, *, at_end: bool) -> bool:
+    plain = re.sub(r"[\W_]+", " ", unaccented(text)).strip()
+    return re.fullmatch(_LAST_SUMS if at_end else _SUMS, plain) is not None
+
+
+def _visits_of_events(source: Source) -> Source:
+    """The table with the visit in place of REDCap's event, such as `week 4` of `week_4_arm_1`, and the arm."""
+    for name, cells in source.cells.items():
+        events = [re.fullmatch(_EVENT, cell) for cell in cells]
+        if not cells or not all(events):
+            continue
+        found: Sequence[re.Match[str]] = [event for event in events if event]
+        cells_of = {"visit": [event[1].replace("_", " ") for event in found], "arm": [event[2] for event in found]}
+        if len(set(cells_of["arm"])) == 1 or "arm" in source.cells:
+            del cells_of["arm"]
+        if "visit" in source.cells:
+            return source
+        rest = {other: values for other, values in source.cells.items() if other != name}
+        note = f"Visits: the events of {name}, such as {cells_of['visit'][0]} of {cells[0]}."
+        return replace(source, cells=rest | cells_of, notes=[*source.notes, note], changed=True)
+    return source

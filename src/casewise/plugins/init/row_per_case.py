@@ -1,0 +1,324 @@
+"""Tables of other shapes with a row for each case or image: long ones, and columns of raters, regions and visits."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from casewise.cohort.clinical_words import PART, RATER, named_region, plain_words, region_phrases
+from casewise.cohort.folder_layout import stem_of
+from casewise.cohort.table import names_text, rows_text
+from casewise.errors import CasewiseError, cut
+from casewise.plugins.init.columns import Column
+from casewise.plugins.init.joining import Words, names_visit, words
+from casewise.plugins.init.observations import ANALYSED
+from casewise.plugins.init.source import PHOTO, Source, key_columns, names_of_rows, rows_repeat
+
+# Columns of long tables, as in ADaM and SDTM: the code of what was measured, its text, the value, the analysed record.
+_CODE = ("paramcd", "qstestcd", "testcd", "param", "qstest", "parameter", "item", "test", "measure", "question")
+_TEXT = ("param", "qstest", "parameter", "test")
+_VALUE = ("aval", "qsstresn", "avalc", "qsstresc", "qsorres", "value", "result", "score", "rating", "response")
+_MOST_RATERS = 8
+_IMAGE = r"(photo(graph)?|image|picture|foto|bild|img|file|path|datei|pfad|fichier|archivo|imagen)s?( ?name)?"
+
+
+def wide(source: Source, subject: str) -> Source:
+    """A long table with a row for each subject, visit and region, and a column for each code; others as they are.
+
+    Raises:
+        CasewiseError: a code occurs twice with different values.
+    """
+    by_header = {Column(name, ()).header: name for name in source.cells}
+    code, value = (next((by_header[h] for h in names if h in by_header), "") for names in (_CODE, _VALUE))
+    if not code or not value or code == value:
+        return source
+    texts = [by_header[header] for header in _TEXT if header in by_header and by_header[header] != code]
+    facts = replace(source, cells={n: v for n, v in source.cells.items() if n not in {code, value, *texts}})
+    keys = {role: name for role, name in key_columns(facts, facts.roles(subject)).items() if role != "number"}
+    if not keys or not rows_repeat(source, keys) or len(Column(code, source.cells[code]).counts) < 2:
+        return source
+    if rater := _rater(source, keys | {"code": code}):
+        keys["rater"] = rater
+    names, flags = names_of_rows(source, keys), [n for n in source.cells if Column(n, ()).exactly(ANALYSED)]
+    rows, notes = list(range(len(names))), []
+    if flags and rows_repeat(source, keys | {"code": code}):
+        rows = [row for row in rows if source.cells[flags[0]][row].casefold() == "y"]
+        notes.append(f"Only rows of {source.path.name} with {flags[0]} = Y are used: {len(rows):,} of {len(names):,}.")
+    groups: dict[tuple[Words, ...], list[int]] = defaultdict(list)
+    for row in rows:
+        groups[names[row]].append(row)
+    # a code for several regions, which only its text names
+    for text in texts:
+        by_code, by_text = ({(names[row], source.cells[c][row]) for row in rows} for c in (code, text))
+        if len(by_code) < len(rows) == len(by_text):
+            code, texts = text, []
+            break
+    codes = list(dict.fromkeys(source.cells[code][row] for row in rows))
+    spare = next((by_header[h] for h in ("avalc", "qsstresc") if h in by_header and by_header[h] != value), "")
+    values: dict[str, list[str]] = {name: [] for name in codes}
+    for group in groups.values():
+        of_group: dict[str, int] = {}
+        for row in group:
+            name, other = source.cells[code][row], of_group.setdefault(source.cells[code][row], row)
+            if source.cells[value][other] != source.cells[value][row]:
+                raise CasewiseError(
+                    f"{source.path}, {rows_text([source.numbers[other], source.numbers[row]])}: {code} {cut(name)} of "
+                    f"{' '.join(source.cells[column][row] for column in keys.values())} has two values, "
+                    f"{cut(source.cells[value][other])} and {cut(source.cells[value][row])} ({value}). Keep one of the "
+                    "rows, or mark those that are analysed with Y in a column ANL01FL."
+                )
+        for name in codes:
+            row_of_code = of_group.get(name)
+            cell = "" if row_of_code is None else source.cells[value][row_of_code]
+            values[name].append(cell or ("" if row_of_code is None or not spare else source.cells[spare][row_of_code]))
+    constant = [
+        name for name in facts.cells
+        if name != spare and all(len({source.cells[name][row] for row in group}) == 1 for group in groups.values())
+    ]  # fmt: skip
+    dropped = [name for name in source.cells if name not in {*constant, code, value}]
+    if clash := [name for name in codes if name in constant]:
+        raise CasewiseError(f"{source.path}: {names_text(clash)} is a column and a value of {code}. Rename the column.")
+    cells = {name: [source.cells[name][group[0]] for group in groups.values()] for name in constant} | values
+    described = {source.cells[code][row]: source.cells[text][row] for text in texts[:1] for row in reversed(rows)}
+    notes.append(
+        f"{source.path.name} is long: each {code} became a column ({names_text(codes, 8)}) with the values of {value}; "
+        f"{len(rows):,} rows became {len(groups):,}."
+        + (f" Left out, because they differ between codes: {names_text(dropped, 12)}." if dropped else "")
+    )
+    numbers = [source.numbers[group[0]] for group in groups.values()]
+    return replace(source, cells=cells, numbers=numbers, notes=[*source.notes, *notes], labels=described, changed=True)
+
+
+def _rater(source: Source, keys: Mapping[str, str]) -> str:
+    """The column that tells rows with the same keys apart by who rated them; '' if none does."""
+    columns = [Column(name, values) for name, values in source.cells.items() if name not in keys.values()]
+    named = [c.name for c in columns if c.exactly(RATER) and c.filled == 1 and 1 < len(c.counts) <= _MOST_RATERS]
+    if not named or not rows_repeat(source, keys):
+        return ""
+    return next((name for name in named if not rows_repeat(source, {**keys, "rater": name})), "")
+
+
+def by_rater(source: Source, subject: str) -> Source:
+    """A column for each rater, such as `score_AB`, where several rated the same case; other tables as they are."""
+    keys = key_columns(source, source.roles(subject))
+    images = [name for name in source.cells if Column(name, ()).named(_IMAGE) and name not in keys.values()]
+    options = [keys, *(keys | {"image": name} for name in images)] if keys else []
+    keys, rater = next(((each, name) for each in options if (name := _rater(source, each))), ({}, ""))
+    if not rater:
+        return source
+    groups: dict[tuple[Words, ...], list[int]] = defaultdict(list)
+    for row, names in enumerate(names_of_rows(source, keys)):
+        groups[names].append(row)
+    raters = list(Column(rater, source.cells[rater]).counts)
+    cells, new = dict[str, list[str]](), dict[str, list[str]]()
+    for name, values in source.cells.items():
+        if name in keys.values() or all(len({values[row] for row in rows}) == 1 for rows in groups.values()):
+            cells[name] = [values[rows[0]] for rows in groups.values()]
+        elif name != rater:
+            by_rater = [{source.cells[rater][row]: values[row] for row in rows} for rows in groups.values()]
+            new[name] = [f"{name}_{'_'.join(each.split())}" for each in raters]
+            cells |= {
+                column: [of_case.get(each, "") for of_case in by_rater]
+                for column, each in zip(new[name], raters, strict=True)
+            }
+    if not new or set(source.cells).intersection(itertools.chain(*new.values())):
+        return source
+    first = next(iter(new))
+    doubt = (
+        f"SEVERAL RATERS: rows of one case differ by {rater} ({names_text(raters, 4)}), and each rater became a "
+        f"column, such as {names_text(new[first], 4)}. What one of them rated is predicted: state which one with "
+        "--target, or add a column with what they agreed on. To compare them, write "
+        f"`evaluation: {{readers: {{{new[first][0]}: {{{raters[1]}: {new[first][1]}}}}}}}`."
+    )
+    numbers = [source.numbers[rows[0]] for rows in groups.values()]
+    return replace(source, cells=cells, numbers=numbers, doubts=[*source.doubts, doubt], changed=True)
+
+
+def by_region(source: Source, keys: Mapping[str, str], regions: Sequence[str], of_paths: Iterable[str]) -> Source:
+    """A row for each region where columns name it, such as `erythema_upper`; other tables as they are.
+
+    Args:
+        regions: those of the study; without any, words of the paths that all such columns share.
+        of_paths: words of the paths.
+    """
+    if "region" in keys:
+        return source
+    texts = [text for name in source.cells for text in (name, source.labels.get(name, ""))]
+    headings = {word for text in texts for word in plain_words(text)}
+    candidates = list(regions) or [
+        word
+        for word in dict.fromkeys(of_paths)
+        if word.isalpha() and any(headings.issuperset(phrase) for phrase in region_phrases(word))
+    ]
+    if not regions:  # `eye` of `grade_eye_left` and `grade_eye_right` tells nothing apart
+        of_word = {word: {text for text in texts if named_region(text, [word])[0]} for word in candidates}
+        candidates = [
+            word for word in candidates if not any(of_word[word] > other for other in of_word.values() if other)
+        ]
+    parts: dict[Words, dict[str, str]] = defaultdict(dict)
+    for name in source.cells:
+        if name in keys.values():
+            continue
+        for text in dict.fromkeys((source.labels.get(name, name), name)):
+            region, rest = named_region(text, candidates)
+            if region and rest:
+                parts[rest].setdefault(region, name)
+                break
+    sets = Counter(frozenset(columns) for columns in parts.values() if len(columns) > 1)
+    if not sets:
+        return source
+    shared = sets.most_common(1)[0][0]
+    if regions and len(shared) < len(regions):
+        return source
+    parts = {rest: columns for rest, columns in parts.items() if frozenset(columns) == shared}
+    return _with_rows(source, "region", parts, [region for region in candidates if region in shared])
+
+
+def by_visit(source: Source, keys: Mapping[str, str], visits: Iterable[str]) -> Source:
+    """A row for each visit where columns name it, such as `PASI_week4`; other tables as they are.
+
+    Args:
+        visits: those that the paths state.
+    """
+    visit_named = {words(visit, "visit"): visit for visit in visits}
+    if "visit" in keys or len(visit_named) < 2:
+        return source
+    parts: dict[Words, dict[str, str]] = defaultdict(dict)
+    for name in source.cells:
+        headings = plain_words(name)
+        for length in (2, 1):
+            visit = words(" ".join(headings[-length:]), "visit")
+            if len(headings) > length and visit in visit_named and name not in keys.values():
+                parts[headings[:-length]].setdefault(visit_named[visit], name)
+                break
+    parts = {rest: columns for rest, columns in parts.items() if len(columns) > 1}
+    if len({frozenset(columns) for columns in parts.values()}) != 1:
+        return source
+    return _with_rows(source, "visit", parts, list(next(iter(parts.values()))))
+
+
+def _with_rows(source: Source, role: str, parts: Mapping[Words, Mapping[str, str]], order: Sequence[str]) -> Source:
+    """The table with a row for each region or visit in place of each row.
+
+    Args:
+        parts: by the name of a new column, the column of each region or visit.
+    """
+    split = {name for columns in parts.values() for name in columns.values()}
+    count, cells = len(source.numbers), {}
+    for name, values in source.cells.items():
+        if name not in split:
+            cells[name] = [value for value in values for _ in order]
+    cells[role] = [name for _ in range(count) for name in order]
+    for rest, columns in parts.items():
+        cells["_".join(rest)] = [source.cells[columns[name]][row] for row in range(count) for name in order]
+    first = next(iter(parts))
+    return replace(
+        source,
+        cells=cells,
+        numbers=[number for number in source.numbers for _ in order],
+        notes=[
+            *source.notes,
+            f"Columns of {role}s became rows, {len(order)} for each: "
+            f"{names_text([parts[first][name] for name in order], 4)} are "
+            f"{'_'.join(first)} of {', '.join(order)}.",
+        ],
+        changed=True,
+    )
+
+
+def by_part(source: Source, keys: Mapping[str, str]) -> Source:
+    """A row for each lesion, tooth or photograph where columns number them (`lesion1_size`); others as they are."""
+    if "number" in keys:
+        return source
+    parts: dict[str, dict[Words, dict[str, str]]] = defaultdict(lambda: defaultdict(dict))
+    for name in source.cells:
+        headings = plain_words(name)
+        for first, (word, number) in enumerate(itertools.pairwise(headings)):
+            if (
+                re.fullmatch(rf"{PART}|{PHOTO}", word)
+                and number.isdecimal()
+                and len(headings) > 2
+                and name not in keys.values()
+            ):
+                parts[word][headings[:first] + headings[first + 2 :]].setdefault(number, name)
+    for word, columns in parts.items():
+        several = {rest: own for rest, own in columns.items() if len(own) > 1}
+        if len({frozenset(own) for own in several.values()}) == 1:
+            return _with_rows(source, word, several, list(next(iter(several.values()))))
+    return source
+
+
+def check_several_columns(source: Source, keys: Mapping[str, str], target: str, paths: Iterable[str]) -> None:
+    """Refuse columns for sides or times, such as `grade_OD` and `grade_OS`, that the paths do not tell apart.
+
+    Args:
+        target: the stated one: if it is another column, or no two `paths` name two times, all images have its value.
+
+    Raises:
+        CasewiseError: there are such columns of numbers.
+    """
+    parts: dict[Words, list[str]] = defaultdict(list)
+    for name, values in source.cells.items():
+        headings = plain_words(name)
+        if name in keys.values() or Column(name, values).numbers is None:
+            continue
+        for start, length in itertools.product(range(len(headings)), (1, 2)):
+            phrase = " ".join(headings[start : start + length])
+            is_side = length == 1 and len(region_phrases(phrase)) > 1
+            is_time = "visit" not in keys and start + length <= len(headings) and names_visit(phrase)
+            if is_side or is_time:
+                parts[*headings[:start], "", *headings[start + length :]].append(name)
+    several = [own for own in parts.values() if len(own) > 1]
+    if target and several:
+        several = [own for own in several if target in own and _names_times(paths)]
+    if several:
+        raise CasewiseError(
+            f"{source.path}: {' and '.join(several[0][:3])} have values of several images of a row, and the paths do "
+            "not all say which image belongs to which. Write a row for each of them, with a column that names it as "
+            "the paths do, or delete the columns that are not meant. If all images of a row have the value of another "
+            "column, say so with --target."
+        )
+
+
+def _names_times(paths: Iterable[str]) -> bool:
+    """Whether the paths name two visits or more, wherever they do."""
+    visits: set[str] = set()
+    for path in paths:
+        named = plain_words(stem_of(path))
+        phrases = {" ".join(named[start : start + length]) for start in range(len(named)) for length in (1, 2)}
+        visits |= set(filter(names_visit, phrases))
+        if len(visits) > 1:
+            return True
+    return False
+
+
+def check_numbered(source: Source, target: str, of_rows: Iterable[Sequence[str]]) -> None:
+    """Refuse a target such as `score_1` beside `score_2` where the images of a row have the same numbers.
+
+    Args:
+        of_rows: the paths of each row.
+
+    Raises:
+        CasewiseError: they have.
+    """
+    numbered: dict[tuple[str, ...], dict[str, str]] = defaultdict(dict)
+    for name in source.cells:
+        heading = plain_words(name)
+        for position, word in enumerate(heading):
+            if word.isdecimal():
+                numbered[(*heading[:position], "", *heading[position + 1 :])].setdefault(word, name)
+    for columns in numbered.values():
+        if target not in columns.values() or len(columns) < 2:
+            continue
+        for paths in of_rows:
+            last = [plain_words(stem_of(path).rpartition("/")[2])[-1:] for path in paths]
+            if set(itertools.chain(*last)) == set(columns):
+                names, shown = names_text(list(columns.values()), 3), names_text(paths, 3)
+                raise CasewiseError(
+                    f"{source.path}: {names} have the numbers of the images of a row, such as {shown}. If each column "
+                    "is about its image, write a row for each image, with a column `image` that has its "
+                    f"number. If all images have the value of one column, say so with --target {target}."
+                )
