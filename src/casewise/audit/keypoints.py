@@ -57,6 +57,7 @@ class _Effort:
         longest: the longest side on which features are found, in the tile if it is not much smaller, else in the file,
             which is read a little larger (`read`). Small images are enlarged at most by `enlarged`.
         nearest: at most so many images with at least `votes` votes are matched, those with most votes.
+        most: a feature votes for at most so many others, the most similar ones.
     """
 
     longest: int
@@ -64,14 +65,15 @@ class _Effort:
     enlarged: float
     nearest: int
     votes: int
+    most: int
 
 
 # Among 848 photographs, the original of each of 60 copies, cropped to 60 to 85 % of each side and a third of them
 # mirrored, received most votes or had only other copies before it. The limit is a wide margin: without any, all
 # pairs of thousands of films that look alike would be matched.
-_THOROUGH = _Effort(longest=176, read=224, enlarged=np.inf, nearest=16, votes=2)
+_THOROUGH = _Effort(longest=176, read=224, enlarged=np.inf, nearest=16, votes=2, most=10**9)
 # For more than `EXACT` images. Of 24 films cropped to 58 % of each side, 23 copies were found, and with `_THOROUGH` 24.
-_QUICK = _Effort(longest=128, read=160, enlarged=1.5, nearest=8, votes=3)
+_QUICK = _Effort(longest=128, read=160, enlarged=1.5, nearest=8, votes=3, most=32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -329,7 +331,7 @@ def _nearest(
             if stop - start > 1 and (len(own) * len(image) > MOST_COMPARED or counted > MOST_VOTES):
                 half = (start + stop) // 2
                 return np.concatenate([pairs_of(start, half), pairs_of(half, stop)])
-            row, column = np.nonzero(own.astype(np.float32) @ descriptors.astype(np.float32).T > VOTE)
+            row, column = np.nonzero(_votes(own.astype(np.float32) @ descriptors.astype(np.float32).T, effort))
             # a feature that an image shows often, such as a thread of cloth, votes for it once
             row, column = np.divmod(np.unique(row * count + image[column]), count)
             voted.append((start + voter[row]) * count + column)
@@ -349,6 +351,16 @@ def _nearest(
     blocks = in_parallel(lambda start: pairs_of(start, min(start + rows, count)), range(0, count, rows))
     pairs = np.concatenate([np.zeros((0, 2), np.int64), *blocks])
     return [(i, j) for i, j in np.unique(pairs, axis=0).tolist()]
+
+
+def _votes(similarity: np.ndarray, effort: _Effort) -> np.ndarray:
+    """Which features (R, K) of the index each of R features votes for: similar ones, and at most the nearest."""
+    votes: np.ndarray = similarity > VOTE
+    crowded = np.flatnonzero(np.count_nonzero(votes, axis=1) > effort.most) if effort.most < len(similarity.T) else []
+    if len(crowded):
+        least = np.partition(similarity[crowded], -effort.most, axis=1)[:, -effort.most]
+        votes[crowded] &= similarity[crowded] >= least[:, None]
+    return votes
 
 
 def _aligned(first: _LocalFeatures, second: _LocalFeatures) -> Register | None:

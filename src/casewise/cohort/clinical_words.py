@@ -65,6 +65,11 @@ UNITS = {
     **dict.fromkeys(("t", "tp", "timepoint", "zeitpunkt"), "time"),
     **dict.fromkeys(("bl", "base", "basal", "ausgangswert"), "baseline"),
     **dict.fromkeys(("scr", "screen"), "screening"),
+    **dict.fromkeys(("fu", "fup"), "followup"),
+    "eot": "endoftreatment",
+    "eos": "endofstudy",
+    "et": "earlytermination",
+    "uns": "unscheduled",
 }
 # Units of a visit that one letter means only where it is known to be a visit: S0 is week 0 in French and Spanish.
 LETTERS_OF_VISITS = {"s": "week"}

@@ -14,12 +14,18 @@ from tests.plugins.init.own_data import table_of
 Rows = list[tuple[object, ...]]
 
 
-def plan_of(folder: Path, heads: str, rows: Rows, names: list[str], pattern: str = "", target: str = "") -> NewStudy:
-    """The written study of a table and of noise under these names."""
+def pictures_at(folder: Path, names: list[str]) -> Path:
+    """The folder with noise under these names."""
     draw = np.random.default_rng(7)
     for name in names:
-        (folder / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(draw.integers(0, 255, (8, 8, 3)).astype(np.uint8)).save(folder / "photos" / name)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw.integers(0, 255, (8, 8, 3)).astype(np.uint8)).save(folder / name)
+    return folder
+
+
+def plan_of(folder: Path, heads: str, rows: Rows, names: list[str], pattern: str = "", target: str = "") -> NewStudy:
+    """The written study of a table and of noise under these names."""
+    pictures_at(folder / "photos", names)
     lines = [heads, *(",".join(map(str, row)) for row in rows)]
     (folder / "table.csv").write_text("\n".join(lines) + "\n")
     plan = plan_study(

@@ -21,8 +21,12 @@ def test_one_visit_that_the_columns_lack_gives_no_photograph_the_value_of_anothe
     heading: str, extra: str, tmp_path: Path
 ) -> None:
     rows: Rows = [(f"{s:03}", s, s + 20, s + 40) for s in PEOPLE]
-    with pytest.raises(CasewiseError, match=r"Week 4 and .*the paths do not all say which image belongs to which"):
-        plan_of(tmp_path, f"patient,{heading}", rows, of_weeks((extra,)))
+    plan = plan_of(tmp_path, f"patient,{heading}", rows, of_weeks((extra,)))
+    value = dict(zip(WEEKS, (0, 20, 40), strict=True))
+    assert joined(tmp_path, plan.target) == {
+        f"{s:03}_WK{week:02}_{n}.png": str(s + value[week]) for s in PEOPLE for week in WEEKS for n in (1, 2)
+    }
+    assert any(doubt.startswith("Images in no row") and extra in doubt for doubt in plan.doubts)
 
 
 def test_a_stated_target_beside_columns_of_visits_is_meant(tmp_path: Path) -> None:
@@ -34,7 +38,7 @@ def test_a_stated_target_beside_columns_of_visits_is_meant(tmp_path: Path) -> No
     plan_of(tmp_path, heads, rows, names, target="response")
     assert joined(tmp_path, "response") == {f"{s:03}_{n}.png": "ab"[s % 2] for s in PEOPLE for n in (1, 2)}
     rows = [(f"{s:03}", s, s + 20, s + 40) for s in PEOPLE]
-    with pytest.raises(CasewiseError, match="the paths do not all say which image belongs to which"):
+    with pytest.raises(CasewiseError, match="became rows, with their values in the column 'pasi'"):
         plan_of(
             tmp_path / "visits", "patient,PASI Week 0,PASI Week 4,PASI Week 12", rows, of_weeks(("002_ET_1.png",)),
             target="PASI Week 4",
@@ -50,14 +54,18 @@ def test_columns_of_visits_that_the_paths_state_are_joined(tmp_path: Path) -> No
     }
 
 
-def test_columns_of_sides_beside_regions_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("order", ["{region}_{side}", "{side}_{region}"])
+def test_columns_of_regions_with_their_side_become_rows(order: str, tmp_path: Path) -> None:
     rows: Rows = [(f"S{s:02}", f"V{v}", s, s + 1, s + 2, s + 3) for s in PEOPLE for v in (1, 2)]
-    names = [
-        f"S{s:02}_V{v}_{region}_{side}.png"
-        for s in PEOPLE for v in (1, 2) for region in ("hand", "foot") for side in ("left", "right")
-    ]  # fmt: skip
-    with pytest.raises(CasewiseError, match="values of several images of a row"):
-        plan_of(tmp_path, "subject,visit,Hand R,Hand L,Foot R,Foot L", rows, names)
+    parts = {("hand", "right"): 0, ("hand", "left"): 1, ("foot", "right"): 2, ("foot", "left"): 3}
+
+    def name(s: int, v: int, region: str, side: str) -> str:
+        return f"S{s:02}_V{v}_{order.format(region=region, side=side)}.png"
+
+    names = [name(s, v, *part) for s in PEOPLE for v in (1, 2) for part in parts]
+    plan = plan_of(tmp_path, "subject,visit,Hand R,Hand L,Foot R,Foot L", rows, names)
+    expected = {name(s, v, *part): str(s + more) for s in PEOPLE for v in (1, 2) for part, more in parts.items()}
+    assert joined(tmp_path, plan.target) == expected
 
 
 def test_two_numbers_of_a_person_are_refused_until_one_is_stated(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ fits the subject's photographs as well. A row is never joined to the nearest vis
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ import numpy as np
 
 from casewise.cohort.folder_layout import Pattern
 from casewise.cohort.table import iso_day, names_text, read_dates
+from casewise.plugins.init.columns import Column, names_people
 from casewise.plugins.init.joining import day_of_visit, join_images, visits_in_paths, words
 from casewise.plugins.init.source import Source
 
@@ -52,6 +54,21 @@ def with_ordered_dates(source: Source, paths: Sequence[str]) -> Source:
         if shares[order] >= _NEARLY_ALL and min(shares.values()) < _HALF:
             dates = [date.fromordinal(day).isoformat() if (day := orders[order].get(t)) else t for t in cells]
             note = f"Dates of {column} begin with {order}, because the paths have them too, such as {texts[0]}."
+            source = replace(source, cells=source.cells | {column: dates}, notes=[*source.notes, note], changed=True)
+    return source
+
+
+def with_whole_years(source: Source) -> Source:
+    """The table with dates such as 12.05.21 in ISO form, where no year of the column would be in the future."""
+    for column, cells in source.cells.items():
+        texts = {cell: re.sub(r"^(\d\d?\.\d\d?\.)(\d\d)$", r"\g<1>20\2", cell) for cell in cells if cell}
+        if not texts or any(whole == text for text, whole in texts.items()) or names_people(Column(column, cells)):
+            continue
+        days = read_dates(texts.values())
+        if len(days) == len(set(texts.values())) and max(days.values()) <= date.today().toordinal():
+            dates = [date.fromordinal(days[texts[cell]]).isoformat() if cell else "" for cell in cells]
+            first = next(iter(texts))
+            note = f"Dates of {column} have years of two digits: {first} was read as {dates[cells.index(first)]}."
             source = replace(source, cells=source.cells | {column: dates}, notes=[*source.notes, note], changed=True)
     return source
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -38,7 +38,16 @@ from casewise.plugins.init.joining import (
 )
 from casewise.plugins.init.patterns import is_field
 from casewise.plugins.init.row_per_case import by_part, by_region, by_visit, check_several_columns
-from casewise.plugins.init.source import Source, check_subjects, key_columns, with_sites
+from casewise.plugins.init.source import (
+    Source,
+    check_subjects,
+    key_columns,
+    with_sites,
+    with_whole_regions,
+)
+
+# The share of the paths that must state a visit before columns of visits become rows.
+_OF_VISITS = 0.8
 
 
 def joined_rows(
@@ -265,6 +274,8 @@ def _best_join(
 ) -> tuple[Source, Joined]:
     """The table, perhaps with a row for each region, and the images of its rows; no image where too few rows meet."""
     source = with_ordered_dates(source, images.paths)
+    if not regions:
+        source = with_whole_regions(source, subject)
     roles = source.roles(subject)
     source = by_region(
         source,
@@ -273,7 +284,9 @@ def _best_join(
         (word for path in images.paths for word in words(path)),
     )
     roles = source.roles(subject)
-    source = by_visit(source, key_columns(source, roles, regions=regions), visits_in_paths(images.paths).values())
+    source = by_visit(
+        source, key_columns(source, roles, regions=regions), visits_in_paths(images.paths, _OF_VISITS).values()
+    )
     source = by_part(source, key_columns(source, source.roles(subject), regions=regions))
     roles = source.roles(subject)
     keys, tried = key_columns(source, roles, regions=regions), Joined()
@@ -300,15 +313,20 @@ def _best_join(
                 if "visit" in again.columns and met(again, len(filled), len(images.paths)):
                     again.doubts += contradictory_dates(names, cells[name], roles.dates)
                     return new, again
-        dated_paths = "visit" in keys and roles.date != "" and not by_date
+        dates = {"visit": roles.date} if "visit" in keys and roles.date and not by_date else {}
         try:
             tried = join(cells, columns=keys)
         except CasewiseError:
-            if not dated_paths:
+            if not dates:
                 raise
+        else:
+            if not ("visit" in tried.columns and met(tried, len(source.numbers), len(images.paths))) and (
+                again := _by_other_columns(source, keys, images.paths, join)
+            ):
+                return source, again
         read = "visit" in tried.columns and met(tried, len(source.numbers), len(images.paths))
-        if dated_paths and not read:  # the paths may state the dates of the visits
-            again = join(cells | {roles.date: roles.dates}, columns=keys | {"visit": roles.date})
+        if dates and not read:  # the paths may state the dates of the visits
+            again = join(cells | {roles.date: roles.dates}, columns=keys | dates)
             if "visit" in again.columns and met(again, len(source.numbers), len(images.paths)):
                 return source, again
         if by_date and ("visit" not in tried.columns or not tried.paths):
@@ -334,22 +352,54 @@ def _best_join(
         )
     tried.paths.clear()
     for name in [name for name, values in source.cells.items() if _identifies(Column(name, values))]:
-        joined = join_images(source.cells, images.paths, {"subject": name}, stated=stated)
+        try:
+            joined = join_images(source.cells, images.paths, {"subject": name}, stated=stated)
+        except CasewiseError:  # of a column that may not name people
+            continue
         if met(joined, len(source.numbers), len(images.paths), both=True):
             return source, joined
     return source, tried
+
+
+def _by_other_columns(
+    source: Source, keys: Mapping[str, str], paths: Sequence[str], join: Callable[..., Joined]
+) -> Joined | None:
+    """The join by another column of visits, or by subjects that paths state in two folders; None if rows do not meet.
+
+    `ABC-01-007` may be in `Site 01/Subject 007`.
+    """
+    subjects, names = keys["subject"], [words(cell) for cell in source.cells[keys["subject"]]]
+    columns = [Column(name, cells) for name, cells in source.cells.items()] if "visit" in keys else []
+    visits = [c.name for c in columns if c.exactly(VISIT) and c.filled == 1 and c.name != keys["visit"]]
+    parts, of_parts = dict[str, list[str]](), dict[str, str]()
+    if "site" not in keys and min(map(len, names)) > 1 and len({name[-2:] for name in names}) == len(set(names)):
+        of_parts = {"site": f"{subjects}, before the end", "subject": f"{subjects}, end"}
+        parts = {of_parts["site"]: [name[-2] for name in names], of_parts["subject"]: [name[-1] for name in names]}
+    tried = [keys | {"visit": name} for name in visits]
+    divided = [{"site": of_parts["site"], **each, **of_parts} for each in (keys, *tried)] if parts else []
+    for of_columns in (*tried, *divided):
+        try:
+            joined = join(source.cells | parts, columns=of_columns)
+        except CasewiseError:
+            continue
+        needed = of_columns.keys() & {"visit", "site", "subject"}
+        if needed <= joined.columns.keys() and met(joined, len(names), len(paths)):
+            if of_columns in divided:
+                joined.columns = {**joined.columns, "subject": subjects}
+                del joined.columns["site"]
+            return joined
+    return None
 
 
 def _with_other_fields(
     stated: Pattern | None, keys: dict[str, str], source: Source
 ) -> tuple[Pattern | None, dict[str, str]]:
     """A stated pattern and the keys with the columns that its other fields name, which take part in the join."""
-    headers = {Column(name, ()).header: name for name in source.cells if name not in keys.values()}
-    headers |= {Column(name, ()).header: name for role, name in keys.items() if role == "site"}
+    headers = {Column(name, ()).header: name for name in source.cells}
     for field_name in stated.fields if stated else ():
         column = headers.get(heading_words(field_name), "")
         if stated and column and field_name not in {*FIELDS, *OF_FILES} | keys.keys() - {"site"}:
-            role = "site" if keys.get("site") == column else field_name
+            role = next((role for role, name in keys.items() if name == column), field_name)
             stated = Pattern(stated.text.replace(f"{{{field_name}}}", f"{{{role}}}"), stated.doubts)
             keys = {role: column, **keys}
     return stated, keys
@@ -466,4 +516,4 @@ def _identifies(column: Column) -> bool:
     """Whether a column may name people by itself; dates, which several people share, do not."""
     dates = all(words(cell, "visit")[:1] == ("date",) for cell in column.counts if cell)
     named = column.exactly(r".*(date|datum|age|score|dtc|dt).*")
-    return column.filled > 0.9 and len(column.counts) > 3 and not named and not dates
+    return column.filled > 0.9 and len(column.counts) > 3 and column.are_whole and not named and not dates

@@ -823,12 +823,12 @@ def _add_stated(
             joined.stated[path]["visit"] = visit
 
 
-def _visits(paths: Sequence[_Path], taken: Mapping[str, set[tuple[int, int]]]) -> dict[str, str]:
-    """The visit that each path states, where all of them do at one place in words that are not `taken`; {} if not."""
-    first = paths[0]
+def _visits(paths: Sequence[_Path], taken: Mapping[str, set[tuple[int, int]]], share: float = 1.0) -> dict[str, str]:
+    """The visit that each path states, where a share of them does at one place in words that are not `taken`; or {}."""
+    first, most_without = paths[0], round((1 - share) * len(paths))
     for segment in range(-len(first.segments), 0):
         for word in range(len(first.matches(segment))):
-            visits = {}
+            visits, without = {}, 0
             for each in paths:
                 matches = each.matches(segment)
                 texts = [
@@ -836,21 +836,23 @@ def _visits(paths: Sequence[_Path], taken: Mapping[str, set[tuple[int, int]]]) -
                     for end in range(min(len(matches), word + 3), word, -1)
                     if not taken[each.path] & {(segment, w) for w in range(word, end)}
                 ]
-                if (visit := next(filter(is_visit, texts), None)) is None:
+                visit, without = next(filter(is_visit, texts), ""), without + 1
+                if visit:
+                    visits[each.path], without = visit, without - 1
+                elif without > most_without:
                     break
-                visits[each.path] = visit
-            if len(visits) == len(paths):
+            if len(visits) >= max(1, len(paths) - most_without):
                 return visits
     return {}
 
 
-def visits_in_paths(paths: Sequence[str]) -> dict[str, str]:
-    """The visit that each path states, if all of them state one at the same place; else {}.
+def visits_in_paths(paths: Sequence[str], share: float = 1.0) -> dict[str, str]:
+    """The visit that each path states, if at least a share of them states one at the same place; else {}.
 
     >>> visits_in_paths(["S1/week0/upper.jpg", "S1/week4/upper.jpg"])
     {'S1/week0/upper.jpg': 'week0', 'S1/week4/upper.jpg': 'week4'}
     """
-    return _visits([_Path(path) for path in paths], {path: set() for path in paths})
+    return _visits([_Path(path) for path in paths], {path: set() for path in paths}, share)
 
 
 def names_visit(text: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
@@ -101,7 +101,8 @@ def _visits_of_events(source: Source) -> Source:
         if not cells or not all(events):
             continue
         found: Sequence[re.Match[str]] = [event for event in events if event]
-        cells_of = {"visit": [event[1].replace("_", " ") for event in found], "arm": [event[2] for event in found]}
+        visits = _with_instances([event[1].replace("_", " ") for event in found], source)
+        cells_of = {"visit": visits, "arm": [event[2] for event in found]}
         if len(set(cells_of["arm"])) == 1 or "arm" in source.cells:
             del cells_of["arm"]
         if "visit" in source.cells:
@@ -110,3 +111,14 @@ def _visits_of_events(source: Source) -> Source:
         note = f"Visits: the events of {name}, such as {cells_of['visit'][0]} of {cells[0]}."
         return replace(source, cells=rest | cells_of, notes=[*source.notes, note], changed=True)
     return source
+
+
+def _with_instances(visits: list[str], source: Source) -> list[str]:
+    """Visits that an event of REDCap repeats, with the number of each, such as `unscheduled 2`."""
+    instances = next((v for n, v in source.cells.items() if Column(n, v).header == "redcap repeat instance"), [])
+    records = source.cells.get(source.roles().subject, [""] * len(visits))
+    counts = Counter(zip(records, visits, strict=True))
+    return [
+        f"{visit} {instance}" if instance and counts[record, visit] > 1 else visit
+        for record, visit, instance in zip(records, visits, instances or [""] * len(visits), strict=True)
+    ]

@@ -165,6 +165,11 @@ def _read(
     _check_headings(table, source.cells, files)
     rows, source = rows_of_table(source, files, stated=stated, subject=subject, target=target)
     cells, numbers = source.cells, source.numbers
+    if target in source.became and target not in cells:
+        raise CasewiseError(
+            f"--target {target[:80]!r}: this column and those like it became rows, with their values in the column "
+            f"{source.became[target]!r}. Repeat this with --target {source.became[target]!r}."
+        )
     column, person = stated_column("--target", target, cells), stated_column("--subject", subject, cells)
     rows.understood += source.notes
     rows.notes = source.notes
@@ -176,7 +181,9 @@ def _read(
             "leave the option out."
         )
     roles = understand_columns(cells, target=column, subject=person, files=file_names, numbers=numbers)
-    candidates = [column] if column else likely_targets(cells, roles, [*file_names, *rows.keys])
+    candidates = (
+        [column] if column else likely_targets(cells, roles, [*file_names, *rows.keys], set(source.became.values()))
+    )
     check_numbers(candidates[0], cells[candidates[0]], numbers)
     if not column and not file_names:
         by_row = pd.Series(rows.paths).groupby(rows.sources).agg(list)

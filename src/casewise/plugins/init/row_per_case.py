@@ -13,7 +13,7 @@ from casewise.cohort.folder_layout import stem_of
 from casewise.cohort.table import names_text, rows_text
 from casewise.errors import CasewiseError, cut
 from casewise.plugins.init.columns import Column
-from casewise.plugins.init.joining import Words, names_visit, words
+from casewise.plugins.init.joining import Words, names_visit, readings, words
 from casewise.plugins.init.observations import ANALYSED
 from casewise.plugins.init.source import PHOTO, Source, key_columns, names_of_rows, rows_repeat
 
@@ -22,6 +22,8 @@ _CODE = ("paramcd", "qstestcd", "testcd", "param", "qstest", "parameter", "item"
 _TEXT = ("param", "qstest", "parameter", "test")
 _VALUE = ("aval", "qsstresn", "avalc", "qsstresc", "qsorres", "value", "result", "score", "rating", "response")
 _MOST_RATERS = 8
+# The heading of what columns have that are named like a region or visit alone.
+_VALUES = "value"
 _IMAGE = r"(photo(graph)?|image|picture|foto|bild|img|file|path|datei|pfad|fichier|archivo|imagen)s?( ?name)?"
 
 
@@ -89,7 +91,16 @@ def wide(source: Source, subject: str) -> Source:
         + (f" Left out, because they differ between codes: {names_text(dropped, 12)}." if dropped else "")
     )
     numbers = [source.numbers[group[0]] for group in groups.values()]
-    return replace(source, cells=cells, numbers=numbers, notes=[*source.notes, *notes], labels=described, changed=True)
+    notes = [*source.notes, *notes]
+    return replace(
+        source,
+        cells=cells,
+        numbers=numbers,
+        notes=notes,
+        labels=described,
+        became={code: code for code in codes},
+        changed=True,
+    )
 
 
 def _rater(source: Source, keys: Mapping[str, str]) -> str:
@@ -158,15 +169,17 @@ def by_region(source: Source, keys: Mapping[str, str], regions: Sequence[str], o
         candidates = [
             word for word in candidates if not any(of_word[word] > other for other in of_word.values() if other)
         ]
-    parts: dict[Words, dict[str, str]] = defaultdict(dict)
-    for name in source.cells:
+    parts = _parts_with_sides(source, keys, candidates) if not regions else {}
+    sided = list(dict.fromkeys(region for columns in parts.values() for region in columns))
+    for name in source.cells if not sided else ():
         if name in keys.values():
             continue
         for text in dict.fromkeys((source.labels.get(name, name), name)):
             region, rest = named_region(text, candidates)
-            if region and rest:
-                parts[rest].setdefault(region, name)
+            if region and (rest or _has_values(source, name)):
+                parts.setdefault(rest, {}).setdefault(region, name)
                 break
+    candidates = sided or candidates
     sets = Counter(frozenset(columns) for columns in parts.values() if len(columns) > 1)
     if not sets:
         return source
@@ -177,8 +190,29 @@ def by_region(source: Source, keys: Mapping[str, str], regions: Sequence[str], o
     return _with_rows(source, "region", parts, [region for region in candidates if region in shared])
 
 
+def _parts_with_sides(source: Source, keys: Mapping[str, str], words: Sequence[str]) -> dict[Words, dict[str, str]]:
+    """By further words, the column of each part of the body and side, such as `hand left`; {} if fewer than three."""
+    sides = [word for word in words if {("left",), ("right",)}.intersection(region_phrases(word))]
+    others = [word for word in words if word not in sides]
+    parts: dict[Words, dict[str, str]] = defaultdict(dict)
+    for name in source.cells:
+        side, rest = named_region(name, sides)
+        part, rest = named_region(" ".join(rest), others)
+        if side and part and name not in keys.values() and (rest or _has_values(source, name)):
+            parts[rest].setdefault(f"{part} {side}", name)
+    return dict(parts) if max(map(len, parts.values()), default=0) > 2 else {}
+
+
+def _has_values(source: Source, name: str) -> bool:
+    """Whether a column that is named like a region or visit alone has values of the images, and no dates."""
+    column = Column(name, source.cells[name])
+    return column.numbers is not None and not column.are_dates
+
+
 def by_visit(source: Source, keys: Mapping[str, str], visits: Iterable[str]) -> Source:
     """A row for each visit where columns name it, such as `PASI_week4`; other tables as they are.
+
+    Columns of visits that no path states become rows as well.
 
     Args:
         visits: those that the paths state.
@@ -186,16 +220,23 @@ def by_visit(source: Source, keys: Mapping[str, str], visits: Iterable[str]) -> 
     visit_named = {words(visit, "visit"): visit for visit in visits}
     if "visit" in keys or len(visit_named) < 2:
         return source
+    meaning = readings("visit", visit_named)
     parts: dict[Words, dict[str, str]] = defaultdict(dict)
     for name in source.cells:
         headings = plain_words(name)
         for length in (2, 1):
-            visit = words(" ".join(headings[-length:]), "visit")
-            if len(headings) > length and visit in visit_named and name not in keys.values():
-                parts[headings[:-length]].setdefault(visit_named[visit], name)
+            text = " ".join(headings[-length:])
+            visit = visit_named.get(meaning.get(words(text, "visit"), ()), text if names_visit(text) else "")
+            alone = len(headings) == length
+            is_free = name not in keys.values() and (not alone or _has_values(source, name))
+            if visit and is_free and len(headings) >= length:
+                if visit in parts[headings[:-length]]:  # `baseline` and `week 0`
+                    return source
+                parts[headings[:-length]][visit] = name
                 break
     parts = {rest: columns for rest, columns in parts.items() if len(columns) > 1}
-    if len({frozenset(columns) for columns in parts.values()}) != 1:
+    sets = {frozenset(columns) for columns in parts.values()}
+    if len(sets) != 1 or len(next(iter(sets)).intersection(visit_named.values())) < 2:
         return source
     return _with_rows(source, "visit", parts, list(next(iter(parts.values()))))
 
@@ -207,13 +248,15 @@ def _with_rows(source: Source, role: str, parts: Mapping[Words, Mapping[str, str
         parts: by the name of a new column, the column of each region or visit.
     """
     split = {name for columns in parts.values() for name in columns.values()}
+    if () in parts and _VALUES in source.cells:
+        return source
     count, cells = len(source.numbers), {}
     for name, values in source.cells.items():
         if name not in split:
             cells[name] = [value for value in values for _ in order]
     cells[role] = [name for _ in range(count) for name in order]
     for rest, columns in parts.items():
-        cells["_".join(rest)] = [source.cells[columns[name]][row] for row in range(count) for name in order]
+        cells["_".join(rest) or _VALUES] = [source.cells[columns[name]][row] for row in range(count) for name in order]
     first = next(iter(parts))
     return replace(
         source,
@@ -223,8 +266,10 @@ def _with_rows(source: Source, role: str, parts: Mapping[Words, Mapping[str, str
             *source.notes,
             f"Columns of {role}s became rows, {len(order)} for each: "
             f"{names_text([parts[first][name] for name in order], 4)} are "
-            f"{'_'.join(first)} of {', '.join(order)}.",
+            f"{'_'.join(first) or _VALUES} of {', '.join(order)}.",
         ],
+        became=source.became
+        | {name: "_".join(rest) or _VALUES for rest, columns in parts.items() for name in columns.values()},
         changed=True,
     )
 

@@ -27,7 +27,8 @@ _MOST_REGIONS = 20
 class Source:
     """A table by column, with the number of each row for messages, and sentences on how it was made.
 
-    `labels` describe columns that were codes, such as PARAMCD. `changed`: it is not the file any more.
+    `labels` describe columns that were codes, such as PARAMCD. `became` is by code, and by column whose values became
+    rows, the column that has its values. `changed`: it is not the file any more.
     """
 
     path: Path
@@ -36,6 +37,7 @@ class Source:
     notes: list[str] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
     labels: dict[str, str] = field(default_factory=dict)
+    became: dict[str, str] = field(default_factory=dict)
     changed: bool = False
 
     def roles(self, subject: str = "") -> Roles:
@@ -75,6 +77,28 @@ def key_columns(
         if number := next((name for name in numbers if not rows_repeat(source, keys | {"number": name})), ""):
             keys["number"] = number
     return keys
+
+
+def with_whole_regions(source: Source, subject: str) -> Source:
+    """The table with a column `region`, such as `hand left`, where two columns together say where on the body a row is.
+
+    They do if rows are told apart by both and by neither alone.
+    """
+    keys = key_columns(source, source.roles(subject))
+    first = keys.get("region", "")
+    if not first or "region" in source.cells or not rows_repeat(source, keys):
+        return source
+    for name, values in source.cells.items():
+        column = Column(name, values)
+        is_other = name != first and column.exactly(REGION) and column.filled == 1 and column.numbers is None
+        if is_other and not rows_repeat(source, keys | {"other": name}):
+            regions = [f"{one} {two}" for one, two in zip(values, source.cells[first], strict=True)]
+            if len(set(regions)) > _MOST_REGIONS:
+                return source
+            note = f"Regions: {first} and {name} of the table together, such as {regions[0]}."
+            cells = {"region": regions, **source.cells}
+            return replace(source, cells=cells, notes=[*source.notes, note], changed=True)
+    return source
 
 
 def _numbers_parts(column: Column) -> bool:

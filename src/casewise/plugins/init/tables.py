@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from casewise.cohort.clinical_words import VISIT
+from casewise.cohort.clinical_words import SITE, VISIT
 from casewise.cohort.table import Problems, names_text, read_text_table, rows_text
 from casewise.cohort.table_formats import sheet_headings
 from casewise.errors import CasewiseError, cut
 from casewise.names import one_form
 from casewise.plugins.init.columns import Column
+from casewise.plugins.init.dated_visits import with_whole_years
 from casewise.plugins.init.joining import Words, check_letters, names_visit, readings
 from casewise.plugins.init.observations import analysed, observed
 from casewise.plugins.init.row_per_case import by_rater, wide
@@ -59,8 +61,7 @@ def read_tables(paths: Sequence[Path], problems: Problems, *, sheets: Sequence[s
     Raises:
         CasewiseError: a table cannot be read; rows or columns contradict each other.
     """
-    sources: list[Source] = []
-    visits: dict[Path, list[tuple[str, Source]]] = defaultdict(list)
+    groups: dict[tuple[str, ...], list[tuple[str, Source]]] = defaultdict(list)
     pairs = list(zip(paths, sheets or [""] * len(paths), strict=True))
     for path, sheet in itertools.chain.from_iterable(itertools.starmap(_with_visits, pairs)):
         frame, notes = read_text_table(path, problems, sheet=sheet)
@@ -69,15 +70,9 @@ def read_tables(paths: Sequence[Path], problems: Problems, *, sheets: Sequence[s
             notes = [another if note.startswith(problems.hint) else note for note in notes]
         problems.raise_any(path)
         cells = {str(name): [str(value).strip() for value in frame[name]] for name in frame.columns}
-        source = Source(path, cells, frame.index.tolist(), notes)
-        if sheet and names_visit(sheet):
-            visits[path].append((sheet, source))
-        else:
-            sources.append(_read_as_cases(source, subject))
-    for of_sheets in visits.values():
-        alike = {tuple(sorted(source.cells)) for _, source in of_sheets}
-        stacked = [_stacked(of_sheets)] if len(of_sheets) > 1 and len(alike) == 1 else [s for _, s in of_sheets]
-        sources += [_read_as_cases(source, subject) for source in stacked]
+        groups[tuple(sorted(cells))].append((sheet, Source(path, cells, frame.index.tolist(), notes)))
+    stacked = [_stacked(parts, subject) if len(parts) > 1 else parts[0][1] for parts in groups.values()]
+    sources = [_read_as_cases(source, subject) for source in stacked]
     if len(sources) == 1:
         return sources[0]
     main = max(sources, key=lambda source: (len(key_columns(source, source.roles(subject))), len(source.numbers)))
@@ -88,8 +83,9 @@ def read_tables(paths: Sequence[Path], problems: Problems, *, sheets: Sequence[s
 
 
 def _read_as_cases(source: Source, subject: str) -> Source:
-    """A table with a row for each case or image: observations only, codes and raters in columns."""
-    return analysed(by_rater(wide(observed(source, subject), subject), subject), subject)
+    """A table with a row for each case or image: only observations, codes and raters in columns, years in dates."""
+    source = observed(with_whole_years(source), subject)
+    return analysed(by_rater(wide(source, subject), subject), subject)
 
 
 def _with_visits(path: Path, sheet: str) -> list[tuple[Path, str]]:
@@ -113,18 +109,64 @@ def _with_visits(path: Path, sheet: str) -> list[tuple[Path, str]]:
     return [(path, name) for name in headings]
 
 
-def _stacked(sheets: Sequence[tuple[str, Source]]) -> Source:
-    """The rows of sheets that are named like visits as one table, with the visit of each row."""
-    path, names = sheets[0][1].path, [name for name, _ in sheets]
-    cells = {name: [value for _, source in sheets for value in source.cells[name]] for name in sheets[0][1].cells}
-    notes = list(dict.fromkeys(note for _, source in sheets for note in source.notes))
-    if not any(Column(name, values).exactly(VISIT) for name, values in cells.items()):
-        cells["visit"] = [name for name, source in sheets for _ in source.numbers]
-        notes.append(f"Visits: the sheets of {path.name}, {names_text(names, 8)}; a row has the visit of its sheet.")
-    else:
-        notes.append(f"Sheets of {path.name} that were read as one table: {names_text(names, 8)}.")
-    numbers = [number for _, source in sheets for number in source.numbers]
-    return Source(path, cells, numbers, notes, changed=True)
+def _stacked(parts: Sequence[tuple[str, Source]], subject: str) -> Source:
+    """The rows of tables or sheets with the same columns as one table, with the visit or centre that their names state.
+
+    The names are centres if they are no visits and subjects occur in several with other values.
+
+    Args:
+        parts: the sheet and the rows of each.
+    """
+    first, names = parts[0][1], _names_of_parts(parts)
+    cells = {name: [value for _, source in parts for value in source.cells[name]] for name in first.cells}
+    name_of_row = [name for name, (_, source) in zip(names, parts, strict=True) for _ in source.numbers]
+    numbers = [number for _, source in parts for number in source.numbers]
+    notes = list(dict.fromkeys(note for _, source in parts for note in source.notes))
+    visits = all(map(names_visit, names)) and not any(Column(name, cells[name]).exactly(VISIT) for name in cells)
+    if not visits:
+        rows = dict.fromkeys(zip(*cells.values(), strict=True))
+        if len(rows) < len(numbers):
+            notes.append(f"Rows that are the same in several tables, used once: {len(numbers) - len(rows):,}.")
+            of_row = {row: at for at, row in reversed(list(enumerate(zip(*cells.values(), strict=True))))}
+            kept = sorted(of_row.values())
+            cells = {name: [values[at] for at in kept] for name, values in cells.items()}
+            name_of_row, numbers = [name_of_row[at] for at in kept], [numbers[at] for at in kept]
+    source = Source(first.path, cells, numbers, notes, changed=True)
+    kind = "sheets" if all(of_part.path == first.path for _, of_part in parts) else "tables"
+    notes.append(f"The {kind} {names_text(names, 8)} have the same columns and were read as one table.")
+    if visits:
+        cells["visit"] = name_of_row
+        notes.append(f"Visits: the names of these {kind}; a row has the visit of its own.")
+    elif _centres(source, name_of_row, subject):
+        cells["centre"] = name_of_row
+        notes.append(f"Centres: the names of these {kind}, because their subjects have the same numbers.")
+    return source
+
+
+def _names_of_parts(parts: Sequence[tuple[str, Source]]) -> list[str]:
+    """The sheet of each part, or what differs in the names of their files: `Kiel` and `Ulm` of `scores_Kiel.csv`."""
+    if len({source.path for _, source in parts}) < len(parts):
+        return [sheet or source.path.stem for sheet, source in parts]
+    words = [re.findall(r"[^\W_]+", source.path.stem) for _, source in parts]
+    start = _in_common(words)
+    end = _in_common([own[start:][::-1] for own in words])
+    names = [" ".join(own[start : len(own) - end]) for own in words]
+    return names if all(names) and len(set(names)) == len(names) else [source.path.stem for _, source in parts]
+
+
+def _in_common(words: Sequence[Sequence[str]]) -> int:
+    """With how many equal words all begin."""
+    return sum(1 for _ in itertools.takewhile(lambda of_all: len(set(of_all)) == 1, zip(*words, strict=False)))
+
+
+def _centres(source: Source, names: Sequence[str], subject: str) -> bool:
+    """Whether rows of one subject and visit are in tables of several names."""
+    if any(Column(name, values).exactly(SITE) for name, values in source.cells.items()):
+        return False
+    keys = key_columns(source, source.roles(subject))
+    of_case: dict[tuple[Words, ...], str] = {}
+    cases = zip(names_of_rows(source, keys), names, strict=True) if keys else ()
+    return any(of_case.setdefault(case, name) != name for case, name in cases)
 
 
 def _is_book(path: Path) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -48,6 +48,8 @@ _UNLIKELY = (
     r"fitzpatrick|skin ?(type|tone)|phototype|fototyp|hauttyp|hautton|asa|ecog|survival|formats?|extension|suffix|mime|"
     r"codec|encoding|colou?r space|photometric|uploaded|uploader|author|created|modified|user|checksum|md5|software"
 )
+# The same where they are whole headings.
+_UNLIKELY_ALONE = r"seite|cote|lado|oeil|ojo|augen?|lo[ck]ali[sz]a\w+|siteid|u?subjid"
 # Numbers of how images were taken, which the audit tests; so it does yes or no of unknown meaning, such as a ruler.
 _TAKEN = (
     rf"{ORIGIN.pattern}|from|images?|kvp?|mas|exposure|dose|distance|zoom|gain|iso|brightness|contrast|compression|"
@@ -127,15 +129,21 @@ class TargetPlan:
         return self.name if self.column in (*STORED, "date") or guarded(self.column) != self.column else self.column
 
 
-def likely_targets(cells: Mapping[str, Sequence[str]], roles: Roles, files: Sequence[str]) -> list[str]:
+def likely_targets(
+    cells: Mapping[str, Sequence[str]], roles: Roles, files: Sequence[str], results: Collection[str] = ()
+) -> list[str]:
     """The columns that may be a target, the most likely one first.
+
+    Args:
+        results: columns that hold results by the shape of the table.
 
     Raises:
         CasewiseError: there is none.
     """
-    likely = _candidates(cells, roles, files)
+    likely = _candidates(cells, roles, files, results)
     columns = [Column(name, values) for name, values in cells.items()]
     taken = [c.name for c in columns if c.name in likely and c.named(_TAKEN) and not c.named(_LIKELY)]
+    taken = [name for name in taken if name not in results]
     lone = next((column for column in columns if _is_single(column)), None)
     has_gaps = lone is not None and len(lone.labels) < sum(map(bool, lone.cells))
     outcomes = [name for name in likely if name not in taken]
@@ -167,13 +175,16 @@ def _lone_value(column: Column) -> str:
     )
 
 
-def _candidates(cells: Mapping[str, Sequence[str]], roles: Roles, files: Sequence[str]) -> list[str]:
+def _candidates(
+    cells: Mapping[str, Sequence[str]], roles: Roles, files: Sequence[str], results: Collection[str] = ()
+) -> list[str]:
     ranked = []
     for position, (name, values) in enumerate(cells.items()):
         column = Column(name, values)
-        if name in roles.used or name in files or not _usable(column) or _is_key(column):
+        usable = _usable(column) or (name in results and column.numbers is not None and len(column.counts) > 1)
+        if name in roles.used or name in files or not usable or _is_key(column):
             continue
-        ranked.append((-_likelihood(column), column.filled < 0.5, position, name))
+        ranked.append((-_likelihood(column), name not in results, column.filled < 0.5, position, name))
     # a column that describes people or images is not a target unless it is stated
     return [name for likelihood, *_, name in sorted(ranked) if likelihood < 0]
 
@@ -187,7 +198,7 @@ def _likelihood(column: Column) -> int:
     """
     if column.named(_LIKELY):
         return 4
-    if column.named(_UNLIKELY) or _are_sexes(column):
+    if column.named(_UNLIKELY) or column.exactly(_UNLIKELY_ALONE) or _are_sexes(column):
         return 0
     if column.named(_ADMINISTRATIVE) or column.exactly(_ADMINISTRATIVE_ALONE):
         return 1
