@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 from joblib import cpu_count
 from scipy.fft import dctn
+from threadpoolctl import threadpool_limits
 
 from casewise.modalities.store.store import TileStore
 
@@ -81,10 +82,12 @@ def in_parallel(
 ) -> Iterator[Value]:
     """The values of a function, computed by threads, in the order of the items; `progress` is called with their share.
 
+    Products of matrices have one thread each, because those of several would wait for each other.
+
     >>> list(in_parallel(abs, [-2, 1]))
     [2, 1]
     """
-    with ThreadPoolExecutor(int(cpu_count())) as pool:
+    with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(int(cpu_count())) as pool:
         for number, value in enumerate(pool.map(function, items), 1):
             yield value
             if progress:

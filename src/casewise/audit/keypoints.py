@@ -73,7 +73,9 @@ class _Effort:
 # pairs of thousands of films that look alike would be matched.
 _THOROUGH = _Effort(longest=176, read=224, enlarged=np.inf, nearest=16, votes=2, most=10**9)
 # For more than `EXACT` images. Of 24 films cropped to 58 % of each side, 23 copies were found, and with `_THOROUGH` 24.
-_QUICK = _Effort(longest=128, read=160, enlarged=1.5, nearest=8, votes=3, most=32)
+# Of 200 altered copies among 4,000 films that look alike, 199 were found with any limit of `most`, in 15,000 pairs that
+# were matched instead of 43,000.
+_QUICK = _Effort(longest=128, read=160, enlarged=1.5, nearest=8, votes=3, most=16)
 
 
 @dataclass(frozen=True, eq=False)
