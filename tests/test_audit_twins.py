@@ -3,6 +3,7 @@
 import hashlib
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -406,6 +407,13 @@ def test_identical_images_with_two_labels_are_an_error_and_remedies_write_paths_
     accepting = study.model_copy(update={"accept": {"twins-across-subjects": "twins", "twins-across-labels": "doubt"}})
     found = {f.id: f for f in twin_findings([Twin(0, 1, "bytes"), Twin(1, 2, "near")], images, accepting)}
     assert '`where_not: {file: ["three 3.png"]}`.' in found["twins-within-subject"].remedy
+
+
+def test_a_feature_votes_for_the_most_similar_ones_alone():
+    similarity = np.array([[0.99, 0.9, 0.95, 0.5], [0.1, 0.2, 0.9, 0.86], [0.0, 0.1, 0.9, 0.2]])
+    votes = keypoints._votes(similarity, replace(keypoints._QUICK, most=2))
+    assert votes.tolist() == [[True, False, True, False], [False, False, True, True], [False, False, True, False]]
+    assert keypoints._votes(similarity, keypoints._QUICK)[0].tolist() == [True, True, True, False]
 
 
 @pytest.mark.parametrize("divided", [False, True])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from casewise.cohort.clinical_words import (
     AFTER,
@@ -273,122 +273,171 @@ def _best_join(
     source: Source, images: ImageFiles, regions: Sequence[str], stated: Pattern | None, subject: str
 ) -> tuple[Source, Joined]:
     """The table, perhaps with a row for each region, and the images of its rows; no image where too few rows meet."""
-    source = with_ordered_dates(source, images.paths)
-    if not regions:
-        source = with_whole_regions(source, subject)
+    source = _row_for_each(source, images.paths, regions, subject)
     roles = source.roles(subject)
-    source = by_region(
-        source,
-        key_columns(source, roles, regions=regions),
-        regions,
-        (word for path in images.paths for word in words(path)),
-    )
-    roles = source.roles(subject)
-    source = by_visit(
-        source, key_columns(source, roles, regions=regions), visits_in_paths(images.paths, _OF_VISITS).values()
-    )
-    source = by_part(source, key_columns(source, source.roles(subject), regions=regions))
-    roles = source.roles(subject)
-    keys, tried = key_columns(source, roles, regions=regions), Joined()
+    keys, joined = key_columns(source, roles, regions=regions), Joined()
     if keys:
         stated, keys = _with_other_fields(stated, keys, source)
         check_subjects(source, keys["subject"])
-        source = _alike(source, keys, regions)
-        by_date = keys.get("visit") == roles.date != ""
-        cells, join = source.cells, partial(join_images, paths=images.paths, regions=regions, stated=stated)
-        people: dict[str, list[str]] = {role: cells[keys[role]] for role in ("site", "subject") if role in keys}
-        names = ["-".join(parts) for parts in zip(*people.values(), strict=True)]
-        if by_date:
-            cells = cells | {roles.date: roles.dates}
-            # a visit that is stated counts, also if it is for some rows only
-            for name in [
-                name for name in cells if (column := Column(name, cells[name])).exactly(VISIT) and column.counts
-            ]:
-                filled = [cell or f"on {date}" for cell, date in zip(cells[name], roles.dates, strict=True)]
-                new = replace(source, cells=source.cells | {name: filled})
-                try:
-                    again = join(new.cells, columns=keys | {"visit": name})
-                except CasewiseError:  # the paths may state the dates instead
-                    continue
-                if "visit" in again.columns and met(again, len(filled), len(images.paths)):
-                    again.doubts += contradictory_dates(names, cells[name], roles.dates)
-                    return new, again
-        dates = {"visit": roles.date} if "visit" in keys and roles.date and not by_date else {}
-        try:
-            tried = join(cells, columns=keys)
-        except CasewiseError:
-            if not dates:
-                raise
-        else:
-            if not ("visit" in tried.columns and met(tried, len(source.numbers), len(images.paths))) and (
-                again := _by_other_columns(source, keys, images.paths, join)
-            ):
-                return source, again
-        read = "visit" in tried.columns and met(tried, len(source.numbers), len(images.paths))
-        if dates and not read:  # the paths may state the dates of the visits
-            again = join(cells | {roles.date: roles.dates}, columns=keys | dates)
-            if "visit" in again.columns and met(again, len(source.numbers), len(images.paths)):
-                return source, again
-        if by_date and ("visit" not in tried.columns or not tried.paths):
-            dated = visits_of_dates(people, roles.dates, images.paths, regions=regions, stated=stated)
-            name = "visit" if "visit" not in cells else "visit of photographs"
-            new = replace(
-                source, cells=source.cells | {name: dated.visits}, notes=[*source.notes, *filter(None, [dated.note])]
-            )
-            again = join(new.cells, columns=keys | {"visit": name}) if dated.joined else Joined()
-            if len(again.paths) > len(tried.paths):
-                source, tried = new, again
-            tried.doubts += dated.doubts
-        elif roles.date and not by_date and tried.paths and "visit" in tried.columns:
-            tried.doubts += contradictory_dates(names, cells[keys["visit"]], roles.dates)
-        if met(tried, len(source.numbers), len(images.paths)):
-            return source, tried
-    if tried.paths:
-        row, paths = next(iter(tried.paths.items()))
-        tried.doubts.append(
-            f"Only {len(tried.paths):,} of {counted(len(source.numbers), 'row')} would meet an image, and "
-            f"{sum(map(len, tried.paths.values())):,} of {counted(len(images.paths), 'image')} a row, by "
-            f"{names_text(list(tried.columns.values()), 4)}, such as {paths[0]} row {source.numbers[row]}"
+        join = _Join(_alike(source, keys, regions), images.paths, keys, regions, stated, roles.date, roles.dates)
+        source, joined = join.best()
+        if join.meets(joined):
+            return source, joined
+    if joined.paths:
+        row, paths = next(iter(joined.paths.items()))
+        joined.doubts.append(
+            f"Only {len(joined.paths):,} of {counted(len(source.numbers), 'row')} would meet an image, and "
+            f"{sum(map(len, joined.paths.values())):,} of {counted(len(images.paths), 'image')} a row, by "
+            f"{names_text(list(joined.columns.values()), 4)}, such as {paths[0]} row {source.numbers[row]}"
         )
-    tried.paths.clear()
+    joined.paths.clear()
     for name in [name for name, values in source.cells.items() if _identifies(Column(name, values))]:
         try:
-            joined = join_images(source.cells, images.paths, {"subject": name}, stated=stated)
+            other = join_images(source.cells, images.paths, {"subject": name}, stated=stated)
         except CasewiseError:  # of a column that may not name people
             continue
-        if met(joined, len(source.numbers), len(images.paths), both=True):
-            return source, joined
-    return source, tried
+        if met(other, len(source.numbers), len(images.paths), both=True):
+            return source, other
+    return source, joined
 
 
-def _by_other_columns(
-    source: Source, keys: Mapping[str, str], paths: Sequence[str], join: Callable[..., Joined]
-) -> Joined | None:
-    """The join by another column of visits, or by subjects that paths state in two folders; None if rows do not meet.
+def _row_for_each(source: Source, paths: Sequence[str], regions: Sequence[str], subject: str) -> Source:
+    """The table with a row for each region, visit, lesion or photograph that its columns name."""
+    source = with_ordered_dates(source, paths)
+    if not regions:
+        source = with_whole_regions(source, subject)
 
-    `ABC-01-007` may be in `Site 01/Subject 007`.
+    def keys() -> dict[str, str]:
+        return key_columns(source, source.roles(subject), regions=regions)
+
+    source = by_region(source, keys(), regions, (word for path in paths for word in words(path)))
+    source = by_visit(source, keys(), visits_in_paths(paths, _OF_VISITS).values())
+    return by_part(source, keys())
+
+
+@dataclass(frozen=True)
+class _Join:
+    """The ways in which the rows of a table may be joined to paths by its `keys`, the columns by what they state.
+
+    `date` is the column of dates ('': none), and `dates` are its dates in ISO form.
     """
-    subjects, names = keys["subject"], [words(cell) for cell in source.cells[keys["subject"]]]
-    columns = [Column(name, cells) for name, cells in source.cells.items()] if "visit" in keys else []
-    visits = [c.name for c in columns if c.exactly(VISIT) and c.filled == 1 and c.name != keys["visit"]]
-    parts, of_parts = dict[str, list[str]](), dict[str, str]()
-    if "site" not in keys and min(map(len, names)) > 1 and len({name[-2:] for name in names}) == len(set(names)):
-        of_parts = {"site": f"{subjects}, before the end", "subject": f"{subjects}, end"}
-        parts = {of_parts["site"]: [name[-2] for name in names], of_parts["subject"]: [name[-1] for name in names]}
-    tried = [keys | {"visit": name} for name in visits]
-    divided = [{"site": of_parts["site"], **each, **of_parts} for each in (keys, *tried)] if parts else []
-    for of_columns in (*tried, *divided):
+
+    source: Source
+    paths: Sequence[str]
+    keys: dict[str, str]
+    regions: Sequence[str]
+    stated: Pattern | None
+    date: str
+    dates: list[str]
+
+    def best(self) -> tuple[Source, Joined]:
+        """The table and its images by the first way in which enough rows meet, or by the keys alone.
+
+        Raises:
+            CasewiseError: paths fit the keys in two ways, or give one person the images of another.
+        """
+        if self._by_date:
+            if found := self._by_filled_visits():
+                return found
+            return self._by_days_from_first(self._joined(self.keys, {self.date: self.dates}))
+        dated = bool(self.date and "visit" in self.keys)
         try:
-            joined = join(source.cells | parts, columns=of_columns)
+            joined = self._joined(self.keys)
         except CasewiseError:
-            continue
-        needed = of_columns.keys() & {"visit", "site", "subject"}
-        if needed <= joined.columns.keys() and met(joined, len(names), len(paths)):
-            if of_columns in divided:
-                joined.columns = {**joined.columns, "subject": subjects}
-                del joined.columns["site"]
-            return joined
-    return None
+            if not dated:
+                raise
+            joined = Joined()
+        else:
+            if not self._reads_visits(joined) and (other := self._by_other_columns()):
+                return self.source, other
+        if dated and not self._reads_visits(joined):  # the paths may state the dates of the visits
+            again = self._joined(self.keys | {"visit": self.date}, {self.date: self.dates})
+            if self._reads_visits(again):
+                return self.source, again
+        if dated and joined.paths and "visit" in joined.columns:
+            joined.doubts += contradictory_dates(self._people, self.source.cells[self.keys["visit"]], self.dates)
+        return self.source, joined
+
+    def meets(self, joined: Joined) -> bool:
+        return met(joined, len(self.source.numbers), len(self.paths))
+
+    def _reads_visits(self, joined: Joined) -> bool:
+        return "visit" in joined.columns and self.meets(joined)
+
+    @property
+    def _by_date(self) -> bool:
+        """Whether no column names visits, so that dates do."""
+        return self.keys.get("visit") == self.date != ""
+
+    @property
+    def _people(self) -> list[str]:
+        columns = [self.source.cells[self.keys[role]] for role in ("site", "subject") if role in self.keys]
+        return ["-".join(parts) for parts in zip(*columns, strict=True)]
+
+    def _joined(self, columns: Mapping[str, str], cells: Mapping[str, list[str]] = MappingProxyType({})) -> Joined:
+        """The join by these columns; `cells` are of columns that the table does not have, or in place of its own."""
+        return join_images(
+            {**self.source.cells, **cells}, self.paths, columns, regions=self.regions, stated=self.stated
+        )  # fmt: skip
+
+    def _by_filled_visits(self) -> tuple[Source, Joined] | None:
+        """By a column of visits with gaps, whose rows have their date as the visit: a stated visit counts."""
+        for name, values in self.source.cells.items():
+            column = Column(name, self.dates if name == self.date else values)
+            if not column.exactly(VISIT) or not column.counts:
+                continue
+            filled = [cell or f"on {date}" for cell, date in zip(column.cells, self.dates, strict=True)]
+            try:
+                joined = self._joined(self.keys | {"visit": name}, {name: filled})
+            except CasewiseError:  # the paths may state the dates instead
+                continue
+            if self._reads_visits(joined):
+                joined.doubts += contradictory_dates(self._people, column.cells, self.dates)
+                return replace(self.source, cells=self.source.cells | {name: filled}), joined
+        return None
+
+    def _by_days_from_first(self, joined: Joined) -> tuple[Source, Joined]:
+        """By the photographed visit of each date, if the paths do not state the dates, as they do in `joined`."""
+        if "visit" in joined.columns and joined.paths:
+            return self.source, joined
+        source = self.source
+        people = {role: source.cells[self.keys[role]] for role in ("site", "subject") if role in self.keys}
+        dated = visits_of_dates(people, self.dates, self.paths, regions=self.regions, stated=self.stated)
+        if dated.joined:
+            name = "visit" if "visit" not in source.cells else "visit of photographs"
+            again = self._joined(self.keys | {"visit": name}, {name: dated.visits})
+            if len(again.paths) > len(joined.paths):
+                notes = [*source.notes, *filter(None, [dated.note])]
+                source, joined = replace(source, cells=source.cells | {name: dated.visits}, notes=notes), again
+        joined.doubts += dated.doubts
+        return source, joined
+
+    def _by_other_columns(self) -> Joined | None:
+        """By another column of visits, or by subjects that paths state in two folders; None if rows do not meet.
+
+        `ABC-01-007` may be in `Site 01/Subject 007`.
+        """
+        cells, subjects = self.source.cells, self.keys["subject"]
+        columns = [Column(name, values) for name, values in cells.items()] if "visit" in self.keys else []
+        visits = [c.name for c in columns if c.exactly(VISIT) and c.filled == 1 and c.name != self.keys["visit"]]
+        tried, divided = [self.keys | {"visit": name} for name in visits], list[dict[str, str]]()
+        names, parts = [words(cell) for cell in cells[subjects]], dict[str, list[str]]()
+        ends = {name[-2:] for name in names}
+        if "site" not in self.keys and min(map(len, names)) > 1 and len(ends) == len(set(names)):
+            site, subject = f"{subjects}, before the end", f"{subjects}, end"
+            parts = {site: [name[-2] for name in names], subject: [name[-1] for name in names]}
+            divided = [{"site": site, **columns, "subject": subject} for columns in (self.keys, *tried)]
+        for of_columns in (*tried, *divided):
+            try:
+                joined = self._joined(of_columns, parts)
+            except CasewiseError:
+                continue
+            if of_columns.keys() & {"visit", "site", "subject"} <= joined.columns.keys() and self.meets(joined):
+                if of_columns in divided:
+                    joined.columns = {**joined.columns, "subject": subjects}
+                    del joined.columns["site"]
+                return joined
+        return None
 
 
 def _with_other_fields(
