@@ -358,8 +358,8 @@ def _nearest(
 def _votes(similarity: np.ndarray, effort: _Effort) -> np.ndarray:
     """Which features (R, K) of the index each of R features votes for: similar ones, and at most the nearest."""
     votes: np.ndarray = similarity > VOTE
-    crowded = np.flatnonzero(np.count_nonzero(votes, axis=1) > effort.most) if effort.most < len(similarity.T) else []
-    if len(crowded):
+    if effort.most < similarity.shape[1]:
+        crowded = np.flatnonzero(np.count_nonzero(votes, axis=1) > effort.most)
         least = np.partition(similarity[crowded], -effort.most, axis=1)[:, -effort.most]
         votes[crowded] &= similarity[crowded] >= least[:, None]
     return votes

@@ -401,7 +401,9 @@ class _Join:
         if "visit" in joined.columns and joined.paths:
             return self.source, joined
         source = self.source
-        people = {role: source.cells[self.keys[role]] for role in ("site", "subject") if role in self.keys}
+        people: dict[str, list[str]] = {
+            role: source.cells[self.keys[role]] for role in ("site", "subject") if role in self.keys
+        }
         dated = visits_of_dates(people, self.dates, self.paths, regions=self.regions, stated=self.stated)
         if dated.joined:
             name = "visit" if "visit" not in source.cells else "visit of photographs"
