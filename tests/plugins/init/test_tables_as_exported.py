@@ -30,7 +30,7 @@ def expected() -> dict[str, str]:
     "sums",
     [
         [("Mean", "", 7.2)], [("", "Summe", 99.5)], [("Moyenne", "V1", 3.1), ("écart-type", "V1", 1.5)],
-        [("Mittelwert", "", 8.1), ("SD", "", 2.2), ("n", "", 12)],
+        [("Mittelwert", "", 8.1), ("SD", "", 2.2), ("n", "", 12)], [("max", "", 9.1)],
     ],
 )  # fmt: skip
 def test_rows_that_sum_others_up_are_no_subjects(sums: Rows, tmp_path: Path) -> None:
@@ -40,9 +40,10 @@ def test_rows_that_sum_others_up_are_no_subjects(sums: Rows, tmp_path: Path) -> 
     assert f"{len(sums)} (" in doubt
 
 
-def test_a_subject_named_like_a_count_is_one_within_the_table(tmp_path: Path) -> None:
-    rows: Rows = [(name, visit, 1.5 * at) for at, name in enumerate("mnopqr", 1) for visit in VISITS]
-    names = [f"{name}/{visit}/a.png" for name in "mnopqr" for visit in VISITS]
+def test_a_subject_named_like_a_count_is_one_also_in_the_last_row(tmp_path: Path) -> None:
+    people = ("n", "anna", "ben", "carl", "min", "max")
+    rows: Rows = [(name, visit, 1.5 * at) for at, name in enumerate(people, 1) for visit in VISITS]
+    names = [f"{name}/{visit}/a.png" for name in people for visit in VISITS]
     plan_of(tmp_path, "subject,visit,score", rows, names)
     assert len(joined(tmp_path, "score")) == len(names)
 

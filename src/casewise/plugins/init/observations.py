@@ -80,13 +80,18 @@ def _without_sums(source: Source, subject: str) -> Source:
     others = [name for name, cells in source.cells.items() if Column(name, cells).numbers is None]
     names: dict[int, str] = {}
     for row in range(len(subjects) - 1, -1, -1):
-        at_end = len(names) == len(subjects) - 1 - row
+        # `Max` may be a person, unless the row lacks what others have or is among sums
+        at_end = len(names) == len(subjects) - 1 - row and (bool(names) or _lacks_cells(source, row))
         of_row = [subjects[row]] if subjects[row] else [source.cells[name][row] for name in others]
-        name = next((cell for cell in of_row if _is_sum(cell, at_end=at_end)), "")
-        if name:
+        if name := next((cell for cell in of_row if _is_sum(cell, at_end=at_end)), ""):
             names[row] = name
     shown = names_text(list(dict.fromkeys(reversed(names.values()))), 3)
     return _without(source, names, "because they sum others up", f"{shown}; ")
+
+
+def _lacks_cells(source: Source, row: int) -> bool:
+    """Whether a row has no value in a column in which nearly all rows above it have one."""
+    return any(row and not cells[row] and cells[:row].count("") <= row / 5 for cells in source.cells.values())
 
 
 def _is_sum(text: str, *, at_end: bool) -> bool:
