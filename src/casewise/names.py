@@ -152,3 +152,13 @@ def heading_words(name: str) -> str:
     """A heading as words without case: `patientID` and `patient_id` are `patient id`."""
     spaced = re.sub(r"(?<=[a-zäöü])(?=[A-Z])", " ", name)
     return re.sub(r"[\W_]+", " ", spaced).strip().casefold()
+
+
+def stored_path(path: Path) -> Path:
+    """A path as the disk spells it, where only the composition of letters differs, as in `Köln` of another system."""
+    if path.exists() or str(path).isascii() or path.parent == path:
+        return path
+    folder = stored_path(path.parent)
+    if not folder.is_dir():
+        return path
+    return next((own for own in folder.iterdir() if one_form(own.name) == one_form(path.name)), path)

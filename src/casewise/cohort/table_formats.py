@@ -100,10 +100,10 @@ def text_cells(path: Path, data: bytes, problems: Problems) -> Cells:
         csv.field_size_limit(previous)
     numbered = list(enumerate(records, start=1))[1 if stated else 0 :]
     first, titles = _heading_row([row for row in numbered if any(map(str.strip, row[1]))])
-    numbered = [row for row in numbered if row[0] >= first]
+    numbered, footnotes = _without_footnotes([row for row in numbered if row[0] >= first])
     separator = "a tab" if delimiter == "\t" else repr(delimiter)
     cells = _rectangle(numbered[0][1] if numbered else [], numbered[1:], problems, separator=separator)
-    cells.notes = [*notes, *titles, *cells.notes]
+    cells.notes = [*notes, *titles, *footnotes, *cells.notes]
     read_numbers(cells, problems, delimiter)
     return cells
 
@@ -239,6 +239,23 @@ def _heading_row(rows: Sequence[tuple[int, Sequence[str]]]) -> tuple[int, list[s
     return rows[first][0], [f"The headings of the table are in row {rows[first][0]}; what is above them was left out."]
 
 
+def _without_footnotes(rows: list[tuple[int, list[str]]]) -> tuple[list[tuple[int, list[str]]], list[str]]:
+    """The rows without texts below a table, each in one cell where the heading has three or more; a note if any."""
+    width, end = sum(bool(cell.strip()) for cell in rows[0][1]) if rows else 0, len(rows)
+    while width > 2 and end > 2:
+        cells = [cell.strip() for cell in rows[end - 1][1] if cell.strip()]
+        if cells and not (
+            len(cells) == 1 and (len(cells[0].split()) > 2 or re.match(r"[*†‡§]|note|n\.b\.", cells[0], re.I))
+        ):
+            break
+        end -= 1
+    left_out = [number for number, cells in rows[end:] if any(map(str.strip, cells))]
+    if not left_out:
+        return rows, []
+    shown = ", ".join(map(str, left_out[:4]))
+    return rows[:end], [f"Text below the table was left out (row {shown})."]
+
+
 def _rectangle(
     heading: Sequence[str], rows: Iterable[tuple[int, Sequence[str]]], problems: Problems, *, separator: str
 ) -> Cells:
@@ -310,8 +327,9 @@ def workbook_cells(path: Path, data: bytes, problems: Problems, *, sheet: str) -
     if not rows:
         return Cells([], [], [])
     start, titles = _heading_row(rows)
-    rows = [row for row in rows if row[0] >= start]
+    rows, footnotes = _without_footnotes([row for row in rows if row[0] >= start])
     heading = rows[0][1]
+    titles += footnotes
     titles += _fill_merged(dict(rows[1:]), [(column.decode(), int(top), int(end)) for column, top, end in merged])
     while not heading[-1].strip():
         heading = heading[:-1]

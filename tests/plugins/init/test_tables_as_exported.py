@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import openpyxl
@@ -158,7 +159,7 @@ def test_dates_with_short_years_are_read_and_said(tmp_path: Path) -> None:
     names = [f"{s:02}/2021-11-0{day}/a.png" for s in PEOPLE for day in (1, 8)]
     plan = plan_of(tmp_path, "PatID,Datum,PASI", rows, names)
     assert joined(tmp_path, "PASI") == {f"{s:02}/2021-11-0{d}/a.png": str(s + d * 10.5) for s in PEOPLE for d in (1, 8)}
-    assert any("01.11.21 was read as 2021-11-01" in note for note in plan.understood)
+    assert any("01.11.21 was read as 01.11.2021" in note for note in plan.understood)
 
 
 def test_a_field_of_a_pattern_is_the_column_of_this_name(tmp_path: Path) -> None:
@@ -174,3 +175,104 @@ def test_no_column_of_scores_is_read_as_people(tmp_path: Path) -> None:
     rows: Rows = [(f"patient {'abcdefghijk'[s]}", f"{s}.0" if s > 1 else "1.5") for s in PEOPLE]
     with pytest.raises(CasewiseError, match="No column of the table names the images"):
         plan_of(tmp_path, "subject,score", rows, [f"visit/{s}.png" for s in PEOPLE])
+
+
+def test_rows_of_a_repeated_instrument_are_the_lesions_of_a_visit(tmp_path: Path) -> None:
+    rows: Rows = []
+    for s in PEOPLE:
+        for n, event in enumerate(("baseline_arm_1", "month_3_arm_1")):
+            rows.append((s, event, "", "", "AB", ""))
+            rows += [(s, event, "lesion", lesion, "", s + n * 10 + lesion * 0.5) for lesion in (1, 2)]
+    names = [f"rec{s:02}/{v}/lesion{k}.png" for s in PEOPLE for v in ("baseline", "month3") for k in (1, 2)]
+    heads = "record_id,redcap_event_name,redcap_repeat_instrument,redcap_repeat_instance,clinician,lesion_score"
+    plan_of(tmp_path, heads, rows, names)
+    assert joined(tmp_path, "lesion_score") == {
+        f"rec{s:02}/{v}/lesion{k}.png": str(s + n * 10 + k * 0.5)
+        for s in PEOPLE for n, v in enumerate(("baseline", "month3")) for k in (1, 2)
+    }  # fmt: skip
+
+
+def test_columns_that_differ_in_a_number_are_refused_where_rows_have_several_visits(tmp_path: Path) -> None:
+    rows: Rows = [(f"SS_{s:03}", s + 0.5, s + 10.5, s + 20.5) for s in PEOPLE]
+    names = [f"SS_{s:03}/{v}/hand.png" for s in PEOPLE for v in ("Baseline", "Week 4", "Week 16")]
+    with pytest.raises(
+        CasewiseError, match="IGA_E1_C1 and IGA_E2_C1 and IGA_E3_C1 may be the values of several visits"
+    ):
+        plan_of(tmp_path, "StudySubjectID,IGA_E1_C1,IGA_E2_C1,IGA_E3_C1", rows, names)
+
+
+def test_an_analysed_row_takes_no_photograph_of_the_visit_beside_it(tmp_path: Path) -> None:
+    rows: Rows = [(f"S{s:02}", f"Week {week}", "LSS", s + week * 10.5, "Y") for s in PEOPLE for week in (4, 8)]
+    rows[2] = ("S02", "Week 4", "LSS", 9.5, "")
+    rows.insert(3, ("S02", "Week 4", "LSS", 30.5, "Y"))
+    names = [f"S{s:02}/W{week}_1.png" for s in PEOPLE for week in (4, 8)]
+    with pytest.raises(CasewiseError, match=r"row 4: .*S02' was left out.*S02/UNS1_1.png has no row"):
+        plan_of(tmp_path, "USUBJID,AVISIT,PARAMCD,AVAL,ANL01FL", rows, [*names, "S02/UNS1_1.png"])
+
+
+def test_columns_of_visits_with_names_alone_beside_folders_of_visits(tmp_path: Path) -> None:
+    visits = {"Baseline": 0, "Wk4": 1, "Wk12": 2, "FU": 3}
+    rows: Rows = [(f"K{s:02}", *(s + n * 20 + 0.5 for n in visits.values())) for s in PEOPLE]
+    names = [f"{visit}/K{s:02}_{n}.png" for visit in visits for s in PEOPLE for n in (1, 2)]
+    plan_of(tmp_path, "ID,EASI_BL,EASI_W4,EASI_W12,EASI_FU", rows, names)
+    assert joined(tmp_path, "easi") == {
+        f"{visit}/K{s:02}_{n}.png": str(s + more * 20 + 0.5)
+        for visit, more in visits.items() for s in PEOPLE for n in (1, 2)
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("written", "ending"), [("05MAR{year}", "2024"), ("3/5/{year}", "24"), ("03-05-{year}", "24")])
+def test_dates_of_trials_are_read_with_the_paths(written: str, ending: str, tmp_path: Path) -> None:
+    days = {f"2024-{month:02}-{day:02}": written for month, day in ((3, 5), (3, 20))}
+    cells = [written.format(year=ending), written.replace("05", "20").replace("/5/", "/20/").format(year=ending)]
+    rows: Rows = [(f"S{s:02}", cell, s + n * 20 + 0.5) for s in PEOPLE for n, cell in enumerate(cells)]
+    names = [f"S{s:02}/IMG_{day.replace('-', '')}_101500.png" for s in PEOPLE for day in days]
+    plan_of(tmp_path, "SUBJID,EXAMDT,SCORE", rows, names)
+    assert joined(tmp_path, "SCORE") == {
+        f"S{s:02}/IMG_{day.replace('-', '')}_101500.png": str(s + n * 20 + 0.5)
+        for s in PEOPLE for n, day in enumerate(days)
+    }  # fmt: skip
+
+
+def test_text_below_a_table_is_no_row(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, "subject,visit,score", [*scores(), ("* imputed by the investigator", "", "")], of_visits())
+    assert joined(tmp_path, "score") == expected()
+    assert any("Text below the table was left out (row 22)" in note for note in plan.understood)
+
+
+def test_another_number_of_the_people_in_the_paths_is_asked_for(tmp_path: Path) -> None:
+    rows: Rows = [(s, f"R{500 + s}", visit, s + 0.5) for s in PEOPLE for visit in ("Day 1", "Week 6")]
+    names = [f"R{500 + s}_{visit}_{n}.png" for s in PEOPLE for visit in ("Day1", "Week6") for n in (1, 2)]
+    with pytest.raises(CasewiseError, match=r"--subject 'Randomisation No\.'"):
+        plan_of(tmp_path, "Screening No.,Randomisation No.,Visit,Score", rows, names)
+
+
+def test_sheets_of_centres_are_one_table(tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    for at, centre in enumerate(("Ulm", "Köln")):
+        sheet = book.create_sheet(centre, at)
+        sheet.append(("Pat", "Visit", "Score"))
+        for s in PEOPLE:
+            for n, visit in enumerate(VISITS):
+                sheet.append((s, visit, s + 20 * n + at * 100.5))
+    del book["Sheet"]
+    book.save(tmp_path / "scores.xlsx")
+    decomposed = unicodedata.normalize("NFD", "Köln")
+    names = [f"{c}/Pat{s:03}/{v}{k}.png" for c in ("Ulm", decomposed) for s in PEOPLE for v in VISITS for k in "ab"]
+    images = pictures_at(tmp_path / decomposed / "photos", names)
+    stated = tmp_path / "Köln" / "photos"
+    plan = plan_study(table=tmp_path / "scores.xlsx", images=stated, folder=tmp_path / "study")
+    plan.write()
+    assert images.is_dir()
+    assert any("read as {site}/Pat{subject}/{visit}*.png" in note for note in plan.understood)
+    values = {unicodedata.normalize("NFC", path): value for path, value in joined(tmp_path, "Score").items()}
+    assert values == {
+        f"{c}/Pat{s:03}/{v}{k}.png": f"{s + 20 * n + at * 100.5:g}"
+        for at, c in enumerate(("Ulm", "Köln")) for s in PEOPLE for n, v in enumerate(VISITS) for k in "ab"
+    }  # fmt: skip
+
+
+def test_a_refusal_says_how_the_stated_pattern_reads(tmp_path: Path) -> None:
+    names = [f"x{s}/W{week}.png" for s in PEOPLE for week in (0, 4)]
+    with pytest.raises(CasewiseError, match=r"--pattern reads x\d+/W0.png as subject 'x\d+', visit 'W0'"):
+        plan_of(tmp_path, "subject,visit,score", scores(), names, pattern="{subject}/{visit}.png")

@@ -20,6 +20,7 @@ from casewise.plugins.init.columns import Column, names_people
 from casewise.plugins.init.joining import day_of_visit, join_images, visits_in_paths, words
 from casewise.plugins.init.source import Source
 
+_SHORT_YEAR = re.compile(r"^(\d\d?)([./-])(\d\d?)\2(\d\d)$")
 # How far a date may be from a visit of the schedule, in days.
 _WINDOW = 7
 _SHOWN = 5
@@ -59,17 +60,18 @@ def with_ordered_dates(source: Source, paths: Sequence[str]) -> Source:
 
 
 def with_whole_years(source: Source) -> Source:
-    """The table with dates such as 12.05.21 in ISO form, where no year of the column would be in the future."""
+    """The table with dates such as 12.05.21 or 5/12/21 with whole years, where none would be in the future."""
     for column, cells in source.cells.items():
-        texts = {cell: re.sub(r"^(\d\d?\.\d\d?\.)(\d\d)$", r"\g<1>20\2", cell) for cell in cells if cell}
+        texts = {cell: _SHORT_YEAR.sub(r"\1\2\3\g<2>20\4", cell) for cell in cells if cell}
         if not texts or any(whole == text for text, whole in texts.items()) or names_people(Column(column, cells)):
             continue
-        days = read_dates(texts.values())
-        if len(days) == len(set(texts.values())) and max(days.values()) <= date.today().toordinal():
-            dates = [date.fromordinal(days[texts[cell]]).isoformat() if cell else "" for cell in cells]
+        years = {int(text[-4:]) for text in texts.values()}
+        # of dates in an unclear order of day and month, paths may show it
+        if Column(column, list(texts.values())).are_dates and max(years) <= date.today().year:
             first = next(iter(texts))
-            note = f"Dates of {column} have years of two digits: {first} was read as {dates[cells.index(first)]}."
-            source = replace(source, cells=source.cells | {column: dates}, notes=[*source.notes, note], changed=True)
+            note = f"Dates of {column} have years of two digits: {first} was read as {texts[first]}."
+            whole_cells = source.cells | {column: [texts.get(cell, "") for cell in cells]}
+            source = replace(source, cells=whole_cells, notes=[*source.notes, note], changed=True)
     return source
 
 

@@ -36,7 +36,7 @@ from casewise.plugins.init.joining import (
     visits_in_paths,
     words,
 )
-from casewise.plugins.init.patterns import is_field
+from casewise.plugins.init.patterns import is_field, read_all
 from casewise.plugins.init.row_per_case import by_part, by_region, by_visit, check_several_columns
 from casewise.plugins.init.source import (
     Source,
@@ -60,7 +60,7 @@ def joined_rows(
     """
     source, joined = _best_join(source, images, regions, stated, subject)
     if not joined.paths:
-        raise _no_images(source, images, joined)
+        raise _no_images(source, images, joined, stated, subject)
     of_paths = key_columns(source, source.roles(subject), regions=regions)
     source = with_sites(source, {role: name for role, name in of_paths.items() if name in joined.columns.values()})
     cells, count = source.cells, len(source.numbers)
@@ -77,6 +77,7 @@ def joined_rows(
     ]
     _refuse_repeated(source, joined)
     _refuse_other_keys(source, joined, subject)
+    _refuse_not_analysed(source, joined, images.paths)
     _check_parts(joined, images, stated)
     if stated:
         rows.doubts += _people_of_fields(source, joined, stated)
@@ -104,6 +105,7 @@ def joined_rows(
         roles = source.roles(subject)
         rows.state("visit", rows.of(roles.dates if visit == roles.date else cells[visit]), visit)
     elif doubt := _one_value_for_visits(rows, source, joined):
+        _refuse_numbered_columns(source, joined, target)
         if unread := next((own for own in source.roles(subject).doubts if re.match("Date: .* IS NOT USED", own)), ""):
             raise CasewiseError(f"{doubt}\n  {unread}")
         rows.doubts.insert(0, doubt)
@@ -135,6 +137,30 @@ def _one_value_for_visits(rows: ImageRows, source: Source, joined: Joined) -> st
         f"of several, such as {names_text(of_row, 4)} of {cut(source.cells[joined.columns['subject']][row])}. All of "
         "them get the values of the row. Where values belong to one visit, add a column `visit` to the table."
     )
+
+
+def _refuse_numbered_columns(source: Source, joined: Joined, target: str) -> None:
+    """Refuse columns that differ in a number, such as `IGA_E1` and `IGA_E2`, where rows have images of several visits.
+
+    Raises:
+        CasewiseError: there are such columns of numbers, and the stated target is none or one of them.
+    """
+    series: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for name, cells in source.cells.items():
+        heading = plain_words(name)
+        if name in joined.columns.values() or Column(name, cells).numbers is None:
+            continue
+        for at, word in enumerate(heading):
+            if word.isdecimal():
+                series[*heading[:at], "", *heading[at + 1 :]].append(name)
+    several = [names for names in series.values() if len(names) > 1 and (not target or target in names)]
+    if several:
+        raise CasewiseError(
+            f"{source.path}: {' and '.join(several[0][:3])} may be the values of several visits, and the paths of a "
+            "row name several, so that it is not clear which image has which value. Name the columns as the paths name "
+            "the visits, such as `IGA week4`, or write a row for each visit. If all images of a row have the value of "
+            "another column, say so with --target."
+        )
 
 
 def _people_of_fields(source: Source, joined: Joined, stated: Pattern) -> list[str]:
@@ -243,6 +269,24 @@ def _refuse_other_keys(source: Source, joined: Joined, subject: str) -> None:
                     f"{source.path}: the paths may state {cut(key)} or {cut(name)}, which would give them other rows: "
                     f"see row {source.numbers[min(joined.paths)]}. Find out which of them they state, and {remedy}."
                 )
+
+
+def _refuse_not_analysed(source: Source, joined: Joined, paths: Sequence[str]) -> None:
+    """Refuse photographs without a row of a subject, a row of whom was left out for another one that is analysed.
+
+    Raises:
+        CasewiseError: there are some, so that it is not clear at which of the two visits the others were taken.
+    """
+    used = {path for own in joined.paths.values() for path in own}
+    unused = [(set(words(path)), path) for path in paths if path not in used] if source.not_analysed else []
+    for subject, row in source.not_analysed.items():
+        if path := next((path for named, path in unused if named.issuperset(words(subject))), ""):
+            raise CasewiseError(
+                f"{source.path}, row {row}: this row of {cut(subject)} was left out, because another one of the same "
+                f"visit is marked as analysed (ANL01FL = Y), and {path} has no row. It is not clear which of the two "
+                "rows the photographs belong to. Name the visits in the table as the paths do, such as in a "
+                "column VISIT, and delete the column of analysis visits."
+            )
 
 
 def _one_of_each(first: Sequence[object], second: Sequence[object]) -> bool:
@@ -362,7 +406,8 @@ class _Join:
         return met(joined, len(self.source.numbers), len(self.paths))
 
     def _reads_visits(self, joined: Joined) -> bool:
-        return "visit" in joined.columns and self.meets(joined)
+        """Whether enough rows meet, by the visit as well if there is a column of visits."""
+        return ("visit" in joined.columns or "visit" not in self.keys) and self.meets(joined)
 
     @property
     def _by_date(self) -> bool:
@@ -513,7 +558,25 @@ def _subject_in_paths(source: Source, images: ImageFiles, joined: Joined) -> str
     return ""
 
 
-def _no_images(source: Source, images: ImageFiles, joined: Joined) -> CasewiseError:
+def _unread_columns(source: Source, subject: str) -> list[str]:
+    """Sentences on columns of visits and dates that are not used."""
+    return [doubt for doubt in source.roles(subject).doubts if re.match("(Date|Visit): .* IS NOT USED", doubt)]
+
+
+def _read_by(stated: Pattern, images: ImageFiles) -> str:
+    """What a stated pattern reads of the first path that it matches, and how many it does not."""
+    values, rest = read_all(stated, images.paths)
+    if not values:
+        return f". --pattern {stated.text!r} matches none of the {len(images.paths):,} paths"
+    path, fields = next(iter(values.items()))
+    read = ", ".join(f"{name} {cut(text)}" for name, text in fields.items() if name not in OF_FILES)
+    without = f", and does not match {len(rest):,}, such as {rest[0]}" if rest else ""
+    return f". --pattern reads {path} as {read}{without}"
+
+
+def _no_images(
+    source: Source, images: ImageFiles, joined: Joined, stated: Pattern | None, subject: str
+) -> CasewiseError:
     cells, shown = source.cells, ""
     unique = [name for name, values in cells.items() if _identifies(Column(name, values))]
     if keys := [name for name in joined.columns.values() if not names_people(Column(name, cells[name]))]:
@@ -522,6 +585,8 @@ def _no_images(source: Source, images: ImageFiles, joined: Joined) -> CasewiseEr
         absent = {name: values for name in keys if (values := joined.absent.get(name))}
         shown += "".join(f". No path has {name} {names_text(values, 3)}" for name, values in absent.items())
         shown += "".join(f". {doubt.rstrip('.')}" for doubt in joined.doubts)
+        shown += "".join(f". {doubt.partition('. ')[0].rstrip('.')}" for doubt in _unread_columns(source, subject))
+        shown += _read_by(stated, images) if stated else ""
         shown += _repeated_text(source, images, joined)
         if name := _subject_in_paths(source, images, joined):
             shown += f". The paths have {name}: repeat this with --subject {name}"
@@ -536,11 +601,11 @@ def _no_images(source: Source, images: ImageFiles, joined: Joined) -> CasewiseEr
     elif first := next((name for name in unique or cells if not names_people(Column(name, cells[name]))), ""):
         shown = names_text([value[:60] for value in dict.fromkeys(cells[first])], 3)
         shown = f"; cells of {first!r} are, for example, {shown}"
+    remedy = "" if stated else "say what the paths state with --pattern, such as '{subject}/{visit}_{region}_{n}.jpg', "
     return CasewiseError(
         f"No column of the table names the images of {images.folder}, neither as files nor as their folders. "
-        f"Files are, for example, {names_text(images.paths, 3)}{shown}. Add a column with the file names, say what the "
-        "paths state with --pattern, such as '{subject}/{visit}_{region}_{n}.jpg', or name another folder with "
-        "--images."
+        f"Files are, for example, {names_text(images.paths, 3)}{shown}. Add a column with the file names, {remedy}or "
+        "name another folder with --images."
     )
 
 

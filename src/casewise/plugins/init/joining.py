@@ -550,15 +550,35 @@ def _text_at(each: _Path, spans: _Spans) -> str:
 
 
 def _pattern_text(by_path: Mapping[str, _Path], read: Mapping[str, _Spans], assigned: Mapping[str, int]) -> str:
-    """The pattern of most paths; folders and names that differ between them, other than by fields, are `*`."""
+    """The pattern of most paths; what differs between them, other than by fields, is `*`."""
     texts = Counter(_text_at(by_path[path], read[path]) for path in itertools.islice(assigned, _SAMPLE))
     usual = texts.most_common(1)[0][0].split("/")
     alike = [each for text in texts if len(each := text.split("/")) == len(usual)]
-    levels = [next(iter(own)) if len(own := set(level)) == 1 else "" for level in zip(*alike, strict=True)]
-    ending = PurePosixPath(usual[-1]).suffix
-    others = ["*"] * (len(usual) - 1) + [f"*{ending}"]
-    pairs = zip(levels, usual, others, strict=True)
-    return "/".join(level or (own if "{" in own else other) for level, own, other in pairs)
+    return "/".join(_common_level(level, own) for level, own in zip(zip(*alike, strict=True), usual, strict=True))
+
+
+def _common_level(level: Sequence[str], usual: str) -> str:
+    """The pattern of a folder or file of all paths, in which texts between fields are `*` where they differ.
+
+    >>> _common_level(["{visit}a.jpg", "{visit}b.jpg"], "{visit}a.jpg"), _common_level(["left.png", "up.png"], "up.png")
+    ('{visit}*.jpg', '*.png')
+    """
+    parts = [re.split(r"(\{\w+\})", each) for each in dict.fromkeys(level)]
+    parts = [each for each in parts if each[1::2] == re.split(r"(\{\w+\})", usual)[1::2]]
+    columns = [list(dict.fromkeys(texts)) for texts in zip(*parts, strict=True)]
+    return "".join(
+        texts[0] if len(texts) == 1 else _common_text(texts, PurePosixPath(usual).suffix) for texts in columns
+    )
+
+
+def _common_text(texts: Sequence[str], ending: str) -> str:
+    """`*`, between the signs with which all texts begin or end, such as `_`, and before the ending of the file."""
+    ending = ending if all(text.endswith(ending) for text in texts) else ""
+    texts = [text.removesuffix(ending) for text in texts]
+    start, end = texts[0][:1], texts[0][-1:]
+    start = start if all(text.startswith(start) for text in texts) and not start.isalnum() else ""
+    end = end if all(len(text) > 1 and text.endswith(end) for text in texts) and not end.isalnum() else ""
+    return f"{start}*{end}{ending}".replace("**", "*")
 
 
 def _check_spellings(
@@ -721,6 +741,12 @@ def _check_folders(
             path for path, row in assigned.items()
             if names[row] and path not in named and _fits(by_path[path], read[path], usual, numbers=site)
         ]  # fmt: skip
+        if other and not site and _one_of_each(names, [words(cell) for cell in cells[joined.columns["subject"]]]):
+            raise CasewiseError(
+                f"WHICH NUMBER OF THE PEOPLE? The paths name the {column} of the table, and what was read as "
+                f"{joined.columns['subject']} is not in all of them. Say so with --subject {cut(column)}, or with "
+                "--pattern what the paths state."
+            )
         if other:
             field_name, row = "_".join(heading_words(column).split()), assigned[other[0]]
             spans = {path: read[path] | {field_name: ((), *named[path])} for path in agreeing}
@@ -732,6 +758,12 @@ def _check_folders(
                 f"to a row with {column} {cut(values[row])}. Repeat this with --pattern {pattern!r}, so "
                 "that it counts too, or with '*' in its place if it says nothing."
             )
+
+
+def _one_of_each(first: Sequence[Words], second: Sequence[Words]) -> bool:
+    """Whether each filled name of the first list goes with one of the second, and with no other."""
+    pairs = {(a, b) for a, b in zip(first, second, strict=True) if a}
+    return len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs}) > 1
 
 
 def _is_number(name: Words) -> bool:
@@ -836,7 +868,7 @@ def _visits(paths: Sequence[_Path], taken: Mapping[str, set[tuple[int, int]]], s
                     for end in range(min(len(matches), word + 3), word, -1)
                     if not taken[each.path] & {(segment, w) for w in range(word, end)}
                 ]
-                visit, without = next(filter(is_visit, texts), ""), without + 1
+                visit, without = next(filter(is_visit if share == 1 else names_visit, texts), ""), without + 1
                 if visit:
                     visits[each.path], without = visit, without - 1
                 elif without > most_without:

@@ -46,7 +46,8 @@ def analysed(source: Source, subject: str = "") -> Source:
         marked = [row for row in rows if source.cells[flag][row].casefold() in ("y", "yes", "1")]
         dropped |= set(rows) - set(marked) if len(marked) == 1 else set()
     reason = f"because another row of the same {names_text(list(keys.values()))} has {flag} = Y"
-    return _without(source, dropped, reason, "")
+    people = {source.cells[keys["subject"]][row]: source.numbers[row] for row in dropped}
+    return replace(_without(source, dropped, reason, ""), not_analysed=people)
 
 
 def _without(source: Source, dropped: Collection[int], reason: str, shown: str) -> Source:
@@ -100,30 +101,68 @@ def _is_sum(text: str, *, at_end: bool) -> bool:
 
 
 def _visits_of_events(source: Source) -> Source:
-    """The table with the visit in place of REDCap's event, such as `week 4` of `week_4_arm_1`, and the arm."""
+    """The table with the visit in place of REDCap's event, such as `week 4` of `week_4_arm_1`, and the arm.
+
+    Where most rows are of an instrument that is repeated within a visit, such as one for each lesion, it has their rows
+    alone, with their number and what the other rows of the visit state.
+    """
     for name, cells in source.cells.items():
         events = [re.fullmatch(_EVENT, cell) for cell in cells]
-        if not cells or not all(events):
+        if not cells or not all(events) or "visit" in source.cells:
             continue
         found: Sequence[re.Match[str]] = [event for event in events if event]
-        visits = _with_instances([event[1].replace("_", " ") for event in found], source)
-        cells_of = {"visit": visits, "arm": [event[2] for event in found]}
-        if len(set(cells_of["arm"])) == 1 or "arm" in source.cells:
-            del cells_of["arm"]
-        if "visit" in source.cells:
-            return source
+        visits, arms = [event[1].replace("_", " ") for event in found], [event[2] for event in found]
+        note = f"Visits: the events of {name}, such as {visits[0]} of {cells[0]}."
         rest = {other: values for other, values in source.cells.items() if other != name}
-        note = f"Visits: the events of {name}, such as {cells_of['visit'][0]} of {cells[0]}."
-        return replace(source, cells=rest | cells_of, notes=[*source.notes, note], changed=True)
+        arm = {"arm": arms} if len(set(arms)) > 1 and "arm" not in rest else {}
+        events_as_visits = rest | {"visit": visits} | arm
+        new = replace(source, cells=events_as_visits, notes=[*source.notes, note], changed=True)
+        return _of_repeated_instrument(new) or replace(new, cells=new.cells | {"visit": _with_instances(new)})
     return source
 
 
-def _with_instances(visits: list[str], source: Source) -> list[str]:
-    """Visits that an event of REDCap repeats, with the number of each, such as `unscheduled 2`."""
-    instances = next((v for n, v in source.cells.items() if Column(n, v).header == "redcap repeat instance"), [])
-    records = source.cells.get(source.roles().subject, [""] * len(visits))
+def _column(source: Source, header: str) -> list[str]:
+    """The cells of the column with this heading in words; empty ones if there is none."""
+    none = [""] * len(source.numbers)
+    return next((cells for name, cells in source.cells.items() if Column(name, ()).header == header), none)
+
+
+def _records(source: Source) -> list[str]:
+    return source.cells.get(source.roles().subject, [""] * len(source.numbers))
+
+
+def _of_repeated_instrument(source: Source) -> Source | None:
+    """The rows of the instrument that most rows are of; None if there is none."""
+    instruments, instances = _column(source, "redcap repeat instrument"), _column(source, "redcap repeat instance")
+    ((instrument, count),) = Counter(filter(None, instruments)).most_common(1) or [("", 0)]
+    if count < len(instruments) / 2:
+        return None
+    kept = [row for row, own in enumerate(instruments) if own == instrument]
+    visits = list(zip(_records(source), source.cells["visit"], strict=True))
+    first = {visits[row]: row for row, own in reversed(list(enumerate(instruments))) if not own}
+    number = instrument if instrument not in source.cells else "number"
+    cells = {
+        name: [values[row] or (values[first[visits[row]]] if visits[row] in first else "") for row in kept]
+        for name, values in source.cells.items()
+        if not Column(name, ()).header.startswith("redcap repeat")
+    }
+    doubt = (
+        f"Rows of {source.path.name} that were left out, because most rows are of the repeated instrument "
+        f"{instrument!r}: {len(instruments) - count:,}. What they state of its visits is kept."
+    )
+    return replace(
+        source,
+        cells=cells | {number: [instances[row] for row in kept]},
+        numbers=[source.numbers[row] for row in kept],
+        doubts=[*source.doubts, doubt],
+    )
+
+
+def _with_instances(source: Source) -> list[str]:
+    """Visits, also those that an event repeats with the number of each, such as `unscheduled 2`."""
+    visits, instances, records = source.cells["visit"], _column(source, "redcap repeat instance"), _records(source)
     counts = Counter(zip(records, visits, strict=True))
     return [
         f"{visit} {instance}" if instance and counts[record, visit] > 1 else visit
-        for record, visit, instance in zip(records, visits, instances or [""] * len(visits), strict=True)
+        for record, visit, instance in zip(records, visits, instances, strict=True)
     ]

@@ -25,7 +25,7 @@ from casewise.cohort.table import Problems, names_text
 from casewise.cohort.table_formats import missing_words
 from casewise.errors import CasewiseError, counted
 from casewise.modalities.registry import modality_of
-from casewise.names import one_form
+from casewise.names import one_form, stored_path
 from casewise.plugins.init.columns import Column, Roles, point_number, understand_columns
 from casewise.plugins.init.image_files import (
     FileIndex,
@@ -95,6 +95,7 @@ def plan_study(
     """
     nothing = "Name a table with --table, a folder of images with --images, or both; or name a preset."
     target, subject, pattern = map(one_form, (target, subject, pattern))
+    images = images and stored_path(images)
     stated = stated_pattern(pattern) if pattern and ("{" in pattern or not table) else None
     fields = stated.fields if stated else [] if pattern else ["subject"]
     guess, subject = subject == GUESS, "" if subject == GUESS else subject

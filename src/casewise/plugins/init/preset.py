@@ -26,6 +26,7 @@ from casewise.cohort.targets import names_one_region, target_columns
 from casewise.errors import CasewiseError, CohortError, counted
 from casewise.modalities.base import Start
 from casewise.modalities.registry import modality_of
+from casewise.names import stored_path
 from casewise.plugins.init.columns import decimal
 from casewise.plugins.init.image_files import find_images
 from casewise.plugins.init.joining import words
@@ -77,6 +78,7 @@ def plan_preset(
         CasewiseError: the layout of the folders is not supported, the table cannot be read, or no rows meet images.
         StudyError: there is no such preset.
     """
+    images = images and stored_path(images)
     study, new, layout, further = _study_of(preset), NewStudy(folder), None, []
     modality = modality_of(study)
     start = modality.start(None if images is None else [], study)

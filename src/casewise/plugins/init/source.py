@@ -28,7 +28,8 @@ class Source:
     """A table by column, with the number of each row for messages, and sentences on how it was made.
 
     `labels` describe columns that were codes, such as PARAMCD. `became` is by code, and by column whose values became
-    rows, the column that has its values. `changed`: it is not the file any more.
+    rows, the column that has its values. `not_analysed` is by subject the number of a row in place of which another one
+    of the same visit is analysed. `changed`: it is not the file any more.
     """
 
     path: Path
@@ -38,6 +39,7 @@ class Source:
     doubts: list[str] = field(default_factory=list)
     labels: dict[str, str] = field(default_factory=dict)
     became: dict[str, str] = field(default_factory=dict)
+    not_analysed: dict[str, int] = field(default_factory=dict)
     changed: bool = False
 
     def roles(self, subject: str = "") -> Roles:

@@ -13,7 +13,7 @@ from casewise.cohort.clinical_words import SITE, VISIT
 from casewise.cohort.table import Problems, names_text, read_text_table, rows_text
 from casewise.cohort.table_formats import sheet_headings
 from casewise.errors import CasewiseError, cut
-from casewise.names import one_form
+from casewise.names import one_form, stored_path
 from casewise.plugins.init.columns import Column
 from casewise.plugins.init.dated_visits import with_whole_years
 from casewise.plugins.init.joining import Words, check_letters, names_visit, readings
@@ -31,6 +31,7 @@ def stated_sheets(tables: Path | Sequence[Path] | None, sheets: str | Sequence[s
     files: list[Path] = []
     stated: list[str] = []
     for path in [tables] if isinstance(tables, Path) else tables or []:
+        path = stored_path(path)
         file, mark, name = str(path).rpartition(":")
         is_part = bool(mark and name) and not path.exists() and Path(file).is_file()
         files.append(Path(file) if is_part else path)
@@ -63,7 +64,7 @@ def read_tables(paths: Sequence[Path], problems: Problems, *, sheets: Sequence[s
     """
     groups: dict[tuple[str, ...], list[tuple[str, Source]]] = defaultdict(list)
     pairs = list(zip(paths, sheets or [""] * len(paths), strict=True))
-    for path, sheet in itertools.chain.from_iterable(itertools.starmap(_with_visits, pairs)):
+    for path, sheet in itertools.chain.from_iterable(itertools.starmap(_sheets_of, pairs)):
         frame, notes = read_text_table(path, problems, sheet=sheet)
         if len(paths) > 1 and problems.hint:
             another = f"{problems.hint} `--table {path.name}:SHEET` reads another."
@@ -88,15 +89,16 @@ def _read_as_cases(source: Source, subject: str) -> Source:
     return analysed(by_rater(wide(source, subject), subject), subject)
 
 
-def _with_visits(path: Path, sheet: str) -> list[tuple[Path, str]]:
-    """A table and its sheet, or all filled sheets of a workbook in which none is stated and each is named like a visit.
+def _sheets_of(path: Path, sheet: str) -> list[tuple[Path, str]]:
+    """A table and its sheet; of a workbook without a stated one all filled sheets that are visits or have one heading.
 
     Raises:
         CasewiseError: the sheets are named like visits, but have different headings.
     """
     headings = sheet_headings(path) if not sheet and _is_book(path) else {}
     headings = {name: sorted(heading) for name, heading in headings.items() if heading}
-    if len(headings) < 2 or not all(map(names_visit, headings)):
+    alike = len({tuple(heading) for heading in headings.values()}) == 1
+    if len(headings) < 2 or not (alike or all(map(names_visit, headings))):
         return [(path, sheet)]
     first, *others = headings
     if other := next((name for name in others if headings[name] != headings[first]), ""):
@@ -184,7 +186,8 @@ def _merged(main: Source, other: Source, subject: str) -> Source:
         if not keys:
             raise CasewiseError(
                 f"{each.path}: no column identifies the subjects, by which tables are joined; there are "
-                f"{names_text(list(each.cells), 8)}. Name it `subject`, or state it with --subject."
+                f"{names_text(list(each.cells), 8)}. Name it `subject`, or state it with --subject. If the table is no "
+                "list of subjects but explains visits or codes, leave it out."
             )
         check_subjects(each, keys["subject"])
     if sites := {of_main.get("site"), of_other.get("site")} - {None}:
