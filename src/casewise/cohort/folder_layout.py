@@ -356,15 +356,17 @@ def stated_pattern(text: str, *, of_cases: bool = False) -> Pattern:
 
     >>> stated_pattern("{label}/{patient_id}_{visit}.jpg").text
     '{label}/{subject}_{visit}.jpg'
-    >>> stated_pattern("{subject}/{Study Day}.jpg").text
-    '{subject}/{study_day}.jpg'
 
     Raises:
         CasewiseError: it names no field, a field is misspelt, or braces are not closed.
     """
     example = "{subject}/{visit}/{file}" if of_cases else "{label}/{subject}_{visit}.jpg"
-    # a heading such as `Study Day` is a field in words
-    text = re.sub(r"\{([^{}]*[^{}\w][^{}]*)\}", lambda name: f"{{{heading_words(name[1]).replace(' ', '_')}}}", text)
+    if blank := next((name for name in re.findall(r"\{([^{}]+)\}", text) if not re.fullmatch(r"\w+", name)), ""):
+        in_words = heading_words(blank).replace(" ", "_") or "name"
+        raise CasewiseError(
+            f"--pattern {text[:80]!r}: write names in braces as words with `_` between them: {{{in_words}}} is the "
+            f"column {cut(blank)}."
+        )
     fields = re.findall(r"\{([^{}]*)\}", text)
     plain = re.sub(r"\{\w+\}", "", text)
     if not fields or "{" in plain or "}" in plain:

@@ -14,7 +14,7 @@ from casewise.report.formatting import MISSING, capital, class_name, number, pla
 from casewise.report.tables import VERDICTS, verdict_beside
 
 MOST_SHOWN = 4
-WITHIN = (
+COUNTS = (
     "{place}, by the {column} of each {noun}. Found: {noun}s of the class that are predicted as it. Mistaken for it:"
     " {noun}s of other classes that are predicted as it.{sets}"
 )
@@ -138,7 +138,7 @@ def _counts_table(context: ReportContext) -> Table:
             cells = [f"{counts[key]:,} of {of:,}" if of and key in counts else MISSING for key, of in pairs]
             rows.append(Row(f"{plain(value)}: {class_name(context.study, context.outcome, label)}", cells))
     texts = {"place": capital(evaluated_on(context, context.stage)), "noun": noun, "column": plain(within.column)}
-    caption = WITHIN.format(**texts, sets=SETS.format(noun=noun) if has_sets else "")
+    caption = COUNTS.format(**texts, sets=SETS.format(noun=noun) if has_sets else "")
     if len(shown) < len(within.groups):
         caption += MORE.format(shown=len(shown), count=len(within.groups), noun=noun)
     heads = [f"{capital(plain(within.column))} and class", "Found", "Mistaken for it", *["Set holds it"] * has_sets]

@@ -60,6 +60,8 @@ from casewise.study.learners import KERNEL, is_baseline, learner_name, the_learn
 from casewise.study.weight_origins import unknown_origin
 
 MOST_CLASSES, MOST_COLUMNS = 8, 3
+# What the counts of a class are shares of: its cases, and those predicted as it.
+SHARES = ("recall", "precision")
 # The words of a plan whose epochs the budget limits (`casewise.pipeline.recipe_plan.REASONS`).
 CUT = "as many as fit into the budget"
 _CONDITIONAL = " Intervals are for these trained models."
@@ -377,10 +379,13 @@ def _failing_classes(context: ReportContext) -> Table | None:
         if positive is not None:
             rates = ("sensitivity", "PPV") if here.names[i] == positive else ("specificity", "NPV")
         outer = [_share(np.asarray(outside.confusion[i]), i, rates[0])] if outside else []
-        cells = [_share(counts[i], i, rates[0]), *outer, _share(counts[:, i], i, rates[1])]
+        own = [context.metric(context.stage, context.learner, f"{key}[{here.names[i]}]") for key in SHARES]
+        rough = [figure is not None and bool(figure.rough) for figure in own]
+        cells = [_share(counts[i], i, rates[0], rough[0]), *outer, _share(counts[:, i], i, rates[1], rough[1])]
         if len(names) > 2:
             most = [name for name, count in zip(names, wrong[i], strict=True) if count == wrong[i].max() > 0]
-            cells.append(listed(most, "or") or MISSING)
+            once = " (1 each)" if len(most) > 1 else " (1)"
+            cells.append(listed(most, "or") + (once if wrong[i].max() == 1 else "") or MISSING)
         recalls = [context.metric(context.stage, context.learner, f"recall[{name}]") for name in here.names]
         others = [figure for j, figure in enumerate(recalls) if j != i and totals[j]]
         clearly = bool(others) and all(_clearly_above(other, [recalls[i]]) for other in others)
@@ -395,9 +400,10 @@ def _clearly_above(figure: Estimate | None, others: Sequence[Estimate | None]) -
     return low is not None and bool(highs) and all(high is not None and low > high for high in highs)
 
 
-def _share(counts: np.ndarray, i: int, rate: str | None) -> str:
+def _share(counts: np.ndarray, i: int, rate: str | None, rough: bool = False) -> str:
     """Count `i` of all, such as the correct predictions of a class; also as a percentage if it has a `rate`."""
-    share = f" ({f'{rate} '.lstrip()}{percent(counts[i] / max(counts.sum(), 1))})" if rate is not None else ""
+    share = f"{rate} {percent(counts[i] / max(counts.sum(), 1))}{', rough' * rough}".strip() if rate is not None else ""
+    share = f" ({share})" if share else ""
     return f"{counts[i]:,} of {counts.sum():,}{share}" if counts.any() else "no case"
 
 

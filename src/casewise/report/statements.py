@@ -16,7 +16,7 @@ from casewise.console import duration
 from casewise.evaluation.headline import FITTED
 from casewise.evaluation.intervals import ROUGH_BELOW
 from casewise.evaluation.results import AlteredAnswers, Note
-from casewise.evaluation.robustness import MOST_CHANGED, affects
+from casewise.evaluation.robustness import MOST_CHANGED, MOST_MOVED, affects
 from casewise.predictions.table import CHOOSING
 from casewise.report.caveats import external_result, within_values
 from casewise.report.context import EXTERNAL, SIDES, ReportContext, counted_cases, terms_of, unlearned
@@ -212,16 +212,20 @@ def altered(context: ReportContext) -> Found:
     kinds.pop(name.removesuffix("_stretched"), None)
     effect += f" Also: {'; '.join(map(alteration, reversed(kinds.values())))}." if kinds else ""
     text = f"{capital(alteration(name))}: {effect}"
-    figure = entry.share if isinstance(entry, AlteredAnswers) else entry.moved
-    return "warning" if affects(entry) else "open" if figure.rough else "good", text, "altered-images"
+    figure, limit = (entry.share, MOST_CHANGED) if isinstance(entry, AlteredAnswers) else (entry.moved, MOST_MOVED)
+    # few changes among few cases show nothing
+    shown = not figure.rough and figure.high is not None and figure.high < limit
+    return "warning" if affects(entry) else "good" if shown else "open", text, "altered-images"
 
 
 def _fewer_right(entry: AlteredAnswers) -> str:
     """How many more or fewer of the answers are right after an alteration; empty without references."""
     if not entry.correct["of"]:
         return ""
-    fewer = entry.correct["before"] - entry.correct["after"]
-    return f", and {abs(fewer):,} {'fewer' if fewer > 0 else 'more'} are right" if fewer else ", and as many are right"
+    before = entry.correct["before"]
+    if not (fewer := before - entry.correct["after"]):
+        return f", {before:,} right in both"
+    return f", and {abs(fewer):,} {'fewer' if fewer > 0 else 'more'} are right"
 
 
 def networks_left_out(context: ReportContext) -> Found:

@@ -46,7 +46,7 @@ def split_key(key: str) -> tuple[str, str]:
 
 
 def verdict(low: float | None, high: float | None, metric: str) -> str:
-    """The verdict by the interval of a difference: `better`, `worse`, `open`, or `untested` without an interval.
+    """The verdict by the interval of a difference: `better`, `worse`, `open`, `same`, or `untested` without one.
 
     >>> verdict(0.1, 0.2, "auroc"), verdict(0.1, 0.2, "mae"), verdict(-0.1, 0.2, "mae"), verdict(None, None, "mae")
     ('better', 'worse', 'open', 'untested')
@@ -54,6 +54,8 @@ def verdict(low: float | None, high: float | None, metric: str) -> str:
     larger_is_better = metric_of(metric).larger_is_better
     if low is None or high is None or larger_is_better is None:
         return "untested"
+    if low == high == 0:
+        return "same"
     if low <= 0 <= high:
         return "open"
     return "better" if (low > 0) == larger_is_better else "worse"

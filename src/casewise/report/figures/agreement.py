@@ -100,12 +100,18 @@ def bland_altman(
         return drawing.svg(figure, "bland-altman")
 
 
+def are_jittered(rows: pd.DataFrame, scale: tuple[float, float]) -> bool:
+    """Whether references are few whole numbers, whose points would overlap."""
+    truth = rows["y_true"].to_numpy(float)
+    return len(truth) > 0 and np.array_equal(truth, np.rint(truth)) and scale[1] - scale[0] <= 20
+
+
 def small_scatter(
     rows: pd.DataFrame, *, scale: tuple[float, float], title: str, name: str, width: float
 ) -> drawing.Drawing:
     """A small scatter of one further target; whole-number references are jittered so that points do not overlap."""
     truth = rows["y_true"].to_numpy(float)
-    if len(truth) and np.array_equal(truth, np.rint(truth)) and scale[1] - scale[0] <= 20:
+    if are_jittered(rows, scale):
         truth = truth + (np.arange(len(truth)) * 0.618034 % 1 - 0.5) * 0.28
     low, high = around(truth, rows["y_pred"], low=scale[0], high=scale[1] if scale[1] - scale[0] <= 10 else None)
     with drawing.canvas(width, width + 8, (30, 36, 6, 22)) as (figure, axes):

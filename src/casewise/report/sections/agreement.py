@@ -65,7 +65,8 @@ LEFT_OUT = {
     "model_baseline_zero": "the model predicts a baseline of zero",
 }
 BANDS = "{noun}s by severity band, {place}."
-JITTER = "Prediction against the physician’s value, {side}; whole numbers are jittered so that points do not overlap."
+SCATTERS = "Prediction against the physician’s value, {side}."
+JITTER = " Whole numbers are jittered."
 RANGES = "{place}. The cases and the bias of each range are on the first screen."
 READERS_CAPTION = (
     "{target}, {side}. The less readers agree with each other, the less a model can agree with each of them."
@@ -168,7 +169,7 @@ def _response_blocks(context: ReportContext, entry: Response, stage: str) -> lis
     """Responders by physician and by model at each threshold and visit, and the subjects that are left out."""
     blocks: list[doc.Block] = []
     if entry.responders:
-        heads = ["Response", "Physician", "Model", "Both", "Agreement", "Kappa"]
+        heads = ["Response", "Physician", "Model", "Both", "Agreement", "If the model named none", "Kappa"]
         sizes = {"visits": counted(entry.n_visits, "visit"), "subjects": counted(entry.n_subjects, "subject")}
         caption = RESPONSE.format(side=RESPONSE_SIDES[stage], **sizes)
         change, bias = (figure_cell((entry.change or {}).get(name), 0, sign=name == "bias") for name in ("mae", "bias"))
@@ -199,7 +200,8 @@ def _response_rows(context: ReportContext, entry: Response) -> list[doc.Row]:
         total = max(neither + model_only + physician_only + both, 1)
         counts = (physician_only + both, model_only + both)
         cells = [doc.Cell(str(count), f"{100 * count / total:.0f} %") for count in counts]
-        cells += [doc.Cell(str(both)), percent_cell(figures.agreement), figure_cell(figures.kappa, KAPPA_DIGITS)]
+        cells += [doc.Cell(str(both)), percent_cell(figures.agreement)]
+        cells += [doc.Cell(f"{100 * (neither + model_only) / total:.0f} %"), figure_cell(figures.kappa, KAPPA_DIGITS)]
         rows.append(doc.Row(response_name(context.study, threshold), cells))
     return rows
 
@@ -291,7 +293,8 @@ def detail(context: ReportContext) -> doc.Section | None:
     blocks.append(doc.Fold("Agreement between readers, and of the model with each", _reader_tables(context)))
     plots = _scatters(context)
     layout = "multiples small" if len(plots) > 3 else "multiples"
-    all_plots = doc.Plots(plots, JITTER.format(side=SIDES[context.stage]), layout)
+    jittered = any(draw.are_jittered(*each) for each in _of_scatters(context).values())
+    all_plots = doc.Plots(plots, SCATTERS.format(side=SIDES[context.stage]) + JITTER * jittered, layout)
     blocks.append(doc.Fold("Plots of further targets", [all_plots]))
     tables = [target_table(context, stage) for stage in context.stages]
     further = [] if context.classes else further_tables(context)
@@ -322,20 +325,24 @@ def _band_blocks(context: ReportContext) -> list[doc.Block]:
 
 
 def _scatters(context: ReportContext) -> list[doc.Plot]:
+    plots: list[doc.Plot] = []
+    by_target = _of_scatters(context)
+    width = 176.0 if len(by_target) > 3 else 260.0
+    for i, (target, (rows, scale)) in enumerate(by_target.items()):
+        name = display_name(context.study, target)
+        drawing = draw.small_scatter(rows, scale=scale, title=name, name=f"target{i}", width=width)
+        alt = f"{name}: prediction against the physician’s value, {counted(len(rows), 'value')}."
+        plots.append(doc.Plot(drawing, alt))
+    return plots
+
+
+def _of_scatters(context: ReportContext) -> dict[str, tuple[pd.DataFrame, tuple[float, float]]]:
+    """By further target that is a number its rows, and its range."""
     study = context.study
     names = dict.fromkeys([*study.scores, *study.outputs])
-    others = [name for name in names if name != context.outcome and not study.classes_of(name)]
-    width = 176.0 if len(others) > 3 else 260.0
-    plots: list[doc.Plot] = []
-    for i, target in enumerate(others[:MOST_SCATTERS]):
-        rows = titled(context, context.rows(context.stage, context.learner, target))
-        name = display_name(study, target)
-        if not rows.empty:
-            scale = context.range_of(target)
-            drawing = draw.small_scatter(rows, scale=scale, title=name, name=f"target{i}", width=width)
-            alt = f"{name}: prediction against the physician’s value, {counted(len(rows), 'value')}."
-            plots.append(doc.Plot(drawing, alt))
-    return plots
+    others = [name for name in names if name != context.outcome and not study.classes_of(name)][:MOST_SCATTERS]
+    rows = {name: titled(context, context.rows(context.stage, context.learner, name)) for name in others}
+    return {name: (own, context.range_of(name)) for name, own in rows.items() if not own.empty}
 
 
 def target_table(context: ReportContext, stage: str) -> doc.Table:

@@ -38,10 +38,11 @@ BAND = (
 )
 HOW = (
     "A slope of 1 and an intercept of 0 are ideal. A slope below 1 means that predictions are too extreme, above 1 that"
-    " they are too moderate."
+    " they are too moderate; one whose interval has 0 in it does not show that they are related to the reference."
 )
+INTERCEPTS = {True: " The intercept is at a slope of 1.", False: " The intercept belongs to its slope and is no bias."}
 ROUGH = " Rough: fewer than {few} {unit}s with the class, or without it."
-BY_FOLD = " Slope by fold: lowest to highest, because the network of each fold has its own calibration."
+BY_FOLD = " Slope by fold: lowest to highest, because the model of each fold has its own calibration."
 BENEFIT = (
     "Net benefit per {noun}: the share of true positives minus the share of false positives times the odds of the"
     " threshold; treating none has 0. The study declares the thresholds. They are applied to the probabilities as"
@@ -74,7 +75,13 @@ def _of_stage(context: ReportContext, stage: str) -> list[Block]:
     rough = any(entry.slope.rough or entry.intercept.rough for entry in by_name.values())
     slopes: list[Block] = [
         Table(columns, rows, f"{capital(SIDES[stage])}; intervals by resampling {unit}s."),
-        Text(HOW + (ROUGH.format(few=FEW_OF_CLASS, unit=unit) if classes and rough else "") + by_fold, note=True),
+        Text(
+            HOW
+            + INTERCEPTS[classes]
+            + (ROUGH.format(few=FEW_OF_CLASS, unit=unit) if classes and rough else "")
+            + by_fold,
+            note=True,
+        ),
     ]
     decided = (context.metrics.decision_curves or {}).get(stage, {})
     all_points = [(name, point) for name, points_of in decided.items() for point in points_of]
@@ -142,14 +149,21 @@ def _slopes(context: ReportContext, by_name: Mapping[str, Calibration], *, brief
     text += f" ({'; '.join(details)})" * (not brief)
     sure = {name: slope for name, slope in slopes.items() if not slope.rough}
     beyond = {
-        "extreme": [name for name, slope in sure.items() if slope.high is not None and slope.high < 1],
+        "extreme": [
+            name
+            for name, slope in sure.items()
+            if slope.low is not None and slope.high is not None and slope.low > 0 and slope.high < 1
+        ],
         "moderate": [name for name, slope in sure.items() if slope.low is not None and slope.low > 1],
     }
     words = []
     for word, names in beyond.items():
         of = listed([class_name(context.study, context.outcome, name) for name in names])
         words += [f"too {word}" + f" for {of}" * several] if names else []
-    return text + f": {'probabilities' if context.classes else 'predictions'} are {listed(words)}" * bool(words)
+    unrelated = [name for name, slope in slopes.items() if slope.low is not None and slope.low <= 0]
+    of = listed([class_name(context.study, context.outcome, name) for name in unrelated], "or")
+    text += f": {'probabilities' if context.classes else 'predictions'} are {listed(words)}" * bool(words)
+    return text + f"; no relation to the reference is shown{f' for {of}' * several}" * bool(unrelated)
 
 
 def row(name: str, entry: Calibration, digits: int) -> Row:

@@ -30,15 +30,13 @@ WRITE = MetricFormat()
 
 POOLED = "Figures pooled over each {site} mix different networks and {sites}. They must not be read as {means}."
 ROC = (
-    "ROC curves {place}: each class against the others{mean}. Grey: chance. Dots: operating points, whose thresholds"
+    "{curves} {place}{each}{mean}. Grey: chance. Dots: operating points, whose thresholds"
     " were chosen on other cases, so that they can lie off the curve.{more}"
 )
-ROC_OF_GRADES = "ROC curves {place}: each grade against the others{mean}. Grey: chance.{more}"
+ROC_OF_GRADES = "{curves} {place}: each grade against the others{mean}. Grey: chance.{more}"
+EACH = ": each class against the others"
 MEAN_CURVE = ", each curve the mean over the folds"
-RECALL = (
-    "Precision and recall {place}: each class against the others{ranked}. Dotted: chance, the share of the class among"
-    " these {noun}s."
-)
+RECALL = "Precision and recall {place}{each}{ranked}. Dotted: chance, the share of the class among these {noun}s."
 RANKED = ", all folds ranked together"
 RELIABILITY = (
     "Calibration {place}: on the line, the probability of the likeliest class equals the share in which it is correct;"
@@ -152,10 +150,12 @@ def _plots(context: ReportContext, entry: ClassFigures, figures: ByMetric) -> li
     if curves := draw.curves_of(entry, figures):
         areas = ", ".join(f"{curve.name} {WRITE.cell('auroc', curve.auroc).text}" for curve in curves)
         alt = f"Sensitivity against the false positive rate, with the AUROC: {areas}."
+        texts |= {"curves": "ROC curve" + "s" * (len(curves) > 1), "each": EACH * (len(curves) > 1)}
         plots.append(Plot(draw.roc(curves), alt, caption.format(mean=MEAN_CURVE if folds else "", **texts)))
     if recalls := draw.recall_curves(context.headline_rows, context.classes, entry, figures):
         areas = ", ".join(f"{curve.name} {WRITE.cell('auprc', curve.auprc).text}" for curve in recalls)
         alt = f"Precision against recall, with the AUPRC: {areas}."
+        texts["each"] = EACH * (len(recalls) > 1)
         plots.append(Plot(draw.precision_recall(recalls), alt, RECALL.format(ranked=RANKED if folds else "", **texts)))
     if any(bin_.n for bin_ in entry.reliability):
         errors = [figures.get(name) for name in ("ece", "ece_calibrated")]

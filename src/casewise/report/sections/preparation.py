@@ -81,7 +81,8 @@ def facts(study: Study, noun: str, label: str) -> list[tuple[str, str]]:
         entries.append(("More tiles than slots", "several panels are predicted and averaged; the first is shown"))
     mirrored = "mean over the image and its mirror image; maps of frozen networks: mean over all its flips"
     predicted = mirrored if study.test_time_augmentation else "the image as it is; nothing is random"
-    return [*entries, ("Training", augmentation(study)), ("Prediction", predicted)]
+    training = [("Training", augmentation(study))] if study.trained else []
+    return [*entries, *training, ("Prediction", predicted)]
 
 
 def augmentation(study: Study) -> str:

@@ -132,19 +132,23 @@ def _scheme(context: ReportContext) -> list[tuple[str, str]]:
     recipe, nested = study.recipe, study.nested_cv
     lr = listed([rate(value) for value in study.rates], "or")
     lr += ", chosen for each fold in its inner folds" if nested and len(nested.lr) > 1 else ""
-    by_name = {
-        "Trained": f"in {counted(len(recipe.phases), 'phase')}" if recipe.phases else TUNING.get(recipe.tuning, ""),
-        "Learning rate": f"{lr}; schedule {recipe.schedule}",
-    }
+    by_name = (
+        {}
+        if not study.trained
+        else {
+            "Trained": f"in {counted(len(recipe.phases), 'phase')}" if recipe.phases else TUNING.get(recipe.tuning, ""),
+            "Learning rate": f"{lr}; schedule {recipe.schedule}",
+        }
+    )
     for method in implementing(TrainingReport):
         by_name |= method.training_facts(study)
     facts = list((by_name | training_facts(study, context.jobs)).items())
     for name in context.study.trained:
         if own := recipe.own_settings(name):
             facts.append((f"Differs for {learner_name(name)}", ", ".join(f"{key} {own[key]}" for key in own)))
-    if recipe.label_smoothing and context.classes:
+    if recipe.label_smoothing and context.classes and study.trained:
         facts.append(("Label smoothing", f"{recipe.label_smoothing:g}"))
-    if recipe.mixup:
+    if recipe.mixup and study.trained:
         facts.append(("Mixed images", f"in pairs, with their losses; beta distribution with {recipe.mixup:g}"))
     if sampled := [job["fitted_to"] for job in context.jobs if job.get("fitted_to")]:
         counts = (span([int(record[name]) for record in sampled]) for name in ("panels", "of"))
@@ -154,7 +158,8 @@ def _scheme(context: ReportContext) -> list[tuple[str, str]]:
         text = changed_features_text({learner_name(name): value for name, value in lowest.items()})
         facts.append(("First weights", f"{text}."))
     seconds = sum(job.get("seconds") or 0 for job in context.jobs)
-    facts.append(("Cost", f"{counted(len(context.jobs), 'network')}, {duration(seconds)} of training"))
+    fitted = counted(len(context.jobs), "network" if study.trained else "model")
+    facts.append(("Cost", f"{fitted}, {duration(seconds)} of training"))
     if plan:
         facts.insert(0, ("Plan", plan.removeprefix("planned: ")))
     return facts
