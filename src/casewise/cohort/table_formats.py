@@ -274,9 +274,15 @@ def _rectangle(
         problems.add("heading", "heading: cells are separated by '|'. Separate them by commas, semicolons or tabs.")
         joined = True
     wider = len(widths) == 1 and len(rows) > 1 and all(any(map(str.strip, record[width:])) for _, record in rows)
-    if wider:
-        text = f"heading: the first row has {counted(width, 'cell')}, and all others have {widths.pop()}. Name every "
-        problems.add("heading", f"{text}column, and delete what is above the headings.")
+    longer = [row for row in rows if any(map(str.strip, row[1][width:]))]
+    if wider or len(longer) > max(2, len(rows) / 2):
+        filled = {number: sum(bool(cell.strip()) for cell in record) for number, record in longer}
+        likely, first = max(filled, key=filled.__getitem__), next(iter(filled))
+        others = f"all others have {widths.pop()}" if wider else "most others have more"
+        text = f"heading: the first row has {counted(width, 'cell')}, and {others}. Name every column, and delete what"
+        where = f" If these are in row {likely}, delete the rows above it." if likely != first else ""
+        problems.add("heading", f"{text} is above the headings.{where}")
+        wider = True
     for number, record in rows:
         if not any(map(str.strip, record)):
             blank += 1

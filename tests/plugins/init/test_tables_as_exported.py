@@ -276,3 +276,32 @@ def test_a_refusal_says_how_the_stated_pattern_reads(tmp_path: Path) -> None:
     names = [f"x{s}/W{week}.png" for s in PEOPLE for week in (0, 4)]
     with pytest.raises(CasewiseError, match=r"--pattern reads x\d+/W0.png as subject 'x\d+', visit 'W0'"):
         plan_of(tmp_path, "subject,visit,score", scores(), names, pattern="{subject}/{visit}.png")
+
+
+def test_rows_that_are_no_longer_active_and_days_in_brackets(tmp_path: Path) -> None:
+    rows: Rows = [
+        (f"S{s:02}", f"Visit {n} (Day {1 + 28 * (n - 1)})", s + 20.5 * n, "1") for s in PEOPLE for n in (1, 2)
+    ]  # fmt: skip
+    rows.insert(1, ("S01", "Visit 1 (Day 1)", 99.5, "0"))
+    names = [f"S{s:02}_V{n}.png" for s in PEOPLE for n in (1, 2)]
+    plan = plan_of(tmp_path, "Subject,Visit,Score,RecordActive", rows, names)
+    assert joined(tmp_path, "Score") == {f"S{s:02}_V{n}.png": str(s + 20.5 * n) for s in PEOPLE for n in (1, 2)}
+    assert any("no longer active: 1 (RecordActive; row 3)" in doubt for doubt in plan.doubts)
+
+
+def test_a_row_of_units_below_the_headings_is_no_subject(tmp_path: Path) -> None:
+    rows: Rows = [("", "dd.mm.yyyy", "points"), *((f"S{s:02}", f"{s:02}.03.2024", s + 0.5) for s in PEOPLE)]
+    names = [f"S{s:02}/a.png" for s in PEOPLE]
+    plan = plan_of(tmp_path, "subject,Exam date,score", rows, names)
+    assert joined(tmp_path, "score") == {f"S{s:02}/a.png": str(s + 0.5) for s in PEOPLE}
+    assert any("because they describe the columns: 1 (dd.mm.yyyy, points; row 2)" in doubt for doubt in plan.doubts)
+
+
+def test_the_row_of_headings_below_titles_is_named(tmp_path: Path) -> None:
+    head = "Study XY\n,,Knee,,Hip,\nsubject,visit,left,right,left,right\n"
+    lines = [f"S{s:02},V1,{s},{s + 1},{s + 2},{s + 3}" for s in PEOPLE]
+    (tmp_path / "t.csv").write_text(head + "\n".join(lines) + "\n")
+    with pytest.raises(CasewiseError, match="If these are in row 3, delete the rows above it"):
+        plan_study(
+            table=tmp_path / "t.csv", images=pictures_at(tmp_path / "photos", of_visits()), folder=tmp_path / "study"
+        )  # fmt: skip

@@ -30,8 +30,9 @@ _EVENT = r"(.+)_arm_(\d+)"
 
 
 def observed(source: Source, subject: str = "") -> Source:
-    """The table without imputed rows and sums, with the visits of REDCap's events."""
-    return _visits_of_events(_without_sums(_without_imputed(source), subject))
+    """The table without rows that were imputed, deleted, or describe or sum up others; with REDCap's visits."""
+    source = _without_units(_without_deleted(_without_imputed(source)), subject)
+    return _visits_of_events(_without_sums(source, subject))
 
 
 def analysed(source: Source, subject: str = "") -> Source:
@@ -73,6 +74,28 @@ def _without_imputed(source: Source) -> Source:
     imputed = [row for row, value in enumerate(values) if re.fullmatch(_IMPUTED, value, re.IGNORECASE)]
     shown = names_text(list(dict.fromkeys(values[row] for row in imputed)), 3)
     return _without(source, imputed, "because they were imputed and are no visits", f"{column} {shown}; ")
+
+
+def _without_deleted(source: Source) -> Source:
+    """The table without records that a data capture system has as no longer active."""
+    column = next((name for name in source.cells if Column(name, ()).header in ("record active", "recordactive")), "")
+    deleted = [
+        row for row, value in enumerate(source.cells.get(column, [])) if value.casefold() in ("0", "false", "no")
+    ]
+    return _without(source, deleted, "because they are no longer active", f"{column}; ")
+
+
+def _without_units(source: Source, subject: str) -> Source:
+    """The table without a first row that has the unit or form of each column, such as `mm` and `dd.mm.yyyy`."""
+    subjects = source.cells.get(source.roles(subject).subject, [])
+    if len(subjects) < 3 or subjects[0] or not all(subjects[1:]):
+        return source
+    rest = {name: Column(name, cells[1:]) for name, cells in source.cells.items() if cells[0]}
+    typed = [name for name, column in rest.items() if column.numbers is not None or column.are_dates]
+    if not typed or any(Column(name, source.cells[name][:1]).numbers for name in typed):
+        return source
+    shown = names_text([source.cells[name][0] for name in typed], 3)
+    return _without(source, [0], "because they describe the columns", f"{shown}; ")
 
 
 def _without_sums(source: Source, subject: str) -> Source:
