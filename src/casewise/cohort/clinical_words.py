@@ -24,7 +24,7 @@ AMBIGUOUS_SUBJECT = "pt"
 VISIT = (
     r"a?visits?( ?num|n)?|visite[ns]?|visitas?|besuch|termin|zeitpunkt|timepoint|time point|point de mesure|"
     r"session|ses|seance|sesion|consultation|consulta|weeks?|wochen?|semaines?|semanas?|months?|monate?|mois|mes|meses|"
-    r"follow ?up|fu|suivi|seguimiento|examination|exam|untersuchung|tp|wave"
+    r"follow ?up|fu|suivi|seguimiento|examination|exam|untersuchung|tp|wave|(folder|instance|event) ?name"
 )
 # Headings of days counted from a visit or date, and of dates.
 DAYS = r"days?|tage?|jours?|dias?"

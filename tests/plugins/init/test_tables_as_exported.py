@@ -284,7 +284,7 @@ def test_rows_that_are_no_longer_active_and_days_in_brackets(tmp_path: Path) -> 
     ]  # fmt: skip
     rows.insert(1, ("S01", "Visit 1 (Day 1)", 99.5, "0"))
     names = [f"S{s:02}_V{n}.png" for s in PEOPLE for n in (1, 2)]
-    plan = plan_of(tmp_path, "Subject,Visit,Score,RecordActive", rows, names)
+    plan = plan_of(tmp_path, "Subject,FolderName,Score,RecordActive", rows, names)
     assert joined(tmp_path, "Score") == {f"S{s:02}_V{n}.png": str(s + 20.5 * n) for s in PEOPLE for n in (1, 2)}
     assert any("no longer active: 1 (RecordActive; row 3)" in doubt for doubt in plan.doubts)
 
@@ -305,3 +305,19 @@ def test_the_row_of_headings_below_titles_is_named(tmp_path: Path) -> None:
         plan_study(
             table=tmp_path / "t.csv", images=pictures_at(tmp_path / "photos", of_visits()), folder=tmp_path / "study"
         )  # fmt: skip
+
+
+def test_a_further_table_has_the_number_that_the_paths_state(tmp_path: Path) -> None:
+    scores_of = [f"{100 + s},{visit},{s + 0.5 + 20 * n}" for s in PEOPLE for n, visit in enumerate(("Day 1", "Week 6"))]
+    (tmp_path / "scores.csv").write_text("Screening No.,Visit,Score\n" + "\n".join(scores_of) + "\n")
+    numbers = [f"{100 + s},{f'R{550 - s}' if s < 9 else ''}" for s in PEOPLE]
+    (tmp_path / "numbers.csv").write_text("Screening No.,Randomisation No.\n" + "\n".join(numbers) + "\n")
+    names = {(s, v): f"R{550 - s}_{v.replace(' ', '')}.png" for s in PEOPLE if s < 9 for v in ("Day 1", "Week 6")}
+    plan_study(
+        table=[tmp_path / "scores.csv", tmp_path / "numbers.csv"],
+        images=pictures_at(tmp_path / "photos", list(names.values())),
+        subject="Randomisation No.",
+        folder=tmp_path / "study",
+    ).write()
+    expected_values = {names[s, v]: str(s + 0.5 + 20 * (v == "Week 6")) for s, v in names}
+    assert joined(tmp_path, "Score") == expected_values

@@ -73,6 +73,8 @@ def read_tables(paths: Sequence[Path], problems: Problems, *, sheets: Sequence[s
         cells = {str(name): [str(value).strip() for value in frame[name]] for name in frame.columns}
         groups[tuple(sorted(cells))].append((sheet, Source(path, cells, frame.index.tolist(), notes)))
     stacked = [_stacked(parts, subject) if len(parts) > 1 else parts[0][1] for parts in groups.values()]
+    # tables are joined by a column that all have
+    subject = subject if all(subject in source.cells for source in stacked) else ""
     sources = [_read_as_cases(source, subject) for source in stacked]
     if len(sources) == 1:
         return sources[0]
