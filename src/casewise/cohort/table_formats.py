@@ -277,10 +277,10 @@ def _rectangle(
     longer = [row for row in rows if any(map(str.strip, row[1][width:]))]
     if wider or len(longer) > max(2, len(rows) / 2):
         counts = {number: sum(bool(cell.strip()) for cell in record) for number, record in longer}
-        likely, first = max(counts, key=counts.__getitem__), longer[0][0]
+        likely, begins = max(counts, key=counts.__getitem__), longer[0][0]
         others = f"all others have {widths.pop()}" if wider else "most others have more"
         text = f"heading: the first row has {counted(width, 'cell')}, and {others}. Name every column, and delete what"
-        where = f" If these are in row {likely}, delete the rows above it." if likely != first else ""
+        where = f" If these are in row {likely}, delete the rows above it." if likely != begins else ""
         problems.add("heading", f"{text} is above the headings.{where}")
         wider = True
     for number, record in rows:
