@@ -410,10 +410,16 @@ def test_identical_images_with_two_labels_are_an_error_and_remedies_write_paths_
 
 
 def test_a_feature_votes_for_the_most_similar_ones_alone():
-    similarity = np.array([[0.99, 0.9, 0.95, 0.5], [0.1, 0.2, 0.9, 0.86], [0.0, 0.1, 0.9, 0.2]])
+    similarity = np.array([[0.92, 0.88, 0.94, 0.5], [0.1, 0.2, 0.9, 0.86], [0.0, 0.1, 0.9, 0.2]])
     votes = keypoints._votes(similarity, replace(keypoints._QUICK, most=2))
     assert votes.tolist() == [[True, False, True, False], [False, False, True, True], [False, False, True, False]]
     assert keypoints._votes(similarity, keypoints._QUICK)[0].tolist() == [True, True, True, False]
+
+
+def test_features_that_are_nearly_the_same_take_no_votes_from_others():
+    frames = np.array([[0.99, 0.98, 0.97, 0.96, 0.9, 0.88, 0.86]])
+    votes = keypoints._votes(frames, replace(keypoints._QUICK, most=2))
+    assert votes.tolist() == [[True, True, True, True, True, True, False]]
 
 
 @pytest.mark.parametrize("divided", [False, True])

@@ -82,7 +82,8 @@ def in_parallel(
 ) -> Iterator[Value]:
     """The values of a function, computed by threads, in the order of the items; `progress` is called with their share.
 
-    Products of matrices have one thread each, because those of several would wait for each other.
+    Products of matrices have one thread each, because those of several would wait for each other; so have those of the
+    caller until it has all values.
 
     >>> list(in_parallel(abs, [-2, 1]))
     [2, 1]

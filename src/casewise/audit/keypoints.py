@@ -35,6 +35,8 @@ KEYPOINTS, COMPONENTS, SAMPLE, ROUNDS = 200, 32, 20_000, 8
 # `EXACT` images; of more images, a word with more than `MOST_OF_WORD` features is ignored.
 FEATURES_PER_WORD, MOST_WORDS, MOST_OF_WORD = 1_000, 2_048, 8_000
 VOTE = 0.85
+# Features that are nearly the same.
+SAME = 0.95
 # Of copies cropped to 75 % among 1,000 films, at least 43 matches agreed; in 95 % of pairs of other films at most 11.
 INLIERS = 15
 SIMILAR, REACH, ITERATIONS = 0.6, 3.0, 300
@@ -57,7 +59,7 @@ class _Effort:
         longest: the longest side on which features are found, in the tile if it is not much smaller, else in the file,
             which is read a little larger (`read`). Small images are enlarged at most by `enlarged`.
         nearest: at most so many images with at least `votes` votes are matched, those with most votes.
-        most: a feature votes for at most so many others, the most similar ones.
+        most: a feature votes for about so many of the others that are not nearly the same, the most similar ones.
     """
 
     longest: int
@@ -356,11 +358,16 @@ def _nearest(
 
 
 def _votes(similarity: np.ndarray, effort: _Effort) -> np.ndarray:
-    """Which features (R, K) of the index each of R features votes for: similar ones, and at most the nearest."""
+    """Which features (R, K) of the index each of R features votes for.
+
+    They are those that are nearly the same, as in frames of one scene, and of other similar ones the nearest.
+    """
     votes: np.ndarray = similarity > VOTE
     if effort.most < similarity.shape[1]:
-        crowded = np.flatnonzero(np.count_nonzero(votes, axis=1) > effort.most)
-        least = np.partition(similarity[crowded], -effort.most, axis=1)[:, -effort.most]
+        others = votes & (similarity <= SAME)
+        crowded = np.flatnonzero(np.count_nonzero(others, axis=1) > effort.most)
+        of_others = np.where(others[crowded], similarity[crowded], 0.0)
+        least = np.partition(of_others, -effort.most, axis=1)[:, -effort.most]
         votes[crowded] &= similarity[crowded] >= least[:, None]
     return votes
 

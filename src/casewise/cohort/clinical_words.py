@@ -132,6 +132,14 @@ _OF_SIDES = {
     "after": "after post nach nachher apres despues",
 }
 BEFORE, AFTER = (frozenset(_OF_SIDES[name].split()) for name in ("before", "after"))
+# Parts of the body, which are no hospitals.
+BODY_PARTS = (
+    r"hands?|feet|foot|arms?|legs?|knees?|elbows?|face|facial|scalp|chest|thorax|back|abdomen|belly|hips?|shoulders?|neck|"
+    r"eyes?|ears?|nails?|lips?|mouth|nose|skin|head|trunk|groin|axillae?|wrists?|ankles?|fingers?|toes?|hande?|fusse?|"
+    r"knie|ellbogen|gesicht|kopf|brust|rucken|bauch|hufte|schulter|hals|augen?|ohr(en)?|nagel|lippen?|mund|nase|haut|"
+    r"zehen?|mains?|pieds?|genoux?|coudes?|visage|dos|ventre|hanches?|epaules?|cou|yeux|oreilles?|ongles?|manos?|pies?|"
+    r"rodillas?|codos?|cara|espalda|caderas?|hombros?|cuello|ojos?|orejas?|unas?"
+)
 # Names of regions in a study that are no words for them elsewhere.
 _NAMES_IN_STUDIES = {"arm": "upper", "brazo": "upper"}
 Words = tuple[str, ...]

@@ -244,9 +244,11 @@ def _without_footnotes(rows: list[tuple[int, list[str]]]) -> tuple[list[tuple[in
     width, end = sum(bool(cell.strip()) for cell in rows[0][1]) if rows else 0, len(rows)
     while width > 2 and end > 2:
         cells = [cell.strip() for cell in rows[end - 1][1] if cell.strip()]
-        if cells and not (
-            len(cells) == 1 and (len(cells[0].split()) > 2 or re.match(r"[*†‡§]|note|n\.b\.", cells[0], re.I))
-        ):
+        at = next((at for at, cell in enumerate(rows[end - 1][1]) if cell.strip()), 0)
+        above = {re.sub(r"\d+", "0", record[at].strip()) for _, record in rows[1 : end - 1] if at < len(record)}
+        is_text = len(cells) == 1 and (len(cells[0].split()) > 2 or re.match(r"[*†‡§]|note", cells[0], re.IGNORECASE))
+        # `Pat No 11` below `Pat No 10` is a row
+        if cells and (not is_text or re.sub(r"\d+", "0", cells[0]) in above):
             break
         end -= 1
     left_out = [number for number, cells in rows[end:] if any(map(str.strip, cells))]

@@ -114,7 +114,7 @@ def external_cohort(context: ReportContext) -> Found:
     bounds = f" ({bounds}{', rough' * bool(entry.figure.rough)})" if bounds else ""
     text = f"On {context.study.external_name} ({counted_cases(context, context.rows(EXTERNAL, context.learner))}):"
     text += f" {write.phrase(metric)} {write.text(metric, entry.figure.value, short=True)}{bounds}"
-    words = {"worse": "worse than", "better": "better than", "open": "no clear difference from"}
+    words = {"worse": "worse than", "better": "better than", "open": "no clear difference from", "same": "equal to"}
     if entry.inside is not None:
         side = f"within each {context.site}" if context.by_site else SIDES[context.stage]
         here = write.text(metric, entry.inside, short=True)
@@ -212,7 +212,8 @@ def altered(context: ReportContext) -> Found:
     kinds.pop(name.removesuffix("_stretched"), None)
     effect += f" Also: {'; '.join(map(alteration, reversed(kinds.values())))}." if kinds else ""
     text = f"{capital(alteration(name))}: {effect}"
-    figure, limit = (entry.share, MOST_CHANGED) if isinstance(entry, AlteredAnswers) else (entry.moved, MOST_MOVED)
+    figure = entry.share if isinstance(entry, AlteredAnswers) else entry.moved
+    limit = MOST_CHANGED if isinstance(entry, AlteredAnswers) else MOST_MOVED * (entry.mae or 0.0)
     # few changes among few cases show nothing
     shown = not figure.rough and figure.high is not None and figure.high < limit
     return "warning" if affects(entry) else "good" if shown else "open", text, "altered-images"

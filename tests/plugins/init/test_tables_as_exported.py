@@ -10,6 +10,7 @@ import pytest
 
 from casewise.errors import CasewiseError
 from casewise.plugins.init.own_data import plan_study
+from tests.plugins.init.own_data import table_of
 from tests.plugins.init.test_forms_of_hospitals import PEOPLE, Rows, joined, pictures_at, plan_of
 
 VISITS = ("V1", "V2")
@@ -221,7 +222,7 @@ def test_columns_of_visits_with_names_alone_beside_folders_of_visits(tmp_path: P
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(("written", "ending"), [("05MAR{year}", "2024"), ("3/5/{year}", "24"), ("03-05-{year}", "24")])
+@pytest.mark.parametrize(("written", "ending"), [("05MAR{year}", "2024"), ("3/5/{year}", "24")])
 def test_dates_of_trials_are_read_with_the_paths(written: str, ending: str, tmp_path: Path) -> None:
     days = {f"2024-{month:02}-{day:02}": written for month, day in ((3, 5), (3, 20))}
     cells = [written.format(year=ending), written.replace("05", "20").replace("/5/", "/20/").format(year=ending)]
@@ -321,3 +322,80 @@ def test_a_further_table_has_the_number_that_the_paths_state(tmp_path: Path) -> 
     ).write()
     expected_values = {names[s, v]: str(s + 0.5 + 20 * (v == "Week 6")) for s, v in names}
     assert joined(tmp_path, "Score") == expected_values
+
+
+def test_brackets_that_tell_visits_apart_stay(tmp_path: Path) -> None:
+    rows: Rows = [
+        (f"S{s:02}", v, s + 0.5 + n) for s in PEOPLE for n, v in enumerate(("Baseline", "Follow-up (3 months)"))
+    ]
+    names = [f"S{s:02}/{visit}/a.png" for s in PEOPLE for visit in (*visits, "Follow-up (6 months)")]
+    plan_of(tmp_path, "subject,visit,score", rows, names)
+    assert set(joined(tmp_path, "score")) == {name for name in names if "6 months" not in name}
+
+
+@pytest.mark.parametrize(
+    "names", [("left", "right"), ("OD", "OS"), ("Hand", "Foot"), ("2022", "2023"), ("Knie", "Hüfte")]
+)
+def test_tables_of_sides_parts_and_years_are_no_centres(names: tuple[str, str], tmp_path: Path) -> None:
+    rows: dict[str, Rows] = {
+        name: [(s, visit, s + more + 20 * n) for s in PEOPLE for n, visit in enumerate(VISITS)]
+        for name, more in zip(names, (0.5, 7.5), strict=True)
+    }
+    images = pictures_at(tmp_path / "photos", [f"{n}/{s:03}/{v}/a.png" for n in names for s in PEOPLE for v in VISITS])
+    with pytest.raises(CasewiseError, match="ONE PERSON OR SEVERAL"):
+        plan_study(table=tables(tmp_path, list(names), rows), images=images, folder=tmp_path / "study")
+
+
+def test_equal_rows_of_two_centres_are_of_two_people(tmp_path: Path) -> None:
+    rows: dict[str, Rows] = {
+        centre: [(s, visit, (s * more + n) % 4) for s in PEOPLE for n, visit in enumerate(VISITS)]
+        for centre, more in (("Kiel", 1), ("Ulm", 3))
+    }
+    assert set(rows["Kiel"]) & set(rows["Ulm"])
+    names = [f"{centre}/{s:03}/{visit}/a.png" for centre in rows for s in PEOPLE for visit in VISITS]
+    images = pictures_at(tmp_path / "photos", names)
+    plan = plan_study(
+        table=tables(tmp_path, list(rows), rows), images=images, folder=tmp_path / "study", target="Score"
+    )
+    plan.write()
+    assert joined(tmp_path, "Score") == {
+        f"{centre}/{s:03}/{visit}/a.png": str(value) for centre, own in rows.items() for s, visit, value in own
+    }  # fmt: skip
+    assert any("ONE PERSON OR SEVERAL?" in doubt for doubt in plan.doubts)
+
+
+def test_centres_whose_tables_name_files_have_people_of_their_own(tmp_path: Path) -> None:
+    names = [f"{centre}{s:02}.png" for centre in ("Kiel", "Ulm") for s in PEOPLE]
+    images, paths = pictures_at(tmp_path / "photos", names), []
+    for at, centre in enumerate(("Kiel", "Ulm")):
+        lines = ["file,Patient,Score", *(f"{centre}{s:02}.png,{s},{s + 0.5 + at}" for s in PEOPLE)]
+        paths.append(tmp_path / f"s_{centre}.csv")
+        paths[-1].write_text("\n".join(lines) + "\n")
+    plan_study(table=paths, images=images, folder=tmp_path / "study").write()
+    assert len({row["subject"] for row in table_of(tmp_path / "study")}) == 20
+
+
+def test_a_folder_of_visits_is_no_site(tmp_path: Path) -> None:
+    rows: Rows = [(f"XY-{site:02}-{s:03}", s + site * 20.5) for site in (1, 2) for s in PEOPLE]
+    names = [f"Visit {v}/{s:03}/a.png" for v in (1, 2) for s in PEOPLE]
+    with pytest.raises(CasewiseError):
+        plan_of(tmp_path, "USUBJID,SCORE", rows, names)
+
+
+def test_numbers_of_lesions_name_no_photographs(tmp_path: Path) -> None:
+    rows: Rows = [(f"anna{'abcdefghijk'[s]}", s, s % 3) for s in PEOPLE]
+    with pytest.raises(CasewiseError, match="No column of the table names the images"):
+        plan_of(tmp_path, "subject,lesions,grade", rows, [f"p/{s:02}.png" for s in PEOPLE])
+
+
+def test_the_last_person_of_a_table_is_no_footnote(tmp_path: Path) -> None:
+    rows: Rows = [(f"Pat No {s}", s % 3, s + 0.5) for s in PEOPLE]
+    rows[-1] = ("Pat No 10", "", "")
+    plan = plan_of(tmp_path, "subject,grade,score", rows, [f"Pat No {s}/a.png" for s in PEOPLE])
+    assert not any("Text below" in note for note in plan.understood)
+
+
+def test_dates_that_may_begin_with_the_year_are_not_read(tmp_path: Path) -> None:
+    rows: Rows = [(f"S{s:02}", f"21-01-0{s % 8 + 1}", s + 0.5) for s in PEOPLE]
+    plan = plan_of(tmp_path, "subject,Datum,score", rows, [f"S{s:02}/a.png" for s in PEOPLE])
+    assert not any("years of two digits" in note for note in plan.understood)

@@ -20,7 +20,8 @@ from casewise.plugins.init.columns import Column, names_people
 from casewise.plugins.init.joining import day_of_visit, join_images, visits_in_paths, words
 from casewise.plugins.init.source import Source
 
-_SHORT_YEAR = re.compile(r"^(\d\d?)([./-])(\d\d?)\2(\d\d)$")
+# With `-`, the year may come first.
+_SHORT_YEAR = re.compile(r"^(\d\d?)([./])(\d\d?)\2(\d\d)$")
 # How far a date may be from a visit of the schedule, in days.
 _WINDOW = 7
 _SHOWN = 5

@@ -33,6 +33,7 @@ from casewise.plugins.init.joining import (
     days_of_visits,
     join_images,
     met,
+    names_visit,
     visits_in_paths,
     words,
 )
@@ -46,6 +47,11 @@ from casewise.plugins.init.source import (
     with_whole_regions,
 )
 
+# Headings of numbers that may name files.
+_NUMBER_OF_FILES = (
+    rf"(({STRONG_SUBJECT}|case|fall|study|image|photo|picture|bild|foto|file|slide|scan|record|lab|accession)s? ?)*"
+    r"(id|no|nr|num(ber)?|nummer|code|key|index|barcode|identifier|pseudonym)?|\w*(nummer|nr|id|no|code)"
+)
 # The share of the paths that must state a visit before columns of visits become rows.
 _OF_VISITS = 0.8
 
@@ -481,6 +487,14 @@ class _Join:
                 continue
             if of_columns.keys() & {"visit", "site", "subject"} <= joined.columns.keys() and self.meets(joined):
                 if of_columns in divided:
+                    before = re.search(r"([^\W\d_]+)[\W_]*\{site\}", joined.pattern)
+                    if before and names_visit(f"{before[1]} 1"):
+                        continue
+                    path, row = next((paths[0], row) for row, paths in joined.paths.items())
+                    joined.doubts.append(
+                        f"THE SAME PEOPLE? The paths divide {subjects}: {cut(cells[subjects][row])} was joined with "
+                        f"{path}, read as {joined.pattern}. Check that they are the same people."
+                    )
                     joined.columns = {**joined.columns, "subject": subjects}
                     del joined.columns["site"]
                 return joined
@@ -632,4 +646,6 @@ def _identifies(column: Column) -> bool:
     """Whether a column may name people by itself; dates, which several people share, do not."""
     dates = all(words(cell, "visit")[:1] == ("date",) for cell in column.counts if cell)
     named = column.exactly(r".*(date|datum|age|score|dtc|dt).*")
-    return column.filled > 0.9 and len(column.counts) > 3 and column.are_whole and not named and not dates
+    # a count of lesions is no number of a photograph
+    numbered = column.numbers is None or column.exactly(_NUMBER_OF_FILES)
+    return column.filled > 0.9 and len(column.counts) > 3 and column.are_whole and numbered and not named and not dates

@@ -80,14 +80,12 @@ def words(text: str, role: str = "") -> Words:
 
     >>> words("S-01") == words("s1"), words("W04", "visit") == words("Week 4", "visit"), words("1-11") == words("11-1")
     (True, True, False)
-    >>> words("Follow-up 2", "visit") == words("followup_2", "visit"), words("Visit 1 (Day 1)", "visit")
-    (True, ('visit', '1'))
+    >>> words("Follow-up 2", "visit") == words("followup_2", "visit")
+    True
     """
     plain = str(int(value)) if (value := number(text)) is not None and value.is_integer() else one_form(text)
     if role == "visit" and (day := read_dates([plain]).get(plain)):
         return ("date", str(day))
-    if role == "visit" and plain.endswith(")") and (before := plain[: plain.rfind("(")].strip()):
-        return words(before, role)  # `Visit 1 (Day 1)`
     plain_words = (w.lstrip("0") or "0" if w.isdecimal() else w.casefold() for w in WORD.findall(plain))
     if role in ("region", "site"):  # `Köln` is `Koeln`
         return tuple(unaccented(w.translate(_UMLAUTS) if role == "site" else w) for w in plain_words)

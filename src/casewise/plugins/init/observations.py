@@ -25,6 +25,8 @@ _SUMS = (
     r"(iation)?|overall|alle( patienten)?|all( patients| subjects)?"
 )
 _LAST_SUMS = rf"{_SUMS}|sums?|n|anzahl|count|sd|std|stabw|min(imum)?|max(imum)?|mw|se|sem|iqr|[mn] ?="
+# A visit with its day, such as `Visit 1 (Day 1)`.
+_IN_BRACKETS = re.compile(r"((visit|visite|besuch|v) ?\d+) ?\([^()]*\d[^()]*\)", re.IGNORECASE)
 # An event of REDCap: the visit and the arm of the study.
 _EVENT = r"(.+)_arm_(\d+)"
 
@@ -32,7 +34,7 @@ _EVENT = r"(.+)_arm_(\d+)"
 def observed(source: Source, subject: str = "") -> Source:
     """The table without rows that were imputed, deleted, or describe or sum up others; with REDCap's visits."""
     source = _without_units(_without_deleted(_without_imputed(source)), subject)
-    return _visits_of_events(_without_sums(source, subject))
+    return _without_brackets(_visits_of_events(_without_sums(source, subject)))
 
 
 def analysed(source: Source, subject: str = "") -> Source:
@@ -107,7 +109,8 @@ def _without_sums(source: Source, subject: str) -> Source:
         # `Max` may be a person, unless the row lacks what others have or is among sums
         at_end = len(names) == len(subjects) - 1 - row and (bool(names) or _lacks_cells(source, row))
         of_row = [subjects[row]] if subjects[row] else [source.cells[name][row] for name in others]
-        if name := next((cell for cell in of_row if _is_sum(cell, at_end=at_end)), ""):
+        name = next((cell for cell in of_row if _is_sum(cell, at_end=at_end)), "")
+        if name and (_lacks_cells(source, row) or len(names) == len(subjects) - 1 - row):
             names[row] = name
     shown = names_text(list(dict.fromkeys(reversed(names.values()))), 3)
     return _without(source, names, "because they sum others up", f"{shown}; ")
@@ -144,6 +147,17 @@ def _visits_of_events(source: Source) -> Source:
     return source
 
 
+def _without_brackets(source: Source) -> Source:
+    """The table with numbered visits alone where all have their day in brackets, as `Visit 1 (Day 1)`, and differ."""
+    for name, cells in source.cells.items():
+        visits = [_IN_BRACKETS.fullmatch(cell) for cell in cells]
+        short = [visit[1] for visit in visits if visit]
+        if cells and len(short) == len(cells) and len(set(short)) == len(set(cells)):
+            note = f"Visits of {name} without their day in brackets: {cells[0]} is {short[0]}."
+            source = replace(source, cells=source.cells | {name: short}, notes=[*source.notes, note], changed=True)
+    return source
+
+
 def _column(source: Source, header: str) -> list[str]:
     """The cells of the column with this heading in words; empty ones if there is none."""
     none = [""] * len(source.numbers)
@@ -163,15 +177,17 @@ def _of_repeated_instrument(source: Source) -> Source | None:
     kept = [row for row, own in enumerate(instruments) if own == instrument]
     visits = list(zip(_records(source), source.cells["visit"], strict=True))
     first = {visits[row]: row for row, own in reversed(list(enumerate(instruments))) if not own}
-    number = instrument if instrument not in source.cells else "number"
+    number = next(name for name in (instrument, "number", f"number of {instrument}") if name not in source.cells)
+    others = Counter(own or "no repeated instrument" for own in instruments if own != instrument)
     cells = {
         name: [values[row] or (values[first[visits[row]]] if visits[row] in first else "") for row in kept]
         for name, values in source.cells.items()
         if not Column(name, ()).header.startswith("redcap repeat")
     }
     doubt = (
-        f"Rows of {source.path.name} that were left out, because most rows are of the repeated instrument "
-        f"{instrument!r}: {len(instruments) - count:,}. What they state of its visits is kept."
+        f"Rows of {source.path.name} that were left out, because most are of the repeated instrument {instrument!r}: "
+        f"{names_text([f'{own} ({times:,})' for own, times in others.items()], 4)}. Rows of {instrument!r} have what "
+        "rows without a repeated instrument state of their visit; visits without such a row are not used."
     )
     return replace(
         source,

@@ -228,8 +228,9 @@ def by_visit(source: Source, keys: Mapping[str, str], visits: Iterable[str]) -> 
             text = " ".join(headings[-length:])
             visit = visit_named.get(meaning.get(words(text, "visit"), ()), text if names_visit(text) else "")
             alone = len(headings) == length
-            is_free = name not in keys.values() and (not alone or _has_values(source, name))
-            if visit and is_free and len(headings) >= length:
+            if visit and alone and not _has_values(source, name):
+                break
+            if visit and name not in keys.values() and len(headings) >= length:
                 if visit in parts[headings[:-length]]:  # `baseline` and `week 0`
                     return source
                 parts[headings[:-length]][visit] = name

@@ -34,7 +34,7 @@ from casewise.plugins.init.image_rows import ROW_FIELDS, ImageRows
 from casewise.plugins.init.joined_rows import joined_rows
 from casewise.plugins.init.new_study import applying, films_state, table_bytes
 from casewise.plugins.init.patterns import are_classes, infer_pattern, is_field, read_all, repeating_part
-from casewise.plugins.init.source import Source
+from casewise.plugins.init.source import CENTRE, Source, key_columns, with_sites
 from casewise.splits.file_numbers import are_numbered
 
 # What `--subject` says instead of a column; without it, more pictures are not compared: these take a minute.
@@ -63,6 +63,8 @@ def rows_of_table(
     of_subject = source.roles(subject).subject
     files, noun = image_files.file_columns(source.cells, images, source.numbers, of_subject), images.noun
     if files:
+        keys = key_columns(source, source.roles(subject))
+        source = with_sites(source, keys) if keys.get("site") == CENTRE else source
         rows, lacking = _named_files(source, files, images)
         moved = [image_files.moved_beginning(column, source.cells[column.name], images.folder) for column in files]
         if any(moved):

@@ -21,6 +21,8 @@ _IMAGE_NUMBER = (
 )
 _TEETH = {10.0 * quadrant + tooth for quadrant in range(1, 9) for tooth in range(1, 9)}
 _MOST_REGIONS = 20
+# The column of the names of tables that are centres.
+CENTRE = "centre"
 
 
 @dataclass(frozen=True)

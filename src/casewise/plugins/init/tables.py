@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from casewise.cohort.clinical_words import SITE, VISIT
+from casewise.cohort.clinical_words import BODY_PARTS, PART, RATER, SITE, VISIT, plain_words, region_phrases
 from casewise.cohort.table import Problems, names_text, read_text_table, rows_text
 from casewise.cohort.table_formats import sheet_headings
 from casewise.errors import CasewiseError, cut
@@ -19,7 +19,7 @@ from casewise.plugins.init.dated_visits import with_whole_years
 from casewise.plugins.init.joining import Words, check_letters, names_visit, readings
 from casewise.plugins.init.observations import analysed, observed
 from casewise.plugins.init.row_per_case import by_rater, wide
-from casewise.plugins.init.source import Source, check_subjects, key_columns, names_of_rows, rows_repeat
+from casewise.plugins.init.source import CENTRE, Source, check_subjects, key_columns, names_of_rows, rows_repeat
 
 
 def stated_sheets(tables: Path | Sequence[Path] | None, sheets: str | Sequence[str]) -> tuple[list[Path], list[str]]:
@@ -120,6 +120,9 @@ def _stacked(parts: Sequence[tuple[str, Source]], subject: str) -> Source:
 
     Args:
         parts: the sheet and the rows of each.
+
+    Raises:
+        CasewiseError: subjects do, and the names are no centres.
     """
     first, names = parts[0][1], _names_of_parts(parts)
     cells = {name: [value for _, source in parts for value in source.cells[name]] for name in first.cells}
@@ -127,23 +130,33 @@ def _stacked(parts: Sequence[tuple[str, Source]], subject: str) -> Source:
     numbers = [number for _, source in parts for number in source.numbers]
     notes = list(dict.fromkeys(note for _, source in parts for note in source.notes))
     visits = all(map(names_visit, names)) and not any(Column(name, cells[name]).exactly(VISIT) for name in cells)
-    if not visits:
-        rows = dict.fromkeys(zip(*cells.values(), strict=True))
-        if len(rows) < len(numbers):
-            notes.append(f"Rows that are the same in several tables, used once: {len(numbers) - len(rows):,}.")
-            of_row = {row: at for at, row in reversed(list(enumerate(zip(*cells.values(), strict=True))))}
-            kept = sorted(of_row.values())
-            cells = {name: [values[at] for at in kept] for name, values in cells.items()}
-            name_of_row, numbers = [name_of_row[at] for at in kept], [numbers[at] for at in kept]
     source = Source(first.path, cells, numbers, notes, changed=True)
     kind = "sheets" if all(of_part.path == first.path for _, of_part in parts) else "tables"
     notes.append(f"The {kind} {names_text(names, 8)} have the same columns and were read as one table.")
     if visits:
         cells["visit"] = name_of_row
         notes.append(f"Visits: the names of these {kind}; a row has the visit of its own.")
-    elif _centres(source, name_of_row, subject):
-        cells["centre"] = name_of_row
-        notes.append(f"Centres: the names of these {kind}, because their subjects have the same numbers.")
+    elif contradiction := _contradiction(source, name_of_row, subject):
+        if not all(map(_may_be_centre, names)):
+            raise CasewiseError(
+                f"ONE PERSON OR SEVERAL? The {kind} {names_text(names, 8)} have the same columns, and {contradiction} "
+                "with other values. Add to each a column that says what tells them apart: `hospital`, if numbers of "
+                "subjects start again in each, or a column such as `region`, `visit` or `rater`."
+            )
+        cells[CENTRE] = name_of_row
+        source.doubts.append(
+            f"ONE PERSON OR SEVERAL? {contradiction[0].upper()}{contradiction[1:]} with other values, so that the "
+            f"{kind} were read as centres with different people. If they are the same people, add to each a column that "
+            "says what tells the rows apart, such as `region`, `visit` or `rater`."
+        )
+    else:
+        rows = list(zip(*cells.values(), strict=True))
+        seen = dict(reversed(list(zip(rows, name_of_row, strict=True))))
+        kept = [at for at, row in enumerate(rows) if seen[row] == name_of_row[at]]
+        if len(kept) < len(rows):
+            notes.append(f"Rows that are the same in several {kind}, used once: {len(rows) - len(kept):,}.")
+            cells = {name: [values[at] for at in kept] for name, values in cells.items()}
+            source = replace(source, cells=cells, numbers=[numbers[at] for at in kept])
     return source
 
 
@@ -163,14 +176,26 @@ def _in_common(words: Sequence[Sequence[str]]) -> int:
     return sum(1 for _ in itertools.takewhile(lambda of_all: len(set(of_all)) == 1, zip(*words, strict=False)))
 
 
-def _centres(source: Source, names: Sequence[str], subject: str) -> bool:
-    """Whether rows of one subject and visit are in tables of several names."""
+def _may_be_centre(name: str) -> bool:
+    """Whether the name of a table may be a hospital: no year, side, part of the body or rater."""
+    column = Column(name, ())
+    of_body = any(len(region_phrases(word)) > 1 or re.fullmatch(BODY_PARTS, word) for word in plain_words(name))
+    return not (name.isdecimal() or of_body or column.named(RATER) or column.named(PART))
+
+
+def _contradiction(source: Source, names: Sequence[str], subject: str) -> str:
+    """A subject of which tables of several names have rows of one visit that differ; '' if none has."""
     if any(Column(name, values).exactly(SITE) for name, values in source.cells.items()):
-        return False
+        return ""
     keys = key_columns(source, source.roles(subject))
-    of_case: dict[tuple[Words, ...], str] = {}
-    cases = zip(names_of_rows(source, keys), names, strict=True) if keys else ()
-    return any(of_case.setdefault(case, name) != name for case, name in cases)
+    of_case: dict[tuple[Words, ...], tuple[str, tuple[str, ...]]] = {}
+    rows = zip(*source.cells.values(), strict=True)
+    for case, name, row in zip(names_of_rows(source, keys), names, rows, strict=True) if keys else ():
+        other, cells = of_case.setdefault(case, (name, row))
+        if other != name and cells != row:
+            subject = row[list(source.cells).index(keys["subject"])]
+            return f"{keys['subject']} {cut(subject)} is in {other} and {name}"
+    return ""
 
 
 def _is_book(path: Path) -> bool:

@@ -160,7 +160,10 @@ def _slopes(context: ReportContext, by_name: Mapping[str, Calibration], *, brief
     for word, names in beyond.items():
         of = listed([class_name(context.study, context.outcome, name) for name in names])
         words += [f"too {word}" + f" for {of}" * several] if names else []
-    unrelated = [name for name, slope in slopes.items() if slope.low is not None and slope.low <= 0]
+    unrelated = [
+        name for name, slope in slopes.items()
+        if slope.low is not None and slope.high is not None and slope.low <= 0 <= slope.high
+    ]  # fmt: skip
     of = listed([class_name(context.study, context.outcome, name) for name in unrelated], "or")
     text += f": {'probabilities' if context.classes else 'predictions'} are {listed(words)}" * bool(words)
     return text + f"; no relation to the reference is shown{f' for {of}' * several}" * bool(unrelated)
