@@ -325,9 +325,8 @@ def test_a_further_table_has_the_number_that_the_paths_state(tmp_path: Path) -> 
 
 
 def test_brackets_that_tell_visits_apart_stay(tmp_path: Path) -> None:
-    rows: Rows = [
-        (f"S{s:02}", v, s + 0.5 + n) for s in PEOPLE for n, v in enumerate(("Baseline", "Follow-up (3 months)"))
-    ]
+    visits = ("Baseline", "Follow-up (3 months)")
+    rows: Rows = [(f"S{s:02}", visit, s + 0.5 + n) for s in PEOPLE for n, visit in enumerate(visits)]
     names = [f"S{s:02}/{visit}/a.png" for s in PEOPLE for visit in (*visits, "Follow-up (6 months)")]
     plan_of(tmp_path, "subject,visit,score", rows, names)
     assert set(joined(tmp_path, "score")) == {name for name in names if "6 months" not in name}

@@ -145,9 +145,9 @@ def _stacked(parts: Sequence[tuple[str, Source]], subject: str) -> Source:
             )
         cells[CENTRE] = name_of_row
         source.doubts.append(
-            f"ONE PERSON OR SEVERAL? {contradiction[0].upper()}{contradiction[1:]} with other values, so that the "
-            f"{kind} were read as centres with different people. If they are the same people, add to each a column that "
-            "says what tells the rows apart, such as `region`, `visit` or `rater`."
+            f"ONE PERSON OR SEVERAL? {contradiction[0].upper()}{contradiction[1:]} with other values, so that "
+            f"the {kind} were read as centres with different people. If they are the same people, add to each a column "
+            "that says what tells the rows apart, such as `region`, `visit` or `rater`."
         )
     else:
         rows = list(zip(*cells.values(), strict=True))
