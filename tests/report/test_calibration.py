@@ -26,7 +26,7 @@ def line_of(context: ReportContext, record: dict[str, dict[str, Calibration]]) -
         (slope(0.5, 0.3, 0.8), "0.50 (0.30 to 0.80; ideal: 1): probabilities are too extreme"),
         (slope(1.9, 1.2, 2.8), "1.90 (1.20 to 2.80; ideal: 1): probabilities are too moderate"),
         (slope(1.2, 0.7, 1.8), "1.20 (0.70 to 1.80; ideal: 1)"),
-        (slope(-0.3, -1.2, 0.9), "-0.30 (-1.20 to 0.90; ideal: 1); no relation to the reference is shown"),
+        (slope(-0.3, -1.2, 0.9), "−0.30 (−1.20 to 0.90; ideal: 1); no relation to the reference is shown"),
         (slope(0.5, 0.3, 0.8, rough=True), "0.50 (0.30 to 0.80; ideal: 1; rough)"),
         (slope(None, reason="nearly all the same"), "no slope: nearly all the same"),
     ],
