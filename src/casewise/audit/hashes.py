@@ -82,8 +82,8 @@ def in_parallel(
 ) -> Iterator[Value]:
     """The values of a function, computed by threads, in the order of the items; `progress` is called with their share.
 
-    Products of matrices have one thread each, because those of several would wait for each other; so have those of the
-    caller until it has all values.
+    Each product of matrices has one thread, because several threads of several products would wait for each other; the
+    products of the caller have one as well, until it has all values.
 
     >>> list(in_parallel(abs, [-2, 1]))
     [2, 1]

@@ -301,7 +301,7 @@ def _one_of_each(first: Sequence[object], second: Sequence[object]) -> bool:
 
 
 def _refuse_repeated(source: Source, joined: Joined) -> None:
-    """Refuse rows of one subject, visit and region, of which it is not clear which one the images belong to.
+    """Refuse rows of one subject, visit and region, where it is not clear which one the images belong to.
 
     Raises:
         CasewiseError: there are some.

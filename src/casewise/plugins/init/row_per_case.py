@@ -152,7 +152,7 @@ def by_region(source: Source, keys: Mapping[str, str], regions: Sequence[str], o
     """A row for each region where columns name it, such as `erythema_upper`; other tables as they are.
 
     Args:
-        regions: those of the study; without any, words of the paths that all such columns share.
+        regions: the regions of the study; without any, words of the paths that all such columns share.
         of_paths: words of the paths.
     """
     if "region" in keys:

@@ -30,8 +30,8 @@ class Source:
     """A table by column, with the number of each row for messages, and sentences on how it was made.
 
     `labels` describe columns that were codes, such as PARAMCD. `became` is by code, and by column whose values became
-    rows, the column that has its values. `not_analysed` is by subject the number of a row in place of which another one
-    of the same visit is analysed. `changed`: it is not the file any more.
+    rows, the column that has its values. `not_analysed` is by subject the number of a row that was left out, because
+    another one of the same visit is analysed. `changed`: it is not the file any more.
     """
 
     path: Path

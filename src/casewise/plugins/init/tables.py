@@ -184,7 +184,7 @@ def _may_be_centre(name: str) -> bool:
 
 
 def _contradiction(source: Source, names: Sequence[str], subject: str) -> str:
-    """A subject of which tables of several names have rows of one visit that differ; '' if none has."""
+    """A subject with rows of one visit that differ between tables of several names; '' if there is none."""
     if any(Column(name, values).exactly(SITE) for name, values in source.cells.items()):
         return ""
     keys = key_columns(source, source.roles(subject))
