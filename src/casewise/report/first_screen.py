@@ -384,8 +384,8 @@ def _failing_classes(context: ReportContext) -> Table | None:
         cells = [_share(counts[i], i, rates[0], rough[0]), *outer, _share(counts[:, i], i, rates[1], rough[1])]
         if len(names) > 2:
             most = [name for name, count in zip(names, wrong[i], strict=True) if count == wrong[i].max() > 0]
-            once = " (1 each)" if len(most) > 1 else " (1)"
-            cells.append(listed(most, "or") + (once if wrong[i].max() == 1 else "") or MISSING)
+            single = f"{', '.join(most)} (1)" if wrong[i].max() == 1 else ""
+            cells.append(single or listed(most, "or") or MISSING)
         recalls = [context.metric(context.stage, context.learner, f"recall[{name}]") for name in here.names]
         others = [figure for j, figure in enumerate(recalls) if j != i and totals[j]]
         clearly = bool(others) and all(_clearly_above(other, [recalls[i]]) for other in others)
