@@ -13,12 +13,12 @@ from casewise.names import heading_words
 _DURING, _UNKNOWN = 3, 7
 
 
-def _place(name: str) -> int:
+def _order_in_time(name: str) -> int:
     text = unaccented(heading_words(name))
-    places = (
-        place for place, words in PLACES_OF_VISITS.items() if re.search(rf"(?<![^\W\d_])({words})(?![^\W\d_])", text)
+    orders = (
+        order for order, words in PLACES_OF_VISITS.items() if re.search(rf"(?<![^\W\d_])({words})(?![^\W\d_])", text)
     )
-    return next(places, _DURING)
+    return next(orders, _DURING)
 
 
 def is_named_visit(name: str) -> bool:
@@ -39,7 +39,7 @@ def visit_order(name: object) -> tuple[int, tuple[tuple[int, float, str], ...]]:
     >>> sorted(["Woche 4", "Therapieende", "Ausgangsbefund"], key=visit_order)
     ['Ausgangsbefund', 'Woche 4', 'Therapieende']
     """
-    return _place(str(name)), natural(name)
+    return _order_in_time(str(name)), natural(name)
 
 
 def unordered_visits(names: Iterable[str]) -> list[str]:
@@ -55,10 +55,10 @@ def unordered_visits(names: Iterable[str]) -> list[str]:
     for name in names:
         # a letter behind a number orders as well: 1a, 1b
         letters = re.sub(r"[\W\d_]", "", re.sub(r"(?<=\d)[a-z]$", "", name.casefold()))
-        groups[_place(name)][letters].append(name)
+        groups[_order_in_time(name)][letters].append(name)
     unclear = {
         name
-        for place, by_letters in groups.items() if len(names) > 1 and (place == _UNKNOWN or len(by_letters) > 1)
+        for order, by_letters in groups.items() if len(names) > 1 and (order == _UNKNOWN or len(by_letters) > 1)
         for of_letters in by_letters.values() for name in of_letters
     }  # fmt: skip
     return [name for name in names if name in unclear]

@@ -121,11 +121,11 @@ def _estimates(
     n_subjects = rows["subject"].astype(str).nunique()
     points = fitted(np.ones((1, n_subjects)))
     samples = {name: values[:, None] for name, values in fitted(draw(n_subjects, plan)).items()}
-    found = with_intervals(points, samples, lambda *_: reason, plan, n_subjects=n_subjects, n_cases=len(rows))[0]
+    estimates = with_intervals(points, samples, lambda *_: reason, plan, n_subjects=n_subjects, n_cases=len(rows))[0]
     if n_subjects >= FEWEST_SUBJECTS:
-        return found
+        return estimates
     few = f"fewer than {FEWEST_SUBJECTS} {plan.unit}s: no interval"
-    return {name: replace(own, low=None, high=None, reason=own.reason or few) for name, own in found.items()}
+    return {name: replace(own, low=None, high=None, reason=own.reason or few) for name, own in estimates.items()}
 
 
 def _by_fold(rows: pd.DataFrame, slope: Callable[[np.ndarray], float]) -> dict[str, float | None]:

@@ -218,11 +218,11 @@ def describe_classes(
         confusion = np.bincount(truth * k + decided, minlength=k * k).reshape(k, k)
         points = []
         if thresholds:
-            asked = _questions(p, truth, classes)
+            by_label = _questions(p, truth, classes)
             points = judge_thresholds(
-                np.stack([asked[label][0] for label, _ in thresholds], axis=1),
+                np.stack([by_label[label][0] for label, _ in thresholds], axis=1),
                 np.stack([of_rows(t, wide.folds[rows, number], crossed=crossed) for t in thresholds.values()], axis=1),
-                np.stack([asked[label][1] for label, _ in thresholds], axis=1),
+                np.stack([by_label[label][1] for label, _ in thresholds], axis=1),
                 own.subjects,
                 plan,
                 n_cases=int(rows.sum()),

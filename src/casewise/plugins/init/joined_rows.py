@@ -34,6 +34,7 @@ from casewise.plugins.init.joining import (
     join_images,
     met,
     names_visit,
+    one_of_each,
     visits_in_paths,
     words,
 )
@@ -265,7 +266,7 @@ def _refuse_other_keys(source: Source, joined: Joined, subject: str) -> None:
         names_with_images = {own[row] for row in joined.paths}
         for name, cells in source.cells.items():
             other, column = [words(cell, role) for cell in cells], Column(name, cells)
-            may_be = column.exactly(VISIT) if role == "visit" else set(other) == set(own) and _one_of_each(own, other)
+            may_be = column.exactly(VISIT) if role == "visit" else set(other) == set(own) and one_of_each(own, other)
             if name in joined.columns.values() or len(names_with_images) < 2 or not may_be or other == own:
                 continue
             if names_with_images <= set(other):
@@ -293,11 +294,6 @@ def _refuse_not_analysed(source: Source, joined: Joined, paths: Sequence[str]) -
                 "rows the photographs belong to. Name the visits in the table as the paths do, such as in a "
                 "column VISIT, and delete the column of analysis visits."
             )
-
-
-def _one_of_each(first: Sequence[object], second: Sequence[object]) -> bool:
-    """Whether each name of the first list goes with one of the second."""
-    return len(set(zip(first, second, strict=True))) == len(set(first))
 
 
 def _refuse_repeated(source: Source, joined: Joined) -> None:
@@ -387,8 +383,8 @@ class _Join:
             CasewiseError: paths fit the keys in two ways, or give one person the images of another.
         """
         if self._by_date:
-            if found := self._by_filled_visits():
-                return found
+            if by_visits := self._by_filled_visits():
+                return by_visits
             return self._by_days_from_first(self._joined(self.keys, {self.date: self.dates}))
         dated = bool(self.date and "visit" in self.keys)
         try:

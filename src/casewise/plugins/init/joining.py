@@ -741,7 +741,7 @@ def _check_folders(
             path for path, row in assigned.items()
             if names[row] and path not in named and _fits(by_path[path], read[path], usual, numbers=site)
         ]  # fmt: skip
-        if other and not site and _one_of_each(names, [words(cell) for cell in cells[joined.columns["subject"]]]):
+        if other and not site and one_of_each(names, [words(cell) for cell in cells[joined.columns["subject"]]]):
             raise CasewiseError(
                 f"WHICH NUMBER OF THE PEOPLE? The paths name the {column} of the table, and what was read as "
                 f"{joined.columns['subject']} is not in all of them. Say so with --subject {cut(column)}, or with "
@@ -760,7 +760,7 @@ def _check_folders(
             )
 
 
-def _one_of_each(first: Sequence[Words], second: Sequence[Words]) -> bool:
+def one_of_each(first: Sequence[Words], second: Sequence[Words]) -> bool:
     """Whether each filled name of the first list goes with one of the second, and with no other."""
     pairs = {(a, b) for a, b in zip(first, second, strict=True) if a}
     return len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs}) > 1

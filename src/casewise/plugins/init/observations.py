@@ -136,8 +136,8 @@ def _visits_of_events(source: Source) -> Source:
         events = [re.fullmatch(_EVENT, cell) for cell in cells]
         if not cells or not all(events) or "visit" in source.cells:
             continue
-        found: Sequence[re.Match[str]] = [event for event in events if event]
-        visits, arms = [event[1].replace("_", " ") for event in found], [event[2] for event in found]
+        matches: Sequence[re.Match[str]] = [event for event in events if event]
+        visits, arms = [event[1].replace("_", " ") for event in matches], [event[2] for event in matches]
         note = f"Visits: the events of {name}, such as {visits[0]} of {cells[0]}."
         rest = {other: values for other, values in source.cells.items() if other != name}
         arm = {"arm": arms} if len(set(arms)) > 1 and "arm" not in rest else {}

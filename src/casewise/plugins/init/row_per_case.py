@@ -197,9 +197,9 @@ def _parts_with_sides(source: Source, keys: Mapping[str, str], words: Sequence[s
     parts: dict[Words, dict[str, str]] = defaultdict(dict)
     for name in source.cells:
         side, rest = named_region(name, sides)
-        part, rest = named_region(" ".join(rest), others)
-        if side and part and name not in keys.values() and (rest or _has_values(source, name)):
-            parts[rest].setdefault(f"{part} {side}", name)
+        region, rest = named_region(" ".join(rest), others)
+        if side and region and name not in keys.values() and (rest or _has_values(source, name)):
+            parts[rest].setdefault(f"{region} {side}", name)
     return dict(parts) if max(map(len, parts.values()), default=0) > 2 else {}
 
 

@@ -96,7 +96,7 @@ def with_whole_regions(source: Source, subject: str) -> Source:
         column = Column(name, values)
         is_other = name != first and column.exactly(REGION) and column.filled == 1 and column.numbers is None
         if is_other and not rows_repeat(source, keys | {"other": name}):
-            regions = [f"{one} {two}" for one, two in zip(values, source.cells[first], strict=True)]
+            regions = [f"{other_cell} {cell}" for other_cell, cell in zip(values, source.cells[first], strict=True)]
             if len(set(regions)) > _MOST_REGIONS:
                 return source
             note = f"Regions: {first} and {name} of the table together, such as {regions[0]}."

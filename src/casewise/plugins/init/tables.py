@@ -306,6 +306,8 @@ def _merged(main: Source, other: Source, subject: str) -> Source:
         notes=[*main.notes, *other.notes, *notes],
         doubts=[*main.doubts, *other.doubts, *doubts],
         labels=main.labels | other.labels,
+        became=main.became | other.became,
+        not_analysed=main.not_analysed | other.not_analysed,
         changed=True,
     )
 
