@@ -2,7 +2,7 @@
 
 `peers.py --autogluon PYTHON` runs this file with the interpreter of an environment where `pip install
 autogluon.multimodal` was run, with a task as JSON on standard input. The predictor is left at its defaults, except for
-its network: MobileNetV2 with the weights of the other peers, because nothing can be downloaded.
+its network: that of the other peers with their weights, because nothing can be downloaded.
 """
 
 from __future__ import annotations
@@ -14,22 +14,41 @@ import time
 from pathlib import Path
 from typing import Any
 
-ARCHITECTURE, WIDTH = "mobilenetv2_100", 1280
+# torchvision's networks, by timm's name for them.
+TIMM = {"mobilenet_v2": "mobilenetv2_100"}
+AT_SIDE = "encoder_at_side"
 
 
-def checkpoint(weights: Path, folder: Path) -> Path:
-    """A folder with the weights of torchvision's MobileNetV2, which timm has under other names in the same order."""
+def checkpoint(name: str, weights: Path, side: dict[str, int], folder: Path) -> Path:
+    """A folder with a network and its weights, as AutoGluon reads it; a transformer gets its `side` of images.
+
+    torchvision's MobileNetV2 has other names in timm, in the same order.
+    """
     import timm
     import torch
     from safetensors.torch import load_file
-    from torchvision import models
 
-    network, values = timm.create_model(ARCHITECTURE, num_classes=0), load_file(weights)
-    names = [name for name in models.mobilenet_v2().state_dict() if not name.startswith("classifier")]
-    network.load_state_dict(dict(zip(network.state_dict(), (values[name] for name in names), strict=True)))
+    architecture, values = TIMM.get(name, name), load_file(weights)
+    network = timm.create_model(architecture, num_classes=0, **side)
+    if name in TIMM:
+        values = {key: value for key, value in values.items() if not key.startswith("classifier")}
+        values = dict(zip(network.state_dict(), values.values(), strict=True))
+    elif side:
+        values = timm.models.vision_transformer.checkpoint_filter_fn(values, network)
+    own = network.state_dict()
+    network.load_state_dict({key: value.float() for key, value in values.items() if key in own})
     folder.mkdir(parents=True, exist_ok=True)
     torch.save(network.state_dict(), folder / "pytorch_model.bin")
-    config = {"architecture": ARCHITECTURE, "num_features": WIDTH, "pretrained_cfg": network.default_cfg}
+    config = {"architecture": architecture, "num_features": network.num_features, "pretrained_cfg": network.default_cfg}
+    if side:
+        # AutoGluon makes a network by its name alone
+        def encoder_at_side(pretrained: bool = False, **options: Any) -> Any:
+            return timm.create_model(architecture, **(side | options))
+
+        encoder_at_side.__module__ = "timm.models.vision_transformer"
+        timm.models.register_model(encoder_at_side)
+        size = (3, side["img_size"], side["img_size"])
+        config |= {"architecture": AT_SIDE, "pretrained_cfg": network.default_cfg | {"input_size": size}}
     (folder / "config.json").write_text(json.dumps(config, default=str))
     return folder
 
@@ -44,7 +63,8 @@ def run(task: dict[str, Any]) -> float:
     train = table[(table["fold"] != task["fold"]) & (table["fold"] != 0)]
     files = [frame.assign(path="/" + frame["path"].str.lstrip("/"))[["path", "label"]] for frame in (train, judged)]
     settings = {"model.names": ["timm_image"], "env.num_gpus": 0, "env.precision": "32"}
-    settings["model.timm_image.checkpoint_name"] = str(checkpoint(Path(task["weights"]), folder / "network"))
+    network = checkpoint(task["network"], Path(task["weights"]), task["side"], folder / "network")
+    settings["model.timm_image.checkpoint_name"] = str(network)
     shutil.rmtree(folder / "predictor", ignore_errors=True)
     kind = "regression" if task["numbers"] else "binary" if train["label"].nunique() == 2 else "multiclass"
     start = time.perf_counter()

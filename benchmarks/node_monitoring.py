@@ -62,7 +62,8 @@ from pages import head_of, publish, simulation_parser, table
 from scipy.special import expit, kolmogorov
 from scipy.stats import chi2
 
-from casewise.inference.input_checks import BLACK, WHITE, Measures, gridded, numbers_of_batch
+from casewise.inference.image_measures import BLACK, WHITE, Measures, gridded
+from casewise.inference.input_checks import numbers_of_batch
 from casewise.inference.look import Look
 from casewise.plugins.node.monitoring.outcomes import Outcomes, Window, outcome_changes
 from casewise.plugins.node.monitoring.sequential import DAYS_OF_YEAR, Floats
@@ -143,7 +144,7 @@ def _processed(
 
 
 def _measured(films: Sequence[np.ndarray]) -> Measures:
-    """As `casewise.inference.input_checks.measure`, of images that are in no store."""
+    """As `casewise.inference.image_measures.measure`, of images that are in no store."""
     values = [
         [film.mean() / 255, film.std() / 255, (film <= BLACK).mean(), (film >= WHITE).mean(), np.log2(SIDE), 0.0, 0.0]
         for film in films

@@ -23,15 +23,16 @@ The head of the page follows.
 
 # Planned recipes beside fastai, AutoGluon and scikit-learn
 
-The images, folds and subjects are those of [the planned runs](auto.md). fastai: `vision_learner` of MobileNetV2 with
-the same weights, `Resize(224)`, `aug_transforms()`, and `fine_tune` with as many epochs as fit into the time of the
-planned run, from 1 to 30 (in brackets), or one on a random share of the images where no whole one fits; an epoch was
-measured on the first fold. `aug_transforms()` mirrors images, so that fastai cannot learn a side. scikit-learn:
-`StandardScaler` and `LogisticRegression` (numbers: `Ridge`) on the pooled features of the encoders of the planned run
-(their number is in brackets), with the penalty chosen in four inner folds by subject. For grades both predict the most
-probable one. On a test set, each peer is trained once on all other subjects. AutoGluon: `MultiModalPredictor` with its
-defaults, the same network and weights, and the time of the planned run as its limit. The slices of scans are images
-with the label of their case, and predictions of a case are averaged.
+The images, folds and subjects are those of [the planned runs](auto.md). Their number of encoders is in brackets behind
+scikit-learn: `StandardScaler` and `LogisticRegression` (numbers: `Ridge`) on the pooled features of these encoders,
+with the penalty chosen in four inner folds by subject. fastai and AutoGluon train the best of these encoders, with the
+same weights. Which one is the best was chosen on the judged cases, by the figure of the scikit-learn peer on its
+features alone, to the advantage of the peers. fastai: `vision_learner`, `Resize(224)`, `aug_transforms()`, and
+`fine_tune` with as many epochs as fit into the time of the planned run, from 1 to 30 (in brackets), or one on a random
+share of the images where no whole one fits; an epoch was measured on the first fold. `aug_transforms()` mirrors images,
+so that fastai cannot learn a side. AutoGluon: `MultiModalPredictor` with its defaults, at 224 pixels, and the time of
+the planned run as its limit. For grades all predict the most probable one. On a test set, each peer is trained once on
+all other subjects. The slices of scans are images with the label of their case, and predictions of a case are averaged.
 
 Out of fold, the weights of the planned mean are fitted on predictions for the other folds by networks that had this
 fold's subjects among their training cases, which is slightly to its advantage; on a test set they are not.
@@ -240,10 +241,8 @@ def encoder(name: str, weights: Path) -> tuple[Any, tuple[Any, Any]]:
         return nn.Sequential(network.features, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval(), users.IMAGENET
     import timm
 
-    size = {"img_size": users.SIDE} if name.startswith("vit") else {}
-    network = timm.create_model(
-        name, pretrained=True, num_classes=0, pretrained_cfg_overlay={"file": str(file)}, **size
-    )
+    options = {"pretrained_cfg_overlay": {"file": str(file)}, **users.side_of(name)}
+    network = timm.create_model(name, pretrained=True, num_classes=0, **options)
     config = timm.data.resolve_model_data_config(network)
     return network.eval(), (config["mean"], config["std"])
 
@@ -343,7 +342,14 @@ def fair(result: dict[str, Any], peer: str) -> float:
 
 
 def of_fastai(
-    table: pd.DataFrame, folds: Sequence[int], weights: Path, *, numbers: bool, seconds: float, folder: Path
+    table: pd.DataFrame,
+    folds: Sequence[int],
+    network: str,
+    weights: Path,
+    *,
+    numbers: bool,
+    seconds: float,
+    folder: Path,
 ) -> Predicted:
     """The same of fastai's networks, one for each fold, each trained in a process of its own, in so many `seconds`.
 
@@ -354,7 +360,7 @@ def of_fastai(
     images, predictions, tables, total = folder / "images.csv", folder / "fold.csv", [], 0.0
     # out of fold, subjects of the test set are not used
     (table if TEST in folds else table[table["fold"] != TEST]).to_csv(images, index=False)
-    task = {"table": str(images), "data": "/", "network": weights.stem, "weights": str(weights), "numbers": numbers}
+    task = {"table": str(images), "data": "/", "network": network, "weights": str(weights), "numbers": numbers}
     task["predictions"] = str(predictions)
     share = min(1.0, TRIED_IMAGES / len(table))
     tried = fair(users.measured("fastai fold", **task, fold=folds[0], epochs=1, share=share), "fastai") / share
@@ -370,6 +376,7 @@ def of_fastai(
 def of_autogluon(
     table: pd.DataFrame,
     folds: Sequence[int],
+    network: str,
     weights: Path,
     *,
     numbers: bool,
@@ -381,7 +388,8 @@ def of_autogluon(
     folder.mkdir(parents=True, exist_ok=True)
     images, tables, total = folder / "images.csv", [], 0.0
     table.to_csv(images, index=False)
-    task = {"table": str(images), "weights": str(weights), "numbers": numbers, "seconds": seconds / len(folds)}
+    task = {"table": str(images), "network": network, "weights": str(weights), "numbers": numbers}
+    task |= {"seconds": seconds / len(folds), "side": users.side_of(network)}
     task |= {"folder": str(folder / "autogluon"), "predictions": str(folder / "fold.csv")}
     for fold in folds:
         total += fair(users.in_own_process(str(AUTOGLUON), task | {"fold": fold}, python), "AutoGluon")
@@ -436,26 +444,45 @@ def compared(rows: dict[str, pd.DataFrame], study: Study, target: str) -> dict[s
 def peers_of(run: Planned, folder: Path, options: argparse.Namespace) -> dict[str, Predicted]:
     """The predictions and seconds of every requested peer, kept in `folder`."""
     table, numbers, planned = run.table, not run.study.classes_of(run.target), run.seconds
-    weights, folds = options.weights / "mobilenet_v2.safetensors", held_out(table, run.stage)
+    folds = held_out(table, run.stage)
     peers: dict[str, Predicted] = {}
     # kept predictions name their images by path: they are made again where images lie elsewhere
-    split, origin = json_hash(table.to_csv(index=False)), checksum(weights)
-    settings = {"split": split, "folds": folds, "numbers": numbers, "weights": origin}
+    settings = {"split": json_hash(table.to_csv(index=False)), "folds": folds, "numbers": numbers}
+
+    def linear(encoders: Sequence[str], file: str) -> Predicted:
+        make = partial(of_scikit_learn, table, folds, encoders, options.weights, numbers=numbers)
+        origins = {name: checksum(options.weights / f"{name}.safetensors") for name in encoders}
+        return read_or_make(folder / f"{file}.csv", settings | LINEAR | {"weights": origins}, make)
+
     if options.scikit_learn:
-        make = partial(of_scikit_learn, table, folds, run.encoders, options.weights, numbers=numbers)
-        origins = {name: checksum(options.weights / f"{name}.safetensors") for name in run.encoders}
-        made = read_or_make(folder / "scikit-learn.csv", settings | LINEAR | {"weights": origins}, make)
-        peers[f"scikit-learn ({len(run.encoders)})"] = made
+        peers[f"scikit-learn ({len(run.encoders)})"] = linear(run.encoders, "scikit-learn")
+    if not (options.fastai or options.autogluon):
+        return peers
+    alone = {name: as_rows(linear([name], name)[0], table, run.reference, run.study) for name in run.encoders}
+    network = best_encoder(alone, run)
+    weights = options.weights / f"{network}.safetensors"
+    settings |= {"weights": checksum(weights)}
     if options.fastai:
-        make = partial(of_fastai, table, folds, weights, numbers=numbers, seconds=planned, folder=folder)
+        make = partial(of_fastai, table, folds, network, weights, numbers=numbers, seconds=planned, folder=folder)
         made, seconds = read_or_make(folder / "fastai.csv", settings | {"most": MOST_EPOCHS}, make)
         share = f" of {made['share'].max():.0%}" if made["share"].max() < 1 else ""
-        peers[f"fastai ({made['epochs'].max()}{share})"] = made, seconds
+        peers[f"fastai ({network}; {made['epochs'].max()}{share})"] = made, seconds
     if options.autogluon:
         of_time = partial(of_autogluon, seconds=planned, folder=folder, python=options.autogluon)
-        make = partial(of_time, table, folds, weights, numbers=numbers)
-        peers["AutoGluon"] = read_or_make(folder / "autogluon.csv", settings, make)
+        make = partial(of_time, table, folds, network, weights, numbers=numbers)
+        peers[f"AutoGluon ({network})"] = read_or_make(folder / "autogluon.csv", settings, make)
     return peers
+
+
+def best_encoder(alone: dict[str, pd.DataFrame], run: Planned) -> str:
+    """The encoder with the best figure of those whose features alone made these predictions."""
+    kind = run.study.kind_of(run.target)
+    metric = auto.SHOWN[kind][0]
+    figures = {
+        name: auto.judged(run.study, rows.assign(model=name), run.target).metrics[name][metric].value
+        for name, rows in alone.items()
+    }
+    return (max if metric_of(metric).larger_is_better else min)(figures, key=lambda name: figures[name])
 
 
 def rows_of_pack(name: str, target: str, options: argparse.Namespace) -> list[list[str]]:

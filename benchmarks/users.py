@@ -104,7 +104,10 @@ class Clock:
 def fastai_learner(
     rows: Any, data: str, network: str, weights: str | None, *, numbers: bool = False, workers: int = WORKERS
 ) -> Any:
-    """A fastai user's learner from a table with the columns path, label and is_valid; labels are classes or numbers."""
+    """A fastai user's learner from a table with the columns path, label and is_valid; labels are classes or numbers.
+
+    Networks that torchvision does not have are timm's, with the input statistics that timm states.
+    """
     from fastai.vision import all as fastai
     from torchvision import models
 
@@ -116,9 +119,7 @@ def fastai_learner(
             model.load_state_dict(load_file(str(weights)))
         return model
 
-    # fastai has the cut of ResNets; for other networks its users state it here.
-    meta = fastai.model_meta.get(getattr(models, network), {"cut": -1, "split": fastai.default_split})
-    fastai.model_meta[network_of] = {"cut": meta["cut"], "split": meta["split"]}
+    statistics = [fastai.Normalize.from_stats(*IMAGENET)] if hasattr(models, network) else []
     loaders = fastai.ImageDataLoaders.from_df(
         rows,
         path=data,
@@ -127,12 +128,23 @@ def fastai_learner(
         valid_col="is_valid",
         y_block=fastai.RegressionBlock() if numbers else None,
         item_tfms=fastai.Resize(SIDE),
-        batch_tfms=[*fastai.aug_transforms(), fastai.Normalize.from_stats(*IMAGENET)],
+        batch_tfms=[*fastai.aug_transforms(), *statistics],
         bs=BATCH,
         seed=SEED,
         num_workers=workers,
     )
+    if not hasattr(models, network):
+        options = {"pretrained_cfg_overlay": {"file": str(weights)}, **side_of(network)}
+        return fastai.vision_learner(loaders, network, pretrained=bool(weights), metrics=[], **options)
+    # fastai has the cut of ResNets; for other networks its users state it here.
+    meta = fastai.model_meta.get(getattr(models, network), {"cut": -1, "split": fastai.default_split})
+    fastai.model_meta[network_of] = {"cut": meta["cut"], "split": meta["split"]}
     return fastai.vision_learner(loaders, network_of, pretrained=bool(weights), metrics=[])
+
+
+def side_of(network: str) -> dict[str, int]:
+    """timm's option for the size of images, which transformers need if it is not their own."""
+    return {"img_size": SIDE} if network.startswith("vit") else {}
 
 
 def fastai_fold(task: dict[str, Any]) -> dict[str, Any]:

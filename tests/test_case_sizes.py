@@ -12,7 +12,7 @@ import pytest
 
 from casewise.errors import CasewiseError
 from casewise.inference.case_sizes import CaseSizes
-from casewise.inference.input_checks import possible_reasons
+from casewise.inference.flag_reasons import possible_reasons
 from casewise.inference.model import TrainedModel, load_bundle
 from casewise.run import Run
 

@@ -13,11 +13,15 @@ from PIL import Image
 
 from casewise.errors import RunError
 from casewise.inference import input_checks as checks
-from casewise.inference.drift import drift, quantiles_of
-from casewise.inference.input_checks import GRID, NAMES, Measures, Training, fit_limits, image_flags
+from casewise.inference.drift import NAMES, drift, quantiles_of
+from casewise.inference.flag_reasons import IN_GREY, LOOK, NEGATIVE, UPSIDE_DOWN, possible_reasons
+from casewise.inference.image_measures import GRID, Measures, Training, measure
+from casewise.inference.input_checks import fit_limits, image_flags
 from casewise.inference.look import EarlyMaps
 from casewise.inference.model import load_bundle
+from casewise.inference.orientation_checks import fit_score, turned_difference
 from casewise.inference.output_table import predict_to_file
+from casewise.inference.region_checks import fit_regions
 from casewise.modalities.store.preparation import Preparation
 from casewise.modalities.store.store_builder import prepare
 from casewise.models.threads import on_threads
@@ -71,7 +75,7 @@ def test_altered_images_are_flagged_with_their_reason() -> None:
 def test_turned_negative_and_dark_images_are_told_apart() -> None:
     limits, new = fit_limits(training()), drawn(50, 1)
     turned, both = new.grids[:, ::-1, ::-1], 1 - new.grids[:, ::-1, ::-1]
-    down, negative = checks.UPSIDE_DOWN, checks.NEGATIVE
+    down, negative = UPSIDE_DOWN, NEGATIVE
     expected = [(turned, [down]), (1 - new.grids, [negative]), (both, [negative, down])]
     for grids, reasons in [*expected, (new.grids / 4, [])]:
         flags = image_flags(limits, Measures(new.values, grids))
@@ -85,8 +89,8 @@ def test_held_out_images_of_the_same_source_are_rarely_flagged() -> None:
 
 
 def test_images_without_an_upright_position_have_no_such_check() -> None:
-    assert checks.fit_score(training(), checks.turned_difference, 0.005)
-    assert checks.fit_score(training(upright=False), checks.turned_difference, 0.005) is None
+    assert fit_score(training(), turned_difference, 0.005)
+    assert fit_score(training(upright=False), turned_difference, 0.005) is None
 
 
 def test_images_of_training_in_colour_flag_grey_ones() -> None:
@@ -96,7 +100,7 @@ def test_images_of_training_in_colour_flag_grey_ones() -> None:
     assert all(any("grey" in text for text in texts) for texts in flags)
     varied = replace(measured, measures=changed(measured.measures, colour=np.linspace(0.1, 0.6, len(measured.folds))))
     limits = fit_limits(varied)
-    assert limits.ranges["colour"][0] == checks.IN_GREY  # without it the tolerance would reach below 0
+    assert limits.ranges["colour"][0] == IN_GREY  # without it the tolerance would reach below 0
     assert all(any("grey" in text for text in texts) for texts in image_flags(limits, changed(drawn(3, 1), colour=0.0)))
 
 
@@ -137,7 +141,7 @@ def test_images_of_another_region_are_recognised() -> None:
 
 
 def test_only_distinct_regions_are_compared() -> None:
-    score = checks.fit_regions(of_regions(60, 0, alike=("hand", "leg")))
+    score = fit_regions(of_regions(60, 0, alike=("hand", "leg")), 0.005)
     assert score.distinct == (("face", "hand"), ("face", "leg"))
     new = of_regions(100, 1, alike=("hand", "leg"))
     hands, faces = new.subset(new.regions == "hand"), new.subset(new.regions == "face")
@@ -166,9 +170,9 @@ def test_images_of_another_look_are_flagged() -> None:
     look, limits = checks.fit_look(fit_limits(own), own, None, [])
     for new, least, most in ((with_maps(drawn(2000, 2), 2), 0.0, 0.06), (with_maps(drawn(50, 1), 1, shift=1), 0.95, 1)):
         flags = image_flags(limits, new, look=look)
-        assert least <= np.mean([checks.LOOK in texts for texts in flags]) <= most
-        assert not any(checks.LOOK in texts for texts in image_flags(fit_limits(own), new, look=None))
-    assert set(checks.possible_reasons(limits)) >= {checks.LOOK}
+        assert least <= np.mean([LOOK in texts for texts in flags]) <= most
+        assert not any(LOOK in texts for texts in image_flags(fit_limits(own), new, look=None))
+    assert set(possible_reasons(limits)) >= {LOOK}
 
 
 def test_as_few_new_cases_of_the_source_are_flagged_as_stated_with_many_features() -> None:
@@ -222,7 +226,7 @@ def test_statistics_of_images_do_not_depend_on_the_number_of_threads(tmp_path: P
     statistics = []
     for threads in (1, 2, 3):
         with on_threads(threads):
-            measured = checks.measure(store, range(3), maps).maps
+            measured = measure(store, range(3), maps).maps
         assert measured is not None
         assert measured.shape == (3, 112)
         statistics.append(measured)

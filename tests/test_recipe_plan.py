@@ -21,19 +21,17 @@ from casewise.jobs.execution import measured_paces
 from casewise.modalities.photographs.modality import planned_size
 from casewise.models.encoders import build_encoder, encoder_facts
 from casewise.pipeline.budget import RunCases, Speed, with_forecast
+from casewise.pipeline.encoder_plan import fitting_seconds, planned_encoders
+from casewise.pipeline.plan_in_words import forecast_in_words, stated_in_words
 from casewise.pipeline.read import validate
 from casewise.pipeline.recipe_plan import (
     Forecast,
     PlanFacts,
     RecipePlan,
     _flips,
-    fitting_seconds,
-    forecast_in_words,
     mirrored,
-    planned_encoders,
     planned_flips,
     recipe_of,
-    stated_in_words,
 )
 from casewise.plugins.phantoms.chest import make_chest
 from casewise.predictions.stacking import weights_of_numbers

@@ -41,6 +41,8 @@ LEAST_DIFFERENCE = 0.25
 # No quantile is the most extreme subject's value.
 QUANTILES = np.linspace(0.02, 0.98, 25)
 TEXTURE, BYTES = "texture", "bytes"
+# Numbers of an image, in the order of `casewise.inference.image_measures.Measures.values`.
+NAMES = ("brightness", "contrast", "black", "white", "size", "shape", "colour")
 # Words for new images that are mostly below, and mostly above, the training images.
 WORDS = {
     "brightness": ("darker", "lighter"),

@@ -29,6 +29,8 @@ from casewise.inference import input_checks, new_cases
 from casewise.inference.bundle import Bundle, check_composition
 from casewise.inference.drift import WORDS, Batch, Drift, confirmation, drift
 from casewise.inference.ensemble import Combination, Ensemble
+from casewise.inference.flag_reasons import joined, reasons_of
+from casewise.inference.image_measures import COMPARED, FEWEST_SUBJECTS
 from casewise.inference.look import Look, read_look
 from casewise.inference.output_table import OutputTable
 from casewise.inference.visits import check_case_sizes, ignores_visits, names_visits
@@ -112,7 +114,7 @@ class TrainedModel(Suggesting):
         if self.limits is None or not self.limits.ranges:
             raise RunError(
                 f"--abstain: {self.folder} has no limits of images, by which cases are flagged. They need at "
-                f"least {input_checks.FEWEST_SUBJECTS} training subjects in two folds, and the bundle of a whole run, "
+                f"least {FEWEST_SUBJECTS} training subjects in two folds, and the bundle of a whole run, "
                 "not one of its networks. Leave out --abstain."
             )
 
@@ -312,10 +314,7 @@ class TrainedModel(Suggesting):
             flags = rows["flags"] if "flags" in rows else pd.Series("", index=rows.index)
             reads = rows["model"].isin(list(record["models"]))
             units = zip(rows["case"].astype(str), flags, reads, strict=True)
-            texts = [
-                input_checks.joined([*input_checks.reasons_of(f), *(reasons[case] if own else ())])
-                for case, f, own in units
-            ]
+            texts = [joined([*reasons_of(f), *(reasons[case] if own else ())]) for case, f, own in units]
             rows = rows.assign(flags=texts)
         output = self.table
         return output.abstaining(output.of_rows(rows)) if abstain else output.of_rows(rows)
@@ -479,7 +478,7 @@ def _of_bundle(
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise RunError(f"{folder.facts.path} is damaged ({error!r}). {folder.facts.remedy}") from error
     limits = _limits(folder.input_checks)
-    look = read_look(folder.look, limits.look, len(input_checks.COMPARED)) if limits and limits.look else None
+    look = read_look(folder.look, limits.look, len(COMPARED)) if limits and limits.look else None
     model = TrainedModel(path, members, combination, about, folder.card.read(), limits, look, unpacked)
     try:
         model.table.of_rows(combination.rehearsed(members).assign(spread=math.nan))

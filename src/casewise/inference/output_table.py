@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from casewise.errors import RunError, counted
 from casewise.files import csv_text, parquet_bytes, read_parquet, replacing, write_json
 from casewise.inference.drift import Drift
+from casewise.inference.flag_reasons import UNCONFIRMED, joined, reasons_of
 from casewise.predictions.conformal import set_names
 from casewise.predictions.table import FAR
 
@@ -111,8 +112,6 @@ class OutputTable:
         After a warning that nobody answered, every prediction has one more flag and no probability, interval, set or
         spread; once the source is confirmed, `interval note` states by whom, when and why.
         """
-        from casewise.inference.input_checks import UNCONFIRMED, joined, reasons_of
-
         predicted = table["prediction"].notna().to_numpy()
         if drift.withholds and predicted.any():
             table = self._without_confidence(table, predicted, note=WITHHELD)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from casewise.console import duration
 from casewise.modalities.registry import modality_of
 from casewise.pipeline import recipe_plan
+from casewise.pipeline.plan_in_words import as_yaml, forecast_in_words
 from casewise.study.recipe import Recipe
 from casewise.study.sources import known_encoders
 
@@ -105,10 +106,10 @@ def within_budget(
     folder.recipe_plan.write(asdict(planned))
     study = study.model_copy(update={"recipe": Recipe.model_validate({**planned.recipe, "auto": True})})
     study = recipe_plan.with_fewer_altered(study, planned.forecast)
-    folder.plan_page.write(recipe_plan.as_yaml(study, planned))
+    folder.plan_page.write(as_yaml(study, planned))
     if not planned.forecast:
         return study
-    show.line("budget", recipe_plan.forecast_in_words(planned.forecast, planned.facts))
+    show.line("budget", forecast_in_words(planned.forecast, planned.facts))
     return _trained(study, planned.forecast)
 
 

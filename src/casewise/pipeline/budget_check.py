@@ -20,6 +20,8 @@ from casewise.modalities.registry import modality_of
 from casewise.pipeline import budget as budgets
 from casewise.pipeline import recipe_plan
 from casewise.pipeline.budget import AIM, RunCases, Speed
+from casewise.pipeline.encoder_plan import encoder_slowness, fitting_seconds
+from casewise.pipeline.plan_in_words import forecast_parts
 from casewise.run_folder import RunFolder
 from casewise.splits.predefined import TEST
 from casewise.study.learners import learner_named
@@ -72,7 +74,7 @@ def budget_lines(study: Study, cases: RunCases) -> list[str]:
     forecast = trial.forecast(cases, folds=folds, budget=budget)
     if forecast.total <= budget and forecast.epochs:
         return []
-    longest = sorted(recipe_plan.forecast_parts(forecast).items(), key=lambda entry: -entry[1])
+    longest = sorted(forecast_parts(forecast).items(), key=lambda entry: -entry[1])
     listed = ", ".join(f"{name} {duration(seconds)}" for name, seconds in longest if seconds)
     remedies = list(_remedies(study, cases, trial, quick=budgets.clock() - began < _QUICK))
     text = " or ".join([", ".join(remedies[:-1]), remedies[-1]] if remedies[1:] else remedies)
@@ -80,8 +82,8 @@ def budget_lines(study: Study, cases: RunCases) -> list[str]:
     least = "" if forecast.epochs else " without a network"
     return [
         f"{'WARNING':<10} budget: {duration(budget)} {problem}. An estimate from a few images of this study, on "
-        f"this computer, is at least {duration(forecast.total)}{least} ({listed}); the audit and the fit of the "
-        f"baselines come on top. By the same estimate this keeps it{'' if least == '' else ' with one'}: {text}"
+        f"this computer, is at least {duration(forecast.total)}{least} ({listed}); the audit comes "
+        f"on top. By the same estimate this keeps it{'' if least == '' else ' with one'}: {text}"
     ]
 
 
@@ -102,8 +104,15 @@ def _surely_kept(study: Study, cases: RunCases) -> bool:
     altered = min(study.evaluation.counterfactual_cases, len(cases.cohort.cases))
     passes += len(study.learners) * altered * (1 + len(modality_of(study).alterations(study)))
     passes += 2 * budgets.relative_cost(facts) * (len(panels) + cases.external)
-    seconds = trainings * _START + passes * panel
+    seconds = trainings * _START + passes * panel + _fitting(study, facts)
     return budgets.slowness() * seconds <= AIM * study.budget
+
+
+def _fitting(study: Study, facts: recipe_plan.PlanFacts) -> float:
+    """Seconds in which the baselines of all folds are fitted, by all cores of a computer of usual speed."""
+    from joblib import cpu_count
+
+    return len(facts.encoders) * fitting_seconds(study, facts.panels, facts.folds) / int(cpu_count())
 
 
 def _planned(study: Study, cases: RunCases) -> Study:
@@ -196,6 +205,7 @@ def _tried(study: Study, cases: RunCases) -> _Trial | None:
         return None
     before = decoding * len(cases.cohort.images)
     before += len(cases.cohort.panels) * budgets.relative_cost(facts) * budgets.encoding(facts, paces)
+    before += encoder_slowness(study) * _fitting(study, facts)
     return _Trial(study, stated, facts, Speed(before, paces, workers, budgets.slowness()), decoding)
 
 

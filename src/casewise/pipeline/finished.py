@@ -19,8 +19,9 @@ from casewise.files import checksum
 from casewise.inference.explainer import explainer
 from casewise.modalities.base import FittedPreprocessing, Modality, PreparedCohort
 from casewise.modalities.registry import modality_of
+from casewise.pipeline.plan_in_words import in_words
 from casewise.pipeline.read import prepare, read
-from casewise.pipeline.recipe_plan import in_words, recorded_plan
+from casewise.pipeline.recipe_plan import recorded_plan
 from casewise.pipeline.status import environment, machine
 from casewise.predictions import table as prediction_table
 from casewise.run_folder import RunFolder

@@ -15,7 +15,8 @@ from casewise.console import shown
 from casewise.errors import counted
 from casewise.files import checksum, json_hash
 from casewise.inference.case_sizes import CaseSizes
-from casewise.inference.input_checks import MOST_OF_CASE, Training, expected_names, fit_limits, fit_look, measure
+from casewise.inference.image_measures import Training, measure
+from casewise.inference.input_checks import MOST_OF_CASE, expected_names, fit_limits, fit_look
 from casewise.inference.look import EarlyMaps
 from casewise.inference.stated import modalities_of
 from casewise.modalities.alterations import UNALTERED, VERSION

@@ -22,9 +22,11 @@ from casewise.modalities.masks import training_masks
 from casewise.modalities.registry import modality_of
 from casewise.pipeline.budget import RunCases
 from casewise.pipeline.budget_check import budget_lines
+from casewise.pipeline.encoder_plan import NOT_HERE
 from casewise.pipeline.external import check_names_apart, described, doubtful_names, read_external, read_pretraining
 from casewise.pipeline.hooks import run_hooks
-from casewise.pipeline.recipe_plan import NOT_HERE, plan_facts, stated_in_words
+from casewise.pipeline.plan_in_words import stated_in_words
+from casewise.pipeline.recipe_plan import plan_facts
 from casewise.run_folder import RunFolder
 from casewise.splits import grouped
 from casewise.splits.grouped import Splits, read_splits, write_splits

@@ -7,27 +7,23 @@ from __future__ import annotations
 
 import math
 import re
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from pydantic import ValidationError
 
 from casewise.cohort.table import names_text
-from casewise.console import duration
-from casewise.errors import DamagedError, StudyError, WeightsError, counted
+from casewise.errors import DamagedError, StudyError, counted
 from casewise.evaluation.record import from_json
 from casewise.modalities.registry import modality_of
+from casewise.pipeline.encoder_plan import encoder_slowness, fitting_seconds, planned_encoders
+from casewise.pipeline.plan_in_words import as_yaml, in_words, stated_in_words
 from casewise.predictions.penalised import PenalisedFit, subject_folds
-from casewise.study.images import FLIPS
-from casewise.study.learners import encoders_of, first_weights
+from casewise.study.learners import first_weights
 from casewise.study.recipe import PLANNED, Recipe
-from casewise.study.sources import KnownEncoder, known_encoders
-from casewise.study.weight_files import FirstWeights
 
 if TYPE_CHECKING:
     from casewise.cohort.cohort import Cohort
@@ -47,19 +43,12 @@ PAIRS = ("lr", ("od", "os"), ("medial", "lateral"))
 PLACES = {"zone", "region", "quadrant", "field", "lobe", "segment", "sector", "brixia"}
 # How images vary in the training of pretrained networks for classes and numbers, besides flips.
 VARIED = {"zoom_in": 0.4, "translate": 0.1, "brightness": 0.2, "contrast": 0.2, "padding_mode": "reflect"}
-VARIED_WORDS = {"zoom_in": "enlargement", "translate": "shifts", "brightness": "brightness", "contrast": "contrast"}
 # The highest learning rate times the number of steps, twice as much if images vary, and the bounds of the rate: few
 # steps need larger ones.
 RATE_TIMES_STEPS, LOWEST_RATE, HIGHEST_RATE = 0.1, 3e-4, 6e-4
 # Images have no upright position if a linear model distinguishes them from upside-down ones with an AUROC below this.
 NO_UPRIGHT = 0.9
 FEWEST_IMAGES, MOST_IMAGES, CELLS = 10, 600, 16
-# The most encoders of the baselines, the share of the budget that they may take, and how many cores a GPU is worth.
-MOST_ENCODERS, ENCODER_SHARE, GPU = 3, 0.25, 60
-# Seconds of a core in which both baselines are fitted, for a row, a direction, an output and an encoder; the panels by
-# which it is measured how much slower this computer is, and how often.
-FIT, TRIED, REPEATS = 7e-6, 4, 4
-NOT_HERE = "not on this computer"
 # Why a network has its number of epochs, and the words for it.
 Reason: TypeAlias = Literal["fit", "most", "fewest", "stated", "left"]
 REASONS: dict[Reason, str] = {
@@ -313,132 +302,6 @@ def _has_sides(outputs: Sequence[str], classes: Sequence[str]) -> bool:
     return bool(words & SIDES) or any(words >= {*pair} for pair in PAIRS) or sum(places) > 1
 
 
-def planned_encoders(
-    study: Study, images: int, flips: str, *, fits: float = 0.0, slow: float = 1.0, download: bool = False
-) -> tuple[list[str], dict[str, str]]:
-    """The encoders of the baselines: the stated ones, or the first and the best others whose weights are here.
-
-    A study that states `weights: pretrained` has open weights downloaded.
-
-    Args:
-        fits: seconds of a core in which the baselines are fitted to the features of an encoder.
-        slow: how much slower than in the table of encoders a core is.
-        download: whether to do so now; otherwise such weights count as present. After a failed download no other is
-            tried.
-
-    Returns:
-        The encoders, and of every other known encoder why it is not used.
-    """
-    from joblib import cpu_count
-
-    first = encoders_of(study)
-    if study.encoders or study.baselines.off or not first:
-        return list(study.encoders), {}
-    views = 4 if flips in ("both", "dihedral") else 1 if flips in ("none", "vertical") else 2
-    # sequences are read one by one, and together
-    megapixels = images * views * (4 if study.fusions else 1) * study.images.size**2 / 1e6
-    cores = _cores(study)
-    chosen: list[str] = []
-    families: set[str] = set()
-    others, left = {}, ENCODER_SHARE * study.budget
-    downloads = study.weights == "pretrained" and "weights" in study.model_fields_set
-    for encoder in sorted(known_encoders(), key=lambda encoder: encoder.name not in first):
-        name, seconds = encoder.name, slow * (megapixels * encoder.seconds / cores + fits / cpu_count())
-        if name in first:
-            left -= seconds
-            families.add(encoder.family)
-        elif problem := _why_not_here(encoder, study, downloads):
-            others[name] = problem
-        elif encoder.family in families - {""}:
-            others[name] = f"another {encoder.family} is used"
-        elif len(first) + len(chosen) >= MOST_ENCODERS:
-            others[name] = f"{MOST_ENCODERS} others are used"
-        elif seconds > left:
-            others[name] = f"takes about {duration(seconds)}, more than is left of a quarter of the budget"
-        elif download and (failed := _failed_download(name, study)):
-            others[name], downloads = f"{NOT_HERE}; {failed}", False
-        else:
-            left -= seconds
-            chosen.append(name)
-            families.add(encoder.family)
-    return [*first, *chosen], others
-
-
-def _why_not_here(encoder: KnownEncoder, study: Study, downloads: bool) -> str:
-    """Why a plan cannot use the weights of an encoder; empty if it can."""
-    weights = FirstWeights(encoder.name, folder=study.weights_dir)
-    if not weights.is_present:
-        if downloads and not encoder.access:
-            return ""
-        return f"{NOT_HERE}; {encoder.access or 'open'}, {encoder.licence}"
-    try:
-        weights.clause()
-    except WeightsError as error:  # nobody asked for this encoder, so that its file stops no run
-        return str(error)
-    return ""
-
-
-def _failed_download(name: str, study: Study) -> str:
-    """Download the weights of an encoder into the cache of its library if they are not here; why that failed, or ""."""
-    from casewise.models.weights import download_of
-
-    weights = FirstWeights(name, folder=study.weights_dir)
-    if weights.is_present:
-        return ""
-    try:
-        with download_of(weights):
-            weights.source.download(name)
-    except WeightsError as error:
-        return "its download failed" + (f" ({error.__cause__})" if error.__cause__ else "")
-    return ""
-
-
-def _cores(study: Study) -> float:
-    """The cores that compute features, or what a GPU is worth."""
-    import torch
-    from joblib import cpu_count
-
-    device = study.compute.device
-    return GPU if device != "cpu" and torch.cuda.is_available() else int(cpu_count())
-
-
-def fitting_seconds(study: Study, panels: int, folds: int) -> float:
-    """Seconds of a core in which the baselines of all folds are fitted to the features of an encoder."""
-    from casewise.jobs.fitting import MOST_FITTED
-    from casewise.training.linear_models import MOST_DIRECTIONS
-
-    rows = min(panels * (folds - 1) / folds if folds > 1 else panels, MOST_FITTED)
-    outputs = sum(max(1, len(study.classes_of(name))) for name in study.outputs)
-    return (folds + (study.final == "refit")) * FIT * rows * min(rows, MOST_DIRECTIONS) * outputs
-
-
-def encoder_slowness(study: Study) -> float:
-    """How many times longer than in the table of encoders a core of this computer takes; 1 with a GPU."""
-    return 1.0 if _cores(study) == GPU else _measured_slowness(study.images.size)
-
-
-@cache
-def _measured_slowness(side: int) -> float:
-    """The same, from the features of MobileNetV2 for panels of this side."""
-    import torch
-
-    from casewise.models.linear import build_linear
-    from casewise.models.threads import on_threads
-
-    mobilenet = next(encoder for encoder in known_encoders() if encoder.name == "mobilenet_v2")
-    bank = {"encoders": [{"name": mobilenet.name}], "channels": 3, "specs": None}
-    with torch.random.fork_rng(devices=[]):  # its random weights change no other random numbers
-        network = build_linear(mobilenet.name, 1, bank, {"side": side}).eval()
-    panels = torch.full((TRIED, 3, side, side), 0.5)
-    with on_threads(1), torch.inference_mode():
-        ends = [time.monotonic()]
-        for _ in range(REPEATS):
-            network.features(panels)
-            ends.append(time.monotonic())
-    # the first time takes longer, and others may be interrupted
-    return float(min(np.diff(ends)) / (TRIED * side**2 / 1e6 * mobilenet.seconds))
-
-
 def planned_flips(tiles: np.ndarray, rows: np.ndarray, seed: int) -> str:
     """A value of `flip` for images (N, C, H, W): `both` if they have no upright position, else `horizontal`.
 
@@ -522,106 +385,3 @@ def _all_pretrained(study: Study) -> bool:
     return all(
         first.source.is_pretrained and first.stated != "random" for first in first_weights(study, study.networks)
     )
-
-
-def stated_in_words(study: Study) -> str:
-    """Which settings of its recipe a study states, before anything is planned, and what the others are."""
-    rest = "are planned from the images" if study.recipe.auto else "have their defaults"
-    stated = study.recipe.stated
-    return f"stated: {_listed(stated)}; all other settings {rest}" if stated else f"all settings {rest}"
-
-
-def _listed(stated: Mapping[str, object]) -> str:
-    """Stated settings with their values; a section's in parentheses, and the number of sections within one.
-
-    >>> _listed({"schedule": "plateau", "plateau": {"patience": 3}, "phases": [{"epochs": 1}], "early_stopping": {}})
-    'schedule plateau, plateau (patience 3), phases (1 with settings of their own)'
-    """
-    texts = []
-    for name, value in stated.items():
-        inner = [*value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
-        if any(isinstance(each, (dict, list)) for each in inner):
-            texts.append(f"{name} ({len(inner)} with settings of their own)")
-        elif isinstance(value, dict):
-            texts += [f"{name} ({_listed(value)})"] if value else []
-        elif value not in (None, []):
-            texts.append(f"{name} {value}")
-    return ", ".join(texts)
-
-
-def in_words(study: Study, planned: RecipePlan) -> str:
-    """The plan in a sentence, and the settings that the study states."""
-    recipe, facts, phases = study.recipe, planned.facts, study.recipe.phases
-    phase, epochs = phases[0], sum(phase.epochs for phase in phases)
-    several = f" in {counted(len(phases), 'phase')}" if len(phases) > 1 else ""
-    stated = f"; stated: {_listed(planned.stated)}" if planned.stated else ""
-    flips = "no flips" if facts.flips == "none" else FLIPS[facts.flips]
-    variation = [flips, *(word for name, word in VARIED_WORDS.items() if phase.variations.get(name))]
-    variation += ["mixed images"] if recipe.mixup else []
-    head = "a head that keeps positions" if recipe.pool == "map" else "an average over positions"
-    frozen = f", the first {phase.freeze} of the layers frozen" if phase.freeze != "none" else ""
-    folds = f", {facts.folds} folds" if facts.folds > 1 else ""
-    of = f"{facts.images:,} {facts.noun}{folds} and {duration(facts.budget)}"
-    # how many fit into the budget is measured later
-    most = "" if planned.forecast or {"epochs", "phases"} & planned.stated.keys() else "at most "
-    trained = f"{most}{counted(epochs, 'epoch')}{several}"
-    encoders = f"; encoders {names_text(facts.encoders)}" if facts.encoders else ""
-    networks = [*study.networks, trained + frozen, head, *variation]
-    if planned.forecast and planned.forecast.reason == "left":
-        networks = [f"no network, since a budget for {trained} of one would be {duration(planned.forecast.needed)}"]
-    text = f"planned: {', '.join(networks)}{encoders}; for {of}{stated}"
-    return f"{text}; {forecast_in_words(planned.forecast, facts)}" if planned.forecast else text
-
-
-def forecast_in_words(forecast: Forecast, facts: PlanFacts) -> str:
-    """How long the run was expected to take, and if it is longer than the budget, by how much and why."""
-    if not forecast.epoch and forecast.reason != "left":
-        unknown = "the speed of the networks could not be measured, so the run may take longer than the budget"
-        return f"{forecast.decided}: {unknown}"
-    parts = forecast_parts(forecast)
-    decided = forecast.decided
-    if forecast.reason == "left":
-        decided = f"{decided} ({duration(forecast.needed)} would be enough; `recipe: {{epochs: …}}` trains one anyway)"
-    over, takes = forecast.total - facts.budget, [name for name, seconds in parts.items() if seconds]
-    if over > 0:
-        takes.sort(key=lambda name: -parts[name])
-    listed = ", ".join(f"{name} {duration(parts[name])}" for name in takes)
-    more = f", {duration(over)} more than the budget" if over > 0 else ""
-    expected = "expected" if forecast.reason == "left" else "expected before the networks were trained"
-    return f"{decided}; {expected}: {duration(forecast.total)}{more} ({listed})"
-
-
-def forecast_parts(forecast: Forecast) -> dict[str, float]:
-    """The seconds of each step of a run."""
-    return {
-        "preparation, audit and baselines": forecast.before,
-        "pretraining": forecast.pretraining,
-        "networks": forecast.training,
-        "external cohort": forecast.external,
-        f"altered images{f' of {forecast.altered_cases} cases' * bool(forecast.altered_cases)}": forecast.altered,
-        "evaluation and report": forecast.after,
-    }
-
-
-def as_yaml(study: Study, planned: RecipePlan) -> str:
-    """The plan in words and as lines with which a study file states it."""
-    import yaml
-
-    targets = {name: target.model_dump(mode="json", exclude_unset=True) for name, target in study.targets.items()}
-    for name, rule in study.decisions.items():
-        targets[name]["decision"] = rule
-    stated = {
-        "targets": targets if study.decisions else {},
-        "images": study.images.model_dump(mode="json", exclude_unset=True),
-        "panels": study.panels.model_dump(mode="json", exclude_unset=True),
-        "backbones": study.backbones,
-        "encoders": study.encoders,
-        "recipe": {"auto": False, **planned.recipe},
-        "test_time_augmentation": study.test_time_augmentation,
-        "stack": list(study.stack),
-        "stack_baselines": study.stack_baselines,
-    }
-    lines = yaml.safe_dump({key: value for key, value in stated.items() if value not in ({}, [])}, sort_keys=False)
-    head = f"# {in_words(study, planned)}\n# These lines replace the lines with the same keys in the study file.\n"
-    others = "".join(f"# encoder not used: {name}: {why}\n" for name, why in planned.facts.other_encoders.items())
-    return head + others + lines

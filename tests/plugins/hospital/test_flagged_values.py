@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from casewise.inference.input_checks import UNCONFIRMED
+from casewise.inference.flag_reasons import UNCONFIRMED
 from casewise.inference.output_table import OutputTable
 from casewise.plugins.hospital.case_results import Value
 from casewise.plugins.hospital.formats import FORMATS

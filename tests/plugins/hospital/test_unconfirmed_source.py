@@ -12,7 +12,7 @@ from PIL import Image
 
 from casewise.errors import CasewiseError
 from casewise.inference.drift import Drift, confirmation
-from casewise.inference.input_checks import UNCONFIRMED, reasons_of
+from casewise.inference.flag_reasons import UNCONFIRMED, reasons_of
 from casewise.inference.model import load_bundle
 from casewise.plugins.hospital.case_results import UNCONFIRMED_SOURCE, ModelFacts, Value, nameless, results_of
 from casewise.plugins.hospital.summary_page import Box, Text, page

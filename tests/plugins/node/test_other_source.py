@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from casewise.inference.drift import FEWEST_CASES, FURTHER
-from casewise.inference.input_checks import UNCONFIRMED
+from casewise.inference.flag_reasons import UNCONFIRMED
 from casewise.plugins.node import service
 from casewise.plugins.node.monitoring.of_node import monitor_node
 from casewise.plugins.node.orthanc import OrthancStudy

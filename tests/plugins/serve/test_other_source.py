@@ -15,7 +15,7 @@ from PIL import Image
 
 from casewise.errors import CasewiseError, RunError
 from casewise.inference.drift import FEWEST_CASES, FURTHER
-from casewise.inference.input_checks import UNCONFIRMED
+from casewise.inference.flag_reasons import UNCONFIRMED
 from casewise.plugins.serve.settings import ServiceSettings
 from casewise.run import Run
 from tests.film_files import film_bytes

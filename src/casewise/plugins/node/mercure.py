@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from casewise.errors import CasewiseError, StudyError
 from casewise.files import checksum, parsed_json, read_regular, write_atomic, write_json
+from casewise.inference.flag_reasons import UNCONFIRMED
 from casewise.modalities.store.dicom_file import damage_named, quiet_pydicom, text_of
 from casewise.plugins.node.records import StudyTask, study_folder, study_label
 from casewise.plugins.node.settings import LARGEST, ModelSettings
@@ -107,8 +108,6 @@ def _answered(predictor: StudyPredictor, uid: str, files: list[Path], outgoing: 
         names = [f"{study_label(uid)}-{each.name}" for each in answer.answers]
         for each, written in zip(answer.answers, names, strict=True):
             write_atomic(outgoing / written, each.path.read_bytes())
-    from casewise.inference.input_checks import UNCONFIRMED  # it imports torch
-
     observation = json.loads(answer.observation.as_json())
     kept = {key: observation[key] for key in ("predictions", "probabilities", "flags", "distance")}
     if answer.observation.withheld:  # as in the answers

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from casewise.evaluation.response import percent_change, responds
 from casewise.inference.explainer import Explainer
-from casewise.inference.input_checks import SEPARATOR, UNCONFIRMED
+from casewise.inference.flag_reasons import SEPARATOR, UNCONFIRMED
 from casewise.inference.resident import pictured
 from casewise.plugins.serve.submission import NEUTRAL, SUBJECT, Submission
 from casewise.predictions.table import FAR

@@ -17,7 +17,7 @@ from casewise.errors import CasewiseError, ImageError
 from casewise.evaluation.agreement import band_of
 from casewise.files import checksum
 from casewise.inference.drift import Batch, Drift, RecentCases
-from casewise.inference.input_checks import reasons_of
+from casewise.inference.flag_reasons import reasons_of
 from casewise.inference.model import TrainedModel, load_bundle
 from casewise.inference.new_cases import NewCases, NewTable, prepare_together, slot_column
 from casewise.inference.resident import ResidentModel, slots_of

@@ -26,7 +26,7 @@ from casewise.report.formatting import (
     plain,
 )
 from casewise.report.sections.agreement import range_name
-from casewise.report.tables import figure_cell, metric_format, percent_cell
+from casewise.report.tables import figure_cell, kind_report, metric_format, percent_cell
 from casewise.study.learners import learner_name
 from casewise.study.schema import Study
 
@@ -205,9 +205,10 @@ BANDS = (
 SCALED = " as multiples of the error to expect at each prediction"
 CLASSES = (
     "The set of a new case holds the classes that its probabilities do not exclude, or the two closest where they"
-    " exclude all, and the prediction. It was calibrated for each class on out-of-fold predictions{whether}. A class"
-    " with too few {unit}s is in every set."
+    " exclude all, and the prediction{between}. It was calibrated for each class on out-of-fold predictions{whether}. A"
+    " class with too few {unit}s is in every set."
 )
+BETWEEN = "; grades between the lowest and the highest of these are in it as well"
 WHETHER = ", and suffices whether each {unit}{of_class} or each case counts equally"
 READING = (
     "Coverage: {share}. Out of fold, coverage and size are"
@@ -237,7 +238,8 @@ def prediction_sets(context: ReportContext) -> Section | None:
     share = f"the share of the cases{of_each[0]} whose interval or set contains the reference{of_each[1]}"
     entry = metrics.prediction_sets.targets[context.outcome].calibration
     how = CLASSES if classes else BANDS if entry.get("bands") else NUMBERS
-    meaning = [how.format(unit=unit, whether=whether, scaled=SCALED if entry.get("scale") else "")]
+    between = BETWEEN if kind_report(context.kind).ordered else ""
+    meaning = [how.format(unit=unit, whether=whether, between=between, scaled=SCALED if entry.get("scale") else "")]
     meaning += [READING.format(unit=unit, share=share)] if rows else []
     stages = metrics.prediction_sets.targets[context.outcome].stages.values()
     if any(exceeded(stage.coverage, metrics.prediction_sets.level) for stage in stages):

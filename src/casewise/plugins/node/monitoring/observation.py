@@ -18,6 +18,7 @@ import pandas as pd
 from casewise.errors import CasewiseError, shortened
 from casewise.evaluation.record import from_json
 from casewise.files import write_atomic
+from casewise.inference.flag_reasons import reasons_of
 from casewise.predictions.table import FAR
 
 if TYPE_CHECKING:
@@ -147,8 +148,6 @@ def observed(chunk: PredictedChunk, *, refused: str = "", **about: Any) -> Obser
         refused: why no image was chosen. Other reasons may quote headers, so they are in the answer only.
         about: the fields `scanner`, `site`, `subject` and `bundle`.
     """
-    from casewise.inference.input_checks import reasons_of  # it imports torch
-
     images = pd.concat(chunk.batch).drop(columns=["case", "subject"]).to_dict("records") if chunk.batch else []
     predictions: dict[str, float | str] = {}
     widths: dict[str, float] = {}
