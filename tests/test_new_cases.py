@@ -14,9 +14,10 @@ from PIL import Image
 from casewise.cohort.cohort import read_cohort
 from casewise.cohort.folder_layout import read_new_layout, stated_pattern
 from casewise.errors import CasewiseError, CohortError
+from casewise.inference.case_chunks import cases_of, prepare_together
 from casewise.inference.case_sizes import CaseSizes
 from casewise.inference.model import load_bundle
-from casewise.inference.new_cases import NewTable, cases_of, new_table, prepare_together
+from casewise.inference.new_cases import NewTable, new_table
 from casewise.inference.output_table import OutputTable
 from casewise.inference.stated import people_problem, stated_by
 from casewise.inference.visits import check_case_sizes

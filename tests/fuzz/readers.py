@@ -151,8 +151,9 @@ def read_own_table(work: Work, draw: random.Random) -> None:
 
 def read_new_cases(work: Work, draw: random.Random) -> None:
     """A table of new cases for a bundle."""
+    from casewise.inference.case_chunks import cases_of, in_chunks, sources_of
     from casewise.inference.model import load_bundle
-    from casewise.inference.new_cases import cases_of, in_chunks, new_table, sources_of
+    from casewise.inference.new_cases import new_table
 
     folder, model = _study_folder(work), work.once("model", lambda _: load_bundle(work.folders().bundle))
     (folder / "new.csv").write_bytes(table_bytes(draw))

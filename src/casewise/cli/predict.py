@@ -14,8 +14,8 @@ import typer
 from casewise.cli.run import Quiet
 
 if TYPE_CHECKING:
+    from casewise.inference.case_chunks import PredictedChunk
     from casewise.inference.model import TrainedModel
-    from casewise.inference.new_cases import PredictedChunk
     from casewise.inference.result_formats import ResultFolders
 
 # Cases without a file of a format that are printed; all are in the record next to the table.

@@ -25,7 +25,7 @@ from casewise.console import Show, Silent
 from casewise.errors import CohortError, RunError, Suggesting, counted, shortened
 from casewise.evaluation.record import from_json
 from casewise.files import checksum
-from casewise.inference import input_checks, new_cases
+from casewise.inference import case_chunks, input_checks, new_cases
 from casewise.inference.bundle import Bundle, check_composition
 from casewise.inference.drift import WORDS, Batch, Drift, confirmation, drift
 from casewise.inference.ensemble import Combination, Ensemble
@@ -332,11 +332,11 @@ class TrainedModel(Suggesting):
         columns: Mapping[str, str] | None = None,
         root: Path | str | None = None,
         pattern: str = "",
-        size: int = new_cases.ROWS,
+        size: int = case_chunks.ROWS,
         abstain: bool = False,
         source_confirmed: str = "",
         show: Show | None = None,
-    ) -> Iterator[new_cases.PredictedChunk]:
+    ) -> Iterator[case_chunks.PredictedChunk]:
         """Predict new cases in chunks, by subject; each has its `table`, with the columns of `predict`.
 
         The images are prepared chunk by chunk; the tables follow when all cases are predicted and tested together.
@@ -357,12 +357,12 @@ class TrainedModel(Suggesting):
             table, cells = self._table(ensemble, cases, Path(temporary), columns, root, pattern, show or Silent())
             single = new_cases.predicts_single_images(table.study)
             raw_cases, has_visits = (
-                new_cases.cases_of(cells, table.study, single=single),
+                case_chunks.cases_of(cells, table.study, single=single),
                 names_visits(cells, table.study),
             )
             unit = "images" if single else "cases"
-            done, batch, of_training, chunks = 0, Batch(), list[str](), list[new_cases.PredictedChunk]()
-            for chunk in new_cases.in_chunks(raw_cases, size):
+            done, batch, of_training, chunks = 0, Batch(), list[str](), list[case_chunks.PredictedChunk]()
+            for chunk in case_chunks.in_chunks(raw_cases, size):
                 bar(done, len(raw_cases), f"{done:,} of {len(raw_cases):,} {unit}")
                 with tempfile.TemporaryDirectory(dir=temporary) as folder:
                     rows, new = self.predict_together(
@@ -370,8 +370,8 @@ class TrainedModel(Suggesting):
                     )
                     of_training += self._of_training(table, new)
                 done += len(chunk)
-                sources = new_cases.sources_of(chunk, cells, table.study)
-                chunks.append(new_cases.PredictedChunk(rows, sources, has_visits, batch))
+                sources = case_chunks.sources_of(chunk, cells, table.study)
+                chunks.append(case_chunks.PredictedChunk(rows, sources, has_visits, batch))
             bar(done, len(raw_cases), f"{done:,} of {len(raw_cases):,} {unit}")
             _warn_pictures(of_training)
             tested = replace(self.drift(batch), confirmed=confirmed)
@@ -385,7 +385,7 @@ class TrainedModel(Suggesting):
         ensemble: Ensemble,
         table: new_cases.NewTable,
         cells: pd.DataFrame,
-        cases: Sequence[new_cases.RawCase],
+        cases: Sequence[case_chunks.RawCase],
         folder: Path,
         batch: Batch | None = None,
         *,
@@ -397,11 +397,11 @@ class TrainedModel(Suggesting):
         """
         import pandas as pd
 
-        output, (prepared, problems) = self.table, new_cases.prepare_together(table, cells, cases, folder)
+        output, (prepared, problems) = self.table, case_chunks.prepare_together(table, cells, cases, folder)
         tables = [self._predicted(ensemble, table.study, new, abstain, batch) for new in prepared]
         answered = {name for predicted in tables for name in predicted["case"]}
         answered |= {case.name for case, _ in problems}
-        problems += [(case, new_cases.LEFT_OUT) for case in cases if case.name not in answered]
+        problems += [(case, case_chunks.LEFT_OUT) for case in cases if case.name not in answered]
         if problems:
             tables.append(output.of_problems(problems, ensemble.learners))
         rows = tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True)

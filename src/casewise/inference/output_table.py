@@ -21,8 +21,9 @@ from casewise.predictions.conformal import set_names
 from casewise.predictions.table import FAR
 
 if TYPE_CHECKING:
+    from casewise.inference.case_chunks import PredictedChunk, RawCase
     from casewise.inference.model import TrainedModel
-    from casewise.inference.new_cases import NewInput, PredictedChunk, RawCase
+    from casewise.inference.new_cases import NewInput
 
 UNITS = ("learner", "case", "subject", "visit", "region", "image", "target")
 # What follows the probabilities.

@@ -14,10 +14,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from casewise.errors import RunError
+from casewise.inference.case_chunks import RawCase, cases_of
 from casewise.inference.ensemble import Ensemble
 from casewise.inference.explainer import explainer
 from casewise.inference.model import TrainedModel, with_columns
-from casewise.inference.new_cases import NewCases, NewTable, RawCase, cases_of, new_table, slot_column
+from casewise.inference.new_cases import NewCases, NewTable, new_table, slot_column
 from casewise.inference.predictor import Predictor
 from casewise.modalities.base import NativeMap, PreparedCohort
 from casewise.modalities.registry import modality_of

@@ -11,8 +11,8 @@ from casewise.errors import CasewiseError
 from casewise.plugin import implementing
 
 if TYPE_CHECKING:
+    from casewise.inference.case_chunks import PredictedChunk
     from casewise.inference.model import TrainedModel
-    from casewise.inference.new_cases import PredictedChunk
 
 
 class _ResultFolder(Protocol):

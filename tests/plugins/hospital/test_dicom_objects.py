@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from casewise.inference.new_cases import CasePicture
+from casewise.inference.case_chunks import CasePicture
 from casewise.plugins.hospital.case_results import CaseResult, ModelFacts, Value
 from casewise.plugins.hospital.formats import FORMATS
 from casewise.plugins.hospital.imaging_study import ImagingStudy

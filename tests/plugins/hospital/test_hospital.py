@@ -15,8 +15,9 @@ import pytest
 
 from casewise.cli.predict import parsed_folders
 from casewise.errors import CasewiseError, RunError
-from casewise.inference.new_cases import PredictedChunk, cases_of, names_visits, sources_of
+from casewise.inference.case_chunks import PredictedChunk, cases_of, sources_of
 from casewise.inference.output_table import OutputTable
+from casewise.inference.visits import names_visits
 from casewise.plugins.hospital import case_results
 from casewise.plugins.hospital.case_results import RESEARCH, CaseResult, ModelFacts, Value, results_of
 from casewise.plugins.hospital.formats import FORMATS, result_folders

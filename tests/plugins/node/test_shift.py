@@ -11,9 +11,9 @@ import pytest
 from scipy.stats import chi2_contingency, kstest, norm
 
 from casewise.errors import CasewiseError
+from casewise.inference.case_chunks import PredictedChunk
 from casewise.inference.drift import quantiles_of
 from casewise.inference.input_checks import Limits
-from casewise.inference.new_cases import PredictedChunk
 from casewise.plugins.node.monitoring.comparison import (
     compared,
     compared_classes,

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from casewise.errors import RunError
+from casewise.inference.case_chunks import LEFT_OUT, CasePicture, PredictedChunk
 from casewise.inference.flag_reasons import UNCONFIRMED, joined, possible_reasons, reasons_of
-from casewise.inference.new_cases import LEFT_OUT, CasePicture, PredictedChunk
 from casewise.inference.output_table import FLAGGED, NOT_FINITE
 from casewise.plugins.hospital.imaging_study import ImagingStudy, NoStudyError
 from casewise.predictions.table import FAR

@@ -22,8 +22,8 @@ from casewise.plugins.hospital.fhir import Fhir
 from casewise.plugins.hospital.summary_objects import SummaryImage, SummaryPdf
 
 if TYPE_CHECKING:
+    from casewise.inference.case_chunks import PredictedChunk
     from casewise.inference.model import TrainedModel
-    from casewise.inference.new_cases import PredictedChunk
 
 
 class ResultFormat(Protocol):

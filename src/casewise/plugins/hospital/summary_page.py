@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from casewise.errors import ImageError, counted, printable, shortened
-from casewise.inference.new_cases import CasePicture
+from casewise.inference.case_chunks import CasePicture
 from casewise.modalities.store.dicom_file import dicom_files, text_of
 from casewise.modalities.store.readers import read_image
 from casewise.plugins.hospital.case_results import (

@@ -26,8 +26,9 @@ from PIL import Image
 
 from casewise.errors import CasewiseError, RunError, shortened
 from casewise.files import checksum, make_folder, sync_folder, write_atomic
+from casewise.inference.case_chunks import CasePicture, PredictedChunk, RawCase
 from casewise.inference.drift import RecentCases
-from casewise.inference.new_cases import CasePicture, NewCases, PredictedChunk, RawCase, slot_column
+from casewise.inference.new_cases import NewCases, slot_column
 from casewise.inference.resident import ResidentModel, pictured
 from casewise.inference.result_formats import format_owners
 from casewise.modalities.store.dicom_file import quiet_pydicom

@@ -16,10 +16,11 @@ from casewise.cohort.folder_layout import ENDINGS, SLIDES
 from casewise.errors import CasewiseError, ImageError
 from casewise.evaluation.agreement import band_of
 from casewise.files import checksum
+from casewise.inference.case_chunks import prepare_together
 from casewise.inference.drift import Batch, Drift, RecentCases
 from casewise.inference.flag_reasons import reasons_of
 from casewise.inference.model import TrainedModel, load_bundle
-from casewise.inference.new_cases import NewCases, NewTable, prepare_together, slot_column
+from casewise.inference.new_cases import NewCases, NewTable, slot_column
 from casewise.inference.resident import ResidentModel, slots_of
 from casewise.inference.stated import stated_by
 from casewise.modalities.registry import modality_of

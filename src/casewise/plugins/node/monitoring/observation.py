@@ -22,7 +22,7 @@ from casewise.inference.flag_reasons import reasons_of
 from casewise.predictions.table import FAR
 
 if TYPE_CHECKING:
-    from casewise.inference.new_cases import PredictedChunk
+    from casewise.inference.case_chunks import PredictedChunk
 
 # In the folder of the node: that of pictures of studies that are unlike the training, the page of monitoring, and the
 # secret with which identifiers are hashed.
