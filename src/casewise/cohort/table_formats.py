@@ -49,6 +49,8 @@ _FORMULA_WITHOUT_VALUE = re.compile(
 )
 # The cells of one column that are shown as one: the column and the first and the last row.
 _MERGED = re.compile(rb'<(?:\w+:)?mergeCell ref="([A-Z]+)(\d+):\1(\d+)"')
+# The cells of one row that are shown as one: the first column, the row, and the last column.
+_ACROSS = re.compile(rb'<(?:\w+:)?mergeCell ref="([A-Z]+)(\d+):([A-Z]+)\2"')
 _DAMAGED = (ArithmeticError, AttributeError, EOFError, LookupError, OSError, RuntimeError, SyntaxError, TypeError)
 _UNREADABLE = (*_DAMAGED, ValueError, zipfile.BadZipFile, zlib.error)
 
@@ -325,6 +327,7 @@ def workbook_cells(path: Path, data: bytes, problems: Problems, *, sheet: str) -
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
                 stored = archive.read(book[name]._worksheet_path.lstrip("/"))
             without_value, merged = _FORMULA_WITHOUT_VALUE.findall(stored), _MERGED.findall(stored)
+            across = _ACROSS.findall(stored)
     except _UNREADABLE as error:
         reason = shortened(str(error).partition("\n")[0])
         raise CohortError(f"{path} cannot be read as an .xlsx workbook ({reason}). Save it again.") from None
@@ -334,7 +337,7 @@ def workbook_cells(path: Path, data: bytes, problems: Problems, *, sheet: str) -
         problems.add("formula", f"cells {named}: {formulas} no value. Save the workbook in a spreadsheet program.")
     if not rows:
         return Cells([], [], [])
-    start, titles = _heading_row(rows)
+    rows, start, titles = _with_one_heading(rows, across) or (rows, *_heading_row(rows))
     rows, footnotes = _without_footnotes([row for row in rows if row[0] >= start])
     heading = rows[0][1]
     titles += footnotes
@@ -348,6 +351,40 @@ def workbook_cells(path: Path, data: bytes, problems: Problems, *, sheet: str) -
     cells.notes = [*notes, *titles, *_skipped(blank)]
     read_numbers(cells, problems)
     return cells
+
+
+def _with_one_heading(
+    rows: Sequence[tuple[int, list[str]]], across: Sequence[tuple[bytes, bytes, bytes]]
+) -> tuple[list[tuple[int, list[str]]], int, list[str]] | None:
+    """The rows with headings in one row where they are in two, its number, and a note; None if they are in one.
+
+    The upper row has several cells that stretch over columns with headings of their own, as `Baseline` does over `VASI`
+    and `VES`, which become `VASI Baseline` and `VES Baseline`.
+
+    Args:
+        across: the cells that stretch: the first column, the row, and the last column.
+    """
+    from openpyxl.utils import column_index_from_string
+
+    stretched: dict[int, list[slice]] = {}
+    for first, row, last in across:
+        columns = [column_index_from_string(column.decode()) for column in (first, last)]
+        stretched.setdefault(int(row), []).append(slice(columns[0] - 1, columns[1]))
+    at = next((at for at, (number, _) in enumerate(rows) if len(stretched.get(number, [])) > 1), len(rows))
+    are_titles = all(sum(bool(cell.strip()) for cell in record) == 1 for _, record in rows[:at])
+    if at + 1 >= len(rows) or rows[at + 1][0] != rows[at][0] + 1 or not are_titles:
+        return None
+    number, width = rows[at][0], max(len(record) for _, record in rows[at : at + 2])
+    upper, lower = ([cell.strip() for cell in record] + [""] * (width - len(record)) for _, record in rows[at : at + 2])
+    under = [cell for part in stretched[number] if upper[part.start] for cell in lower[part]]
+    if not all(under) or any(map(PLAIN_NUMBER.fullmatch, under)):
+        return None
+    for part in stretched[number]:
+        upper[part] = [upper[part.start]] * len(upper[part])
+    heading = [" ".join(filter(None, pair)) for pair in zip(lower, upper, strict=True)]
+    example = heading[stretched[number][0].start]
+    note = f"The headings of the table are in rows {number} and {number + 1} and were joined, such as {example}."
+    return [(number + 1, heading), *rows[at + 2 :]], number + 1, [note]
 
 
 def _fill_merged(rows: Mapping[int, list[str]], merged: Sequence[tuple[str, int, int]]) -> list[str]:

@@ -14,7 +14,7 @@ from casewise.cohort.folder_layout import read_new_layout, stated_pattern
 from casewise.errors import CasewiseError, CohortError
 from casewise.inference.new_cases import NewTable
 from casewise.pipeline.external import read_external
-from casewise.plugins.init.joining import words
+from casewise.plugins.init.key_names import words
 from casewise.study.loading import read_study
 from tests.plugins.init.own_data import table_of
 from tests.plugins.init.test_joining import Name, arrange, pictures, plain, planned, scores, written  # noqa: F401

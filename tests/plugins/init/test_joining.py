@@ -15,7 +15,7 @@ from casewise.cohort.cohort import read_cohort
 from casewise.console import Silent
 from casewise.errors import CasewiseError
 from casewise.pipeline.read import validate
-from casewise.plugins.init.joining import days_of_visits, words
+from casewise.plugins.init.key_names import days_of_visits, words
 from casewise.plugins.init.new_study import NewStudy
 from casewise.plugins.init.own_data import plan_study
 from casewise.plugins.init.preset import plan_preset

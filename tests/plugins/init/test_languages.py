@@ -11,7 +11,7 @@ from casewise.cohort.cohort import read_cohort
 from casewise.console import Silent
 from casewise.errors import CohortError
 from casewise.pipeline.read import validate
-from casewise.plugins.init.joining import day_of_visit
+from casewise.plugins.init.key_names import day_of_visit
 from casewise.plugins.init.preset import plan_preset
 from casewise.study.loading import read_study
 from tests.plugins.init.own_data import table_of

@@ -28,6 +28,11 @@ _DATE = (
     rf"{DATES}|when|acquired|acquisition date|visit date|exam date|study ?date|datetime|time|"
     rf"({_OF_IMAGES})(datum|tag)|adtm?|visitdtc?|qsdtc"
 )
+# Dates of what is done with images or people at another time.
+_NOT_OF_IMAGES = (
+    r"read|reading|reader|reported|report|entry|entered|signed|signature|consent|death|re ?screening|befund(ung|et)?|"
+    r"gelesen|lecture|lectura|informe|einwilligung"
+)
 _SOURCE = (
     r"sites?|cent(er|re)s?|hospitals?|sources?|clinics?|klinik(um)?|krankenhaus|zentrum|"
     r"standort|institution|institut|institute|scanner|device|ger(ä|ae)t|manufacturer|hersteller|vendor|camera|kamera"
@@ -400,6 +405,8 @@ def _date(
     for column in columns:
         named = column.named(_DATE)
         if column.filled < 0.5 or not (named or column.are_dates or column.are_mostly_dates):
+            continue
+        if column.named(_NOT_OF_IMAGES):
             continue
         days, differ = read_dates(column.values), _differ(column, subjects)
         if set(column.values) <= set(days):

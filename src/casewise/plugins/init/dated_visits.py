@@ -17,7 +17,9 @@ import numpy as np
 from casewise.cohort.folder_layout import Pattern
 from casewise.cohort.table import iso_day, names_text, read_dates
 from casewise.plugins.init.columns import Column, names_people
-from casewise.plugins.init.joining import day_of_visit, join_images, visits_in_paths, words
+from casewise.plugins.init.joining import join_images
+from casewise.plugins.init.key_names import day_of_visit, words
+from casewise.plugins.init.path_words import visits_in_paths
 from casewise.plugins.init.source import Source
 
 # With `-`, the year may come first.

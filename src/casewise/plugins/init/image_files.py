@@ -211,7 +211,7 @@ def file_columns(
         CasewiseError: cells of such a column may name several files, or name other folders than those of the files.
     """
     index = FileIndex(images.paths, images.companions)
-    disagreeing: tuple[str, str, str] | None = None
+    disagreeing: tuple[str, str, str, str] | None = None
     candidates: list[tuple[tuple[int, bool, int], FileColumn, dict[int, list[str]]]] = []
     for position, (name, values) in enumerate(cells.items()):
         if names_masks(name):
@@ -223,7 +223,7 @@ def file_columns(
         matched, different = sum(map(bool, paths)), len(set(paths) - {""})
         lost = [value for value in named if named[value] and not options[value] and "/" in value.replace("\\", "/")]
         if lost and not matched and len(lost) >= _ENOUGH * sum(map(bool, named)):
-            disagreeing = disagreeing or (name, lost[0], named[lost[0]][0])
+            disagreeing = disagreeing or (name, lost[0], named[lost[0]][0], _beginnings({v: named[v] for v in lost}))
         # a number that happens to be the stem of a file names it only if it names many different ones
         if not matched or matched < _ENOUGH * sum(map(bool, values)) or different < 0.5 * matched:
             continue
@@ -233,11 +233,11 @@ def file_columns(
             continue
         candidates.append(((matched - len(unclear), has_ending, -position), FileColumn(name, paths), unclear))
     if disagreeing and not candidates:
-        name, cell, path = disagreeing
+        name, cell, path, beginnings = disagreeing
         raise CasewiseError(
             f"{name}: the paths of the table and the images of {images.folder} agree in names of files alone, or in "
             f"several ways, such as {cell[:80]!r} and {path!r}, which may be different {images.noun}s. Name the folder "
-            "with --images to which the paths lead, or correct them."
+            f"with --images to which the paths lead, or correct them.{beginnings}"
         )
     candidates.sort(key=lambda candidate: candidate[0], reverse=True)
     # a column of masks, whatever its name, next to one of images
@@ -318,6 +318,18 @@ def _agreeing(options: Mapping[str, list[str]], folder: Path, values: Collection
         for path in paths:
             folders[path].add(tuple(_parts(cell)[:-1]))
     return {cell: [path for path in paths if not _contradict(folders[path])] for cell, paths in kept.items()}
+
+
+def _beginnings(named: Mapping[str, list[str]]) -> str:
+    """A sentence on paths that lead to files here, but begin in several ways; '' if they begin in one."""
+    found: dict[str, None] = {}
+    for cell, (path, *_) in named.items():
+        if not _differing(_parts(cell), _parts(path))[1]:
+            tail = re.split(r"[\\/]", cell)[-len(_parts(path)) :]
+            found[cell[: -len("/".join(tail)) - 1]] = None
+    shown = names_text(list(found), 2)
+    text = f" They begin in several ways, such as {shown}: if these are one folder, write one of them."
+    return text if len(found) > 1 else ""
 
 
 def _differing(cell: list[str], file: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:

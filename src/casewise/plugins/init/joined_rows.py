@@ -26,18 +26,10 @@ from casewise.plugins.init.columns import Column, names_people
 from casewise.plugins.init.dated_visits import contradictory_dates, visits_of_dates, with_ordered_dates
 from casewise.plugins.init.image_files import ImageFiles
 from casewise.plugins.init.image_rows import ROW_FIELDS, ImageRows
-from casewise.plugins.init.joining import (
-    OF_FILES_ONLY,
-    Joined,
-    day_of_visit,
-    days_of_visits,
-    join_images,
-    met,
-    names_visit,
-    one_of_each,
-    visits_in_paths,
-    words,
-)
+from casewise.plugins.init.join_checks import OF_FILES_ONLY
+from casewise.plugins.init.joining import Joined, join_images, met
+from casewise.plugins.init.key_names import day_of_visit, days_of_visits, names_visit, one_of_each, words
+from casewise.plugins.init.path_words import visits_in_paths
 from casewise.plugins.init.patterns import is_field, read_all
 from casewise.plugins.init.row_per_case import by_part, by_region, by_visit, check_several_columns
 from casewise.plugins.init.source import (

@@ -46,6 +46,7 @@ from casewise.plugins.init.rows import (
     cohort_table,
     doubt_beginnings,
     doubt_counts,
+    doubt_other_names,
     fill_from_table,
     guess_people,
     order_doubts,
@@ -74,6 +75,8 @@ from casewise.study.yaml_text import mapping
 
 _WIDTH = 79
 MASK_COLUMN = "mask"
+# With a table whose rows are joined to paths, one is the column and the other where it stands in them.
+_BOTH_SAY_WHO = "--subject and --pattern both say who is on an image. State one."
 
 
 def plan_study(
@@ -103,10 +106,11 @@ def plan_study(
     refused = {
         nothing: not (table or images),
         "--pattern with --table states the {subject} in file names, and no {label}, which is a column: such as "
-        "'*/{subject}_*.jpg'. If no name states who is on an image, leave --pattern out.": (
+        "'*/{subject}_*.jpg'. Write {subject} also where a column of another name has the people, and that name after "
+        "--subject. If no name states who is on an image, leave --pattern out.": (
             table and ("label" in fields or "subject" not in fields)
         ),
-        "--subject and --pattern both say who is on an image. State one.": subject and pattern,
+        _BOTH_SAY_WHO: subject and pattern and not table,
         f"--target {of_names} the class is {{label}} in --pattern.": not table and target,
         f"--subject {of_names} the subject is {{subject}} in --pattern, or `guess` guesses it.": not table and subject,
         f"--subject and --target both name the column {target[:80]!r}. State two columns.": subject == target != "",
@@ -122,6 +126,8 @@ def plan_study(
     tables, sheets = stated_sheets(table, sheet)
     try:
         data = replace(_read(tables, sheets, target, subject, images, problems, stated), guess=guess)
+        if data.rows.files and subject and pattern:
+            raise CasewiseError(_BOTH_SAY_WHO)
         return _planned(data, folder, stated if data.rows.files else None)
     except CasewiseError as error:
         if not problems.hint:
@@ -234,6 +240,7 @@ def _planned(data: OwnData, folder: Path, stated: Pattern | None = None) -> NewS
     altered = check_names(rows, roles.subject, data.numbers)
     doubt_counts(rows, roles.subject)
     doubt_beginnings(rows, roles.sources)
+    doubt_other_names(rows, cells, roles.subject)
     try:
         plan = understand_target(
             data.target, [labels[i] for i in present], [rows["subject"][i] for i in present], data.other_targets

@@ -29,7 +29,7 @@ from casewise.modalities.registry import modality_of
 from casewise.names import stored_path
 from casewise.plugins.init.columns import decimal
 from casewise.plugins.init.image_files import find_images
-from casewise.plugins.init.joining import words
+from casewise.plugins.init.key_names import words
 from casewise.plugins.init.new_study import (
     STUDY,
     TABLE,

@@ -8,12 +8,22 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from casewise.cohort.clinical_words import PART, RATER, named_region, plain_words, region_phrases
+from casewise.cohort.clinical_words import (
+    AFTER,
+    BEFORE,
+    PART,
+    RATER,
+    Words,
+    named_region,
+    plain_words,
+    region_phrases,
+    unaccented,
+)
 from casewise.cohort.folder_layout import stem_of
 from casewise.cohort.table import names_text, rows_text
 from casewise.errors import CasewiseError, cut
 from casewise.plugins.init.columns import Column
-from casewise.plugins.init.joining import Words, names_visit, readings, words
+from casewise.plugins.init.key_names import names_visit, readings, words
 from casewise.plugins.init.observations import ANALYSED
 from casewise.plugins.init.source import PHOTO, Source, key_columns, names_of_rows, rows_repeat
 
@@ -137,7 +147,7 @@ def by_rater(source: Source, subject: str) -> Source:
             }
     if not new or set(source.cells).intersection(itertools.chain(*new.values())):
         return source
-    first = next(iter(new))
+    first = next((name for name in new if not Column(name, source.cells[name]).are_dates), next(iter(new)))
     doubt = (
         f"SEVERAL RATERS: rows of one case differ by {rater} ({names_text(raters, 4)}), and each rater became a "
         f"column, such as {names_text(new[first], 4)}. What one of them rated is predicted: state which one with "
@@ -187,7 +197,8 @@ def by_region(source: Source, keys: Mapping[str, str], regions: Sequence[str], o
     if regions and len(shared) < len(regions):
         return source
     parts = {rest: columns for rest, columns in parts.items() if frozenset(columns) == shared}
-    return _with_rows(source, "region", parts, [region for region in candidates if region in shared])
+    in_time = "visit" not in keys and not regions and {unaccented(word) for word in shared} <= BEFORE | AFTER
+    return _with_rows(source, "visit" if in_time else "region", parts, [word for word in candidates if word in shared])
 
 
 def _parts_with_sides(source: Source, keys: Mapping[str, str], words: Sequence[str]) -> dict[Words, dict[str, str]]:

@@ -16,6 +16,7 @@ from casewise.audit.sentences import fill
 from casewise.audit.subjects import FOUND_PAIRS, STRANGERS
 from casewise.cohort.altered_names import alterations
 from casewise.cohort.checks import FOUND, STORED
+from casewise.cohort.clinical_words import STRONG_SUBJECT
 from casewise.cohort.companions import ARE_THESE_IMAGES, LEAVE_OUT, companions_text
 from casewise.cohort.folder_layout import FIELDS, Pattern, are_batches, batches_text
 from casewise.cohort.number_columns import clear_decimals
@@ -26,12 +27,15 @@ from casewise.cohort.visit_order import unordered_visits
 from casewise.console import Terminal
 from casewise.errors import CasewiseError, ImageError, counted, nearest
 from casewise.modalities.store.readers import read_image
+from casewise.names import heading_words
 from casewise.plugins.init import image_files
 from casewise.plugins.init.columns import Column, Roles, columns_of_names, decimal
+from casewise.plugins.init.composed_names import composed_names
 from casewise.plugins.init.guessed_subjects import HIGHEST_P, SIDE, guess_subjects, picture_features
 from casewise.plugins.init.image_files import ImageFiles
 from casewise.plugins.init.image_rows import ROW_FIELDS, ImageRows
 from casewise.plugins.init.joined_rows import joined_rows
+from casewise.plugins.init.key_names import words
 from casewise.plugins.init.new_study import applying, films_state, table_bytes
 from casewise.plugins.init.patterns import are_classes, infer_pattern, is_field, read_all, repeating_part
 from casewise.plugins.init.source import CENTRE, Source, key_columns, with_sites
@@ -42,6 +46,9 @@ GUESS, MOST_UNASKED = "guess", 5_000
 STANDARD = (*STORED, "date", FOUND)
 # The share of the images above which one subject is doubted.
 MOST_OF_ONE = 0.5
+# Numbers with fewer digits may be anything, unless the heading of their column is one of people.
+_LONG_NUMBER = 3
+_PEOPLE = re.compile(rf"\b({STRONG_SUBJECT})\b")
 
 
 def rows_of_table(
@@ -62,9 +69,11 @@ def rows_of_table(
     """
     of_subject = source.roles(subject).subject
     files, noun = image_files.file_columns(source.cells, images, source.numbers, of_subject), images.noun
-    if files:
+    paths, composed = ([], ()) if files or stated else composed_names(source.cells, images.paths, of_subject)
+    if files or composed:
         keys = key_columns(source, source.roles(subject))
         source = with_sites(source, keys) if keys.get("site") == CENTRE else source
+    if files:
         rows, lacking = _named_files(source, files, images)
         moved = [image_files.moved_beginning(column, source.cells[column.name], images.folder) for column in files]
         if any(moved):
@@ -72,6 +81,12 @@ def rows_of_table(
                 f"PATHS OF ANOTHER FOLDER: {next(filter(None, moved))[:80]} of the table is read as {images.folder}. "
                 f"Check that these are the same {noun}s."
             )
+    elif composed:
+        made_of = names_text(list(map(repr, composed)), 4)
+        rows = ImageRows(list(range(len(paths))), paths, changed=True)
+        rows.understood.append(f"Images: their names are put together from {made_of} of the table.")
+        cells = zip(*(source.cells[name] for name in composed), strict=True)
+        lacking = [" ".join(cell) for cell, path in zip(cells, paths, strict=True) if not path]
     else:
         rows, lacking, source = joined_rows(source, images, regions, stated, subject, target)
     used, masks = set(filter(None, rows.paths)), image_files.mask_files(source.cells, images)
@@ -391,9 +406,9 @@ def doubt_beginnings(rows: ImageRows, sources: Sequence[str]) -> None:
     for subject, path in zip(rows["subject"], rows.paths, strict=True):
         name = image_files.file_name(path).casefold()
         start = re.search(rf"(?<![^\W_]){re.escape(subject.casefold())}(?![^\W_])", name)
-        words = image_files.words_of(name[: start.start()]) if start else []
-        if start and not (words and is_field(words[-1])):
-            names[subject].setdefault(" ".join(words), image_files.file_name(path))
+        before = image_files.words_of(name[: start.start()]) if start else []
+        if start and not (before and is_field(before[-1])):
+            names[subject].setdefault(" ".join(before), image_files.file_name(path))
     several = {subject: of_subject for subject, of_subject in names.items() if len(of_subject) > 1}
     if several:
         subject, first = next(iter(several.items()))
@@ -402,6 +417,30 @@ def doubt_beginnings(rows: ImageRows, sources: Sequence[str]) -> None:
             f"ONE PERSON OR SEVERAL? The names of files of {counted(len(several), 'subject')} begin in different ways, "
             f"such as {names_text(list(first.values()), 3)} of subject {subject}. If these are several people, add a "
             "column with the names of the files and one with the people to the table.",
+        )
+
+
+def doubt_other_names(rows: ImageRows, cells: Mapping[str, Sequence[str]], column: str) -> None:
+    """Doubt a column that names other subjects, such as the new number of a person who was screened again.
+
+    Its heading is one of people, or its values are no small numbers, which may mean anything.
+    """
+    subjects = {words(name): name for name in (rows["subject"][position] for position in rows.present)}
+    for name, of_column in cells.items():
+        if name == column or not column:
+            continue
+        by_image = zip(rows["subject"], rows.of(of_column), strict=True)
+        pairs = [(subject, cell) for subject, cell in by_image if cell and words(cell) != words(subject)]
+        named = {words(cell) for _, cell in pairs}
+        plain = all(cell.isdecimal() and len(cell) < _LONG_NUMBER for _, cell in pairs)
+        if len(named & subjects.keys()) <= len(named) / 2 or (plain and not _PEOPLE.search(heading_words(name))):
+            continue
+        subject, cell = next(pair for pair in pairs if words(pair[1]) in subjects)
+        rows.doubts.insert(
+            0,
+            f"ONE PERSON UNDER TWO NAMES? {name!r} names other subjects of the table, such as {cell} in a row of "
+            f"{subject} ({counted(len(named & subjects.keys()), 'such subject')}). If they are the same person, or of "
+            f"one family, write one name for both in {column!r}; otherwise both sides of a split may have them.",
         )
 
 

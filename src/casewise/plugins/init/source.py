@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from casewise.cohort.clinical_words import PART, REGION, SITE, VISIT
+from casewise.cohort.clinical_words import PART, REGION, SITE, VISIT, Words
 from casewise.cohort.folder_layout import find_region
 from casewise.cohort.table import names_text
 from casewise.errors import CasewiseError, cut
 from casewise.plugins.init.columns import Column, Roles, understand_columns
-from casewise.plugins.init.joining import Words, names_visit, words
+from casewise.plugins.init.key_names import names_visit, words
 
 PHOTO = r"photo(graph)?|image|picture|foto|bild|shot|view"
 _IMAGE_NUMBER = (

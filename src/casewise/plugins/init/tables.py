@@ -9,17 +9,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from casewise.cohort.clinical_words import BODY_PARTS, PART, RATER, SITE, VISIT, plain_words, region_phrases
+from casewise.cohort.clinical_words import BODY_PARTS, PART, RATER, SITE, VISIT, Words, plain_words, region_phrases
 from casewise.cohort.table import Problems, names_text, read_text_table, rows_text
 from casewise.cohort.table_formats import sheet_headings
-from casewise.errors import CasewiseError, cut
-from casewise.names import one_form, stored_path
+from casewise.errors import CasewiseError, counted, cut
+from casewise.names import heading_words, one_form, stored_path
 from casewise.plugins.init.columns import Column
 from casewise.plugins.init.dated_visits import with_whole_years
-from casewise.plugins.init.joining import Words, check_letters, names_visit, readings
+from casewise.plugins.init.join_checks import check_letters
+from casewise.plugins.init.key_names import names_visit, readings, words
 from casewise.plugins.init.observations import analysed, observed
 from casewise.plugins.init.row_per_case import by_rater, wide
 from casewise.plugins.init.source import CENTRE, Source, check_subjects, key_columns, names_of_rows, rows_repeat
+
+# Columns that name their table, and nothing of its rows, such as `DOMAIN` of SDTM.
+_NAMES_TABLE = re.compile(r"domain|data ?set( name)?|crf|(form|instrument|table|sheet)( name)?")
 
 
 def stated_sheets(tables: Path | Sequence[Path] | None, sheets: str | Sequence[str]) -> tuple[list[Path], list[str]]:
@@ -78,11 +82,12 @@ def read_tables(paths: Sequence[Path], problems: Problems, *, sheets: Sequence[s
     sources = [_read_as_cases(source, subject) for source in stacked]
     if len(sources) == 1:
         return sources[0]
-    main = max(sources, key=lambda source: (len(key_columns(source, source.roles(subject))), len(source.numbers)))
+    first = max(sources, key=lambda source: (len(key_columns(source, source.roles(subject))), len(source.numbers)))
+    whole = first
     for source in sources:
-        if source is not main:
-            main = _merged(main, source, subject)
-    return main
+        if source is not first:
+            whole = _merged(whole, source, subject)
+    return whole
 
 
 def _read_as_cases(source: Source, subject: str) -> Source:
@@ -217,6 +222,10 @@ def _merged(main: Source, other: Source, subject: str) -> Source:
                 "list of subjects but explains visits or codes, leave it out."
             )
         check_subjects(each, keys["subject"])
+    noun = "subject"
+    if shared_key := _shared_number(main, other, of_main["subject"], of_other["subject"]):
+        of_main, of_other = ({"subject": name} for name in shared_key)
+        noun = shared_key[0]
     if sites := {of_main.get("site"), of_other.get("site")} - {None}:
         site = sites.pop()
         without = next((each for each in (main, other) if site not in each.cells), None)
@@ -252,14 +261,27 @@ def _merged(main: Source, other: Source, subject: str) -> Source:
     row_of = [
         index.get(tuple(meaning[role].get(name, ()) for role, name in zip(roles, key, strict=True))) for key in mine
     ]
+    if all(row is None for row in row_of):
+        examples = [
+            f"{names_text(list(dict.fromkeys(table.cells[key])), 3)} of {table.path.name} ({key})"
+            for table, key in ((main, of_main["subject"]), (other, of_other["subject"]))
+        ]
+        raise CasewiseError(
+            f"{other.path}: no row meets a row of {main.path.name}: {examples[0]} and {examples[1]} have no name in "
+            "common. Name the subjects alike in both, or leave the table out."
+        )
     columns = [name for name in other.cells if name not in {of_other[role] for role in roles}]
-    cells, same = dict(main.cells), []
+    cells, same, of_table = dict(main.cells), list[str](), list[str]()
     for name in columns:
         joined = ["" if row is None else other.cells[name][row] for row in row_of]
         if name not in cells:
             cells[name] = joined
             continue
         differ = [i for i, row in enumerate(row_of) if row is not None and joined[i] != cells[name][i]]
+        constant = len(set(cells[name])) == len(set(other.cells[name])) == 1
+        if differ and constant and _NAMES_TABLE.fullmatch(heading_words(name)):
+            of_table.append(name)
+            continue
         if differ:
             first = differ[0]
             clashing = [n for n in columns if n in main.cells]
@@ -269,6 +291,7 @@ def _merged(main: Source, other: Source, subject: str) -> Source:
                 f"{other.numbers[row_of[first] or 0]} of the second. Rename or remove one of the columns."
             )
         same.append(name)
+    brought = [name for name in columns if name not in main.cells]
     lacking = list(dict.fromkeys(main.cells[of_main["subject"]][i] for i, row in enumerate(row_of) if row is None))
     unused = [
         " ".join(other.cells[of_other[role]][row] for role in roles)
@@ -281,8 +304,8 @@ def _merged(main: Source, other: Source, subject: str) -> Source:
     doubts = check_letters(pairs, other.path.name, f"write the subjects of {other.path.name} as {main.path.name} does")
     if lacking:
         doubts.append(
-            f"Without a row in {other.path.name}: {len(lacking):,} subjects ({names_text(lacking, 3)}). Their cells of "
-            f"{names_text(columns, 4)} are empty."
+            f"Without a row in {other.path.name}: {counted(len(lacking), 'row' if shared_key else noun)} "
+            f"({names_text(lacking, 3)}). Their cells of {names_text(brought, 4)} are empty."
         )
     if unused:
         doubts.append(
@@ -294,7 +317,10 @@ def _merged(main: Source, other: Source, subject: str) -> Source:
         for role in roles for i, row in enumerate(row_of)
         if row is not None and main.cells[of_main[role]][i] != other.cells[of_other[role]][row]
     }  # fmt: skip
-    notes = [f"{other.path.name} was joined by {' and '.join(roles)}: {names_text(columns, 8)}."]
+    keys_text = " and ".join([noun, *roles[1:]])
+    notes = [f"{other.path.name} was joined by {keys_text}: {names_text(brought, 8) or 'no further column'}."]
+    if of_table:
+        notes.append(f"Left out of {other.path.name}, because it names the table: {names_text(of_table, 3)}.")
     if spelled:
         shown = names_text([f"{b} is {a}" for a, b in sorted(spelled)], 3)
         notes.append(f"Spellings that differ between {main.path.name} and {other.path.name}: {shown}.")
@@ -310,6 +336,28 @@ def _merged(main: Source, other: Source, subject: str) -> Source:
         not_analysed=main.not_analysed | other.not_analysed,
         changed=True,
     )
+
+
+def _shared_number(main: Source, other: Source, *subjects: str) -> tuple[str, str] | None:
+    """Columns with the same heading, such as the accession number, by which rows meet where no subject does.
+
+    Each row of the other table has a number of its own.
+    """
+    names, of_other = (
+        {words(cell) for cell in table.cells[key]} for table, key in zip((main, other), subjects, strict=True)
+    )
+    if names & of_other or _ends(names, sorted(of_other)):
+        return None
+    for name, cells in other.cells.items():
+        alike = [own for own in main.cells if _letters(own) == _letters(name)]
+        if alike and len(set(cells)) == len(cells) and 2 * len(set(cells) & set(main.cells[alike[0]])) > len(cells):
+            return alike[0], name
+    return None
+
+
+def _letters(heading: str) -> str:
+    """A heading without case and separators: `AccessionNumber` and `Accession Number` are alike."""
+    return re.sub(r"[\W_]", "", heading).casefold()
 
 
 def _ends(mine: Iterable[Words], names: Sequence[Words]) -> dict[Words, Words]:
