@@ -21,13 +21,14 @@ def composed_names(
     """The image of each row ('' if it has none), and the columns whose cells make the paths, in order; else [], ().
 
     All words of a path, but those with which all paths begin or end, must be cells of one row in this order. The column
-    of the `subject` is no such column: paths that state it are joined by it.
+    of the `subject` is no such column: paths that state it are joined by it. Without one, nobody would know whose images
+    these are, and none are found.
 
     >>> cells = {"patient": ["7", "7", "8"], "entry": ["H24/012", "H24/012", "H24/13"], "block": ["A 1", "B1", "A1"]}
     >>> composed_names(cells, ["H24-012_A1.png", "H24-012_B1.png", "H24-13_A1.png"], "patient")
     (['H24-012_A1.png', 'H24-012_B1.png', 'H24-13_A1.png'], ('entry', 'block'))
     """
-    names = {path: words(stem_of(path)) for path in paths}
+    names = {path: words(stem_of(path)) for path in paths if subject}
     columns = {name: list(map(words, column)) for name, column in cells.items() if name != subject and any(column)}
     count = len(next(iter(columns.values()), []))
     # what is in all names may say nothing
