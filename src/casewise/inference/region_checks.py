@@ -77,7 +77,7 @@ class RegionScore:
 def fit_regions(training: Training, share: float) -> RegionScore | None:
     """The scores of regions with their limit; None if there are no two distinct regions.
 
-    A region with fewer than `FEWEST_SUBJECTS` is not compared. `share` is that of the cases which may be flagged.
+    A region with fewer than `FEWEST_SUBJECTS` is not compared. At most a `share` of the cases may be flagged.
     """
     subjects = {name: len(np.unique(training.subjects[training.regions == name])) for name in set(training.regions)}
     regions = tuple(sorted(str(name) for name, count in subjects.items() if name and count >= FEWEST_SUBJECTS))

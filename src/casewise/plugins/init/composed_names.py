@@ -71,7 +71,7 @@ def _rows(column: Sequence[Words]) -> dict[Words, set[int]]:
 def _sequences(
     name: Words, rows_of: Mapping[str, Mapping[Words, Set[int]]], used: tuple[str, ...], rows: Set[int] | None
 ) -> Iterator[tuple[str, ...]]:
-    """The columns, in order, of which one row has all words of a name."""
+    """The columns, in order, whose cells in one row are all words of a name."""
     if not name and len(used) >= _FEWEST_COLUMNS:
         yield used
     for column, of_cells in rows_of.items() if len(used) < _MOST_COLUMNS else ():

@@ -24,7 +24,7 @@ _NO_NAME = re.compile(rf"{STRONG_SUBJECT}|{OF_FILES_ONLY.pattern}")
 
 
 def check_letters(pairs: Iterable[tuple[str, str]], other: str, remedy: str) -> list[str]:
-    """A doubt on subjects of which one side has more words before the number, such as S01 and 01; [] if none has.
+    """A doubt on subjects where one side has more words before the number, such as S01 and 01; [] if none has.
 
     Args:
         pairs: names of the table, each with the name of `other` that it was joined to.
@@ -191,7 +191,7 @@ def check_visits(matched: Matched, visits: Sequence[Words]) -> None:
 
 
 def check_shifted(matched: Matched) -> None:
-    """Refuse numbers of visits or photographs that are those of the table, all moved by the same number.
+    """Refuse numbers of visits or photographs that are the numbers of the table, all moved by the same step.
 
     Raises:
         CasewiseError: there are such numbers, such as 1 to 3 of the table, and 0 to 2 of the paths.

@@ -284,7 +284,7 @@ def _are_counters(paths: Iterable[PathWords], read: Mapping[str, Spans], role: s
 
 
 def _divides_subject(each: PathWords, spans: Spans) -> bool:
-    """Whether another name than a site was read in words that begin the subject's own name, of which the end was read.
+    """Whether another name than a site was read in words that begin the subject's own name, whose end was read.
 
     So 01 in `AB12-01-003` is no visit of the subject AB12-01-003.
     """
