@@ -3,33 +3,35 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence, Set
 
 from casewise.cohort.clinical_words import Words
 from casewise.cohort.folder_layout import stem_of
-from casewise.plugins.init.join_checks import ENOUGH
 from casewise.plugins.init.key_names import words
 
 # Columns that make a name, words of one cell, and paths in which the columns are sought.
 _FEWEST_COLUMNS, _MOST_COLUMNS, _MOST_WORDS, _TRIED = 2, 4, 6, 20
+# What a column of small numbers lacks, and the share of the rows, or of the paths, that must meet.
+_TELLING, _NEARLY_ALL = re.compile(r"[^\W\d_]|\d{3}"), 0.8
 
 
-def composed_names(
-    cells: Mapping[str, Sequence[str]], paths: Sequence[str], subject: str
-) -> tuple[list[str], tuple[str, ...]]:
+def composed_names(cells: Mapping[str, Sequence[str]], paths: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
     """The image of each row ('' if it has none), and the columns whose cells make the paths, in order; else [], ().
 
-    All words of a path, but those with which all paths begin or end, must be cells of one row in this order. The column
-    of the `subject` is no such column: paths that state it are joined by it. Without one, nobody would know whose images
-    these are, and none are found.
+    All words of a path, but those with which all paths begin or end, must be cells of one row in this order, and one of
+    the columns has letters or long numbers.
 
-    >>> cells = {"patient": ["7", "7", "8"], "entry": ["H24/012", "H24/012", "H24/13"], "block": ["A 1", "B1", "A1"]}
-    >>> composed_names(cells, ["H24-012_A1.png", "H24-012_B1.png", "H24-13_A1.png"], "patient")
+    >>> cells = {"entry": ["H24/012", "H24/012", "H24/13"], "block": ["A 1", "B1", "A1"]}
+    >>> composed_names(cells, ["H24-012_A1.png", "H24-012_B1.png", "H24-13_A1.png"])
     (['H24-012_A1.png', 'H24-012_B1.png', 'H24-13_A1.png'], ('entry', 'block'))
     """
-    names = {path: words(stem_of(path)) for path in paths if subject}
-    columns = {name: list(map(words, column)) for name, column in cells.items() if name != subject and any(column)}
+    names = {path: words(stem_of(path)) for path in paths}
+    columns = {name: list(map(words, column)) for name, column in cells.items() if any(column)}
+    telling = {
+        name for name, column in cells.items() if sum(bool(_TELLING.search(cell)) for cell in column) > len(column) / 2
+    }
     count = len(next(iter(columns.values()), []))
     # what is in all names may say nothing
     starts, ends = _in_common(list(names.values())), _in_common([name[::-1] for name in names.values()])
@@ -40,6 +42,7 @@ def composed_names(
     rows_of = {name: _rows(column) for name, column in columns.items()}
     tried = itertools.chain.from_iterable(list(parts.values())[:: max(1, len(parts) // _TRIED)])
     found = dict.fromkeys(itertools.chain.from_iterable(_sequences(part, rows_of, (), None) for part in tried))
+    found = dict.fromkeys(sequence for sequence in found if telling.intersection(sequence))
     images: dict[tuple[str, ...], dict[int, str]] = {}
     for sequence in found:
         keys = _rows([tuple(itertools.chain(*row)) for row in zip(*(columns[name] for name in sequence), strict=True)])
@@ -48,7 +51,11 @@ def composed_names(
         images[sequence] = {row: path for row, path in matches if row is not None}
     best = max(images, key=lambda sequence: (len(images[sequence]), -len(sequence)), default=())
     others = [own for own in images.values() if best and len(own) == len(images[best])]
-    if not best or len(images[best]) < ENOUGH * min(count, len(paths)) or any(own != images[best] for own in others):
+    if (
+        not best
+        or len(images[best]) < _NEARLY_ALL * min(count, len(paths))
+        or any(own != images[best] for own in others)
+    ):
         return [], ()
     return [images[best].get(row, "") for row in range(count)], best
 

@@ -23,6 +23,7 @@ from casewise.cohort.table import iso_day, names_text, rows_text
 from casewise.errors import CasewiseError, counted, cut, nearest
 from casewise.names import heading_words
 from casewise.plugins.init.columns import Column, names_people
+from casewise.plugins.init.composed_names import composed_names
 from casewise.plugins.init.dated_visits import contradictory_dates, visits_of_dates, with_ordered_dates
 from casewise.plugins.init.image_files import ImageFiles
 from casewise.plugins.init.image_rows import ROW_FIELDS, ImageRows
@@ -59,6 +60,8 @@ def joined_rows(
     """
     source, joined = _best_join(source, images, regions, stated, subject)
     if not joined.paths:
+        if not stated and (composed := _composed_rows(source, images, joined, subject)):
+            return *composed, source
         raise _no_images(source, images, joined, stated, subject)
     of_paths = key_columns(source, source.roles(subject), regions=regions)
     source = with_sites(source, {role: name for role, name in of_paths.items() if name in joined.columns.values()})
@@ -116,6 +119,27 @@ def joined_rows(
         if row not in joined.paths
     ]
     return rows, lacking, source
+
+
+def _composed_rows(
+    source: Source, images: ImageFiles, joined: Joined, subject: str
+) -> tuple[ImageRows, list[str]] | None:
+    """The images whose names are put together from cells of a row, and rows without one; None if no names are.
+
+    Paths that state a subject are joined by it. Without a column of subjects nobody would know whose images these are.
+    """
+    of_subject = source.roles(subject).subject
+    if not of_subject or _subject_in_paths(source, images, joined):
+        return None
+    cells = {name: column for name, column in source.cells.items() if name != of_subject}
+    paths, columns = composed_names(cells, images.paths)
+    if not columns:
+        return None
+    rows = ImageRows(list(range(len(paths))), paths, changed=True)
+    made_of = names_text(list(map(repr, columns)), 4)
+    rows.understood.append(f"Images: their names are put together from {made_of} of the table.")
+    lacking = [" ".join(cells[name][row] for name in columns) for row, path in enumerate(paths) if not path]
+    return rows, lacking
 
 
 def _one_value_for_visits(rows: ImageRows, source: Source, joined: Joined) -> str:

@@ -30,7 +30,6 @@ from casewise.modalities.store.readers import read_image
 from casewise.names import heading_words
 from casewise.plugins.init import image_files
 from casewise.plugins.init.columns import Column, Roles, columns_of_names, decimal
-from casewise.plugins.init.composed_names import composed_names
 from casewise.plugins.init.guessed_subjects import HIGHEST_P, SIDE, guess_subjects, picture_features
 from casewise.plugins.init.image_files import ImageFiles
 from casewise.plugins.init.image_rows import ROW_FIELDS, ImageRows
@@ -69,11 +68,9 @@ def rows_of_table(
     """
     of_subject = source.roles(subject).subject
     files, noun = image_files.file_columns(source.cells, images, source.numbers, of_subject), images.noun
-    paths, composed = ([], ()) if files or stated else composed_names(source.cells, images.paths, of_subject)
-    if files or composed:
+    if files:
         keys = key_columns(source, source.roles(subject))
         source = with_sites(source, keys) if keys.get("site") == CENTRE else source
-    if files:
         rows, lacking = _named_files(source, files, images)
         moved = [image_files.moved_beginning(column, source.cells[column.name], images.folder) for column in files]
         if any(moved):
@@ -81,12 +78,6 @@ def rows_of_table(
                 f"PATHS OF ANOTHER FOLDER: {next(filter(None, moved))[:80]} of the table is read as {images.folder}. "
                 f"Check that these are the same {noun}s."
             )
-    elif composed:
-        made_of = names_text(list(map(repr, composed)), 4)
-        rows = ImageRows(list(range(len(paths))), paths, changed=True)
-        rows.understood.append(f"Images: their names are put together from {made_of} of the table.")
-        cells = zip(*(source.cells[name] for name in composed), strict=True)
-        lacking = [" ".join(cell) for cell, path in zip(cells, paths, strict=True) if not path]
     else:
         rows, lacking, source = joined_rows(source, images, regions, stated, subject, target)
     used, masks = set(filter(None, rows.paths)), image_files.mask_files(source.cells, images)
