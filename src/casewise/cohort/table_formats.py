@@ -377,7 +377,10 @@ def _with_one_heading(
     number, width = rows[at][0], max(len(record) for _, record in rows[at : at + 2])
     upper, lower = ([cell.strip() for cell in record] + [""] * (width - len(record)) for _, record in rows[at : at + 2])
     under = [cell for part in stretched[number] if upper[part.start] for cell in lower[part]]
-    if not all(under) or any(map(PLAIN_NUMBER.fullmatch, under)):
+    covered = {at for part in stretched[number] for at in range(part.start, part.stop)}
+    beside = [below for at, below in enumerate(lower) if upper[at] and at not in covered]
+    are_headings = len(set(under)) < len(under) or (beside and not any(beside))
+    if not (all(under) and are_headings) or any(beside) or any(map(PLAIN_NUMBER.fullmatch, under)):
         return None
     for part in stretched[number]:
         upper[part] = [upper[part.start]] * len(upper[part])

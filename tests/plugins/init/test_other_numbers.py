@@ -31,10 +31,12 @@ def of_sites(suffix: str) -> list[str]:
     return [f"AB12-{site}-{s:03}{suffix}" for s, site in zip(PEOPLE, SITES, strict=True)]
 
 
-def test_a_part_of_the_number_of_a_subject_is_no_visit(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("suffix", "folder"), [("/20240304", "-"), ("", "/")])
+def test_a_part_of_the_number_of_a_subject_is_no_visit(suffix: str, folder: str, tmp_path: Path) -> None:
     rows: Rows = [(name, n, s + 0.5 + 10 * n) for s, name in zip(PEOPLE, of_sites(""), strict=True) for n in (1, 2)]
-    names = [f"{name}/IMG_{number}.jpg" for number, name in enumerate(of_sites("/20240304"), 7001)]
-    with pytest.raises(CasewiseError):
+    names = [f"{name}/IMG_{number}.jpg" for number, name in enumerate(of_sites(suffix), 7001)]
+    names = [name.replace("-", folder, 2).replace(folder, "-", 1) for name in names]
+    with pytest.raises(CasewiseError, match="No column of the table names the images"):
         plan_of(tmp_path, "USUBJID,VISITNUM,EASI", rows, names)
 
 
@@ -81,6 +83,17 @@ def test_tables_without_a_name_in_common_are_not_joined(tmp_path: Path) -> None:
         plan_of_tables(tmp_path, tables, [f"S{s}.png" for s in PEOPLE])
 
 
+@pytest.mark.parametrize("shared", ["No", "Exam date", "Age"])
+def test_strangers_do_not_meet_by_a_number_of_rows_a_date_or_an_age(shared: str, tmp_path: Path) -> None:
+    values = {"No": str, "Exam date": "2024-01-{:02}".format, "Age": lambda s: str(30 + s)}[shared]
+    tables = {
+        "a.csv": (f"{shared},Patient", [(values(s), f"S{s:02}") for s in PEOPLE]),
+        "b.csv": (f"{shared},Subject,IGA", [(values(s), f"Q{50 + s}", s % 4) for s in PEOPLE]),
+    }
+    with pytest.raises(CasewiseError, match="no row meets a row of"):
+        plan_of_tables(tmp_path, tables, [f"S{s:02}.png" for s in PEOPLE])
+
+
 @pytest.mark.parametrize(
     ("names", "pattern"),
     [("P{s:02}_T{visit}.jpg", "P{subject}_T{zeit}.jpg"), ("P{s:02}/{visit}.jpg", "P{subject}/{zeit}.jpg")],
@@ -88,6 +101,7 @@ def test_tables_without_a_name_in_common_are_not_joined(tmp_path: Path) -> None:
 def test_visits_that_are_counted_from_zero_are_not_those_from_one(names: str, pattern: str, tmp_path: Path) -> None:
     rows: Rows = [(s, visit, s + visit / 2) for s in PEOPLE for visit in (1, 2, 3)]
     paths = [names.format(s=s, visit=visit) for s in PEOPLE for visit in (0, 1, 2)]
+    paths.append(paths[-1].replace("2.jpg", "9.jpg"))
     with pytest.raises(CasewiseError, match=r"OFF BY 1\? zeit of the table is 1, 2, 3, and the paths have 0, 1, 2"):
         plan_of(tmp_path, "subject,zeit,score", rows, paths, pattern)
 
@@ -119,20 +133,34 @@ def blocks() -> Rows:
     return [(880100 + s, f"H24/01{s:03}", block, "HE", s % 3) for s in PEOPLE for block in ("A 1", "B 2")]
 
 
-@pytest.mark.parametrize("name", ["H24-01{s:03}_{block}_HE.png", "scans/{s:02}/H24-01{s:03}-{block}.png"])
-def test_names_of_files_are_put_together_from_columns(name: str, tmp_path: Path) -> None:
-    paths = {(s, block): name.format(s=s, block=block) for s in PEOPLE for block in ("A1", "B2")}
-    heads = "MRN,E-Nr.,Block,Stain,Grading"
-    if "/" in name:  # other words of a path belong to no cell
-        with pytest.raises(CasewiseError):
-            plan_of(tmp_path, heads, blocks(), list(paths.values()), target="Grading")
-        return
-    plan = plan_of(tmp_path, heads, blocks(), list(paths.values()), target="Grading")
+def test_names_of_files_are_put_together_from_columns(tmp_path: Path) -> None:
+    paths = {(s, block): f"H24-01{s:03}_{block}_HE.png" for s in PEOPLE for block in ("A1", "B2")}
+    plan = plan_of(tmp_path, "MRN,E-Nr.,Block,Stain,Grading", blocks(), list(paths.values()), target="Grading")
     rows = {row["path"]: row for row in table_of(tmp_path / "study")}
     assert {path: (rows[path]["Grading"], rows[path]["subject"]) for path in paths.values()} == {
         path: (str(s % 3), str(880100 + s)) for (s, _), path in paths.items()
     }
-    assert any("put together from 'E-Nr.', 'Block'" in note for note in plan.understood)
+    assert any("put together from 'E-Nr.', 'Block', 'Stain'" in note for note in plan.understood)
+
+
+@pytest.mark.parametrize("name", ["H24-01{s:03}_{block}_Ki67.png", "week4/H24-01{s:03}-{block}_HE.png"])
+def test_words_that_are_in_no_cell_are_not_left_out_of_names(name: str, tmp_path: Path) -> None:
+    paths = [name.format(s=s, block=block) for s in PEOPLE for block in ("A1", "B2")]
+    with pytest.raises(CasewiseError, match="No column of the table names the images"):
+        plan_of(tmp_path, "MRN,E-Nr.,Block,Stain,Grading", blocks(), paths, target="Grading")
+
+
+def test_scores_make_no_names_where_paths_state_the_subject(tmp_path: Path) -> None:
+    rows: Rows = [((s * 3) % 11, f"S{s:02}", 1 + s % 3) for s in PEOPLE]
+    names = [f"S{s:02}/{n}.jpg" for s in PEOPLE for n in (1, 2, 3)]
+    plan_of(tmp_path, "No,subject,grade", rows, names, target="grade")
+    assert joined(tmp_path, "grade") == {name: str(1 + int(name[1:3]) % 3) for name in names}
+
+
+def test_two_files_of_one_row_are_not_chosen_from(tmp_path: Path) -> None:
+    paths = [f"H24-01{s:03}_{block}_HE.png" for s in PEOPLE for block in ("A1", "B2", "A-1")]
+    with pytest.raises(CasewiseError, match="No column of the table names the images"):
+        plan_of(tmp_path, "MRN,E-Nr.,Block,Stain,Grading", blocks(), paths, target="Grading")
 
 
 def test_a_column_and_a_pattern_may_both_name_the_subjects_of_a_join(tmp_path: Path) -> None:
@@ -178,6 +206,23 @@ def test_headings_in_two_rows_become_one(tmp_path: Path) -> None:
         f"{s:02}/{visit}/a.png": str(s + value) for s in PEOPLE for visit, value in (("BL", 0.5), ("M3", 20.5))
     }
     assert any("in rows 2 and 3 and were joined" in note for note in plan.understood)
+
+
+def test_the_first_patient_is_no_second_row_of_headings(tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    sheet = book.active
+    assert sheet is not None
+    for row in [
+        ("Patient", "Lesion", None, "HER2", None),
+        *((f"P{s:02}", ("left", "right")[s % 2], "upper", f"{s % 3}+", ("low", "high")[s % 2]) for s in PEOPLE),
+    ]:
+        sheet.append(row)
+    for cells in ("B1:C1", "D1:E1"):
+        sheet.merge_cells(cells)
+    book.save(tmp_path / "t.xlsx")
+    images = pictures_at(tmp_path / "photos", [f"P{s:02}.png" for s in PEOPLE])
+    with pytest.raises(CasewiseError):
+        plan_study(table=tmp_path / "t.xlsx", images=images, folder=tmp_path / "study")
 
 
 def test_the_date_of_a_reading_is_no_date_of_images(tmp_path: Path) -> None:

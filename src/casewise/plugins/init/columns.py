@@ -29,10 +29,7 @@ _DATE = (
     rf"({_OF_IMAGES})(datum|tag)|adtm?|visitdtc?|qsdtc"
 )
 # Dates of what is done with images or people at another time.
-_NOT_OF_IMAGES = (
-    r"read|reading|reader|reported|report|entry|entered|signed|signature|consent|death|re ?screening|befund(ung|et)?|"
-    r"gelesen|lecture|lectura|informe|einwilligung"
-)
+_NOT_OF_IMAGES = r"read|reading|reader|signature|consent|death|re ?screening|gelesen|lecture|lectura|einwilligung"
 _SOURCE = (
     r"sites?|cent(er|re)s?|hospitals?|sources?|clinics?|klinik(um)?|krankenhaus|zentrum|"
     r"standort|institution|institut|institute|scanner|device|ger(ä|ae)t|manufacturer|hersteller|vendor|camera|kamera"

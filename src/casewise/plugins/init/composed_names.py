@@ -13,57 +13,51 @@ from casewise.plugins.init.key_names import words
 
 # Columns that make a name, words of one cell, and paths in which the columns are sought.
 _FEWEST_COLUMNS, _MOST_COLUMNS, _MOST_WORDS, _TRIED = 2, 4, 6, 20
-# What a column of small numbers lacks, and the share of the rows, or of the paths, that must meet.
-_TELLING, _NEARLY_ALL = re.compile(r"[^\W\d_]|\d{3}"), 0.8
+# The share of the rows, or of the paths, that must meet.
+_NEARLY_ALL = 0.8
+# Cells of codes: with a letter or many digits. Small numbers may be scores, and words have no sign.
+_CODE, _SIGNED = re.compile(r"[^\W\d_]|\d{5}"), re.compile(r"\s*[-−]\s*\d")
 
 
-def composed_names(cells: Mapping[str, Sequence[str]], paths: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
+def composed_names(
+    cells: Mapping[str, Sequence[str]], paths: Sequence[str], numbers: Set[str] = frozenset()
+) -> tuple[list[str], tuple[str, ...]]:
     """The image of each row ('' if it has none), and the columns whose cells make the paths, in order; else [], ().
 
-    All words of a path, but those with which all paths begin or end, must be cells of one row in this order, and one of
-    the columns has letters or long numbers.
+    All words of a path must be cells of one row in this order, and no other path may be of the same row.
+
+    Args:
+        numbers: columns that may have small numbers, such as visits; others have codes, with letters or many digits.
 
     >>> cells = {"entry": ["H24/012", "H24/012", "H24/13"], "block": ["A 1", "B1", "A1"]}
     >>> composed_names(cells, ["H24-012_A1.png", "H24-012_B1.png", "H24-13_A1.png"])
     (['H24-012_A1.png', 'H24-012_B1.png', 'H24-13_A1.png'], ('entry', 'block'))
     """
     names = {path: words(stem_of(path)) for path in paths}
-    columns = {name: list(map(words, column)) for name, column in cells.items() if any(column)}
-    telling = {
-        name for name, column in cells.items() if sum(bool(_TELLING.search(cell)) for cell in column) > len(column) / 2
-    }
-    count = len(next(iter(columns.values()), []))
-    # what is in all names may say nothing
-    starts, ends = _in_common(list(names.values())), _in_common([name[::-1] for name in names.values()])
-    parts = {
-        path: [name[start : len(name) - end] for start in range(starts + 1) for end in range(ends + 1)]
-        for path, name in names.items()
-    }
-    rows_of = {name: _rows(column) for name, column in columns.items()}
-    tried = itertools.chain.from_iterable(list(parts.values())[:: max(1, len(parts) // _TRIED)])
-    found = dict.fromkeys(itertools.chain.from_iterable(_sequences(part, rows_of, (), None) for part in tried))
-    found = dict.fromkeys(sequence for sequence in found if telling.intersection(sequence))
+    columns = {
+        name: list(map(words, column)) for name, column in cells.items()
+        if (name in numbers or _are_codes(column)) and not any(map(_SIGNED.match, column))
+    }  # fmt: skip
+    count, rows_of = len(next(iter(cells.values()), ())), {name: _rows(column) for name, column in columns.items()}
+    tried = list(names.values())[:: max(1, len(names) // _TRIED)]
+    found = dict.fromkeys(itertools.chain.from_iterable(_sequences(name, rows_of, (), None) for name in tried))
     images: dict[tuple[str, ...], dict[int, str]] = {}
     for sequence in found:
         keys = _rows([tuple(itertools.chain(*row)) for row in zip(*(columns[name] for name in sequence), strict=True)])
-        single = {key: min(rows) for key, rows in keys.items() if len(rows) == 1}
-        matches = ((next((single[part] for part in own if part in single), None), path) for path, own in parts.items())
-        images[sequence] = {row: path for row, path in matches if row is not None}
+        matches = [(rows, path) for path, name in names.items() if len(rows := keys.get(name, set())) == 1]
+        images[sequence] = {min(rows): path for rows, path in matches}
+        if len(images[sequence]) < len(matches):
+            return [], ()
     best = max(images, key=lambda sequence: (len(images[sequence]), -len(sequence)), default=())
     others = [own for own in images.values() if best and len(own) == len(images[best])]
-    if (
-        not best
-        or len(images[best]) < _NEARLY_ALL * min(count, len(paths))
-        or any(own != images[best] for own in others)
-    ):
+    enough = best and len(images[best]) >= _NEARLY_ALL * min(count, len(paths))
+    if not enough or any(own != images[best] for own in others):
         return [], ()
     return [images[best].get(row, "") for row in range(count)], best
 
 
-def _in_common(names: Sequence[Words]) -> int:
-    """With how many equal words all names begin, and have others besides."""
-    fewest = min(map(len, names), default=1) - 1
-    return next((at for at in range(fewest) if len({name[at] for name in names}) > 1), max(fewest, 0))
+def _are_codes(column: Sequence[str]) -> bool:
+    return any(column) and all(_CODE.search(cell) for cell in column if cell)
 
 
 def _rows(column: Sequence[Words]) -> dict[Words, set[int]]:

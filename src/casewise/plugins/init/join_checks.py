@@ -210,9 +210,12 @@ def check_shifted(matched: Matched) -> None:
 
 
 def _whole_numbers(texts: Iterable[str]) -> list[int]:
-    """The different whole numbers of the filled texts, sorted; [] if one is another text."""
-    filled = {text.strip() for text in texts} - {""}
-    return sorted({int(text) for text in filled}) if all(map(str.isdecimal, filled)) else []
+    """The different whole numbers of the filled texts that are not rare, sorted; [] if one is another text."""
+    filled = Counter(text.strip() for text in texts if text.strip())
+    fewest = max(filled.values(), default=0) / 5
+    if not all(map(str.isdecimal, filled)):
+        return []
+    return sorted({int(text) for text, count in filled.items() if count > fewest})
 
 
 def _texts_at(matched: Matched, role: str) -> Iterator[str]:

@@ -60,7 +60,7 @@ def joined_rows(
     """
     source, joined = _best_join(source, images, regions, stated, subject)
     if not joined.paths:
-        if not stated and (composed := _composed_rows(source, images, joined, subject)):
+        if not stated and (composed := _composed_rows(source, images, joined, subject, target)):
             return *composed, source
         raise _no_images(source, images, joined, stated, subject)
     of_paths = key_columns(source, source.roles(subject), regions=regions)
@@ -122,7 +122,7 @@ def joined_rows(
 
 
 def _composed_rows(
-    source: Source, images: ImageFiles, joined: Joined, subject: str
+    source: Source, images: ImageFiles, joined: Joined, subject: str, target: str
 ) -> tuple[ImageRows, list[str]] | None:
     """The images whose names are put together from cells of a row, and rows without one; None if no names are.
 
@@ -131,8 +131,9 @@ def _composed_rows(
     of_subject = source.roles(subject).subject
     if not of_subject or _subject_in_paths(source, images, joined):
         return None
-    cells = {name: column for name, column in source.cells.items() if name != of_subject}
-    paths, columns = composed_names(cells, images.paths)
+    cells = {name: column for name, column in source.cells.items() if name not in (of_subject, target)}
+    keys = key_columns(source, source.roles(subject))
+    paths, columns = composed_names(cells, images.paths, {*keys.values()} - {of_subject})
     if not columns:
         return None
     rows = ImageRows(list(range(len(paths))), paths, changed=True)

@@ -286,12 +286,16 @@ def _are_counters(paths: Iterable[PathWords], read: Mapping[str, Spans], role: s
 def _divides_subject(each: PathWords, spans: Spans) -> bool:
     """Whether another name than a site was read in words that begin the subject's own name, whose end was read.
 
-    So 01 in `AB12-01-003` is no visit of the subject AB12-01-003.
+    So 01 in `AB12-01-003`, or in `AB12-01/003`, is no visit of the subject AB12-01-003.
     """
     name, segment, first, end = spans["subject"]
     before = name[: -len(words(each.text(segment, first, end)))]
-    pairs = zip(range(first - 1, -1, -1), reversed(before), strict=False)
-    own = {(segment, at) for at, word in pairs if words(each.matches(segment)[at][0]) == (word,)}
+    places = [
+        (level, at) for level in range(-len(each.segments), segment + 1)
+        for at in range(first if level == segment else len(each.matches(level)))
+    ]  # fmt: skip
+    pairs = zip(reversed(places), reversed(before), strict=False)
+    own = {(level, at) for (level, at), word in pairs if words(each.matches(level)[at][0]) == (word,)}
     return bool(own & taken_words({role: span for role, span in spans.items() if role not in ("subject", "site")}))
 
 

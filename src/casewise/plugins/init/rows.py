@@ -45,9 +45,9 @@ GUESS, MOST_UNASKED = "guess", 5_000
 STANDARD = (*STORED, "date", FOUND)
 # The share of the images above which one subject is doubted.
 MOST_OF_ONE = 0.5
-# Numbers with fewer digits may be anything, unless the heading of their column is one of people.
-_LONG_NUMBER = 3
+# Headings of people, and of their numbers; numbers with fewer digits may be anything.
 _PEOPLE = re.compile(rf"\b({STRONG_SUBJECT})\b")
+_NUMBERS, _LONG_NUMBER = re.compile(r"\b(id|ids|no|nr|num|number|code|nummer|numero|kennung)\b"), 3
 
 
 def rows_of_table(
@@ -414,7 +414,7 @@ def doubt_beginnings(rows: ImageRows, sources: Sequence[str]) -> None:
 def doubt_other_names(rows: ImageRows, cells: Mapping[str, Sequence[str]], column: str) -> None:
     """Doubt a column that names other subjects, such as the new number of a person who was screened again.
 
-    Its heading is one of people, or its values are no small numbers, which may mean anything.
+    Its heading is one of people or of numbers, and its values are no small numbers, which may mean anything.
     """
     subjects = {words(name): name for name in (rows["subject"][position] for position in rows.present)}
     for name, of_column in cells.items():
@@ -424,7 +424,9 @@ def doubt_other_names(rows: ImageRows, cells: Mapping[str, Sequence[str]], colum
         pairs = [(subject, cell) for subject, cell in by_image if cell and words(cell) != words(subject)]
         named = {words(cell) for _, cell in pairs}
         plain = all(cell.isdecimal() and len(cell) < _LONG_NUMBER for _, cell in pairs)
-        if len(named & subjects.keys()) <= len(named) / 2 or (plain and not _PEOPLE.search(heading_words(name))):
+        heading = heading_words(name)
+        of_people = _PEOPLE.search(heading) or (not plain and _NUMBERS.search(heading))
+        if not of_people or len(named & subjects.keys()) <= len(named) / 2:
             continue
         subject, cell = next(pair for pair in pairs if words(pair[1]) in subjects)
         rows.doubts.insert(

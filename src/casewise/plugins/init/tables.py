@@ -23,7 +23,7 @@ from casewise.plugins.init.row_per_case import by_rater, wide
 from casewise.plugins.init.source import CENTRE, Source, check_subjects, key_columns, names_of_rows, rows_repeat
 
 # Columns that name their table, and nothing of its rows, such as `DOMAIN` of SDTM.
-_NAMES_TABLE = re.compile(r"domain|data ?set( name)?|crf|(form|instrument|table|sheet)( name)?")
+_NAMES_TABLE = re.compile(r"domain|crf|form( name)?")
 
 
 def stated_sheets(tables: Path | Sequence[Path] | None, sheets: str | Sequence[str]) -> tuple[list[Path], list[str]]:
@@ -341,17 +341,17 @@ def _merged(main: Source, other: Source, subject: str) -> Source:
 def _shared_number(main: Source, other: Source, *subjects: str) -> tuple[str, str] | None:
     """Columns with the same heading, such as the accession number, by which rows meet where no subject does.
 
-    Each row of the other table has a number of its own.
+    One of the tables names no people, so that its numbers were read as subjects; strangers would meet by other numbers.
     """
-    names, of_other = (
-        {words(cell) for cell in table.cells[key]} for table, key in zip((main, other), subjects, strict=True)
-    )
-    if names & of_other or _ends(names, sorted(of_other)):
+    keys = [[words(cell) for cell in table.cells[key]] for table, key in zip((main, other), subjects, strict=True)]
+    if {*keys[0]} & {*keys[1]} or _ends({*keys[0]}, sorted({*keys[1]})):
         return None
-    for name, cells in other.cells.items():
-        alike = [own for own in main.cells if _letters(own) == _letters(name)]
-        if alike and len(set(cells)) == len(cells) and 2 * len(set(cells) & set(main.cells[alike[0]])) > len(cells):
-            return alike[0], name
+    for own, name in itertools.product(main.cells, other.cells):
+        if _letters(own) != _letters(name) or {own, name}.isdisjoint(subjects):
+            continue
+        mine, theirs = ([words(cell) for cell in cells] for cells in (main.cells[own], other.cells[name]))
+        if len({*theirs}) == len(theirs) < 2 * len({*mine} & {*theirs}):
+            return own, name
     return None
 
 
