@@ -27,6 +27,7 @@ from casewise.errors import CasewiseError, counted
 from casewise.modalities.registry import modality_of
 from casewise.names import one_form, stored_path
 from casewise.plugins.init.columns import Column, Roles, point_number, understand_columns
+from casewise.plugins.init.doubts import doubt_beginnings, doubt_counts, doubt_other_names, order_doubts
 from casewise.plugins.init.image_files import (
     FileIndex,
     ImageFiles,
@@ -44,12 +45,8 @@ from casewise.plugins.init.rows import (
     add_film_columns,
     check_names,
     cohort_table,
-    doubt_beginnings,
-    doubt_counts,
-    doubt_other_names,
     fill_from_table,
     guess_people,
-    order_doubts,
     resolve_sequences,
     resolve_subjects,
     resolve_visits,

@@ -28,6 +28,7 @@ from casewise.modalities.base import Start
 from casewise.modalities.registry import modality_of
 from casewise.names import stored_path
 from casewise.plugins.init.columns import decimal
+from casewise.plugins.init.doubts import doubt_counts, order_doubts
 from casewise.plugins.init.image_files import find_images
 from casewise.plugins.init.key_names import words
 from casewise.plugins.init.new_study import (
@@ -40,15 +41,7 @@ from casewise.plugins.init.new_study import (
     relative_path,
     table_bytes,
 )
-from casewise.plugins.init.rows import (
-    check_names,
-    cohort_table,
-    doubt_counts,
-    fill_from_table,
-    order_doubts,
-    resolve_subjects,
-    rows_of_table,
-)
+from casewise.plugins.init.rows import check_names, cohort_table, fill_from_table, resolve_subjects, rows_of_table
 from casewise.plugins.init.source import Source, key_columns
 from casewise.plugins.init.tables import read_tables, stated_sheets
 from casewise.study.loading import preset_text, read_study
