@@ -344,7 +344,6 @@ def fair(result: dict[str, Any], peer: str) -> float:
 def of_fastai(
     table: pd.DataFrame,
     folds: Sequence[int],
-    network: str,
     weights: Path,
     *,
     numbers: bool,
@@ -360,7 +359,7 @@ def of_fastai(
     images, predictions, tables, total = folder / "images.csv", folder / "fold.csv", [], 0.0
     # out of fold, subjects of the test set are not used
     (table if TEST in folds else table[table["fold"] != TEST]).to_csv(images, index=False)
-    task = {"table": str(images), "data": "/", "network": network, "weights": str(weights), "numbers": numbers}
+    task = {"table": str(images), "data": "/", "network": weights.stem, "weights": str(weights), "numbers": numbers}
     task["predictions"] = str(predictions)
     share = min(1.0, TRIED_IMAGES / len(table))
     tried = fair(users.measured("fastai fold", **task, fold=folds[0], epochs=1, share=share), "fastai") / share
@@ -376,7 +375,6 @@ def of_fastai(
 def of_autogluon(
     table: pd.DataFrame,
     folds: Sequence[int],
-    network: str,
     weights: Path,
     *,
     numbers: bool,
@@ -388,8 +386,8 @@ def of_autogluon(
     folder.mkdir(parents=True, exist_ok=True)
     images, tables, total = folder / "images.csv", [], 0.0
     table.to_csv(images, index=False)
-    task = {"table": str(images), "network": network, "weights": str(weights), "numbers": numbers}
-    task |= {"seconds": seconds / len(folds), "side": users.side_of(network)}
+    task = {"table": str(images), "network": weights.stem, "weights": str(weights), "numbers": numbers}
+    task |= {"seconds": seconds / len(folds), "side": users.side_of(weights.stem)}
     task |= {"folder": str(folder / "autogluon"), "predictions": str(folder / "fold.csv")}
     for fold in folds:
         total += fair(users.in_own_process(str(AUTOGLUON), task | {"fold": fold}, python), "AutoGluon")
@@ -463,13 +461,13 @@ def peers_of(run: Planned, folder: Path, options: argparse.Namespace) -> dict[st
     weights = options.weights / f"{network}.safetensors"
     settings |= {"weights": checksum(weights)}
     if options.fastai:
-        make = partial(of_fastai, table, folds, network, weights, numbers=numbers, seconds=planned, folder=folder)
+        make = partial(of_fastai, table, folds, weights, numbers=numbers, seconds=planned, folder=folder)
         made, seconds = read_or_make(folder / "fastai.csv", settings | {"most": MOST_EPOCHS}, make)
         share = f" of {made['share'].max():.0%}" if made["share"].max() < 1 else ""
         peers[f"fastai ({network}; {made['epochs'].max()}{share})"] = made, seconds
     if options.autogluon:
         of_time = partial(of_autogluon, seconds=planned, folder=folder, python=options.autogluon)
-        make = partial(of_time, table, folds, network, weights, numbers=numbers)
+        make = partial(of_time, table, folds, weights, numbers=numbers)
         peers[f"AutoGluon ({network})"] = read_or_make(folder / "autogluon.csv", settings, make)
     return peers
 

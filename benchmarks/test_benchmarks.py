@@ -183,14 +183,14 @@ def test_fastai_is_trained_on_all_other_folds_and_never_on_the_test_set(
     cores = [0.95]
     monkeypatch.setattr(peers.users, "measured", measured)
     options = {"numbers": False, "seconds": 9.0, "folder": tmp_path}
-    rows, seconds = peers.of_fastai(table, FOLDS, "mobilenet_v2", Path("mobilenet_v2.safetensors"), **options)
+    rows, seconds = peers.of_fastai(table, FOLDS, Path("mobilenet_v2.safetensors"), **options)
     assert (seconds, len(rows)) == (6.0, (table["fold"] != peers.TEST).sum())
     assert learned == {1: {2, 3}, 2: {1, 3}, 3: {1, 2}}
-    peers.of_fastai(table, [peers.TEST], "mobilenet_v2", Path("mobilenet_v2.safetensors"), **options)
+    peers.of_fastai(table, [peers.TEST], Path("mobilenet_v2.safetensors"), **options)
     assert learned[peers.TEST] == set(FOLDS)
     cores[0] = 0.5
     with pytest.raises(SystemExit, match=r"fastai had 0\.50 of a core"):
-        peers.of_fastai(table, FOLDS, "mobilenet_v2", Path("mobilenet_v2.safetensors"), **options)
+        peers.of_fastai(table, FOLDS, Path("mobilenet_v2.safetensors"), **options)
 
 
 @pytest.mark.filterwarnings("ignore")  # of fastai, at its import

@@ -376,14 +376,14 @@ def _with_one_heading(
         return None
     number, width = rows[at][0], max(len(record) for _, record in rows[at : at + 2])
     upper, lower = ([cell.strip() for cell in record] + [""] * (width - len(record)) for _, record in rows[at : at + 2])
-    under = [cell for part in stretched[number] if upper[part.start] for cell in lower[part]]
-    covered = {at for part in stretched[number] for at in range(part.start, part.stop)}
+    under = [cell for columns_below in stretched[number] if upper[columns_below.start] for cell in lower[columns_below]]
+    covered = {at for columns_below in stretched[number] for at in range(columns_below.start, columns_below.stop)}
     beside = [below for at, below in enumerate(lower) if upper[at] and at not in covered]
     are_headings = len(set(under)) < len(under) or (beside and not any(beside))
     if not (all(under) and are_headings) or any(beside) or any(map(PLAIN_NUMBER.fullmatch, under)):
         return None
-    for part in stretched[number]:
-        upper[part] = [upper[part.start]] * len(upper[part])
+    for columns_below in stretched[number]:
+        upper[columns_below] = [upper[columns_below.start]] * len(upper[columns_below])
     heading = [" ".join(filter(None, pair)) for pair in zip(lower, upper, strict=True)]
     example = heading[stretched[number][0].start]
     note = f"The headings of the table are in rows {number} and {number + 1} and were joined, such as {example}."

@@ -221,7 +221,7 @@ def test_the_first_patient_is_no_second_row_of_headings(tmp_path: Path) -> None:
         sheet.merge_cells(cells)
     book.save(tmp_path / "t.xlsx")
     images = pictures_at(tmp_path / "photos", [f"P{s:02}.png" for s in PEOPLE])
-    with pytest.raises(CasewiseError):
+    with pytest.raises(CasewiseError, match="heading"):
         plan_study(table=tmp_path / "t.xlsx", images=images, folder=tmp_path / "study")
 
 

@@ -40,9 +40,9 @@ def composed_names(
     }  # fmt: skip
     count, rows_of = len(next(iter(cells.values()), ())), {name: _rows(column) for name, column in columns.items()}
     tried = list(names.values())[:: max(1, len(names) // _TRIED)]
-    found = dict.fromkeys(itertools.chain.from_iterable(_sequences(name, rows_of, (), None) for name in tried))
+    sequences = dict.fromkeys(itertools.chain.from_iterable(_sequences(name, rows_of, (), None) for name in tried))
     images: dict[tuple[str, ...], dict[int, str]] = {}
-    for sequence in found:
+    for sequence in sequences:
         keys = _rows([tuple(itertools.chain(*row)) for row in zip(*(columns[name] for name in sequence), strict=True)])
         matches = [(rows, path) for path, name in names.items() if len(rows := keys.get(name, set())) == 1]
         images[sequence] = {min(rows): path for rows, path in matches}

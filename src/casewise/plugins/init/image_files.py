@@ -322,14 +322,14 @@ def _agreeing(options: Mapping[str, list[str]], folder: Path, values: Collection
 
 def _beginnings(named: Mapping[str, list[str]]) -> str:
     """A sentence on paths that lead to files here, but begin in several ways; '' if they begin in one."""
-    found: dict[str, None] = {}
+    beginnings: dict[str, None] = {}
     for cell, (path, *_) in named.items():
         if not _differing(_parts(cell), _parts(path))[1]:
             tail = re.split(r"[\\/]", cell)[-len(_parts(path)) :]
-            found[cell[: -len("/".join(tail)) - 1]] = None
-    shown = names_text(list(found), 2)
+            beginnings[cell[: -len("/".join(tail)) - 1]] = None
+    shown = names_text(list(beginnings), 2)
     text = f" They begin in several ways, such as {shown}: if these are one folder, write one of them."
-    return text if len(found) > 1 else ""
+    return text if len(beginnings) > 1 else ""
 
 
 def _differing(cell: list[str], file: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:

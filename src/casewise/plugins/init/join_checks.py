@@ -201,9 +201,9 @@ def check_shifted(matched: Matched) -> None:
         in_paths = _whole_numbers(_texts_at(matched, role)) if of_table else []
         moved = {b - a for a, b in zip(of_table, in_paths, strict=False)}
         if len(of_table) == len(in_paths) > 1 and len(moved) == 1 and moved != {0}:
-            shown, found = (names_text(list(map(str, numbers)), 4) for numbers in (of_table, in_paths))
+            of_rows, of_images = (names_text(list(map(str, numbers)), 4) for numbers in (of_table, in_paths))
             raise CasewiseError(
-                f"OFF BY {abs(moved.pop())}? {column} of the table is {shown}, and the paths have {found} in its "
+                f"OFF BY {abs(moved.pop())}? {column} of the table is {of_rows}, and the paths have {of_images} in its "
                 f"place, so that images would get the values of another {column}. If {in_paths[0]} of the paths is "
                 f"{of_table[0]} of the table, write the numbers of the paths into the table."
             )

@@ -198,7 +198,10 @@ def by_region(source: Source, keys: Mapping[str, str], regions: Sequence[str], o
         return source
     parts = {rest: columns for rest, columns in parts.items() if frozenset(columns) == shared}
     in_time = "visit" not in keys and not regions and {unaccented(word) for word in shared} <= BEFORE | AFTER
-    return _with_rows(source, "visit" if in_time else "region", parts, [word for word in candidates if word in shared])
+    words_of_rows = [word for word in candidates if word in shared]
+    if in_time:
+        return _with_rows(source, "visit", parts, sorted(words_of_rows, key=lambda word: unaccented(word) in AFTER))
+    return _with_rows(source, "region", parts, words_of_rows)
 
 
 def _parts_with_sides(source: Source, keys: Mapping[str, str], words: Sequence[str]) -> dict[Words, dict[str, str]]:

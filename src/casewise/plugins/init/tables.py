@@ -156,8 +156,8 @@ def _stacked(parts: Sequence[tuple[str, Source]], subject: str) -> Source:
         )
     else:
         rows = list(zip(*cells.values(), strict=True))
-        seen = dict(reversed(list(zip(rows, name_of_row, strict=True))))
-        kept = [at for at, row in enumerate(rows) if seen[row] == name_of_row[at]]
+        first_table = dict(reversed(list(zip(rows, name_of_row, strict=True))))
+        kept = [at for at, row in enumerate(rows) if first_table[row] == name_of_row[at]]
         if len(kept) < len(rows):
             notes.append(f"Rows that are the same in several {kind}, used once: {len(rows) - len(kept):,}.")
             cells = {name: [values[at] for at in kept] for name, values in cells.items()}
