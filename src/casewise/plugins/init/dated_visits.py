@@ -19,7 +19,7 @@ from casewise.cohort.table import iso_day, names_text, read_dates
 from casewise.plugins.init.columns import Column, names_people
 from casewise.plugins.init.joining import join_images
 from casewise.plugins.init.key_names import day_of_visit, words
-from casewise.plugins.init.path_words import visits_in_paths
+from casewise.plugins.init.path_words import PathWords, visits_in_paths
 from casewise.plugins.init.source import Source
 
 # With `-`, the year may come first.
@@ -219,3 +219,26 @@ def contradictory_dates(subjects: Sequence[str], visits: Sequence[str], dates: S
         f"VISITS AND DATES DISAGREE: {names_text(contrary, _SHOWN)}, counted from the subject's first date. Images "
         "were joined by the visit, not by the date. Check both, and whether a first visit is missing."
     ]
+
+
+def dates_of_other_rows(
+    subjects: Sequence[str], dates: Sequence[str], paths_of_rows: Mapping[int, Sequence[str]]
+) -> dict[str, tuple[int, str]]:
+    """By path, its row and the date in it that only another row of the same subject has.
+
+    Args:
+        subjects: of each row.
+        dates: of each row as 2024-01-31, '' if unknown.
+        paths_of_rows: the images that were joined to each row, from 0.
+    """
+    days = [iso_day(text) for text in dates]
+    of_subject: dict[str, set[int]] = defaultdict(set)
+    for subject, day in zip(subjects, days, strict=True):
+        of_subject[subject] |= {day} - {None}
+    found = {}
+    for row, paths in paths_of_rows.items():
+        for path in paths:
+            stated = set(PathWords(path).dates().values())
+            if days[row] not in stated and (others := stated & of_subject[subjects[row]]):
+                found[path] = row, date.fromordinal(min(others)).isoformat()
+    return found

@@ -16,7 +16,8 @@ from casewise.plugins.init import image_files
 from casewise.plugins.init.image_rows import ImageRows
 from casewise.plugins.init.key_names import words
 from casewise.plugins.init.new_study import applying
-from casewise.plugins.init.patterns import are_classes, is_field, repeating_part
+from casewise.plugins.init.patterns import repeating_part
+from casewise.plugins.init.word_forms import are_classes, is_field
 
 # The share of the images above which one subject is doubted.
 MOST_OF_ONE = 0.5

@@ -14,7 +14,7 @@ from casewise.names import heading_words
 from casewise.plugins.init.columns import Column
 from casewise.plugins.init.key_names import is_number, is_visit, one_of_each, words
 from casewise.plugins.init.path_words import Matched, PathWords, Spans, pattern_text, taken_words
-from casewise.plugins.init.patterns import is_field
+from casewise.plugins.init.word_forms import is_field
 
 # The share of the rows, or of the images, that must meet.
 ENOUGH = 0.5

@@ -24,15 +24,20 @@ from casewise.errors import CasewiseError, counted, cut, nearest
 from casewise.names import heading_words
 from casewise.plugins.init.columns import Column, names_people
 from casewise.plugins.init.composed_names import composed_names
-from casewise.plugins.init.dated_visits import contradictory_dates, visits_of_dates, with_ordered_dates
+from casewise.plugins.init.dated_visits import (
+    contradictory_dates,
+    dates_of_other_rows,
+    visits_of_dates,
+    with_ordered_dates,
+)
 from casewise.plugins.init.image_files import ImageFiles
 from casewise.plugins.init.image_rows import ROW_FIELDS, ImageRows
 from casewise.plugins.init.join_checks import OF_FILES_ONLY
 from casewise.plugins.init.joining import Joined, join_images, met
 from casewise.plugins.init.key_names import day_of_visit, days_of_visits, names_visit, one_of_each, words
-from casewise.plugins.init.path_words import visits_in_paths
-from casewise.plugins.init.patterns import is_field, read_all
-from casewise.plugins.init.row_per_case import by_part, by_region, by_visit, check_several_columns
+from casewise.plugins.init.path_words import PathWords, visits_in_paths
+from casewise.plugins.init.patterns import read_all
+from casewise.plugins.init.row_per_case import by_dated_visit, by_part, by_region, by_visit, check_several_columns
 from casewise.plugins.init.source import (
     Source,
     check_subjects,
@@ -40,6 +45,7 @@ from casewise.plugins.init.source import (
     with_sites,
     with_whole_regions,
 )
+from casewise.plugins.init.word_forms import is_field
 
 # Headings of numbers that may name files.
 _NUMBER_OF_FILES = (
@@ -366,13 +372,13 @@ def _best_join(
 
 def _row_for_each(source: Source, paths: Sequence[str], regions: Sequence[str], subject: str) -> Source:
     """The table with a row for each region, visit, lesion or photograph that its columns name."""
-    source = with_ordered_dates(source, paths)
-    if not regions:
-        source = with_whole_regions(source, subject)
 
     def keys() -> dict[str, str]:
         return key_columns(source, source.roles(subject), regions=regions)
 
+    source = with_ordered_dates(by_dated_visit(source, keys()), paths)
+    if not regions:
+        source = with_whole_regions(source, subject)
     source = by_region(source, keys(), regions, (word for path in paths for word in words(path)))
     source = by_visit(source, keys(), visits_in_paths(paths, _OF_VISITS).values())
     return by_part(source, keys())
@@ -418,6 +424,7 @@ class _Join:
             if self._reads_visits(again):
                 return self.source, again
         if dated and joined.paths and "visit" in joined.columns:
+            self._check_dates_in_paths(joined)
             joined.doubts += contradictory_dates(self._people, self.source.cells[self.keys["visit"]], self.dates)
         return self.source, joined
 
@@ -443,6 +450,29 @@ class _Join:
         return join_images(
             {**self.source.cells, **cells}, self.paths, columns, regions=self.regions, stated=self.stated
         )  # fmt: skip
+
+    def _check_dates_in_paths(self, joined: Joined) -> None:
+        """Refuse images that were joined to a visit although their path has the date of another one.
+
+        Raises:
+            CasewiseError: there are some, and the user did not state what the paths mean.
+        """
+        if not (contrary := dates_of_other_rows(self._people, self.dates, joined.paths)):
+            return
+        path, (row, date) = next(iter(contrary.items()))
+        visit = cut(self.source.cells[self.keys["visit"]][row])
+        text = (
+            f"WHICH VISIT? {counted(len(contrary), 'image')} {'has' if len(contrary) == 1 else 'have'} the date of "
+            f"another visit in the path: {path}, read as {joined.pattern}, is of visit {visit}, whose {self.date} is "
+            f"{self.dates[row] or 'unknown'}, while {date} is the {self.date} of another row of the subject"
+        )
+        if self.stated:
+            joined.doubts.append(f"{text}.")
+            return
+        raise CasewiseError(
+            f"{self.source.path}, row {self.source.numbers[row]}: {text}. Correct the path or the table, or say with "
+            "--pattern what the paths mean: '{subject}_{date}_{n}.jpg' joins by the date."
+        )
 
     def _by_filled_visits(self) -> tuple[Source, Joined] | None:
         """By a column of visits with gaps, whose rows have their date as the visit: a stated visit counts."""
@@ -590,6 +620,14 @@ def _unread_columns(source: Source, subject: str) -> list[str]:
     return [doubt for doubt in source.roles(subject).doubts if re.match("(Date|Visit): .* IS NOT USED", doubt)]
 
 
+def _dates_in_paths(source: Source, images: ImageFiles, subject: str) -> str:
+    """A sentence on dates in most of the paths that the table does not have; or ''."""
+    dated = [path for path in images.paths if PathWords(path).dates()]
+    if 2 * len(dated) < len(images.paths) or source.roles(subject).date:
+        return ""
+    return f". The paths have dates, such as {dated[0]}, and the table has none: add a column `date`"
+
+
 def _read_by(stated: Pattern, images: ImageFiles) -> str:
     """What a stated pattern reads of the first path that it matches, and how many it does not."""
     values, rest = read_all(stated, images.paths)
@@ -613,7 +651,7 @@ def _no_images(
         shown += "".join(f". No path has {name} {names_text(values, 3)}" for name, values in absent.items())
         shown += "".join(f". {doubt.rstrip('.')}" for doubt in joined.doubts)
         shown += "".join(f". {doubt.partition('. ')[0].rstrip('.')}" for doubt in _unread_columns(source, subject))
-        shown += _read_by(stated, images) if stated else ""
+        shown += _read_by(stated, images) if stated else _dates_in_paths(source, images, subject)
         shown += _repeated_text(source, images, joined)
         if name := _subject_in_paths(source, images, joined):
             shown += f". The paths have {name}: repeat this with --subject {name}"

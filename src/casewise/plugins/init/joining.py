@@ -256,10 +256,10 @@ def _by_places(
 
 
 def _are_counters(paths: Iterable[PathWords], read: Mapping[str, Spans], role: str) -> bool:
-    """Whether numbers of files that were read as visits, or subjects, count photographs, because folders hold both.
+    """Whether numbers of files that were read as visits, or subjects, count photographs.
 
-    Most subjects with several folders then have the same number in more than one. A number that was read as a subject
-    may be one, unless the table has letters in its name.
+    Most subjects with several folders, or dates in names of files, then have the same number in more than one. A number
+    that was read as a subject may be one, unless the table has letters in its name.
     """
     other = "subject" if role == "visit" else "visit"
     folders: dict[Words, dict[str, set[Words]]] = defaultdict(lambda: defaultdict(set))
@@ -277,6 +277,7 @@ def _are_counters(paths: Iterable[PathWords], read: Mapping[str, Spans], role: s
             for word, match in enumerate(each.matches(of))
             if (of, word) not in taken
         ]
+        others += [str(day) for place, day in each.dates().items() if place[0] == -1 and place not in taken]
         folders[spans[other][0]][" ".join(others)].add(name)
     several = [list(names.values()) for names in folders.values() if len(names) > 1]
     crossed = [own for own in several if len(set.union(*own)) < sum(map(len, own))]

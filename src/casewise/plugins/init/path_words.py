@@ -81,6 +81,22 @@ class PathWords:
             first -= 1
         return self.text(segment, first, end)
 
+    def dates(self) -> dict[tuple[int, int], int]:
+        """The dates in the path as ordinal days, by the segment and the first word of each.
+
+        >>> PathWords("S1/2024-01-31/a_20240201_2.jpg").dates()
+        {(-2, 0): 738916, (-1, 1): 738917}
+        """
+        found = {}
+        for segment in range(-len(self.segments), 0):
+            matches = self.matches(segment)
+            for first, match in enumerate(matches):
+                if match[0].isdecimal():
+                    texts = (self.text(segment, first, end) for end in range(min(first + 3, len(matches)), first, -1))
+                    day = next((name[1] for text in texts if (name := words(text, "visit"))[:1] == ("date",)), "")
+                    found |= {(segment, first): int(day)} if day else {}
+        return found
+
     def around(self, segment: int, first: int, end: int) -> tuple[str, str]:
         """The characters before and behind a name: '' at an end, `a` for a letter or digit."""
         text, matches = self.segments[segment], self.matches(segment)

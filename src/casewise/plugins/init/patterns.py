@@ -6,28 +6,20 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from casewise.cohort.folder_layout import DATE_FORM, VISIT_WORDS, Pattern, stem_of
-from casewise.cohort.identity import alike
-from casewise.splits.predefined import WORDS
-
-_SUBJECT_WORDS = r"p|pt|pat|patient|s|sub|subj|subject|case|pid|participant|proband|person"
-_VIEW = r"l|r|left|right|od|os|ou|pa|ap|lat|lateral|frontal|front|back|top|side|cc|mlo|dorsal|ventral"
-_SEQUENCE = r"t1|t1w|t1c|t1ce|t1gd|t1post|t1pre|t2|t2w|t2star|flair|dwi|adc|pd|swi|dce|ct|pet"
-# What the words of a field look like, the first one that fits all of them.
-_FORMS = {
-    "date": DATE_FORM,
-    "sequence": _SEQUENCE,
-    "view": _VIEW,
-    "visit": rf"({VISIT_WORDS})[-_ ]?\d*",
-    "subject": rf"({_SUBJECT_WORDS})[-_]?\d+[a-z]?",
-}
-_GRADE = re.compile(
-    r"(grade|class|stage|score|level|label|severity|type|category|grad|stadium)[\W_]*\d+", re.IGNORECASE
+from casewise.cohort.folder_layout import VISIT_WORDS, Pattern, are_batches, stem_of
+from casewise.plugins.init.class_folders import check_people, levels_beside_classes
+from casewise.plugins.init.word_forms import (
+    MIXED,
+    MOST_CLASSES,
+    SUBJECT_WORDS,
+    are_classes,
+    are_counted,
+    are_sides,
+    is_field,
+    kind_of,
 )
+
 _SEPARATORS = re.compile(r"([_\-. ]+)")
-_MOST_CLASSES = 20
-# The fraction of subjects with images of several classes above which a number counts images, not people.
-_MIXED = 1 / 3
 
 
 def read_all(pattern: Pattern, paths: Sequence[str]) -> tuple[dict[str, dict[str, str]], list[str]]:
@@ -50,10 +42,27 @@ def infer_pattern(paths: Sequence[str], *, labels: Mapping[str, str] | None = No
     '*/*.jpg'
     """
     dirs = [path.split("/")[:-1] for path in paths]
-    inference = _Inference([labels[path] for path in paths] if labels else None)
-    depth = min(map(len, dirs))
-    folders = [inference.folder([names[level] for names in dirs]) for level in range(depth)]
-    folders += ["**"] if any(len(names) > depth for names in dirs) else []
+    levels = [[names[level] for names in dirs] for level in range(min(map(len, dirs)))]
+    of_paths = [labels[path] for path in paths] if labels else None
+    if not of_paths and (others := levels_beside_classes(levels)):
+        pattern, inference = _inferred(paths, levels, None, others)
+        if subjects := inference.values.get("subject"):
+            if "hospital" not in inference.values:
+                check_people(subjects, levels[others[0]], pattern.text)
+            return pattern
+    return _inferred(paths, levels, of_paths, [])[0]
+
+
+def _inferred(
+    paths: Sequence[str], levels: Sequence[list[str]], labels: list[str] | None, others: Sequence[int]
+) -> tuple[Pattern, _Inference]:
+    """The pattern of paths by the words of their folders (`levels`), of which `others` have no classes."""
+    inference = _Inference(labels)
+    folders = [
+        inference.beside_classes(values) if level in others else inference.folder(values)
+        for level, values in enumerate(levels)
+    ]
+    folders += ["**"] if any(path.count("/") > len(levels) for path in paths) else []
     # positions of even number are words, those between are separators, which must be the same in all names
     tokens = [_words_of(stem_of(path).split("/")[-1]) for path in paths]
     shortest = min(map(len, tokens))
@@ -73,7 +82,7 @@ def infer_pattern(paths: Sequence[str], *, labels: Mapping[str, str] | None = No
     pattern = Pattern("/".join([*folders, text]) + ending, inference.doubts)
     # else only the folders, which every path matches
     fits = all(pattern.read(path) is not None for path in paths)
-    return pattern if fits else Pattern("/".join([*folders, "*"]) + ending, inference.doubts)
+    return (pattern if fits else Pattern("/".join([*folders, "*"]) + ending, inference.doubts)), inference
 
 
 def repeating_part(paths: Sequence[str]) -> tuple[str, list[str]]:
@@ -130,11 +139,11 @@ class _Inference:
         distinct = set(values)
         if len(distinct) == 1:
             return values[0].replace("{", "*").replace("}", "*")
-        if {value.casefold() for value in distinct} <= set(WORDS) and "split" not in self.values:
+        if are_sides(values) and "split" not in self.values:
             return self._is("split", values)
         if self._may_be_label() and are_classes(distinct):
             return self._is("label", values)
-        if self._may_be_label() and _are_counted(distinct) and len(values) >= 5 * len(distinct):
+        if self._may_be_label() and are_counted(distinct) and len(values) >= 5 * len(distinct):
             self.doubts.append(
                 f"The folders {', '.join(sorted(distinct)[:4])} … were read as classes, because each contains many "
                 "images. If they are people, state --pattern '{subject}/*.jpg'."
@@ -142,7 +151,12 @@ class _Inference:
             return self._is("label", values)
         if self._repeats_labels(values):
             return "*"
-        kind = next((k for k in (_kind(distinct), "subject", "visit") if k and k not in self.values), "")
+        kind = next((k for k in (kind_of(distinct), "subject", "visit") if k and k not in self.values), "")
+        return self._is(kind, values) if kind else "*"
+
+    def beside_classes(self, values: list[str]) -> str:
+        """The meaning of a level of folders that are like classes and are none."""
+        kind = "hospital" if are_batches(set(values)) else ""
         return self._is(kind, values) if kind else "*"
 
     def word(self, values: list[str], before: str) -> str:
@@ -152,8 +166,8 @@ class _Inference:
             return values[0].replace("{", "*").replace("}", "*")
         if same := next((name for name, others in self.values.items() if others == values), ""):
             return f"{{{same}}}"
-        kind = _kind(distinct)
-        for name, words in (("visit", VISIT_WORDS), ("subject", _SUBJECT_WORDS)):
+        kind = kind_of(distinct)
+        for name, words in (("visit", VISIT_WORDS), ("subject", SUBJECT_WORDS)):
             if before and re.fullmatch(words, before, re.IGNORECASE):
                 kind = name
         if kind == "subject" and self.needs_label and self._mixes(values):
@@ -187,51 +201,10 @@ class _Inference:
 
     def _mixes(self, values: list[str]) -> bool:
         """Whether many of the repeated values have images of several classes, as counters have."""
-        if self.labels is None or len(set(self.labels)) > _MOST_CLASSES:
+        if self.labels is None or len(set(self.labels)) > MOST_CLASSES:
             return False
         classes: dict[str, list[str]] = defaultdict(list)
         for value, label in zip(values, self.labels, strict=True):
             classes[value].append(label)
         repeated = [labels for labels in classes.values() if len(labels) > 1]
-        return sum(len(set(labels)) > 1 for labels in repeated) > _MIXED * len(repeated)
-
-
-def _is_form(name: str, word: str) -> bool:
-    return re.fullmatch(_FORMS[name], word, re.IGNORECASE) is not None
-
-
-def is_field(word: str) -> bool:
-    """Whether a word states a view, a visit, a sequence or a date.
-
-    >>> is_field("left"), is_field("week4"), is_field("KA")
-    (True, True, False)
-    """
-    return any(_is_form(name, word) for name in ("view", "visit", "sequence", "date"))
-
-
-def _kind(words: set[str]) -> str:
-    """The field, other than a label, that all of these words may be; '' if there is none."""
-    return next((name for name in _FORMS if all(_is_form(name, word) for word in words)), "")
-
-
-def are_classes(names: set[str]) -> bool:
-    """Whether names belong to classes, not to people: few words, or grades.
-
-    >>> are_classes({"benign", "malignant"}), are_classes({"covid-19", "normal"}), are_classes({"P01", "P02"})
-    (True, True, False)
-    """
-    if not 2 <= len(names) <= _MOST_CLASSES:
-        return False
-    if all(_GRADE.fullmatch(name) for name in names):
-        return True
-    if any(_is_form("subject", name) or _is_form("visit", name) for name in names):
-        return False
-    if all(_is_form("view", name) or _is_form("sequence", name) for name in names):
-        return False
-    letters = {re.sub(r"[\d\W_]", "", alike(name)) for name in names}
-    return "" not in letters and len(letters) == len(names)
-
-
-def _are_counted(names: set[str]) -> bool:
-    """Whether names are the numbers 0, 1, 2 …, as of grades."""
-    return len(names) <= 10 and sorted(names) in ([str(i + k) for i in range(len(names))] for k in (0, 1))
+        return sum(len(set(labels)) > 1 for labels in repeated) > MIXED * len(repeated)

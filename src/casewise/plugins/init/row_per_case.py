@@ -21,6 +21,7 @@ from casewise.cohort.clinical_words import (
 )
 from casewise.cohort.folder_layout import stem_of
 from casewise.cohort.table import names_text, rows_text
+from casewise.cohort.table_formats import NO_VALUE
 from casewise.errors import CasewiseError, cut
 from casewise.plugins.init.columns import Column
 from casewise.plugins.init.key_names import names_visit, readings, words
@@ -254,6 +255,54 @@ def by_visit(source: Source, keys: Mapping[str, str], visits: Iterable[str]) -> 
     if len(sets) != 1 or len(next(iter(sets)).intersection(visit_named.values())) < 2:
         return source
     return _with_rows(source, "visit", parts, list(next(iter(parts.values()))))
+
+
+def by_dated_visit(source: Source, keys: Mapping[str, str]) -> Source:
+    """A row for each visit where columns date several, such as `Date V1` beside `mRSS V1`; other tables as they are.
+
+    Visits of which no column has a value are left out.
+    """
+    if "subject" not in keys or rows_repeat(source, {"subject": keys["subject"]}):
+        return source
+    parts = _columns_of_visits(source, keys)
+    dated = [rest for rest, own in parts.items() if all(Column(n, source.cells[n]).are_dates for n in own.values())]
+    alike = len(set(map(frozenset, parts.values()))) == 1
+    if len(dated) != 1 or len(parts) < 2 or not alike or {"visit", "date"} & set(source.cells):
+        return source
+    if keys.get("visit", "") not in ("", *parts[dated[0]].values()):
+        return source
+    parts = {("date",) if rest == dated[0] else rest: own for rest, own in parts.items()}
+    made = _with_rows(source, "visit", parts, list(parts["date",]))
+    values = [made.cells["_".join(rest) or _VALUES] for rest in parts]
+    kept = [
+        row for row, cells in enumerate(zip(*values, strict=True)) if {c.casefold() for c in cells} - {"", *NO_VALUE}
+    ]
+    if len(kept) < len(made.numbers):
+        made.notes.append(f"Visits without any value, left out: {len(made.numbers) - len(kept):,}.")
+    cells = {name: [column[row] for row in kept] for name, column in made.cells.items()}
+    return replace(made, cells=cells, numbers=[made.numbers[row] for row in kept])
+
+
+def _columns_of_visits(source: Source, keys: Mapping[str, str]) -> dict[Words, dict[str, str]]:
+    """By the other words of their headings, the columns of several visits; {} if two are of the same visit."""
+    texts, parts = dict[Words, str](), defaultdict[Words, dict[str, str]](dict)
+    for name in source.cells:
+        visit, rest = _named_visit(plain_words(name))
+        if visit and name not in {column for role, column in keys.items() if role != "visit"}:
+            written = re.search(r"[\W_]*".join(map(re.escape, visit.split())), name, re.IGNORECASE)
+            text = texts.setdefault(words(visit, "visit"), written[0] if written else visit)
+            if parts[rest].setdefault(text, name) != name:
+                return {}
+    return {rest: columns for rest, columns in parts.items() if len(columns) > 1}
+
+
+def _named_visit(headings: Words) -> tuple[str, Words]:
+    """The visit with which a heading ends or begins, and its other words; '' if it names none."""
+    for length in (2, 1):
+        for visit, rest in ((headings[-length:], headings[:-length]), (headings[:length], headings[length:])):
+            if len(headings) >= length and names_visit(" ".join(visit)):
+                return " ".join(visit), rest
+    return "", headings
 
 
 def _with_rows(source: Source, role: str, parts: Mapping[Words, Mapping[str, str]], order: Sequence[str]) -> Source:

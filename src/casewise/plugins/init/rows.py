@@ -16,6 +16,7 @@ from casewise.audit.sentences import fill
 from casewise.audit.subjects import FOUND_PAIRS, STRANGERS
 from casewise.cohort.altered_names import alterations
 from casewise.cohort.checks import FOUND, STORED
+from casewise.cohort.clinical_words import SITE
 from casewise.cohort.companions import ARE_THESE_IMAGES, LEAVE_OUT, companions_text
 from casewise.cohort.folder_layout import FIELDS, Pattern, are_batches
 from casewise.cohort.number_columns import clear_decimals
@@ -157,7 +158,8 @@ def rows_of_names(images: ImageFiles, stated: Pattern | None) -> ImageRows:
             "with --table, or say where the class stands with --pattern, such as '{label}/{subject}_{visit}.jpg'."
         )
     columns = {name: [of_path[name] for of_path in values.values()] for name in pattern.fields}
-    rows = ImageRows([], list(values), doubts=list(pattern.doubts), changed=True)
+    restarting = _subjects_of_sites(columns)
+    rows = ImageRows([], list(values), doubts=[*restarting, *pattern.doubts], changed=True)
     rows.fields = {name: column for name, column in columns.items() if name in ROW_FIELDS}
     rows.others = {name: column for name, column in columns.items() if name not in ROW_FIELDS}
     folders = pattern.text.rpartition("/")[0]
@@ -180,6 +182,26 @@ def rows_of_names(images: ImageFiles, stated: Pattern | None) -> ImageRows:
             f"{len(images.paths):,} ({names_text(rest, 3)})."
         )
     return rows
+
+
+def _subjects_of_sites(columns: dict[str, list[str]]) -> list[str]:
+    """Make subjects SITE-SUBJECT where a field names hospitals in several of which a subject is; a doubt on it."""
+    site = next((name for name in columns if Column(name, ()).exactly(SITE)), "")
+    if not site or "subject" not in columns:
+        return []
+    pairs = list(zip(columns[site], columns["subject"], strict=True))
+    sites = defaultdict[str, dict[str, None]](dict)
+    for place, name in pairs:
+        sites[name][place] = None
+    several = [name for name, places in sites.items() if len(places) > 1]
+    if not several:
+        return []
+    columns["subject"] = [f"{place}-{name}" for place, name in pairs]
+    return [
+        f"ONE PERSON OR SEVERAL? {several[0]} is in {names_text(list(sites[several[0]]), 3)}: numbers start again in "
+        f"each {site}, so that subjects are {site}-subject, such as {columns['subject'][0]}. If they are the same "
+        "people, write another name than that of a hospital into --pattern, such as {place}."
+    ]
 
 
 def examples(values: Mapping[str, Mapping[str, str]]) -> list[str]:
