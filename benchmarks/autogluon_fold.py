@@ -27,12 +27,13 @@ def checkpoint(name: str, weights: Path, side: dict[str, int], folder: Path) -> 
     import timm
     import torch
     from safetensors.torch import load_file
+    from torchvision import models
 
     architecture, values = TIMM.get(name, name), load_file(weights)
     network = timm.create_model(architecture, num_classes=0, **side)
     if name in TIMM:
-        values = {key: value for key, value in values.items() if not key.startswith("classifier")}
-        values = dict(zip(network.state_dict(), values.values(), strict=True))
+        names = [key for key in models.get_model(name, weights=None).state_dict() if not key.startswith("classifier")]
+        values = {own: values[key] for own, key in zip(network.state_dict(), names, strict=True)}
     elif side:
         values = timm.models.vision_transformer.checkpoint_filter_fn(values, network)
     own = network.state_dict()

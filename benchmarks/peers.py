@@ -27,12 +27,13 @@ The images, folds and subjects are those of [the planned runs](auto.md). Their n
 scikit-learn: `StandardScaler` and `LogisticRegression` (numbers: `Ridge`) on the pooled features of these encoders,
 with the penalty chosen in four inner folds by subject. fastai and AutoGluon train the best of these encoders, with the
 same weights. Which one is the best was chosen on the judged cases, by the figure of the scikit-learn peer on its
-features alone, to the advantage of the peers. fastai: `vision_learner`, `Resize(224)`, `aug_transforms()`, and
-`fine_tune` with as many epochs as fit into the time of the planned run, from 1 to 30 (in brackets), or one on a random
-share of the images where no whole one fits; an epoch was measured on the first fold. `aug_transforms()` mirrors images,
-so that fastai cannot learn a side. AutoGluon: `MultiModalPredictor` with its defaults, at 224 pixels, and the time of
-the planned run as its limit. For grades all predict the most probable one. On a test set, each peer is trained once on
-all other subjects. The slices of scans are images with the label of their case, and predictions of a case are averaged.
+features alone, to the advantage of the peers; SqueezeNet, which AutoGluon cannot train, was left out. fastai:
+`vision_learner`, `Resize(224)`, `aug_transforms()`, and `fine_tune` with as many epochs as fit into the time of the
+planned run, from 1 to 30 (in brackets), or one on a random share of the images where no whole one fits; an epoch was
+measured on the first fold. `aug_transforms()` mirrors images, so that fastai cannot learn a side. AutoGluon:
+`MultiModalPredictor` with its defaults, at 224 pixels, and the time of the planned run as its limit. For grades all
+predict the most probable one. On a test set, each peer is trained once on all other subjects. The slices of scans are
+images with the label of their case, and predictions of a case are averaged.
 
 Out of fold, the weights of the planned mean are fitted on predictions for the other folds by networks that had this
 fold's subjects among their training cases, which is slightly to its advantage; on a test set they are not.
@@ -77,6 +78,9 @@ PACKS |= dict.fromkeys(["tumour", "laterality", "grade"], "")
 FEWEST_EPOCHS, MOST_EPOCHS = 1, 30
 # Images, about, on which an epoch is measured.
 TRIED_IMAGES = 600
+OF_TORCHVISION = ("mobilenet_v2", "squeezenet1_1")
+# timm, of which AutoGluon takes its networks, does not have it.
+NOT_TRAINED = ("squeezenet1_1",)
 # Columns that are text.
 TEXT = ("path", "subject", "case", "image")
 # The least share of its core that a peer must have had; reading images leaves a core idle at times.
@@ -232,11 +236,11 @@ def encoder(name: str, weights: Path) -> tuple[Any, tuple[Any, Any]]:
     from torch import nn
 
     file = weights / f"{name}.safetensors"
-    if name == "mobilenet_v2":
+    if name in OF_TORCHVISION:
         from safetensors.torch import load_file
         from torchvision import models
 
-        network = models.mobilenet_v2(weights=None)
+        network = models.get_model(name, weights=None)
         network.load_state_dict(load_file(file))
         return nn.Sequential(network.features, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval(), users.IMAGENET
     import timm
@@ -456,7 +460,8 @@ def peers_of(run: Planned, folder: Path, options: argparse.Namespace) -> dict[st
         peers[f"scikit-learn ({len(run.encoders)})"] = linear(run.encoders, "scikit-learn")
     if not (options.fastai or options.autogluon):
         return peers
-    alone = {name: as_rows(linear([name], name)[0], table, run.reference, run.study) for name in run.encoders}
+    trained = [name for name in run.encoders if name not in NOT_TRAINED]
+    alone = {name: as_rows(linear([name], name)[0], table, run.reference, run.study) for name in trained}
     network = best_encoder(alone, run)
     weights = options.weights / f"{network}.safetensors"
     settings |= {"weights": checksum(weights)}

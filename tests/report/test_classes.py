@@ -14,6 +14,7 @@ from casewise.report.blocks import Fold, Matrix
 from casewise.report.context import ReportContext
 from casewise.report.figures.classes import curves_of
 from casewise.report.sections import classes
+from casewise.report.tables import percent_cell
 from tests.report.shared import cells_of, first_table, fold_of, texts_of
 from tests.report_contexts import with_own
 
@@ -102,6 +103,9 @@ def test_grades_have_a_sensitivity_and_specificity_at_every_cut(report_of_grades
             f"{others.sum()} of {(~higher).sum()}",
         ]
         assert row.cells[1].text == f"{100 * found.sum() / higher.sum():.0f} %"
-    empty = dataclasses.replace(report_of_grades)
-    none = dataclasses.replace(empty, predictions=report_of_grades.predictions.assign(y_true=0.0))
+    figures = report_of_grades.figures(report_of_grades.stage, report_of_grades.learner)
+    first, *_, last = report_of_grades.classes
+    alone = [table.rows[-1].cells[1], table.rows[0].cells[3]]
+    assert alone == [percent_cell(figures[f"recall[{name}]"]) for name in (last, first)]
+    none = dataclasses.replace(report_of_grades, predictions=report_of_grades.predictions.assign(y_true=0.0))
     assert {row.cells[0].text for row in classes.cuts(none).rows} == {"0 of 0"}

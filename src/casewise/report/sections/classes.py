@@ -113,21 +113,24 @@ def _has_grades(context: ReportContext) -> bool:
 
 
 def cuts(context: ReportContext) -> Table:
-    """Sensitivity and specificity of each grade or a higher one, by the predicted grades, with intervals."""
+    """Sensitivity and specificity of each grade or a higher one, by the predicted grades, with intervals.
+
+    Those of one grade alone are its recall, with the interval of the recall.
+    """
     rows, study, lines = context.headline_rows, context.study, []
+    figures, last = context.figures(context.stage, context.learner), len(context.classes) - 1
     truth, predicted = (rows[name].to_numpy(float) for name in ("y_true", "y_pred"))
     plan = Plan(confidence=study.evaluation.confidence, seed=study.seed, unit=study.unit)
     for grade, name in list(enumerate(context.classes))[1:]:
         cells = []
-        for side, right in ((truth >= grade, predicted >= grade), (truth < grade, predicted < grade)):
-            share = (
-                mean_by_subject(right[side], rows["subject"].to_numpy()[side], plan, name="share")
-                if side.any()
-                else None
-            )
+        sides = ((truth >= grade, predicted >= grade, grade == last), (truth < grade, predicted < grade, grade == 1))
+        for (side, right, alone), own in zip(sides, (name, context.classes[0]), strict=True):
+            share = figures.get(f"recall[{own}]") if alone else None
+            if share is None and side.any():
+                share = mean_by_subject(right[side], rows["subject"].to_numpy()[side], plan, name="share")
             count = Cell(f"{int(right[side].sum()):,} of {int(side.sum()):,}", value=int(right[side].sum()))
             cells += [count, percent_cell(share)]
-        higher = " or higher" if grade + 1 < len(context.classes) else ""
+        higher = " or higher" if grade < last else ""
         lines.append(Row(fmt.class_name(study, context.outcome, name) + higher, cells))
     heads = ["Grade", "Found", "Sensitivity", "Others", "Specificity"]
     return Table(heads, lines, CUTS.format(place=fmt.capital(evaluated_on(context, context.stage))))
