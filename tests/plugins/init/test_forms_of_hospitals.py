@@ -9,6 +9,7 @@ from PIL import Image
 from casewise.errors import CasewiseError
 from casewise.plugins.init.new_study import NewStudy
 from casewise.plugins.init.own_data import plan_study
+from casewise.study.loading import read_study
 from tests.plugins.init.own_data import table_of
 
 Rows = list[tuple[object, ...]]
@@ -159,3 +160,11 @@ def test_people_of_several_cohorts_are_doubted(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, "patient,cohort,grade", rows, names, "cohort_{cohort}/{subject}.png")
     assert any(d.startswith("ONE PERSON OR SEVERAL?") and "{cohort}" in d for d in plan.doubts)
     assert len(joined(tmp_path, "grade")) == 20
+
+
+@pytest.mark.parametrize(("others", "synthetic"), [("1", True), ("0", False)])
+def test_a_table_of_phantoms_stays_one_of_synthetic_images(others: str, synthetic: bool, tmp_path: Path) -> None:
+    names = [f"{s}.png" for s in PEOPLE]
+    rows: Rows = [(name, s, s % 3, others if s > 4 else "1") for s, name in zip(PEOPLE, names, strict=True)]
+    plan_of(tmp_path, "image,patient,grade,synthetic", rows, names)
+    assert read_study(tmp_path / "study" / "study.yaml").synthetic == synthetic

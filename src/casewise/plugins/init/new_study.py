@@ -67,6 +67,16 @@ def external_lines(folder: Path, images: Path, where: str = "") -> list[str]:
     ]
 
 
+def synthetic_lines(cells: Mapping[str, Sequence[str]]) -> list[str]:
+    """The line of a study file on a table whose column `synthetic` marks all rows, as that of `casewise phantom` does.
+
+    >>> synthetic_lines({"synthetic": ["1", "1"]}), synthetic_lines({"synthetic": ["1", "0"]}), synthetic_lines({})
+    (['synthetic: true  # as the table says'], [], [])
+    """
+    marked = set(cells.get("synthetic", ()))
+    return ["synthetic: true  # as the table says"] * (bool(marked) and marked <= {"1", "yes", "true", "True"})
+
+
 def applying(sentences: Mapping[str, object]) -> list[str]:
     """The sentences whose condition holds."""
     return [sentence for sentence, is_so in sentences.items() if is_so]

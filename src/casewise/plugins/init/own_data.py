@@ -37,7 +37,16 @@ from casewise.plugins.init.image_files import (
     skipped_text,
     stem_of,
 )
-from casewise.plugins.init.new_study import STUDY, TABLE, NewStudy, applying, external_lines, quoted, relative_path
+from casewise.plugins.init.new_study import (
+    STUDY,
+    TABLE,
+    NewStudy,
+    applying,
+    external_lines,
+    quoted,
+    relative_path,
+    synthetic_lines,
+)
 from casewise.plugins.init.row_per_case import check_numbered
 from casewise.plugins.init.rows import (
     GUESS,
@@ -361,6 +370,7 @@ def _head(data: OwnData, plan: TargetPlan, root: Path | None, folder: Path) -> l
     start, home = root or data.files.folder, table.parent if table else folder
     if start.resolve() != home.resolve():
         lines.append(f"root: {quoted(relative_path(start, folder))}  # paths in the table start here")
+    lines += synthetic_lines(data.cells)
     lines += _column_lines(data) if table else _original_column_lines(data)
     if not rows.subjects_known:
         lines.append("subjects_known: false  # fill in `subject` and delete this line if you know who is on each image")

@@ -39,6 +39,7 @@ from casewise.plugins.init.new_study import (
     films_state,
     quoted,
     relative_path,
+    synthetic_lines,
     table_bytes,
 )
 from casewise.plugins.init.rows import check_names, cohort_table, fill_from_table, resolve_subjects, rows_of_table
@@ -167,7 +168,7 @@ def _joined(source: Source, study: Study, images: Path, pattern: str, new: NewSt
         conditions.append(EVERY_REGION)
         rows.others[EVERY_REGION] = complete
     new.files[TABLE] = cohort_table(rows, cells, roles, results)
-    lines = _where_line(conditions)
+    lines = [*synthetic_lines(cells), *_where_line(conditions)]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, TABLE)
         file.write_bytes(new.files[TABLE])
