@@ -102,6 +102,12 @@ def test_every_figure_has_three_forms_and_what_is_missing_has_a_reason(films: Pa
     assert "table trajectories" in not_written(films)
 
 
+def test_labels_of_numbers_have_quartiles(served_run: Path) -> None:
+    table = Paper(Run.open(served_run)).labels().data
+    assert list(table.columns[-3:]) == ["median", "lower_quartile", "upper_quartile"]
+    assert (table["lower_quartile"] <= table["median"]).all() and (table["median"] <= table["upper_quartile"]).all()
+
+
 def test_subjects_are_named_only_when_asked(served_run: Path, visits: Path, tmp_path: Path) -> None:
     subjects = set(Run.open(served_run).rows["subject"].astype(str))
     written = [file for file in visits.rglob("*") if file.suffix in (".csv", ".tex", ".svg", ".json")]
@@ -110,6 +116,8 @@ def test_subjects_are_named_only_when_asked(served_run: Path, visits: Path, tmp_
     assert set(table["subject"]) <= subjects
     numbered = pd.read_csv(visits / "tables/trajectories.csv")
     np.testing.assert_allclose(numbered["model"], table["model"].astype(float))
+    texts = (visits / "tables/trajectories.csv").read_text().splitlines()[1:]
+    assert max(len(cell.partition(".")[2]) for line in texts for cell in line.split(",")) <= 6
 
 
 def test_effects_and_responders_are_those_of_the_trial(served_run: Path) -> None:

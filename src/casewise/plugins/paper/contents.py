@@ -250,8 +250,9 @@ class Paper:
                     for level, count in zip(entry["levels"], values["counts"], strict=True):
                         lines.append({**about, "level": level["name"], "n": count, "missing": values["missing"]})
                 else:
-                    names = ("n", "missing", "mean", "sd", "median", "low", "high")
-                    lines.append({**about, "level": "", **{name: values.get(name) for name in names}})
+                    names = ("n", "missing", "mean", "sd", "median")
+                    quartiles = {"lower_quartile": values.get("low"), "upper_quartile": values.get("high")}
+                    lines.append({**about, **{name: values.get(name) for name in names}, **quartiles})
         return Table.of(pd.DataFrame(lines), "Recorded targets by side of the split.")
 
     def confusion(self, target: str, stage: str) -> Table:
@@ -410,7 +411,7 @@ class Paper:
         ]
         who = f"{learner_name(self.learner)}, {SIDES[self.stage]}"
         caption = f"Values over the visits, and change from baseline in percent, by the physician and by {who}."
-        return Table.of(pd.DataFrame(lines), self._synthetic(caption))
+        return Table.of(pd.DataFrame(lines).round(6), self._synthetic(caption))
 
     def effects(self) -> Table:
         """Change from baseline by arm, and effects of the treatment, by physician, model and their difference.
