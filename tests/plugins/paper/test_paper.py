@@ -105,7 +105,8 @@ def test_every_figure_has_three_forms_and_what_is_missing_has_a_reason(films: Pa
 def test_labels_of_numbers_have_quartiles(served_run: Path) -> None:
     table = Paper(Run.open(served_run)).labels().data
     assert list(table.columns[-3:]) == ["median", "lower_quartile", "upper_quartile"]
-    assert (table["lower_quartile"] <= table["median"]).all() and (table["median"] <= table["upper_quartile"]).all()
+    assert (table["lower_quartile"] <= table["median"]).all()
+    assert (table["median"] <= table["upper_quartile"]).all()
 
 
 def test_subjects_are_named_only_when_asked(served_run: Path, visits: Path, tmp_path: Path) -> None:
