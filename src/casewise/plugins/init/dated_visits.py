@@ -234,7 +234,7 @@ def dates_of_other_rows(
     days = [iso_day(text) for text in dates]
     of_subject: dict[str, set[int]] = defaultdict(set)
     for subject, day in zip(subjects, days, strict=True):
-        of_subject[subject] |= {day} - {None}
+        of_subject[subject] |= set() if day is None else {day}
     found = {}
     for row, paths in paths_of_rows.items():
         for path in paths:

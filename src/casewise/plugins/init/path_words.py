@@ -87,7 +87,7 @@ class PathWords:
         >>> PathWords("S1/2024-01-31/a_20240201_2.jpg").dates()
         {(-2, 0): 738916, (-1, 1): 738917}
         """
-        found = {}
+        found: dict[tuple[int, int], int] = {}
         for segment in range(-len(self.segments), 0):
             matches = self.matches(segment)
             for first, match in enumerate(matches):
