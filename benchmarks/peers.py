@@ -33,7 +33,9 @@ planned run, from 1 to 30 (in brackets), or one on a random share of the images 
 measured on the first fold. `aug_transforms()` mirrors images, so that fastai cannot learn a side. AutoGluon:
 `MultiModalPredictor` with its defaults, at 224 pixels, and the time of the planned run as its limit. For grades all
 predict the most probable one. On a test set, each peer is trained once on all other subjects. The slices of scans are
-images with the label of their case, and predictions of a case are averaged.
+images with the label of their case, and predictions of a case are averaged. On one core, this time is enough for one
+epoch or less on most packs: the figures of fastai and AutoGluon are those of this time, not those that they reach on a
+GPU.
 
 Out of fold, the weights of the planned mean are fitted on predictions for the other folds by networks that had this
 fold's subjects among their training cases, which is slightly to its advantage; on a test set they are not.

@@ -96,6 +96,13 @@ def test_a_visit_that_did_not_take_place_is_no_row(missing: str, tmp_path: Path)
     assert "Visits without any value, left out: 1." in plan.understood
 
 
+def test_columns_of_dates_stay_where_paths_state_no_visit(tmp_path: Path) -> None:
+    rows: Rows = [(f"P{s:02}", *(cell for v in VISITS for cell in (day(s, v), score(s, v)))) for s in PEOPLE]
+    heads = "patient," + ",".join(f"date V{v},easi V{v}" for v in VISITS)
+    plan_of(tmp_path, heads, rows, [f"P{s:02}.png" for s in PEOPLE], target="easi V1")
+    assert joined(tmp_path, "easi V1") == {f"P{s:02}.png": score(s, 1) for s in PEOPLE}
+
+
 def of_folders(folder: Path, *levels: list[str], pattern: str = "") -> list[dict[str, str]]:
     """The table of a study of noise in folders of these levels."""
     names = [""]

@@ -376,11 +376,12 @@ def _row_for_each(source: Source, paths: Sequence[str], regions: Sequence[str], 
     def keys() -> dict[str, str]:
         return key_columns(source, source.roles(subject), regions=regions)
 
-    source = with_ordered_dates(by_dated_visit(source, keys()), paths)
+    visits = visits_in_paths(paths, _OF_VISITS).values()
+    source = with_ordered_dates(by_dated_visit(source, keys()) if visits else source, paths)
     if not regions:
         source = with_whole_regions(source, subject)
     source = by_region(source, keys(), regions, (word for path in paths for word in words(path)))
-    source = by_visit(source, keys(), visits_in_paths(paths, _OF_VISITS).values())
+    source = by_visit(source, keys(), visits)
     return by_part(source, keys())
 
 

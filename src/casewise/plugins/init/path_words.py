@@ -7,6 +7,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import TypeAlias
 
@@ -18,6 +19,8 @@ from casewise.plugins.init.key_names import is_visit, names_visit, words
 # Paths that are looked at to find where the names stand, and words of a name.
 SAMPLE, MOST_WORDS = 600, 8
 _LETTERS = 3
+# Of a date, such as 2024-1-3.
+_FEWEST_DIGITS = 6
 # A name with the segment in which it stands, its first word and the word behind it; several by what they state.
 Span: TypeAlias = tuple[Words, int, int, int]
 Spans: TypeAlias = dict[str, Span]
@@ -93,8 +96,8 @@ class PathWords:
             for first, match in enumerate(matches):
                 if match[0].isdecimal():
                     texts = (self.text(segment, first, end) for end in range(min(first + 3, len(matches)), first, -1))
-                    day = next((name[1] for text in texts if (name := words(text, "visit"))[:1] == ("date",)), "")
-                    found |= {(segment, first): int(day)} if day else {}
+                    day = next(filter(None, map(_day, texts)), 0)
+                    found |= {(segment, first): day} if day else {}
         return found
 
     def around(self, segment: int, first: int, end: int) -> tuple[str, str]:
@@ -102,6 +105,15 @@ class PathWords:
         text, matches = self.segments[segment], self.matches(segment)
         before, after = text[: matches[first].start()][-1:], text[matches[end - 1].end() :][:1]
         return ("a" if before.isalnum() else before, "a" if after.isalnum() else after)
+
+
+@lru_cache(100_000)
+def _day(text: str) -> int:
+    """The ordinal day of a date; 0 for other texts, which are quickly told by their few digits."""
+    if sum(map(str.isdecimal, text)) < _FEWEST_DIGITS:
+        return 0
+    name = words(text, "visit")
+    return int(name[1]) if name[:1] == ("date",) else 0
 
 
 @dataclass(frozen=True)
