@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -27,6 +28,8 @@ SOURCES = (
     " alone, whether or not it is the disease."
 )
 DISTRIBUTIONS = "Share of the values."
+OF_SEVERAL_CLASSES = " A case with images of several classes is in each of them."
+OF_SEVERAL_NUMBERS = " Of a case with several values, their mean counts."
 GAPS = (
     "{noun}s in which a column is empty, of all with the {outcome}. Shares may differ by chance. Where they truly"
     " do, what was recorded depends on the outcome, and a model that reads the column can use that."
@@ -75,26 +78,43 @@ def _missing_values(context: ReportContext) -> list[doc.Table]:
     study, images, truths = context.study, context.cohort_images, _truths(context, context.outcome)
     if truths is None or truths.empty:
         return []
-    values = truths.drop_duplicates("case").set_index("case")["value"].astype(float)
-    groups = _groups(context, values)
+    groups = cases_by_outcome(truths, context.classes)
     if len(groups) < 2:
         return []
     targets = [name for name in study.targets if name != context.outcome and name in images]
     rows = []
     for name in [*targets, *columns_with_gaps(study, images)]:
         filled = pd.Series(is_filled(images[name]), index=images["case"].astype(str)).groupby(level=0).any()
-        gaps = [~filled.reindex(cases.astype(str)).fillna(False).astype(bool) for cases in groups.values()]
+        gaps = [~filled.reindex(cases).fillna(False).astype(bool) for cases in groups.values()]
         if any(missing.any() for missing in gaps):
             cells = [f"{missing.sum():,} of {len(missing):,} ({percent(missing.mean())})" for missing in gaps]
             rows.append(doc.Row(shortened(plain(name.removeprefix("table_")), 30), cells))
     caption = GAPS.format(noun=capital(terms_of(context).case), outcome=terms_of(context).heading)
+    if truths.groupby("case")["value"].nunique().max() > 1:
+        caption += OF_SEVERAL_CLASSES if context.classes else OF_SEVERAL_NUMBERS
     return [doc.Table(["Column", *groups], rows, caption, wide=True)]
 
 
-def _groups(context: ReportContext, values: pd.Series) -> dict[str, pd.Index]:
-    """The cases of each class, or of each third of a number; of two thirds with the same values, the higher ones."""
-    if context.classes:
-        return {plain(name): own for i, name in enumerate(context.classes) if len(own := values.index[values == i])}
+def cases_by_outcome(truths: pd.DataFrame, classes: Sequence[str]) -> dict[str, pd.Index]:
+    """The cases of each class, or of each third of a number; of two thirds with the same values, the higher ones.
+
+    A case of several classes is in each of them; of several numbers of a case, the mean counts.
+
+    Args:
+        truths: reference values with their `case` and `value`.
+        classes: the names of the values 0, 1, …; empty if they are numbers.
+
+    >>> truths = pd.DataFrame({"case": ["a", "a", "b"], "value": [0, 1, 1]})
+    >>> {name: list(cases) for name, cases in cases_by_outcome(truths, ["well", "ill"]).items()}
+    {'well': ['a'], 'ill': ['a', 'b']}
+    >>> {name: list(cases) for name, cases in cases_by_outcome(truths, []).items()}
+    {'below 1.0': ['a'], '1.0 or more': ['b']}
+    """
+    truths = truths.assign(case=truths["case"].astype(str), value=truths["value"].astype(float))
+    if classes:
+        values = truths.drop_duplicates(["case", "value"]).set_index("case")["value"]
+        return {plain(name): own for i, name in enumerate(classes) if len(own := values.index[values == i])}
+    values = truths.groupby("case", sort=False)["value"].mean()
     bounds = thirds(values.to_numpy(float))
     if max(bounds) <= values.min():  # most are the lowest value
         bounds = sorted(set(values))[1:2]
