@@ -294,10 +294,13 @@ def _refuse_other_keys(source: Source, joined: Joined, subject: str) -> None:
                 continue
             if names_with_images <= set(other):
                 remedy = f"--subject {cut(key)} or --subject {cut(name)}"
-                remedy = "delete or rename the other" if role == "visit" else f"say so with {remedy}"
+                remedy = "delete or rename the other column" if role == "visit" else f"say so with {remedy}"
+                row = next((row for row in sorted(joined.paths) if own[row] != other[row]), min(joined.paths))
                 raise CasewiseError(
                     f"{source.path}: the paths may state {cut(key)} or {cut(name)}, which would give them other rows: "
-                    f"see row {source.numbers[min(joined.paths)]}. Find out which of them they state, and {remedy}."
+                    f"by {cut(key)}, {joined.paths[row][0]} is of row {source.numbers[row]}, where {cut(key)} is "
+                    f"{cut(source.cells[key][row])} and {cut(name)} is {cut(cells[row])}. Find out which of them they "
+                    f"state, and {remedy}."
                 )
 
 
