@@ -1,4 +1,4 @@
-"""Folders beside those of classes, such as hospitals, and people who are in several of them."""
+"""Folders beside the classes, such as hospitals, and people who are in several of these."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from casewise.cohort.table import names_text
 from casewise.errors import CasewiseError
 from casewise.plugins.init.word_forms import MIXED, are_classes, are_sides
 
-# Words of classes, of which hospitals, devices and parts of the body have none.
+# Words of classes, which hospitals, devices and parts of the body do not have.
 _OUTCOME = re.compile(
     r"(^|[\W_])(no|non|not|normal\w*|neg\w*|pos\w*|benign\w*|malign\w*|healthy|ill|well|controls?|gesund|krank|sain|sano|"
     r"cancer|melanoma\w*|na?evus|\w*carcinoma|\w*tumou?r|covid\w*|pneumonia|mild|moderate|severe)($|[\W_])",
@@ -23,7 +23,7 @@ _OUTCOME = re.compile(
 def levels_beside_classes(levels: Sequence[Sequence[str]]) -> list[int]:
     """The levels of folders that are like classes and are none, such as hospitals, where one level has the classes.
 
-    Names of classes are in several folders of such a level, and these in those of several classes, as people are not.
+    Each class is in several folders of such a level, and each of these has several classes. People are not like this.
 
     >>> hospitals, findings = ["Ulm", "Ulm", "Kiel", "Kiel"], ["benign", "malignant"] * 2
     >>> levels_beside_classes([hospitals, findings]), levels_beside_classes([findings, ["ann", "bob", "eva", "jim"]])

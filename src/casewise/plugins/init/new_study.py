@@ -68,7 +68,7 @@ def external_lines(folder: Path, images: Path, where: str = "") -> list[str]:
 
 
 def synthetic_lines(cells: Mapping[str, Sequence[str]]) -> list[str]:
-    """The line of a study file on a table whose column `synthetic` marks all rows, as that of `casewise phantom` does.
+    """The line of a study file on a table whose column `synthetic` marks all rows, as in tables of `casewise phantom`.
 
     >>> synthetic_lines({"synthetic": ["1", "1"]}), synthetic_lines({"synthetic": ["1", "0"]}), synthetic_lines({})
     (['synthetic: true  # as the table says'], [], [])

@@ -56,7 +56,7 @@ def infer_pattern(paths: Sequence[str], *, labels: Mapping[str, str] | None = No
 def _inferred(
     paths: Sequence[str], levels: Sequence[list[str]], labels: list[str] | None, others: Sequence[int]
 ) -> tuple[Pattern, _Inference]:
-    """The pattern of paths by the words of their folders (`levels`), of which `others` have no classes."""
+    """The pattern of paths by the words of their folders (`levels`); `others` are levels without classes."""
     inference = _Inference(labels)
     folders = [
         inference.beside_classes(values) if level in others else inference.folder(values)

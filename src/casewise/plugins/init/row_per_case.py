@@ -260,7 +260,7 @@ def by_visit(source: Source, keys: Mapping[str, str], visits: Iterable[str]) -> 
 def by_dated_visit(source: Source, keys: Mapping[str, str]) -> Source:
     """A row for each visit where columns date several, such as `Date V1` beside `mRSS V1`; other tables as they are.
 
-    Visits of which no column has a value are left out.
+    Visits without any value are left out.
     """
     if "subject" not in keys or rows_repeat(source, {"subject": keys["subject"]}):
         return source

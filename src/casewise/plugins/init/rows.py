@@ -185,7 +185,7 @@ def rows_of_names(images: ImageFiles, stated: Pattern | None) -> ImageRows:
 
 
 def _subjects_of_sites(columns: dict[str, list[str]]) -> list[str]:
-    """Make subjects SITE-SUBJECT where a field names hospitals in several of which a subject is; a doubt on it."""
+    """Make subjects SITE-SUBJECT where a field names hospitals, and a subject is in several; a doubt on it."""
     site = next((name for name in columns if Column(name, ()).exactly(SITE)), "")
     if not site or "subject" not in columns:
         return []
@@ -200,7 +200,7 @@ def _subjects_of_sites(columns: dict[str, list[str]]) -> list[str]:
     return [
         f"ONE PERSON OR SEVERAL? {several[0]} is in {names_text(list(sites[several[0]]), 3)}: numbers start again in "
         f"each {site}, so that subjects are {site}-subject, such as {columns['subject'][0]}. If they are the same "
-        "people, write another name than that of a hospital into --pattern, such as {place}."
+        "people, write another name into --pattern, such as {place}."
     ]
 
 
