@@ -2,6 +2,7 @@
 
     python benchmarks/peers.py [NAME[:TARGET] ...] [--runs FOLDER] [--without-fastai] [--autogluon PYTHON] [--output F]
     python benchmarks/peers.py --runs FOLDER --record
+    python benchmarks/peers.py --page --output F
 
 fastai is used as its users do: `vision_learner`, `fine_tune(5)` (users.py). scikit-learn: `StandardScaler` and a linear
 model on the pooled features of the encoders of the planned run, side by side. Classes: `LogisticRegression`, whose C
@@ -10,7 +11,8 @@ folds keep the images of a subject together. Peers start from the same weights a
 run. Predictions are kept in `--out`/NAME/TARGET as CSV and not made again. Figures are printed, never asserted.
 
 fastai and AutoGluon are refused where they had less than `FAIR` of a core, because their limit of time would be unfair.
-Several packs at a time need a core each: `taskset -c 1 python benchmarks/peers.py skin`.
+Several packs at a time need a core each: `taskset -c 1 python benchmarks/peers.py skin`. The rows of each pack are kept
+in benchmarks/auto/peers with the version and commit of their code, and the page has all packs that have rows.
 
 Without `--runs`, the planned predictions are those of docs/results/auto.md, from auto_predictions.npz: numbers, or
 classes with their probabilities, in the order of the names of cases and images. Cohort and folds are made again, and
@@ -64,6 +66,7 @@ import pandas as pd
 import users
 from pages import head_of, page_parser, publish
 
+import casewise
 from casewise.analysis.run import Run
 from casewise.files import checksum, json_hash, write_atomic, write_json
 from casewise.metrics.registry import metric_of
@@ -72,6 +75,7 @@ from casewise.study.schema import Study
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "shared" / "weights"
 RECORDED = Path(__file__).with_name("auto_predictions.npz")
+RECORDS = auto.RECORDS / "peers"
 AUTOGLUON = Path(__file__).with_name("autogluon_fold.py")
 # The runs by default, with a target; the primary outcome where none is stated.
 PACKS = {"severity": "extent", **dict.fromkeys(["skin", "oral", "hpylori", "idrid", "covid-cxr"], "")}
@@ -99,7 +103,7 @@ LINEAR = {"grid": [INNER_FOLDS, INVERSE_STRENGTHS, STRENGTHS], "limits": [users.
 Predicted: TypeAlias = tuple[pd.DataFrame, float]
 FLOOR = 1e-6  # the least probability that is counted
 COLUMNS = ["pack", "target", "metric", "planned", "peer", "its figure", "planned − peer", "the planned run is"]
-COLUMNS += ["time, planned", "time, peer"]
+COLUMNS += ["time, planned", "time, peer", "version and commit"]
 
 
 @dataclass(frozen=True)
@@ -521,30 +525,26 @@ def main() -> None:
     parser.add_argument("--autogluon", metavar="PYTHON", help="an interpreter with autogluon.multimodal")
     parser.add_argument("--out", type=Path, default=Path("runs/auto-peers"), help="where predictions are kept")
     parser.add_argument("--record", action="store_true", help="write the predictions of `--runs` for later, no page")
-    parser.add_argument("--part", type=Path, metavar="FILE", help="a file for the table alone (Markdown)")
+    parser.add_argument("--page", action="store_true", help="train nothing: the page of the packs that have rows")
     options = parser.parse_args()
     if options.record:
         record(options.runs or Path("runs/auto"))
         return
     users.ready(cores=1)
     options.fastai = options.fastai and users.has_fastai()
-    lines, missing = [], []
-    for spec in options.names or PACKS:
+    for spec in [] if options.page else options.names or PACKS:
         name, _, target = spec.partition(":")
         if options.runs and not (options.runs / name / "metrics.json").is_file():
-            missing.append(name)
+            print(f"{name} is not a finished run in {options.runs}.")
             continue
-        lines += rows_of_pack(name, target or PACKS.get(name, ""), options)
-    part = auto.table(COLUMNS, iter(lines))
-    page = head_of(__doc__) + "\n" + part
-    page += "".join(f"\n{name} is not a finished run in {options.runs}.\n" for name in missing)
-    page += "" if options.fastai else "\nfastai was not trained.\n"
-    page += "" if options.autogluon else "\nAutoGluon was not trained.\n"
-    if left := [name for name in PACKS if name not in {spec.partition(":")[0] for spec in options.names or PACKS}]:
+        rows = rows_of_pack(name, target or PACKS.get(name, ""), options)
+        code = f"{casewise.__version__}, {auto.commit()}"
+        write_json(RECORDS / f"{name}.json", [[*row, code] for row in rows])
+    records = {path.stem: json.loads(path.read_text()) for path in sorted(RECORDS.glob("*.json"))}
+    page = head_of(__doc__) + "\n" + auto.table(COLUMNS, (row for rows in records.values() for row in rows))
+    if left := [name for name in PACKS if name not in records]:
         page += f"\nNot compared: {', '.join(left)}.\n"
     publish(page, options.output)
-    if options.part:
-        write_atomic(options.part, part)
 
 
 if __name__ == "__main__":
