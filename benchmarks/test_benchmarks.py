@@ -96,6 +96,16 @@ def test_a_reported_learner_below_its_best_part_is_named(auto: Any, finished: An
     assert "not skin (label, out of fold)" in auto.within_lines([["skin", "label", "out of fold", "**no**"]])
 
 
+def test_the_figure_of_a_page_is_of_the_same_cases_and_no_published_one(auto: Any, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    rows = ["| **a** | network | 0.91 [0.8, 1.0] |", "| b | network | – |", "| c | linear model | 0.93 [0.9, 1.0] |"]
+    rows = ["| Learner | Kind | AUROC |", "|---|---|---|", *rows, "| d | published | 0.99 |"]
+    page.write_text("\n".join(["Out of fold, the best AUROC first.", "", *rows, "", "On the test set, a has 1.00."]))
+    run = argparse.Namespace(study=argparse.Namespace(primary_outcome="label"))
+    for stage, metric, value in (("oof", "auroc", "0.93 [0.9, 1.0]"), ("test", "auroc", ""), ("oof", "accuracy", "")):
+        assert auto.on_page(page, argparse.Namespace(target="label", run=run, metric=metric, stage=stage)) == value
+
+
 def test_two_learners_are_compared_on_their_common_cases(auto: Any, peers: Any, finished: Any) -> None:
     run = finished[0]["oral"]
     figure = next(auto.figures("oral", run))

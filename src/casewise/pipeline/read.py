@@ -34,7 +34,7 @@ from casewise.splits.learnable import check_learnable, missing_classes
 from casewise.splits.predefined import TEST, validation_in
 from casewise.study.learners import FEATURES, first_weights
 from casewise.study.schema import Study
-from casewise.study.scores import check_scores, study_scores
+from casewise.study.scores import check_study_scores
 from casewise.study.targets import own_heading
 from casewise.study.weight_origins import origins_of, origins_sentence, unknown_origin
 
@@ -86,8 +86,7 @@ def read(study: Study, folder: RunFolder | None, show: Show, *, to_train: bool =
         require_statsmodels(study.evaluation.arm)
     cohort = read_cohort(study)
     check_settings(study, cohort.images)
-    levels = {name: "region" if study.level_of(name) == "region" else "case" for name in study.outputs}
-    check_scores(study_scores(study), targets=levels, regions=study.regions)  # type: ignore[arg-type]
+    check_study_scores(study)
     _check_labels(study, cohort)
     if to_train:
         _check_bundles(study, cohort)

@@ -110,6 +110,12 @@ def study_scores(study: Study) -> list[Score]:
     return [Score(name, s.formula, s.level, *s.range) for name, s in study.scores.items()]
 
 
+def check_study_scores(study: Study) -> None:
+    """`check_scores` for the scores, outputs and regions of a study."""
+    levels = {name: "region" if study.level_of(name) == "region" else "case" for name in study.outputs}
+    check_scores(study_scores(study), targets=levels, regions=study.regions)  # type: ignore[arg-type]
+
+
 def check_scores(scores: Sequence[Score], *, targets: Mapping[str, Level], regions: Iterable[str]) -> None:
     """Check that every formula can be computed from the targets with their levels and the regions.
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.errors import CasewiseError, StudyError
+from casewise.plugins.readers.command import rate
 from casewise.plugins.readers.form import FormError, form_of
 from casewise.plugins.readers.model_values import held_out_rows
 from casewise.plugins.readers.rating.export import (
@@ -315,6 +316,15 @@ def test_scores_are_computed_from_complete_readings(tmp_path: Path, study: Study
     assert total.loc[order[0].item.case, "value"] == 11.0
     assert np.isnan(total.loc[order[2].item.case, "value"])
     assert total.loc[order[0].item.case, ["reader", "position", "session"]].tolist() == ["anna", 1, "blind"]
+
+
+@pytest.mark.usefixtures("study")
+def test_a_score_that_cannot_be_computed_is_refused_before_anybody_reads(tmp_path: Path) -> None:
+    text = STUDY.replace("reading:", "scores: {total: {formula: 'erytema[upper]', range: 0..4}}\nreading:")
+    (tmp_path / "study.yaml").write_text(text)
+    with pytest.raises(StudyError, match=r"names 'erytema', which is neither a target.*'erythema'"):
+        rate(tmp_path / "study.yaml", ["anna"], tmp_path / "readings")
+    assert not (tmp_path / "readings").exists()
 
 
 @pytest.mark.parametrize(("anchors", "fits"), [({0: "no sign", 4: "severe"}, True), ({"5": "too many"}, False)])

@@ -174,8 +174,10 @@ class _Opened:
 def _opened(path: Path, settings: list[str] | None, output: Path | None) -> _Opened:
     from casewise.cohort.cohort import read_cohort
     from casewise.study.loading import read_study
+    from casewise.study.scores import check_study_scores
 
     study = read_study(path, settings=settings or [])
+    check_study_scores(study)
     cohort = read_cohort(study, to_learn=False, labelled=False)
     return _Opened(study, cohort, output or Path("runs") / f"{study.name}-readings")
 

@@ -44,7 +44,7 @@ class Reading(StudyModel):
     else the largest power of ten that is at most a hundredth of the range."""
     anchors: dict[str, Literal["pasi"] | dict[Annotated[str, BeforeValidator(_as_text)], str]] = {}
     """What a value means, shown to readers: `{grade: {0: no sign, 1: mild}}`. `pasi`: the published grades of erythema,
-    induration, desquamation and area, which targets of these names have in a study with the score `pasi`."""
+    induration, scaling and area, which targets of these names have in a study with the score `pasi`."""
     reasons: list[str] = list(REASONS)
     """Why a case cannot be judged; a reader chooses one."""
     repeat: Fraction = 0.1
