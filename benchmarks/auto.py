@@ -490,6 +490,17 @@ def gain_of(shown: Sequence[Figure]) -> float | None:
     return None
 
 
+def verdicts(words: Sequence[str]) -> str:
+    """How often each of the verdicts of `worse` was reached.
+
+    >>> verdicts(["better", "**worse**", "better"])
+    'better 2, not shown to differ 0, worse 1 of 3'
+    """
+    plain = [word.strip("*") for word in words]
+    named = ("better", "not shown to differ", "worse")
+    return ", ".join(f"{verdict} {plain.count(verdict)}" for verdict in named) + f" of {len(plain)}"
+
+
 def added_lines(gains: Mapping[str, float | None]) -> Iterator[str]:
     """Whether planned runs have the aimed difference from their best baseline, and on which packs they are below it."""
     gaps = {name: gap for name, gap in gains.items() if gap is not None}
@@ -577,6 +588,7 @@ def page(records: dict[str, dict[str, Any]], failed: dict[str, str]) -> str:
 
     text = head_of(__doc__) + "\n"
     head = ["pack", "target", "cases", "metric", "planned", "best baseline", "best network alone", "planned − baseline"]
+    text += f"The planned learner beside the best baseline: {verdicts([row[8] for row in rows('baselines')])}.\n\n"
     text += table([*head, "", "planned and guessing"], rows("baselines"))
     text += (
         "\n“At chance” means that the interval of the AUROC includes 0.5, or that of kappa (grades) or of the "

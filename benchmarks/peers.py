@@ -541,7 +541,11 @@ def main() -> None:
         code = f"{casewise.__version__}, {auto.commit()}"
         write_json(RECORDS / f"{name}.json", [[*row, code] for row in rows])
     records = {path.stem: json.loads(path.read_text()) for path in sorted(RECORDS.glob("*.json"))}
-    page = head_of(__doc__) + "\n" + auto.table(COLUMNS, (row for rows in records.values() for row in rows))
+    rows = [row for rows in records.values() for row in rows]
+    page = head_of(__doc__) + "\n"
+    for peer in ("scikit-learn", "fastai", "AutoGluon"):
+        page += f"The planned run beside {peer}: {auto.verdicts([r[7] for r in rows if r[4].startswith(peer)])}.\n\n"
+    page += auto.table(COLUMNS, iter(rows))
     if left := [name for name in PACKS if name not in records]:
         page += f"\nNot compared: {', '.join(left)}.\n"
     publish(page, options.output)
