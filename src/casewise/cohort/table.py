@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from casewise.cohort import table_formats
+from casewise.cohort.clinical_words import unaccented
 from casewise.errors import CohortError, counted, cut, nearest, shortened
 from casewise.files import PICTURES, PLAIN_NUMBER, read_regular
 from casewise.names import one_form
@@ -22,11 +23,32 @@ from casewise.names import one_form
 _TIME = r"(?:[T ]\d{1,2}:\d\d(?::\d\d(?:\.\d+)?)?(?: ?[AaPp][Mm])?(?:Z|[+-]\d\d:?\d\d)?)?"
 _YEAR_FIRST = re.compile(rf"(\d{{4}})([-/.]?)(\d\d?)\2(\d\d?){_TIME}", re.ASCII)
 _YEAR_LAST = re.compile(rf"(\d\d?)([-/.])(\d\d?)\2(\d{{4}}){_TIME}", re.ASCII)
-_NAMED = re.compile(r"(?:(\d\d?)[. -]*([A-Za-z]{3,9})\.?|([A-Za-z]{3,9})\.? (\d\d?)),?[ -]*(\d{4})", re.ASCII)
+_NAMED = re.compile(r"(?:([0-9]{1,2})[. -]*([^\W\d_]{3,10})\.?|([^\W\d_]{3,10})\.? ([0-9]{1,2})),?[ -]*([0-9]{4})")
+# The months in English, German, French and Spanish without accents, and how they are shortened.
 _MONTHS = (
-    *("january", "february", "march", "april", "may", "june", "july", "august"),
-    *("september", "october", "november", "december"),
+    ("january", "januar", "janvier", "enero", "jan", "ene", "janv"),
+    ("february", "februar", "fevrier", "febrero", "feb", "fev", "fevr"),
+    ("march", "marz", "maerz", "mars", "marzo", "mar", "mrz"),
+    ("april", "avril", "abril", "apr", "avr", "abr"),
+    ("may", "mai", "mayo"),
+    ("june", "juni", "juin", "junio", "jun"),
+    ("july", "juli", "juillet", "julio", "jul", "juil"),
+    ("august", "aout", "agosto", "aug", "ago"),
+    ("september", "septembre", "septiembre", "sep", "sept"),
+    ("october", "oktober", "octobre", "octubre", "oct", "okt"),
+    ("november", "novembre", "noviembre", "nov"),
+    ("december", "dezember", "decembre", "diciembre", "dec", "dez", "dic"),
 )
+
+
+def month_of(name: str) -> int:
+    """The number of a month; 0 for other words.
+
+    >>> month_of("March"), month_of("März"), month_of("aout"), month_of("Visit")
+    (3, 3, 8, 0)
+    """
+    plain = unaccented(name.casefold())
+    return next((number for number, names in enumerate(_MONTHS, 1) if plain in names), 0)
 
 
 def iso_day(text: str) -> int | None:
@@ -73,8 +95,7 @@ def _named_day(text: str) -> int | None:
     match = _NAMED.fullmatch(text)
     if not match:
         return None
-    name = (match[2] or match[3]).casefold()
-    month = next((n for n, month in enumerate(_MONTHS, 1) if name in (month, month[:3])), None)
+    month = month_of(match[2] or match[3])
     return _count(match[5], str(month), match[1] or match[4]) if month else None
 
 

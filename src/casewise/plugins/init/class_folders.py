@@ -10,12 +10,17 @@ from collections.abc import Sequence
 from casewise.cohort.folder_layout import are_batches
 from casewise.cohort.table import names_text
 from casewise.errors import CasewiseError
-from casewise.plugins.init.word_forms import MIXED, are_classes, are_sides
+from casewise.plugins.init.word_forms import MIXED, are_classes, are_counted, are_sides
 
-# Words of classes, which hospitals, devices and parts of the body do not have.
-_OUTCOME = re.compile(
-    r"(^|[\W_])(no|non|not|normal\w*|neg\w*|pos\w*|benign\w*|malign\w*|healthy|ill|well|controls?|gesund|krank|sain|sano|"
-    r"cancer|melanoma\w*|na?evus|\w*carcinoma|\w*tumou?r|covid\w*|pneumonia|mild|moderate|severe)($|[\W_])",
+# Findings, which hospitals and devices are not named after; and words that may also say how images were taken, such as
+# `no_flash`, so that all folders of a level must have one.
+_FINDING = (
+    r"benign\w*|malign\w*|cancer|melanoma\w*|na?ev(us|i)|\w*carcinoma|\w*tumou?r|covid\w*|pneumonia|mild|moderate|"
+    r"severe"
+)
+_FINDINGS = re.compile(rf"(^|[\W_])({_FINDING})($|[\W_])", re.IGNORECASE)
+_OUTCOMES = re.compile(
+    rf"(^|[\W_])({_FINDING}|normal\w*|healthy|ill|well|controls?|gesund|krank|sain|sano)($|[\W_])",
     re.IGNORECASE,
 )
 
@@ -23,7 +28,7 @@ _OUTCOME = re.compile(
 def levels_beside_classes(levels: Sequence[Sequence[str]]) -> list[int]:
     """The levels of folders that are like classes and are none, such as hospitals, where one level has the classes.
 
-    Each class is in several folders of such a level, and each of these has several classes. People are not like this.
+    Each class is in several folders of such a level, and each of these has several classes.
 
     >>> hospitals, findings = ["Ulm", "Ulm", "Kiel", "Kiel"], ["benign", "malignant"] * 2
     >>> levels_beside_classes([hospitals, findings]), levels_beside_classes([findings, ["ann", "bob", "eva", "jim"]])
@@ -32,21 +37,25 @@ def levels_beside_classes(levels: Sequence[Sequence[str]]) -> list[int]:
     Raises:
         CasewiseError: several levels may have the classes.
     """
-    like = [level for level, values in enumerate(levels) if are_classes(set(values)) and not are_sides(values)]
+    like = [
+        level for level, values in enumerate(levels)
+        if (are_classes(set(values)) or are_counted(set(values))) and not are_sides(values)
+    ]  # fmt: skip
     crossed = sorted({
         level for a, b in itertools.combinations(like, 2) for level in (a, b)
         if _recurs(levels[a], levels[b]) and _recurs(levels[b], levels[a])
     })  # fmt: skip
     if not crossed:
         return []
-    named = [level for level in crossed if any(map(_OUTCOME.search, levels[level]))]
+    named = [level for level in crossed if all(map(_OUTCOMES.search, set(levels[level])))]
+    named = named or [level for level in crossed if any(map(_FINDINGS.search, set(levels[level])))]
     named = named or [level for level in crossed if not are_batches(set(levels[level]))]
     if len(named) != 1:
         shown = " or ".join(names_text(sorted(set(levels[level])), 3) for level in crossed)
-        text = "/".join("{label}" if level == crossed[-1] else "*" for level in range(crossed[-1] + 1))
+        text = "/".join("{label}" if level == crossed[-1] else "*" for level in range(len(levels)))
         raise CasewiseError(
-            f"WHICH FOLDERS ARE THE CLASSES? They may be {shown}. Say so with --pattern, such as "
-            f"'{text}/{{subject}}/*.jpg', in which each * is a folder that is not used."
+            f"WHICH FOLDERS ARE THE CLASSES? They may be {shown}. Say so with --pattern, such as '{text}/*', in which "
+            "each * is a folder or file that is not used; write {subject} in place of the * that names the person."
         )
     return [level for level in crossed if level not in named]
 
@@ -57,8 +66,11 @@ def _recurs(names: Sequence[str], others: Sequence[str]) -> bool:
     return sum(count > 1 for count in counts.values()) > MIXED * len(counts)
 
 
-def check_people(subjects: Sequence[str], places: Sequence[str], pattern: str) -> None:
+def check_people(subjects: Sequence[str], places: Sequence[str], pattern: str, level: int) -> None:
     """Refuse people in several folders beside the classes: the same ones, or numbers that start again in each.
+
+    Args:
+        places: the folder of each image at this level of the pattern.
 
     Raises:
         CasewiseError: there are some.
@@ -69,8 +81,29 @@ def check_people(subjects: Sequence[str], places: Sequence[str], pattern: str) -
     for name, place in zip(subjects, places, strict=True):
         of_name[name][place] = None
     name, several = next((name, own) for name, own in of_name.items() if len(own) > 1)
-    texts = [pattern.replace("*", f"{{{field}}}", 1) for field in ("hospital", "place")]
+    texts = []
+    for field in ("hospital", "place"):
+        folders = pattern.split("/")
+        folders[level] = f"{{{field}}}"
+        texts.append("/".join(folders))
     raise CasewiseError(
         f"ONE PERSON OR SEVERAL? {name} is in {names_text(list(several), 3)}. If numbers of people start again in "
         f"each, say so with --pattern '{texts[0]}'; if they are the same people, with --pattern '{texts[1]}'."
+    )
+
+
+def check_beside(folders: Sequence[str], pattern: str, level: int) -> None:
+    """Refuse folders beside the classes that may be people or hospitals, where nothing else states people.
+
+    Raises:
+        CasewiseError: nothing shows that these are batches of files, or places.
+    """
+    if are_batches(set(folders)):
+        return
+    shown = names_text(sorted(set(folders)), 3)
+    levels = pattern.split("/")
+    levels[level] = "{subject}"
+    raise CasewiseError(
+        f"PEOPLE OR HOSPITALS? The folders {shown} lie beside the classes. If they are people, repeat this with "
+        f"--pattern '{'/'.join(levels)}'; if not, with --pattern {pattern!r}, and then no subject is known."
     )

@@ -29,6 +29,11 @@ _DATE = (
     rf"({_OF_IMAGES})(datum|tag)|adtm?|visitdtc?|qsdtc"
 )
 # Dates of what is done with images or people at another time.
+_OF_OTHERS = (
+    r"entered|entry|eingabe|created|modified|updated|previous|prior|last|next|lab|labor|report|export|print|inclusion|"
+    r"enrol(l?)ment|randomi[sz]ation|birth|first|start"
+)
+_DATES_IMAGES = rf"date|datum|fecha|({_OF_IMAGES}) ?(date|datum)|date (of )?(the )?({_OF_IMAGES})"
 _NOT_OF_IMAGES = r"read|reading|reader|signature|consent|death|re ?screening|gelesen|lecture|lectura|einwilligung"
 _SOURCE = (
     r"sites?|cent(er|re)s?|hospitals?|sources?|clinics?|klinik(um)?|krankenhaus|zentrum|"
@@ -223,6 +228,8 @@ class Roles:
         people: columns that look like names, addresses or dates of birth, which no file of a study may contain.
         naming: the columns of `people` that the user stated as the subject; they are replaced by numbers.
         dates: the ISO dates of `date`, row by row ('' if there is none).
+        dated: the same of all columns that may date images, also of those that cannot be used because some cells are
+            no dates; `date` comes first.
         sources: columns that look like a source, such as a hospital.
     """
 
@@ -236,6 +243,7 @@ class Roles:
     people: list[str] = field(default_factory=list)
     naming: list[str] = field(default_factory=list)
     dates: list[str] = field(default_factory=list)
+    dated: dict[str, list[str]] = field(default_factory=dict)
     doubts: list[str] = field(default_factory=list)
 
     @property
@@ -273,8 +281,9 @@ def understand_columns(
     roles.visit = next((c.name for c in visits if c.filled > _FILLED and c.are_whole and _differ(c, subjects)), "")
     columns = [c for c in columns if c.name != roles.visit]
     roles.day = next((c.name for c in columns if c.exactly(_DAY) and _are_days(c)), "")
+    roles.dated, whole = _dated(columns, subjects)
     if not roles.day:
-        roles.date, roles.dates = _date(columns, subjects, numbers, roles.doubts)
+        roles.date, roles.dates = _date(columns, whole, subjects, numbers, roles.doubts)
     roles.doubts += _unused_visits([c for c in visits if c.name != roles.visit], subjects, roles)
     roles.sources = [c.name for c in columns if c.named(_SOURCE) and 2 <= len(c.counts) <= 50 and c.name != roles.date]
     return roles
@@ -391,31 +400,57 @@ def _are_days(column: Column) -> bool:
     return all((day := number(cell)) is not None and abs(day) < 1e6 for cell in column.cells if cell)
 
 
-def _date(
-    columns: Sequence[Column], subjects: Sequence[str], rows: Sequence[int], doubts: list[str]
-) -> tuple[str, list[str]]:
-    """The column with the dates of images, and its dates in ISO form; day and month must be distinguishable.
+def _dated(columns: Sequence[Column], subjects: Sequence[str]) -> tuple[dict[str, list[str]], list[Column]]:
+    """The ISO dates of each column that may date images, the likeliest one first; and the columns of dates alone.
 
-    Columns that differ within subjects are preferred; others are used only if they have a usual name.
+    Columns whose dates differ within subjects are likelier.
     """
-    usable: list[tuple[tuple[bool, bool], Column]] = []
+    ranked: list[tuple[tuple[bool, ...], Column]] = []
     for column in columns:
         named = column.named(_DATE)
         if column.filled < 0.5 or not (named or column.are_dates or column.are_mostly_dates):
             continue
         if column.named(_NOT_OF_IMAGES):
             continue
-        days, differ = read_dates(column.values), _differ(column, subjects)
-        if set(column.values) <= set(days):
-            if named or differ:
-                usable.append(((not differ, not named), column))
-            elif not subjects:
-                doubts.append(
-                    f"Date: {column.name!r} has dates and is not used, because its name does not say that they are "
-                    "dates of the images, and no column names the subjects. If they are, rename it to `date` and "
-                    "repeat this."
-                )
-        elif column.are_mostly_dates or any(re.search(r"\d{4}|\d[./]\d", value) for value in column.values):
+        whole = set(column.values) <= read_dates(column.values).keys()
+        if whole or column.are_mostly_dates:
+            rank = (not whole, not _differ(column, subjects), bool(column.named(_OF_OTHERS)))
+            ranked.append(((*rank, not column.exactly(_DATES_IMAGES), not named), column))
+    ranked.sort(key=lambda each: each[0])
+    dated = {}
+    for _, column in ranked:
+        days = read_dates(column.values)
+        dated[column.name] = [date.fromordinal(days[cell]).isoformat() if cell in days else "" for cell in column.cells]
+    return dated, [column for rank, column in ranked if not rank[0]]
+
+
+def _date(
+    columns: Sequence[Column],
+    whole: Sequence[Column],
+    subjects: Sequence[str],
+    rows: Sequence[int],
+    doubts: list[str],
+) -> tuple[str, list[str]]:
+    """The column with the dates of images, and its dates in ISO form; day and month must be distinguishable.
+
+    Columns that do not differ within subjects are used only if they have a usual name.
+
+    Args:
+        whole: the columns of dates alone, the likeliest one first.
+    """
+    usable = [column for column in whole if column.named(_DATE) or _differ(column, subjects)]
+    doubts += [
+        f"Date: {column.name!r} has dates and is not used, because its name does not say that they are dates of the "
+        "images, and no column names the subjects. If they are, rename it to `date` and repeat this."
+        for column in whole
+        if column not in usable and not subjects
+    ]
+    for column in columns:
+        if column in whole or column.filled < 0.5 or column.named(_NOT_OF_IMAGES):
+            continue
+        looks = any(re.search(r"\d{4}|\d[./]\d", value) for value in column.values)
+        if column.are_mostly_dates or (looks and (column.named(_DATE) or column.are_dates)):
+            days = read_dates(column.values)
             bad = column.listed(rows or range(2, len(column.cells) + 2), days.__contains__)
             doubts.append(
                 f"Date: {column.name!r} IS NOT USED, because not all of its {len(column.values):,} cells are dates "
@@ -424,11 +459,12 @@ def _date(
             )
     if not usable:
         return "", []
-    (_, unnamed), best = min(usable, key=lambda candidate: candidate[0])
-    others = [repr(column.name) for _, column in usable if column is not best]
-    if unnamed or others:
-        reason = "because its cells are dates that differ within subjects" if unnamed else "because of its name"
-        more = f" {names_text(others, 5)} may be it as well." if others else ""
+    best, *others = usable
+    if not best.named(_DATE) or others:
+        reason = (
+            "because of its name" if best.named(_DATE) else "because its cells are dates that differ within subjects"
+        )
+        more = f" {names_text([repr(c.name) for c in others], 5)} may be it as well." if others else ""
         doubts.append(
             f"Date: {best.name!r} was taken as the date of the images, {reason}.{more} If it dates something else, "
             'leave it unused with `columns: {date: ""}`.'

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from datetime import date
 
@@ -19,13 +19,13 @@ from casewise.cohort.table import iso_day, names_text, read_dates
 from casewise.plugins.init.columns import Column, names_people
 from casewise.plugins.init.joining import join_images
 from casewise.plugins.init.key_names import day_of_visit, words
-from casewise.plugins.init.path_words import PathWords, visits_in_paths
+from casewise.plugins.init.path_words import visits_in_paths
 from casewise.plugins.init.source import Source
 
 # With `-`, the year may come first.
 _SHORT_YEAR = re.compile(r"^(\d\d?)([./])(\d\d?)\2(\d\d)$")
 # How far a date may be from a visit of the schedule, in days.
-_WINDOW = 7
+WINDOW = 7
 _SHOWN = 5
 # The share of the dates of a column that the paths have in the right order of day and month, and in the wrong one.
 _NEARLY_ALL, _HALF = 0.9, 0.5
@@ -124,7 +124,7 @@ def visits_of_dates(
         late += [
             f"{person} {date.fromordinal(day).isoformat()} is {visit}, on day {day - days[0]}"
             for day, visit in read.items()
-            if abs(day - days[0] - schedule[visit]) > _WINDOW
+            if abs(day - days[0] - schedule[visit]) > WINDOW
         ]
     for row, (subject, text) in enumerate(zip(subjects, dates, strict=True)):
         if visit := visit_of.get((subject, iso_day(text) or 0)):
@@ -146,7 +146,7 @@ def visits_of_dates(
         )
         rows.note = (
             "Visits: a date is the visit of the subject's photographs as many days after the subject's first date "
-            f"(at most {_WINDOW} days away, or {2 * _WINDOW} if a subject has as many dates as photographed visits): "
+            f"(at most {WINDOW} days away, or {2 * WINDOW} if a subject has as many dates as photographed visits): "
             f"{date.fromordinal(day).isoformat()} of {'-'.join(subject)} is {visit}."
         )
     return rows
@@ -161,7 +161,7 @@ def _read(days: Sequence[int], schedule: Mapping[str, int], photographed: set[st
     >>> _read([130, 213], schedule, set(schedule)), _read([72, 100, 130, 213], schedule, set(schedule))
     ({}, {})
     """
-    window = _WINDOW * (2 if len(days) == len(photographed) else 1)
+    window = WINDOW * (2 if len(days) == len(photographed) else 1)
     own = _aligned(days, days[0], schedule, photographed, window)
     met = {day: visit for day, visit in own.items() if visit in photographed}
     if not met or len(met) < min(len(days), len(photographed)):
@@ -211,7 +211,7 @@ def contradictory_dates(subjects: Sequence[str], visits: Sequence[str], dates: S
         contrary += [
             f"{subject} {visit[:40]} on {text}, day {day} (of most subjects day {usual:g})"
             for (subject, visit, text), day in of_visit.items()
-            if spread <= _WINDOW and abs(day - usual) > max(_WINDOW, usual / 4)
+            if spread <= WINDOW and abs(day - usual) > max(WINDOW, usual / 4)
         ]
     if not contrary:
         return []
@@ -222,23 +222,50 @@ def contradictory_dates(subjects: Sequence[str], visits: Sequence[str], dates: S
 
 
 def dates_of_other_rows(
-    subjects: Sequence[str], dates: Sequence[str], paths_of_rows: Mapping[int, Sequence[str]]
-) -> dict[str, tuple[int, str]]:
-    """By path, its row and the date in it that only another row of the same subject has.
+    subjects: Sequence[str],
+    dates: Sequence[str],
+    paths_of_rows: Mapping[int, Sequence[str]],
+    days_of_paths: Mapping[str, Set[int]],
+) -> dict[str, tuple[int, int]]:
+    """By path, its row and another row of its subject, whose date is nearer to one in the path: at most a week away.
 
     Args:
         subjects: of each row.
         dates: of each row as 2024-01-31, '' if unknown.
         paths_of_rows: the images that were joined to each row, from 0.
+        days_of_paths: the ordinal days in each path.
     """
     days = [iso_day(text) for text in dates]
-    of_subject: dict[str, set[int]] = defaultdict(set)
-    for subject, day in zip(subjects, days, strict=True):
-        of_subject[subject] |= set() if day is None else {day}
+    rows_of: dict[str, dict[int, int]] = defaultdict(dict)
+    for row, (subject, day) in enumerate(zip(subjects, days, strict=True)):
+        if day is not None:
+            rows_of[subject].setdefault(day, row)
     found = {}
     for row, paths in paths_of_rows.items():
-        for path in paths:
-            stated = set(PathWords(path).dates().values())
-            if days[row] not in stated and (others := stated & of_subject[subjects[row]]):
-                found[path] = row, date.fromordinal(min(others)).isoformat()
+        own, others = days[row], rows_of[subjects[row]]
+        for path in paths if own is not None and len(others) > 1 else ():
+            stated = days_of_paths[path]
+            near = {day: min(abs(day - each) for each in stated) for day in others} if stated else {}
+            nearest = min(near, key=near.__getitem__, default=0)
+            if near and own is not None and near[nearest] < near[own] and near[nearest] <= WINDOW:
+                found[path] = row, others[nearest]
     return found
+
+
+def far_dates(
+    dates: Sequence[str],
+    paths_of_rows: Mapping[int, Sequence[str]],
+    days_of_paths: Mapping[str, Set[int]],
+    window: int = WINDOW,
+) -> tuple[dict[str, int], int]:
+    """By path, its row, if no date in it is within so many days of that of the row; and the number of other paths."""
+    far, near = {}, 0
+    for row, paths in paths_of_rows.items():
+        own = iso_day(dates[row])
+        for path in paths:
+            if own is not None and (stated := days_of_paths[path]):
+                if min(abs(own - day) for day in stated) > window:
+                    far[path] = row
+                else:
+                    near += 1
+    return far, near

@@ -20,6 +20,7 @@ from casewise.plugins.init.word_forms import is_field
 ENOUGH = 0.5
 # Words before the number of a subject that are not part of the name.
 OF_FILES_ONLY = re.compile(r"case|id|no|nr|num(ber)?|images?|img|photos?|pic|dsc[nf]?|foto|bild|scan|file")
+_OF_PLACES = ("subject", "site", "region")
 _NO_NAME = re.compile(rf"{STRONG_SUBJECT}|{OF_FILES_ONLY.pattern}")
 
 
@@ -181,52 +182,75 @@ def check_visits(matched: Matched, visits: Sequence[Words]) -> None:
     kinds = [name for name in dict.fromkeys(visits) if sum(map(str.isdecimal, name)) < 2]
     absent = [name for name in kinds if name not in joined]
     by_number = {name: written for name, (text, written) in joined.items() if len(words(text, "visit")) != len(name)}
+    numbered = sorted(int(name[0]) for name in kinds if len(name) == 1 and name[0].isdecimal())
+    # numbers of visits, while 0, 4 and 8 of a column `visit` may be weeks
+    of_column = _unit(matched.columns["visit"]) if numbered == list(range(1, len(kinds) + 1)) else ""
+    units = {name: _unit(" ".join(name)) or of_column for name in by_number}
+    unlike = [name for name, written in by_number.items() if units[name] and _unit(written) not in ("", units[name])]
     unused = next((path for path in matched.paths if path not in matched.rows), "")
-    if absent and unused and by_number:
+    if absent and by_number and (unused or unlike):
         shown = names_text([f"{text} in the paths is {' '.join(name)}" for name, text in by_number.items()], 3)
+        no_row = f", and {unused} no row" if unused else ""
         raise CasewiseError(
             f"VISITS OF DIFFERENT KINDS? Only numbers agree ({shown}), while {' '.join(absent[0])} of the table has no "
-            f"image, and {unused} no row. Write the visits into the table as the folders name them."
+            f"image{no_row}. Write the visits into the table as the folders name them."
         )
 
 
-def check_shifted(matched: Matched) -> None:
+def _unit(visit: str) -> str:
+    """The unit of a visit, such as week; '' if it states none."""
+    return next((word for word in words(visit, "visit") if not word.isdecimal()), "")
+
+
+def check_shifted(matched: Matched, pattern: str) -> None:
     """Refuse numbers of visits or photographs that are the numbers of the table, all moved by the same step.
 
     Raises:
         CasewiseError: there are such numbers, such as 1 to 3 of the table, and 0 to 2 of the paths.
     """
     for role, column in matched.columns.items():
-        of_table = _whole_numbers(matched.cells[column]) if role not in ("subject", "site", "region") else []
-        in_paths = _whole_numbers(_texts_at(matched, role)) if of_table else []
+        of_table, letters = _whole_numbers(matched.cells[column]) if role not in _OF_PLACES else ([], "")
+        in_paths, written = _whole_numbers(_texts_at(matched, role)) if of_table else ([], "")
         moved = {b - a for a, b in zip(of_table, in_paths, strict=False)}
+        # the letters are the same on both sides, so that a user may mean the same visits
+        if letters and (matched.stated or letters != written):
+            continue
         if len(of_table) == len(in_paths) > 1 and len(moved) == 1 and moved != {0}:
-            of_rows, of_images = (names_text(list(map(str, numbers)), 4) for numbers in (of_table, in_paths))
+            of_rows, of_images = (
+                names_text([f"{before}{number}" for number in numbers], 4)
+                for before, numbers in ((letters, of_table), (written, in_paths))
+            )
+            again = f" If they are the same ones, repeat this with --pattern {pattern!r}." if letters else ""
             raise CasewiseError(
                 f"OFF BY {abs(moved.pop())}? {column} of the table is {of_rows}, and the paths have {of_images} in its "
-                f"place, so that images would get the values of another {column}. If {in_paths[0]} of the paths is "
-                f"{of_table[0]} of the table, write the numbers of the paths into the table."
+                f"place, so that images would get the values of another {column}. If {written}{in_paths[0]} of the "
+                f"paths is {letters}{of_table[0]} of the table, write the numbers of the paths into the table.{again}"
             )
 
 
-def _whole_numbers(texts: Iterable[str]) -> list[int]:
-    """The different whole numbers of the filled texts that are not rare, sorted; [] if one is another text."""
+def _whole_numbers(texts: Iterable[str]) -> tuple[list[int], str]:
+    """The different whole numbers of the filled texts that are not rare, sorted, and the letters before all of them.
+
+    [] if one is another text.
+    """
     filled = Counter(text.strip() for text in texts if text.strip())
     fewest = max(filled.values(), default=0) / 5
-    if not all(map(str.isdecimal, filled)):
-        return []
-    return sorted({int(text) for text, count in filled.items() if count > fewest})
+    read = {text: match for text in filled if (match := re.fullmatch(r"([^\W\d_]*)[ _-]?(\d+)", text))}
+    letters = {match[1].casefold() for match in read.values()}
+    if len(read) < len(filled) or len(letters) != 1:
+        return [], ""
+    return sorted({int(match[2]) for text, match in read.items() if filled[text] > fewest}), letters.pop().upper()
 
 
 def _texts_at(matched: Matched, role: str) -> Iterator[str]:
-    """What all paths have in the place of a name."""
-    _, segment, first, _ = next(iter(matched.read.values())).get(role, ((), 0, 0, 0))
+    """What all paths have in the place of a name, with letters that touch it."""
+    _, segment, first, end = next(iter(matched.read.values())).get(role, ((), 0, 0, 0))
     for path, each in matched.paths.items():
         if matched.stated:
             values = matched.values(path)
             yield next((values[name] for name in (OF_FILES[:-1] if role == "number" else [role]) if name in values), "")
-        elif first < len(each.matches(segment)):
-            yield each.matches(segment)[first][0]
+        elif end <= len(each.matches(segment)):
+            yield each.lettered(role, segment, first, end)
 
 
 def check_folders(matched: Matched) -> None:

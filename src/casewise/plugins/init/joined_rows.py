@@ -25,8 +25,10 @@ from casewise.names import heading_words
 from casewise.plugins.init.columns import Column, names_people
 from casewise.plugins.init.composed_names import composed_names
 from casewise.plugins.init.dated_visits import (
+    WINDOW,
     contradictory_dates,
     dates_of_other_rows,
+    far_dates,
     visits_of_dates,
     with_ordered_dates,
 )
@@ -35,7 +37,8 @@ from casewise.plugins.init.image_rows import ROW_FIELDS, ImageRows
 from casewise.plugins.init.join_checks import OF_FILES_ONLY
 from casewise.plugins.init.joining import Joined, join_images, met
 from casewise.plugins.init.key_names import day_of_visit, days_of_visits, names_visit, one_of_each, words
-from casewise.plugins.init.path_words import PathWords, visits_in_paths
+from casewise.plugins.init.path_dates import table_days
+from casewise.plugins.init.path_words import paths_in_words, visits_in_paths
 from casewise.plugins.init.patterns import read_all
 from casewise.plugins.init.row_per_case import by_dated_visit, by_part, by_region, by_visit, check_several_columns
 from casewise.plugins.init.source import (
@@ -295,7 +298,9 @@ def _refuse_other_keys(source: Source, joined: Joined, subject: str) -> None:
             if names_with_images <= set(other):
                 remedy = f"--subject {cut(key)} or --subject {cut(name)}"
                 remedy = "delete or rename the other column" if role == "visit" else f"say so with {remedy}"
-                row = next((row for row in sorted(joined.paths) if own[row] != other[row]), min(joined.paths))
+                row = next((row for row in sorted(joined.paths) if own[row] != other[row]), None)
+                if row is None:
+                    continue
                 raise CasewiseError(
                     f"{source.path}: the paths may state {cut(key)} or {cut(name)}, which would give them other rows: "
                     f"by {cut(key)}, {joined.paths[row][0]} is of row {source.numbers[row]}, where {cut(key)} is "
@@ -351,7 +356,7 @@ def _best_join(
     if keys:
         stated, keys = _with_other_fields(stated, keys, source)
         check_subjects(source, keys["subject"])
-        join = _Join(_alike(source, keys, regions), images.paths, keys, regions, stated, roles.date, roles.dates)
+        join = _Join(_alike(source, keys, regions), images.paths, keys, regions, stated, roles.date, roles.dated)
         source, joined = join.best()
         if join.meets(joined):
             return source, joined
@@ -392,7 +397,7 @@ def _row_for_each(source: Source, paths: Sequence[str], regions: Sequence[str], 
 class _Join:
     """The ways in which the rows of a table may be joined to paths by its `keys`, the columns by what they state.
 
-    `date` is the column of dates ('': none), and `dates` are its dates in ISO form.
+    `date` is the column of dates ('': none), and `dated` has the dates of all columns that may date images (`Roles`).
     """
 
     source: Source
@@ -401,7 +406,7 @@ class _Join:
     regions: Sequence[str]
     stated: Pattern | None
     date: str
-    dates: list[str]
+    dated: Mapping[str, list[str]]
 
     def best(self) -> tuple[Source, Joined]:
         """The table and its images by the first way in which enough rows meet, or by the keys alone.
@@ -409,10 +414,16 @@ class _Join:
         Raises:
             CasewiseError: paths fit the keys in two ways, or give one person the images of another.
         """
+        source, joined = self._first()
+        if joined.paths:
+            self._check_dates_in_paths(joined)
+        return source, joined
+
+    def _first(self) -> tuple[Source, Joined]:
         if self._by_date:
             if by_visits := self._by_filled_visits():
                 return by_visits
-            return self._by_days_from_first(self._joined(self.keys, {self.date: self.dates}))
+            return self._by_days_from_first(self._by_column_of_dates())
         dated = bool(self.date and "visit" in self.keys)
         try:
             joined = self._joined(self.keys)
@@ -424,11 +435,11 @@ class _Join:
             if not self._reads_visits(joined) and (other := self._by_other_columns()):
                 return self.source, other
         if dated and not self._reads_visits(joined):  # the paths may state the dates of the visits
-            again = self._joined(self.keys | {"visit": self.date}, {self.date: self.dates})
+            again = self._by_column_of_dates()
             if self._reads_visits(again):
                 return self.source, again
+            joined = joined if joined.columns else again
         if dated and joined.paths and "visit" in joined.columns:
-            self._check_dates_in_paths(joined)
             joined.doubts += contradictory_dates(self._people, self.source.cells[self.keys["visit"]], self.dates)
         return self.source, joined
 
@@ -455,28 +466,89 @@ class _Join:
             {**self.source.cells, **cells}, self.paths, columns, regions=self.regions, stated=self.stated
         )  # fmt: skip
 
+    @property
+    def dates(self) -> list[str]:
+        """The dates of `date`, by row."""
+        return self.dated.get(self.date, [])
+
+    def _by_column_of_dates(self) -> Joined:
+        """By `date` as the visit.
+
+        Raises:
+            CasewiseError: by another column of dates, as many images or more would be of other rows.
+        """
+        own = self._joined(self.keys | {"visit": self.date}, {self.date: self.dates})
+        rows = {path: row for row, paths in own.paths.items() for path in paths}
+        for name, dates in self.dated.items() if "visit" in own.columns else ():
+            if name == self.date or len(Column(name, self.source.cells[name]).values) != sum(map(bool, dates)):
+                continue
+            try:
+                other = self._joined(self.keys | {"visit": name}, {name: dates})
+            except CasewiseError:
+                continue
+            others = {path: row for row, paths in other.paths.items() for path in paths}
+            if "visit" in other.columns and len(others) >= len(rows) and others != rows:
+                path = next(path for path, row in others.items() if rows.get(path) != row)
+                by_own = f"row {self.source.numbers[rows[path]]}" if path in rows else "no row"
+                raise CasewiseError(
+                    f"{self.source.path}: WHICH DATE IS THAT OF THE IMAGES? By {self.date}, {len(rows):,} images would "
+                    f"have a row, and by {name} {len(others):,}: {path} is of {by_own} by {self.date}, and of row "
+                    f"{self.source.numbers[others[path]]} by {name}. If these are two visits of a row, write a row for "
+                    "each; if not, delete the other column in a copy of the table."
+                )
+        return own
+
     def _check_dates_in_paths(self, joined: Joined) -> None:
-        """Refuse images that were joined to a visit although their path has the date of another one.
+        """Refuse images that were joined to a row although their path has a date near that of another one.
+
+        Images with a date far from that of their row are not used where most have one near it.
 
         Raises:
             CasewiseError: there are some, and the user did not state what the paths mean.
         """
-        if not (contrary := dates_of_other_rows(self._people, self.dates, joined.paths)):
+        column, dates = next(iter(self.dated.items()), ("", []))
+        if not column or joined.columns.get("visit") in self.dated:
             return
-        path, (row, date) = next(iter(contrary.items()))
-        visit = cut(self.source.cells[self.keys["visit"]][row])
-        text = (
-            f"WHICH VISIT? {counted(len(contrary), 'image')} {'has' if len(contrary) == 1 else 'have'} the date of "
-            f"another visit in the path: {path}, read as {joined.pattern}, is of visit {visit}, whose {self.date} is "
-            f"{self.dates[row] or 'unknown'}, while {date} is the {self.date} of another row of the subject"
-        )
-        if self.stated:
+        if contrary := dates_of_other_rows(self._people, dates, joined.paths, joined.dates):
+            path, (row, other) = next(iter(contrary.items()))
+            exact = iso_day(dates[other]) in joined.dates[path]
+            has = "has" if len(contrary) == 1 else "have"
+            of_other = "the date of another visit in the path" if exact else "a date in the path near another visit's"
+            visit = self.source.cells[self.keys["visit"]][row] if "visit" in joined.columns else ""
+            text = (
+                f"WHICH VISIT? {counted(len(contrary), 'image')} {has} {of_other}: {path}, read as {joined.pattern}, "
+                f"is of {f'visit {cut(visit)}' if visit else 'a row'}, whose {column} is {dates[row]}, while "
+                f"{dates[other]} is the {column} of another row of the subject"
+            )
+            if not self.stated:
+                raise CasewiseError(
+                    f"{self.source.path}, row {self.source.numbers[row]}: {text}. Correct the path or the table, or "
+                    "say with --pattern what the paths mean: '{subject}_{date}_{n}.jpg' joins by the date."
+                )
             joined.doubts.append(f"{text}.")
+        alone = "visit" not in joined.columns
+        counts = alone and re.search(r"(^|[^}\w]|[^\W\d]|_)\{subject\}\.\w+$", joined.pattern)
+        window = 1 if counts else WINDOW
+        far, near = far_dates(dates, joined.paths, joined.dates, window)
+        if not far:
             return
-        raise CasewiseError(
-            f"{self.source.path}, row {self.source.numbers[row]}: {text}. Correct the path or the table, or say with "
-            "--pattern what the paths mean: '{subject}_{date}_{n}.jpg' joins by the date."
+        path, row = next(iter(far.items()))
+        text = (
+            f"OTHER DATES? {counted(len(far), 'image')} {'has' if len(far) == 1 else 'have'} a date in the path that "
+            f"is more than {counted(window, 'day')} from that of the row: {path}, read as {joined.pattern}, is of a "
+            f"row whose {column} is {dates[row]}"
         )
+        if self.stated or (len(far) > near and not counts):
+            joined.doubts.append(f"{text}.")
+        elif counts and len(far) > near:
+            raise CasewiseError(
+                f"{self.source.path}, row {self.source.numbers[row]}: {text}. The numbers of the files may count "
+                f"photographs. If they are numbers of subjects, say so with --pattern {joined.pattern!r}."
+            )
+        else:
+            joined.doubts.append(f"{text}. They are NOT used.")
+            kept = {row: [path for path in paths if path not in far] for row, paths in joined.paths.items()}
+            joined.paths = {row: paths for row, paths in kept.items() if paths}
 
     def _by_filled_visits(self) -> tuple[Source, Joined] | None:
         """By a column of visits with gaps, whose rows have their date as the visit: a stated visit counts."""
@@ -625,11 +697,21 @@ def _unread_columns(source: Source, subject: str) -> list[str]:
 
 
 def _dates_in_paths(source: Source, images: ImageFiles, subject: str) -> str:
-    """A sentence on dates in most of the paths that the table does not have; or ''."""
-    dated = [path for path in images.paths if PathWords(path).dates()]
-    if 2 * len(dated) < len(images.paths) or source.roles(subject).date:
+    """A sentence on dates in most of the paths, and how many of them the table has; or ''."""
+    every = paths_in_words(images.paths, table_days(source.cells))
+    dated = [each for each in every if any(each.words_of_dates(segment) for segment in range(-len(each.segments), 0))]
+    if 2 * len(dated) < len(every):
         return ""
-    return f". The paths have dates, such as {dated[0]}, and the table has none: add a column `date`"
+    text = f". The paths have dates, such as {dated[0].path}"
+    if not any(each.dates() for each in dated):
+        return f"{text}, whose day and month cannot be told apart: write them as 2024-01-31"
+    column, dates = next(iter(source.roles(subject).dated.items()), ("", []))
+    if not column:
+        return f"{text}, and the table has none: add a column `date`"
+    days = {iso_day(each) for each in dates}
+    hits = sum(not days.isdisjoint(each.dates().values()) for each in dated)
+    of_all = f"{hits:,} of {counted(len(dated), 'path')}"
+    return f"{text}; {of_all} have one of the column {column!r}. Only equal dates are joined"
 
 
 def _read_by(stated: Pattern, images: ImageFiles) -> str:
@@ -692,6 +774,10 @@ def _repeated_text(source: Source, images: ImageFiles, joined: Joined) -> str:
     for name, values in source.cells.items():
         different = {values[row].casefold() for row in first}
         if name not in keys and len(different) == len(first) and all(value and value in some for value in different):
+            if heading_words(name) in OF_FILES:
+                return (
+                    f"{text}: if {name} tells their images apart, call it `part` in the table and in --pattern {{part}}"
+                )
             written = name if re.fullmatch(r"\w+", name) else heading_words(name).replace(" ", "_")
             return f"{text}: if {name} tells their images apart, name it in --pattern as {{{written}}}"
     return f"{text}: keep one of them, or add what tells their images apart"

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from datetime import date
 
 from casewise.cohort.clinical_words import LETTERS_OF_VISITS, Words
 from casewise.cohort.folder_layout import OF_FILES, Pattern
-from casewise.errors import CasewiseError
+from casewise.errors import CasewiseError, cut
 from casewise.plugins.init.join_checks import (
     ENOUGH,
     check_counters,
@@ -24,6 +25,7 @@ from casewise.plugins.init.join_checks import (
     check_visits,
 )
 from casewise.plugins.init.key_names import readings, words
+from casewise.plugins.init.path_dates import days_of_texts, table_days
 from casewise.plugins.init.path_words import (
     MOST_WORDS,
     SAMPLE,
@@ -33,6 +35,8 @@ from casewise.plugins.init.path_words import (
     Span,
     Spans,
     occurring,
+    paths_in_words,
+    read_stated,
     taken_words,
     text_at,
     visits_beside,
@@ -52,6 +56,7 @@ class Joined:
         columns: the columns that were compared, by what they state.
         stated: by path, what it states that the table does not, such as the visit.
         visits: by path, how it writes the visit.
+        dates: by path, the ordinal days of the dates in it that are no name of its row.
         pattern: what the paths were read as.
         absent: by column, the values that no path has, if no rows meet images.
     """
@@ -60,6 +65,7 @@ class Joined:
     columns: dict[str, str] = field(default_factory=dict)
     stated: dict[str, dict[str, str]] = field(default_factory=dict)
     visits: dict[str, str] = field(default_factory=dict)
+    dates: dict[str, set[int]] = field(default_factory=dict)
     pattern: str = ""
     absent: dict[str, list[str]] = field(default_factory=dict)
     understood: list[str] = field(default_factory=list)
@@ -116,14 +122,17 @@ def join_images(
         CasewiseError: the paths can be read in two ways, or two spellings would be one person.
     """
     keys = _Keys(cells, columns)
-    split_paths = [PathWords(path) for path in paths]
+    days = table_days(cells)
+    split_paths = paths_in_words(paths, days)
     best: dict[str, Spans] = {}
     for loose in (False, True):
         names_of = {role: readings(role, keys.names[role], loose=loose, regions=regions) for role in columns}
         if regions and "region" not in columns:
             names_of["region"] = readings("region", map(words, regions))
         read = (
-            _by_pattern(split_paths, names_of, stated) if stated else _by_places(split_paths, names_of, keys, columns)
+            _by_pattern(split_paths, names_of, stated, days)
+            if stated
+            else _by_places(split_paths, names_of, keys, columns)
         )
         if len(_assigned(read, keys, columns)) > len(_assigned(best, keys, columns)):
             best = read
@@ -141,6 +150,9 @@ def join_images(
     joined.columns = {role: columns[role] for role in best[next(iter(assigned))] if role in columns}
     matched = Matched({each.path: each for each in split_paths}, best, assigned, cells, joined.columns, stated)
     joined.pattern = matched.pattern
+    for path in assigned:
+        taken = taken_words(best[path])
+        joined.dates[path] = {day for place, day in matched.paths[path].dates().items() if place not in taken}
     # of fewer the join is not used
     used = len(joined.paths) >= ENOUGH * keys.count or len(assigned) >= ENOUGH * len(paths)
     if used and not stated:
@@ -148,7 +160,7 @@ def join_images(
         check_visits(matched, keys.names.get("visit", ()))
         check_folders(matched)
     if used:
-        check_shifted(matched)
+        check_shifted(matched, joined.pattern)
     understood, several = check_spellings(matched, joined.pattern)
     joined.understood += understood
     if used and several:
@@ -190,22 +202,32 @@ def _name_in_pattern(text: str, role: str, names_of: Mapping[Words, Words]) -> W
 
 
 def _by_pattern(
-    paths: Sequence[PathWords], names_of: Mapping[str, Mapping[Words, Words]], stated: Pattern
+    paths: Sequence[PathWords], names_of: Mapping[str, Mapping[Words, Words]], stated: Pattern, days: Set[int]
 ) -> dict[str, Spans]:
-    """The names of the paths that match a pattern the user states; fields that the table lacks are left out."""
+    """The names of the paths that match a pattern the user states; fields that the table lacks are left out.
+
+    Raises:
+        CasewiseError: {date} is no date.
+    """
     result: dict[str, Spans] = {}
-    for each in paths:
-        values = stated.read(each.path)
-        if values is None:
-            continue
+    read = {each.path: values for each in paths if (values := read_stated(stated, each)) is not None}
+    dates = days_of_texts((values["date"] for values in read.values()), days) if "date" in stated.fields else {}
+    for path, values in read.items():
+        if "date" in values and "visit" not in values:
+            if not (day := dates.get(values["date"], 0)):
+                why = "whose day and month cannot be told apart" if values["date"] in dates else "which is no date"
+                raise CasewiseError(
+                    f"--pattern {stated.text!r}: {{date}} is {cut(values['date'])} in {path}, {why}. "
+                    "If this text is a visit or a number, name it {visit} or {n}."
+                )
+            values = values | {"visit": date.fromordinal(day).isoformat()}
         roles = {("number" if name in OF_FILES[:-1] else name): text for name, text in values.items()}
-        roles["visit"] = roles.get("visit") or roles.get("date", "")
         spans: Spans = {
             role: (_name_in_pattern(text, role, names_of[role]), 0, 0, 0)
             for role, text in roles.items()
             if text and role in names_of
         }
-        result[each.path] = spans
+        result[path] = spans
     return result
 
 
@@ -258,30 +280,38 @@ def _by_places(
 def _are_counters(paths: Iterable[PathWords], read: Mapping[str, Spans], role: str) -> bool:
     """Whether numbers of files that were read as visits, or subjects, count photographs.
 
-    Most subjects with several folders, or dates in names of files, then have the same number in more than one. A number
-    that was read as a subject may be one, unless the table has letters in its name.
+    Most subjects with several folders, or dates in names of files, then have the same number in more than one, or
+    several numbers on one date. A number that was read as a subject may be one, unless the table has letters in its
+    name.
     """
     other = "subject" if role == "visit" else "visit"
     folders: dict[Words, dict[str, set[Words]]] = defaultdict(lambda: defaultdict(set))
+    dated: dict[tuple[Words, frozenset[str]], list[Words]] = defaultdict(list)
     for each in paths:
         if (spans := read.get(each.path)) is None:
             continue
         name, segment, first, end = spans[role]
         bare = all(match[0].isdecimal() for match in each.matches(segment)[first:end])
-        if segment != -1 or not bare or (role == "subject" and all(word.isdecimal() for word in name)):
+        is_date = name[:1] == ("date",)
+        if segment != -1 or not bare or is_date or (role == "subject" and all(word.isdecimal() for word in name)):
             return False
         taken = taken_words(spans)
+        dates = {place: text for place, text in each.date_texts().items() if place not in taken}
         others = [
             match[0]
             for of in range(-len(each.segments), -1)
             for word, match in enumerate(each.matches(of))
             if (of, word) not in taken
         ]
-        others += [str(day) for place, day in each.dates().items() if place[0] == -1 and place not in taken]
+        others += [text for place, text in dates.items() if place[0] == -1]
         folders[spans[other][0]][" ".join(others)].add(name)
+        if dates:
+            dated[spans[other][0], frozenset(dates.values())].append(name)
     several = [list(names.values()) for names in folders.values() if len(names) > 1]
     crossed = [own for own in several if len(set.union(*own)) < sum(map(len, own))]
-    return 2 * len(crossed) > len(several)
+    on_one_day = [names for names in dated.values() if len(names) > 1]
+    counted_on_day = [names for names in on_one_day if len(set(names)) > 1]
+    return 2 * len(crossed) > len(several) or (role == "visit" and 2 * len(counted_on_day) > len(on_one_day))
 
 
 def _divides_subject(each: PathWords, spans: Spans) -> bool:

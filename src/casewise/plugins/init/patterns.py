@@ -7,7 +7,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from casewise.cohort.folder_layout import VISIT_WORDS, Pattern, are_batches, stem_of
-from casewise.plugins.init.class_folders import check_people, levels_beside_classes
+from casewise.plugins.init.class_folders import check_beside, check_people, levels_beside_classes
+from casewise.plugins.init.path_dates import PathDate, dates_in
 from casewise.plugins.init.word_forms import (
     MIXED,
     MOST_CLASSES,
@@ -46,10 +47,12 @@ def infer_pattern(paths: Sequence[str], *, labels: Mapping[str, str] | None = No
     of_paths = [labels[path] for path in paths] if labels else None
     if not of_paths and (others := levels_beside_classes(levels)):
         pattern, inference = _inferred(paths, levels, None, others)
-        if subjects := inference.values.get("subject"):
-            if "hospital" not in inference.values:
-                check_people(subjects, levels[others[0]], pattern.text)
-            return pattern
+        subjects = inference.values.get("subject")
+        if not subjects and "hospital" not in inference.values:
+            check_beside(levels[others[-1]], pattern.text, others[-1])
+        for level in reversed(others) if subjects and "hospital" not in inference.values else ():
+            check_people(subjects or [], levels[level], pattern.text, level)
+        return pattern
     return _inferred(paths, levels, of_paths, [])[0]
 
 
@@ -64,7 +67,9 @@ def _inferred(
     ]
     folders += ["**"] if any(path.count("/") > len(levels) for path in paths) else []
     # positions of even number are words, those between are separators, which must be the same in all names
-    tokens = [_words_of(stem_of(path).split("/")[-1]) for path in paths]
+    stems = [stem_of(path).split("/")[-1] for path in paths]
+    dates = dates_in([[stem] for stem in stems])
+    tokens = [_words_of(stem, own.get(-1, [])) for stem, own in zip(stems, dates, strict=True)]
     shortest = min(map(len, tokens))
     common = next((i for i in range(1, shortest, 2) if len({t[i] for t in tokens}) > 1), shortest)
     words = [[t[position] for t in tokens] for position in range(0, common, 2)]
@@ -106,14 +111,19 @@ def repeating_part(paths: Sequence[str]) -> tuple[str, list[str]]:
     return best
 
 
-def _words_of(stem: str) -> list[str]:
-    """The words of a name and the separators between them, in turn; a date such as 2024-01-31 is one word.
+def _words_of(stem: str, dates: Sequence[PathDate]) -> list[str]:
+    """The words of a name and the separators between them, in turn; a date is one word.
 
-    >>> _words_of("P1_2024-01-31")
+    >>> _words_of("P1_2024-01-31", [PathDate(3, 13, 0)])
     ['P1', '_', '2024-01-31']
     """
-    whole = re.sub(r"\d{4}-\d\d-\d\d", lambda match: match[0].replace("-", "\0"), stem)
-    return [word.replace("\0", "-") for word in _SEPARATORS.split(whole)]
+    words, start = [""], 0
+    for own in (*dates, PathDate(len(stem), len(stem), 0)):
+        first, *rest = _SEPARATORS.split(stem[start : own.start])
+        words = [*words[:-1], words[-1] + first, *rest]
+        words[-1] += stem[own.start : own.end]
+        start = own.end
+    return words
 
 
 class _Inference:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from casewise.cohort.folder_layout import DATE_FORM, VISIT_WORDS
+from casewise.cohort.folder_layout import VISIT_WORDS
 from casewise.cohort.identity import alike
+from casewise.plugins.init.path_dates import days_of_texts
 from casewise.splits.predefined import WORDS
 
 SUBJECT_WORDS = r"p|pt|pat|patient|s|sub|subj|subject|case|pid|participant|proband|person"
@@ -14,7 +15,6 @@ _VIEW = r"l|r|left|right|od|os|ou|pa|ap|lat|lateral|frontal|front|back|top|side|
 _SEQUENCE = r"t1|t1w|t1c|t1ce|t1gd|t1post|t1pre|t2|t2w|t2star|flair|dwi|adc|pd|swi|dce|ct|pet"
 # What the words of a field look like, the first one that fits all of them.
 FORMS = {
-    "date": DATE_FORM,
     "sequence": _SEQUENCE,
     "view": _VIEW,
     "visit": rf"({VISIT_WORDS})[-_ ]?\d*",
@@ -60,11 +60,13 @@ def is_field(word: str) -> bool:
     >>> is_field("left"), is_field("week4"), is_field("KA")
     (True, True, False)
     """
-    return any(is_form(name, word) for name in ("view", "visit", "sequence", "date"))
+    return any(is_form(name, word) for name in ("view", "visit", "sequence")) or bool(days_of_texts([word]))
 
 
 def kind_of(words: set[str]) -> str:
     """The field, other than a label, that all of these words may be; '' if there is none."""
+    if len(days_of_texts(words)) == len(words):
+        return "date"
     return next((name for name in FORMS if all(is_form(name, word) for word in words)), "")
 
 
