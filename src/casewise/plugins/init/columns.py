@@ -10,12 +10,21 @@ from datetime import date
 from functools import cached_property
 
 from casewise.cohort.checks import number
-from casewise.cohort.clinical_words import AMBIGUOUS_SUBJECT, DATES, DAYS, STRONG_SUBJECT, VISIT, unaccented
+from casewise.cohort.clinical_words import (
+    AMBIGUOUS_SUBJECT,
+    DATES,
+    DAYS,
+    STRONG_SUBJECT,
+    VISIT,
+    plain_words,
+    unaccented,
+)
 from casewise.cohort.folder_layout import stem_of
 from casewise.cohort.table import names_text, read_dates
 from casewise.cohort.table_formats import NO_VALUE, missing_words
 from casewise.errors import CasewiseError, cut
 from casewise.names import heading_words
+from casewise.plugins.init.key_names import named_visit
 from casewise.splits.predefined import side_of
 
 _WEAK_SUBJECT = r"id|code|case|cases|pseudonym|key|nr|no|number|identifier|record"
@@ -278,6 +287,8 @@ def understand_columns(
     roles.sequence = next((c.name for c in columns if c.named(_SEQUENCE) and 1 <= len(c.counts) <= 12), "")
     columns = [c for c in columns if c.name not in (roles.split, roles.sequence)]
     visits = [c for c in columns if c.named(VISIT) and not c.named(_DATE) and not c.are_dates]
+    # `PASI week 4` has values of one visit
+    visits = [c for c in visits if not all(named_visit(plain_words(c.name)))]
     roles.visit = next((c.name for c in visits if c.filled > _FILLED and c.are_whole and _differ(c, subjects)), "")
     columns = [c for c in columns if c.name != roles.visit]
     roles.day = next((c.name for c in columns if c.exactly(_DAY) and _are_days(c)), "")

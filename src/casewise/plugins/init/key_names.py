@@ -137,3 +137,16 @@ def is_visit(text: str) -> bool:
     if len(named) == 2 and named[1].isdecimal():
         return named[0] in (*_DAYS, "visit", "time", "date")
     return len(named) == 1 and named[0] in _SINGLE
+
+
+def named_visit(headings: Words) -> tuple[str, Words]:
+    """The visit with which a heading ends or begins, and its other words; '' if it names none.
+
+    >>> named_visit(("pasi", "week", "4")), named_visit(("visit",))
+    (('week 4', ('pasi',)), ('', ('visit',)))
+    """
+    for length in (2, 1):
+        for visit, rest in ((headings[-length:], headings[:-length]), (headings[:length], headings[length:])):
+            if len(headings) >= length and names_visit(" ".join(visit)):
+                return " ".join(visit), rest
+    return "", headings

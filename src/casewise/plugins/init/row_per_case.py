@@ -24,7 +24,7 @@ from casewise.cohort.table import names_text, rows_text
 from casewise.cohort.table_formats import NO_VALUE
 from casewise.errors import CasewiseError, cut
 from casewise.plugins.init.columns import Column
-from casewise.plugins.init.key_names import names_visit, readings, words
+from casewise.plugins.init.key_names import named_visit, names_visit, readings, words
 from casewise.plugins.init.observations import ANALYSED
 from casewise.plugins.init.source import PHOTO, Source, key_columns, names_of_rows, rows_repeat
 
@@ -287,22 +287,13 @@ def _columns_of_visits(source: Source, keys: Mapping[str, str]) -> dict[Words, d
     """By the other words of their headings, the columns of several visits; {} if two are of the same visit."""
     texts, parts = dict[Words, str](), defaultdict[Words, dict[str, str]](dict)
     for name in source.cells:
-        visit, rest = _named_visit(plain_words(name))
+        visit, rest = named_visit(plain_words(name))
         if visit and name not in {column for role, column in keys.items() if role != "visit"}:
             written = re.search(r"[\W_]*".join(map(re.escape, visit.split())), name, re.IGNORECASE)
             text = texts.setdefault(words(visit, "visit"), written[0] if written else visit)
             if parts[rest].setdefault(text, name) != name:
                 return {}
     return {rest: columns for rest, columns in parts.items() if len(columns) > 1}
-
-
-def _named_visit(headings: Words) -> tuple[str, Words]:
-    """The visit with which a heading ends or begins, and its other words; '' if it names none."""
-    for length in (2, 1):
-        for visit, rest in ((headings[-length:], headings[:-length]), (headings[:length], headings[length:])):
-            if len(headings) >= length and names_visit(" ".join(visit)):
-                return " ".join(visit), rest
-    return "", headings
 
 
 def _with_rows(source: Source, role: str, parts: Mapping[Words, Mapping[str, str]], order: Sequence[str]) -> Source:
