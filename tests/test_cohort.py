@@ -413,3 +413,13 @@ def test_files_are_not_suggested_as_subjects_nor_taken_for_them(write: Callable[
         read_cohort(study(folder, columns={"subject": "path"}))
     unknown = read_cohort(study(folder, columns={"subject": "path"}, subjects_known=False))
     assert len(unknown.cases) == 3
+
+
+def test_a_day_in_two_forms_is_one_visit(write: Callable[..., Path]) -> None:
+    folder = write(
+        "path,subject,visit,grade", "a.jpg,S1,2023-04-16,1", "b.jpg,S1,16.04.2023,1", "c.jpg,S2,16.04.2023,2"
+    )
+    told = problems(folder)
+    assert "subject S1 has the visits 2023-04-16 and 16.04.2023, which are one day in two forms." in told
+    assert "rows 2-3, visit: subject S1" in told
+    assert "subject S2" not in told

@@ -507,3 +507,36 @@ def test_a_table_without_visits_pools_no_more_images_than_a_training_case(
     unused = study.model_copy(update={"columns": {**study.columns, "visit": ""}})
     check_case_sizes(unused, cells, CaseSizes(2, 2), "")
     assert not caplog.text
+
+
+def test_dates_in_several_forms_are_one_visit(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    study = study_of("photographs").model_copy(update={"cohort": tmp_path / "new.csv", "regions": []})
+    study = study.model_copy(update={"columns": {**study.columns, "visit": "Besuch"}})
+    days = ["2023-04-16 00:00:00", "16.04.2023", "16. April 2023", "2023-05-02 09:30", "02.05.2023"]
+    frame = pd.DataFrame({"path": [f"{n}.png" for n in range(5)], "subject": "a", "Besuch": days})
+    frame.to_csv(study.cohort, index=False)
+    names = {case.name for case in cases_of(NewTable(study, own=True).cells(), study)}
+    assert names == {"a/2023-04-16", "a/2023-05-02 09:30", "a/2023-05-02"}
+    assert "Dates in the column 'Besuch' have several forms; all are written as 2023-04-16" in caplog.text
+    frame["Besuch"] = ["16.04.2023", "16.04.2023", "02.05.2023", "02.05.2023", "erste"]
+    frame.to_csv(study.cohort, index=False)
+    cases = cases_of(NewTable(study, own=True).cells(), study)
+    assert {case.name for case in cases} == {"a/16.04.2023", "a/02.05.2023", "a/erste"}
+
+
+def test_names_of_files_in_subfolders_are_found_where_they_are_clear(tmp_path: Path) -> None:
+    study = study_of("photographs").model_copy(update={"cohort": tmp_path / "new.csv", "regions": []})
+
+    def read(*names: str) -> list[str]:
+        pd.DataFrame({"path": names, "subject": ["P1", "P2"], "visit": "1"}).to_csv(study.cohort, index=False)
+        return NewTable(study, own=True).cells()[study.columns.get("path", "path")].tolist()
+
+    for path in ("2023-02/IMG_1.JPG", "2023-03/IMG_2.png", "2023-03/P1/c.png", "x/d.png", "y/d.png", "y/d.txt"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 40)).save(tmp_path / path, format="PNG" if path.endswith("txt") else None)
+    assert read("IMG_1", "img_2.png") == ["2023-02/IMG_1.JPG", "2023-03/IMG_2.png"]
+    assert read("IMG_1", "absent") == ["IMG_1", "absent"]
+    assert read("IMG_1", "d") == ["IMG_1", "d"]  # in two folders
+    assert read("IMG_1", "c.png") == ["IMG_1", "c.png"]  # P2's image would be that of P1
+    assert read("c.png", "IMG_1") == ["2023-03/P1/c.png", "2023-02/IMG_1.JPG"]
+    assert read("IMG_1", "IMG_1.JPG") == ["IMG_1", "IMG_1.JPG"]

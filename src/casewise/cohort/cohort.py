@@ -15,7 +15,7 @@ from casewise.cohort.identity import AS_WRITTEN, REFUSE, Declared
 from casewise.cohort.missing_codes import code_doubts
 from casewise.cohort.participants import Flow
 from casewise.cohort.table import Problems, each, is_unsorted_date, names_text, natural, read_text_table
-from casewise.cohort.visit_order import unordered_visits, visit_order
+from casewise.cohort.visit_order import days_of_dated_visits, unordered_visits, visit_order
 from casewise.errors import CohortError, counted, cut
 from casewise.study.schema import Study
 from casewise.targets import kind_named
@@ -191,6 +191,13 @@ def _check_cases(images: pd.DataFrame, columns: dict[str, str], problems: Proble
         problems.add("day twice", text, rows.index, column or "")
     images["day"] = days.transform("first")
     pairs = images.drop_duplicates(["subject", "visit"])
+    days = pairs["visit"].map(days_of_dated_visits(pairs["visit"].drop_duplicates()))
+    dated = pairs.assign(day=days)[days.notna()]
+    for (subject, _), rows in dated[dated.duplicated(["subject", "day"], keep=False)].groupby(["subject", "day"]):
+        text = f"subject {subject} has the visits {' and '.join(rows['visit'])}, which are one day in two forms. "
+        problems.add(
+            "visit twice", f"{text}Write one of them in all rows of the day.", rows.index, columns.get("visit", "")
+        )
     for case, rows in pairs[pairs.duplicated("case", keep=False)].groupby("case", sort=False):
         text = f"two subjects have the case {case}. Leave '/' out of subjects and visits."
         problems.add("case twice", text, rows.index)

@@ -7,10 +7,11 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from casewise.cohort.clinical_words import PLACES_OF_VISITS, unaccented
-from casewise.cohort.table import natural
+from casewise.cohort.table import natural, read_dates
 from casewise.names import heading_words
 
 _DURING, _UNKNOWN = 3, 7
+_TIME_OF_DAY = re.compile(r"[T ](?!0?0:00(:00(\.0+)?)?$)\d{1,2}:\d\d")
 
 
 def _order_in_time(name: str) -> int:
@@ -29,6 +30,16 @@ def is_named_visit(name: str) -> bool:
     """
     text = unaccented(heading_words(name))
     return any(re.fullmatch(words, text) for words in PLACES_OF_VISITS.values())
+
+
+def days_of_dated_visits(names: Iterable[str]) -> dict[str, int]:
+    """The ordinal day of each visit that is named by a date; a visit with a time of day is one of its own.
+
+    >>> days = days_of_dated_visits(["2023-04-16", "16.04.2023", "2023-04-16 00:00:00", "2023-04-16 09:30", "V2"])
+    >>> len(set(days.values())), list(days)
+    (1, ['2023-04-16', '16.04.2023', '2023-04-16 00:00:00'])
+    """
+    return {name: day for name, day in read_dates(names).items() if not _TIME_OF_DAY.search(name)}
 
 
 def visit_order(name: object) -> tuple[int, tuple[tuple[int, float, str], ...]]:

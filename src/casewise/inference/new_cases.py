@@ -30,7 +30,7 @@ from casewise.files import PICTURES, make_folder
 from casewise.inference.case_sizes import CaseSizes, check_people
 from casewise.inference.name_doubts import doubts_on_names
 from casewise.inference.table_paths import with_image_files
-from casewise.inference.visits import check_visits
+from casewise.inference.visits import check_visits, with_one_form
 from casewise.modalities.base import ImageFolder, ImageStore
 from casewise.modalities.registry import modality_of
 from casewise.names import one_form
@@ -144,6 +144,8 @@ class NewTable:
             raise self.corrected(error) from error
         for doubt in problems.doubts:
             log.warning("%s", IN_STUDY.sub("", doubt))
+        if "visit" in columns and not self.reading:
+            cells = with_one_form(cells, columns["visit"])
         return with_image_files(cells, self.study)
 
     def prepared(self, folder: Path, cells: pd.DataFrame | None = None) -> NewCases:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from casewise.cohort.checks import is_absolute
-from casewise.cohort.folder_layout import ENDINGS
+from casewise.cohort.folder_layout import ENDINGS, walk
 from casewise.names import FileNames, name_key, stand_ins
 
 if TYPE_CHECKING:
@@ -45,7 +46,38 @@ def with_image_files(cells: pd.DataFrame, study: Study) -> pd.DataFrame:
         names = files_of[str(path.parent)].get(name_key(path.name), [])
         return text.strip()[: -len(path.name)] + names[0] if len(names) == 1 else text
 
-    return cells.assign(**{column: cells[column].map(completed)})
+    cells = cells.assign(**{column: cells[column].map(completed)})
+    found = _in_subfolders(cells, column, study.columns.get("subject") or "subject", folder)
+    return cells.assign(**{column: cells[column].map(lambda text: found.get(text, text))})
+
+
+def _in_subfolders(cells: pd.DataFrame, column: str, subject: str, folder: Path) -> dict[str, str]:
+    """By name of a file that is not in the folder itself, the one image in its subfolders with this name.
+
+    {} if one of them is missing, in several subfolders, or in the folder of another subject of the table.
+    """
+    names = [text for text in cells[column].unique() if text.strip() and not re.search(r"[\\/]", text)]
+    names = [text for text in names if not os.path.exists(folder / text.strip())]
+    if not names or not folder.is_dir():
+        return {}
+    images: dict[str, list[str]] = {}
+    for _, paths, _ in walk(folder):
+        for path in paths if names else ():
+            if path.casefold().endswith(ENDINGS):
+                name = path.rpartition("/")[2]
+                for key in {name_key(name), name_key(name.rpartition(".")[0])}:
+                    images.setdefault(key, []).append(path)
+    found = {text: images.get(name_key(text.strip()), []) for text in names}
+    if any(len(paths) != 1 for paths in found.values()) or len({paths[0] for paths in found.values()}) < len(names):
+        return {}
+    people = {name_key(name.strip()) for name in cells[subject]} if subject in cells else set()
+    for text, own in zip(cells[column], cells[subject] if people else cells[column], strict=True):
+        others = people.intersection(map(name_key, found[text][0].split("/")[:-1])) if text in found else set()
+        if others - {name_key(own.strip())}:
+            return {}
+    first = names[0]
+    log.warning("Names of files are those in subfolders of %s: %s is %s.", folder, first, found[first][0])
+    return {text: paths[0] for text, paths in found.items()}
 
 
 def _folders(text: str) -> list[str]:

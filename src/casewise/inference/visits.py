@@ -6,12 +6,14 @@ import logging
 import re
 import shlex
 from collections.abc import Mapping
+from datetime import date
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from casewise.cohort.clinical_words import VISIT_BEGINNINGS, unaccented
 from casewise.cohort.table import names_text, read_dates
+from casewise.cohort.visit_order import days_of_dated_visits
 from casewise.errors import CohortError, counted, cut
 from casewise.inference.case_sizes import CaseSizes, image_counts
 
@@ -70,6 +72,19 @@ def check_visits(study: Study, cells: pd.DataFrame, columns: Mapping[str, str], 
             f"would be one case. Say which column does with {option}, or that all rows of a subject are one visit with "
             f"{none}."
         )
+
+
+def with_one_form(cells: pd.DataFrame, column: str) -> pd.DataFrame:
+    """The table with visits that are dates as 2024-01-31, where they are written in several forms, as workbooks do."""
+    names = cells[column].str.strip()
+    days = days_of_dated_visits(names[names != ""].drop_duplicates())
+    forms = {re.sub(r"\d+", "0", name) for name in days}
+    if len(forms) < 2:
+        return cells
+    iso = {name: date.fromordinal(day).isoformat() for name, day in days.items()}
+    shown = next(name for name in iso if name != iso[name])
+    log.warning("Dates in the column %r have several forms; all are written as %s (%s).", column, iso[shown], shown)
+    return cells.assign(**{column: names.map(lambda name: iso.get(name, name))})
 
 
 def check_case_sizes(study: Study, cells: pd.DataFrame, sizes: CaseSizes | None, slot: str) -> None:
