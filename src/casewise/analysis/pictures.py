@@ -124,12 +124,16 @@ def _network_inputs(run: Run, row: int) -> list[Shown]:
 
 
 def _panels(run: Run, row: int, *, grey: bool) -> Iterator[Shown]:
-    """A panel as networks see it in prediction, and drawn twice as in training."""
+    """A panel as models see it in prediction, and drawn twice as in the training of networks, if there are any."""
     from casewise.pipeline.look import network_panels
 
     finished = run.finished
     sequence, (shown,) = network_panels(
-        finished.prepared, finished.splits, [row], fold=_fold(run, row), variations=AUGMENTED
+        finished.prepared,
+        finished.splits,
+        [row],
+        fold=_fold(run, row),
+        variations=AUGMENTED if run.study.trained else 0,
     )
     for number, pixels in enumerate(shown):
         name = f"Augmented {number}" if number else "Panel"

@@ -17,6 +17,7 @@ from casewise.jobs.plan import fitted_rows
 from casewise.modalities.base import PreparedCohort
 from casewise.modalities.registry import modality_of
 from casewise.pipeline.read import plan, prepare, read, split
+from casewise.pipeline.recipe_plan import as_planned
 from casewise.report.audit_page import FOOTER
 from casewise.report.blocks import Block, Facts, Heading, Picture, Pictures, Section, Text, plain_page
 from casewise.report.figures.pictures import as_picture, data_uri, grid_picture
@@ -156,6 +157,8 @@ def look(study: Study, folder: RunFolder, show: Show, *, most: int = MOST_CASES)
         splits = split(study, cohort, folder, show)
         study = plan(study, cohort, splits, folder, show)
         store = prepare(study, cohort, folder, show)
+        if study.recipe.auto and study.networks:
+            study = as_planned(study, cohort, splits, store)
         prepared = PreparedCohort(study, cohort, folder.images(study.images.store), store)
         section = panels_section(prepared, splits, most=most)
         page = plain_page(f"Panels: {report_title(study)}", [section], kind="Input before training", footer=FOOTER)

@@ -190,6 +190,12 @@ def plan_recipe(inputs: RunInputs, show: Show) -> RunInputs:
     return replace(inputs, study=study)
 
 
+def as_planned(study: Study, cohort: Cohort, splits: Splits, store: ImageStore) -> Study:
+    """The study with the recipe that would be planned for it, if enough epochs fit into its budget."""
+    facts, stated = plan_facts(study, cohort, splits, store, download=False), study.recipe.stated
+    return planned_study(study, RecipePlan(facts, recipe_of(study, facts, stated), stated))
+
+
 def planned_study(study: Study, planned: RecipePlan) -> Study:
     """The study with the settings of a plan.
 

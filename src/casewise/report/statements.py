@@ -225,7 +225,7 @@ def _fewer_right(entry: AlteredAnswers) -> str:
         return ""
     before = entry.correct["before"]
     if not (fewer := before - entry.correct["after"]):
-        return f", {before:,} right in both"
+        return f", and as many are right ({before:,})"
     return f", and {abs(fewer):,} {'fewer' if fewer > 0 else 'more'} are right"
 
 

@@ -27,7 +27,7 @@ from casewise.report.formatting import capital, counted, group_label, listed, pe
 from casewise.report.sections.learners import RULES, is_gated
 from casewise.report.tables import metric_format
 from casewise.run_folder import RunFolder
-from casewise.study.learners import baselines_among, learner_name, the_learner, without_baselines
+from casewise.study.learners import baselines_among, learner_name, learner_named, the_learner, without_baselines
 from casewise.study.weight_origins import origins_sentence
 from casewise.targets import kind_named
 
@@ -237,7 +237,9 @@ def disjointness(context: ReportContext) -> str:
 def networks(context: ReportContext) -> str:
     parameters = {job["model"]: job.get("parameters") for job in context.jobs}
     sizes = {name: f" ({count:,} parameters)" for name, count in parameters.items() if count}
-    return ", ".join(f"{name}{sizes.get(name, '')}" for name in context.study.trained) + "."
+    models = [f"{name}{sizes.get(name, '')}" for name in context.study.trained]
+    fixed = [learner_named(name).title(context.study) for name in baselines_among(context.learners)]
+    return f"{listed([*models, *filter(None, fixed)])}." if models or fixed else ""
 
 
 def software(context: ReportContext) -> str:

@@ -544,6 +544,8 @@ def design(run: Run) -> dict[str, str]:
         "networks": f"{len(study.trained)}: {', '.join(study.trained)}" if study.trained else "none",
         "image size": str(study.images.size),
         "weights": origins_sentence(run.finished.origins, study.unit).removeprefix("First weights: ").rstrip("."),
+    }
+    of_networks = {
         "optimizer": str(recipe.optimizer) + (f", momentum {recipe.momentum:g}" if recipe.optimizer == "sgd" else ""),
         "learning rate": f"{recipe.lr}; schedule {recipe.schedule}",
         **{name.lower(): text for name, text in training_facts(study, jobs).items()},
@@ -551,6 +553,7 @@ def design(run: Run) -> dict[str, str]:
         "epochs": f"{_span(epochs)} trained; {limit}" if epochs else limit,
         "early stopping": stop,
     }
+    facts |= of_networks if study.trained else {}
     if study.synthetic:
         facts = {"data": "synthetic phantoms, not patients", **facts}
     return {name: value for name, value in facts.items() if value}

@@ -229,7 +229,10 @@ def _pictures(contents: Contents, what: str, *, grey: bool) -> Sheet:
 
     width = SINGLE if columns < 3 else DOUBLE
     height = min(PAGE_HEIGHT - 2 * PAD, sum(row_heights(rows)) * width / columns)
-    return Sheet([draw], contents.stated(PICTURES[what]), height, width=width)
+    caption = PICTURES[what]
+    if what == "preparation" and not contents.run.study.trained:
+        caption = "Images of one case, and the panels that models read."
+    return Sheet([draw], contents.stated(caption), height, width=width)
 
 
 def _distributions(contents: Contents) -> Sheet:

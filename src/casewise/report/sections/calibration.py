@@ -212,8 +212,8 @@ BETWEEN = "; grades between the lowest and the highest of these are in it as wel
 WHETHER = ", and suffices whether each {unit}{of_class} or each case counts equally"
 READING = (
     "Coverage: {share}. Out of fold, coverage and size are"
-    " of the networks of single folds, calibrated on the other folds. New cases are predicted by the mean over"
-    " the folds or by networks trained on all {unit}s, for which the level is not proven. The level is meant for cases"
+    " of the models of single folds, calibrated on the other folds. New cases are predicted by the mean over"
+    " the folds or by models trained on all {unit}s, for which the level is not proven. The level is meant for cases"
     " like the calibration cases."
 )
 

@@ -51,7 +51,7 @@ POOLED = (
     " {site}: learners are not compared on them. The table of each {site} does."
 )
 FITTED_WEIGHTS = (
-    "Out of fold, combined learners with fitted weights may be optimistic: the networks behind the weights for a fold"
+    "Out of fold, combined learners with fitted weights may be optimistic: the models behind the weights for a fold"
     " were trained on its cases."
 )
 FOREST = "{stages}: points with {confidence} intervals, ordered by the {merit} {order}. Shaded: the reported learner."

@@ -157,9 +157,10 @@ def _scheme(context: ReportContext) -> list[tuple[str, str]]:
     if lowest := changed_features(context.jobs):
         text = changed_features_text({learner_name(name): value for name, value in lowest.items()})
         facts.append(("First weights", f"{text}."))
-    seconds = sum(job.get("seconds") or 0 for job in context.jobs)
-    fitted = counted(len(context.jobs), "network" if study.trained else "model")
-    facts.append(("Cost", f"{fitted}, {duration(seconds)} of training"))
+    if context.jobs:
+        seconds = sum(job.get("seconds") or 0 for job in context.jobs)
+        fitted = counted(len(context.jobs), "network" if study.trained else "model")
+        facts.append(("Cost", f"{fitted}, {duration(seconds)} of training"))
     if plan:
         facts.insert(0, ("Plan", plan.removeprefix("planned: ")))
     return facts
