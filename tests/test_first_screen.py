@@ -289,6 +289,21 @@ def test_constant_predictions_are_flagged(report_of_two_classes: ReportContext) 
     assert level(dataclasses.replace(report_of_two_classes, predictions=table), "nothing_learned") == "flag"
 
 
+@pytest.mark.parametrize(("found", "high", "named"), [(0.02, 0.17, True), (0.02, 0.3, False), (0.6, 0.7, False)])
+def test_a_class_that_is_hardly_found_is_named(
+    found: float, high: float, named: bool, report_of_grades: ReportContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recalls = dict.fromkeys((f"recall[{name}]" for name in report_of_grades.classes), Estimate(0.6, 0.5, 0.7))
+    recalls[f"recall[{report_of_grades.classes[-1]}]"] = Estimate(found, 0.0, high)
+    real = ReportContext.metric
+    monkeypatch.setattr(ReportContext, "metric", lambda own, *key: recalls.get(key[-1]) or real(own, *key))
+    texts = [
+        statement.text for statement in statements(report_of_grades) if statement.text.startswith("It hardly finds")
+    ]
+    assert len(texts) == named
+    assert all(report_of_grades.classes[-1] in text and "(2 %)" in text for text in texts)
+
+
 def test_statements_have_public_names() -> None:
     assert all(name.isidentifier() and not name.startswith("_") for name in KINDS)
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from casewise.audit.probes import Floats
 from casewise.cohort.checks import closest, number
+from casewise.cohort.clinical_words import PEOPLE, unaccented
 from casewise.cohort.groups import recorded
 from casewise.cohort.table import natural
 from casewise.cohort.targets import target_columns
@@ -30,7 +31,8 @@ SOURCES = (
 USUAL = (
     *SOURCES,
     *("device", "manufacturer", "vendor", "camera", "station", "modelname", "manufacturermodelname"),
-    *("sex", "gender", "age", "ethnicity", "race", "country", "city", "operator", "technician", "photographer"),
+    *PEOPLE,
+    *("country", "city", "operator", "technician", "photographer"),
     *("view", "viewposition", "projection", "position", "modality", "protocol", "sequence", "laterality", "side"),
     *("location", "magnification", "mpp", "stain", "batch"),
     *("date", "studydate", "examdate", "acquisitiondate", "scandate", "imagedate", "year"),
@@ -113,7 +115,7 @@ def _usual(name: str) -> str:
     >>> _usual("Patient Sex"), _usual("view_position"), _usual("table_site")
     ('sex', 'viewposition', 'site')
     """
-    plain = re.sub(r"[^a-z]", "", name.removeprefix("table_").casefold())
+    plain = re.sub(r"[^a-z]", "", unaccented(name.removeprefix("table_")))
     for prefix in ("patient", "subject", "image"):
         if plain.removeprefix(prefix) in USUAL:
             return plain.removeprefix(prefix)

@@ -16,7 +16,7 @@ from casewise.names import one_form
 STRONG_SUBJECT = (
     r"patients?|subjects?|participants?|probands?|persons?|people|pat|pid|mrn|subj|pt|proband(in|en|innen)?|u?subjid|"
     r"pacientes?|patient(e|es|en|in|innen)|sujetos?|sujets?|participantes?|teilnehmer(in|innen)?|"
-    r"versuchsperson(en)?|personnes?|personas?"
+    r"versuchsperson(en)?|personnes?|personas?|dossiers?|expedientes?|aktenzeichen"
 )
 # One of them that is also a laboratory value.
 AMBIGUOUS_SUBJECT = "pt"
@@ -29,6 +29,37 @@ VISIT = (
 # Headings of days counted from a visit or date, and of dates.
 DAYS = r"days?|tage?|jours?|dias?"
 DATES = r"dates?|datum|fecha|tag|day"
+# Headings of what describes people, without spaces; none of them is a result of images.
+PEOPLE = (
+    *(
+        "age",
+        "alter",
+        "edad",
+        "birthyear",
+        "yearofbirth",
+        "geburtsjahr",
+        "jahrgang",
+        "anneedenaissance",
+        "anodenacimiento",
+    ),
+    *("sex", "gender", "geschlecht", "sexe", "sexo", "ethnicity", "race", "ethnie", "etnia", "herkunft"),
+    *("skintone", "skintype", "fitzpatrick", "hautton", "hauttyp", "phototype", "fototyp"),
+)
+BODY = (
+    *(
+        "bmi",
+        "weight",
+        "height",
+        "bodyweight",
+        "bodyheight",
+        "gewicht",
+        "korpergewicht",
+        "korpergrosse",
+        "poids",
+        "peso",
+    ),
+    *("taille", "talla", "smoker", "smoking", "raucher", "fumeur", "fumador"),
+)
 # Headings of regions of the body.
 REGION = (
     r"(body |anatomic(al)? )?(regions?|sites?|locations?|zones?|areas?)|aloc|qsloc|loc|anatomy|"

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from casewise.cohort.checks import STORED
+from casewise.cohort.clinical_words import PEOPLE, unaccented
 from casewise.cohort.groups import NOT_RECORDED, grouping, is_quantity, numbers_in, recorded, table_column
 from casewise.study.schema import Study
 
@@ -61,11 +62,10 @@ def cases_step(code: str, before: pd.DataFrame, after: pd.DataFrame) -> list[dic
 
 # By `plain_name`: columns that name what took the images, and all that describe participants or where and how images
 # were taken.
-DEVICES = ("device", "manufacturer", "camera", "scanner", "gerät", "geraet", "hersteller", "kamera")
+DEVICES = ("device", "manufacturer", "camera", "scanner", "gerat", "geraet", "hersteller", "kamera")
 COMMON = (
-    *("age", "sex", "gender", "ethnicity", "race", "skintone", "skintype", "fitzpatrick", "country"),
-    *("site", "centre", "center", "hospital", "institution", "clinic", "source", "dataset"),
-    *("alter", "geschlecht", "ethnie", "herkunft", "hautton", "hauttyp", "land"),
+    *PEOPLE,
+    *("country", "land", "site", "centre", "center", "hospital", "institution", "clinic", "source", "dataset"),
     *("standort", "zentrum", "klinik", "krankenhaus", "quelle", "datensatz"),
     *DEVICES,
 )
@@ -89,12 +89,12 @@ def described_columns(study: Study, images: pd.DataFrame) -> dict[str, str]:
 
 
 def plain_name(column: str) -> str:
-    """The name of a column without case, spaces and a prefix.
+    """The name of a column without case, accents, spaces and a prefix.
 
-    >>> plain_name("Patient Sex"), plain_name("skin_tone")
-    ('sex', 'skintone')
+    >>> plain_name("Patient Sex"), plain_name("skin_tone"), plain_name("Âge")
+    ('sex', 'skintone', 'age')
     """
-    plain = re.sub(r"[\W\d_]", "", column.removeprefix("table_").casefold())
+    plain = re.sub(r"[\W\d_]", "", unaccented(column.removeprefix("table_")))
     return re.sub("^(patient|subject)", "", plain)
 
 

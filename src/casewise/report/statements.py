@@ -59,6 +59,8 @@ class Statement:
         return f"{self.mark} {MEANINGS[self.level]}" if self.mark else ""
 
 
+# A class is hardly found where the interval of its recall ends below this.
+HARDLY = 0.25
 # The level of a statement, its sentence, and its link; None where it does not hold.
 Found = tuple[str, str, str] | None
 
@@ -244,9 +246,19 @@ def _classes_missing(context: ReportContext) -> Found:
     return ("bad", f"{capital('; '.join(missing))}.", "") if missing else None
 
 
-def _one_class(context: ReportContext) -> Found:
-    only = context.constant_class(context.stage, context.learner) if context.classes else ""
-    return ("flag", f"It predicts {plain(only)} for every {terms_of(context).noun}.", "") if only else None
+def _classes_not_found(context: ReportContext) -> Found:
+    """All cases are of one class by the model, or it names few cases of a class, by the upper ends of the intervals."""
+    if not context.classes:
+        return None
+    if only := context.constant_class(context.stage, context.learner):
+        return "flag", f"It predicts {plain(only)} for every {terms_of(context).noun}.", ""
+    recalls = {name: context.metric(context.stage, context.learner, f"recall[{name}]") for name in context.classes}
+    few = [
+        f"{plain(class_name(context.study, context.outcome, name))} ({context.write.text('recall', found, short=True)})"
+        for name, own in recalls.items()
+        if own and own.high is not None and own.high < HARDLY and (found := own.value) is not None
+    ]
+    return ("bad", f"It hardly finds {listed(few)}.", "classes") if few else None
 
 
 def apart_on_test(context: ReportContext) -> Found:
@@ -346,7 +358,7 @@ KINDS: dict[str, Callable[[ReportContext], Found]] = {
     for find in (
         synthetic,
         nothing_learned,
-        _one_class,
+        _classes_not_found,
         first_weights,
         external_cohort,
         _external_confidence,

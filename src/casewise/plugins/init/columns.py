@@ -68,7 +68,8 @@ EMPTY = NO_VALUE | {
     *("k.a.", "k. a.", "k.a", "keine angabe", "keine angaben", "n.a.", "n. a.", "n.d.", "not available", "not done"),
     *("not known", "unbekannt", "nicht erhoben", "entfällt", "--", "–", "—", "."),
     *("not gradable", "ungradable", "not gradeable", "ungradeable", "not assessable", "not evaluable", "not readable"),
-    *("nicht beurteilbar", "nicht auswertbar", "nicht bewertbar"),
+    *("nicht beurteilbar", "nicht auswertbar", "nicht bewertbar", "nicht durchgeführt", "nicht gemacht"),
+    *("non fait", "non réalisé", "non évaluable", "no realizado", "no evaluable", "not performed"),
 }
 # The same in a column of texts, where `none` may be a finding. In a column of numbers it means no value.
 NO_TEXT = EMPTY - {"none"}

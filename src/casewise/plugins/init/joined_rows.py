@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -55,6 +56,8 @@ _NUMBER_OF_FILES = (
     rf"(({STRONG_SUBJECT}|case|fall|study|image|photo|picture|bild|foto|file|slide|scan|record|lab|accession)s? ?)*"
     r"(id|no|nr|num(ber)?|nummer|code|key|index|barcode|identifier|pseudonym)?|\w*(nummer|nr|id|no|code)"
 )
+# More numbers than grades may name people.
+_FEWEST_SUBJECTS = 10
 # The share of the paths that must state a visit before columns of visits become rows.
 _OF_VISITS = 0.8
 
@@ -681,11 +684,13 @@ def _state_days(rows: ImageRows, source: Source, joined: Joined, subject: str) -
 
 
 def _subject_in_paths(source: Source, images: ImageFiles, joined: Joined) -> str:
-    """Another column of subjects whose names occur in the paths; '' if there is none."""
+    """Another column of subjects whose names occur in the paths, or any if no column has subjects; '' without one."""
     of_paths = {word for path in images.paths for word in words(path)}
     for name, values in source.cells.items():
-        names = {words(value) for value in values if value}
-        other = name not in joined.columns.values() and Column(name, values).exactly(STRONG_SUBJECT)
+        names, column = {words(value) for value in values if value}, Column(name, values)
+        may_be = column.are_whole and not column.are_dates and len(names) > _FEWEST_SUBJECTS
+        is_subject = column.exactly(STRONG_SUBJECT) if joined.columns else may_be
+        other = name not in joined.columns.values() and is_subject
         if other and names and sum(map(of_paths.issuperset, names)) >= len(names) / 2:
             return name
     return ""
@@ -740,7 +745,7 @@ def _no_images(
         shown += _read_by(stated, images) if stated else _dates_in_paths(source, images, subject)
         shown += _repeated_text(source, images, joined)
         if name := _subject_in_paths(source, images, joined):
-            shown += f". The paths have {name}: repeat this with --subject {name}"
+            shown += f". The paths have {name}: repeat this with --subject {shlex.quote(name)}"
         if "site" in joined.columns:
             site, subject = joined.columns["site"], joined.columns["subject"]
             number = next(iter(cells[subject]), "")
@@ -749,6 +754,8 @@ def _no_images(
                 f". Numbers of {subject} start again at each {site} ({number} at {names_text(list(of_number), 3)}), so "
                 "that the paths must state both, such as {site}/{subject}"
             )
+    elif name := _subject_in_paths(source, images, joined):
+        shown = f". The paths have {name}: if it tells people apart, repeat this with --subject {shlex.quote(name)}"
     elif first := next((name for name in unique or cells if not names_people(Column(name, cells[name]))), ""):
         shown = names_text([value[:60] for value in dict.fromkeys(cells[first])], 3)
         shown = f"; cells of {first!r} are, for example, {shown}"

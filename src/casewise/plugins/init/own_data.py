@@ -16,6 +16,7 @@ import pandas as pd
 from casewise.audit.columns import further_columns
 from casewise.audit.metadata import INTERNAL, STANDARD, columns_in_use, is_usual, probed_columns
 from casewise.cohort.checks import FOUND, number
+from casewise.cohort.clinical_words import BODY, PEOPLE
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.cohort.companions import masks_by_image
 from casewise.cohort.folder_layout import Pattern, stated_pattern
@@ -623,7 +624,7 @@ def _mask_lines(rows: ImageRows, files: ImageFiles, *, in_table: bool) -> list[s
 _SLICE = r"slices?|(slice|instance|image|frame) ?(order|number|no|nr|num|index|idx|position|pos)|z( index| position)?"
 _FEWEST_SLICES = 3
 # Columns of a clinical table that often tell a part of what images are said to tell.
-_COVARIATE = r"age|alter|sex|gender|geschlecht|bmi|body (weight|height)|smok(er|ing)|ethnicity|race"
+_COVARIATE = rf"{'|'.join((*PEOPLE, *BODY))}|body (weight|height)"
 
 
 def _covariate_lines(cells: Mapping[str, list[str]], rows: ImageRows) -> list[str]:

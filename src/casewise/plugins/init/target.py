@@ -15,6 +15,7 @@ import pandas as pd
 
 from casewise.audit.columns import ORIGIN
 from casewise.cohort.checks import STORED, closest
+from casewise.cohort.clinical_words import BODY, PEOPLE
 from casewise.cohort.missing_codes import is_code, missing_codes
 from casewise.cohort.table import names_text, natural, rows_text
 from casewise.cohort.table_formats import NO_VALUE
@@ -41,11 +42,11 @@ _ADMINISTRATIVE = (
 )
 _ADMINISTRATIVE_ALONE = r"arms?|drug|phase|study|studie|ward|station|contact|follow up"
 _UNLIKELY = (
-    r"age|alter|edad|sex|sexo|sexe|gender|geschlecht|weight|height|bmi|width|size|side|eye|laterality|view|position|comments?|notes?|"
-    r"remarks?|bemerkung|url|licen[cs]e|race|ethnicity|region|location|slice|index|nr|no|number|row|unnamed|quality|"
+    rf"{'|'.join((*PEOPLE, *BODY))}|width|size|side|eye|laterality|view|position|comments?|notes?|"
+    r"remarks?|bemerkung|url|licen[cs]e|region|location|slice|index|nr|no|number|row|unnamed|quality|"
     r"resolution|magnification|smoker|time|date|year|jahr|offset|order|reader|rater|annotator|mode|redistribution|kind|"
     r"raw|origin|original|known|days?|weeks?|months?|woche|monat|datum|a?visits?n?|visitnum|subjects?|patients?|code|"
-    r"fitzpatrick|skin ?(type|tone)|phototype|fototyp|hauttyp|hautton|asa|ecog|survival|formats?|extension|suffix|mime|"
+    r"skin (type|tone)|asa|ecog|survival|formats?|extension|suffix|mime|"
     r"codec|encoding|colou?r space|photometric|uploaded|uploader|author|created|modified|user|checksum|md5|software"
 )
 # The same where they are whole headings.
