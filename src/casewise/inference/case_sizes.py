@@ -148,7 +148,11 @@ def _remedies(table: pd.DataFrame, study: Study, paths: Sequence[Path], doubtful
         fields[-1] = "{region}"
     pattern = "/".join([*fields, "{file}"])
     files = f"{shlex.quote(str(file.parent))}/*{file.suffix}"
+    of_visits = ""
+    if study.columns.get("visit", "visit") and "{visit}" not in pattern:
+        by_file = "/".join([*fields, "{visit}"])
+        of_visits = f", or --pattern '{by_file}' if every image is of another visit"
     return (
-        f"If each of these is one person, state --pattern '{pattern}'. If every image is a case of its own, give the "
-        f"files: {files}. Otherwise give a table with the columns {roles['path']!r} and {roles['subject']!r}."
+        f"If each of these is one person, state --pattern '{pattern}'{of_visits}. If every image is a case of its own, "
+        f"give the files: {files}. Otherwise give a table with the columns {roles['path']!r} and {roles['subject']!r}."
     )

@@ -56,6 +56,7 @@ FITTED_WEIGHTS = (
 )
 FOREST = "{stages}: points with {confidence} intervals, ordered by the {merit} {order}. Shaded: the reported learner."
 OVER_FOLDS = "Out of fold: mean ± standard deviation over {folds} folds."
+EQUAL = "The same predictions for all cases, so that these are one model here: {pairs}."
 SPREAD = (
     "The standard deviation is not an interval of the mean: the cases of one fold are training cases of the others."
 )
@@ -96,6 +97,8 @@ def section(context: ReportContext) -> Section | None:
         whole.append(Text(note, note=True))
     if any(name.startswith(FITTED) for name in context.learners) and "oof" in context.stages:
         whole.append(Text(FITTED_WEIGHTS, note=True))
+    if equal := _equal_learners(context):
+        whole.append(Text(EQUAL.format(pairs="; ".join(equal)), note=True))
     blocks += [Fold("Metrics and differences of all learners", whole, needed=True)] if plots else whole
     off = context.study.baselines.off
     blocks.append(Facts([("No baseline was fitted", off)] if off else []))
@@ -114,6 +117,17 @@ def section(context: ReportContext) -> Section | None:
     ]
     blocks += [Fold(summary, inside) for summary, inside in folds]
     return Section("learners", "All learners", blocks)
+
+
+def _equal_learners(context: ReportContext) -> list[str]:
+    """Learners whose predictions of the primary outcome are equal for all cases, such as of the same model."""
+    rows = context.predictions
+    rows = rows[(rows["stage"] == context.stage) & (rows["target"] == context.outcome)]
+    values = ["y_pred", *(f"p{n}" for n in range(len(context.classes or ())))]
+    groups: dict[bytes, list[str]] = {}
+    for name, own in rows.sort_values(["case", "image"]).groupby("model", sort=False):
+        groups.setdefault(own[values].to_numpy(dtype=float).tobytes(), []).append(learner_name(str(name)))
+    return [fmt.listed(names) for names in groups.values() if len(names) > 1]
 
 
 # ------------------------------------------------------------------------------------------------------------ tables
