@@ -258,7 +258,7 @@ def far_dates(
     days_of_paths: Mapping[str, Set[int]],
     window: int = WINDOW,
 ) -> tuple[dict[str, int], int]:
-    """By path, its row, if no date in it is within so many days of that of the row; and the number of other paths."""
+    """By path, its row, if no date in it is within so many days of the row's; and the number of other paths."""
     far, near = {}, 0
     for row, paths in paths_of_rows.items():
         own = iso_day(dates[row])

@@ -502,9 +502,9 @@ class _Join:
         return own
 
     def _check_dates_in_paths(self, joined: Joined) -> None:
-        """Refuse images that were joined to a row although their path has a date near that of another one.
+        """Refuse images that were joined to a row although their path has a date near another row's.
 
-        Images with a date far from that of their row are not used where most have one near it.
+        Images with a date far from their row's are not used where most have one near it.
 
         Raises:
             CasewiseError: there are some, and the user did not state what the paths mean.
@@ -538,7 +538,7 @@ class _Join:
         path, row = next(iter(far.items()))
         text = (
             f"OTHER DATES? {counted(len(far), 'image')} {'has' if len(far) == 1 else 'have'} a date in the path that "
-            f"is more than {counted(window, 'day')} from that of the row: {path}, read as {joined.pattern}, is of a "
+            f"is more than {counted(window, 'day')} from its row's: {path}, read as {joined.pattern}, is of a "
             f"row whose {column} is {dates[row]}"
         )
         if self.stated or (len(far) > near and not counts):

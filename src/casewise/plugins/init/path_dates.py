@@ -124,7 +124,7 @@ def _found(text: str) -> list[_Found]:
 
 
 def _may_be(form: str, match: re.Match[str]) -> bool:
-    """Whether the letters or digits of a text are those of a date."""
+    """Whether a text has the letters or digits of a date."""
     if form == "named":
         return _named_day(match) is not None
     groups = match.groupdict()

@@ -40,7 +40,7 @@ class Place:
 
 
 class PathWords:
-    """A path in its folders and its name, each in words with their positions; `dates` are those of `dates_in`."""
+    """A path in its folders and its name, each in words with their positions; `dates` as from `dates_in`."""
 
     def __init__(self, path: str, dates: Mapping[int, Sequence[PathDate]] = MappingProxyType({})) -> None:
         self.path = path
