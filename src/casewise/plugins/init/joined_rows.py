@@ -126,7 +126,7 @@ def joined_rows(
     _state_days(rows, source, joined, subject)
     keys = [name for name in joined.columns.values() if not names_people(Column(name, cells[name]))]
     lacking = [
-        " ".join(cells[name][row] for name in keys) if keys else f"row {source.numbers[row]}"
+        " ".join(filter(None, (cells[name][row] for name in keys))) if keys else f"row {source.numbers[row]}"
         for row in range(count)
         if row not in joined.paths
     ]

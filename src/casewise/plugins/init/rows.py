@@ -85,7 +85,7 @@ def rows_of_table(
         rows.changed = True
         shown, similar = lacking, ""
         if files:
-            shown = [image_files.file_name(cell[:60]) for cell in lacking]
+            shown = [image_files.file_name(cell[:60]) or "an empty cell" for cell in lacking]
             # a name with other numbers is a file of another person or visit
             names = [image_files.file_name(path) for path in unused]
             similar = nearest(shown[0], [name for name in names if _numbers(name) == _numbers(shown[0])])
