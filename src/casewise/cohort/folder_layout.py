@@ -70,7 +70,7 @@ _SIDES = {
     **dict.fromkeys(("train", "training", "val", "valid", "validation"), "train"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-_GRADE = re.compile(r"(grade|class|stage|score|level|label|severity|type|category)[\W_]*\d+", re.IGNORECASE)
+GRADE = re.compile(r"(grade|class|stage|score|level|label|severity|type|category|grad|stadium)[\W_]*\d+", re.IGNORECASE)
 _MANY_CLASSES = 20
 
 
@@ -513,7 +513,7 @@ def _are_classes(names: set[str], classes: list[str], refuse: Callable[..., Case
         return True
     if len(names) < 2:
         raise refuse("all images are in one folder, so the subjects are not known")
-    if len(names) <= _MANY_CLASSES and all(_GRADE.fullmatch(n) or not re.search(r"\d", n) for n in names):
+    if len(names) <= _MANY_CLASSES and all(GRADE.fullmatch(n) or not re.search(r"\d", n) for n in names):
         return True
     if len(names) <= 10 and sorted(names) in ([str(i + k) for i in range(len(names))] for k in (0, 1)):
         raise refuse("folders 0, 1, 2 … may be grades or subjects; name them grade0 or subject0")

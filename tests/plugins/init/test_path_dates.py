@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from casewise.errors import CasewiseError
-from casewise.plugins.init.path_dates import dates_in
+from casewise.plugins.init.joins.path_dates import dates_in
 from tests.plugins.init.test_forms_of_hospitals import PEOPLE, Rows, joined, plan_of
 
 VISITS = (1, 2, 3)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from casewise.cohort.folder_layout import are_batches
 from casewise.cohort.table import names_text
 from casewise.errors import CasewiseError
-from casewise.plugins.init.word_forms import MIXED, are_classes, are_counted, are_sides
+from casewise.plugins.init.word_forms import MIXED, are_classes, are_counted, are_splits
 
 # Findings, which hospitals and devices are not named after; and words that may also say how images were taken, such as
 # `no_flash`, so that all folders of a level must have one.
@@ -39,7 +39,7 @@ def levels_beside_classes(levels: Sequence[Sequence[str]]) -> list[int]:
     """
     like = [
         level for level, values in enumerate(levels)
-        if (are_classes(set(values)) or are_counted(set(values))) and not are_sides(values)
+        if (are_classes(set(values)) or are_counted(set(values))) and not are_splits(values)
     ]  # fmt: skip
     crossed = sorted({
         level for a, b in itertools.combinations(like, 2) for level in (a, b)

@@ -8,16 +8,16 @@ from collections.abc import Mapping, Sequence
 
 from casewise.cohort.folder_layout import VISIT_WORDS, Pattern, are_batches, stem_of
 from casewise.plugins.init.class_folders import check_beside, check_people, levels_beside_classes
-from casewise.plugins.init.path_dates import PathDate, dates_in
+from casewise.plugins.init.joins.path_dates import PathDate, dates_in
 from casewise.plugins.init.word_forms import (
     MIXED,
     MOST_CLASSES,
     SUBJECT_WORDS,
     are_classes,
     are_counted,
-    are_sides,
+    are_splits,
+    field_of,
     is_field,
-    kind_of,
 )
 
 _SEPARATORS = re.compile(r"([_\-. ]+)")
@@ -149,7 +149,7 @@ class _Inference:
         distinct = set(values)
         if len(distinct) == 1:
             return values[0].replace("{", "*").replace("}", "*")
-        if are_sides(values) and "split" not in self.values:
+        if are_splits(values) and "split" not in self.values:
             return self._is("split", values)
         if self._may_be_label() and are_classes(distinct):
             return self._is("label", values)
@@ -161,7 +161,7 @@ class _Inference:
             return self._is("label", values)
         if self._repeats_labels(values):
             return "*"
-        kind = next((k for k in (kind_of(distinct), "subject", "visit") if k and k not in self.values), "")
+        kind = next((k for k in (field_of(distinct), "subject", "visit") if k and k not in self.values), "")
         return self._is(kind, values) if kind else "*"
 
     def beside_classes(self, values: list[str]) -> str:
@@ -176,7 +176,7 @@ class _Inference:
             return values[0].replace("{", "*").replace("}", "*")
         if same := next((name for name, others in self.values.items() if others == values), ""):
             return f"{{{same}}}"
-        kind = kind_of(distinct)
+        kind = field_of(distinct)
         for name, words in (("visit", VISIT_WORDS), ("subject", SUBJECT_WORDS)):
             if before and re.fullmatch(words, before, re.IGNORECASE):
                 kind = name

@@ -32,7 +32,7 @@ from casewise.plugins.init.doubts import offered_subjects
 from casewise.plugins.init.guessed_subjects import HIGHEST_P, SIDE, guess_subjects, picture_features
 from casewise.plugins.init.image_files import ImageFiles
 from casewise.plugins.init.image_rows import ROW_FIELDS, ImageRows
-from casewise.plugins.init.joined_rows import joined_rows
+from casewise.plugins.init.joins.joined_rows import joined_rows
 from casewise.plugins.init.new_study import films_state, table_bytes
 from casewise.plugins.init.patterns import infer_pattern, read_all
 from casewise.plugins.init.source import CENTRE, Source, key_columns, with_sites

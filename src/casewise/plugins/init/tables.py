@@ -15,12 +15,12 @@ from casewise.cohort.table_formats import sheet_headings
 from casewise.errors import CasewiseError, counted, cut
 from casewise.names import heading_words, one_form, stored_path
 from casewise.plugins.init.columns import Column
-from casewise.plugins.init.dated_visits import with_whole_years
-from casewise.plugins.init.join_checks import check_letters
+from casewise.plugins.init.joins.join_checks import check_letters
 from casewise.plugins.init.key_names import names_visit, readings, words
 from casewise.plugins.init.observations import analysed, observed
 from casewise.plugins.init.row_per_case import by_rater, wide
 from casewise.plugins.init.source import CENTRE, Source, check_subjects, key_columns, names_of_rows, rows_repeat
+from casewise.plugins.init.table_dates import with_whole_years
 
 # Columns that name their table, and nothing of its rows, such as `DOMAIN` of SDTM.
 _NAMES_TABLE = re.compile(r"domain|crf|form( name)?")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from casewise.cohort.folder_layout import VISIT_WORDS
+from casewise.cohort.folder_layout import GRADE, VISIT_WORDS
 from casewise.cohort.identity import alike
-from casewise.plugins.init.path_dates import days_of_texts
+from casewise.plugins.init.joins.path_dates import days_of_texts
 from casewise.splits.predefined import WORDS
 
 SUBJECT_WORDS = r"p|pt|pat|patient|s|sub|subj|subject|case|pid|participant|proband|person"
@@ -20,9 +20,6 @@ FORMS = {
     "visit": rf"({VISIT_WORDS})[-_ ]?\d*",
     "subject": rf"({SUBJECT_WORDS})[-_]?\d+[a-z]?",
 }
-_GRADE = re.compile(
-    r"(grade|class|stage|score|level|label|severity|type|category|grad|stadium)[\W_]*\d+", re.IGNORECASE
-)
 MOST_CLASSES = 20
 # The fraction of subjects with images of several classes above which a number counts images, not people.
 MIXED = 1 / 3
@@ -40,7 +37,7 @@ def are_classes(names: set[str]) -> bool:
     """
     if not 2 <= len(names) <= MOST_CLASSES:
         return False
-    if all(_GRADE.fullmatch(name) for name in names):
+    if all(GRADE.fullmatch(name) for name in names):
         return True
     if any(is_form("subject", name) or is_form("visit", name) for name in names):
         return False
@@ -50,7 +47,7 @@ def are_classes(names: set[str]) -> bool:
     return "" not in letters and len(letters) == len(names)
 
 
-def are_sides(values: Sequence[str]) -> bool:
+def are_splits(values: Sequence[str]) -> bool:
     return {value.casefold() for value in values} <= set(WORDS)
 
 
@@ -63,7 +60,7 @@ def is_field(word: str) -> bool:
     return any(is_form(name, word) for name in ("view", "visit", "sequence")) or bool(days_of_texts([word]))
 
 
-def kind_of(words: set[str]) -> str:
+def field_of(words: set[str]) -> str:
     """The field, other than a label, that all of these words may be; '' if there is none."""
     if len(days_of_texts(words)) == len(words):
         return "date"

@@ -12,8 +12,9 @@ from casewise.cohort.table import names_text
 from casewise.errors import CasewiseError, counted, cut
 from casewise.names import heading_words
 from casewise.plugins.init.columns import Column
+from casewise.plugins.init.joins.path_pattern import Matched, pattern_text
+from casewise.plugins.init.joins.path_words import PathWords, Spans, taken_words
 from casewise.plugins.init.key_names import is_number, is_visit, one_of_each, words
-from casewise.plugins.init.path_words import Matched, PathWords, Spans, pattern_text, taken_words
 from casewise.plugins.init.word_forms import is_field
 
 # The share of the rows, or of the images, that must meet.

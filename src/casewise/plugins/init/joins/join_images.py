@@ -15,7 +15,7 @@ from datetime import date
 from casewise.cohort.clinical_words import LETTERS_OF_VISITS, Words
 from casewise.cohort.folder_layout import OF_FILES, Pattern
 from casewise.errors import CasewiseError, cut
-from casewise.plugins.init.join_checks import (
+from casewise.plugins.init.joins.join_checks import (
     ENOUGH,
     check_counters,
     check_folders,
@@ -24,23 +24,21 @@ from casewise.plugins.init.join_checks import (
     check_spellings,
     check_visits,
 )
-from casewise.plugins.init.key_names import readings, words
-from casewise.plugins.init.path_dates import days_of_texts, table_days
-from casewise.plugins.init.path_words import (
+from casewise.plugins.init.joins.path_dates import days_of_texts, table_days
+from casewise.plugins.init.joins.path_pattern import Matched, read_stated, text_at
+from casewise.plugins.init.joins.path_words import (
     MOST_WORDS,
     SAMPLE,
-    Matched,
     PathWords,
     Place,
     Span,
     Spans,
     occurring,
     paths_in_words,
-    read_stated,
     taken_words,
-    text_at,
     visits_beside,
 )
+from casewise.plugins.init.key_names import readings, words
 
 # Places that are tried for each column.
 _MOST_PLACES = 4
