@@ -15,7 +15,7 @@ image fits), the widths of those layers, the first weights (He et al. 2015), no 
 recipe's as for every network; of the decoder, the classifier's input (`UNet`). `unet_unpadded` has no padding and four
 blocks, because 128 px do not reach a fifth. So times and accuracies of these are not the published CNN's.
 
-The abstract calls the U-Net "a dense connectivity CNN", and the introduction names the FD-UNet (Guan et al., "Fully
+The introduction calls the U-Net "a dense connectivity CNN", and names the FD-UNet (Guan et al., "Fully
 Dense UNet for 2-D Sparse Photoacoustic Tomography Artifact Removal", IEEE JBHI 2020): each block of convolutions is a
 dense block of four layers, which doubles the channels. `unet_dense` is that network with the widths of `unet`.
 """
