@@ -540,3 +540,8 @@ def test_names_of_files_in_subfolders_are_found_where_they_are_clear(tmp_path: P
     assert read("IMG_1", "c.png") == ["IMG_1", "c.png"]  # P2's image would be that of P1
     assert read("c.png", "IMG_1") == ["2023-03/P1/c.png", "2023-02/IMG_1.JPG"]
     assert read("IMG_1", "IMG_1.JPG") == ["IMG_1", "IMG_1.JPG"]
+    for path in ("P1/2/e.png", "old/f.png", "P9/g.png", "patient_02/h.png"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 40)).save(tmp_path / path)
+        name = path.rpartition("/")[2]
+        assert read(name, "IMG_1") == [name, "IMG_1"]  # of another visit, copy or subject

@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from casewise.cohort.checks import is_absolute
-from casewise.cohort.folder_layout import ENDINGS, walk
+from casewise.cohort.folder_layout import ENDINGS, are_batches, walk
+from casewise.cohort.identity import alike
+from casewise.cohort.table import names_text
 from casewise.names import FileNames, name_key, stand_ins
 
 if TYPE_CHECKING:
@@ -47,14 +50,25 @@ def with_image_files(cells: pd.DataFrame, study: Study) -> pd.DataFrame:
         return text.strip()[: -len(path.name)] + names[0] if len(names) == 1 else text
 
     cells = cells.assign(**{column: cells[column].map(completed)})
-    found = _in_subfolders(cells, column, study.columns.get("subject") or "subject", folder)
+    names_of_case = [study.columns.get(role) or role for role in ("subject", "visit")]
+    found = _in_subfolders(cells, column, names_of_case, folder)
     return cells.assign(**{column: cells[column].map(lambda text: found.get(text, text))})
 
 
-def _in_subfolders(cells: pd.DataFrame, column: str, subject: str, folder: Path) -> dict[str, str]:
+def _may_be_of(path: str, names: Sequence[str]) -> bool:
+    """Whether all folders of an image name its subject or visit, or are batches of files or dates."""
+    own = [re.compile(rf"(?<![^\W_]){re.escape(alike(name))}(?![^\W_])") for name in names if name]
+    day = re.compile(r"(19|20)\d\d([-_ ]?\d\d){0,2}")
+    return all(
+        are_batches({folder}) or day.fullmatch(folder) or any(name.search(folder) for name in own)
+        for folder in map(alike, path.split("/")[:-1])
+    )
+
+
+def _in_subfolders(cells: pd.DataFrame, column: str, names_of_case: Sequence[str], folder: Path) -> dict[str, str]:
     """By name of a file that is not in the folder itself, the one image in its subfolders with this name.
 
-    {} if one of them is missing, in several subfolders, or in the folder of another subject of the table.
+    {} if one of them is missing or in several subfolders, or a folder may name another subject or visit.
     """
     names = [text for text in cells[column].unique() if text.strip() and not re.search(r"[\\/]", text)]
     names = [text for text in names if not os.path.exists(folder / text.strip())]
@@ -62,7 +76,7 @@ def _in_subfolders(cells: pd.DataFrame, column: str, subject: str, folder: Path)
         return {}
     images: dict[str, list[str]] = {}
     for _, paths, _ in walk(folder):
-        for path in paths if names else ():
+        for path in paths:
             if path.casefold().endswith(ENDINGS):
                 name = path.rpartition("/")[2]
                 for key in {name_key(name), name_key(name.rpartition(".")[0])}:
@@ -70,13 +84,12 @@ def _in_subfolders(cells: pd.DataFrame, column: str, subject: str, folder: Path)
     found = {text: images.get(name_key(text.strip()), []) for text in names}
     if any(len(paths) != 1 for paths in found.values()) or len({paths[0] for paths in found.values()}) < len(names):
         return {}
-    people = {name_key(name.strip()) for name in cells[subject]} if subject in cells else set()
-    for text, own in zip(cells[column], cells[subject] if people else cells[column], strict=True):
-        others = people.intersection(map(name_key, found[text][0].split("/")[:-1])) if text in found else set()
-        if others - {name_key(own.strip())}:
+    named = [cells[name].str.strip() for name in names_of_case if name in cells]
+    for text, *own in zip(cells[column], *named, strict=True):
+        if text in found and not _may_be_of(found[text][0], own):
             return {}
-    first = names[0]
-    log.warning("Names of files are those in subfolders of %s: %s is %s.", folder, first, found[first][0])
+    pairs = names_text([f"{name} is {found[name][0]}" for name in names], 5)
+    log.warning("Names of files are in subfolders of %s: %s. Check that these are the same images.", folder, pairs)
     return {text: paths[0] for text, paths in found.items()}
 
 

@@ -78,11 +78,11 @@ def with_one_form(cells: pd.DataFrame, column: str) -> pd.DataFrame:
     """The table with visits that are dates as 2024-01-31, where they are written in several forms, as workbooks do."""
     names = cells[column].str.strip()
     days = days_of_dated_visits(names[names != ""].drop_duplicates())
-    forms = {re.sub(r"\d+", "0", name) for name in days}
-    if len(forms) < 2:
-        return cells
     iso = {name: date.fromordinal(day).isoformat() for name, day in days.items()}
-    shown = next(name for name in iso if name != iso[name])
+    others = [name for name in iso if name != iso[name]]
+    if not others or (len(others) == len(iso) and len(set(days.values())) == len(days)):
+        return cells
+    shown = others[0]
     log.warning("Dates in the column %r have several forms; all are written as %s (%s).", column, iso[shown], shown)
     return cells.assign(**{column: names.map(lambda name: iso.get(name, name))})
 

@@ -12,15 +12,9 @@ from casewise.cohort.table import names_text
 from casewise.errors import CasewiseError
 from casewise.plugins.init.word_forms import MIXED, are_classes, are_counted, are_splits
 
-# Findings, which hospitals and devices are not named after; and words that may also say how images were taken, such as
-# `no_flash`, so that all folders of a level must have one.
-_FINDING = (
-    r"benign\w*|malign\w*|cancer|melanoma\w*|na?ev(us|i)|\w*carcinoma|\w*tumou?r|covid\w*|pneumonia|mild|moderate|"
-    r"severe"
-)
-_FINDINGS = re.compile(rf"(^|[\W_])({_FINDING})($|[\W_])", re.IGNORECASE)
-_OUTCOMES = re.compile(
-    rf"(^|[\W_])({_FINDING}|normal\w*|healthy|ill|well|controls?|gesund|krank|sain|sano)($|[\W_])",
+# Findings, after which neither hospitals nor devices are named.
+_FINDINGS = re.compile(
+    r"(^|[\W_])(benign\w*|malign\w*|cancer|melanoma\w*|na?ev(us|i)|\w*carcinoma|\w*tumou?r|covid\w*|pneumonia)($|[\W_])",
     re.IGNORECASE,
 )
 
@@ -47,8 +41,11 @@ def levels_beside_classes(levels: Sequence[Sequence[str]]) -> list[int]:
     })  # fmt: skip
     if not crossed:
         return []
-    named = [level for level in crossed if all(map(_OUTCOMES.search, set(levels[level])))]
-    named = named or [level for level in crossed if any(map(_FINDINGS.search, set(levels[level])))]
+    named = [
+        level
+        for level in crossed
+        if any(_FINDINGS.search(name) and not are_batches({name}) for name in set(levels[level]))
+    ]
     named = named or [level for level in crossed if not are_batches(set(levels[level]))]
     if len(named) != 1:
         shown = " or ".join(names_text(sorted(set(levels[level])), 3) for level in crossed)

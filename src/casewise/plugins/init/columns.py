@@ -38,9 +38,9 @@ _DATE = (
     rf"({_OF_IMAGES})(datum|tag)|adtm?|visitdtc?|qsdtc"
 )
 # Dates of what is done with images or people at another time.
-_OF_OTHERS = (
+OF_OTHERS = (
     r"entered|entry|eingabe|created|modified|updated|previous|prior|last|next|lab|labor|report|export|print|inclusion|"
-    r"enrol(l?)ment|randomi[sz]ation|birth|first|start"
+    r"enrol(l?)ment|randomi[sz]ation|birth|first|start|baseline|surgery|operation|op|diagnos\w*|biops\w*|onset|referral"
 )
 _DATES_IMAGES = rf"date|datum|fecha|({_OF_IMAGES}) ?(date|datum)|date (of )?(the )?({_OF_IMAGES})"
 _NOT_OF_IMAGES = r"read|reading|reader|signature|consent|death|re ?screening|gelesen|lecture|lectura|einwilligung"
@@ -239,7 +239,7 @@ class Roles:
         naming: the columns of `people` that the user stated as the subject; they are replaced by numbers.
         dates: the ISO dates of `date`, row by row ('' if there is none).
         dated: the same of all columns that may date images, also of those that cannot be used because some cells are
-            no dates; `date` comes first.
+            no dates, the likeliest one first.
         sources: columns that look like a source, such as a hospital.
     """
 
@@ -426,7 +426,7 @@ def _dated(columns: Sequence[Column], subjects: Sequence[str]) -> tuple[dict[str
             continue
         whole = set(column.values) <= read_dates(column.values).keys()
         if whole or column.are_mostly_dates:
-            rank = (not whole, not _differ(column, subjects), bool(column.named(_OF_OTHERS)))
+            rank = (not whole, not _differ(column, subjects), bool(column.named(OF_OTHERS)))
             ranked.append(((*rank, not column.exactly(_DATES_IMAGES), not named), column))
     ranked.sort(key=lambda each: each[0])
     dated = {}

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date
 
+from casewise.cohort.clinical_words import STRONG_SUBJECT
 from casewise.cohort.table import read_dates
 from casewise.plugins.init.columns import Column, names_people
 from casewise.plugins.init.joins.path_words import visits_in_paths
@@ -37,11 +38,15 @@ def with_ordered_dates(source: Source, paths: Sequence[str]) -> Source:
     return source
 
 
+def _names_people(column: Column) -> bool:
+    return names_people(column) or column.exactly(rf"({STRONG_SUBJECT})( ?(id|no|nr|num(ber)?|nummer|code))?")
+
+
 def with_whole_years(source: Source) -> Source:
     """The table with dates such as 12.05.21 or 5/12/21 with whole years, where none would be in the future."""
     for column, cells in source.cells.items():
         texts = {cell: _SHORT_YEAR.sub(r"\1\2\3\g<2>20\4", cell) for cell in cells if cell}
-        if not texts or any(whole == text for text, whole in texts.items()) or names_people(Column(column, cells)):
+        if not texts or any(whole == text for text, whole in texts.items()) or _names_people(Column(column, cells)):
             continue
         years = {int(text[-4:]) for text in texts.values()}
         # of dates in an unclear order of day and month, paths may show it

@@ -185,6 +185,8 @@ def dates_of_other_rows(
     dates: Sequence[str],
     paths_of_rows: Mapping[int, Sequence[str]],
     days_of_paths: Mapping[str, Set[int]],
+    *,
+    exact: bool = False,
 ) -> dict[str, tuple[int, int]]:
     """By path, its row and another row of its subject, whose date is nearer to one in the path: at most a week away.
 
@@ -193,6 +195,7 @@ def dates_of_other_rows(
         dates: of each row as 2024-01-31, '' if unknown.
         paths_of_rows: the images that were joined to each row, from 0.
         days_of_paths: the ordinal days in each path.
+        exact: of rows that were joined by a date, another one in the path must be that of the other row.
     """
     days = [iso_day(text) for text in dates]
     rows_of: dict[str, dict[int, int]] = defaultdict(dict)
@@ -205,26 +208,45 @@ def dates_of_other_rows(
         for path in paths if own is not None and len(others) > 1 else ():
             stated = days_of_paths[path]
             near = {day: min(abs(day - each) for each in stated) for day in others} if stated else {}
-            nearest = min(near, key=near.__getitem__, default=0)
-            if near and own is not None and near[nearest] < near[own] and near[nearest] <= WINDOW:
+            nearest = min(near, key=lambda day: (near[day], day == own), default=0)
+            limit = min(near.get(own or 0, 0), WINDOW + 1)
+            if near and near[nearest] < (1 if exact else limit) and nearest != own:
                 found[path] = row, others[nearest]
     return found
 
 
 def far_dates(
-    dates: Sequence[str],
-    paths_of_rows: Mapping[int, Sequence[str]],
-    days_of_paths: Mapping[str, Set[int]],
-    window: int = WINDOW,
+    dates: Sequence[str], paths_of_rows: Mapping[int, Sequence[str]], days_of_paths: Mapping[str, Set[int]]
 ) -> tuple[dict[str, int], int]:
-    """By path, its row, if no date in it is within so many days of the row's; and the number of other paths."""
+    """By path, its row, if no date in it is within a week of the row's; and the number of paths with one that is."""
     far, near = {}, 0
     for row, paths in paths_of_rows.items():
         own = iso_day(dates[row])
         for path in paths:
             if own is not None and (stated := days_of_paths[path]):
-                if min(abs(own - day) for day in stated) > window:
+                if min(abs(own - day) for day in stated) > WINDOW:
                     far[path] = row
                 else:
                     near += 1
     return far, near
+
+
+def dates_of_others(
+    subjects: Sequence[str],
+    dates: Sequence[str],
+    paths_of_rows: Mapping[int, Sequence[str]],
+    days_of_paths: Mapping[str, Set[int]],
+) -> dict[str, str]:
+    """By path, another subject who has the date in it, and its own row has not."""
+    of_day: dict[int, str] = {}
+    for subject, text in zip(subjects, dates, strict=True):
+        if (day := iso_day(text)) is not None:
+            of_day.setdefault(day, subject)
+    found = {}
+    for row, paths in paths_of_rows.items():
+        own = iso_day(dates[row])
+        for path in paths if own is not None else ():
+            others = {of_day.get(day, "") for day in days_of_paths[path]} - {"", subjects[row]}
+            if own not in days_of_paths[path] and len(others) == 1:
+                found[path] = others.pop()
+    return found

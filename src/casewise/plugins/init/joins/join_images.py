@@ -88,7 +88,10 @@ class _Keys:
     def spells(self, role: str, each: PathWords, read: Mapping[str, Spans], row: int) -> bool:
         """Whether a path writes a name of its row as the table does."""
         span = read[each.path].get(role) if role in self._cells else None
-        return span is not None and each.text(*span[1:]) == self._cells[role][row]
+        cell = self._cells[role][row] if role in self._cells else ""
+        # a number alone may be of any kind of visit
+        unclear = role == "visit" and cell.isdecimal()
+        return span is not None and not unclear and each.lettered(role, *span[1:]) == cell
 
     def rows(self, key: Mapping[str, Words]) -> list[int]:
         roles = tuple(key)
@@ -253,8 +256,13 @@ def _by_places(
             continue
         rows = _assigned(read, keys, columns)
         of_table = sum(role in columns for role in places)
-        # numbers of sites are few and small, so that one that is written as in the table comes first
-        spelled = sum(each.path in rows and keys.spells("site", each, read, rows[each.path]) for each in sample)
+        # numbers of sites and visits are few and small, so that one that is written as in the table comes first
+        spelled = sum(
+            keys.spells(role, each, read, rows[each.path])
+            for each in sample
+            for role in ("site", "visit")
+            if each.path in rows
+        )
         ranked.append(((len(set(rows.values())), of_table, len(rows), len(places), spelled), places, rows))
     if not ranked:
         return {}
@@ -272,7 +280,13 @@ def _by_places(
     # a name that is longer than those of the table is another one: `S01-2` is not `S01`
     edges = Counter(each.around(*read[each.path]["subject"][1:]) for each in sample if each.path in rows)
     usual = edges.most_common(1)[0][0] if edges else ("", "")
-    return {p.path: read[p.path] for p in paths if p.path in read and p.around(*read[p.path]["subject"][1:]) == usual}
+    return {
+        p.path: read[p.path]
+        for p in paths
+        if p.path in read
+        and p.around(*read[p.path]["subject"][1:]) == usual
+        and not ("visit" in places and p.goes_on(*read[p.path]["visit"][1:]))
+    }
 
 
 def _are_counters(paths: Iterable[PathWords], read: Mapping[str, Spans], role: str) -> bool:

@@ -16,8 +16,8 @@ from casewise.cohort.table import month_of, read_dates
 
 _YEAR, _MONTH, _END = r"(?P<y>(?:18|19|20)\d\d)", r"(?P<month>[^\W\d_]{3,10})", r"(?!\d)"
 _APART, _START = r"[-_. ]?", r"(?<![^\W_])"
-# The two digits behind a mark that joins words have a leading zero: in `S1_2024_1_2`, 1 may be a visit.
-_JOINING = "_ "
+# Days and months have two digits without a mark, or with one that joins words: in `S1_2024_1_2`, 1 may be a visit.
+_JOINING = {"_", " ", ""}
 # How a date is written, and in which orders its parts may be; the first form that fits a text counts.
 _DAY = r"(?P<d>\d\d?)"
 _NAMED = [
@@ -44,9 +44,11 @@ _TIME = re.compile(
     r"[T_ ]{1,2}(?:[01]\d|2[0-3])[-.:hH][0-5]\d(?:[-.:mM][0-5]\d)?s?(?![^\W_])|"
     r"[-T_ ](?:[01]\d|2[0-3])[0-5]\d[0-5]\d(?![^\W_])"
 )
-# So many different dates of a form show it, where the table has none of them; else half of them must be in the table.
+# A form is shown by so many different dates, of few years since 2010, or if half of its dates are in the table.
 _ENOUGH, _SHARE, _MOST_YEARS = 5, 0.5, 5
 _FIRST_SHORT_YEAR = 10
+# So many dates of one hospital, none of which has a number above 12, do not follow the order of others.
+_OWN_ORDER = 8
 
 
 @dataclass(frozen=True)
@@ -85,11 +87,19 @@ def dates_in(paths: Sequence[Sequence[str]], days: Set[int] = frozenset()) -> li
     """
     texts = {text: _found(text) for segments in paths for text in dict.fromkeys(segments)}
     groups: dict[tuple[int, int, str, str], dict[str, _Found]] = defaultdict(dict)
+    of_hospital: dict[tuple[int, int, str, str], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for segments in paths:
+        hospital = re.split(r"[\W\d_]", segments[0])[0]
         for segment, text in zip(range(-len(segments), 0), segments, strict=True):
             for number, found in enumerate(texts[text]):
-                groups[_place(segment, number, found)][found.match[0]] = found
+                place = _place(segment, number, found)
+                groups[place][found.match[0]] = found
+                of_hospital[place][hospital].add(found.match[0])
     read = {place: _days(place[2], group, days) for place, group in groups.items()}
+    for place, hospitals in of_hospital.items():
+        for texts_of in hospitals.values() if len(hospitals) > 1 and len(_orders(place[2])) > 1 else ():
+            if len(texts_of) >= _OWN_ORDER and read[place]:
+                read[place] |= _days(place[2], {text: groups[place][text] for text in texts_of}, days)
     result = []
     for segments in paths:
         dates: dict[int, list[PathDate]] = {}
@@ -101,6 +111,11 @@ def dates_in(paths: Sequence[Sequence[str]], days: Set[int] = frozenset()) -> li
                     dates.setdefault(segment, []).append(own)
         result.append(dates)
     return result
+
+
+def _orders(form: str) -> tuple[str, ...]:
+    """The orders in which the parts of a form may be."""
+    return _FORMS[form][1] if form in _FORMS else ()
 
 
 def _place(segment: int, number: int, found: _Found) -> tuple[int, int, str, str]:
@@ -182,7 +197,7 @@ def _are_shown(
     """Whether texts whose form does not show it are dates, which in a number of a file they hardly are."""
     if len(group) > 1 and hits >= _SHARE * len(group):
         return True
-    if form == "short year" and next(iter(group.values())).match["mark"] in _JOINING:
+    if form == "short year" and next(iter(group.values())).match["mark"] != ".":
         return False
     if form == "digits, year last":
         return len(group) >= _ENOUGH

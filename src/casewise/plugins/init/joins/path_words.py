@@ -141,6 +141,11 @@ class PathWords:
         segments = range(-len(self.segments), 0)
         return {(at, first): self.text(at, first, end) for at in segments for first, end, _ in self.words_of_dates(at)}
 
+    def goes_on(self, segment: int, first: int, end: int) -> bool:
+        """Whether a number behind a point follows a name, so that it is another one, such as V2.1."""
+        matches = self.matches(segment)
+        return re.match(r"\.\d", self.segments[segment][matches[end - 1].end() :]) is not None
+
     def around(self, segment: int, first: int, end: int) -> tuple[str, str]:
         """The characters before and behind a name: '' at an end, `a` for a letter or digit."""
         text, matches = self.segments[segment], self.matches(segment)
