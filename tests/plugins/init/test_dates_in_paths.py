@@ -138,3 +138,16 @@ def test_a_stated_hospital_divides_people(place: str, people: int, tmp_path: Pat
 def test_two_levels_of_folders_that_may_be_classes(tmp_path: Path) -> None:
     with pytest.raises(CasewiseError, match=r"WHICH FOLDERS ARE THE CLASSES.*clinical, dermoscopy or acne, eczema"):
         of_folders(tmp_path, ["clinical/", "dermoscopy/"], ["acne/", "eczema/"], NUMBERS)
+
+
+@pytest.mark.parametrize("others", [["mild/", "severe/"], ["no_flash/", "flash/"], ["normal_light/", "cross_light/"]])
+def test_words_that_are_also_no_findings_decide_nothing(others: list[str], tmp_path: Path) -> None:
+    with pytest.raises(CasewiseError, match="WHICH FOLDERS ARE THE CLASSES"):
+        of_folders(tmp_path, ["acne/", "rosacea/"], others, NUMBERS)
+
+
+def test_places_beside_classes_may_be_people(tmp_path: Path) -> None:
+    with pytest.raises(
+        CasewiseError, match=r"PEOPLE OR HOSPITALS\? The folders Bonn, Jena .* '\{subject\}/\{label\}/\*.png'"
+    ):
+        of_folders(tmp_path, ["Bonn/", "Jena/"], FINDINGS, ["img"])

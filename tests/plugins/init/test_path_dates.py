@@ -174,3 +174,63 @@ def test_the_table_shows_the_order_of_day_and_month() -> None:
     for order in ((2021, 12, 5), (2021, 5, 12)):
         (own,) = dates_in(texts, {date(*order).toordinal()})[0][-1]
         assert own.day == date(*order).toordinal()
+
+
+def test_hospitals_with_dates_in_other_orders_are_not_read_by_the_order_of_another_one(tmp_path: Path) -> None:
+    rows: Rows = [(f"A{s:02}", f"2022-{s:02}-{13 + s}", s) for s in range(1, 10)]
+    rows += [(f"B{s:02}", own, 20 + s) for s in range(1, 10) for own in (f"2022-{s:02}-10", f"2022-10-{s:02}")]
+    names = [f"A{s:02}/{13 + s}-{s:02}-2022/1.png" for s in range(1, 10)]
+    names += [f"B{s:02}/{text}/1.png" for s in range(1, 10) for text in (f"{s:02}-10-2022", f"10-{s:02}-2022")]
+    with pytest.raises(CasewiseError, match=r"The paths have dates, such as .* 9 of 27 paths have one of the column"):
+        plan_of(tmp_path, "patient,date,easi", rows, names)
+
+
+@pytest.mark.parametrize("apart", [1, 4])
+def test_numbers_that_count_photographs_of_a_day_are_no_people(apart: int, tmp_path: Path) -> None:
+    dates = [date(2023, 3, 1) + timedelta(days=apart * n) for n in range(30)]
+    rows: Rows = [(n + 1, str(own), n % 7) for n, own in enumerate(dates)]
+    taken = [*dates[:12], dates[11], *dates[12:]]  # one was photographed twice
+    names = [f"{own:%Y%m%d}/IMG_{n + 1:03}.png" for n, own in enumerate(taken)]
+    with pytest.raises(CasewiseError, match=r"OTHER DATES\? .* to a subject who has another date than the path"):
+        plan_of(tmp_path, "patient,date,easi", rows, names)
+
+
+def test_a_visit_is_read_where_it_is_spelled_as_in_the_table(tmp_path: Path) -> None:
+    expected = {f"P{s:02}_V{v}_{n}.png": score(s, v) for s in PEOPLE for v in VISITS for n in VISITS}
+    plan_of(tmp_path, "patient,visit,easi", [(p, v, e) for p, v, _, e in rows_of()], list(expected))
+    assert joined(tmp_path, "easi") == expected
+
+
+@pytest.mark.parametrize("heading", ["surgery date", "OP-Datum", "date of diagnosis"])
+def test_a_date_of_the_person_takes_no_image_from_a_visit(heading: str, tmp_path: Path) -> None:
+    rows: Rows = [(p, v, str(day(int(str(p)[1:]), 1)), e) for p, v, _, e in rows_of()]
+    expected = photographs(
+        lambda s, d, n: f"P{s:02}/V{1 + (d - day(s, 1)).days // 50}/{d:%Y%m%d}_{n}.png", running=False
+    )
+    plan_of(tmp_path, f"patient,visit,{heading},easi", rows, list(expected))
+    assert joined(tmp_path, "easi") == expected
+
+
+def test_a_typing_error_makes_no_other_column_the_date_of_images(tmp_path: Path) -> None:
+    rows: Rows = [
+        (f"P{s:02}", f"{day(s, v):%d.%m.%Y}", f"{day(s, v + 1):%d.%m.%Y}", score(s, v)) for s in PEOPLE for v in VISITS
+    ]
+    rows[0] = ("P01", "31.02.2022", *rows[0][2:])
+    names = photographs(lambda s, d, n: f"P{s:02}/{d}/{n}.png", running=False)
+    with pytest.raises(CasewiseError, match=r"WHICH DATE IS THAT OF THE IMAGES\? By next control date"):
+        plan_of(tmp_path, "patient,visit date,next control date,easi", rows, list(names))
+
+
+def test_a_second_date_in_a_path_may_be_of_another_visit(tmp_path: Path) -> None:
+    rows: Rows = [(p, d, e) for p, _, d, e in rows_of()]
+    names = [f"P{s:02}/{day(s, v + 1)}/{day(s, v):%Y%m%d}_1.png" for s in PEOPLE for v in (1, 2)]
+    with pytest.raises(
+        CasewiseError, match=r"can be read as \{subject\}/\*/\{visit\}_\*.png or as \{subject\}/\{visit\}"
+    ):
+        plan_of(tmp_path, "patient,date,easi", rows, names)
+
+
+def test_a_visit_with_a_further_number_is_another_one(tmp_path: Path) -> None:
+    expected = {f"P{s:02}/V{v}/1.png": score(s, v) for s in PEOPLE for v in VISITS}
+    plan_of(tmp_path, "patient,visit,easi", [(p, v, e) for p, v, _, e in rows_of()], [*expected, "P02/V2.1/1.png"])
+    assert joined(tmp_path, "easi") == expected

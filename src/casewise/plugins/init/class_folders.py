@@ -63,7 +63,7 @@ def _recurs(names: Sequence[str], others: Sequence[str]) -> bool:
     return sum(count > 1 for count in counts.values()) > MIXED * len(counts)
 
 
-def check_people(subjects: Sequence[str], places: Sequence[str], pattern: str, level: int) -> None:
+def check_divided(subjects: Sequence[str], places: Sequence[str], pattern: str, level: int) -> None:
     """Refuse people in several folders beside the classes: the same ones, or numbers that start again in each.
 
     Args:

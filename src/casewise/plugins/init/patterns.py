@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from casewise.cohort.folder_layout import VISIT_WORDS, Pattern, are_batches, stem_of
-from casewise.plugins.init.class_folders import check_beside, check_people, levels_beside_classes
+from casewise.plugins.init.class_folders import check_beside, check_divided, levels_beside_classes
 from casewise.plugins.init.joins.path_dates import PathDate, dates_in
 from casewise.plugins.init.word_forms import (
     MIXED,
@@ -51,7 +51,7 @@ def infer_pattern(paths: Sequence[str], *, labels: Mapping[str, str] | None = No
         if not subjects and "hospital" not in inference.values:
             check_beside(levels[others[-1]], pattern.text, others[-1])
         for level in reversed(others) if subjects and "hospital" not in inference.values else ():
-            check_people(subjects or [], levels[level], pattern.text, level)
+            check_divided(subjects or [], levels[level], pattern.text, level)
         return pattern
     return _inferred(paths, levels, of_paths, [])[0]
 

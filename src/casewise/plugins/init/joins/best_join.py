@@ -202,7 +202,7 @@ class _Join:
     def _check_dates_in_paths(self, joined: Joined) -> None:
         """Refuse images that were joined to a row although their path has a date of, or near, another row's.
 
-        Images are not used if their date is far from that of the only row of their subject, or if all such images of a
+        Images are not used if their date is far from their subject's only row, or if all such images of a
         subject have the dates of another one.
 
         Raises:
@@ -268,7 +268,7 @@ class _Join:
         return best, list(self.dated.get(best, ()))
 
     def _other_date(self, joined: Joined, far: Mapping[str, int], column: str) -> str:
-        """Another column of dates, one of which is within a week of the date of an image; '' if there is none."""
+        """Another column that has a date within a week of an image's; '' if there is none."""
         for name, dates in self.dated.items():
             if name != column and len(far_dates(dates, joined.paths, joined.dates)[0].keys() & far.keys()) < len(far):
                 return name

@@ -195,7 +195,7 @@ def dates_of_other_rows(
         dates: of each row as 2024-01-31, '' if unknown.
         paths_of_rows: the images that were joined to each row, from 0.
         days_of_paths: the ordinal days in each path.
-        exact: of rows that were joined by a date, another one in the path must be that of the other row.
+        exact: of rows that were joined by a date, the path must have the other row's date itself.
     """
     days = [iso_day(text) for text in dates]
     rows_of: dict[str, dict[int, int]] = defaultdict(dict)

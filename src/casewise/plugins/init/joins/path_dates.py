@@ -47,7 +47,7 @@ _TIME = re.compile(
 # A form is shown by so many different dates, of few years since 2010, or if half of its dates are in the table.
 _ENOUGH, _SHARE, _MOST_YEARS = 5, 0.5, 5
 _FIRST_SHORT_YEAR = 10
-# So many dates of one hospital, none of which has a number above 12, do not follow the order of others.
+# So many dates of one hospital, none with a number above 12, do not follow the order of others.
 _OWN_ORDER = 8
 
 
