@@ -185,9 +185,9 @@ def check_visits(matched: Matched, visits: Sequence[Words]) -> None:
     by_number = {name: written for name, (text, written) in joined.items() if len(words(text, "visit")) != len(name)}
     numbered = sorted(int(name[0]) for name in kinds if len(name) == 1 and name[0].isdecimal())
     # numbers of visits, while 0, 4 and 8 of a column `visit` may be weeks
-    of_column = _unit(matched.columns["visit"]) if numbered == list(range(1, len(kinds) + 1)) else ""
-    units = {name: _unit(" ".join(name)) or of_column for name in by_number}
-    unlike = [name for name, written in by_number.items() if units[name] and _unit(written) not in ("", units[name])]
+    of_column = unit_of(matched.columns["visit"]) if numbered == list(range(1, len(kinds) + 1)) else ""
+    units = {name: unit_of(" ".join(name)) or of_column for name in by_number}
+    unlike = [name for name, written in by_number.items() if units[name] and unit_of(written) not in ("", units[name])]
     unused = next((path for path in matched.paths if path not in matched.rows), "")
     if absent and by_number and (unused or unlike):
         shown = names_text([f"{text} in the paths is {' '.join(name)}" for name, text in by_number.items()], 3)
@@ -198,7 +198,7 @@ def check_visits(matched: Matched, visits: Sequence[Words]) -> None:
         )
 
 
-def _unit(visit: str) -> str:
+def unit_of(visit: str) -> str:
     """The unit of a visit, such as week; '' if it states none."""
     return next((word for word in words(visit, "visit") if not word.isdecimal()), "")
 

@@ -23,6 +23,7 @@ from casewise.plugins.init.joins.join_checks import (
     check_shifted,
     check_spellings,
     check_visits,
+    unit_of,
 )
 from casewise.plugins.init.joins.path_dates import days_of_texts, table_days
 from casewise.plugins.init.joins.path_pattern import Matched, read_stated, text_at
@@ -76,6 +77,7 @@ class _Keys:
     def __init__(self, cells: Mapping[str, Sequence[str]], columns: Mapping[str, str]) -> None:
         self.names = {role: [words(cell, role) for cell in cells[column]] for role, column in columns.items()}
         self.count = len(next(iter(cells.values())))
+        self._columns = columns
         self._cells = {role: cells[column] for role, column in columns.items()}
         self._indexes: dict[tuple[str, ...], dict[tuple[Words, ...], list[int]]] = {}
 
@@ -89,9 +91,13 @@ class _Keys:
         """Whether a path writes a name of its row as the table does."""
         span = read[each.path].get(role) if role in self._cells else None
         cell = self._cells[role][row] if role in self._cells else ""
-        # a number alone may be of any kind of visit
-        unclear = role == "visit" and cell.isdecimal()
-        return span is not None and not unclear and each.lettered(role, *span[1:]) == cell
+        if span is None:
+            return False
+        written = each.lettered(role, *span[1:])
+        # a number alone may be of any kind of visit, unless the path has the unit of the column
+        if role == "visit" and cell.isdecimal():
+            return unit_of(written) == unit_of(self._columns[role]) != ""
+        return written == cell
 
     def rows(self, key: Mapping[str, Words]) -> list[int]:
         roles = tuple(key)
