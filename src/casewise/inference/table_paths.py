@@ -51,8 +51,8 @@ def with_image_files(cells: pd.DataFrame, study: Study) -> pd.DataFrame:
 
     cells = cells.assign(**{column: cells[column].map(completed)})
     names_of_case = [study.columns.get(role) or role for role in ("subject", "visit")]
-    found = _in_subfolders(cells, column, names_of_case, folder)
-    return cells.assign(**{column: cells[column].map(lambda text: found.get(text, text))})
+    elsewhere = _in_subfolders(cells, column, names_of_case, folder)
+    return cells.assign(**{column: cells[column].map(lambda text: elsewhere.get(text, text))})
 
 
 def _may_be_of(path: str, names: Sequence[str]) -> bool:
@@ -81,16 +81,17 @@ def _in_subfolders(cells: pd.DataFrame, column: str, names_of_case: Sequence[str
                 name = path.rpartition("/")[2]
                 for key in {name_key(name), name_key(name.rpartition(".")[0])}:
                     images.setdefault(key, []).append(path)
-    found = {text: images.get(name_key(text.strip()), []) for text in names}
-    if any(len(paths) != 1 for paths in found.values()) or len({paths[0] for paths in found.values()}) < len(names):
+    images_of = {text: images.get(name_key(text.strip()), []) for text in names}
+    are_single = all(len(paths) == 1 for paths in images_of.values())
+    if not are_single or len({path for paths in images_of.values() for path in paths}) < len(names):
         return {}
     named = [cells[name].str.strip() for name in names_of_case if name in cells]
     for text, *own in zip(cells[column], *named, strict=True):
-        if text in found and not _may_be_of(found[text][0], own):
+        if text in images_of and not _may_be_of(images_of[text][0], own):
             return {}
-    pairs = names_text([f"{name} is {found[name][0]}" for name in names], 5)
+    pairs = names_text([f"{name} is {images_of[name][0]}" for name in names], 5)
     log.warning("Names of files are in subfolders of %s: %s. Check that these are the same images.", folder, pairs)
-    return {text: paths[0] for text, paths in found.items()}
+    return {text: paths[0] for text, paths in images_of.items()}
 
 
 def _folders(text: str) -> list[str]:

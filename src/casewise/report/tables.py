@@ -68,11 +68,14 @@ def gap_verdict(gap: Estimate | None, metric: str, margin: float | None = None) 
     ('not_worse', 'unclear')
     >>> gap_verdict(Estimate(0.1, 0.1, 0.2, reason=DESCRIPTIVE), "auroc"), gap_verdict(None, "auroc")
     ('descriptive', 'untested')
+    >>> gap_verdict(Estimate(0.0, 0.0, 0.0, reason=DESCRIPTIVE), "auroc")
+    'same'
     """
     if gap is None:
         return "untested"
     if gap.reason == DESCRIPTIVE:
-        return "descriptive"
+        # models with the same figures on all resamples need no judgement
+        return "same" if gap.low == gap.high == 0 else "descriptive"
     code = verdict(gap.low, gap.high, metric)
     if margin is None or code not in ("open", "worse"):
         return code

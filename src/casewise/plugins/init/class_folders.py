@@ -75,8 +75,8 @@ def check_divided(subjects: Sequence[str], places: Sequence[str], pattern: str, 
     if not _recurs(subjects, places):
         return
     of_name: dict[str, dict[str, None]] = defaultdict(dict)
-    for name, place in zip(subjects, places, strict=True):
-        of_name[name][place] = None
+    for name, folder in zip(subjects, places, strict=True):
+        of_name[name][folder] = None
     name, several = next((name, own) for name, own in of_name.items() if len(own) > 1)
     texts = []
     for field in ("hospital", "place"):

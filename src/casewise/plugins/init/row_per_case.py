@@ -272,15 +272,15 @@ def by_dated_visit(source: Source, keys: Mapping[str, str]) -> Source:
     if keys.get("visit", "") not in ("", *parts[dated[0]].values()):
         return source
     parts = {("date",) if rest == dated[0] else rest: own for rest, own in parts.items()}
-    made = _with_rows(source, "visit", parts, list(parts["date",]))
-    values = [made.cells["_".join(rest) or _VALUES] for rest in parts]
+    by_row = _with_rows(source, "visit", parts, list(parts["date",]))
+    values = [by_row.cells["_".join(rest) or _VALUES] for rest in parts]
     kept = [
         row for row, cells in enumerate(zip(*values, strict=True)) if {c.casefold() for c in cells} - {"", *NO_VALUE}
     ]
-    if len(kept) < len(made.numbers):
-        made.notes.append(f"Visits without any value, left out: {len(made.numbers) - len(kept):,}.")
-    cells = {name: [column[row] for row in kept] for name, column in made.cells.items()}
-    return replace(made, cells=cells, numbers=[made.numbers[row] for row in kept])
+    if len(kept) < len(by_row.numbers):
+        by_row.notes.append(f"Visits without any value, left out: {len(by_row.numbers) - len(kept):,}.")
+    cells = {name: [column[row] for row in kept] for name, column in by_row.cells.items()}
+    return replace(by_row, cells=cells, numbers=[by_row.numbers[row] for row in kept])
 
 
 def _columns_of_visits(source: Source, keys: Mapping[str, str]) -> dict[Words, dict[str, str]]:

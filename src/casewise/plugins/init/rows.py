@@ -191,12 +191,12 @@ def _subjects_of_sites(columns: dict[str, list[str]]) -> list[str]:
         return []
     pairs = list(zip(columns[site], columns["subject"], strict=True))
     sites = defaultdict[str, dict[str, None]](dict)
-    for place, name in pairs:
-        sites[name][place] = None
+    for hospital, name in pairs:
+        sites[name][hospital] = None
     several = [name for name, places in sites.items() if len(places) > 1]
     if not several:
         return []
-    columns["subject"] = [f"{place}-{name}" for place, name in pairs]
+    columns["subject"] = [f"{hospital}-{name}" for hospital, name in pairs]
     return [
         f"ONE PERSON OR SEVERAL? {several[0]} is in {names_text(list(sites[several[0]]), 3)}: numbers start again in "
         f"each {site}, so that subjects are {site}-subject, such as {columns['subject'][0]}. If they are the same "

@@ -209,9 +209,11 @@ def _likelihood(column: Column) -> int:
 def _in_order(column: Column) -> bool:
     """Whether the values are grades: three or more whole numbers without gaps from 0 or 1, or names of grades."""
     if column.numbers is not None:
-        found = sorted(set(column.numbers))
+        grades = sorted(set(column.numbers))
         return (
-            found[0] in (0, 1) and _FEWEST_OF_RESULT <= len(found) <= MOST_GRADES and found[-1] - found[0] < len(found)
+            grades[0] in (0, 1)
+            and _FEWEST_OF_RESULT <= len(grades) <= MOST_GRADES
+            and grades[-1] - grades[0] < len(grades)
         )
     return bool(_rising(list(column.counts)))
 

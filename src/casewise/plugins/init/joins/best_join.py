@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -13,19 +12,13 @@ from casewise.cohort.clinical_words import (
     VISIT,
 )
 from casewise.cohort.folder_layout import FIELDS, OF_FILES, Pattern, find_region
-from casewise.cohort.table import iso_day, names_text
+from casewise.cohort.table import names_text
 from casewise.errors import CasewiseError, counted, cut
 from casewise.names import heading_words
-from casewise.plugins.init.columns import OF_OTHERS, Column
+from casewise.plugins.init.columns import Column
 from casewise.plugins.init.image_files import ImageFiles
-from casewise.plugins.init.joins.dated_visits import (
-    WINDOW,
-    contradictory_dates,
-    dates_of_other_rows,
-    dates_of_others,
-    far_dates,
-    visits_of_dates,
-)
+from casewise.plugins.init.joins.date_checks import check_dates, contradictory_dates
+from casewise.plugins.init.joins.dated_visits import visits_of_dates
 from casewise.plugins.init.joins.join_images import Joined, join_images, met
 from casewise.plugins.init.joins.path_words import visits_in_paths
 from casewise.plugins.init.key_names import names_visit, words
@@ -117,7 +110,7 @@ class _Join:
         """
         source, joined = self._first()
         if joined.paths:
-            self._check_dates_in_paths(joined)
+            check_dates(joined, self.source, self._people, self.dated, is_stated=self.stated is not None)
         return source, joined
 
     def _first(self) -> tuple[Source, Joined]:
@@ -198,110 +191,6 @@ class _Join:
                     "each; if not, delete the other column in a copy of the table."
                 )
         return own
-
-    def _check_dates_in_paths(self, joined: Joined) -> None:
-        """Refuse images that were joined to a row although their path has a date of, or near, another row's.
-
-        Images are not used if their date is far from their subject's only row, or if all such images of a
-        subject have the dates of another one.
-
-        Raises:
-            CasewiseError: there are some, and the user did not state what the paths mean.
-        """
-        column, dates = self._dates_of_images()
-        by_date, alone = joined.columns.get("visit") in self.dated, "visit" not in joined.columns
-        if by_date:
-            column, dates = joined.columns["visit"], self.dated[joined.columns["visit"]]
-        if not column:
-            return
-        contrary = dates_of_other_rows(self._people, dates, joined.paths, joined.dates, exact=by_date)
-        if contrary:
-            self._refuse_other_visit(joined, column, dates, contrary)
-        if by_date:
-            return
-        subjects = self.source.cells[self.keys["subject"]]
-        numbered = alone and bool(re.search(r"(^|[^}\w]|[^\W\d]|_)\{subject\}\.\w+$", joined.pattern))
-        numbered = numbered and all(map(str.isdecimal, subjects)) and not self.stated
-        if numbered and (of_others := dates_of_others(self._people, dates, joined.paths, joined.dates)):
-            path, person = next(iter(of_others.items()))
-            raise CasewiseError(
-                f"{self.source.path}: OTHER DATES? {counted(len(of_others), 'image')}, such as {path}, would be joined "
-                f"by the number of the file to a subject who has another {column} than the path, while {cut(person)} "
-                "has this one. The numbers of the files may count photographs. If they are numbers of subjects, say so "
-                f"with --pattern {joined.pattern!r}."
-            )
-        far, near = far_dates(dates, joined.paths, joined.dates)
-        if not far:
-            return
-        path, row = next(iter(far.items()))
-        text = (
-            f"OTHER DATES? {counted(len(far), 'image')} {'has' if len(far) == 1 else 'have'} a date in the path that "
-            f"is more than {counted(WINDOW, 'day')} from its row's: {path}, read as {joined.pattern}, is of a row "
-            f"whose {column} is {dates[row]}"
-        )
-        if alone and not self.stated and (name := self._other_date(joined, far, column)):
-            raise CasewiseError(
-                f"{self.source.path}, row {self.source.numbers[row]}: {text}, and {name} is nearer for some of these. "
-                "They may be of another visit. Write a row for each visit, with its date and values."
-            )
-        left_out = set(far) if alone and near else self._of_one_other(joined, dates, far)
-        if self.stated or not left_out:
-            joined.doubts.append(f"{text}.")
-            return
-        joined.doubts.append(f"{text}. NOT used: {names_text(sorted(left_out), 3)}.")
-        kept = {row: [path for path in paths if path not in left_out] for row, paths in joined.paths.items()}
-        joined.paths = {row: paths for row, paths in kept.items() if paths}
-
-    def _dates_of_images(self) -> tuple[str, list[str]]:
-        """The likeliest column of the dates of images, and its dates; none that is the same at all visits."""
-        rank: dict[str, bool] = {}
-        for name, dates in self.dated.items():
-            of_subject: dict[str, list[str]] = defaultdict(list)
-            for person, text in zip(self._people, dates, strict=True):
-                of_subject[person] += [text] if text else []
-            several = [own for own in of_subject.values() if len(own) > 1]
-            differ = any(len(set(own)) > 1 for own in several)
-            of_others = Column(name, ()).named(OF_OTHERS)
-            if differ or not (several or of_others):
-                rank[name] = of_others
-        best = min(rank, key=rank.__getitem__, default="")
-        return best, list(self.dated.get(best, ()))
-
-    def _other_date(self, joined: Joined, far: Mapping[str, int], column: str) -> str:
-        """Another column that has a date within a week of an image's; '' if there is none."""
-        for name, dates in self.dated.items():
-            if name != column and len(far_dates(dates, joined.paths, joined.dates)[0].keys() & far.keys()) < len(far):
-                return name
-        return ""
-
-    def _of_one_other(self, joined: Joined, dates: Sequence[str], far: Mapping[str, int]) -> set[str]:
-        """Images far from their row's date, if a subject has several, which all have dates of one other subject."""
-        of_others = dates_of_others(self._people, dates, joined.paths, joined.dates)
-        people: dict[str, dict[str, str]] = defaultdict(dict)
-        for path, row in far.items():
-            people[self._people[row]][path] = of_others.get(path, "")
-        whole = [own for own in people.values() if len(own) > 1 and len(set(own.values())) == 1 and all(own.values())]
-        return {path for own in whole for path in own}
-
-    def _refuse_other_visit(
-        self, joined: Joined, column: str, dates: Sequence[str], contrary: Mapping[str, tuple[int, int]]
-    ) -> None:
-        path, (row, other) = next(iter(contrary.items()))
-        exact = iso_day(dates[other]) in joined.dates[path]
-        has = "has" if len(contrary) == 1 else "have"
-        of_other = "the date of another visit in the path" if exact else "a date in the path near another visit's"
-        visit = self.source.cells[self.keys["visit"]][row] if "visit" in joined.columns else ""
-        text = (
-            f"WHICH VISIT? {counted(len(contrary), 'image')} {has} {of_other}: {path}, read as {joined.pattern}, "
-            f"is of {f'visit {cut(visit)}' if visit else 'a row'}, whose {column} is {dates[row]}, while "
-            f"{dates[other]} is the {column} of another row of the subject"
-        )
-        if not self.stated:
-            raise CasewiseError(
-                f"{self.source.path}, row {self.source.numbers[row]}: {text}. Correct the path or the table, or "
-                "say with --pattern what the paths mean: '{subject}_{date}_{n}.jpg' joins by the date."
-            )
-        joined.doubts.append(f"{text}.")
 
     def _by_filled_visits(self) -> tuple[Source, Joined] | None:
         """By a column of visits with gaps, whose rows have their date as the visit: a stated visit counts."""

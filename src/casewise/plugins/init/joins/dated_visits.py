@@ -7,21 +7,19 @@ fits the subject's photographs as well. A row is never joined to the nearest vis
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
-
-import numpy as np
 
 from casewise.cohort.folder_layout import Pattern
 from casewise.cohort.table import iso_day, names_text
 from casewise.plugins.init.joins.join_images import join_images
 from casewise.plugins.init.joins.path_words import visits_in_paths
-from casewise.plugins.init.key_names import day_of_visit, words
+from casewise.plugins.init.key_names import day_of_visit
 
 # How far a date may be from a visit of the schedule, in days.
 WINDOW = 7
-_SHOWN = 5
+SHOWN = 5
 
 
 @dataclass
@@ -89,7 +87,7 @@ def visits_of_dates(
         if visit := visit_of.get((subject, iso_day(text) or 0)):
             rows.visits[row] = visit
     if unclear:
-        shown = "; ".join(unclear[:_SHOWN]) + " …" * (len(unclear) > _SHOWN)
+        shown = "; ".join(unclear[:SHOWN]) + " …" * (len(unclear) > SHOWN)
         rows.doubts.append(
             f"WHICH VISITS ARE THESE DATES? {len(unclear):,} of {len(days_of):,} subjects: {shown}. The first date of "
             "such a subject may not be the baseline: the days from it do not fit the photographs, or other visits fit "
@@ -97,7 +95,7 @@ def visits_of_dates(
             "it."
         )
     if late:
-        rows.doubts.append(f"Dates far from their visit: {names_text(late, _SHOWN)}. Check that they are these visits.")
+        rows.doubts.append(f"Dates far from their visit: {names_text(late, SHOWN)}. Check that they are these visits.")
     if visit_of:
         rows.joined = True
         (subject, day), visit = next(
@@ -144,109 +142,3 @@ def _aligned(
         if abs(schedule[visit] - day + baseline) <= window:
             of_visit[visit].append(day)
     return {near[0]: visit for visit, near in of_visit.items() if len(near) == 1}
-
-
-def contradictory_dates(subjects: Sequence[str], visits: Sequence[str], dates: Sequence[str]) -> list[str]:
-    """Doubts on dates that are not as far from their subject's first date as those of other subjects at this visit.
-
-    >>> subjects, visits = [s for s in "abcd" for _ in range(2)], ["week 0", "week 4"] * 4
-    >>> dates = ["2024-01-01", "2024-01-29"] * 3 + ["2024-01-01", "2024-03-29"]
-    >>> len(contradictory_dates(subjects, visits, dates)), contradictory_dates(subjects[:6], visits[:6], dates[:6])
-    (1, [])
-    """
-    first: dict[str, int] = {}
-    dated = [iso_day(text) for text in dates]
-    for subject, day in zip(subjects, dated, strict=True):
-        if day is not None:
-            first[subject] = min(day, first.get(subject, day))
-    days_at: dict[tuple[str, ...], dict[tuple[str, str, str], int]] = defaultdict(dict)
-    for subject, visit, text, day in zip(subjects, visits, dates, dated, strict=True):
-        if day is not None and visit:
-            days_at[words(visit, "visit")][subject, visit, text] = day - first[subject]
-    contrary = []
-    for of_visit in days_at.values():
-        usual = float(np.median(list(of_visit.values())))
-        spread = float(np.median([abs(day - usual) for day in of_visit.values()]))
-        contrary += [
-            f"{subject} {visit[:40]} on {text}, day {day} (of most subjects day {usual:g})"
-            for (subject, visit, text), day in of_visit.items()
-            if spread <= WINDOW and abs(day - usual) > max(WINDOW, usual / 4)
-        ]
-    if not contrary:
-        return []
-    return [
-        f"VISITS AND DATES DISAGREE: {names_text(contrary, _SHOWN)}, counted from the subject's first date. Images "
-        "were joined by the visit, not by the date. Check both, and whether a first visit is missing."
-    ]
-
-
-def dates_of_other_rows(
-    subjects: Sequence[str],
-    dates: Sequence[str],
-    paths_of_rows: Mapping[int, Sequence[str]],
-    days_of_paths: Mapping[str, Set[int]],
-    *,
-    exact: bool = False,
-) -> dict[str, tuple[int, int]]:
-    """By path, its row and another row of its subject, whose date is nearer to one in the path: at most a week away.
-
-    Args:
-        subjects: of each row.
-        dates: of each row as 2024-01-31, '' if unknown.
-        paths_of_rows: the images that were joined to each row, from 0.
-        days_of_paths: the ordinal days in each path.
-        exact: of rows that were joined by a date, the path must have the other row's date itself.
-    """
-    days = [iso_day(text) for text in dates]
-    rows_of: dict[str, dict[int, int]] = defaultdict(dict)
-    for row, (subject, day) in enumerate(zip(subjects, days, strict=True)):
-        if day is not None:
-            rows_of[subject].setdefault(day, row)
-    found = {}
-    for row, paths in paths_of_rows.items():
-        own, others = days[row], rows_of[subjects[row]]
-        for path in paths if own is not None and len(others) > 1 else ():
-            stated = days_of_paths[path]
-            near = {day: min(abs(day - each) for each in stated) for day in others} if stated else {}
-            nearest = min(near, key=lambda day: (near[day], day == own), default=0)
-            limit = min(near.get(own or 0, 0), WINDOW + 1)
-            if near and near[nearest] < (1 if exact else limit) and nearest != own:
-                found[path] = row, others[nearest]
-    return found
-
-
-def far_dates(
-    dates: Sequence[str], paths_of_rows: Mapping[int, Sequence[str]], days_of_paths: Mapping[str, Set[int]]
-) -> tuple[dict[str, int], int]:
-    """By path, its row, if no date in it is within a week of the row's; and the number of paths with one that is."""
-    far, near = {}, 0
-    for row, paths in paths_of_rows.items():
-        own = iso_day(dates[row])
-        for path in paths:
-            if own is not None and (stated := days_of_paths[path]):
-                if min(abs(own - day) for day in stated) > WINDOW:
-                    far[path] = row
-                else:
-                    near += 1
-    return far, near
-
-
-def dates_of_others(
-    subjects: Sequence[str],
-    dates: Sequence[str],
-    paths_of_rows: Mapping[int, Sequence[str]],
-    days_of_paths: Mapping[str, Set[int]],
-) -> dict[str, str]:
-    """By path, another subject who has the date in it, and its own row has not."""
-    of_day: dict[int, str] = {}
-    for subject, text in zip(subjects, dates, strict=True):
-        if (day := iso_day(text)) is not None:
-            of_day.setdefault(day, subject)
-    found = {}
-    for row, paths in paths_of_rows.items():
-        own = iso_day(dates[row])
-        for path in paths if own is not None else ():
-            others = {of_day.get(day, "") for day in days_of_paths[path]} - {"", subjects[row]}
-            if own not in days_of_paths[path] and len(others) == 1:
-                found[path] = others.pop()
-    return found

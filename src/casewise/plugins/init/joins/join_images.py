@@ -159,7 +159,7 @@ def join_images(
     joined.pattern = matched.pattern
     for path in assigned:
         taken = taken_words(best[path])
-        joined.dates[path] = {day for place, day in matched.paths[path].dates().items() if place not in taken}
+        joined.dates[path] = {day for at, day in matched.paths[path].dates().items() if at not in taken}
     # of fewer the join is not used
     used = len(joined.paths) >= ENOUGH * keys.count or len(assigned) >= ENOUGH * len(paths)
     if used and not stated:
@@ -314,14 +314,14 @@ def _are_counters(paths: Iterable[PathWords], read: Mapping[str, Spans], role: s
         if segment != -1 or not bare or is_date or (role == "subject" and all(word.isdecimal() for word in name)):
             return False
         taken = taken_words(spans)
-        dates = {place: text for place, text in each.date_texts().items() if place not in taken}
+        dates = {at: text for at, text in each.date_texts().items() if at not in taken}
         others = [
             match[0]
             for of in range(-len(each.segments), -1)
             for word, match in enumerate(each.matches(of))
             if (of, word) not in taken
         ]
-        others += [text for place, text in dates.items() if place[0] == -1]
+        others += [text for (of, _), text in dates.items() if of == -1]
         folders[spans[other][0]][" ".join(others)].add(name)
         if dates:
             dated[spans[other][0], frozenset(dates.values())].append(name)

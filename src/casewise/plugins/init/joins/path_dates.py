@@ -1,7 +1,7 @@
 """Dates in names of folders and files, in the forms that people write; a part of a date is no visit, site or number.
 
 Dates whose form shows them are read alone. Others, such as 230311 or 5.12.23, count only where all paths that have such
-a text at one place have a date there, and several of them are dates of the table or there are enough of them.
+a text at one where have a date there, and several of them are dates of the table or there are enough of them.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class PathDate:
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Candidate:
     form: str
     match: re.Match[str]
     end: int
@@ -85,29 +85,29 @@ def dates_in(paths: Sequence[Sequence[str]], days: Set[int] = frozenset()) -> li
     >>> dates_in([["P01_05-12-2024"]]), dates_in([["P01_05-12-2024"], ["P01_31-12-2024"]])[0][-1][0].day
     ([{-1: [PathDate(start=4, end=14, day=0)]}], 739225)
     """
-    texts = {text: _found(text) for segments in paths for text in dict.fromkeys(segments)}
-    groups: dict[tuple[int, int, str, str], dict[str, _Found]] = defaultdict(dict)
+    texts = {text: _candidates(text) for segments in paths for text in dict.fromkeys(segments)}
+    groups: dict[tuple[int, int, str, str], dict[str, _Candidate]] = defaultdict(dict)
     of_hospital: dict[tuple[int, int, str, str], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for segments in paths:
         hospital = re.split(r"[\W\d_]", segments[0])[0]
         for segment, text in zip(range(-len(segments), 0), segments, strict=True):
-            for number, found in enumerate(texts[text]):
-                place = _place(segment, number, found)
-                groups[place][found.match[0]] = found
-                of_hospital[place][hospital].add(found.match[0])
-    read = {place: _days(place[2], group, days) for place, group in groups.items()}
-    for place, hospitals in of_hospital.items():
-        for texts_of in hospitals.values() if len(hospitals) > 1 and len(_orders(place[2])) > 1 else ():
-            if len(texts_of) >= _OWN_ORDER and read[place]:
-                read[place] |= _days(place[2], {text: groups[place][text] for text in texts_of}, days)
+            for number, candidate in enumerate(texts[text]):
+                where = _where(segment, number, candidate)
+                groups[where][candidate.match[0]] = candidate
+                of_hospital[where][hospital].add(candidate.match[0])
+    read = {where: _days(where[2], group, days) for where, group in groups.items()}
+    for where, hospitals in of_hospital.items():
+        for texts_of in hospitals.values() if len(hospitals) > 1 and len(_orders(where[2])) > 1 else ():
+            if len(texts_of) >= _OWN_ORDER and read[where]:
+                read[where] |= _days(where[2], {text: groups[where][text] for text in texts_of}, days)
     result = []
     for segments in paths:
         dates: dict[int, list[PathDate]] = {}
         for segment, text in zip(range(-len(segments), 0), segments, strict=True):
-            for number, found in enumerate(texts[text]):
-                of_group = read[_place(segment, number, found)]
-                if found.match[0] in of_group:
-                    own = PathDate(found.match.start(), found.end, of_group[found.match[0]])
+            for number, candidate in enumerate(texts[text]):
+                of_group = read[_where(segment, number, candidate)]
+                if candidate.match[0] in of_group:
+                    own = PathDate(candidate.match.start(), candidate.end, of_group[candidate.match[0]])
                     dates.setdefault(segment, []).append(own)
         result.append(dates)
     return result
@@ -118,24 +118,26 @@ def _orders(form: str) -> tuple[str, ...]:
     return _FORMS[form][1] if form in _FORMS else ()
 
 
-def _place(segment: int, number: int, found: _Found) -> tuple[int, int, str, str]:
+def _where(segment: int, number: int, candidate: _Candidate) -> tuple[int, int, str, str]:
     """Where a text stands, with its form and the mark between its parts."""
-    return segment, number, found.form, found.match.groupdict().get("mark") or ""
+    return segment, number, candidate.form, candidate.match.groupdict().get("mark") or ""
 
 
-def _found(text: str) -> list[_Found]:
+def _candidates(text: str) -> list[_Candidate]:
     """The texts in a folder or file that may be dates, in their order, none over another one."""
-    found: list[_Found] = []
+    candidates: list[_Candidate] = []
     if not any(map(str.isdecimal, text)):
         return []
     numeric = [(name, expression) for name, (expression, _) in _FORMS.items()]
     for form, expression in [*(("named", own) for own in _NAMED), *numeric, ("month", _OF_MONTH)]:
         for match in expression.finditer(text):
-            if not _may_be(form, match) or any(match.start() < f.end and f.match.start() < match.end() for f in found):
+            if not _may_be(form, match) or any(
+                match.start() < f.end and f.match.start() < match.end() for f in candidates
+            ):
                 continue
             time = _TIME.match(text, match.end()) if form in ("named", "year first", "year last") else None
-            found.append(_Found(form, match, time.end() if time else match.end()))
-    return sorted(found, key=lambda each: each.match.start())
+            candidates.append(_Candidate(form, match, time.end() if time else match.end()))
+    return sorted(candidates, key=lambda each: each.match.start())
 
 
 def _may_be(form: str, match: re.Match[str]) -> bool:
@@ -146,7 +148,7 @@ def _may_be(form: str, match: re.Match[str]) -> bool:
     if form == "month":
         return not groups["month"] or month_of(groups["month"]) > 0
     if form in ("year first", "year last"):
-        if groups["mark"] in _JOINING and any(len(part) == 1 for part in match.groups() if part.isdecimal()):
+        if groups["mark"] in _JOINING and any(len(digits) == 1 for digits in match.groups() if digits.isdecimal()):
             return False
         return any(_day(order, match) for order in _FORMS[form][1])
     return True
@@ -158,7 +160,7 @@ def _named_day(match: re.Match[str]) -> int | None:
 
 def _day(order: str, match: re.Match[str]) -> int | None:
     """The ordinal day of three numbers in an order such as `dmy`; None if there is no such day."""
-    parts = [part for part in match.groups() if part.isdecimal()]
+    parts = [digits for digits in match.groups() if digits.isdecimal()]
     of_part = dict(zip(order, map(int, parts), strict=True))
     year = of_part["y"] + 2000 if of_part["y"] < 100 else of_part["y"]
     return _ordinal(year, of_part["m"], of_part["d"])
@@ -171,13 +173,15 @@ def _ordinal(year: int, month: int, day: int) -> int | None:
         return None
 
 
-def _days(form: str, group: Mapping[str, _Found], days: Set[int]) -> dict[str, int]:
-    """The day of each text of one form at one place, 0 where its order is not known; {} if they are no dates."""
+def _days(form: str, group: Mapping[str, _Candidate], days: Set[int]) -> dict[str, int]:
+    """The day of each text of one form at one where, 0 where its order is not known; {} if they are no dates."""
     if form == "named":
-        return {text: _named_day(found.match) or 0 for text, found in group.items()}
+        return {text: _named_day(candidate.match) or 0 for text, candidate in group.items()}
     if form == "month":
         return dict.fromkeys(group, 0)
-    orders = {order: {text: _day(order, found.match) for text, found in group.items()} for order in _FORMS[form][1]}
+    orders = {
+        order: {text: _day(order, candidate.match) for text, candidate in group.items()} for order in _FORMS[form][1]
+    }
     if form == "year first":
         return {text: day for text, day in orders["ymd"].items() if day}
     if next(iter(group.values())).match["mark"] == "." and form == "year last":
@@ -192,7 +196,7 @@ def _days(form: str, group: Mapping[str, _Found], days: Set[int]) -> dict[str, i
 
 
 def _are_shown(
-    form: str, group: Mapping[str, _Found], whole: Mapping[str, Mapping[str, int | None]], hits: int
+    form: str, group: Mapping[str, _Candidate], whole: Mapping[str, Mapping[str, int | None]], hits: int
 ) -> bool:
     """Whether texts whose form does not show it are dates, which in a number of a file they hardly are."""
     if len(group) > 1 and hits >= _SHARE * len(group):
