@@ -41,7 +41,7 @@ FOUND = "image_found"
 _PATH = 200
 
 # What makes a table with paths of one without.
-_JOINED = (
+WITHOUT_PATHS = (
     " If the paths of the images state who is on them and when, `casewise init --table TABLE --images FOLDER` (with a "
     "preset: `casewise init PRESET`) writes a table that names them; `casewise predict MODEL FOLDER` reads the folder "
     "without a table."
@@ -118,7 +118,7 @@ def find_columns(study: Study, headers: list[str], problems: Problems) -> dict[s
             setting = problems.setting(f"columns: {{{role}: {likely or 'NAME'}}}")
             add(
                 f"column {role}: is missing.{hint} Add it, or write {setting} in the study. There are: "
-                f"{names_text(headers, 12)}." + _JOINED * (role == "path" and not near)
+                f"{names_text(headers, 12)}." + WITHOUT_PATHS * (role == "path" and not near)
             )
     column = study.split.column
     if column and column not in headers:

@@ -129,6 +129,8 @@ def cases_of(cells: pd.DataFrame, study: Study, *, single: bool = False) -> list
             problem = f"row {rows[0]}, subject: is empty. Fill in who is on the image."
         elif not visit:
             problem = f"row {rows[0]}, visit: is empty, and other rows have a visit. Fill it in."
+        elif path in cells and not any(cells.loc[rows, path].str.strip()):
+            problem = "no row of this case has an image."
         elif (shared := next((row for row in rows if len(units_of.get(file_of[row], ())) > 1), None)) is not None:
             # without the other case, whose name must not stand in an answer about this one
             file = cells.loc[shared, path].strip()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import sys
 import tempfile
 from collections import defaultdict
@@ -252,7 +253,7 @@ class TrainedModel(Suggesting):
         A folder may be a person if all its images are of one subject, or as many as a case may have. Farther up than
         three levels, folders are of the computer and not of the study.
         """
-        names = {name: {name} for name in cells[heading].astype(str) if name}
+        names = {name: {name, *_number_of(name)} for name in cells[heading].astype(str) if name}
         people: dict[tuple[str, ...], list[str]] = defaultdict(list)
         files = cells[path].astype(str) if path in cells else ()
         for name, file in zip(cells[heading].astype(str), files, strict=False):
@@ -406,6 +407,16 @@ class TrainedModel(Suggesting):
             tables.append(output.of_problems(problems, ensemble.learners))
         rows = tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True)
         return rows.assign(**{name: rows[name].map(table.without_folder) for name in ("image", "problem")}), prepared
+
+
+def _number_of(name: str) -> set[str]:
+    """The number of a name of letters and a long number, by which a table may name the same person.
+
+    >>> _number_of("HN0038332"), _number_of("P12")
+    ({'38332'}, set())
+    """
+    match = re.fullmatch(r"[^\W\d_]+[-_ ]?0*(\d{4,})", name)
+    return {match[1]} if match else set()
 
 
 def _warn_pictures(files: Sequence[str]) -> None:

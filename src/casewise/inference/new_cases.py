@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from casewise.cohort.altered_names import alterations
-from casewise.cohort.checks import ROLES, columns_from_training, find_columns
+from casewise.cohort.checks import ROLES, WITHOUT_PATHS, columns_from_training, find_columns
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.cohort.companions import listed_companions
 from casewise.cohort.folder_layout import ENDINGS, begins_as_image, stated_pattern
@@ -28,6 +28,7 @@ from casewise.console import Silent
 from casewise.errors import CasewiseError, CohortError, counted, nearest, nearest_folder, none_of
 from casewise.files import PICTURES, make_folder
 from casewise.inference.case_sizes import CaseSizes, check_people
+from casewise.inference.joined_tables import joined_table
 from casewise.inference.name_doubts import doubts_on_names
 from casewise.inference.table_paths import with_image_files
 from casewise.inference.visits import check_visits, with_one_form
@@ -59,6 +60,7 @@ _ROOT = re.compile(
     r"If it is a path of another computer, write [^.]* in the study, and paths in the table from there\."
 )
 
+_LEAVE = "Leave it out."
 # The folder of images that were given in memory, next to the table that was written for them.
 _IN_MEMORY = "images"
 # Rows of a table that nobody wrote.
@@ -81,6 +83,8 @@ class NewTable:
     Attributes:
         own: whether the table is a file of the user; otherwise it was written from a data frame or a folder.
         reading: how files and folders were read as cases, with an example; empty for a table.
+        joined: the images of its rows were found in a folder, so that row numbers are not those of the user's table.
+        not_joined: why they were not, where no column names them.
         modalities: the DICOM modalities of the training images; empty if they stated none.
     """
 
@@ -88,6 +92,8 @@ class NewTable:
     own: bool
     reading: str = ""
     modalities: tuple[str, ...] = ()
+    joined: bool = False
+    not_joined: str = ""
 
     def corrected(self, error: CasewiseError) -> CasewiseError:
         """An error of reading the cases, without what only a study file or a temporary file could explain."""
@@ -95,6 +101,9 @@ class NewTable:
         text = IN_STUDY.sub("", COLUMN_SETTING.sub(_column_option, text))
         text = NO_COLUMN.sub(_column_remedy, text)
         if self.own:
+            if self.not_joined and "column path: is missing" in text:
+                reason = f"\n  Its rows were not joined to the images below {self.study.root}: {self.not_joined}"
+                text = text.replace(WITHOUT_PATHS, "") + reason.replace("--images", "--root")
             text = text.replace("--table TABLE", f"--table {shlex.quote(str(table))}")
             if self.study.root not in (None, table.parent):
                 folder = shlex.quote(str(self.study.root))
@@ -125,7 +134,7 @@ class NewTable:
             stated = [] if isinstance(names, str) else [name for group in names for name in group]
             # if the study states that names of this form are real, so are others
             are_real = bool(alterations(pd.Series(stated, dtype="str"), "subject", AS_WRITTEN))
-            for role in ("subject", "visit") if not self.reading else ():
+            for role in ("subject", "visit") if not (self.reading or self.joined) else ():
                 for alteration in alterations(cells[columns[role]], role, names) if role in columns else ():
                     if alteration.certain and not are_real:
                         problems.add(f"{role} altered", f"{alteration.text}.", alteration.rows, columns[role])
@@ -222,9 +231,18 @@ def new_table(
         groups = _groups(cases)
         paths = [path for group in groups for path in group]
         if _is_table(paths, pattern):
+            start = Path(root).absolute() if root else paths[0].parent
             with suppress(CohortError):  # whoever reads the table next says what is wrong with it
                 bundle = _with_own_columns(bundle, paths[0], stated=columns)
-            return NewTable(bundle.study(paths[0], Path(root).absolute() if root else paths[0].parent), own=True)
+                study = bundle.study(paths[0], start)
+                if _names_no_images(bundle, paths[0]):
+                    try:
+                        return _joined(bundle, joined_table(paths[0], start, study, columns, pattern), written, start)
+                    except CasewiseError as error:
+                        return NewTable(study, own=True, not_joined=str(error))
+            if pattern:
+                raise CasewiseError(f"--pattern: {paths[0]} names its images, and their paths say no more. {_LEAVE}")
+            return NewTable(bundle.study(paths[0], start), own=True)
         reader = bundle.study(written)
         if _is_grouped(cases):
             table = _grouped(reader, groups)
@@ -244,6 +262,23 @@ def new_table(
         bundle = replace(bundle, settings={**bundle.settings, "columns": dict.fromkeys(own_columns, "") | stated})
     table.to_csv(written, index=False)
     return NewTable(bundle.study(written, Path(root or Path.cwd()).absolute()), own=False, reading=reading)
+
+
+def _names_no_images(bundle: Bundle, table: Path) -> bool:
+    """Whether a table has no column of paths for this bundle."""
+    heading = bundle.settings["columns"].get("path") or "path"
+    return heading not in {one_form(str(name)).strip() for name in read_text_table(table, Problems())[0].columns}
+
+
+def _joined(bundle: Bundle, table: pd.DataFrame, written: Path, root: Path) -> NewTable:
+    """A table whose images were found in a folder, with its columns by their standard names."""
+    unused = {role: "" for role in ("day", "date") if role not in table}
+    bundle = replace(bundle, settings={**bundle.settings, "columns": unused})
+    study = bundle.study(written, root)
+    if (slot := slot_column(study)) and slot not in table:
+        table = table.rename(columns={"sequence": slot})
+    table.to_csv(written, index=False)
+    return NewTable(study, own=False, joined=True)
 
 
 def _with_own_columns(bundle: Bundle, table: Path | pd.DataFrame, *, stated: Mapping[str, str]) -> Bundle:
@@ -321,13 +356,13 @@ def check_input(cases: Sequence[Path], columns: Mapping[str, str], root: Path | 
 def _is_table(paths: Sequence[Path], pattern: str) -> bool:
     """Whether these are one table; otherwise they are checked to be images and folders."""
     files = [path for path in paths if not path.is_dir()]
-    if pattern and files:
-        raise CasewiseError(f"--pattern is about the paths below a folder, and {files[0]} is a file. Leave it out.")
     others = [path for path in files if not _is_image(path)]
     if others and len(paths) > 1:
         raise CasewiseError(
             f"cases: {others[0]} is not an image. Give a single table, or images and folders of images."
         )
+    if pattern and files and not others:
+        raise CasewiseError(f"--pattern is about the paths below a folder, and {files[0]} is a file. {_LEAVE}")
     return bool(others)
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 class _Init(Plugin):
     name = "init"
     command = ("init", "Write a study file, and a table from folders of images.", "audit")
+    functions = (("joined_cases", "joined_cases:joined_cases"),)
 
     def new_study(
         self,

@@ -41,6 +41,7 @@ from casewise.splits.file_numbers import are_numbered
 # What `--subject` says instead of a column; without it, more pictures are not compared: these take a minute.
 GUESS, MOST_UNASKED = "guess", 5_000
 STANDARD = (*STORED, "date", FOUND)
+KEPT_ROWS = f"They are kept in cohort.csv with `{FOUND}: no`; the study leaves them out and counts them."
 
 
 def rows_of_table(
@@ -91,8 +92,7 @@ def rows_of_table(
             similar = nearest(shown[0], [name for name in names if _numbers(name) == _numbers(shown[0])])
         rows.doubts.append(
             f"Rows without {noun} in {images.folder.resolve().name}: {len(lacking):,} "
-            f"({names_text([cell[:60] for cell in shown], 3)}).{similar} They "
-            f"are kept in cohort.csv with `{FOUND}: no`; the study leaves them out and counts them."
+            f"({names_text([cell[:60] for cell in shown], 3)}).{similar} {KEPT_ROWS}"
         )
     if unused:
         rows.doubts.append(
@@ -357,10 +357,10 @@ def add_film_columns(rows: ImageRows, cells: Mapping[str, list[str]], images: Im
     rows.others = {name: [of_image.get(name, "") for of_image in stated] for name in names} | rows.others
 
 
-def cohort_table(
+def cohort_columns(
     rows: ImageRows, cells: Mapping[str, list[str]], roles: Roles, results: Mapping[str, tuple[str, Sequence[str]]]
-) -> bytes:
-    """The table of a new study: standard columns first, then `results`, then the other columns.
+) -> dict[str, list[str]]:
+    """The columns of the table of images: standard columns first, then `results`, then the other columns.
 
     Columns that name people are left out. Decimals are written so that they are read as they were here.
 
@@ -382,6 +382,14 @@ def cohort_table(
             while heading in columns or heading in STANDARD:
                 heading = f"table_{heading}"
         columns[heading] = clear_decimals(values, NO_VALUE)
+    return columns
+
+
+def cohort_table(
+    rows: ImageRows, cells: Mapping[str, list[str]], roles: Roles, results: Mapping[str, tuple[str, Sequence[str]]]
+) -> bytes:
+    """The table of a new study, with the columns of `cohort_columns`."""
+    columns = cohort_columns(rows, cells, roles, results)
     return table_bytes(list(columns), zip(*columns.values(), strict=True))
 
 

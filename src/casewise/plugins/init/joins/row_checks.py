@@ -30,6 +30,8 @@ from casewise.plugins.init.source import (
 )
 from casewise.plugins.init.word_forms import is_field
 
+ONE_VALUE = "ONE VALUE FOR ALL VISITS?"
+
 
 def one_value_for_visits(rows: ImageRows, source: Source, joined: Joined) -> str:
     """The doubt about a table without visits whose rows have images of several visits; '' if none has."""
@@ -45,7 +47,7 @@ def one_value_for_visits(rows: ImageRows, source: Source, joined: Joined) -> str
         return ""
     row, of_row = next(iter(several.items()))
     return (
-        f"ONE VALUE FOR ALL VISITS? The table has no visit, and {counted(len(several), 'row has', 'rows have')} images "
+        f"{ONE_VALUE} The table has no visit, and {counted(len(several), 'row has', 'rows have')} images "
         f"of several, such as {names_text(of_row, 4)} of {cut(source.cells[joined.columns['subject']][row])}. All of "
         "them get the values of the row. Where values belong to one visit, add a column `visit` to the table."
     )
