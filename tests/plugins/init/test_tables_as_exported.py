@@ -398,3 +398,20 @@ def test_dates_that_may_begin_with_the_year_are_not_read(tmp_path: Path) -> None
     rows: Rows = [(f"S{s:02}", f"21-01-0{s % 8 + 1}", s + 0.5) for s in PEOPLE]
     plan = plan_of(tmp_path, "subject,Datum,score", rows, [f"S{s:02}/a.png" for s in PEOPLE])
     assert not any("years of two digits" in note for note in plan.understood)
+
+
+@pytest.mark.parametrize("differs", [True, False])
+def test_two_visits_under_one_number_are_refused_or_doubted(differs: bool, tmp_path: Path) -> None:
+    """The third visit of S02 has the number of the second one."""
+    rows: Rows = [
+        (f"S{s:02}", n, f"2024-0{n}-{s:02}", f"S{s:02}_{n}.png", s + 0.5) for s in range(1, 8) for n in (1, 2, 3)
+    ]
+    rows[5] = ("S02", 2, "2024-03-02", "S02_3.png", 9.5 if differs else 2.5)
+    names = [f"S{s:02}_{n}.png" for s in range(1, 8) for n in (1, 2, 3)]
+    if differs:
+        with pytest.raises(CasewiseError, match=r"TWO VISITS UNDER ONE NAME.*S02 2 \(2024-02-02, 2024-03-02\)"):
+            plan_of(tmp_path, "subject,visit,date,photo,score", rows, names)
+    else:
+        plan = plan_of(tmp_path, "subject,visit,date,photo,score", rows, names)
+        (doubt,) = [doubt for doubt in plan.doubts if "TWO VISITS" in doubt]
+        assert "S02 2 (2024-02-02, 2024-03-02)" in doubt

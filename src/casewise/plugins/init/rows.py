@@ -40,6 +40,8 @@ from casewise.splits.file_numbers import are_numbered
 
 # What `--subject` says instead of a column; without it, more pictures are not compared: these take a minute.
 GUESS, MOST_UNASKED = "guess", 5_000
+# The most visits, as a share of all, of several dates that are rather mistakes.
+_FEW_VISITS = 0.1
 STANDARD = (*STORED, "date", FOUND)
 KEPT_ROWS = f"They are kept in cohort.csv with `{FOUND}: no`; the study leaves them out and counts them."
 
@@ -418,6 +420,23 @@ def resolve_visits(
     differing = [case for case, of_case in rows.by_case(values).items() if len(of_case - {None}) > 1]
     images = Counter(zip(rows["subject"], rows["visit"], rows["sequence"], strict=True))
     repeated = [(subject, visit) for (subject, visit, name), times in images.items() if name and times > 1]
+    dates = {case: sorted(of_case - {""}) for case, of_case in rows.by_case(rows["date"]).items()}
+    dated = {case: of_case for case, of_case in dates.items() if len(of_case) > 1}
+    # few visits of several dates are wrong names of visits rather than another meaning of the column
+    mistaken = dated if rows.has("visit") and len(dated) <= _FEW_VISITS * len(dates) else {}
+    shown = names_text([f"{' '.join(case)} ({', '.join(dated[case])})" for case in mistaken], 3)
+    if differing and mistaken and set(differing) <= set(mistaken):
+        raise CasewiseError(
+            f"TWO VISITS UNDER ONE NAME? {counted(len(mistaken), 'visit has', 'visits have')} images of several dates "
+            f"with different values of the target, and {len(dates) - len(mistaken):,} have one date: {shown}. Correct "
+            f"the visit in {rows.origins['visit']!r}, or the date in {rows.origins['date']!r}."
+        )
+    if mistaken:
+        rows.doubts.insert(
+            0,
+            f"TWO VISITS UNDER ONE NAME? Images of several dates are one visit: {shown}. Correct the visit or the date "
+            "if they are several.",
+        )
     rows.by_image = bool(differing) and single()
     if rows.by_image:
         unit = "visit" if rows.has("visit") else "subject"
@@ -442,7 +461,7 @@ def resolve_visits(
         )
     together = rows.by_image or not (differing or repeated)
     unused = "is not used, because images of one visit differ in it."
-    if together and any(len(dates) > 1 for dates in rows.by_case(rows["date"]).values()):
+    if together and dated:
         rows.doubts.append(f"Date: {rows.origins.pop('date')!r} {unused}")
         del rows.fields["date"]
     numbers = [decimal(cell) if cell else None for cell in days]
