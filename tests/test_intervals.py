@@ -199,3 +199,24 @@ def test_no_mean_error_exceeds_the_scale() -> None:
     assert (bounded.low, bounded.high) == (free.low, 18)
     beyond = mean_by_subject([20.0, 19.0, 22.0, 21.0], subjects[:4], plan, name="mae")
     assert beyond.low < beyond.value <= beyond.high
+
+
+def test_a_class_without_any_right_case_widens_the_mean_over_classes() -> None:
+    """None of 6 may be 46 % right by chance, so that the mean recall reaches 72 %, and the ratio 1.8."""
+    import numpy as np
+
+    from casewise.evaluation.bootstrap import Plan
+    from casewise.evaluation.classification import left_out
+    from casewise.evaluation.intervals import ends
+    from casewise.metrics.classes import Classes, Samples
+
+    of_positive = np.array([0.9] * 193 + [0.3] * 3 + [0.9] * 6)
+    truth = np.array([1] * 196 + [0] * 6)
+    p = np.stack([1 - of_positive, of_positive], -1)[:, None, :]
+    samples = Samples(truth, p.argmax(-1), p, p, np.array([f"s{n}" for n in range(202)]))
+    points, basis, _ = left_out(samples, Classes(("none", "pneumonia"), positive=1), Plan(100))
+    for name, lowest, highest in (("balanced_accuracy", 0.482, 0.722), ("kappa", -0.042, 0.453)):
+        low, high = ends(name, points, basis)
+        assert (low[0], high[0]) == (pytest.approx(lowest, abs=1e-3), pytest.approx(highest, abs=1e-3))
+    assert ends("lr_positive", points, basis)[1][0] == pytest.approx(1.82, abs=0.01)
+    assert ends("specificity", points, basis)[1][0] == pytest.approx(0.459, abs=1e-3)

@@ -144,10 +144,12 @@ def estimates(
     n_cases: int,
     presence: np.ndarray | None = None,
     rests_on: Mapping[str, np.ndarray] | None = None,
+    shifted: Mapping[str, Sequence[np.ndarray]] | None = None,
 ) -> list[dict[str, Estimate]]:
     """Every metric with its interval for each of L learners, from sums (subjects, L, k).
 
-    `presence` and `rests_on` as in `casewise.evaluation.intervals.Basis`; by default all subjects count alike.
+    `presence`, `rests_on` and `shifted` as in `casewise.evaluation.intervals.Basis`; by default all subjects count
+    alike.
     """
     whole, n_subjects = sums.sum(axis=0), len(sums)
     points = dict(statistic(whole))
@@ -159,7 +161,7 @@ def estimates(
         plan,
         n_subjects=n_subjects,
         n_cases=n_cases,
-        basis=basis_of(sums, statistic, plan, subjects, presence),
+        basis=replace(basis_of(sums, statistic, plan, subjects, presence), shifted=shifted or {}),
     )
 
 
@@ -178,11 +180,14 @@ def basis_of(
     return Basis(left_out, intervals.by_group(presence, groups) > 0, rests_on, plan.confidence, plan.scale)
 
 
-def mean_by_subject(values: Any, subjects: Any, plan: Plan = PLAN, *, name: str = "mean") -> Estimate:
+def mean_by_subject(
+    values: Any, subjects: Any, plan: Plan = PLAN, *, name: str = "mean", classes: Any = None
+) -> Estimate:
     """The mean over rows of `values` (N,) with its interval by subject.
 
     Args:
         name: the figure, which decides on the scheme of its interval: `share` for values of 0 or 1.
+        classes: (N,) the class of each row, as for the accuracy among metrics of classes.
 
     >>> round(mean_by_subject([0, 0, 0], ["a", "b", "c"], name="share").high, 4)
     0.7076
@@ -194,7 +199,11 @@ def mean_by_subject(values: Any, subjects: Any, plan: Plan = PLAN, *, name: str 
         with np.errstate(invalid="ignore"):
             return {name: totals[..., 0] / totals[..., 1]}
 
-    return estimates(sums, mean, lambda *_: "no cases", plan, n_cases=len(values))[0][name]
+    presence = None
+    if classes is not None:
+        _, number = np.unique(np.asarray(classes), return_inverse=True)
+        presence = sum_by_subject(np.eye(int(number.max(initial=0)) + 1)[np.ravel(number)], subjects)[:, None, :] > 0
+    return estimates(sums, mean, lambda *_: "no cases", plan, n_cases=len(values), presence=presence)[0][name]
 
 
 def with_intervals(
@@ -423,6 +432,8 @@ class Comparison:
             point, most = self.points[name], largest_difference(name)
             if np.isnan(point).all():
                 continue
+            # the simulated differences of numbers hold from as many subjects as are compared at all
+            behind = self.basis.rests_on.get(name)
             freedom = pair_freedom(self.basis.left_out[name], self.basis.strata, subjects)
             pairs = pair_intervals(
                 point,
@@ -446,7 +457,9 @@ class Comparison:
                     if np.isnan(gap) or (learner == other != best):
                         continue
                     low, high = max(float(gap - half), -most), min(float(gap + half), most)
-                    difference = Estimate(float(gap), low, high, self.n_subjects, rough=few)
+                    least = self.n_subjects if behind is None else min(behind[learners.index(learner)], behind[column])
+                    rough = few or (behind is not None and intervals.rough(name, int(least)))
+                    difference = Estimate(float(gap), low, high, self.n_subjects, rough=rough)
                     if np.isnan(half) or learner == other:
                         difference = replace(difference, low=None, high=None)
                     elif not shown and {learner, other} not in (set(primary or ()), {JOINED, COVARIATES}):

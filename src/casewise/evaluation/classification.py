@@ -22,7 +22,7 @@ from casewise.evaluation.bootstrap import (
 )
 from casewise.evaluation.caveats import caveat
 from casewise.evaluation.figures import ByMetric, Figures
-from casewise.evaluation.intervals import Basis, by_group, groups_of
+from casewise.evaluation.intervals import Basis, by_group, groups_of, lowest_share
 from casewise.evaluation.record import Threshold
 from casewise.evaluation.thresholds import (
     ByFold,
@@ -42,6 +42,7 @@ from casewise.metrics.classes import (
     one_against_rest,
     presence,
     reason,
+    shifted_metrics,
     subjects_behind,
 )
 from casewise.metrics.records import GRADES
@@ -308,11 +309,10 @@ def left_out(samples: Samples, classes: Classes, plan: Plan) -> tuple[dict[str, 
     groups = groups_of(len(true), plan.seed)
     counts = 1.0 - (groups == np.arange(groups.max() + 1)[:, None])
     points = {name: at[0] for name, at in class_metrics(samples, classes, np.ones((1, len(true)))).items()}
+    subjects = subjects_behind(samples, classes)
+    shifted = shifted_metrics(samples, classes, subjects, partial(lowest_share, confidence=plan.confidence))
     basis = Basis(
-        class_metrics(samples, classes, counts),
-        by_group(true, groups) > 0,
-        subjects_behind(samples, classes),
-        plan.confidence,
+        class_metrics(samples, classes, counts), by_group(true, groups) > 0, subjects, plan.confidence, shifted=shifted
     )
     return points, basis, len(true)
 

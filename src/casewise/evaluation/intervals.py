@@ -16,7 +16,7 @@ often the intervals contain the true value.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -35,7 +35,13 @@ _NO_CHANGE = 1e-9
 FEWEST = 3
 # a share to which fewer subjects contribute has a standard error of almost no degrees of freedom
 _FEW_EVENTS = 5
-_UNREGISTERED = {"agreement": "share", "share": "share", "ppv_at_prevalence": "logit", "npv_at_prevalence": "logit"}
+_UNREGISTERED = {
+    "agreement": "share",
+    "share": "share",
+    "confidence": "logit",
+    "ppv_at_prevalence": "logit",
+    "npv_at_prevalence": "logit",
+}
 
 
 def groups_of(n_subjects: int, seed: int) -> np.ndarray:
@@ -108,6 +114,8 @@ class Basis:
         rests_on: (L,) by metric, the number of subjects that a figure rests on.
         confidence: of the intervals.
         scale: the difference of the ends of the target's scale, which no mean absolute error exceeds.
+        shifted: (L,) by metric, for each class of which all cases are right, or none, what the figure would be if as
+            many were as may be by chance; leaving out a subject never shows that this share may be another one.
     """
 
     left_out: Mapping[str, np.ndarray]
@@ -115,6 +123,7 @@ class Basis:
     rests_on: Mapping[str, np.ndarray]
     confidence: float
     scale: float = np.inf
+    shifted: Mapping[str, Sequence[np.ndarray]] = field(default_factory=dict)
 
     @cached_property
     def strata(self) -> np.ndarray:
@@ -160,6 +169,11 @@ def ends(name: str, points: Mapping[str, np.ndarray], basis: Basis) -> Ends:
         return (np.full_like(points[name], np.nan),) * 2
     with np.errstate(all="ignore"):
         low, high = SCHEMES[scheme](name, points, basis)
+        for shifted in basis.shifted.get(name, ()):
+            # the distances of independent parts add as squares (Zou and Donner)
+            change = np.nan_to_num(shifted - points[name]) * _varies(scheme, points[name])
+            low = points[name] - np.hypot(points[name] - low, np.minimum(change, 0.0))
+            high = points[name] + np.hypot(high - points[name], np.maximum(change, 0.0))
     largest = basis.scale if name == "mae" else metric.largest if (metric := _registered(name)) else None
     high = high if largest is None else np.minimum(high, np.maximum(largest, points[name]))
     if scheme == "limits":  # no difference exceeds the scale
@@ -355,12 +369,27 @@ def _within(name: str, points: Mapping[str, np.ndarray], basis: Basis, low: np.n
 
 
 def _exact(name: str, basis: Basis) -> np.ndarray:
-    """The lowest share that all subjects may have by chance; the highest that none may have is one minus it.
+    """`lowest_share` of a figure.
 
     For an area under the ROC curve of 1: k disjoint pairs of a case of the class and another are all in order, where k
     is the smaller of both numbers of subjects.
     """
-    return ((1 - basis.confidence) / 2) ** (1 / np.maximum(basis.rests_on[name], 1))
+    return lowest_share(basis.rests_on[name], basis.confidence)
+
+
+def _varies(scheme: str, point: np.ndarray) -> np.ndarray:
+    """Whether a scheme has no exact interval for a figure, (L,)."""
+    lowest, highest = RANGES.get(scheme, (-np.inf, np.inf))
+    return np.asarray((point > lowest + _NO_CHANGE) & (point < highest - _NO_CHANGE))
+
+
+def lowest_share(subjects: np.ndarray, confidence: float) -> np.ndarray:
+    """The lowest share that all of these subjects may have by chance; the highest that none may have is one minus it.
+
+    >>> lowest_share(np.array([3, 26]), 0.95).round(3).tolist()
+    [0.292, 0.868]
+    """
+    return np.asarray(((1 - confidence) / 2) ** (1 / np.maximum(subjects, 1)))
 
 
 def _limits(name: str, points: Mapping[str, np.ndarray], basis: Basis) -> Ends:

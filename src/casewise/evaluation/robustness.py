@@ -159,12 +159,13 @@ def _group(rows: pd.DataFrame, metric: str, plan: Plan, *, whole: bool) -> Drift
     """The figures of a group; only a `whole` cohort has the share outside."""
     subjects, scored = rows["subject"], rows["quality"].notna()
     n_subjects = int(subjects.nunique())
+    classes = None if metric == "mae" else rows["y_true"][scored]
     return DriftGroup(
         len(rows),
         n_subjects,
         n_subjects < ROUGH_BELOW,
-        mean_by_subject(rows["quality"][scored], subjects[scored], plan, name=metric),
-        mean_by_subject(rows["confidence"], subjects, plan) if "confidence" in rows else None,
+        mean_by_subject(rows["quality"][scored], subjects[scored], plan, name=metric, classes=classes),
+        mean_by_subject(rows["confidence"], subjects, plan, name="confidence") if "confidence" in rows else None,
         mean_by_subject(rows["distance"] > FAR, subjects, plan, name="share") if whole else None,
     )
 

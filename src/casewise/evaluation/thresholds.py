@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from casewise.evaluation import intervals
 from casewise.evaluation.bootstrap import Plan, estimates
 from casewise.evaluation.figures import Estimate
 from casewise.evaluation.results import Aim
@@ -84,6 +85,8 @@ CELLS = {
     "ppv_at_prevalence": (0, 2),
     "npv_at_prevalence": (1, 3),
 }
+
+_OF_BOTH_SIDES = ("lr_positive", "lr_negative", "ppv_at_prevalence", "npv_at_prevalence")
 
 
 def rules(sensitivities: Sequence[float]) -> dict[str, float | None]:
@@ -172,10 +175,13 @@ def judge_thresholds(
         "specificity": rest,
         "precision": np.minimum(of_class, predicted),
         "npv": np.minimum(rest, others_predicted),
-        **dict.fromkeys(("lr_positive", "lr_negative", "ppv_at_prevalence", "npv_at_prevalence"), both),
+        **dict.fromkeys(_OF_BOTH_SIDES, both),
     }
     statistic = partial(_metrics_of_cells, prevalence=prevalence)
-    by_point = estimates(sums, statistic, _reason, plan, n_cases=n_cases, presence=presence, rests_on=rests_on)
+    shifted = _shifted(sums.sum(axis=0), statistic, of_class, rest, plan)
+    by_point = estimates(
+        sums, statistic, _reason, plan, n_cases=n_cases, presence=presence, rests_on=rests_on, shifted=shifted
+    )
     in_cells = (sums > 0).sum(axis=0)
     few = (in_cells > 0) & (in_cells < FEW_IN_CELL)
     return [
@@ -185,6 +191,34 @@ def judge_thresholds(
         }
         for point, figures in enumerate(by_point)
     ]
+
+
+def _shifted(
+    cells: np.ndarray,
+    statistic: Callable[[np.ndarray], Mapping[str, np.ndarray]],
+    of_class: np.ndarray,
+    rest: np.ndarray,
+    plan: Plan,
+) -> dict[str, list[np.ndarray]]:
+    """What figures of both sides would be if a side of which all cases are right, or none, had others by chance.
+
+    Args:
+        cells: (J, 4) the counts of `_metrics_of_cells`; `of_class` and `rest` (J,) the subjects of both sides.
+    """
+    result: dict[str, list[np.ndarray]] = {}
+    for side, subjects in (([0, 1], of_class), ([3, 2], rest)):
+        right, wrong = cells[:, side[0]], cells[:, side[1]]
+        share = (1 - intervals.lowest_share(subjects, plan.confidence)) * (right + wrong)
+        change = np.where(right <= 0, share, np.where(wrong <= 0, -share, 0.0))
+        if not change.any():
+            continue
+        moved = cells.copy()
+        moved[:, side[0]] += change
+        moved[:, side[1]] -= change
+        for name, figure in statistic(moved).items():
+            if name in _OF_BOTH_SIDES:
+                result.setdefault(name, []).append(figure)
+    return result
 
 
 def _metrics_of_cells(cells: np.ndarray, *, prevalence: float | None) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -181,6 +181,31 @@ class ClassSums:
         calibrated._score(len(self.classes.names) ** 2 + 3 + BINS)
         return calibrated
 
+    def shifted(self, number: int, share: np.ndarray) -> ClassSums:
+        """The sums if `share` (L,) of the cases of a class were right where none is, or wrong where all are.
+
+        Wrong ones are named like the other cases.
+        """
+        k, moved = len(self.classes.names), copy.copy(self)
+        moved.confusion = self.confusion.copy()
+        true, right = self.true[..., number], self.right[..., number]
+        none, every = right <= 0, (right >= true) & (true > 0)
+        row = moved.confusion[..., number, :]
+        others = self.named * (np.arange(k) != number)
+        others = np.where(others.sum(axis=-1, keepdims=True) > 0, others, np.arange(k) != number)
+        others = others / others.sum(axis=-1, keepdims=True)
+        at_class, part = np.eye(k)[number], np.broadcast_to(share, true.shape)[..., None]
+        gained, lost = (
+            row * (1 - part) + part * true[..., None] * at_class,
+            true[..., None] * ((1 - part) * at_class + part * others),
+        )
+        moved.confusion[..., number, :] = np.where(none[..., None], gained, np.where(every[..., None], lost, row))
+        moved._sums = self._sums.copy()
+        moved._sums[..., : k * k] = moved.confusion.reshape(*moved.confusion.shape[:-2], k * k)
+        moved.right = np.diagonal(moved.confusion, axis1=-2, axis2=-1)
+        moved.named = moved.confusion.sum(axis=-2)
+        return moved
+
     def _score(self, first: int) -> None:
         """Set the scores of the probabilities, whose sums begin at `first`."""
         self.brier, self.log_loss = (self._sums[..., number] / self.n for number in (first, first + 1))
@@ -303,6 +328,56 @@ def class_metrics(
             if metric.calibrated:
                 after_scaling[metric.name + CALIBRATED] = metric.function(calibrated)
     return values | after_scaling
+
+
+_ROUNDING = 1e-9
+# Metrics that follow from the numbers of right and wrong cases of each class.
+_OF_COUNTS = (
+    "balanced_accuracy",
+    "precision",
+    "recall",
+    "f1",
+    "kappa",
+    "kappa_quadratic",
+    "lr_positive",
+    "lr_negative",
+)
+
+
+def shifted_metrics(
+    samples: Samples, classes: Classes, subjects: Mapping[str, np.ndarray], lowest_share: Callable[..., np.ndarray]
+) -> dict[str, list[np.ndarray]]:
+    """Means over classes and other metrics of several classes, (L,) by name, if classes without variation had some.
+
+    For each class of which all cases are right, or none: the metric if as many were as may be by chance, see
+    `casewise.evaluation.intervals.Basis.shifted`.
+
+    Args:
+        subjects: the numbers of `subjects_behind`.
+        lowest_share: the lowest share of a number of subjects that all may have by chance.
+    """
+    result: dict[str, list[np.ndarray]] = {}
+    with np.errstate(all="ignore"):
+        sums = ClassSums(samples, classes, np.ones((1, len(np.unique(np.asarray(samples.subjects, str))))))
+        for number, name in enumerate(classes.names):
+            right, true = sums.right[0, :, number], sums.true[0, :, number]
+            if not ((true > 0) & ((right <= 0) | (right >= true))).any():
+                continue
+            moved = sums.shifted(number, 1 - lowest_share(subjects[f"recall[{name}]"]))
+            for metric in classes.registered:
+                if metric.name in _OF_COUNTS:
+                    value = np.asarray(metric.function(moved))
+                    result.setdefault(metric.name, []).append((value.mean(axis=-1) if metric.by_class else value)[0])
+        areas = [metric for metric in classes.registered if metric.by_class and metric.interval == "area"]
+        for metric in areas if samples.folds is not None else [m for m in areas if m.across_folds != "pooled"]:
+            by_class = np.asarray(metric.function(sums))[0]
+            for number, name in enumerate(classes.names):
+                room, area = 1 - lowest_share(subjects[f"{metric.name}[{name}]"]), by_class[:, number]
+                change = np.where(area > 1 - _ROUNDING, -room, np.where(area < _ROUNDING, room, 0.0))
+                if change.any():
+                    shifted = by_class.mean(axis=-1) + change / len(classes.names)
+                    result.setdefault(metric.name, []).append(shifted)
+    return result
 
 
 def one_against_rest(probabilities: np.ndarray, classes: Classes) -> np.ndarray:
