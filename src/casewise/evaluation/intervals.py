@@ -174,6 +174,7 @@ def ends(name: str, points: Mapping[str, np.ndarray], basis: Basis) -> Ends:
             change = np.nan_to_num(shifted - points[name]) * _varies(scheme, points[name])
             low = points[name] - np.hypot(points[name] - low, np.minimum(change, 0.0))
             high = points[name] + np.hypot(high - points[name], np.maximum(change, 0.0))
+            low, high = (np.clip(end, *RANGES.get(scheme, (-np.inf, np.inf))) for end in (low, high))
     largest = basis.scale if name == "mae" else metric.largest if (metric := _registered(name)) else None
     high = high if largest is None else np.minimum(high, np.maximum(largest, points[name]))
     if scheme == "limits":  # no difference exceeds the scale
