@@ -223,10 +223,12 @@ def quick_and_alike() -> Iterator[None]:
 
     search, found = run.find_twins, {}
 
-    def find(store: ImageStore, images: pd.DataFrame, *, embed: Any = None, progress: Any = None) -> list[Any]:
+    def find(
+        store: ImageStore, images: pd.DataFrame, *, hashes: Any = None, embed: Any = None, progress: Any = None
+    ) -> list[Any]:
         key = (store.address, images.to_json(default_handler=str))
         if embed or key not in found:
-            found[key] = search(store, images, embed=embed, progress=progress)
+            found[key] = search(store, images, hashes=hashes, embed=embed, progress=progress)
         return list(found[key])
 
     with pytest.MonkeyPatch.context() as patch:

@@ -464,6 +464,21 @@ def test_what_no_test_looked_at_is_named(tmp_path: Path) -> None:
     assert sum("64" in item for item in network) == 1
 
 
+def test_images_of_one_grey_are_named(tmp_path: Path) -> None:
+    def change(pixels: np.ndarray, row: dict[str, Any], random: np.random.Generator) -> None:
+        if row["subject"] in ("s3", "s7"):
+            pixels[:] = {"s3": 0, "s7": 255}[row["subject"]]
+
+    study = make(tmp_path, subjects=40, change=change)
+    cohort, tiles = opened(study)
+    found = {f.id: f for f in audit(study, cohort, tiles, None).findings}
+    images = cohort.images
+    blank = images.loc[images["subject"].isin(["s3", "s7"]), "path"].map(lambda path: Path(path).name).tolist()
+    assert [Path(path).name for path in found["blank-images"].figures["images"]] == blank
+    assert all(name in found["blank-images"].sentence for name in blank[:5])
+    assert found["blank-images"].level == "warning"
+
+
 def test_sentences_name_a_target_by_its_heading_and_code_does_not(tmp_path: Path) -> None:
     study = make(tmp_path, subjects=40, change=lambda pixels, row, random: None)
     (name, target), *_ = study.targets.items()

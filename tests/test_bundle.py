@@ -21,6 +21,7 @@ from casewise.inference.output_table import predict_to_file
 from casewise.models.weights import check_bundle_subjects
 from casewise.pipeline.bundle import archive_run, write_bundle
 from casewise.report.context import read_context
+from casewise.report.sections import calibration
 from casewise.report.statements import statements
 from casewise.run import Run
 from casewise.run_folder import RunFolder
@@ -227,6 +228,9 @@ def test_the_card_states_the_figures_of_the_run(photograph_run: Run) -> None:
     figure = result.results.figures.of(main["stage"], main["learner"], main["target"])["mae"]
     assert f"| {figure.value:.2f} |" in card
     assert "{{" not in card
+    observed = calibration.coverage(read_context(result.folder).study, result.results)
+    assert observed.rows
+    assert all(f"| {row.cells[1].text} " in card for row in observed.rows)
     provenance: dict[str, Any] = json.loads((result.folder / "bundle" / "provenance.json").read_text())
     assert provenance["subjects"] == {"training_and_validation": 12, "test": 4}
     assert provenance["split"] == json.loads((result.folder / "splits.json").read_text())["hash"]

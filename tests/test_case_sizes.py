@@ -4,6 +4,7 @@ import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -43,10 +44,14 @@ def test_the_record_of_a_run(chest_run: Run, chests: Path) -> None:
     assert limits
     assert limits.sizes == CaseSizes(1, 1)
     images = pd.DataFrame({"case": list("aaabbc"), "path": list("123456"), "region": list("uulull"), "sequence": ""})
-    assert CaseSizes.of(images) == CaseSizes(2, 1)
-    assert CaseSizes.of(images.drop(columns="region")) == CaseSizes(3, 2)
-    assert CaseSizes.of(images.assign(region=None)) == CaseSizes(3, 2)
-    assert CaseSizes.of(images.iloc[:0]) is None
+    films: Any = SimpleNamespace(fusions=[])
+    assert CaseSizes.of(images, films) == CaseSizes(2, 1)
+    assert CaseSizes.of(images.drop(columns="region"), films) == CaseSizes(3, 2)
+    assert CaseSizes.of(images.assign(region=None), films) == CaseSizes(3, 2)
+    assert CaseSizes.of(images.iloc[:0], films) is None
+    numbered = images.assign(sequence=list("121212"))
+    assert CaseSizes.of(numbered, films) == CaseSizes(2, 1), "a column of photographs that is called sequence"
+    assert CaseSizes.of(numbered, SimpleNamespace(fusions=["features"])) == CaseSizes(1, 1)  # type: ignore[arg-type]
 
 
 ONE, SEVERAL = CaseSizes(1, 1), CaseSizes(4, 2)

@@ -157,8 +157,11 @@ def test_as_many_folds_at_once_as_there_are_cores(
 
 def test_cases_are_drawn_in_turn_from_every_class(without_shortcut: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     finished = FinishedRun.open(RunFolder(without_shortcut.folder))
-    settings = finished.study.evaluation.model_copy(update={"counterfactual_cases": 11})
-    study, panels = finished.study.model_copy(update={"evaluation": settings}), finished.cohort.panels
+    panels = finished.cohort.panels
+    for count, by_fold in ((1, [1]), (11, [6, 5]), (12, [6, 6])):
+        settings = finished.study.evaluation.model_copy(update={"counterfactual_cases": count})
+        study = finished.study.model_copy(update={"evaluation": settings})
+        assert [len(rows) for rows in chosen_panels(study, panels, finished.splits).values()] == by_fold
     chosen = chosen_panels(study, panels, finished.splits)
     assert chosen == chosen_panels(study, panels, finished.splits)
     for fold, rows in chosen.items():

@@ -1,5 +1,6 @@
 """The first screen: five questions, statements with their conditions, and one verdict for each pair."""
 
+import copy
 import dataclasses
 import re
 
@@ -182,8 +183,18 @@ def test_a_class_or_band_that_misses_the_level_beyond_its_interval_is_named(
             return screen(with_results(context, prediction_sets=record)).model
 
         assert "61 %" in text(0.8, False)
+        assert "all together" not in text(0.8, False)
         assert "61 %" not in text(0.92, False)
         assert "61 %" not in text(0.8, True)
+        whole = dataclasses.replace(
+            figures, coverage=dataclasses.replace(figures.coverage, value=0.7, high=0.8, rough=False)
+        )
+        stages = {**entry.stages, stage: whole}
+        record = dataclasses.replace(sets, targets={context.outcome: dataclasses.replace(entry, stages=stages)})
+        missed_all = with_results(context, prediction_sets=record)
+        assert "aim missed: all together 70 %" in screen(missed_all).model
+        table = calibration.coverage(missed_all.study, missed_all.metrics)
+        assert any("aim missed" in row.cells[1].small for row in table.rows)
 
 
 def test_a_class_is_bold_only_where_it_is_clearly_found_least_often() -> None:
@@ -302,6 +313,70 @@ def test_a_class_that_is_hardly_found_is_named(
     ]
     assert len(texts) == named
     assert all(report_of_grades.classes[-1] in text and "(2 %)" in text for text in texts)
+
+
+@pytest.mark.parametrize(("count", "named"), [(9, True), (2, False)])
+def test_a_class_without_a_correct_prediction_outside_is_named(count: int, named: bool) -> None:
+    context = classes("classification", test=40, outside=60, networks=3)
+    (learner, outcome), name = (context.learner, context.outcome), context.classes[1]
+    by_stage = copy.deepcopy(context.metrics.classes)
+    entry = by_stage[EXTERNAL][learner][outcome]
+    by_stage[EXTERNAL][learner][outcome] = dataclasses.replace(entry, support=[entry.support[0], count, 9])
+    recalls = {f"recall[{name}]": Estimate(0.0, 0.0, 0.9, rough=True)}
+    own = dict(context.figures(EXTERNAL, learner)) | recalls
+    found = statement(
+        with_figures(with_results(context, classes=by_stage), {Cell(EXTERNAL, learner, outcome): own}),
+        "classes_not_found",
+    )
+    assert bool(found) is named
+    if found:
+        assert found.text.startswith(f"On {context.study.external_name} it hardly finds")
+        assert f"(none of {count})" in found.text
+        assert (found.level, found.link) == ("bad", "external")
+
+
+def test_sensitivity_outside_is_rough_where_it_rests_on_few() -> None:
+    context = classes("binary", test=40, outside=60)
+    own, at = context.figures(EXTERNAL, context.learner), Cell(EXTERNAL, context.learner, context.outcome)
+    positive = context.study.positive_of(context.outcome)
+    for rough in (True, False):
+        figure = Estimate(0.5, 0.2, 0.8, rough=rough)
+        shown = screen(with_figures(context, {at: {**own, f"recall[{positive}]": figure, "sensitivity": figure}}))
+        row = shown.failures.rows[context.classes.index(positive)]
+        assert row.cells[1].text.endswith("rough)") is rough
+        assert ("sensitivity 50 % (rough)" in shown.sizes[0].note) is rough
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        (Estimate(0.52, 0.40, 0.64), "bad"),
+        (Estimate(0.52, 0.40, 0.64, rough=True), "open"),
+        (Estimate(0.52, None, None, reason="one subject: no interval"), "open"),
+        (Estimate(0.30, 0.20, 0.40), "bad"),
+        (Estimate(0.62, 0.55, 0.70), ""),
+    ],
+)
+def test_a_model_that_is_not_shown_to_beat_a_guess_says_so(
+    own: Estimate, said: str, report_of_two_classes: ReportContext
+) -> None:
+    context = report_of_two_classes
+    figures = dict(context.figures(context.stage, context.learner)) | {"auroc": own}
+    assert level(with_own(context, figures), "nothing_learned") == said
+
+
+def test_one_image_a_subject_is_said_with_what_was_compared(report_of_two_classes: ReportContext) -> None:
+    context = report_of_two_classes
+    images = context.cohort_images.assign(subject=[f"P{row}" for row in range(len(context.cohort_images))])
+    single = dataclasses.replace(context, cohort_images=images)
+    texts = {}
+    for name, record in {"none": None, "clean": [], "copies": ["twins-across-subjects"]}.items():
+        audit = None if record is None else {"findings": [{"id": code} for code in record]}
+        found = KINDS["subjects_apart"](dataclasses.replace(single, audit=audit))
+        texts[name] = found[1] if found else ""
+    assert texts["none"].endswith("this was not tested.")
+    assert texts["clean"].endswith("no two were found to show the same picture.")
+    assert texts["copies"] == ""
 
 
 def test_statements_have_public_names() -> None:

@@ -7,8 +7,10 @@ import pytest
 
 from casewise.evaluation.figures import Estimate
 from casewise.evaluation.results import Calibration
+from casewise.report.blocks import Fold, Text
 from casewise.report.context import ReportContext
 from casewise.report.first_screen import screen
+from casewise.report.sections.calibration import section
 
 
 def slope(value: float | None, low: float | None = None, high: float | None = None, **more: Any) -> Calibration:
@@ -27,6 +29,7 @@ def line_of(context: ReportContext, record: dict[str, dict[str, Calibration]]) -
         (slope(1.9, 1.2, 2.8), "1.90 (1.20 to 2.80; ideal: 1): probabilities are too moderate"),
         (slope(1.2, 0.7, 1.8), "1.20 (0.70 to 1.80; ideal: 1)"),
         (slope(-0.3, -1.2, 0.9), "−0.30 (−1.20 to 0.90; ideal: 1); no relation to the reference is shown"),
+        (slope(-0.8, -1.2, -0.3), "−0.80 (−1.20 to −0.30; ideal: 1); an inverse relation to the reference is shown"),
         (slope(0.5, 0.3, 0.8, rough=True), "0.50 (0.30 to 0.80; ideal: 1; rough)"),
         (slope(None, reason="nearly all the same"), "no slope: nearly all the same"),
     ],
@@ -54,6 +57,17 @@ def test_of_several_classes_the_worst_slopes_are_named(report_of_classes: Report
         assert line.endswith(f"too extreme for {first} and too moderate for {second}")
     assert external.startswith("Calibration outside:")
     assert internal.startswith("Calibration:")
+
+
+def test_pooled_folds_without_a_signal_are_named_beside_an_inverse_relation(report_of_classes: ReportContext) -> None:
+    name, *others = next(iter((report_of_classes.metrics.calibration or {}).values()))
+    usual = dict.fromkeys(others, slope(1.0, 0.8, 1.2))
+    for stage, high, named in (("oof", -0.3, True), ("oof", 0.1, False), ("test", -0.3, False)):
+        record = {stage: {name: slope(-0.8, -1.2, high), **usual}}
+        context = replace(report_of_classes, metrics=replace(report_of_classes.metrics, calibration=record))
+        texts = [block.text for fold in section(context).blocks if isinstance(fold, Fold)
+                 for block in fold.blocks if isinstance(block, Text)]  # fmt: skip
+        assert any("learned nothing has an inverse relation" in text for text in texts) is named
 
 
 def test_a_number_has_its_mean_beside_that_of_the_reference(report_of_numbers: ReportContext) -> None:

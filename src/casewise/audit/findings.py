@@ -29,6 +29,7 @@ CODES = (
     "twins-across-labels",
     "twins-within-subject",
     "twins-limited",
+    "blank-images",
     "subjects-across-splits",
     "image-level-split",
     "subject-suffixes",

@@ -11,8 +11,10 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
+from casewise.audit.blank_images import blank_findings
 from casewise.audit.columns import untested_numbers
 from casewise.audit.findings import Audit
+from casewise.audit.hashes import hash_store
 from casewise.audit.sentences import fill
 from casewise.audit.shortcuts import Shortcuts, find_shortcuts
 from casewise.audit.subjects import guess_findings, imported_findings, name_findings, streak_findings, suffix_findings
@@ -58,12 +60,15 @@ def audit(
     """
     report = progress or (lambda done, total, text: None)
     images, started = cohort.images, time.monotonic()
+    hashes = hash_store(tiles)
     twins = find_twins(
-        tiles, images, embed=embed, progress=lambda share: report(TWINS * share, 1.0, "looking for copies of images")
-    )
+        tiles, images, hashes=hashes, embed=embed,
+        progress=lambda share: report(TWINS * share, 1.0, "looking for copies of images"),
+    )  # fmt: skip
     streaks, not_tested = streak_findings(study, cohort)
     findings = [
         *twin_findings(twins, images, study, sides),
+        *blank_findings(hashes.flat, images, study),
         *(suffix_findings(images["subject"].astype(str)) if study.subjects_known else []),
         *name_findings(images["subject"].astype(str), study, sides or {}),
         *streaks,

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from casewise.audit.hashes import EXACT, FLIPS, NEGATIVE, Pairs, candidates, close_pairs, hash_store
+from casewise.audit.hashes import EXACT, FLIPS, NEGATIVE, Hashes, Pairs, candidates, close_pairs, hash_store
 from casewise.audit.keypoints import local_pairs
 from casewise.audit.verify import SIDE, Register, SecondCheck, compare, screen, second_check, worth_comparing
 from casewise.modalities.store.store import TileStore
@@ -80,6 +80,7 @@ def find_twins(
     store: TileStore,
     images: pd.DataFrame,
     *,
+    hashes: Hashes | None = None,
     embed: Embed | None = None,
     cohorts: np.ndarray | None = None,
     exact: int = EXACT,
@@ -90,6 +91,7 @@ def find_twins(
     Uniform images have no twins. Of identical images only the first is compared with the others.
 
     Args:
+        hashes: of `hash_store(store)`, if they are known.
         embed: decides doubtful pairs; without it they do not count.
         cohorts: the cohort of each image (N,), rising, if only pairs of two cohorts count. Candidates are then the
             nearest of the other cohort, and every image identical to one of a pair is in a pair as well, so that
@@ -102,7 +104,7 @@ def find_twins(
     if len(store) != len(images):
         raise ValueError(f"{len(store)} tiles do not match {len(images)} images")
     report = progress or (lambda share: None)
-    hashes = hash_store(store)
+    hashes = hashes or hash_store(store)
     identical = _identical(store, hashes.flat, cohorts)
     firsts = np.array(list(identical), dtype=np.int64)
     report(0.25)

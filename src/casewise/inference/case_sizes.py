@@ -41,9 +41,9 @@ class CaseSizes:
     usual: int
 
     @classmethod
-    def of(cls, images: pd.DataFrame) -> CaseSizes | None:
+    def of(cls, images: pd.DataFrame, study: Study) -> CaseSizes | None:
         """Of a cohort's table of images; None if it is empty."""
-        counts = image_counts(images)
+        counts = image_counts(images, slots=slots_of(study))
         return cls(int(counts.max()), int(counts.median())) if len(counts) else None
 
     @property
@@ -62,16 +62,19 @@ class CaseSizes:
         return f"more images than cases of the training, which had at most {self.most:,}"
 
 
+def slots_of(study: Study) -> tuple[str, ...]:
+    """The columns of a cohort's images by which their number is counted: `sequence` is one of scans alone."""
+    return ("region", "sequence") if study.fusions else ("region",)
+
+
 def image_counts(
-    images: pd.DataFrame,
-    unit: Sequence[str] = ("case",),
-    slots: Sequence[str] = ("region", "sequence"),
-    path: str = "path",
+    images: pd.DataFrame, unit: Sequence[str] = ("case",), *, slots: Sequence[str], path: str = "path"
 ) -> pd.Series:
     """The number of files of each case in a table of images, the largest over its regions or sequences.
 
     Args:
         unit: the columns that name a case.
+        slots: the columns of the region and the sequence.
     """
     keys = [*unit, *(name for name in slots if name in images)]
     counts = images.groupby(keys, sort=False, dropna=False)[path].nunique()
@@ -95,7 +98,7 @@ def check_people(
     path, subject = (study.columns.get(role) or role for role in ("path", "subject"))
     visit = study.columns.get("visit", "visit")
     unit = [subject, *([visit] if visit in table else [])]
-    counts = image_counts(table, unit, [slot] if slot else [], path)
+    counts = image_counts(table, unit, slots=[slot] if slot else [], path=path)
     several, alone = counts[counts > 1], len(counts) == 1
     files = {one_form(Path(str(file)).name) for file in table[path]}
     of_subject = counts.groupby(level=0, sort=False).sum()

@@ -267,13 +267,20 @@ def _out_of_range(limits: Limits, numbers: list[float]) -> list[str]:
 
 
 def case_flags(
-    limits: Limits, new: NewCases, look: Look | None = None, batch: Batch | None = None, *, by: str = "case"
+    limits: Limits,
+    new: NewCases,
+    look: Look | None = None,
+    batch: Batch | None = None,
+    *,
+    by: str = "case",
+    slots: Sequence[str] = ("region",),
 ) -> dict[str, str]:
     """The reasons by case; where a case has several images, a reason for one of them begins with its file's name.
 
     Args:
         by: `path` for the reasons by image, where each is predicted by itself.
         batch: where the numbers of the images are added, if there is a look.
+        slots: of the study, see `case_sizes.slots_of`.
     """
     images = new.cohort.images
     by_case = images.assign(row=np.arange(len(images))).groupby(by, sort=False)["row"]
@@ -295,7 +302,7 @@ def case_flags(
             for case, present in names.items():
                 reasons[str(case)] += [f"{MISSING[column]} {name}" for name in expected if name not in present]
     if limits.sizes and by == "case":
-        for case, count in image_counts(images.assign(case=images["case"].astype(str))).items():
+        for case, count in image_counts(images.assign(case=images["case"].astype(str)), slots=slots).items():
             reasons[str(case)] += [limits.sizes.reason] * (count > limits.sizes.limit)
     return {case: joined(texts) for case, texts in reasons.items()}
 

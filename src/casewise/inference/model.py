@@ -28,6 +28,7 @@ from casewise.evaluation.record import from_json
 from casewise.files import checksum
 from casewise.inference import case_chunks, input_checks, new_cases
 from casewise.inference.bundle import Bundle, check_composition
+from casewise.inference.case_sizes import slots_of
 from casewise.inference.drift import WORDS, Batch, Drift, confirmation, drift
 from casewise.inference.ensemble import Combination, Ensemble
 from casewise.inference.flag_reasons import joined, reasons_of
@@ -306,9 +307,8 @@ class TrainedModel(Suggesting):
         rows = rows.assign(image=rows["image"].where(rows["image"] == "", rows["image"].map(paths)))
         if self.limits:
             unit = "image" if new_cases.predicts_single_images(study) else "case"
-            flags = input_checks.case_flags(
-                self.limits, new, self.look, batch, by="path" if unit == "image" else "case"
-            )
+            by = "path" if unit == "image" else "case"
+            flags = input_checks.case_flags(self.limits, new, self.look, batch, by=by, slots=slots_of(study))
             rows = rows.assign(flags=rows[unit].astype(str).map(flags).fillna(""))
         if record := ensemble.covariates:
             reasons = flags_of(record, ensemble.covariate_cells(images))

@@ -101,7 +101,7 @@ def check_case_sizes(study: Study, cells: pd.DataFrame, sizes: CaseSizes | None,
     if not column or names_visits(cells, study) or not {path, subject} <= set(cells):
         return
     named = cells[(cells[subject].str.strip() != "") & (cells[path].str.strip() != "")]
-    counts = image_counts(named, [subject], [slot] if slot else [], path)
+    counts = image_counts(named, [subject], slots=[slot] if slot else [], path=path)
     counts = counts[counts > 1].sort_values(ascending=False, kind="stable")
     if counts.empty:
         return

@@ -268,7 +268,7 @@ def chosen_panels(study: Study, panels: pd.DataFrame, splits: Splits) -> dict[in
     with a recorded target, in turn from each class of the primary outcome if it has classes, and from a subject's
     second case on only after the first cases of others.
     """
-    share = -(-study.evaluation.counterfactual_cases // splits.folds)
+    share, more = divmod(study.evaluation.counterfactual_cases, splits.folds)
     labels = label_table(panels, study)
     scored = ~np.isnan(labels).all(axis=1)
     outcome = study.primary_outcome
@@ -291,7 +291,7 @@ def chosen_panels(study: Study, panels: pd.DataFrame, splits: Splits) -> dict[in
         random = np.random.default_rng(mixed_seed(study.seed, "counterfactuals", fold))
         rows: list[int] = []
         images = 0
-        for case in _in_turn(held_out.drop_duplicates("case"), random)[:share]:
+        for case in _in_turn(held_out.drop_duplicates("case"), random)[: share + (fold < more)]:
             case_rows = held_out[held_out["case"] == case]
             images += int(case_rows["images"].sum())
             if rows and images > most:

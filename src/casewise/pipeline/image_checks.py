@@ -121,7 +121,7 @@ def input_checks(inputs: RunInputs, show: Show) -> None:
         assert limits.look is not None
         limits = replace(limits, look=replace(limits.look, sha256=checksum(folder.look.path)))
     paths = [Path(path) for path in of_training["path"].astype(str).unique()]
-    limits = replace(limits, modalities=modalities_of(paths), sizes=CaseSizes.of(of_training))
+    limits = replace(limits, modalities=modalities_of(paths), sizes=CaseSizes.of(of_training, study))
     folder.input_checks.write(asdict(limits))
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from casewise.cohort.targets import target_columns
 from casewise.evaluation.figures import KNOWN, Estimate
-from casewise.evaluation.results import Note, StageCoverage, TargetCoverage
+from casewise.evaluation.results import StageCoverage, TargetCoverage
 from casewise.metrics.classes import category_agreement
 from casewise.metrics.registry import metric_of
 from casewise.modalities.registry import modality_of
@@ -41,6 +41,7 @@ from casewise.report.formatting import (
     plain,
     signed,
 )
+from casewise.report.guess import beside_guess, guessed_median
 from casewise.report.sections import calibration
 from casewise.report.sections.agreement import between_columns, score_ranges
 from casewise.report.sections.calibration import coverage_by_group, exceeded, missed
@@ -54,7 +55,7 @@ from casewise.report.sections.learners import (
     margin_of,
 )
 from casewise.report.statements import Statement, statements, weights_fitted, weights_of
-from casewise.report.tables import VERDICTS, MetricFormat, figure_cell, gap_verdict, kind_report, verdict_beside
+from casewise.report.tables import VERDICTS, MetricFormat, figure_cell, gap_verdict, kind_report
 from casewise.report.visit_alone import visit_alone
 from casewise.study.learners import KERNEL, is_baseline, learner_name, the_learner
 from casewise.study.weight_origins import unknown_origin
@@ -253,10 +254,14 @@ def _external_recalls(context: ReportContext) -> str:
     if context.study.positive_of(context.outcome) is not None:
         names = {name: name for name in ("sensitivity", "specificity")}
     elif not context.metric(EXTERNAL, context.learner, "recall"):
-        names = {f"recall[{name}]": f"recall of {plain(name)}" for name in context.classes}
+        of_class = {name: class_name(context.study, context.outcome, name) for name in context.classes}
+        names = {f"recall[{name}]": f"recall of {text}" for name, text in of_class.items()}
     write, figures = context.write, context.figures(EXTERNAL, context.learner)
     recalls = {text: figure for name, text in names.items() if (figure := defined(figures.get(name)))}
-    return ", ".join(f"{text} {write.text('recall', figure.value, short=True)}" for text, figure in recalls.items())
+    return ", ".join(
+        f"{text} {write.text('recall', figure.value, short=True)}{' (rough)' * bool(figure.rough)}"
+        for text, figure in recalls.items()
+    )
 
 
 def _size(context: ReportContext, metric: str, figure: Estimate, cohort: str, note: str = "") -> _Size:
@@ -275,7 +280,7 @@ def guess(context: ReportContext) -> str:
     if context.by_site:
         return ""
     if not context.classes:
-        guessed = _guessed_median(context)
+        guessed = guessed_median(context)
         error = write.text("mae", guessed["error"]) if guessed else ""
         return f"Guessing the median: {error} points{_own_side(context)}" if guessed else ""
     rows = context.headline_rows
@@ -289,14 +294,6 @@ def guess(context: ReportContext) -> str:
     if len(outside) and len(commonest) == 1:
         text += f"; {percent((outside == counts.argmax()).mean())} of {context.study.external_name}"
     return text
-
-
-def _guessed_median(context: ReportContext) -> Note | None:
-    """The record of always predicting the median of the training subjects."""
-    for note in context.metrics.notes:
-        if note["code"] == "guess_median" and (note["stage"], note["target"]) == (context.stage, context.outcome):
-            return note if is_number(note["error"]) else None
-    return None
 
 
 def spread(context: ReportContext) -> str:
@@ -378,9 +375,10 @@ def _failing_classes(context: ReportContext) -> Table | None:
         rates: tuple[str | None, str | None] = (None, None) if outside else ("", "")
         if positive is not None:
             rates = ("sensitivity", "PPV") if here.names[i] == positive else ("specificity", "NPV")
-        outer = [_share(np.asarray(outside.confusion[i]), i, rates[0])] if outside else []
-        own = [context.metric(context.stage, context.learner, f"{key}[{here.names[i]}]") for key in SHARES]
+        measured = [(context.stage, key) for key in SHARES] + [(EXTERNAL, "recall")]
+        own = [context.metric(stage, context.learner, f"{key}[{here.names[i]}]") for stage, key in measured]
         rough = [figure is not None and bool(figure.rough) for figure in own]
+        outer = [_share(np.asarray(outside.confusion[i]), i, rates[0], rough[2])] if outside else []
         cells = [_share(counts[i], i, rates[0], rough[0]), *outer, _share(counts[:, i], i, rates[1], rough[1])]
         if len(names) > 2:
             most = [name for name, count in zip(names, wrong[i], strict=True) if count == wrong[i].max() > 0]
@@ -433,15 +431,9 @@ def rivals(context: ReportContext) -> list[Rival]:
             gap = comparison_of(context, context.stage).gap(metric, context.learner, learner)
             margin = margin_of(context, context.stage, context.learner, learner)
             rows.append(rival(learner_name(learner), of_other, gap, note, margin))
-    guessed, chance = _guessed_median(context), metric_of(metric).chance if context.classes else None
-    if guessed and metric == "mae":
-        low, high, rough = guessed["gaps"].get(context.learner, (None, None, True))
-        chance, code = guessed["error"], verdict_beside({"low": low, "high": high, "rough": rough}, 0, metric)
-    elif chance is not None:
-        code = verdict_beside(figure, chance, metric)
-    if chance is not None and not context.by_site:
-        rows.append(Rival("a guess without images", write.text(metric, chance, short=True), "", code))
-    if chance is not None and (alone := visit_alone(context, chance)):
+    if beside := beside_guess(context):
+        rows.append(Rival("a guess without images", write.text(metric, beside.figure, short=True), "", beside.verdict))
+    if beside and (alone := visit_alone(context, beside.figure)):
         rows.append(rival(f"the {visit_noun(context)} alone, no image", *alone))
     if metric == "auroc" and (column := beside_column(context)):
         several = context.study.positive_of(context.outcome) is None
@@ -552,10 +544,11 @@ def _decided(context: ReportContext) -> str:
 
 
 def _in_effect(context: ReportContext) -> str:
-    """A note if a combined model is a single learner for new cases, unlike in its evaluation; otherwise empty."""
+    """A note if a combined model is a single learner; only for new cases if its evaluation has other weights."""
     shown, parts = dict(weights(context)), weights_of(context)
     whole = next((name for name in (parts[0] if parts else ()) if shown[learner_name(name)] == number(1.0, 2)), "")
-    return f"For new cases it is in effect {the_learner(whole)} alone." if whole and weights_fitted(context) else ""
+    whose = "For new cases it" if weights_fitted(context) else "It"
+    return f"{whose} is in effect {the_learner(whole)} alone." if whole and len(shown) > 1 else ""
 
 
 def weights(context: ReportContext) -> list[tuple[str, str]]:
@@ -625,10 +618,11 @@ def _missed_outside(context: ReportContext, entry: TargetCoverage, level: float)
 
 
 def _missed_groups(context: ReportContext, figures: StageCoverage | None, level: float) -> str:
-    """The classes or bands of the reference in which fewer are right than the level, beyond their interval."""
-    groups = coverage_by_group(context.study, context.outcome, figures) if figures else ()
+    """The whole, classes or bands of the reference where fewer are right than the level, beyond their interval."""
+    groups = coverage_by_group(context.study, context.outcome, figures) if figures else []
+    overall = [("all together", figures.coverage, None)] if figures else []
     texts = []
-    for name, figure, _ in groups:
+    for name, figure, _ in [*overall, *groups]:
         if figure and missed(figure, level):
             cell = figure_cell(figure, 0, percent=True, words=True)
             texts.append(f"{name} {cell.text} ({cell.small})")

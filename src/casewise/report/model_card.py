@@ -1,4 +1,4 @@
-"""The model card of a bundle, in Markdown: what the networks predict, for whom, how well, and what is not known."""
+"""The model card of a bundle, in Markdown: what the models predict, for whom, how well, and what is not known."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from casewise.modalities.registry import modality_of
 from casewise.report.blocks import Block, Code, Facts, Items, Row, Section, Table, Text, markdown_page
 from casewise.report.context import SIDES, report_title
 from casewise.report.formatting import capital, escaped
-from casewise.report.sections.calibration import calibrated
+from casewise.report.sections.calibration import calibrated, coverage
 from casewise.report.tables import metric_format
 from casewise.study.schema import Study
 from casewise.study.weight_origins import origins_sentence, recorded_origins
@@ -18,29 +18,29 @@ from casewise.targets import kind_named
 
 STAGES = ("test", "external", "oof", "validation", "training")
 KINDS = {"regression": "number", "classification": "classes", "ordinal": "grades"}
-SYNTHETIC = "**The networks were trained on synthetic images. They must not be used for patients.**"
+SYNTHETIC = "**The models were trained on synthetic images. They must not be used for patients.**"
 PURPOSE = (
     "A result of research and no medical device: before any other use, test it on patients of the place where it is to"
     " be used (`external:` in a study, or `casewise predict` and their labels)."
 )
 OF_FOLDS = (
-    "A learner predicts a new case by the mean over the networks of all folds; none was trained again on all subjects."
-    " Figures of a test set and of an external cohort are of this mean. Figures out of fold are of single networks,"
+    "A learner predicts a new case by the mean over the models of all folds; none was trained again on all subjects."
+    " Figures of a test set and of an external cohort are of this mean. Figures out of fold are of single models,"
     " each on subjects that this study did not train it on, and apply to this bundle approximately.",
-    "`spread` is the standard deviation over the networks of the folds: their disagreement, and no interval.",
+    "`spread` is the standard deviation over the models of the folds: their disagreement, and no interval.",
 )
 HELD_OUT = (
-    "Each learner has one network, fitted on the training set. All figures are of this network; figures on the training"
+    "Each learner has one model, fitted on the training set. All figures are of this model; figures on the training"
     " set say nothing about new patients.",
-    "`spread` is empty, since each learner has a single network. No prediction interval or set was calibrated.",
+    "`spread` is empty, since each learner has a single model. No prediction interval or set was calibrated.",
 )
 STOPPED = " The validation set stopped the training: its figures are too optimistic."
 REFITTED = (
-    "Each learner has one network, trained on all subjects outside the test set. All figures are of the networks of"
-    " the folds. The networks of this bundle were trained on more subjects and were not evaluated, so the figures apply"
+    "Each learner has one model, trained on all subjects outside the test set. All figures are of the models of"
+    " the folds. The models of this bundle were trained on more subjects and were not evaluated, so the figures apply"
     " approximately.",
-    "`spread` is empty, since each learner has a single network. Thresholds, intervals and the distance that counts as"
-    " 1 come from the networks of the folds.",
+    "`spread` is empty, since each learner has a single model. Thresholds, intervals and the distance that counts as"
+    " 1 come from the models of the folds.",
 )
 LIMITS = (
     "`beyond` says that a case is far from the training cases: its distance is above 1, the distance that one in twenty"
@@ -48,15 +48,15 @@ LIMITS = (
     "`flags` says why a case is unlike the training cases, such as dark, upside down, or of another texture (`casewise"
     " predict --abstain` leaves out its prediction; `beyond` alone does not). With few training subjects there are no"
     " such limits.",
-    "Probabilities are as the networks give them, without recalibration. Prediction intervals and sets are meant for"
+    "Probabilities are as the models give them, without recalibration. Prediction intervals and sets are meant for"
     " cases like the study's cases.",
     "The model knows only the targets, classes and kinds of images above.",
 )
 UNKNOWN_SUBJECTS = ": a person may be on both sides of the split, and every figure may be too good."
 PRIVACY = (
     "The bundle contains no image, no label, no name of a subject and no path of a file. Instead of the names of the"
-    " subjects behind each network it contains salted hashes of the names, and instead of the images fingerprints: 512"
-    " signs of the coarsest patterns of each. A study that uses the network as first weights is checked against both,"
+    " subjects behind each model it contains salted hashes of the names, and instead of the images fingerprints: 512"
+    " signs of the coarsest patterns of each. A study that uses a network as first weights is checked against both,"
     " so that no subject on whom it was trained is held out there. The hashes do not withstand"
     " guessing: whoever can list possible names, such as numbers from 1 to 500, can find out which of them took part."
     " Whoever has an image can find out from the fingerprints whether it was used; from a fingerprint alone, at most a"
@@ -103,14 +103,16 @@ def model_card(
     if rows:
         heads = ["Stage", "Target", "Metric", "Value", "Interval", f"{capital(unit)}s"]
         figures = [Table(heads, rows, f"Of {about['combination']['headline']}. All metrics are in `metrics.json`.")]
+    covered = coverage(study, results)
+    observed = [covered] if covered.rows else []
     unknown = [] if study.subjects_known else [study.not_known + UNKNOWN_SUBJECTS]
     sections = [
         Section("targets", "What it predicts", [_outputs(study, about)]),
-        Section("networks", "The networks", [Facts(networks), Text(training_note)]),
+        Section("networks", "The models", [Facts(networks), Text(training_note)]),
         Section("data", "Data", [Facts(data)]),
         Section("performance", "Performance", figures),
         Section("audit", "Audit", _audited(audit)),
-        Section("intervals", "Prediction intervals and sets", [Facts(calibrated(study, results))]),
+        Section("intervals", "Prediction intervals and sets", [Facts(calibrated(study, results)), *observed]),
         Section("limits", "Limits", [Items([*LIMITS, spread, *unknown])]),
         Section("privacy", "Privacy", [Text(PRIVACY)]),
         Section("provenance", "Provenance", [Facts(list(versions.items()))]),

@@ -20,9 +20,11 @@ from casewise.evaluation.robustness import MOST_CHANGED, MOST_MOVED, affects
 from casewise.predictions.table import CHOOSING
 from casewise.report.caveats import external_result, within_values
 from casewise.report.context import EXTERNAL, SIDES, ReportContext, counted_cases, terms_of, unlearned
-from casewise.report.formatting import MISSING, capital, class_name, counted, listed, number, plain
+from casewise.report.formatting import MISSING, capital, class_name, counted, listed, number
+from casewise.report.guess import beside_guess
 from casewise.report.sections import audit as audit_section
 from casewise.report.sections.counterfactuals import alteration
+from casewise.report.tables import SHARE_FREE
 from casewise.splits.learnable import missing_classes
 from casewise.study.learners import learner_name, the_learner
 from casewise.study.weight_origins import origins_sentence, unknown_origin
@@ -61,6 +63,8 @@ class Statement:
 
 # A class is hardly found where the interval of its recall ends below this.
 HARDLY = 0.25
+# So many cases of a class without a correct prediction are named whatever their interval is.
+NONE_OF = 5
 # The level of a statement, its sentence, and its link; None where it does not hold.
 Found = tuple[str, str, str] | None
 
@@ -79,10 +83,14 @@ def synthetic(context: ReportContext) -> Found:
 
 
 def nothing_learned(context: ReportContext) -> Found:
-    """The reported model predicts nearly the same for every case, or its networks were no better than guessing."""
+    """The reported model predicts nearly the same for every case, or it or its networks are not better than a guess."""
     facts = unlearned(context)
     if facts is None:
-        return None
+        beside = beside_guess(context)
+        if beside is None or beside.verdict == "better":
+            return None
+        level = "open" if beside.rough or beside.verdict == "untested" else "bad"
+        return level, f"{capital(the_learner(context.learner))} is not shown to be better than a guess.", ""
     name = the_learner(context.learner)
     if facts.constant:
         where = "On the validation set" if context.holdout else f"In {facts.count} of {counted(facts.of, 'fold')}"
@@ -117,12 +125,15 @@ def external_cohort(context: ReportContext) -> Found:
     text = f"On {context.study.external_name} ({counted_cases(context, context.rows(EXTERNAL, context.learner))}):"
     text += f" {write.phrase(metric)} {write.text(metric, entry.figure.value, short=True)}{bounds}"
     words = {"worse": "worse than", "better": "better than", "open": "no clear difference from", "same": "equal to"}
+    of_shares = bool(context.classes) and metric not in SHARE_FREE and entry.inside is not None
     if entry.inside is not None:
         side = f"within each {context.site}" if context.by_site else SIDES[context.stage]
         here = write.text(metric, entry.inside, short=True)
         text += f", {words.get(entry.code, 'not tested against')} {here} {side}"
+        text += "; shares of classes may differ" * of_shares
     text += f"; no case there is {listed(entry.absent, 'or')}" if entry.absent else ""
-    return {"worse": "flag", "better": "good"}.get(entry.code, "open"), f"{text}.", "external"
+    level = {"worse": "flag", "better": "open" if of_shares else "good"}.get(entry.code, "open")
+    return level, f"{text}.", "external"
 
 
 def _external_confidence(context: ReportContext) -> Found:
@@ -134,15 +145,15 @@ def _external_confidence(context: ReportContext) -> Found:
 
 
 def unlike_training(context: ReportContext) -> Found:
-    """How many external cases lie further from the training cases than nearly all held-out cases do."""
+    """How many external cases are further from the training cases than 19 of 20 held-out cases are."""
     if context.metrics.drift is None:
         return None
     figures = context.metrics.drift.learners.get(context.learner)
     if figures is None:
-        return "open", "It is not known how many external cases are unlike the training cases.", ""
+        return "open", "It is not known how many external cases are far from the training cases.", ""
     count, total = figures.outside.answers, counted(figures.external.answers, terms_of(context).noun)
     level = "bad" if _note(context, "external_outside") else "note"
-    return level, f"{count:,} of {total} of {context.study.external_name} are unlike the training cases.", "external"
+    return level, f"{count:,} of {total} of {context.study.external_name} are far from the training cases.", "external"
 
 
 def _subjects_apart(context: ReportContext) -> Found:
@@ -150,11 +161,13 @@ def _subjects_apart(context: ReportContext) -> Found:
     if not context.study.subjects_known:
         text = f"{context.study.not_known}: the figures may be too optimistic."
         return "bad", text, ""
-    if context.cohort_images["subject"].is_unique:
-        return "note", "Every image is of another subject, as the table states it; this was not tested.", ""
+    codes = {finding["id"] for finding in (context.audit or {}).get("findings", [])}
+    if context.cohort_images["subject"].is_unique and not any(code.startswith("twins-across") for code in codes):
+        compared = "no two were found to show the same picture" if context.audit else "this was not tested"
+        text = f"Every image is of another subject, as the table states it; {compared}."
+        return "note", text, "audit" if context.audit else ""
     if context.audit is None:
         return "good", "No subject is on both sides of the split.", ""
-    codes = {finding["id"] for finding in context.audit.get("findings", [])}
     if codes & {"twins-across-subjects", "twins-across-splits", "subjects-across-splits"}:
         return None  # an error of the audit says so
     if codes & {"subject-names", "subject-suffixes"}:
@@ -250,15 +263,37 @@ def _classes_not_found(context: ReportContext) -> Found:
     """All cases are of one class by the model, or it names few cases of a class, by the upper ends of the intervals."""
     if not context.classes:
         return None
-    if only := context.constant_class(context.stage, context.learner):
-        return "flag", f"It predicts {plain(only)} for every {terms_of(context).noun}.", ""
-    recalls = {name: context.metric(context.stage, context.learner, f"recall[{name}]") for name in context.classes}
-    few = [
-        f"{plain(class_name(context.study, context.outcome, name))} ({context.write.text('recall', found, short=True)})"
-        for name, own in recalls.items()
-        if own and own.high is not None and own.high < HARDLY and (found := own.value) is not None
-    ]
-    return ("bad", f"It hardly finds {listed(few)}.", "classes") if few else None
+    noun = terms_of(context).noun
+    if only := _only_class(context, context.stage):
+        return "flag", f"It predicts {only} for every {noun}.", ""
+    texts, link = list[str](), "external"
+    for stage, where in ((context.stage, ""), (EXTERNAL, f"on {context.study.external_name} ")):
+        if only := _only_class(context, stage):
+            texts.append(f"{where}it predicts {only} for every {noun}")
+        elif few := _hardly_found(context, stage):
+            texts.append(f"{where}it hardly finds {listed(few)}")
+            link = "classes" if stage == context.stage else link
+    return ("bad", f"{capital('; '.join(texts))}.", link) if texts else None
+
+
+def _only_class(context: ReportContext, stage: str) -> str:
+    """The class that is predicted for every case, as within a sentence; empty if there are several."""
+    only = context.constant_class(stage, context.learner)
+    return class_name(context.study, context.outcome, only) if only else ""
+
+
+def _hardly_found(context: ReportContext, stage: str) -> list[str]:
+    """The classes with few correct predictions: by the upper end of the interval, or none of at least `NONE_OF`."""
+    few, entry = [], context.class_figures(stage, context.learner)
+    for name, count in zip(entry.names, entry.support, strict=True) if entry else ():
+        own = context.metric(stage, context.learner, f"recall[{name}]")
+        if own is None or own.value is None:
+            continue
+        none = own.value == 0 and count >= NONE_OF
+        if none or (own.high is not None and own.high < HARDLY):
+            share = f"none of {count:,}" if none else context.write.text("recall", own.value, short=True)
+            few.append(f"{class_name(context.study, context.outcome, name)} ({share})")
+    return few
 
 
 def apart_on_test(context: ReportContext) -> Found:

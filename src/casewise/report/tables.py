@@ -33,6 +33,8 @@ VERDICTS = {
     "slightly_worse": "worse, but by less than {margin}",
     "unclear": "no clear difference, perhaps worse by more than {margin}",
 }
+# The metrics that do not depend on the shares of the classes among the cases.
+SHARE_FREE = ("auroc", "recall", "sensitivity", "specificity")
 
 
 def split_key(key: str) -> tuple[str, str]:
@@ -238,16 +240,18 @@ class MetricFormat:
     def difference(self, metric: str, figure: Figure) -> Cell:
         """The difference of two figures with its interval; of shares in percentage points.
 
-        An interval that excludes 0 is printed with as many decimals as show it.
+        It is printed with as many decimals as show that the interval excludes 0, or that it has a width.
 
         >>> MetricFormat(points=1).difference("mae", {"value": 0.12, "low": 0.002, "high": 0.25}).small
         '[0.002, 0.250]'
+        >>> MetricFormat(points=1).difference("mae", {"value": 0.01, "low": -0.02, "high": 0.03}).small
+        '[−0.02, 0.03]'
         """
         digits, percent = self.digits(metric), self.in_percent(metric)
         low, high = (figure or {}).get("low"), (figure or {}).get("high")
-        if low is not None and high is not None and low * high > 0:
-            nearest = min(abs(low), abs(high)) * (100 if percent else 1)
-            digits = max(digits, min(MOST_DIGITS, math.ceil(-math.log10(nearest))))
+        if low is not None and high is not None:
+            telling = (min if low * high > 0 else max)(abs(low), abs(high)) * (100 if percent else 1)
+            digits = max(digits, min(MOST_DIGITS, math.ceil(-math.log10(telling)))) if telling else digits
         return figure_cell(figure, digits, percent=percent, sign=True)
 
 

@@ -1,6 +1,7 @@
 """Checklists of reporting guidelines: every item once, facts that agree with the run, nothing claimed without one."""
 
 import csv
+import dataclasses
 import io
 import json
 import re
@@ -12,11 +13,15 @@ import pytest
 from casewise.errors import CasewiseError, RunError
 from casewise.evaluation.figures import LEFT_OUT, Cell
 from casewise.evaluation.results import PrimaryContrast
+from casewise.plugins.checklist import facts
 from casewise.plugins.checklist import filling as lists
 from casewise.plugins.phantoms.chest import make_chest
-from casewise.report.context import read_context
-from casewise.run import run
-from tests.chest_study import FAST, chest_study
+from casewise.report.context import EXTERNAL, ReportContext, read_context
+from casewise.report.formatting import plain
+from casewise.report.sections import participants
+from casewise.run import Run, run
+from tests.chest_study import FAST, THREE, chest_study
+from tests.kernel_context import WEIGHTED
 from tests.plugins.checklist.test_lists import PARTS
 from tests.report_contexts import classes, estimate, with_figures, with_results
 
@@ -33,6 +38,26 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return run(chest_study(table, **SETTINGS), folder / "run").folder, table
 
 
+@pytest.fixture(scope="module")
+def grades(tmp_path_factory: pytest.TempPathFactory) -> ReportContext:
+    """A run of grades without a test set, with two visits a subject in two rooms, gaps, and an external cohort."""
+    folder = tmp_path_factory.mktemp("grades")
+    tables = [make_chest(folder / name, subjects=24, size=(64, 64), seed=seed) for name, seed in (("a", 1), ("b", 8))]
+    for table in tables:
+        rows = pd.read_csv(table)
+        rows["severity"] = rows["label"].map(THREE.index).astype(object)
+        rows["subject"], rows["visit"] = [n // 2 for n in range(24)], [n % 2 for n in range(24)]
+        rows["age"] = rows.groupby("subject")["age"].transform("first").astype(object)
+        rows["room"], rows["view"] = ["red", "blue"] * 12, ["PA"] * 22 + ["AP"] * 2
+        rows.loc[0, "severity"] = rows.loc[:1, "age"] = ""
+        rows.to_csv(table, index=False)
+    settings = {**FAST, "evaluation": {**FAST["evaluation"], "subgroups": ["room"], "counterfactual_cases": 4}}
+    settings |= {"where": {"view": "PA"}, "external": {"cohort": tables[1], "name": "valley", "subjects": "distinct"}}
+    settings["targets"] = {"severity": {"kind": "ordinal", "range": "0..2", "decision": "mean"}}
+    study = chest_study(tables[0], **settings)
+    return read_context(run(study, folder / "run").folder)
+
+
 def facts_of(folder: Path, name: str) -> dict[str, lists.Item]:
     return {item.id: item for item in lists.filled(lists.read_checklist(name), read_context(folder)).items}
 
@@ -42,14 +67,13 @@ def test_filled_items_agree_with_the_run(alone: tuple[Path, Path]) -> None:
     main = finished.metrics.main
     entry = finished.class_figures(str(main.stage), str(main.learner))
     accuracy = sum(row[n] for n, row in enumerate(entry.confusion)) / 12
-    assert f"{12 * accuracy:.0f} of 12 correct" in lists.confusion(finished)
-    assert all(", ".join(map(str, row)) in lists.confusion(finished) for row in entry.confusion)
-    people = lists.participants(finished)
-    assert people.startswith("12 subjects, 12 cases, 12 images in the split.")
-    assert ", ".join(f"{name} {count}" for name, count in zip(entry.names, entry.support, strict=True)) in people
-    assert lists.partition(finished) == "12 subjects: none in the test set, the others in 2 folds of 6 and 6."
-    assert lists.missing_reference(finished).startswith("Out of fold, 0 of 12 predictions")
-    assert f"{finished.jobs[0]['parameters']:,} parameters" in lists.networks(finished)
+    assert f"{12 * accuracy:.0f} of 12 correct" in facts.confusion(finished)
+    assert all(", ".join(map(str, row)) in facts.confusion(finished) for row in entry.confusion)
+    assert all(
+        f"{plain(name)} ({n})" in facts.flow(finished) for name, n in zip(entry.names, entry.support, strict=True)
+    )
+    assert facts.partition(finished).count("subjects 6, cases 6") == 2
+    assert f"{finished.jobs[0]['parameters']:,} parameters" in facts.networks(finished)
     items, page = facts_of(alone[0], "claim"), (alone[0] / "report.html").read_text()
     assert f"Accuracy {100 * accuracy:.0f} %" in items["38"].text
     assert all(f'id="{item.section_id}"' in page for item in items.values() if item.section_id)
@@ -61,10 +85,10 @@ def test_where_folds_are_sources_no_pair_is_tested_first() -> None:
     first, second, *_ = context.learners
     primary = PrimaryContrast(first, second, "oof", "order")
     by_case = with_results(context, primary=primary)
-    assert lists.uncertainty(by_case) != lists.uncertainty(context)
+    assert facts.uncertainty(by_case) != facts.uncertainty(context)
     source = {Cell("oof", first, context.outcome, LEFT_OUT, "nih"): {"accuracy": estimate(0.6, 0.5, 0.7)}}
     by_source = with_figures(context, source)
-    assert lists.uncertainty(with_results(by_source, primary=primary)) == lists.uncertainty(by_source)
+    assert facts.uncertainty(with_results(by_source, primary=primary)) == facts.uncertainty(by_source)
 
 
 def test_what_the_run_lacks_is_left_open(alone: tuple[Path, Path], tmp_path: Path) -> None:
@@ -80,15 +104,15 @@ def test_what_the_run_lacks_is_left_open(alone: tuple[Path, Path], tmp_path: Pat
     external = {"cohort": other, "name": "valley", "subjects": "distinct"}
     outside = run(chest_study(table, **SETTINGS, external=external), folder).folder
     figures = json.loads((outside / "metrics.json").read_text())["metrics"]["external"]
-    text = lists.external_cohort(read_context(outside))
-    assert text.startswith("valley: 6 images of 6 subjects (")
+    text = facts.external_cohort(read_context(outside))
+    assert "valley (6 images of 6 subjects" in text
     assert f"Accuracy {100 * figures['test_resnet']['label']['accuracy']['value']:.0f} %" in text
     item = facts_of(outside, "claim")["33"]
     assert (item.by, item.section_id) == (lists.RUN, "external")
     for name, number in (("stard-ai", "29"), ("tripod-ai", "20c")):  # of the data, not of the accuracy
         item = facts_of(outside, name)[number]
         assert (item.by, item.section_id) == (lists.RUN, "participants")
-        assert item.text.startswith("Here and in valley: 12 subjects, 12 cases against 6 subjects, 6 cases; ")
+        assert "Subjects 12 / 6; Cases 12 / 6" in item.text
         assert "Accuracy" not in item.text
 
 
@@ -96,10 +120,11 @@ def test_items_say_who_was_studied_how_and_with_what(alone: tuple[Path, Path]) -
     folder, table = alone
     rows, tripod, stard = pd.read_csv(table), facts_of(folder, "tripod-ai"), facts_of(folder, "stard-ai")
     sexes = rows["sex"].value_counts()
-    for text in (tripod["20b"].text, tripod["23a"].text):
-        assert all(f"{name} {count}" in text for name, count in sexes.items())
-    assert f"age: mean {rows['age'].mean():.3g}, SD {rows['age'].std():.3g}" in tripod["20b"].text
-    assert stard["13"].text.startswith("device: Alpha 4, Beta 8. casewise ")
+    assert all(f"{name} ({count} / " in tripod["20b"].text for name, count in sexes.items())
+    assert all(f"{name}: {count}" in tripod["23a"].text for name, count in sexes.items())
+    assert f"Age {rows['age'].mean():.1f} ({rows['age'].std():.1f}) / " in tripod["20b"].text
+    assert re.search(r"Alpha \(4\b.*Beta \(8\b", stard["13"].text)
+    assert tripod["20b"].text == stard["25"].text == facts_of(folder, "claim")["36"].text
     assert "Calibration: slope" in tripod["12e"].text
     assert "20 %" in tripod["12e"].text
     assert "is the only learner" in tripod["12c"].text
@@ -124,3 +149,141 @@ def test_unknown_names_are_refused(alone: tuple[Path, Path], tmp_path: Path) -> 
         lists.write_checklist(alone[0], "claim", "docx")
     with pytest.raises(RunError):
         lists.write_checklist(tmp_path, "claim")
+
+
+def test_flow_and_gaps_are_those_of_the_report(grades: ReportContext) -> None:
+    entry = grades.metrics.participants
+    assert entry is not None
+    outcomes = entry.evaluated["oof"]
+    shown = facts.flow(grades)
+    for step in (*entry.flow["steps"], *entry.flow["external"]["steps"]):
+        assert f"{step['left']['rows']} rows ({step['left']['subjects']} subjects)" in shown
+    assert "where view is PA: 2 rows (1 subject) left out" in facts.exclusions(grades)
+    assert f"{outcomes['cases_with_reference']} cases" in shown
+    gaps = facts.missing_data(grades)
+    assert f"out of fold {outcomes['cases'] - outcomes['cases_with_reference']} of {outcomes['cases']} cases" in gaps
+    assert "age of 1 subject" in gaps
+    step = {"code": "images", "cases": 3, "subjects": 2, "left": {"cases": 19, "subjects": 9}}
+    fewer = dataclasses.replace(entry, flow={**entry.flow, "steps": [*entry.flow["steps"], step]})
+    without_images = facts.missing_data(with_results(grades, participants=fewer))
+    assert "3 cases (2 subjects) left out" in without_images
+    assert participants.FLOW_NOTE in gaps
+    assert participants.FLOW_NOTE not in without_images
+
+
+def test_units_classes_and_sums_of_groups_are_named(grades: ReportContext) -> None:
+    described = facts.characteristics(grades)
+    assert "Room (by case)" in described
+    entry = grades.class_figures(grades.stage, grades.learner)
+    assert entry is not None
+    for name, count in zip(entry.names, entry.support, strict=True):
+        assert f"severity {name} ({count})" in facts.analyses(grades)
+        assert f"severity {name}" in facts.output(grades)
+        assert f"severity {name}: {', '.join(map(str, entry.confusion[int(name)]))}" in facts.confusion(grades)
+    groups = facts.performance_by_group(grades)
+    assert grades.metrics.subgroups is not None
+    apart = dataclasses.replace(grades.metrics.subgroups.columns[0], groups=[])
+    subgroups = dataclasses.replace(grades.metrics.subgroups, columns=[apart])
+    assert "several groups" in groups
+    assert "several groups" not in facts.performance_by_group(with_results(grades, subgroups=subgroups))
+
+
+def test_the_rule_of_a_grade_is_the_rule_of_the_study(grades: ReportContext) -> None:
+    for write in (facts.output, facts.prediction):
+        assert "the rounded mean" in write(grades)
+        target = grades.study.targets["severity"].model_copy(update={"decision": "median"})
+        study = grades.study.model_copy(update={"targets": {**grades.study.targets, "severity": target}})
+        text = write(dataclasses.replace(grades, study=study))
+        assert "the median" in text
+        assert "the rounded mean" not in text
+
+
+def test_without_a_test_set_none_is_disjoint(grades: ReportContext, chest_run: Run) -> None:
+    tested = read_context(chest_run.folder)
+    for write in (facts.partition, facts.disjointness):
+        assert "no test set" in write(grades)
+        assert "no test set" not in write(tested)
+    assert "and test set are disjoint" in facts.disjointness(tested)
+
+
+def test_both_confusion_matrices_name_their_cases(grades: ReportContext) -> None:
+    text = facts.confusion(grades)
+    inside, outside = (grades.class_figures(stage, grades.learner) for stage in ("oof", EXTERNAL))
+    assert inside is not None
+    assert outside is not None
+    first, second = text.index("Out of fold"), text.index("On the external cohort valley")
+    assert first < text.index(f"of {sum(inside.support)} correct") < second
+    assert all(f"severity {n}: {', '.join(map(str, row))}" in text[second:] for n, row in enumerate(outside.confusion))
+
+
+def test_every_partition_has_its_figures_and_rough_ones_say_so(
+    chest_run: Run, report_of_classes: ReportContext
+) -> None:
+    context = read_context(chest_run.folder)
+    text = facts.performance_by_partition(context)
+    assert context.metrics.participants is not None
+    for stage in ("oof", "test"):
+        counts = context.metrics.participants.evaluated[stage]
+        value = context.metric(stage, context.learner, "accuracy")
+        assert value is not None
+        assert f"({counts['cases']} images of {counts['subjects']} subjects" in text
+        assert f"Accuracy {context.write.text('accuracy', value.value, short=True)}" in text
+    cell = Cell(EXTERNAL, report_of_classes.learner, report_of_classes.outcome)
+    for rough in (True, False):
+        changed = with_figures(report_of_classes, {cell: {"accuracy": estimate(0.6, 0.5, 0.7, rough=rough)}})
+        outside = facts.external_cohort(changed).partition(". On the test set")[0]
+        assert "60 % (50 to 70 %" in outside
+        assert outside.endswith("rough)") is rough
+
+
+def test_without_networks_only_models_are_mentioned(baseline_run: Run) -> None:
+    context = read_context(baseline_run.folder)
+    assert not context.study.trained
+    for write in (
+        facts.fitting,
+        facts.ensembles,
+        facts.prediction,
+        facts.uncertainty,
+        facts.analyses,
+        facts.full_model,
+    ):
+        assert write(context)
+        assert "networks" not in write(context)
+    assert "linear model on image features" in facts.fitting(context)
+    assert all(origin.name in facts.first_weights(context) for origin in context.origins if origin.kind == "file")
+
+
+def test_weights_machine_and_altered_images_are_those_of_the_run(
+    grades: ReportContext, report_of_a_kernel: ReportContext
+) -> None:
+    machine = json.loads((Path(grades.source) / "environment.json").read_text())
+    assert all(f"{name} {machine[name]}" in facts.software(grades) for name in ("torch", "processor", "cores"))
+    assert f"{grades.jobs[0]['device']}, {grades.jobs[0]['precision']}" in facts.software(grades)
+    altered = (grades.metrics.counterfactuals or {})[grades.learner].values()
+    assert altered
+    assert all(f"{entry.changed} of {entry.answers}" in facts.robustness(grades) for entry in altered)
+    outcome = report_of_a_kernel.outcome
+    fit = {"weights": {"kernel_features": 0.75, "mobilenet_v2": 0.25}}
+    combined = dataclasses.replace(report_of_a_kernel, stackers={WEIGHTED: {outcome: fit}})
+    for write in (facts.prediction, facts.ensembles, facts.full_model):
+        assert "kernel model on image features 0.75, mobilenet_v2 0.25" in write(combined)
+
+
+def test_subjects_that_are_not_known_are_not_counted_as_people(grades: ReportContext) -> None:
+    written = (facts.flow, facts.characteristics, facts.partition, facts.disjointness)
+    for guessed in (True, False):
+        study = grades.study.model_copy(update={"subjects_known": False, "subjects_guessed": guessed})
+        unknown = dataclasses.replace(grades, study=study)
+        for write in written:
+            assert study.not_known in write(unknown)
+            assert study.not_known not in write(grades)
+    assert f"disjoint by {study.unit}" in facts.disjointness(unknown)
+    assert "subject" not in facts.preparation(unknown)
+
+
+def test_an_open_item_says_what_to_write(alone: tuple[Path, Path]) -> None:
+    item = facts_of(alone[0], "claim")["30"]
+    assert (item.by, item.text) == (lists.AUTHOR, "")
+    rows = {row[0]: row for row in csv.reader(io.StringIO(lists.write_checklist(alone[0], "claim", "csv")))}
+    assert item.to_write in rows["30"][4]
+    assert item.to_write

@@ -29,6 +29,7 @@ NAMES = {
     "twins-across-labels": "near-duplicates with two labels",
     "twins-within-subject": "near-duplicates within one subject",
     "twins-limited": "limits of the search for near-duplicates",
+    "blank-images": "images that show nothing",
     "subjects-across-splits": "one subject on both sides of the split",
     "image-level-split": "a split by image instead of by subject",
     "subject-suffixes": "names of subjects that differ in an ending only",

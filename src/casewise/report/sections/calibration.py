@@ -38,7 +38,12 @@ BAND = (
 )
 HOW = (
     "A slope of 1 and an intercept of 0 are ideal. A slope below 1 means that predictions are too extreme, above 1 that"
-    " they are too moderate; one whose interval has 0 in it does not show that they are related to the reference."
+    " they are too moderate; one whose interval has 0 in it does not show that they are related to the reference, and"
+    " one below 0 means an inverse relation."
+)
+POOLED = (
+    " Pooled over folds, a model that learned nothing has an inverse relation, because the mean of the other folds is"
+    " low where a fold's own is high."
 )
 INTERCEPTS = {True: " The intercept is at a slope of 1.", False: " The intercept belongs to its slope and is no bias."}
 ROUGH = " Rough: fewer than {few} {unit}s with the class, or without it."
@@ -79,7 +84,8 @@ def _of_stage(context: ReportContext, stage: str) -> list[Block]:
             HOW
             + INTERCEPTS[classes]
             + (ROUGH.format(few=FEW_OF_CLASS, unit=unit) if classes and rough else "")
-            + by_fold,
+            + by_fold
+            + POOLED * (stage == "oof" and any(_is_inverse(entry.slope) for entry in by_name.values())),
             note=True,
         ),
     ]
@@ -160,13 +166,21 @@ def _slopes(context: ReportContext, by_name: Mapping[str, Calibration], *, brief
     for word, names in beyond.items():
         of = listed([class_name(context.study, context.outcome, name) for name in names])
         words += [f"too {word}" + f" for {of}" * several] if names else []
+    text += f": {'probabilities' if context.classes else 'predictions'} are {listed(words)}" * bool(words)
     unrelated = [
         name for name, slope in slopes.items()
         if slope.low is not None and slope.high is not None and slope.low <= 0 <= slope.high
     ]  # fmt: skip
-    of = listed([class_name(context.study, context.outcome, name) for name in unrelated], "or")
-    text += f": {'probabilities' if context.classes else 'predictions'} are {listed(words)}" * bool(words)
-    return text + f"; no relation to the reference is shown{f' for {of}' * several}" * bool(unrelated)
+    inverse = [name for name, slope in slopes.items() if _is_inverse(slope)]
+    for names, what, word in ((unrelated, "no", "or"), (inverse, "an inverse", "and")):
+        of = listed([class_name(context.study, context.outcome, name) for name in names], word)
+        text += f"; {what} relation to the reference is shown{f' for {of}' * several}" * bool(names)
+    return text
+
+
+def _is_inverse(slope: Estimate) -> bool:
+    """Whether a slope is below 0 beyond its interval."""
+    return slope.high is not None and slope.high < 0
 
 
 def row(name: str, entry: Calibration, digits: int) -> Row:
@@ -227,20 +241,18 @@ TOO_WIDE = (
 def prediction_sets(context: ReportContext) -> Section | None:
     """The calibration of the intervals or sets and their coverage by stage; None if there are none."""
     study, metrics = context.study, context.metrics
-    facts, rows = calibrated(study, metrics), coverage(study, metrics)
+    facts, table = calibrated(study, metrics), coverage(study, metrics)
     if not metrics.prediction_sets or not facts:
         return None
     classes, unit = bool(context.classes), study.unit
     whether = WHETHER.format(unit=unit, of_class=" with the class" * classes) if unit != "image" else ""
-    heads = ["Cases", f"{capital(unit)}s", "Coverage", *(["Mean size", "One class"] if classes else ["Mean width"])]
-    table = Table(heads, rows, f"Learner: {learner_name(context.learner)}.")
     of_each = (f" of each {unit}", f", averaged over {unit}s") if unit != "image" else ("", "")
     share = f"the share of the cases{of_each[0]} whose interval or set contains the reference{of_each[1]}"
     entry = metrics.prediction_sets.targets[context.outcome].calibration
     how = CLASSES if classes else BANDS if entry.get("bands") else NUMBERS
     between = BETWEEN if kind_report(context.kind).ordered else ""
     meaning = [how.format(unit=unit, whether=whether, between=between, scaled=SCALED if entry.get("scale") else "")]
-    meaning += [READING.format(unit=unit, share=share)] if rows else []
+    meaning += [READING.format(unit=unit, share=share)] if table.rows else []
     stages = metrics.prediction_sets.targets[context.outcome].stages.values()
     if any(exceeded(stage.coverage, metrics.prediction_sets.level) for stage in stages):
         meaning.append(TOO_WIDE.format(unit=unit, of_class=" of a class" * classes))
@@ -269,13 +281,16 @@ def calibrated(study: Study, metrics: Results) -> list[tuple[str, str]]:
     return facts
 
 
-def coverage(study: Study, metrics: Results) -> list[Row]:
-    """A line for each stage with intervals or sets and, where there are classes, one for each class."""
+def coverage(study: Study, metrics: Results) -> Table:
+    """A row for each stage with intervals or sets and, where there are classes or bands, one for each of them."""
     record, target = metrics.prediction_sets, str(metrics.main.target)
-    if record is None:
-        return []
-    own = record.targets[target].stages.items()
-    return [row for stage, figures in own for row in _rows(study, target, stage, figures, record.level)]
+    rows = []
+    if record and target in record.targets:
+        own = record.targets[target].stages.items()
+        rows = [row for stage, figures in own for row in _rows(study, target, stage, figures, record.level)]
+    sizes = ["Mean size", "One class"] if study.classes_of(target) else ["Mean width"]
+    heads = ["Cases", f"{capital(study.unit)}s", "Coverage", *sizes]
+    return Table(heads, rows, f"Learner: {learner_name(str(metrics.main.learner))}.")
 
 
 def _rows(study: Study, target: str, stage: str, figures: StageCoverage, level: float) -> list[Row]:

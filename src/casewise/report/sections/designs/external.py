@@ -19,7 +19,8 @@ BOTH = (
     " means over the networks of all folds. Not tested: the interval is rough or missing."
 )
 SHARES = (
-    " Accuracy, precision, F1 and log loss also depend on the shares of the classes, which may differ between cohorts."
+    " All but AUROC, recall, sensitivity and specificity also depend on the shares of the classes, which may differ"
+    " between cohorts."
 )
 BY_GROUP = "External, by {column}. Accuracy counts all cases of a group; an AUROC takes cases of every class."
 BY_GROUP_HEADING = "External, by group"
