@@ -1,4 +1,4 @@
-"""Percent change from baseline and responders, by the physician and by the model."""
+"""Percent change from baseline and responders, by the reference and by the model."""
 
 import json
 from typing import Any

@@ -31,7 +31,7 @@ def test_the_furthest_predictions_come_first_with_their_parts(report_of_numbers:
     worst = rows.loc[(rows["y_pred"] - rows["y_true"]).abs().idxmax()]
     facts, folded = first.blocks
     (parts,) = folded.blocks
-    assert facts.facts[:2] == [("Model", number(worst["y_pred"], 1)), ("Physician", number(worst["y_true"], 1))]
+    assert facts.facts[:2] == [("Model", number(worst["y_pred"], 1)), ("Reference", number(worst["y_true"], 1))]
     assert parts.columns == ["", "upper", "trunk", "lower"]
     assert [row.name for row in parts.rows[:2]] == ["erythema", "induration"]
     assert all(" / " in cell.text for row in parts.rows[:4] for cell in row.cells)

@@ -47,7 +47,7 @@ def test_a_point_shows_its_case_and_both_values(browser: Any, tmp_path: Path) ->
         page.mouse.move(*page.evaluate(PLACE, [alt, number]))
         if tip.is_visible():
             name, values = tip.inner_text().splitlines()[:2]
-            assert re.fullmatch(r"physician \S+, model \S+", values)
+            assert re.fullmatch(r"reference \S+, model \S+", values)
             seen.add(name)
     assert len(seen) > 5
     assert set(texts) <= seen  # the errors have their points, by the same names

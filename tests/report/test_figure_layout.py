@@ -179,7 +179,7 @@ def test_no_figure_of_a_publication_is_cut(name: str, columns: int, count: int) 
 @pytest.mark.parametrize(
     ("name", "key"),
     [
-        ("trajectory", {"physician", "model"}),
+        ("trajectory", {"reference", "model"}),
         ("learning", {"training", "subjects of early stopping", "epoch kept"}),
         ("levels", {"training", "test", "all together"}),
         ("fit", {"equal", "fitted line", "its band"}),

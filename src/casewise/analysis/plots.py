@@ -237,7 +237,7 @@ class Plots(Suggesting):
         return agreement.tracks(rows, baseline=self.run.study.evaluation.baseline)
 
     def trajectory(self, subject: str, *, title: str | None = None, **names: Unpack[Names]) -> Figure:
-        """The values of a subject over the visits by physician and model, with the change from baseline in percent.
+        """The values of a subject over the visits by reference and model, with the change from baseline in percent.
 
         `title` is shown instead of the subject, with numbers instead of the names of visits.
         """

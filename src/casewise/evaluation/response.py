@@ -74,7 +74,7 @@ def response(
     """
     change = percent_change(rows, baseline=baseline)
     clear_at = clear_limit(rows["y_true"].to_numpy(dtype=float))
-    rounded = f", which rounds to zero in the physician's smallest step of {2 * clear_at:g}" if clear_at else ""
+    rounded = f", which rounds to zero in the smallest step of the reference of {2 * clear_at:g}" if clear_at else ""
     after = change[(change["since"] > 0).fillna(False)]
     used = after[after["true_change"].notna() & after["predicted_change"].notna()]
     starts = change.loc[(change["since"] == 0).fillna(False) & change["subject"].isin(used["subject"]), "visit"]
@@ -82,7 +82,7 @@ def response(
     named = names_text(counts, 4)
     counted = Response(
         baseline=f"{FIRST_VISIT} ({named or 'none'})" if baseline == "first" else f"visit {baseline}",
-        clear_rule="A reduction of 100 % means a score of zero by the physician, and by the model a score of at most "
+        clear_rule="A reduction of 100 % means a reference of zero, and by the model a score of at most "
         f"{clear_at:g}{rounded}.",
         n_subjects=int(used["subject"].nunique()),
         n_visits=len(used),

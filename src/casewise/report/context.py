@@ -422,7 +422,7 @@ def unlearned(context: ReportContext) -> _Unlearned | None:
 def evaluated_on(context: ReportContext, stage: str) -> str:
     """The cases that figures are of, within a caption; pooled over the sources where each fold leaves one out."""
     pooled = f", pooled over each {context.site}" if context.by_site and stage == "oof" else ""
-    fitted = ", where the networks were fitted" if stage == "training" else ""
+    fitted = ", where the models were fitted" if stage == "training" else ""
     stops = stage == "validation" and context.stopped_on == "fold"
     return SIDES[stage] + pooled + (", which stopped the training" if stops else fitted)
 

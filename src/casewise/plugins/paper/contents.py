@@ -390,7 +390,7 @@ class Paper:
         return tracks
 
     def trajectories(self, *, names: bool) -> Table:
-        """The values of every subject over the visits, with percent change, by model and physician.
+        """The values of every subject over the visits, with percent change, by model and reference.
 
         Raises:
             CasewiseError: the outcome has classes, or no subject has two recorded visits.
@@ -410,11 +410,11 @@ class Paper:
             for i in range(len(track.names))
         ]
         who = f"{learner_name(self.learner)}, {SIDES[self.stage]}"
-        caption = f"Values over the visits, and change from baseline in percent, by the physician and by {who}."
+        caption = f"Values over the visits, and change from baseline in percent, by the reference and by {who}."
         return Table.of(pd.DataFrame(lines).round(6), self._synthetic(caption))
 
     def effects(self) -> Table:
-        """Change from baseline by arm, and effects of the treatment, by physician, model and their difference.
+        """Change from baseline by arm, and effects of the treatment, by reference, model and their difference.
 
         Raises:
             CasewiseError: the study has no arms, or too few subjects of them.
@@ -437,7 +437,7 @@ class Paper:
         return Table.of(pd.DataFrame(lines, columns=columns), self._synthetic(caption))
 
     def responders(self) -> Table:
-        """Share of responders by physician and model; of the reported learner also by arm, and minus the control's.
+        """Share of responders by reference and model; of the reported learner also by arm, and minus the control's.
 
         Raises:
             CasewiseError: the run has no response.

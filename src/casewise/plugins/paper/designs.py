@@ -59,7 +59,7 @@ def arms(run: Run) -> Table:
 
 
 def responders_at_visit(run: Run) -> Table:
-    """Responders at the last of the visits with the most subjects, by physician and reported model, with intervals.
+    """Responders at the last of the visits with the most subjects, by reference and reported model, with intervals.
 
     Raises:
         CasewiseError: the run has no response over time.

@@ -252,7 +252,7 @@ def _fit(contents: Contents) -> Sheet:
     band = f", with its pointwise {confidence} band over resampled {study.unit}s if there are enough"
     r = contents.run.results.figures.of(contents.stage, contents.learner, study.primary_outcome).get("pcc")
     caption = (
-        f"{contents.headline}, against the physician. Fitted line: least squares{band}. r: Pearson’s correlation with"
+        f"{contents.headline}, against the reference. Fitted line: least squares{band}. r: Pearson’s correlation with"
         f" its {confidence} interval{', which is rough: few subjects decide it' * bool(r and r.rough)}."
     )
     return Sheet([plot.fit], contents.stated(caption), 66)
@@ -268,8 +268,8 @@ def _trajectories(contents: Contents, *, names: bool) -> Sheet:
     parts = [partial(plot.trajectory, subject, title=title) for subject, title in titles.items()]
     some = f"{len(shown)} of {len(tracks)} subjects, taken evenly from the smallest to the largest mean error: "
     change = contents.run.study.evaluation.response
-    above = " The upper figures are the change from baseline in percent by the physician, the lower ones by the model."
-    caption = f"{some if len(shown) < len(tracks) else ''}{contents.headline} and by the physician over the visits."
+    above = " The upper figures are the change from baseline in percent by the reference, the lower ones by the model."
+    caption = f"{some if len(shown) < len(tracks) else ''}{contents.headline} and by the reference over the visits."
     caption += " Mean error: the mean absolute difference of both, in points."
     return Sheet(parts, contents.stated(capital(caption) + above * change), 31, columns=3)
 

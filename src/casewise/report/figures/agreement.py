@@ -1,4 +1,4 @@
-"""Model and physician: scatters, the Bland–Altman plot, and trajectories with the change from baseline."""
+"""Model and reference: scatters, the Bland–Altman plot, and trajectories with the change from baseline."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def scatter(rows: pd.DataFrame, limits: Limits, *, scale: tuple[float, float], l
         _points(axes, rows, rows["y_true"].to_numpy(), rows["y_pred"].to_numpy())
         axes.set(xlim=(low, high), ylim=(low, high), aspect="equal", anchor="N")
         label = shortened(label, 30)
-        axes.set(xlabel=f"{label}, physician (points)", ylabel=f"{label}, model (points)")
+        axes.set(xlabel=f"{label}, reference (points)", ylabel=f"{label}, model (points)")
         axes.locator_params(nbins=8, steps=[1, 2, 5, 10])
         return drawing.svg(figure, "scatter")
 
@@ -59,7 +59,7 @@ def scatter(rows: pd.DataFrame, limits: Limits, *, scale: tuple[float, float], l
 def bland_altman(
     rows: pd.DataFrame, limits: Limits, *, digits: int, label: str, slope: float | None = None
 ) -> drawing.Drawing:
-    """Difference model − physician over their mean, with the bias, its limits and their intervals as bands.
+    """Difference model − reference over their mean, with the bias, its limits and their intervals as bands.
 
     `slope` is the slope of the difference on the mean; with it, a dotted line is drawn.
     """
@@ -95,8 +95,8 @@ def bland_altman(
             fitted = difference.mean() + slope * (ends - mean.mean())
             axes.plot(ends, fitted, color=drawing.ACCENT, linewidth=1.6, linestyle=(0, (1.5, 1.5)))
         axes.set(xlim=around(mean), ylim=(max(bottom - room, wide_bottom), min(top + room, wide_top)))
-        axes.set(xlabel=f"Mean of model and physician ({shortened(label, 21)}, points)")
-        axes.set_ylabel("Model − physician (points)")
+        axes.set(xlabel=f"Mean of model and reference ({shortened(label, 21)}, points)")
+        axes.set_ylabel("Model − reference (points)")
         return drawing.svg(figure, "bland-altman")
 
 
@@ -119,7 +119,7 @@ def small_scatter(
         _dots(axes, rows, truth, rows["y_pred"].to_numpy(), size=3.2)
         axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
         axes.set_title(shortened(title, 22), loc="left", fontweight="bold", fontsize=11)
-        axes.set_xlabel("physician", fontsize=10, labelpad=1)
+        axes.set_xlabel("reference", fontsize=10, labelpad=1)
         axes.set_ylabel("model", fontsize=10, labelpad=1)
         axes.locator_params(nbins=5)
         return drawing.svg(figure, name)
@@ -162,7 +162,7 @@ def _points(axes: Axes, rows: pd.DataFrame, x: np.ndarray, y: np.ndarray) -> Non
 def _texts(rows: pd.DataFrame) -> list[str]:
     """The case of each point, named by the column `title` if there is one, with both scores."""
     return [
-        f"{row.get('title') or capital(case_label(row))}: physician {row['y_true']:.3g}, model {row['y_pred']:.3g}"
+        f"{row.get('title') or capital(case_label(row))}: reference {row['y_true']:.3g}, model {row['y_pred']:.3g}"
         for row in rows.to_dict("records")
     ]
 
@@ -180,7 +180,7 @@ class Track:
         names: the label of each visit.
         days: the visits' days in the cohort table, NaN if unknown.
         physician, model: the scores.
-        changes: (2, visits) percent change from baseline by physician and by model, NaN if undefined.
+        changes: (2, visits) percent change from baseline by reference and by model, NaN if undefined.
     """
 
     subject: str
@@ -196,7 +196,7 @@ class Track:
 
 
 def tracks(rows: pd.DataFrame, *, baseline: str) -> list[Track]:
-    """The trajectories of all subjects that the physician scored at two visits or more, by name.
+    """The trajectories of all subjects with a reference value at two visits or more, by name.
 
     Args:
         rows: one row per case, with `subject, visit, day, y_true, y_pred`; references may be NaN.
@@ -248,7 +248,7 @@ def trajectory(
         evenly = spaced_evenly([track], room) if evenly is None else evenly
         x = np.arange(len(track.names), dtype=float) if evenly else track.days
         span, margin = float(x[-1] - x[0]) or 1.0, 0.06 * (top or 1.0)
-        axes.plot(x, track.physician, "o-", color=drawing.PHYSICIAN, linewidth=1.6, markersize=5, label="physician")
+        axes.plot(x, track.physician, "o-", color=drawing.PHYSICIAN, linewidth=1.6, markersize=5, label="reference")
         axes.plot(x, track.model, "s--", color=drawing.MODEL, linewidth=1.6, markersize=5, label="model")
         lowest = float(np.nanmin([0.0, *track.physician, *track.model]))
         axes.set(xlim=(x[0] - span * 0.05, x[-1] + span * 0.05), ylim=(lowest - margin, top + margin))
@@ -258,7 +258,7 @@ def trajectory(
             if days
             else [f"visit {n}" if n[:1].isdigit() else n for n in track.names]
         )
-        for who, values in (("physician", track.physician), ("model", track.model)):
+        for who, values in (("reference", track.physician), ("model", track.model)):
             texts = [f"{visit}: {who} {value:.3g}" for visit, value in zip(visits, values, strict=True)]
             drawing.readable(axes, x, values, texts.__getitem__)
         every = max(1, int(np.ceil(len(x) * LABEL / room)))

@@ -88,7 +88,7 @@ def fitted(
         axes.text(0.03, 0.97, _correlation(correlation), **at)
         axes.set(xlim=(low, high), ylim=(low, high), aspect="equal", anchor="N")
         label = shortened(label, 34)
-        axes.set(xlabel=f"{label}, physician (points)", ylabel=f"{label}, model (points)")
+        axes.set(xlabel=f"{label}, reference (points)", ylabel=f"{label}, model (points)")
         axes.locator_params(nbins=7, steps=[1, 2, 5, 10])
         key(axes, loc="lower center", ncols=3, borderaxespad=0.2)
         return svg(figure, "fitted")

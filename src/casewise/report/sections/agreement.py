@@ -1,4 +1,4 @@
-"""Sections of targets that are numbers: model and physician, change over time, ranges, regions and further targets."""
+"""Sections of targets that are numbers: model and reference, change over time, ranges, regions and further targets."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ KAPPA_DIGITS = 2
 
 SCATTER = "Solid: both are equal. Dashed: the limits of agreement."
 DIFFERENCE = (
-    "Above zero the model scores higher than the physician. Shaded: the intervals of the lines. Dotted: the"
+    "Above zero the model scores higher than the reference. Shaded: the intervals of the lines. Dotted: the"
     " proportional bias, where its interval excludes 0."
 )
 TRACKS = (
-    "Black, solid: physician; blue, dashed: model. Above a plot: {change}the mean error of the subject’s visits. The"
+    "Black, solid: reference; blue, dashed: model. Above a plot: {change}the mean error of the subject’s visits. The"
     " first subjects are evenly spaced from the smallest to the largest mean error."
 )
 UNDATED = (
@@ -56,7 +56,7 @@ RESPONSE = (
     "Visits after the baseline, {side}, at which the score had fallen by at least the stated percentage, of {visits}"
     " of {subjects}."
 )
-VISITS = "Responders at each visit, physician / model."
+VISITS = "Responders at each visit, reference / model."
 LEFT_OUT = {
     "no_baseline": "no scored baseline visit",
     "baseline_not_scored": "baseline not scored",
@@ -65,7 +65,7 @@ LEFT_OUT = {
     "model_baseline_zero": "the model predicts a baseline of zero",
 }
 BANDS = "{noun}s by severity band, {place}."
-SCATTERS = "Prediction against the physician’s value, {side}."
+SCATTERS = "Prediction against the reference value, {side}."
 JITTER = " Whole numbers are jittered."
 RANGES = "{place}. The cases and the bias of each range are on the first screen."
 READERS_CAPTION = (
@@ -87,15 +87,15 @@ def agreement(context: ReportContext) -> doc.Section | None:
     plots = [
         doc.Plot(scatter, f"{capital(label)}: prediction against the reference.", SCATTER),
         doc.Plot(
-            difference, f"{capital(label)}: difference between model and physician against their mean.", DIFFERENCE
+            difference, f"{capital(label)}: difference between model and reference against their mean.", DIFFERENCE
         ),
     ]
     names = [name for name in ("bias", "loa_low", "loa_high", "proportional_bias") if name in figures]
     units = {"proportional_bias": "slope on the mean of both"}
     titles = {name: f"{write.title(name)}, {units.get(name, 'points')}" for name in names}
     lines = [doc.Row(titles[name], [figure_cell(figures[name], write.digits(name), sign=True)]) for name in names]
-    table = doc.Table(["Model − physician", "Value"], lines, evaluated(context))
-    return doc.Section("agreement", "Model and physician", [doc.Plots(plots), table, *pooled(context)])
+    table = doc.Table(["Model − reference", "Value"], lines, evaluated(context))
+    return doc.Section("agreement", "Model and reference", [doc.Plots(plots), table, *pooled(context)])
 
 
 def _shown_slope(figure: Estimate | None) -> float | None:
@@ -160,23 +160,23 @@ def _trajectories(context: ReportContext, tracks: list[draw.Track], *, days: boo
     for i, track in enumerate(tracks):
         visits = zip(track.names, track.physician, track.model, strict=True)
         values = [f"{name}: {number(own, digits)} and {number(guess, digits)}" for name, own, guess in visits]
-        alt = f"Subject {track.subject}, {label} by visit, physician and model: {', '.join(values[:12])}."
+        alt = f"Subject {track.subject}, {label} by visit, reference and model: {', '.join(values[:12])}."
         plots.append(doc.Plot(draw.trajectory(track, **look, name=f"track{i}"), alt))
     return plots
 
 
 def _response_blocks(context: ReportContext, entry: Response, stage: str) -> list[doc.Block]:
-    """Responders by physician and by model at each threshold and visit, and the subjects that are left out."""
+    """Responders by reference and by model at each threshold and visit, and the subjects that are left out."""
     blocks: list[doc.Block] = []
     if entry.responders:
-        heads = ["Response", "Physician", "Model", "Both", "Agreement", "If the model named none", "Kappa"]
+        heads = ["Response", "Reference", "Model", "Both", "Agreement", "If the model named none", "Kappa"]
         sizes = {"visits": counted(entry.n_visits, "visit"), "subjects": counted(entry.n_subjects, "subject")}
         caption = RESPONSE.format(side=RESPONSE_SIDES[stage], **sizes)
         change, bias = (figure_cell((entry.change or {}).get(name), 0, sign=name == "bias") for name in ("mae", "bias"))
         facts = [
             ("Baseline", f"{entry.baseline}. {entry.clear_rule}"),
             ("Mean absolute difference in percent change", f"{change.text} {change.small}".strip()),
-            ("Bias of percent change, model − physician", f"{bias.text} {bias.small}".strip()),
+            ("Bias of percent change, model − reference", f"{bias.text} {bias.small}".strip()),
             ("In both, a rise from baseline", f"counts as {HIGHEST_RISE:g} % at most"),
         ]
         left_out = {LEFT_OUT[code]: len(subjects) for code, subjects in entry.undefined.items() if subjects}
@@ -193,7 +193,7 @@ def _response_blocks(context: ReportContext, entry: Response, stage: str) -> lis
 
 
 def _response_rows(context: ReportContext, entry: Response) -> list[doc.Row]:
-    """Responders by physician and by model at each threshold, with their agreement."""
+    """Responders by reference and by model at each threshold, with their agreement."""
     rows = []
     for threshold, figures in (entry.responders or {}).items():
         (neither, model_only), (physician_only, both) = figures.confusion
@@ -207,7 +207,7 @@ def _response_rows(context: ReportContext, entry: Response) -> list[doc.Row]:
 
 
 def _visit_rows(entry: Response) -> list[doc.Row]:
-    """Responders at each visit, physician / model, one column per threshold."""
+    """Responders at each visit, reference / model, one column per threshold."""
     rows = []
     for visit, figures in list((entry.by_visit or {}).items())[:MOST_VISITS]:
         rows.append(doc.Row(shortened(visit, 30), [str(figures.n_subjects), *responder_cells(figures)]))
@@ -215,7 +215,7 @@ def _visit_rows(entry: Response) -> list[doc.Row]:
 
 
 def responder_cells(figures: ResponseRates) -> list[doc.Cell]:
-    """Responders at a visit, physician / model, with the shares below, one cell per threshold."""
+    """Responders at a visit, reference / model, with the shares below, one cell per threshold."""
     cells = []
     for rates in figures.rates.values():
         physician, model = (rates[side].value or 0.0 for side in ("physician", "model"))
@@ -229,7 +229,7 @@ def responder_cells(figures: ResponseRates) -> list[doc.Cell]:
 
 @dataclass(frozen=True)
 class _ScoreRange:
-    """Cases and subjects of one range of the physician's score, and the model's mean error and bias there.
+    """Cases and subjects of one range of the reference, and the model's mean error and bias there.
 
     `figures` are the metrics `mae` and `bias` with their intervals.
     """
@@ -245,7 +245,7 @@ class _ScoreRange:
 
 
 def score_ranges(context: ReportContext) -> list[_ScoreRange]:
-    """The model's error in each severity band, or in thirds of the physician's scores without bands."""
+    """The model's error in each severity band, or in thirds of the reference values without bands."""
     rows, study = context.headline_rows, context.study
     if rows.empty:
         return []
@@ -288,7 +288,7 @@ def detail(context: ReportContext) -> doc.Section | None:
     if len(ranges) > 1:
         rows = [doc.Row(band.name, [str(band.subjects), write.cell("mae", band.figures["mae"])]) for band in ranges]
         caption = RANGES.format(place=capital(evaluated_on(context, context.stage)))
-        by_range = doc.Table(["Physician", f"{capital(context.study.unit)}s", write.title("mae")], rows, caption)
+        by_range = doc.Table(["Reference", f"{capital(context.study.unit)}s", write.title("mae")], rows, caption)
         blocks.append(doc.Fold("Error by range of the score, with intervals", [by_range]))
     blocks.append(doc.Fold("Agreement between readers, and of the model with each", _reader_tables(context)))
     plots = _scatters(context)
@@ -304,7 +304,7 @@ def detail(context: ReportContext) -> doc.Section | None:
 
 
 def _band_blocks(context: ReportContext) -> list[doc.Block]:
-    """The severity bands of physician and model, and their agreement; empty if the study has no bands."""
+    """The severity bands of reference and model, and their agreement; empty if the study has no bands."""
     bands = context.metrics.bands
     entry = bands.stages.get(context.stage, {}).get(context.learner) if bands else None
     if bands is None or entry is None:
@@ -319,7 +319,7 @@ def _band_blocks(context: ReportContext) -> list[doc.Block]:
     cells = zip(("Agreement", "Kappa", "Weighted kappa"), (percent_cell(entry.agreement), *kappas), strict=True)
     return [
         doc.Heading("Severity bands"),
-        doc.Matrix(doc.Counts(names, lines), caption, "physician", "model:"),
+        doc.Matrix(doc.Counts(names, lines), caption, "reference", "model:"),
         doc.Facts([(name, f"{cell.text} {cell.small}".strip()) for name, cell in cells]),
     ]
 
@@ -331,7 +331,7 @@ def _scatters(context: ReportContext) -> list[doc.Plot]:
     for i, (target, (rows, scale)) in enumerate(by_target.items()):
         name = display_name(context.study, target)
         drawing = draw.small_scatter(rows, scale=scale, title=name, name=f"target{i}", width=width)
-        alt = f"{name}: prediction against the physician’s value, {counted(len(rows), 'value')}."
+        alt = f"{name}: prediction against the reference value, {counted(len(rows), 'value')}."
         plots.append(doc.Plot(drawing, alt))
     return plots
 

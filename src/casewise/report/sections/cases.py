@@ -39,7 +39,7 @@ def _largest_errors(context: ReportContext) -> list[Card]:
     for row in rows.loc[error.sort_values(ascending=False, kind="stable").index[:MOST_NUMBERS]].to_dict("records"):
         facts = [
             ("Model", fmt.number(row["y_pred"], digits)),
-            ("Physician", fmt.number(row["y_true"], digits)),
+            ("Reference", fmt.number(row["y_true"], digits)),
             ("Difference", f"{fmt.signed(row['y_pred'] - row['y_true'], digits)} points"),
         ]
         cards.append(_card(context, row, [Facts(facts), _file(row), Fold("Other targets", _parts(context, row))]))
@@ -86,7 +86,7 @@ def _card(context: ReportContext, row: Mapping[str, Any], blocks: list[Block]) -
 
 
 def _parts(context: ReportContext, row: Mapping[str, Any]) -> list[Block]:
-    """`model / physician` of every other target of this case, a line for each; empty without other targets."""
+    """`model / reference` of every other target of this case, a line for each; empty without other targets."""
     study, table = context.study, context.final
     own = table["model"].eq(context.learner) & table["stage"].eq(context.stage) & table["case"].eq(row["case"])
     others = table[own & table["target"].ne(context.outcome)]
@@ -100,7 +100,7 @@ def _parts(context: ReportContext, row: Mapping[str, Any]) -> list[Block]:
     lines = [
         Row(fmt.display_name(study, name), [_both(context, of_region, name) for of_region in means]) for name in targets
     ]
-    return [Table(["", *(str(region) or "whole case" for region in regions)], lines, "Model / physician")]
+    return [Table(["", *(str(region) or "whole case" for region in regions)], lines, "Model / reference")]
 
 
 def _both(context: ReportContext, means: pd.DataFrame, target: str) -> Cell:

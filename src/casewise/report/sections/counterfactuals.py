@@ -7,7 +7,7 @@ from casewise.evaluation.results import AlteredAnswers
 from casewise.evaluation.robustness import Altered, commonest
 from casewise.report.blocks import Cell, Facts, Fold, Row, Section, Table, Text
 from casewise.report.context import ReportContext, terms_of
-from casewise.report.formatting import capital, counted, plain, signed
+from casewise.report.formatting import capital, class_name, counted, plain, signed
 from casewise.report.tables import figure_cell, percent_cell
 from casewise.study.learners import learner_name
 
@@ -49,8 +49,8 @@ def section(context: ReportContext) -> Section | None:
     learners = sorted(figures, key=lambda name: (name != context.learner, -effects[name]))
     if not learners or not figures[learners[0]]:
         return None
-    shown, first, terms = learners[:MOST_LEARNERS], figures[learners[0]], terms_of(context)
-    rows = [Row(_row_name(name), [_cell(figures[learner][name], terms.digits) for learner in shown]) for name in first]
+    shown, first = learners[:MOST_LEARNERS], figures[learners[0]]
+    rows = [Row(_row_name(name), [_cell(context, figures[learner][name]) for learner in shown]) for name in first]
     caption = ANSWERS if any(isinstance(entry, AlteredAnswers) for entry in first.values()) else NUMBERS
     table = Table(["Image", *map(learner_name, shown)], rows, caption, wide=True)
     fold = Fold("The effect of each alteration on each learner", [table])
@@ -102,16 +102,17 @@ def _row_name(name: str) -> str:
     return capital(alteration(name)) + (f" ({method})" if method else "")
 
 
-def _cell(entry: Altered, digits: int) -> Cell:
+def _cell(context: ReportContext, entry: Altered) -> Cell:
     """The effect of an alteration: changed answers with their share, or the mean absolute change."""
     if not isinstance(entry, AlteredAnswers):
+        digits = terms_of(context).digits
         moved = figure_cell(entry.moved, digits)
         small = [moved.small, signed(entry.shift.value, digits)]
         return Cell(moved.text, "; ".join(filter(None, small)), moved.value)
     share, (name, count, total) = percent_cell(entry.share), commonest(entry)
     text = f"{entry.changed} of {entry.answers}"
     if name:
-        text += f", {count} of {total} to {plain(name)}"
+        text += f", {count} of {total} to {class_name(context.study, context.outcome, name)}"
     small_text = f"{share.text} {share.small}".strip()
     if entry.correct["of"]:
         small_text += f"; correct {entry.correct['before']}, then {entry.correct['after']}"

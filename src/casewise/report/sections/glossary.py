@@ -34,7 +34,7 @@ HELD_OUT = (
 )
 AGREEMENT = (
     "Limits of agreement, bias",
-    "The bias is the mean of model minus physician. About 95 % of normally distributed differences lie between the two"
+    "The bias is the mean of model minus reference. About 95 % of normally distributed differences lie between the two"
     " limits. Where errors grow with the score, the limits are too wide for low scores and too narrow for high ones.",
 )
 OF_CLASSES = (

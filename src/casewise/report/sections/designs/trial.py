@@ -1,4 +1,4 @@
-"""The effects of a treatment: the change over time by arm, by the physician and by the model."""
+"""The effects of a treatment: the change over time by arm, by the reference and by the model."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from casewise.report.sections.agreement import responder_cells
 from casewise.report.tables import figure_cell
 from casewise.study.learners import learner_name
 
-HEADS = ("Physician", "Model", "Model − physician")
+HEADS = ("Reference", "Model", "Model − reference")
 EFFECT = (
     "{side}. Effect on {outcome} in points: the change since {baseline} minus that in the arm {control}; below 0, the"
     " score fell more; in parentheses the subjects of both arms. Brackets: {confidence} intervals, each visit on its"
     " own."
 )
 CHANGE = "{side}. Change of {outcome} in points since {baseline}. Brackets: {confidence} intervals."
-RESPONDERS = "{side}. Responders since {baseline}, physician / model; in parentheses the subjects with both changes."
+RESPONDERS = "{side}. Responders since {baseline}, reference / model; in parentheses the subjects with both changes."
 RISKS = (
     "{side}. Responders in the arm minus those in {control}, with Newcombe's {confidence} intervals; above 0, more"
     " responded in the arm; in parentheses the subjects of both arms."
 )
 HOW = (
-    "It is an effect of the treatment only where the arms were assigned at random. Physician and model: a mixed model"
+    "It is an effect of the treatment only where the arms were assigned at random. Reference and model: a mixed model"
     " of the score, a mean for each visit in each arm, and random effects of each subject, with intervals robust by"
     " subject; missing visits are assumed to be missing at random. The last column is paired: changes of both scores"
     " in those who have the visit, with intervals of t-tests. Where subjects drop out, it is not exactly the difference"
@@ -103,7 +103,7 @@ def blocks_of(context: ReportContext, entry: Trial, stage: str) -> list[Block]:
 
 
 def cells(figures: dict[str, Estimate], digits: int) -> list[Cell]:
-    """The cells of the physician, the model and their difference; a dash where the fit has no figure."""
+    """The cells of the reference, the model and their difference; a dash where the fit has no figure."""
     return [figure_cell(figures[name], digits, sign=True) if name in figures else Cell(MISSING) for name in OUTCOMES]
 
 
