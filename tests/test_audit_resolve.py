@@ -91,13 +91,26 @@ def test_an_image_that_is_to_stay_stays(study_file: Path) -> None:
     assert len(table) == 3
 
 
-def test_a_study_with_settings_of_the_audit_is_not_rewritten(study_file: Path) -> None:
-    text = study_file.read_text() + "audit: {permutations: 99}\n"
-    study_file.write_text(text)
+@pytest.mark.parametrize(
+    "section", ["audit: {permutations: 99}\n", "audit:\n  permutations: 99\n", "audit:  # ours\n    permutations: 99\n"]
+)
+def test_decisions_join_the_settings_of_the_audit(section: str, study_file: Path) -> None:
+    text = study_file.read_text()
+    study_file.write_text(text + section)
     lines = audited(study_file)
-    assert any("write `decisions: study-decisions.csv` into the section `audit`" in line for line in lines)
-    assert not any(line.startswith("next:") for line in lines)
-    assert study_file.read_text() == text
+    assert not any("into the section `audit`" in line for line in lines)
+    study = read_study(study_file)
+    assert (study.audit.permutations, study.audit.decisions.name) == (99, "study-decisions.csv")
+    assert study_file.read_text().startswith(text)
+    audited(study_file, resolve=False)  # nothing is left to refuse
+
+
+def test_other_decisions_stay_named(tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    for text in ("cohort: a.csv\naudit: {decisions: own.csv}\n", "cohort: a.csv\naudit: [decisions]\n"):
+        file.write_text(text)
+        assert not name_in_study(file, tmp_path / "study-decisions.csv")
+        assert file.read_text() == text
 
 
 @pytest.mark.parametrize(
@@ -149,3 +162,10 @@ def test_wrong_decisions_are_refused(text: str, said: str, study_file: Path) -> 
     with pytest.raises(CohortError) as caught:
         read_cohort(read_study(study_file))
     assert said in " ".join(str(caught.value).split())
+
+
+def test_a_mistyped_name_of_decisions_names_its_key(study_file: Path) -> None:
+    (study_file.parent / "study-decisions.csv").write_text("path,decision,reason\n")
+    study_file.write_text(study_file.read_text() + "audit: {decisions: study-decision.csv}\n")
+    with pytest.raises(CohortError, match=r"audit\.decisions: there is no table .*Did you mean .*study-decisions\.csv"):
+        read_cohort(read_study(study_file))

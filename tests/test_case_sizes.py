@@ -11,11 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from casewise.cohort.folder_layout import read_new_layout, stated_pattern
 from casewise.errors import CasewiseError
-from casewise.inference.case_sizes import CaseSizes
+from casewise.inference.case_sizes import CaseSizes, check_people
 from casewise.inference.flag_reasons import possible_reasons
 from casewise.inference.model import TrainedModel, load_bundle
 from casewise.run import Run
+from casewise.study.schema import Study
 
 
 @pytest.fixture(scope="module")
@@ -149,3 +151,30 @@ def test_cases_of_a_table_with_more_images_than_those_of_the_training_are_flagge
     assert flagged(model_of(chest_run, None), rows) == [False] * 4
     assert flagged(model, [list(films[:2]), [films[2]]]) == [True, False]
     assert flagged(model, [np.full((64, 64), 90, np.uint8)]) == [False]
+
+
+# names of files, and the pattern that the refusal offers for them
+OFFERED = [
+    ([f"Klinik/P-050{person}/2021-04-1{day}/{n}.png" for person in (1, 2) for day in (0, 1) for n in (1, 2)],
+     "*/{subject}/{visit}/{file}"),
+    ([f"Neu 2022/Nord/P-050{person}/week{week}/{n}.png" for person in (1, 2) for week in (0, 4) for n in (1, 2)],
+     "*/*/{subject}/{visit}/{file}"),
+    ([f"Klinik Nord/P-050{person}/{n}.png" for person in (1, 2) for n in (1, 2)], "*/{subject}/{file}"),
+    ([f"P-050{person}/10.04.2021/{n}.png" for person in (1, 2) for n in (1, 2)], "{subject}/{visit}/{file}"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("names", "pattern"), OFFERED)
+def test_the_pattern_takes_people_as_subjects(names: list[str], pattern: str, tmp_path: Path) -> None:
+    study = Study.model_validate({"name": "a", "cohort": "a.csv", "targets": {"y": {"range": "0..1"}}})
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    parts = [Path(name).parts for name in names]
+    table = pd.DataFrame({"path": [str(tmp_path / n) for n in names], "subject": [p[0] for p in parts]})
+    table = table.assign(visit=[p[1] if len(p) > 2 else "" for p in parts])
+    with pytest.raises(CasewiseError) as refused:
+        check_people(table, study, [tmp_path], CaseSizes(1, 1), slot="", together=True)
+    assert f"--pattern '{pattern}'" in str(refused.value)
+    layout = read_new_layout(tmp_path, regions=[], pattern=stated_pattern(pattern, of_cases=True))
+    assert {image.subject for image in layout.images} == {"P-0501", "P-0502"}

@@ -40,6 +40,13 @@ def test_files_of_another_kind_are_named(tmp_path: Path) -> None:
         read_study(tmp_path)
 
 
+def test_an_error_says_whether_the_value_was_given_beside_the_file(tmp_path: Path) -> None:
+    for text, settings, beside in (("", ["seed=many"], True), ("seed: many\n", [], False)):
+        with pytest.raises(StudyError, match="seed: ") as caught:
+            read_study(written(tmp_path, GOOD + text), settings=settings)
+        assert ("beside the file" in str(caught.value)) is beside
+
+
 def test_single_settings_replace_those_of_the_file(tmp_path: Path) -> None:
     path = written(tmp_path, "cohort: a.csv\ntargets: {x: 0..4, y: 0..2}\nbackbones: [cnn]\nrecipe: auto\n")
     study = read_study(path, settings=["recipe.epochs=20", "targets.x=0..3", "backbones=alexnet, cnn"])

@@ -41,6 +41,18 @@ def test_the_furthest_predictions_come_first_with_their_parts(report_of_numbers:
     assert file == Text("a.png", note=True)
 
 
+def test_all_images_behind_a_mean_are_shown_and_numbered(report_of_numbers: ReportContext) -> None:
+    study = report_of_numbers.study
+    single = study.model_copy(update={"panels": study.panels.model_copy(update={"grid": "1x1"})})
+    context = dataclasses.replace(report_of_numbers, study=single)
+    first, panels = cards_of(context)[0], context.panels
+    row = context.headline_rows.iloc[0].to_dict()
+    tiles = [n for of_panel in panels.loc[panels["case"] == row["case"], "tiles"] for n in of_panel if n >= 0]
+    names = [name for name, _ in preparation.case_pictures(context, row)]
+    assert len(names) == len(first.pictures) == min(len(tiles), preparation.MOST_PANELS) > 3
+    assert names[:2] == ["upper 1 of 4", "upper 2 of 4"]
+
+
 def test_panels_follow_their_photographs(report_of_numbers: ReportContext) -> None:
     section = preparation.section(report_of_numbers)
     facts, _, photographs, panel = section.blocks[:4]

@@ -154,7 +154,8 @@ def exclusion(
     >>> exclusion(["a.png", "b/c d.png"])
     '`where_not: {path: [a.png, "b/c d.png"]}`'
     """
-    quoted = [text if re.fullmatch(r"[^\W\d][\w./-]*|/[\w./-]+", text) else json.dumps(text) for text in written]
+    bare = re.compile(r"[^\W\d][\w./-]*|/[\w./-]+")
+    quoted = [text if bare.fullmatch(text) else json.dumps(text, ensure_ascii=False) for text in written]
     most = FEW_SHOWN if by_command else most
     where = (
         "`casewise audit STUDY --resolve` does it" if by_command else "copy `where_not` of this finding from audit.json"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
 from casewise.cohort.table import Problems, read_text_table
-from casewise.errors import CohortError, StudyError, cut
+from casewise.errors import CohortError, StudyError, cut, nearest
 from casewise.files import csv_text, write_atomic
 from casewise.names import one_form
 from casewise.study.yaml_text import mapping
@@ -25,6 +26,9 @@ def read_decisions(file: Path) -> pd.DataFrame:
         CohortError: the table cannot be read, lacks a column, has another decision than `leave out` and `keep`, or two
             about one image.
     """
+    if not file.exists():
+        names = [each.name for each in file.parent.iterdir()] if file.parent.is_dir() else []
+        raise CohortError(f"audit.decisions: there is no table {file}.{nearest(file.name, names)}")
     problems = Problems()
     table, _ = read_text_table(file, problems)
     problems.raise_any(file)
@@ -74,18 +78,26 @@ def absolute(path: str, root: Path) -> str:
 
 
 def name_in_study(study_file: Path, decisions: Path) -> bool:
-    """Let a study file name its decisions, in a line at its end.
+    """Let a study file name its decisions: in its section `audit`, or in a line at its end.
 
     Returns:
-        Whether it could: not where the file has `audit` already, or is written so that no line can be added.
+        Whether it could: not where the file names other decisions, or is written so that nothing can be added.
     """
-    text = study_file.read_text(encoding="utf-8")
-    longer = f"{text.rstrip()}\naudit: {{decisions: {decisions.name}}}\n"
+    text, entry = study_file.read_text(encoding="utf-8"), f"decisions: {decisions.name}"
+    section = re.search(r"^audit:[ \t]*(\{|(?:#.*)?\n([ \t]+))", text, re.MULTILINE)
+    if section is None:
+        longer = f"{text.rstrip()}\naudit: {{{entry}}}\n"
+    else:
+        separator = ", " if section[1] == "{" else f"\n{section[2]}"
+        longer = f"{text[: section.end()]}{entry}{separator}{text[section.end() :]}"
     try:
         before, after = (mapping(each, str(study_file)) for each in (text, longer))
     except StudyError:
         return False
-    if after != {**before, "audit": {"decisions": decisions.name}} or "audit" in before:
+    stated = before.get("audit") or {}
+    if not isinstance(stated, dict):
+        return False
+    if "decisions" in stated or after != {**before, "audit": {**stated, "decisions": decisions.name}}:
         return False
     write_atomic(study_file.resolve(), longer)
     return True

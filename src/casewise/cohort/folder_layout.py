@@ -39,6 +39,13 @@ DATE_FORM = r"(18|19|20)\d\d-?(0[1-9]|1[0-2])-?(0[1-9]|[12]\d|3[01])"
 _VISIT_NAME = rf"(?![dm][-_ ]?\d*$)({VISIT_WORDS})[-_ ]?\d*|{DATE_FORM}"
 # Folders that a system or a storage device adds; Synology's has a thumbnail of each image.
 OF_SYSTEMS = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information")
+# Groups of files that mark a folder as a run of casewise or its explanations.
+_OF_CASEWISE = (
+    ("study.json", "cohort.parquet"),
+    ("study.json", "audit.json"),
+    (".explanations",),
+    ("explanations.parquet",),
+)
 # A word for a batch of files, a place or a device with its number or letter; after places no further number, because
 # `site1-007` may be a person.
 _FILES_WORDS = (
@@ -196,6 +203,8 @@ def begins_as_image(path: Path) -> bool:
 def walk(source: Path) -> Iterator[tuple[str, list[str], list[str]]]:
     """Each folder below `source`, the paths of its files, and paths of hidden files and links to folders, with `/`.
 
+    Folders of runs of casewise are left out.
+
     Raises:
         CasewiseError: the folder is missing or cannot be read, or the name of a file is not text.
     """
@@ -211,6 +220,7 @@ def walk(source: Path) -> Iterator[tuple[str, list[str], list[str]]]:
         here = Path(directory).relative_to(source)
         links = [name for name in inner if os.path.islink(os.path.join(directory, name))]
         inner[:] = sorted(n for n in inner if n not in links and not n.startswith(".") and n not in OF_SYSTEMS)
+        inner[:] = [name for name in inner if not _is_of_casewise(os.path.join(directory, name))]
         _refuse_same_names(source / here, files)
         left_out = {*links, *(name for name in files if name.startswith("."))}
         paths = {name: (here / name).as_posix() for name in [*sorted(files), *links]}
@@ -224,6 +234,11 @@ def walk(source: Path) -> Iterator[tuple[str, list[str], list[str]]]:
             [path for name, path in paths.items() if name not in left_out],
             [path for name, path in paths.items() if name in left_out],
         )
+
+
+def _is_of_casewise(folder: str) -> bool:
+    """Whether a folder is a run of casewise, or has its explanations: its pictures are not images of cases."""
+    return any(all(os.path.isfile(os.path.join(folder, name)) for name in names) for names in _OF_CASEWISE)
 
 
 def _refuse_same_names(folder: Path, files: Sequence[str]) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 
 import pandas as pd
 
@@ -16,6 +17,8 @@ _CODE = re.compile(r"-1|-?([789])\1*(\.\1+)?", re.ASCII)
 _FEWEST_OTHERS = 3
 # A number that is not a usual code occurs this often, and is this many times the range of the others away from them.
 _REPEATED, _RANGES_AWAY = 3, 2
+# So many numbers at most are far from all others, of which there are so many; see `far_numbers`.
+_MOST_FAR, _FEWEST_BESIDE, _HALVES_AWAY = 3, 28, 1.5
 
 
 def is_code(number: float) -> bool:
@@ -56,6 +59,37 @@ def _is_far(number: float, others: Set[float], ranges: float = 1) -> bool:
         return False
     low, high = min(others), max(others)
     return number < 0 <= low or max(low - number, number - high) > ranges * (high - low)
+
+
+def far_numbers(numbers: Iterable[float]) -> list[float]:
+    """Up to three numbers far beyond all others on their side, such as 3540 among percentages; [] of skewed numbers.
+
+    The gap is twice the range of the others, and of positive numbers also 1.5 times the logarithmic distance between
+    the median and the end of the others, which is rare in lognormal samples.
+
+    >>> far_numbers([*range(1, 81), 3540.0]), far_numbers([*range(160, 190), 1.75]), far_numbers([*range(0, 90, 3)])
+    ([3540.0], [1.75], [])
+    >>> far_numbers([1.4**power for power in range(30)])
+    []
+    """
+    values = sorted(numbers)
+    for count in range(1, _MOST_FAR + 1):
+        for sign in (1, -1):
+            ordered = [sign * value for value in values][::sign]
+            others, far = ordered[:-count], ordered[-count:]
+            if len(others) < _FEWEST_BESIDE or others[0] == others[-1]:
+                continue
+            if far[0] - others[-1] > _RANGES_AWAY * (others[-1] - others[0]) and _is_unlike(others, far[0], sign):
+                return sorted(sign * value for value in far)
+    return []
+
+
+def _is_unlike(others: Sequence[float], far: float, sign: int) -> bool:
+    """Whether a number is beyond the end of others also by their logarithms; arguments are signed and rising."""
+    logs = [math.log(sign * value) * sign for value in others if sign * value > 0]
+    if len(logs) < _FEWEST_BESIDE or sign * far <= 0:
+        return True
+    return math.log(sign * far) * sign - logs[-1] > _HALVES_AWAY * (logs[-1] - logs[len(logs) // 2])
 
 
 def code_doubts(cells: pd.DataFrame, columns: Iterable[str], remedy: Callable[[str], str]) -> list[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from calendar import monthrange
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date
@@ -106,6 +107,30 @@ def _count(year: str, month: str, day: str) -> int | None:
         return date(int(year), int(month), int(day)).toordinal()
     except ValueError:
         return None
+
+
+# Two digits of a year may be the last part alone.
+_PARTS_OF_DAY = re.compile(r"(\d{4}|\d\d?)([./-])(\d\d?)\2(\d{4}|\d\d?)", re.ASCII)
+
+
+def is_no_day(text: str) -> bool:
+    """Whether a text is written as a date that the calendar does not have.
+
+    >>> [is_no_day(text) for text in ("31.02.2021", "2021-02-31", "31.12.2021", "5/13/2021", "unknown")]
+    [True, True, False, False, False]
+    """
+    parts = _PARTS_OF_DAY.fullmatch(text)
+    if not parts:
+        return False
+    first, second, third = (int(part) for part in parts.group(1, 3, 4))
+    year, month, day = (first, second, third) if len(parts[1]) == 4 else (third, second, first)
+    return not any(_exists(year, *order) for order in ((month, day), (day, month)))
+
+
+def _exists(year: int, month: int, day: int) -> bool:
+    # years of two digits are of this century; 2000 is a leap year as is every fourth year
+    year += 2000 * (year < 100)
+    return 1 <= month <= 12 and 1 <= day <= monthrange(year, month)[1]
 
 
 _DAY_FIRST = re.compile(r"\d{1,2}([./])\d{1,2}\1(\d{4}|\d{2})|\d{1,2}-\d{1,2}-\d{4}", re.ASCII)

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from casewise.cohort.checks import LACKS
 from casewise.cohort.table import names_text, natural
 from casewise.cohort.visit_order import visit_order
 from casewise.errors import CasewiseError, CohortError, ImageError
@@ -129,6 +130,8 @@ def cases_of(cells: pd.DataFrame, study: Study, *, single: bool = False) -> list
             problem = f"row {rows[0]}, subject: is empty. Fill in who is on the image."
         elif not visit:
             problem = f"row {rows[0]}, visit: is empty, and other rows have a visit. Fill it in."
+        elif lacks := next(filter(None, cells.loc[rows, LACKS].str.strip()), "") if LACKS in cells else "":
+            problem = lacks
         elif path in cells and not any(cells.loc[rows, path].str.strip()):
             problem = "no row of this case has an image."
         elif (shared := next((row for row in rows if len(units_of.get(file_of[row], ())) > 1), None)) is not None:

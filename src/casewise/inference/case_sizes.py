@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from casewise.cohort.folder_layout import are_batches, batches_text
-from casewise.cohort.table import names_text
+from casewise.cohort.folder_layout import are_batches, batches_text, looks_like_visit
+from casewise.cohort.table import names_text, read_dates
 from casewise.errors import CasewiseError, counted
 from casewise.names import one_form
 
@@ -146,7 +146,21 @@ def _remedies(table: pd.DataFrame, study: Study, paths: Sequence[Path], doubtful
         if roles[role] in table and row[roles[role]]
     }
     # folders of other meanings, such as `images` or `train`
-    fields = [stated.get(one_form(directory), "*") for directory in file.relative_to(folder).parts[:-1]]
+    own = file.relative_to(folder).parts[:-1]
+    paths_of = [Path(str(path)) for path in table[roles["path"]]]
+    below = [path.relative_to(folder).parts[:-1] for path in paths_of if path.is_relative_to(folder)]
+    people, is_certain = _level_of_people([parts for parts in below if len(parts) == len(own)])
+    deeper = (
+        ["*"] * people
+        + ["{subject}"]
+        + [
+            "{visit}" if is_certain and level == people + 1 and study.columns.get("visit", "visit") else "*"
+            for level in range(people + 1, len(own))
+        ]
+    )
+    fields = [stated.get(one_form(directory), "*") for directory in own]
+    if people and is_certain:
+        fields = deeper
     if study.regions and fields and fields[-1] == "*" and "{subject}" in fields:
         fields[-1] = "{region}"
     pattern = "/".join([*fields, "{file}"])
@@ -155,7 +169,31 @@ def _remedies(table: pd.DataFrame, study: Study, paths: Sequence[Path], doubtful
     if study.columns.get("visit", "visit") and "{visit}" not in pattern:
         by_file = "/".join([*fields, "{visit}"])
         of_visits = f", or --pattern '{by_file}' if every image is of another visit"
+    these = "each of these is one person"
+    if people and is_certain:
+        these = f"the people are the folders such as {own[people]}"
+    elif people:
+        other = "/".join([*deeper, "{file}"])
+        of_visits += f", or --pattern '{other}' if the people are the folders such as {own[people]}"
     return (
-        f"If each of these is one person, state --pattern '{pattern}'{of_visits}. If every image is a case of its own, "
+        f"If {these}, state --pattern '{pattern}'{of_visits}. If every image is a case of its own, "
         f"give the files: {files}. Otherwise give a table with the columns {roles['path']!r} and {roles['subject']!r}."
     )
+
+
+def _level_of_people(folders: Sequence[Sequence[str]]) -> tuple[int, bool]:
+    """The level of the folders that are people, from 0, and whether the folders below are certainly their visits.
+
+    It is above folders of dates or visits, or below folders of hospitals, batches or devices; otherwise the first.
+
+    >>> _level_of_people([("Nord", "P-1", "2021-04-10"), ("Nord", "P-2", "2021-05-11")])
+    (1, True)
+    >>> _level_of_people([("Klinik Nord", "P-1")]), _level_of_people([("P-1", "2021-04-10")]), _level_of_people([])
+    ((1, False), (0, True), (0, False))
+    """
+    levels = [list(map(str, names)) for names in zip(*folders, strict=True)]
+    for level, names in enumerate(levels[1:]):
+        days = read_dates(names)
+        if all(name in days or looks_like_visit(name) for name in names):
+            return level, True
+    return int(len(levels) > 1 and are_batches(levels[0])), False

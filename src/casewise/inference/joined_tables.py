@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from casewise.study.schema import Study
 
 log = logging.getLogger("casewise")
+# What a user may state of such a table, beside the subject.
+_OF_TIME = ("visit", "date", "day")
 # What a plugin advises, which are options of `casewise init`.
 _SUBJECT = re.compile(r"--subject (?=[^\s,.:;])")
 
@@ -27,13 +29,21 @@ class JoinsTables(Protocol):
     """A plugin that finds the images of a table without their names."""
 
     def joined_cases(
-        self, table: Path, images: Path, study: Study, *, subject: str = "", pattern: str = ""
+        self,
+        table: Path,
+        images: Path,
+        study: Study,
+        *,
+        subject: str = "",
+        pattern: str = "",
+        columns: Mapping[str, str] | None = None,
     ) -> tuple[pd.DataFrame, list[str], list[str]]:
         """A row for each image, and for each row without one; what was understood; what is doubted.
 
         Args:
             subject: the column that identifies people; '' if it is to be found.
             pattern: what paths state; '' if it is to be found.
+            columns: the columns of the visit, date and day, as the user states them.
 
         Raises:
             CasewiseError: rows and images do not belong together.
@@ -54,13 +64,14 @@ def joined_table(table: Path, images: Path, study: Study, columns: Mapping[str, 
     plugin = next(iter(implementing(JoinsTables)), None)
     if plugin is None:
         raise CasewiseError("no plugin reads such tables")
-    if others := [f"{role}={name}" for role, name in columns.items() if role != "subject" and name]:
+    stated = {role: name for role, name in columns.items() if role in _OF_TIME and name}
+    if others := [f"{r}={name}" for r, name in columns.items() if r not in ("subject", *stated) and name]:
         raise CasewiseError(
             f"`--column {shlex.quote(others[0])}` is about a table with a column of files. Leave it out."
         )
     try:
         joined, understood, doubts = plugin.joined_cases(
-            table, images, study, subject=columns.get("subject", ""), pattern=pattern
+            table, images, study, subject=columns.get("subject", ""), pattern=pattern, columns=stated
         )
     except CasewiseError as error:
         raise CasewiseError(_SUBJECT.sub("--column subject=", str(error))) from error

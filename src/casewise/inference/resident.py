@@ -22,6 +22,7 @@ from casewise.inference.new_cases import NewCases, NewTable, new_table, slot_col
 from casewise.inference.predictor import Predictor
 from casewise.modalities.base import NativeMap, PreparedCohort
 from casewise.modalities.registry import modality_of
+from casewise.predictions.stacking import by_weight
 from casewise.study.learners import the_learner
 from casewise.study.schema import Study
 
@@ -45,7 +46,7 @@ class ResidentModel:
     Attributes:
         learner: the first learner that predicts.
         in_memory: how many networks stay in memory.
-        explained: the networks behind the learner that have saliency maps, networks before baselines.
+        explained: the learners behind the learner that have saliency maps, those with the largest weight first.
 
     Raises:
         RunError: there is no such learner, or the model's cases need more than files and their regions or sequences.
@@ -57,7 +58,8 @@ class ResidentModel:
         self._check_columns()
         names = {member.model for member in self.ensemble.members}
         explainable = self.explainer.explainable(self.model.members) if self.explainer else []
-        self.explained = [name for name in explainable if name in names]
+        explained = [name for name in explainable if name in names]
+        self.explained = by_weight(explained, self.learner, model.combination.stackers)
         self.in_memory = self.ensemble.load()
         self._on_cpu: dict[tuple[str, int], Predictor] = {}
 

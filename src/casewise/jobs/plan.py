@@ -416,7 +416,7 @@ def refuse_changed(folder: RunFolder, changed: Sequence[str]) -> None:
     study = " All settings are in `study.json`: give the study file that the run was started with." if more else ""
     if changed:
         raise RunError(
-            f"{folder.path} holds networks of another study: {'; '.join(changed)}. Results of both must not be mixed. "
+            f"{folder.path} holds models of another study: {'; '.join(changed)}. Results of both must not be mixed. "
             f"Choose another folder with --output, or undo the change.{study}"
         )
 
@@ -438,4 +438,9 @@ def differences(key_path: str, before: Any, after: Any) -> list[str]:
         "masks": "masks of the images",
         "pretraining": "the cohort to pretrain on",
     }
-    return [f"{plain[key_path]} changed" if key_path in plain else f"{key_path} was {cut(before)} and is {cut(after)}"]
+    if key_path in plain:
+        return [f"{plain[key_path]} changed"]
+    if key_path == "budget" and before and after:
+        own, new = (f"{seconds / 60:g}min" for seconds in (before, after))
+        return [f"budget was {own} and is {new} (`--budget {own}` undoes the change)"]
+    return [f"{key_path} was {cut(before)} and is {cut(after)}"]

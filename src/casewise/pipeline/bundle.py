@@ -190,7 +190,7 @@ def _doubts(run: FinishedRun, warnings: str) -> list[str]:
     return [
         statement.text
         for statement in statements(read_context(run.files.path))
-        if statement.level in ("flag", "bad") and statement.id not in TOLD and statement.text not in warnings
+        if statement.level in ("flag", "bad", "warning") and statement.id not in TOLD and statement.text not in warnings
     ]
 
 

@@ -40,6 +40,10 @@ LONGEST, MOST_TILES = 280, 9
 NOTE = "Training cases, {how}; cases of the test set are not shown. First the panel as it is predicted{varied}."
 AT_RANDOM, RANKED = "drawn at random", "from the lowest to the highest value"
 VARIED = ", then the same panel as training varies it"
+SEVERAL = (
+    " Where a panel has more images than it shows, a prediction is the mean over panels of all of them: the first one"
+    " is shown as it is, and training draws from all."
+)
 UNVARIED = "Nothing varies in training, so that a panel looks the same in every epoch"
 NO_NETWORK = "The study states no network; the plan decides whether one is trained. Baselines see the panel as it is"
 
@@ -114,9 +118,11 @@ def panels_section(prepared: PreparedCohort, splits: Splits, *, most: int = MOST
     if len(classes) > MOST_CLASSES:
         strips.append(Text(f"These are the first {MOST_CLASSES} of {len(classes):,} classes.", note=True))
     then = VARIED if varied else f". {UNVARIED if study.networks else NO_NETWORK}"
+    several = not study.panels.bags and any(len(panels["tiles"].iloc[row]) > study.panels.slots for row in rows)
     how = AT_RANDOM if classes else RANKED
+    note = Text(NOTE.format(how=how, varied=then) + SEVERAL * several, note=True)
     prepared_by = Facts(facts(study, noun, "")[1:])  # no single case is shown
-    return Section("panels", "Panels", [prepared_by, Text(NOTE.format(how=how, varied=then), note=True), *strips])
+    return Section("panels", "Panels", [prepared_by, note, *strips])
 
 
 def _target(study: Study) -> str:

@@ -347,6 +347,16 @@ def _logistic(probabilities: np.ndarray, truth: np.ndarray, subjects: np.ndarray
     return {"inverse_penalty": inverse, "coefficients": coefficients.tolist(), "intercepts": intercepts.tolist()}
 
 
+def by_weight(names: Sequence[str], learner: str, coefficients: Coefficients) -> list[str]:
+    """Learners in an order in which they say more about another one: itself first, then by their weights in it.
+
+    >>> by_weight(["a", "b"], "weighted_mean", {"weighted_mean": {"score": {"weights": {"a": 0.1, "b": 0.9}}}})
+    ['b', 'a']
+    """
+    fits = [entry.get("weights") or {} for entry in coefficients.get(learner, {}).values()]
+    return sorted(names, key=lambda name: (name != learner, -sum(weights.get(name, 0.0) for weights in fits)))
+
+
 def with_combined(rows: pd.DataFrame, coefficients: Coefficients, nested: str = "") -> pd.DataFrame:
     """Rows of single learners, each case, region, image and target once, and rows of the combined learners.
 

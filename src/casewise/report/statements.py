@@ -271,7 +271,7 @@ def _classes_not_found(context: ReportContext) -> Found:
         if only := _only_class(context, stage):
             texts.append(f"{where}it predicts {only} for every {noun}")
         elif few := _hardly_found(context, stage):
-            texts.append(f"{where}it hardly finds {listed(few)}")
+            texts.append(f"{where}it hardly finds: {listed(few)}")
             link = "classes" if stage == context.stage else link
     return ("bad", f"{capital('; '.join(texts))}.", link) if texts else None
 

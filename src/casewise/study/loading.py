@@ -64,9 +64,9 @@ def read_study(path: Path | str, *, settings: Sequence[str] = (), **changes: Any
     stated = mapping(_text(path), str(path))
     parent = stated.get("extends")
     values = _extended(dict(stated), str(path), folder=path.parent, chain=(str(path.resolve()),))
-    stated, values = stated | changes, _merged(values, changes)
+    stated, values, given = stated | changes, _merged(values, changes), dict(changes)
     for setting in map(_setting, settings):
-        stated, values = _merged(stated, setting, whole=()), _merged(values, setting, whole=())
+        stated, values, given = (_merged(each, setting, whole=()) for each in (stated, values, given))
     values.setdefault("name", path.stem)
     try:
         study = build_study(values, source=str(path), folder=path.parent)
@@ -75,7 +75,8 @@ def read_study(path: Path | str, *, settings: Sequence[str] = (), **changes: Any
         for line in str(error).split("\n  "):
             keys = line.partition(": ")[0].split(".")
             inherited = _has(keys, values) and not _has(keys, stated)
-            lines.append(line + f" The key comes from `extends: {parent}`; write your own." * inherited)
+            beside = " This was given beside the file, as an option or an argument." * _has(keys, given)
+            lines.append(line + f" The key comes from `extends: {parent}`; write your own." * inherited + beside)
         raise StudyError("\n  ".join(lines)) from None
     if "budget" in values and study.networks and "auto" not in study.recipe.model_fields_set:
         raise StudyError(

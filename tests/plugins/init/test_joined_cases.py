@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -24,7 +25,7 @@ SINGLE = [f"{name}.png" for name in PEOPLE]
 Cases = dict[str, tuple[str, str]]
 
 
-def cases_of(folder: Path, table: str, paths: Sequence[str], **options: str) -> Cases:
+def cases_of(folder: Path, table: str, paths: Sequence[str], **options: Any) -> Cases:
     """What the images of a table of new cases are read as; `table` has a line for each row."""
     pictures_at(folder / "images", list(paths))
     (folder / "new.csv").write_text(table, encoding="utf-8")
@@ -140,3 +141,19 @@ def test_a_pattern_beside_a_table_that_names_its_images_is_refused(
     pd.read_csv(chests).head(2).to_csv(tmp_path / "new.csv", index=False)
     with pytest.raises(CasewiseError, match="names its images"):
         chest_run.predict(tmp_path / "new.csv", root=chests.parent, pattern="{subject}/{file}")
+
+
+def test_a_stated_date_states_the_visits(tmp_path: Path) -> None:
+    """Of two columns of dates, the first would be taken."""
+    days = ("2024-03-05", "2024-06-19")
+    rows = [
+        f"{s},{day[:5]}01-0{n},{day},{s}/week{4 * n}/1.png,{s}/week{4 * n}/2.png"
+        for s in PEOPLE
+        for n, day in enumerate(days)
+    ]
+    table = lines("subject,visit date,biopsy date,Foto 1,Foto 2", *(row.replace("-00,", "-03,") for row in rows))
+    expected = {path: (path[:4], days["week4" in path]) for path in BY_VISIT}
+    assert cases_of(tmp_path, table, BY_VISIT, columns={"date": "biopsy date"}) == expected
+    assert cases_of(tmp_path, table, BY_VISIT, columns={"visit": "biopsy date"}) == expected
+    with pytest.raises(CasewiseError, match="--column date=Foto 1"):
+        cases_of(tmp_path, table, BY_VISIT, columns={"date": "Foto 1"})

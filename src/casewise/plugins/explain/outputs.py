@@ -211,9 +211,11 @@ def figure_rows(run: FinishedRun, case: str, networks: list[CaseExplanation]) ->
 
 
 def _title(run: FinishedRun, explained: CaseExplanation, index: int, name: str) -> str:
-    """The sequence and the region of a panel, where it has them."""
-    region = str(run.cohort.panels["region"].iloc[explained.maps[index].row] or "")
-    return " ".join(text for text in (name, region) if text)
+    """The sequence and the region of a panel, where it has them, and which of several views is shown."""
+    saliency = explained.maps[index]
+    region, views = str(run.cohort.panels["region"].iloc[saliency.row] or ""), len(saliency.slots)
+    view = f"view {saliency.middle_view + 1} of {views}" if views > 1 else ""
+    return " ".join(text for text in (name, region, view) if text)
 
 
 def _shown_panels(networks: list[CaseExplanation]) -> Iterator[tuple[int, str, list[CaseExplanation]]]:

@@ -13,6 +13,7 @@ import numpy as np
 from casewise.cohort.table import text_of
 from casewise.errors import CasewiseError, CohortError, RunError, none_of
 from casewise.modalities.registry import modality_of
+from casewise.predictions.stacking import by_weight
 from casewise.study.images import WEIGHTED
 from casewise.study.learners import name_of_fold
 from casewise.study.loading import saved_study
@@ -51,12 +52,13 @@ class ExplainSettings:
 
 
 def _learners_of(run: FinishedRun) -> list[str]:
-    """The learners that are explained by default: the networks, then the baselines.
+    """The learners that are explained by default: by their weights in the reported model, then networks first.
 
     Networks that weight the tiles of a bag are left out: the weights already give the influence of each tile.
     """
     networks = [] if run.study.panels.pooling in WEIGHTED else run.study.networks
-    return [*networks, *(name for name in run.study.learners if name not in run.study.networks)]
+    learners = [*networks, *(name for name in run.study.learners if name not in run.study.networks)]
+    return by_weight(learners, run.results.main.learner or "", run.files.stackers.read_if_exists() or {})
 
 
 def check_networks(run: FinishedRun, names: Sequence[str]) -> list[str]:

@@ -20,11 +20,11 @@ from casewise.cohort.clinical_words import (
     unaccented,
 )
 from casewise.cohort.folder_layout import stem_of
-from casewise.cohort.table import names_text, read_dates
-from casewise.cohort.table_formats import NO_VALUE, missing_words
+from casewise.cohort.table import is_no_day, names_text, read_dates
 from casewise.errors import CasewiseError, cut
 from casewise.names import heading_words
 from casewise.plugins.init.key_names import named_visit
+from casewise.plugins.init.no_value import no_value_words
 from casewise.splits.predefined import side_of
 
 _WEAK_SUBJECT = r"id|code|case|cases|pseudonym|key|nr|no|number|identifier|record"
@@ -63,16 +63,6 @@ _IMAGE = r"images?|file|files|photo|photos|picture|slide|scan|path|img|foto|bild
 _NAME_VALUE = re.compile(
     r"[A-ZÄÖÜÉ][a-zäöüßéèñ'’-]+(, ?| |\^)[A-ZÄÖÜÉ][\w'’.-]*( [A-ZÄÖÜÉ][\w'’.-]*)?|[A-Z]{2,}\^[A-Z^]+"
 )
-# Words (in lower case) that people write into cells without a value; the study leaves such rows out by `where_not`.
-EMPTY = NO_VALUE | {
-    *("k.a.", "k. a.", "k.a", "keine angabe", "keine angaben", "n.a.", "n. a.", "n.d.", "not available", "not done"),
-    *("not known", "unbekannt", "nicht erhoben", "entfällt", "--", "–", "—", "."),
-    *("not gradable", "ungradable", "not gradeable", "ungradeable", "not assessable", "not evaluable", "not readable"),
-    *("nicht beurteilbar", "nicht auswertbar", "nicht bewertbar", "nicht durchgeführt", "nicht gemacht"),
-    *("non fait", "non réalisé", "non évaluable", "no realizado", "no evaluable", "not performed"),
-}
-# The same in a column of texts, where `none` may be a finding. In a column of numbers it means no value.
-NO_TEXT = EMPTY - {"none"}
 # A column counts as dates, or as numbers, if at least this share of its values are.
 MOSTLY = 0.8
 # A column is used as the visit only if more than this share of its cells have a value.
@@ -129,9 +119,12 @@ class Column:
     def no_text(self) -> set[str]:
         """The words in lower case that mean no value in this column, if it has texts.
 
+        >>> Column("Grad", ["1", "2", "ND"]).values, Column("Befund", ["DR", "ND", "DR"]).values
+        (['1', '2'], ['DR', 'ND', 'DR'])
+
         `-` or `missing`, for one, can be values: `missing_words` tells from the other cells.
         """
-        return NO_TEXT - (NO_VALUE - missing_words(c for c in self.cells if c.casefold() not in EMPTY - NO_VALUE))
+        return no_value_words(self.cells)
 
     @cached_property
     def counts(self) -> Counter[str]:
@@ -462,12 +455,18 @@ def _date(
             continue
         looks = any(re.search(r"\d{4}|\d[./]\d", value) for value in column.values)
         if column.are_mostly_dates or (looks and (column.named(_DATE) or column.are_dates)):
-            days = read_dates(column.values)
-            bad = column.listed(rows or range(2, len(column.cells) + 2), days.__contains__)
+            days, lines = read_dates(column.values), rows or range(2, len(column.cells) + 2)
+            absent = column.listed(lines, lambda cell: not is_no_day(cell))
+            known = {cell for cell in column.values if cell in days or is_no_day(cell)}
+            bad = column.listed(lines, known.__contains__)
+            reasons = [
+                *[f"these dates do not exist: {absent}"][: bool(absent)],
+                *[f"these cells are no dates whose day and month can be told apart: {bad}"][: bool(bad)],
+            ]
             doubts.append(
-                f"Date: {column.name!r} IS NOT USED, because not all of its {len(column.values):,} cells are dates "
-                f"whose day and month can be told apart ({bad}). Correct or empty such cells, or write dates as "
-                "2024-01-31, and repeat `casewise init`."
+                f"Date: {column.name!r} IS NOT USED, because not all of its {len(column.values):,} cells are dates; "
+                f"{'; and '.join(reasons)}. Correct or empty such cells, or write dates as 2024-01-31, and repeat "
+                "`casewise init`."
             )
     if not usable:
         return "", []

@@ -213,6 +213,7 @@ def file_columns(
     index = FileIndex(images.paths, images.companions)
     disagreeing: tuple[str, str, str, str] | None = None
     candidates: list[tuple[tuple[int, bool, int], FileColumn, dict[int, list[str]]]] = []
+    few: dict[str, list[str]] = {}
     for position, (name, values) in enumerate(cells.items()):
         if names_masks(name):
             continue
@@ -226,6 +227,7 @@ def file_columns(
             disagreeing = disagreeing or (name, lost[0], named[lost[0]][0], _beginnings({v: named[v] for v in lost}))
         # a number that happens to be the stem of a file names it only if it names many different ones
         if not matched or matched < _ENOUGH * sum(map(bool, values)) or different < 0.5 * matched:
+            few[name] = [options[value][0] if len(options[value]) == 1 else "" for value in values]
             continue
         unclear = {row: options[value] for row, value in zip(rows, values, strict=True) if len(options[value]) > 1}
         has_ending = any(stem_of(value) != value or "/" in value for value in values)
@@ -252,11 +254,32 @@ def file_columns(
         if unclear:
             raise _ambiguous(column.name, unclear, images, dict(zip(rows, cells[column.name], strict=True)))
         columns.append(column)
+    # `Foto 3` beside `Foto 1`, of which few or none exist
+    for name, paths in few.items():
+        used = {path for column in columns for path in column.paths} - {""}
+        if any(_are_numbered(name, column.name, cells) for column in columns) and not used & set(paths):
+            columns.append(FileColumn(name, paths))
     return columns
 
 
-def images_of_ranges(files: Sequence[FileColumn], images: ImageFiles, rows: Sequence[int]) -> list[list[str]]:
+def _are_numbered(name: str, other: str, cells: Mapping[str, Sequence[str]]) -> bool:
+    """Whether two headings differ in their numbers alone, and some cells have the same form.
+
+    >>> _are_numbered("Foto 2", "Foto 1", {"Foto 1": ["IMG_1.JPG"], "Foto 2": ["", "IMG_07.JPG"]})
+    True
+    """
+    heads = [[word for word in plain_words(each) if not word.isdecimal()] for each in (name, other)]
+    forms = [{re.sub(r"\d+", "0", file_name(cell)) for cell in cells[each]} - {""} for each in (name, other)]
+    return heads[0] == heads[1] and bool(forms[0] & forms[1])
+
+
+def images_of_ranges(
+    files: Sequence[FileColumn], images: ImageFiles, rows: Sequence[int], missing: Collection[int] = ()
+) -> list[list[str]]:
     """The images of each row where one column names the first and another the last one of a series; [] if none do.
+
+    Args:
+        missing: positions of rows that name a file that does not exist: their images are not known.
 
     Raises:
         CasewiseError: a range begins and ends in different series, or contains an image of another row.
@@ -272,10 +295,10 @@ def images_of_ranges(files: Sequence[FileColumn], images: ImageFiles, rows: Sequ
             series[match[1], match[3]].append((int(match[2]), path))
     owner: dict[str, int] = {}
     of_rows = []
-    for row, start, end in zip(rows, first.paths, last.paths, strict=True):
+    for position, (row, start, end) in enumerate(zip(rows, first.paths, last.paths, strict=True)):
         of_series = [_NUMBERED.fullmatch(stem_of(path)) for path in (start, end or start)]
         begin, stop = of_series if all(of_series) else (None, None)
-        if not start and not end:
+        if (not start and not end) or position in missing:
             of_rows.append([""])
             continue
         if not begin or not stop or begin.group(1, 3) != stop.group(1, 3) or int(begin[2]) > int(stop[2]):

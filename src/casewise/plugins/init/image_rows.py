@@ -31,6 +31,7 @@ class ImageRows:
         notes: sentences on how the table was read.
         stated_fields: the fields of a pattern that the user states.
         keys: the columns by which rows were joined to paths.
+        problems: for each image what a cell names that was not found, or ''; empty if no column names images.
     """
 
     sources: list[int]
@@ -48,6 +49,7 @@ class ImageRows:
     changed: bool = False
     stated_fields: list[str] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
 
     def __getitem__(self, name: str) -> list[str]:
         """A field of each image; '' where nothing is stated."""

@@ -67,13 +67,12 @@ from casewise.plugins.init.tables import read_tables, stated_sheets
 from casewise.plugins.init.target import (
     TargetPlan,
     as_likely,
-    check_numbers,
-    doubtful_codes,
     likely_targets,
     other_outcomes,
     stated_column,
     understand_target,
 )
+from casewise.plugins.init.target_cells import check_numbers, doubtful_codes
 from casewise.splits.file_numbers import are_numbered
 from casewise.study.loading import read_study
 from casewise.study.schema import Study
@@ -250,7 +249,12 @@ def _planned(data: OwnData, folder: Path, stated: Pattern | None = None) -> NewS
     doubt_other_names(rows, cells, roles.subject)
     try:
         plan = understand_target(
-            data.target, [labels[i] for i in present], [rows["subject"][i] for i in present], data.other_targets
+            data.target,
+            [labels[i] for i in present],
+            [rows["subject"][i] for i in present],
+            data.other_targets,
+            sources=[rows.sources[i] for i in present] if rows.sources else (),
+            numbers=data.numbers,
         )
     except CasewiseError as error:
         # it may be refused for subjects that are none
@@ -287,8 +291,8 @@ def _planned(data: OwnData, folder: Path, stated: Pattern | None = None) -> NewS
         {
             f"Other results: {names_text(list(map(repr, outcomes)), 20)} are listed in `audit.outcomes`, so that they "
             "are not tested as shortcuts. If one states how images were taken, delete it there.": outcomes,
-            f"Not listed in `audit.outcomes`: {names_text(list(map(repr, unclear)), 12)}, which may say how images "
-            "were taken. If one is another result of the cases, add it there.": unclear,
+            f"Not listed in `audit.outcomes`: {names_text(list(map(repr, unclear)), 12)}. The audit tests whether they "
+            "can be shortcuts. If one is another result of the cases, add it there.": unclear,
         }
     )
     slices = [] if files.scans else _slice_lines(data)

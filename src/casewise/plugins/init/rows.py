@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -24,7 +23,7 @@ from casewise.cohort.table import names_text, natural
 from casewise.cohort.table_formats import NO_VALUE
 from casewise.cohort.targets import plain
 from casewise.console import Terminal
-from casewise.errors import CasewiseError, ImageError, counted, nearest
+from casewise.errors import CasewiseError, ImageError, counted
 from casewise.modalities.store.readers import read_image
 from casewise.plugins.init import image_files
 from casewise.plugins.init.columns import Column, Roles, columns_of_names, decimal
@@ -33,6 +32,14 @@ from casewise.plugins.init.guessed_subjects import HIGHEST_P, SIDE, guess_subjec
 from casewise.plugins.init.image_files import ImageFiles
 from casewise.plugins.init.image_rows import ROW_FIELDS, ImageRows
 from casewise.plugins.init.joins.joined_rows import joined_rows
+from casewise.plugins.init.named_files import (
+    KEPT_ROWS,
+    Missing,
+    missing_doubts,
+    named_files,
+    unread_columns,
+    with_single_files,
+)
 from casewise.plugins.init.new_study import films_state, table_bytes
 from casewise.plugins.init.patterns import infer_pattern, read_all
 from casewise.plugins.init.source import CENTRE, Source, key_columns, with_sites
@@ -43,7 +50,6 @@ GUESS, MOST_UNASKED = "guess", 5_000
 # The most visits, as a share of all, of several dates that are rather mistakes.
 _FEW_VISITS = 0.1
 STANDARD = (*STORED, "date", FOUND)
-KEPT_ROWS = f"They are kept in cohort.csv with `{FOUND}: no`; the study leaves them out and counts them."
 
 
 def rows_of_table(
@@ -62,12 +68,14 @@ def rows_of_table(
     Raises:
         CasewiseError: no column names the images, or cells may name several of them.
     """
+    source = with_single_files(source, images)
     of_subject = source.roles(subject).subject
+    missing, lacking = list[Missing](), list[str]()
     files, noun = image_files.file_columns(source.cells, images, source.numbers, of_subject), images.noun
     if files:
         keys = key_columns(source, source.roles(subject))
         source = with_sites(source, keys) if keys.get("site") == CENTRE else source
-        rows, lacking = _named_files(source, files, images)
+        rows, missing = named_files(source, files, images)
         moved = [image_files.moved_beginning(column, source.cells[column.name], images.folder) for column in files]
         if any(moved):
             rows.doubts.append(
@@ -76,6 +84,7 @@ def rows_of_table(
             )
     else:
         rows, lacking, source = joined_rows(source, images, regions, stated, subject, target)
+    rows.doubts += unread_columns(source, files, images)
     used, masks = set(filter(None, rows.paths)), image_files.mask_files(source.cells, images)
     if listed := [images.companions[path] for path in dict.fromkeys(rows.paths) if path in images.companions]:
         rows.doubts.append(f"{ARE_THESE_IMAGES} {companions_text(listed)}. {LEAVE_OUT}")
@@ -84,17 +93,12 @@ def rows_of_table(
         f"Rows with an image: {len({rows.sources[i] for i in rows.present}):,} of {len(source.numbers):,}. Used "
         f"{noun}s of the folder: {len(used):,} of {len(images.paths):,}."
     )
+    rows.changed |= bool(lacking or missing)
+    rows.doubts += missing_doubts(rows, missing, source, images, unused, of_subject)
     if lacking:
-        rows.changed = True
-        shown, similar = lacking, ""
-        if files:
-            shown = [image_files.file_name(cell[:60]) or "an empty cell" for cell in lacking]
-            # a name with other numbers is a file of another person or visit
-            names = [image_files.file_name(path) for path in unused]
-            similar = nearest(shown[0], [name for name in names if _numbers(name) == _numbers(shown[0])])
         rows.doubts.append(
             f"Rows without {noun} in {images.folder.resolve().name}: {len(lacking):,} "
-            f"({names_text([cell[:60] for cell in shown], 3)}).{similar} {KEPT_ROWS}"
+            f"({names_text([text[:60] for text in lacking], 3)}). {KEPT_ROWS}"
         )
     if unused:
         rows.doubts.append(
@@ -102,42 +106,6 @@ def rows_of_table(
             f"({names_text(unused, 3)})."
         )
     return rows, source
-
-
-def _numbers(name: str) -> list[int]:
-    return list(map(int, re.findall("[0-9]+", image_files.stem_of(name))))
-
-
-def _named_files(
-    source: Source, files: list[image_files.FileColumn], images: ImageFiles
-) -> tuple[ImageRows, list[str]]:
-    """The images that columns name, and cells that name none."""
-    cells, count, noun = source.cells, len(source.numbers), images.noun
-    named = [(row, column.paths[row], column.name) for row in range(count) for column in files if column.paths[row]]
-    ranges = image_files.images_of_ranges(files, images, source.numbers)
-    if ranges:
-        named = [(row, path, "") for row, paths in enumerate(ranges) for path in paths if path]
-    present = {row for row, *_ in named}
-    named = sorted([*named, *((row, "", "") for row in set(range(count)) - present)], key=lambda image: image[0])
-    changed = source.changed or bool(ranges)
-    rows = ImageRows([image[0] for image in named], [image[1] for image in named], files=files, changed=changed)
-    if len(files) > 1 and not ranges:
-        rows.others["view"] = [image[2] for image in named]
-    names = " and ".join(repr(column.name) for column in files)
-    of_ranges = ", which name the first and the last image of each row" * bool(ranges)
-    rows.understood.append(f"Images: the column{'s' * (len(files) > 1)} {names} of the table{of_ranges}.")
-    if rivals := files[0].rivals:
-        rows.doubts.append(
-            f"WHICH COLUMN NAMES THE {noun.upper()}S? {files[0].name!r} was taken; {names_text(rivals, 3)} "
-            f"would give the rows other {noun}s. Write the names with their endings into the right one."
-        )
-    if in_others := [pair for column in files for pair in image_files.in_other_folders(column, cells[column.name])]:
-        rows.doubts.append(
-            f"CELLS THAT NAME ANOTHER FOLDER than the folder of their {noun}: {len(in_others):,}, such as "
-            f"{in_others[0][0][:80]} for {in_others[0][1]}. Only the names of the files agree: check that they are "
-            f"the same {noun}s."
-        )
-    return rows, [cells[files[0].name][row] for row in range(count) if row not in present]
 
 
 def rows_of_names(images: ImageFiles, stated: Pattern | None) -> ImageRows:
@@ -482,5 +450,8 @@ def resolve_sequences(rows: ImageRows) -> list[str]:
         elif paths := [path for path in rows.paths if path]:
             values, _ = read_all(infer_pattern(paths, labels=dict.fromkeys(paths, "")), paths)
             names = {path: stated.get("sequence", "") for path, stated in values.items()}
-        rows.fields["sequence"] = [(path and names.get(path)) or "scan" for path in rows.paths]
+        # the column that names a scan which was not found
+        views = rows.others.get("view") or [""] * len(rows.paths)
+        found = [names.get(path, "") if path else view for path, view in zip(rows.paths, views, strict=True)]
+        rows.fields["sequence"] = [name or "scan" for name in found]
     return sorted({rows["sequence"][position] for position in rows.present}, key=natural)

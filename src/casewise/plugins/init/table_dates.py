@@ -8,8 +8,8 @@ from dataclasses import replace
 from datetime import date
 
 from casewise.cohort.clinical_words import STRONG_SUBJECT
-from casewise.cohort.table import read_dates
-from casewise.plugins.init.columns import Column, names_people
+from casewise.cohort.table import is_no_day, read_dates
+from casewise.plugins.init.columns import MOSTLY, Column, names_people
 from casewise.plugins.init.joins.path_words import visits_in_paths
 from casewise.plugins.init.key_names import words
 from casewise.plugins.init.source import Source
@@ -49,8 +49,10 @@ def with_whole_years(source: Source) -> Source:
         if not texts or any(whole == text for text, whole in texts.items()) or _names_people(Column(column, cells)):
             continue
         years = {int(text[-4:]) for text in texts.values()}
-        # of dates in an unclear order of day and month, paths may show it
-        if Column(column, list(texts.values())).are_dates and max(years) <= date.today().year:
+        # of dates in an unclear order of day and month, paths may show it; a few may not exist, such as 31.02.21
+        existing = [text for text in texts.values() if not is_no_day(text)]
+        enough = len(existing) >= MOSTLY * len(texts)
+        if enough and Column(column, existing).are_dates and max(years) <= date.today().year:
             first = next(iter(texts))
             note = f"Dates of {column} have years of two digits: {first} was read as {texts[first]}."
             whole_cells = source.cells | {column: [texts.get(cell, "") for cell in cells]}

@@ -9,7 +9,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
+
 from casewise.cohort.clinical_words import BODY_PARTS, PART, RATER, SITE, VISIT, Words, plain_words, region_phrases
+from casewise.cohort.groups import MOST_CATEGORIES
 from casewise.cohort.table import Problems, names_text, read_text_table, rows_text
 from casewise.cohort.table_formats import sheet_headings
 from casewise.errors import CasewiseError, counted, cut
@@ -24,6 +27,7 @@ from casewise.plugins.init.table_dates import with_whole_years
 
 # Columns that name their table, and nothing of its rows, such as `DOMAIN` of SDTM.
 _NAMES_TABLE = re.compile(r"domain|crf|form( name)?")
+_SHOWN = 5
 
 
 def stated_sheets(tables: Path | Sequence[Path] | None, sheets: str | Sequence[str]) -> tuple[list[Path], list[str]]:
@@ -75,6 +79,7 @@ def read_tables(paths: Sequence[Path], problems: Problems, *, sheets: Sequence[s
             notes = [another if note.startswith(problems.hint) else note for note in notes]
         problems.raise_any(path)
         cells = {str(name): [str(value).strip() for value in frame[name]] for name in frame.columns}
+        notes = [*notes, *_spellings(frame)]
         groups[tuple(sorted(cells))].append((sheet, Source(path, cells, frame.index.tolist(), notes)))
     stacked = [_stacked(parts, subject) if len(parts) > 1 else parts[0][1] for parts in groups.values()]
     # tables are joined by a column that all have
@@ -88,6 +93,28 @@ def read_tables(paths: Sequence[Path], problems: Problems, *, sheets: Sequence[s
         if source is not first:
             whole = _merged(whole, source, subject)
     return whole
+
+
+def _spellings(frame: pd.DataFrame) -> list[str]:
+    """A note on cells of a column that are read as one value: with spaces at the end, or in upper and lower case.
+
+    >>> _spellings(pd.DataFrame({"Patient": ["P1", "P1 ", "P2"], "Sex": ["W", "w", "W"]}, index=[2, 3, 4]))
+    ["Read as one value: Patient 'P1' and 'P1 ' (row 3); Sex 'W' and 'w' (row 3)."]
+    """
+    shown: list[str] = []
+    for name in frame.columns:
+        texts = frame[name].astype(str)
+        seen: dict[str, list[str]] = defaultdict(list)
+        # names with digits, such as P1 and p1, may be different people
+        words = not texts.str.contains(r"\d", regex=True).any()
+        few = words and texts.str.strip().str.casefold().nunique() <= MOST_CATEGORIES
+        for row, text in zip(frame.index, texts, strict=True):
+            spellings = seen[text.strip().casefold() if few else text.strip()]
+            if text.strip() and text not in spellings:
+                spellings.append(text)
+                shown += [f"{name} {cut(spellings[0])} and {cut(text)} (row {row})"][: len(spellings) - 1]
+    more = f"; and {len(shown) - _SHOWN:,} more" if len(shown) > _SHOWN else ""
+    return [f"Read as one value: {'; '.join(shown[:_SHOWN])}{more}."] if shown else []
 
 
 def _read_as_cases(source: Source, subject: str) -> Source:

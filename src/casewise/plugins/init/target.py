@@ -15,15 +15,16 @@ import pandas as pd
 
 from casewise.audit.columns import ORIGIN
 from casewise.cohort.checks import STORED, closest
-from casewise.cohort.clinical_words import BODY, PEOPLE
-from casewise.cohort.missing_codes import is_code, missing_codes
+from casewise.cohort.clinical_words import BODY, LABORATORY, PEOPLE
+from casewise.cohort.missing_codes import missing_codes
 from casewise.cohort.table import names_text, natural, rows_text
 from casewise.cohort.table_formats import NO_VALUE
 from casewise.cohort.targets import plain
-from casewise.errors import CasewiseError, counted, cut
+from casewise.errors import CasewiseError, counted
 from casewise.files import guarded
-from casewise.plugins.init.columns import MOSTLY, SPLIT, Column, Roles, decimal, point_number
+from casewise.plugins.init.columns import SPLIT, Column, Roles, decimal, point_number
 from casewise.plugins.init.new_study import applying, quoted
+from casewise.plugins.init.target_cells import mostly_numbers
 from casewise.splits.predefined import side_of
 
 _LIKELY = (
@@ -57,8 +58,6 @@ _TAKEN = (
     r"version|thickness|spacing|pixels?|bits?|depth|tesla|field|focal|aperture|temperature|counts?|total"
 )
 _FEWEST_OF_RESULT = 3
-# Among up to this many different whole numbers, up to this many of a single row may be errors.
-_FEW, _MOST_SINGLE = 12, 2
 _KEY = r"ids?|uid|guid|uuid|identifier|accession|accession (no|number)|mrn|pid|pseudonym"
 # Words in rising order; a column with three of them or more has grades.
 _ROMAN = "i ii iii iv v"
@@ -78,16 +77,27 @@ _NUMBERED = re.compile(
     r"(grade|grad|stage|stadium|level|score|g|t|n|who|kl|birads)?[\W_]*(\d|i{1,3}|iv|v)", re.IGNORECASE
 )
 _SEXES = ({"m", "w"}, {"m", "f"}, {"male", "female"}, {"männlich", "weiblich"}, {"mann", "frau"}, {"man", "woman"})
+# Results of tests, such as for a germ.
+_OF_TESTS = {
+    "positiv",
+    "negativ",
+    "positive",
+    "negative",
+    "positif",
+    "négatif",
+    "positivo",
+    "negativo",
+    "pos",
+    "neg",
+} | {
+    *("pos.", "neg.", "nachgewiesen", "nicht nachgewiesen", "detected", "not detected", "reactive", "non-reactive"),
+}
 MOST_CLASSES = 20
 MOST_GRADES = 11
 _RARE = 5
 # Longer names that differ in so few letters may be one name.
 _LETTERS, _EDITS = 5, 2
 _NUMERALS = re.compile(r"\d+|(?<![^\W_])[ivx]+(?![^\W_])", re.IGNORECASE)
-# A column of numbers has this many different ones, or a few and no other text twice, which could be a class.
-FEWEST, FEW = 8, 3
-_COMMA = re.compile(r"[+-]?\d*,\d+", re.ASCII)
-_POINT = re.compile(r"[+-]?\d*\.\d+", re.ASCII)
 # Between the findings of one image, as in `Effusion|Mass`.
 _JOINED = re.compile(r"\s*[|;&]\s*")
 _REST = re.compile(r"other|rest\b|andere|sonstige", re.IGNORECASE)
@@ -142,6 +152,8 @@ def likely_targets(
         CasewiseError: there is none.
     """
     likely = _candidates(cells, roles, files, results)
+    # a laboratory value describes the person, unless there is nothing else to predict
+    likely = [name for name in likely if name in results or not _is_laboratory(name)] or likely
     columns = [Column(name, values) for name, values in cells.items()]
     taken = [c.name for c in columns if c.name in likely and c.named(_TAKEN) and not c.named(_LIKELY)]
     taken = [name for name in taken if name not in results]
@@ -233,14 +245,25 @@ def other_outcomes(
     Results are named like targets, or have numbers and no name of how images were taken.
     """
     others = [Column(name, cells[name]) for name in _candidates(cells, roles, files) if name != target]
-    others = [column for column in others if not column.named(_UNLIKELY)]
+    others = [column for column in others if not (column.named(_UNLIKELY) or _is_laboratory(column.name))]
     results = [
         c.name
         for c in others
         if c.named(_LIKELY)
+        or {value.casefold() for value in c.counts} <= _OF_TESTS
         or (c.numbers is not None and len(set(c.numbers)) >= _FEWEST_OF_RESULT and not c.named(_TAKEN))
     ]
     return results, [column.name for column in others if column.name not in results]
+
+
+def _is_laboratory(name: str) -> bool:
+    """Whether a column is named like a laboratory value, and not like a result of images.
+
+    >>> _is_laboratory("CRP (mg/l)"), _is_laboratory("Hb"), _is_laboratory("CRP response")
+    (True, True, False)
+    """
+    column = Column(name, ())
+    return column.exactly(rf"({'|'.join(LABORATORY)})( .*)?") and not column.named(_LIKELY)
 
 
 def _is_single(column: Column) -> bool:
@@ -276,7 +299,7 @@ def _usable(column: Column) -> bool:
     if column.numbers is not None:
         # a running number predicts nothing
         return not (len(counts) == len(column.cells) and column.are_whole) or column.are_percentages
-    if _mostly_numbers(column):
+    if mostly_numbers(column):
         fractions = any(value is not None and not value.is_integer() for value in map(decimal, column.values))
         return len(counts) < len(column.cells) or fractions
     return len(counts) <= min(MOST_CLASSES, len(column.values) / 2) and max(map(len, counts)) <= 60
@@ -297,8 +320,22 @@ def stated_column(option: str, column: str, cells: Mapping[str, Sequence[str]]) 
     )
 
 
-def understand_target(column: str, values: Sequence[str], subjects: Sequence[str], others: Sequence[str]) -> TargetPlan:
+def understand_target(
+    column: str,
+    values: Sequence[str],
+    subjects: Sequence[str],
+    others: Sequence[str],
+    *,
+    sources: Sequence[int] = (),
+    numbers: Sequence[int] = (),
+) -> TargetPlan:
     """The kind of a target from its values: few texts are classes, few whole numbers grades, others a number.
+
+    Args:
+        values, subjects: of each image.
+        sources: the row of the table of each image, from 0, so that rows are counted and not images; by default each
+            image has its own.
+        numbers: by row of the table its number for messages; without them, rows are not named.
 
     Raises:
         CasewiseError: the column has fewer than two values, or too many texts.
@@ -312,32 +349,35 @@ def understand_target(column: str, values: Sequence[str], subjects: Sequence[str
             by_value[cell].add(subject)
     if len(by_value) < 2:
         raise CasewiseError(f"A target needs two different values. {_lone_value(cells)}")
-    numbers = cells.numbers
-    if numbers is None or (cells.are_whole and len(by_value) == 2):
-        plan = _classes(column, by_value, cells.counts)
+    by_row = dict(zip(sources or range(len(cells.cells)), cells.cells, strict=True))
+    found = cells.numbers
+    if found is None or (cells.are_whole and len(by_value) == 2):
+        plan = _classes(column, by_value, Column(column, list(by_row.values())).counts)
     elif (
         not cells.are_percentages
         and cells.are_whole
-        and len(set(numbers)) <= MOST_GRADES
-        and min(numbers) >= 0
-        and max(numbers) <= 20
+        and len(set(found)) <= MOST_GRADES
+        and min(found) >= 0
+        and max(found) <= 20
     ):
-        plan = _grades(column, by_value, numbers)
+        plan = _grades(column, by_value, found)
     else:
-        plan = _number(cells, numbers)
+        plan = _number(cells, found)
     signs = [value for value in by_value if value.casefold() in NO_VALUE and value.casefold() != "none"]
-    unscored, left_out = cells.cells.count(""), sum(cell in words for cell in cells.cells)
+    empty = [row for row, cell in by_row.items() if not cell]
+    unscored, left_out = len(empty), sum(cell in words for cell in by_row.values())
+    which = f" ({rows_text(numbers[row] for row in empty)})" if numbers else ""
     have = "has no value and is" if unscored == 1 else "have no value and are"
     doubts: dict[str, object] = {
         f"{column}: {counted(left_out, 'row')} with {', '.join(map(repr, words))} left out (`where_not`), because this "
         f"means no value. If it is a class, delete it from `where_not` and add it to `classes`: "
-        f"`{_listed([*by_value, *words][:MOST_CLASSES])}`.": words if numbers is None else [],
+        f"`{_listed([*by_value, *words][:MOST_CLASSES])}`.": words if found is None else [],
         f"{column}: {counted(left_out, 'row')} with {', '.join(map(repr, words))} left out (`where_not`), because this "
-        "means no value among numbers.": words if numbers is not None else [],
+        "means no value among numbers.": words if found is not None else [],
         f"{column}: {', '.join(map(repr, signs))} {'is a class' if len(signs) == 1 else 'are classes'}, because the "
         "other values are of its kind. If it means no value, delete it from `classes` and write `where_not: "
         f"{{{quoted(column)}: {_listed(signs)}}}`.": signs,
-        f"{column}: {unscored:,} of {len(cells.cells):,} rows {have} not scored.": unscored,
+        f"{column}: {unscored:,} of {len(by_row):,} rows {have} not scored{which}.": unscored,
     }
     choice = (
         f"Target: {column!r} was chosen. Other candidates: {names_text([repr(name) for name in others], 12)}; to "
@@ -530,80 +570,3 @@ def _number(column: Column, numbers: Sequence[float]) -> TargetPlan:
     if any(point_number(value) != value for value in column.values):
         texts = list(map(point_number, column.cells))
     return TargetPlan(_field_name(name), name, setting, "CHECK the range", cells=texts, doubts=doubts)
-
-
-def _mostly_numbers(column: Column) -> bool:
-    """Whether a column has numbers and a few other texts.
-
-    >>> _mostly_numbers(Column("score", [*map(str, range(9)), ">8"])), _mostly_numbers(Column("score", ["1", "2"] * 9))
-    (True, False)
-
-    >>> _mostly_numbers(Column("grade", [*"01201201", "x1"])), _mostly_numbers(Column("stage", [*"12" * 9, "3a", "3a"]))
-    (True, False)
-    """
-    numbers = [value for text in column.values if (value := decimal(text)) is not None]
-    if not MOSTLY * len(column.values) <= len(numbers) < len(column.values):
-        return False
-    most_frequent = max(count for text, count in column.counts.items() if decimal(text) is None)
-    return len(set(numbers)) >= (FEW if most_frequent == 1 else FEWEST)
-
-
-def check_numbers(name: str, cells: Sequence[str], rows: Sequence[int]) -> None:
-    """Refuse a target of numbers in which some cells are not numbers, or some have decimal commas and others points.
-
-    Raises:
-        CasewiseError: with the rows and the cells.
-    """
-    column = Column(name, cells)
-    if _mostly_numbers(column):
-        good = sum(decimal(value) is not None for value in column.values)
-        raise CasewiseError(
-            f"{good:,} of {len(column.values):,} cells of {name} are numbers; not so "
-            f"{column.listed(rows, lambda cell: decimal(cell) is not None)}. Write a number into such a cell, or empty "
-            "it if there is no value (then the row is not scored). To predict another column, state it with --target."
-        )
-    with_sign = sum(value.endswith("%") for value in column.values)
-    if column.are_percentages and with_sign < len(column.values):
-        raise CasewiseError(
-            f"{name}: {counted(with_sign, 'cell')} of {len(column.values):,} have a percent sign, and the others are "
-            f"numbers without one: {column.listed(rows, lambda cell: cell.endswith('%'))}. 45 % may be 45 or 0.45: "
-            "write all numbers of the column in one way."
-        )
-    commas = [(row, cell) for row, cell in zip(rows, cells, strict=True) if _COMMA.fullmatch(cell)]
-    points = [(row, cell) for row, cell in zip(rows, cells, strict=True) if _POINT.fullmatch(cell)]
-    if column.numbers is not None and commas and points:
-        raise CasewiseError(
-            f"{name} has decimal commas and points: row {commas[0][0]}: {cut(commas[0][1])}, row {points[0][0]}: "
-            f"{cut(points[0][1])} ({counted(len(commas), 'cell')} with a comma, {len(points):,} with a point). The "
-            "point may separate thousands, so neither is read. Write all numbers of the column in one way, without "
-            "separators of thousands."
-        )
-
-
-def doubtful_codes(name: str, cells: Sequence[str], rows: Sequence[int]) -> list[str]:
-    """Doubts on numbers that are far from all others or the only negative ones.
-
-    They are codes such as 99 and -1, and numbers of a single row beside a few repeated whole ones.
-
-    >>> doubtful_codes("grade", [*"0123", "99"], range(1, 6))[0].partition(" may ")[0]
-    'grade: 99 in row 5'
-    >>> doubtful_codes("score", [*"0123456789"], range(10)), doubtful_codes("change", ["-9", "-3", "2"], range(3))
-    ([], [])
-    """
-    numbers = {row: value for row, cell in zip(rows, cells, strict=True) if (value := decimal(cell)) is not None}
-    counts = Counter(numbers.values())
-    single = {value for value, count in counts.items() if count == 1}
-    few = len(single) <= _MOST_SINGLE and len(counts) <= _FEW and all(value == int(value) for value in counts)
-    repeated = set(missing_codes(pd.Series(numbers, dtype=float), usual_only=False))
-    codes = {value for value in counts if is_code(value)} | (single if few else set()) | repeated
-    others = set(counts) - codes
-    if len(others) < 2:
-        return []
-    low, high = min(others), max(others)
-    far = {code for code in codes if code in repeated or code < 0 <= low or code - high > (high - low) / 2}
-    return [
-        f"{name}: {code:g} in {rows_text(row for row, value in numbers.items() if value == code)} may be an error or "
-        f"mean no value, because the others are {low:g} to {high:g}. If so, correct or empty the cell, and repeat "
-        "`casewise init`."
-        for code in sorted(far)
-    ]

@@ -10,6 +10,7 @@ import pandas as pd
 
 from casewise.audit import metadata
 from casewise.audit.columns import columns_with_gaps, is_filled
+from casewise.audit.metadata import RARE
 from casewise.cohort.table import natural
 from casewise.predictions.conformal import number_of_band, thirds
 from casewise.report import blocks as doc
@@ -31,8 +32,10 @@ DISTRIBUTIONS = "Share of the values."
 OF_SEVERAL_CLASSES = " A case with images of several classes is in each of them."
 OF_SEVERAL_NUMBERS = " Of a case with several values, their mean counts."
 GAPS = (
-    "{noun}s in which a column is empty, of all with the {outcome}. Shares may differ by chance. Where they truly"
-    " do, what was recorded depends on the outcome, and a model that reads the column can use that."
+    "{noun}s in which a column is empty, of all with a reference value of {outcome}: columns without a value for at"
+    " least {few} {unit}s and with one for as many, without outcomes that the study names for the audit. Shares may"
+    " differ by chance. Where they truly do, what was recorded depends on the outcome, and a model that reads the"
+    " column can use that."
 )
 OF_TEST = (
     " Blue: training; orange: test; dash: all together. Where blue and orange differ greatly, the test cases are not"
@@ -89,7 +92,9 @@ def _missing_values(context: ReportContext) -> list[doc.Table]:
         if any(missing.any() for missing in gaps):
             cells = [f"{missing.sum():,} of {len(missing):,} ({percent(missing.mean())})" for missing in gaps]
             rows.append(doc.Row(shortened(plain(name.removeprefix("table_")), 30), cells))
-    caption = GAPS.format(noun=capital(terms_of(context).case), outcome=terms_of(context).heading)
+    caption = GAPS.format(
+        noun=capital(terms_of(context).case), outcome=terms_of(context).heading, few=RARE, unit=study.unit
+    )
     if truths.groupby("case")["value"].nunique().max() > 1:
         caption += OF_SEVERAL_CLASSES if context.classes else OF_SEVERAL_NUMBERS
     return [doc.Table(["Column", *groups], rows, caption, wide=True)]

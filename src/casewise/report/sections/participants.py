@@ -16,7 +16,7 @@ from casewise.study.schema import Study
 MOST_VALUES, LONGEST = 4, 24
 SIZES = ("subjects", "cases", "images")
 STEPS = {
-    "read": "Rows of the table",
+    "read": "Rows of the study's table",
     "where": "Kept only where {column} is {values}",
     "where_not": "Left out where {column} is {values}",
     "decisions": "Left out, with the reason of each image in {column}",
@@ -33,7 +33,10 @@ SIDE_NAMES = {
     "external": "External: {name}",
 }
 FLOW = "What each step leaves out, and what remains."
-FLOW_NOTE = "A run stops at an image that the table names but that is missing or cannot be read."
+FLOW_NOTE = (
+    "What was left out before the study's table was made, such as by `casewise init`, is not counted. A run stops at an"
+    " image that this table names but that is missing or cannot be read."
+)
 CHARACTERISTICS = (
     "Numbers: mean (standard deviation), below it the median with its quartiles. Categories: count and share of those"
     " recorded. Folds have no median and no share. Each subject counts once, except where another unit is named."

@@ -150,7 +150,7 @@ def illustrated_case(context: ReportContext) -> str:
 
 
 def case_pictures(context: ReportContext, row: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Region and picture of each input panel of this prediction."""
+    """Region and picture of each input panel of this prediction, numbered where their mean predicts."""
     panels = context.panels[context.panels["case"] == row["case"]]
     if row.get("region"):
         panels = panels[panels["region"] == row["region"]]
@@ -158,8 +158,13 @@ def case_pictures(context: ReportContext, row: Mapping[str, Any]) -> list[tuple[
         images = context.cohort_images
         numbers = set(images.loc[images["path"].astype(str) == str(row["image"]), "image"])
         panels = panels[[bool(numbers & set(tiles)) for tiles in panels["tiles"]]]
-    pictures = [
-        (str(panel.region or ""), panel_uri(context, list(panel.tiles), longest=256))
-        for panel in panels.head(MOST_PANELS).itertuples()
-    ]
-    return [(region, uri) for region, uri in pictures if uri]
+    pictures = []
+    for panel in panels.itertuples():
+        settings, tiles = context.study.panels, [int(tile) for tile in panel.tiles if int(tile) >= 0]
+        size = max(len(tiles), 1) if settings.bags else settings.slots
+        views = [tiles[start : start + size] for start in range(0, len(tiles), size)]
+        for number, view in enumerate(views, start=1):
+            which = f"{number} of {len(views)}" if len(views) > 1 else ""
+            pictures.append((" ".join(filter(None, [str(panel.region or ""), which])), view))
+    shown = [(name, panel_uri(context, view, longest=256)) for name, view in pictures[:MOST_PANELS]]
+    return [(name, uri) for name, uri in shown if uri]
