@@ -380,6 +380,14 @@ def test_findings_say_where_twins_do_harm():
     assert (within.figures["pairs"], within.figures["bytes"]) == (1, 1)
 
 
+def test_alike_photographs_of_two_visits_may_have_two_values():
+    study = study_of(targets={"label": {"classes": ["x", "y"]}})
+    images = table(["a", "a"], label=[0.0, 1.0])
+    for kind, visits, named in (("near", "12", False), ("near", "11", True), ("pixels", "12", True)):
+        found = twin_findings([Twin(0, 1, kind)], images.assign(visit=list(visits)), study)
+        assert ("twins-across-labels" in {finding.id for finding in found}) is named
+
+
 def test_the_search_among_many_images_is_said_to_be_limited():
     study = study_of(targets={"label": {"classes": ["x", "y"]}})
     images = table(["a"] * 5_001, label=[1.0] * 5_001)

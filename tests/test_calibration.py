@@ -1,5 +1,6 @@
 """Calibration slopes, intercepts and curves, predictive values, likelihood ratios, and decision curves."""
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,13 @@ class TestLines:
             weights, model = counts[number][subject], LogisticRegression(C=1e10, tol=1e-10, max_iter=2000)
             model.fit(logit(p)[:, None], truth == 0, sample_weight=weights)
             assert fitted[number] == pytest.approx(model.coef_[0, 0], rel=1e-4)
+
+    def test_an_intercept_is_found_wherever_the_probabilities_lie(self) -> None:
+        random, ones = np.random.default_rng(0), np.ones((1, 100))
+        for middle, width, share in product((-6, -3, 0, 5), (0.1, 0.5, 3), (0.05, 0.3, 0.9)):
+            x, of_class = random.normal(middle, width, 100), random.permutation(100) < 100 * share
+            found = logistic(x, of_class, np.arange(100), ones, sloped=False)[0]
+            assert (1 / (1 + np.exp(-(found + x)))).sum() == pytest.approx(of_class.sum(), abs=1e-4)
 
     def test_undefined_slopes_are_nan(self) -> None:
         x, ones = np.array([-2.0, -1, 1, 2]), np.ones((1, 4))

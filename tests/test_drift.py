@@ -170,6 +170,17 @@ def test_figures_inside_and_outside() -> None:
     assert found["confident_outside"]["confidence"] == pytest.approx({"internal": 0.8, "external": 0.825})
 
 
+@pytest.mark.parametrize(("right", "told"), [(3, True), (20, False)])
+def test_a_model_that_is_surer_than_right_outside_is_told_of(right: int, told: bool) -> None:
+    """Its confidence falls, but much less than its accuracy."""
+    inner = table_of("oof", [1] * 36 + [0] * 4, [0.9] * 20 + [0.88] * 20, [0.5] * 40)
+    outer = table_of("external", [1] * right + [0] * (40 - right), [0.62] * 20 + [0.58] * 20, [0.9] * 40)
+    entry = drift(pd.concat([inner, outer], ignore_index=True), "label", Plan(200))["net"]
+    assert entry["external_minus_internal"]["confidence"]["high"] < 0
+    codes = {caveat["code"] for caveat in drift_caveats({"net": entry}, "net")}
+    assert ("confident_outside" in codes) is told
+
+
 def test_a_difference_of_accuracies_of_all_and_none_has_an_interval_with_a_width() -> None:
     inner = table_of("test", [1] * 12, [0.9] * 6 + [0.8] * 6, [0.5] * 12)
     outer = table_of("external", [0] * 12, [0.9] * 6 + [0.8] * 6, [0.5] * 12)

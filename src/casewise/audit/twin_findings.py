@@ -69,13 +69,19 @@ def twin_findings(
     # each pair once, and an accepted likeness of subjects does not accept test images in the training data
     finding("twins-across-subjects", "error", [twin for twin in across if twin not in separated])
     finding("twins-across-splits", "error", separated)
+    # two photographs of one subject at two visits may look alike and have two values
+    visits = images["visit"].astype(str).tolist() if "visit" in images else [""] * len(images)
+    of_one_time = [
+        t for t in twins
+        if t.kind != "near" or subjects[t.i] != subjects[t.j] or visits[t.i] == visits[t.j]
+    ]  # fmt: skip
     targets_of: dict[tuple[tuple[int, int], ...], list[tuple[str, list[Twin], list[str]]]] = {}
     primary = study.parts_of(study.primary_outcome)
     for target in sorted((n for n in study.outputs if n in study.targets), key=lambda name: name not in primary):
         values = images[target].astype(object)
         recorded = (values.notna() & (values != "")).tolist()
         labels = [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
-        differing = [t for t in twins if recorded[t.i] and recorded[t.j] and labels[t.i] != labels[t.j]]
+        differing = [t for t in of_one_time if recorded[t.i] and recorded[t.j] and labels[t.i] != labels[t.j]]
         names = dict(enumerate(study.classes_of(target)))
         named = [names.get(int(label), label) if label.isdecimal() else label for label in labels]
         targets_of.setdefault(tuple((t.i, t.j) for t in differing), []).append((target, differing, named))

@@ -203,7 +203,10 @@ def _gap(
 
 
 def drift_caveats(figures: Mapping[str, LearnerDrift], learner: str | None) -> list[Note]:
-    """Whether many external cases lie outside, and whether a learner is less accurate there but no less confident."""
+    """Whether many external cases lie outside, and whether a learner is too confident there.
+
+    It is where it is less accurate than inside but no less confident, or more confident than right, beyond intervals.
+    """
     entry = figures.get(str(learner))
     if entry is None:
         return []
@@ -214,10 +217,19 @@ def drift_caveats(figures: Mapping[str, LearnerDrift], learner: str | None) -> l
         caveats.append(caveat("external_outside", learner=learner, stage=stage, **shares))
     gap = entry.external_minus_internal
     ends = [figure.high for figure in (gap.quality, gap.confidence) if figure and figure.high is not None]
-    if entry.quality == "accuracy" and not gap.rough and len(ends) == 2 and ends[0] < 0 <= ends[1]:
+    kept = not gap.rough and len(ends) == 2 and ends[0] < 0 <= ends[1]
+    if entry.quality == "accuracy" and (kept or _surer_than_right(entry.external)):
         groups = {"internal": entry.internal, "external": entry.external}
         accuracy = {side: group.quality.value for side, group in groups.items()}
         confidence = {side: group.confidence.value for side, group in groups.items() if group.confidence}
         facts = {"stage": stage, "accuracy": accuracy, "confidence": confidence}
         caveats.append(caveat("confident_outside", learner=learner, **facts))
     return caveats
+
+
+def _surer_than_right(group: DriftGroup) -> bool:
+    """Whether the interval of the mean confidence lies above that of the accuracy, and neither is rough."""
+    right, sure = group.quality, group.confidence
+    if right is None or sure is None or right.high is None or sure.low is None:
+        return False
+    return right.high < sure.low and not right.rough and not sure.rough

@@ -156,6 +156,7 @@ def _newton(x: np.ndarray, y: np.ndarray, weights: np.ndarray, *, sloped: bool) 
         if sloped:
             a = np.log(share / (1 - share))
         converged = np.zeros(len(weights), dtype=bool)
+        low, high = np.full((2, len(weights)), [[-2 * STEEPEST], [2 * STEEPEST]])
         for _ in range(ITERATIONS):
             p = 1 / (1 + np.exp(-np.clip(a[:, None] + b[:, None] * x, -500, 500)))
             residual, curvature = weights * (y - p), weights * p * (1 - p)
@@ -165,9 +166,12 @@ def _newton(x: np.ndarray, y: np.ndarray, weights: np.ndarray, *, sloped: bool) 
                 determinant = h00 * h11 - h01**2
                 da, db = (h11 * g0 - h01 * g1) / determinant, (h00 * g1 - h01 * g0) / determinant
             else:
-                da, db = g0 / h00, np.zeros(len(weights))
+                # the sum falls with the intercept: a step out of the interval that holds the root is half of it
+                low, high = np.where(g0 > 0, a, low), np.where(g0 > 0, high, a)
+                inside = (a + g0 / h00 > low) & (a + g0 / h00 < high)
+                da, db = np.where(inside, g0 / h00, (low + high) / 2 - a), np.zeros(len(weights))
             # a step of Newton's method can go too far where few probabilities are near one half
-            scale = np.minimum(1.0, 5.0 / np.maximum(np.abs(da), np.abs(db)))
+            scale = np.minimum(1.0, 5.0 / np.maximum(np.abs(da), np.abs(db))) if sloped else 1.0
             a, b = a + scale * da, b + scale * db
             converged = (np.abs(da) < CONVERGED * (1 + np.abs(a))) & (np.abs(db) < CONVERGED * (1 + np.abs(b)))
             if (converged | ~defined | ~np.isfinite(a + b)).all():

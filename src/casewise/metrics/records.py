@@ -170,7 +170,7 @@ BUILT_IN = (
         "auroc", lambda sums: sums.auroc, CLASSES, title="AUROC", phrase="AUROC",
         glossary="Area under the ROC curve of one class against the rest: the probability that a case of the class is "
         "ranked above a case of another class; 0.5 is chance. Out of fold, only cases of the same fold are ranked "
-        "against each other, because each fold has networks of its own: it is the mean of the areas within the folds, "
+        "against each other, because each fold has models of its own: it is the mean of the areas within the folds, "
         "where a fold counts by its number of pairs of a case of the class and another case. A fold without such a "
         "pair does not count.",
         by_class=True, compared=CLASSES, chance=0.5, across_folds="within",
@@ -180,7 +180,7 @@ BUILT_IN = (
     Metric(
         "auroc_pooled", lambda sums: sums.auroc_pooled, CLASSES, title="AUROC, pooled", phrase="pooled AUROC",
         glossary="Out of fold only: the AUROC over the cases of all folds together. It also ranks cases of different "
-        "folds against each other, whose networks differ in calibration; networks that predict one constant in each "
+        "folds against each other, whose models differ in calibration; models that predict one constant in each "
         "fold can have a pooled AUROC far from 0.5.",
         by_class=True, across_folds="pooled", tables=("learners", "classes", "page"), interval="area",
         rests_on=lambda subjects: subjects.both,

@@ -54,7 +54,7 @@ from casewise.report.sections.learners import (
     is_gated,
     margin_of,
 )
-from casewise.report.statements import Statement, statements, weights_fitted, weights_of
+from casewise.report.statements import Statement, statements, weights_differ, weights_fitted, weights_of
 from casewise.report.tables import VERDICTS, MetricFormat, figure_cell, gap_verdict, kind_report
 from casewise.report.visit_alone import visit_alone
 from casewise.study.learners import KERNEL, is_baseline, learner_name, the_learner
@@ -130,7 +130,7 @@ def screen(context: ReportContext) -> Screen:
     compared = context.write.title(kind_report(context.kind).compared)
     interval = f"{terms_of(context).confidence} interval"
     combined = ", ".join(f"{name} {weight}" for name, weight in weights(context))
-    of_new = " for new cases (each fold has its own)" if weights_fitted(context) else ""
+    of_new = " for new cases" * weights_fitted(context) + " (each fold has its own)" * weights_differ(context)
     of_new += ", from part to part of the score" if any(" to " in weight for _, weight in weights(context)) else ""
     measured, quantiles, compared_rows = sizes(context), spread(context), rivals(context)
     about = [model(context), combined and f"Weights{of_new}: {combined}.", _in_effect(context)]

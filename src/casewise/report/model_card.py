@@ -105,11 +105,13 @@ def model_card(
         figures = [Table(heads, rows, f"Of {about['combination']['headline']}. All metrics are in `metrics.json`.")]
     covered = coverage(study, results)
     observed = [covered] if covered.rows else []
+    doubts = list(about.get("doubts") or [])
     unknown = [] if study.subjects_known else [study.not_known + UNKNOWN_SUBJECTS]
     sections = [
         Section("targets", "What it predicts", [_outputs(study, about)]),
         Section("networks", "The models", [Facts(networks), Text(training_note)]),
         Section("data", "Data", [Facts(data)]),
+        *([Section("doubts", "What the report says against it", [Items(doubts)])] if doubts else []),
         Section("performance", "Performance", figures),
         Section("audit", "Audit", _audited(audit)),
         Section("intervals", "Prediction intervals and sets", [Facts(calibrated(study, results)), *observed]),

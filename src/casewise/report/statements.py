@@ -6,7 +6,7 @@ is about the reported model, and it must stay true when a class is missing, a gr
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,10 +129,13 @@ def external_cohort(context: ReportContext) -> Found:
     if entry.inside is not None:
         side = f"within each {context.site}" if context.by_site else SIDES[context.stage]
         here = write.text(metric, entry.inside, short=True)
-        text += f", {words.get(entry.code, 'not tested against')} {here} {side}"
-        text += "; shares of classes may differ" * of_shares
-    text += f"; no case there is {listed(entry.absent, 'or')}" if entry.absent else ""
+        compared = "beside" if of_shares and entry.absent else words.get(entry.code, "not tested against")
+        text += f", {compared} {here} {side}"
+        text += "; shares of classes may differ" * (of_shares and not entry.absent)
+    unlike = ", so that both cannot be compared" * (of_shares and entry.inside is not None)
+    text += f"; no case there is {listed(entry.absent, 'or')}{unlike}" if entry.absent else ""
     level = {"worse": "flag", "better": "open" if of_shares else "good"}.get(entry.code, "open")
+    level = "open" if of_shares and entry.absent else level
     return level, f"{text}.", "external"
 
 
@@ -162,7 +165,8 @@ def _subjects_apart(context: ReportContext) -> Found:
         text = f"{context.study.not_known}: the figures may be too optimistic."
         return "bad", text, ""
     codes = {finding["id"] for finding in (context.audit or {}).get("findings", [])}
-    if context.cohort_images["subject"].is_unique and not any(code.startswith("twins-across") for code in codes):
+    doubted = any(code.startswith(("twins-across", "subject-names", "subject-suffixes")) for code in codes)
+    if context.cohort_images["subject"].is_unique and not doubted:
         compared = "no two were found to show the same picture" if context.audit else "this was not tested"
         text = f"Every image is of another subject, as the table states it; {compared}."
         return "note", text, "audit" if context.audit else ""
@@ -222,7 +226,9 @@ def altered(context: ReportContext) -> Found:
             name_lost = class_name(context.study, context.outcome, lost)
             effect += f" Of {entry.before[lost]} predicted as {name_lost}, {count} become another class."
     else:
-        effect = f"its predictions move by {number(entry.moved.value, terms_of(context).digits)} points on average."
+        rough = f", rough: {counted(entry.cases, 'case')}" * bool(entry.moved.rough)
+        moved = number(entry.moved.value, terms_of(context).digits)
+        effect = f"its predictions move by {moved} points on average{rough}."
     kinds = {key.removesuffix("_stretched"): key for key in reversed(own) if affects(own[key])}
     kinds.pop(name.removesuffix("_stretched"), None)
     effect += f" Also: {'; '.join(map(alteration, reversed(kinds.values())))}." if kinds else ""
@@ -270,9 +276,12 @@ def _classes_not_found(context: ReportContext) -> Found:
     for stage, where in ((context.stage, ""), (EXTERNAL, f"on {context.study.external_name} ")):
         if only := _only_class(context, stage):
             texts.append(f"{where}it predicts {only} for every {noun}")
-        elif few := _hardly_found(context, stage):
-            texts.append(f"{where}it hardly finds: {listed(few)}")
-            link = "classes" if stage == context.stage else link
+            continue
+        hardly, none = _hardly_found(context, stage)
+        found = [f"{where}it hardly finds {listed(hardly)}"] if hardly else []
+        found += [f"{where * (not hardly)}it finds {listed(none)}"] if none else []
+        texts += found
+        link = "classes" if found and stage == context.stage else link
     return ("bad", f"{capital('; '.join(texts))}.", link) if texts else None
 
 
@@ -282,18 +291,20 @@ def _only_class(context: ReportContext, stage: str) -> str:
     return class_name(context.study, context.outcome, only) if only else ""
 
 
-def _hardly_found(context: ReportContext, stage: str) -> list[str]:
-    """The classes with few correct predictions: by the upper end of the interval, or none of at least `NONE_OF`."""
-    few, entry = [], context.class_figures(stage, context.learner)
+def _hardly_found(context: ReportContext, stage: str) -> tuple[list[str], list[str]]:
+    """The classes with few correct predictions by the upper end of the interval, and others with none of `NONE_OF`."""
+    hardly, none = list[str](), list[str]()
+    entry, noun = context.class_figures(stage, context.learner), terms_of(context).noun
     for name, count in zip(entry.names, entry.support, strict=True) if entry else ():
         own = context.metric(stage, context.learner, f"recall[{name}]")
         if own is None or own.value is None:
             continue
-        none = own.value == 0 and count >= NONE_OF
-        if none or (own.high is not None and own.high < HARDLY):
-            share = f"none of {count:,}" if none else context.write.text("recall", own.value, short=True)
-            few.append(f"{class_name(context.study, context.outcome, name)} ({share})")
-    return few
+        of_class = class_name(context.study, context.outcome, name)
+        if own.high is not None and own.high < HARDLY:
+            hardly.append(f"{of_class} ({context.write.text('recall', own.value, short=True)})")
+        elif own.value == 0 and count >= NONE_OF:
+            none.append(f"none of {counted(count, noun)} of {of_class}")
+    return hardly, none
 
 
 def apart_on_test(context: ReportContext) -> Found:
@@ -364,7 +375,7 @@ def _fits_of(context: ReportContext) -> list[dict[str, Any]]:
 def unlike_folds(context: ReportContext) -> str:
     """Of how many folds the weights are equal where those for new cases are not, or the other way; else empty."""
     pairs = [
-        (len(set(fit["weights"].values())) == 1, len(set(fold.values())) == 1)
+        (_are_equal(fit["weights"]), _are_equal(fold))
         for fit in _fits_of(context)
         for fold in fit.get("weights_by_fold", {}).values()
     ]
@@ -377,11 +388,22 @@ def unlike_folds(context: ReportContext) -> str:
     return f"the weights of {len(unlike)} of {len(pairs)} folds are {kind}, unlike those for new cases"
 
 
+def _are_equal(weights: Mapping[str, float]) -> bool:
+    """Whether all learners that have a part in a combination have the same part."""
+    return len({round(weight, 6) for weight in weights.values() if weight}) == 1
+
+
 def weights_fitted(context: ReportContext) -> bool:
-    """Whether the networks behind unequal weights for a fold were trained on its cases."""
+    """Whether the networks behind weights other than those of all learners were trained on the cases of a fold."""
     of_folds = (fit.get("weights_by_fold", {"new": fit.get("weights", {})}) for fit in _fits_of(context))
     unequal = any(len(set(weights.values())) > 1 for by_fold in of_folds for weights in by_fold.values())
     return context.stage == "oof" and context.learner.startswith(FITTED) and unequal
+
+
+def weights_differ(context: ReportContext) -> bool:
+    """Whether figures are out of fold, and the weights for new cases are not those of every fold."""
+    pairs = [(fit["weights"], fold) for fit in _fits_of(context) for fold in fit.get("weights_by_fold", {}).values()]
+    return context.stage == "oof" and any(new != fold for new, fold in pairs)
 
 
 def _note(context: ReportContext, code: str) -> Note | None:

@@ -87,15 +87,21 @@ def gap_verdict(gap: Estimate | None, metric: str, margin: float | None = None) 
 
 
 def verdict_beside(figure: Mapping[str, Any], value: float, metric: str) -> str:
-    """The verdict on a figure compared with a fixed value, by its interval; a rough interval never gives `worse`.
+    """The verdict on a figure compared with a fixed value, by its interval.
+
+    A rough interval counts at twice its width, and never gives `worse`.
 
     >>> verdict_beside({"low": 0.1, "high": 0.2, "rough": True}, 0.5, "auroc")
     'open'
+    >>> [verdict_beside({"low": low, "high": 0.9, "rough": True}, 0.5, "auroc") for low in (0.55, 0.8)]
+    ['open', 'better']
     """
     if not (is_number(figure["low"]) and is_number(figure["high"])):
         return "untested"
-    code = verdict(figure["low"] - value, figure["high"] - value, metric)
-    return "open" if code == "worse" and figure.get("rough") else code
+    rough = bool(figure.get("rough"))
+    wider = rough * (figure["high"] - figure["low"]) / 2
+    code = verdict(figure["low"] - wider - value, figure["high"] + wider - value, metric)
+    return "open" if code == "worse" and rough else code
 
 
 def confusion(names: Sequence[str], counts: Sequence[Sequence[int]]) -> Counts:

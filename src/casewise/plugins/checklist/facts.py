@@ -19,7 +19,7 @@ from casewise.report.formatting import capital, class_name, counted, display_nam
 from casewise.report.sections import counterfactuals, labels, participants, training
 from casewise.report.sections.classes import DECISIONS
 from casewise.report.sections.learners import RULES, comparison_of, is_gated
-from casewise.report.statements import unlike_folds, weights_fitted
+from casewise.report.statements import unlike_folds, weights_differ
 from casewise.report.tables import MetricFormat
 from casewise.run_folder import RunFolder
 from casewise.study.learners import (
@@ -145,7 +145,7 @@ def missing_data(context: ReportContext) -> str:
         [
             f"Without a reference value of {name}: {'; '.join(without)}.",
             "They are not evaluated, and a target is fitted only to cases that have it.",
-            f"Not recorded: {listed(empty)}." if empty else "Described columns have no gaps.",
+            f"Not recorded: {listed(empty)}." if empty else "Described columns that are no targets have no gaps.",
             *(f"Empty cells by {name} ({' / '.join(table.columns[1:])}): {_gaps(table)}." for table in gaps),
             COVARIATES_FILLED if context.study.covariates else NO_COVARIATES,
             *(f"{text}." for text in lost or [participants.FLOW_NOTE.rstrip(".")]),
@@ -256,8 +256,8 @@ def ensembles(context: ReportContext) -> str:
 def _weights(context: ReportContext) -> str:
     """The weights in the reported model; empty if it has none."""
     parts = ", ".join(f"{name} {weight}" for name, weight in weights(context))
-    fitted = " for new cases, fitted out of fold" * context.learner.startswith(FITTED)
-    of_folds = unlike_folds(context) or "each fold has its own" * weights_fitted(context)
+    fitted = " for new cases, chosen out of fold" * context.learner.startswith(FITTED)
+    of_folds = unlike_folds(context) or "each fold has its own" * weights_differ(context)
     text = f" Weights in {the_learner(context.learner)}{fitted}: {parts}"
     return "; ".join(filter(None, [text, of_folds])) + "." if parts else ""
 
@@ -370,6 +370,11 @@ def _primary(context: ReportContext) -> str:
 
 def performance(context: ReportContext) -> str:
     return result_line(context.study, context.metrics)
+
+
+def performance_inside(context: ReportContext) -> str:
+    text = _performance_at(context, context.stage)
+    return f"{text}." if text else ""
 
 
 def performance_by_group(context: ReportContext) -> str:
@@ -556,7 +561,7 @@ SECTIONS: dict[str, tuple[Callable[[ReportContext], str], ...]] = {
     "labels": (imbalance, output),
     "learners": (selection, ensembles, prediction),
     "glossary": (measures, measures_and_plots),
-    "summary": (uncertainty, performance, performance_by_partition, full_model),
+    "summary": (uncertainty, performance, performance_inside, performance_by_partition, full_model),
     "subgroups": (performance_by_group,),
     "participants": (missing_data, flow, exclusions, characteristics, data_outside, devices, analyses),
     "classes": (confusion,),

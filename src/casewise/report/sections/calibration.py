@@ -234,7 +234,8 @@ READING = (
 
 TOO_WIDE = (
     "Too wide: the coverage is above the level beyond its interval. That happens where few {unit}s{of_class} calibrate,"
-    " because the level is rounded up to the next {unit}, and where cases are easier than the calibration cases."
+    " because the level is rounded up to the next {unit}, where sets name nearly every class, and where cases are"
+    " easier than the calibration cases."
 )
 
 

@@ -35,7 +35,7 @@ ANSWERS = (
 )
 NUMBERS = (
     "Mean absolute change of the prediction in points with its interval, then the mean change. It is a warning if the"
-    " former is more than half of the mean absolute error."
+    " former is more than half of the mean absolute error of the same cases before."
 )
 
 

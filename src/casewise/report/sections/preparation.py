@@ -79,7 +79,8 @@ def facts(study: Study, noun: str, label: str) -> list[tuple[str, str]]:
     elif panels.slots > 1:
         entries.append(("Panel", f"{panels.rows} × {panels.columns} tiles; empty slots are black"))
         entries.append(("More tiles than slots", "several panels are predicted and averaged; the first is shown"))
-    mirrored = "mean over the image and its mirror image; maps of frozen networks: mean over all its flips"
+    mirrored = "mean over the image and its mirror image; " if study.trained else ""
+    mirrored += "maps of frozen networks: mean over all flips of the image"
     predicted = mirrored if study.test_time_augmentation else "the image as it is; nothing is random"
     training = [("Training", augmentation(study))] if study.trained else []
     return [*entries, *training, ("Prediction", predicted)]

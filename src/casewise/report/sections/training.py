@@ -471,7 +471,7 @@ def _assignment(entry: Job) -> str:
 def machine(context: ReportContext) -> list[Block]:
     """The environment of the run."""
     facts = [
-        ("training time", f"{duration(value)} in total") if key == "seconds" else (key, str(value))
+        ("time in which models were fitted", f"{duration(value)} in total") if key == "seconds" else (key, str(value))
         for key, value in context.environment.items()
     ]
     return [Heading("Machine and versions"), Facts(facts)] if facts else []

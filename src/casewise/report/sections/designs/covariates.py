@@ -21,7 +21,7 @@ ANSWER = (
 )
 METHODS = (
     "Out of fold, all parts are fitted on other folds: medians of missing values, categories, penalties, and the weight"
-    " of the image model, which is never below 0, because the networks behind it were trained on the cases of the fold."
+    " of the image model, which is never below 0, because its parts were trained on the cases of the fold."
     " The covariates are read by a linear or logistic regression, with a"
     " curve for each number; what another form of model would find in them is not subtracted from the images. The model"
     " of both is not the reported model, since explanations are about images; `casewise predict` and `casewise serve`"

@@ -16,7 +16,7 @@ MOST_RECALLS = 6
 BOTH = (
     "Difference: external minus internal, with its {confidence} interval, which is made from both"
     " intervals, as of different subjects, and not adjusted for the number of rows. External predictions are"
-    " means over the networks of all folds. Not tested: the interval is rough or missing."
+    " means over the models of all folds. Not tested: the interval is rough or missing."
 )
 SHARES = (
     " All but AUROC, recall, sensitivity and specificity also depend on the shares of the classes, which may differ"
