@@ -17,7 +17,7 @@ _CODE = re.compile(r"-1|-?([789])\1*(\.\1+)?", re.ASCII)
 _FEWEST_OTHERS = 3
 # A number that is not a usual code occurs this often, and is this many times the range of the others away from them.
 _REPEATED, _RANGES_AWAY = 3, 2
-# So many numbers at most are far from all others, of which there are so many; see `far_numbers`.
+# At most so many numbers are far from all others, and so many others there are at least; see `far_numbers`.
 _MOST_FAR, _FEWEST_BESIDE, _HALVES_AWAY = 3, 28, 1.5
 
 

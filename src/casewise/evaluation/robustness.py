@@ -228,7 +228,7 @@ def drift_caveats(figures: Mapping[str, LearnerDrift], learner: str | None) -> l
 
 
 def _surer_than_right(group: DriftGroup) -> bool:
-    """Whether the interval of the mean confidence lies above that of the accuracy, and neither is rough."""
+    """Whether the interval of the mean confidence lies above the accuracy's interval, and neither is rough."""
     right, sure = group.quality, group.confidence
     if right is None or sure is None or right.high is None or sure.low is None:
         return False

@@ -394,14 +394,14 @@ def _are_equal(weights: Mapping[str, float]) -> bool:
 
 
 def weights_fitted(context: ReportContext) -> bool:
-    """Whether the networks behind weights other than those of all learners were trained on the cases of a fold."""
+    """Whether unequal weights rest on networks that were trained on the cases of a fold."""
     of_folds = (fit.get("weights_by_fold", {"new": fit.get("weights", {})}) for fit in _fits_of(context))
     unequal = any(len(set(weights.values())) > 1 for by_fold in of_folds for weights in by_fold.values())
     return context.stage == "oof" and context.learner.startswith(FITTED) and unequal
 
 
 def weights_differ(context: ReportContext) -> bool:
-    """Whether figures are out of fold, and the weights for new cases are not those of every fold."""
+    """Whether figures are out of fold, and some fold has other weights than new cases."""
     pairs = [(fit["weights"], fold) for fit in _fits_of(context) for fold in fit.get("weights_by_fold", {}).values()]
     return context.stage == "oof" and any(new != fold for new, fold in pairs)
 

@@ -254,7 +254,7 @@ def file_columns(
         if unclear:
             raise _ambiguous(column.name, unclear, images, dict(zip(rows, cells[column.name], strict=True)))
         columns.append(column)
-    # `Foto 3` beside `Foto 1`, of which few or none exist
+    # `Foto 3` beside `Foto 1`, with few files that exist, or none
     for name, paths in few.items():
         used = {path for column in columns for path in column.paths} - {""}
         if any(_are_numbered(name, column.name, cells) for column in columns) and not used & set(paths):

@@ -239,7 +239,7 @@ def _numbers(name: str) -> list[int]:
 
 
 def unread_columns(source: Source, files: Sequence[FileColumn], images: ImageFiles) -> list[str]:
-    """A doubt on each column of names of image files of which few exist, and which is therefore not used."""
+    """A doubt on each column that names image files and is not used, because few of them exist."""
     index, doubts = FileIndex(images.paths, images.companions), []
     used = {column.name for column in files}
     for name, values in source.cells.items():
