@@ -105,6 +105,25 @@ def test_decisions_join_the_settings_of_the_audit(section: str, study_file: Path
     audited(study_file, resolve=False)  # nothing is left to refuse
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "cohort: a.csv\naudit: {}\n",
+        "cohort: a.csv\r\naudit: {permutations: 99}\r\nseed: 3\r\n",
+        "cohort: a.csv\r\naudit:\r\n\r\n  permutations: 99\r\n",
+        "cohort: a.csv\r\n",
+    ],
+)
+def test_lines_of_a_study_end_as_they_did(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_bytes(text.encode())
+    assert name_in_study(file, tmp_path / "study-decisions.csv")
+    written = file.read_bytes().decode()
+    assert "decisions: study-decisions.csv" in written
+    assert ", }" not in written
+    assert written.count("\n") == written.count("\r\n") if "\r\n" in text else "\r\n" not in written
+
+
 def test_other_decisions_stay_named(tmp_path: Path) -> None:
     file = tmp_path / "study.yaml"
     for text in ("cohort: a.csv\naudit: {decisions: own.csv}\n", "cohort: a.csv\naudit: [decisions]\n"):

@@ -54,6 +54,13 @@ class TestLines:
             found = logistic(x, of_class, np.arange(100), ones, sloped=False)[0]
             assert (1 / (1 + np.exp(-(found + x)))).sum() == pytest.approx(of_class.sum(), abs=1e-4)
 
+    def test_an_intercept_stays_found_while_others_are_searched(self) -> None:
+        x, of_class = np.array([-0.6, -0.2, -0.5, -1.4, 0.5, -1.3]), np.array([1, 0, 1, 0, 0, 1])
+        counts = np.ones((6, 6)) - np.eye(6)
+        found = logistic(x, of_class, np.arange(6), counts, sloped=False)
+        sums = counts @ of_class - (counts / (1 + np.exp(-(found[:, None] + x)))).sum(axis=1)
+        assert np.allclose(sums, 0, atol=1e-6)
+
     def test_undefined_slopes_are_nan(self) -> None:
         x, ones = np.array([-2.0, -1, 1, 2]), np.ones((1, 4))
         for values, of_class in ((x, x > 0), (np.ones(4), x > 0), (x, x > -9)):

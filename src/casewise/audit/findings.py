@@ -40,7 +40,7 @@ CODES = (
 )
 FAMILIES = ("shortcut-", "source-predictable-")
 PAIRS_SHOWN = 5
-BY_COMMAND = "\n`casewise audit STUDY --resolve` leaves out copies, and writes down which."
+_BY_COMMAND = "\n`casewise audit STUDY --resolve` leaves out copies, and writes down which."
 IMAGE = re.compile(r"(?<![\w/.'-])image(?P<plural>s?)(?![\w/.'-]*[\w/'-])")
 OUTSIDE, NEIGHBOURS = " from outside-anatomy", " from neighbouring file numbers"
 # Evidence besides the columns of the table, by the names in findings.
@@ -156,13 +156,13 @@ class Audit:
         if not stopping:
             return
         codes = dict.fromkeys(finding.id for finding in stopping)
-        by_command = BY_COMMAND if any(code.startswith("twins-") for code in codes) else ""
+        copies = [finding for finding in stopping if finding.id.startswith("twins-")]
+        by_command = _BY_COMMAND if copies and not any("--resolve" in each.remedy for each in copies) else ""
         if already_shown:
             reasons = ", ".join(f'{code}: "the reason"' for code in codes)
             raise AuditError(
                 f"The audit found {counted(len(codes), 'error')} (see above), so a run would stop here. Errors that "
                 f"cannot be corrected can be accepted in the study, each with a reason:\n    accept: {{{reasons}}}"
-                f"{by_command}"
             )
         lines = []
         for finding in stopping:

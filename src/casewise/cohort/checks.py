@@ -38,7 +38,7 @@ _OTHER_NAMES = {
 # The column of a table that `casewise init` wrote, which says whether the row has an image.
 FOUND = "image_found"
 # A column of a table of new cases that was joined to its images: which image a row names that was not found.
-LACKS = "image_lacking"
+LACKS = "casewise: image lacking"
 # characters of a path in a message
 _PATH = 200
 

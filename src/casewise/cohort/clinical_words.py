@@ -66,10 +66,10 @@ LABORATORY = (
     *("crp", "hscrp", "bsg", "esr", "vsg", "hb", "hba1c", "hgb", "hamoglobin", "haemoglobin", "hemoglobin", "hct"),
     *("hamatokrit", "hematocrit", "leukozyten", "leukocytes", "leucocytes", "leucocitos", "wbc", "rbc", "erythrozyten"),
     *("thrombozyten", "platelets", "plaquettes", "plaquetas", "neutrophile", "neutrophils", "lymphozyten"),
-    *("lymphocytes", "kreatinin", "creatinine", "creatinina", "egfr", "gfr", "harnstoff", "urea", "bun", "ldh", "alt"),
-    *("ast", "ggt", "gpt", "bilirubin", "albumin", "ferritin", "transferrin", "calprotectin", "quantiferon", "inr"),
-    *("quick", "ptt", "glucose", "glukose", "glucosa", "glycemie", "cholesterin", "cholesterol", "ldl", "hdl", "tsh"),
-    *("psa", "natrium", "sodium", "kalium", "potassium", "procalcitonin", "ige", "iga", "igg", "igm", "ana", "anca"),
+    *("lymphocytes", "kreatinin", "creatinine", "creatinina", "egfr", "gfr", "harnstoff", "urea", "bun", "ldh", "ggt"),
+    *("gpt", "bilirubin", "albumin", "ferritin", "transferrin", "calprotectin", "quantiferon", "inr"),
+    *("ptt", "glucose", "glukose", "glucosa", "glycemie", "cholesterin", "cholesterol", "ldl", "hdl", "tsh"),
+    *("psa", "natrium", "sodium", "kalium", "potassium", "procalcitonin", "ige", "igg", "igm", "anca"),
 )
 # Headings of regions of the body.
 REGION = (

@@ -83,13 +83,15 @@ def name_in_study(study_file: Path, decisions: Path) -> bool:
     Returns:
         Whether it could: not where the file names other decisions, or is written so that nothing can be added.
     """
-    text, entry = study_file.read_text(encoding="utf-8"), f"decisions: {decisions.name}"
-    section = re.search(r"^audit:[ \t]*(\{|(?:#.*)?\n([ \t]+))", text, re.MULTILINE)
+    text, entry = study_file.read_bytes().decode("utf-8"), f"decisions: {decisions.name}"
+    line = "\r\n" if "\r\n" in text else "\n"
+    section = re.search(r"^audit:[ \t]*(\{[ \t]*|(?:#[^\r\n]*)?\r?\n(?:[ \t]*\r?\n)*([ \t]+))", text, re.MULTILINE)
     if section is None:
-        longer = f"{text.rstrip()}\naudit: {{{entry}}}\n"
+        longer = f"{text.rstrip()}{line}audit: {{{entry}}}{line}"
     else:
-        separator = ", " if section[1] == "{" else f"\n{section[2]}"
-        longer = f"{text[: section.end()]}{entry}{separator}{text[section.end() :]}"
+        rest = text[section.end() :]
+        separator = f"{line}{section[2]}" if section[2] else ", " * (not rest.startswith("}"))
+        longer = f"{text[: section.end()]}{entry}{separator}{rest}"
     try:
         before, after = (mapping(each, str(study_file)) for each in (text, longer))
     except StudyError:

@@ -237,8 +237,13 @@ def walk(source: Path) -> Iterator[tuple[str, list[str], list[str]]]:
 
 
 def _is_of_casewise(folder: str) -> bool:
-    """Whether a folder is a run of casewise, or has its explanations: its pictures are not images of cases."""
-    return any(all(os.path.isfile(os.path.join(folder, name)) for name in names) for names in _OF_CASEWISE)
+    """Whether a folder is a run of casewise, or has its explanations: its pictures are not images of cases.
+
+    A run that was written into a folder of images leaves these as they are.
+    """
+    marks = [names for names in _OF_CASEWISE if all(os.path.isfile(os.path.join(folder, name)) for name in names)]
+    explained = any("study.json" not in names for names in marks)
+    return bool(marks) and (explained or not any(name.casefold().endswith(ENDINGS) for name in os.listdir(folder)))
 
 
 def _refuse_same_names(folder: Path, files: Sequence[str]) -> None:

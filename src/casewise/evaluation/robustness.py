@@ -228,8 +228,8 @@ def drift_caveats(figures: Mapping[str, LearnerDrift], learner: str | None) -> l
 
 
 def _surer_than_right(group: DriftGroup) -> bool:
-    """Whether the interval of the mean confidence lies above the accuracy's interval, and neither is rough."""
+    """Whether the interval of the mean confidence lies above the accuracy's, of the same cases; not if rough."""
     right, sure = group.quality, group.confidence
-    if right is None or sure is None or right.high is None or sure.low is None:
+    if right is None or sure is None or right.high is None or sure.low is None or right.n_cases != sure.n_cases:
         return False
     return right.high < sure.low and not right.rough and not sure.rough

@@ -441,6 +441,6 @@ def differences(key_path: str, before: Any, after: Any) -> list[str]:
     if key_path in plain:
         return [f"{plain[key_path]} changed"]
     if key_path == "budget" and before and after:
-        own, new = (f"{seconds / 60:g}min" for seconds in (before, after))
+        own, new = (f"{s / 60:g}min" if s % 60 == 0 else f"{s:.15g}s" for s in (before, after))
         return [f"budget was {own} and is {new} (`--budget {own}` undoes the change)"]
     return [f"{key_path} was {cut(before)} and is {cut(after)}"]

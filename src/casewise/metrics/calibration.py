@@ -169,6 +169,7 @@ def _newton(x: np.ndarray, y: np.ndarray, weights: np.ndarray, *, sloped: bool) 
                 # the sum falls with the intercept: a step out of the interval that holds the root is half of it
                 low, high = np.where(g0 > 0, a, low), np.where(g0 > 0, high, a)
                 inside = (a + g0 / h00 > low) & (a + g0 / h00 < high)
+                inside |= np.abs(g0 / h00) < CONVERGED * (1 + np.abs(a))
                 da, db = np.where(inside, g0 / h00, (low + high) / 2 - a), np.zeros(len(weights))
             # a step of Newton's method can go too far where few probabilities are near one half
             scale = np.minimum(1.0, 5.0 / np.maximum(np.abs(da), np.abs(db))) if sloped else 1.0

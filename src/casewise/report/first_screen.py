@@ -130,7 +130,8 @@ def screen(context: ReportContext) -> Screen:
     compared = context.write.title(kind_report(context.kind).compared)
     interval = f"{terms_of(context).confidence} interval"
     combined = ", ".join(f"{name} {weight}" for name, weight in weights(context))
-    of_new = " for new cases" * weights_fitted(context) + " (each fold has its own)" * weights_differ(context)
+    differ = weights_differ(context)
+    of_new = " for new cases" * (weights_fitted(context) or differ) + " (folds have others)" * differ
     of_new += ", from part to part of the score" if any(" to " in weight for _, weight in weights(context)) else ""
     measured, quantiles, compared_rows = sizes(context), spread(context), rivals(context)
     about = [model(context), combined and f"Weights{of_new}: {combined}.", _in_effect(context)]

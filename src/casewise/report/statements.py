@@ -278,9 +278,9 @@ def _classes_not_found(context: ReportContext) -> Found:
             texts.append(f"{where}it predicts {only} for every {noun}")
             continue
         hardly, none = _hardly_found(context, stage)
-        found = [f"{where}it hardly finds {listed(hardly)}"] if hardly else []
-        found += [f"{where * (not hardly)}it finds {listed(none)}"] if none else []
-        texts += found
+        found = [f"hardly finds {listed(hardly)}"] if hardly else []
+        found += [f"finds {listed(none)}"] if none else []
+        texts += [f"{where}it {' and '.join(found)}"] if found else []
         link = "classes" if found and stage == context.stage else link
     return ("bad", f"{capital('; '.join(texts))}.", link) if texts else None
 

@@ -255,7 +255,7 @@ class MetricFormat:
         """
         digits, percent = self.digits(metric), self.in_percent(metric)
         low, high = (figure or {}).get("low"), (figure or {}).get("high")
-        if low is not None and high is not None:
+        if low is not None and high is not None and is_number(low) and is_number(high):
             telling = (min if low * high > 0 else max)(abs(low), abs(high)) * (100 if percent else 1)
             digits = max(digits, min(MOST_DIGITS, math.ceil(-math.log10(telling)))) if telling else digits
         return figure_cell(figure, digits, percent=percent, sign=True)

@@ -120,13 +120,10 @@ def test_a_laboratory_value_is_predicted_if_it_is_stated(tmp_path: Path) -> None
     assert plan_of(tmp_path / "alone", Hb=NUMBERS).target == "Hb"
 
 
-def test_spellings_that_are_read_as_one_value_are_noted(tmp_path: Path) -> None:
-    sex = ["W" if n % 2 else "M" for n in range(30)]
-    sex[3] = "w"
-    plan = plan_of(tmp_path, "Grad", Grad=[*GRADES[:9], "1 ", *GRADES[10:]], Geschlecht=sex)
-    (note,) = [own for own in plan.understood if own.startswith("Read as one value")]
-    assert "Grad '1' and '1 ' (row 11)" in note
-    assert "Geschlecht 'W' and 'w' (row 5)" in note
+def test_cells_that_are_read_without_spaces_are_noted_without_their_text(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, "Grad", Grad=[*GRADES[:9], "1 ", *GRADES[10:]])
+    (note,) = [own for own in plan.understood if own.startswith("Read without the spaces around them")]
+    assert note.endswith(": Grad in row 11.")
 
 
 def test_pictures_of_a_run_in_the_folder_are_no_images(tmp_path: Path) -> None:

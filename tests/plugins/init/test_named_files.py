@@ -196,3 +196,20 @@ def test_a_table_whose_only_column_of_files_is_wrong_is_refused(tmp_path: Path) 
     except CasewiseError:
         return
     assert "'Foto 1'" in doubt(plan, "A COLUMN OF IMAGES IS NOT USED")
+
+
+def test_remarks_are_no_missing_photographs_and_a_last_separator_is_no_name(tmp_path: Path) -> None:
+    lost = f"{folder_of('P-0504')}/IMG_0002.JPG"
+    remarks = {4: "0", 6: "no photo 2021", 7: "kein Bild, Pat. verst. 12/2020", 5: f"{lost};"}
+    table = hospital(tmp_path, [lost], Foto_2=remarks)
+    assert list(lacking(tmp_path, table)) == ["P-0504"]
+
+
+def test_codes_of_findings_are_not_divided_into_files(tmp_path: Path) -> None:
+    pictures_at(tmp_path / "Fotos", [f"{n}.jpg" for n in range(1, 13)])
+    findings = ["1;2" if n % 2 else "2;3" for n in range(12)]
+    frame = pd.DataFrame({"Datei": [f"{n}.jpg" for n in range(1, 13)], "Befunde": findings, "Grad": list("012" * 4)})
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    plan = planned(tmp_path, tmp_path / "t.csv")
+    assert not any("name up to" in note for note in plan.understood)
+    assert [row["Befunde"] for row in table_of(tmp_path / "study")] == findings

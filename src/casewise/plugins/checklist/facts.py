@@ -257,7 +257,7 @@ def _weights(context: ReportContext) -> str:
     """The weights in the reported model; empty if it has none."""
     parts = ", ".join(f"{name} {weight}" for name, weight in weights(context))
     fitted = " for new cases, chosen out of fold" * context.learner.startswith(FITTED)
-    of_folds = unlike_folds(context) or "each fold has its own" * weights_differ(context)
+    of_folds = unlike_folds(context) or "folds have others" * weights_differ(context)
     text = f" Weights in {the_learner(context.learner)}{fitted}: {parts}"
     return "; ".join(filter(None, [text, of_folds])) + "." if parts else ""
 

@@ -151,7 +151,7 @@ def _reference_model(run: FinishedRun, models: list[str]) -> tuple[str, pd.DataF
     """The learner whose predictions select the cases, as the rule names it, and its rows.
 
     The learner that the report shows if it is one of `models`, else (a stacker, for example) the first of `models`,
-    which has the largest weight in it.
+    which has the largest weight in it if it has weights.
     """
     main, table = run.results.main.learner, run.final
     name = main if main in models else models[0]

@@ -213,7 +213,7 @@ def file_columns(
     index = FileIndex(images.paths, images.companions)
     disagreeing: tuple[str, str, str, str] | None = None
     candidates: list[tuple[tuple[int, bool, int], FileColumn, dict[int, list[str]]]] = []
-    few: dict[str, list[str]] = {}
+    few: dict[str, tuple[list[str], dict[int, list[str]]]] = {}
     for position, (name, values) in enumerate(cells.items()):
         if names_masks(name):
             continue
@@ -225,11 +225,11 @@ def file_columns(
         lost = [value for value in named if named[value] and not options[value] and "/" in value.replace("\\", "/")]
         if lost and not matched and len(lost) >= _ENOUGH * sum(map(bool, named)):
             disagreeing = disagreeing or (name, lost[0], named[lost[0]][0], _beginnings({v: named[v] for v in lost}))
+        unclear = {row: options[value] for row, value in zip(rows, values, strict=True) if len(options[value]) > 1}
         # a number that happens to be the stem of a file names it only if it names many different ones
         if not matched or matched < _ENOUGH * sum(map(bool, values)) or different < 0.5 * matched:
-            few[name] = [options[value][0] if len(options[value]) == 1 else "" for value in values]
+            few[name] = paths, unclear
             continue
-        unclear = {row: options[value] for row, value in zip(rows, values, strict=True) if len(options[value]) > 1}
         has_ending = any(stem_of(value) != value or "/" in value for value in values)
         if unclear and name == subject and not has_ending:
             continue
@@ -255,9 +255,11 @@ def file_columns(
             raise _ambiguous(column.name, unclear, images, dict(zip(rows, cells[column.name], strict=True)))
         columns.append(column)
     # `Foto 3` beside `Foto 1`, with few files that exist, or none
-    for name, paths in few.items():
+    for name, (paths, unclear) in few.items():
         used = {path for column in columns for path in column.paths} - {""}
         if any(_are_numbered(name, column.name, cells) for column in columns) and not used & set(paths):
+            if unclear:
+                raise _ambiguous(name, unclear, images, dict(zip(rows, cells[name], strict=True)))
             columns.append(FileColumn(name, paths))
     return columns
 
@@ -270,7 +272,7 @@ def _are_numbered(name: str, other: str, cells: Mapping[str, Sequence[str]]) -> 
     """
     heads = [[word for word in plain_words(each) if not word.isdecimal()] for each in (name, other)]
     forms = [{re.sub(r"\d+", "0", file_name(cell)) for cell in cells[each]} - {""} for each in (name, other)]
-    return heads[0] == heads[1] and bool(forms[0] & forms[1])
+    return bool(heads[0]) and heads[0] == heads[1] and bool(forms[0] & forms[1])
 
 
 def images_of_ranges(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -42,7 +43,8 @@ class Missing(NamedTuple):
 def with_single_files(source: Source, images: ImageFiles) -> Source:
     """The table with a column for each file where cells name several, such as `a.jpg; b.jpg`.
 
-    A cell is divided if each part exists or ends as an image file does.
+    A cell is divided if each part ends as an image file does, or exists and has letters and digits, so that it is no
+    code of a finding.
     """
     index = FileIndex(images.paths, images.companions)
     cells, notes = dict[str, list[str]](), list[str]()
@@ -51,7 +53,8 @@ def with_single_files(source: Source, images: ImageFiles) -> Source:
         most = max(map(len, parts), default=0)
         headings = [name, *(f"{name} ({number})" for number in range(2, most + 1))]
         if most < 2 or set(headings[1:]) & set(source.cells):
-            cells[name] = values
+            # a separator behind the only name is no part of it
+            cells[name] = [own[0] for own in parts] if most < 2 else values
             continue
         cells |= {
             heading: [own[number] if number < len(own) else "" for own in parts]
@@ -62,19 +65,23 @@ def with_single_files(source: Source, images: ImageFiles) -> Source:
             f"Cells of {name} name up to {most} files, such as row {row}; they became the columns "
             f"{names_text(headings, 4)}."
         )
-    return replace(source, cells=cells, notes=[*source.notes, *notes], changed=True) if notes else source
+    return replace(source, cells=cells, notes=[*source.notes, *notes], changed=source.changed or bool(notes))
 
 
 def _parts(cell: str, index: FileIndex) -> list[str]:
     """The files that a cell names; the cell itself if they may be one."""
     for between in (_BETWEEN, _COMMA):
-        parts = [part for part in between.split(cell) if part]
+        parts = [part for part in between.split(cell.strip()) if part]
         # a file may have such a mark in its name
-        if len(parts) < 2 or (between.search(image_files.file_name(cell)) and index.find(cell)):
+        if not parts or parts == [cell] or (between.search(image_files.file_name(cell)) and index.find(cell)):
             continue
-        if all(map(_ends_as_image, parts)) or (between is _BETWEEN and all(map(index.find, parts))):
+        if all(map(_ends_as_image, parts)) or (between is _BETWEEN and all(_is_like_a_file(p, index) for p in parts)):
             return parts
     return [cell]
+
+
+def _is_like_a_file(part: str, index: FileIndex) -> bool:
+    return bool(re.search(r"[^\W\d_]", part) and re.search(r"\d", part) and index.find(part))
 
 
 def _ends_as_image(cell: str) -> bool:
@@ -90,8 +97,9 @@ def named_files(source: Source, files: list[FileColumn], images: ImageFiles) -> 
     missing = [
         Missing(row, column.name, cell)
         for column in files
-        for row, cell in enumerate(cells[column.name])
-        if not column.paths[row] and _names_a_file(cell, column, cells[column.name])
+        for row in _rows_that_name_files(column, cells[column.name])
+        if not column.paths[row]
+        for cell in [cells[column.name][row]]
     ]
     named = [(row, column.paths[row], column.name) for row in range(count) for column in files if column.paths[row]]
     ranges = image_files.images_of_ranges(files, images, source.numbers, {each.row for each in missing})
@@ -126,19 +134,31 @@ def named_files(source: Source, files: list[FileColumn], images: ImageFiles) -> 
     return rows, missing
 
 
-def _names_a_file(cell: str, column: FileColumn, cells: Sequence[str]) -> bool:
-    """Whether a cell is a name and no remark such as `no photograph`: it has an ending, folders, or digits.
+def _rows_that_name_files(column: FileColumn, cells: Sequence[str]) -> list[int]:
+    """The rows whose cell is a name and no remark such as `no photograph 2021`.
 
-    >>> column, cells = FileColumn("Foto", ["1.jpg", "", "", ""]), ["1.jpg", "2.jpg", "none taken", "n/a"]
-    >>> [_names_a_file(cell, column, cells) for cell in cells[1:]]
-    [True, False, False]
+    A name ends as an image. Where names that were found have no ending, others have the form of one of them: letters,
+    marks and numbers in the same order.
+
+    >>> cells = ["1.jpg", "2.jpg", "none taken", "n/a", "0"]
+    >>> _rows_that_name_files(FileColumn("Foto", ["1.jpg", "", "", "", ""]), cells)
+    [0, 1]
+    >>> _rows_that_name_files(FileColumn("Foto", ["IMG_1.jpg", "", ""]), ["IMG_1", "IMG_22", "none 2021"])
+    [0, 1]
     """
-    if not cell or cell.casefold() in EMPTY:
-        return False
-    if _ends_as_image(cell) or re.search(r"[\d\\/]", cell):
-        return True
     found = [own for own, path in zip(cells, column.paths, strict=True) if path]
-    return bool(found) and not any(re.search(r"[\d\\/.]", own) for own in found)
+    without = [own for own in found if not _ends_as_image(own)]
+    forms = {_form(own) for own in without} if 2 * len(without) > len(found) else set()
+    words = bool(found) and not any(re.search(r"[\d\\/.]", own) for own in found)
+    return [
+        row
+        for row, cell in enumerate(cells)
+        if cell and cell.casefold() not in EMPTY and (words or _ends_as_image(cell) or _form(cell) in forms)
+    ]
+
+
+def _form(cell: str) -> str:
+    return re.sub(r"\d+", "0", image_files.file_name(cell))
 
 
 def _gaps(ranges: Sequence[Sequence[str]], source: Source, noun: str) -> list[str]:
@@ -168,7 +188,11 @@ def _other_folders(pairs: Sequence[tuple[str, str]], images: ImageFiles) -> str:
     if same > 1:
         agrees = f"{'/'.join(of_path[-same:])} agrees, and the folders before it do not"
     heads = {"/".join(re.split(r"[\\/]+", p)[: len(of_path) - same]) for _, p in pairs}
-    one = f" If they are, name the folder: --images '{images.folder / here}'." if same > 1 and len(heads) == 1 else ""
+    one = (
+        f" If they are, name the folder: --images {shlex.quote(str(images.folder / here))}."
+        if same > 1 and len(heads) == 1
+        else ""
+    )
     return (
         f"CELLS THAT NAME ANOTHER FOLDER than the folder of their {images.noun}: {len(pairs):,}, such as "
         f"{_end(cell)} for {_end(path)}: {agrees} ({begin!r} in the table, {here!r} on the disk). Check that they are "

@@ -12,7 +12,6 @@ from pathlib import Path
 import pandas as pd
 
 from casewise.cohort.clinical_words import BODY_PARTS, PART, RATER, SITE, VISIT, Words, plain_words, region_phrases
-from casewise.cohort.groups import MOST_CATEGORIES
 from casewise.cohort.table import Problems, names_text, read_text_table, rows_text
 from casewise.cohort.table_formats import sheet_headings
 from casewise.errors import CasewiseError, counted, cut
@@ -96,25 +95,20 @@ def read_tables(paths: Sequence[Path], problems: Problems, *, sheets: Sequence[s
 
 
 def _spellings(frame: pd.DataFrame) -> list[str]:
-    """A note on cells of a column that are read as one value: with spaces at the end, or in upper and lower case.
+    """A note on cells that differ from others of their column in spaces around them alone; without what they say.
 
     >>> _spellings(pd.DataFrame({"Patient": ["P1", "P1 ", "P2"], "Sex": ["W", "w", "W"]}, index=[2, 3, 4]))
-    ["Read as one value: Patient 'P1' and 'P1 ' (row 3); Sex 'W' and 'w' (row 3)."]
+    ['Read without the spaces around them, as others of their column: Patient in row 3.']
     """
     shown: list[str] = []
     for name in frame.columns:
         texts = frame[name].astype(str)
-        seen: dict[str, list[str]] = defaultdict(list)
-        # names with digits, such as P1 and p1, may be different people
-        words = not texts.str.contains(r"\d", regex=True).any()
-        few = words and texts.str.strip().str.casefold().nunique() <= MOST_CATEGORIES
-        for row, text in zip(frame.index, texts, strict=True):
-            spellings = seen[text.strip().casefold() if few else text.strip()]
-            if text.strip() and text not in spellings:
-                spellings.append(text)
-                shown += [f"{name} {cut(spellings[0])} and {cut(text)} (row {row})"][: len(spellings) - 1]
+        plain = set(texts)
+        spaced = [row for row, text in texts.items() if text != text.strip() and text.strip() in plain]
+        shown += [f"{name} in row {row}" for row in spaced]
     more = f"; and {len(shown) - _SHOWN:,} more" if len(shown) > _SHOWN else ""
-    return [f"Read as one value: {'; '.join(shown[:_SHOWN])}{more}."] if shown else []
+    listed = "; ".join(shown[:_SHOWN]) + more
+    return [f"Read without the spaces around them, as others of their column: {listed}."] if shown else []
 
 
 def _read_as_cases(source: Source, subject: str) -> Source:
