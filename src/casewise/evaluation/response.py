@@ -74,7 +74,7 @@ def response(
     """
     change = percent_change(rows, baseline=baseline)
     clear_at = clear_limit(rows["y_true"].to_numpy(dtype=float))
-    rounded = f", which rounds to zero in the smallest step of the reference of {2 * clear_at:g}" if clear_at else ""
+    rounded = f", which rounds to zero in the reference's smallest step of {2 * clear_at:g}" if clear_at else ""
     after = change[(change["since"] > 0).fillna(False)]
     used = after[after["true_change"].notna() & after["predicted_change"].notna()]
     starts = change.loc[(change["since"] == 0).fillna(False) & change["subject"].isin(used["subject"]), "visit"]

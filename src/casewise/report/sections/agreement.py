@@ -331,7 +331,7 @@ def _scatters(context: ReportContext) -> list[doc.Plot]:
     for i, (target, (rows, scale)) in enumerate(by_target.items()):
         name = display_name(context.study, target)
         drawing = draw.small_scatter(rows, scale=scale, title=name, name=f"target{i}", width=width)
-        alt = f"{name}: prediction against the reference value, {counted(len(rows), 'value')}."
+        alt = f"{name}: predicted against reference values, {counted(len(rows), 'value')}."
         plots.append(doc.Plot(drawing, alt))
     return plots
 
