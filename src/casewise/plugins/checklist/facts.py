@@ -44,7 +44,7 @@ NO_TRAINING_CASES = "Performance on the cases that models were fitted to was not
 
 def _tables(blocks: Sequence[Block], head: str) -> list[Table]:
     """The tables of blocks of the report, also of folded ones, whose first column has this heading."""
-    shown = [part for block in blocks for part in (block.blocks if isinstance(block, Fold) else [block])]
+    shown = [inner for block in blocks for inner in (block.blocks if isinstance(block, Fold) else [block])]
     return [block for block in shown if isinstance(block, Table) and block.columns[0] == head]
 
 
@@ -178,8 +178,8 @@ def disjointness(context: ReportContext) -> str:
     subjects = sum(entry["subjects"] for entry in context.splits["n"].values())
     sides = ["training set", "validation set"] if context.holdout else ["folds"]
     sides = sides if without else [*sides, "test set"]
-    told = ", as far as names tell subjects apart" * study.subjects_known
-    text = f"The {listed(sides)} are disjoint by {study.unit} ({counted(subjects, study.unit)}){told}."
+    by_name = ", as far as names tell subjects apart" * study.subjects_known
+    text = f"The {listed(sides)} are disjoint by {study.unit} ({counted(subjects, study.unit)}){by_name}."
     return f"{text}{without}{_not_known(context)}"
 
 

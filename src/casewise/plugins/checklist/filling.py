@@ -125,9 +125,9 @@ def write_checklist(folder: Path, name: str, kind: str = "md") -> str:
     empty = read_checklist(name)
     context = read_context(folder)
     checklist = filled(empty, context)
-    said = [item.text or (item.to_write and f"To write: {item.to_write}.") for item in checklist.items]
+    answers = [item.text or (item.to_write and f"To write: {item.to_write}.") for item in checklist.items]
     cells = [
-        (i.id, i.section, i.topic, i.by, text, i.section_id) for i, text in zip(checklist.items, said, strict=True)
+        (i.id, i.section, i.topic, i.by, text, i.section_id) for i, text in zip(checklist.items, answers, strict=True)
     ]
     rows, data = [Row(name, texts) for name, *texts in cells], pd.DataFrame(cells, columns=[*COLUMNS.values()])
     table = Table([*COLUMNS], rows, CAPTION.format(source=checklist.source), data=data)

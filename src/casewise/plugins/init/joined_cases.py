@@ -94,7 +94,13 @@ def joined_cases(
     if altered:
         raise CasewiseError(f"{table}: " + "\n  ".join(altered))
     doubts = [doubt.replace(KEPT_ROWS, "They have no prediction.") for doubt in rows.doubts]
-    doubts = [doubt.replace(KEPT_IMAGES, "Their cases have no prediction.") for doubt in doubts]
+    doubts = [
+        doubt.replace(
+            KEPT_IMAGES,
+            "Their cases have no prediction; where images are predicted one by one, these images have none.",
+        )
+        for doubt in doubts
+    ]
     doubts = [doubt.replace("--images ", "--root ") for doubt in doubts]
     # new cases have no values
     doubts = [doubt for doubt in doubts if not doubt.startswith(ONE_VALUE)]

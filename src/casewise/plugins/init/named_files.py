@@ -71,7 +71,7 @@ def with_single_files(source: Source, images: ImageFiles) -> Source:
 def _parts(cell: str, index: FileIndex) -> list[str]:
     """The files that a cell names; the cell itself if they may be one."""
     for between in (_BETWEEN, _COMMA):
-        parts = [part for part in between.split(cell.strip()) if part]
+        parts = [name for name in between.split(cell.strip()) if name]
         # a file may have such a mark in its name
         if not parts or parts == [cell] or (between.search(image_files.file_name(cell)) and index.find(cell)):
             continue
@@ -105,8 +105,8 @@ def named_files(source: Source, files: list[FileColumn], images: ImageFiles) -> 
     ranges = image_files.images_of_ranges(files, images, source.numbers, {each.row for each in missing})
     if ranges:
         named = [(row, path, "") for row, paths in enumerate(ranges) for path in paths if path]
-    known = {row for row, *_ in named} | {each.row for each in missing}
-    missing = sorted([*missing, *map(Missing, set(range(count)) - known)])
+    with_names = {row for row, *_ in named} | {each.row for each in missing}
+    missing = sorted([*missing, *map(Missing, set(range(count)) - with_names)])
     named = sorted([*named, *((each.row, "", each.column) for each in missing)], key=lambda image: image[0])
     changed = source.changed or bool(ranges)
     rows = ImageRows([image[0] for image in named], [image[1] for image in named], files=files, changed=changed)
@@ -188,7 +188,7 @@ def _other_folders(pairs: Sequence[tuple[str, str]], images: ImageFiles) -> str:
     if same > 1:
         agrees = f"{'/'.join(of_path[-same:])} agrees, and the folders before it do not"
     heads = {"/".join(re.split(r"[\\/]+", p)[: len(of_path) - same]) for _, p in pairs}
-    one = (
+    remedy = (
         f" If they are, name the folder: --images {shlex.quote(str(images.folder / here))}."
         if same > 1 and len(heads) == 1
         else ""
@@ -196,7 +196,7 @@ def _other_folders(pairs: Sequence[tuple[str, str]], images: ImageFiles) -> str:
     return (
         f"CELLS THAT NAME ANOTHER FOLDER than the folder of their {images.noun}: {len(pairs):,}, such as "
         f"{_end(cell)} for {_end(path)}: {agrees} ({begin!r} in the table, {here!r} on the disk). Check that they are "
-        f"the same {images.noun}s.{one}"
+        f"the same {images.noun}s.{remedy}"
     )
 
 
