@@ -65,6 +65,8 @@ MOST_CLASSES, MOST_COLUMNS = 8, 3
 SHARES = ("recall", "precision")
 # The words of a plan whose epochs the budget limits (`casewise.pipeline.recipe_plan.REASONS`).
 CUT = "as many as fit into the budget"
+# Sets with more than this share of the classes, on average, exclude little.
+EXCLUDE_LITTLE = 0.75
 _CONDITIONAL = " Intervals are for these trained models."
 ROUGH = (" Rough: few {unit}s.", " Rough: few {unit}s, or few of a class.")
 
@@ -593,6 +595,7 @@ def coverage(context: ReportContext) -> str:
             text += f"; {outside}"
         elif figures and figures.size and figures.size.value is not None:
             text += f"; mean size {number(figures.size.value, 1)} of {len(context.classes)}"
+            text += ", so that they exclude little" * (figures.size.value > EXCLUDE_LITTLE * len(context.classes))
         text += _missed_groups(context, figures, record.level)
         return text + (f"; every set holds {listed(few)}, for lack of {unit}." if few else ".")
     half = entry.calibration.get("quantile")

@@ -147,8 +147,11 @@ def outcome_words(study: Study, name: str) -> str:
 
 
 def class_name(study: Study, target: str, name: str) -> str:
-    """The name of a class within a sentence: blanks for underscores, and a bare number with its target (`grade 3`)."""
-    if re.fullmatch(r"[\d._]+", name):
+    """The name of a class within a sentence: blanks for underscores, and a bare number with its target.
+
+    A grade or a higher one (`3 or higher`) is one name: `grade 3 or higher`.
+    """
+    if re.fullmatch(r"[\d._]+( or higher)?", name):
         return f"{display_name(study, target)} {plain(name)}"
     return plain(name)
 

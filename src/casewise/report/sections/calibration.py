@@ -72,11 +72,12 @@ def _of_stage(context: ReportContext, stage: str) -> list[Block]:
     for i, (name, entry) in enumerate(by_name.items()):
         if entry.curve:
             look: Look = {"shares": bool(name), "name": f"calibration-{stage}{i}"}
-            curves.append(Plot(draw.curve(entry.curve, title=plain(name) or terms.label, **look), alt))
+            curves.append(Plot(draw.curve(entry.curve, title=_named(context, name) or terms.label, **look), alt))
     columns = ["Class" if classes else "Prediction", "Slope", "Intercept"]
     by_fold = BY_FOLD if any(entry.slope_by_fold for entry in by_name.values()) else ""
     columns += ["Slope by fold"] if by_fold else []
-    rows = [row(name, entry, DIGITS if points is None else max(points, DIGITS)) for name, entry in by_name.items()]
+    digits = DIGITS if points is None else max(points, DIGITS)
+    rows = [row(_named(context, name) or "all", entry, digits) for name, entry in by_name.items()]
     rough = any(entry.slope.rough or entry.intercept.rough for entry in by_name.values())
     slopes: list[Block] = [
         Table(columns, rows, f"{capital(SIDES[stage])}; intervals by resampling {unit}s."),
@@ -91,11 +92,14 @@ def _of_stage(context: ReportContext, stage: str) -> list[Block]:
     ]
     decided = (context.metrics.decision_curves or {}).get(stage, {})
     all_points = [(name, point) for name, points_of in decided.items() for point in points_of]
-    declared = [_decision_row(name, point, several=len(decided) > 1) for name, point in all_points if point.declared]
+    several = len(decided) > 1
+    declared = [
+        _decision_row(_named(context, name) if several else "", point) for name, point in all_points if point.declared
+    ]
     if declared:
         alt = "Net benefit by threshold, of the model, of treating all and of treating none; values are in the table."
         drawings = [
-            Plot(draw.decisions(points_of, title=plain(name), name=f"decision-{stage}{i}"), alt)
+            Plot(draw.decisions(points_of, title=_named(context, name), name=f"decision-{stage}{i}"), alt)
             for i, (name, points_of) in enumerate(list(decided.items())[:MOST_CLASSES])
         ]
         heads = ["Threshold", "Model", "Treat all", "Model − treat all"]
@@ -183,19 +187,24 @@ def _is_inverse(slope: Estimate) -> bool:
     return slope.high is not None and slope.high < 0
 
 
+def _named(context: ReportContext, name: str) -> str:
+    """The name of a class of the outcome as it is shown; empty for a number."""
+    return class_name(context.study, context.outcome, name)
+
+
 def row(name: str, entry: Calibration, digits: int) -> Row:
-    """Slope and intercept with their intervals, and the range of the slope within single folds."""
+    """Slope and intercept with their intervals, and the range of the slope within single folds, under a name."""
     cells = [figure_cell(figure, digits) for figure in (entry.slope, entry.intercept)]
     if entry.slope_by_fold:
         values = [value for value in entry.slope_by_fold.values() if value is not None]
         undefined = len(entry.slope_by_fold) - len(values)
         ends = list(dict.fromkeys(number(end, DIGITS) for end in (min(values), max(values)))) if values else [MISSING]
         cells.append(Cell(" to ".join(ends), f"undefined in {undefined}" if undefined else ""))
-    return Row(plain(name) or "all", cells)
+    return Row(name, cells)
 
 
-def _decision_row(name: str, point: NetBenefit, *, several: bool) -> Row:
-    """The net benefit at a declared threshold: of the model, of treating all, and their difference.
+def _decision_row(name: str, point: NetBenefit) -> Row:
+    """The net benefit at a declared threshold, of a class with a name: of the model, of treating all, their difference.
 
     Where the model treats all or none, in every resample, the interval of a difference would have no width.
     """
@@ -204,7 +213,7 @@ def _decision_row(name: str, point: NetBenefit, *, several: bool) -> Row:
         if figure.value == figure.low == figure.high == 0:
             cells[position] = Cell(number(0.0, BENEFIT_DIGITS), text)
     threshold = f"{100 * point.threshold:.3g} %"
-    return Row(f"{plain(name)}, {threshold}" if several else threshold, cells)
+    return Row(f"{name}, {threshold}" if name else threshold, cells)
 
 
 NUMBERS = (
@@ -278,7 +287,7 @@ def calibrated(study: Study, metrics: Results) -> list[tuple[str, str]]:
         return [*facts, ("Calibrated on", counted(calibration["subjects"], unit)), ("Half width", half)]
     for name, of_class in zip(classes, calibration["classes"], strict=True):
         few = f", in every set: {record.fewest} {unit}s are needed" if of_class["quantile"] is None else ""
-        facts.append((plain(name), f"calibrated on {counted(of_class['subjects'], unit)}{few}"))
+        facts.append((class_name(study, target, name), f"calibrated on {counted(of_class['subjects'], unit)}{few}"))
     return facts
 
 
@@ -322,7 +331,7 @@ def coverage_by_group(
     """The name that is shown and the coverage of each class, or with the width of each band of the reference."""
     digits = digits_of(*study.range_of(target)) if figures.bands else 0
     groups: list[tuple[str, Estimate | None, Estimate | None]]
-    groups = [(plain(name), figure, None) for name, figure in (figures.by_class or {}).items()]
+    groups = [(class_name(study, target, name), figure, None) for name, figure in (figures.by_class or {}).items()]
     for band in figures.bands or ():
         low, high = (None if end is None else number(end, digits) for end in (band.low, band.high))
         groups.append((plain(band.name) or range_name(low, high), band.coverage, band.width))

@@ -184,9 +184,8 @@ def class_table(context: ReportContext, stage: str, learner: str, key: str = "",
     rows = []
     for name, support in lines:
         cells = [WRITE.cell(metric, figures.get(f"{metric}[{name}]" if name else metric)) for metric in metrics]
-        rows.append(
-            Row(fmt.plain(name) or "mean", [Cell(f"{support:,}", value=float(support)), *cells], inner=not name)
-        )
+        shown = fmt.class_name(context.study, split_key(key)[0] or context.outcome, name) or "mean"
+        rows.append(Row(shown, [Cell(f"{support:,}", value=float(support)), *cells], inner=not name))
     where = f"{title}, {evaluated_on(context, stage)}" if title else fmt.capital(evaluated_on(context, stage))
     caption = CLASSES.format(place=where, noun=terms_of(context).noun)
     return Table(["Class", "Support", *map(WRITE.title, metrics)], rows, caption, wide=True)
@@ -220,7 +219,6 @@ def point_blocks(context: ReportContext, entry: ClassFigures, stage: str) -> lis
         mean=OF_MEAN * (stage != "oof" and not context.holdout),
         rest="" if grades else ", each class against the others",
     )
-    what = "Grade and rule" if grades else "Class and rule"
     keys, note = {name: name for name in FURTHER_FIGURES}, PREDICTIVE.format(noun=noun, unit=context.study.unit)
     heads = [WRITE.title(metric) for metric in FURTHER_FIGURES]
     if prevalence is not None:
@@ -228,29 +226,34 @@ def point_blocks(context: ReportContext, entry: ClassFigures, stage: str) -> lis
         heads += [f"{name} at {fmt.percent(prevalence, 1)}" for name in ("PPV", "NPV")]
         note = f"{note} {AT_STATED.format(prevalence=fmt.percent(prevalence, 1))}"
     further = [
-        Row(_point_name(point), [WRITE.cell(metric, point.figures.get(key)) for key, metric in keys.items()])
+        Row(_point_name(context, point), [WRITE.cell(metric, point.figures.get(key)) for key, metric in keys.items()])
         for point in points
     ]
-    first = [what, "Threshold", *map(WRITE.title, POINT_FIGURES)]
+    first = [points_head(context), "Threshold", *map(WRITE.title, POINT_FIGURES)]
     blocks: list[Block] = [
-        Table(first, [_point_row(point) for point in points], caption, wide=True),
-        Table([what, *heads], further, note, wide=True),
+        Table(first, [_point_row(context, point) for point in points], caption, wide=True),
+        Table([points_head(context), *heads], further, note, wide=True),
     ]
     more = len(entry.operating) - len(points)
     return [*blocks, Facts([("Further operating points, in metrics.json", str(more))])] if more else blocks
 
 
-def _point_row(point: OperatingPoint) -> Row:
+def points_head(context: ReportContext) -> str:
+    """The first heading of tables of operating points."""
+    return "Grade and rule" if _has_grades(context) else "Class and rule"
+
+
+def _point_row(context: ReportContext, point: OperatingPoint) -> Row:
     """Threshold, sensitivity, specificity and precision of an operating point; an aim that is missed or uncertain."""
     cells = [WRITE.cell(metric, point.figures.get(metric)) for metric in POINT_FIGURES]
     if point.aim in ("missed", "uncertain"):
         cells[0] = replace(cells[0], small=f"{cells[0].small}; aim {point.aim}".removeprefix("; "))
     threshold = Cell(by_fold_text(point.threshold_by_fold, 3) or fmt.number(point.threshold, 3))
-    return Row(_point_name(point), [threshold, *cells])
+    return Row(_point_name(context, point), [threshold, *cells])
 
 
-def _point_name(point: OperatingPoint) -> str:
-    return f"{fmt.plain(point.label)}, {_rule_text(point.rule)}"
+def _point_name(context: ReportContext, point: OperatingPoint) -> str:
+    return f"{fmt.class_name(context.study, context.outcome, point.label)}, {_rule_text(point.rule)}"
 
 
 def _rule_text(rule: str) -> str:
