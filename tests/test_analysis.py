@@ -176,6 +176,8 @@ def test_near_misses_of_names_are_answered_with_the_nearest(run: cw.Run) -> None
         (lambda: run.metric, "Run has no attribute 'metric'. Did you mean 'metrics'?"),
         (lambda: run.prediction, "Did you mean 'predictions'?"),
         (lambda: run.plot.rok(), "Did you mean 'roc'?"),
+        (lambda: run.study.recipy, "Did you mean 'recipe'?"),
+        (lambda: run.study.recipe.epoch, "Did you mean 'epochs'?"),
         (lambda: cw.open_runs, "casewise has no attribute 'open_runs'. Did you mean 'open_run'?"),
         (lambda: cw.qqq, "It has CasewiseError"),
     ):
@@ -184,6 +186,8 @@ def test_near_misses_of_names_are_answered_with_the_nearest(run: cw.Run) -> None
         assert answer in str(refused.value)
     assert not hasattr(run, "_metric")
     assert copy.copy(run).folder == run.folder
+    assert copy.deepcopy(run.study) == run.study
+    assert not hasattr(run.study, "_recipe")
 
 
 def test_an_error_within_a_property_keeps_its_message() -> None:

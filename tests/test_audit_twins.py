@@ -367,6 +367,10 @@ def test_findings_say_where_twins_do_harm():
     # The surest pair comes first.
     assert across.pairs[0] == ("/x/3.png", "/x/4.png")
     assert "3.png (c) and 4.png (d)" in across.sentence
+    assert "the same picture under two subjects" in across.sentence
+    alone = study.model_copy(update={"subjects_known": False})
+    unknown = {f.id: f for f in twin_findings(twins, images, alone, {"a": 0, "b": 1, "c": 0, "d": 0})}
+    assert "the same picture in two files" in unknown["twins-across-subjects"].sentence
     assert "subject" in across.remedy
     divided = study.model_copy(update={"split": study.split.model_copy(update={"column": "part"})})
     sided = twin_findings(twins, images.assign(part=list("1121222")), divided)

@@ -12,14 +12,15 @@ from casewise.evaluation.figures import DESCRIPTIVE, Cell, Estimate, Figures
 from casewise.evaluation.results import Drift, Note, PrimaryContrast
 from casewise.evaluation.robustness import drift
 from casewise.report.caveats import SENTENCES
-from casewise.report.context import EXTERNAL, ReportContext
+from casewise.report.context import EXTERNAL, ReportContext, read_context
 from casewise.report.first_screen import Rival, rivals_line, screen
 from casewise.report.page import render
 from casewise.report.sections import calibration
 from casewise.report.sections.learners import learner_table
 from casewise.report.statements import KINDS, MARKS, Statement, statements, unlike_folds
 from casewise.report.tables import VERDICTS
-from casewise.study.learners import learner_name
+from casewise.run import Run
+from casewise.study.learners import is_baseline, learner_name
 from tests.report_contexts import classes, films, numbers, with_figures, with_own, with_results
 
 QUESTIONS = ["Where does it fail?", "Does something simpler do as well?", "Can it be trusted?"]
@@ -143,6 +144,20 @@ def test_a_level_that_is_not_reached_stands_beside_the_observed_share(
             assert (f"{100 * value:.0f} %" in screen(with_results(context, prediction_sets=record)).model) == shown
 
 
+def test_sets_that_name_nearly_every_class_are_said_to_exclude_little(report_of_classes: ReportContext) -> None:
+    sets, stage = report_of_classes.metrics.prediction_sets, report_of_classes.stage
+    entry, count = sets.targets[report_of_classes.outcome], len(report_of_classes.classes)
+    for share, little in ((0.9, True), (0.5, False)):
+        size = dataclasses.replace(entry.stages[stage].size, value=share * count)
+        # without the external cohort, whose coverage would stand there
+        stages = {stage: dataclasses.replace(entry.stages[stage], size=size)}
+        record = dataclasses.replace(
+            sets, targets={report_of_classes.outcome: dataclasses.replace(entry, stages=stages)}
+        )
+        changed = with_results(report_of_classes, prediction_sets=record)
+        assert ("exclude little" in screen(changed).model) == little
+
+
 @pytest.mark.parametrize(
     ("low", "rough", "wide"), [(0.95, False, True), (0.89, False, False), (0.95, True, False), (None, False, False)]
 )
@@ -193,6 +208,7 @@ def test_a_class_or_band_that_misses_the_level_beyond_its_interval_is_named(
         record = dataclasses.replace(sets, targets={context.outcome: dataclasses.replace(entry, stages=stages)})
         missed_all = with_results(context, prediction_sets=record)
         assert "aim missed: all together 70 %" in screen(missed_all).model
+        assert screen(missed_all).model.count("70 %") == 1
         table = calibration.coverage(missed_all.study, missed_all.metrics)
         assert any("aim missed" in row.cells[1].small for row in table.rows)
 
@@ -400,3 +416,16 @@ def test_a_combined_model_is_compared_with_a_part_of_each_kind(report_of_classes
     first = next(rows[name] for name in map(learner_name, (other, network)) if name in rows)
     assert "weight 0." in first.note
     assert ("7 epochs" in first.note) == ("its best" not in first.note)
+
+
+def test_a_simple_model_that_is_reported_is_compared_with_the_best_other_one(baseline_run: Run) -> None:
+    context = read_context(baseline_run.folder)
+    simple = next(name for name in context.learners if is_baseline(name))
+    reported = dataclasses.replace(context.metrics.main, learner=simple)
+    context = with_results(context, main=reported, primary=None)
+    assert context.learner == simple
+    others = [name for name in context.learners if is_baseline(name) and name != context.learner]
+    names = {row.name: row.note for row in screen(context).rivals}
+    assert [names[learner_name(name)] for name in others if learner_name(name) in names] == [
+        "the best other simple model on these cases"
+    ]

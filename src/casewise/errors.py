@@ -88,7 +88,9 @@ class Suggesting:
         def __getattr__(self, name: str) -> Any:
             """Called where nothing has this name, or where a property of this name raised AttributeError."""
             if name.startswith("_") or hasattr(type(self), name):
-                return object.__getattribute__(self, name)  # for the property's own message
+                inherited = getattr(super(), "__getattr__", None)
+                # else for the property's own message
+                return inherited(name) if inherited else object.__getattribute__(self, name)
             raise AttributeError(unknown_attribute(type(self).__name__, name, dir(self)))
 
 

@@ -55,7 +55,9 @@ def twin_findings(
         if twins:
             # both images of a pair with two labels, else the second
             rows = [row for twin in twins for row in ((twin.i, twin.j) if target else (twin.j,))]
-            findings.append(_finding(code, level, twins, paths, subjects, labels, target=target))
+            unknown = " unknown" * (code == "twins-across-subjects" and not study.subjects_known)
+            what = fill(f"{code}{unknown}", target=target)
+            findings.append(_finding(code, level, twins, paths, subjects, labels, what=what, target=target))
             left_out.append((target, as_in_table([paths[row] for row in rows], root)))
 
     findings: list[Finding] = []
@@ -155,9 +157,11 @@ def _finding(
     paths: Sequence[str],
     subjects: Sequence[str],
     labels: Sequence[str],
-    **values: str,
+    *,
+    what: str,
+    target: str,
 ) -> Finding:
-    """A finding with the count, kinds and an example of `twins`, surest first."""
+    """A finding with the count, kinds and an example of `twins`, surest first; `what` a pair shows, in words."""
     twins = sorted(twins, key=lambda twin: (list(KINDS).index(twin.kind), -twin.likeness))
     rows = {row for twin in twins for row in (twin.i, twin.j)}
     kinds: dict[str, int] = {kind: sum(twin.kind == kind for twin in twins) for kind in KINDS}
@@ -176,7 +180,7 @@ def _finding(
     sentence = fill(
         "twins",
         count="1 pair of images shows" if len(twins) == 1 else f"{len(twins):,} pairs of images show",
-        what=fill(code, **values),
+        what=what,
         kinds=", ".join(counts),
         example=" and ".join(example),
         harm=fill(f"{code} harm"),
@@ -189,7 +193,7 @@ def _finding(
         **alterations,
         "least_likeness": min(twin.likeness for twin in twins),
         "registrations": _registrations(twins),
-        **({"target": target} if (target := values.get("target")) else {}),
+        **({"target": target} if target else {}),
     }
     pairs = [(paths[twin.i], paths[twin.j]) for twin in twins]
     return Finding(code, level, sentence, figures, pairs)

@@ -363,7 +363,9 @@ def _note_unscored(images: pd.DataFrame, panels: pd.DataFrame, targets: list[str
         notes.append(f"No case has a target: fill in {names_text(targets)} to train.")
     elif not scored.all():
         cases = names_text(scored.index[~scored].tolist(), 5)
-        notes.append(f"{(~scored).sum():,} of {len(scored):,} cases without a target cannot be evaluated: {cases}.")
+        notes.append(
+            f"{(~scored).sum():,} of {len(scored):,} cases have a value of no target and cannot be evaluated: {cases}."
+        )
     if len(empty):
         named = names_text([f"{c} {r}".strip() for c, r in zip(empty["case"], empty["region"], strict=True)], 5)
         notes.append(f"{len(empty):,} of {len(panels):,} panels have no target, although their case has one: {named}.")

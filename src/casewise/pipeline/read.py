@@ -280,6 +280,8 @@ def validate(study: Study, show: Show) -> list[str]:
     total = f", after {counted(inner, 'inner training')}: {counted(inner + networks, 'training')} in all"
     of = counted(len(study.trained), study.network_noun)
     of += "" if splits.holdout else f" × {counted(splits.folds, 'fold')}"
+    # a planned recipe trains networks only if enough epochs fit into the budget
+    of = f"at most {of}" if facts else of
     return [*lines, f"jobs       {of} = {counted(networks, 'network')}" + (total if inner else "")]
 
 

@@ -452,6 +452,7 @@ def _other_models(context: ReportContext, metric: str, figure: Estimate) -> list
 
     They are the simple model of the primary comparison and, if they are better on these cases, the best other simple
     model, and the best part of a combined model; then a part of each other kind, with the epochs that the budget left.
+    Beside a simple model that is reported itself, it is the best other one.
     """
     primary = context.metrics.primary
     if context.by_site:
@@ -466,6 +467,9 @@ def _other_models(context: ReportContext, metric: str, figure: Estimate) -> list
         first = context.metric(context.stage, primary.baseline, metric)
         if other := _best_above(context, metric, first, simple):
             models.setdefault(other, "the best simple model on these cases")
+    elif is_baseline(context.learner):
+        others = [name for name in context.learners if is_baseline(name) and name != context.learner]
+        models |= dict.fromkeys(_best(context, metric, others)[:1], "the best other simple model on these cases")
     parts = dict.fromkeys(name for output in weights_of(context) for name in output)
     if part := _best_above(context, metric, figure, parts):
         models.setdefault(part, "its best learner on these cases")
@@ -486,11 +490,19 @@ def _kind_of(context: ReportContext, learner: str) -> str:
 
 def _best_above(context: ReportContext, metric: str, figure: Estimate | None, names: Iterable[str]) -> str:
     """The learner with the best figure among those that are better than a figure; empty without one."""
-    sign = 1 if metric_of(metric).larger_is_better else -1
+    best = next(iter(_best(context, metric, names)), "")
+    own = context.metric(context.stage, best, metric) if best else None
+    if not (own and figure and own.value is not None and figure.value is not None):
+        return ""
+    above = own.value > figure.value if metric_of(metric).larger_is_better else own.value < figure.value
+    return best * above
+
+
+def _best(context: ReportContext, metric: str, names: Iterable[str]) -> list[str]:
+    """The learners with a figure, the best first."""
     own = {name: context.metric(context.stage, name, metric) for name in names}
-    values = {name: sign * each.value for name, each in own.items() if each and each.value is not None}
-    best = max(values, key=lambda name: values[name], default="")
-    return best if best and figure and figure.value is not None and values[best] > sign * figure.value else ""
+    values = {name: each.value for name, each in own.items() if each and each.value is not None}
+    return sorted(values, key=lambda name: values[name], reverse=metric_of(metric).larger_is_better)
 
 
 def _rivals_note(context: ReportContext, rows: Sequence[Rival]) -> str:
@@ -578,8 +590,10 @@ def coverage(context: ReportContext) -> str:
     level, figures = f"{100 * record.level:g} %", entry.stages.get(context.stage)
     observed = figures.coverage if figures else None
     value = observed.value if observed else None
-    missed = value is not None and value < record.level and percent(value) != level
-    here = f"{evaluated_on(context, context.stage)} in {percent(observed.value)}" if observed and missed else ""
+    below = value is not None and value < record.level and percent(value) != level
+    here = ""
+    if observed and below and not missed(observed, record.level):  # a missed aim is named with the groups
+        here = f"{evaluated_on(context, context.stage)} in {percent(observed.value)}"
     above = percent(observed.value) if observed and exceeded(observed, record.level) else ""
     if context.classes:
         by_class = zip(context.classes, entry.calibration["classes"], strict=True)

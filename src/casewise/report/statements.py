@@ -224,7 +224,7 @@ def altered(context: ReportContext) -> Found:
         lost, count, share = entry.lost
         if share / 2 >= MOST_CHANGED and share / 2 > (entry.share.value or 0.0):
             name_lost = class_name(context.study, context.outcome, lost)
-            effect += f" Of {entry.before[lost]} predicted as {name_lost}, {count} become another class."
+            effect = f"{count} of {entry.before[lost]} predicted as {name_lost} become another class; in all, {effect}"
     else:
         rough = f", rough: {counted(entry.cases, 'case')}" * bool(entry.moved.rough)
         moved = number(entry.moved.value, terms_of(context).digits)

@@ -20,7 +20,7 @@ from pydantic import (
     field_validator,
 )
 
-from casewise.errors import CasewiseError, cut, none_of
+from casewise.errors import CasewiseError, Suggesting, cut, none_of
 from casewise.metrics.registry import metric_names
 from casewise.plugin import plugins
 from casewise.study.yaml_text import Values
@@ -32,7 +32,7 @@ def _in_one_line(schema: Values) -> None:
         field |= {name: " ".join(text.split()) for name, text in field.items() if name == "description"}
 
 
-class StudyModel(BaseModel):
+class StudyModel(Suggesting, BaseModel):
     """A section of the study file: unknown keys are refused, and values do not change after reading.
 
     The text below a field is its description in the reference pages and the JSON schema.

@@ -24,7 +24,7 @@ WITHIN, SHORTCUT = "source-predictable-", "shortcut-"
 LONGEST, AROUND = 240, 0.03
 MOST_FINDINGS, MOST_TESTS, MOST_LACKING = 60, 60, 40
 NAMES = {
-    "twins-across-subjects": "near-duplicates under two subjects",
+    "twins-across-subjects": "near-duplicates under two names",
     "twins-across-splits": "near-duplicates on both sides of the split",
     "twins-across-labels": "near-duplicates with two labels",
     "twins-within-subject": "near-duplicates within one subject",

@@ -6,6 +6,7 @@ import numpy as np
 
 from casewise.evaluation.figures import FOLD, Estimate, Figures
 from casewise.evaluation.headline import FITTED
+from casewise.evaluation.intervals import largest_difference
 from casewise.metrics.registry import metric_of
 from casewise.predictions.nested_cv import NESTED
 from casewise.predictions.table import INTERNAL
@@ -211,6 +212,8 @@ def against(write: MetricFormat, metric: str, gap: Estimate | None, margin: floa
     if gap is None or gap.low is None:
         return Cell(VERDICTS["untested"], "too few subjects" if gap is not None and gap.rough else "")
     difference = write.difference(metric, gap)
+    if gap.high is not None and gap.high - gap.low >= 2 * largest_difference(metric):
+        return Cell(VERDICTS["untested"], f"{difference.text}, any difference is possible", gap.value or 0.0)
     small = f"{difference.text} {difference.small}"
     words = VERDICTS[gap_verdict(gap, metric, margin)].format(margin=write.text(metric, margin))
     return Cell(words, small, gap.value or 0.0)
