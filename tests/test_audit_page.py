@@ -70,3 +70,23 @@ def test_the_page_is_there_when_the_run_stops(tmp_path: Path) -> None:
         audit_alone(study, folder, Silent(), lines.append)
     assert folder.audit_page.read_text().count('<div class="panels">') == 4
     assert any(str(folder.audit_page) in str(line) for line in lines)
+
+
+def test_decisions_stand_on_the_page_with_their_reasons(tmp_path: Path) -> None:
+    table = make_chest(tmp_path / "films", subjects=12, size=(160, 160), seed=1)
+    paths = pd.read_csv(table)["path"]
+    rows = {"path": paths[:2], "decision": ["leave out", "keep"], "reason": ["a <i>copy</i>", "of another day"]}
+    pd.DataFrame(rows).to_csv(tmp_path / "decisions.csv", index=False)
+    study = chest_study(
+        table,
+        images={"size": 96},
+        columns={"visit": "", "date": ""},
+        audit={"decisions": tmp_path / "decisions.csv"},
+        accept={},
+    )
+    folder = RunFolder(tmp_path / "run")
+    audit_alone(study, folder, Silent(), lambda line: None)
+    text = folder.audit_page.read_text()
+    assert paths[0] in text
+    assert "a &lt;i&gt;copy" in text
+    assert "of another day" in text

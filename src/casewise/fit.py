@@ -7,6 +7,7 @@ import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -139,7 +140,7 @@ def fit(
     record = folder / "fit.json"
     earlier = json.loads(record.read_text()) if record.exists() else {}
     before = {name: (folder / name).read_bytes() for name in FILES if (folder / name).exists()}
-    begun = RunFolder(folder / "run").has_networks()
+    begun, fresh = RunFolder(folder / "run").has_networks(), not folder.exists()
     # a sheet is named as FILE.xlsx:SHEET
     files_of = {path: path if path.is_file() else Path(str(path).rpartition(":")[0]) for path in paths}
     written = " ".join(digests.get(p) or (checksum(file) if file.is_file() else "") for p, file in files_of.items())
@@ -176,6 +177,11 @@ def fit(
                     write_atomic(folder / name, before[name])
                 else:
                     (folder / name).unlink(missing_ok=True)
+            if fresh and not (folder / "run").exists():
+                for path in contents:
+                    path.unlink(missing_ok=True)
+                with suppress(OSError):  # it has something of somebody else
+                    folder.rmdir()
         raise
 
 

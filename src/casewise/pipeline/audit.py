@@ -68,7 +68,7 @@ def _current_audit(
     `splits` is None if the predefined split cannot be used; the audit then reports the reason.
     """
     from casewise.pipeline.look import panels_section
-    from casewise.report.audit_page import write_audit_page
+    from casewise.report.audit_page import decisions_section, write_audit_page
     from casewise.report.context import report_title
     from casewise.study.weight_files import embedding_origin, embedding_weights
 
@@ -102,8 +102,9 @@ def _current_audit(
         result = dataclasses.replace(result, facts={**result.facts, "embedding": origin})
     folder.audit.write(result.as_json(study.accept), made_from)  # the reasons may have changed
     panels = [panels_section(prepared, splits, most=1)] if splits else []
-    title = report_title(study)
-    write_audit_page(result, study.accept, cohort.images, store, folder.audit_page, title=title, further=panels)
+    decided = [decisions_section(study.audit.decisions)] if study.audit.decisions else []
+    title, further = report_title(study), [*decided, *panels]
+    write_audit_page(result, study.accept, cohort.images, store, folder.audit_page, title=title, further=further)
     return result
 
 

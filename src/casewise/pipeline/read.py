@@ -275,6 +275,8 @@ def validate(study: Study, show: Show) -> list[str]:
         lines.append(f"{'recipe':<10} {stated_in_words(study)}")
         first = (pretraining[0], len(pretraining[1].panels)) if pretraining else None
         lines += budget_lines(study, RunCases(table, splits, external, first))
+    if not study.trained:
+        return [*lines, "jobs       no network, only models on fixed features"]
     networks = len(study.trained) * splits.folds
     inner = networks * study.nested_cv.folds * len(study.rates) if study.nested_cv else 0
     total = f", after {counted(inner, 'inner training')}: {counted(inner + networks, 'training')} in all"

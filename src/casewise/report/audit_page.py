@@ -14,10 +14,11 @@ import pandas as pd
 from casewise.audit.findings import Audit, noun_of
 from casewise.audit.twins import shown_by
 from casewise.audit.verify import SIDE, in_pixels
+from casewise.cohort.decisions import read_decisions
 from casewise.errors import ImageError
 from casewise.modalities.store.readers import read_image
 from casewise.modalities.store.store import TileStore
-from casewise.report.blocks import Block, Facts, Items, Picture, Pictures, Section, Text, plain_page
+from casewise.report.blocks import Block, Facts, Items, Picture, Pictures, Row, Section, Table, Text, plain_page
 from casewise.report.figures.pictures import as_picture, data_uri
 from casewise.report.sections.audit import all_tests, findings, overlays, worst_first
 from casewise.run_folder.artefact import TextFile
@@ -83,6 +84,16 @@ def write_audit_page(
     pictures = any(isinstance(block, Pictures) for section in sections for block in section.blocks)
     page = plain_page(f"Audit: {title}", sections, kind="Audit before training", footer=FOOTER if pictures else "")
     return TextFile(path).write(page)
+
+
+def decisions_section(file: Path) -> Section:
+    """What a table of decisions leaves out and keeps, with the reasons.
+
+    Raises:
+        CohortError: as `read_decisions`.
+    """
+    rows = [Row(path, [decision, reason]) for path, decision, reason in read_decisions(file).itertuples(index=False)]
+    return Section("decisions", "Decisions", [Table(["Image", "Decision", "Reason"], rows, f"From {file.name}.")])
 
 
 def _pictures(audit: Audit, images: pd.DataFrame, store: TileStore) -> list[Block]:

@@ -42,7 +42,7 @@ def test_a_corrected_call_finds_nothing_of_the_wrong_one(chests: Path, tmp_path:
     frame = frame_of(chests)
     with pytest.raises(CasewiseError, match="budget"):
         casewise.fit(frame, tmp_path / "study", target="label", budgte=60)
-    assert not (tmp_path / "study" / "study.yaml").exists()
+    assert not (tmp_path / "study").exists()
     run = casewise.fit(frame, tmp_path / "study", target="label", subject="subject", backbones=[], budget=60)
     assert run.report.is_file()
 
