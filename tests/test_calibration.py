@@ -139,6 +139,13 @@ class TestPredictiveValues:
         assert at_own["ppv_at_prevalence"].value == pytest.approx(at_own["precision"].value)
         assert at_own["npv_at_prevalence"].value == pytest.approx(at_own["npv"].value)
 
+    def test_without_a_case_on_one_side_no_predictive_value_is_stated(self) -> None:
+        for truth, side in ((0, "no case"), (1, "every case")):
+            point = self.point([truth] * 12, [1] * 5 + [0] * 7)
+            for name in ("precision", "npv"):
+                assert point[name].value is None
+                assert point[name].reason == f"{side} is truly of the class"
+
 
 class TestDecisions:
     def test_net_benefit_is_counted(self) -> None:

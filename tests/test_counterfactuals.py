@@ -199,6 +199,8 @@ def test_numbers_move_by_units_and_by_errors() -> None:
     assert found["shift"]["low"] is found["shift"]["high"] is None
     assert (found["mae"], found["relative"]) == (0.5, 2)
     assert found["shift"]["rough"]
+    of_all = counterfactual_figures(table, "x", classes=(), plan=Plan(200), errors={"net": 4.0})["net"]["darker"]
+    assert (of_all["mae"], of_all["relative"]) == (4.0, 0.25)
     assert affects(found)
     assert [affects(replace(found, relative=effect)) for effect in (0.4, 0.6)] == [False, True]
 

@@ -77,6 +77,22 @@ def test_a_number_has_its_mean_beside_that_of_the_reference(report_of_numbers: R
     assert line_of(report_of_numbers, {}) == ""
 
 
+def test_the_largest_gap_may_be_of_a_class_without_cases(report_of_classes: ReportContext) -> None:
+    rows = report_of_classes.predictions
+    own = rows["stage"].eq("test") & rows["model"].eq(report_of_classes.learner)
+    name = report_of_classes.classes[2]
+    changed = replace(
+        report_of_classes,
+        predictions=rows.assign(
+            y_true=rows["y_true"].mask(own & rows["y_true"].eq(2), 0), p0=rows["p0"].mask(own, 0.0),
+            p1=rows["p1"].mask(own, 0.0), p2=rows["p2"].mask(own, 1.0),
+        ),
+    )  # fmt: skip
+    slopes = dict.fromkeys(report_of_classes.classes, slope(1.0, 0.8, 1.2))
+    line = line_of(changed, {"test": slopes})
+    assert f"{name.replace('_', ' ')} predicted 100 %, observed 0 %" in line
+
+
 def test_with_an_external_cohort_both_slopes_are_shown(report_of_classes: ReportContext) -> None:
     (name, *others) = (report_of_classes.metrics.calibration or {})["test"]
     inside = {name: slope(0.5, 0.3, 0.8), **{other: slope(1.0, 0.8, 1.2) for other in others}}

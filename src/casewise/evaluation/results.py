@@ -473,7 +473,7 @@ class AlteredAnswers(Record):
 
 
 class AlteredNumbers(Record):
-    """An alteration's effect on numbers: mean absolute change, mean change, and the error of the unaltered images.
+    """An alteration's effect on numbers: mean absolute change, mean change, and the learner's mean absolute error.
 
     `relative` is the mean absolute change divided by that error.
     """

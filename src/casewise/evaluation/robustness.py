@@ -29,17 +29,23 @@ from casewise.targets import kind_named
 Altered: TypeAlias = AlteredAnswers | AlteredNumbers
 UNALTERED = "unaltered"
 # An alteration is a warning if it changes a tenth of the answers or more, and at least three, or a fifth of one class's
-# answers; for numbers, if it moves them by more than half of the mean absolute error.
+# answers; for numbers, if it moves them by more than half of the learner's mean absolute error.
 MOST_CHANGED, FEWEST_CHANGED, MOST_MOVED = 0.1, 3, 0.5
 
 
 def counterfactual_figures(
-    table: pd.DataFrame, target: str, *, classes: Sequence[str], plan: Plan
+    table: pd.DataFrame,
+    target: str,
+    *,
+    classes: Sequence[str],
+    plan: Plan,
+    errors: Mapping[str, float | None] | None = None,
 ) -> dict[str, dict[str, Altered]]:
     """For each network and alteration, the change of the predictions of `target` from the unaltered images.
 
     Args:
         table: predictions with the column `alteration`, whose value is `unaltered` for the reference.
+        errors: of numbers, the mean absolute error of each learner on all cases; without one, that of the table's.
     """
     rows = table[table["target"] == target].set_index(list(SAMPLE_KEY))
     figures: dict[str, dict[str, Altered]] = {}
@@ -48,8 +54,9 @@ def counterfactual_figures(
         if name == UNALTERED:
             figures.setdefault(str(model), {})
         else:
-            compared = _changed if classes else _moved
-            figures.setdefault(str(model), {})[str(name)] = compared(before, after.reindex(before.index), classes, plan)
+            altered, error = after.reindex(before.index), (errors or {}).get(str(model))
+            entry = _changed(before, altered, classes, plan) if classes else _moved(before, altered, error, plan)
+            figures.setdefault(str(model), {})[str(name)] = entry
     return figures
 
 
@@ -75,9 +82,9 @@ def _changed(before: pd.DataFrame, after: pd.DataFrame, classes: Sequence[str], 
     )
 
 
-def _moved(before: pd.DataFrame, after: pd.DataFrame, _: Sequence[str], plan: Plan) -> AlteredNumbers:
+def _moved(before: pd.DataFrame, after: pd.DataFrame, error: float | None, plan: Plan) -> AlteredNumbers:
     change = (after["y_pred"] - before["y_pred"]).to_numpy(dtype=float)
-    error = float((before["y_pred"] - before["y_true"]).abs().mean())
+    error = float((before["y_pred"] - before["y_true"]).abs().mean()) if error is None else error
     moved = mean_by_subject(np.abs(change), before["subject"], plan, name="mae")
     return AlteredNumbers(
         *_sizes(before),

@@ -230,8 +230,9 @@ def _metrics_of_cells(cells: np.ndarray, *, prevalence: float | None) -> dict[st
         figures = {
             "sensitivity": sensitivity,
             "specificity": specificity,
-            "precision": np.where(tp + fn > 0, precision, np.nan),
-            "npv": np.where(tn + fp > 0, tn / (tn + fn), np.nan),
+            # without a case on one side, every value is the same whatever the model predicts
+            "precision": np.where((tp + fn > 0) & (tn + fp > 0), precision, np.nan),
+            "npv": np.where((tp + fn > 0) & (tn + fp > 0), tn / (tn + fn), np.nan),
             "lr_positive": _defined(sensitivity / (1 - specificity)),
             "lr_negative": _defined((1 - sensitivity) / specificity),
         }
@@ -256,6 +257,6 @@ def _reason(figure: str, cells: np.ndarray) -> str:
         reasons = {"lr_positive": "no case is a false positive", "lr_negative": "no case is a true negative"}
         called = "positive" if figure.startswith("npv") else "negative"
         return reasons.get(figure, f"every case is called {called}")
-    if figure not in ("sensitivity", "specificity", "precision", "npv"):
-        return "no case is truly of the class, or every one is"
-    return "every case is truly of the class" if figure in ("specificity", "npv") else "no case is truly of the class"
+    if figure not in ("sensitivity", "specificity"):
+        return "every case is truly of the class" if tp + fn else "no case is truly of the class"
+    return "every case is truly of the class" if figure == "specificity" else "no case is truly of the class"

@@ -184,10 +184,10 @@ class TrainedModel(Suggesting):
             flagged;
             `spread`, the standard deviation over the networks of the folds (of a number, of the expected grade, or of
             the probability of the predicted class; NaN for a single network); `distance` from the training features: 1
-            is the distance that one in twenty held-out cases of the study exceeds, NaN where a network gives none (a
-            warning then says why); `beyond`, whether it is above 1; `flags`, why the case is unlike the training
-            cases, separated by `; `, empty if it is not; and `problem`, why there is no prediction, such as a file
-            that cannot be read; empty if there is one.
+            is the distance that at most one in twenty held-out cases of the study exceeds, NaN where a network gives
+            none (a warning then says why); `beyond`, whether it is above 1; `flags`, why the case is unlike the
+            training cases, separated by `; `, empty if it is not; and `problem`, why there is no prediction, such as a
+            file that cannot be read; empty if there is one.
 
         Raises:
             CasewiseError: the cases as a whole cannot be read, such as a table without the column of the images.

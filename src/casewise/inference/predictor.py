@@ -48,8 +48,8 @@ class FeatureDistance:
     combined index", 2001): the squared Mahalanobis distance within the first principal components of the training
     features, and the squared distance from the plane of these components, each divided by its mean over the training
     cases. The square root is divided by its 95th percentile among the cases that were held out from the training of the
-    network: 1 is the distance that one in twenty held-out cases exceeds. The percentile of training cases would be too
-    small, because the network was fitted to them.
+    network: 1 is the distance that at most one in twenty held-out cases exceeds. The percentile of training cases would
+    be too small, because the network was fitted to them.
 
     Attributes:
         mean: (W,); components: (K, W), orthonormal; variances: (K,) along them; residual: (1,), the mean squared

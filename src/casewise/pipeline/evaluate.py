@@ -251,7 +251,11 @@ def _with_robustness(study: Study, predictions: pd.DataFrame, results: Results, 
         results = replace(results, drift=stored.Drift(compared, distances), notes=notes)
     if folder.counterfactuals.exists():
         table = folder.counterfactuals.read()
-        altered = counterfactual_figures(table, target, classes=study.classes_of(target), plan=plan)
+        errors: dict[str, float | None] = {}
+        for learner in table["model"].astype(str).unique():
+            figure = results.figures.of("validation" if study.split.holdout else "oof", learner, target).get("mae")
+            errors[learner] = figure.value if figure else None
+        altered = counterfactual_figures(table, target, classes=study.classes_of(target), plan=plan, errors=errors)
         results = replace(results, counterfactuals=altered)
     return results
 

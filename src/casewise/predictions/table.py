@@ -23,7 +23,7 @@ STAGES = ("oof", "test", "validation", "training", "external")
 # Stages of cases on which no network was fitted, the first reported first; and those on which learners are compared
 # and chosen: the folds, or the validation set of a hold-out design.
 INTERNAL, CHOOSING = ("test", "oof", "validation"), ("oof", "validation")
-# A distance from the training features above this is far: one in twenty held-out cases of the study exceeds it.
+# A distance from the training features above this is far: at most one in twenty held-out cases of the study exceed it.
 FAR = 1.0
 SAMPLE_KEY = ("case", "region", "image", "target")
 KEY = ("model", "stage", "outer_fold", "inner_fold", *SAMPLE_KEY)

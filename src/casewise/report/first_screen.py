@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from casewise.cohort.targets import target_columns
 from casewise.evaluation.figures import KNOWN, Estimate
@@ -133,7 +134,7 @@ def screen(context: ReportContext) -> Screen:
     interval = f"{terms_of(context).confidence} interval"
     combined = ", ".join(f"{name} {weight}" for name, weight in weights(context))
     differ = weights_differ(context)
-    of_new = " for new cases" * (weights_fitted(context) or differ) + " (folds have others)" * differ
+    of_new = " for new cases" * (weights_fitted(context) or bool(differ)) + f" ({differ})" * bool(differ)
     of_new += ", from part to part of the score" if any(" to " in weight for _, weight in weights(context)) else ""
     measured, quantiles, compared_rows = sizes(context), spread(context), rivals(context)
     about = [model(context), combined and f"Weights{of_new}: {combined}.", _in_effect(context)]
@@ -547,15 +548,25 @@ def _decided(context: ReportContext) -> str:
     rule = DECISIONS.get(str(context.study.decisions.get(context.outcome)))
     if not (rule and context.classes):
         return ""
-    rows, columns = context.headline_rows, [f"p{number}" for number in range(len(context.classes))]
-    if rows.empty:
+    if context.headline_rows.empty:
         return f"Predicted grade: {rule}."
-    count, truth = len(context.classes), rows["y_true"].to_numpy(int)
-    cells = truth * count + rows[columns].to_numpy(float).argmax(axis=1)
+    texts = [_likeliest(context, context.headline_rows)]
+    inside = context.rows("oof", context.learner).dropna(subset=["y_true"])
+    if context.stage == "test" and len(inside):
+        own = [context.metric("oof", context.learner, name) for name in ("accuracy", "kappa_quadratic")]
+        right, kappa = (figure.value if figure else None for figure in own)
+        stead = "" if right is None else f" instead of {percent(right)} and {number(kappa, 2)}"
+        texts.append(f"out of fold {_likeliest(context, inside)}{stead}")
+    return f"Predicted grade: {rule} (likeliest: {'; '.join(texts)})."
+
+
+def _likeliest(context: ReportContext, rows: pd.DataFrame) -> str:
+    """How often the likeliest grade is right, and its weighted kappa."""
+    count, columns = len(context.classes), [f"p{number}" for number in range(len(context.classes))]
+    cells = rows["y_true"].to_numpy(int) * count + rows[columns].to_numpy(float).argmax(axis=1)
     figures = category_agreement(np.bincount(cells, minlength=count**2))
     kappa = number(float(figures["kappa_quadratic"]), 2)
-    likeliest = f"{percent(float(figures['agreement']))} right, weighted kappa {kappa}"
-    return f"Predicted grade: {rule} (likeliest: {likeliest})."
+    return f"{percent(float(figures['agreement']))} right, weighted kappa {kappa}"
 
 
 def _in_effect(context: ReportContext) -> str:
@@ -618,7 +629,11 @@ def coverage(context: ReportContext) -> str:
     width = f"± {number(half, terms_of(context).digits)} points"
     if entry.calibration.get("bands"):
         mean = figures.width.value if figures and figures.width else None
-        wide = "" if mean is None else f", on average {number(mean, terms_of(context).digits)} points wide"
+        low, high = context.range_of(context.outcome)
+        little = mean is not None and mean > EXCLUDE_LITTLE * (high - low)
+        size = "" if mean is None else number(mean, terms_of(context).digits)
+        wide = f", on average {size} of {high - low:g} points wide" if size else ""
+        wide += ", so that they exclude little" * little
         width = f"by case{wide}"
     here = f"{evaluated_on(context, context.stage)} in {above}, so too wide" if above else here
     groups = _missed_groups(context, figures, record.level)

@@ -43,8 +43,8 @@ REFITTED = (
     " 1 come from the models of the folds.",
 )
 LIMITS = (
-    "`beyond` says that a case is far from the training cases: its distance is above 1, the distance that one in twenty"
-    " held-out cases of the study exceeds. It does not find every unsuitable image.",
+    "`beyond` says that a case is far from the training cases: its distance is above 1, the distance that at most one"
+    " in twenty held-out cases of the study exceeds. It does not find every unsuitable image.",
     "`flags` says why a case is unlike the training cases, such as dark, upside down, or of another texture (`casewise"
     " predict --abstain` leaves out its prediction; `beyond` alone does not). With few training subjects there are no"
     " such limits.",
@@ -105,7 +105,8 @@ def model_card(
         figures = [Table(heads, rows, f"Of {about['combination']['headline']}. All metrics are in `metrics.json`.")]
     covered = coverage(study, results)
     observed = [covered] if covered.rows else []
-    doubts = list(about.get("doubts") or [])
+    # warnings that predictions carry are against it as well
+    doubts = [*filter(None, [str(about.get("audited") or "")]), *(about.get("doubts") or [])]
     unknown = [] if study.subjects_known else [study.not_known + UNKNOWN_SUBJECTS]
     sections = [
         Section("targets", "What it predicts", [_outputs(study, about)]),

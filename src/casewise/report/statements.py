@@ -90,7 +90,8 @@ def nothing_learned(context: ReportContext) -> Found:
         if beside is None or beside.verdict == "better":
             return None
         level = "open" if beside.rough or beside.verdict == "untested" else "bad"
-        return level, f"{capital(the_learner(context.learner))} is not shown to be better than a guess.", ""
+        twice = " (a rough interval counts at twice its width)" * beside.rough
+        return level, f"{capital(the_learner(context.learner))} is not shown to be better than a guess{twice}.", ""
     name = the_learner(context.learner)
     if facts.constant:
         where = "On the validation set" if context.holdout else f"In {facts.count} of {counted(facts.of, 'fold')}"
@@ -148,7 +149,7 @@ def _external_confidence(context: ReportContext) -> Found:
 
 
 def unlike_training(context: ReportContext) -> Found:
-    """How many external cases are further from the training cases than 19 of 20 held-out cases are."""
+    """How many external cases are further from the training cases than at least 19 of 20 held-out cases are."""
     if context.metrics.drift is None:
         return None
     figures = context.metrics.drift.learners.get(context.learner)
@@ -400,10 +401,15 @@ def weights_fitted(context: ReportContext) -> bool:
     return context.stage == "oof" and context.learner.startswith(FITTED) and unequal
 
 
-def weights_differ(context: ReportContext) -> bool:
-    """Whether figures are out of fold, and some fold has other weights than new cases."""
+def weights_differ(context: ReportContext) -> str:
+    """How many folds have other weights than new cases; empty if none has, or figures are not out of fold."""
     pairs = [(fit["weights"], fold) for fit in _fits_of(context) for fold in fit.get("weights_by_fold", {}).values()]
-    return context.stage == "oof" and any(new != fold for new, fold in pairs)
+    others = sum(new != fold for new, fold in pairs)
+    if context.stage != "oof" or not others:
+        return ""
+    if len(_fits_of(context)) > 1:
+        return "folds have others"
+    return f"{others} of {len(pairs)} folds {'has' if others == 1 else 'have'} others"
 
 
 def _note(context: ReportContext, code: str) -> Note | None:

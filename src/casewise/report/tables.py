@@ -27,7 +27,7 @@ VERDICTS = {
     "worse": "worse",
     "open": "no clear difference",
     "untested": "not tested",
-    "same": "the same figures",
+    "same": "the same figure",
     "descriptive": "not judged (descriptive)",
     "not_worse": "not worse by more than {margin}",
     "slightly_worse": "worse, but by less than {margin}",
@@ -66,19 +66,24 @@ def verdict(low: float | None, high: float | None, metric: str) -> str:
 def gap_verdict(gap: Estimate | None, metric: str, margin: float | None = None) -> str:
     """The verdict on a learner by its difference from another one; with a margin, whether it is worse by more than it.
 
+    A rough interval counts at twice its width.
+
     >>> gap_verdict(Estimate(0.0, -0.01, 0.01), "auroc", 0.02), gap_verdict(Estimate(0.0, -0.1, 0.1), "auroc", 0.02)
     ('not_worse', 'unclear')
     >>> gap_verdict(Estimate(0.1, 0.1, 0.2, reason=DESCRIPTIVE), "auroc"), gap_verdict(None, "auroc")
     ('descriptive', 'untested')
     >>> gap_verdict(Estimate(0.0, 0.0, 0.0, reason=DESCRIPTIVE), "auroc")
     'same'
+    >>> [gap_verdict(Estimate(0.2, low, 0.3, rough=True), "auroc") for low in (0.1, 0.2)]
+    ['open', 'better']
     """
     if gap is None:
         return "untested"
     if gap.reason == DESCRIPTIVE:
         # models with the same figures on all resamples need no judgement
         return "same" if gap.low == gap.high == 0 else "descriptive"
-    code = verdict(gap.low, gap.high, metric)
+    wider = _rough_margin(gap.low, gap.high) if gap.rough else 0.0
+    code = verdict(gap.low and gap.low - wider, gap.high and gap.high + wider, metric)
     if margin is None or code not in ("open", "worse"):
         return code
     lost = gap.low if metric_of(metric).larger_is_better else -(gap.high or 0.0)
@@ -99,9 +104,14 @@ def verdict_beside(figure: Mapping[str, Any], value: float, metric: str) -> str:
     if not (is_number(figure["low"]) and is_number(figure["high"])):
         return "untested"
     rough = bool(figure.get("rough"))
-    wider = rough * (figure["high"] - figure["low"]) / 2
+    wider = _rough_margin(figure["low"], figure["high"]) if rough else 0.0
     code = verdict(figure["low"] - wider - value, figure["high"] + wider - value, metric)
     return "open" if code == "worse" and rough else code
+
+
+def _rough_margin(low: float | None, high: float | None) -> float:
+    """By how much a rough interval counts as wider on either side; 0 without an interval."""
+    return 0.0 if low is None or high is None else (high - low) / 2
 
 
 def confusion(names: Sequence[str], counts: Sequence[Sequence[int]]) -> Counts:

@@ -262,8 +262,8 @@ class Photographs(base.Modality):
         return PanelData.of(open_tiles(store.folder, store.address), panels, study.panels, labels, shapes=shapes)
 
     def alterations(self, study: Study) -> tuple[str, ...]:
-        """All of them: an image file is altered before it is prepared."""
-        return tuple(ALTERATIONS)
+        """An image file is altered before it is prepared; where that stretches it, a crop is stretched back anyway."""
+        return tuple(name for name in ALTERATIONS if study.images.fit != "stretch" or not name.endswith("_stretched"))
 
     def altered(self, prepared: base.PreparedCohort, rows: Sequence[int], alteration: str) -> base.AlteredPanels:
         from casewise.modalities.dataset import PanelData, three_channels

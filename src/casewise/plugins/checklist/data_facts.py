@@ -70,6 +70,7 @@ def missing_data(context: ReportContext) -> str:
     return " ".join(
         [
             f"Without a reference value of {name}: {'; '.join(without)}.",
+            *_missing_parts(context),
             "They are not evaluated, and a target is fitted only to cases that have it.",
             f"Not recorded: {listed(empty)}." if empty else "Described columns that are no targets have no gaps.",
             *(f"Empty cells by {name} ({' / '.join(table.columns[1:])}): {_gaps(table)}." for table in gaps),
@@ -77,6 +78,20 @@ def missing_data(context: ReportContext) -> str:
             *(f"{text}." for text in lost or [participants.FLOW_NOTE.rstrip(".")]),
         ]
     )
+
+
+def _missing_parts(context: ReportContext) -> list[str]:
+    """Of a score, the missing values of the targets that it follows from, and images that show nothing."""
+    texts = []
+    own = context.predictions[context.predictions["stage"].eq(context.stage)]
+    own = own[own["model"].eq(context.learner)]
+    for name in context.study.parts_of(context.outcome) if context.outcome not in context.study.targets else ():
+        values = own.loc[own["target"].eq(name), "y_true"]
+        texts.append(f"{display_name(context.study, name)} {values.isna().sum():,} of {len(values):,}")
+    lacking = [f"Its parts without a value: {', '.join(texts)}."] if texts else []
+    findings = (context.audit or {}).get("findings", [])
+    blank = [len(each["figures"]["images"]) for each in findings if each["id"] == "blank-images"]
+    return [*lacking, *(f"Images that show nothing stay in: {count:,}." for count in blank)]
 
 
 def _gaps(table: Table) -> str:

@@ -31,6 +31,7 @@ COLUMNS = {
     "What the run says": "what_the_run_says",
     "Place in report.html": "place_in_the_report",
 }
+SYNTHETIC = "The images are synthetic: the figures say nothing about patients. "
 CAPTION = (
     "What the run says does not show that an item is complete: check each one, complete it, and fill in the items left"
     " to the author. Topics are shortened; the publication has the authoritative wording: {source}."
@@ -130,7 +131,8 @@ def write_checklist(folder: Path, name: str, kind: str = "md") -> str:
         (i.id, i.section, i.topic, i.by, text, i.section_id) for i, text in zip(checklist.items, answers, strict=True)
     ]
     rows, data = [Row(name, texts) for name, *texts in cells], pd.DataFrame(cells, columns=[*COLUMNS.values()])
-    table = Table([*COLUMNS], rows, CAPTION.format(source=checklist.source), data=data)
+    caption = SYNTHETIC * context.study.synthetic + CAPTION.format(source=checklist.source)
+    table = Table([*COLUMNS], rows, caption, data=data)
     if kind == "csv":
         return table.csv()
     count = f"{sum(item.by == RUN for item in checklist.items)} of {len(checklist.items)} items and parts of items"

@@ -9,8 +9,8 @@ from casewise.plugins.checklist.data_facts import span_of
 from casewise.plugins.checklist.reading import facts_in, left_out_site, named_classes, tables_headed, without_test
 from casewise.predictions.table import CHOOSING
 from casewise.report.context import EXTERNAL, ReportContext
-from casewise.report.first_screen import model, weights
-from casewise.report.formatting import capital, counted, display_name, listed
+from casewise.report.first_screen import coverage, model, weights
+from casewise.report.formatting import capital, counted, display_name, listed, plain
 from casewise.report.sections import classes, training
 from casewise.report.sections.classes import DECISIONS
 from casewise.report.sections.preparation import augmentation
@@ -37,11 +37,13 @@ NOT_RECALIBRATED = "Predictions are as the models give them, without recalibrati
 
 
 def networks(context: ReportContext) -> str:
+    """The reported model with its weights, then all models that were fitted."""
     parameters = {job["model"]: job.get("parameters") for job in context.jobs}
-    sizes = {name: f" ({count:,} parameters)" for name, count in parameters.items() if count}
+    sizes = {name: f" ({count:,} parameters, running statistics apart)" for name, count in parameters.items() if count}
     models = [f"{name}{sizes.get(name, '')}" for name in context.study.trained]
     fixed = [learner_named(name).title(context.study) for name in baselines_among(context.learners)]
-    return f"{listed([*models, *filter(None, fixed)])}." if models or fixed else ""
+    fitted = f" All models that were fitted: {listed([*models, *filter(None, fixed)])}." if models or fixed else ""
+    return f"Reported: {model(context)}{_weights(context)}{fitted}"
 
 
 def first_weights(context: ReportContext) -> str:
@@ -107,8 +109,8 @@ def ensembles(context: ReportContext) -> str:
 def _weights(context: ReportContext) -> str:
     """The weights in the reported model; empty if it has none."""
     parts = ", ".join(f"{name} {weight}" for name, weight in weights(context))
-    fitted = " for new cases, chosen out of fold" * context.learner.startswith(FITTED)
-    of_folds = unlike_folds(context) or "folds have others" * weights_differ(context)
+    fitted = " for new cases" * context.learner.startswith(FITTED)
+    of_folds = unlike_folds(context) or weights_differ(context)
     text = f" Weights in {the_learner(context.learner)}{fitted}: {parts}"
     return "; ".join(filter(None, [text, of_folds])) + "." if parts else ""
 
@@ -169,6 +171,10 @@ def output(context: ReportContext) -> str:
         text = f"{name}: a probability of each of {listed(named_classes(context, context.classes))}.{_rule(context)}"
     elif target in study.targets or target in study.scores:
         text = "{}: a number from {:g} to {:g}.".format(name, *study.range_of(target))
+    if bands := context.metrics.bands:
+        starts = ", ".join(f"{plain(band)} from {low:g}" for band, low in bands.lower_bounds.items())
+        text += f" Severity bands: {starts}."
+    text = " ".join(filter(None, [text, coverage(context)]))
     entry = context.class_figures(context.stage, context.learner)
     if entry is None or not entry.operating:
         return text

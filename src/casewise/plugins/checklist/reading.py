@@ -54,7 +54,7 @@ def place_of(context: ReportContext, stage: str) -> str:
 
 
 def evaluated_sides(context: ReportContext) -> str:
-    stages = [stage for stage in (context.stage, EXTERNAL) if len(context.rows(stage, context.learner))]
+    stages = [stage for stage in [*context.stages, EXTERNAL] if len(context.rows(stage, context.learner))]
     return "".join(f" Evaluated {place_of(context, stage)}: {evaluated_cases(context, stage)}." for stage in stages)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from casewise.evaluation.figures import READERS, Estimate
+from casewise.evaluation.results import Subgroup
 from casewise.evaluation.subgroups import SIGNIFICANT
 from casewise.metrics.registry import metric_of
 from casewise.plugins.checklist.reading import (
@@ -19,6 +20,7 @@ from casewise.plugins.checklist.reading import (
 from casewise.report.context import EXTERNAL, METHODS, ReportContext, defined, terms_of
 from casewise.report.formatting import capital, counted, group_label, listed, percent
 from casewise.report.sections import counterfactuals
+from casewise.report.sections.classes import FURTHER_FIGURES
 from casewise.report.sections.learners import RULES, comparison_of, is_gated
 from casewise.report.sections.subgroups import heading
 from casewise.report.tables import MetricFormat
@@ -30,8 +32,12 @@ NO_TRAINING_CASES = "Performance on the cases that models were fitted to was not
 
 
 def measures(context: ReportContext) -> str:
-    names = (name.partition("[")[0].removesuffix("_calibrated") for name in context.metrics.headline)
+    names = [name.partition("[")[0].removesuffix("_calibrated") for name in context.metrics.headline]
+    entry = context.class_figures(context.stage, context.learner)
+    names += [name for point in (entry.operating if entry else ()) for name in point.figures if name in FURTHER_FIGURES]
     titles = list(dict.fromkeys(metric_of(name).title for name in names))
+    titles += ["agreement and kappas of severity bands"] * (context.metrics.bands is not None)
+    titles += ["agreement on response"] * bool(context.metrics.response)
     return f"{listed(titles)}." if titles else ""
 
 
@@ -56,7 +62,10 @@ def measures_and_plots(context: ReportContext) -> str:
 
 def uncertainty(context: ReportContext) -> str:
     settings, unit = context.study.evaluation, context.study.unit
-    text = f"{percent(settings.confidence)} jackknife intervals, leaving out one {unit} at a time"
+    text = (
+        f"{percent(settings.confidence)} intervals by the jackknife, leaving out one {unit} at a time; of shares that"
+    )
+    text += f" are 0 or 1, binomial; of calibration, of subgroups and of net benefit, by resampling {unit}s"
     if any(comparison_of(context, stage) for stage in [*context.stages, EXTERNAL]):
         resamples = f"{settings.bootstrap_resamples:,} resamples of {unit}s"
         text += f"; differences of learners: {resamples}, with intervals that hold for all pairs{_primary(context)}"
@@ -98,7 +107,7 @@ def variability(context: ReportContext) -> str:
 
 
 def subgroups(context: ReportContext) -> str:
-    """Whether the performance was shown to differ between the subgroups that the study names."""
+    """Whether the performance was shown to differ between the subgroups that the study names, with their figures."""
     entry, texts = context.metrics.subgroups, list[str]()
     for column in entry.columns if entry else ():
         tested = {name: test.p_adjusted for name, test in column.tests.items() if test.p_adjusted is not None}
@@ -110,11 +119,21 @@ def subgroups(context: ReportContext) -> str:
             if tested
             else "not tested"
         )
-        groups = ", ".join(f"{group_label(group)}: {group.n_subjects:,}" for group in column.groups)
+        apart = [metric_of(name).title for name in column.tests if name not in tested]
+        verdict += f"; not tested: {listed(apart)}" * bool(tested and apart)
+        main = next(iter(entry.figures), "") if entry else ""
+        groups = ", ".join(_group(context, group, main) for group in column.groups)
         shared = sum(group.n_subjects for group in column.groups) > context.headline_rows["subject"].nunique()
         note = f" Some {context.study.unit}s are in several groups, so these numbers exceed the total." * shared
         texts.append(f"By {heading(column).lower()} ({groups}): {verdict}.{note}")
     return " ".join(texts)
+
+
+def _group(context: ReportContext, group: Subgroup, metric: str) -> str:
+    """A group with its number of subjects and a figure."""
+    figure = defined(group.metrics.get(metric))
+    text = f", {_figure(context.write, metric, figure)}" if figure else ""
+    return f"{group_label(group)}: {group.n_subjects:,}{text}"
 
 
 def performance_by_partition(context: ReportContext) -> str:

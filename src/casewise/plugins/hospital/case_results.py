@@ -115,7 +115,7 @@ class Value:
         high: its upper end.
         members: the classes of the prediction set.
         note: why there is no interval, or which classes are in every set.
-        distance: from the training cases, where 1 is the distance that one in twenty held-out cases exceeds.
+        distance: from the training cases, where 1 is the distance that at most one in twenty held-out cases exceeds.
         flags: why the case is unlike the training cases.
         problem: why there is no prediction.
         source: the file of the image, which is not written.
@@ -393,8 +393,8 @@ def limits(values: Sequence[Value], facts: ModelFacts) -> list[str]:
         )
     if any(value.distance is not None and value.distance > FAR for value in values):
         sentences.append(
-            "The case is farther from the training cases than 19 of 20 held-out cases of the study; the figures of the "
-            "model may not apply to it."
+            "The case is farther from the training cases than at least 19 of 20 held-out cases of the study; the "
+            "figures of the model may not apply to it."
         )
     return sentences
 

@@ -59,7 +59,7 @@ def flags_of(results: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     flags = []
     distances = [result["distance"] for result in results if result["beyond"]]
     if distances:
-        far = f"distance {max(distances):.2f}; one in twenty held-out cases of the study exceeds {FAR:g}"
+        far = f"distance {max(distances):.2f}; at most one in twenty held-out cases of the study exceeds {FAR:g}"
         message = f"The images are far from those that the model was trained on ({far}). The results may not apply."
         flags.append({"code": "beyond", "message": message})
     unlike = dict.fromkeys(reason for result in results for reason in result["flags"])

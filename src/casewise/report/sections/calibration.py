@@ -128,14 +128,13 @@ def line(context: ReportContext) -> str:
 
 
 def _in_the_large(context: ReportContext, names: Sequence[str], rows: pd.DataFrame) -> str:
-    """The mean prediction and the mean reference; of several classes with cases those of the largest gap."""
+    """The mean prediction and the mean reference; of several classes those of the largest gap."""
     if not context.classes:
         predicted, observed = (context.write.text("mae", rows[column].mean()) for column in ("y_pred", "y_true"))
         return f"mean prediction {predicted}, mean reference {observed} points"
     places = {name: list(context.classes).index(name) for name in names}
     means = {name: (rows[f"p{place}"].mean(), (rows["y_true"] == place).mean()) for name, place in places.items()}
-    present = [name for name in names if means[name][1]] or names
-    name = max(present, key=lambda each: abs(means[each][0] - means[each][1]))
+    name = max(names, key=lambda each: abs(means[each][0] - means[each][1]))
     predicted, observed = (percent(mean) for mean in means[name])
     return f"{class_name(context.study, context.outcome, name)} predicted {predicted}, observed {observed}"
 

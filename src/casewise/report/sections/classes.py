@@ -16,7 +16,7 @@ from casewise.report.beside_column import beside_column_blocks
 from casewise.report.blocks import Block, Cell, Facts, Fold, Matrix, Plot, Plots, Row, Section, Table, Text
 from casewise.report.context import ReportContext, defined, evaluated, evaluated_on, terms_of
 from casewise.report.figures import classes as draw
-from casewise.report.tables import MetricFormat, confusion, kind_report, percent_cell, split_key
+from casewise.report.tables import MetricFormat, confusion, figure_cell, kind_report, percent_cell, split_key
 from casewise.targets import kind_named
 
 POINT_FIGURES = ("sensitivity", "specificity", "precision")
@@ -95,7 +95,7 @@ def section(context: ReportContext) -> Section | None:
         if any(isinstance(block, Table) for block in by_column):
             points.append(Text(BESIDE, note=True))
         blocks.append(Fold("Operating points", points))
-    if scores := _probability_rows(entry, figures):
+    if scores := _probability_rows(context, entry, figures):
         caption = PROBABILITIES.format(place=fmt.capital(where))
         facts = temperature(entry)
         if (decision := context.study.decisions.get(context.outcome)) in DECISIONS:
@@ -271,7 +271,7 @@ def _rule_text(rule: str) -> str:
 # -------------------------------------------------------------------------------------------------- probabilities
 
 
-def _probability_rows(entry: ClassFigures, figures: ByMetric) -> list[Row]:
+def _probability_rows(context: ReportContext, entry: ClassFigures, figures: ByMetric) -> list[Row]:
     """The scores of the probabilities as predicted and after temperature scaling, with their mean and what it claims.
 
     Empty if no score is defined.
@@ -283,7 +283,17 @@ def _probability_rows(entry: ClassFigures, figures: ByMetric) -> list[Row]:
         return []
     shares = [mean_confidence(bins) for bins in (entry.reliability, entry.reliability_calibrated)]
     names = ("Mean probability of the likeliest class", "Share in which that class is correct")
-    return [*rows, *(Row(name, [fmt.percent(pair[i]) for pair in shares]) for i, name in enumerate(names))]
+    rows += [Row(name, [fmt.percent(pair[i]) for pair in shares]) for i, name in enumerate(names)]
+    return [*rows, Row("Mean probability minus that share", [_surplus(context), fmt.MISSING])]
+
+
+def _surplus(context: ReportContext) -> Cell:
+    """The mean probability of the likeliest class minus the share in which it is correct, with its interval."""
+    rows, study = context.headline_rows, context.study
+    values = rows[[f"p{number}" for number in range(len(context.classes))]].to_numpy(float)
+    apart = values.max(axis=1) - (values.argmax(axis=1) == rows["y_true"].to_numpy(float))
+    plan = Plan(confidence=study.evaluation.confidence, seed=study.seed, unit=study.unit)
+    return figure_cell(mean_by_subject(apart, rows["subject"].to_numpy(), plan), 0, percent=True, sign=True)
 
 
 def _worse_scaled(figures: ByMetric) -> list[str]:

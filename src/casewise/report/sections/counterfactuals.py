@@ -25,9 +25,9 @@ ALTERATIONS = {
 }
 METHOD = (
     "Cases are predicted again, with altered images, by models that this study did not train on them. The alterations"
-    " are meant to leave the disease visible; this was not checked, and a crop can cut off a finding at the edge. A"
-    " crop also changes the shape of the image; stretched back, it only lacks what was cut off."
+    " are meant to leave the disease visible; this was not checked, and a crop can cut off a finding at the edge."
 )
+STRETCHED = " A crop also changes the shape of the image; stretched back, it only lacks what was cut off."
 ANSWERS = (
     "Changed answers, of all, and of the answers of other classes those that become the class named. Correct: answers"
     " that agree with the reference before and after. It is a warning if a tenth of all answers changes or a class"
@@ -35,7 +35,7 @@ ANSWERS = (
 )
 NUMBERS = (
     "Mean absolute change of the prediction in points with its interval, then the mean change. It is a warning if the"
-    " former is more than half of the mean absolute error of the same cases before."
+    " former is more than half of the learner's mean absolute error on all cases."
 )
 
 
@@ -55,7 +55,13 @@ def section(context: ReportContext) -> Section | None:
     table = Table(["Image", *map(learner_name, shown)], rows, caption, wide=True)
     fold = Fold("The effect of each alteration on each learner", [table])
     return Section(
-        "altered-images", "Altered images", [Text(METHOD, note=True), Facts(_facts(context, learners)), fold]
+        "altered-images",
+        "Altered images",
+        [
+            Text(METHOD + STRETCHED * any(name.endswith("_stretched") for name in first), note=True),
+            Facts(_facts(context, learners)),
+            fold,
+        ],
     )
 
 

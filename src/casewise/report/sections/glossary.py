@@ -14,7 +14,7 @@ TERMS: tuple[tuple[str, str], ...] = (
         "How much a figure would vary with other subjects of the same kind, from how much it changes without each"
         " subject. Intervals of differences between learners come from resamples of subjects. A model's error is"
         " compared with a guess's error on the same cases, an AUROC with a fixed value: 0.5, or a column's AUROC."
-        " Rough: too few subjects for the interval to be reliable.",
+        " Rough: too few subjects for the interval to be reliable; in verdicts it counts at twice its width.",
     ),
     (
         OUT_OF_FOLD,

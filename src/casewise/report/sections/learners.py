@@ -40,6 +40,8 @@ PRIMARY = (
     " pairs{except_added} are descriptive unless it shows a difference{margin}."
 )
 # The pair that is tested in any case, where covariates are compared.
+# A difference whose interval holds this share of all possible ones or more has no verdict.
+NEARLY_ALL = 0.9
 EXCEPT_ADDED = ", except what images add to the covariates,"
 # How the simple model of the primary comparison was chosen, if there are several.
 RULES = {
@@ -212,8 +214,8 @@ def against(write: MetricFormat, metric: str, gap: Estimate | None, margin: floa
     if gap is None or gap.low is None:
         return Cell(VERDICTS["untested"], "too few subjects" if gap is not None and gap.rough else "")
     difference = write.difference(metric, gap)
-    if gap.high is not None and gap.high - gap.low >= 2 * largest_difference(metric):
-        return Cell(VERDICTS["untested"], f"{difference.text}, any difference is possible", gap.value or 0.0)
+    if gap.high is not None and gap.high - gap.low >= NEARLY_ALL * 2 * largest_difference(metric):
+        return Cell(VERDICTS["untested"], f"{difference.text}, nearly any difference is possible", gap.value or 0.0)
     small = f"{difference.text} {difference.small}"
     words = VERDICTS[gap_verdict(gap, metric, margin)].format(margin=write.text(metric, margin))
     return Cell(words, small, gap.value or 0.0)

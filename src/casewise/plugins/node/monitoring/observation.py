@@ -40,7 +40,7 @@ class Observation:
         scanner: manufacturer and model, from the headers; may be empty.
         site: institution and station, from the headers; may be empty.
         images: of each image by name the numbers of `casewise.inference.drift`.
-        distance: from the training features; 1 is exceeded by one in twenty held-out cases. None without one.
+        distance: from the training features; 1 is exceeded by at most one in twenty held-out cases. None without one.
         flags: the reasons why the study is unlike the training cases.
         refused: why there is no prediction; empty if there is one.
         predictions: by target, with the region as `target[region]`: the value, or the name of the class; of the first

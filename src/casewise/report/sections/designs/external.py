@@ -9,7 +9,7 @@ from casewise.report.blocks import Block, Cell, Facts, Fold, Heading, Matrix, Ro
 from casewise.report.context import EXTERNAL, SIDES, ReportContext, counted_cases, defined, terms_of
 from casewise.report.formatting import MISSING, capital, counted, number, p_value, plain
 from casewise.report.sections import classes, learners
-from casewise.report.tables import VERDICTS, MetricFormat, confusion, figure_cell, percent_cell, verdict
+from casewise.report.tables import SHARE_FREE, VERDICTS, MetricFormat, confusion, figure_cell, percent_cell, verdict
 
 BY_CLASS = ("recall", "precision", "auroc")
 MOST_RECALLS = 6
@@ -22,6 +22,7 @@ SHARES = (
     " All but AUROC, recall, sensitivity and specificity also depend on the shares of the classes, which may differ"
     " between cohorts."
 )
+ABSENT = ("not compared", "a class has no case there")
 BY_GROUP = "External, by {column}. Accuracy counts all cases of a group; an AUROC takes cases of every class."
 BY_GROUP_HEADING = "External, by group"
 EVIDENCE = {
@@ -94,6 +95,10 @@ def both_cells(context: ReportContext, metric: str) -> list[Cell]:
     drop = context.metrics.drop(context.learner).get(metric)
     code = "untested" if drop is None or drop.rough else verdict(drop.low, drop.high, metric)
     difference = write.difference(metric, drop) if defined(external) else Cell(MISSING)
+    entry = context.class_figures(EXTERNAL, context.learner)
+    if entry and not all(entry.support) and metric.partition("[")[0] not in SHARE_FREE and defined(external):
+        # a figure of other classes is no figure of the same kind
+        return [write.cell(metric, internal), write.cell(metric, external), Cell(MISSING), Cell(*ABSENT)]
     return [write.cell(metric, internal), write.cell(metric, external), difference, Cell(VERDICTS[code])]
 
 
