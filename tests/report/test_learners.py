@@ -55,7 +55,7 @@ def test_each_pair_has_the_verdict_of_its_simultaneous_interval() -> None:
     assert [cells_of(shown, name)[column].text for name in (best, other, last)] == ["–", "worse", "no clear difference"]
     assert cells_of(shown, other)[column].small == "+0.5 [0.2, 0.8]"
     assert learners.against(context.write, "kappa", Estimate(-0.5, -2.0, 2.0)).text == VERDICTS["untested"]
-    assert learners.against(context.write, "kappa", Estimate(-0.5, -1.9, 2.0)).text == VERDICTS["open"]
+    assert learners.against(context.write, "kappa", Estimate(-0.5, -1.5, 2.0)).text == VERDICTS["open"]
     assert [row.name for row in shown.rows if row.mark] == [best]  # type: ignore[union-attr]
     pairs = context.metrics.figures.contrasts(context.stage, context.outcome)
     mirrored = pairs.gap("mae", best, other)

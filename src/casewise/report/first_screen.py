@@ -503,7 +503,7 @@ def _best(context: ReportContext, metric: str, names: Iterable[str]) -> list[str
     """The learners with a figure, the best first."""
     own = {name: context.metric(context.stage, name, metric) for name in names}
     values = {name: each.value for name, each in own.items() if each and each.value is not None}
-    return sorted(values, key=lambda name: values[name], reverse=metric_of(metric).larger_is_better)
+    return sorted(values, key=lambda name: values[name], reverse=bool(metric_of(metric).larger_is_better))
 
 
 def _rivals_note(context: ReportContext, rows: Sequence[Rival]) -> str:

@@ -157,7 +157,7 @@ def learner_table(context: ReportContext, stage: str) -> Table | None:
         cells += [
             Cell(fmt.MISSING)
             if other == learner
-            else Cell(VERDICTS["same"])
+            else Cell("the same figures")
             if figures == context.figures(stage, other)
             else against(
                 write,
