@@ -9,11 +9,12 @@ import pytest
 
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.figures import DESCRIPTIVE, Cell, Estimate, Figures
-from casewise.evaluation.results import Drift, Note, PrimaryContrast
+from casewise.evaluation.results import AlteredNumbers, Drift, Note, PrimaryContrast
 from casewise.evaluation.robustness import drift
 from casewise.report.caveats import SENTENCES
 from casewise.report.context import EXTERNAL, ReportContext, read_context
 from casewise.report.first_screen import Rival, rivals_line, screen
+from casewise.report.guess import commonest
 from casewise.report.page import render
 from casewise.report.sections import calibration
 from casewise.report.sections.learners import learner_table
@@ -429,3 +430,47 @@ def test_a_simple_model_that_is_reported_is_compared_with_the_best_other_one(bas
     assert [names[learner_name(name)] for name in others if learner_name(name) in names] == [
         "the best other simple model on these cases"
     ]
+
+
+def test_a_model_that_is_right_as_often_as_the_commonest_class_says_so(report_of_classes: ReportContext) -> None:
+    share = commonest(report_of_classes).share
+    cell = Cell(report_of_classes.stage, report_of_classes.learner, report_of_classes.outcome)
+    for low, said in ((share - 0.05, True), (share + 0.05, False)):
+        figure = Estimate(share + 0.1, low, share + 0.2, rough=False)
+        context = with_figures(report_of_classes, {cell: {"accuracy": figure}})
+        found = [statement.text for statement in statements(context) if statement.id == "beside_commonest"]
+        assert bool(found) is said
+        assert all(f"against {100 * share:.0f} %" in text for text in found)
+
+
+def test_a_crop_that_changes_the_shape_alone_says_so_and_one_way_is_a_rise(report_of_numbers: ReportContext) -> None:
+    def moved(by: float, shift: float) -> AlteredNumbers:
+        own = Estimate(by, by / 2, 2 * by, rough=False)
+        return AlteredNumbers(
+            30, 20, 30, moved=own, shift=dataclasses.replace(own, value=shift), mae=2.0, relative=by / 2.0
+        )
+
+    learner = report_of_numbers.learner
+    for shift, back, said in (
+        (9.0, 0.5, "its predictions rise by 9.0 points on average; by 0.5 where the image keeps its shape."),
+        (-9.0, 8.0, "its predictions fall by 9.0 points on average."),
+        (1.0, 8.0, "its predictions move by 9.0 points on average."),
+    ):
+        entries = {"cropped_rows": moved(9.0, shift), "cropped_rows_stretched": moved(back, back)}
+        context = with_results(report_of_numbers, counterfactuals={learner: entries})
+        text = next(statement.text for statement in statements(context) if statement.id == "altered")
+        assert said in text
+
+
+def test_response_and_bands_stand_on_the_first_screen(report_of_numbers: ReportContext) -> None:
+    shown = screen(report_of_numbers)
+    assert re.search(r"PASI\d+: \d+ of \d+ responders found, \d+ of \d+ others called so", shown.spread)
+    assert shown.failures is not None
+    bands = report_of_numbers.metrics.bands
+    assert bands is not None
+    entry = bands.stages[report_of_numbers.stage][report_of_numbers.learner]
+    at = shown.failures.columns.index("Right band") - 1
+    right = {row.name: row.cells[at].text for row in shown.failures.rows}
+    for n, (name, counts) in enumerate(zip(bands.lower_bounds, entry.confusion, strict=True)):
+        if sum(counts):
+            assert right[name] == f"{counts[n]} of {sum(counts)}"

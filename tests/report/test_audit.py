@@ -53,7 +53,7 @@ def test_the_first_screen_names_the_first_finding_and_why_it_is_accepted(report_
     accepted = statement_of(report_of_classes)
     assert accepted.level == "bad"
     assert accepted.text.startswith("Audit: 1 error and 2 warnings. First: finding from the column source (AUROC 0.91)")
-    assert accepted.text.endswith(f"accepted by the study: {REASON.rstrip('.')}.")
+    assert accepted.text.endswith(f"accepted by the study: “{REASON.rstrip('.')}”.")
     unaccepted = dataclasses.replace(report_of_classes, audit=audit_of(report_of_classes.cohort_images, {}))
     assert "accepted" not in statement_of(unaccepted).text
     assert "not accepted" in as_page(unaccepted)

@@ -42,9 +42,9 @@ from casewise.report.formatting import (
     plain,
     signed,
 )
-from casewise.report.guess import beside_guess, guessed_median
+from casewise.report.guess import beside_guess, commonest, guessed_median
 from casewise.report.sections import calibration
-from casewise.report.sections.agreement import between_columns, score_ranges
+from casewise.report.sections.agreement import between_columns, responders_found, right_in_band, score_ranges
 from casewise.report.sections.calibration import coverage_by_group, exceeded, missed
 from casewise.report.sections.classes import DECISIONS
 from casewise.report.sections.learners import (
@@ -287,16 +287,15 @@ def guess(context: ReportContext) -> str:
         guessed = guessed_median(context)
         error = write.text("mae", guessed["error"]) if guessed else ""
         return f"Guessing the median: {error} points{_own_side(context)}" if guessed else ""
-    rows = context.headline_rows
-    if rows.empty:
+    named = commonest(context)
+    if not named.classes:
         return ""
-    counts = np.bincount(rows["y_true"].to_numpy(int), minlength=len(context.classes))
-    commonest = [context.classes[i] for i in np.flatnonzero(counts == counts.max())]
-    names = listed([class_name(context.study, context.outcome, name) for name in commonest], "or")
-    text = f"Always naming {names}: {100 * counts.max() / counts.sum():.0f} % of {terms.noun}s{_own_side(context)}"
+    names = listed([class_name(context.study, context.outcome, name) for name in named.classes], "or")
+    text = f"Always naming {names}: {percent(named.share)} of {terms.noun}s{_own_side(context)}"
     outside = context.rows(EXTERNAL, context.learner)["y_true"]
-    if len(outside) and len(commonest) == 1:
-        text += f"; {percent((outside == counts.argmax()).mean())} of {context.study.external_name}"
+    if len(outside) and len(named.classes) == 1:
+        share = (outside == context.classes.index(named.classes[0])).mean()
+        text += f"; {percent(share)} of {context.study.external_name}"
     return text
 
 
@@ -308,7 +307,8 @@ def spread(context: ReportContext) -> str:
     if not context.classes:
         ends = (rows["y_pred"] - rows["y_true"]).abs().quantile([0.5, 0.9])
         half, most = (number(value, terms.digits) for value in ends)
-        return f"Half of the {terms.noun}s within {half}, nine in ten within {most}{_own_side(context)}"
+        text = f"Half of the {terms.noun}s within {half}, nine in ten within {most}{_own_side(context)}"
+        return ". ".join(filter(None, [text, responders_found(context)]))
     metric = kind_report(context.kind).compared
     figure, chance = defined(context.quoted.get(metric)), metric_of(metric).chance
     if figure is None or _own_side(context):
@@ -337,7 +337,7 @@ def _failures_note(context: ReportContext, table: Table) -> str:
     """Note below the table of failures: the bold row, and how many classes or what the table leaves out."""
     bold, more = any(row.mark for row in table.rows), len(context.classes) - MOST_CLASSES
     if not context.classes:
-        lacked = "Rows are by the reference, which a new case lacks: do not correct a prediction by its leaning."
+        lacked = "Rows are by the reference, which a new case lacks: do not correct a prediction by the difference."
         return "Bold: clearly the largest average error. " * bold + lacked
     further = f"{counted(more, 'more class', 'more classes')} in the table of classes." if more > 0 else ""
     return " ".join(filter(None, ["Bold: clearly found least often." * bold, further]))
@@ -349,16 +349,20 @@ def _failing_ranges(context: ReportContext) -> Table | None:
     if len(ranges) < 2:
         return None
     worst, rows = max(band.error for band in ranges), []
+    placed = right_in_band(context)
     for band in ranges:
         bias = band.figures["bias"]
         leaning = signed(bias.value, write.digits("bias")) if is_number(bias.value) else ""
         bounds = _bounds(write, "bias", bias, short=False)
+        right = placed.get(band.name, "")
         error = Cell(write.text("mae", band.error), value=round(40 * band.error / worst) if worst else 0)
         cells: list[Cell | str] = [f"{band.count:,}", error, f"{leaning} ({bounds})" if bounds else leaning]
+        cells += [right] if placed else []
         others = [other.figures["mae"] for other in ranges if other is not band]
         clearly = _clearly_above(band.figures["mae"], others)
         rows.append(Row(band.name, cells, mark=clearly))
-    heads = ["Reference", f"{terms_of(context).noun}s".capitalize(), "Average error", "Leaning"]
+    heads = ["Reference", f"{terms_of(context).noun}s".capitalize(), "Average error", "Model − reference"]
+    heads += ["Right band"] if placed else []
     return Table(heads, rows, "Where does it fail?")
 
 
@@ -436,7 +440,7 @@ def rivals(context: ReportContext) -> list[Rival]:
             margin = margin_of(context, context.stage, context.learner, learner)
             rows.append(rival(learner_name(learner), of_other, gap, note, margin))
     if beside := beside_guess(context):
-        rows.append(Rival("a guess without images", write.text(metric, beside.figure, short=True), "", beside.verdict))
+        rows.append(_guess_row(write.text(metric, beside.figure, short=True), beside.verdict, metric))
     if beside and (alone := visit_alone(context, beside.figure)):
         rows.append(rival(f"the {visit_noun(context)} alone, no image", *alone))
     if metric == "auroc" and (column := beside_column(context)):
@@ -446,6 +450,11 @@ def rivals(context: ReportContext) -> list[Rival]:
             name = f"column “{column.name}” alone{own if several else ', no image'}"
             rows.append(Rival(name, number(row.alone, 2), "", row.verdict, note=column.note))
     return rows
+
+
+def _guess_row(text: str, code: str, metric: str) -> Rival:
+    """The row of a guess; an AUROC compares ranks, and not how often a guess is right."""
+    return Rival("a guess without images", text, "", code, note="cases in random order" if metric == "auroc" else "")
 
 
 def _other_models(context: ReportContext, metric: str, figure: Estimate) -> list[tuple[str, str]]:

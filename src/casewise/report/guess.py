@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+
 from casewise.evaluation.results import Note
 from casewise.metrics.registry import metric_of
 from casewise.report.context import ReportContext, defined
@@ -31,6 +33,24 @@ def beside_guess(context: ReportContext) -> BesideGuess | None:
         return BesideGuess(guessed["error"], verdict_beside(gap, 0, metric), rough)
     chance = metric_of(metric).chance if context.classes else None
     return None if chance is None else BesideGuess(chance, verdict_beside(own, chance, metric), bool(own.rough))
+
+
+class Commonest(NamedTuple):
+    """The commonest classes of the evaluated cases, and their share of these."""
+
+    classes: list[str]
+    share: float
+
+
+def commonest(context: ReportContext) -> Commonest:
+    """The classes with the most evaluated cases; none without cases."""
+    rows = context.headline_rows
+    counts = np.bincount(rows["y_true"].to_numpy(int), minlength=len(context.classes))
+    if not counts.sum():
+        return Commonest([], 0.0)
+    return Commonest(
+        [context.classes[n] for n in np.flatnonzero(counts == counts.max())], float(counts.max() / counts.sum())
+    )
 
 
 def guessed_median(context: ReportContext) -> Note | None:

@@ -15,16 +15,16 @@ from casewise.audit.sentences import untested
 from casewise.console import duration
 from casewise.evaluation.headline import FITTED
 from casewise.evaluation.intervals import ROUGH_BELOW
-from casewise.evaluation.results import AlteredAnswers, Note
+from casewise.evaluation.results import AlteredAnswers, AlteredNumbers, Note
 from casewise.evaluation.robustness import MOST_CHANGED, MOST_MOVED, affects
 from casewise.predictions.table import CHOOSING
 from casewise.report.caveats import external_result, within_values
 from casewise.report.context import EXTERNAL, SIDES, ReportContext, counted_cases, terms_of, unlearned
 from casewise.report.formatting import MISSING, capital, class_name, counted, listed, number
-from casewise.report.guess import beside_guess
+from casewise.report.guess import beside_guess, commonest
 from casewise.report.sections import audit as audit_section
 from casewise.report.sections.counterfactuals import alteration
-from casewise.report.tables import SHARE_FREE
+from casewise.report.tables import SHARE_FREE, kind_report, verdict_beside
 from casewise.splits.learnable import missing_classes
 from casewise.study.learners import learner_name, the_learner
 from casewise.study.weight_origins import origins_sentence, unknown_origin
@@ -61,6 +61,8 @@ class Statement:
         return f"{self.mark} {MEANINGS[self.level]}" if self.mark else ""
 
 
+# Predictions that move by this share of their change in one direction rise or fall.
+ONE_WAY = 0.8
 # A class is hardly found where the interval of its recall ends below this.
 HARDLY = 0.25
 # So many cases of a class without a correct prediction are named whatever their interval is.
@@ -102,6 +104,22 @@ def nothing_learned(context: ReportContext) -> Found:
     never = "never had a lower loss in training than a guess without images"
     text = f"{count}{whose} {'did on average no better than guessing' if facts.inner else never}."
     return "bad" if facts.whose == "study" else "flag", text, "training"
+
+
+def _beside_commonest(context: ReportContext) -> Found:
+    """The model is not shown to be right more often than the name of the commonest class; of grades kappa says it."""
+    if not context.classes or kind_report(context.kind).ordered or context.by_site or unlearned(context):
+        return None
+    figure, named = context.metric(context.stage, context.learner, "accuracy"), commonest(context)
+    if figure is None or figure.value is None or len(named.classes) != 1:
+        return None
+    if verdict_beside(figure, named.share, "accuracy") == "better":
+        return None
+    name = class_name(context.study, context.outcome, named.classes[0])
+    right, most = (context.write.text("accuracy", value, short=True) for value in (figure.value, named.share))
+    bounds = context.write.bounds("accuracy", figure, words=True, short=True)
+    text = f"It is not shown to be right more often than always naming “{name}” ({right}"
+    return "warning", f"{text}{f', {bounds}' if bounds else ''}, against {most}).", "classes"
 
 
 def first_weights(context: ReportContext) -> Found:
@@ -196,15 +214,21 @@ def audited(context: ReportContext) -> Found:
         without = [str(item) for item in audit.facts.get("not_examined") or []]
         return "good", f"{text} Not tested: {listed(without)}." if without else text, "audit"
     gravest = errors or warnings
-    own = [finding for finding in gravest if finding.figures.get("target") in (None, context.outcome)]
+    targets = (None, context.outcome, *context.study.parts_of(context.outcome))
+    own = [finding for finding in gravest if finding.figures.get("target") in targets]
     # of a column that no network sees, and that may follow from the disease, last
     first = next(
-        (finding for finding in own if not audit_section.of_other_column(finding, context)), (own or gravest)[0]
+        (
+            finding
+            for finding in own
+            if not audit_section.of_other_column(finding, context) and finding.id != "blank-images"
+        ),
+        (own or gravest)[0],
     )
     about, size = audit_section.about(first, audit), audit_section.size(first, audit)
     counts = [counted(len(findings), noun) for findings, noun in ((errors, "error"), (warnings, "warning")) if findings]
     text = f"Audit: {listed(counts)}. First: {about}{f' ({size})' if size != MISSING else ''}"
-    text += f", accepted by the study: {accepted[first.id].rstrip('.')}" if first.id in accepted else ""
+    text += f", accepted by the study: “{accepted[first.id].rstrip('.')}”" if first.id in accepted else ""
     return "bad" if errors else "warning", f"{text}.{within_values(context.study, context.metrics)}", "audit"
 
 
@@ -228,8 +252,16 @@ def altered(context: ReportContext) -> Found:
             effect = f"{count} of {entry.before[lost]} predicted as {name_lost} become another class; in all, {effect}"
     else:
         rough = f", rough: {counted(entry.cases, 'case')}" * bool(entry.moved.rough)
-        moved = number(entry.moved.value, terms_of(context).digits)
-        effect = f"its predictions move by {moved} points on average{rough}."
+        moved, shift = (number(abs(each.value or 0.0), terms_of(context).digits) for each in (entry.moved, entry.shift))
+        way = "rise" if (entry.shift.value or 0.0) > 0 else "fall"
+        one_way = abs(entry.shift.value or 0.0) >= ONE_WAY * (entry.moved.value or 0.0)
+        effect = f"its predictions {way} by {shift}" if one_way else f"its predictions move by {moved}"
+        effect += f" points on average{rough}"
+        back = own.get(f"{name}_stretched")
+        if isinstance(back, AlteredNumbers) and not affects(back):
+            back_by = number(back.moved.value, terms_of(context).digits)
+            effect += f"; by {back_by} where the image keeps its shape"
+        effect += "."
     kinds = {key.removesuffix("_stretched"): key for key in reversed(own) if affects(own[key])}
     kinds.pop(name.removesuffix("_stretched"), None)
     effect += f" Also: {'; '.join(map(alteration, reversed(kinds.values())))}." if kinds else ""
@@ -301,10 +333,11 @@ def _hardly_found(context: ReportContext, stage: str) -> tuple[list[str], list[s
         if own is None or own.value is None:
             continue
         of_class = class_name(context.study, context.outcome, name)
-        if own.high is not None and own.high < HARDLY:
-            hardly.append(f"{of_class} ({context.write.text('recall', own.value, short=True)})")
-        elif own.value == 0 and count >= NONE_OF:
-            none.append(f"none of {counted(count, noun)} of {of_class}")
+        sure = own.high is not None and own.high < HARDLY
+        if own.value == 0 and (sure or count >= NONE_OF):
+            none.append(f"none of {counted(count, noun)} of “{of_class}”")
+        elif sure:
+            hardly.append(f"“{of_class}” ({context.write.text('recall', own.value, short=True)})")
     return hardly, none
 
 
@@ -421,6 +454,7 @@ KINDS: dict[str, Callable[[ReportContext], Found]] = {
     for find in (
         synthetic,
         nothing_learned,
+        _beside_commonest,
         _classes_not_found,
         first_weights,
         external_cohort,

@@ -289,8 +289,8 @@ def trajectory(
 
 def chosen_tracks(all_tracks: list[Track], most: int) -> list[Track]:
     """At most `most` tracks, taken evenly from the best followed to the worst."""
-    if len(all_tracks) <= most:
-        return all_tracks
     ranked = sorted(all_tracks, key=lambda track: (track.error, natural(track.subject)))
+    if len(ranked) <= most:
+        return ranked
     ranks = np.linspace(0, len(ranked) - 1, most).round().astype(int)
     return [ranked[i] for i in ranks]

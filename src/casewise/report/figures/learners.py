@@ -38,6 +38,11 @@ class Series:
     shift: float = 0.0
 
 
+def _width(name: str, bold: bool) -> float:
+    """About how many pixels a name takes beside its row."""
+    return (6.4 if bold else 5.6) * len(name)
+
+
 def forest(
     rows: Sequence[tuple[str, bool]],
     series: Sequence[Series],
@@ -57,8 +62,9 @@ def forest(
         dashed: a value with a line through all rows.
     """
     names = [shortened(text, 40) for text, _ in rows]
+    left = 14 + max(_width(name, bold) for name, (_, bold) in zip(names, rows, strict=True))
     width, height, below = 380.0, 21.0 * len(rows) + 62, 58 if any(curve.label for curve in series) else 44
-    with drawing.canvas(width, height, (14 + 5.6 * max(map(len, names)), below, 16, 4), grid="x") as (figure, axes):
+    with drawing.canvas(width, height, (left, below, 16, 4), grid="x") as (figure, axes):
         if shaded is not None:
             axes.axhspan(-shaded - 0.5, -shaded + 0.5, color=drawing.MODEL, alpha=0.08, linewidth=0)
         values: list[float] = [] if dashed is None else [dashed]

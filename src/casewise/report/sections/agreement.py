@@ -136,6 +136,7 @@ def over_time(context: ReportContext) -> doc.Section | None:
     blocks: list[doc.Block] = [doc.Plots(plots[:FIRST_TRACKS], caption, layout="multiples")]
     if others := plots[FIRST_TRACKS:]:
         title = f"{counted(len(others), 'further subject')} of {len(tracks)}"
+        title += f"; {len(tracks) - len(shown)} are not drawn" if len(tracks) > len(shown) else ""
         blocks.append(doc.Fold(title, [doc.Plots(others, layout="multiples")]))
     if undated := sum(not np.isfinite(track.days).all() for track in tracks):
         total, rests = (
@@ -169,7 +170,7 @@ def _response_blocks(context: ReportContext, entry: Response, stage: str) -> lis
     """Responders by reference and by model at each threshold and visit, and the subjects that are left out."""
     blocks: list[doc.Block] = []
     if entry.responders:
-        heads = ["Response", "Reference", "Model", "Both", "Agreement", "If the model named none", "Kappa"]
+        heads = ["Response", "Reference", "Model", "Both", "Agreement", "If nobody were named", "Kappa"]
         sizes = {"visits": counted(entry.n_visits, "visit"), "subjects": counted(entry.n_subjects, "subject")}
         caption = RESPONSE.format(side=RESPONSE_SIDES[stage], **sizes)
         change, bias = (figure_cell((entry.change or {}).get(name), 0, sign=name == "bias") for name in ("mae", "bias"))
@@ -204,6 +205,17 @@ def _response_rows(context: ReportContext, entry: Response) -> list[doc.Row]:
         cells += [doc.Cell(f"{100 * (neither + model_only) / total:.0f} %"), figure_cell(figures.kappa, KAPPA_DIGITS)]
         rows.append(doc.Row(response_name(context.study, threshold), cells))
     return rows
+
+
+def responders_found(context: ReportContext) -> str:
+    """At the highest threshold with responders, how many the model finds, and how many others it names."""
+    entry = context.metrics.response.get(context.stage, {}).get(context.learner)
+    for threshold, figures in reversed(list((entry.responders or {}).items()) if entry else []):
+        (neither, model_only), (physician_only, both) = figures.confusion
+        if responders := physician_only + both:
+            name, others = response_name(context.study, threshold), neither + model_only
+            return f"{name}: {both} of {responders} responders found, {model_only} of {others} others called so"
+    return ""
 
 
 def _visit_rows(entry: Response) -> list[doc.Row]:
@@ -270,6 +282,16 @@ def _score_range(name: str, rows: pd.DataFrame, study: Study) -> _ScoreRange:
     return _ScoreRange(name, len(rows), int(rows["subject"].nunique()), shown)
 
 
+def right_in_band(context: ReportContext) -> dict[str, str]:
+    """By severity band, how many of its cases the model puts into it; empty without bands."""
+    bands = context.metrics.bands
+    entry = bands.stages.get(context.stage, {}).get(context.learner) if bands else None
+    if bands is None or entry is None:
+        return {}
+    rows = zip(bands.lower_bounds, entry.confusion, strict=True)
+    return {name: f"{counts[n]} of {sum(counts)}" for n, (name, counts) in enumerate(rows)}
+
+
 def range_name(low: str | None, high: str | None) -> str:
     """The range between two ends, None where it is open.
 
@@ -299,7 +321,10 @@ def detail(context: ReportContext) -> doc.Section | None:
     tables = [target_table(context, stage) for stage in context.stages]
     further = [] if context.classes else further_tables(context)
     blocks.append(doc.Fold("Tables of every target and region, with intervals", [*tables, *further]))
-    heading = "Further targets" if context.classes else "Regions and components" if context.study.regions else "Detail"
+    of_numbers = "Severity bands" if context.metrics.bands else "Detail"
+    heading = (
+        "Further targets" if context.classes else "Regions and components" if context.study.regions else of_numbers
+    )
     return doc.Section("targets", heading, blocks)
 
 

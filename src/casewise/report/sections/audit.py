@@ -193,6 +193,8 @@ def size(finding: Finding, audit: Audit) -> str:
     """
     figures = finding.figures
     counts = [counted(int(figures[name]), name[:-1]) for name in ("pairs", "subjects") if is_number(figures.get(name))]
+    if isinstance(images := figures.get("images"), list):
+        counts.append(counted(len(images), "image"))
     return _value(figures, audit) or (counts[0] if counts else MISSING)
 
 

@@ -59,7 +59,27 @@ def section(context: ReportContext) -> Section | None:
     described = Table(heads, _characteristic_rows(study, entry), caption, wide=True)
     flow = Fold("Flow of participants, step by step", [*flows, Text(FLOW_NOTE, note=True)])
     sides = Fold("Characteristics by side of the split", [described, Text(COLUMNS_NOTE, note=True)])
-    return Section("participants", "Participants", [flow, sides])
+    return Section("participants", "Participants", [Text(_in_short(entry)), flow, sides])
+
+
+def _in_short(entry: Participants) -> str:
+    """The described columns of all cases in a line; empty without any."""
+    texts = []
+    for item in entry.characteristics:
+        if item["what"] != "column":
+            continue
+        values = item["sides"]["0"]
+        if item["kind"] == "numbers":
+            counts = [_numbers_cell(values, 1).text]
+        else:
+            named = zip(item.get("levels", []), values["counts"], strict=True)
+            counts = [f"{fmt.group_label(level)}: {count:,}" for level, count in named]
+            counts = (
+                [*counts[:MOST_VALUES], f"{len(counts) - MOST_VALUES} more"] if len(counts) > MOST_VALUES else counts
+            )
+        counts += [f"not recorded: {values['missing']:,}"] if values["missing"] else []
+        texts.append(f"{fmt.plain(item['name'])} {', '.join(counts)}")
+    return f"{fmt.capital('; '.join(texts))}." if texts else ""
 
 
 # -------------------------------------------------------------------------------------------------------------- flow

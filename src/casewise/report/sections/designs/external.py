@@ -116,6 +116,8 @@ def _group_tables(context: ReportContext) -> list[Block]:
             first = next(iter(figures.values()), None)
             counts = [Cell(number(count, 0)) for count in ((first.n_cases, first.n_subjects) if first else (0, 0))]
             rows.append(Row(group, [*counts, *(context.write.cell(metric, figures.get(metric)) for metric in metrics)]))
+        if len(rows) < 2:
+            continue
         heads = [capital(plain(column)), *sizes, *map(context.write.heading, metrics)]
         tables.append(Table(heads, rows, BY_GROUP.format(column=plain(column)), wide=True))
     return tables
