@@ -454,7 +454,7 @@ def rivals(context: ReportContext) -> list[Rival]:
 
 def _guess_row(text: str, code: str, metric: str) -> Rival:
     """The row of a guess; an AUROC compares ranks, and not how often a guess is right."""
-    return Rival("a guess without images", text, "", code, note="cases in random order" if metric == "auroc" else "")
+    return Rival("a guess without images", text, "", code, note="random order" if metric == "auroc" else "")
 
 
 def _other_models(context: ReportContext, metric: str, figure: Estimate) -> list[tuple[str, str]]:
@@ -523,8 +523,8 @@ def _rivals_note(context: ReportContext, rows: Sequence[Rival]) -> str:
         return "Between models, verdicts allow for all pairs."
     added = EXCEPT_ADDED * covariates_compared(context)
     return (
-        f"{capital(SIDES[context.stage])}, other pairs of models{added} are judged only if the primary comparison"
-        " shows a difference, and allow for all of them."
+        f"{capital(SIDES[context.stage])}, other pairs{added} are judged only if the primary comparison"
+        " shows a difference, and allow for all."
     )
 
 

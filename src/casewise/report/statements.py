@@ -90,7 +90,7 @@ def nothing_learned(context: ReportContext) -> Found:
     if facts is None:
         beside = beside_guess(context)
         if beside is None or beside.verdict == "better":
-            return None
+            return _beside_commonest(context)
         level = "open" if beside.rough or beside.verdict == "untested" else "bad"
         twice = " (a rough interval counts at twice its width)" * beside.rough
         return level, f"{capital(the_learner(context.learner))} is not shown to be better than a guess{twice}.", ""
@@ -108,7 +108,7 @@ def nothing_learned(context: ReportContext) -> Found:
 
 def _beside_commonest(context: ReportContext) -> Found:
     """The model is not shown to be right more often than the name of the commonest class; of grades kappa says it."""
-    if not context.classes or kind_report(context.kind).ordered or context.by_site or unlearned(context):
+    if not context.classes or kind_report(context.kind).ordered or context.by_site:
         return None
     figure, named = context.metric(context.stage, context.learner, "accuracy"), commonest(context)
     if figure is None or figure.value is None or len(named.classes) != 1:
@@ -118,7 +118,7 @@ def _beside_commonest(context: ReportContext) -> Found:
     name = class_name(context.study, context.outcome, named.classes[0])
     right, most = (context.write.text("accuracy", value, short=True) for value in (figure.value, named.share))
     bounds = context.write.bounds("accuracy", figure, words=True, short=True)
-    text = f"It is not shown to be right more often than always naming “{name}” ({right}"
+    text = f"Not shown to be right more often than always naming “{name}” ({right}"
     return "warning", f"{text}{f', {bounds}' if bounds else ''}, against {most}).", "classes"
 
 
@@ -454,7 +454,6 @@ KINDS: dict[str, Callable[[ReportContext], Found]] = {
     for find in (
         synthetic,
         nothing_learned,
-        _beside_commonest,
         _classes_not_found,
         first_weights,
         external_cohort,

@@ -142,7 +142,7 @@ def _in_the_large(context: ReportContext, names: Sequence[str], rows: pd.DataFra
 def _slopes(context: ReportContext, by_name: Mapping[str, Calibration], *, brief: bool) -> str:
     """The slope, or the least and the greatest one of several classes, and what intervals without 1 mean.
 
-    If it is to be `brief`, without the interval and what is ideal.
+    If it is to be `brief`, without the interval, what is ideal, and which classes have no relation to the reference.
     """
     slopes = {name: entry.slope for name, entry in by_name.items() if entry.slope.value is not None}
     if not slopes:
@@ -170,6 +170,8 @@ def _slopes(context: ReportContext, by_name: Mapping[str, Calibration], *, brief
         of = listed([class_name(context.study, context.outcome, name) for name in names])
         words += [f"too {word}" + f" for {of}" * several] if names else []
     text += f": {'probabilities' if context.classes else 'predictions'} are {listed(words)}" * bool(words)
+    if brief:
+        return text
     unrelated = [
         name for name, slope in slopes.items()
         if slope.low is not None and slope.high is not None and slope.low <= 0 <= slope.high
