@@ -454,7 +454,7 @@ def rivals(context: ReportContext) -> list[Rival]:
 
 def _guess_row(text: str, code: str, metric: str) -> Rival:
     """The row of a guess; an AUROC compares ranks, and not how often a guess is right."""
-    return Rival("a guess without images", text, "", code, note="random order" if metric == "auroc" else "")
+    return Rival("a random order" if metric == "auroc" else "a guess without images", text, "", code)
 
 
 def _other_models(context: ReportContext, metric: str, figure: Estimate) -> list[tuple[str, str]]:
