@@ -28,6 +28,7 @@ VERDICTS = {
     "open": "no clear difference",
     "untested": "not tested",
     "same": "the same figure",
+    "equal": "the same figures",
     "descriptive": "not judged (descriptive)",
     "not_worse": "not worse by more than {margin}",
     "slightly_worse": "worse, but by less than {margin}",
@@ -74,7 +75,7 @@ def gap_verdict(gap: Estimate | None, metric: str, margin: float | None = None) 
     ('descriptive', 'untested')
     >>> gap_verdict(Estimate(0.0, 0.0, 0.0, reason=DESCRIPTIVE), "auroc")
     'same'
-    >>> [gap_verdict(Estimate(0.2, low, 0.3, rough=True), "auroc") for low in (0.1, 0.2)]
+    >>> [gap_verdict(Estimate(0.2, low, 0.3, rough=True), "auroc") for low in (0.05, 0.2)]
     ['open', 'better']
     """
     if gap is None:

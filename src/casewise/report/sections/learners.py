@@ -157,7 +157,7 @@ def learner_table(context: ReportContext, stage: str) -> Table | None:
         cells += [
             Cell(fmt.MISSING)
             if other == learner
-            else Cell("the same figures")
+            else Cell(VERDICTS["equal"])
             if figures == context.figures(stage, other)
             else against(
                 write,
