@@ -236,8 +236,9 @@ def new_table(
                 bundle = _with_own_columns(bundle, paths[0], stated=columns)
                 study = bundle.study(paths[0], start)
                 if _names_no_images(bundle, paths[0]):
+                    known = _known_columns(bundle, paths[0]) | columns
                     try:
-                        return _joined(bundle, joined_table(paths[0], start, study, columns, pattern), written, start)
+                        return _joined(bundle, joined_table(paths[0], start, study, known, pattern), written, start)
                     except CasewiseError as error:
                         return NewTable(study, own=True, not_joined=str(error))
             if pattern:
@@ -262,6 +263,13 @@ def new_table(
         bundle = replace(bundle, settings={**bundle.settings, "columns": dict.fromkeys(own_columns, "") | stated})
     table.to_csv(written, index=False)
     return NewTable(bundle.study(written, Path(root or Path.cwd()).absolute()), own=False, reading=reading)
+
+
+def _known_columns(bundle: Bundle, table: Path) -> dict[str, str]:
+    """The columns of people and visits that the table of the training had, as far as this table has them."""
+    headings = {one_form(str(name)).strip() for name in read_text_table(table, Problems())[0].columns}
+    original = bundle.settings.get("original_columns", {})
+    return {role: original[role] for role in ("subject", "visit") if original.get(role) in headings}
 
 
 def _names_no_images(bundle: Bundle, table: Path) -> bool:

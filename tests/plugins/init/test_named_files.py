@@ -213,3 +213,29 @@ def test_codes_of_findings_are_not_divided_into_files(tmp_path: Path) -> None:
     plan = planned(tmp_path, tmp_path / "t.csv")
     assert not any("name up to" in note for note in plan.understood)
     assert [row["Befunde"] for row in table_of(tmp_path / "study")] == findings
+
+
+def test_a_missing_photograph_without_its_ending_is_named(tmp_path: Path) -> None:
+    lost = f"{folder_of('P-0505')}/IMG_0002"
+    table = hospital(tmp_path, [f"{lost}.JPG"], Foto_2={6: lost.replace("/", "\\"), 7: "2021", 8: "entfällt"})
+    assert list(lacking(tmp_path, table)) == ["P-0505"]
+    assert "row 6 (P-0505), Foto 2" in doubt(planned(tmp_path, table), "NAMED IMAGES THAT WERE NOT FOUND in Fotos: 1")
+
+
+def test_the_stated_column_of_visits_names_them_whoever_else_is_in_the_table(tmp_path: Path) -> None:
+    table = hospital(tmp_path)
+    frame = pd.read_csv(table, dtype=str).assign(**{"Untersucht am": [f"{n:02}.04.2021" for n in range(1, 13)]})
+    frame.to_csv(table, index=False)
+    rows, _, _ = joined_cases(table, tmp_path / "Fotos", STUDY, columns={"visit": "Untersucht am"})
+    assert rows["visit"].tolist() == [f"2021-04-{n:02}" for n in range(1, 13) for _ in range(3)]
+    frame[:2].to_csv(table, index=False)
+    rows, _, _ = joined_cases(table, tmp_path / "Fotos", STUDY, subject="Patient", columns={"visit": "Untersucht am"})
+    assert rows["visit"].tolist() == ["2021-04-01"] * 3 + ["2021-04-02"] * 3
+
+
+def test_a_study_of_several_columns_of_photographs_knows_people_and_visits(tmp_path: Path) -> None:
+    table = hospital(tmp_path)
+    frame = pd.read_csv(table, dtype=str).assign(Termin=["V1", "V2"] * 6, Patient=[p for p in PEOPLE[:6] for _ in "12"])
+    frame.to_csv(table, index=False)
+    text = planned(tmp_path, table).files["study.yaml"].decode()
+    assert "original_columns: {subject: Patient, visit: Termin}" in text

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ import pandas as pd
 from casewise.cohort.checks import LACKS
 from casewise.cohort.folder_layout import find_region, stated_pattern
 from casewise.cohort.identity import AS_WRITTEN
-from casewise.cohort.table import Problems, names_text
+from casewise.cohort.table import Problems, names_text, read_dates
 from casewise.errors import CasewiseError
 from casewise.plugins.init.columns import Column
 from casewise.plugins.init.image_files import find_images
@@ -83,6 +84,8 @@ def joined_cases(
             f"{table}: who is on the images? {why}. Add a column `subject` with a number or pseudonym of each person, "
             f"or name it with `--column subject=NAME`; there are {names_text(list(cells), 12)}."
         )
+    if (stated := (columns or {}).get("visit", "")) and not rows.has("visit"):
+        rows.state("visit", rows.of(_named_visits(cells["date" if "date" in cells else "visit"])), stated)
     unknown = [""] * len(rows.paths)
     resolve_subjects(rows, cells, roles, unknown)
     if files.scans:
@@ -107,6 +110,12 @@ def joined_cases(
     doubts = [*source.doubts, *problems.doubts, *doubts, *roles.doubts]
     table_columns = cohort_columns(rows, cells, roles, {}) | ({LACKS: rows.problems} if any(rows.problems) else {})
     return pd.DataFrame(table_columns, dtype="str"), [*source.notes, *rows.understood], doubts
+
+
+def _named_visits(cells: Sequence[str]) -> list[str]:
+    """The names of visits; dates are written as those of the training, 2024-01-31."""
+    days = read_dates(cells)
+    return [date.fromordinal(days[cell]).isoformat() if cell in days else cell for cell in cells]
 
 
 def _with_standard_names(source: Source, columns: Mapping[str, str]) -> Source:

@@ -137,18 +137,23 @@ def named_files(source: Source, files: list[FileColumn], images: ImageFiles) -> 
 def _rows_that_name_files(column: FileColumn, cells: Sequence[str]) -> list[int]:
     """The rows whose cell is a name and no remark such as `no photograph 2021`.
 
-    A name ends as an image. Where names that were found have no ending, others have the form of one of them: letters,
-    marks and numbers in the same order.
+    A name ends as an image. Others have the form of one that was found, without its ending: letters, marks and numbers
+    in the same order.
 
     >>> cells = ["1.jpg", "2.jpg", "none taken", "n/a", "0"]
     >>> _rows_that_name_files(FileColumn("Foto", ["1.jpg", "", "", "", ""]), cells)
     [0, 1]
     >>> _rows_that_name_files(FileColumn("Foto", ["IMG_1.jpg", "", ""]), ["IMG_1", "IMG_22", "none 2021"])
     [0, 1]
+    >>> _rows_that_name_files(FileColumn("Foto", ["p1/IMG_1.jpg", "", ""]), ["p1\\\\IMG_1.jpg", "p2\\\\IMG_2", "2021"])
+    [0, 1]
     """
     found = [own for own, path in zip(cells, column.paths, strict=True) if path]
     without = [own for own in found if not _ends_as_image(own)]
     forms = {_form(own) for own in without} if 2 * len(without) > len(found) else set()
+    # of names with an ending, those that cannot be a number or a remark
+    stems = {_form(stem_of(own)) for own in found if _ends_as_image(own)}
+    forms |= {form for form in stems if "0" in form and re.search(r"[^\W\d_]", form)}
     words = bool(found) and not any(re.search(r"[\d\\/.]", own) for own in found)
     return [
         row

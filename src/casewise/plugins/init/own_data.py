@@ -418,9 +418,10 @@ def _original_column_lines(data: OwnData) -> list[str]:
     named = {role: origins[role] for role in roles if origins.get(role) in data.cells}
     # what paths state, columns of a new table do not
     lacking = {"subject", *(["visit"] if rows.has("visit") else [])} - named.keys()
-    if not data.table or len(rows.files) != 1 or data.roles.people or lacking:
+    if not data.table or not rows.files or data.roles.people or lacking:
         return []
-    named = {"path": rows.files[0].name} | named
+    # one column of a role has files; of several, each is found again
+    named = ({"path": rows.files[0].name} if len(rows.files) == 1 else {}) | named
     texts = [f"{role}: {quoted(column)}" for role, column in named.items() if role != column]
     return [f"original_columns: {{{', '.join(texts)}}}  # of {data.table.name}, for new tables"] if texts else []
 
