@@ -236,7 +236,7 @@ def new_table(
                 bundle = _with_own_columns(bundle, paths[0], stated=columns)
                 study = bundle.study(paths[0], start)
                 if _names_no_images(bundle, paths[0]):
-                    known = _known_columns(bundle, paths[0]) | columns
+                    known = {**_known_columns(bundle, paths[0]), **columns}
                     try:
                         return _joined(bundle, joined_table(paths[0], start, study, known, pattern), written, start)
                     except CasewiseError as error:

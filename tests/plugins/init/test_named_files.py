@@ -239,3 +239,13 @@ def test_a_study_of_several_columns_of_photographs_knows_people_and_visits(tmp_p
     frame.to_csv(table, index=False)
     text = planned(tmp_path, table).files["study.yaml"].decode()
     assert "original_columns: {subject: Patient, visit: Termin}" in text
+
+
+def test_a_date_that_does_not_exist_among_visits_is_named(tmp_path: Path) -> None:
+    table = hospital(tmp_path)
+    days = [f"{n:02}.04.2021" for n in range(1, 13)]
+    frame = pd.read_csv(table, dtype=str).assign(
+        **{"Untersuchung am": [*days[:8], "31.02.2021", *days[9:]], "Patient": [p for p in PEOPLE[:6] for _ in "12"]}
+    )
+    frame.to_csv(table, index=False)
+    assert "row 10: '31.02.2021'" in doubt(planned(tmp_path, table), "VISITS OF 'Untersuchung am' ARE NOT IN ORDER")

@@ -284,6 +284,12 @@ def understand_columns(
     # `PASI week 4` has values of one visit
     visits = [c for c in visits if not all(named_visit(plain_words(c.name)))]
     roles.visit = next((c.name for c in visits if c.filled > _FILLED and c.are_whole and _differ(c, subjects)), "")
+    of_dates = next((c for c in columns if c.name == roles.visit and c.are_mostly_dates), None)
+    if of_dates and (wrong := _no_dates(of_dates, numbers)):
+        roles.doubts.append(
+            f"VISITS OF {of_dates.name!r} ARE NOT IN ORDER, because not all of its cells are dates; {wrong}. Correct"
+            " or empty such cells, and repeat `casewise init`."
+        )
     columns = [c for c in columns if c.name != roles.visit]
     roles.day = next((c.name for c in columns if c.exactly(_DAY) and _are_days(c)), "")
     roles.dated, whole = _dated(columns, subjects)
@@ -429,6 +435,19 @@ def _dated(columns: Sequence[Column], subjects: Sequence[str]) -> tuple[dict[str
     return dated, [column for rank, column in ranked if not rank[0]]
 
 
+def _no_dates(column: Column, rows: Sequence[int]) -> str:
+    """The cells of a column of dates that are none, with their rows."""
+    days, lines = read_dates(column.values), rows or range(2, len(column.cells) + 2)
+    absent = column.listed(lines, lambda cell: not is_no_day(cell))
+    known = {cell for cell in column.values if cell in days or is_no_day(cell)}
+    bad = column.listed(lines, known.__contains__)
+    reasons = [
+        *[f"these dates do not exist: {absent}"][: bool(absent)],
+        *[f"these cells are no dates whose day and month can be told apart: {bad}"][: bool(bad)],
+    ]
+    return "; and ".join(reasons)
+
+
 def _date(
     columns: Sequence[Column],
     whole: Sequence[Column],
@@ -455,17 +474,9 @@ def _date(
             continue
         looks = any(re.search(r"\d{4}|\d[./]\d", value) for value in column.values)
         if column.are_mostly_dates or (looks and (column.named(_DATE) or column.are_dates)):
-            days, lines = read_dates(column.values), rows or range(2, len(column.cells) + 2)
-            absent = column.listed(lines, lambda cell: not is_no_day(cell))
-            known = {cell for cell in column.values if cell in days or is_no_day(cell)}
-            bad = column.listed(lines, known.__contains__)
-            reasons = [
-                *[f"these dates do not exist: {absent}"][: bool(absent)],
-                *[f"these cells are no dates whose day and month can be told apart: {bad}"][: bool(bad)],
-            ]
             doubts.append(
                 f"Date: {column.name!r} IS NOT USED, because not all of its {len(column.values):,} cells are dates; "
-                f"{'; and '.join(reasons)}. Correct or empty such cells, or write dates as 2024-01-31, and repeat "
+                f"{_no_dates(column, rows)}. Correct or empty such cells, or write dates as 2024-01-31, and repeat "
                 "`casewise init`."
             )
     if not usable:
