@@ -42,7 +42,9 @@ FIGURES = (
     "seeds",
 )
 # Statements of a report that `synthetic` or the warnings of a bundle tell.
-TOLD = ("synthetic", "audited", "first_weights")
+TOLD = ("synthetic", "first_weights")
+# The levels at which statements are against a model, where they are not those of all others.
+AGAINST = dict.fromkeys(TOLD, ()) | {"audited": ("warning",), "nothing_learned": ("flag", "bad", "warning", "open")}
 
 
 @shown("bundle")
@@ -190,7 +192,7 @@ def _doubts(run: FinishedRun, warnings: str) -> list[str]:
     return [
         statement.text
         for statement in statements(read_context(run.files.path))
-        if statement.level in ("flag", "bad", "warning") and statement.id not in TOLD and statement.text not in warnings
+        if statement.level in AGAINST.get(statement.id, ("flag", "bad", "warning")) and statement.text not in warnings
     ]
 
 

@@ -70,8 +70,8 @@ def missing_data(context: ReportContext) -> str:
     return " ".join(
         [
             f"Without a reference value of {name}: {'; '.join(without)}.",
-            *_missing_parts(context),
             "They are not evaluated, and a target is fitted only to cases that have it.",
+            *_missing_parts(context),
             f"Not recorded: {listed(empty)}." if empty else "Described columns that are no targets have no gaps.",
             *(f"Empty cells by {name} ({' / '.join(table.columns[1:])}): {_gaps(table)}." for table in gaps),
             COVARIATES_FILLED if context.study.covariates else NO_COVARIATES,
@@ -91,7 +91,10 @@ def _missing_parts(context: ReportContext) -> list[str]:
     lacking = [f"Its parts without a value: {', '.join(texts)}."] if texts else []
     findings = (context.audit or {}).get("findings", [])
     blank = [len(each["figures"]["images"]) for each in findings if each["id"] == "blank-images"]
-    return [*lacking, *(f"Images that show nothing stay in: {count:,}." for count in blank)]
+    return [
+        *lacking,
+        *(f"Images that show nothing stay in, also of evaluated cases: {count:,}." for count in blank),
+    ]
 
 
 def _gaps(table: Table) -> str:

@@ -17,6 +17,7 @@ from casewise.report.sections.preparation import augmentation
 from casewise.report.statements import unlike_folds, weights_differ
 from casewise.run_folder import RunFolder
 from casewise.study.learners import (
+    JOINED,
     LinearLearner,
     baselines_among,
     combined_learners,
@@ -42,6 +43,7 @@ def networks(context: ReportContext) -> str:
     sizes = {name: f" ({count:,} parameters, running statistics apart)" for name, count in parameters.items() if count}
     models = [f"{name}{sizes.get(name, '')}" for name in context.study.trained]
     fixed = [learner_named(name).title(context.study) for name in baselines_among(context.learners)]
+    fixed += [f"a {learner_name(JOINED)}"] * (JOINED in context.learners)
     fitted = f" All models that were fitted: {listed([*models, *filter(None, fixed)])}." if models or fixed else ""
     return f"Reported: {model(context)}{_weights(context)}{fitted}"
 

@@ -21,7 +21,7 @@ from casewise.report.context import EXTERNAL, METHODS, ReportContext, defined, t
 from casewise.report.formatting import capital, counted, group_label, listed, percent
 from casewise.report.sections import counterfactuals
 from casewise.report.sections.classes import FURTHER_FIGURES
-from casewise.report.sections.learners import RULES, comparison_of, is_gated
+from casewise.report.sections.learners import EXCEPT_ADDED, RULES, comparison_of, covariates_compared, is_gated
 from casewise.report.sections.subgroups import heading
 from casewise.report.tables import MetricFormat
 from casewise.study.learners import learner_name, the_learner
@@ -65,7 +65,7 @@ def uncertainty(context: ReportContext) -> str:
     text = (
         f"{percent(settings.confidence)} intervals by the jackknife, leaving out one {unit} at a time; of shares that"
     )
-    text += f" are 0 or 1, binomial; of calibration, of subgroups and of net benefit, by resampling {unit}s"
+    text += f" are 0 or 1, binomial; of calibration and of differences between subgroups, by resampling {unit}s"
     if any(comparison_of(context, stage) for stage in [*context.stages, EXTERNAL]):
         resamples = f"{settings.bootstrap_resamples:,} resamples of {unit}s"
         text += f"; differences of learners: {resamples}, with intervals that hold for all pairs{_primary(context)}"
@@ -78,9 +78,10 @@ def _primary(context: ReportContext) -> str:
     if primary is None or not (is_gated(context, primary.stage) or is_gated(context, EXTERNAL)):
         return ""
     margin = f"; margin {primary.margin:g}" if primary.margin else ""
+    added = EXCEPT_ADDED * covariates_compared(context)
     return (
-        f" other than the primary comparison, {the_learner(primary.learner)} with {the_learner(primary.baseline)}"
-        f" ({RULES[primary.chosen_on]}){margin}, which is tested first, by itself"
+        f"{added} other than the primary comparison, {the_learner(primary.learner)} with"
+        f" {the_learner(primary.baseline)} ({RULES[primary.chosen_on]}){margin}, which is tested first, by itself"
     )
 
 
@@ -133,7 +134,8 @@ def _group(context: ReportContext, group: Subgroup, metric: str) -> str:
     """A group with its number of subjects and a figure."""
     figure = defined(group.metrics.get(metric))
     text = f", {_figure(context.write, metric, figure)}" if figure else ""
-    return f"{group_label(group)}: {group.n_subjects:,}{text}"
+    apart = ", not compared" * (group.code != "value")
+    return f"{group_label(group)}: {group.n_subjects:,}{text}{apart}"
 
 
 def performance_by_partition(context: ReportContext) -> str:

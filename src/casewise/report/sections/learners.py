@@ -31,6 +31,7 @@ from casewise.study.presets.published import published_lines
 MOST_REPORTS = 16
 
 ORDER = "{stage}, the best {order} first; marked: the reported learner."
+UNORDERED = "{stage}, by name, because no {order} is defined; marked: the reported learner."
 AGAINST = (
     "Against: whether the learner of the row is better or worse by {metric}, and the difference, with an interval that"
     " holds for all {other}pairs of learners at once. Tested are pairs with the best learner{baselines}."
@@ -175,7 +176,10 @@ def learner_table(context: ReportContext, stage: str) -> Table | None:
     for name, values in published.items():
         cells = [Cell(write.published(metric, values.get(metric))) for metric in metrics]
         lines.append(Row(name, ["published", *cells, *[fmt.MISSING] * len(others)]))
-    caption = ORDER.format(stage=fmt.capital(evaluated_on(context, stage)), order=write.phrase(kind.compared))
+    ranked = any(np.isfinite(rank) for rank, _ in rows)
+    caption = (ORDER if ranked else UNORDERED).format(
+        stage=fmt.capital(evaluated_on(context, stage)), order=write.phrase(kind.compared)
+    )
     heads = ["Learner", "Kind", *map(write.heading, metrics), *(f"Against {learner_name(name)}" for name in others)]
     return Table(heads, lines, caption, wide=True, sortable=True)
 

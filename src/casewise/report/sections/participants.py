@@ -74,9 +74,8 @@ def _in_short(entry: Participants) -> str:
         else:
             named = zip(item.get("levels", []), values["counts"], strict=True)
             counts = [f"{fmt.group_label(level)}: {count:,}" for level, count in named]
-            counts = (
-                [*counts[:MOST_VALUES], f"{len(counts) - MOST_VALUES} more"] if len(counts) > MOST_VALUES else counts
-            )
+            rest = f"{len(counts) - MOST_VALUES} more values: {sum(values['counts'][MOST_VALUES:]):,}"
+            counts = [*counts[:MOST_VALUES], rest] if len(counts) > MOST_VALUES else counts
         counts += [f"not recorded: {values['missing']:,}"] if values["missing"] else []
         texts.append(f"{fmt.plain(item['name'])} {', '.join(counts)}")
     return f"{fmt.capital('; '.join(texts))}." if texts else ""

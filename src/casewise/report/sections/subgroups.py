@@ -19,7 +19,8 @@ TESTS = "{learner}, {place}: do the figures differ between the groups? p is adju
 FOREST = "Brackets: {unit}s. Lines: {confidence} intervals. Hollow: small groups. Dashed: all cases."
 HOW = (
     "Each group is compared with the mean of the other groups, over resamples of the {unit}s of each group; groups of"
-    " fewer than {few} {unit}s, or of a class concerned, take no part. Adjusted p-values are max-T; the intervals of"
+    " fewer than {few} {unit}s, or of a class concerned, and cases without a value take no part. Adjusted p-values"
+    " are max-T; the intervals of"
     " differences hold for all groups of one column and figure at once. Not shown to differ does not mean equal, and a"
     " difference may come from other things, such as severity or device. Small: fewer than {few} {unit}s, or than"
     " {few_of_class} of a class that the figure is about. Bands are thirds of the {unit}s where the study states no"
