@@ -41,10 +41,10 @@ FIGURES = (
     *("format", "metrics", "main", "calibration", "prediction_sets", "classes", "over_folds", "against_baselines"),
     "seeds",
 )
-# Statements of a report that `synthetic` or the warnings of a bundle tell.
-TOLD = ("synthetic", "first_weights")
-# The levels at which statements are against a model, where they are not those of all others.
-AGAINST = dict.fromkeys(TOLD, ()) | {"audited": ("warning",), "nothing_learned": ("flag", "bad", "warning", "open")}
+# The levels at which statements are against a model, where they are not `USUAL`; `synthetic` and the warnings of a bundle
+# tell what has none.
+USUAL = ("flag", "bad", "warning")
+AGAINST = {"synthetic": (), "first_weights": (), "audited": ("warning",), "nothing_learned": (*USUAL, "open")}
 
 
 @shown("bundle")
@@ -192,7 +192,7 @@ def _doubts(run: FinishedRun, warnings: str) -> list[str]:
     return [
         statement.text
         for statement in statements(read_context(run.files.path))
-        if statement.level in AGAINST.get(statement.id, ("flag", "bad", "warning")) and statement.text not in warnings
+        if statement.level in AGAINST.get(statement.id, USUAL) and statement.text not in warnings
     ]
 
 
