@@ -41,8 +41,7 @@ FIGURES = (
     *("format", "metrics", "main", "calibration", "prediction_sets", "classes", "over_folds", "against_baselines"),
     "seeds",
 )
-# The levels at which statements are against a model, where they are not `USUAL`; `synthetic` and the warnings of a bundle
-# tell what has none.
+# The levels at which statements are against a model; what has none is told by `synthetic` and the warnings of a bundle.
 USUAL = ("flag", "bad", "warning")
 AGAINST = {"synthetic": (), "first_weights": (), "audited": ("warning",), "nothing_learned": (*USUAL, "open")}
 
