@@ -418,7 +418,8 @@ def _original_column_lines(data: OwnData) -> list[str]:
     named = {role: origins[role] for role in roles if origins.get(role) in data.cells}
     # what paths state, columns of a new table do not
     lacking = {"subject", *(["visit"] if rows.has("visit") else [])} - named.keys()
-    if not data.table or not rows.files or data.roles.people or lacking:
+    of_ranges = len(rows.files) > 1 and "view" not in rows.others
+    if not data.table or not rows.files or of_ranges or data.roles.people or lacking:
         return []
     # one column of a role has files; of several, each is found again
     named = ({"path": rows.files[0].name} if len(rows.files) == 1 else {}) | named
