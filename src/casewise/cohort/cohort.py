@@ -364,7 +364,7 @@ def _note_unscored(images: pd.DataFrame, panels: pd.DataFrame, targets: list[str
     elif not scored.all():
         cases = names_text(scored.index[~scored].tolist(), 5)
         notes.append(
-            f"{(~scored).sum():,} of {len(scored):,} cases have a value of no target and cannot be evaluated: {cases}."
+            f"{(~scored).sum():,} of {len(scored):,} cases without a value of any target cannot be evaluated: {cases}."
         )
     if len(empty):
         named = names_text([f"{c} {r}".strip() for c, r in zip(empty["case"], empty["region"], strict=True)], 5)
