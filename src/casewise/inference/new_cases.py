@@ -236,9 +236,9 @@ def new_table(
                 bundle = _with_own_columns(bundle, paths[0], stated=columns)
                 study = bundle.study(paths[0], start)
                 if _names_no_images(bundle, paths[0]):
-                    known = {**_known_columns(bundle, paths[0]), **columns}
+                    headings = {**_columns_of_training(bundle, paths[0]), **columns}
                     try:
-                        return _joined(bundle, joined_table(paths[0], start, study, known, pattern), written, start)
+                        return _joined(bundle, joined_table(paths[0], start, study, headings, pattern), written, start)
                     except CasewiseError as error:
                         return NewTable(study, own=True, not_joined=str(error))
             if pattern:
@@ -265,11 +265,12 @@ def new_table(
     return NewTable(bundle.study(written, Path(root or Path.cwd()).absolute()), own=False, reading=reading)
 
 
-def _known_columns(bundle: Bundle, table: Path) -> dict[str, str]:
-    """The columns of people and visits that the table of the training had, as far as this table has them."""
+def _columns_of_training(bundle: Bundle, table: Path) -> dict[str, str]:
+    """The columns of people and visits of a training table with several columns of images, if this table has them."""
     headings = {one_form(str(name)).strip() for name in read_text_table(table, Problems())[0].columns}
     original = bundle.settings.get("original_columns", {})
-    return {role: original[role] for role in ("subject", "visit") if original.get(role) in headings}
+    roles = () if "path" in original else ("subject", "visit")
+    return {role: original[role] for role in roles if original.get(role) in headings}
 
 
 def _names_no_images(bundle: Bundle, table: Path) -> bool:

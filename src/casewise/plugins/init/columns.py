@@ -439,8 +439,8 @@ def _no_dates(column: Column, rows: Sequence[int]) -> str:
     """The cells of a column of dates that are none, with their rows."""
     days, lines = read_dates(column.values), rows or range(2, len(column.cells) + 2)
     absent = column.listed(lines, lambda cell: not is_no_day(cell))
-    known = {cell for cell in column.values if cell in days or is_no_day(cell)}
-    bad = column.listed(lines, known.__contains__)
+    read_or_absent = {cell for cell in column.values if cell in days or is_no_day(cell)}
+    bad = column.listed(lines, read_or_absent.__contains__)
     reasons = [
         *[f"these dates do not exist: {absent}"][: bool(absent)],
         *[f"these cells are no dates whose day and month can be told apart: {bad}"][: bool(bad)],

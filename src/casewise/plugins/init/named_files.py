@@ -148,13 +148,13 @@ def _rows_that_name_files(column: FileColumn, cells: Sequence[str]) -> list[int]
     >>> _rows_that_name_files(FileColumn("Foto", ["p1/IMG_1.jpg", "", ""]), ["p1\\\\IMG_1.jpg", "p2\\\\IMG_2", "2021"])
     [0, 1]
     """
-    found = [own for own, path in zip(cells, column.paths, strict=True) if path]
-    without = [own for own in found if not _ends_as_image(own)]
-    forms = {_form(own) for own in without} if 2 * len(without) > len(found) else set()
+    with_file = [own for own, path in zip(cells, column.paths, strict=True) if path]
+    without = [own for own in with_file if not _ends_as_image(own)]
+    forms = {_form(own) for own in without} if 2 * len(without) > len(with_file) else set()
     # of names with an ending, those that cannot be a number or a remark
-    stems = {_form(stem_of(own)) for own in found if _ends_as_image(own)}
+    stems = {_form(stem_of(own)) for own in with_file if _ends_as_image(own)}
     forms |= {form for form in stems if "0" in form and re.search(r"[^\W\d_]", form)}
-    words = bool(found) and not any(re.search(r"[\d\\/.]", own) for own in found)
+    words = bool(with_file) and not any(re.search(r"[\d\\/.]", own) for own in with_file)
     return [
         row
         for row, cell in enumerate(cells)
